@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
-from gantk.data.check.inspect import kind_of
-from gantk.data.check.populations import left_out_people, people_of_other_kinds, ranges_of
+from gantk.data.check.kinds import kind_of, ranges_of
+from gantk.data.check.populations import left_out_people, people_of_other_kinds
 from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
     IntensityMapping,

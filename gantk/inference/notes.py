@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gantk.data.check.inspect import kind_of
-from gantk.data.check.populations import outside
+from gantk.data.check.kinds import kind_of, outside
 from gantk.data.distribution import shape_distance, tissue_quantiles
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning

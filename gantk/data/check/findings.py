@@ -20,6 +20,7 @@ from gantk.catalog.contrasts import CONTRASTS, exclude, one_word, usual_contrast
 from gantk.catalog.domains import contrasts_said
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
+from gantk.data.check.kinds import HEADS
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
@@ -30,10 +31,6 @@ MIN_IMAGES = 12  # per domain for finding outliers
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
 MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
 MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
-HEADS: Mapping[bool | None, str] = {
-    True: "whole heads",
-    False: "skull-stripped heads",
-}  # by the fact `skull`
 MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 GLUED_NUMBER = re.compile(r"(?i)(t[12])\d+$")  # a whole name: `T11`, `t2007`
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.skull import shows_skull
+from gantk.data.check.kinds import kind_of, round_digits
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
@@ -19,12 +19,7 @@ from gantk.files import sha256_of
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
 
-# plane of slices along the z, y or x axis of an upright volume
-AXES = ("axial", "coronal", "sagittal")
-# a volume was acquired in slices if their distance exceeds the pixel size by this factor
-THICK = 1.5
 LOSSY = (".jpg", ".jpeg")
-CT_BELOW = -500  # Hounsfield units: only CT has lower values, and its bone is bright
 SAMPLE = 500_000  # evenly spread pixels for computing percentiles
 
 
@@ -131,22 +126,6 @@ def _read(item: Inspected) -> Image:
         return io.read(item.scan, volume=0)
 
 
-def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
-    """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`, `plane`
-    and, of a volume, `skull`, which takes the longest.
-    """
-    spacing = None if image.affine is None else [_round_digits(step) for step in image.spacing]
-    facts = {
-        "shape": list(image.pixels.shape[1:]),
-        "spacing": spacing,
-        "plane": plane_of(image),
-    }
-    if image.dims == 3 and skull:
-        is_ct = image.facts.get("modality") == "CT" or image.pixels.min() < CT_BELOW
-        facts["skull"] = None if is_ct else shows_skull(image)
-    return facts
-
-
 def _facts(image: Image) -> dict[str, Any]:
     pixels = image.pixels
     flat = image.pixels.reshape(-1)
@@ -157,15 +136,15 @@ def _facts(image: Image) -> dict[str, Any]:
     facts = kind_of(image) | {
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,
-        "min": _round_digits(low),
-        "max": _round_digits(high),
-        "mean": _round_digits(pixels.mean(dtype=np.float64)),
+        "min": round_digits(low),
+        "max": round_digits(high),
+        "mean": round_digits(pixels.mean(dtype=np.float64)),
         "range": [
-            _round_digits(value)
+            round_digits(value)
             for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])
         ],
         "constant": bool(low == high),
-        "content": _round_digits(differs.mean(), 3),
+        "content": round_digits(differs.mean(), 3),
     }
     if image.dims == 3:
         facts["empty_planes"] = sum(
@@ -173,27 +152,3 @@ def _facts(image: Image) -> dict[str, Any]:
         )
 
     return facts
-
-
-def plane_of(image: Image) -> str | None:
-    """`axial`, `coronal` or `sagittal` for a slice or a volume of thick slices; `any` for nearly
-    cubic voxels.
-
-    None where the file does not state its orientation.
-    """
-    if image.affine is None:
-        return None
-
-    if image.dims == 3:
-        across = int(np.argmax(image.spacing))
-        others = max(step for axis, step in enumerate(image.spacing) if axis != across)
-        return AXES[across] if image.spacing[across] > THICK * others else "any"
-
-    thin = [axis for axis, side in enumerate(image.file_shape) if side == 1]
-    direction = np.abs(image.affine[:3, thin[0]]) if len(thin) == 1 else np.zeros(3)
-    return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
-
-
-def _round_digits(value: float, digits: int = 6) -> float:
-    """Round to `digits` significant digits, which are the same on every machine."""
-    return float(f"{float(value):.{digits}g}")

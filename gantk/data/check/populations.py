@@ -6,57 +6,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gantk.data.check.findings import HEADS, Problem, problem
+from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected, inspect_kept
+from gantk.data.check.kinds import TRAITS, Facts, Trait, in_words
 from gantk.data.preparation import Record
 from gantk.errors import count_noun, join_first
 
-Facts = Mapping[str, Any]
-
 MAX_PEOPLE_COMPARED = 16  # of more, random halves are of the same kinds
-NEAR_RATIO = 1.1  # by which an image may be outside the range of the training images
 MAX_RATIO_OF_COUNTS = 4.0  # of the images of two domains, and of their people
-
-
-@dataclass(frozen=True)
-class Trait:
-    """What may differ between two groups of images."""
-
-    name: str
-    value: Callable[[Facts], Any]  # a word or numbers of an image's facts; None: unknown
-    max_ratio: float  # of medians, for numbers
-    text: str  # format of the values
-    changes: str  # what a network learns to change
-
-
-def _field_of_view(facts: Facts) -> list[float] | None:
-    if facts["spacing"] is None or len(facts["spacing"]) != len(facts["shape"]):
-        return None
-    return [side * step for side, step in zip(facts["shape"], facts["spacing"], strict=True)]
-
-
-TRAITS = (
-    Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}", "skulls"),
-    Trait(
-        "plane",
-        lambda facts: None if facts["plane"] == "any" else facts["plane"],
-        1,
-        "{}",
-        "views",
-    ),
-    Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm", "sharpness"),
-    Trait("field of view", _field_of_view, 1.4, "{:.0f} mm", "sizes"),
-    # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
-    Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
-)
-# of one image the foreground also varies with the anatomy that it shows
-TRAITS_OF_ONE = TRAITS[:-1]
 
 
 def differing_traits(
@@ -69,58 +32,7 @@ def differing_traits(
             continue
         usual, others = _usual(trait, one), _usual(trait, other)
         if usual is not None and others is not None and _differ(trait, usual, others):
-            found.append((trait, _in_words(trait, usual), _in_words(trait, others)))
-    return found
-
-
-def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
-    """What a model keeps of the images that it was trained on, as JSON: by the name of a trait the
-    words, or the smallest and the largest numbers, of those whose value is known.
-    """
-    ranges: dict[str, list[Any]] = {}
-    for trait in TRAITS_OF_ONE:
-        values = [value for value in map(trait.value, group) if value is not None]
-        words = {value for value in values if isinstance(value, str)}
-        if words:
-            ranges[trait.name] = sorted(words)
-        elif values:
-            length = Counter(map(len, values)).most_common(1)[0][0]
-            alike = [value for value in values if len(value) == length]
-            ends = np.min(alike, axis=0), np.max(alike, axis=0)
-            ranges[trait.name] = [[float(f"{each:.4g}") for each in end] for end in ends]
-    return ranges
-
-
-def outside(
-    facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None
-) -> list[tuple[str, bool]]:
-    """In which traits an image is outside the `ranges` of a model's training images, in words; and
-    whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
-    which it sees neither distances nor sizes: what differs there is never far.
-    """
-    found = []
-    for trait in TRAITS_OF_ONE:
-        value = trait.value(facts)
-        known = ranges.get(trait.name)
-        if value is None or not known or (isinstance(value, str) != isinstance(known[0], str)):
-            continue
-        if isinstance(value, str):
-            if value not in known:
-                found.append((f"{trait.name}: {value}, in the training {' or '.join(known)}", True))
-            continue
-
-        low, high = np.array(known)
-        if len(value) != len(low):
-            continue
-        ratios = np.maximum(low, 1e-6) / np.maximum(value, 1e-6)
-        ratios = np.maximum(ratios, np.maximum(value, 1e-6) / np.maximum(high, 1e-6))
-        seen = [axis for axis in range(len(value)) if len(value) < 3 or axis != stack]
-        if ratios.max() > NEAR_RATIO:
-            span = _in_words(trait, low)
-            if not np.array_equal(low, high):
-                span += f" to {_in_words(trait, high)}"
-            text = f"{trait.name}: {_in_words(trait, value)}, in the training {span}"
-            found.append((text, bool(ratios[seen].max() > trait.max_ratio)))
+            found.append((trait, in_words(trait, usual), in_words(trait, others)))
     return found
 
 
@@ -142,13 +54,6 @@ def _differ(trait: Trait, one: Any, other: Any) -> bool:
         return False  # pictures and volumes, which are reported as such
     ratio = np.maximum(one, 1e-6) / np.maximum(other, 1e-6)
     return bool(np.maximum(ratio, 1 / ratio).max() > trait.max_ratio)
-
-
-def _in_words(trait: Trait, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    number, _, unit = trait.text.partition(" ")
-    return " x ".join(number.format(each) for each in value) + f" {unit}"
 
 
 def domains_of_two_kinds(

@@ -1,0 +1,161 @@
+"""The kind of an image: head or brain, plane, spacing, field of view; how two kinds differ, and the
+ranges of a model's training images.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gantk.data.skull import shows_skull
+from gantk.formats.image import Image
+
+Facts = Mapping[str, Any]
+
+# plane of slices along the z, y or x axis of an upright volume
+AXES = ("axial", "coronal", "sagittal")
+# a volume was acquired in slices if their distance exceeds the pixel size by this factor
+THICK = 1.5
+CT_BELOW = -500  # Hounsfield units: only CT has lower values, and its bone is bright
+HEADS: Mapping[bool | None, str] = {
+    True: "whole heads",
+    False: "skull-stripped heads",
+}  # by the fact `skull`
+NEAR_RATIO = 1.1  # by which an image may be outside the range of the training images
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What may differ between two groups of images."""
+
+    name: str
+    value: Callable[[Facts], Any]  # a word or numbers of an image's facts; None: unknown
+    max_ratio: float  # of medians, for numbers
+    text: str  # format of the values
+    changes: str  # what a network learns to change
+
+
+def _field_of_view(facts: Facts) -> list[float] | None:
+    if facts["spacing"] is None or len(facts["spacing"]) != len(facts["shape"]):
+        return None
+    return [side * step for side, step in zip(facts["shape"], facts["spacing"], strict=True)]
+
+
+TRAITS = (
+    Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}", "skulls"),
+    Trait(
+        "plane",
+        lambda facts: None if facts["plane"] == "any" else facts["plane"],
+        1,
+        "{}",
+        "views",
+    ),
+    Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm", "sharpness"),
+    Trait("field of view", _field_of_view, 1.4, "{:.0f} mm", "sizes"),
+    # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
+    Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
+)
+# of one image the foreground also varies with the anatomy that it shows
+TRAITS_OF_ONE = TRAITS[:-1]
+
+
+def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
+    """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`, `plane`
+    and, of a volume, `skull`, which takes the longest.
+    """
+    spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
+    facts = {
+        "shape": list(image.pixels.shape[1:]),
+        "spacing": spacing,
+        "plane": plane_of(image),
+    }
+    if image.dims == 3 and skull:
+        is_ct = image.facts.get("modality") == "CT" or image.pixels.min() < CT_BELOW
+        facts["skull"] = None if is_ct else shows_skull(image)
+    return facts
+
+
+def plane_of(image: Image) -> str | None:
+    """`axial`, `coronal` or `sagittal` for a slice or a volume of thick slices; `any` for nearly
+    cubic voxels.
+
+    None where the file does not state its orientation.
+    """
+    if image.affine is None:
+        return None
+
+    if image.dims == 3:
+        across = int(np.argmax(image.spacing))
+        others = max(step for axis, step in enumerate(image.spacing) if axis != across)
+        return AXES[across] if image.spacing[across] > THICK * others else "any"
+
+    thin = [axis for axis, side in enumerate(image.file_shape) if side == 1]
+    direction = np.abs(image.affine[:3, thin[0]]) if len(thin) == 1 else np.zeros(3)
+    return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
+
+
+def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
+    """What a model keeps of the images that it was trained on, as JSON: by the name of a trait the
+    words, or the smallest and the largest numbers, of those whose value is known.
+    """
+    ranges: dict[str, list[Any]] = {}
+    for trait in TRAITS_OF_ONE:
+        values = [value for value in map(trait.value, group) if value is not None]
+        words = {value for value in values if isinstance(value, str)}
+        if words:
+            ranges[trait.name] = sorted(words)
+        elif values:
+            length = Counter(map(len, values)).most_common(1)[0][0]
+            alike = [value for value in values if len(value) == length]
+            ends = np.min(alike, axis=0), np.max(alike, axis=0)
+            ranges[trait.name] = [[float(f"{each:.4g}") for each in end] for end in ends]
+    return ranges
+
+
+def outside(
+    facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None
+) -> list[tuple[str, bool]]:
+    """In which traits an image is outside the `ranges` of a model's training images, in words; and
+    whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
+    which it sees neither distances nor sizes: what differs there is never far.
+    """
+    found = []
+    for trait in TRAITS_OF_ONE:
+        value = trait.value(facts)
+        known = ranges.get(trait.name)
+        if value is None or not known or (isinstance(value, str) != isinstance(known[0], str)):
+            continue
+        if isinstance(value, str):
+            if value not in known:
+                found.append((f"{trait.name}: {value}, in the training {' or '.join(known)}", True))
+            continue
+
+        low, high = np.array(known)
+        if len(value) != len(low):
+            continue
+        ratios = np.maximum(low, 1e-6) / np.maximum(value, 1e-6)
+        ratios = np.maximum(ratios, np.maximum(value, 1e-6) / np.maximum(high, 1e-6))
+        seen = [axis for axis in range(len(value)) if len(value) < 3 or axis != stack]
+        if ratios.max() > NEAR_RATIO:
+            span = in_words(trait, low)
+            if not np.array_equal(low, high):
+                span += f" to {in_words(trait, high)}"
+            text = f"{trait.name}: {in_words(trait, value)}, in the training {span}"
+            found.append((text, bool(ratios[seen].max() > trait.max_ratio)))
+    return found
+
+
+def in_words(trait: Trait, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    number, _, unit = trait.text.partition(" ")
+    return " x ".join(number.format(each) for each in value) + f" {unit}"
+
+
+def round_digits(value: float, digits: int = 6) -> float:
+    """Round to `digits` significant digits, which are the same on every machine."""
+    return float(f"{float(value):.{digits}g}")
