@@ -255,8 +255,11 @@ class ImageTable:
 
     def _row(self, contrast: str, text: str, cells: Mapping[str, str]) -> Row:
         source = self._source(text)
-        series = source if isinstance(source, Scan) else None
-        files = series.files if series else (source,)
+        series = None
+        if isinstance(source, Scan):
+            series, files = source, source.files
+        else:
+            files = (source,)
         subject = cells.get(self.own_names.get("patient", ""), "")
         row = Row(files, contrast, subject, series=series)
         row.label = cells.get("label", "")

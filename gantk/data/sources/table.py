@@ -134,7 +134,7 @@ class Manifest(VolumeSource):
         line_of = {(self.letter_of[r.contrast], table.key_of(r)): r.line for r in self.catalog}
         cells_of = dict(table.lines())
         lines = (line_of.get((r.domain, r.scan_key or r.key)) for r in records)
-        return [cells_of.get(line, {}) for line in lines]
+        return [cells_of.get(line or 0, {}) for line in lines]
 
     def _notes(self) -> list[str]:
         """How columns with other names were understood, in sentences."""
@@ -193,7 +193,7 @@ class Manifest(VolumeSource):
             for item, patient in zip(items, reading.patients, strict=True):
                 item.subject = patient
         elif not has_sets:
-            self.doubts.append(unsure([row.stem for row in rows], reading))
+            self.doubts = [*self.doubts, unsure([row.stem for row in rows], reading)]
 
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
@@ -201,16 +201,14 @@ class Manifest(VolumeSource):
         lines = sorted({row.line for row in catalog if not row.subject})
         if not 0 < len(lines) < table.count:
             return
-        self.doubts.append(
-            UserError(
-                f"the column {table.own_names['patient']} of {table.called} is empty in"
-                f" {len(lines)} of {table.count} rows, the first in line {lines[0]}. One person may"
-                " then be in training and test, and scores too good",
-                where="data.source.path",
-                remedy="fill in the empty cells. If no patients are known, use --set"
-                " data.split.by=image",
-            )
+        what = (
+            f"the column {table.own_names['patient']} of {table.called} is empty in {len(lines)} of"
+            f" {table.count} rows, the first in line {lines[0]}. One person may then be in training"
+            " and test, and scores too good"
         )
+        remedy = "fill in the empty cells. If no patients are known, use --set data.split.by=image"
+        error = UserError(what, where="data.source.path", remedy=remedy)
+        self.doubts = [*self.doubts, error]
 
 
 def _pair_slices(items: Sequence[Item]) -> list[str]:
