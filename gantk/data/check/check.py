@@ -129,7 +129,9 @@ def check(
     count = len(every_scan)
     problems = list(findings.unreadable_images(items))
     if len(items) < count:
-        problems.append(_sample_note(len(items), count))
+        what = f"only a sample of {len(items)} of {count} images was checked"
+        remedy = "use --every to check all images, which is slow"
+        problems.append(problem("sample", "note", what, (), remedy))
 
     report(0.8, "splitting the images")
     try:
@@ -238,11 +240,6 @@ def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | 
             name = f"{key}/{scan.path.name}" if contrast else key
             readers.setdefault(replace(scan, name=name), (contrast, record.file))
     return readers
-
-
-def _sample_note(looked_at: int, count: int) -> Problem:
-    what = f"only a sample of {looked_at} of {count} images was checked"
-    return problem("sample", "note", what, (), "use --every to check all images, which is slow")
 
 
 def _unusable(error: UserError, guessed: bool) -> Problem:

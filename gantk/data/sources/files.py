@@ -165,7 +165,10 @@ class Files(VolumeSource):
         """An item for each image of the domains; UserError where a domain has none."""
         wanted = [name for names in self.contrasts.values() for name in names]
         rows = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
-        self._expect_contrasts(rows, wanted)
+        found = {row.contrast for row in rows}
+        lacking = [contrast for contrast in wanted if contrast not in found]
+        if lacking:
+            raise self._no_images(lacking)
         refuse_numbered_channels(rows, list(dict.fromkeys(wanted)))
         self.notes = [*self.notes, *self.catalog.notes]
         self.doubts = self.catalog.doubts
@@ -180,13 +183,6 @@ class Files(VolumeSource):
         if not self.several and len(self.names) == 2:
             self._set_pairs(items)
         return items
-
-    def _expect_contrasts(self, rows: Sequence[Row], wanted: Sequence[str]) -> None:
-        """UserError where a contrast has no image."""
-        found = {row.contrast for row in rows}
-        lacking = [contrast for contrast in wanted if contrast not in found]
-        if lacking:
-            raise self._no_images(lacking)
 
     def _no_images(self, lacking: Sequence[str]) -> NothingFound:
         """The error for contrasts without images, with what was found and the settings that help."""

@@ -130,7 +130,9 @@ def pair_by_name(items: Sequence[Item]) -> list[str]:
 
     smaller = min(names_of_domain["a"], names_of_domain["b"])
     by_chance = len(shared) < NAMED_ALIKE * smaller
-    in_one_folder = all(_are_in_one_folder(alike[name]) for name in shared)
+    in_one_folder = all(
+        len({item.display_path.parent for item in alike[name]}) == 1 for name in shared
+    )
     if not shared or (by_chance and not in_one_folder):
         return []
 
@@ -156,10 +158,6 @@ def pair_by_name(items: Sequence[Item]) -> list[str]:
         f"{count_noun(apart, 'pair')} by name {'is' if len(apart) == 1 else 'are'} not registered:"
         f" {one} and {other} have different grids, {differs}"
     ]
-
-
-def _are_in_one_folder(items: Sequence[Item]) -> bool:
-    return len({item.display_path.parent for item in items}) == 1
 
 
 def _are_registered(items: Sequence[Item]) -> bool:

@@ -10,6 +10,9 @@ rescaled in intensity or size, shifted, or given another margin. Measured correl
 * T1 and T2 of one slice: 0.73
 * slices of different real patients: at most 0.62 (MR) and 0.70 (CT)
 * the same slice of two phantoms: at most 0.71
+
+Of 57 real slices, changed in eight ways, this finds 98 % of the copies without a false alarm; the
+perceptual hash of imagehash 66 % (7 % of shifted copies, 3 % of those with another margin).
 """
 
 from __future__ import annotations
