@@ -185,13 +185,13 @@ def _array(model: Any, given: Any, to: str | None, options: TranslateOptions, pr
     made = []
     notes = []
     for _, image in batch.scans:
-        results, said = _image(model, image, to, options, progress)
-        made.append([each.pixels for each in results])
+        images, said = _image(model, image, to, options, progress)
+        made.append([each.pixels for each in images])
         notes += said
 
-    first = batch.scans[0][1].pixels
-    is_volume = pipeline.frame.plane == "axial" and first.ndim == 4
-    if is_volume and not np.isnan(first.max()) and has_slices_last(first[0]):
+    pixels = image.pixels
+    is_volume = pipeline.frame.plane == "axial" and pixels.ndim == 4
+    if is_volume and has_slices_last(pixels[0]):
         line = (
             "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices,"
             " rows and columns: translate the nibabel image itself"

@@ -24,7 +24,8 @@ from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.translation import Job, Translation, with_channels
+from gantk.inference.jobs import Job
+from gantk.inference.translation import Translation, with_channels
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method

@@ -150,7 +150,8 @@ class OnnxModel(TrainedModel):
             )
 
         self.class_to_translate(options.label)
-        return Pipeline(self._frame, *self._mappings, self.run, tta=options.tta)
+        source, target = self._mappings
+        return Pipeline(self._frame, source, target, self.run, tta=options.tta)
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
