@@ -68,7 +68,7 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
     and, of a volume, `skull`, which takes the longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
-    facts = {
+    facts: dict[str, Any] = {
         "shape": list(image.pixels.shape[1:]),
         "spacing": spacing,
         "plane": plane_of(image),
