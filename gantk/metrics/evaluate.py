@@ -33,10 +33,12 @@ from gantk.metrics.references import (
 )
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
+from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import CEILING, alarm_of_foreground, pair_verdict, set_verdict, title_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.results import (
+    Distributions,
     PostLosses,
     Results,
     Score,
@@ -361,6 +363,8 @@ class Scorer:
             about = replace(group, inputs=group.images, to=to)
 
         scores = self._score(results, key, to, made, baselines, about, references)
+        real = self.reals.test_images(to) if references is None else references.images
+        results.values[key] = self._value_distributions(key, real, made)
         if references is None:
             return
 
@@ -463,6 +467,16 @@ class Scorer:
         self._score(
             results, "image", self.letter, made, noise, self._generated_group(made["image"])
         )
+        real = self.reals.test_images(self.letter)
+        results.values["image"] = self._value_distributions("image", real, made)
+
+    def _value_distributions(
+        self, key: str, real: Tensor, made: Mapping[str, Tensor]
+    ) -> Distributions:
+        """How the intensities of real test images and of generated ones are distributed."""
+        names = {key: "generated", f"{key}_post": "generated_post"}
+        sets = {"real": real} | {names[name]: images for name, images in made.items()}
+        return value_distributions(sets, self.low, self.span)
 
     def _with_posts(
         self, key: str, output: Tensor, letter: str, made_from, records=()

@@ -64,6 +64,14 @@ class RealImages:
         """The training records of a domain; in unpaired training without one side of each pair."""
         return [record for record in self.data.training if record.domain == letter]
 
+    def test_images(self, letter: str) -> Tensor:
+        """Test images as they are scored, an evenly spaced choice of many; training images where
+        none are held out.
+        """
+        records = self.records("test", letter) or self.records("train", letter)
+        count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size)
+        return self.scored_images(spread(records, count))
+
     def labelled_records(self, split: str, letter: str) -> list[Record]:
         """Records of a split and domain whose class is known, of all classes."""
         left_out = [r for r in self._left_out.get(split, ()) if r.domain == letter]

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from gantk.data.distribution import AIR_SHARE
 from gantk.errors import argument
 from gantk.files import write_file
 from gantk.metrics.words import baselines
@@ -45,6 +46,12 @@ from gantk.runs.results import Speed, Uncertainty
 from gantk.terminal import duration
 
 HERE = Path(__file__).parent
+# sets of images in metrics.json's "values", and their labels, in this order
+SETS_OF_VALUES = {
+    "real": "real test images",
+    "generated": "generated",
+    "generated_post": "after the post-steps",
+}
 # what could control a terminal that shows the file
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # what is not text of a page, and words of code in a text
@@ -256,6 +263,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         "validation": _charts_of_metrics(run, run.log.validation),
         "cycle": _charts_of_metrics(run, {"cycle_error": run.log.cycle} if run.log.cycle else {}),
         "selection": _charts_of_metrics(run, run.log.selection),
+        "intensities": _charts_of_values(run),
         "post": _charts_of_posts(run),
         "rejection": [],
         "reliability": [],
@@ -275,6 +283,30 @@ def _charts_of_metrics(run: RunRecord, curves: Curves) -> list[Chart | None]:
         title = metric_name(metric)
         by_label = {run.label(key) or title: points for key, points in series.items()}
         charts.append(chart(title, by_label, names=order))
+    return charts
+
+
+def _charts_of_values(run: RunRecord) -> list[Chart | None]:
+    """A chart of each direction: the intensities of real and of generated images."""
+    charts = []
+    for key, found in run.results.values.items():
+        bins = [(low, high) for low, high in pairwise(found.edges) if low >= AIR_SHARE]
+        centres = [round(100 * (low + high) / 2, 2) for low, high in bins]
+        series = {}
+        for name, label in SETS_OF_VALUES.items():
+            shares = found.shares.get(name)
+            if shares:
+                tissue = shares[-len(bins) :]
+                percent = [100 * share / max(sum(tissue), 1e-9) for share in tissue]
+                distance = found.distance.get(name)
+                if distance is not None:
+                    label += f", distance {number(distance, 2)}"
+                series[label] = dict(zip(centres, percent, strict=False))
+
+        title = f"{run.label(key)}: share of tissue, %"
+        drawn = chart(title, series, from_zero=True, x="intensity {} %", tick="{} %", latest=False)
+        charts.append(drawn)
+
     return charts
 
 

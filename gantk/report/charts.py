@@ -52,6 +52,7 @@ class Chart:
         names: Sequence[str] = (),  # curves with the same colour in every chart, in order
         # whether to interpolate between the points of series measured at different positions
         joined: bool = False,
+        latest: bool = True,  # whether to show the last value of each curve
     ):
         places, table, self.bin = _average_in_bins(series)
         finite = table[np.isfinite(table)]
@@ -59,6 +60,7 @@ class Chart:
         high = float(finite.max())
         self.title = title
         self.x = x
+        self.rest = "latest" if latest else ""  # which values the legend shows at first
         self.shown = "linear"
         self.axes = {"linear": _axis(low, high, from_zero=from_zero)}
         if allow_log and low > 0:
@@ -76,6 +78,8 @@ class Chart:
         order = list(dict.fromkeys([*names, *series]))
         for curve in self.curves:
             curve["colour"] = order.index(curve["name"])
+            if not latest:
+                curve["latest"] = ""
 
     def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
         finite = np.isfinite(row)

@@ -278,6 +278,22 @@ class Uncertainty(Table):
         return {name: each for name, each in known.items() if isinstance(each, Score)}
 
 
+class Distributions(Table):
+    """How intensities of real and of generated images are distributed."""
+
+    edges: list[float] = about("Ends of the bins, from 0 (black) to 1 (white).", ...)
+    shares: Curves = about(
+        "Share of the pixels in each bin: of `real` test images, `generated` ones, and"
+        " `generated_post` after the post-steps.",
+        ...,
+    )
+    distance: dict[str, float] = tables(
+        "Wasserstein distance of the generated images from the real ones, as a share of the range"
+        " from black to white."
+    )
+    images: dict[str, Step] = tables("Number of images.")
+
+
 class PostLosses(Table):
     """What a post-step measured."""
 
@@ -332,6 +348,9 @@ class Results(Table):
     )
     uncertainty: dict[str, Uncertainty] = tables(
         "How well the uncertainty map finds errors, by direction."
+    )
+    values: dict[str, Distributions] = tables(
+        "Distributions of intensities of real and of generated images, by direction."
     )
     post: dict[str, list[PostLosses]] = tables(
         "What the post-steps measured on the scored images, by direction."

@@ -111,7 +111,7 @@ def test_whoever_changes_prepared_pixels_raises_the_version(study):
         image[0, 10, 10],
         *mapping.fitted["mean"][:2],
     ]
-    expected = {5: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
+    expected = {6: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
 
     np.testing.assert_allclose(figures, expected[preparing.VERSION], rtol=1e-5)
 

@@ -162,7 +162,8 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     assert done.code == 0
     assert told.startswith("tiny (dualgan), T1 to T2")
     assert "no output is fit for diagnosis" in told
-    (doubt,) = known(sidecar)["Warnings"]
+    fits, doubt = known(sidecar)["Warnings"]
+    assert fits == "fits the training data: no"
     assert doubt.startswith("the input is noise")
     assert doubt in done.out
 

@@ -347,7 +347,7 @@ def test_of_two_studies_in_one_folder_the_second_is_refused(study, tmp_path, mon
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_study_of_a_run_shows_air_as_black_as_translate_writes_it(gantk, tiny_file, tmp_path):
+def test_air_is_as_black_in_a_study_as_in_files(gantk, tiny_file, tmp_path):
     run = tmp_path / "run"
     for side in ("T1", "T2"):
         for path in draw_pictures(tmp_path / "data" / side, 16):

@@ -1,4 +1,4 @@
-"""What a run with style transfer records and shows: losses of every step, accuracies;
+"""What a run with style transfer records and shows: losses of every step, intensities, accuracies;
 and which VGG19 it uses.
 """
 
@@ -67,10 +67,24 @@ def test_losses_of_every_step_are_recorded(scores):
     assert style[-1] < style[0]
 
 
-def test_the_report_draws_losses_and_accuracies(styled, scores):
+def test_intensities_of_real_and_generated_images_are_kept(styled, scores):
+    row = scores["values"]["image"]
+    tested = json.loads((styled[0] / "split.json").read_text("utf-8"))["splits"]["test"]
+    assert row["images"] == {"real": len(tested), "generated": 6, "generated_post": 6}
+    for shares in row["shares"].values():
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+        assert len(shares) == len(row["edges"]) - 1
+
+    # the result shows real anatomy in its own intensities, after one training step unlike noise
+    assert row["distance"]["generated_post"] < row["distance"]["generated"]
+
+
+def test_the_report_draws_losses_intensities_and_accuracies(styled, scores):
     text = Page(styled[0] / "report.html").words
     for said in (
         "style: content loss, mean of 6 images",
+        "Intensities of real and generated images",
+        "after the post-steps, distance",
         "trained on generated images",
         "trained on them after the post-steps",
         "Published, undefined",
