@@ -285,3 +285,20 @@ def test_prepared_images_are_kept_until_the_mapping_changes():
             assert darkest == [0, brightest, 2 * brightest]
 
     assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
+
+
+def test_patches_are_shared_by_pairs_and_masks_only():
+    batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
+    seen = [batches.at(step) for step in range(6)]
+
+    assert any(not torch.equal(batch["a"] % 1e3, batch["b"] % 1e3) for batch in seen)
+    assert all(torch.equal(batch["mask_b"], batch["b"] % 2) for batch in seen)
+
+
+def test_a_label_is_that_of_its_image():
+    batches = Batches(sets(classes=("n", "y"), masks=False), 3, 5, paired=False, workers=0)
+    for step in range(6):
+        batch = batches.at(step)
+        numbers = (batch["a"][:, 0, 0, 0] / 1e3).round().long()
+
+        assert batch["label"].tolist() == (numbers % 2).tolist()

@@ -565,3 +565,14 @@ def test_the_skull_of_real_heads_is_seen(shared_data, place, is_whole):
     if not found:
         pytest.skip(f"no {place} among the real images")
     assert set(found) == {is_whole}
+
+
+@pytest.mark.parametrize("tta", [True, False])
+def test_tta_commutes_with_mirroring(runs, tta):
+    model = toolkit.load(runs["first"], device="cpu")
+    pixels = np.random.default_rng(0).uniform(5, 95, (32, 32)).astype(np.float32)
+    options = TranslateOptions(tta=tta)
+    one = model.translate(pixels, options=options)
+    other = model.translate(pixels[:, ::-1].copy(), options=options)
+
+    assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scorers import Samples, scorer_of
+from scorers import Keeps, Samples, scorer_of
 
 from gantk.data.intensity import Percentile, Window
 from gantk.data.preparation import Record
@@ -383,3 +383,19 @@ def test_alarms_ring_for_equal_or_unchanged_translations_only():
     alike = {key: images[:1].expand_as(images) for key, images in outputs.items()}
     assert alarms_of(alike, batch) == {"collapse"}
     assert alarms_of(batch.inputs, batch) == {"no-change"}
+
+
+def test_neighbouring_slices_are_seen_but_not_scored():
+    scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
+    held = scorer.sample_batch()
+    inputs = held.inputs["a_to_b"]
+
+    assert held.seen["a_to_b"].shape[1] == 3
+    assert inputs.shape[1] == 1
+    assert held.truths["a_to_b"].shape[1] == 1
+    assert torch.equal(scorer.samples(held).outputs["a_to_b"], inputs)
+
+    result = scorer.test().dump()
+    identity = result["baselines"]["identity"]["a_to_b"]
+
+    assert result["metrics"]["a_to_b"]["psnr"] == identity["psnr"]

@@ -19,6 +19,54 @@ from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read
 
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder beside the run with files that a run might write, read or remove."""
+    folder = tmp_path / "outside"
+    for step in (1, 2, 3):
+        (folder / f"step-{step:06d}").mkdir(parents=True)
+        (folder / f"step-{step:06d}/meta.json").write_text("{}")
+    (folder / ".step-000009.tmp").mkdir()
+    for name in ("metrics.json", "log.jsonl", "split.json", "card.md"):
+        (folder / name).write_text('{"secret": 1}')
+    return folder
+
+
+def listing(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def link(path, target):
+    """A link in the place of a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+WRITES = {
+    "a checkpoint": (
+        "checkpoints",
+        lambda run: checkpoint.save(run.checkpoints, 9, {}, None, {"method": "x"}),
+    ),
+    "old checkpoints": (
+        "checkpoints",
+        lambda run: checkpoint.prune(run.checkpoints, 1, (), lambda step: True),
+    ),
+    "a sample": (
+        "samples",
+        lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
+    ),
+    "a sample of a group": (
+        "samples/truth",
+        lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
+    ),
+    "the list of samples": ("samples", lambda run: run.write_json("samples/index.json", {})),
+    "a line of the log": ("log.jsonl", lambda run: run.add_to_log({"step": 5})),
+}
+
 PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "patients.json", "split.json"]
 PIPED += ["samples/index.json", "report.html", "environment.json", "recipe.toml"]
 
@@ -160,3 +208,34 @@ def test_networks_that_the_weights_do_not_fill_are_not_built(copied_run, monkeyp
     monkeypatch.setattr(trained, "build_method", build)
     with pytest.raises(UserError, match="belongs to another method or network"):
         gantk.load(copied_run, device="cpu")
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_nothing_is_written_through_a_link(what, copied_run, outside):
+    name, write = WRITES[what]
+    link(copied_run / name, outside / "log.jsonl" if name == "log.jsonl" else outside)
+    before = listing(outside)
+
+    with pytest.raises(UserError, match="is a link"):
+        write(RunFolder(copied_run))
+
+    assert listing(outside) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "study"])
+@pytest.mark.parametrize("command", ["resume", "study"])
+def test_commands_change_nothing_behind_a_link(name, command, copied_run, outside, gantk):
+    shutil.rmtree(copied_run / "checkpoints/step-000004")  # two steps are left to train
+    link(copied_run / name, outside)
+    before = listing(outside)
+    words = {
+        "resume": ["resume", copied_run, "--device", "cpu"],
+        "study": ["study", "new", copied_run, "--pairs", "2", "--device", "cpu"],
+    }
+
+    outcome = gantk(*words[command])
+
+    if name == "checkpoints" or (command, name) in (("resume", "samples"), ("study", "study")):
+        assert outcome.code == 2
+        assert "leads out of the folder" in outcome.err or "not a readable" in outcome.err
+    assert listing(outside) == before

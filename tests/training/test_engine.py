@@ -5,6 +5,7 @@ ones do.
 import ast
 import re
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,37 @@ def test_the_engine_knows_no_model():
             }
             words |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
             assert not models & {word for word in words if isinstance(word, str)}, path
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_phase_runs_on_every_nth_step(every):
+    steps = train(engine_of(Toy(every=every), 7))
+    assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(
+        range(0, 7, every)
+    )
+    assert all("judge/critic" in losses for losses in steps)
+
+
+def test_random_numbers_depend_on_the_step_only():
+    def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
+        found = []
+        noise = engine_of(Toy(), 3, seed=seed).fit(
+            lambda step, stage: Batch(image=torch.randn(2, 1))
+        )
+        for _, batch, _ in noise:
+            found.append(batch["image"].clone())
+            torch.randn(others)  # a validation, a log point
+        return found
+
+    first = drawn(0)
+
+    assert all(torch.equal(a, b) for a, b in zip(first, drawn(17), strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], drawn(0, seed=1)[0])
+
+    seeds = set()
+    for rank, seed, step in product(range(4), repeat=3):
+        Runtime(torch.device("cpu"), "fp32", False, rank, 4).seed(seed, step)
+        seeds.add(torch.initial_seed())
+
+    assert len(seeds) == 64

@@ -15,7 +15,7 @@ from gantk.metrics.sets import ImageGroup, Kid, set_scores, squared_mmd
 from gantk_scores.sets.diversity import Diversity
 from gantk_scores.sets.fid import Fid, frechet, gaussian
 from gantk_scores.sets.frd import Frd
-from gantk_scores.sets.neighbours import NAMES, Prdc, expected_coverage
+from gantk_scores.sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
 
 def blobs(
@@ -241,3 +241,37 @@ def test_frd_without_its_packages_says_what_to_install(monkeypatch):
 
     with pytest.raises(UserError, match=r"frd-score.*pip install"):
         Frd(2.0, 2)
+
+
+def test_fid_is_the_formula_of_its_vectors(sets):
+    real = np.arcsinh(sets[0])
+    fake = np.arcsinh(sets[1])
+    value, interval = left_out_interval(lambda r, f: fid_of(real[r], fake[f]), drawn(60), drawn(60))
+    low, high = interval
+    fid = Fid(2.0, 2)(*groups(*sets))
+
+    assert fid.value == pytest.approx(value, rel=1e-9)
+    assert fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
+
+
+@pytest.mark.parametrize(("subset", "tolerance"), [(0, 1e-9), (30, 0.15)])
+def test_kid_is_the_formula_of_its_vectors(sets, subset, tolerance, monkeypatch):
+    trio = groups(*sets)
+    expected, _ = squared_mmd(np.arcsinh(sets[0]), np.arcsinh(sets[1]))
+    kid = Kid(2.0, 2, subset=subset)(*trio)
+
+    assert kid.value == pytest.approx(expected, rel=tolerance)
+    low, high = kid.ci95
+    assert low < expected < high
+    # subsets are drawn of sets of more than 1000
+    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)
+    assert Kid(2.0, 2)(*trio) == kid
+
+
+def test_prdc_shares_match_their_definitions(neighbourhood):
+    k, real, fake = neighbourhood
+    expected = naive(real, fake, k)
+
+    assert len(set(expected)) == 4
+    every = shares_of(real, fake, k)(np.ones(26, bool), np.ones(21, bool))
+    assert every.tolist() == pytest.approx(expected)
