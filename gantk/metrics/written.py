@@ -23,8 +23,8 @@ from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image
-from gantk.inference.frame import TranslateOptions
-from gantk.inference.jobs import Job
+from gantk.inference.frame import OTHER, TranslateOptions
+from gantk.inference.jobs import Job, stack_contrasts
 from gantk.inference.translation import Translation, with_channels
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
@@ -153,6 +153,9 @@ class WrittenTranslations:
                 scores = scorer(pixels, torch.tensor(real.pixels)[None], patient)
 
         planes = [record.file.plane for record in records]
+        if written.affine is None:  # a picture may be on a scale of its own
+            _, in_units = self.translator.pipeline(to).in_training_units(self._given(file, to))
+            written = replace(written, pixels=in_units(written.pixels))
         return *self._to_network(written, file, planes, to), scores
 
     def _translate_arrays(
@@ -212,15 +215,20 @@ class WrittenTranslations:
     def _name(self, letter: str) -> str:
         return self.data.table.domains[self.data.letters.index(letter)]
 
+    def _given(self, file: FileImage, to: str) -> Image:
+        """The pictures of a file's contrasts as one image, with the channels of the model."""
+        contrasts = self.translator.contrasts(OTHER[to])
+        if len(file.scans) == 1:
+            return with_channels(file.read(), self.translator.frame(to).channels)
+
+        scans = zip(contrasts, file.scans, strict=True)
+        images = {name: file.read(scan) for name, scan in scans if scan}
+        return stack_contrasts(images, contrasts, next(iter(images)))
+
     def _to_network(
         self, written: Image, file: FileImage, planes: Sequence[int | None], to: str
     ) -> tuple[Tensor, Tensor]:
         """The records' part of a written image, in network intensities, and its padding."""
-        if written.affine is None:  # a picture may be on a scale of its own
-            given = with_channels(file.read(), self.translator.frame(to).channels)
-            _, in_units = self.translator.pipeline(to).in_training_units(given)
-            written = replace(written, pixels=in_units(written.pixels))
-
         pixels = file.on_grid(written)
         images = [pixels if plane is None else pixels[:, plane] for plane in planes]
         return self._stack_resized(images, to, of_all_scans(self.data.intensity[to]))
