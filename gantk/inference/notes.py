@@ -100,12 +100,16 @@ def _outside_of_training(
     """In what an image is outside the ranges of the training images; and whether far."""
     known = frame.values.get("source", {})
     ranges = dict(known.get("traits", {}))
+    unseen: set[str] = set()
+    if frame.spacing:
+        unseen.add("spacing")  # finer pixels are resampled
     if frame.stripped:
         ranges.pop("heads", None)  # `_about_skull` compares them
+        unseen.add("field of view")  # only air is cut off
     if ranges:
         stack = PLANES.index(frame.plane) if frame.dims == 2 else None
         one_kind_of_heads = len(ranges.get("heads", ())) == 1
-        yield from outside(kind_of(image, skull=one_kind_of_heads), ranges, stack)
+        yield from outside(kind_of(image, skull=one_kind_of_heads), ranges, stack, unseen)
     if compare_values and "shape_near" in known and np.ptp(image.pixels) > 0:
         some = image.pixels.reshape(-1)[:: max(1, image.pixels.size // COMPARED_PIXELS)]
         tissue = tissue_quantiles(some[np.isfinite(some)])

@@ -19,6 +19,7 @@ TRAITS = {
     "plane": ["axial"],
     "field of view": [[70.0, 44.0, 38.0], [100.0, 50.0, 42.0]],
 }
+PIXELS = {"spacing": TRAITS["spacing"]}
 
 
 def scan(spacing=(3.0, 1.0, 1.0), name="scan.nii.gz", gamma=1.0, contrast="") -> Image:
@@ -51,6 +52,18 @@ CASES = {
     "slices farther apart": ({"spacing": (6.5, 1.0, 1.0)}, {}, "partly", "spacing: 6.5 x 1 x 1 mm"),
     "finer pixels": ({"spacing": (3.0, 0.8, 0.8)}, {}, "partly", "in the training 3 x 1 x 1 mm to"),
     "far coarser pixels": ({"spacing": (3.0, 2.0, 2.0)}, {}, "no", "spacing: 3 x 2 x 2 mm"),
+    "far finer pixels": (
+        {"spacing": (3.0, 0.5, 0.5)},
+        {"traits": PIXELS},
+        "no",
+        "spacing: 3 x 0.5",
+    ),
+    "far finer pixels, which are resampled": (
+        {"spacing": (3.0, 0.5, 0.5)},
+        {"traits": PIXELS, "spacing": (1.0, 1.0)},
+        "partly",
+        "spacing: 3 x 0.5 x 0.5 mm",
+    ),
     "another plane": ({"spacing": (1.0, 1.0, 3.0)}, {}, "no", "plane: sagittal, in the training"),
     "another distribution": ({"gamma": 6.0}, {}, "partly", "intensities: their distribution"),
     "another contrast": ({"contrast": "T2"}, {}, "no", "says T2"),

@@ -5,7 +5,7 @@ ranges of a model's training images.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,11 +117,12 @@ def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
 
 
 def outside(
-    facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None
+    facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None, unseen: Collection[str]
 ) -> list[tuple[str, bool]]:
     """In which traits an image is outside the `ranges` of a model's training images, in words; and
     whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
-    which it sees neither distances nor sizes: what differs there is never far.
+    which it sees neither distances nor sizes: what differs there is never far. Nor is a smaller
+    value of the traits `unseen`, which does not change what the network sees.
     """
     found = []
     for trait in TRAITS_OF_ONE:
@@ -134,17 +135,20 @@ def outside(
                 found.append((f"{trait.name}: {value}, in the training {' or '.join(known)}", True))
             continue
 
-        low, high = np.array(known)
+        low, high = np.maximum(known, 1e-6)
         if len(value) != len(low):
             continue
-        ratios = np.maximum(low, 1e-6) / np.maximum(value, 1e-6)
-        ratios = np.maximum(ratios, np.maximum(value, 1e-6) / np.maximum(high, 1e-6))
+        value = np.maximum(value, 1e-6)
+        larger = value / high
+        ratios = np.maximum(low / value, larger)
         seen = [axis for axis in range(len(value)) if len(value) < 3 or axis != stack]
         if ratios.max() > NEAR_RATIO:
             span = in_words(trait, low)
             if not np.array_equal(low, high):
                 span += f" to {in_words(trait, high)}"
             text = f"{trait.name}: {in_words(trait, value)}, in the training {span}"
+            if trait.name in unseen:
+                ratios = larger
             found.append((text, bool(ratios[seen].max() > trait.max_ratio)))
     return found
 
