@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dicom_files import head
 
+import gantk
 from gantk.data.distribution import values_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
@@ -84,3 +85,11 @@ def test_a_scan_is_compared_with_the_training_images(case):
     kind, text = checked.fit_note()
     assert text == f"fits the training data: {fits}"
     assert kind == ("warning" if fits == "no" else "note")
+
+
+@pytest.mark.parametrize("name", ["t1t2", "missing"])
+def test_a_shipped_model_knows_its_training_images(name):
+    checked = gantk.load(name, device="cpu").check(scan((3.0, 4.0, 4.0)), "T2")
+
+    assert checked.fits == "no"
+    assert any("spacing: 3 x 4 x 4 mm, in the training 1 x" in text for _, text in checked.notes)
