@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
 # word, end, word, ...
@@ -257,6 +258,18 @@ def _contrast_words(words: Sequence[str], wanted: set[str]) -> Iterator[_Contras
 def usual_contrast(name: str) -> str | None:
     """The usual contrast that a name contains: `T1w` and `x_t1n` are t1; None if it contains none."""
     return CONTRASTS.get(contrast_in(name, set())[0] or "")
+
+
+def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None) -> list[str]:
+    """Of an image's header (`facts`), the name of its file and that of its folder those that state a
+    contrast; "MR" states none of MR's, such as a `meant` T1.
+    """
+    header = str(facts.get("contrast") or facts.get("modality") or "").lower()
+    path = path.absolute()
+    vague = (None,) if meant in ("ct", "pet") else (None, "mr")
+    return [
+        name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague
+    ]
 
 
 def contrasts_in(name: str) -> set[str]:

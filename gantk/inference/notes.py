@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gantk.catalog.contrasts import names_with_contrast, usual_contrast
 from gantk.data.check.kinds import kind_of, outside
 from gantk.data.distribution import shape_distance, tissue_quantiles
 from gantk.data.masks import corner_levels
@@ -87,11 +88,23 @@ def check_input(image: Image, frame: Frame, contrast: str = "") -> Checked:
     notes += [("warning", prefix + line) for line in doubts]
     notes += [("note", prefix + line) for line in near]
     fits = "yes" if "traits" in frame.values.get("source", {}) else "not recorded"
+    if fits == "yes" and not contrast and not _states_contrast(image, frame):
+        fits = "partly"
+        line = f"contrast: neither name nor header says that this is {frame.source}"
+        notes.append(("note", line))
     if near:
         fits = "partly"
     if doubts:
         fits = "no"
     return Checked(image, notes, fits)
+
+
+def _states_contrast(image: Image, frame: Frame) -> bool:
+    """Whether header or name state a contrast, if the model's input is one; arrays have neither."""
+    meant = usual_contrast(frame.source)
+    if meant is None or image.is_array:
+        return True
+    return bool(names_with_contrast(image.facts, image.path, meant))
 
 
 def _outside_of_training(

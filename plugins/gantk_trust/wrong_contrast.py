@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import CONTRASTS, contrast_in, usual_contrast
+from gantk.catalog.contrasts import (
+    CONTRASTS,
+    contrast_in,
+    names_with_contrast,
+    usual_contrast,
+)
 from gantk.data.distribution import distance, tissue_quantiles
 from gantk.formats.image import Image
 
@@ -36,12 +41,7 @@ def doubt(image: Image, frame: Any) -> str | None:
     recognise the model's other domain; an image without anatomy is always reported.
     """
     meant = usual_contrast(frame.source)
-    header = str(image.facts.get("contrast") or image.facts.get("modality") or "").lower()
-    path = image.path.absolute()
-    vague = (None,) if meant in ("ct", "pet") else (None, "mr")  # "MR" does not say which contrast
-    names = [
-        name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague
-    ]
+    names = names_with_contrast(image.facts, image.path, meant)
     if meant and names:
         said = names_another(names, meant)
         if said:

@@ -80,6 +80,13 @@ def test_domain_names_win_over_synonyms_and_options_over_both(
     assert {(r.domain, r.path.stem) for r in records} == expected
 
 
+@pytest.mark.parametrize("a, told", [("patient[01]/T1*", True), ("**/T1.nii*", False)])
+def test_images_that_globs_leave_out_are_told(tree, a, told):
+    source = Files(("T1", "T2"), 3, (8, 8, 8), path=str(tree), a=a, b="**/T2.nii*")
+    source.records()
+    assert any("data.source.a and b leave out" in note for note in source.notes) == told
+
+
 @pytest.mark.parametrize(
     "options, says",
     [

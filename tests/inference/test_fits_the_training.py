@@ -23,7 +23,7 @@ TRAITS = {
 PIXELS = {"spacing": TRAITS["spacing"]}
 
 
-def scan(spacing=(3.0, 1.0, 1.0), name="scan.nii.gz", gamma=1.0, contrast="") -> Image:
+def scan(spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="") -> Image:
     """A head, upright, with this spacing of slices, rows and columns."""
     pixels = head(*SHAPE).astype(np.float32)
     pixels = pixels.max() * (pixels / pixels.max()) ** gamma
@@ -50,6 +50,7 @@ def model(traits=TRAITS, **options) -> TrainedModel:
 # scan, options of the model -> whether it fits, and words of the reason
 CASES = {
     "like the training": ({}, {}, "yes", ""),
+    "a name without a contrast": ({"name": "b.nii.gz"}, {}, "partly", "neither name nor header"),
     "slices farther apart": ({"spacing": (6.5, 1.0, 1.0)}, {}, "partly", "spacing: 6.5 x 1 x 1 mm"),
     "finer pixels": ({"spacing": (3.0, 0.8, 0.8)}, {}, "partly", "in the training 3 x 1 x 1 mm to"),
     "far coarser pixels": ({"spacing": (3.0, 2.0, 2.0)}, {}, "no", "spacing: 3 x 2 x 2 mm"),

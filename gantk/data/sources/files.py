@@ -170,7 +170,7 @@ class Files(VolumeSource):
         if lacking:
             raise self._no_images(lacking)
         refuse_numbered_channels(rows, list(dict.fromkeys(wanted)))
-        self.notes = [*self.notes, *self.catalog.notes]
+        self.notes = [*self.notes, *self.catalog.notes, *self._passed_over(rows)]
         self.doubts = self.catalog.doubts
         if self.several:
             items = self._items_of_cases(rows)
@@ -183,6 +183,24 @@ class Files(VolumeSource):
         if not self.several and len(self.names) == 2:
             self._set_pairs(items)
         return items
+
+    def _passed_over(self, rows: Sequence[Row]) -> list[str]:
+        """A note of images of a domain, of further patients, that the recipe's words or globs leave
+        out.
+        """
+        used = {(row.subject, row.contrast) for row in rows}
+        domains = {row.contrast for row in rows}
+        left = []
+        for row in self.catalog.of_kind("version"):
+            if row.contrast in domains and (row.subject, row.contrast) not in used:
+                left.append(repr(self.key_of(row.path)))
+        given = [repr(text) for text in self.asked.contrasts.values() if text]
+        if not left or not given:
+            return []
+        return [
+            f"{' and '.join(given)} of data.source.a and b leave out other images of these domains,"
+            f" as {left[0]}. To use them: --set 'data.source.a=\"\"' --set 'data.source.b=\"\"'"
+        ]
 
     def _no_images(self, lacking: Sequence[str]) -> NothingFound:
         """The error for contrasts without images, with what was found and the settings that help."""
