@@ -109,6 +109,8 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
         try:
             return _usage_as(path, domains, settings)
         except UserError as error:
+            if (error.where or "").startswith("--set"):
+                raise
             if domains != ("A", "B"):  # nobody said that there are two domains
                 refusal = refusal or error
             if not isinstance(error, NothingFound):
