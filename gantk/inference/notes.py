@@ -102,7 +102,7 @@ def check_input(image: Image, frame: Frame, contrast: str = "") -> Checked:
 def _states_contrast(image: Image, frame: Frame) -> bool:
     """Whether header or name state a contrast, if the model's input is one; arrays have neither."""
     meant = usual_contrast(frame.source)
-    if meant is None or image.is_array:
+    if meant is None or image.is_array or image.path is None:
         return True
     return bool(names_with_contrast(image.facts, image.path, meant))
 

@@ -235,7 +235,7 @@ def _typical_case(found: ShownPatients, results: Results) -> Figure:
         (f"Generated {found.target}", _grey_picture(output, truth)),
         ("Difference", _difference_picture(output, truth)),
     ]
-    caption = f"A typical test image, of {case.patient}."
+    caption = f"Of the test images below the one nearest to the median, of {case.patient}."
     if case.scores.get(metric) is not None and known:
         unit = results.metrics.get(found.key, {}).get(metric, Score()).unit
         value = Score(value=case.scores[metric], unit=unit)
