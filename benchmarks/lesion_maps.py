@@ -48,7 +48,13 @@ class Slice:
     scans: dict[str, np.ndarray]  # (H, W) by contrast
     tumour: np.ndarray
     maps: dict[str, np.ndarray] = field(default_factory=dict)
+    made: np.ndarray | None = None  # scaled
     error: np.ndarray | None = None
+
+    @property
+    def tissue(self) -> np.ndarray:
+        """Where both contrasts show tissue."""
+        return (self.scans["T1"] > 0) & (self.scans["T2"] > 0)
 
 
 def slices_of(data: Path) -> list[Slice]:
@@ -103,10 +109,9 @@ def judge(slices: list[Slice], source: str, to: str) -> dict[str, list[dict[str,
             one.maps[kind] = translate(model, given, source, to, kind)[1]
 
         (other,) = translate(other_model, given, source, to)
-        one.error = np.abs(scaled(made) - scaled(truth))
-        one.maps["two models"] = np.abs(scaled(made) - scaled(other))
-        tissue = (given > 0) & (truth > 0)
-        one.scans = one.scans | {"tissue": tissue, "made": scaled(made)}
+        one.made = scaled(made)
+        one.error = np.abs(one.made - scaled(truth))
+        one.maps["two models"] = np.abs(one.made - scaled(other))
 
     for one in slices:
         others = [each for each in slices if each.person != one.person]
@@ -124,7 +129,7 @@ def add_maps_from_others(one: Slice, others: list[Slice], source: str, to: str) 
     """Add the maps that compare a person with other people: `curve` and `patch`."""
     inputs, truths, seen = [], [], []
     for each in others:
-        tissue = each.scans["tissue"]
+        tissue = each.tissue
         inputs.append(scaled(each.scans[source])[tissue])
         truths.append(scaled(each.scans[to])[tissue])
         seen.append(patches(scaled(each.scans[source]))[tissue])
@@ -135,11 +140,11 @@ def add_maps_from_others(one: Slice, others: list[Slice], source: str, to: str) 
     curve = np.array([np.median(y[places == place]) for place in range(64)])
     own = scaled(one.scans[source])
     expected = curve[np.searchsorted(edges, own)]
-    one.maps["curve"] = uniform_filter(np.abs(one.scans["made"] - expected), 3)
+    one.maps["curve"] = uniform_filter(np.abs(one.made - expected), 3)
 
     chosen = np.random.default_rng(0).permutation(len(x))[:PATCHES]
     nearest = NearestNeighbors(n_neighbors=NEAREST).fit(np.concatenate(seen)[chosen])
-    tissue = one.scans["tissue"]
+    tissue = one.tissue
     one.maps["patch"] = np.zeros_like(own)
     one.maps["patch"][tissue] = nearest.kneighbors(patches(own)[tissue])[0].mean(1)
 
@@ -149,7 +154,7 @@ def auroc(slices: list[Slice], person: str, name: str, region: str) -> float:
     errors, values = [], []
     for one in slices:
         if one.person == person:
-            inside = one.scans["tissue"] & (one.tumour | (region == "tissue"))
+            inside = one.tissue & (one.tumour | (region == "tissue"))
             errors.append(one.error[inside] > LARGE_ERROR)
             values.append(one.maps[name][inside])
 

@@ -5,12 +5,14 @@ split, and prepares the sets of images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
-from gantk.data.check.kinds import kind_of, ranges_of
+from gantk.data.check.inspect import inspect_kept
+from gantk.data.check.kinds import ranges_of
 from gantk.data.check.populations import left_out_people, people_of_other_kinds
 from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from gantk.data.batches import ImageSet
     from gantk.method import Method
     from gantk.recipe.tables import DataTable
+
+T = TypeVar("T")
 
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
 MAX_INSPECTED_FILES = 8  # of a domain, whose kinds of images a model keeps
@@ -166,7 +170,7 @@ class Data:
                 {record.scan_key or record.key: record for record in reversed(training)}.values()
             )[::-1]
 
-        training = _evenly_spaced(training, MAX_FITTED_IMAGES)
+        training = evenly_spaced(training, MAX_FITTED_IMAGES)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = training[0].read()
@@ -189,7 +193,7 @@ class Data:
                     remedy = "remove data.channels from the recipe"
                 raise UserError(what, where="data.channels", remedy=remedy)
 
-            sampled = _evenly_spaced(
+            sampled = evenly_spaced(
                 training,
                 MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
             )
@@ -676,10 +680,17 @@ def training_of(
 
 def _traits_of(records: Sequence[Record]) -> dict[str, list[Any]]:
     """The kinds of the images that records come from, as of `ranges_of`, by a few files."""
-    files = {record.path: record.file for record in records if record.file is not None}
-    some = [*files.values()][:: max(1, -(-len(files) // MAX_INSPECTED_FILES))]
-    return ranges_of([kind_of(each.read(next(filter(None, each.scans)))) for each in some])
+    files = {record.path: record for record in records if record.file is not None}
+    facts = []
+    for record in evenly_spaced([*files.values()], MAX_INSPECTED_FILES):
+        scan = replace(next(filter(None, record.file.scans)), name=record.scan_key or record.key)
+        item = inspect_kept(scan, record.file)  # the warnings of a run ask again
+        if item.error:
+            raise item.error
+        facts.append(item.facts)
+    return ranges_of(facts)
 
 
-def _evenly_spaced(records: list[Record], count: int) -> list[Record]:
-    return records[:: max(1, -(-len(records) // count))]
+def evenly_spaced(items: list[T], count: int) -> list[T]:
+    """At most `count` items, at equal steps from the first."""
+    return items[:: max(1, -(-len(items) // count))]

@@ -22,7 +22,7 @@ from gantk.data.masks import outside_of
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
-from gantk.formats.image import Image
+from gantk.formats.image import Image, Scan
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.jobs import Job, stack_contrasts
 from gantk.inference.translation import Translation, with_channels
@@ -154,7 +154,9 @@ class WrittenTranslations:
 
         planes = [record.file.plane for record in records]
         if written.affine is None:  # a picture may be on a scale of its own
-            _, in_units = self.translator.pipeline(to).in_training_units(self._given(file, to))
+            _, in_units = self.translator.pipeline(to).in_training_units(
+                self._input_image(file, to)
+            )
             written = replace(written, pixels=in_units(written.pixels))
         return *self._to_network(written, file, planes, to), scores
 
@@ -184,15 +186,15 @@ class WrittenTranslations:
         finite.
         """
         translation = self._translation(to, label, file)
-        frame = translation.frame
-        names = translation.contrasts if len(file.scans) > 1 else [frame.source]
-        scans = {name: [scan] for name, scan in zip(names, file.scans, strict=True) if scan}
-        present = next(scan for scan in file.scans if scan is not None)
+        scans = self._scans_of(file, to)
+        present = next(iter(scans.values()))
         with TemporaryDirectory() as folder:
             is_series = present.files != (present.path,)
             target = Path(folder) / ("series" if is_series else present.path.name)
             translation.targets = {target}  # as of a folder: .tif where PNG cannot hold the values
-            outcome, _, _ = translation.translate_one(Job(present.name, scans, target))
+            outcome, _, _ = translation.translate_one(
+                Job(present.name, {name: [scan] for name, scan in scans.items()}, target)
+            )
             if isinstance(outcome, NotFinite):
                 return None
             if isinstance(outcome, Exception):
@@ -215,15 +217,20 @@ class WrittenTranslations:
     def _name(self, letter: str) -> str:
         return self.data.table.domains[self.data.letters.index(letter)]
 
-    def _given(self, file: FileImage, to: str) -> Image:
-        """The pictures of a file's contrasts as one image, with the channels of the model."""
-        contrasts = self.translator.contrasts(OTHER[to])
+    def _scans_of(self, file: FileImage, to: str) -> dict[str, Scan]:
+        """The scan of each contrast that a record has; one image of all is that of the source."""
+        names = [self.translator.frame(to).source]
+        if len(file.scans) > 1:
+            names = self.translator.contrasts(OTHER[to])
+        return {name: scan for name, scan in zip(names, file.scans, strict=True) if scan}
+
+    def _input_image(self, file: FileImage, to: str) -> Image:
+        """The pictures of a record's contrasts as one image, with the channels of the model."""
         if len(file.scans) == 1:
             return with_channels(file.read(), self.translator.frame(to).channels)
 
-        scans = zip(contrasts, file.scans, strict=True)
-        images = {name: file.read(scan) for name, scan in scans if scan}
-        return stack_contrasts(images, contrasts, next(iter(images)))
+        images = {name: file.read(scan) for name, scan in self._scans_of(file, to).items()}
+        return stack_contrasts(images, self.translator.contrasts(OTHER[to]), next(iter(images)))
 
     def _to_network(
         self, written: Image, file: FileImage, planes: Sequence[int | None], to: str

@@ -460,7 +460,7 @@ class Choice(Table):
     def _best_step(self) -> int:
         """The step of the best score, the earlier of equal ones; without scores the newest."""
         rows: list[dict[str, Any]] = [*self.table]
-        scored = self._scored()
+        scored = self._scored_rows()
         if not scored:
             return max(row["step"] for row in rows)
         sign = -1 if self.higher_is_better else 1
@@ -469,9 +469,9 @@ class Choice(Table):
         )
         return best["step"]
 
-    def _scored(self) -> list[dict[str, Any]]:
+    def _scored_rows(self) -> list[dict[str, Any]]:
         return [row for row in self.table if row.get("score") is not None]
 
     def patience_used(self) -> int:
         """The number of scored checkpoints since the best one, none of them better."""
-        return sum(row["step"] > (self.step or 0) for row in self._scored())
+        return sum(row["step"] > (self.step or 0) for row in self._scored_rows())

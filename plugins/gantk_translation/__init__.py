@@ -12,7 +12,7 @@ def gantk_register(add) -> None:
         "gantk_translation.cyclegan:CycleGAN",
         also=("cycle_gan",),
         usual_steps=2400,
-        plan="gantk_translation.planning:unpaired",
+        plan="gantk_translation.planning:plan_unpaired",
     )
     add.method("dualgan", "gantk_translation.dualgan:DualGAN", usual_steps=2400)
     add.method(
@@ -29,7 +29,7 @@ def gantk_register(add) -> None:
         "gantk_translation.pix2pix.model:Pix2Pix",
         also=("pix2pixhd",),
         usual_steps=1200,
-        plan="gantk_translation.planning:paired",
+        plan="gantk_translation.planning:plan_paired",
     )
     add.method("regression", "gantk_translation.pix2pix.regression:Regression", usual_steps=1200)
     add.method("munit", "gantk_translation.munit.model:MUNIT")

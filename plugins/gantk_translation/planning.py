@@ -24,7 +24,7 @@ def rows_of_method(rows: Iterable[tuple[Any, str, Any, str]]) -> Rows:
     return [(f"method.{key}", value, why) for wanted, key, value, why in rows if wanted]
 
 
-def paired(
+def plan_paired(
     seen: Any, size: Sequence[int], width: int, *, hours: float, dims: int, short: bool
 ) -> Rows | None:
     """Pix2Pix for registered pairs; without its discriminator if the training is `short`."""
@@ -61,7 +61,7 @@ def paired(
     return rows_of_method(rows)
 
 
-def unpaired(
+def plan_unpaired(
     seen: Any, size: Sequence[int], width: int, *, hours: float, dims: int, short: bool
 ) -> Rows | None:
     """DualGAN for MR of two contrasts, CycleGAN for other images of two kinds."""

@@ -24,12 +24,13 @@ from gantk.data.check.usage import (
     absolute,
     assign,
     incomplete,
+    is_about_setting,
     split_up,
     usage_by_guess,
     usage_by_recipe,
 )
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data
+from gantk.data.dataset import Data, evenly_spaced
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
@@ -141,7 +142,7 @@ def check(
         split_up(usage, items)
         problems += usage.problems
     except UserError as error:
-        if (error.where or "").startswith("--set"):
+        if is_about_setting(error):
             raise
         problems.append(_unusable(error, guessed=not (recipe or set)))
         _name_domains_by_files(items)
@@ -167,7 +168,7 @@ def warnings_about(data: Data) -> list[str]:
     records = [record for each in data.splits.values() for record in each if record.files]
     readers = _readers_of(records)
     items = []
-    for scan in list(readers)[:: max(1, -(-len(readers) // MAX_SCANS_OF_RUN))]:
+    for scan in evenly_spaced(list(readers), MAX_SCANS_OF_RUN):
         contrast, file = readers[scan]
         item = inspect_kept(scan, file) if file else inspect(scan, partial(io.read, scan))
         item.contrast = contrast

@@ -109,7 +109,7 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
         try:
             return _usage_as(path, domains, settings)
         except UserError as error:
-            if (error.where or "").startswith("--set"):
+            if is_about_setting(error):
                 raise
             if domains != ("A", "B"):  # nobody said that there are two domains
                 refusal = refusal or error
@@ -117,6 +117,11 @@ def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[st
                 break  # the domains exist but cannot be used: report that error
 
     raise refusal or NothingFound(f"no data source can use '{path}'")
+
+
+def is_about_setting(error: UserError) -> bool:
+    """Whether an error is of an option --set, not of the images."""
+    return (error.where or "").startswith("--set")
 
 
 def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Usage:

@@ -48,7 +48,7 @@ def read_split_file(records: Sequence[Record], file: str) -> tuple[list[Record],
     _column(path, header, ("split",))
     sets = _read_sets(path, lines, own.get(column, column))
     if column == "path":
-        sets = {_resolved(path.parent / name): value for name, value in sets.items()}
+        sets = {_real_path(path.parent / name): value for name, value in sets.items()}
 
     set_of = {}
     for record in records:
@@ -125,12 +125,12 @@ def _names(record: Record, column: str) -> Sequence[str]:
         return record.subject, getattr(record.subject, "of", "")
     if column == "key":
         return record.key, record.scan_key
-    places = [_resolved(place) for file in record.files for place in (file, file.parent)]
+    places = [_real_path(place) for file in record.files for place in (file, file.parent)]
     return places or [record.key]
 
 
 @lru_cache(maxsize=2**16)  # each plane of a volume has the same path
-def _resolved(file: Path) -> str:
+def _real_path(file: Path) -> str:
     return str(file.resolve())
 
 
