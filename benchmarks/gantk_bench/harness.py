@@ -52,13 +52,10 @@ MIN_SAMPLE_SECONDS = 0.25  # so that the clock's resolution does not matter
 MAX_STEPS_PER_SAMPLE = 20
 BOOTSTRAP_DRAWS = 2000
 TRAINING_STEPS = 100_000  # so long that schedules are at their beginning
-# label -> setting that changes one part of the fast path; `compile` is off by default, all others
-# are on.
+# label -> setting that switches one part of the fast path off
 SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
-    f"{'without' if field.default else 'with'} {name}": (
-        f"train.fast.{name}={'false' if field.default else 'true'}"
-    )
-    for name, field in FastTable.model_fields.items()
+    f"without {name}": f"train.fast.{name}=false"
+    for name in FastTable.model_fields
     if name != "pipelined"  # applies to translation only
 }
 # no effect on other devices
@@ -408,7 +405,7 @@ class RecipeStep:
             images[f"near_{letter}"] = runtime.place(torch.stack(near), model.data.dims)
         method.begin(stage, images)
         engine = Engine(method, model.train, TRAINING_STEPS, runtime)
-        engine.phases = accelerate(method, engine.phases, runtime, model.train, engine.notes)
+        accelerate(method, runtime, model.train)
         return cls(model, engine, images, runtime.device)
 
     def __call__(self) -> dict[str, Tensor]:

@@ -34,8 +34,10 @@ from gantk.recipe.tables import (
 RENAMED: dict[str, str | None | tuple[str, dict]] = {
     **{
         f"train.{name}": f"train.fast.{name}"
-        for name in ("channels_last", "fused", "kernels", "benchmark", "compile")
+        for name in ("channels_last", "fused", "kernels", "benchmark")
     },
+    "train.compile": None,
+    "train.fast.compile": None,
     "train.batched": "train.fast.batched_forward",
     "train.allocator": ("train.fast.keep_memory", {"keep": True, "system": False}),
     "train.capture": ("train.fast.cuda_graph", {"auto": True, "off": False}),
@@ -177,19 +179,20 @@ class Recipe:
         tables in the text.
         """
         for old in RENAMED:
-            first, last = old.split(".")
-            if last not in mapping(tables.get(first)):
+            *parents, last = old.split(".")
+            table = mapping(_at(tables, parents))
+            if last not in table:
                 continue
 
-            new, value = self._current_setting(old, tables[first][last])
+            new, value = self._current_setting(old, table[last])
             if new == old:
                 continue
 
-            del tables[first][last]
+            del table[last]
             # The current key wins where both are set.
             if new is not None and tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
-                self.overridden[new] = place(self.text, self.origin, (*inside, first, last))
+                self.overridden[new] = place(self.text, self.origin, (*inside, *parents, last))
 
     def check(self) -> Model:
         """Check every key, name and type, and bind the parts.
@@ -518,7 +521,7 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
     return created or key
 
 
-def _at(tables: Any, path: tuple) -> Any:
+def _at(tables: Any, path: Iterable) -> Any:
     for key in path:
         tables = mapping(tables).get(key)
     return tables

@@ -154,8 +154,6 @@ class FastTable(spec.Table):
     benchmark: bool = True  # CUDA: time all algorithms of each convolution and use the fastest
     pin: bool = True  # CUDA: copy the next batch to the device while a step computes
     pipelined: bool = True  # translation: read and write files while the network computes
-    # torch.compile for the losses of each phase; the first steps take minutes
-    compile: bool = False
 
 
 class TrainTable(spec.Table):

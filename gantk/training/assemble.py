@@ -98,7 +98,7 @@ def assemble(
     runtime.broadcast(method.state_dict().values())
     steps = train.steps_in_all(batches.steps_per_epoch)
     engine = runtime.sync_errors(lambda: Engine(method, train, steps, runtime))
-    engine.phases = accelerate(method, engine.phases, runtime, train, engine.notes)
+    accelerate(method, runtime, train)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
 

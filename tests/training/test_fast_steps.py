@@ -1,9 +1,8 @@
-"""Steps that are compiled, recorded or computed twice: training goes where it goes without, or says
-why it does not.
+"""Steps that are recorded or computed twice: training goes where it goes without, or says why it does
+not.
 """
 
 import random
-import re
 
 import pytest
 import torch
@@ -22,14 +21,12 @@ from gantk.recipe.load import load_recipe
 from gantk.testing import MethodContract
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
-from gantk.training.accelerate.compile import compile_phases
 from gantk.training.accelerate.recompute import recompute
 from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
-CASES = [(name, number) for name in sorted(METHODS) for number in range(len(METHODS[name]))]
 
 
 class Sketch(Method):
@@ -70,16 +67,10 @@ def images(step: int = 0, stage: Stage | None = None) -> Batch:
     return Batch(image=torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
 
 
-def sketched(graph=None, rule=adam, steps: int = 14, backend=None, **options) -> Engine:
-    """An engine of the sketch: recorded by `graph`, or compiled by `backend`."""
+def sketched(graph=None, rule=adam, steps: int = 14, **options) -> Engine:
+    """An engine of the sketch, recorded by `graph`."""
     method = CPU.place(Sketch(**options), 2)
-    engine = Engine(method, train_table(rule, schedule=Linear, seed=3), steps, CPU, graph=graph)
-    return compiled(engine, backend) if backend else engine
-
-
-def compiled(engine: Engine, backend) -> Engine:
-    engine.phases = compile_phases(engine.method, engine.phases, engine.notes, backend)
-    return engine
+    return Engine(method, train_table(rule, schedule=Linear, seed=3), steps, CPU, graph=graph)
 
 
 def train(engine: Engine, batch_at=images) -> list[dict]:
@@ -106,128 +97,6 @@ def contract(name: str, options: dict) -> MethodContract:
     return type(
         "Contract", (MethodContract,), {"method": name, "options": options, "classes": classes}
     )()
-
-
-# ---- compiled ------------------------------------------------------------------------------------
-
-
-def notes_of(
-    name: str, number: int, backend: str, steps: int, precision: str = "fp32"
-) -> list[str]:
-    """What is said of a training of the contracts' method whose first compiled steps are compared
-    with plain ones.
-    """
-    tools = contract(name, METHODS[name][number])
-    engine = compiled(
-        tools.engine(tools.build(2), rule=sgd, steps=steps, precision=precision), backend
-    )
-    tools.train(engine, steps)
-    return engine.notes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "number"), CASES)
-def test_every_method_compiles(name, number):
-    """As a whole; a loss that differentiates twice runs operator by operator."""
-    options = METHODS[name][number]
-    notes = notes_of(name, number, "aot_eager", 8 if name == "progan" else 2)
-    if "attention_unet" in str(options):  # torch's tracer takes a starred list for a tuple
-        assert all("pop" in note for note in notes)
-    else:
-        twice = (
-            name == "r3gan"
-            or options.get("adversarial", "wgan_gp" if name == "progan" else None) == "wgan_gp"
-        )
-        assert len(notes) == twice, notes
-        assert all("runs without compilation" in note for note in notes), notes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_real_compiler_goes_where_the_plain_phases_go(precision):
-    assert notes_of("regression", 0, "inductor", steps=2, precision=precision) == []
-
-
-class Lone(Method):
-    """A method of one network."""
-
-    reads = ("image",)
-
-    def __init__(self, network: nn.Module):
-        super().__init__(Geometry(2, (64, 64), {"image": 1}))
-        self.network = network
-
-    def phases(self) -> list[Phase]:
-        return [
-            Phase(
-                "only",
-                (self.network,),
-                lambda batch: {"l2": self.network(batch["image"]).square().mean()},
-            )
-        ]
-
-
-@pytest.mark.slow
-def test_gradients_survive_what_the_tracer_gets_wrong(capfd):
-    """torch 2.11 loses those of functions that write in place, as a U-Net's joints do, and misreads
-    summed kernels.
-    """
-    method = Lone(UNet(1, 1, 2, width=2, depth=2))
-    notes = []
-    (plain,) = method.phases()
-    (phase,) = compile_phases(method, method.phases(), notes, "aot_eager")
-    batch = Batch(image=random_images(2, 1, (64, 64)))
-    weights = list(method.parameters())
-    expected, found = (
-        torch.autograd.grad(each.loss(Batch(batch))["l2"], weights) for each in (plain, phase)
-    )
-
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
-    assert notes == []
-    assert capfd.readouterr().err == ""
-
-
-def wrong(graph, inputs):
-    return lambda *args: [2 * out if isinstance(out, torch.Tensor) else out for out in graph(*args)]
-
-
-def lossy(graph, inputs):
-    """Right values, wrong gradients."""
-    return lambda *args: [
-        out.detach() + 0 * out if isinstance(out, torch.Tensor) and out.requires_grad else out
-        for out in graph(*args)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("backend", "options", "what"),
-    [
-        (
-            "eager",
-            {
-                "spoil": lambda image, progress: (
-                    image if float(image.detach().mean()) < 1e9 else -image
-                )
-            },
-            "",
-        ),
-        (wrong, {}, r"the compiled phase gives different values: losses by \d"),
-        (lossy, {}, "the compiled phase gives different values: gradients by 1"),
-    ],
-    ids=["not at all", "wrong losses", "wrong gradients"],
-)
-def test_uncompilable_steps_run_without_compilation(backend, options, what, capfd):
-    plain, other = (
-        sketched(rule=sgd, steps=4, backend=each, **options) for each in (None, backend)
-    )
-    train(plain)
-    train(other)
-
-    assert re.match(
-        f"train.fast.compile: the phase 'play' runs without compilation: {what}", other.notes[0]
-    )
-    assert capfd.readouterr().err == "", "torch tells it in pages"
-    assert_same(other, plain)
 
 
 # ---- recorded ------------------------------------------------------------------------------------
@@ -334,6 +203,26 @@ def test_nothing_between_two_log_points_makes_the_host_wait(rule):
 
 # ---- computed twice ------------------------------------------------------------------------------
 
+
+class Lone(Method):
+    """A method of one network."""
+
+    reads = ("image",)
+
+    def __init__(self, network: nn.Module):
+        super().__init__(Geometry(2, (64, 64), {"image": 1}))
+        self.network = network
+
+    def phases(self) -> list[Phase]:
+        return [
+            Phase(
+                "only",
+                (self.network,),
+                lambda batch: {"l2": self.network(batch["image"]).square().mean()},
+            )
+        ]
+
+
 DROPPED = {
     "generator": {"name": "unet", "width": 4, "depth": 3, "norm": "batch", "dropout": 0.5},
     "discriminator": {"name": "patchgan", "width": 4, "layers": 3, "spectral": True},
@@ -407,13 +296,8 @@ def test_a_block_that_changes_its_input_stops_with_a_remedy():
         network(random_images(1, 4, (16, 16)) * 2)
 
 
-def test_a_recipe_switches_it_on_and_nothing_is_compiled_then(tiny_recipe):
+def test_a_recipe_switches_it_on(tiny_recipe):
     for on in (False, True):
-        settings = [f"train.recompute={str(on).lower()}", f"train.fast.compile={str(on).lower()}"]
-        engine = assemble(
-            load_recipe(tiny_recipe).override(settings).check(), start("cpu", "fp32")
-        ).engine
+        recipe = load_recipe(tiny_recipe).override({"train.recompute": on})
+        engine = assemble(recipe.check(), start("cpu", "fp32")).engine
         assert any("forward" in module.__dict__ for module in engine.method.modules()) is on
-        assert [note.split(":")[0] for note in engine.notes] == (
-            ["train.fast.compile"] if on else []
-        )

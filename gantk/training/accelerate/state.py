@@ -48,8 +48,8 @@ class TensorState:
 
 class PythonState:
     """Copies of numbers and texts, and of containers of them, among the attributes of a module, its
-    parts and optimizers; and of the random states of Python and NumPy. A CUDA graph or a compiled
-    step would not update them.
+    parts and optimizers; and of the random states of Python and NumPy. A CUDA graph would not update
+    them.
     """
 
     def __init__(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()):

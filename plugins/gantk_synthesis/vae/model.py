@@ -123,7 +123,7 @@ class VAE(Method):
         if self.gan:
             parts += [count if self.fitted else self.code, self.latent - self.code]
 
-        # One call of randn: torch.compile may reorder two.
+        # one call of randn for all
         noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
         code = mean + (0.5 * log_variance).exp() * noise
         if self.fitted:
