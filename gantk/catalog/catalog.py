@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun
 from gantk.files import write_output
-from gantk.formats.files import is_volume, unread_kind
-from gantk.formats.image import Scan
+from gantk.formats.files import is_volume, outline, series_format, unread_kind
+from gantk.formats.image import Image, Scan
 
 Kind = Literal["image", "mask", "version", "other"]
+Source = Path | Scan  # what is read as one image: a file, or the files of a DICOM series
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +40,15 @@ class Row:
         stem: the name without suffix and contrast.
         series: the DICOM series; None for a file.
         line: of the table that lists it.
+
+    Of an image that a run uses:
+
+        letter: of its domain: "a", "b" or "image".
+        key: its name, unique in its domain.
+        position: of a slice in its stack.
+        contrasts: the files of its channels, where these are contrasts.
+        onto: the image onto whose grid it and its mask are resampled.
+        outlines: outlines of its files that were read.
     """
 
     files: tuple[Path, ...]
@@ -56,6 +66,50 @@ class Row:
     stem: str = ""
     series: Scan | None = None
     line: int = 0
+    letter: str = ""
+    key: str = ""
+    position: float | None = None
+    contrasts: dict[str, Path | None] | None = None
+    onto: Source | None = None
+    outlines: dict[Source, Image] = field(default_factory=dict, repr=False)
+
+    def as_json(self, root: Path) -> dict[str, Any]:
+        """What a run records of it, for `of_json`; files below `root` relative to it."""
+        contrasts = self.contrasts or {}
+        recorded = {
+            "domain": self.letter,
+            "files": _texts(self.source, root),
+            "key": self.key,
+            "patient": self.subject,
+            "split": self.split,
+            "label": self.label,
+            "mask": _texts(self.mask, root),
+            "position": self.position,
+            "pair": self.pair,
+            "onto": _texts(self.onto, root),
+            "volume": self.volume,
+            "contrasts": {name: _texts(file, root) for name, file in contrasts.items()},
+        }
+        return {name: value for name, value in recorded.items() if value not in (None, "", [], {})}
+
+    @classmethod
+    def of_json(cls, recorded: Mapping[str, Any], root: Path) -> Row:
+        """The row that a run recorded, with the files below `root`."""
+        source = _source_of(recorded["files"], root)
+        row = cls(source.files, series=source) if isinstance(source, Scan) else cls((source,))
+        row.letter = recorded["domain"]
+        row.key = recorded["key"]
+        row.subject = recorded.get("patient", "")
+        row.split = recorded.get("split", "")
+        row.label = recorded.get("label", "")
+        row.position = recorded.get("position")
+        row.pair = recorded.get("pair", "")
+        row.volume = recorded.get("volume")
+        row.mask = root / recorded["mask"][0] if "mask" in recorded else None
+        row.onto = _source_of(recorded["onto"], root) if "onto" in recorded else None
+        for name, files in recorded.get("contrasts", {}).items():
+            row.contrasts = (row.contrasts or {}) | {name: root / files[0] if files else None}
+        return row
 
     @property
     def path(self) -> Path:
@@ -63,9 +117,55 @@ class Row:
         return self.files[0]
 
     @property
+    def source(self) -> Source:
+        """What `gantk.formats.files.read` reads: its file or series."""
+        return self.series or self.path
+
+    @property
+    def display_path(self) -> Path:
+        """Its file, or the folder of its series."""
+        return self.series.path if self.series else self.path
+
+    @property
+    def files_to_read(self) -> tuple[Path, ...]:
+        """The files that are read for it: its own first, then those of the grid it is resampled
+        onto.
+        """
+        files: list[Path] = []
+        for source in (self.source, *(self.contrasts or {}).values(), self.onto):
+            if isinstance(source, Scan):
+                files += source.files
+            elif source:
+                files.append(source)
+
+        return tuple(dict.fromkeys(files))
+
+    @property
+    def files_with_mask(self) -> tuple[Path, ...]:
+        """The files that are read for it and for its mask."""
+        return (*self.files_to_read, self.mask) if self.mask else self.files_to_read
+
+    @property
+    def outline(self) -> Image:
+        """Its image with zeros as pixels, see `gantk.formats.files.outline`; read once."""
+        return self._outline_of(self.source, self.volume)
+
+    @property
+    def grid(self) -> Image:
+        """The grid of its pixels, from headers; all volumes of one file have the same."""
+        if self.onto:
+            return self._outline_of(self.onto, None if self.volume is None else 0)
+        return self.outline
+
+    def _outline_of(self, source: Source, volume: int | None) -> Image:
+        if source not in self.outlines:
+            self.outlines[source] = outline(source, volume)
+        return self.outlines[source]
+
+    @property
     def is_volume(self) -> bool:
         """Whether its file may hold three axes."""
-        return self.series is not None or len(self.files) > 1 or is_volume(self.path)
+        return bool(self.series or is_volume(self.path) or series_format(self.path))
 
     def scan_below(self, root: Path) -> Scan:
         """What `gantk.formats.files.read` reads, named by its path below `root`."""
@@ -139,9 +239,8 @@ class Catalog(Sequence[Row]):
         """Write these columns of `COLUMNS` as a CSV from which a run reads the same images; paths
         are relative to it where they can be.
         """
-        folder = table.absolute().parent
         names = list(columns)
-        cells = [[COLUMNS[name](row, folder) for name in names] for row in self]
+        cells = [[COLUMNS[name](row, table.parent) for name in names] for row in self]
         write_output(table, csv_text(names, cells).encode())
 
     def of_kind(self, kind: Kind) -> list[Row]:
@@ -170,10 +269,25 @@ class Catalog(Sequence[Row]):
         return found
 
 
+def _texts(source: Source | None, root: Path) -> list[str]:
+    """The paths of a source: a file; or the folder of a series, and its files."""
+    if source is None:
+        return []
+    paths = (source.path, *source.files) if isinstance(source, Scan) else (source,)
+    return [_relative(path, root) for path in paths]
+
+
+def _source_of(texts: Sequence[str], root: Path) -> Source:
+    """The source that `_texts` has written."""
+    place, *files = (root / text for text in texts)
+    return Scan(place, tuple(files), texts[0]) if files else place
+
+
 def _relative(path: Path | None, folder: Path) -> str:
     if path is None:
         return ""
     whole = path.absolute()
+    folder = folder.absolute()
     return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
 

@@ -38,7 +38,7 @@ from gantk.data.split import (
     Splits,
     consequences,
     describe_images,
-    hashes_of_items,
+    hashes_of_rows,
     read_splits,
     split_json,
     split_origin,
@@ -127,7 +127,7 @@ class Data:
         """Take the splits of a run's split.json; returns all records that it names."""
         self.split_description = known.get("how") or ""
         sha256 = _preparation(self.table, present).sha256
-        changed = self._changed_items(known.get("catalog") or (), sha256)
+        changed = self._changed_rows(known.get("catalog") or (), sha256)
         self.splits, self.training, records = read_splits(known["splits"], present, changed, sha256)
         named_ids = {record.id for record in records}
         new = {record.key for record in present if record.id not in named_ids}
@@ -139,12 +139,12 @@ class Data:
 
         return records
 
-    def _changed_items(self, rows: Sequence[Mapping[str, Any]], sha256: Hash) -> list[str]:
-        """The keys of the source's items whose files have other hashes than in these rows."""
-        before = {(row["domain"], row["key"]): row["sha256"] for row in rows}
-        items = getattr(self.source, "items", ()) if rows else ()
-        hashes = zip(items, hashes_of_items(items, sha256), strict=True)
-        return [item.key for item, own in hashes if own != before[item.letter, item.key]]
+    def _changed_rows(self, known: Sequence[Mapping[str, Any]], sha256: Hash) -> list[str]:
+        """The keys of the source's rows whose files have other hashes than are known."""
+        before = {(row["domain"], row["key"]): row["sha256"] for row in known}
+        rows = getattr(self.source, "rows", ()) if known else ()
+        hashes = zip(rows, hashes_of_rows(rows, sha256), strict=True)
+        return [row.key for row, own in hashes if own != before[row.letter, row.key]]
 
     def _fit(self, letter: str, training: list[Record]) -> None:
         """Fit the intensity mapping of a domain to these training images only, and set its number
@@ -448,13 +448,15 @@ class Data:
         listing = split_json(sets, left_out, self.preparation.sha256)
         catalog = self.catalog()
         if catalog is not None:
-            hashes = hashes_of_items(self.source.items, self.preparation.sha256)
+            hashes = hashes_of_rows(self.source.rows, self.preparation.sha256)
             catalog = [row | {"sha256": own} for row, own in zip(catalog, hashes, strict=True)]
         return {"how": self.split_description, "splits": listing, "catalog": catalog}
 
     def catalog(self) -> list[dict[str, Any]] | None:
-        """The items of the source as JSON; None of a source that computes or wraps images."""
-        return self.source.rows() if hasattr(self.source, "rows") else None
+        """The rows of the source as JSON; None of a source that computes or wraps images."""
+        if not hasattr(self.source, "rows"):
+            return None
+        return [row.as_json(self.source.folder) for row in self.source.rows]
 
     def intensity_state(self) -> dict[str, Any]:
         """The fitted mappings, for the checkpoint."""

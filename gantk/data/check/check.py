@@ -234,7 +234,7 @@ def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | 
             scan = Scan(record.files[0], record.files[:1], key)
             readers.setdefault(scan, ("", None))
             continue
-        contrasts = record.file.item.contrasts or ("",)
+        contrasts = record.file.row.contrasts or ("",)
         for scan, contrast in zip(record.file.scans, contrasts, strict=True):
             if scan is None:
                 continue

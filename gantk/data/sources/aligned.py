@@ -10,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.catalog.catalog import Catalog
+from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.layouts import Asked, read_names
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import Item
 from gantk.data.sources.source import Channels, FileSource
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
@@ -61,10 +60,10 @@ class Aligned(FileSource):
         images = io.list_images(self.root, recursive=True)
         return read_names(self.root, images, Asked(patient=self.patient))
 
-    def find_items(self) -> list[Item]:
-        """An item for every picture."""
+    def find_rows(self) -> list[Row]:
+        """A row for every picture."""
         self.doubts = self.catalog.doubts
-        return [self.item_of("image", row) for row in self.catalog.of_kind("image")]
+        return [self.row_of("image", row) for row in self.catalog.of_kind("image")]
 
     def records(self) -> list[Record]:
         """Two paired records for every picture, one for each half."""

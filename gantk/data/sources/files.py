@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
@@ -17,8 +17,7 @@ from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import find_masks
-from gantk.data.sources.pairing import pair_by_name, pair_by_table
-from gantk.data.sources.reader import Item
+from gantk.data.sources.pairing import pair_by_table, pair_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
@@ -161,28 +160,27 @@ class Files(VolumeSource):
             raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
         return kept
 
-    def find_items(self) -> list[Item]:
-        """An item for each image of the domains; UserError where a domain has none."""
+    def find_rows(self) -> list[Row]:
+        """A row for each image of the domains; UserError where a domain has none."""
         wanted = [name for names in self.contrasts.values() for name in names]
-        rows = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
-        found = {row.contrast for row in rows}
+        images = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
+        found = {row.contrast for row in images}
         lacking = [contrast for contrast in wanted if contrast not in found]
         if lacking:
             raise self._no_images(lacking)
-        refuse_numbered_channels(rows, list(dict.fromkeys(wanted)))
-        self.notes = [*self.notes, *self.catalog.notes, *self._passed_over(rows)]
+        refuse_numbered_channels(images, list(dict.fromkeys(wanted)))
+        self.notes = [*self.notes, *self.catalog.notes, *self._passed_over(images)]
         self.doubts = self.catalog.doubts
         if self.several:
-            items = self._items_of_cases(rows)
+            rows = self._rows_of_cases(images)
         else:
-            refuse_folders_of_visits(rows, self.names, self.root)
-            items = self._items_of_rows(rows)
+            refuse_folders_of_visits(images, self.names, self.root)
+            rows = self._rows_of_domains(images)
+            self._set_pairs(rows)
 
         masks = [row.path for row in self.catalog.of_kind("mask") if self.mask]
-        find_masks(items, masks, self.root, self.mask, self.domains, self.onto == "none")
-        if not self.several and len(self.names) == 2:
-            self._set_pairs(items)
-        return items
+        find_masks(rows, masks, self.root, self.mask, self.domains, self.onto == "none")
+        return rows
 
     def _passed_over(self, rows: Sequence[Row]) -> list[str]:
         """A note of images of a domain, of further patients, that the recipe's words or globs leave
@@ -234,37 +232,36 @@ class Files(VolumeSource):
             remedy=f"{remedy}. {FILL_IN_TABLE}",
         )
 
-    def _items_of_rows(self, rows: Sequence[Row]) -> list[Item]:
-        """An item for each image, by domain."""
-        items = []
+    def _rows_of_domains(self, images: Sequence[Row]) -> list[Row]:
+        """The images, by domain."""
+        rows = []
         for number, (letter, contrasts) in enumerate(self.contrasts.items()):
-            for row in rows:
-                if row.contrast == contrasts[0]:
-                    item = self.item_of(letter, row)
-                    item.study = row.pair if row.is_volume else ""
-                    item.volume = self.volumes[number] if self.volumes else row.volume
-                    items.append(item)
-        return items
+            of_domain = [row for row in images if row.contrast == contrasts[0]]
+            for row in map(partial(self.row_of, letter), of_domain):
+                if self.volumes:
+                    row.volume = self.volumes[number]
+                rows.append(row)
+        return rows
 
-    def _items_of_cases(self, rows: Sequence[Row]) -> list[Item]:
-        """An item for each domain and case, with a channel for each contrast; cases without a
-        number are left out where most have one (templates, atlases).
+    def _rows_of_cases(self, images: Sequence[Row]) -> list[Row]:
+        """A row for each domain and case, with a channel for each contrast; cases without a number
+        are left out where most have one (templates, atlases).
         """
         wanted = [name for names in self.contrasts.values() for name in names]
-        cases = Catalog(rows).cases(wanted)
+        cases = Catalog(images).cases(wanted)
         numbered = [case for case in cases if case.is_numbered]
         if 2 * len(numbered) > len(cases):
             cases = numbered
 
-        items = []
+        rows = []
         beside = Counter(case.folder for case in cases)
         for case in cases:
             files = {name: self._only(case, name) for name in wanted if name in case.rows}
             self._expect_one_grid([row.path for row in files.values()])
             key = self._key_of_case(case, alone=beside[case.folder] == 1)
             for letter, contrasts in self.contrasts.items():
-                items += self._items_of_case(letter, contrasts, key, files)
-        return items
+                rows += self._rows_of_case(letter, contrasts, key, files)
+        return rows
 
     def _key_of_case(self, case: Case, alone: bool) -> str:
         """The folder of a case, and its name where it is not `alone` there."""
@@ -272,19 +269,16 @@ class Files(VolumeSource):
         key = folder if alone else f"{folder}/{case.name}".strip("/")
         return key or self.root.resolve().name
 
-    def _items_of_case(
+    def _rows_of_case(
         self, letter: str, contrasts: Sequence[str], key: str, files: Mapping[str, Row]
-    ) -> list[Item]:
-        """The item of a domain and case; none where all of the domain's contrasts lack."""
+    ) -> list[Row]:
+        """The row of a domain and case; none where all of the domain's contrasts lack."""
         present = [files[name] for name in contrasts if name in files]
         if not present:
             return []
-        item = self.item_of(letter, present[0])
-        item.key = key
-        item.study = ""
-        item.contrasts = {name: files[name].path if name in files else None for name in contrasts}
-        item.pair = key if len(self.domains) > 1 else None
-        return [item]
+        paths = {name: files[name].path if name in files else None for name in contrasts}
+        pair = key if len(self.domains) > 1 else ""
+        return [replace(present[0], letter=letter, key=key, pair=pair, contrasts=paths)]
 
     def _only(self, case: Case, contrast: str) -> Row:
         """The only image of a contrast of a case; UserError for two."""
@@ -313,14 +307,18 @@ class Files(VolumeSource):
                 remedy = "first register and resample the files of each patient onto one grid"
                 raise UserError(what, where="data.source.path", remedy=remedy)
 
-    def _set_pairs(self, items: Sequence[Item]) -> None:
-        """Set the pairs of pictures; those of volumes follow from their study."""
-        if self.pairs == "none" or pair_by_table(items, self.root, self.pairs):
-            for item in items:
-                item.study = ""
+    def _set_pairs(self, rows: Sequence[Row]) -> None:
+        """Set the pairs: by a table, of volumes by patient and visit, of pictures by name."""
+        if self.pairs == "none":
+            for row in rows:
+                row.pair = ""
+        if len(self.names) < 2 or self.pairs == "none":
             return
-        others = [item for item in items if not item.study]
-        self.notes = [*self.notes, *pair_by_name(others)]
+        if pair_by_table(rows, self.root, self.pairs):
+            return
+        are_volumes = any(row.is_volume for row in rows)
+        onto = self.onto if are_volumes else "none"
+        self.notes = [*self.notes, *pair_rows(rows, onto, by_name=not are_volumes)]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         self.patients_guessed = self.domains == ("A", "B") and by_names_alone

@@ -7,22 +7,22 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in, one_word, words_of
 from gantk.catalog.domains import GLOB, bare_stem, domain_match, relative_to, split_of
-from gantk.data.sources.reader import Item
 from gantk.errors import UserError
 from gantk.formats.files import difference, stem_of
 
 
 def find_masks(
-    items: Sequence[Item],
+    rows: Sequence[Row],
     masks: Sequence[Path],
     root: Path,
     name: str,
     domains: Sequence[str],
     one_grid: bool = True,
 ) -> None:
-    """Set the mask of items: of the same name in the same patient's folder, else the only one
+    """Set the mask of rows: of the same name in the same patient's folder, else the only one
     beside the only image.
 
     UserError for two masks that fit equally well and, with `one_grid`, for a mask on another grid
@@ -35,25 +35,25 @@ def find_masks(
         alike[_bare_name(mask, name, domains)].append(mask)
         beside[mask.parent].append(mask)
 
-    images = Counter((item.letter, item.display_path.parent) for item in items)
-    for item in items if masks else ():
+    images = Counter((row.letter, row.display_path.parent) for row in rows)
+    for row in rows if masks else ():
         fitting = []
-        for mask in alike[bare_stem(item.stem, domains)]:
+        for mask in alike[bare_stem(row.stem, domains)]:
             folders = relative_to(mask, root).parts[:-1]
             bare = (contrast_in(part, words)[1] for part in folders)
-            if set(item.place) <= {*folders, *bare} and (
-                item.split is None or split_of(folders) in (None, item.split)
+            if set(row.place) <= {*folders, *bare} and (
+                not row.split or split_of(folders) in (None, row.split)
             ):
                 fitting.append(mask)
 
-        own = beside[item.display_path.parent]
-        if not fitting and len(own) == images[item.letter, item.display_path.parent] == 1:
+        own = beside[row.display_path.parent]
+        if not fitting and len(own) == images[row.letter, row.display_path.parent] == 1:
             fitting = own
 
         if fitting:
-            item.mask = _clearest(fitting, item, domains, root)
+            row.mask = _clearest(fitting, row, domains, root)
             if one_grid:
-                expect_one_grid(item.mask, item.display_path)
+                expect_one_grid(row.mask, row.display_path)
 
 
 def expect_one_grid(mask: Path, image: Path) -> None:
@@ -91,19 +91,19 @@ def _bare_name(mask: Path, name: str, domains: Sequence[str]) -> str:
     )
 
 
-def _clearest(masks: Sequence[Path], item: Item, domains: Sequence[str], root: Path) -> Path:
+def _clearest(masks: Sequence[Path], row: Row, domains: Sequence[str], root: Path) -> Path:
     """The mask whose name contains the image's domain, else the one in the nearest folder."""
-    own = domains["ab".index(item.letter)] if item.letter in "ab" else ""
+    own = domains["ab".index(row.letter)] if row.letter in "ab" else ""
 
     def score(mask: Path) -> tuple[int, int]:
         parts = [*relative_to(mask, root).parts[:-1], stem_of(mask)]
         names = {domain for domain in domains for part in parts if domain_match(part, domain) >= 2}
         shared = sum(
-            one == other for one, other in zip(mask.parts, item.display_path.parts, strict=False)
+            one == other for one, other in zip(mask.parts, row.display_path.parts, strict=False)
         )
         return (own in names) - bool(names - {own}), shared
 
     best = max(map(score, masks))
     masks = [mask for mask in masks if score(mask) == best]
-    expect_one_mask(masks, item.display_path)
+    expect_one_mask(masks, row.display_path)
     return masks[0]

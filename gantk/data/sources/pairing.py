@@ -4,31 +4,26 @@ names.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import ALONE, Item, is_volume, mismatch
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import difference, files_below
+from gantk.formats.files import difference, files_below, grids_differ
 
+ALONE = "alone/"  # start of the pair of an image without a partner
+# of the ratio of two pictures' aspect ratios: 1 % at each edge
+ASPECT_TOLERANCE = 0.02
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
 
 
-def _mismatch_if_readable(one: Item, other: Item) -> str:
-    """Their `mismatch`, and "" for a file that cannot be read: reading its pixels reports the error."""
-    try:
-        return mismatch(one, other)
-    except UserError:
-        return ""
-
-
-def pair_by_table(items: Sequence[Item], root: Path, table: str) -> bool:
-    """Set the pairs of items by the CSV `table`, or with "" by one in `root`; returns whether there
-    is one.
+def pair_by_table(images: Sequence[Row], root: Path, table: str) -> bool:
+    """Set the pairs of images by the CSV `table`, or with "" by one in `root`; returns whether
+    there is one.
     """
     csv_path = root / table if (root / table).is_file() else Path(table)
     if table and not csv_path.is_file():
@@ -36,12 +31,12 @@ def pair_by_table(items: Sequence[Item], root: Path, table: str) -> bool:
 
     for path in [csv_path] if table else _tables_in(root):
         try:
-            names, rows = read_rows(path)
+            names, lines = read_rows(path)
         except UserError as error:
-            if table or _lists_pairs(error, items, root):
+            if table or _lists_pairs(error, images, root):
                 raise error.at("data.source.pairs") from error
             continue  # not a table of pairs
-        if rows and _by_rows(items, root, path, names, rows):
+        if lines and _by_lines(images, root, path, names, lines):
             return True
 
     if table:
@@ -57,50 +52,52 @@ def _tables_in(root: Path) -> list[Path]:
     return files_below(root, True, lambda path: path.suffix == ".csv" and path.parent == root)
 
 
-def _lists_pairs(error: UserError, items: Sequence[Item], root: Path) -> bool:
+def _lists_pairs(error: UserError, images: Sequence[Row], root: Path) -> bool:
     """Whether a table without a header names images of both domains in its first line."""
     named = error.images if isinstance(error, NoHeader) else ()
     paths = {(root / name).resolve() for name in named}
-    return len({item.letter for item in items if item.display_path.resolve() in paths}) == 2
+    return len({row.letter for row in images if row.display_path.resolve() in paths}) == 2
 
 
-def _by_rows(
-    items: Sequence[Item],
+def _by_lines(
+    images: Sequence[Row],
     root: Path,
     path: Path,
     names: list[str],
-    rows: list[tuple[int, dict[str, str]]],
+    lines: list[tuple[int, dict[str, str]]],
 ) -> bool:
-    """Set pairs by the rows of a table; returns False where no two columns hold paths of images of
+    """Set pairs by the lines of a table; returns False where no two columns hold paths of images of
     a and b.
     """
-    by_path = {item.display_path.resolve(): item for item in items}
+    by_path = {row.display_path.resolve(): row for row in images}
 
-    def image(row: dict[str, str], column: str) -> Item | None:
-        return by_path.get((root / row.get(column, "")).resolve())
+    def image(cells: dict[str, str], column: str) -> Row | None:
+        return by_path.get((root / cells.get(column, "")).resolve())
 
     columns: dict[str, str] = {}
     for column in names:
-        if item := image(rows[0][1], column):
-            columns.setdefault(item.letter, column)
+        if first := image(lines[0][1], column):
+            columns.setdefault(first.letter, column)
 
     if len(columns) < 2:
         return False
 
-    for line, row in rows:
+    for row in images:
+        row.pair = ""
+    for line, cells in lines:
         pair = []
         for letter, column in sorted(columns.items()):
-            item = image(row, column)
-            if item is None or item.letter != letter or item.pair:
-                if item is None or not item.pair:
+            row = image(cells, column)
+            if row is None or row.letter != letter or row.pair:
+                if row is None or not row.pair:
                     what = f"in the column '{column}' is not an image of this domain"
                 else:
                     what = "is in two pairs"
-                what = f"'{row.get(column, '')}' {what}"
+                what = f"'{cells.get(column, '')}' {what}"
                 raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
 
-            item.pair = row[columns["a"]]
-            pair.append(item)
+            row.pair = cells[columns["a"]]
+            pair.append(row)
 
         one, other = pair
         differs = _mismatch_if_readable(one, other)
@@ -112,57 +109,80 @@ def _by_rows(
     return True
 
 
-def pair_by_name(items: Sequence[Item]) -> list[str]:
-    """Set pairs of images with equal names, if nearly all of the smaller domain have one: a few may
-    be chance, unless the images of each pair lie in one folder, as a patient's do.
+def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:
+    """Keep the `pair` of rows that are registered: one of a and one of b that share it, on one
+    grid or, with `onto`, resampled onto the grid of a or b by their headers.
 
-    An image without an equal name, or on another grid than its namesake, then gets a pair of its
-    own, for which paired methods raise a UserError. Returns notes on images on other grids.
+    `by_name`: they share a name, which means pairs if nearly all of the smaller domain do: a few
+    may be chance, unless the images of each pair lie in one folder, as a patient's do.
+
+    Any other row then gets a pair of its own, for which paired methods raise a UserError; without
+    pairs all rows get "". Returns notes on images of one name on other grids.
     """
-    alike: dict[tuple, list[Item]] = defaultdict(list)
-    for item in items:
-        alike[item.split, item.name].append(item)
+    sharing: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.pair:
+            sharing[row.pair].append(row)
 
-    shared = {name for name, members in alike.items() if _are_registered(members)}
-    names_of_domain = Counter[str]()
-    for members in alike.values():
-        names_of_domain.update({item.letter for item in members})
-
-    smaller = min(names_of_domain["a"], names_of_domain["b"])
-    by_chance = len(shared) < NAMED_ALIKE * smaller
-    in_one_folder = all(
-        len({item.display_path.parent for item in alike[name]}) == 1 for name in shared
-    )
-    if not shared or (by_chance and not in_one_folder):
-        return []
+    pairs: dict[str, tuple[Row, Row]] = {}
+    for pair, members in sharing.items():
+        by_letter = {row.letter: row for row in members}
+        if by_letter.keys() == {"a", "b"} and len(members) == 2:
+            pairs[pair] = by_letter["a"], by_letter["b"]
+    if by_name and _by_chance(rows, pairs.values()):
+        pairs = {}
 
     apart = {}
-    for name in filter(shared.__contains__, alike):
-        differs = _mismatch_if_readable(*alike[name])
+    for pair, (a, b) in pairs.items():
+        grid = {"none": None, "a": a.source, "b": b.source}[onto]
+        differs = "" if grid else _mismatch_if_readable(a, b)
         if differs:
-            apart[name] = differs
+            apart[pair] = differs
+            continue
+        a.onto = b.onto = grid
+        a.outlines = b.outlines = a.outlines | b.outlines
 
-    shared -= apart.keys()
-    for (split, name), members in alike.items():
-        for item in members:
-            if (split, name) in shared:
-                item.pair = "/".join(filter(None, (split, name)))
-            else:
-                item.pair = f"{ALONE}{item.letter}/{split or ''}/{name}"
+    none_found = not pairs if by_name else pairs.keys() == apart.keys()
+    for row in rows:
+        if none_found:
+            row.pair = ""
+        elif row.pair in apart:
+            row.pair = f"{ALONE}{row.letter}/{row.pair}"
+        elif row.pair not in pairs:
+            row.pair = f"{ALONE}{row.letter}/{row.key}"
 
-    if not apart:
+    if not apart or not by_name:
         return []
-    name, differs = next(iter(apart.items()))
-    one, other = (f"'{item.key}'" for item in alike[name])
+    pair, differs = next(iter(apart.items()))
+    one, other = (f"'{row.key}'" for row in pairs[pair])
     return [
         f"{count_noun(apart, 'pair')} by name {'is' if len(apart) == 1 else 'are'} not registered:"
         f" {one} and {other} have different grids, {differs}"
     ]
 
 
-def _are_registered(items: Sequence[Item]) -> bool:
-    """Whether items are one of each domain."""
-    return sorted(item.letter for item in items) == ["a", "b"]
+def _by_chance(rows: Sequence[Row], pairs: Collection[tuple[Row, Row]]) -> bool:
+    """Whether equal names may be chance: few share them, and their images lie in two folders."""
+    names = {letter: {row.pair for row in rows if row.letter == letter} for letter in "ab"}
+    few = len(pairs) < NAMED_ALIKE * min(map(len, names.values()))
+    return few and any(a.display_path.parent != b.display_path.parent for a, b in pairs)
+
+
+def _mismatch_if_readable(one: Row, other: Row) -> str:
+    """How the grids of two images differ, in words; of pictures, their aspect ratios. "" where they
+    can be a registered pair, and for a file that cannot be read: reading its pixels reports that.
+    """
+    try:
+        differs = grids_differ(one.outline, other.outline) or ""
+    except UserError:
+        return ""
+    if differs and not (one.is_volume or other.is_volume):
+        (height, width), (other_height, other_width) = (
+            row.outline.pixels.shape[1:] for row in (one, other)
+        )
+        if abs(height * other_width / (width * other_height) - 1) <= ASPECT_TOLERANCE:
+            return ""
+    return differs
 
 
 def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
@@ -192,7 +212,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         one, other, differs = apart
         remedy = f"resample one onto the grid of the other first, or {unpaired}"
         what = f"'{one}' and '{other}' have one name, but different grids: {differs}"
-        if is_volume(one):
+        if Row((one,)).is_volume:
             what = (
                 f"'{one}' and '{other}' are of one patient, but on different voxel grids: {differs}"
             )
@@ -230,7 +250,7 @@ def _on_different_grids(records: Sequence[Record]) -> tuple[Path, Path, str] | N
     """
     found: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
     for record in records:
-        if record.path and record.subject and is_volume(record.path):
+        if record.path and record.subject and Row((record.path,)).is_volume:
             found[f"patient {record.subject}"][record.domain].add(record.path)
         elif record.path and record.pair and record.pair.startswith(ALONE):
             name = record.pair.split("/", 2)[2]

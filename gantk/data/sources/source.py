@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,8 @@ from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names, domain_letters
 from gantk.data.resample import SamplingGrid
-from gantk.data.sources.reader import ALONE, FileImage, Item, Reader, is_volume, mismatch
+from gantk.data.sources.pairing import pair_rows
+from gantk.data.sources.reader import FileImage, Reader
 from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
 
@@ -46,8 +47,8 @@ class _Defaults:
 
 @dataclass
 class FileSource(_Defaults):
-    """A source of files: its fields are its options; its `records` lists items and passes them to
-    `records_of`.
+    """A source of files: its fields are its options; its `catalog` is what it found, and the rows
+    of its domains become records.
 
     A class method `accepts(path)`, which returns the options for that path, or None, makes it one
     of those that `source_for` tries.
@@ -85,9 +86,9 @@ class FileSource(_Defaults):
 
         self.root = Path(self.path)
         self.folder = self.root  # that keys and the rows of a run are relative to
-        # the rows of a run, which is resumed or evaluated, and the items of `records_of`
+        # of a run, which is resumed or evaluated: its rows as JSON
         self.recorded: Sequence[Mapping[str, Any]] | None = None
-        self.items: list[Item] = []
+        self.rows: Sequence[Row] = ()  # of the records
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
@@ -109,39 +110,27 @@ class FileSource(_Defaults):
         """What the files below the root are, each cell with the rule that filled it."""
         raise NotImplementedError
 
-    def find_items(self) -> list[Item]:
-        """An item for each image of the recipe's domains; UserError where a domain has none."""
+    def find_rows(self) -> list[Row]:
+        """A row for each image of the recipe's domains, with its pair; UserError where a domain has
+        none.
+        """
         letter_of = {name: letter for letter, name in self.names.items()}
         images = self.catalog.of_kind("image")
-        return [self.item_of(letter_of[row.contrast], row) for row in images]
+        rows = [self.row_of(letter_of[row.contrast], row) for row in images]
+        pair_rows(rows, self.onto)
+        return rows
 
-    def item_of(self, letter: str, row: Row) -> Item:
-        """What a row of the catalog says of an image of a domain."""
+    def row_of(self, letter: str, row: Row) -> Row:
+        """A row of the catalog as an image of a domain."""
         key = self.key_of(Path(row.series.name if row.series else row.path))
-        item = Item(letter, row.series or row.path, key, row.subject)
-        item.study = row.pair
-        item.split = row.split or None
-        item.label = row.label or None
-        item.mask = row.mask
-        item.volume = row.volume
-        item.place = row.place
-        item.stem = row.stem
-        return item
+        return replace(row, letter=letter, key=key)
 
-    def records(self) -> list[Record]:
-        """A record for each item, or each plane of it, see `records_of`."""
-        return self.records_of(self.known_items())
-
-    def known_items(self) -> list[Item]:
-        """The items of a run's rows whose files exist; of a new run those of `find_items`."""
+    def known_rows(self) -> list[Row]:
+        """The rows of a run whose files exist; of a new run those of `find_rows`."""
         if self.recorded is None:
-            return self.find_items()
-        items = [Item.of_row(row, self.folder) for row in self.recorded]
-        return [item for item in items if all(map(os.path.exists, item.files_with_mask))]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of a run's catalog, of the items of its records."""
-        return [item.row(self.folder) for item in self.items]
+            return self.find_rows()
+        rows = [Row.of_json(row, self.folder) for row in self.recorded]
+        return [row for row in rows if all(map(os.path.exists, row.files_with_mask))]
 
     def key_of(self, path: Path) -> str:
         """The key of a file: its path relative to the root, if it is below it."""
@@ -171,26 +160,24 @@ class FileSource(_Defaults):
             remedy=f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}",
         )
 
-    def records_of(self, items: Sequence[Item]) -> list[Record]:
-        """One record for every item, or for every plane of it, with pairs by study.
+    def records(self) -> list[Record]:
+        """One record for every row, or for every plane of it.
 
         The `position` of a picture is its index among those of the same domain, patient and split;
         whole volumes have none. UserError where a domain has fewer than two images, so that none
         can be held out.
         """
         records = []
-        pictures: Counter[tuple[str, str, str | None]] = Counter()
-        self.items = list(items)
-        _pair_studies(items, self.onto)
-        for item in items:
-            is_picture = not is_volume(item.source)
-            for plane in self.reader.planes(item, self.planes):
-                position = item.position if plane is None else plane
-                if position is None and is_picture:
-                    stack = (item.letter, item.subject, item.split)
-                    position = item.position = pictures[stack]
+        pictures: Counter[tuple[str, str, str]] = Counter()
+        self.rows = self.known_rows()
+        for row in self.rows:
+            for plane in self.reader.planes(row, self.planes):
+                position = row.position if plane is None else plane
+                if position is None and not row.is_volume:
+                    stack = (row.letter, row.subject, row.split)
+                    position = row.position = pictures[stack]
                     pictures[stack] += 1
-                records.append(self._record(item, plane, position))
+                records.append(self._record(row, plane, position))
 
         for letter, name in sorted(self.names.items()):
             self._expect_two([record.key for record in records if record.domain == letter], name)
@@ -214,26 +201,26 @@ class FileSource(_Defaults):
         error = TooFewImages if keys else NothingFound
         raise error(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
-    def _record(self, item: Item, plane: int | None, position: float | None) -> Record:
+    def _record(self, row: Row, plane: int | None, position: float | None) -> Record:
         tail = "" if plane is None else f"/plane-{plane:03d}"
-        file, *others = item.files
+        file, *others = row.files_to_read
         return Record(
-            domain=item.letter,
-            subject=item.subject,
-            key=item.key + tail,
-            read=partial(self.reader.read, item, plane),
-            pair=None if item.pair is None else item.pair + tail,
+            domain=row.letter,
+            subject=row.subject,
+            key=row.key + tail,
+            read=partial(self.reader.read, row, plane),
+            pair=row.pair + tail if row.pair else None,
             position=None if position is None else float(position),
             path=file,
             others=tuple(others),
-            split=item.split,
-            label=item.label,
-            mask=partial(self.reader.mask, item, plane) if item.mask else None,
-            mask_files=(item.mask,) if item.mask else (),
-            scan=None if plane is None else partial(self.reader.scan, item),
-            scan_key="" if plane is None else item.key,
-            missing=tuple(name for name, each in (item.contrasts or {}).items() if not each),
-            file=FileImage(self.reader, item, plane),
+            split=row.split or None,
+            label=row.label or None,
+            mask=partial(self.reader.mask, row, plane) if row.mask else None,
+            mask_files=(row.mask,) if row.mask else (),
+            scan=None if plane is None else partial(self.reader.scan, row),
+            scan_key="" if plane is None else row.key,
+            missing=tuple(name for name, each in (row.contrasts or {}).items() if not each),
+            file=FileImage(self.reader, row, plane),
         )
 
 
@@ -248,33 +235,6 @@ class VolumeSource(FileSource):
     def sees(self, view: SamplingGrid) -> None:
         """Slice volumes along this plane, at this spacing; called before `records`."""
         self.reader.view = view
-
-
-def _pair_studies(items: Sequence[Item], onto: Onto) -> None:
-    """Set the pairs of items: one of a and one of b of a study, on one grid, or resampled onto one
-    by their headers.
-
-    An item without a partner gets a pair of its own, for which paired methods raise a UserError;
-    without any pair in the data, all items stay without.
-    """
-    studies: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        if item.study:
-            studies[item.study].append(item)
-
-    for study, members in studies.items():
-        members.sort(key=lambda item: item.letter)
-        if [item.letter for item in members] == ["a", "b"]:
-            a, b = members
-            grid = {"none": None, "a": a.source, "b": b.source}[onto]
-            if grid or not mismatch(a, b):
-                a.pair = b.pair = study
-                a.onto = b.onto = grid
-                a.outlines = b.outlines = a.outlines | b.outlines
-
-    if any(item.study and item.pair for item in items):
-        for item in items:
-            item.pair = item.pair or f"{ALONE}{item.letter}/{item.key}"
 
 
 def source_for(path: Path, own: str | None = None) -> dict:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,8 +21,7 @@ from gantk.catalog.image_table import ImageTable
 from gantk.catalog.patients import patients_in_names, unsure
 from gantk.catalog.tables import no_domain
 from gantk.data.preparation import Record
-from gantk.data.sources.pairing import pair_by_name
-from gantk.data.sources.reader import Item, is_volume
+from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import Channels, Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -80,8 +79,8 @@ class Manifest(VolumeSource):
         """A row for each image of the domains."""
         return self.images.read()
 
-    def find_items(self) -> list[Item]:
-        """An item for each image; one UserError lists all wrong cells with their lines."""
+    def find_rows(self) -> list[Row]:
+        """A row for each image; one UserError lists all wrong cells with their lines."""
         table = self.images
         catalog = self.catalog
         self.left_out = {
@@ -90,28 +89,28 @@ class Manifest(VolumeSource):
         self.notes = self._notes()
         self.doubts = []
         has_sets = any(row.split for row in catalog)
-        items = [self._item(row) for row in catalog]
+        rows = [self._row(row) for row in catalog]
         if not table.column_of and not any(table.words):
-            self._expect_one_kind(items)
-        if not any(item.subject for item in items):
-            self._set_patients(items, has_sets)
+            self._expect_one_kind(rows)
+        if not any(row.subject for row in rows):
+            self._set_patients(rows, has_sets)
         if "patient" in table.own_names and not (has_sets or self.patient):
             self._ask_for_patients(catalog)
+        by_name = False
         if "pair" not in table.columns and not table.column_of:
-            for item in items:
-                word = self.names[item.letter], self.words[item.letter]
-                item.stem = item.stem or bare_stem(io.stem_of(item.key), word)
-            self.notes += _pair_slices(items)
-        return items
+            by_name = not any(row.subject for row in rows)
+            self._name_pairs(rows, by_name)
+        self.notes += pair_rows(rows, self.onto, by_name)
+        return rows
 
-    def _item(self, row: Row) -> Item:
-        item = self.item_of(self.letter_of[row.contrast], row)
-        item.key = self.images.key_of(row)
-        if not item.subject and is_volume(item.source):
-            item.subject = self._patient_in(item.key)
+    def _row(self, image: Row) -> Row:
+        row = self.row_of(self.letter_of[image.contrast], image)
+        row.key = self.images.key_of(row)
+        if not row.subject and row.is_volume:
+            row.subject = self._patient_in(row.key)
         with suppress(ValueError):  # it is a word, or empty
-            item.position = float(row.stem)
-        return item
+            row.position = float(row.stem)
+        return row
 
     def expect_said_domain(self) -> None:
         """UserError where a recipe has one domain, the table one column of paths, and no row says a
@@ -154,11 +153,11 @@ class Manifest(VolumeSource):
             )
         return notes
 
-    def _expect_one_kind(self, items: Sequence[Item]) -> None:
+    def _expect_one_kind(self, rows: Sequence[Row]) -> None:
         """UserError where the table says no domain, but the names of its files say another contrast
         than the recipe's domain, or several.
         """
-        said = set().union(*(contrasts_said(Path(item.key)) for item in items))
+        said = set().union(*(contrasts_said(Path(row.key)) for row in rows))
         own = usual_contrast(self.domains[0])
         others = [word for word in said for each in ([own] if own else said) if exclude(word, each)]
         if others:
@@ -172,28 +171,40 @@ class Manifest(VolumeSource):
         stem = io.stem_of(key)
         return contrast_in(stem, words)[1] or Path(key).parent.name or stem
 
-    def _set_patients(self, items: Sequence[Item], has_sets: bool) -> None:
+    def _name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
+        """Set what a pair shares: its name, or the patient where it has one image per domain, else
+        the patient and the slice.
+        """
+        counts = Counter((row.subject, row.letter) for row in rows)
+        for row in rows:
+            word = self.names[row.letter], self.words[row.letter]
+            row.stem = row.stem or bare_stem(io.stem_of(row.key), word)
+            if by_name:
+                row.pair = "/".join(filter(None, (row.split, row.name)))
+            elif row.subject and max(counts[row.subject, letter] for letter in "ab") <= 1:
+                row.pair = row.subject
+            elif row.subject:
+                row.pair = f"{row.subject}/{row.stem}"
+
+    def _set_patients(self, rows: Sequence[Row], has_sets: bool) -> None:
         """Set the patients that the file names say, where the table says none; a doubt where they
         may say some, unless the table gives the split.
         """
         if self.pattern:
-            for item in items:
-                item.subject = patient_of(item.key, self.pattern)
+            for row in rows:
+                row.subject = patient_of(row.key, self.pattern)
             return
 
-        rows = []
-        for item in items:
-            stem = bare_stem(io.stem_of(item.key), tuple(self.words.values()))
-            rows.append(Row((item.display_path,), item.letter, label=item.label or "", stem=stem))
-
-        reading = patients_in_names(rows)
+        words = tuple(self.words.values())
+        named = [replace(row, stem=bare_stem(io.stem_of(row.key), words)) for row in rows]
+        reading = patients_in_names(named)
         if reading is None:
             return
         if reading.sure or self.patient == "names":
-            for item, patient in zip(items, reading.patients, strict=True):
-                item.subject = patient
+            for row, patient in zip(rows, reading.patients, strict=True):
+                row.subject = patient
         elif not has_sets:
-            self.doubts = [*self.doubts, unsure([row.stem for row in rows], reading)]
+            self.doubts = [*self.doubts, unsure([row.stem for row in named], reading)]
 
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
@@ -209,22 +220,3 @@ class Manifest(VolumeSource):
         remedy = "fill in the empty cells. If no patients are known, use --set data.split.by=image"
         error = UserError(what, where="data.source.path", remedy=remedy)
         self.doubts = [*self.doubts, error]
-
-
-def _pair_slices(items: Sequence[Item]) -> list[str]:
-    """Set the study of a table's images, which a pair shares: the patient where it has one image
-    per domain, else the patient and the slice's stem; images of unknown patients are paired by name
-    where nearly all names agree. Returns notes.
-    """
-    if not any(item.subject for item in items):
-        return pair_by_name(items)
-
-    counts = Counter((item.subject, item.letter) for item in items)
-    for item in items:
-        patient = item.subject
-        if patient and counts[patient, "a"] <= 1 and counts[patient, "b"] <= 1:
-            item.study = patient
-        elif patient:
-            item.study = f"{patient}/{item.stem}"
-
-    return []

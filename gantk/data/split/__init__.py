@@ -6,7 +6,7 @@ from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.recorded import (
     Hash,
     describe_images,
-    hashes_of_items,
+    hashes_of_rows,
     read_splits,
     split_json,
 )
@@ -24,7 +24,7 @@ __all__ = [
     "Splits",
     "consequences",
     "describe_images",
-    "hashes_of_items",
+    "hashes_of_rows",
     "read_splits",
     "split_json",
     "split_origin",

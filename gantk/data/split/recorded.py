@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.catalog import Row
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import Item
 from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.split import Splits, consequences
 from gantk.errors import UserError, count_noun
@@ -54,12 +54,12 @@ def split_json(
     return content | {"left_out": [record.id for record in left_out]}
 
 
-def hashes_of_items(items: Sequence[Item], sha256: Hash) -> list[list[str]]:
-    """For each item the SHA-256 of all files that are read for it: those of its series, contrasts
+def hashes_of_rows(rows: Sequence[Row], sha256: Hash) -> list[list[str]]:
+    """For each row the SHA-256 of all files that are read for it: those of its series, contrasts
     and mask, of the grid it is resampled onto, and separate voxels.
     """
     files = [
-        sorted({part for file in item.files_with_mask for part in files_of(file)}) for item in items
+        sorted({part for file in row.files_with_mask for part in files_of(file)}) for row in rows
     ]
     hashes = sha256({file for own in files for file in own})
     return [[hashes[file] for file in own] for own in files]
