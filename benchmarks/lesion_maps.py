@@ -87,7 +87,7 @@ def scaled(pixels: np.ndarray) -> np.ndarray:
 def translate(model: Any, given: np.ndarray, source: str, to: str, kind: str = "") -> list:
     """The translation of a slice, and its map of a kind of uncertainty if one is named."""
     image = nibabel.Nifti1Image(np.ascontiguousarray(given)[..., None], np.eye(4))
-    scans = {source: image} if model.contrasts("b")[1:] else image
+    scans = {source: image} if model.frames["b"].targets[1:] else image
     made = model.translate(scans, to=to, options=TranslateOptions(uncertainty=kind or None))
     parts = made if kind else [made]
     return [np.squeeze(part.get_fdata(dtype=np.float32)) for part in parts]

@@ -479,7 +479,7 @@ def translate(
             options,
             volume,
             say,
-            progress,
+            progress or (lambda share, name: None),
             clip=clip,
             suffix=suffix,
             keep_header=keep_header,

@@ -12,16 +12,7 @@ class OnePipeline(TrainedModel):
     def __init__(self, own: Pipeline, name: str = "same"):
         self.own = own
         self.name = name
-
-    def domain(self, name):
-        return "b"
-
-    def contrasts(self, letter):
-        frame = self.own.frame
-        return (frame.target if letter == "b" else frame.source).split("+")
-
-    def frame(self, letter):
-        return self.own.frame
+        self.frames = {"b": own.frame}
 
     def identity(self):
         return {"name": self.name, "sha256": "0"}

@@ -52,7 +52,7 @@ def thinned(values: np.ndarray) -> np.ndarray:
 def outputs_of_run(run: Path) -> dict[str, np.ndarray]:
     """The results of a run for arrays, tensors with gradients and images with a grid."""
     model = gantk.load(run, device="cpu")
-    frame = model.frame("b")
+    frame = model.frames["b"]
     images = slices(frame.channels)
     if frame.dims == 3:
         images = images.swapaxes(0, 1)[None]

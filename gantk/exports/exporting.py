@@ -104,7 +104,7 @@ class Direction:
             title = f"{model.data.domains[0]} from noise"
         else:
             method = translator.method_of_class(label)
-            frame = translator.frame(self.letter)
+            frame = translator.frames[self.letter]
             self.inputs = (self._images(),)
             title = f"{frame.source} to {frame.target}"
             if label is not None:
@@ -134,7 +134,7 @@ class Direction:
             for record in records[:: max(1, len(records) // count)][:count]:
                 images.append(size_image(data.image(record).numpy(), size, "crop"))
 
-            source = self.translator.frame(self.letter).source
+            source = self.translator.frames[self.letter].source
             self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {source}"
             if len(images) == 1:
                 images.append(np.flip(images[0], -1))

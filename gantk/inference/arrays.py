@@ -15,7 +15,7 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import UNUSABLE, Image, usable
-from gantk.inference.frame import OTHER, Frame, TranslateOptions
+from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.jobs import (
     by_contrast,
     contrasts_to_make,
@@ -64,7 +64,7 @@ def _image(
 ) -> tuple[list[Image], list[Note]]:
     """The results of an image, and the notes about it and them."""
     letter = model.domain(to)
-    frame = model.frame(letter)
+    frame = model.frames[letter]
     if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
         image = replace(image, pixels=frame.as_in_training(image.pixels))
         return model(image, to, options, progress), []
@@ -110,10 +110,10 @@ def _contrasts(
     a dict of results by contrast.
     """
     letter = model.domain(to)
-    frame = model.frame(letter)
-    contrasts = model.contrasts(OTHER[letter])
+    frame = model.frames[letter]
+    contrasts = frame.sources
     values = by_contrast(given, contrasts, "images")
-    targets = model.contrasts(letter)[model.part(letter, to)]
+    targets = frame.targets[frame.part(to)]
     names = targets
     if frame.completes:
         names = contrasts_to_make(targets, values, to, "the input")
@@ -326,7 +326,7 @@ def as_batch(shape: tuple[int, ...], frame: Frame) -> tuple[tuple[int, ...], Any
         )
 
     if batch[1] != frame.channels:
-        names = frame.source.split("+")
+        names = frame.sources
         needs = " and ".join(names) if len(names) == frame.channels else "as in its training"
         plural = "" if batch[1] == 1 else "s"
         remedy = None

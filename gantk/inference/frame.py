@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from gantk.catalog.contrasts import contrast_called
 from gantk.data.masks import RINGING_SHARE, with_dark_background
 from gantk.data.resample import FitMode, Plane
 from gantk.formats.image import Image
@@ -78,6 +79,26 @@ class Frame:
     # whether it makes the contrasts that a patient lacks from those that the patient has
     completes: bool = False
     pipelined: bool = True  # whether files are read and written while the network runs
+
+    @property
+    def sources(self) -> list[str]:
+        """The contrasts of an input, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"."""
+        return self.source.split("+")
+
+    @property
+    def targets(self) -> list[str]:
+        """The contrasts of a result, one channel each."""
+        return self.target.split("+")
+
+    def part(self, to: str | None) -> slice:
+        """The channels of a result that `to` names: that of one contrast, or all if it is not one
+        of several.
+        """
+        called = contrast_called(to, self.targets) if to and len(self.targets) > 1 else None
+        if called is None:
+            return slice(None)
+        place = self.targets.index(called)
+        return slice(place, place + 1)
 
     def as_in_training(self, pixels: np.ndarray) -> np.ndarray:
         """An image (C, *spatial) with a dark background, where the training images had one; the

@@ -65,4 +65,4 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
             rows = neighbour_places(middles, frame.neighbours, len(part))
             outputs.append(prepared(part[rows].flatten(1, 2)))
 
-    return remove_batch_axes(torch.cat(outputs)[:, model.part(letter, to)], batch.kind)
+    return remove_batch_axes(torch.cat(outputs)[:, model.frames[letter].part(to)], batch.kind)

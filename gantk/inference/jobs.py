@@ -1,5 +1,5 @@
-"""What a model translates (`Job`): the rows of a catalog, for models of several contrasts its cases,
-whose images are brought onto one grid.
+"""What a model translates (`Job`) and which files that gives (`Output`): the rows of a catalog, for
+models of several contrasts its cases, whose images are brought onto one grid.
 """
 
 from __future__ import annotations
@@ -31,24 +31,38 @@ from gantk.inference.sidecar import is_generated
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Output:
+    """One file of results.
+
+    Attributes:
+        path: of the file.
+        contrast: what it shows, or whose uncertainty.
+        tail: the end of its name: "-2" of a variant, "_uncertainty" of its map, else "".
+        described: whether sources and score of what is made of a patient are said beside it.
+    """
+
+    path: Path
+    contrast: str
+    tail: str = ""
+    described: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is translated at once, an image or the images of one patient, and where its results lie.
+    """What is translated at once, an image or the images of one patient, and the files of results.
 
     Attributes:
         name: of the input, relative to the input folder.
         candidates: the scans of each contrast, in the model's order; one image of all contrasts is
             that of the model's source domain.
-        target: the path of the result.
-        makes: the contrasts to make and the path of each, where these depend on what a patient has;
-            (): all contrasts of the target domain.
+        outputs: the files of results, of each variant or map one for each contrast.
         place: of a patient's results in the folder of results.
     """
 
     name: str
     candidates: Mapping[str, Sequence[Scan]]
-    target: Path = Path()
-    makes: tuple[tuple[str, Path], ...] = ()
+    outputs: tuple[Output, ...] = ()
     place: Path = Path()
 
     @property
@@ -60,6 +74,11 @@ class Job:
     def files(self) -> list[Path]:
         """All files of the input."""
         return [file for scan in self.scans.values() for file in scan.files]
+
+    @property
+    def makes(self) -> list[str]:
+        """The contrasts that are made."""
+        return list(dict.fromkeys(output.contrast for output in self.outputs))
 
     @property
     def problem(self) -> UserError | None:

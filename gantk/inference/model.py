@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +26,22 @@ MIN_AUROC = 0.65
 
 
 class TrainedModel:
-    """What a run's model and an exported file have in common. They define `domain(name)`, the
-    letter of a domain, and `pipeline(letter, options)`, the Pipeline from native images of the other
-    domain to this one.
+    """What a run's model, an exported file and an ensemble have in common. They define:
+
+    frames: what the network sees of each direction, by the letter of the target domain, the usual
+        direction first.
+    pipeline: `pipeline(letter, options)`, from native images of the other domain to this one.
+    identity: a record that only models of the same weights share.
     """
 
-    domain: Callable[[str | None], str]
+    frames: Mapping[str, Frame]
     pipeline: Callable[..., Pipeline]
-    contrasts: Callable[[str], list[str]]  # of a domain, one channel each
-    frame: Callable[[str], Frame]  # what the network to a domain sees
-    identity: Callable[[], dict[str, str]]  # shared by models of the same weights only
+    identity: Callable[[], dict[str, str]]
     # (n, seed, label) of a run that makes images from noise: (n, C, *size)
     sample: Callable[..., np.ndarray]
     sample_to: Callable[..., list[Path]]  # the same, written to files
+    kind = "run"  # what it was loaded from, for messages
+    for_other_directions: str | None = None  # what to do where it lacks one
 
     def __eq__(self, other: object) -> bool:
         """Whether both are models of one kind with the same weights."""
@@ -49,20 +52,35 @@ class TrainedModel:
     def __hash__(self) -> int:
         return hash(self.identity()["sha256"])
 
-    def part(self, letter: str, to: str | None) -> slice:
-        """The channels of a domain that `to` names: that of one contrast, or all if it is not one
-        of several.
+    def domain(self, name: str | None) -> str:
+        """The letter of the target domain that a name, a contrast or a letter means; None: the usual
+        one. UserError where the model does not make it.
         """
-        contrasts = self.contrasts(letter)
-        called = contrast_called(to, contrasts) if to and len(contrasts) > 1 else None
-        if called is None:
-            return slice(None)
-        place = contrasts.index(called)
-        return slice(place, place + 1)
+        if name is None:
+            return next(iter(self.frames))
+
+        letters = {}
+        allowed: list[str] = []
+        for letter, frame in self.frames.items():
+            letters |= {contrast.lower(): letter for contrast in frame.targets}
+            allowed += [*frame.targets, frame.target]
+        letters |= {frame.target.lower(): letter for letter, frame in self.frames.items()}
+
+        # a name wins over a letter: the first domain may be called B
+        chosen = letters.get(contrast_called(name, [*letters]) or "", name.lower())
+        if chosen not in self.frames:
+            what = f"this {self.kind} cannot generate '{name}'"
+            raise UserError(
+                what,
+                where="--to",
+                allowed=list(dict.fromkeys(allowed)),
+                remedy=self.for_other_directions,
+            )
+        return chosen
 
     def check(self, image: Image, to: str | None = None) -> Checked:
         """Compare an image with the training images of the domain that is translated to `to`."""
-        return check_input(image, self.frame(self.domain(to)))
+        return check_input(image, self.frames[self.domain(to)])
 
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""
@@ -207,10 +225,10 @@ class TrainedModel:
         and its uncertainty.
         """
         letter = self.domain(to)
-        part = self.part(letter, to)
-        names = self.contrasts(letter)
-        if len(names[part]) < len(names):
-            options = replace(options, contrasts=tuple(names[part]))
+        frame = self.frames[letter]
+        part = frame.part(to)
+        if len(frame.targets[part]) < len(frame.targets):
+            options = replace(options, contrasts=tuple(frame.targets[part]))
         pipeline = self.pipeline(letter, options)
         pipeline.check_channels(image)
         return [

@@ -496,7 +496,7 @@ class Pipeline:
     def check_channels(self, image: Image, where: str = "INPUT") -> None:
         """UserError if an image's channels are not those that the model was trained on."""
         channels = self.frame.channels
-        names = self.frame.source.split("+")
+        names = self.frame.sources
         if image.channels != channels:
             remedy = "convert it, or train on images with as many channels"
             if channels == len(names) > 1:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -28,9 +28,10 @@ from gantk.files import make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
-from gantk.inference.frame import OTHER, TranslateOptions
+from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import (
     Job,
+    Output,
     contrasts_to_make,
     expect_sources,
     inputs_below,
@@ -65,63 +66,40 @@ class Clipped:
     limits: str
 
 
-@dataclass(frozen=True)
-class Result:
-    """A file of results before it is written."""
-
-    path: Path
-    image: Image  # with the values that the file holds
-    contrast: str
-    is_uncertainty: bool
-    clipped: Clipped | None  # what was clipped; None where nothing could be
-
-
+@dataclass
 class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
 
-    def __init__(
-        self,
-        model: TrainedModel,
-        to: str | None,
-        options: TranslateOptions,
-        volume: int | None,
-        say: Callable[[str], None],
-        progress: Callable[[float, str], None] | None,
-        *,
-        clip: bool = True,  # whether to clip overshoot
-        suffix: str = "",  # of results; "": the input's
-        keep_header: bool = False,  # whether to copy header texts
-        unjudged: bool = False,  # whether to write an uncertainty that was not found to show errors
-        overwrite: bool = False,  # whether to replace what gantk did not write
-        workers: Callable[..., None] | None = None,  # see `_shared_out`
-        read: Callable[[Scan, int | None], Image] = read,
-    ):
-        self.model = model
-        self.to = to
-        self.options = options
-        self.volume = volume
-        self.say = say
-        self.progress = progress or (lambda share, name: None)
-        self.clip = clip
-        self.suffix = suffix
-        self.keep_header = keep_header
-        self.overwrite = overwrite
-        self.workers = workers
-        self.read = read
-        self.letter = model.domain(to)
+    model: TrainedModel
+    to: str | None
+    options: TranslateOptions
+    volume: int | None
+    say: Callable[[str], None]
+    progress: Callable[[float, str], None] = lambda share, name: None
+    _: KW_ONLY
+    clip: bool = True  # whether to clip overshoot
+    suffix: str = ""  # of results; "": the input's
+    keep_header: bool = False  # whether to copy header texts
+    unjudged: bool = False  # whether to write an uncertainty that was not found to show errors
+    overwrite: bool = False  # whether to replace what gantk did not write
+    workers: Callable[..., None] | None = None  # see `_shared_out`
+    read: Callable[[Scan, int | None], Image] = read
+
+    def __post_init__(self) -> None:
+        model = self.model
+        options = self.options
+        self.letter = model.domain(self.to)
         model.class_to_translate(options.label)  # refuses a wrong class before any file is read
-        self.frame = model.frame(self.letter)
-        self.contrasts = model.contrasts(OTHER[self.letter])
+        self.frame = model.frames[self.letter]
+        self.contrasts = self.frame.sources
         if options.onto and known_contrast(options.onto, self.contrasts) is None:
             what = f"this model has no contrast '{options.onto}'"
             raise UserError(what, where="--onto", allowed=self.contrasts)
-        all_outputs = model.contrasts(self.letter)
-        self.outputs = all_outputs[model.part(self.letter, to)]  # the contrasts to write
-        if self.outputs != all_outputs:
-            self.frame = replace(self.frame, target=self.outputs[0])
+        self.outputs = self.frame.targets[self.frame.part(self.to)]  # the contrasts to write
+        self.frame = replace(self.frame, target="+".join(self.outputs))
         if options.uncertainty:
             model.pipeline(self.letter, options)  # refuses unknown kinds
-            self._expect_judged(options.uncertainty, unjudged)
+            self._expect_judged(options.uncertainty)
             self._say_scale(options.uncertainty)
 
         self.several_contrasts = len(self.contrasts) > 1
@@ -133,7 +111,7 @@ class Translation:
         self.stripped: dict[str, bool | None] = {}  # by job: whether the input is skull-stripped
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
-    def _expect_judged(self, kind: str, unjudged: bool) -> None:
+    def _expect_judged(self, kind: str) -> None:
         """UserError for a kind of uncertainty that does not show the errors of this model, as far as
         was measured; a warning where the user wants it nevertheless.
         """
@@ -149,7 +127,7 @@ class Translation:
                 f" {count_noun(score.n or 0, 'held-out patient')} its AUROC was"
                 f" {score.text()} (0.5 is chance, {MIN_AUROC} is needed)"
             )
-        if unjudged:
+        if self.unjudged:
             self.say(f"warning  {what}")
             return
         remedy = "add --unjudged to write the map nevertheless"
@@ -187,7 +165,7 @@ class Translation:
 
             new = [job for job in jobs if outcomes[job] is None]
             if folder:
-                self.targets = {job.target for job in jobs}
+                self.targets = {output.path for job in jobs for output in job.outputs}
                 for paths in outcomes.values():
                     self.targets.update(paths or ())
 
@@ -216,12 +194,7 @@ class Translation:
             raise UserError(what, where="INPUT", remedy="check the path")
 
         is_table = source.suffix.lower() in (".csv", ".tsv") and source.is_file()
-        if self.several_contrasts and is_table:
-            catalog = read_table(source, self.contrasts)
-            patients = jobs_of_cases(catalog, source.parent, self.contrasts)
-            return self._in_folder(self._jobs(patients, target), source, target), target
-
-        if not source.is_dir():
+        if not source.is_dir() and not (self.several_contrasts and is_table):
             return self._jobs_of_file(source, target), None
 
         if target.is_symlink() and not target.exists():
@@ -232,49 +205,74 @@ class Translation:
             what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")
 
-        catalog = inputs_below(
-            source, target, self.contrasts, stripped=self.frame.stripped and self.several_contrasts
-        )
-        if self.several_contrasts:
-            patients = jobs_of_cases(catalog, source, self.contrasts)
-            scans = [
-                scan for each in patients for found in each.candidates.values() for scan in found
-            ]
-            images = [row for row in catalog if row.kind != "mask"]
-            self._say_unused(images, source, scans, f"--from {self.contrasts[0]}=FILE ...")
-            jobs = self._jobs(patients, target)
-            return self._in_folder(jobs, source, target, catalog), target
+        if not self.several_contrasts:
+            return self._jobs_of_images(source, target)
 
+        if is_table:
+            catalog = read_table(source, self.contrasts)
+            patients = jobs_of_cases(catalog, source.parent, self.contrasts)
+        else:
+            catalog = inputs_below(source, target, self.contrasts, stripped=self.frame.stripped)
+            patients = jobs_of_cases(catalog, source, self.contrasts)
+            found = [scans for each in patients for scans in each.candidates.values()]
+            images = [row for row in catalog if row.kind != "mask"]
+            self._say_unused(images, source, sum(found, []), f"--from {self.contrasts[0]}=FILE ...")
+        jobs = self._with_outputs(patients, target)
+        return self._in_folder(jobs, source, target, catalog), target
+
+    def _jobs_of_images(self, source: Path, target: Path) -> tuple[list[Job], Path | None]:
+        """The jobs of a folder for a model of one contrast; a DICOM series is one input."""
+        catalog = inputs_below(source, target, self.contrasts)
         rows = rows_of_one(catalog, self.contrasts[0])
         scans = list(dict.fromkeys(row.scan_below(source) for row in rows))
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
             if suffix_of(target) not in files.formats():
                 target = _with_suffix(target, self.suffix)
-            return [self._job_of_scan(scans[0], target, source.name)], None
+            return [self.job_of(scans[0], target, source.name)], None
 
         self._say_unused(catalog, source, scans, "INPUT")
-        jobs = [self._job_of_scan(scan, target / scan.name, scan.name) for scan in scans]
+        jobs = []
+        for scan in scans:
+            path = _with_suffix(target / scan.name, self.suffix)
+            jobs.append(self.job_of(scan, path, scan.name))
         return self._in_folder(jobs, source, target, catalog), target
 
     def _jobs_of_file(self, source: Path, target: Path) -> list[Job]:
         """The job of one file to a file, or into a folder, where a plugin may name the result."""
-        scan = Scan(source, (source,), source.name)
-        job = self._job_of_scan(scan, _target_file(source, target, self.suffix), source.name)
-        return [job] if job.target == target else self._name_results([job], target)
+        path = _target_file(source, target, self.suffix)
+        job = self.job_of(Scan(source, (source,), source.name), path, source.name)
+        return [job] if path == target else self._name_results([job], target)
 
-    def _job_of_scan(self, scan: Scan, target: Path, name: str) -> Job:
-        """The job of one image, which holds all contrasts."""
-        return Job(name, {self.frame.source: [scan]}, target)
+    def job_of(self, scan: Scan, target: Path, name: str) -> Job:
+        """The job of one image, which holds all contrasts, to the file `target`."""
+        return Job(name, {self.frame.source: [scan]}, self.outputs_at(target))
+
+    def outputs_at(self, target: Path) -> tuple[Output, ...]:
+        """The results of a job that makes all contrasts of the target domain: at `target`, or one
+        beside it for each contrast.
+        """
+        if len(self.outputs) == 1:
+            return self._outputs({self.outputs[0]: target})
+        return self._outputs({name: _with_tail(target, f"_{name}") for name in self.outputs})
+
+    def _outputs(self, paths: Mapping[str, Path], *, described: bool = False) -> tuple[Output, ...]:
+        """The results of a job, with the path of each contrast."""
+        outputs = []
+        for tail in self._tails:
+            for contrast, path in paths.items():
+                is_described = described and tail != "_uncertainty"
+                outputs.append(Output(_with_tail(path, tail), contrast, tail, is_described))
+        return tuple(outputs)
 
     def _jobs_of_patient(self, patient: Job, target: Path) -> list[Job]:
         """The job of files that are named by contrast to a file, or into a folder."""
+        jobs = self._with_outputs([patient], target)
         is_file = files.is_image(target) and not target.is_dir()
         if not is_file:
-            jobs = self._jobs([patient], target)
-            return self._name_results(self._with_suffixes(jobs), target)
+            return self._name_results(jobs, target)
 
-        (job,) = self._jobs([patient], target.parent)
-        made = [contrast for contrast, _ in job.makes] or self.outputs
+        (job,) = jobs
+        made = job.makes
         if len(made) > 1:
             raise UserError(
                 f"{' and '.join(made)} would be made, but OUTPUT is one file",
@@ -288,8 +286,8 @@ class Translation:
             raise UserError(
                 "OUTPUT is one of the inputs", where=str(target), remedy="name another file"
             )
-        makes = tuple((contrast, target) for contrast, _ in job.makes)
-        return [replace(job, target=target, makes=makes)]
+        outputs = self._outputs({made[0]: target}, described=self.frame.completes)
+        return [replace(job, outputs=outputs)]
 
     def _say_unused(
         self, catalog: Sequence[Row], source: Path, used: Sequence[Scan], how: str
@@ -305,10 +303,12 @@ class Translation:
                 f" it: {how})"
             )
 
-    def _jobs(self, patients: Sequence[Job], target: Path) -> list[Job]:
-        """The jobs of the patients with their targets; UserError where nothing is to be made of any."""
+    def _with_outputs(self, patients: Sequence[Job], target: Path) -> list[Job]:
+        """The jobs of the patients with their results below the folder `target`; UserError where
+        nothing is to be made of any.
+        """
         if not self.frame.completes:
-            return [self._job_of_domain(patient, target) for patient in patients]
+            return [self._with_domain(patient, target) for patient in patients]
 
         jobs = []
         complete: dict[str, UserError] = {}  # why nothing is made, by patient
@@ -326,8 +326,11 @@ class Translation:
                     self.notes["note", line].append(patient.name)
 
             folder = target / patient.place
-            makes = tuple((name, folder / patient.result_name(name)) for name in names)
-            jobs.append(replace(patient, target=makes[0][1], makes=makes))
+            paths = {
+                name: _with_suffix(folder / patient.result_name(name), self.suffix)
+                for name in names
+            }
+            jobs.append(replace(patient, outputs=self._outputs(paths, described=True)))
 
         if not jobs:
             raise complete.popitem()[1]
@@ -336,28 +339,20 @@ class Translation:
             self.say(f"note     left out, because no contrast is missing{listed}")
         return jobs
 
-    def _job_of_domain(self, patient: Job, target: Path) -> Job:
+    def _with_domain(self, patient: Job, target: Path) -> Job:
         """The job that makes the target domain of a patient, in a file named after folder and
         domain.
         """
         first = next(iter(patient.scans.values())).path
         domain = self.frame.target.replace("+", "-")
         name = f"{first.parent.name}_{domain}{suffix_of(first)}"
-        return replace(patient, target=target / patient.place.parent / name)
-
-    def _with_suffixes(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs with results of the chosen format."""
-        renamed = []
-        for job in jobs:
-            makes = tuple((name, _with_suffix(path, self.suffix)) for name, path in job.makes)
-            renamed.append(replace(job, target=_with_suffix(job.target, self.suffix), makes=makes))
-        return renamed
+        path = _with_suffix(target / patient.place.parent / name, self.suffix)
+        return replace(patient, outputs=self.outputs_at(path))
 
     def _in_folder(
-        self, jobs: Sequence[Job], source: Path, target: Path, catalog: Sequence[Row] = ()
+        self, jobs: Sequence[Job], source: Path, target: Path, catalog: Sequence[Row]
     ) -> list[Job]:
         """The jobs of the folder or table `source`, named for the folder `target`."""
-        jobs = self._with_suffixes(jobs)
         jobs = self._name_results(jobs, target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is not a folder"
@@ -387,14 +382,17 @@ class Translation:
         if not self.layout:
             return list(jobs)
 
-        self.folder = target
         named = []
         left_out = []
         for job in jobs:
-            name = self.layout.name(job.files, "", self.frame.target)
-            if name:
-                path = target / f"{name}{suffix_of(job.target)}"
-                named.append(replace(job, target=path))
+            outputs = []
+            for output in job.outputs:
+                name = self.layout.name(job.files, output.tail, output.contrast)
+                if name:
+                    path = target / f"{name}{suffix_of(output.path)}"
+                    outputs.append(replace(output, path=path))
+            if outputs:
+                named.append(replace(job, outputs=tuple(outputs)))
             else:
                 left_out.append(job.name)
 
@@ -437,7 +435,7 @@ class Translation:
         """What two calls must have in common, so that one's results are the other's."""
         example = self.options.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        whole_domain = self.outputs == self.model.contrasts(self.letter)
+        whole_domain = self.frame.target == self.model.frames[self.letter].target
         return {
             "to": self.letter if whole_domain else self.frame.target,
             "volume": self.volume,
@@ -451,7 +449,7 @@ class Translation:
 
     def _sweep(self, jobs: Sequence[Job], folder: Path | None) -> None:
         """Delete what killed calls left half-written beside the results."""
-        places = {job.target.parent for job in jobs}
+        places = {output.path.parent for job in jobs for output in job.outputs}
         if folder:
             places |= {folder, folder.absolute().parent}
         for place in places:
@@ -459,11 +457,7 @@ class Translation:
 
     def _expect_possible_names(self, jobs: Sequence[Job]) -> None:
         """UserError where two results would have one name, or one a name that no disk holds."""
-        paths: Counter[Path] = Counter()
-        for job in jobs:
-            for tail in self._tails:
-                paths.update(self._path(job, tail, part) for part in self._parts(job))
-
+        paths = Counter(output.path for job in jobs for output in job.outputs)
         for path, count in paths.items():
             if count > 1:
                 what = f"{count} images would be written to the same file '{path.name}'"
@@ -483,18 +477,15 @@ class Translation:
         """UserError where results of these jobs would replace what gantk did not write."""
         paths = []
         for job in jobs:
-            for tail in self._tails:
-                for part in self._parts(job):
-                    path = self._path(job, tail, part)
-                    paths.append(path)
-                    if self._has_sidecar(job, path, tail):
-                        paths.append(files.sidecar_of(path))
+            for output in job.outputs:
+                paths.append(output.path)
+                if self._has_sidecar(output):
+                    paths.append(files.sidecar_of(output.path))
         files.expect_writable(paths, self.overwrite)
 
-    def _has_sidecar(self, job: Job, path: Path, tail: str) -> bool:
+    def _has_sidecar(self, output: Output) -> bool:
         """Whether a JSON file beside a result describes it."""
-        described = bool(job.makes) and tail != "_uncertainty"
-        return files.is_image(path) and (bool(self.layout) or described)
+        return files.is_image(output.path) and (bool(self.layout) or output.described)
 
     def _say_notes(self) -> None:
         """Say the notes that were kept, each with the images that it applies to."""
@@ -655,7 +646,7 @@ class Translation:
         def report(done: int, total: int) -> None:
             self.progress(begun + done / total / jobs, job.name)
 
-        spill = next(folder for folder in job.target.absolute().parents if folder.is_dir())
+        spill = next(folder for folder in job.outputs[0].path.absolute().parents if folder.is_dir())
         # now, because the image may be overwritten
         check = None
         if self._is_one_image(job):
@@ -666,8 +657,8 @@ class Translation:
 
         own = replace(image, own=True, spill=spill)
         options = self.options
-        if job.makes:
-            options = replace(options, contrasts=tuple(self._parts(job)))
+        if job.makes != self.outputs:
+            options = replace(options, contrasts=tuple(job.makes))
         self._note_scores(job)
         made = self.model(own, self.to, options, report)
         if check:
@@ -677,7 +668,7 @@ class Translation:
 
     def _note_scores(self, job: Job) -> None:
         """Say how good what is made of a patient is on held-out patients with the same contrasts."""
-        for contrast, _ in job.makes:
+        for contrast in dict.fromkeys(each.contrast for each in job.outputs if each.described):
             given = [*self._sources_of(job, contrast)]
             score = self.model.case_score(given, contrast)
             if score:
@@ -702,87 +693,72 @@ class Translation:
             return [f"-{number}" for number in range(1, self.options.variants + 1)]
         return ["", "_uncertainty"] if self.options.uncertainty else [""]
 
-    def _parts(self, job: Job) -> list[str]:
-        """The contrasts of the results of a job; [""] if the target domain has only one."""
-        if job.makes:
-            return [contrast for contrast, _ in job.makes]
-        return self.outputs if len(self.outputs) > 1 else [""]
-
-    def _path(self, job: Job, tail: str, contrast: str) -> Path:
-        """The path of a result; `contrast` is "" if it is the only one."""
-        if self.layout:
-            name = self.layout.name(job.files, tail, contrast or self.frame.target)
-            return self.folder / f"{name}{suffix_of(job.target)}"
-        target = dict(job.makes).get(contrast)
-        if target is None:
-            target = job.target
-            tail += f"_{contrast}" if contrast else ""
-
-        stem = _stem(target)
-        # "scan-1.nii.gz"
-        return target.with_name(f"{stem}{tail}{target.name[len(stem) :]}")
-
     def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
         """Write the results of a job, one file for each contrast; returns their paths."""
-        made = []
-        for tail, result in zip(self._tails, results, strict=True):
-            for contrast, pixels in self._contrasts_of(result, job):
-                image = replace(result, pixels=pixels, keep_header=self.keep_header)
-                made.append(self._as_file(job, image, contrast, tail))
-
-        written = [each.path for each in made]
+        made = [self._as_file(job, output, results) for output in job.outputs]
+        written = [output.path for output, _, _ in made]
         files.expect_writable(written, self.overwrite)
         for path in written[1:]:  # deletes what an earlier call has left of these
-            files.writer_of(path, made[0].image).withdraw(path)
+            files.writer_of(path, made[0][1]).withdraw(path)
 
-        for each in made:
-            self._write_file(job, each)
-            if each.clipped:
-                self.clipped.append(each.clipped)
+        for output, image, clipped in made:
+            self._write_file(job, output, image)
+            if clipped:
+                self.clipped.append(clipped)
 
         if ledger:
             ledger.add(job, written)
 
         return written
 
-    def _as_file(self, job: Job, image: Image, contrast: str, tail: str) -> Result:
-        """A result as its file will hold it; `contrast` is "" if it is the only one."""
-        path = self._path(job, tail, contrast)
-        if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
-            image = self._for_other_format(path, image, job)
-        clipped = None
-        if self.clip:
-            path, image, clipped = self._fit_to_file(path, image, job)
-        is_uncertainty = tail == "_uncertainty"
-        return Result(path, image, contrast or self.frame.target, is_uncertainty, clipped)
+    def _as_file(
+        self, job: Job, output: Output, results: Sequence[Image]
+    ) -> tuple[Output, Image, Clipped | None]:
+        """A result with its image as the file will hold it, and what was clipped of it."""
+        result = results[self._tails.index(output.tail)]
+        pixels = result.pixels
+        if len(self.outputs) > 1:
+            place = self.outputs.index(output.contrast)
+            pixels = pixels[place : place + 1]
 
-    def _write_file(self, job: Job, result: Result) -> None:
+        image = replace(result, pixels=pixels, keep_header=self.keep_header)
+        if self.suffix and suffix_of(output.path) != suffix_of(job.files[0]):
+            image = self._for_other_format(output.path, image, job)
+        if not self.clip:
+            return output, image, None
+        return self._fit_to_file(output, image, job)
+
+    def _write_file(self, job: Job, output: Output, image: Image) -> None:
         """Write one result; a plugin that names results is told before and after."""
-        path = result.path
-        contrast = result.contrast
+        path = output.path
+        contrast = output.contrast
         make_folder(path.parent)
         sources = [scan.path for scan in self._sources_of(job, contrast).values()]
         if hasattr(self.layout, "keep_facts"):
-            self.layout.keep_facts(path, self._facts(job, result), self._grid_of(job))
+            self.layout.keep_facts(path, self._facts(job, output), self._grid_of(job))
         if hasattr(self.layout, "before_writing"):
             self.layout.before_writing(path, sources, contrast)
 
-        description = f"uncertainty of {contrast}" if result.is_uncertainty else contrast
-        files.write(path, result.image, description, overwrite=self.overwrite)
+        is_uncertainty = output.tail == "_uncertainty"
+        description = f"uncertainty of {contrast}" if is_uncertainty else contrast
+        files.write(path, image, description, overwrite=self.overwrite)
         if self.layout:
             self.layout.after_writing(path, sources, contrast)
-        elif job.makes and files.is_image(path) and not result.is_uncertainty:
-            write_sidecar(path, sources, self._model_identity, self._facts(job, result))
+        elif self._has_sidecar(output):
+            write_sidecar(path, sources, self._model_identity, self._facts(job, output))
 
-    def _facts(self, job: Job, result: Result) -> dict[str, Any]:
+    def _facts(self, job: Job, output: Output) -> dict[str, Any]:
         """What the JSON file beside a result says of it."""
-        given = [*self._sources_of(job, result.contrast)]
+        given = [*self._sources_of(job, output.contrast)]
         score = None
-        if job.makes and not result.is_uncertainty:
-            score = self.model.case_score(given, result.contrast)
-        identity = self._model_identity
+        if output.described:
+            score = self.model.case_score(given, output.contrast)
         facts = facts_of(
-            result.contrast, given, identity, score, is_uncertainty=result.is_uncertainty
+            output.contrast,
+            given,
+            self._model_identity,
+            score,
+            is_uncertainty=output.tail == "_uncertainty",
         )
         stripped = self.stripped.get(job.name)
         return facts if stripped is None else facts | {"SkullStripped": stripped}
@@ -804,16 +780,6 @@ class Translation:
         onto = known_contrast(self.options.onto, scans) if self.options.onto else None
         return scans[onto or next(iter(scans))].path
 
-    def _contrasts_of(self, result: Image, job: Job) -> list[tuple[str, np.ndarray]]:
-        """(contrast, pixels) for each file of a result; "" if the contrast is the only one."""
-        if job.makes:
-            parts = zip(self.outputs, result.pixels, strict=True)
-            channel = {name: pixels[None] for name, pixels in parts}
-            return [(name, channel[name]) for name in self._parts(job)]
-        if len(self.outputs) == 1 or result.channels != len(self.outputs):
-            return [("", result.pixels)]
-        return list(zip(self.outputs, result.pixels[:, None], strict=True))
-
     @cached_property
     def _range(self) -> tuple[float, float, bool]:
         """The least and the largest value of the target's training images, and whether these were
@@ -830,14 +796,15 @@ class Translation:
         return min(ends), max(ends), True
 
     def _fit_to_file(
-        self, path: Path, image: Image, job: Job
-    ) -> tuple[Path, Image, Clipped | None]:
-        """Clip overshoot to the whole numbers that a file holds; returns path, image, and what was
-        clipped.
+        self, output: Output, image: Image, job: Job
+    ) -> tuple[Output, Image, Clipped | None]:
+        """Clip overshoot to the whole numbers that a file holds; returns result, image, and what
+        was clipped.
 
         If these cannot hold the target's range either, a file in a folder becomes a TIFF; else
         UserError.
         """
+        path = output.path
         limits = files.writer_of(path, image).limits(path, image)
         low, high, whole = _own_range(image) if image.own_scale else self._range
         needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
@@ -846,10 +813,10 @@ class Translation:
             if holds_range and (most == np.inf or not needs_floats):
                 break
         else:
-            return self._as_tiff(path, image, job)
+            return self._as_tiff(output, image, job)
 
         if most == np.inf:
-            return path, image, None
+            return output, image, None
 
         rounded = np.rint(image.pixels)
         clipped = Clipped(
@@ -859,7 +826,7 @@ class Translation:
             high=float(image.pixels.max()),
             limits=f"{least:g} .. {most:g}",
         )
-        return path, replace(image, pixels=np.clip(rounded, least, most)), clipped
+        return output, replace(image, pixels=np.clip(rounded, least, most)), clipped
 
     def _for_other_format(self, path: Path, image: Image, job: Job) -> Image:
         """An image for a file of another format than its input, without the type of the input.
@@ -892,10 +859,13 @@ class Translation:
         dtype = np.dtype(np.uint8 if most <= MAX_OF_BYTE else np.uint16)
         return replace(written, pixels=pixels, dtype=dtype, own_scale=True)
 
-    def _as_tiff(self, path: Path, image: Image, job: Job) -> tuple[Path, Image, Clipped | None]:
-        """What `_fit_to_file` returns for a TIFF in place of `path`, whose format cannot hold the
+    def _as_tiff(
+        self, output: Output, image: Image, job: Job
+    ) -> tuple[Output, Image, Clipped | None]:
+        """What `_fit_to_file` returns for a TIFF in place of a file whose format cannot hold the
         range; UserError where the user has asked for this format or file.
         """
+        path = output.path
         low, high, _ = self._range
         what = (
             f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
@@ -909,7 +879,7 @@ class Translation:
 
         self.targets.add(tiff)
         self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
-        return self._fit_to_file(tiff, replace(image, dtype=None), job)
+        return self._fit_to_file(replace(output, path=tiff), replace(image, dtype=None), job)
 
     def _in_colours_of_model(self, image: Image, job: Job) -> Image:
         """A picture in gray for a model of gray ones, and in colour for one of colour ones."""
@@ -965,7 +935,8 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
     for job, error in errors.items():
         message = f"{job.files[0]}: {error or type(error).__name__}"
         text = message
-        for name in (str(job.files[0]), str(job.target), job.target.name):
+        path = job.outputs[0].path
+        for name in (str(job.files[0]), str(path), path.name):
             text = text.replace(name, "")
         text = re.sub(r"-?\d[\d.]*", "", text)
         messages.setdefault(text, message)
@@ -1021,6 +992,12 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
 def _with_suffix(path: Path, suffix: str) -> Path:
     """`scan.png` with the suffix ".nii.gz" is `scan.nii.gz`; without one it is left as it is."""
     return path.with_name(_stem(path) + suffix) if suffix else path
+
+
+def _with_tail(path: Path, tail: str) -> Path:
+    """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
+    stem = _stem(path)
+    return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")
 
 
 def _stem(path: Path) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.contrasts import contrast_called
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.preparation import middle_slice
@@ -120,33 +119,6 @@ class Translator(TrainedModel):
             model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed")
         )
 
-    def domain(self, name: str | None) -> str:
-        """The letter of a domain's human name; None: the first that the method can produce."""
-        directions = self.method.directions()
-        if name is None:
-            if not directions:
-                self.method.translate(torch.empty(0), "b")  # raises
-            return directions[0]
-
-        names = dict(zip("ab", self.model.data.domains, strict=False))
-        allowed = []
-        letters = {}
-        for letter in directions:
-            allowed += [*self.contrasts(letter), names[letter]]
-            for contrast in self.contrasts(letter):  # one of several
-                letters[contrast.lower()] = letter
-
-        for letter in directions:
-            letters[names[letter].lower()] = letter
-
-        # a name wins over a letter: the first domain may be called B
-        chosen = letters.get(contrast_called(name, [*letters]) or "", name.lower())
-        if chosen not in directions:
-            what = f"this run cannot generate '{name}'"
-            raise UserError(what, where="--to", allowed=list(dict.fromkeys(allowed)))
-
-        return chosen
-
     def identity(self) -> dict[str, str]:
         """A record that two translations share only if they used the same weights."""
         try:
@@ -173,21 +145,25 @@ class Translator(TrainedModel):
         number = self.class_to_translate(label)
         return self.method if number is None else self.method.of_class(number)
 
-    def contrasts(self, letter: str) -> list[str]:
-        """The contrasts of a domain, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"; of other
-        domains its name.
-        """
-        return self.model.data.domains[0 if letter in ("a", "image") else 1].split("+")
+    @cached_property
+    def frames(self) -> dict[str, Frame]:  # type: ignore[override]
+        """The frame of each direction; UserError for a method from noise."""
+        directions = self.method.directions()
+        if not directions:
+            self.method.translate(torch.empty(0), "b")  # raises
+        return {letter: self._frame(letter) for letter in directions}
 
-    def frame(self, letter: str) -> Frame:
-        """The frame of the direction that ends in the domain `letter`."""
+    def _frame(self, letter: str) -> Frame:
         data = self.model.data
         table = self.model.translate
         source, target = data.domains[0], data.domains[-1]
         if letter != "b":
             source, target = target, source
 
-        completes = self._completes(letter)
+        # each contrast is made from the others
+        targets = target.split("+")
+        shared = set(source.split("+")) & set(targets)
+        completes = self.method.hides and len(targets) > 1 and bool(shared)
         values = {}
         if self.values:
             values = {"source": self.values[OTHER[letter]], "target": self.values[letter]}
@@ -214,13 +190,6 @@ class Translator(TrainedModel):
             pipelined=self.model.train.fast.pipelined,
         )
 
-    def _completes(self, letter: str) -> bool:
-        """Whether the method makes contrasts of one domain from each other, some of them missing."""
-        sources = self.contrasts(OTHER[letter])
-        targets = self.contrasts(letter)
-        shared = set(sources) & set(targets)
-        return self.method.hides and len(targets) > 1 and bool(shared)
-
     def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
         """The pipeline from native images of the other domain to this one; the last one is cached
         for many files.
@@ -240,7 +209,7 @@ class Translator(TrainedModel):
         network = self._network(letter, options)
         if self._posts.steps:
             network = partial(self._with_post_steps, network, letter, maps)
-        frame = self.frame(letter)
+        frame = self.frames[letter]
         if self._posts.whole:
             frame = replace(frame, batch=SLICES_PER_POST_BATCH)
 
@@ -295,7 +264,7 @@ class Translator(TrainedModel):
     def _direction(self, source: str, to: str) -> str:
         """The letter of `to`, which is made from the domain `source`."""
         letter = self.domain(to)
-        expected = self.frame(letter).source
+        expected = self.frames[letter].source
         if source.lower() != expected.lower():
             raise UserError(f"'{to}' is not made from '{source}'", allowed=[expected])
         return letter
@@ -395,7 +364,7 @@ class Translator(TrainedModel):
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
         # from the style's domain
         own = self.intensity[letter]
-        pipeline = Pipeline(self.frame(OTHER[letter]), own, own, lambda seen: seen)
+        pipeline = Pipeline(self.frames[OTHER[letter]], own, own, lambda seen: seen)
         pipeline.check_channels(image, "--style")
         pixels = image.pixels
         data = self.model.data

@@ -23,7 +23,7 @@ from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image, Scan
-from gantk.inference.frame import OTHER, TranslateOptions
+from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import Job, stack_contrasts
 from gantk.inference.translation import Translation, with_channels
 from gantk.inference.translator import Translator
@@ -191,10 +191,11 @@ class WrittenTranslations:
         with TemporaryDirectory() as folder:
             is_series = present.files != (present.path,)
             target = Path(folder) / ("series" if is_series else present.path.name)
-            translation.targets = {target}  # as of a folder: .tif where PNG cannot hold the values
-            outcome, _, _ = translation.translate_one(
-                Job(present.name, {name: [scan] for name, scan in scans.items()}, target)
-            )
+            outputs = translation.outputs_at(target)
+            # as of a folder: .tif where PNG cannot hold the values
+            translation.targets = {output.path for output in outputs}
+            candidates = {name: [scan] for name, scan in scans.items()}
+            outcome, _, _ = translation.translate_one(Job(present.name, candidates, outputs))
             if isinstance(outcome, NotFinite):
                 return None
             if isinstance(outcome, Exception):
@@ -209,7 +210,7 @@ class WrittenTranslations:
         if key not in self._translations:
             options = TranslateOptions(label=label)
             self._translations[key] = Translation(
-                *(self.translator, self._name(to), options, file.volume, lambda line: None, None),
+                *(self.translator, self._name(to), options, file.volume, lambda line: None),
                 read=file.reader.kept.read,
             )
         return self._translations[key]
@@ -219,18 +220,18 @@ class WrittenTranslations:
 
     def _scans_of(self, file: FileImage, to: str) -> dict[str, Scan]:
         """The scan of each contrast that a record has; one image of all is that of the source."""
-        names = [self.translator.frame(to).source]
+        names = [self.translator.frames[to].source]
         if len(file.scans) > 1:
-            names = self.translator.contrasts(OTHER[to])
+            names = self.translator.frames[to].sources
         return {name: scan for name, scan in zip(names, file.scans, strict=True) if scan}
 
     def _input_image(self, file: FileImage, to: str) -> Image:
         """The pictures of a record's contrasts as one image, with the channels of the model."""
         if len(file.scans) == 1:
-            return with_channels(file.read(), self.translator.frame(to).channels)
+            return with_channels(file.read(), self.translator.frames[to].channels)
 
         images = {name: file.read(scan) for name, scan in self._scans_of(file, to).items()}
-        return stack_contrasts(images, self.translator.contrasts(OTHER[to]), next(iter(images)))
+        return stack_contrasts(images, self.translator.frames[to].sources, next(iter(images)))
 
     def _to_network(
         self, written: Image, file: FileImage, planes: Sequence[int | None], to: str

@@ -84,36 +84,26 @@ class Ensemble(TrainedModel):
 
     def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
         self.members = members
-        first = _ends(members[0], None)
+        usual = _ends(next(iter(members[0].frames.values())))
+        common = set.intersection(*(set(map(_ends, each.frames.values())) for each in members))
         for member, name in zip(members, names, strict=True):
-            try:
-                ends = _ends(member, first[1])
-            except UserError:  # the member has no such domain
-                ends = _ends(member, None)
-            if [each.lower() for each in ends] != [each.lower() for each in first]:
-                others = " to ".join(ends)
+            known = [*member.frames.values()]
+            if usual not in map(_ends, known):
                 what = (
                     f"the models do not fit together: '{names[0]}' translates"
-                    f" {' to '.join(first)}, '{name}' {others}"
+                    f" {_words(next(iter(members[0].frames.values())))}, '{name}' {_words(known[0])}"
                 )
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
-    def domain(self, name: str | None) -> str:
-        """The letter of a domain in the first member."""
-        return self.members[0].domain(name)
+        self.frames = {
+            letter: self._common_frame(frame)
+            for letter, frame in members[0].frames.items()
+            if _ends(frame) in common
+        }
 
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the first member."""
-        return self.members[0].classes()
-
-    def contrasts(self, letter: str) -> list[str]:
-        """The contrasts of a domain in the first member."""
-        return self.members[0].contrasts(letter)
-
-    def frame(self, letter: str) -> Frame:
+    def _common_frame(self, frame: Frame) -> Frame:
         """The first member's frame; its range of the target's values covers those of all members."""
-        frame = self.members[0].frame(letter)
-        all_values = [member.frame(member.domain(frame.target)).values for member in self.members]
+        all_values = [each.frames[each.domain(frame.target)].values for each in self.members]
         if not all(all_values):
             return replace(frame, values={})
 
@@ -123,6 +113,10 @@ class Ensemble(TrainedModel):
             "high": max(each["high"] for each in ranges),
         }
         return replace(frame, values=frame.values | {"target": ranges[0] | ends})
+
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the first member."""
+        return self.members[0].classes()
 
     def identity(self) -> dict[str, str]:
         """Name and hash of the members' weights, equal for two translations by the same members."""
@@ -195,7 +189,7 @@ class Ensemble(TrainedModel):
         """Yield each member with the target domain's name and a callback for its part of the
         progress.
         """
-        name = to if to and len(to) > 1 else self.members[0].frame(self.domain(to)).target
+        name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
         count = len(self.members)
         for number, member in enumerate(self.members):
             yield member, name, part_of_progress(progress, number, count)
@@ -217,10 +211,12 @@ class Ensemble(TrainedModel):
         return replace(options, uncertainty=None)
 
 
-def _ends(member: TrainedModel, to: str | None) -> tuple[str, str]:
-    """The source and target domain of a model."""
-    frame = member.frame(member.domain(to))
-    return frame.source, frame.target
+def _ends(frame: Frame) -> tuple[str, str]:
+    return frame.source.lower(), frame.target.lower()
+
+
+def _words(frame: Frame) -> str:
+    return f"{frame.source} to {frame.target}"
 
 
 def _update_moments(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:

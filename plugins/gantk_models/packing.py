@@ -184,7 +184,7 @@ def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]
     largest = 0.0
     for letter in one.method.directions() or [None]:
         label = one.classes()[0] if letter and one.classes() else None
-        direction = letter and Direction(one, one.frame(letter).target, label)
+        direction = letter and Direction(one, one.frames[letter].target, label)
         images = direction and torch.from_numpy(direction.inputs[0])
         answers = []
         on.append(direction.on if direction else "4 images from noise")

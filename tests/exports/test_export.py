@@ -135,7 +135,7 @@ def test_exported_model_matches_its_run_on_native_images(run, exported):
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
 
     assert {model.domain(name) for name in ("t2", "T2w", "b", None)} == {"b"}
-    assert model.frame("b") == there.frame("b")
+    assert model.frames["b"] == there.frames["b"]
 
 
 def test_export_metadata_is_complete_and_anonymous(onnx, exported):
@@ -243,8 +243,8 @@ def test_exported_directions_match_pytorch(onnx, case, tmp_path):
         assert "held-out" in meta["parity"]["on"]
         assert meta["free"]["batch"]
         assert meta["free"]["sizes"]
-        frame = model.frame(letter)
-        assert frame == there.frame(letter)
+        frame = model.frames[letter]
+        assert frame == there.frames[letter]
         pixels = native((2, frame.channels, *frame.size))
         expected = there.translate(pixels, to=letter)
         np.testing.assert_allclose(model.translate(pixels), expected, atol=1e-3 * np.ptp(expected))

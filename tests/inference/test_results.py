@@ -348,7 +348,7 @@ foregrounds = pytest.mark.parametrize("foreground", [False, "otsu"])
 @foregrounds
 def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
     model = Stretched(RANGE)
-    model.pipeline = lambda letter, options: Pipeline(model.frame("b"), scale, scale, lambda x: x)
+    model.pipeline = lambda letter, options: Pipeline(model.frames["b"], scale, scale, lambda x: x)
     monkeypatch.setattr("gantk.inference.load.load_model", lambda run, device=None, say=None: model)
     folder = tmp_path / "in"
     picture(folder / "d.png")

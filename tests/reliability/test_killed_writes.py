@@ -69,9 +69,9 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     model = model_of(run, maps, 2000.0, f"shifted by {by}", size=(24, 20))
     options = TranslateOptions(uncertainty="flips" if len(maps) > 1 else None)
     suffix = way.split()[-1] if "." in way else ""
-    Translation(
-        model, None, options, None, lambda line: None, None, suffix=suffix, unjudged=True
-    ).path(source, target)
+    Translation(model, None, options, None, lambda line: None, suffix=suffix, unjudged=True).path(
+        source, target
+    )
 
 
 def dies(number: int, work, below: str) -> bool:

@@ -97,6 +97,10 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     model = translator.model
     method = translator.method
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
+    contrasts = {"image": model.data.domains[:1]}
+    if not direction.samples:
+        frame = translator.frames[letter]
+        contrasts = {"source": frame.sources, "target": frame.targets}
     common = {
         "format": FORMAT,
         "opset": OPSET,
@@ -106,7 +110,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "method": model.method.name,
         "trained": {"step": direction.saved["step"], "sha256": translator.identity()["sha256"]},
         "left_out": [part.name for part in model.post],
-        "contrasts": {end: translator.contrasts(each) for end, each in ends.items()},
+        "contrasts": contrasts,
         "intensity": {end: translator.intensity[each].state() for end, each in ends.items()},
         "window": tuple(method.geometry.size),
     } | about
@@ -116,7 +120,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     whole = common | {
         "direction": f"{OTHER[letter]}_to_{letter}",
         "label": direction.label,
-        "frame": translator.frame(letter),
+        "frame": translator.frames[letter],
         "overlap": model.translate.overlap,
         "statistics": model.translate.statistics,
     }

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.contrasts import contrast_called
 from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, one_line
 from gantk.exports.onnx.metadata import REMEDY, Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.windows import at, by_windows, pad_to_size
@@ -38,12 +37,14 @@ class OnnxModel(TrainedModel):
     network's input does not fit the metadata.
     """
 
+    kind = "file"
+    for_other_directions = "export the other direction: gantk export RUN --to DOMAIN"
+
     def __init__(self, session: Any, meta: Metadata, path: Path):
         self.session = session
         self.meta = meta
         self._path = path
-        self._frame = meta.frame
-        self._letter = meta.direction[-1]
+        self.frames = {meta.direction[-1]: meta.frame}
         self._window = meta.window
         self._free = meta.free
         self._mappings = []
@@ -62,7 +63,7 @@ class OnnxModel(TrainedModel):
                 raise UserError(what, remedy=REMEDY) from None
 
         given, *more = session.get_inputs()
-        frame = self._frame
+        frame = meta.frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
         fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
         if not fits or any(
@@ -98,23 +99,6 @@ class OnnxModel(TrainedModel):
 
         return cls(session, read_metadata(text, path), path)
 
-    def domain(self, name: str | None) -> str:
-        """The letter of the file's one output domain; UserError where `name` is another domain."""
-        made = self._frame.target
-        known = [made, self._letter, *self.contrasts(self._letter)]
-        if name is not None and not contrast_called(name, known):
-            remedy = f"export the other direction: gantk export RUN --to {name}"
-            raise UserError(
-                f"this file cannot generate '{name}'", where="--to", allowed=made, remedy=remedy
-            )
-
-        return self._letter
-
-    def contrasts(self, letter: str) -> list[str]:
-        """The contrasts of a domain, one channel each."""
-        contrasts = self.meta.contrasts
-        return contrasts.target if letter == self._letter else contrasts.source
-
     def class_to_translate(self, label: str | None) -> None:
         """UserError where `label` is not the class that was exported."""
         exported = self.meta.label
@@ -125,10 +109,6 @@ class OnnxModel(TrainedModel):
                 allowed=exported or "no class",
                 remedy=f"export that class: gantk export RUN --label {label}",
             )
-
-    def frame(self, letter: str) -> Frame:
-        """The network's input and output settings."""
-        return self._frame
 
     def identity(self) -> dict[str, str]:
         """Name and weights' hash: two translations with equal hashes are by the same weights."""
@@ -151,7 +131,7 @@ class OnnxModel(TrainedModel):
 
         self.class_to_translate(options.label)
         source, target = self._mappings
-        return Pipeline(self._frame, source, target, self.run, tta=options.tta)
+        return Pipeline(self.meta.frame, source, target, self.run, tta=options.tta)
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
@@ -184,7 +164,7 @@ class OnnxModel(TrainedModel):
 
         def forward(part: Tensor) -> Tensor:
             made = call(self.session, part.numpy(), one_by_one=not self._free.batch)
-            expected = (len(part), len(self.meta.contrasts.target), *part.shape[2:])
+            expected = (len(part), len(self.meta.frame.targets), *part.shape[2:])
             if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
                 what = (
                     f"the network in the .onnx file maps {list(part.shape)} to {list(made.shape)}"

@@ -76,7 +76,7 @@ def on_cluster(
         return
 
     with connect_cluster(
-        address, torch.get_num_threads(), device, jobs[0].target.parent, *jobs[0].files[:1]
+        address, torch.get_num_threads(), device, jobs[0].outputs[0].path.parent, *jobs[0].files[:1]
     ) as room:
         work.say(f"cluster  {room}")
         ray = room.ray

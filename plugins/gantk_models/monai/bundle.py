@@ -101,7 +101,7 @@ class Monai:
 def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
     """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
-    frame = translator.frame(direction.letter)
+    frame = translator.frames[direction.letter]
     size = tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
     larger, _ = pad_to_size(torch.from_numpy(direction.inputs[0]), size)
@@ -151,9 +151,9 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     left out.
     """
     translator = direction.translator
-    frame = direction.translator.frame(direction.letter)
+    frame = direction.translator.frames[direction.letter]
     data = translator.model.data
-    names = translator.contrasts(OTHER[direction.letter])
+    names = translator.frames[direction.letter].sources
     given = f"a folder of NIfTI volumes, all {escape_markdown(names[0])}"
     if len(names) > 1:
         given = (

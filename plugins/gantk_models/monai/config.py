@@ -32,7 +32,7 @@ def inference(direction: Direction) -> dict[str, Any]:
     """The content of inference.json, for `python -m monai.bundle run --config_file
     configs/inference.json`.
     """
-    names = direction.translator.contrasts(OTHER[direction.letter])
+    names = direction.translator.frames[direction.letter].sources
     keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
     files = "$[{'image': i} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))]"
     if len(keys) > 1:
@@ -101,7 +101,7 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
 
 
 def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    names = direction.translator.contrasts(direction.letter)
+    names = direction.translator.frames[direction.letter].targets
     inverse = {
         "transform": "@preprocessing",
         "orig_keys": keys[0],
@@ -134,7 +134,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     `about` under "gantk".
     """
     translator = direction.translator
-    frame = direction.translator.frame(direction.letter)
+    frame = direction.translator.frames[direction.letter]
     task = f"Translation of {frame.source} into {frame.target} images"
     method = translator.model.method.name
     (rows,) = scores(direction).metrics.values()
@@ -162,8 +162,8 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         ),
         "references": [],
         "network_data_format": {
-            "inputs": {"image": _tensor(direction, OTHER[direction.letter])},
-            "outputs": {"pred": _tensor(direction, direction.letter)},
+            "inputs": {"image": _tensor(direction, OTHER[direction.letter], frame.sources)},
+            "outputs": {"pred": _tensor(direction, direction.letter, frame.targets)},
         },
         "gantk": {"version": __version__, "method": method} | translator.identity() | about,
     }
@@ -178,9 +178,8 @@ def scores(direction: Direction) -> Results:
     return results.model_copy(update={"metrics": {key: known}})
 
 
-def _tensor(direction: Direction, letter: str) -> dict[str, Any]:
+def _tensor(direction: Direction, letter: str, names: list[str]) -> dict[str, Any]:
     translator = direction.translator
-    names = direction.translator.contrasts(letter)
     data = translator.model.data
     geometry = translator.method.geometry
     channels = geometry.channels[letter] // (2 * data.neighbours + 1)

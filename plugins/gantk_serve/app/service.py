@@ -11,7 +11,6 @@ import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,18 +55,15 @@ class Service:
         self.most = most
         make_folder(folder / TAKEN, private=True)
         self.model = load(run, device=device)
-        self.directions: dict[str, str] = {}
-        for letter in "ba":
-            with suppress(UserError):  # the model lacks this direction
-                frame = self.model.frame(self.model.domain(letter))
-                self.directions.setdefault(frame.target, frame.source)
-
-        if not self.directions:
+        try:
+            frames = self.model.frames.values()
+        except UserError:
             raise UserError(
                 f"'{run}' generates images from noise; it cannot translate images",
                 where="RUN",
                 remedy="name a run of an image-to-image method",
-            )
+            ) from None
+        self.directions = {frame.target: frame.source for frame in frames}
 
     def place(self, name: str) -> Path:
         """The path for an upload of this name, in a new folder whose name cannot be guessed."""

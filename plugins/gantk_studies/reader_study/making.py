@@ -298,8 +298,11 @@ def of_run(
         made = written(sources, None, letter).images
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
-    names = model.contrasts(letter)
-    first = model.part(letter, to).start or 0
+    names = model.model.data.domains[:1]
+    first = 0
+    if letter != source:
+        names = model.frames[letter].targets
+        first = model.frames[letter].part(to).start or 0
     # of several contrasts one is shown; or all colours
     channels = slice(first, first + 1) if len(names) > 1 else slice(None)
     images = []
