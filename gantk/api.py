@@ -594,7 +594,7 @@ def _evaluate(
     from gantk.report.patients.keeping import keep_test_patients
     from gantk.runs.results import Speed
     from gantk.runs.schemas import read
-    from gantk.runs.trained import earlier_weights
+    from gantk.runs.trained import compares_checkpoints, earlier_weights
     from gantk.training.loop import inference_weights
 
     main = parts.runtime.main
@@ -604,7 +604,7 @@ def _evaluate(
         if names:  # some of them take minutes
             say(f"score    test images and baselines by {', '.join(names)}")
 
-    by_checkpoints = main and parts.model.evaluate.uncertainty == "checkpoints"
+    by_checkpoints = main and compares_checkpoints(parts.model.evaluate.uncertainty)
     with inference_weights(parts.method, parts.engine):
         # all ranks score with the main rank's weights and norm statistics
         parts.runtime.broadcast(parts.method.state_dict().values())

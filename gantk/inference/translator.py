@@ -48,7 +48,13 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
 from gantk.runs.results import Results, Score, Uncertainty
 from gantk.runs.schemas import read_results
-from gantk.runs.trained import Examples, Posts, earlier_weights, load_method
+from gantk.runs.trained import (
+    Examples,
+    Posts,
+    compares_checkpoints,
+    earlier_weights,
+    load_method,
+)
 
 
 @dataclass(repr=False, eq=False)
@@ -198,8 +204,8 @@ class Translator(TrainedModel):
             same = self._last[1] is options
             if same or (options.example is None and self._last[1] == options):
                 return self._last[2]  # what a network needs is measured once
-        # the uncertainty "checkpoints" loads other weights
-        if self.runtime.device.type == "cpu" and options.uncertainty != "checkpoints":
+        # folded networks cannot load the weights of other checkpoints
+        if self.runtime.device.type == "cpu" and not compares_checkpoints(options.uncertainty):
             fold_for_inference(self.method)
 
         maps: list[MapKind] = ["image"] * (options.variants or 1)
@@ -321,7 +327,7 @@ class Translator(TrainedModel):
         """A function that returns the translation and its uncertainty as channels."""
         maker = registry().get("uncertainty", kind).load()(seed=seed)
         others = []
-        if kind == "checkpoints":
+        if compares_checkpoints(kind):
             others = earlier_weights(self.checkpoint)
 
         maker.check(method, 1 + len(others))

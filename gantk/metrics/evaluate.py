@@ -35,6 +35,7 @@ from gantk.metrics.sets import ImageGroup, Kid, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import CEILING, alarm_of_foreground, pair_verdict, set_verdict, title_of
+from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.results import (
@@ -589,12 +590,12 @@ class Scorer:
             yield "intensity_map", IntensityMap(images_of_pairs(MAX_BASELINE_IMAGES))
 
         steps = self.model.evaluate.regression
-        if pairs and steps:
-            options = {"name": "regression", "steps": steps, "seed": self.model.train.seed}
-            regression = bind_or_raise("baseline", options)
-            count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
+        count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
+        for name in registry().names("baseline") if pairs and steps else ():
+            options = {"name": name, "steps": steps, "seed": self.model.train.seed}
+            train_baseline = bind_or_raise("baseline", options)
             training = images_of_pairs(count)
-            yield "regression", regression(training, self.dims, *self.data.range, self.runtime)
+            yield name, train_baseline(training, self.dims, *self.data.range, self.runtime)
 
     def _uncertainty(
         self,
@@ -606,7 +607,6 @@ class Scorer:
     ) -> Uncertainty:
         """Scores of how well the uncertainty of translations predicts their errors."""
         maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
-        judge = bind_or_raise("uncertainty", "auto")().judge
 
         def maps(label: str | None, images: Tensor) -> tuple[Tensor, Tensor]:
             return maker.maps(self._methods[label], to, images, others)
@@ -627,7 +627,7 @@ class Scorer:
             fitted_on = errors_and_spread(validation, records, seen)
 
         maps_of_test = errors_and_spread(references, sources, inputs)
-        judged = judge(*maps_of_test, self.span, fitted_on, lesions=references.masks)
+        judged = maker.judge(*maps_of_test, self.span, fitted_on, lesions=references.masks)
         return judged.model_copy(update={"kind": maker.kind_for(self.method)})
 
     def translate(self, images: Tensor, to: str, records: Sequence[Record] = ()) -> Tensor:

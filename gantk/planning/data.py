@@ -4,7 +4,8 @@ augmentation, split.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from gantk.data.split import split_records
 from gantk.errors import count_noun
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.planning.look import Scans
+from gantk.plugin.loader import registry
 
 
 class Line(NamedTuple):
@@ -29,25 +31,26 @@ def lines_of(table: str, rows: Iterable[tuple[Any, str, Any, str]]) -> list[Line
     return [Line(f"{table}.{key}", value, why) for so, key, value, why in rows if so]
 
 
+def proposals(kind: str, *about: Any, **options: Any) -> Iterator[Any]:
+    """What the parts of a kind propose for scans by their `plan`, without those that do not suit."""
+    for entry in registry().of_kind(kind):
+        if entry.plan:
+            proposed = replace(entry, target=entry.plan).load()(*about, **options)
+            if proposed is not None:
+                yield proposed
+
+
 def data_of(seen: Scans) -> list[Line]:
     """The lines for source, domains, augmentation, grid, intensities and split."""
-    pixels = list(seen.pixels.values())
     false = bool(seen.fit and not seen.fit.good)
     others = (
         f"; also found: {', '.join(seen.others)} (choose with --a and --b)" if seen.others else ""
     )
-    few = seen.patients < 50
-    mirror = min(each.mirror for each in pixels)
-    move = [*(["hflip"] if mirror > 0.5 else []), *([{"name": "affine", "p": 0.8}] if few else [])]
-    why = (
-        f"left and right are {'similar' if mirror > 0.5 else 'not similar'} (correlation"
-        f" {mirror:.2f})"
-    )
-    of = count_noun(seen.patients, "patient") if seen.patients else f"{len(seen.records)} images"
-    why += (
-        f"; small rotations, shifts and scalings vary the images of only {of}" * few
-        + "; both images of a pair get the same change" * seen.suits_paired
-    )
+    augments: list[Any] = []
+    reasons = []
+    for parts, why in proposals("augment", seen):
+        augments += parts
+        reasons.append(why)
     said = (
         f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'file')}"
         for name in seen.domains
@@ -62,7 +65,7 @@ def data_of(seen: Scans) -> list[Line]:
             if seen.volumes
             else "pictures",
         ),
-        (True, "augment", move, why),
+        (reasons, "augment", augments, "; ".join(reasons)),
         (
             false,
             "unpair",
@@ -161,12 +164,10 @@ def _intensity(seen: Scans) -> Line:
     range_ratios = []
     for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
         own = [each for each in seen.files if name in each["domains"]]
-        is_ct = kind == "ct" or own[0].get("modality") == "CT"
-        if is_ct and min(each["min"] for each in own) < -500:
-            parts.append({"name": "ct", "share": 0.4})
-            whys.append(
-                f"{name} is in Hounsfield units; soft tissue (-20 to 100 HU) gets 40 % of the range"
-            )
+        proposed = next(proposals("intensity", name, kind, own), None)
+        if proposed:
+            parts.append(proposed[0])
+            whys.append(proposed[1])
             continue
 
         part: dict[str, Any] = {"name": "percentile", "high": 99.9}

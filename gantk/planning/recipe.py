@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.errors import UserError, count_noun
-from gantk.planning.data import Line, data_of, lines_of
+from gantk.planning.data import Line, data_of, lines_of, proposals
 from gantk.planning.look import Scans, look
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model, toml
@@ -115,13 +114,9 @@ def _method_lines(
     scans; `short`: for a short training. Another method's keys are left out where one is asked for.
     """
     decided = dict(map(parse_setting, settings))
-    lines: list[Line] = []
-    for entry in registry().of_kind("method"):
-        if entry.plan and not lines:
-            plan_method = replace(entry, target=entry.plan).load()
-            dims = decided.get("data.dims", 2)
-            rows = plan_method(seen, rung.size, rung.width, hours=hours, dims=dims, short=short)
-            lines = [Line(*row) for row in rows or ()]
+    options = {"hours": hours, "dims": decided.get("data.dims", 2), "short": short}
+    proposed = proposals("method", seen, rung.size, rung.width, **options)
+    lines = [Line(*row) for row in next(proposed, ())]
 
     asked = str(decided.get("method.name", ""))
     if asked:

@@ -72,7 +72,7 @@ class Entry:
     words: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     small: Mapping[str, Any] = field(default_factory=dict)  # options for tests that take seconds
     usual_steps: int = 0  # steps of a method's recipes
-    plan: str = ""  # "module:function" that plans recipes of a method for inspected scans
+    plan: str = ""  # "module:function" that proposes a method, mapping or changes for scans
     section: str = ""  # of a report, for the scores of a metric
     card: str = ""  # title of one card for all scores of a metric
 

@@ -217,7 +217,7 @@ class EvaluateTable(spec.Table):
     images: Annotated[int, Field(ge=2, le=10**6)] = 256
     # parts of the image that are scored separately
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]
-    # steps to train an L1 U-Net on the training pairs as another baseline; 0 = no such baseline
+    # steps to train an L1 U-Net, or others' baselines, on the training pairs; 0 = none
     regression: spec.Number = 0
     # best is chosen without true images, see best.json
     checkpoint: Literal["last", "best"] = "last"

@@ -20,6 +20,7 @@ from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
+from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
 
@@ -164,6 +165,14 @@ def add_left_out_networks(
     return {
         name: own for name, own in method.state_dict().items() if name.startswith(left_out)
     } | weights
+
+
+def compares_checkpoints(uncertainty: str | None) -> bool:
+    """Whether a kind of uncertainty needs the weights of a run's other checkpoints."""
+    if uncertainty in (None, "none"):
+        return False
+    kind = registry().get("uncertainty", str(uncertainty)).load()
+    return getattr(kind, "compares_checkpoints", False)
 
 
 def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:

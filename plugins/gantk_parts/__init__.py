@@ -34,7 +34,8 @@ ALSO = {
 def gantk_register(add) -> None:
     """Register the parts under the names that recipes use."""
     for name, cls in AUGMENTATIONS.items():
-        add.augment(name, f"gantk_parts.augment:{cls}", also=ALSO.get(name, ()))
+        plan = "gantk_parts.planning:plan_augments" if name == "hflip" else ""
+        add.augment(name, f"gantk_parts.augment:{cls}", also=ALSO.get(name, ()), plan=plan)
 
     add.generator(
         "attention_unet",
@@ -51,7 +52,8 @@ def gantk_register(add) -> None:
     add.method("segmenter", "gantk_parts.feature_loss.segmenter:Segmenter")
     add.intensity("nyul", "gantk_parts.nyul:Nyul")
     add.intensity("unit", "gantk_parts.nyul:Unit")
-    add.intensity("ct", "gantk_parts.ct.intensity:Windows")
+    windows = "gantk_parts.planning:plan_windows"
+    add.intensity("ct", "gantk_parts.ct.intensity:Windows", plan=windows)
     add.intensity("domains", "gantk_parts.ct.intensity:Domains")
     add.loss("correlation_ratio", "gantk_parts.ct.loss:CorrelationRatio")
     add.metric(

@@ -4,15 +4,14 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gantk.method import Method
-from gantk.plugin.loader import registry
-from gantk.plugin.spec import Seed
+from gantk_trust.uncertainty.maps import Flips
 
 # pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
 FINE_PIXELS = 1.0
@@ -61,7 +60,7 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
     return found.reshape(len(made), 1, *output.shape[2:])
 
 
-class Suspicion:
+class Suspicion(Flips):
     """Map of places where a translation may invent or lose structures of its input. It needs no
     truth.
 
@@ -71,40 +70,12 @@ class Suspicion:
     network invents and removes again on the way back are not found.
     """
 
-    needs = ""
-    scale = 1.0
-
-    def __init__(
-        self,
-        *,
-        seed: Seed = 0,  # no effect: nothing is random
-    ):
-        self.flips = registry().get("uncertainty", "flips").load()(seed=seed)
-
-    def had(self, method: Method, checkpoints: int) -> bool:
-        """Always True: it works with every method."""
-        return True
-
-    def check(self, method: Method, checkpoints: int) -> None:
-        """Raises nothing: it needs nothing."""
-
-    def kind_for(self, method: Method) -> str:
-        """The name of the kind of uncertainty."""
-        return "suspicion"
-
-    @torch.no_grad()
-    def maps(
-        self, method: Method, to: str, image: Tensor, others: Sequence[Mapping[str, Tensor]] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """The plain translation of images (N, C, *size) and its suspicion, 0 or more: (N, D,
-        *size), float32.
-        """
-        plain = method.translate(image, to).float()
-        spread = self.flips.spread(method, to, image, plain, others)
-        found = suspicion(method, to, image.float(), plain) + gaussian_blur(
-            spread, FINE_PIXELS
-        ).mean(1, keepdim=True)
-        return plain, (found * self.scale).expand_as(plain)
+    def spread(
+        self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
+    ) -> Tensor:
+        mirrored = gaussian_blur(super().spread(method, to, image, plain, others), FINE_PIXELS)
+        found = suspicion(method, to, image.float(), plain) + mirrored.mean(1, keepdim=True)
+        return found.expand_as(plain)
 
 
 def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:

@@ -101,6 +101,7 @@ class Checkpoints(Flips):
     """Standard deviation over the run's checkpoints, a snapshot ensemble (Huang et al. 2017)."""
 
     needs = "several checkpoints: train.keep of 2 or more"
+    compares_checkpoints = True  # `maps` is given the weights of the run's other checkpoints
 
     def had(self, method: Method, checkpoints: int) -> bool:
         return checkpoints > 1
