@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gantk.losses.edges import gaussian_blur
 from gantk.method import Method
-from gantk_trust.uncertainty.maps import Flips
+from gantk_trust.uncertainty.maps import Flips, slope
 
 # pixels: standard deviations of the band-pass filter's Gaussians; lesions lie between
 FINE_PIXELS = 1.0
@@ -53,8 +53,8 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
         count.scatter_add_(1, bins, share)
         total.scatter_add_(1, bins, share * made)
 
-    count = gaussian_blur(count[:, None], 1.0, 1)[:, 0]
-    total = gaussian_blur(total[:, None], 1.0, 1)[:, 0]
+    count = gaussian_blur(count[:, None], 1.0)[:, 0]
+    total = gaussian_blur(total[:, None], 1.0)[:, 0]
     mean = total / count.clamp_min(1e-6)
     found = mean.gather(1, below) * share_below + mean.gather(1, below + 1) * share_above
     return found.reshape(len(made), 1, *output.shape[2:])
@@ -95,28 +95,3 @@ def suspicion(method: Method, to: str, image: Tensor, output: Tensor) -> Tensor:
         found = found / 4 + disagreement(back, image, span)
 
     return found
-
-
-def slope(image: Tensor) -> Tensor:
-    """The length of the gradient (N, C, *size), in intensity per pixel; an axis of one pixel has
-    none.
-    """
-    axes = [axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
-    return sum(
-        (step.square() for step in torch.gradient(image, dim=axes)), torch.zeros_like(image)
-    ).sqrt()
-
-
-def gaussian_blur(image: Tensor, deviation: float, axes: int | None = None) -> Tensor:
-    """Blur an image (N, C, *size) by a Gaussian along its last `axes` axes; None: all of space."""
-    reach = max(1, round(3 * deviation))
-    kernel = torch.exp(
-        -(torch.arange(-reach, reach + 1, device=image.device) ** 2) / (2 * deviation**2)
-    )
-    kernel = (kernel / kernel.sum())[None, None]
-    for axis in range(image.ndim - (axes or image.ndim - 2), image.ndim):
-        rows = image.movedim(axis, -1)
-        padded = F.pad(rows.reshape(-1, 1, rows.shape[-1]), (reach, reach), mode="replicate")
-        image = F.conv1d(padded, kernel.to(image.dtype)).reshape(rows.shape).movedim(-1, axis)
-
-    return image

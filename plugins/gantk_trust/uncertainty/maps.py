@@ -161,16 +161,23 @@ class Auto(Flips):
     def spread(
         self, method: Method, to: str, image: Tensor, plain: Tensor, others: Sequence
     ) -> Tensor:
-        axes = [axis for axis in range(2, plain.ndim) if plain.shape[axis] > 1]
-        slope = sum(
-            (each.square() for each in torch.gradient(plain, dim=axes)), torch.zeros_like(plain)
-        ).sqrt()
-        spread = 2 * super().spread(method, to, image, plain, others) + slope / 2
+        mirrored = super().spread(method, to, image, plain, others)
+        spread = 2 * mirrored + slope(plain) / 2
         if len(method.directions()) == 2:
             spread = spread + Cycle().spread(method, to, image, plain, others)
 
         mean = F.avg_pool2d if spread.ndim == 4 else F.avg_pool3d
         return mean(spread, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def slope(image: Tensor) -> Tensor:
+    """The length of the gradient (N, C, *size), in intensity per pixel; an axis of one pixel has
+    none.
+    """
+    axes = [axis for axis in range(2, image.ndim) if image.shape[axis] > 1]
+    return sum(
+        (step.square() for step in torch.gradient(image, dim=axes)), torch.zeros_like(image)
+    ).sqrt()
 
 
 @contextmanager
