@@ -74,7 +74,6 @@ class Entry:
     usual_steps: int = 0  # steps of a method's recipes
     plan: str = ""  # "module:function" that proposes a method, mapping or changes for scans
     section: str = ""  # of a report, for the scores of a metric
-    card: str = ""  # title of one card for all scores of a metric
 
     def load(self) -> Any:
         """The target, imported first if it is a string; UserError that names the owner where that

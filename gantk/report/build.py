@@ -32,7 +32,7 @@ from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import best_checkpoint, cards
+from gantk.report.scores import best_checkpoint, score_grids
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import (
     cycle_sentences,
@@ -212,7 +212,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "numbers": main_numbers(run),
         "tables": score_tables(run),
         "cycles": list(cycle_sentences(run).values()),
-        "cards": cards(run),
+        "grids": score_grids(run),
         "steps": steps,
         "blocks": blocks,
         "error_scale": error_scale(),
@@ -222,7 +222,6 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
-        "systems": ["model", *(name for name, _ in baselines().values())],  # gives their colours
         "baselines": _baselines(run),
         "live": live,
         "data": {

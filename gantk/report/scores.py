@@ -1,11 +1,11 @@
-"""Prepares metrics.json and best.json for the page: cards of all scores and baselines, and the
-chosen checkpoint.
+"""Prepares metrics.json and best.json for pages: all scores of all systems, and the chosen
+checkpoint.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gantk.metrics.rows import region_of
@@ -16,91 +16,68 @@ from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
 from gantk.runs.results import Score
 
-Systems = dict[str, dict[str, Score]]  # the model or a baseline -> metric -> its score
+Scores = Mapping[str, Score]  # by metric
 
 
-# ---- cards: every score beside its baselines
+@dataclass(frozen=True)
+class ScoreGrid:
+    """Scores of several systems: a column for each score, a row for each system."""
+
+    title: str
+    columns: dict[str, Score]  # a score of each metric, which has its definition
+    # place among the compared runs (None: no run), name of the system, and its scores
+    rows: list[tuple[int | None, str, Scores]]
 
 
-def cards(run: RunRecord) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Direction's label -> section -> its cards, in the order of metrics.json; uncertainty last."""
-    sections_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
+def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
+    """Direction's label -> the scores of the model and of all baselines, a grid for each section;
+    those of an uncertainty last.
+    """
+    grids: dict[str, list[ScoreGrid]] = {}
     for key, scores in run.results.metrics.items():
-        sections = sections_of.setdefault(run.label(key), {})
-        systems: Systems = {"model": scores}
+        systems = {"model": scores, **_other_figures(scores)}
         for name in run.results.baselines:
             systems[baseline_words(name)] = run.results.baseline(name, key)
 
-        for names in _names_of_cards(scores):
-            sections.setdefault(_section(names[0]), []).append(_card(names, systems))
+        sections: dict[str, list[str]] = {}
+        for metric in scores:
+            sections.setdefault(_section(metric), []).append(metric)
+
+        of_direction = grids.setdefault(run.label(key), [])
+        for section, metrics in sections.items():
+            columns = {metric: scores[metric] for metric in metrics}
+            rows = [(None, *each) for each in systems.items() if columns.keys() & each[1].keys()]
+            of_direction.append(ScoreGrid(section, columns, rows))
 
         uncertainty = run.results.uncertainty.get(key)
         if uncertainty:
-            sections["Uncertainty against error"] = [
-                _card([name], {"model": {name: score}})
-                for name, score in uncertainty.scores.items()
-            ]
+            found = uncertainty.scores
+            title = "Uncertainty against error"
+            of_direction.append(ScoreGrid(title, found, [(None, "model", found)]))
 
-    return sections_of
-
-
-def _names_of_cards(scores: Iterable[str]) -> list[list[str]]:
-    """The scores of each card: all those of one metric in the same features, where it asks for it."""
-    groups: dict[str, list[str]] = {}
-    for name in scores:
-        metric = registry().metric_of(name)
-        features = name.partition("_")[2]
-        key = f"{metric.card}, {features}" if metric and metric.card else name
-        groups.setdefault(key, []).append(name)
-    return list(groups.values())
+    return grids
 
 
-def _section(name: str) -> str:
-    """The section of a score's card."""
-    region = region_of(name).capitalize()
-    metric = registry().metric_of(name)
-    return region or (metric.section if metric else "") or "Whole image"
+def _other_figures(scores: Scores) -> dict[str, dict[str, Score]]:
+    """What stands beside the scores of the model: per slice and volume, and in the files' units."""
+    found: dict[str, dict[str, Score]] = {}
+    for metric, score in scores.items():
+        for level, figure in score.per.items():
+            with_unit = figure.model_copy(update={"unit": score.unit})
+            found.setdefault(f"per {level}", {})[metric] = with_unit
+
+        if score.in_units:
+            unit = score.in_units.unit
+            title = "in image intensities" if unit in ("", "native") else f"in {unit}"
+            found.setdefault(title, {})[metric] = score.in_units
+
+    return found
 
 
-def _card(names: list[str], systems: Systems) -> dict[str, Any]:
-    """A card: the model's scores `names`, side by side, and beneath them those of the baselines
-    that have any.
-
-    `whiskers[name]`: positions in percent of the first score and its interval's ends, on one axis
-    for all rows.
-    """
-    rows = {}
-    ends = {}
-    for system, scores in systems.items():
-        if any(metric in scores for metric in names):
-            rows[system] = [scores.get(metric) or Score() for metric in names]
-            first = rows[system][0]
-            ends[system] = [*(first.ends or (None, None)), first.value]
-
-    finite = []
-    for row in ends.values():
-        finite += [end for end in row if end is not None and math.isfinite(end)]
-
-    low = min(finite, default=0.0)
-    high = max(finite, default=0.0)
-    whiskers = {name: [_percent(end, low, high) for end in row] for name, row in ends.items()}
-    metric = registry().metric_of(names[0])
-    return {
-        "names": names,
-        "title": metric.card if metric else "",
-        "score": rows["model"][0],
-        "rows": rows,
-        "whiskers": whiskers,
-    }
-
-
-def _percent(value: float | None, low: float, high: float) -> float | None:
-    """The position of a value on a card's axis, which leaves a margin at both ends."""
-    if value is None or not math.isfinite(value):
-        return None
-    if high <= low:
-        return 50.0
-    return 4 + 92 * (value - low) / (high - low)
+def _section(score: str) -> str:
+    """The section of a score: its region, or what its metric names."""
+    metric = registry().metric_of(score)
+    return region_of(score).capitalize() or (metric and metric.section) or "Whole image"
 
 
 # ---- the chosen checkpoint

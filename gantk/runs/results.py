@@ -98,6 +98,15 @@ class Score(Table):
     details: dict[str, Any] = tables("Further figures of the metric.")
 
     @property
+    def figures(self) -> dict[str, Score]:
+        """The details that are scores too, such as the same score of real images."""
+        return {
+            name: Score.model_validate(each)
+            for name, each in self.details.items()
+            if isinstance(each, dict) and "value" in each
+        }
+
+    @property
     def decimals(self) -> int:
         """Decimal places: 2 for decibels, 3 for scores near 1."""
         size = abs(self.value or 0.0)

@@ -43,7 +43,6 @@ def gantk_register(add) -> None:
         "prdc",
         "gantk_scores.sets.neighbours:Prdc",
         section="Sets of images",
-        card="Nearest neighbours",
         words={
             "precision": (
                 "Realism: generated images that look real (precision)",
@@ -151,11 +150,3 @@ def gantk_images_scored(result) -> None:
     from gantk_scores.features.backbones import warn_of_radimagenet_alone
 
     warn_of_radimagenet_alone(result)
-
-
-@hookimpl
-def gantk_report_section(record):
-    """The section `Accuracy of a classifier`, where a classifier was trained on generated images."""
-    from gantk_scores.tasks.accuracy import section
-
-    return section(record)

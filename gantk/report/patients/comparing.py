@@ -19,6 +19,7 @@ from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import HERE, error_window, pictures
 from gantk.report.run_record import RunRecord
+from gantk.report.scores import ScoreGrid
 from gantk.report.summary import summarise
 from gantk.report.words import metric_name
 from gantk.runs.folder import flat
@@ -78,7 +79,7 @@ def comparison(records: list[RunRecord]) -> str:
         "title": f"{len(named)} runs compared",
         "runs": [_facts(name, record) for name, record in named.items()],
         "same_test": same,
-        "tables": _tables(named),
+        "grids": _grids(named),
         "statistics": _statistics(named) if same else {"tests": [], "ranks": []},
         "charts": [(next(places), each) for each in charts],
         "cases": cases,
@@ -119,28 +120,31 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _tables(named: dict[str, RunRecord]) -> dict[str, dict[str, Any]]:
-    """Direction in words -> its metrics, a row of scores for each run, and distinct baselines."""
-    found: dict[str, dict[str, Any]] = {}
+def _grids(named: dict[str, RunRecord]) -> list[ScoreGrid]:
+    """The scores of each direction: a row for each run, and for each baseline whose scores differ."""
+    grids: dict[str, ScoreGrid] = {}
+    # (direction, baseline) -> run -> scores that no other run has
+    baselines: dict[tuple[str, str], dict[str, dict[str, Score]]] = {}
     for place, (name, record) in enumerate(named.items()):
         for key, scores in record.results.metrics.items():
-            empty: dict[str, Any] = {"metrics": {}, "rows": [], "baselines": {}}
-            table = found.setdefault(record.label(key), empty)
+            label = record.label(key)
+            grid = grids.setdefault(label, ScoreGrid(label, {}, []))
+            grid.rows.append((place, name, scores))
             for metric, score in scores.items():
-                table["metrics"].setdefault(metric, score)
-            table["rows"].append((place, name, scores))
-            for rival, of_rival in record.results.baselines.items():
-                listed = table["baselines"].setdefault(baseline_words(rival), [])
-                _add_baseline(listed, name, of_rival.get(key, {}))
+                grid.columns.setdefault(metric, score)
 
-    return found
+            for rival in record.results.baselines:
+                by_run = baselines.setdefault((label, baseline_words(rival)), {})
+                of_rival = record.results.baseline(rival, key)
+                if of_rival and of_rival not in by_run.values():
+                    by_run[name] = of_rival
 
+    for (label, rival), by_run in baselines.items():
+        for name, scores in by_run.items():
+            title = f"{rival}, {name}" if len(by_run) > 1 else rival
+            grids[label].rows.append((None, title, scores))
 
-def _add_baseline(listed: list[tuple], run: str, scores: dict[str, Score]) -> None:
-    """Add a run's scores of a baseline, unless another run's have the same values."""
-    values = {metric: score.value for metric, score in scores.items()}
-    if scores and values not in [known for _, known, _ in listed]:
-        listed.append((run, values, scores))
+    return [*grids.values()]
 
 
 def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
