@@ -2,6 +2,7 @@
 cut to two steps.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -90,10 +91,10 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     program.write_text(GANTK, "utf-8")
     program.chmod(0o755)
     save_all(folder)
+    shutil.copytree(folder / "SCANS" / "T1", folder / "FOLDER")  # whose name is no contrast
     names = {
         "scan_t1.nii.gz": "patients/p01/T1.nii.gz",
         "dicom_series": "export/ST0000/SE0000",
-        "FOLDER": "SCANS/T1",
     }
     names |= {
         "true_t2": "SCANS/T2",
