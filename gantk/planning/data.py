@@ -234,9 +234,9 @@ def _split(seen: Scans) -> Line:
 
 def _cross_validation(folds: int, settings: str = "") -> str:
     """How to test every patient once, where one run tests too few to tell a gain from chance."""
-    numbers = ",".join(map(str, range(folds)))
+    numbers = " ".join(map(str, range(folds)))
     return (
         f"one run tests fewer than {MIN_TEST_PATIENTS} patients, so a gain may be chance; to test"
-        f" each patient once, use `gantk sweep RECIPE{settings} --space data.split.fold={numbers}"
-        " --scheduler none`"
+        f" each patient once: `for k in {numbers}; do gantk run RECIPE{settings} --set"
+        " data.split.fold=$k; done`"
     )

@@ -104,7 +104,7 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
     assert f"split {found}; one run tests fewer than 6 patients" in said
-    assert "--space data.split.fold=0,1" in said
+    assert "for k in 0 1" in said
 
 
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
