@@ -1,14 +1,13 @@
 """Checks the figures of a results page against their records in benchmarks/results.
 
-A section whose figures were measured begins with a comment that names the records:
+A section with figures begins with a comment that names the records:
 
     <!-- records: dualgan-phantom.json paired-phantom.json#runs/0 -->
 
 `#KEYS` narrows a record to one part of it. Every number with a decimal point in the section, outside
 code, must then be a number of these records, rounded as it is shown, or 100 or 1000 times it (percent,
 milliseconds). In a row of a table that begins with `NAME`, only parts of records that hold NAME count,
-if there are any. Records so wide that they accept wrong figures too are refused. A section without
-the comment says so in words (UNCHECKED).
+if there are any. Records so wide that they accept wrong figures too are refused.
 
     python benchmarks/recorded.py            # every figure that its records do not have
 """
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-UNCHECKED = "*Not checked: no test compares these figures with a record.*"
 MARK = re.compile(r"^<!-- records: (.+?) -->$", re.M)
 FIGURE = re.compile(r"(?<![\w.])[-−]?\d[\d,]*\.\d+(?![\w.]*\d)")
 FENCES = re.compile(r"^```.*?^```", re.M | re.S)
