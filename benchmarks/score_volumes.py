@@ -1,7 +1,7 @@
 """Scores translated volumes against true scans of the same person, with code that shares nothing
-with gantk.
+with gantk. Prints one line of JSON.
 
-    python benchmarks/score_volumes.py PRED TRUTH [INPUT] [--json FILE]
+    python benchmarks/score_volumes.py PRED TRUTH [INPUT] >> FILE.jsonl
 
 1. PRED and INPUT are resampled onto TRUTH's grid by their affines (linear) if grid or affine
   differ.
@@ -128,16 +128,5 @@ if __name__ == "__main__":
     )
     for name, count in (("PRED", None), ("TRUTH", None), ("INPUT", "?")):
         parser.add_argument(name, nargs=count)
-    parser.add_argument("--json", help="a file of lines, to which the scores are added")
-    options = vars(parser.parse_args())
-    record = options.pop("json")
-    found = score(*filter(None, options.values()))
-    print(
-        " | ".join(
-            f"{name} {psnr:.2f} dB / {ssim:.3f} / {jump:.2f}"
-            for name, (psnr, ssim, jump) in found.items()
-        )
-    )
-    if record:
-        with open(record, "a", encoding="utf-8") as file:
-            print(json.dumps({"volume": options["PRED"], **found}), file=file)
+    files = [*filter(None, vars(parser.parse_args()).values())]
+    print(json.dumps({"volume": files[0], **score(*files)}))

@@ -95,22 +95,15 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
     names = {
         "scan_t1.nii.gz": "patients/p01/T1.nii.gz",
         "dicom_series": "export/ST0000/SE0000",
-    }
-    names |= {
+        "folder_of_anything": "SCANS/T1",
         "true_t2": "SCANS/T2",
         "t1.png": "SCANS/T1/p00_003.png",
         "other_t2.png": "SCANS/T2/p01_003.png",
+        "content.png": "SCANS/T1/p00_003.png",
+        "style.png": "SCANS/T2/p01_003.png",
     }
-    names |= (
-        {"folder_of_anything": "SCANS/T1", "translated": "SCANS/T2"}
-        if "--pred translated" in text
-        else {}
-    )
-    names |= {
-        "folder_of_anything": "SCANS/T1",
-        "content.png": "t1.png",
-        "style.png": "other_t2.png",
-    }
+    if "--pred translated" in text:
+        names["translated"] = "SCANS/T2"
     for name, source in names.items():
         (folder / name).symlink_to(folder / source)
 
