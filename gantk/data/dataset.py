@@ -46,7 +46,12 @@ from gantk.data.split import (
     unpair,
 )
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import MAX_ALL_COMPARED, fingerprint, sample_indices
+from gantk.data.split.near_duplicates import (
+    MAX_ALL_COMPARED,
+    Fingerprint,
+    fingerprint,
+    sample_indices,
+)
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
 
@@ -83,6 +88,7 @@ class Data:
         self.paired = method.paired
         self.letters = domain_letters(table.domains)
         self.notes: list[str] = []
+        self._fingerprints: dict[tuple[str, str], Fingerprint] = {}
         # about the images of `test_on`
         self.warnings: list[str] | None = None
         self.source, records = source_and_records(
@@ -102,7 +108,10 @@ class Data:
         if not known:
             # records by set; how, in words
             self.splits, self.split_description = split_records(
-                records, **table.split.model_dump(), origin=split_origin(self.source)
+                records,
+                **table.split.model_dump(),
+                fingerprints=self._fingerprints,
+                origin=split_origin(self.source),
             )
             training = training_of(table, method, self.source, self.splits["train"])
             # for the method: maybe unpaired
@@ -345,12 +354,14 @@ class Data:
         if sum(map(bool, splits.values())) > 1:
             records = sum(splits.values(), [])
             for record in (records[n] for n in sample_indices([record.key for record in records])):
-                if record.id not in splits.fingerprints:
-                    splits.fingerprints[record.id] = fingerprint(record, near, self.preparation)
+                if record.id not in self._fingerprints:
+                    self._fingerprints[record.id] = fingerprint(record, near, self.preparation)
 
         try:
             same_patient = self.paired or may_share_patients(self.table, self.source)
-            check_leakage(splits, same_patient=same_patient, near=near)
+            check_leakage(
+                splits, same_patient=same_patient, near=near, fingerprints=self._fingerprints
+            )
         except UserError as error:
             return error
 
@@ -377,6 +388,8 @@ class Data:
             f"data     {self.table.source.name}: {counts} for training, {held}, at {size}",
             f"split    {self.split_description}",
         ]
+        if self.splits.held_out:
+            lines.append(f"held out {self.splits.held_out}")
         notes_on_fits = {x: getattr(each, "note", "") for x, each in self.intensity.items()}
         fitted = [f"{names[x]}: {note}" for x, note in notes_on_fits.items() if note]
         lines += [

@@ -80,7 +80,14 @@ class TrainedModel:
 
     def check(self, image: Image, to: str | None = None) -> Checked:
         """Compare an image with the training images of the domain that is translated to `to`."""
-        return check_input(image, self.frames[self.domain(to)])
+        frame = self.frames[self.domain(to)]
+        return check_input(image, frame, trained_on=self.trained_on(image))
+
+    def trained_on(self, image: Image) -> str:
+        """The run that was trained on the patient of an image, as far as its file or its header say;
+        "" for others, and for models that do not list their training images.
+        """
+        return ""
 
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""

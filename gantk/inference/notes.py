@@ -50,15 +50,21 @@ class Checked(NamedTuple):
         return kind, f"{prefix}fits the training data: {self.fits}"
 
 
-def check_input(image: Image, frame: Frame, contrast: str = "") -> Checked:
+def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str = "") -> Checked:
     """Compare an image with the training images of a model. `contrast` is its name where a patient
-    has several.
+    has several; `trained_on` the run whose training images show the same patient.
 
     It does not fit where plugins or the skull raise a doubt, or where it is far outside the ranges
     of the training images; it fits partly where it is a little outside.
     """
     prefix = f"{contrast}: " if contrast else ""
     notes: list[Note] = []
+    if trained_on:
+        line = (
+            f"the model was trained on this patient (split.json of '{trained_on}'), so the result"
+            " does not show how well other patients are translated"
+        )
+        notes.append(("warning", prefix + line))
     for line in image.remarks:
         notes.append(("note", prefix + line.removeprefix(f"'{image.path}'").lstrip(": ")))
 

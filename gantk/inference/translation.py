@@ -626,7 +626,7 @@ class Translation:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
         its name where a patient has several.
         """
-        checked = check_input(image, self.frame, contrast)
+        checked = check_input(image, self.frame, contrast, self.model.trained_on(image))
         image = checked.image
         self._keep_notes(job, [checked.fit_note(contrast), *checked.notes], contrast)
         if self.count == 1:

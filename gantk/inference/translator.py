@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.preparation import middle_slice
 from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
-from gantk.files import expect_replaceable, make_folder, write_output
+from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
@@ -47,7 +48,7 @@ from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of
 from gantk.runs.results import Results, Score, Uncertainty
-from gantk.runs.schemas import read_results
+from gantk.runs.schemas import read, read_results
 from gantk.runs.trained import (
     Examples,
     Posts,
@@ -124,6 +125,23 @@ class Translator(TrainedModel):
         return cls(
             model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed")
         )
+
+    def trained_on(self, image: Image) -> str:
+        patient = image.facts.get("patient", "")
+        path = image.path
+        is_known = bool(patient) and patient in self._trained_on
+        if not is_known and self._trained_on and path is not None and path.is_file():
+            is_known = sha256_of(path) in self._trained_on
+        return str(self.run.path) if is_known else ""
+
+    @cached_property
+    def _trained_on(self) -> set[str]:
+        """The patients of the run's training images, and the SHA-256 of their files."""
+        with suppress(UserError):  # split.json is damaged, and no translation needs it
+            sets = read(self.run.path, "split.json").get("splits") or {}
+            entries = [*sets.get("train", ()), *sets.get("set_aside", ())]
+            return {entry.get(key, "") for entry in entries for key in ("subject", "sha256")} - {""}
+        return set()
 
     def identity(self) -> dict[str, str]:
         """A record that two translations share only if they used the same weights."""

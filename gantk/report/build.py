@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gantk.data.distribution import AIR_SHARE
+from gantk.data.split import held_out_patients
 from gantk.errors import argument
 from gantk.files import write_file
 from gantk.metrics.words import baselines
@@ -389,15 +390,17 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
     domains: set[str] = set()
+    patients: dict[str, set[str]] = {}
     for name in ("train", "validation", "test"):
         records = sets.get(name) or ()
         images = Counter(names.get(record["domain"], record["domain"]) for record in records)
-        subjects = {record["subject"] for record in records if record.get("subject")}
-        rows.append({"name": name, "images": images, "subjects": len(subjects)})
+        patients[name] = {record["subject"] for record in records if record.get("subject")}
+        rows.append({"name": name, "images": images, "subjects": len(patients[name])})
         domains.update(images)
 
     return {
         "how": run.split.get("how"),
+        "held_out": held_out_patients(patients),
         "leak": run.split.get("leakage_allowed"),
         "rows": rows,
         "domains": sorted(domains),

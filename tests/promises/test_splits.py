@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from gantk import check, translate
+
 SIDES = ("train", "validation", "test")
 CSV = "patient,split\n" + "".join(
     f"p{k:02d},{'test' if k < 3 else 'validation' if k < 5 else 'none' if k == 9 else 'train'}\n"
@@ -98,6 +100,21 @@ def test_unpaired_patients_are_trained_on_in_one_domain(divided):
     domain_of = {record["subject"]: record["domain"] for record in records}
     for record in records:
         assert record["domain"] == domain_of[record["subject"]]
+
+
+def test_held_out_patients_are_named_and_known_to_translate(divided):
+    found = sides(divided)
+    line = f"validation: {', '.join(sorted(found['validation']))}; test: {', '.join(sorted(found['test']))}"
+    assert line in (divided / "report.html").read_text("utf-8")
+    found_by_check = check(divided.parent / "scans", recipe=divided.parent / "tiny.toml")
+    assert line == found_by_check["summary"]["held out"]
+    for side in ("train", "test"):
+        (patient, *_) = sorted(found[side])
+        said: list[str] = []
+        scan = divided.parent / "scans" / patient / f"{patient}_T1.nii.gz"
+        translate(divided, scan, divided.parent / side, to="T2", say=said.append)
+        told = [each for each in said if "the model was trained on this patient" in each]
+        assert len(told) == (side == "train"), said
 
 
 @pytest.mark.slow

@@ -468,6 +468,8 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
         lines["pairs"] = f"{len(pairs)} registered" if pairs else "none found"
 
     lines["split"] = usage.split_description or "none"
+    if usage.splits and usage.splits.held_out:
+        lines["held out"] = usage.splits.held_out
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
         files = count_noun(left_out, "file")

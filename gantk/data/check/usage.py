@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -253,13 +253,12 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         usage.problems.append(problem("split", severity, what, (), error.remedy))
         return
 
-    usage.splits.fingerprints |= fingerprints
     patients_in_doubt = any(each["kind"] == "patients" for each in usage.problems)
     if not patients_in_doubt:
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
 
     try:
-        _check_leakage(usage, usage.splits)
+        _check_leakage(usage, usage.splits, fingerprints)
     except UserError as error:
         kind = "same-patient" if error.where == "data.same_patient" else "leak"
         severity = "error" if by_recipe or kind == "leak" else "note"
@@ -298,13 +297,17 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
     return fingerprints
 
 
-def _check_leakage(usage: Usage, splits: Splits) -> None:
+def _check_leakage(usage: Usage, splits: Splits, fingerprints: Mapping) -> None:
     """UserError where a training of this use would see what it is tested on."""
     table = usage.table
     training = training_of(table, usage.method, usage.source, splits["train"])
     usage.training = [record for record in training if record.domain in usage.method.reads]
     same_patient = usage.method.paired or may_share_patients(table, usage.source)
-    check_leakage(splits.with_training(usage.training), same_patient=same_patient)
+    check_leakage(
+        splits.with_training(usage.training),
+        same_patient=same_patient,
+        fingerprints=fingerprints,
+    )
 
 
 def incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:

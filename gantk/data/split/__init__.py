@@ -13,6 +13,7 @@ from gantk.data.split.recorded import (
 from gantk.data.split.split import (
     Splits,
     consequences,
+    held_out_patients,
     split_origin,
     split_records,
     unpair,
@@ -25,6 +26,7 @@ __all__ = [
     "consequences",
     "describe_images",
     "hashes_of_rows",
+    "held_out_patients",
     "read_splits",
     "split_json",
     "split_origin",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import (
     SETS,
+    Fingerprint,
     exact_copies,
     fingerprint,
     near_copies,
@@ -24,6 +25,8 @@ def check_leakage(
     # whether a patient may give training images of both domains; False: that is a leak
     same_patient: bool = True,
     near: bool = True,  # look for near copies too: saved again, resized, shifted, rescaled
+    # by domain and key, of images that were read already
+    fingerprints: Mapping[tuple[str, str], Fingerprint] = {},
 ) -> None:
     """UserError that lists patients, identical pixels and near copies on two sides of a split.
 
@@ -39,7 +42,7 @@ def check_leakage(
         subjects = [record.subject for record in records]
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
     if len(set(sides)) > 1:
-        leaks += _copies_on_two_sides(records, sides, getattr(splits, "fingerprints", {}), near)
+        leaks += _copies_on_two_sides(records, sides, fingerprints, near)
 
     if leaks:
         what = (

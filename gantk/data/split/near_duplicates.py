@@ -358,11 +358,13 @@ def sample_indices(keys: Sequence[str]) -> list[int]:
     return sorted(by_hash[:SAMPLE_OF_LARGE_SET])
 
 
-def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> list[Fingerprint]:
-    """Fingerprints of images from files without known patients, each read once; [] if any patient
-    is known.
+def fingerprints_of_unknown(
+    records: Sequence[Record], known: dict[tuple[str, str], Fingerprint]
+) -> list[Fingerprint]:
+    """Fingerprints of images from files without known patients, each read once and added to
+    `known`; [] if any patient is known.
 
-    Fingerprints of images that are not `sample_indices` are empty.
+    Fingerprints of images that are not `sample_indices` are empty, and not added.
     """
     if any(record.subject or not record.files for record in records):
         return []
@@ -376,7 +378,9 @@ def fingerprints_of_unknown(records: Sequence[Record], known: Mapping = {}) -> l
     likeness = {
         stack: _neighbours_likeness(images, stack) for stack in {one.stack for one in images}
     }
-    return [replace(one, usual=likeness[one.stack]) for one in images]
+    images = [replace(one, usual=likeness[one.stack]) for one in images]
+    known |= {r.id: one for r, one in zip(records, images, strict=True) if one.digest}
+    return images
 
 
 def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
@@ -416,16 +420,6 @@ def _digests(paths: set[Path]) -> dict[Path, str]:
     return digest_of
 
 
-def around_held_out(
-    pairs: Sequence[tuple[int, int]], places: Sequence[str]
-) -> list[tuple[int, int]]:
-    """The same pairs of exact copies, with the most held-out copy in place of the first."""
-    most: dict[int, int] = {}
-    for i, j in pairs:
-        most[i] = max(most.get(i, i), j, key=lambda n: SETS.index(places[n]) if places[n] else -1)
-    return [(most[i], n) for i, j in pairs for n in (i, j)]
-
-
 def unit_of(record: Record) -> tuple[str, str]:
     """The unit that a split by image never divides: a registered pair, or one image."""
     return ("pair", record.pair) if record.pair is not None else record.id
@@ -450,43 +444,34 @@ def first_of_copies(
     return {name: root(name) for name in first}
 
 
-def without_copies(
-    places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]
+def settle_copies(
+    places: Sequence[str],
+    records: Sequence[Record],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    drop: bool,
 ) -> Sets:
-    """The sets without copies of records in a more held-out set, and without the partners of such
-    copies.
+    """The sets of records by their `places`; copies, and the images that are registered with them,
+    move to the most held-out set that holds any of them, or with `drop` are left out of all others.
 
-    Where a set would lose a whole domain, nothing is left out: `check_leakage` refuses such data.
+    Where a set would lose a whole domain, all stay: `check_leakage` refuses such data.
     """
-    copies = _copies_of_held_out(places, pairs)
-    # set and pair
-    left_out = {(places[n], records[n].pair) for n in copies if records[n].pair is not None}
-    kept = [
-        "" if n in copies or (places[n], r.pair) in left_out else places[n]
-        for n, r in enumerate(records)
-    ]
-    return _unless_a_domain_is_lost(_sets_of(kept, records), _sets_of(places, records))
+    first = first_of_copies(records, pairs)
+    groups = [first.get(unit_of(record)) for record in records]
+    most: dict[Hashable, str] = {}
+    for group, place in zip(groups, places, strict=True):
+        if group and place:
+            most[group] = max(most.get(group, place), place, key=SETS.index)
 
+    settled = []
+    for group, place in zip(groups, places, strict=True):
+        target = most.get(group, place) if place else ""
+        settled.append("" if drop and target != place else target)
 
-def with_near_copies(
-    places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]
-) -> Sets:
-    """The sets with near copies of held-out records, and the copies' partners, moved to the set of
-    these records.
-    """
-    moved = places
-    order = list(range(len(records)))
-    while target := _copies_of_held_out(moved, pairs):  # by index, the set to move to
-        # the order of earlier versions
-        order = [n for name in SETS for n in order if moved[n] == name]
-        target_of_pair = {records[n].pair: name for n, name in target.items() if records[n].pair}
-        moved = [
-            target.get(n) or target_of_pair.get(records[n].pair or "", name)
-            for n, name in enumerate(moved)
-        ]
-
-    new = _sets_of([moved[n] for n in order], [records[n] for n in order])
-    return _unless_a_domain_is_lost(new, _sets_of(places, records))
+    old = _sets_of(places, records)
+    new = _sets_of(settled, records)
+    lost = [name for name in SETS if {r.domain for r in new[name]} != {r.domain for r in old[name]}]
+    return old if lost else new
 
 
 def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
@@ -495,25 +480,3 @@ def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
         name: [r for r, place in zip(records, places, strict=True) if place == name]
         for name in SETS
     }
-
-
-def _copies_of_held_out(places: Sequence[str], pairs: Sequence[tuple[int, int]]) -> dict[int, str]:
-    """By index, the most held-out set that holds a copy of that record, for records in a less
-    held-out set.
-    """
-    held_out: dict[int, str] = {}
-    for i, j in [*pairs, *((j, i) for i, j in pairs)]:
-        if (
-            places[i]
-            and places[j]
-            and SETS.index(places[i]) > SETS.index(held_out.get(j, places[j]))
-        ):
-            held_out[j] = places[i]
-
-    return held_out
-
-
-def _unless_a_domain_is_lost(new: Sets, old: Sets) -> Sets:
-    """The new sets; the old ones where a set would lose a whole domain."""
-    lost = [name for name in SETS if {r.domain for r in new[name]} != {r.domain for r in old[name]}]
-    return old if lost else new

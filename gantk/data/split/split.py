@@ -5,7 +5,7 @@ folds, or by a file.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +14,15 @@ import numpy as np
 
 from gantk.data.preparation import Record
 from gantk.data.split import near_duplicates
-from gantk.data.split.near_duplicates import SETS, Sets, unit_of
+from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
-from gantk.errors import UserError
+from gantk.errors import UserError, join_first
+from gantk.formats.files import natural
 
 By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
 MIN_PATIENTS_FOR_VALIDATION = 4
+MAX_NAMED_PATIENTS = 10  # held-out patients of a set that are named
 FOLDERS_OR_TABLE = "the folders or the table"  # what gives the sets of most sources
 USE_BLOCKS = (
     'set data.split.by = "block" to hold out some slices of every patient (scores then hold only'
@@ -35,16 +37,21 @@ NAME_PATIENTS = (
 class Splits(Sets):
     """The records of `train`, `validation` and `test`; `by` is the unit that was never divided."""
 
-    def __init__(self, sets: Sets, by: str, made: Mapping = {}, fingerprints: Mapping = {}):
+    def __init__(self, sets: Sets, by: str, made: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
         self.made = made  # what else is needed to repeat the split: seed, fold, the file's hash
-        # by domain and key, of images that were read for the split
-        self.fingerprints = dict(fingerprints)
+
+    @property
+    def held_out(self) -> str:
+        """Who is held out, see `held_out_patients`."""
+        return held_out_patients(
+            {name: [record.subject for record in own] for name, own in self.items()}
+        )
 
     def with_training(self, records: list[Record]) -> Splits:
         """The same split with other training images."""
-        return Splits({**self, "train": records}, self.by, self.made, self.fingerprints)
+        return Splits({**self, "train": records}, self.by, self.made)
 
 
 def split_origin(source: Any) -> str:
@@ -69,7 +76,8 @@ def split_records(
     fold: int = 0,  # k-fold: the part that is the test set, counted from 0
     # CSV with the set of each patient: columns patient (or path) and split
     file: str = "",
-    fingerprints: Mapping = {},  # by domain and key, of images that were read already
+    # by domain and key, of images that were read already; those that the split reads are added
+    fingerprints: dict[tuple[str, str], Fingerprint] | None = None,
     origin: str = FOLDERS_OR_TABLE,  # what names the sets of records
 ) -> tuple[Splits, str]:
     """Split records into train, validation and test: the sets and a description, which depend on
@@ -89,7 +97,8 @@ def split_records(
 
     shares = {"test": test, "validation": validation}
     made = {"seed": seed}
-    draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=fingerprints)
+    known = {} if fingerprints is None else fingerprints
+    draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=known)
     if file:
         if folds:
             what = f"folds = {folds} cannot be combined with the sets of '{file}'"
@@ -152,7 +161,7 @@ def _draw(
     seed: int,
     gap: int,
     blocks: int,
-    known: Mapping,
+    known: dict[tuple[str, str], Fingerprint],
     folds: int = 0,
     fold: int = 0,
 ) -> tuple[Splits, str]:
@@ -172,7 +181,6 @@ def _draw(
 
     # Copies of one picture must not stand on two sides. Known patients are not compared: their
     # copies are an error of the data.
-    seen: list[near_duplicates.Fingerprint] = []
     near: list[tuple[int, int]] = []
     exact: list[tuple[int, int]] = []
     if held_out and by != "patient":
@@ -183,8 +191,7 @@ def _draw(
     can_validate = True
     if by == "block":
         set_of_record = _by_block(records, shares, seed, gap, blocks)
-        copies = near_duplicates.around_held_out(exact, set_of_record) + near
-        sets = near_duplicates.without_copies(set_of_record, records, copies)
+        sets = near_duplicates.settle_copies(set_of_record, records, exact + near, drop=True)
     else:
         # Copies of one picture are one unit: else a training image could also be scored. Without
         # folds, near copies are moved to the more held-out set afterwards.
@@ -202,7 +209,7 @@ def _draw(
             set_of_unit = _in_sets(kinds, shares, seed, by)
 
         set_of_record = [set_of_unit[unit(record)] for record in records]
-        sets = near_duplicates.with_near_copies(set_of_record, records, near)
+        sets = near_duplicates.settle_copies(set_of_record, records, near, drop=False)
 
     _expect_every_domain(records, sets, shares, by, folds)
 
@@ -214,12 +221,7 @@ def _draw(
     if not can_validate:
         how += "; there are too few patients for a validation set"
 
-    fingerprints = {}
-    if seen:
-        for record, fingerprint in zip(records, seen, strict=True):
-            if fingerprint.digest:
-                fingerprints[record.id] = fingerprint
-    return Splits(sets, by, fingerprints=fingerprints), how
+    return Splits(sets, by), how
 
 
 def _expect_every_domain(
@@ -598,6 +600,19 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
         for record in records
         if kept_domain.get(record.subject, record.domain) == record.domain
     ]
+
+
+def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
+    """Who is held out, of the patients of each set: `validation: P04; test: P01, P02`; "" where
+    nobody is known, or all are trained on too.
+    """
+    trained = {*patients.get("train", ())}
+    parts = []
+    for name in ("validation", "test"):
+        held_out = sorted({*patients.get(name, ())} - trained - {""}, key=natural)
+        if held_out:
+            parts.append(f"{name}: {join_first(held_out, most=MAX_NAMED_PATIENTS)}")
+    return "; ".join(parts)
 
 
 def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
