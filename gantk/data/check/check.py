@@ -21,10 +21,10 @@ from gantk.data.check.pixels import HALVES, MAX_PICTURES, layout_of, unlike_pair
 from gantk.data.check.populations import domains_of_two_kinds
 from gantk.data.check.usage import (
     Usage,
-    absolute,
     assign,
     incomplete,
     is_about_setting,
+    scans_of,
     split_up,
     usage_by_guess,
     usage_by_recipe,
@@ -224,22 +224,11 @@ def _usage_of(
 
 
 def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | None]]:
-    """The scans of records, each once and named by its key, with its contrast, where a record has
-    several, and what reads it; of images that are parts of a file, the whole file.
-    """
+    """The scans of records, see `scans_of`, each once with its contrast and with what reads it."""
     readers: dict[Scan, tuple[str, FileImage | None]] = {}
     for record in records:
-        key = record.scan_key or record.key
-        if record.file is None:
-            scan = Scan(record.files[0], record.files[:1], key)
-            readers.setdefault(scan, ("", None))
-            continue
-        contrasts = record.file.row.contrasts or ("",)
-        for scan, contrast in zip(record.file.scans, contrasts, strict=True):
-            if scan is None:
-                continue
-            name = f"{key}/{scan.path.name}" if contrast else key
-            readers.setdefault(replace(scan, name=name), (contrast, record.file))
+        for contrast, scan in scans_of(record):
+            readers.setdefault(scan, (contrast, record.file))
     return readers
 
 
@@ -263,25 +252,19 @@ def _result(
 ) -> dict[str, Any]:
     """The result of `check` as JSON."""
     split: dict[str, Any] | None = None
-    set_of_file = {}
+    set_of_record = {}
     if usage and usage.splits:
         sizes = {name: len(records) for name, records in usage.splits.items()}
         split = {"by": usage.splits.by, "how": usage.split_description} | sizes
-        for name, records in usage.splits.items():
-            for record in records:
-                if record.path is not None:
-                    set_of_file[absolute(record.path)] = name
+        set_of_record = {
+            record.id: name for name, records in usage.splits.items() for record in records
+        }
 
     files = []
     for item in items:
-        own_files = [absolute(file) for file in item.scan.files]
-        own_sets = {set_of_file[file] for file in own_files if file in set_of_file}
-        place = {
-            "domains": item.domains,
-            "patient": item.patient or None,
-            "split": sorted(own_sets),
-        }
-        files.append(item.facts | place)
+        own_sets = {set_of_record.get(record.id, "") for record in item.records} - {""}
+        place = {"domains": item.domains, "patient": item.patient or None}
+        files.append(item.facts | place | {"split": sorted(own_sets)})
 
     return {
         "format": FORMAT,

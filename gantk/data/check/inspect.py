@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.check.kinds import kind_of, round_digits
+from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
 from gantk.errors import UserError, one_line
@@ -34,7 +35,9 @@ class Inspected:
     error: UserError | None = None
     seen: Fingerprint | None = None
     remarks: tuple[str, ...] = ()
-    domains: list[str] = field(default_factory=list)  # filled in by `check`
+    # its records, or those of its planes or parts, and their domains; filled in by `check`
+    records: list[Record] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
     patient: str = ""
     series: str = ""  # pseudonym of the DICOM series
     contrast: str = ""  # what names or else headers say, filled in by `check`

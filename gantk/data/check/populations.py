@@ -4,7 +4,6 @@ spacing, field of view, background. An unpaired network learns such differences 
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -65,12 +64,13 @@ def domains_of_two_kinds(
     """Warn of an unpaired training whose domains show different kinds of images; note very different
     numbers of images or people. `names` are the domains by letter.
     """
-    facts_of_file = {os.path.abspath(item.scan.files[0]): item.facts for item in items}
     records = {x: [record for record in training if record.domain == x] for x in names}
     facts = {}
     for letter, own in records.items():
-        files = {os.path.abspath(path) for path in {record.path for record in own} if path}
-        facts[letter] = [facts_of_file[file] for file in files if file in facts_of_file]
+        trained = {record.id for record in own}
+        facts[letter] = [
+            item.facts for item in items if any(each.id in trained for each in item.records)
+        ]
 
     if len(names) != 2 or not all(facts.values()):
         return []

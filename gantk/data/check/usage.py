@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.source import source_for
 from gantk.data.split import Splits, consequences, split_origin, split_records
 from gantk.data.split.leakage import check_leakage
-from gantk.data.split.near_duplicates import place_fingerprint
+from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
+from gantk.formats.image import Scan
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
@@ -205,38 +206,41 @@ def _merge_spellings(words: Counter[str]) -> Counter[str]:
     return merged
 
 
-def absolute(path: Path) -> str:
-    """An absolute path as text; five times as fast as `Path.absolute`, which matters for large
-    tables.
+def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
+    """Yield the scan of each contrast of a record, named by its key, with the contrast where a
+    record has several; of an image that is part of a file, the whole file.
     """
-    text = os.fspath(path)
-    return text if text.startswith(os.sep) else os.path.join(os.getcwd(), text)
+    key = record.scan_key or record.key
+    if record.file is None:
+        if record.files:
+            yield "", Scan(record.files[0], record.files[:1], key)
+        return
+    contrasts = record.file.row.contrasts or ("",)
+    for scan, contrast in zip(record.file.scans, contrasts, strict=True):
+        if scan is not None:
+            yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
 
 
 def assign(usage: Usage, items: Sequence[Inspected]) -> None:
-    """Set the domains and the patient of every image."""
-    item_of = {absolute(file): item for item in items for file in item.scan.files}
-    own = {record.path for record in usage.records}
+    """Set the records, domains and patient of every image."""
+    item_of = {os.path.abspath(file): item for item in items for file in item.scan.files}
     for record in usage.records:
-        for file in record.files:
-            if file != record.path and file in own:
-                continue  # another record's own file, used here only as the target grid
-
-            item = item_of.get(absolute(file))
+        domain = usage.names[record.domain]
+        for _, scan in scans_of(record):
+            item = item_of.get(os.path.abspath(scan.files[0]))
             if item is None:
                 continue
-
-            domain = usage.names[record.domain]
+            item.records.append(record)
+            item.patient = record.subject or item.patient
             if domain not in item.domains:
                 item.domains.append(domain)
-
-            item.patient = record.subject or item.patient
 
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the readable records as a training would; leaks and impossible splits are problems."""
     by_recipe = usage.recipe is not None
-    _leave_out_unreadable(usage, items)
+    unreadable = {record.id for item in items if item.error for record in item.records}
+    usage.records = [record for record in usage.records if record.id not in unreadable]
     usage.problems += incomplete(usage, usage.records)
     fingerprints = _fingerprints(usage, items)
     try:
@@ -265,35 +269,20 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
         usage.problems.append(problem(kind, severity, error.what, (), error.remedy))
 
 
-def _leave_out_unreadable(usage: Usage, items: Sequence[Inspected]) -> None:
-    """Keep only the records that a training could read."""
-    unreadable = set()
-    for item in items:
-        if item.error is not None:
-            unreadable |= {absolute(file) for file in item.scan.files}
-
-    if unreadable:
-        usage.records = [
-            record for record in usage.records if unreadable.isdisjoint(map(absolute, record.files))
-        ]
-
-
-def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, str], Any]:
+def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, str], Fingerprint]:
     """The fingerprints, by record, of pictures that a training would use without resampling."""
     table = usage.table
     if table.dims != 2 or table.plane != "axial" or table.spacing is not None:
         return {}
 
-    seen = {}
-    for item in items:
-        if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2:
-            seen[item.scan.files] = item.seen
-
     fingerprints = {}
-    for record in usage.records:
-        if record.files in seen and not record.scan and not record.missing:
-            fingerprints[record.id] = place_fingerprint(seen[record.files], record)
-
+    for item in items:
+        is_gray_picture = (
+            item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2
+        )
+        for record in item.records if is_gray_picture else ():
+            if record.files == item.scan.files and not record.scan and not record.missing:
+                fingerprints[record.id] = place_fingerprint(item.seen, record)
     return fingerprints
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
-from gantk.data.check.usage import Usage, absolute
+from gantk.data.check.usage import Usage
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file
@@ -60,9 +61,9 @@ def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
     known = {row.path: row for row in usage.catalog or ()}
     used = set()
     for record in usage.records:
-        used |= set(map(absolute, (*record.files, *record.mask_files)))
+        used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
     for scan in scans:
-        if used.isdisjoint(map(absolute, scan.files)):
+        if used.isdisjoint(map(os.path.abspath, scan.files)):
             row = known.get(scan.path, Row((scan.path,)))
             yield Row((scan.path,), row.contrast, split=LEFT_OUT[0], why=row.why)
 
