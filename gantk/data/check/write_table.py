@@ -34,7 +34,7 @@ def write_table(
     `why`, a column says which rules filled the cells. Returns a sentence about the rows.
     """
     if usage:
-        rows = [*_rows_of_records(usage, scans), *_rows_left_out(usage, scans)]
+        rows = [*_rows_in_use(usage), *_rows_left_out(usage, scans)]
     else:
         left_out = ("", LEFT_OUT[0])
         rows = [replace(row, split=left_out[row.kind != "image"], pair="") for row in said]
@@ -68,28 +68,26 @@ def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
             yield Row((scan.path,), row.contrast, split=LEFT_OUT[0], why=row.why)
 
 
-def _rows_of_records(usage: Usage, scans: Sequence[Scan]) -> list[Row]:
+def _rows_in_use(usage: Usage) -> list[Row]:
     """A row for each image that is used, in the order of the records."""
-    place_of = {scan.files[0]: scan.path for scan in scans}  # of a DICOM series its folder
     complete = complete_pairs(usage.records)
     splits = any(record.split for record in usage.records)
     # "images" is no contrast but the check's word for one unknown domain.
     known = {letter: "" if name == "images" else name for letter, name in usage.names.items()}
-    whys = {(row.path, row.contrast): row.why for row in usage.catalog or ()}
     rows: dict[tuple[str, Path], Row] = {}
     for record in usage.records:
-        image = place_of.get(record.files[0], record.files[0])
+        found = record.file.row if record.file else Row(record.files[:1], pair=record.pair or "")
+        image = found.display_path
         if (record.domain, image) in rows:  # another plane of the same volume
             continue
 
-        row = Row((image,), known[record.domain], record.subject, label=record.label or "")
-        row.why = whys.get((record.files[0], row.contrast), {})
+        row = Row((image,), known[record.domain], record.subject, why=found.why)
+        row.label = record.label or ""
         row.mask = next(iter(record.mask_files), None)
         if splits:
             row.split = record.split or "train"
-        if record.pair is not None and record.pair in complete:
-            plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
-            row.pair = record.pair.removesuffix(plane)
+        if record.pair in complete:
+            row.pair = found.pair
         rows[record.domain, image] = row
 
     return list(rows.values())
