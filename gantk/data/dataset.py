@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
@@ -52,6 +52,7 @@ from gantk.data.split.near_duplicates import (
     fingerprint,
     sample_indices,
 )
+from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
 
@@ -61,8 +62,6 @@ if TYPE_CHECKING:
     from gantk.data.batches import ImageSet
     from gantk.method import Method
     from gantk.recipe.tables import DataTable
-
-T = TypeVar("T")
 
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
 MAX_INSPECTED_FILES = 8  # of a domain, whose kinds of images a model keeps
@@ -179,7 +178,7 @@ class Data:
                 {record.scan_key or record.key: record for record in reversed(training)}.values()
             )[::-1]
 
-        training = evenly_spaced(training, MAX_FITTED_IMAGES)
+        training = spread(training, MAX_FITTED_IMAGES)
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = training[0].read()
@@ -202,7 +201,7 @@ class Data:
                     remedy = "remove data.channels from the recipe"
                 raise UserError(what, where="data.channels", remedy=remedy)
 
-            sampled = evenly_spaced(
+            sampled = spread(
                 training,
                 MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
             )
@@ -697,15 +696,10 @@ def _traits_of(records: Sequence[Record]) -> dict[str, list[Any]]:
     """The kinds of the images that records come from, as of `ranges_of`, by a few files."""
     files = {record.path: record for record in records if record.file is not None}
     facts = []
-    for record in evenly_spaced([*files.values()], MAX_INSPECTED_FILES):
+    for record in spread(list(files.values()), MAX_INSPECTED_FILES):
         scan = replace(next(filter(None, record.file.scans)), name=record.scan_key or record.key)
         item = inspect_kept(scan, record.file)  # the warnings of a run ask again
         if item.error:
             raise item.error
         facts.append(item.facts)
     return ranges_of(facts)
-
-
-def evenly_spaced(items: list[T], count: int) -> list[T]:
-    """At most `count` items, at equal steps from the first."""
-    return items[:: max(1, -(-len(items) // count))]

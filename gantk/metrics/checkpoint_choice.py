@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gantk.data.preparation import Record
+from gantk.data.spread import spread
 from gantk.metrics.baselines import identity
 from gantk.metrics.evaluate import Scorer, difference
-from gantk.metrics.references import OTHER, direction_to, number_that_fits, spread, windows
+from gantk.metrics.references import OTHER, direction_to, number_that_fits, windows
 from gantk.metrics.sets import ImageGroup, Kid
 
 MAX_SOURCES = 32  # images translated at a save

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.preparation import Record
+from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
@@ -29,7 +30,6 @@ from gantk.metrics.references import (
     RealImages,
     direction_to,
     number_that_fits,
-    spread,
 )
 from gantk.metrics.sets import ImageGroup, Kid, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of

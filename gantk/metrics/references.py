@@ -19,6 +19,7 @@ from torch import Tensor
 from gantk.data.dataset import Data, open_source
 from gantk.data.intensity import PerChannel
 from gantk.data.preparation import Record
+from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
 from gantk.metrics.pair_scores import References, foreground
 from gantk.metrics.sets import ImageGroup
@@ -325,13 +326,6 @@ def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:
 def real_records(records: Sequence[Record], letter: str) -> list[Record]:
     """The records of a domain, without generated images."""
     return [record for record in records if record.domain == letter and record.for_scores]
-
-
-def spread(items: Sequence, count: int) -> list:
-    """At most `count` items, evenly spaced over the list."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def number_that_fits(most: int, memory: int, size: Sequence[int], least: int = 2) -> int:

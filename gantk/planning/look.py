@@ -19,6 +19,7 @@ from gantk.data.preparation import Record, domain_letters
 from gantk.data.skull import shows_skull
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
+from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.formats.image import Image
@@ -86,7 +87,7 @@ class Scans:
         }
         if not self.is_masked or not files:
             return False
-        some = list(files.values())[:: -(-len(files) // MAX_SCANS_READ)]
+        some = spread(list(files.values()), MAX_SCANS_READ)
         return all(shows_skull(_first_image(file)) is False for file in some)
 
     def warns(self, kind: str) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gantk.data.spread import spread
 from gantk.files import read_file
-from gantk.metrics.references import spread
 from gantk.report.run_record import Samples
 
 # bytes of pictures embedded unchanged; above it earlier steps become small previews

@@ -30,11 +30,12 @@ from gantk.data.check.usage import (
     usage_by_recipe,
 )
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data, evenly_spaced
+from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import sample_indices
+from gantk.data.spread import spread
 from gantk.errors import TooFewImages, UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
@@ -168,7 +169,7 @@ def warnings_about(data: Data) -> list[str]:
     records = [record for each in data.splits.values() for record in each if record.files]
     readers = _readers_of(records)
     items = []
-    for scan in evenly_spaced(list(readers), MAX_SCANS_OF_RUN):
+    for scan in spread(list(readers), MAX_SCANS_OF_RUN):
         contrast, file = readers[scan]
         item = inspect_kept(scan, file) if file else inspect(scan, partial(io.read, scan))
         item.contrast = contrast
@@ -351,8 +352,7 @@ def _about_pairs(usage: Usage) -> list[Problem]:
 
     layout = HALVES
     if wholes:
-        step = -(-len(wholes) // MAX_PICTURES)
-        layout = layout_of([io.read(path).pixels for path in wholes[::step]])
+        layout = layout_of([io.read(path).pixels for path in spread(wholes, MAX_PICTURES)])
     if layout != HALVES:
         what = f"the pictures seem to show {layout}, so that their halves are no pairs, such as:"
         remedy = "save each image as a file of its own, in a folder for each domain"

@@ -24,6 +24,7 @@ from gantk.data.check.kinds import HEADS
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
+from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
 
@@ -342,7 +343,7 @@ def ct_without_air(items: Sequence[Inspected]) -> Iterator[Problem]:
 
 def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
     """Warn of images whose file names, or else nearest folders, say another contrast than their
-    domain; of many images every n-th is compared. A contrast that contradicts all domains says
+    domain; of many images some are compared. A contrast that contradicts all domains says
     nothing (PD may be Parkinson's disease); T1ce contradicts T1, and the reverse, where others of
     the domain say the domain's own. `domains` are the names by letter.
     """
@@ -353,7 +354,7 @@ def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> It
         names = list(
             dict.fromkeys(each.scan_key or each.key for each in records if each.domain == letter)
         )
-        compared = names[:: -(-len(names) // MAX_COMPARED_NAMES) or 1]
+        compared = spread(names, MAX_COMPARED_NAMES)
         said[domain] = {name: contrasts_said(Path(name)) for name in compared}
         others[domain] = defaultdict(list)
         for name, contrasts in said[domain].items():
@@ -466,7 +467,7 @@ def _log_distance_ratio(
     one, by the third nearest neighbours; None where the two domains look alike.
     """
     sides = (in_first, ~in_first)
-    neighbours = np.concatenate([_every_nth(np.flatnonzero(side)) for side in sides])
+    neighbours = np.concatenate([spread(np.flatnonzero(side), MAX_NEIGHBOURS) for side in sides])
     distance = _distances(features, neighbours)
     numbers = np.unique(patients, return_inverse=True)[1]
     distance[numbers[:, None] == numbers[neighbours]] = np.inf
@@ -481,11 +482,6 @@ def _log_distance_ratio(
             return None
 
     return log_ratio
-
-
-def _every_nth(places: np.ndarray) -> np.ndarray:
-    """At most MAX_NEIGHBOURS of the places, at equal steps."""
-    return places[:: -(-len(places) // MAX_NEIGHBOURS)]
 
 
 def _distances(features: np.ndarray, neighbours: np.ndarray) -> np.ndarray:

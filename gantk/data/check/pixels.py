@@ -12,6 +12,7 @@ import numpy as np
 
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import background
+from gantk.data.spread import spread
 from gantk.errors import count_noun
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
@@ -19,6 +20,7 @@ COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 MAX_PAIRS = 16
 MAX_PICTURES = 16
 MAX_VOLUMES = 3
+MAX_PLANES = 6  # of a volume
 MIN_PAIRS = 4  # for telling chance
 ALIKE = 0.75  # least share of comparisons that pairs of one anatomy win
 # layouts of a picture of several images: the axis that is cut, and the number of parts
@@ -83,7 +85,7 @@ class Pixels:
 def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
     """Measure how well pairs fit each other, on at most 16 spread over all; None without pairs."""
     rows = []
-    for pair in pairs[:: _step(len(pairs), MAX_PAIRS)]:
+    for pair in spread(pairs, MAX_PAIRS):
         one = _small(pair["a"].read())
         other = _small(pair["b"].read())
         rows.append((_shift(one, other), _gain(one, other)))
@@ -137,15 +139,10 @@ def _pairs_of_all_patients(
         stacks[pair["a"].subject].append(pair)
 
     most = max(1, MAX_PAIRS // len(stacks))
-    for subject, own in [*stacks.items()][:: _step(len(stacks), MAX_PAIRS)]:
+    for subject, own in spread(list(stacks.items()), MAX_PAIRS):
         count = min(most, len(own))
         for rank in range(count):
             yield subject, rank, own[int((rank + 0.5) * len(own) / count)]
-
-
-def _step(count: int, most: int) -> int:
-    """The step at which at most `most` of `count` things are taken."""
-    return max(1, -(-count // most))
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
@@ -199,13 +196,13 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     stacks = {record.scan_key: record.scan for record in records if record.scan}
     images = []
     extents = []
-    for scan in [*stacks.values()][:: _step(len(stacks), MAX_VOLUMES)]:
+    for scan in spread(list(stacks.values()), MAX_VOLUMES):
         full_planes, extent = _full_planes(scan()[0])
         images += full_planes
         extents.append(extent)
 
     if not stacks:
-        for record in records[:: _step(len(records), MAX_PICTURES)]:
+        for record in spread(records, MAX_PICTURES):
             images.append(np.nan_to_num(record.read()).mean(axis=0))
 
     foregrounds = [_foreground(image, image) for image in images]
@@ -235,13 +232,13 @@ def _brightness(image: np.ndarray) -> float:
 
 
 def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, float]]:
-    """About six planes of those with at least a third of the fullest one's content, and the start
+    """Some planes of those with at least a third of the fullest one's content, and the start
     and end of these as shares of the stack.
     """
     areas = np.array([_foreground(plane, stack).mean() for plane in stack])
     full = np.flatnonzero(areas >= areas.max() / 3)
     extent = (full[0] / len(areas), (full[-1] + 1) / len(areas))
-    return [stack[i] for i in full[:: max(1, len(full) // 6)]], extent
+    return [stack[i] for i in spread(full, MAX_PLANES)], extent
 
 
 def _foreground(image: np.ndarray, whole: np.ndarray) -> np.ndarray:

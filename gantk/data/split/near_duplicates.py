@@ -30,6 +30,7 @@ from zlib import crc32
 import numpy as np
 
 from gantk.data.preparation import Preparation, Record
+from gantk.data.spread import spread
 from gantk.files import sha256_of
 from gantk.formats.files import is_volume
 
@@ -340,7 +341,7 @@ def _neighbours_likeness(images: Sequence[Fingerprint], stack: Hashable) -> floa
         if digest != other_digest and first.shape == second.shape:
             neighbours.append((first, second))
 
-    pairs = neighbours[:: max(1, len(neighbours) // MAX_SAMPLED_NEIGHBOURS)]
+    pairs = spread(neighbours, MAX_SAMPLED_NEIGHBOURS)
     scores = [(_detail(first) * _detail(second)).sum(axis=1).max() for first, second in pairs]
     return float(np.percentile(scores, 75)) if scores else 0.0
 

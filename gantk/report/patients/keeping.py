@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from gantk.data.preparation import Record
+from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.formats.files import read
@@ -19,7 +20,7 @@ from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
-from gantk.metrics.references import OTHER, spread, units_of
+from gantk.metrics.references import OTHER, units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage, StoredVolume
