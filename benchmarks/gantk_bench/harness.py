@@ -455,8 +455,7 @@ def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
     On a GPU the initial weights are drawn there if the method allows it, which saves seconds.
     """
     table = model.data
-    source_channels = table.source.table().get("channels")
-    each = (source_channels if isinstance(source_channels, int) else 1) * (2 * table.neighbours + 1)
+    each = (table.channels or 1) * (2 * table.neighbours + 1)
     letters = domain_letters(table.domains)
     channels = {
         letter: each * len(contrast_names(name))

@@ -65,6 +65,12 @@ def data_of(seen: Scans) -> list[Line]:
             if seen.volumes
             else "pictures",
         ),
+        (
+            seen.channels,
+            "channels",
+            seen.channels,
+            "some images are gray and some are in colour, so all are read as gray",
+        ),
         (reasons, "augment", augments, "; ".join(reasons)),
         (
             false,
@@ -110,8 +116,6 @@ def _source(seen: Scans, false: bool) -> Line:
 
     if options.get("patient") == "names":
         why += "; patient: the names may contain patients, and each patient belongs to one set only"
-    if "channels" in options:
-        why += "; channels: some images are gray and some are in colour, so all are read as gray"
     if false and "pairs" in seen.source:
         options["pairs"] = "none"
         why += (

@@ -39,6 +39,7 @@ class Scans:
     records: list[Record]
     fit: Fit | None  # None: no pairs
     alone: int  # images whose partner is missing
+    channels: int | None  # that all images are converted to
     pixels: dict[str, Pixels] = field(default_factory=dict)  # domain's letter -> statistics
     others: list[str] = field(default_factory=list)  # further contrasts in the folder, not used
 
@@ -116,7 +117,7 @@ def look(
     # split.
     for kind, setting in (
         ("patients", "data.source.patient=names"),
-        ("channels", "data.source.channels=1"),
+        ("channels", "data.channels=1"),
     ):
         if scans.warns(kind):
             own.append(setting)
@@ -191,7 +192,8 @@ def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None
     records = records_of(table, type("AnyMethod", (), {"paired": False, "reads": letters}))
     pairs = complete_pairs(records)
     alone = sum(record.pair is not None and record.pair not in pairs for record in records)
-    return Scans(found, table.source.table(), domains, records, fit_of(list(pairs.values())), alone)
+    fit = fit_of(list(pairs.values()))
+    return Scans(found, table.source.table(), domains, records, fit, alone, table.channels)
 
 
 def _classes(

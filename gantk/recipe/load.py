@@ -44,6 +44,7 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "train.frozen": None,
     "train.overlap": None,
     "data.pin": "train.fast.pin",
+    "data.source.channels": "data.channels",
     "translate.pipelined": "train.fast.pipelined",
     # of methods that have the new key and not the old one
     "method.structure": "method.local_ncc",

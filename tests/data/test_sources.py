@@ -315,10 +315,3 @@ def test_data_channels_1_turns_colour_into_luminance(tmp_path):
     assert (gray[0, :, 8:] == 0).all()
     assert data.channels == {"a": 1, "b": 1}
     assert {len(record.read()) for record in data.training} == {1}
-
-
-def test_channels_of_recipe_and_source_must_agree(tmp_path):
-    source = colours(tmp_path)
-    load(source | {"channels": 1}, channels=1, split=ALL)
-    with pytest.raises(UserError, match="data.channels is 1, but data.source.channels is 3"):
-        load(source | {"channels": 3}, channels=1, split=ALL)

@@ -405,9 +405,7 @@ def _is_solved(problem: Problem, usage: Usage) -> bool:
     """Whether a setting of the recipe solves a problem, such as spacing for different spacings."""
     if usage.recipe is None:
         return False
-    table = usage.table
-    channels = table.channels or table.source.options.get("channels")
-    settings = {"channels": channels, "spacing": table.spacing}
+    settings = {"channels": usage.table.channels, "spacing": usage.table.spacing}
     return bool(settings.get(problem["kind"]))
 
 

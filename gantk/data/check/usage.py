@@ -32,7 +32,6 @@ from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
 from gantk.formats.image import Scan
-from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
 
@@ -67,13 +66,8 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 
 def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Usage:
     names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
-    listed = table
-    if recipe is None and "channels" in table.source.options:
-        # A mixture of gray and colour, which a guessed source would refuse, is reported as a
-        # separate problem.
-        part = bind_or_raise("source", table.source.table() | {"channels": 1})
-        listed = table.model_copy(update={"source": part})
-
+    # A mixture of gray and colour, which a guess would refuse, is reported as a separate problem.
+    listed = table.model_copy(update={"channels": 1}) if recipe is None else table
     source, records = source_and_records(listed, method)
     catalog = getattr(source, "catalog", None)
     usage = Usage(table, method, names, records, recipe, catalog, source)

@@ -13,7 +13,7 @@ import numpy as np
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.layouts import Asked, read_names
 from gantk.data.preparation import Record
-from gantk.data.sources.source import Channels, FileSource
+from gantk.data.sources.source import FileSource
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 
@@ -27,7 +27,6 @@ class Aligned(FileSource):
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
     # regex whose group is the patient (in path or file name); "" = folder or file names
     patient: str = ""
-    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     def __post_init__(self):
         if len(self.domains) != 2 or self.dims != 2:

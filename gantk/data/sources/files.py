@@ -18,7 +18,7 @@ from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.masks import find_masks
 from gantk.data.sources.pairing import pair_by_table, pair_rows
-from gantk.data.sources.source import Channels, Onto, VolumeSource
+from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
 
@@ -50,7 +50,6 @@ class Files(VolumeSource):
     patient: str = ""
     # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
     only: str = ""  # use only images of this class (its folder's name); "" = all
 
     def __post_init__(self):

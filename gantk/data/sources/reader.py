@@ -63,9 +63,9 @@ class Reader:
     its domain.
     """
 
-    def __init__(self, dims: int, channels: int | None = None):
+    def __init__(self, dims: int):
         self.dims = dims
-        self.channels = channels
+        self.channels: int | None = None  # that all images are converted to
         self.view = SamplingGrid()
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
         self.kept = KeptImages()

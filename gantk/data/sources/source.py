@@ -24,7 +24,6 @@ from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
 
 Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
-Channels = Literal[1, 3] | None  # values of a source's option `channels`
 
 
 class _Defaults:
@@ -37,7 +36,6 @@ class _Defaults:
     # whether only file names in two folders, A and B, suggest that patients are in both
     patients_guessed = False
     planes: tuple[float, float] = (0.0, 1.0)
-    channels: Channels = None
     onto: Onto = "none"
     patient: str = ""
     mask: str = ""
@@ -93,16 +91,10 @@ class FileSource(_Defaults):
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
         self.words = {x: self.asked_words[x] or name for x, name in self.names.items()}
-        self.reader = Reader(self.dims, self.channels)
+        self.reader = Reader(self.dims)
 
     def set_channels(self, channels: Literal[1, 3]) -> None:
-        """Convert all images to gray (1) or colour (3); UserError where the option `channels` says
-        otherwise.
-        """
-        if self.channels not in (None, channels):
-            what = f"data.channels is {channels}, but data.source.channels is {self.channels}"
-            remedy = "remove one of the two"
-            raise UserError(what, where="data.channels, data.source.channels", remedy=remedy)
+        """Convert all images to gray (1) or colour (3)."""
         self.reader.channels = channels
 
     @property

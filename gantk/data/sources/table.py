@@ -22,7 +22,7 @@ from gantk.catalog.patients import patients_in_names, unsure
 from gantk.catalog.tables import no_domain
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
-from gantk.data.sources.source import Channels, Onto, VolumeSource
+from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 
@@ -53,7 +53,6 @@ class Manifest(VolumeSource):
     # regex whose group is the patient (in path or file name), for tables without a column patient;
     # "names" = file names
     patient: str = ""
-    channels: Channels = None  # convert all images to gray (1) or colour (3); none = unchanged
 
     one_contrast = True
 
