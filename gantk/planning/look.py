@@ -37,11 +37,20 @@ class Scans:
     source: dict[str, Any]  # data.source
     domains: list[str]
     records: list[Record]
-    fit: Fit | None  # None: no pairs
-    alone: int  # images whose partner is missing
     channels: int | None  # that all images are converted to
     pixels: dict[str, Pixels] = field(default_factory=dict)  # domain's letter -> statistics
     others: list[str] = field(default_factory=list)  # further contrasts in the folder, not used
+
+    @cached_property
+    def fit(self) -> Fit | None:
+        """How well the images of each pair fit each other; None without pairs."""
+        return fit_of([*complete_pairs(self.records).values()])
+
+    @property
+    def alone(self) -> int:
+        """How many images have no partner where others have one."""
+        pairs = complete_pairs(self.records)
+        return sum(each.pair is not None and each.pair not in pairs for each in self.records)
 
     @property
     def kinds(self) -> list[str]:
@@ -173,9 +182,7 @@ def _source_settings(a: str, b: str) -> list[str]:
 
 
 def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
-    """Run `data check` with these settings; returns its report, the records and the fit of their
-    pairs.
-    """
+    """Run `data check` with these settings; returns its report and the records."""
     found = check(path, set=settings, progress=lambda share, what: tell(0.5 * share, what))
     found["summary"].pop("held out", None)  # the plan may split otherwise
     for each in found["problems"]:
@@ -190,10 +197,7 @@ def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None
     )
     letters = domain_letters(table.domains)
     records = records_of(table, type("AnyMethod", (), {"paired": False, "reads": letters}))
-    pairs = complete_pairs(records)
-    alone = sum(record.pair is not None and record.pair not in pairs for record in records)
-    fit = fit_of(list(pairs.values()))
-    return Scans(found, table.source.table(), domains, records, fit, alone, table.channels)
+    return Scans(found, table.source.table(), domains, records, table.channels)
 
 
 def _classes(
