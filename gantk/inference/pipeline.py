@@ -105,6 +105,7 @@ class Pipeline:
         """
         self._expect_fitting(image, planes)
         mapping, result_scale = self.scales(image)
+        prepare = self.preparation(mapping, result_scale)
         chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
         outside = outside_of(image.pixels) if self.frame.masked else None
         lowest = self._lowest_result(image)
@@ -113,14 +114,14 @@ class Pipeline:
             report = part_of_progress(progress, number, len(chosen))
             last = number == len(chosen) - 1
             own = image.own and last
-            made.append(self._along(image, plane, mapping, result_scale, report, own))
+            made.append(self._along(image, plane, prepare, report, own))
 
         results = made[-1]
         if len(made) > 1:
             for axial, coronal, sagittal in zip(*made, strict=True):
                 _median_into_last(axial, coronal, sagittal)
         if outside:
-            self.mask(results, outside, mapping, result_scale)
+            self._mask(results, outside, prepare)
 
         own_scale = result_scale is not self.target
         arrays = [np.asarray(pixels, dtype=np.float32) for pixels in results]
@@ -167,8 +168,7 @@ class Pipeline:
         self,
         image: Image,
         plane: Plane,
-        mapping: IntensityMapping,
-        result_scale: IntensityMapping,
+        prepare: Prepare,
         progress: Progress | None,
         own: bool,
     ) -> list[np.ndarray]:
@@ -186,7 +186,7 @@ class Pipeline:
         is_view = np.may_share_memory(seen, image.pixels)  # the grid only turns the image
         stacked = np.moveaxis(seen, 1, 0) if by_slice else seen[None]
         reuse = own if is_view else unguided
-        maps = self.stack(stacked, mapping, progress, reuse, image.spill, result_scale)
+        maps = self._stack(stacked, prepare, progress, reuse, image.spill)
         maps = [np.moveaxis(stack, 0, 1) if by_slice else stack[0] for stack in maps]
         if is_view:
             return [grid.inverse(pixels, image) for pixels in maps]
@@ -256,23 +256,21 @@ class Pipeline:
             frame.detail == "guided",
         )
 
-    def stack(
+    def _stack(
         self,
         images: np.ndarray,
-        mapping: IntensityMapping,
-        progress: Progress | None = None,
-        own: bool = False,
-        spill: Path | None = None,
-        result_scale: IntensityMapping | None = None,
+        prepare: Prepare,
+        progress: Progress | None,
+        own: bool,
+        spill: Path | None,
     ) -> list[np.ndarray]:
         """Translate native images (N, C, *spatial), in slice order; returns an array (N, D,
         *spatial) for each map.
 
         Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder
-        for large maps. `result_scale`: as `result_scale` returns it; None: the target's units.
+        for large maps.
         """
         expect_enlargement(images.shape[2:], self.frame)
-        prepare = self.preparation(mapping, result_scale)
         total = len(images)
         filled = [n for n in range(total) if np.nanmax(images[n]) > np.nanmin(images[n])]
         canvases: list[np.ndarray] = []
@@ -507,15 +505,8 @@ class Pipeline:
             )
             raise UserError(what, where=where, remedy=remedy)
 
-    def mask(
-        self,
-        results: Sequence[np.ndarray],
-        outside: Outside,
-        mapping: IntensityMapping,
-        result_scale: IntensityMapping,
-    ) -> None:
+    def _mask(self, results: Sequence[np.ndarray], outside: Outside, prepare: Prepare) -> None:
         """Fill, in place, the region masked out of the input with the target's value for it."""
-        prepare = self.preparation(mapping, result_scale)
         level = torch.tensor(outside.level, dtype=torch.float64)[
             (None, ..., *[None] * self.frame.dims)
         ]

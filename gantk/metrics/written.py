@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.intensity import IntensityMapping, Linear, PerChannel
-from gantk.data.masks import outside_of
+from gantk.data.intensity import IntensityMapping, PerChannel
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
@@ -136,50 +135,46 @@ class WrittenTranslations:
         label = records[0].label if self.translator.classes() else None
         file = records[0].file
         if file is None:
-            return *self._translate_arrays(records, to, label), None
-
-        written = self._write_and_read(file, to, label)
-        if written is None:
+            made = self._translate_array(records, to, label)
+        else:
+            made = self._write_and_read(file, to, label)
+        if made is None:
             channels = self.data.channels[to] // (2 * self.data.table.neighbours + 1)
             broken = torch.full((len(records), channels, *self.size), torch.nan)
             return broken, torch.zeros_like(broken[:, :1], dtype=torch.bool), None
+        if file is None:
+            images = [made.pixels] if len(self.size) == 3 else made.pixels.swapaxes(0, 1)
+            return *self._to_network(images, to), None
 
         scores = None
         if scorer is not None and truth is not None:
             real = truth.file.read()
-            if real.channels == written.channels and written.grid.same_as(real.grid):
-                pixels = torch.from_numpy(np.ascontiguousarray(written.pixels))[None]
+            if real.channels == made.channels and made.grid.same_as(real.grid):
+                pixels = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
                 patient = truth.subject or truth.key
                 scores = scorer(pixels, torch.tensor(real.pixels)[None], patient)
 
+        if made.affine is None:  # a picture may be on a scale of its own
+            pipeline = self.translator.pipeline(to)
+            _, in_units = pipeline.in_training_units(self._input_image(file, to))
+            made = replace(made, pixels=in_units(made.pixels))
+        pixels = file.on_grid(made)
         planes = [record.file.plane for record in records]
-        if written.affine is None:  # a picture may be on a scale of its own
-            _, in_units = self.translator.pipeline(to).in_training_units(
-                self._input_image(file, to)
-            )
-            written = replace(written, pixels=in_units(written.pixels))
-        return *self._to_network(written, file, planes, to), scores
+        images = [pixels if plane is None else pixels[:, plane] for plane in planes]
+        return *self._to_network(images, to), scores
 
-    def _translate_arrays(
+    def _translate_array(
         self, records: Sequence[Record], to: str, label: str | None
-    ) -> tuple[Tensor, Tensor]:
-        """The translations of images without a file: the slices of one scan, or one image."""
-        images = np.stack([record.read() for record in records])
-        volume = images.swapaxes(0, 1)  # (C, D, H, W), as masks and scales expect it
-        pipeline = self.translator.pipeline(to, TranslateOptions(label=label))
-        if getattr(pipeline.source, "per", "set") == "volume":
-            mapping = self.data.preparation.mapping(records[0], pipeline.source)
-        else:
-            mapping = pipeline.own_scale(volume)
-
-        unchanged = Linear(range=self.data.range)  # results stay network intensities
-        unchanged.fitted = list(self.data.range)
-        (made,) = pipeline.stack(images, mapping, result_scale=unchanged)
-        outside = outside_of(volume) if pipeline.frame.masked else None
-        if outside:
-            pipeline.mask([made.swapaxes(0, 1)], outside, mapping, unchanged)
-
-        return self._stack_resized(made, to)
+    ) -> Image | None:
+        """The translation of an image without a file: of the slices of one scan as a volume; None
+        where values are not finite.
+        """
+        pixels = records[0].read()
+        if len(self.size) == 2:
+            pixels = np.stack([record.read() for record in records], axis=1)
+        image = Image(pixels, path=Path(records[0].key), is_array=True, in_units=True)
+        (made,) = self.translator(image, self._name(to), TranslateOptions(label=label))
+        return made if np.isfinite(made.pixels).all() else None
 
     def _write_and_read(self, file: FileImage, to: str, label: str | None) -> Image | None:
         """The translation of a file, as the written file holds it; None where values are not
@@ -233,29 +228,18 @@ class WrittenTranslations:
         images = {name: file.read(scan) for name, scan in self._scans_of(file, to).items()}
         return stack_contrasts(images, self.translator.frames[to].sources, next(iter(images)))
 
-    def _to_network(
-        self, written: Image, file: FileImage, planes: Sequence[int | None], to: str
-    ) -> tuple[Tensor, Tensor]:
-        """The records' part of a written image, in network intensities, and its padding."""
-        pixels = file.on_grid(written)
-        images = [pixels if plane is None else pixels[:, plane] for plane in planes]
-        return self._stack_resized(images, to, of_all_scans(self.data.intensity[to]))
-
-    def _stack_resized(
-        self, images: Iterable[np.ndarray], to: str, mapping: IntensityMapping | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Images (C, *spatial) as (N, C, *size), mapped to network intensities by `mapping` and
-        black in their padding, and this padding.
+    def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
+        """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their
+        padding, and this padding.
         """
+        mapping = of_all_scans(self.data.intensity[to])
         nearest = getattr(self.data.intensity[to], "nearest", False)
         resized = partial(size_image, size=self.size, fit=self.data.table.fit, nearest=nearest)
         made = []
         paddings = []
         for image in images:
             padding = resized(np.zeros_like(image[:1]), fill=1.0) > 0
-            pixels = resized(image)
-            if mapping is not None:
-                pixels = image_intensities(pixels, mapping)
+            pixels = image_intensities(resized(image), mapping)
             made.append(np.where(padding, np.float32(self.data.range[0]), pixels))
             paddings.append(padding)
 
