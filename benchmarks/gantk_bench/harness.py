@@ -54,9 +54,7 @@ BOOTSTRAP_DRAWS = 2000
 TRAINING_STEPS = 100_000  # so long that schedules are at their beginning
 # label -> setting that switches one part of the fast path off
 SWITCHES = {"without bf16": 'train.precision="fp32"'} | {
-    f"without {name}": f"train.fast.{name}=false"
-    for name in FastTable.model_fields
-    if name != "pipelined"  # applies to translation only
+    f"without {name}": f"train.fast.{name}=false" for name in FastTable.model_fields
 }
 # no effect on other devices
 ONLY = {

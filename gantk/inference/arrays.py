@@ -20,8 +20,7 @@ from gantk.inference.jobs import (
     by_contrast,
     contrasts_to_make,
     expect_sources,
-    on_one_grid,
-    stack_contrasts,
+    stack_on_one_grid,
 )
 from gantk.inference.library_images import Back, from_library_image
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
@@ -132,8 +131,7 @@ def _contrasts(
         images[name], notes, _ = check_input(image, frame, name, model.trained_on(image))
         said += warn(notes)
 
-    images, chosen, _ = on_one_grid(images, options.onto)
-    image = stack_contrasts(images, contrasts, chosen)
+    image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
     results = model(image, to, replace(options, contrasts=tuple(names)), progress)
     made = {}
     for number, name in enumerate(targets):

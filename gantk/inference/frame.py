@@ -78,7 +78,6 @@ class Frame:
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     # whether it makes the contrasts that a patient lacks from those that the patient has
     completes: bool = False
-    pipelined: bool = True  # whether files are read and written while the network runs
 
     @property
     def sources(self) -> list[str]:

@@ -288,14 +288,16 @@ def expect_sources(
 # ---- one grid
 
 
-def on_one_grid(
-    images: Mapping[str, Image], onto: str | None = None
-) -> tuple[dict[str, Image], str, list[str]]:
-    """Resample the images of a patient onto the grid of one of them, by their headers.
+def stack_on_one_grid(
+    images: Mapping[str, Image], contrasts: Sequence[str], onto: str | None = None
+) -> tuple[Image, str, list[str]]:
+    """The images of a patient as the channels of one image, resampled by their headers onto the grid
+    of one of them; a missing contrast is NaN.
 
-    `onto` is the contrast with this grid; None: the first. Returns the images, the contrast with
-    the grid, and those that were resampled. UserError where `onto` is not among them, an image has
-    no position in space, or images do not overlap.
+    `onto` is the contrast with this grid; None: the first. Returns the image, which has this
+    contrast's header and all headers in `made_of`, the contrast, and those that were resampled.
+    UserError where `onto` is not among them, an image has no position in space, or images do not
+    overlap.
     """
     chosen = known_contrast(onto, images) if onto else next(iter(images))
     if chosen is None:
@@ -320,7 +322,15 @@ def on_one_grid(
         resampled.append(contrast)
         done[contrast] = _onto_grid_of(reference, image, contrast, chosen)
 
-    return done, chosen, resampled
+    first = done[chosen]
+    missing = np.full_like(first.pixels, np.nan)
+    channels = [done[name].pixels if name in done else missing for name in contrasts]
+    headers = []
+    for name in contrasts:
+        if name in done:
+            headers += done[name].made_of or (done[name].header,)
+    stacked = replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))
+    return stacked, chosen, resampled
 
 
 def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) -> Image:
@@ -346,15 +356,3 @@ def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) ->
         )
 
     return replace(placed, made_of=(image.header,))
-
-
-def stack_contrasts(images: Mapping[str, Image], contrasts: Sequence[str], chosen: str) -> Image:
-    """The images of a patient, on one grid, as the channels of one image; a missing contrast is
-    NaN. The result has the header of the contrast `chosen`, and all headers in `made_of`.
-    """
-    first = images[chosen]
-    missing = np.full_like(first.pixels, np.nan)
-    channels = [images[name].pixels if name in images else missing for name in contrasts]
-    given = [images[name] for name in contrasts if name in images]
-    headers = [header for image in given for header in image.made_of or (image.header,)]
-    return replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))

@@ -37,9 +37,8 @@ from gantk.inference.jobs import (
     inputs_below,
     job_of_files,
     jobs_of_cases,
-    on_one_grid,
     rows_of_one,
-    stack_contrasts,
+    stack_on_one_grid,
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
@@ -580,7 +579,7 @@ class Translation:
             for job, following in zip_longest(jobs, jobs[1:]):
                 try:
                     image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
-                    overlap = self.frame.pipelined and 3 * image.pixels.nbytes <= OVERLAP_BYTES
+                    overlap = 3 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
 
@@ -616,11 +615,11 @@ class Translation:
         images = {}
         for name, scan in scans.items():
             images[name] = self._check_image(job, self.read(scan, self.volume), name)
-        images, chosen, resampled = on_one_grid(images, self.options.onto)
+        image, chosen, resampled = stack_on_one_grid(images, self.contrasts, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
-        return stack_contrasts(images, self.contrasts, chosen)
+        return image
 
     def _check_image(self, job: Job, image: Image, contrast: str = "") -> Image:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
@@ -775,7 +774,7 @@ class Translation:
         return scans
 
     def _grid_of(self, job: Job) -> Path:
-        """The path of the scan whose grid the results of a job have, see `on_one_grid`."""
+        """The path of the scan whose grid the results of a job have, see `stack_on_one_grid`."""
         scans = job.scans
         onto = known_contrast(self.options.onto, scans) if self.options.onto else None
         return scans[onto or next(iter(scans))].path

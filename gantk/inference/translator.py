@@ -42,7 +42,7 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
 from gantk.plugin.loader import registry
-from gantk.prepare.module import Prepare, image_intensities, size_image
+from gantk.prepare.module import Prepare
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
@@ -211,7 +211,6 @@ class Translator(TrainedModel):
             stripped=table.stripped,
             values=values,
             completes=completes,
-            pipelined=self.model.train.fast.pipelined,
         )
 
     def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
@@ -388,17 +387,20 @@ class Translator(TrainedModel):
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
         # from the style's domain
         own = self.intensity[letter]
-        pipeline = Pipeline(self.frames[OTHER[letter]], own, own, lambda seen: seen)
+        data = self.model.data
+        planes = 2 * data.neighbours + 1
+        frame = self.frames[letter]
+        channels = self.method.geometry.channels[letter] // planes
+        frame = replace(frame, source=frame.target, channels=channels)
+        pipeline = Pipeline(frame, own, own, lambda seen: seen)
         pipeline.check_channels(image, "--style")
         pixels = image.pixels
-        data = self.model.data
         if image.dims > data.dims:
             pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
             pixels = pixels[:, pixels.shape[1] // 2]
 
-        stack = np.concatenate([pixels] * (2 * data.neighbours + 1))
-        seen = size_image(stack, data.size, data.fit, nearest=getattr(own, "nearest", False))
-        return torch.from_numpy(image_intensities(seen, pipeline.own_scale(image.pixels)))[None]
+        prepare = pipeline.preparation(pipeline.own_scale(image.pixels))
+        return prepare(torch.from_numpy(np.concatenate([pixels] * planes))[None])
 
     @cached_property
     def _posts(self) -> Posts:

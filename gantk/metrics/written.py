@@ -23,7 +23,7 @@ from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.jobs import Job, stack_contrasts
+from gantk.inference.jobs import Job, stack_on_one_grid
 from gantk.inference.translation import Translation, with_channels
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
@@ -226,7 +226,8 @@ class WrittenTranslations:
             return with_channels(file.read(), self.translator.frames[to].channels)
 
         images = {name: file.read(scan) for name, scan in self._scans_of(file, to).items()}
-        return stack_contrasts(images, self.translator.frames[to].sources, next(iter(images)))
+        image, _, _ = stack_on_one_grid(images, self.translator.frames[to].sources)
+        return image
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
         """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their

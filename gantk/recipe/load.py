@@ -45,7 +45,8 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "train.overlap": None,
     "data.pin": "train.fast.pin",
     "data.source.channels": "data.channels",
-    "translate.pipelined": "train.fast.pipelined",
+    "translate.pipelined": None,
+    "train.fast.pipelined": None,
     # of methods that have the new key and not the old one
     "method.structure": "method.local_ncc",
     "method.flatness": "method.flat_region",

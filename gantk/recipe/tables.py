@@ -153,7 +153,6 @@ class FastTable(spec.Table):
     cuda_graph: bool = True
     benchmark: bool = True  # CUDA: time all algorithms of each convolution and use the fastest
     pin: bool = True  # CUDA: copy the next batch to the device while a step computes
-    pipelined: bool = True  # translation: read and write files while the network computes
 
 
 class TrainTable(spec.Table):

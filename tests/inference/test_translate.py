@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import os
-import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -92,18 +91,9 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
     assert "2 of 4 inputs were already translated" in said[-1]
     assert not set(times(to="T1")) & set(again)  # another question: all is done anew
 
-    recipe = shutil.copytree(tiny_run, tmp_path / "run") / "recipe.toml"
-    text = recipe.read_text("utf-8")
-
-    assert "pipelined = true" in text
-
-    recipe.write_text(text.replace("pipelined = true", "pipelined = false"), "utf-8")
     (source / "bad.nii.gz").unlink()
-    made = [values(out / f"{k}.nii.gz") for k in range(3)]
-    shutil.rmtree(out)
-    translate(recipe.parent, source, out, to="T1")
+    translate(tiny_run, source, out, to="T1")
 
-    assert np.array_equal(made, [values(out / f"{k}.nii.gz") for k in range(3)])
     assert not (tmp_path / ".out.translation.json").exists()  # all is done
 
 
