@@ -68,7 +68,61 @@ MAX_INSPECTED_FILES = 8  # of a domain, whose kinds of images a model keeps
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 
 
-class Data:
+class Study:
+    """The images of a [data] table as a method uses them: records, split, training images."""
+
+    guessed = False  # whether nobody has chosen the table: `data check` without a recipe
+
+    def __init__(
+        self,
+        table: DataTable,
+        method: type[Method],
+        catalog: Sequence[Mapping[str, Any]] | None = None,
+        source: Any = None,
+    ):
+        """`catalog` and `source` as of `source_and_records`."""
+        self.table = table
+        self.method = method
+        self.letters = domain_letters(table.domains)
+        self.names = dict(zip(self.letters, table.domains, strict=True))
+        self.source, self.records = source_and_records(table, method, catalog, source)
+        self.splits = Splits({}, "")  # records by set
+        self.split_description = ""  # how they were split, in words; "": they are not yet
+        self.training: list[Record] = []  # for the method: maybe unpaired
+        # by domain and key, of images that were read to compare them
+        self.fingerprints: dict[tuple[str, str], Fingerprint] = {}
+
+    def divide(self) -> None:
+        """Split the records, and choose those that the method trains on; UserError as of
+        `split_records`.
+        """
+        self.splits, self.split_description = split_records(
+            self.records,
+            **self.table.split.model_dump(),
+            fingerprints=self.fingerprints,
+            origin=split_origin(self.source),
+        )
+        training = training_of(self.table, self.method, self.source, self.splits["train"])
+        self.training = [record for record in training if record.domain in self.method.reads]
+
+    def leaks(self) -> UserError | None:
+        """The error for leaks between the sets of the split, or the domains of an unpaired study;
+        None without any.
+        """
+        try:
+            check_leakage(
+                self.splits.with_training(self.training),
+                same_patient=self.method.paired or may_share_patients(self.table, self.source),
+                # drawn heads are alike without being copies
+                near=not getattr(self.source, "drawn", False),
+                fingerprints=self.fingerprints,
+            )
+        except UserError as error:
+            return error
+        return None
+
+
+class Data(Study):
     """The data of one run: records split, intensities fitted; UserError where they do not fit the
     method.
     """
@@ -83,40 +137,26 @@ class Data:
         """`known` is a run's split.json, which is then used; images that it does not name are left
         out, with a note. `source` is what `open_source` has built of the table.
         """
-        self.table = table
+        super().__init__(table, method, (known or {}).get("catalog"), source)
         self.paired = method.paired
-        self.letters = domain_letters(table.domains)
         self.notes: list[str] = []
-        self._fingerprints: dict[tuple[str, str], Fingerprint] = {}
         # about the images of `test_on`
         self.warnings: list[str] | None = None
-        self.source, records = source_and_records(
-            table, method, (known or {}).get("catalog"), source
-        )
         if known:
-            records = self._read_known(known, records)
+            self.records = self._read_known(known, self.records)
         else:
             expect_no_doubts(self.source, table)
 
+        records = self.records
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
         # a sentence
-        self.found = _summary(records, dict(zip(self.letters, table.domains, strict=True)))
+        self.found = _summary(records, self.names)
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
-            # records by set; how, in words
-            self.splits, self.split_description = split_records(
-                records,
-                **table.split.model_dump(),
-                fingerprints=self._fingerprints,
-                origin=split_origin(self.source),
-            )
-            training = training_of(table, method, self.source, self.splits["train"])
-            # for the method: maybe unpaired
-            self.training = [r for r in training if r.domain in method.reads]
+            self.divide()
 
-        self.records = records
         # ("T1", "FLAIR")
         self.contrasts = dict(zip(self.letters, map(contrast_names, table.domains), strict=True))
         self.intensity: dict[str, IntensityMapping] = {}  # per domain: its mapping
@@ -344,31 +384,19 @@ class Data:
         return next(filter(None, found), [])
 
     def leaks(self) -> UserError | None:
-        """The error for leaks between the sets of the split, or the domains of an unpaired study;
-        None without any.
-        """
+        """As of `Study`; images that an earlier run has read are not read again."""
         splits = self.splits.with_training(self.training)
-        # drawn heads are alike without being copies
-        near = not getattr(self.source, "drawn", False)
         if sum(map(bool, splits.values())) > 1:
+            near = not getattr(self.source, "drawn", False)
             records = sum(splits.values(), [])
             for record in (records[n] for n in sample_indices([record.key for record in records])):
-                if record.id not in self._fingerprints:
-                    self._fingerprints[record.id] = fingerprint(record, near, self.preparation)
-
-        try:
-            same_patient = self.paired or may_share_patients(self.table, self.source)
-            check_leakage(
-                splits, same_patient=same_patient, near=near, fingerprints=self._fingerprints
-            )
-        except UserError as error:
-            return error
-
-        return None
+                if record.id not in self.fingerprints:
+                    self.fingerprints[record.id] = fingerprint(record, near, self.preparation)
+        return super().leaks()
 
     def description(self) -> list[str]:
         """Lines that describe the data to the user."""
-        names = dict(zip(self.letters, self.table.domains, strict=True))
+        names = self.names
         counts = ", ".join(
             f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters
         )
@@ -398,7 +426,7 @@ class Data:
         left_out = left_out_note(getattr(self.source, "left_out", {}), self.table.domains)
         if left_out:
             lines.append(f"note     {left_out}")
-        lines += self._notes_on_unpairing(names)
+        lines += self._notes_on_unpairing()
         count = sum(map(len, self.splits.values()))
         if count > MAX_ALL_COMPARED:
             lines.append(
@@ -427,7 +455,7 @@ class Data:
 
         return lines
 
-    def _notes_on_unpairing(self, names: Mapping[str, str]) -> list[str]:
+    def _notes_on_unpairing(self) -> list[str]:
         """Which training images an unpaired method uses, where that is a choice."""
         if self.paired or len(self.letters) == 1:
             return []
@@ -442,7 +470,7 @@ class Data:
             ]
         if self.table.unpair == "auto" and not unpairs(self.table, self.source):
             return [
-                f"note     all images of {' and '.join(names.values())} are used, because only"
+                f"note     all images of {' and '.join(self.names.values())} are used, because only"
                 " their file names suggest that both show the same patients. If they do, set"
                 " data.unpair = true"
             ]

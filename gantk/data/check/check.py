@@ -30,7 +30,7 @@ from gantk.data.check.usage import (
     usage_by_recipe,
 )
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data
+from gantk.data.dataset import Data, Study
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
@@ -164,7 +164,7 @@ def check(
 def warnings_about(data: Data) -> list[str]:
     """What `check` would warn of in the images of a new run, in lines for a terminal.
 
-    Of many scans only every n-th is read.
+    Of many scans only some are read.
     """
     records = [record for each in data.splits.values() for record in each if record.files]
     readers = _readers_of(records)
@@ -174,11 +174,10 @@ def warnings_about(data: Data) -> list[str]:
         item = inspect_kept(scan, file) if file else inspect(scan, partial(io.read, scan))
         item.contrast = contrast
         items.append(item)
-    names = dict(zip(data.letters, data.table.domains, strict=True))
-    usage = Usage(data.table, data, names, records, recipe="", training=data.training)
-    assign(usage, items)
-    problems = [each for each in incomplete(usage, data.records) if each["kind"] == "pairs"]
-    problems += _compare([item for item in items if item.error is None], usage)
+    assign(data, items)
+    problems = [each for each in incomplete(data) if each["kind"] == "pairs"]
+    if items:  # computed images have no names and files to compare
+        problems += _compare([item for item in items if item.error is None], data)
     lines = []
     for each in problems:
         if each["severity"] == "warning":
@@ -191,7 +190,7 @@ def warnings_about(data: Data) -> list[str]:
 def _rules(usage: Usage | None) -> list[dict[str, Any]]:
     """How often each rule filled a column of the catalog, with the first file that it filled."""
     files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in (usage and usage.catalog) or ():
+    for row in usage.catalog if usage else ():
         for column, rule in row.why.items():
             value = getattr(row, column)
             shown = value if column in ("kind", "contrast", "split", "label") else ""
@@ -254,7 +253,7 @@ def _result(
     """The result of `check` as JSON."""
     split: dict[str, Any] | None = None
     set_of_record = {}
-    if usage and usage.splits:
+    if usage and usage.split_description:
         sizes = {name: len(records) for name, records in usage.splits.items()}
         split = {"by": usage.splits.by, "how": usage.split_description} | sizes
         set_of_record = {
@@ -287,9 +286,9 @@ def _patients(records: Iterable[Record]) -> set[str]:
     return {record.subject for record in records} - {""}
 
 
-def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
+def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     """Problems found by comparing readable images; files outside a source's domains are skipped."""
-    if usage:
+    if study:
         items = [item for item in items if item.domains]
 
     problems = list(findings.about_each(items))
@@ -303,14 +302,14 @@ def _compare(items: Sequence[Inspected], usage: Usage | None) -> list[Problem]:
     problems += findings.shared_series(items)
     problems += findings.ct_without_air(items)
     problems += findings.mixed_channels(items)
-    problems += findings.wrong_contrast(items, _two_domains(items, usage))
-    if usage:
-        problems += findings.named_otherwise(usage.records, usage.names)
-        problems += findings.numbers_after_contrasts(usage.records, usage.names)
-        problems += _about_pairs(usage)
-        problems += _about_populations(items, usage)
-        problems += _about_single_slices(usage)
-        problems = [each for each in problems if not _is_solved(each, usage)]
+    problems += findings.wrong_contrast(items, _two_domains(items, study))
+    if study:
+        problems += findings.named_otherwise(study.records, study.names)
+        problems += findings.numbers_after_contrasts(study.records, study.names)
+        problems += _about_pairs(study)
+        problems += _about_populations(items, study)
+        problems += _about_single_slices(study)
+        problems = [each for each in problems if not _is_solved(each, study)]
 
     return problems + list(findings.copies(items))
 
@@ -337,12 +336,12 @@ def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[
     return [(domains, group) for (domains, _), group in groups.items()]
 
 
-def _about_pairs(usage: Usage) -> list[Problem]:
+def _about_pairs(study: Study) -> list[Problem]:
     """Problems of registered pairs: their pixels do not fit, or they are no halves of a picture."""
     pairs = [
         pair
-        for pair in complete_pairs(usage.records).values()
-        if pair["a"].path and pair["b"].path and pair.keys() == usage.names.keys()
+        for pair in complete_pairs(study.records).values()
+        if pair["a"].path and pair["b"].path and pair.keys() == study.names.keys()
     ]
     wholes = []
     for pair in pairs:
@@ -360,33 +359,33 @@ def _about_pairs(usage: Usage) -> list[Problem]:
 
     remedies = []
     used = "the scores are computed from them"
-    if usage.recipe is None:
+    if study.guessed:
         used = "paired methods learn from them, and scores are computed from them"
-    elif usage.method.paired:
+    elif study.method.paired:
         used = "this method learns from them"
         remedies.append("use dualgan or another unpaired method")
-    if "pairs" in usage.table.source.options:
+    if "pairs" in study.table.source.options:
         remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
     said = pairs and unlike_pairs(pairs, used, remedies)
     return [problem("pairs", "warning", said)] if said else []
 
 
-def _about_populations(items: Sequence[Inspected], usage: Usage) -> list[Problem]:
+def _about_populations(items: Sequence[Inspected], study: Study) -> list[Problem]:
     """Problems of an unpaired training whose domains, or people, are of different kinds."""
-    if usage.method.paired:
+    if study.method.paired:
         return []
-    spacing_is_set = usage.table.spacing is not None
-    return domains_of_two_kinds(items, usage.training, usage.names, spacing_is_set)
+    spacing_is_set = study.table.spacing is not None
+    return domains_of_two_kinds(items, study.training, study.names, spacing_is_set)
 
 
-def _about_single_slices(usage: Usage) -> Iterator[Problem]:
+def _about_single_slices(study: Study) -> Iterator[Problem]:
     """Warn where a mapping of each volume is fitted to single slices of one head."""
-    table = usage.table
+    table = study.table
     parts = getattr(table.intensity(), "parts", {})
-    for letter, name in usage.names.items():
+    for letter, name in study.names.items():
         single = Counter(
             record.subject
-            for record in usage.records
+            for record in study.records
             if record.domain == letter and record.subject and not record.scan_key
         )
         mapping = parts.get(letter, table.intensity)()
@@ -401,18 +400,18 @@ def _about_single_slices(usage: Usage) -> Iterator[Problem]:
             yield problem("slices", "warning", what, (), remedy)
 
 
-def _is_solved(problem: Problem, usage: Usage) -> bool:
+def _is_solved(problem: Problem, study: Study) -> bool:
     """Whether a setting of the recipe solves a problem, such as spacing for different spacings."""
-    if usage.recipe is None:
+    if study.guessed:
         return False
-    settings = {"channels": usage.table.channels, "spacing": usage.table.spacing}
+    settings = {"channels": study.table.channels, "spacing": study.table.spacing}
     return bool(settings.get(problem["kind"]))
 
 
-def _two_domains(items: Sequence[Inspected], usage: Usage | None) -> list[str]:
+def _two_domains(items: Sequence[Inspected], study: Study | None) -> list[str]:
     """The domains of the use; without one the two that most images have."""
-    if usage:
-        return list(usage.names.values())
+    if study:
+        return list(study.names.values())
     counts = Counter(domain for item in items for domain in item.domains)
     return sorted(domain for domain, _ in counts.most_common(2))
 
@@ -449,7 +448,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
         lines["pairs"] = f"{len(pairs)} registered" if pairs else "none found"
 
     lines["split"] = usage.split_description or "none"
-    if usage.splits and usage.splits.held_out:
+    if usage.splits.held_out:
         lines["held out"] = usage.splits.held_out
     left_out = [item.name for item in readable if not item.domains]
     if left_out:

@@ -6,29 +6,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.catalog import Catalog
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import OF_FILES, no_domain, open_rows, usual_columns
 from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
-from gantk.data.dataset import (
-    doubts_of,
-    may_share_patients,
-    source_and_records,
-    training_of,
-)
+from gantk.data.dataset import Study, doubts_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.source import source_for
-from gantk.data.split import Splits, consequences, split_origin, split_records
-from gantk.data.split.leakage import check_leakage
+from gantk.data.split import consequences
 from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
 from gantk.formats.image import Scan
@@ -39,21 +33,15 @@ from gantk.recipe.tables import DataTable
 OTHER_COLUMNS = {"split", "fold", "label", "mask", "pair", "position", "slice"}
 
 
-@dataclass
-class Usage:
-    """The records, problems and splits that a [data] table yields, without training."""
+class Usage(Study):
+    """A table's study, without training, and its problems."""
 
-    table: DataTable
-    method: Any  # its `paired` is used, and for a split its `reads`
-    names: dict[str, str]  # domain letter -> human name
-    records: list[Record]
-    recipe: str | None = None  # the table's recipe; None: a guess
-    catalog: Catalog | None = None  # of a source that reads names
-    source: Any = None  # the data source of the records
-    problems: list[Problem] = field(default_factory=list)
-    training: list[Record] = field(default_factory=list)  # what the method would train on
-    splits: Splits | None = None
-    split_description: str = ""
+    def __init__(self, table: DataTable, method: Any, recipe: str | None = None):
+        super().__init__(table, method)
+        self.recipe = recipe  # the table's recipe
+        self.guessed = recipe is None
+        self.catalog: Sequence[Row] = getattr(self.source, "catalog", ())
+        self.problems: list[Problem] = []
 
 
 def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
@@ -65,12 +53,11 @@ def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> 
 
 
 def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Usage:
-    names = dict(zip(domain_letters(table.domains), table.domains, strict=True))
     # A mixture of gray and colour, which a guess would refuse, is reported as a separate problem.
     listed = table.model_copy(update={"channels": 1}) if recipe is None else table
-    source, records = source_and_records(listed, method)
-    catalog = getattr(source, "catalog", None)
-    usage = Usage(table, method, names, records, recipe, catalog, source)
+    usage = Usage(listed, method, recipe)
+    usage.table = table
+    source = usage.source
     for note in getattr(source, "notes", ()):
         usage.problems.append(problem("versions", "note", note))
 
@@ -215,11 +202,11 @@ def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
             yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
 
 
-def assign(usage: Usage, items: Sequence[Inspected]) -> None:
+def assign(study: Study, items: Sequence[Inspected]) -> None:
     """Set the records, domains and patient of every image."""
     item_of = {os.path.abspath(file): item for item in items for file in item.scan.files}
-    for record in usage.records:
-        domain = usage.names[record.domain]
+    for record in study.records:
+        domain = study.names[record.domain]
         for _, scan in scans_of(record):
             item = item_of.get(os.path.abspath(scan.files[0]))
             if item is None:
@@ -232,22 +219,16 @@ def assign(usage: Usage, items: Sequence[Inspected]) -> None:
 
 def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     """Split the readable records as a training would; leaks and impossible splits are problems."""
-    by_recipe = usage.recipe is not None
     unreadable = {record.id for item in items if item.error for record in item.records}
     usage.records = [record for record in usage.records if record.id not in unreadable]
-    usage.problems += incomplete(usage, usage.records)
-    fingerprints = _fingerprints(usage, items)
+    usage.problems += incomplete(usage)
+    usage.fingerprints = _fingerprints(usage, items)
     try:
-        usage.splits, usage.split_description = split_records(
-            usage.records,
-            **usage.table.split.model_dump(),
-            fingerprints=fingerprints,
-            origin=split_origin(usage.source),
-        )
+        usage.divide()
     except UserError as error:
-        which = "this split" if by_recipe else "the default split"
+        which = "the default split" if usage.guessed else "this split"
         what = f"{which} is not possible: {error.what}"
-        severity = "error" if by_recipe else "warning"
+        severity = "warning" if usage.guessed else "error"
         usage.problems.append(problem("split", severity, what, (), error.remedy))
         return
 
@@ -255,12 +236,11 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     if not patients_in_doubt:
         usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
 
-    try:
-        _check_leakage(usage, usage.splits, fingerprints)
-    except UserError as error:
-        kind = "same-patient" if error.where == "data.same_patient" else "leak"
-        severity = "error" if by_recipe or kind == "leak" else "note"
-        usage.problems.append(problem(kind, severity, error.what, (), error.remedy))
+    leak = usage.leaks()
+    if leak:
+        kind = "same-patient" if leak.where == "data.same_patient" else "leak"
+        severity = "note" if usage.guessed and kind == "same-patient" else "error"
+        usage.problems.append(problem(kind, severity, leak.what, (), leak.remedy))
 
 
 def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, str], Fingerprint]:
@@ -280,25 +260,13 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
     return fingerprints
 
 
-def _check_leakage(usage: Usage, splits: Splits, fingerprints: Mapping) -> None:
-    """UserError where a training of this use would see what it is tested on."""
-    table = usage.table
-    training = training_of(table, usage.method, usage.source, splits["train"])
-    usage.training = [record for record in training if record.domain in usage.method.reads]
-    same_patient = usage.method.paired or may_share_patients(table, usage.source)
-    check_leakage(
-        splits.with_training(usage.training),
-        same_patient=same_patient,
-        fingerprints=fingerprints,
-    )
-
-
-def incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
+def incomplete(study: Study) -> Iterator[Problem]:
     """Yield problems: images without a partner where others have one, and patients who lack a
     contrast.
     """
+    records = study.records
     complete = complete_pairs(records)
-    paired = usage.method.paired
+    paired = study.method.paired
     if complete:
         alone = [r for r in records if r.pair is not None and r.pair not in complete]
         names = _scan_names(alone)
@@ -310,14 +278,14 @@ def incomplete(usage: Usage, records: Sequence[Record]) -> Iterator[Problem]:
 
     names = _scan_names([record for record in records if record.missing])
     if names:
-        severity = "warning" if usage.table.missing == "mask" else "error"
+        severity = "warning" if study.table.missing == "mask" else "error"
         what = with_verb(names, "image", "lacks|lack a contrast:")
         remedy = 'remove them, or set data.missing = "mask"'
         yield problem("contrasts", severity, what, names, remedy)
 
     if paired and not complete:
         try:
-            expect_pairs(records, usage.table.domains)
+            expect_pairs(records, study.table.domains)
         except UserError as error:
             yield problem("pairs", "error", error.what, (), error.remedy)
 

@@ -58,7 +58,7 @@ def write_table(
 
 def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
-    known = {row.path: row for row in usage.catalog or ()}
+    known = {row.path: row for row in usage.catalog}
     used = set()
     for record in usage.records:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
