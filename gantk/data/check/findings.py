@@ -29,6 +29,7 @@ from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
 
 MIN_IMAGES = 12  # per domain for finding outliers
+MIN_DISTANCE = 1e-3  # of features, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
 MAX_OUTLIER_SHARE = 0.25  # of the images that may be reported as outliers
 MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
@@ -466,37 +467,25 @@ def _log_distance_ratio(
     """(N,) for each image the logarithm of its distance to its own domain over that to the other
     one, by the third nearest neighbours; None where the two domains look alike.
     """
+    from sklearn.metrics.pairwise import euclidean_distances
+
     sides = (in_first, ~in_first)
     neighbours = np.concatenate([spread(np.flatnonzero(side), MAX_NEIGHBOURS) for side in sides])
-    distance = _distances(features, neighbours)
+    distance = euclidean_distances(features, features[neighbours])
+    distance = np.maximum(distance, MIN_DISTANCE)
     numbers = np.unique(patients, return_inverse=True)[1]
     distance[numbers[:, None] == numbers[neighbours]] = np.inf
+    # the third smallest of each row
+    first, second = (np.partition(distance[:, side[neighbours]], 2)[:, 2] for side in sides)
 
     log_ratio = np.full(len(features), -np.inf)
-    for side in sides:
-        own = _third_smallest(distance[side][:, side[neighbours]])
-        other = _third_smallest(distance[side][:, ~side[neighbours]])
-        known = np.isfinite(own + other)
-        log_ratio[np.flatnonzero(side)[known]] = np.log(own[known] / other[known])
+    for side, own, other in ((in_first, first, second), (~in_first, second, first)):
+        known = side & np.isfinite(own + other)
+        log_ratio[known] = np.log(own[known] / other[known])
         if np.median(log_ratio[side]) > -0.4:
             return None
 
     return log_ratio
-
-
-def _distances(features: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """(N, M) root mean square distances of N feature vectors to the M that `neighbours` names."""
-    # smaller numbers lose less precision in the differences of squares
-    features = features - features.mean(axis=0)
-    squares = (features**2).mean(axis=1)
-    products = features @ features[neighbours].T
-    distance = squares[:, None] + squares[neighbours] - 2 / features.shape[1] * products
-    return np.sqrt(np.maximum(distance, 1e-8))
-
-
-def _third_smallest(distance: np.ndarray) -> np.ndarray:
-    """The third smallest value of each row."""
-    return np.partition(distance, 2, axis=1)[:, 2]
 
 
 def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
@@ -584,37 +573,22 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
         if item.seen is not None and item.seen.digest:
             exact[item.seen.digest].append(item)
 
-    groups = [group for group in exact.values() if len(group) > 1]
+    groups = [[item.name for item in group] for group in exact.values() if len(group) > 1]
     if groups:
-        yield _exact_copies(groups)
+        spare = [name for names in groups for name in names[1:]]
+        equal = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
+        files = [name for names in groups for name in names]
+        what = f"{count_noun(spare, 'exact duplicate')}: {equal}"
+        yield problem("copies", "warning", what, files, "remove the duplicates")
 
-    seen = [group[0].seen for group in exact.values() if group[0].seen]
-    names = [group[0].name for group in exact.values()]
-    near = [(names[i], names[j]) for i, j, _ in near_copies(seen)]
+    firsts = [group[0] for group in exact.values()]
+    near = [
+        (firsts[i].name, firsts[j].name)
+        for i, j, _ in near_copies([item.seen for item in firsts if item.seen])
+    ]
     if near:
         pairs = join_first([f"{one!r} and {other!r}" for one, other in near], "; ")
         what = f"{count_noun(near, 'pair')} of nearly identical images: {pairs}"
         files = list(dict.fromkeys(name for pair in near for name in pair))
         remedy = "remove one image of each pair, or keep both in the same set of the split"
         yield problem("near-copies", "warning", what, files, remedy)
-
-
-def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
-    """The problem of groups of images with equal pixels."""
-    spare = sum(len(group) - 1 for group in groups)
-    across = 0
-    names = []
-    equations = []
-    for group in groups:
-        across += len({tuple(item.domains) for item in group}) > 1
-        names += [item.name for item in group]
-        equations.append(" = ".join(repr(item.name) for item in group[:3]))
-
-    which = "1 image is an exact duplicate"
-    if spare != 1:
-        which = f"{spare} images are exact duplicates"
-    if across:
-        which += f" ({count_noun(across, 'group')} across domains)"
-
-    what = f"{which}: {join_first(equations, '; ')}"
-    return problem("copies", "warning", what, names, "remove the duplicates")
