@@ -92,6 +92,26 @@ class Study:
         # by domain and key, of images that were read to compare them
         self.fingerprints: dict[tuple[str, str], Fingerprint] = {}
 
+    @property
+    def found(self) -> str:
+        """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: the images by
+        domain.
+        """
+        parts = []
+        for letter, name in self.names.items():
+            own = [record for record in self.records if record.domain == letter]
+            scans = {record.scan_key for record in own} - {""}
+            patients = {record.subject for record in own} - {""}
+            what = count_noun(own, "image")
+            if scans:
+                what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')})"
+            whose = ", patients unknown"
+            if patients:
+                whose = f" of {count_noun(patients, 'patient')}"
+            parts.append(f"{name}: {what}{whose}")
+
+        return "; ".join(parts)
+
     def divide(self) -> None:
         """Split the records, and choose those that the method trains on; UserError as of
         `split_records`.
@@ -151,8 +171,6 @@ class Data(Study):
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
-        # a sentence
-        self.found = _summary(records, self.names)
         self.preparation = _preparation(table, records)  # how records become images
         if not known:
             self.divide()
@@ -594,28 +612,6 @@ def source_and_records(
             where="data.source",
         )
     return source, records
-
-
-def _summary(records: list[Record], names: dict[str, str]) -> str:
-    """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: a source's
-    images by domain.
-    """
-    lines = []
-    for letter, name in names.items():
-        own = [record for record in records if record.domain == letter]
-        scans = {record.scan_key for record in own} - {""}
-        patients = {record.subject for record in own} - {""}
-        if scans:
-            what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')})"
-        else:
-            what = count_noun(own, "image")
-
-        lines.append(
-            f"{name}: {what}"
-            + (f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown")
-        )
-
-    return "; ".join(lines)
 
 
 def _expect(table: DataTable, method: type[Method], records: list[Record]) -> None:

@@ -275,7 +275,7 @@ def _result(
         "patients": len(_patients(usage.records)) if usage else 0,
         "domains": _domains(usage, items),
         "split": split,
-        "summary": _summary(usage, items, count),
+        "summary": _summary(usage, items),
         "problems": sorted(problems, key=lambda each: SEVERITIES.index(each["severity"])),
         "files": files,
     }
@@ -433,7 +433,7 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
     return domains
 
 
-def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dict[str, str]:
+def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
     """Topic -> a line of text about it."""
     readable = [item for item in items if item.error is None]
     lines = _summary_of_files(items, readable)
@@ -441,7 +441,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected], count: int) -> dic
         return lines
 
     lines["source"] = usage.table.source.name
-    lines["domains"] = _domains_line(usage, readable, sampled=len(items) < count)
+    lines["domains"] = usage.found
     lines["patients"] = str(len(_patients(usage.records)) or "unknown")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)
@@ -483,17 +483,3 @@ def _values(values: Iterable[Any]) -> str:
     if len(counts) == 1:
         return join_first([counts[0][0]])
     return join_first([f"{value} ({count})" for value, count in counts])
-
-
-def _domains_line(usage: Usage, items: Sequence[Inspected], sampled: bool) -> str:
-    """Each domain's numbers of images and files; of a sample, how many files were checked."""
-    parts = []
-    for name, numbers in _domains(usage, items).items():
-        images = count_noun(numbers["images"], "image")
-        files = count_noun(numbers["files"], "file")
-        if sampled:
-            parts.append(f"{name}: {images}, {files} checked")
-        else:
-            parts.append(f"{name}: {images} from {files}")
-
-    return ", ".join(parts)
