@@ -13,7 +13,7 @@ from typing import Any
 from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.catalog.layouts import names_classes
 from gantk.data.check.check import check
-from gantk.data.check.pixels import Fit, Pixels, fit_of, pixels_of
+from gantk.data.check.pairs import Fit, fit_of
 from gantk.data.dataset import records_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.skull import shows_skull
@@ -23,6 +23,7 @@ from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.formats.files import stem_of
 from gantk.formats.image import Image
+from gantk.planning.pixels import Pixels, pixels_of
 from gantk.recipe.load import Recipe
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked

@@ -14,7 +14,7 @@ from volumes import PAIRED, load
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
-from gantk.data.check.pixels import ALIKE, fit_of, likeness_of
+from gantk.data.check.pairs import ALIKE, fit_of, likeness_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.recipe.load import Recipe, resolved
 from gantk.training import trial

@@ -17,7 +17,7 @@ from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept
-from gantk.data.check.pixels import HALVES, MAX_PICTURES, layout_of, unlike_pairs
+from gantk.data.check.pairs import HALVES, MAX_PICTURES, layout_of, unlike_pairs
 from gantk.data.check.populations import domains_of_two_kinds
 from gantk.data.check.usage import (
     Usage,

@@ -1,0 +1,110 @@
+"""Statistics of the pixels of one domain, by which a recipe is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gantk.data.preparation import Record
+from gantk.data.split.near_duplicates import background
+from gantk.data.spread import spread
+
+# of a domain that are measured
+MAX_PICTURES = 16
+MAX_VOLUMES = 3
+MAX_PLANES = 6  # of a volume
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Statistics of a domain's images; of volumes, of the planes with at least a third of the
+    fullest one's content.
+    """
+
+    shape: tuple[int, int]  # median rows and columns
+    content: tuple[int, int]  # sides of the centred box that holds all foreground
+    # start and end of these planes as shares of the stack; None: pictures
+    planes: tuple[float, float] | None
+    empty: float  # smallest share of pixels that are exactly the background's value
+    seen: float  # mean share of foreground pixels
+    mirror: float  # median correlation of the content with its mirror image
+    bright: float  # 99.9th percentile, as a multiple of the 99.5th
+
+
+def pixels_of(records: Sequence[Record]) -> Pixels:
+    """Measure some images of a domain."""
+    stacks = {record.scan_key: record.scan for record in records if record.scan}
+    images = []
+    extents = []
+    for scan in spread(list(stacks.values()), MAX_VOLUMES):
+        full_planes, extent = _full_planes(scan()[0])
+        images += full_planes
+        extents.append(extent)
+
+    if not stacks:
+        for record in spread(records, MAX_PICTURES):
+            images.append(np.nan_to_num(record.read()).mean(axis=0))
+
+    foregrounds = [_foreground(image, image) for image in images]
+    empty = [float((image == background(image)).mean()) for image in images]
+    mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
+    rows, columns = np.median([image.shape for image in images], axis=0)
+    planes = None
+    if extents:
+        start, end = np.median(extents, axis=0).round(2).tolist()
+        planes = (start, end)
+
+    return Pixels(
+        shape=(int(rows), int(columns)),
+        content=(max(_reach(x, 0) for x in foregrounds), max(_reach(x, 1) for x in foregrounds)),
+        planes=planes,
+        empty=min(empty),
+        seen=float(np.mean([mask.mean() for mask in foregrounds])),
+        mirror=float(np.median(mirrored)),
+        bright=float(np.median([_brightness(image) for image in images])),
+    )
+
+
+def _brightness(image: np.ndarray) -> float:
+    """The 99.9th percentile above the background as a multiple of the 99.5th."""
+    high, highest = np.percentile(image - background(image), [99.5, 99.9])
+    return highest / max(high, 1e-9)
+
+
+def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, float]]:
+    """Some planes of those with at least a third of the fullest one's content, and the start
+    and end of these as shares of the stack.
+    """
+    areas = np.array([_foreground(plane, stack).mean() for plane in stack])
+    full = np.flatnonzero(areas >= areas.max() / 3)
+    extent = (full[0] / len(areas), (full[-1] + 1) / len(areas))
+    return [stack[i] for i in spread(full, MAX_PLANES)], extent
+
+
+def _foreground(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The foreground mask of an image, with a threshold from the volume that it belongs to."""
+    air = background(whole)
+    bright = abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air)
+    return np.abs(image - air) > 0.05 * max(bright, 1e-9)
+
+
+def _reach(foreground: np.ndarray, axis: int) -> int:
+    """Length of the shortest centred interval with all lines of more than 1 % foreground."""
+    lines = np.flatnonzero(foreground.mean(axis=1 - axis) > 0.01)
+    side = foreground.shape[axis]
+    if not len(lines):
+        return side
+    return int(2 * max(side / 2 - lines[0], lines[-1] + 1 - side / 2))
+
+
+def _mirror(image: np.ndarray, foreground: np.ndarray) -> float:
+    """Correlation of an image's content with its mirror image."""
+    columns = np.flatnonzero(foreground.mean(axis=0) > 0.01)
+    content = image
+    if len(columns) > 1:
+        content = image[:, columns[0] : columns[-1] + 1]
+    if not content.std() > 0:
+        return 0.0
+    return float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])
