@@ -32,12 +32,6 @@ def plan_paired(
         return None
     back = f"{seen.domains[1]} -> {seen.domains[0]} is trained too, with separate networks"
     fit = f"the pairs fit, so the method is paired: {seen.fit}"
-    if seen.fit.rough:
-        setting = "data.source.pairs=none" if "pairs" in seen.source else "method.name=cyclegan"
-        fit = (
-            f"the pairs fit roughly, which is enough for a paired method: {seen.fit}. If they show"
-            f" different patients, use --set {setting}"
-        )
     if short:
         fit += (
             "; it has only an L1 loss, because the training is short: a step of Pix2Pix takes"

@@ -139,7 +139,6 @@ def test_a_fit_falls_with_a_shift_and_with_another_patient():
     ]
 
     assert fit_of(pairs).good
-    assert not fit_of(pairs).rough
     assert fit_of(pairs).shift == 0
     assert not fit_of(turned).good
     assert fit_of([]) is None

@@ -49,11 +49,6 @@ class Fit:
         """Whether the pairs fit well enough for a paired method."""
         return self.shift <= 2.0 and self.gain >= 1.1
 
-    @property
-    def rough(self) -> bool:
-        """Whether the fit is so low that images of two different patients could have it."""
-        return self.gain < 1.3
-
     def __str__(self) -> str:
         return (
             f"their edges are {self.shift:.1f} % of the width apart, and a shift of 3 % divides their"
