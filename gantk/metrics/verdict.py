@@ -11,7 +11,7 @@ import numpy as np
 
 from gantk.metrics.intervals import estimate, patient_means, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, Scores
-from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score, Verdict
 
@@ -67,8 +67,8 @@ def _is_significant(verdict: Verdict) -> bool:
 def pair_verdict(
     model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]
 ) -> dict[str, Verdict]:
-    """For each score: whether the model's mean beats the best baseline's, and in which share of
-    resamples of patients.
+    """For each score: whether the model's mean beats the best baseline's, in which share of
+    resamples of patients, and the paired test, not yet corrected for other tests.
 
     `senses`: score -> whether higher is better; None: no verdict. A model with outputs that are not
     finite never wins.
@@ -95,14 +95,14 @@ def pair_verdict(
 
 
 def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
-    """A baseline's mean, the probability that the model is better, and each patient's gain."""
+    """A baseline's mean, the probability that the model is better, and the test."""
     values = baseline.raw[name]
     verdict = Verdict(probability=0.0)
     if not model.trouble(name):
         gains = model.raw[name] - values
         of_patients = patient_means(gains if higher else -gains, model.patients)
         probability = probability_better(of_patients)
-        verdict = Verdict(probability=probability, gains=of_patients.tolist())
+        verdict = Verdict(probability=probability, test=paired_test(of_patients))
     return estimate(values, model.patients, draws=1).value, verdict
 
 
@@ -172,7 +172,8 @@ def _against_best(
 
     best = (max if higher else min)(means, key=means.__getitem__)
     better = bool(value > means[best] if higher else value < means[best])
-    return rivals[best][1].model_copy(update={"better": better, "best_baseline": best})
+    found = rivals[best][1].model_copy(deep=True)  # tests are corrected in place
+    return found.model_copy(update={"better": better, "best_baseline": best})
 
 
 def alarm_of_foreground(scores: Mapping[str, Score], share: float) -> str | None:

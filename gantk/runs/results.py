@@ -204,8 +204,6 @@ class Verdict(Table):
         "The paired test of model and baseline; only for metrics of pairs."
     )
     without_pairs: Verdict | None = about("The same against the best baseline that needs no pairs.")
-    # how much better the model is, by patient: until the tests are made
-    gains: list[float] = Field(default_factory=list, exclude=True)
 
 
 class Groups(Table):

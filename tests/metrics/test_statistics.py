@@ -13,6 +13,7 @@ import gantk
 from gantk.errors import UserError
 from gantk.metrics.statistics import paired
 from gantk.metrics.statistics.comparing import add_tests
+from gantk.metrics.statistics.paired import paired_test
 from gantk.metrics.statistics.subgroups import group_names
 from gantk.metrics.verdict import tone_of
 from gantk.runs.results import Results
@@ -271,7 +272,7 @@ def test_the_first_score_decides_by_itself(patients, tones):
     )
     for of_scores in results.verdict.values():
         for each in of_scores.values():
-            each.gains = gains
+            each.test = paired_test(gains)
     add_tests(results)
 
     for of_scores in results.verdict.values():

@@ -121,8 +121,8 @@ def _ranks(
 
 
 def add_tests(results: Results) -> None:
-    """Test all verdicts: those on pairs by their gains, corrected together, and so the ones against
-    baselines without pairs; those on sets by their probability, corrected together.
+    """Correct the tests of all verdicts together: those on pairs, those against baselines without
+    pairs, and those on sets, whose p follows from their probability.
 
     The first score of each direction is the primary endpoint: which one it is was decided before
     the training, so it is also corrected for the directions alone.
@@ -131,21 +131,16 @@ def add_tests(results: Results) -> None:
         [verdict for verdict in of_scores.values() if verdict]
         for of_scores in results.verdict.values()
     ]
-    _test_family(by_direction)
+    _correct_family(by_direction)
     without_pairs = [
         [verdict.without_pairs for verdict in own if verdict.without_pairs] for own in by_direction
     ]
-    _test_family(without_pairs)
+    _correct_family(without_pairs)
 
 
-def _test_family(by_direction: Sequence[Sequence[Verdict]]) -> None:
-    """Test the verdicts of all directions, the primary score first in each, and correct them."""
+def _correct_family(by_direction: Sequence[Sequence[Verdict]]) -> None:
+    """Correct the tests of the verdicts of all directions, the primary score first in each."""
     family = [verdict for own in by_direction for verdict in own]
-    for verdict in family:
-        test = paired_test(verdict.gains)
-        if test:
-            verdict.test = test
-
     tests = [verdict.test for verdict in family if verdict.test]
     for test, (holm, fdr) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
         test.holm = holm
