@@ -160,7 +160,7 @@ class Scorer:
         # number of classes, generated in turn
         self.classes = len(method.geometry.classes) if method.conditional else 0
         self.reals = RealImages(data, runtime.device)
-        built = self._build_metrics()
+        built = [metric for metric in self._build_metrics() if self._applies(metric)]
         self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
         of_pairs = [metric for metric in built if metric not in self.set_metrics]
         curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
@@ -169,7 +169,6 @@ class Scorer:
         self.curves = PairScorer(curves, *scaling, ["whole"])
         mae = bind_or_raise("metric", "mae")(self.span, self.dims)
         self.cycles = PairScorer([mae], *scaling, ["whole", "foreground"])
-        self._check_metrics()
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by direction, what post-steps measured
@@ -690,33 +689,32 @@ class Scorer:
 
         return self.reals.group(images, labels=labels)
 
-    def _check_metrics(self) -> None:
-        """Raise a UserError if a metric does not suit this method or these data."""
-        for metric in [*self.pairs.metrics, *self.set_metrics]:
-            if getattr(metric, "uses_masks", False) or getattr(metric, "needs_masks", False):
-                self.reals.masks = True
+    def _applies(self, metric: Any) -> bool:
+        """Whether a metric says that it scores such data; UserError where it does not suit them, or
+        this method.
+        """
+        if getattr(metric, "uses_masks", False) or getattr(metric, "needs_masks", False):
+            self.reals.masks = True
 
-            unfit = self._unfit(metric)
-            if unfit:
-                what, remedy = unfit
-                raise UserError(
-                    f"the metric '{metric.name}' {what}",
-                    where="evaluate.metrics",
-                    remedy=f"{remedy}, or leave the metric out",
-                )
+        unfit = self._unfit(metric)
+        if unfit:
+            what, remedy = unfit
+            raise UserError(
+                f"the metric '{metric.name}' {what}",
+                where="evaluate.metrics",
+                remedy=f"{remedy}, or leave the metric out",
+            )
+
+        return not hasattr(metric, "expect_data") or metric.expect_data(self.data) is not False
 
     def _unfit(self, metric: Any) -> tuple[str, str] | None:
-        """(what is wrong, remedy) where a metric does not suit, else None; a metric's own checks
-        raise a UserError.
-        """
-        of_pairs = metric in self.pairs.metrics
+        """(what is wrong, remedy) where a metric does not suit, else None."""
+        of_pairs = not getattr(metric, "sets", False)
         if of_pairs and not self.method.directions():
             what = "compares an output with its truth, but images from noise have no truth"
             return what, "use a metric of sets, such as kid, fid or prdc"
 
-        if hasattr(metric, "expect_data"):
-            metric.expect_data(self.data)
-        elif of_pairs and hasattr(metric, "expect_size") and self.data.pairs("test"):
+        if of_pairs and hasattr(metric, "expect_size") and self.data.pairs("test"):
             metric.expect_size(self.model.data.size)
         elif getattr(metric, "needs_classes", False):
             return self._without_classes()

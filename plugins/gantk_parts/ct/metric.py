@@ -52,16 +52,14 @@ class HounsfieldMAE(MAE):
         self.within = within
         self.name += "_within" if within else ""
 
-    def expect_data(self, data: Data) -> None:
-        """UserError where no domain of these data is in Hounsfield units."""
-        if self.no_hu == "skip":
-            return
-
+    def expect_data(self, data: Data) -> bool:
+        """Whether a domain of these data is in Hounsfield units; UserError where none is, unless
+        `no_hu` says to skip it.
+        """
         known = {record.domain: record for record in data.training}
-        if not any(
-            (units := units_of(data, [one], letter)) and units.name == "HU"
-            for letter, one in known.items()
-        ):
+        units = [units_of(data, [one], letter) for letter, one in known.items()]
+        in_hu = any(each is not None and each.name == "HU" for each in units)
+        if not in_hu and self.no_hu == "refuse":
             what = (
                 f"the metric '{self.name}' needs CT in Hounsfield units, but no domain is CT with"
                 " such values"
@@ -71,6 +69,7 @@ class HounsfieldMAE(MAE):
                 " have no HU"
             )
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
+        return in_hu
 
     def means(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
