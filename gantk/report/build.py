@@ -149,15 +149,15 @@ def render(
     """Render a page and return its HTML: `story` is escaped, and the page's policy blocks scripts
     not its own.
     """
-    templates = _templates(*folders, HERE)
+    environment = templates(*folders, HERE)
     loader = FileSystemLoader([*folders, HERE])
 
     def join_sources(names: Sequence[str]) -> str:
-        return "\n".join(loader.get_source(templates, name)[0] for name in names)
+        return "\n".join(loader.get_source(environment, name)[0] for name in names)
 
     script = join_sources(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    page = templates.get_template(template).render(
+    page = environment.get_template(template).render(
         **story, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
     )
     return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", with_code(page))
@@ -171,7 +171,7 @@ def with_code(page: str) -> str:
 
 
 @cache
-def _templates(*folders: Path) -> Environment:
+def templates(*folders: Path) -> Environment:
     """The templates of these folders, cached: compiling one takes longer than rendering it."""
     templates = Environment(
         loader=FileSystemLoader(folders),
