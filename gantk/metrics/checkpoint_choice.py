@@ -23,6 +23,7 @@ from gantk.metrics.baselines import identity
 from gantk.metrics.evaluate import Scorer, difference
 from gantk.metrics.references import OTHER, direction_to, number_that_fits, windows
 from gantk.metrics.sets import ImageGroup, Kid
+from gantk.metrics.words import short_metric_name
 
 MAX_SOURCES = 32  # images translated at a save
 MIN_SOURCES = 8  # validation images; with fewer, training images are translated
@@ -30,7 +31,10 @@ MAX_REALS = 64  # real images to compare with
 MAX_SET_BYTES = 2**28  # so that a set has fewer volumes than images
 # kid (standardised features) of sets of a few dozen real images of different patients
 KID_OF_REALS = 0.1
-OF_TRANSLATIONS = "lowest sum of sqrt(kid) to real images, lost structure^4 and cycle error^4"
+OF_TRANSLATIONS = (
+    "translations that look most like real images (KID), keep the input's edges, and lead back to the"
+    " input"
+)
 
 
 class Criterion:
@@ -46,11 +50,11 @@ class Criterion:
         self.kid = Kid(scorer.span, scorer.dims)
         directions = self.method.directions()
         curves = [metric.name for metric in scorer.curves.metrics]
-        self.rule = "lowest kid_random of images from noise"
+        self.rule = "generated images that look most like real ones (KID)"
         self.higher = False
         self._criteria = scorer.validate
         if self.method.paired and curves and self.data.pairs("validation"):
-            self.rule = f"{curves[0]} on validation pairs"
+            self.rule = f"highest {short_metric_name(curves[0])} on validation pairs"
             self.higher = True
         elif directions:
             self.rule = OF_TRANSLATIONS

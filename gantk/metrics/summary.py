@@ -41,7 +41,7 @@ def summary_lines(results: Results) -> Iterator[str]:
     of_files = _rows_of_files(results)
     if any(row.tone for row in rows):
         cells = [(title, *_cells(row)) for title, row in zip(titles, rows, strict=True)]
-        cells += [(*row, NO_VALUE, "", "") for row in of_files]
+        cells += [(*row, "not compared", "", "") for row in of_files]
         yield TextTable(
             HEADERS, cells, [*(COLOURS[row.tone] for row in rows), *[""] * len(of_files)]
         )

@@ -229,11 +229,13 @@ def _typical_case(found: ShownPatients, results: Results) -> Figure:
 
     case = min(cases, key=distance)
     source, output, truth = (case.pictures[kind].pixels for kind in KINDS)
+    error = np.abs(output - truth)
+    largest = float(np.percentile(error, BRIGHTEST)) or 1.0
     rows = [
         (f"Input: {found.source}", _grey_picture(source)),
         (f"Real {found.target}", _grey_picture(truth, truth)),
         (f"Generated {found.target}", _grey_picture(output, truth)),
-        ("Difference", _difference_picture(output, truth)),
+        ("Error: generated − real", _picture_of_error(error, largest)),
     ]
     caption = f"Of the test images below the one nearest to the median, of {case.patient}."
     if case.scores.get(metric) is not None and known:
@@ -242,7 +244,10 @@ def _typical_case(found: ShownPatients, results: Results) -> Figure:
         caption += f" Its {short_metric_name(metric)} is {words.with_unit(value, value.decimals)};"
         of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
         caption += f" the median of all patients is {of_all}."
-    caption += " Difference: black is none, the palest yellow the largest of this picture."
+    in_unit = Score(value=largest, unit="HU" if case.units[2] == "HU" else "")
+    caption += (
+        f" Error: black is 0, the palest yellow {words.with_unit(in_unit, in_unit.decimals)}."
+    )
     return Figure(found.label, caption, [rows])
 
 
@@ -286,11 +291,9 @@ def _from_noise(run: RunRecord, direction: Direction) -> Figure:
     return Figure(direction.label, f"{caption}.", rows)
 
 
-def _difference_picture(output: np.ndarray, truth: np.ndarray) -> str:
-    """A PNG data URI of the absolute difference, from none to the largest (of 99.8 % of pixels)."""
-    difference = np.abs(output - truth)
-    largest = float(np.percentile(difference, BRIGHTEST)) or 1.0
-    levels = np.clip(difference / largest * 255, 0, 255).round().astype(np.uint8)
+def _picture_of_error(error: np.ndarray, largest: float) -> str:
+    """A PNG data URI of an absolute error, from 0 to the largest."""
+    levels = np.clip(error / largest * 255, 0, 255).round().astype(np.uint8)
     return encode_image(colour_with_inferno(levels), "png", optimize=True)
 
 

@@ -126,7 +126,7 @@ def test_paired_methods_choose_by_pairs_and_noise_by_distance(
         choice.add(step, criterion())
 
     assert choice.step == 1
-    assert choice.rule == "psnr on validation pairs"
+    assert choice.rule == "highest PSNR on validation pairs"
 
     criterion = Criterion(scorer_of(Samples))
     entry = criterion()

@@ -6,7 +6,7 @@
   const at = (name) => document.querySelector(`#viewer [data-at="${name}"]`);
   const share = (name) => Number(at(name).value) / 100;
 
-  const names = (kind) => ({ input: `${shown.source} (input)`, output: `${shown.to} (synthetic)`, difference: "difference, % of the gray window" })[kind] || kind;
+  const names = (kind, largest = 100) => ({ input: `${shown.source} (input)`, output: `${shown.to} (synthetic)`, difference: `output − input: what the model changed, 0 to ${Math.round(largest)} % of the gray window` })[kind] || kind;
 
   const build = () => {
     document.getElementById("viewer").innerHTML = `
@@ -15,7 +15,7 @@
         <label data-at="three">planes <select data-at="planes"><option value="3">three</option><option value="0">axial</option><option value="1">coronal</option><option value="2">sagittal</option></select></label>
         <label>level <input type="range" data-at="level" min="0" max="100" value="50"></label>
         <label>window <input type="range" data-at="window" min="1" max="100" value="100"></label>
-        <label>largest difference <input type="range" data-at="largest" min="1" max="100" value="100"></label>
+        <label>largest change <input type="range" data-at="largest" min="1" max="100" value="100"></label>
       </div>
       <div class="volumes"></div>
       <p class="aside" data-at="aside"></p>`;
@@ -57,6 +57,7 @@
       const middle = low + (high - low) * share("level"), half = ((high - low) * share("window")) / 2;
       volume.cal_min = HEAT.includes(kind) ? 0 : middle - half;
       volume.cal_max = HEAT.includes(kind) ? high * (kind === "difference" ? share("largest") : 1) : middle + half;
+      view.canvas.closest("figure").querySelector("span").textContent = names(kind, volume.cal_max);
       view.updateGLVolume();
     }
   };
