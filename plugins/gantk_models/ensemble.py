@@ -118,6 +118,9 @@ class Ensemble(TrainedModel):
         """The classes of the first member."""
         return self.members[0].classes()
 
+    def trained_on(self, image: Image) -> str:
+        return next(filter(None, (each.trained_on(image) for each in self.members)), "")
+
     def identity(self) -> dict[str, str]:
         """Name and hash of the members' weights, equal for two translations by the same members."""
         identities = [member.identity() for member in self.members]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -292,7 +291,6 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         items = [item for item in items if item.domains]
 
     problems = list(findings.about_each(items))
-    _place_in_stacks(items)
     for domains, group in _comparable(items):
         of = f" of {' and '.join(domains)}" if domains else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
@@ -312,17 +310,6 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         problems = [each for each in problems if not _is_solved(each, study)]
 
     return problems + list(findings.copies(items))
-
-
-def _place_in_stacks(items: Sequence[Inspected]) -> None:
-    """Number the images of each folder and domain, as slices of one stack."""
-    counts = Counter[tuple]()
-    for item in items:
-        stack = (tuple(item.domains), Path(item.name).parent.as_posix())
-        if item.seen:
-            place = float(counts[stack])
-            item.seen = replace(item.seen, subject=item.patient, stack=stack, position=place)
-        counts[stack] += 1
 
 
 def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[Inspected]]]:

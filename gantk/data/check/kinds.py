@@ -98,20 +98,26 @@ def plane_of(image: Image) -> str | None:
     return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
 
 
+def known_values(trait: Trait, group: Sequence[Facts]) -> list[Any]:
+    """The values of the images where they are known; of numbers, those of the usual length."""
+    values = [value for value in map(trait.value, group) if value is not None]
+    if not values or isinstance(values[0], str):
+        return values
+    length = Counter(map(len, values)).most_common(1)[0][0]
+    return [value for value in values if len(value) == length]
+
+
 def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
     """What a model keeps of the images that it was trained on, as JSON: by the name of a trait the
     words, or the smallest and the largest numbers, of those whose value is known.
     """
     ranges: dict[str, list[Any]] = {}
     for trait in TRAITS_OF_ONE:
-        values = [value for value in map(trait.value, group) if value is not None]
-        words = {value for value in values if isinstance(value, str)}
-        if words:
-            ranges[trait.name] = sorted(words)
+        values = known_values(trait, group)
+        if values and isinstance(values[0], str):
+            ranges[trait.name] = sorted(set(values))
         elif values:
-            length = Counter(map(len, values)).most_common(1)[0][0]
-            alike = [value for value in values if len(value) == length]
-            ends = np.min(alike, axis=0), np.max(alike, axis=0)
+            ends = np.min(values, axis=0), np.max(values, axis=0)
             ranges[trait.name] = [[float(f"{each:.4g}") for each in end] for end in ends]
     return ranges
 

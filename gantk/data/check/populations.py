@@ -13,7 +13,7 @@ import numpy as np
 
 from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected, inspect_kept
-from gantk.data.check.kinds import TRAITS, Facts, Trait, in_words
+from gantk.data.check.kinds import TRAITS, Facts, Trait, in_words, known_values
 from gantk.data.preparation import Record
 from gantk.errors import count_noun, join_first
 
@@ -37,13 +37,12 @@ def differing_traits(
 
 def _usual(trait: Trait, group: Sequence[Facts]) -> Any:
     """The most frequent word, or the medians, of the images whose value is known."""
-    values = [value for value in map(trait.value, group) if value is not None]
+    values = known_values(trait, group)
     if not values:
         return None
     if isinstance(values[0], str):
         return Counter(values).most_common(1)[0][0]
-    length = Counter(map(len, values)).most_common(1)[0][0]
-    return np.median([value for value in values if len(value) == length], axis=0)
+    return np.median(values, axis=0)
 
 
 def _differ(trait: Trait, one: Any, other: Any) -> bool:

@@ -211,6 +211,8 @@ def assign(study: Study, items: Sequence[Inspected]) -> None:
             item = item_of.get(os.path.abspath(scan.files[0]))
             if item is None:
                 continue
+            if item.seen and not item.records:
+                item.seen = place_fingerprint(item.seen, record)
             item.records.append(record)
             item.patient = record.subject or item.patient
             if domain not in item.domains:
