@@ -5,7 +5,7 @@ JSON.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept
-from gantk.data.check.pairs import HALVES, MAX_PICTURES, layout_of, unlike_pairs
-from gantk.data.check.populations import domains_of_two_kinds
+from gantk.data.check.pairs import no_true_pairs
 from gantk.data.check.usage import (
     Usage,
     assign,
@@ -302,11 +301,11 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     problems += findings.mixed_channels(items)
     problems += findings.wrong_contrast(items, _two_domains(items, study))
     if study:
-        problems += findings.named_otherwise(study.records, study.names)
-        problems += findings.numbers_after_contrasts(study.records, study.names)
-        problems += _about_pairs(study)
-        problems += _about_populations(items, study)
-        problems += _about_single_slices(study)
+        problems += findings.named_otherwise(study)
+        problems += findings.numbers_after_contrasts(study)
+        problems += findings.single_slices(study)
+        problems += no_true_pairs(study)
+        problems += findings.domains_of_two_kinds(items, study)
         problems = [each for each in problems if not _is_solved(each, study)]
 
     return problems + list(findings.copies(items))
@@ -321,70 +320,6 @@ def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[
         several = any("+" in domain for domain in item.domains)
         groups[tuple(item.domains), item.contrast if several else None].append(item)
     return [(domains, group) for (domains, _), group in groups.items()]
-
-
-def _about_pairs(study: Study) -> list[Problem]:
-    """Problems of registered pairs: their pixels do not fit, or they are no halves of a picture."""
-    pairs = [
-        pair
-        for pair in complete_pairs(study.records).values()
-        if pair["a"].path and pair["b"].path and pair.keys() == study.names.keys()
-    ]
-    wholes = []
-    for pair in pairs:
-        path = pair["a"].path
-        if path and path == pair["b"].path and not io.is_volume(path):
-            wholes.append(path)
-
-    layout = HALVES
-    if wholes:
-        layout = layout_of([io.read(path).pixels for path in spread(wholes, MAX_PICTURES)])
-    if layout != HALVES:
-        what = f"the pictures seem to show {layout}, so that their halves are no pairs, such as:"
-        remedy = "save each image as a file of its own, in a folder for each domain"
-        return [problem("pairs", "warning", what, [Path(wholes[0]).name], remedy)]
-
-    remedies = []
-    used = "the scores are computed from them"
-    if study.guessed:
-        used = "paired methods learn from them, and scores are computed from them"
-    elif study.method.paired:
-        used = "this method learns from them"
-        remedies.append("use dualgan or another unpaired method")
-    if "pairs" in study.table.source.options:
-        remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
-    said = pairs and unlike_pairs(pairs, used, remedies)
-    return [problem("pairs", "warning", said)] if said else []
-
-
-def _about_populations(items: Sequence[Inspected], study: Study) -> list[Problem]:
-    """Problems of an unpaired training whose domains, or people, are of different kinds."""
-    if study.method.paired:
-        return []
-    spacing_is_set = study.table.spacing is not None
-    return domains_of_two_kinds(items, study.training, study.names, spacing_is_set)
-
-
-def _about_single_slices(study: Study) -> Iterator[Problem]:
-    """Warn where a mapping of each volume is fitted to single slices of one head."""
-    table = study.table
-    parts = getattr(table.intensity(), "parts", {})
-    for letter, name in study.names.items():
-        single = Counter(
-            record.subject
-            for record in study.records
-            if record.domain == letter and record.subject and not record.scan_key
-        )
-        mapping = parts.get(letter, table.intensity)()
-        is_by_volume = table.dims == 2 and getattr(mapping, "per", "set") == "volume"
-        if is_by_volume and max(single.values(), default=0) > 1:
-            what = (
-                f"each slice of {name} is scaled by its own intensities, because every slice is a"
-                ' file and data.intensity has per = "volume": slices of one head then differ in'
-                " brightness"
-            )
-            remedy = 'set per = "set", or convert the slices of each head to one volume'
-            yield problem("slices", "warning", what, (), remedy)
 
 
 def _is_solved(problem: Problem, study: Study) -> bool:

@@ -1,5 +1,5 @@
-"""Findings of `data check`: each is a function that compares headers or pixels of images and yields
-problems.
+"""Findings of `data check`: each is a function that compares headers or pixels of images, or looks at
+a training's use of them, and yields problems.
 
 A problem is a dict: `kind`, `severity` (an error would spoil a training, a warning may, a note is
 good to know), `what` is wrong, the names of the `files` concerned, and a `remedy` or None.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from gantk.catalog.domains import contrasts_said
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
 from gantk.data.check.kinds import HEADS
+from gantk.data.check.populations import differing_traits
+from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
@@ -28,6 +30,7 @@ from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
 
+MAX_RATIO_OF_COUNTS = 4.0  # of the images of two domains, and of their people
 MIN_IMAGES = 12  # per domain for finding outliers
 MIN_DISTANCE = 1e-3  # of features, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
@@ -342,19 +345,18 @@ def ct_without_air(items: Sequence[Inspected]) -> Iterator[Problem]:
         yield problem("units", "warning", what, names, remedy)
 
 
-def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> Iterator[Problem]:
+def named_otherwise(study: Study) -> Iterator[Problem]:
     """Warn of images whose file names, or else nearest folders, say another contrast than their
     domain; of many images some are compared. A contrast that contradicts all domains says
     nothing (PD may be Parkinson's disease); T1ce contradicts T1, and the reverse, where others of
-    the domain say the domain's own. `domains` are the names by letter.
+    the domain say the domain's own.
     """
     said: dict[str, dict[str, set[str]]] = {}  # domain -> name -> contrasts
     others: dict[str, dict[str, list[str]]] = {}  # domain -> another contrast -> names
-    for letter, domain in domains.items():
+    for letter, domain in study.names.items():
         own = usual_contrast(domain)
-        names = list(
-            dict.fromkeys(each.scan_key or each.key for each in records if each.domain == letter)
-        )
+        records = [record for record in study.records if record.domain == letter]
+        names = list(dict.fromkeys(record.scan_key or record.key for record in records))
         compared = spread(names, MAX_COMPARED_NAMES)
         said[domain] = {name: contrasts_said(Path(name)) for name in compared}
         others[domain] = defaultdict(list)
@@ -377,17 +379,15 @@ def named_otherwise(records: Sequence[Record], domains: Mapping[str, str]) -> It
                 yield problem("contrast", "warning", what, names, remedy)
 
 
-def numbers_after_contrasts(
-    records: Sequence[Record], domains: Mapping[str, str]
-) -> Iterator[Problem]:
+def numbers_after_contrasts(study: Study) -> Iterator[Problem]:
     """Warn of a domain whose names begin with T1 and T2, each before a number (`T11`, `T28`): they
-    may be two contrasts. `domains` are the names by letter.
+    may be two contrasts.
     """
-    for letter, domain in domains.items():
+    for letter, domain in study.names.items():
         if usual_contrast(domain):
             continue
         begins = Counter[str]()
-        for record in records:
+        for record in study.records:
             if record.domain == letter:
                 match = GLUED_NUMBER.match(stem_of(record.path)) if record.path else None
                 begins[match[1].upper() if match else ""] += 1
@@ -501,6 +501,88 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
         traits += [quantiles, places.ravel()]
 
     return np.concatenate(traits).astype(np.float32)
+
+
+def single_slices(study: Study) -> Iterator[Problem]:
+    """Warn where a mapping of each volume is fitted to single slices of one head."""
+    table = study.table
+    parts = getattr(table.intensity(), "parts", {})
+    for letter, name in study.names.items():
+        single = Counter(
+            record.subject
+            for record in study.records
+            if record.domain == letter and record.subject and not record.scan_key
+        )
+        mapping = parts.get(letter, table.intensity)()
+        is_by_volume = table.dims == 2 and getattr(mapping, "per", "set") == "volume"
+        if is_by_volume and max(single.values(), default=0) > 1:
+            what = (
+                f"each slice of {name} is scaled by its own intensities, because every slice is a"
+                ' file and data.intensity has per = "volume": slices of one head then differ in'
+                " brightness"
+            )
+            remedy = 'set per = "set", or convert the slices of each head to one volume'
+            yield problem("slices", "warning", what, (), remedy)
+
+
+# --- the training
+
+
+def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> list[Problem]:
+    """Warn of an unpaired training whose domains show different kinds of images; note very different
+    numbers of images or people.
+    """
+    if study.method.paired:
+        return []
+    names = study.names
+    records = {x: [record for record in study.training if record.domain == x] for x in names}
+    facts = {}
+    for letter, own in records.items():
+        trained = {record.id for record in own}
+        facts[letter] = [
+            item.facts for item in items if any(each.id in trained for each in item.records)
+        ]
+
+    if len(names) != 2 or not all(facts.values()):
+        return []
+
+    both = f"the training images of {' and '.join(names.values())}"
+    one, other = (_counts(records[letter]) for letter in names)
+    counts = " against ".join(map(_counts_in_words, (one, other)))
+    first, second = facts.values()
+    traits = differing_traits(first, second, study.table.spacing is not None)
+    if traits:
+        listed = "; ".join(f"{trait.name}: {a} against {b}" for trait, a, b in traits)
+        changes = ", ".join(trait.changes for trait, _, _ in traits)
+        what = (
+            f"{both} are of different kinds: {listed}; {counts}. An unpaired network learns these"
+            f" differences with the contrast, and changes {changes}"
+        )
+        remedy = (
+            "train on people whose images of both domains are of one kind, or bring all to one:"
+            " strip the skulls, set data.spacing, crop to one field of view"
+        )
+        return [problem("populations", "warning", what, (), remedy)]
+
+    ratios = [max(a, b) / min(a, b) for a, b in zip(one, other, strict=True) if min(a, b)]
+    if max(ratios) >= MAX_RATIO_OF_COUNTS:
+        what = (
+            f"{both} differ much in number: {counts}. The network learns the fewer ones by heart,"
+            " their anatomy included"
+        )
+        return [problem("populations", "note", what, (), "add images of that domain")]
+    return []
+
+
+def _counts(records: Sequence[Record]) -> tuple[int, int]:
+    """(people, images); 0 people where they are unknown."""
+    return len({record.subject for record in records} - {""}), len(records)
+
+
+def _counts_in_words(counts: tuple[int, int]) -> str:
+    people, images = counts
+    of = f" of {count_noun(people, 'patient')}" if people else ""
+    return f"{count_noun(images, 'image')}{of}"
 
 
 # --- copies

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gantk.data.check.findings import Problem, problem
+from gantk.data.dataset import Study
 from gantk.data.preparation import Record
+from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
 from gantk.errors import count_noun
+from gantk.formats.files import is_volume, read
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 # that are measured
@@ -166,23 +170,48 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
     )
 
 
-def unlike_pairs(
-    pairs: Sequence[dict[str, Record]], used: str, remedies: Sequence[str]
-) -> str | None:
-    """Say that pairs are not more similar than images of different patients, as if only their names
-    were equal; None where they are. `used` says what for.
+def no_true_pairs(study: Study) -> Iterator[Problem]:
+    """Warn of registered pairs that are not more similar than images of different patients, as if
+    only their names were equal, or that are no halves of a picture.
     """
+    pairs = [pair for pair in complete_pairs(study.records).values() if pair["a"].path]
+    if not pairs:
+        return
+    wholes = [
+        pair["a"].path
+        for pair in pairs
+        if pair["a"].path == pair["b"].path and not is_volume(pair["a"].path)
+    ]
+    layout = HALVES
+    if wholes:
+        layout = layout_of([read(path).pixels for path in spread(wholes, MAX_PICTURES)])
+    if layout != HALVES:
+        what = f"the pictures seem to show {layout}, so that their halves are no pairs, such as:"
+        remedy = "save each image as a file of its own, in a folder for each domain"
+        yield problem("pairs", "warning", what, [wholes[0].name], remedy)
+        return
+
     likeness = likeness_of(pairs)
     if likeness is None or likeness >= ALIKE:
-        return None
+        return
 
+    remedies = []
+    used = "the scores are computed from them"
+    if study.guessed:
+        used = "paired methods learn from them, and scores are computed from them"
+    elif study.method.paired:
+        used = "this method learns from them"
+        remedies.append("use dualgan or another unpaired method")
+    if "pairs" in study.table.source.options:
+        remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
     first = pairs[0]
-    return (
+    what = (
         f"the pairs may show different patients or be badly aligned, but {used}. Images match"
         f" their own partner better than other images in only {likeness:.0%} of comparisons (chance"
         f" is 50 %). The first pair is '{first['a'].key}' and '{first['b'].key}'. If these are not"
         f" pairs: {' or '.join(remedies) or 'correct them'}"
     )
+    yield problem("pairs", "warning", what)
 
 
 def layout_of(pictures: Sequence[np.ndarray]) -> str:

@@ -1,24 +1,22 @@
-"""Compares people and domains by the kind of their images: whole heads or skull-stripped ones, plane,
-spacing, field of view, background. An unpaired network learns such differences with the contrast.
+"""Compares people by the kind of their images (see `kinds`): an unpaired network learns what differs
+with the contrast.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gantk.data.check.findings import Problem, problem
-from gantk.data.check.inspect import Inspected, inspect_kept
+from gantk.data.check.inspect import inspect_kept
 from gantk.data.check.kinds import TRAITS, Facts, Trait, in_words, known_values
 from gantk.data.preparation import Record
 from gantk.errors import count_noun, join_first
 
 MAX_PEOPLE_COMPARED = 16  # of more, random halves are of the same kinds
-MAX_RATIO_OF_COUNTS = 4.0  # of the images of two domains, and of their people
 
 
 def differing_traits(
@@ -52,65 +50,6 @@ def _differ(trait: Trait, one: Any, other: Any) -> bool:
         return False  # pictures and volumes, which are reported as such
     ratio = np.maximum(one, 1e-6) / np.maximum(other, 1e-6)
     return bool(np.maximum(ratio, 1 / ratio).max() > trait.max_ratio)
-
-
-def domains_of_two_kinds(
-    items: Sequence[Inspected],
-    training: Sequence[Record],
-    names: Mapping[str, str],
-    spacing_is_set: bool,
-) -> list[Problem]:
-    """Warn of an unpaired training whose domains show different kinds of images; note very different
-    numbers of images or people. `names` are the domains by letter.
-    """
-    records = {x: [record for record in training if record.domain == x] for x in names}
-    facts = {}
-    for letter, own in records.items():
-        trained = {record.id for record in own}
-        facts[letter] = [
-            item.facts for item in items if any(each.id in trained for each in item.records)
-        ]
-
-    if len(names) != 2 or not all(facts.values()):
-        return []
-
-    both = f"the training images of {' and '.join(names.values())}"
-    one, other = (_counts(records[letter]) for letter in names)
-    counts = " against ".join(map(_counts_in_words, (one, other)))
-    first, second = facts.values()
-    traits = differing_traits(first, second, spacing_is_set)
-    if traits:
-        listed = "; ".join(f"{trait.name}: {a} against {b}" for trait, a, b in traits)
-        changes = ", ".join(trait.changes for trait, _, _ in traits)
-        what = (
-            f"{both} are of different kinds: {listed}; {counts}. An unpaired network learns these"
-            f" differences with the contrast, and changes {changes}"
-        )
-        remedy = (
-            "train on people whose images of both domains are of one kind, or bring all to one:"
-            " strip the skulls, set data.spacing, crop to one field of view"
-        )
-        return [problem("populations", "warning", what, (), remedy)]
-
-    ratios = [max(a, b) / min(a, b) for a, b in zip(one, other, strict=True) if min(a, b)]
-    if max(ratios) >= MAX_RATIO_OF_COUNTS:
-        what = (
-            f"{both} differ much in number: {counts}. The network learns the fewer ones by heart,"
-            " their anatomy included"
-        )
-        return [problem("populations", "note", what, (), "add images of that domain")]
-    return []
-
-
-def _counts(records: Sequence[Record]) -> tuple[int, int]:
-    """(people, images); 0 people where they are unknown."""
-    return len({record.subject for record in records} - {""}), len(records)
-
-
-def _counts_in_words(counts: tuple[int, int]) -> str:
-    people, images = counts
-    of = f" of {count_noun(people, 'patient')}" if people else ""
-    return f"{count_noun(images, 'image')}{of}"
 
 
 def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> set[str]:
