@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import textwrap
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,15 +268,17 @@ def written() -> dict[Path, str]:
     """Page and README with their tables as recipes and records have them now."""
     records = read_records()
     page = PAGE.read_text("utf-8")
-    page = between_marks(page, "overview", overview(records, full=True))
-    page = between_marks(page, "ours", ours(records, full=True))
+    page = between_marks(page, "overview", overview(records, SYSTEMS))
+    page = between_marks(page, "ours", f"{ours(records)}\n{trainings(our_records(records))}")
     page = between_marks(page, "losses", losses())
     for report in REPORTS:
-        page = between_marks(page, f"report {report.number}", trainings(report, records))
+        own = [record for record in records if report.number in record["reports"]]
+        page = between_marks(page, f"report {report.number}", trainings(own))
 
+    in_readme = [system for system in SYSTEMS if system.in_readme]
     readme = README.read_text("utf-8")
-    readme = between_marks(readme, "overview", overview(records, full=False))
-    readme = between_marks(readme, "ours", ours(records, full=False))
+    readme = between_marks(readme, "overview", overview(records, in_readme))
+    readme = between_marks(readme, "ours", ours(records))
     return {PAGE: page, README: readme}
 
 
@@ -297,83 +299,60 @@ def markdown_table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def overview(records: list[dict[str, Any]], *, full: bool) -> str:
-    """One row a system and direction, then one line a row on data, length and test images.
-
-    Args:
-        full: with SSIM, intervals and a verdict in words, for the page; else short enough for a
-            screen.
-    """
+def overview(records: list[dict[str, Any]], systems: Sequence[System]) -> str:
+    """One row a system and direction; below, recipes, data, length and test images of the rows."""
     rows = []
-    numbers: dict[str, int] = {}  # conditions of a training -> its line below the table
-    for system in SYSTEMS:
-        if not full and not system.in_readme:
-            continue
+    recipes: dict[str, list[str]] = {}  # conditions of trainings -> their recipes
+    for system in systems:
         record = record_for(system, records)
-        number = numbers.setdefault(conditions_in_words(record), len(numbers) + 1)
-        cells = [
-            str(number),
-            whose(system.report, linked=full),
+        conditions = conditions_in_words(record)
+        named = recipes.setdefault(conditions, [])
+        if system.recipe not in named:
+            named.append(system.recipe)
+        row = (
+            str(list(recipes).index(conditions) + 1),
+            whose(system.report),
             system.words,
-            stated_in_words(record, system)
-            if full
-            else stated_in_words(record, system).split(":")[0],
-            published_in_words(system).removeprefix("" if full else "accuracy "),
-        ]
-        if full:
-            cells += [
-                score_in_words(scores_of(record, system), full=True),
-                baselines_in_words(record, system, full=True),
-                verdict(record, system),
-            ]
-        else:
-            cells += [
-                score_in_words(scores_of(record, system), full=False),
-                baselines_in_words(record, system, full=False),
-            ]
-        rows.append((*cells, f"`{system.recipe}`"))
-    last = ("in words", "recipe") if full else ("recipe",)
-    headers = ("", "report", "system", "as stated", "published", "here", "beside it", *last)
-    lines = [numbered_line(number, conditions) for conditions, number in numbers.items()]
+            stated_in_words(record),
+            published_in_words(system),
+            score_in_words(record["scores"][system.key]),
+            baselines_in_words(record, system.key),
+        )
+        rows.append(row)
+    headers = ("", "report", "system", "as stated", "published", "here", "beside it")
+    lines = [
+        f"{number}. {', '.join(f'`{name}`' for name in named)}: {conditions}"
+        for number, (conditions, named) in enumerate(recipes.items(), 1)
+    ]
     return f"{markdown_table(headers, rows)}\n" + "\n".join(lines) + "\n"
 
 
-def numbered_line(number: int, text: str) -> str:
-    """An item of a numbered list, within the width of our pages."""
-    return textwrap.fill(f"{number}. {text}", 98, subsequent_indent="   ", break_long_words=False)
-
-
-def ours(records: list[dict[str, Any]], *, full: bool) -> str:
-    """Our own recipes: first those whose training set holds no true partner of a slice."""
+def our_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest training of each recipe of ours, first those without true partners of slices."""
     found = [record for record in records if record["kind"] == "ours"]
     newest = {(each["recipe"], each["data"], each["partners"]): each for each in found}
-    chosen = sorted(newest.values(), key=lambda record: not record["partners"].startswith("none"))
+    return sorted(newest.values(), key=lambda record: not record["partners"].startswith("none"))
+
+
+def ours(records: list[dict[str, Any]]) -> str:
+    """One row a direction of our own recipes; below, data, length and test images of the rows."""
     rows = []
     lines = []
-    for number, record in enumerate(chosen, 1):
-        partners = record["partners"].partition(" (")[0].partition(",")[0]
+    for number, record in enumerate(our_records(records), 1):
         for key, scores in final_scores(record["scores"]).items():
-            shown = System(0, way_in_words(key, record), record["recipe"], record["recipe"], key)
-            cells = (
+            row = (
                 str(number),
-                shown.words,
-                partners,
-                score_in_words(scores, full=full),
-                baselines_in_words(record, shown, full=full),
+                way_in_words(key, record),
+                record["partners"].partition(" (")[0].partition(",")[0],
+                score_in_words(scores),
+                baselines_in_words(record, key),
                 f"`{record['recipe']}`",
             )
-            rows.append((*cells, verdict(record, shown)) if full else cells)
+            rows.append(row)
         earlier = "" if record.get("git") else ", at an earlier commit"
-        conditions = f"{conditions_in_words(record)} {record['date']}{earlier}."
-        if full:
-            conditions += f" True partners: {record['partners']}."
-        lines.append(numbered_line(number, conditions))
-        if full:
-            lines += ["", "    ```bash", *(f"    {x}" for x in record["command"].split("\n"))]
-            lines += ["    ```", ""]
+        lines.append(f"{number}. {conditions_in_words(record)} {record['date']}{earlier}.")
     headers = ("", "direction", "true partners", "here", "beside it", "recipe")
-    table = markdown_table((*headers, "in words") if full else headers, rows)
-    return f"{table}\n" + "\n".join(lines).rstrip("\n") + "\n"
+    return f"{markdown_table(headers, rows)}\n" + "\n".join(lines) + "\n"
 
 
 def losses() -> str:
@@ -390,13 +369,12 @@ def losses() -> str:
     return "\n".join(sentences) + "\n"
 
 
-def whose(number: int, *, linked: bool) -> str:
-    """Authors (family names) and year of a report, linked to its section on the page or plain."""
+def whose(number: int) -> str:
+    """Authors (family names) and year of a report."""
     paper = next(iter(REPORTS[number - 1].papers().values()))
     names = [each.split(". ")[-1].split()[-1] for each in paper["authors"].split(", ")]
     short = FAMILY_NAMES.get(number, f"{names[0]} et al." if len(names) > 2 else ", ".join(names))
-    year = f" {paper['year']}" if "year" in paper else ""
-    return f"[{short}{year}](#report-{number})" if linked else f"{short}{year}"
+    return f"{short} {paper['year']}" if "year" in paper else short
 
 
 def record_for(system: System, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -411,10 +389,6 @@ def record_for(system: System, records: list[dict[str, Any]]) -> dict[str, Any]:
     return max(own, key=lambda record: (-len(record["differs"]), record["size"], record["steps"]))
 
 
-def scores_of(record: dict[str, Any], system: System) -> dict[str, Any]:
-    return record["scores"][system.key]
-
-
 def way_in_words(key: str, record: dict[str, Any]) -> str:
     if key.removesuffix("_post") in WAYS:
         return direction_in_words(key.removesuffix("_post"), record["domains"])
@@ -426,20 +400,15 @@ def direction_in_words(direction: str, domains: list[str]) -> str:
     return " -> ".join(names)
 
 
-def stated_in_words(record: dict[str, Any], system: System) -> str:
-    """`yes`, or in a few words what was smaller or different."""
-    parts = []
-    if record["size"] != recipe_tables(record["recipe"])["data"]["size"]:
-        parts.append(f"{record['size'][0]} px")
-    if "--profile cpu" in record["command"]:
-        parts.append("filters")
-    if "train.batch" in record["differs"]:
-        parts.append(f"batch {record['differs']['train.batch'][1]}")
-    if system.key.endswith("_post"):  # the row above says how
-        return "smaller; random VGG19" if parts else "random VGG19"
-    if parts:
-        return f"smaller: {', '.join(parts)}"
-    return "9 slices held out" if "data.split.test" in record["differs"] else "yes"
+def stated_in_words(record: dict[str, Any]) -> str:
+    """Whether a training has the settings of its report."""
+    size = recipe_tables(record["recipe"])["data"]["size"]
+    shortened = "--profile cpu" in record["command"] or "train.batch" in record["differs"]
+    if shortened or record["size"] != size:
+        return "smaller"
+    if "data.split.test" in record["differs"]:
+        return "9 slices held out"
+    return "differs" if record["differs"] else "yes"
 
 
 def published_in_words(system: System) -> str:
@@ -449,21 +418,20 @@ def published_in_words(system: System) -> str:
     if scores:
         return f"{scores['psnr']:.2f} / {scores['ssim']:.2f}"
     if "accuracy" in figures:
-        return f"accuracy {100 * figures['accuracy']:g} %"
+        return f"{100 * figures['accuracy']:g} %"
     return "none"
 
 
-def score_in_words(row: dict[str, Any], *, full: bool) -> str:
-    """PSNR / SSIM, or KID with its interval; lower KID is better."""
+def score_in_words(row: dict[str, Any], *, full: bool = False) -> str:
+    """PSNR / SSIM, or KID, where lower is better; with more digits and every interval if `full`."""
     if "psnr" in row:
         if not full:
             return f"{row['psnr']['value']:.2f} / {row['ssim']['value']:.2f}"
         return f"{with_interval(row['psnr'], 2)} dB / {with_interval(row['ssim'], 3)}"
-    found = [f"KID {with_interval(row['kid_random'], 2 + full)}"]
-    if "transfer" in row:
-        share = f"{100 * row['transfer']['value']:.0f} %"
-        found.append(f"{share} recognised" if full else share)
-    return ", ".join(found)
+    found = f"KID {with_interval(row['kid_random'], 2 + full)}"
+    if "transfer" not in row:
+        return found
+    return f"{found}, {100 * row['transfer']['value']:.0f} %{' recognised' * full}"
 
 
 def with_interval(score: dict[str, Any], digits: int) -> str:
@@ -474,11 +442,11 @@ def with_interval(score: dict[str, Any], digits: int) -> str:
     return f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def baselines_in_words(record: dict[str, Any], system: System, *, full: bool) -> str:
+def baselines_in_words(record: dict[str, Any], key: str, *, full: bool = False) -> str:
     """The baselines of a direction: the unchanged input and a map, or noise and real images."""
     found = []
     for name, words in BASELINE_WORDS.items():
-        row = record["baselines"].get(name, {}).get(system.key.removesuffix("_post"))
+        row = record["baselines"].get(name, {}).get(key.removesuffix("_post"))
         if row and "psnr" in row:
             digits = f"{row['psnr']['value']:.2f}"
             found.append(f"{words} {digits}" + (f" / {row['ssim']['value']:.3f}" if full else ""))
@@ -487,16 +455,16 @@ def baselines_in_words(record: dict[str, Any], system: System, *, full: bool) ->
     return ", ".join(found)
 
 
-def verdict(record: dict[str, Any], system: System) -> str:
+def verdict(record: dict[str, Any], key: str) -> str:
     """In words: which baselines are better, and what the style step costs."""
-    row = scores_of(record, system)
+    row = record["scores"][key]
     metric = "psnr" if "psnr" in row else "kid_random"
     sign = 1 if metric == "psnr" else -1
-    key = system.key.removesuffix("_post")
+    way = key.removesuffix("_post")
     found = []
     beaten = []
     for name in LONG_WORDS:
-        baseline = record["baselines"].get(name, {}).get(key, {}).get(metric)
+        baseline = record["baselines"].get(name, {}).get(way, {}).get(metric)
         if not baseline:
             continue
         if overlap(row[metric], baseline):
@@ -505,8 +473,8 @@ def verdict(record: dict[str, Any], system: System) -> str:
             found.append(f"worse than {LONG_WORDS[name]}")
         else:
             beaten.append(LONG_WORDS[name])
-    if system.key.endswith("_post"):
-        before = record["scores"][key][metric]
+    if key.endswith("_post"):
+        before = record["scores"][way][metric]
         worse = sign * row[metric]["value"] < sign * before["value"]
         if overlap(row[metric], before):
             found.append("the style step changes nothing")
@@ -524,10 +492,9 @@ def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def conditions_in_words(record: dict[str, Any]) -> str:
     """Data, size, length and test images of a training."""
-    size = " x ".join(map(str, record["size"]))
     filters = ", fewer filters" if "--profile cpu" in record["command"] else ""
     return (
-        f"{record['data']}, {size}{filters}, batch {record['batch']}, {length_in_words(record)},"
+        f"{record['data']}, {record['size'][0]} px{filters}, batch {record['batch']}, {length_in_words(record)},"
         f" seed {record['seed']}; test: {record['test']}."
     )
 
@@ -553,34 +520,31 @@ def length_in_words(record: dict[str, Any]) -> str:
     return done
 
 
-def trainings(report: Report, records: list[dict[str, Any]]) -> str:
-    """Every recorded training of a report at its settings: one block each, with its command."""
-    own = [
-        record
-        for record in records
-        if record["kind"] == "published" and report.number in record["reports"]
-    ]
+def trainings(records: list[dict[str, Any]]) -> str:
+    """One block a recorded training: settings, scores, verdict and command."""
     blocks = []
-    for record in own:
+    for record in records:
         lines = [
             f"**`{record['recipe']}`**, {record['date']}: {conditions_in_words(record)}",
             f"{settings_in_words(record)}. {record['machine']}; {time_in_words(record)},"
             f" {record['interruptions']} interruptions.{' ' + record['note'] if record['note'] else ''}",
             "",
         ]
-        for key, row in record["scores"].items():
-            system = System(report.number, "", record["recipe"], record["recipe"], key)
+        scores = record["scores"]
+        for key, row in (final_scores(scores) if record.get("partners") else scores).items():
             style = ", after the style step" if key.endswith("_post") else ""
             lines.append(
                 f"* {way_in_words(key, record)}{style}: {score_in_words(row, full=True)};"
-                f" beside it: {baselines_in_words(record, system, full=True)}"
+                f" {verdict(record, key)} ({baselines_in_words(record, key, full=True)})"
             )
         blocks.append("\n".join([*lines, "", "```bash", record["command"], "```", ""]))
     return "\n".join(blocks)
 
 
 def settings_in_words(record: dict[str, Any]) -> str:
-    """`As stated`, or what differs from the report."""
+    """`As stated`, or what differs from the report; for a recipe of ours, whether it saw partners."""
+    if record.get("partners"):
+        return f"True partners: {record['partners']}"
     if not record["differs"]:
         return "As stated"
     parts = [
