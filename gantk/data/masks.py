@@ -19,12 +19,12 @@ class Outside:
     """A region at an image's border, masked out with one value per channel."""
 
     level: np.ndarray  # (C,), NaN for a missing contrast
-    planes: list[np.ndarray]  # the region in each plane (H, W), packed to bits
+    region: np.ndarray  # (*spatial), bool
 
     def fill(self, image: np.ndarray, level: np.ndarray) -> None:
         """Set the region of an image (D, *spatial) to `level`, (D,), in place."""
-        for plane, bits in zip(_planes(image), self.planes, strict=True):
-            plane[:, _unpack_mask(bits, plane.shape[1:])] = level[:, None]
+        for channel, value in zip(image, level, strict=True):
+            np.copyto(channel, value, where=self.region)
 
 
 def outside_of(pixels: np.ndarray) -> Outside | None:
@@ -36,12 +36,12 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
     if levels is None:
         return None
 
-    present = ~np.isnan(levels)
-    planes = _planes(pixels)
-    known = levels[present].reshape(-1, 1, 1)
-    alike = [np.packbits((plane[present] == known).all(axis=0)) for plane in planes]
-    region = from_border(alike, (len(planes), *planes.shape[2:]))
-    return Outside(levels, region)
+    alike = np.ones(pixels.shape[1:], bool)
+    for channel, level in zip(pixels, levels, strict=True):
+        if not np.isnan(level):
+            alike &= channel == level
+
+    return Outside(levels, from_border(alike))
 
 
 def with_dark_background(pixels: np.ndarray) -> np.ndarray:
@@ -93,49 +93,19 @@ def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
     return corners[:, 0]
 
 
-def from_border(alike: list[np.ndarray], sides: tuple[int, int, int]) -> list[np.ndarray]:
-    """The part of `alike`, bit-packed planes (H, W), that is connected to the border through faces
-    of voxels.
+def from_border(alike: np.ndarray) -> np.ndarray:
+    """The part of `alike`, bool (*spatial), that is connected to the border through faces of voxels.
 
     Holes inside a head are left out; one with an opening of one voxel, or cut by the border, is
-    included. Planes are filled one by one, up and down until nothing changes, so that only bits of
-    a volume are in memory.
+    included.
     """
     from scipy.ndimage import label  # slow import, needed for masks only
 
-    depth, *plane_sides = sides
-    edge = np.zeros(plane_sides, bool)
-    for axis in (0, 1):
-        np.moveaxis(edge, axis, 0)[[0, -1]] |= plane_sides[axis] > 1
+    regions, count = label(alike)
+    reached = np.zeros(count + 1, bool)
+    for axis, side in enumerate(alike.shape):
+        if side > 1:
+            reached[regions.take([0, -1], axis)] = True
 
-    border = np.packbits(edge)
-    filled = [np.zeros_like(bits) for bits in alike]
-    changed = True
-    while changed:
-        changed = False
-        for k in [*range(depth), *reversed(range(depth))]:
-            inner = 0 < k < depth - 1 or depth == 1
-            seeds = border if inner else alike[k]
-            if k > 0:
-                seeds = seeds | filled[k - 1]
-            if k + 1 < depth:
-                seeds = seeds | filled[k + 1]
-
-            starts = alike[k] & seeds & ~filled[k]
-            if starts.any():
-                regions, count = label(_unpack_mask(alike[k], plane_sides))
-                reached = np.zeros(count + 1, bool)
-                reached[regions[_unpack_mask(starts, plane_sides)]] = True
-                filled[k] |= np.packbits(reached[regions])
-                changed = True
-
-    return filled
-
-
-def _planes(pixels: np.ndarray) -> np.ndarray:
-    """A view of an image (C, *spatial) as planes (planes, C, H, W); a picture has one plane."""
-    return np.moveaxis(pixels if pixels.ndim == 4 else pixels[:, None], 1, 0)
-
-
-def _unpack_mask(bits: np.ndarray, sides) -> np.ndarray:
-    return np.unpackbits(bits, count=sides[0] * sides[1]).view(bool).reshape(sides)
+    reached[0] = False  # the label of what is not alike
+    return reached[regions]
