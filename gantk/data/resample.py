@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import prod
 from typing import Literal
 
@@ -15,7 +14,7 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, upright_affine
-from gantk.prepare.module import size_image
+from gantk.prepare.module import axis_weights, size_image
 
 FitMode = Literal["pad", "resize", "crop"]
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -160,63 +159,28 @@ def resample(
     `part`: only this part of a volume's first axis, which is then resampled first, else the axis
     that shrinks most.
     """
-    changed = [
-        axis
-        for axis, (count, step) in enumerate(grid, 1)
-        if (count, step) != (pixels.shape[axis], 1.0)
-    ]
-    if range(grid[0][0])[part] != range(grid[0][0]):
-        pixels = _resample_axis(pixels, 1, *grid[0], part)
-        changed = [axis for axis in changed if axis > 1]
+    axes = sorted(range(len(grid)), key=lambda axis: grid[axis][0] / pixels.shape[axis + 1])
+    first, last, _ = part.indices(grid[0][0])
+    if (first, last) != (0, grid[0][0]):
+        axes.sort(key=bool)
 
-    for axis in sorted(changed, key=lambda axis: grid[axis - 1][0] / pixels.shape[axis]):
-        pixels = _resample_axis(pixels, axis, *grid[axis - 1])
+    for axis in axes:
+        count, step = grid[axis]
+        chosen = (first, last) if axis == 0 else (0, count)
+        if (count, step, chosen) != (pixels.shape[axis + 1], 1.0, (0, count)):
+            pixels = _resample_axis(pixels, axis + 1, count, step, *chosen)
 
     return pixels
 
 
 def _resample_axis(
-    pixels: np.ndarray, axis: int, count: int, step: float, part: slice = slice(None)
+    pixels: np.ndarray, axis: int, count: int, step: float, first: int, last: int
 ) -> np.ndarray:
-    """Resample one axis of (C, *spatial) to `count` places, volumes plane by plane, which saves
-    memory.
-    """
-    if pixels.ndim == 3:
-        return _resample_axis(pixels[:, None], axis + 1, count, step)[:, 0]
-
-    places, weights = (each[:, part] for each in _taps(pixels.shape[axis], count, step))
-    count = places.shape[1]
-    out = np.empty((*pixels.shape[:axis], count, *pixels.shape[axis + 1 :]), dtype=pixels.dtype)
-    shares = weights[:, :, None] if axis == 2 else weights[:, None]
-    for channel, done in zip(pixels, out, strict=True):
-        if axis == 1:
-            for k in range(count):
-                done[k] = sum(
-                    channel[p] * w for p, w in zip(places[:, k], weights[:, k], strict=True) if w
-                )
-        else:
-            for plane, result in zip(channel, done, strict=True):
-                result[...] = sum(
-                    plane.take(p, axis - 2) * w for p, w in zip(places, shares, strict=True)
-                )
-
-    return out
-
-
-@lru_cache(maxsize=64)
-def _taps(side: int, count: int, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """The source voxels of each new one, and their weights, (taps, count) each: a triangle as wide
-    as the larger.
-    """
-    reach = max(step, 1.0)
-    centres = (np.arange(count) + 0.5) * step - 0.5 + (side - count * step) / 2
-    places = np.floor(centres - reach).astype(int) + np.arange(int(np.ceil(2 * reach)) + 2)[:, None]
-    weights = np.clip(1 - np.abs(places - centres) / reach, 0, None) * (
-        (places >= 0) & (places < side)
-    )
-    weights /= weights.sum(axis=0)
-    used = weights.any(axis=1)
-    return places.clip(0, side - 1)[used], weights[used].astype(np.float32)
+    """Resample one axis of (C, *spatial) to the places from `first` to before `last`, float32."""
+    begin, weights = axis_weights(pixels.shape[axis], count, step, first, last)
+    used = np.moveaxis(pixels, axis, 0)[begin : begin + weights.shape[1]]
+    made = np.tensordot(weights.float().numpy(), used, 1)
+    return np.ascontiguousarray(np.moveaxis(made, 0, axis))
 
 
 def resample_onto(

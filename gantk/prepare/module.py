@@ -389,18 +389,29 @@ def _resize_planes(image: Tensor, to: int, first: int, last: int | None) -> Tens
     if side == to:
         return image[:, :, first:last]
 
-    step = side / to
-    reach = max(step, 1.0)
-    centres = (torch.arange(to, dtype=torch.float64, device=image.device) + 0.5) * step - 0.5
-    centres = centres[first:last, None]
-    # the planes that these places are made of
-    begin = max(0, int(first * step - reach))
-    end = min(side, int((first + centres.shape[0]) * step + reach) + 1)
-    places = torch.arange(begin, end, dtype=torch.float64, device=image.device)
-    weights = (1 - (places - centres).abs() / reach).clamp(min=0)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).to(image.dtype)
-    made = weights @ image[:, :, begin:end].flatten(3)
+    begin, weights = axis_weights(side, to, side / to, first, last)
+    part = image.narrow(2, begin, weights.shape[1])
+    made = weights.to(image.device, image.dtype) @ part.flatten(3)
     return made.unflatten(3, image.shape[3:])
+
+
+def axis_weights(
+    side: int, count: int, step: float, first: int = 0, last: int | None = None
+) -> tuple[int, Tensor]:
+    """The weights by which `count` places, `step` apart, about the centre of an axis of `side` pixels
+    are made of these: a triangle as wide as the larger of both steps.
+
+    Returns those of the places from `first` to before `last`, (places, pixels) float64, and the first
+    pixel that they need; they begin there.
+    """
+    reach = max(step, 1.0)
+    start = (side - (count - 1) * step - 1) / 2  # of the first place
+    centres = (start + torch.arange(count, dtype=torch.float64) * step)[first:last, None]
+    begin = max(0, int(start + first * step - reach))
+    end = min(side, int(start + (first + len(centres) - 1) * step + reach) + 1)
+    pixels = torch.arange(begin, end, dtype=torch.float64)
+    weights = (1 - (pixels - centres).abs() / reach).clamp(min=0)
+    return begin, weights / weights.sum(dim=1, keepdim=True)
 
 
 def pick_nearest(image: Tensor, size: list[int]) -> Tensor:
