@@ -231,7 +231,7 @@ class Data(Study):
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
 
         # each scan once, whichever slices are trained on
-        if by_scan := getattr(mapping, "per", "set") == "volume":
+        if by_scan := mapping.per == "volume":
             training = list(
                 {record.scan_key or record.key: record for record in reversed(training)}.values()
             )[::-1]
@@ -681,7 +681,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
         code_of([part.target for part in (table.intensity, *by_domain.values())]),
     ]
     # label maps
-    nearest = [letter for letter, part in by_domain.items() if hasattr(part.target, "nearest")]
+    nearest = [letter for letter, part in by_domain.items() if part.target.nearest]
     return Preparation(
         records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest
     )

@@ -7,7 +7,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform, overload
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -51,16 +52,80 @@ def option_fields(kind: type[T]) -> type[T]:
     return dataclass(kw_only=True, eq=False)(kind)
 
 
-class _NoOptions:
-    """Attributes of every mapping: options of recipes only where a subclass makes them so."""
+class IntensityMapping:
+    """What a mapping of one contrast, `Mapping`, and of several, `PerChannel`, have in common.
+
+    Its attributes are options of recipes only where a subclass makes them so.
+    """
 
     name = ""
-    per = "set"
+    per = "set"  # what the mapping is fitted to, see `Mapping`
+    nearest = False  # whether the images are label maps, which are resized by the nearest pixel
     fitted: Any = None  # JSON
+    range: tuple[float, float]  # what the networks see
+
+    @property
+    def lines(self) -> list[Any]:
+        """The mapping of each contrast."""
+        return [self]
+
+    def measure(self, pixels: np.ndarray, /) -> Any:
+        """The figures of a scan (C, *spatial) that its mapping depends on, as JSON."""
+        raise NotImplementedError
+
+    def for_scan(self, measured: Any) -> Any:
+        """The mapping of a scan by its figures; the fitted mapping where it has no contrast."""
+        raise NotImplementedError
+
+    def as_batch(self, values: Tensor) -> Tensor:
+        """A view of values as (N, C, pixels), where channel i belongs to contrast i modulo their
+        number.
+        """
+        return values.reshape(1, 1, -1)
+
+    def of(self, pixels: np.ndarray) -> Any:
+        """The mapping of one scan (C, *spatial): its own with per = "volume", else this one."""
+        return self.fitted_to(pixels) if self.per == "volume" else self
+
+    def fitted_to(self, pixels: np.ndarray) -> Any:
+        """The mapping of one scan (C, *spatial) by its own figures."""
+        return self.for_scan(self.measure(pixels))
+
+    def forward(self, image: Pixels) -> Pixels:
+        """Map native values to network values; with per = "volume" or "image" only by the figures
+        of `image`.
+        """
+        return self._map(image, "forward", own=self.per in ("volume", "image"))
+
+    def inverse(self, image: Pixels) -> Pixels:
+        """Map network values to native values, of the training set or of the scan that `of` was
+        called with.
+        """
+        return self._map(image, "inverse")
+
+    def _map(self, image: Any, way: str, own: bool = False) -> Any:
+        import torch
+
+        from gantk.prepare.module import Scale
+
+        values = image
+        if not hasattr(image, "detach"):
+            array = np.asarray(image)
+            kind = torch.float64 if array.dtype == np.float64 else torch.float32
+            values = torch.tensor(array, dtype=kind)
+
+        batch = self.as_batch(values)
+        mapping = self
+        if own:
+            mapping = self.fitted_to(batch.detach().cpu().transpose(0, 1).numpy())
+        function = getattr(Scale(mapping).to(values.device), way)
+        parts = [function(part) for part in batch.split(MAX_VALUES_AT_ONCE, dim=2)]
+        mapped = torch.cat(parts, dim=2).reshape(values.shape)
+        return mapped if values is image else mapped.numpy()[()]
 
 
 @option_fields
-class Mapping(_NoOptions):
+class Mapping(IntensityMapping):
     """Maps a contrast's native intensities to `range` and back: rising, piecewise linear, never
     clipped.
 
@@ -92,10 +157,6 @@ class Mapping(_NoOptions):
                 allowed="[start, end] with start below end",
             )
 
-    def measure(self, pixels: np.ndarray, /) -> list[float]:
-        """The figures of a scan (C, *spatial) that its mapping depends on."""
-        raise NotImplementedError
-
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         """Set `fitted` from the figures of all training scans."""
         raise NotImplementedError
@@ -112,35 +173,11 @@ class Mapping(_NoOptions):
         """Fit to training images (C, *spatial) of this domain; UserError where all are constant."""
         self.fit_from([self.measure(image) for image in images])
 
-    def of(self, pixels: np.ndarray) -> Mapping:
-        """The mapping of one scan (C, *spatial): its own with per = "volume", else this one."""
-        return self.fitted_to(pixels) if self.per == "volume" else self
-
-    def fitted_to(self, pixels: np.ndarray) -> Mapping:
-        """The mapping of one scan (C, *spatial) by its own figures."""
-        return self.for_scan(self.measure(pixels))
-
     def for_scan(self, measured: list[float]) -> Mapping:
-        """The mapping of a scan by its figures; the fitted mapping where it has no contrast."""
         own = copy.copy(self)
         own.per = "set"
         own.take(measured)
         return own
-
-    def forward(self, image: Pixels) -> Pixels:
-        """Map native values to network values; with per = "volume" or "image" only by the figures
-        of `image`.
-        """
-        if self.per != "set":
-            return self.fitted_to(_on_host(image)).forward(image)
-        return piecewise_linear(image, *self.corners())
-
-    def inverse(self, image: Pixels) -> Pixels:
-        """Map network values to native values, of the training set or of the scan that `of` was
-        called with.
-        """
-        native, network = self.corners()
-        return piecewise_linear(image, network, native)
 
     def state(self) -> dict[str, Any]:
         """All that `from_state` needs, as JSON; part of every checkpoint."""
@@ -164,17 +201,11 @@ class Mapping(_NoOptions):
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Mapping:
-        """The mapping that `state` describes; UserError where its kind is not registered."""
-        kind: type[Mapping] = cls
-        if state["name"] != cls.name:
-            from gantk.plugin.loader import registry
-
-            kind = registry().get("intensity", state["name"]).load()
-
+        """The mapping of this kind that `state` describes."""
         options = dict(state)
         del options["name"]
         fitted = options.pop("fitted")
-        mapping = kind(**options)
+        mapping = cls(**options)
         mapping.fitted = fitted
         return mapping
 
@@ -346,7 +377,7 @@ class ZScore(Learnt, name="zscore"):
         return mean - reach, mean + reach
 
 
-class PerChannel:
+class PerChannel(IntensityMapping):
     """One intensity mapping for each contrast of a domain; images are (C, *spatial) or (N, C,
     *spatial).
 
@@ -355,11 +386,15 @@ class PerChannel:
     """
 
     def __init__(self, lines: Sequence[Any], names: Sequence[str], dims: int):
-        self.lines = list(lines)
+        self._lines = list(lines)
         self.names = tuple(names)
         self.dims = dims
-        self.range = self.lines[0].range  # what the networks see
-        self.per = getattr(self.lines[0], "per", "set")  # whose intensities decide, see Mapping
+        self.range = self.lines[0].range
+        self.per = self.lines[0].per
+
+    @property
+    def lines(self) -> list[Any]:
+        return self._lines
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         scans = [self._contrasts(image) for image in images]
@@ -380,12 +415,6 @@ class PerChannel:
 
         return figures
 
-    def of(self, pixels: np.ndarray) -> PerChannel:
-        return self.fitted_to(pixels) if self.per == "volume" else self
-
-    def fitted_to(self, pixels: np.ndarray) -> PerChannel:
-        return self.for_scan(self.measure(pixels))
-
     def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
         lines = []
         for line, figures in zip(self.lines, measured, strict=True):
@@ -393,11 +422,9 @@ class PerChannel:
 
         return PerChannel(lines, self.names, self.dims)
 
-    def forward(self, image: Pixels) -> Pixels:
-        return self._each(image, [line.forward for line in self.lines])
-
-    def inverse(self, image: Pixels) -> Pixels:
-        return self._each(image, [line.inverse for line in self.lines])
+    def as_batch(self, values: Tensor) -> Tensor:
+        channels, *spatial = values.shape[-self.dims - 1 :]
+        return values.reshape(-1, channels, prod(spatial))
 
     def state(self) -> dict[str, Any]:
         return {
@@ -434,17 +461,6 @@ class PerChannel:
                 )
             yield line, present
 
-    def _each(self, image: Pixels, functions: list[Callable[[Pixels], Pixels]]) -> Pixels:
-        axes_before_channels: tuple[slice, ...] = (slice(None),) * (image.ndim - self.dims - 1)
-        whole = _float_copy(image)
-        for number, function in enumerate(functions):
-            place = (*axes_before_channels, slice(number, None, len(functions)))
-            whole[place] = function(image[place])
-        return whole
-
-
-IntensityMapping = Mapping | PerChannel  # of one contrast, or of several
-
 
 def network_range(mappings: Iterable[IntensityMapping]) -> tuple[float, float]:
     """The network intensities of black and white, the same for all domains."""
@@ -476,45 +492,6 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
         ) from None
 
     return mapping
-
-
-@overload
-def piecewise_linear(image: np.ndarray, before: Numbers, after: Numbers) -> np.ndarray: ...
-@overload
-def piecewise_linear(image: Tensor, before: Numbers, after: Numbers) -> Tensor: ...
-def piecewise_linear(image: Any, before: Numbers, after: Numbers) -> Any:
-    """Map values by the piecewise linear function `before` -> `after`, whose outer pieces are
-    extended.
-    """
-    import torch
-
-    from gantk.prepare import module
-
-    values = image
-    if not is_tensor(image):
-        values = np.asarray(image)
-        values = torch.tensor(
-            values, dtype=torch.float64 if values.dtype == np.float64 else torch.float32
-        )
-
-    corners = [
-        torch.as_tensor(np.array(ends), dtype=torch.float64, device=values.device)[None]
-        for ends in (before, after)
-    ]
-    parts = values.reshape(1, 1, -1).split(MAX_VALUES_AT_ONCE, dim=2)
-    mapped = torch.cat([module.piecewise_linear(part, *corners) for part in parts], dim=2)
-    mapped = mapped.reshape(values.shape)
-    return mapped if is_tensor(image) else mapped.numpy()[()]
-
-
-def _on_host(image: Any) -> np.ndarray:
-    return image.detach().cpu().numpy() if is_tensor(image) else image
-
-
-def _float_copy(image: Any) -> Any:
-    if is_tensor(image):
-        return image.clone()
-    return image.astype(np.result_type(image.dtype, np.float32))
 
 
 def split_values(pixels: np.ndarray, foreground: Foreground) -> tuple[np.ndarray, np.ndarray]:
@@ -656,11 +633,6 @@ def rises(low: float, high: float) -> bool:
         return False
     rounding = MIN_RELATIVE_CONTRAST * max(abs(low), abs(high))
     return bool(high - low > max(rounding, MIN_CONTRAST))
-
-
-def is_tensor(image: object) -> bool:
-    """Whether this is a torch tensor; does not import torch."""
-    return hasattr(image, "detach")
 
 
 def of_usual_scale(spans: np.ndarray) -> np.ndarray:

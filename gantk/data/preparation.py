@@ -186,7 +186,7 @@ class Preparation:
         """The intensity mapping of the scan that a record belongs to: its own where the recipe says
         so.
         """
-        if getattr(intensity, "per", "set") != "volume":
+        if intensity.per != "volume":
             return intensity
         return intensity.for_scan(self.scan_figures(record, intensity))
 

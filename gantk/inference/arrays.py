@@ -214,11 +214,7 @@ def batch_of(array: np.ndarray, pipeline: Pipeline) -> Batch:
     shape, kind = as_batch(array.shape, frame)
     batch = array.reshape(shape)
     check_values(batch, frame)
-    alone = (
-        getattr(pipeline.source, "per", "set") != "set"
-        or frame.masked
-        or frame.batch == SLICES_PER_POST_BATCH
-    )
+    alone = pipeline.source.per != "set" or frame.masked or frame.batch == SLICES_PER_POST_BATCH
     if frame.dims == 2 and len(batch) > 1 and not (kind == "batch" and alone):
         one = _scan(batch, batch.swapaxes(0, 1))
         return Batch(shape, kind, [(slice(None), one)], by_slice=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.intensity import IntensityMapping, Linear, PerChannel, some_of
+from gantk.data.intensity import IntensityMapping, Linear, some_of
 from gantk.data.masks import Outside, outside_of
 from gantk.data.resample import Plane, SamplingGrid, slabs
 from gantk.errors import UserError, count_noun
@@ -164,6 +164,18 @@ class Pipeline:
                 remedy = 'cut it into parts, or use a model with data.fit = "pad"'
                 raise UserError(what, where="INPUT", remedy=remedy)
 
+    def stack_of(self, image: Image, plane: Plane | None = None) -> tuple[SamplingGrid, np.ndarray]:
+        """The sampling grid of an image, and what the network sees of it one by one: the slices of
+        a plane, by default that of the training, or the whole image; (N, C, *spatial).
+        """
+        grid = SamplingGrid(plane or self.frame.plane, self.frame.spacing)
+        if image.is_array:
+            grid = SamplingGrid()
+
+        pixels = grid.forward(image).pixels
+        by_slice = self.frame.dims < image.dims
+        return grid, np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]
+
     def _along(
         self,
         image: Image,
@@ -175,16 +187,15 @@ class Pipeline:
         """The maps (D, *spatial) of an image, on its grid, by slices of one plane; if `own`, one
         may overwrite it.
         """
-        grid = SamplingGrid() if image.is_array else SamplingGrid(plane, self.frame.spacing)
-        seen = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
+        grid, stacked = self.stack_of(image, plane)
+        seen = np.moveaxis(stacked, 0, 1) if by_slice else stacked[0]
         unguided = (
             seen.size == image.pixels.size
             or self.frame.detail != "guided"
             or np.isnan(image.pixels.max())
         )
         is_view = np.may_share_memory(seen, image.pixels)  # the grid only turns the image
-        stacked = np.moveaxis(seen, 1, 0) if by_slice else seen[None]
         reuse = own if is_view else unguided
         maps = self._stack(stacked, prepare, progress, reuse, image.spill)
         maps = [np.moveaxis(stack, 0, 1) if by_slice else stack[0] for stack in maps]
@@ -381,19 +392,15 @@ class Pipeline:
         above twice the training set's.
         """
         fitted = self.source
-        if getattr(fitted, "per", "set") != "set":
+        if fitted.per != "set":
             return fitted.of(pixels)
 
         if self._has_usual_scale(pixels) or not np.nanmax(pixels) > np.nanmin(pixels):
             return fitted  # also for blank images, which have no scale
 
         own = deepcopy(fitted)
-        if isinstance(own, PerChannel):
-            parts = list(zip(own.lines, pixels, strict=True))
-        else:
-            parts = [(own, pixels)]
-
-        for line, part in parts:
+        for number, line in enumerate(own.lines):
+            part = pixels[number :: len(own.lines)]
             if not np.isnan(part.min()):
                 with suppress(UserError):  # nearly blank
                     line.fit([part])
@@ -423,14 +430,14 @@ class Pipeline:
         value, the line leaves room for the target's brightest tissue.
         """
         pixels = image.pixels
-        nearest = getattr(self.target, "nearest", False)  # a label map, whose values are classes
+        nearest = self.target.nearest  # a label map, whose values are classes
         if image.has_units or nearest or self._is_training_scale(pixels, image.dtype):
             return self.target
         if self._fixes_scale(pixels):
             return self.target
 
-        own = getattr(mapping, "lines", [mapping])[0]
-        if getattr(own, "per", "set") != "set":
+        own = mapping.lines[0]
+        if own.per != "set":
             own = own.fitted_to(pixels)
 
         ends = np.array(self.frame.range, dtype=np.float64)
@@ -465,8 +472,8 @@ class Pipeline:
 
     def _fixes_scale(self, pixels: np.ndarray) -> bool:
         """Whether the source's mapping is the same for every image, whatever its values."""
-        line = getattr(self.source, "lines", [self.source])[0]
-        if getattr(line, "per", "set") in ("volume", "image"):
+        line = self.source.lines[0]
+        if line.per in ("volume", "image"):
             return False
 
         own = deepcopy(line)
@@ -576,7 +583,7 @@ def picture_scale(
     `mapping`: of the training images; `values`: their statistics (`distribution.values_of`), None for
     models of earlier versions.
     """
-    first = getattr(mapping, "lines", [mapping])[0]
+    first = mapping.lines[0]
     black = float(first.inverse(np.array(first.range[0])))
     brightest = float(first.inverse(brightest_tissue(mapping, values)))
     line = Linear(range=(0.0, white))
@@ -588,7 +595,7 @@ def brightest_tissue(mapping: IntensityMapping, values: dict[str, Any] | None) -
     """The network intensity of 99 % of the tissue of the training images; white where this is not
     known.
     """
-    first = getattr(mapping, "lines", [mapping])[0]
+    first = mapping.lines[0]
     if not values:
         return np.array(first.range[1])
     return np.asarray(first.forward(np.array(values["quantiles"][-1])))

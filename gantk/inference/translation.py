@@ -790,8 +790,7 @@ class Translation:
 
         # older runs do not hold them
         mapping = self.model.pipeline(self.letter, self.options).target
-        lines = getattr(mapping, "lines", [mapping])
-        ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
+        ends = [float(line.inverse(np.array(end))) for line in mapping.lines for end in line.range]
         return min(ends), max(ends), True
 
     def _fit_to_file(

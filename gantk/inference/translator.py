@@ -20,7 +20,6 @@ from torch import Tensor
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.preparation import middle_slice
-from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
@@ -394,13 +393,11 @@ class Translator(TrainedModel):
         frame = replace(frame, source=frame.target, channels=channels)
         pipeline = Pipeline(frame, own, own, lambda seen: seen)
         pipeline.check_channels(image, "--style")
-        pixels = image.pixels
-        if image.dims > data.dims:
-            pixels = SamplingGrid(data.plane, data.spacing).forward(image).pixels
-            pixels = pixels[:, pixels.shape[1] // 2]
-
-        prepare = pipeline.preparation(pipeline.own_scale(image.pixels))
-        return prepare(torch.from_numpy(np.concatenate([pixels] * planes))[None])
+        _, stack = pipeline.stack_of(image)
+        middle = np.concatenate(stack[[len(stack) // 2] * planes])
+        return pipeline.preparation(pipeline.own_scale(image.pixels))(
+            torch.from_numpy(middle)[None]
+        )
 
     @cached_property
     def _posts(self) -> Posts:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data, open_source
-from gantk.data.intensity import PerChannel
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
@@ -361,10 +360,10 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     """
     intensity = data.intensity[letter]
     preparation = data.preparation
-    if isinstance(intensity, PerChannel) and len(intensity.names) > 1:
+    if len(intensity.lines) > 1:
         return None
 
-    if getattr(intensity, "per", "set") == "image":
+    if intensity.per == "image":
         mappings = [intensity.fitted_to(preparation.to_size(record)) for record in records]
     else:
         mappings = [preparation.mapping(record, intensity) for record in records]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.intensity import IntensityMapping, PerChannel
+from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.formats.files import NotFinite, read
@@ -234,7 +234,7 @@ class WrittenTranslations:
         padding, and this padding.
         """
         mapping = of_all_scans(self.data.intensity[to])
-        nearest = getattr(self.data.intensity[to], "nearest", False)
+        nearest = mapping.nearest
         resized = partial(size_image, size=self.size, fit=self.data.table.fit, nearest=nearest)
         made = []
         paddings = []
@@ -251,10 +251,7 @@ def of_all_scans(mapping: IntensityMapping) -> IntensityMapping:
     """The mapping of the training set, by which results are mapped back, also where each scan is
     mapped by its own figures.
     """
-    if isinstance(mapping, PerChannel):
-        lines = [of_all_scans(line) for line in mapping.lines]
-        return PerChannel(lines, mapping.names, mapping.dims)
-
-    own = copy.copy(mapping)
-    own.per = "set"
+    own = copy.deepcopy(mapping)
+    for each in (own, *own.lines):
+        each.per = "set"
     return own

@@ -29,8 +29,7 @@ class Scale(nn.Module):
 
     def __init__(self, mapping: Any):
         super().__init__()
-        lines = list(getattr(mapping, "lines", [mapping]))
-        corners = [_corners(line) for line in lines]
+        corners = [_corners(line) for line in mapping.lines]
         count = max(native.numel() for native, _ in corners)
         native, network = (
             torch.stack([_lengthen(pair[end], count) for pair in corners]) for end in (0, 1)
@@ -39,9 +38,9 @@ class Scale(nn.Module):
         self.register_buffer("network", network)
         tissue = torch.tensor(list(mapping.tissue), dtype=torch.float64)
         self.register_buffer("tissue", tissue)
-        self.nearest = bool(getattr(mapping, "nearest", False))  # a label map
+        self.nearest = bool(mapping.nearest)  # a label map
         # each image is mapped by its own values; only in Python
-        self.per_image = getattr(mapping, "per", "set") in ("volume", "image")
+        self.per_image = mapping.per in ("volume", "image")
         self._mapping = mapping if self.per_image else None
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,17 +5,14 @@ other places.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from gantk.data.intensity import Linear, is_tensor, option_fields
+from gantk.data.intensity import Linear, option_fields
 from gantk.errors import UserError
 from gantk.plugin.spec import Part
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 EXACT_AUGMENTS = (
     "hflip",
@@ -68,11 +65,6 @@ class LabelMap(Linear, name="label_map"):
             )
 
         return self
-
-    def forward(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        if not is_tensor(image):
-            self.of(image)
-        return self.range[0] + image * ((self.range[1] - self.range[0]) / (self.classes - 1))
 
 
 def expect_exact(augment: Sequence[Part]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, otsu
+from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, mapping_from, otsu
 from gantk.errors import UserError
 from gantk.prepare.module import image_intensities, size_image
 from gantk_parts.nyul import Nyul, Unit
@@ -81,7 +81,7 @@ def test_checkpoints_restore_the_same_mapping(kind, per):
     assert kind.from_state(state).state() == mapping.state()
 
     array = HEADS[1]
-    for again in (kind.from_state(state), MinMax.from_state(state), mapping.of(array)):
+    for again in (kind.from_state(state), mapping_from(state), mapping.of(array)):
         assert type(again) is kind
         assert again.range == (0.0, 1.0)
         np.testing.assert_array_equal(again.forward(array), mapping.forward(array))
@@ -103,7 +103,7 @@ OLD = {
 
 @kinds(*KINDS)
 def test_checkpoints_of_earlier_versions_load(kind):
-    mapping = Percentile.from_state(
+    mapping = mapping_from(
         {"name": kind.name, "range": [-1.0, 1.0], "fitted": [0, 200]} | OLD[kind.name]
     )
     assert type(mapping) is kind

@@ -514,7 +514,7 @@ def single_slices(study: Study) -> Iterator[Problem]:
             if record.domain == letter and record.subject and not record.scan_key
         )
         mapping = parts.get(letter, table.intensity)()
-        is_by_volume = table.dims == 2 and getattr(mapping, "per", "set") == "volume"
+        is_by_volume = table.dims == 2 and mapping.per == "volume"
         if is_by_volume and max(single.values(), default=0) > 1:
             what = (
                 f"each slice of {name} is scaled by its own intensities, because every slice is a"

@@ -67,7 +67,7 @@ class Monai:
                 )
 
         source = direction.translator.intensity[OTHER[direction.letter]]
-        if getattr(source, "per", "set") in ("volume", "image"):
+        if source.per in ("volume", "image"):
             raise UserError(
                 "a bundle's network sees no whole scan, but each scan has its own intensity mapping",
                 where="data.intensity",

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.intensity import Mapping, MinMax, Percentile, option_fields
+from gantk.data.intensity import IntensityMapping, Mapping, MinMax, Percentile, option_fields
 from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Intensity
 
@@ -113,7 +113,7 @@ class Windows(Mapping, name="ct"):
         return [self.fitted[2]]
 
 
-class Domains:
+class Domains(IntensityMapping):
     """A separate mapping for each domain: `{ name = "domains", a = "ct", b = "percentile" }`.
 
     Both mappings have the same `range`, the range of the networks.

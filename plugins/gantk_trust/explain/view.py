@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from gantk.data.preparation import middle_slice
-from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
@@ -49,8 +48,7 @@ class View:
                 f"'{given.path}' is a picture, but this model translates volumes", where="IMAGE"
             )
 
-        self.grid = SamplingGrid(self.frame.plane, self.frame.spacing)
-        pixels = self.grid.forward(given).pixels
+        self.grid, self.stack = pipeline.stack_of(given)
         wanted = self._mask(mask)
         self.by_slice = self.frame.dims < given.dims
         if number is not None and not self.by_slice:
@@ -61,7 +59,6 @@ class View:
             )
 
         self.places = [0] * (2 * self.frame.neighbours + 1)
-        self.stack = np.moveaxis(pixels, 1, 0) if self.by_slice else pixels[None]
         if self.by_slice:
             at = self._slice(number, wanted)
             places = neighbour_places(torch.tensor([at]), self.frame.neighbours, len(self.stack))
@@ -110,7 +107,7 @@ class View:
             whole[place] += part.numpy()
 
         pixels = np.moveaxis(whole, 0, 1) if self.by_slice else whole[0]
-        pixels = pixels if self.grid.is_plain else self.grid.inverse(pixels, self.given)
+        pixels = self.grid.inverse(pixels, self.given)
         return replace(
             self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False
         )
