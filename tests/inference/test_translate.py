@@ -163,10 +163,10 @@ def test_masked_out_voxels_stay_and_holes_are_translated(shape):
 
 
 WAYS = {  # options of the frame, planes, maps, memory beside the input in volumes
-    "masked": ({"masked": True}, None, ("image",), 0.3),
+    "masked": ({"masked": True}, None, ("image",), 1.6),
     "planes": ({}, "all", ("image",), 0.5),
     "variants": ({}, None, ("image",) * 3, 0.3),
-    "uncertainty": ({"masked": True}, "all", ("image", "spread"), 0.6),
+    "uncertainty": ({"masked": True}, "all", ("image", "spread"), 1.6),
     "coarser": ({"spacing": (1.4, 1.0, 1.6)}, None, ("image", "spread"), 1.2),
     "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, None, ("image",), 2.5),
 }
