@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 
 from gantk.metrics.pair_scores import FOREGROUND
 from gantk.metrics.rows import ScoreRow, score_rows
+from gantk.metrics.sentences import pairs_sentence, result_sentence
 from gantk.metrics.verdict import CEILING, Tone, title_of
-from gantk.metrics.words import pairs_sentence, result_sentence, short_metric_name, verdict_words
+from gantk.metrics.words import short_metric_name, verdict_words
 from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score, number_text
 from gantk.terminal import LINE_WIDTH, TextTable

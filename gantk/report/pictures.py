@@ -114,7 +114,7 @@ def _frames(samples: Samples, step: int, ceiling: int, small: bool = False) -> l
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
                     picture, value = error_map(first, second, ceiling)
-                error = preview(picture) if small else encode_image(picture, "png", optimize=True)
+                error = preview(picture) if small else png_uri(picture)
                 mean = f"{value:.1f}"
 
             frame["output"].append(data_uri(output, PREVIEW_PIXELS if small else None))
@@ -149,8 +149,13 @@ def error_map(output: Image.Image, truth: Image.Image, ceiling: int) -> tuple[Im
     grey levels.
     """
     error = absolute_error(output, truth)
-    levels = np.round(np.minimum(error / ceiling, 1) * 255).astype(np.uint8)
-    return colour_with_inferno(levels), float(error.mean())
+    return error_picture(error, ceiling), float(error.mean())
+
+
+def error_picture(error: np.ndarray, largest: float) -> Image.Image:
+    """Absolute errors (H, W) in the colours of inferno, from 0 to the largest one or more."""
+    levels = np.round(np.minimum(error / largest, 1) * 255).astype(np.uint8)
+    return colour_with_inferno(levels)
 
 
 def absolute_error(output: Image.Image, truth: Image.Image) -> np.ndarray:
@@ -167,9 +172,7 @@ def error_scale() -> str:
     """The colour bar of every error map: 0 at the left, the ceiling's grey levels and more at the
     right.
     """
-    return encode_image(
-        colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]), "png", optimize=True
-    )
+    return png_uri(colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]))
 
 
 def colour_with_inferno(levels: np.ndarray) -> Image.Image:
@@ -202,11 +205,15 @@ def preview(image: Image.Image, side: int = PREVIEW_PIXELS) -> str:
     """
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return encode_image(small, "webp", quality=75)
+    return _encoded(small, "webp", quality=75)
 
 
-def encode_image(image: Image.Image, kind: str, **options: Any) -> str:
-    """A picture as a data URI of that kind, such as png."""
+def png_uri(image: Image.Image) -> str:
+    """A picture as the data URI of a PNG file."""
+    return _encoded(image, "png", optimize=True)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return _uri(kind, buffer.getvalue())

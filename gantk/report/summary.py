@@ -13,17 +13,13 @@ from PIL import Image
 
 from gantk.errors import count_noun
 from gantk.metrics.rows import ScoreRow, rows_by_direction, score_rows
+from gantk.metrics.sentences import FROM_NOISE, pairs_sentence, result_sentence
 from gantk.metrics.verdict import Tone
-from gantk.metrics.words import (
-    FROM_NOISE,
-    pairs_sentence,
-    result_sentence,
-    short_metric_name,
-)
+from gantk.metrics.words import short_metric_name
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
 from gantk.report.patients.section import KINDS, ShownPatients
-from gantk.report.pictures import colour_with_inferno, data_uri, encode_image
+from gantk.report.pictures import data_uri, error_picture, png_uri
 from gantk.report.run_record import Direction, RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import Results, Score, StoredImage
@@ -235,7 +231,7 @@ def _typical_case(found: ShownPatients, results: Results) -> Figure:
         (f"Input: {found.source}", _grey_picture(source)),
         (f"Real {found.target}", _grey_picture(truth, truth)),
         (f"Generated {found.target}", _grey_picture(output, truth)),
-        ("Error: generated − real", _picture_of_error(error, largest)),
+        ("Error: generated − real", png_uri(error_picture(error, largest))),
     ]
     caption = f"Of the test images below the one nearest to the median, of {case.patient}."
     if case.scores.get(metric) is not None and known:
@@ -291,16 +287,10 @@ def _from_noise(run: RunRecord, direction: Direction) -> Figure:
     return Figure(direction.label, f"{caption}.", rows)
 
 
-def _picture_of_error(error: np.ndarray, largest: float) -> str:
-    """A PNG data URI of an absolute error, from 0 to the largest."""
-    levels = np.clip(error / largest * 255, 0, 255).round().astype(np.uint8)
-    return encode_image(colour_with_inferno(levels), "png", optimize=True)
-
-
 def _grey_picture(pixels: np.ndarray, like: np.ndarray | None = None) -> str:
     """A PNG data URI, from the darkest value of `like` in black to its brightest in white."""
     reference = pixels if like is None else like
     low = float(reference.min())
     high = float(np.percentile(reference, BRIGHTEST))
     levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
-    return encode_image(Image.fromarray(levels.round().astype(np.uint8)), "png", optimize=True)
+    return png_uri(Image.fromarray(levels.round().astype(np.uint8)))

@@ -221,6 +221,11 @@ class Groups(Table):
     p: Share | None = about("p-value of the gap, from random regrouping of the patients.")
     holm: Share | None = about("`p`, corrected by Holm's method over all metrics and columns.")
 
+    def text(self) -> str:
+        """The groups with any patient: `A 24.31 (n = 5), B 23.02 (n = 7)`."""
+        known = {group: score for group, score in self.groups.items() if score.n}
+        return ", ".join(f"{name} {each.text()} ({each.sample()})" for name, each in known.items())
+
 
 class Speed(Table):
     """Time and memory of a training."""

@@ -2,8 +2,9 @@
 
 import pytest
 
+from gantk.metrics.sentences import result_sentence
 from gantk.metrics.verdict import tone_of
-from gantk.metrics.words import result_sentence, verdict_words
+from gantk.metrics.words import verdict_words
 from gantk.runs.results import Results, Verdict
 
 WON = {"better": True, "best_baseline": "histogram", "probability": 1.0}

@@ -205,10 +205,7 @@ def _chance_of_gap(gap: float, groups: Sequence[np.ndarray]) -> float:
 
 
 def _in_words(name: str, row: Groups) -> str:
-    cells = [
-        f"{group} {score.text()} (n={score.n})" for group, score in row.groups.items() if score.n
-    ]
-    words = f"by {name}: {', '.join(cells)}"
+    words = f"by {name}: {row.text()}"
     if row.gap is not None:
         gap = Score(value=row.gap).text()
         words += f"; worst {row.worst}, gap {gap}, Holm {row.holm:.2g}"

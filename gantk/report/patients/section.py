@@ -15,7 +15,7 @@ from PIL import Image
 
 from gantk.errors import one_line
 from gantk.formats.nifti import Nifti
-from gantk.report.pictures import encode_image
+from gantk.report.pictures import png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage
@@ -120,5 +120,5 @@ def encode_pixels(pixels: np.ndarray) -> EncodedPixels:
     high = float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
     bytes_ = np.stack([levels >> 8, levels & 255, np.zeros_like(levels)], axis=-1).astype(np.uint8)
-    uri = encode_image(Image.fromarray(bytes_), "png", optimize=True)
+    uri = png_uri(Image.fromarray(bytes_))
     return EncodedPixels(uri, low, high, pixels)

@@ -298,13 +298,7 @@ def _subgroups(run: RunRecord) -> Iterator[str]:
     for key, columns in run.results.subgroups.items():
         for column, rows in columns.items():
             for metric, row in rows.items():
-                groups = [
-                    f"{group} {score.text()} ({score.sample()})"
-                    for group, score in row.groups.items()
-                    if score.n
-                ]
-                name = short_metric_name(metric)
-                yield f"{_label(run, key)} {name} by {column}: {', '.join(groups)}"
+                yield f"{_label(run, key)} {short_metric_name(metric)} by {column}: {row.text()}"
 
 
 def _worst(run: RunRecord) -> Iterator[str]:

@@ -1,0 +1,174 @@
+"""The results in one sentence that needs no knowledge of the scores, for the terminal and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from gantk.metrics.rows import ScoreRow, rows_by_direction, score_rows
+from gantk.metrics.verdict import needs_pairs, title_of
+from gantk.metrics.words import join_words
+from gantk.runs.results import Results
+
+MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
+MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
+
+
+def result_sentence(results: Results, *, unseen: bool = True) -> str:
+    """The results in one sentence that needs no knowledge of the scores; "" where nothing was
+    compared. `unseen`: False where patients were allowed on both sides of the split.
+    """
+    findings: dict[str, list[ScoreRow]] = {}  # scores that were compared with a baseline
+    for key, rows in rows_by_direction(results).items():
+        compared = [row for row in rows if row.tone]
+        if compared:
+            findings[key] = compared
+
+    if not findings:
+        return ""
+    if len(findings) > MAX_NAMED_DIRECTIONS:
+        findings = _of_results(findings)
+
+    place = _tested_on(results, unseen)
+    if len(findings) > MAX_NAMED_DIRECTIONS:
+        good = sum(1 for each in findings.values() if {one.tone for one in each} == {"good"})
+        return (
+            f"{place} the model is better than every baseline in {good} of {len(findings)}"
+            " directions."
+        )
+
+    titles = {key: title_of(key, results.domains) for key in findings}
+    images = {key: _images_of(title) for key, title in titles.items()}
+    if len(set(images.values())) < len(images):
+        images = titles
+
+    clauses: dict[str, dict[str, str]] = {}  # what is said -> images it is said of -> their figures
+    for key, each in findings.items():
+        said, figure = _clause(each, from_noise=key in FROM_NOISE)
+        clauses.setdefault(said, {})[images[key]] = figure
+
+    parts: list[str] = []
+    for said, of_images in clauses.items():
+        figures = [f"{name}: {figure}" for name, figure in of_images.items() if figure]
+        if len(of_images) == 1:
+            figures = [figure for figure in of_images.values() if figure]
+        brackets = f" ({'; '.join(figures)})" if figures else ""
+        owner = "its" if parts or "the model" in place else "the model's"
+        parts.append(f"{owner} {join_words([*of_images])} images {said}{brackets}")
+
+    return f"{place} {'; '.join(parts)}."
+
+
+def pairs_sentence(results: Results) -> str:
+    """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
+    against all others; "" for other models.
+    """
+    lost = [row for row in score_rows(results) if row.tone in ("bad", "near")]
+    fair = all(needs_pairs(row.verdict.best_baseline) and row.fair_tone == "good" for row in lost)
+    if not lost or not fair:
+        return ""
+
+    names = join_words([*dict.fromkeys(row.baseline_name for row in lost)])
+    return (
+        f"Fitting {names} needs registered pairs. The model is better than every baseline that"
+        " needs none."
+    )
+
+
+def _of_results(findings: Mapping[str, list[ScoreRow]]) -> dict[str, list[ScoreRow]]:
+    """Findings of what the model returns: after the post-steps, under the direction's own name,
+    where there are any.
+    """
+    own = {key: each for key, each in findings.items() if not key.endswith("_post")}
+    return {key: findings.get(f"{key}_post", each) for key, each in own.items()}
+
+
+def _figures(row: ScoreRow) -> str:
+    """`PSNR 24.93 dB against 23.20 dB`; "" where a value is missing."""
+    if row.score.value is None or row.rival is None or row.rival.value is None:
+        return ""
+    return f"{row.name} {row.score.text()} against {row.baseline}"
+
+
+def _clause(findings: Sequence[ScoreRow], *, from_noise: bool) -> tuple[str, str]:
+    """What is said of a direction's images, and the figures of the first score that it is said of.
+
+    A score that is not better decides; then scores that are better, by name if others may be so by
+    chance.
+    """
+    tones = {finding.tone for finding in findings}
+    tone = next(each for each in ("bad", "good", "near") if each in tones)
+    deciding = [finding for finding in findings if finding.tone == tone]
+    scores = "" if len(tones) == 1 else f" in {_score_names(deciding, len(findings))}"
+    if tone == "bad":
+        said = f"are {deciding[0].words}{scores}"
+    elif tone == "near":
+        said = f"are {deciding[0].words}"
+    elif from_noise:
+        said = f"are closer to real images than every baseline{scores}"
+    else:
+        said = f"match the real ones better than every baseline{scores}"
+    return said, _figures(deciding[0])
+
+
+def _score_names(findings: Sequence[ScoreRow], judged: int) -> str:
+    """The names of scores, a region's left out where the whole image's is named too; their number
+    where there are more than MAX_NAMED_METRICS.
+    """
+    all_names = [finding.name for finding in findings]
+    names = []
+    for name in all_names:
+        whole, region, _ = name.partition(" in the ")
+        if not region or whole not in all_names:
+            names.append(name)
+    if len(names) > MAX_NAMED_METRICS:
+        return f"{len(findings)} of {judged} scores"
+    return join_words(names)
+
+
+def _tested_on(results: Results, unseen: bool) -> str:
+    """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
+    by_patient = results.split is not None and results.split.by == "patient"
+    unseen = unseen and by_patient and not (results.split and results.split.consequences)
+    if set(results.metrics) <= set(FROM_NOISE):  # n counts generated images
+        if unseen:
+            return "Compared with real images of patients that the model had never seen,"
+        return "Compared with real test images,"
+
+    patients = _counts(results, "n")
+    if not patients:
+        return "On the test images,"
+    if patients == {1}:
+        whose = "one patient"
+    else:
+        whose = f"{_from_to(patients)} patients"
+
+    if unseen:
+        return f"On {whose} that the model had never seen,"
+    images = f"{_from_to(_counts(results, 'images') or patients)} test images"
+    if patients == {1} and not by_patient:  # unknown patients count as one
+        return f"On {images} whose patients are not known,"
+    return f"On {images} of {whose},"
+
+
+def _counts(results: Results, key: Literal["n", "images"]) -> set[int]:
+    """The numbers of patients or images of the directions, each the largest of its metrics."""
+    counts = set()
+    for scores in results.metrics.values():
+        counts.add(max((getattr(score, key) or 0 for score in scores.values()), default=0))
+    return counts - {0}
+
+
+def _from_to(counts: set[int]) -> str:
+    """`8`, or `46 to 54` where directions differ."""
+    return " to ".join(map(str, dict.fromkeys([min(counts), max(counts)])))
+
+
+def _images_of(title: str) -> str:
+    """`T2` of `T1 -> T2`; `T1` of `T1 from noise`; the title itself where it names no target."""
+    target = title.rpartition(" -> ")[2].removesuffix(" from noise")
+    post = ", after the post-steps"
+    if target.endswith(post):
+        return f"post-processed {target.removesuffix(post)}"
+    return target
