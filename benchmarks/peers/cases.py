@@ -7,7 +7,6 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 from gantk.errors import UserError, did_you_mean
-from gantk_bench.harness import PLAIN
 
 # image side -> halvings down to one pixel: the reference's unet_128 and unet_256
 DEPTHS = {128: 7, 256: 8}
@@ -47,13 +46,6 @@ class Case:
         return (
             f"{self.method}, {self.generator}, {self.size} px, batch {self.batch}{filters}{windows}"
         )
-
-    @property
-    def plain(self) -> tuple[str, ...]:
-        """Settings of gantk's plain path, which translates in overlapping windows as other toolkits
-        do.
-        """
-        return PLAIN + (('translate.statistics="window"',) if self.window else ())
 
     def tables(self) -> dict[str, Any]:
         """gantk's recipe with the peers' published method settings and layers, and gantk's defaults

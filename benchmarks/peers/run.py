@@ -38,7 +38,7 @@ from gantk.errors import GantkError, UserError, did_you_mean
 from gantk.machine.runtime import describe
 from gantk.recipe.load import resolved
 from gantk_bench.child import now
-from gantk_bench.harness import parser, ratio, ratio_text, reason, take_turns
+from gantk_bench.harness import PLAIN, parser, ratio, ratio_text, reason, take_turns
 from gantk_bench.harness import table as markdown
 from gantk_bench.plan import recipe_hash
 from gantk_bench.rows import FORMAT, commit, read_rows, write_rows
@@ -132,7 +132,7 @@ def rows_of(case: Case, peer: Peer, options: argparse.Namespace) -> Iterator[Row
     start = time.monotonic()
     try:
         host = OwnSide(case, options.set, options.device)
-        plain = OwnSide(case, [*options.set, *case.plain], options.device)
+        plain = OwnSide(case, [*options.set, *PLAIN], options.device)
         seed = host.model.train.seed
         setup = Setup(case, host.parts.data.channels, host.device, seed, host.weights, options.bf16)
         guest = peer.build(setup, host.batch(0), host)

@@ -111,8 +111,8 @@ class OwnSide(Side):
     """gantk's engine on a case's recipe with `settings`; `parts` holds its data, batches, method
     and runtime.
 
-    In a case of windows, a step translates a batch of images larger than the training patches: by
-    default whole, if memory allows; with translate.statistics = "window" in overlapping windows.
+    In a case of windows, a step translates a batch of images larger than the training patches:
+    whole, if memory allows.
     """
 
     name = "gantk"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.inference.receptive_field import Crops, Requirements, Split, Unfit
-from gantk.inference.windows import Tile, at, by_windows, pad_to_size, shrunk, tiles
+from gantk.inference.windows import Tile, at, pad_to_size, shrunk, tiles
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
@@ -33,10 +33,11 @@ class Plan:
     size: tuple[int, ...]  # of the images, padded to multiples that the network accepts
     window: tuple[int, ...]  # sides of a tile, or of the whole image
     batch: int  # images or tiles at once
-    # of tiles: which maps are computed whole; None: independent windows, or the whole image
+    # of tiles: which maps are computed whole; None: the whole image
     split: Split | None = None
 
 
+@dataclass
 class TiledNetwork:
     """A network that takes images of any size: (N, C, *size) to (N, D, *size), float32, on the CPU.
 
@@ -47,41 +48,24 @@ class TiledNetwork:
     at once: that saves passes, and tiles need less overlap.
 
     Valid sides, receptive field and memory are measured by running the network, once per object.
-    A network that cannot be split (its layers run in another order each time) is run on independent
-    windows, or on the whole image.
+    A network that cannot be split (its layers run in another order each time) is run on the whole
+    image.
     """
 
-    def __init__(
-        self,
-        # placed (n, C, *size) to (n, D, *size), layers of `module` in order
-        function: Callable[[Tensor], Tensor],
-        module: nn.Module,  # a network or a method, in eval mode
-        *,
-        window: tuple[int, ...] | None = None,  # of independent, blended windows; None: tiles
-        overlap: float = 0.25,  # share of a window's side that the next one covers
-        batch: int = 16,  # images or tiles per call, at most
-        memory: int = 1 << 30,  # bytes that a call may need besides weights and images
-        # maps of 1/level of the voxels or less are computed whole; None: as memory allows
-        level: float | None = None,
-        # moves images to the network's device and memory format
-        place: Callable[[Tensor], Tensor] = lambda x: x,
-        size: tuple[int, ...] | None = None,  # images of this size are run whole
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-        graph: bool = False,  # whether results stay on the device, with their autograd graph
-    ):
-        self.function = function
-        self.module = module
-        self.window = window
-        self.overlap = overlap
-        self.batch = batch
-        self.memory = memory
-        self.level = level
-        self.place = place
-        self.size = size
-        self.autocast = autocast
-        self.graph = graph
-        self._requirements: Requirements | None = None
-        self._plans: dict[tuple[int, ...], Plan] = {}
+    # placed (n, C, *size) to (n, D, *size), layers of `module` in order
+    function: Callable[[Tensor], Tensor]
+    module: nn.Module  # a network or a method, in eval mode
+    batch: int = 16  # images or tiles per call, at most
+    memory: int = 1 << 30  # bytes that a call may need besides weights and images
+    # maps of 1/level of the voxels or less are computed whole; None: as memory allows
+    level: float | None = None
+    # moves images to the network's device and memory format
+    place: Callable[[Tensor], Tensor] = lambda x: x
+    size: tuple[int, ...] | None = None  # images of this size are run whole
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    graph: bool = False  # whether results stay on the device, with their autograd graph
+    _requirements: Requirements | None = None
+    _plans: dict[tuple[int, ...], Plan] = field(default_factory=dict)
 
     @classmethod
     def of_method(
@@ -95,20 +79,17 @@ class TiledNetwork:
     ) -> TiledNetwork:
         """The tiled network of `function`, which runs layers of `method`.
 
-        The recipe's [translate] table sets how many images are run at once, how much memory they
-        may need, and where norms take their statistics. With `graph` there are no tiles.
+        The recipe's [translate] table sets how many images are run at once, and how much memory
+        they may need. With `graph` there are no tiles.
         """
         table = model.translate
-        size = tuple(method.geometry.size)
         return cls(
             function,
             method,
-            window=size if table.statistics == "window" else None,
-            overlap=table.overlap,
             batch=table.batch,
             memory=2**62 if graph else int(table.memory * 2**30),
             place=partial(runtime.place, dims=model.data.dims),
-            size=size,
+            size=tuple(method.geometry.size),
             autocast=runtime.autocast,
             graph=graph,
         )
@@ -121,17 +102,12 @@ class TiledNetwork:
             if plan.split:
                 needs = self._requirements_of(images.shape[1], images.ndim - 2)
                 parts = [_in_tiles(needs, plan, plan.split, image) for image in framed.split(1)]
-            elif plan.window != plan.size:
-                parts = [by_windows(framed, plan.window, self.overlap, self._run, plan.batch)]
             else:
                 parts = []
                 for part in framed.split(plan.batch):
                     parts.append(self.function(self.place(part)).float().to(home))
 
         return torch.cat(parts)[at(inside)]
-
-    def _run(self, images: Tensor) -> Tensor:
-        return self.function(self.place(images)).float().to(images.device)
 
     def _run_placed(self, images: Tensor) -> Tensor:
         with self.autocast():
@@ -146,8 +122,7 @@ class TiledNetwork:
             try:
                 self._plans[shape] = self._make_plan(shape[0], shape[1:])
             except Unfit:
-                window = self.window or shape[1:]
-                self._plans[shape] = Plan(tuple(map(max, shape[1:], window)), window, self.batch)
+                self._plans[shape] = Plan(shape[1:], shape[1:], self.batch)
         return self._plans[shape]
 
     def _requirements_of(self, channels: int, dims: int) -> Requirements:
@@ -158,9 +133,6 @@ class TiledNetwork:
         return needs
 
     def _make_plan(self, channels: int, size: tuple[int, ...]) -> Plan:
-        if self.window:
-            raise Unfit("as asked for")
-
         needs = self._requirements_of(channels, len(size))
         steps = zip(size, needs.base, needs.multiple, strict=True)
         size = tuple(-(-max(side, least) // step) * step for side, least, step in steps)

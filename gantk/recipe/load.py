@@ -46,6 +46,7 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "data.pin": "train.fast.pin",
     "data.source.channels": "data.channels",
     "translate.pipelined": None,
+    "translate.statistics": None,
     "train.fast.pipelined": None,
     # of methods that have the new key and not the old one
     "method.structure": "method.local_ncc",

@@ -230,12 +230,10 @@ class TranslateTable(spec.Table):
     """How files are translated."""
 
     batch: spec.Count = 16  # slices per forward pass
-    # share of a window that it shares with the next one; the windows are blended there
+    # exported files: share of a window that it shares with the next one, where they are blended
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     # GiB that a forward pass may need; images that need more are processed in tiles
     memory: spec.Positive = 1.0
-    # tiled images: compute norms over the whole image, or over each window
-    statistics: Literal["image", "window"] = "image"
     # set the result to background where the input has constant background around the head
     masked: bool = False
     # the training images are skull-stripped: warn of an input that shows the skull

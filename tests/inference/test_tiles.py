@@ -2,18 +2,15 @@
 without a seam.
 """
 
-import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import gantk as toolkit
 from gantk.inference.tiles import TiledNetwork
-from gantk.inference.windows import pad_to_size
+from gantk.inference.windows import by_windows, pad_to_size
 from gantk.machine.memory import Memory
 from gantk.nets.blocks import (
     MAX_TORCH_NORM_POSITIONS,
@@ -204,39 +201,13 @@ def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
     assert difference(done, reference) < 1e-4
 
 
-# ---- where windows lie, and the one way to blend them
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_windows_of_exported_files_blend_to_the_image(dims, overlap):
+    x = images(dims)
+    blended = by_windows(x, (16,) * dims, overlap, lambda part: 2 * part, batch=3)
 
-
-def test_exported_models_blend_windows_as_runs_do(tiny_run):
-    """Windows are each on their own, so that where they lie and how they are weighted shows in the
-    image.
-    """
-    from gantk.exports.exporting import Direction
-    from gantk.exports.onnx.graph import state
-    from gantk.exports.onnx.metadata import read_metadata
-    from gantk.exports.onnx.model import OnnxModel
-
-    image = {"name": "image", "shape": ["batch", 1, "height", "width"], "type": "tensor(float)"}
-
-    class Session:
-        """What onnxruntime would be, by the run's own network."""
-
-        get_inputs = staticmethod(lambda: [SimpleNamespace(**image)])
-        run = staticmethod(lambda _, given: [network(torch.from_numpy(given["image"])).numpy()])
-
-    model = toolkit.load(tiny_run, device="cpu")
-    model.model.translate.statistics = "window"
-    network = torch.no_grad()(lambda x: model.method.translate(x, "b"))
-    about = state(Direction(model, None), {"free": {"batch": True, "sizes": None}})
-    meta = read_metadata(json.dumps(about), tiny_run)
-    seen = 2 * torch.rand(2, 1, 45, 70, generator=torch.Generator().manual_seed(0)) - 1
-    seen[:, :, :, 35:] *= 0.3
-    exported = OnnxModel(Session(), meta, tiny_run).run(seen)
-    own = model.pipeline("b").network(seen)
-
-    torch.testing.assert_close(exported, own, rtol=0, atol=1e-5)
-    at_once = TiledNetwork(network, model.method)(seen)
-    assert (at_once - own).abs().max() > 0.01 * (own.max() - own.min())
+    torch.testing.assert_close(blended, 2 * x, rtol=1e-5, atol=1e-5)
 
 
 # ---- statistics of norms, and networks made ready for inference

@@ -78,7 +78,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             rule = f"every side a multiple of {free['multiple']}, at least {free['smallest']}"
         else:
             rule = "at one size"
-            if other_sizes and direction.translator.model.translate.statistics == "image":
+            if other_sizes:
                 rule += "; other sizes in windows with their own norms, unlike the run"
 
         return (
@@ -122,7 +122,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "label": direction.label,
         "frame": translator.frames[letter],
         "overlap": model.translate.overlap,
-        "statistics": model.translate.statistics,
+        "statistics": "image",
     }
     return whole | Metadata.model_validate(whole).model_dump(mode="json")
 

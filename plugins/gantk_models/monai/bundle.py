@@ -57,14 +57,10 @@ class Monai:
             what = "a MONAI bundle translates files, but this run generates images from noise"
             raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
 
-        for key, value in (
-            ("data.fit", model.data.fit == "crop"),
-            ("translate.statistics", _windows(direction)),
-        ):
-            if value:
-                raise UserError(
-                    "MONAI cannot cut windows like gantk", where=key, remedy="export ONNX"
-                )
+        if model.data.fit == "crop":
+            raise UserError(
+                "MONAI cannot cut windows like gantk", where="data.fit", remedy="export ONNX"
+            )
 
         source = direction.translator.intensity[OTHER[direction.letter]]
         if source.per in ("volume", "image"):
@@ -123,13 +119,6 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
         module = Stacked(module, frame.neighbours, translator.model.translate.batch)
 
     return torchscript_bytes(module), parity
-
-
-def _windows(direction: Direction) -> bool:
-    """Whether an image of the recipe's size is translated in windows of own statistics."""
-    model = direction.translator.model
-    size = tuple(direction.translator.method.geometry.size)
-    return model.translate.statistics == "window" and size != tuple(model.data.size)
 
 
 def answers(network: nn.Module) -> Any:
