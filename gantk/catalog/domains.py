@@ -7,7 +7,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +25,6 @@ from gantk.catalog.contrasts import (
 from gantk.catalog.patients import Parts
 from gantk.catalog.patterns import (
     FURTHER_WORD,
-    MASK_FOLDER,
-    MASK_NAME,
     SPLIT_WORD,
     SPLITS,
 )
@@ -46,67 +43,6 @@ MAX_NAMED_DOMAINS = 5  # in a sentence
 BY_ORDER = f"the first in the order {', '.join(USUAL)}"
 
 GLOB = re.compile(r"[*?\[]")
-
-
-def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = ()) -> list[Path]:
-    """The images that neither their names nor their folders' below `root` call masks; all, if that
-    leaves none.
-
-    All as well if one of `words`, which the user chose for the domains, says masks.
-    """
-
-    @lru_cache
-    def is_masks_folder(folder: Path) -> bool:
-        return any(map(MASK_FOLDER.fullmatch, relative_to(folder, root).parts))
-
-    if any(map(MASK_NAME.search, words)):
-        return list(images)
-
-    kept = []
-    for image in images:
-        if not MASK_NAME.search(stem_of(image)) and not is_masks_folder(image.parent):
-            kept.append(image)
-
-    return kept or list(images)
-
-
-def names_mask(name: str) -> bool:
-    """Whether a name, without suffix, has a usual word for masks."""
-    return MASK_NAME.search(name) is not None
-
-
-def masks_named(images: Sequence[Path], root: Path, name: str) -> list[Path]:
-    """The images with the name of masks; UserError where there is none. [] for an empty name."""
-    masks = [image for image in images if is_mask(image, root, name)]
-    if name and images and not masks:
-        shown = ", ".join(f"'{path.name}'" for path in images[:4])
-        allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
-        what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
-        raise NothingFound(what, where="data.source.mask", allowed=allowed)
-    return masks
-
-
-def is_mask(image: Path, root: Path, name: str) -> bool:
-    """Whether a file below `root`, or a folder that holds it, has the name of masks; with an empty
-    name none has.
-    """
-    if not name:
-        return False
-
-    *folders, file = parts = relative_to(image, root).parts
-    if GLOB.search(name):
-        return any(
-            fnmatch(text.lower(), name.lower())
-            for text in ("/".join(parts), *parts, stem_of(image))
-        )
-
-    wanted = " ".join(words_of(name)).lower()
-    names = [
-        f" {' '.join(words_of(SPLIT_WORD.sub('', part))).lower()} "
-        for part in (*folders, stem_of(file))
-    ]
-    # a folder of masks
-    return any(f" {wanted} " in words or f" {wanted}s " in words for words in names)
 
 
 def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import CONTRASTS, contrast_called, known_contrast, one_word
-from gantk.catalog.domains import names_mask, rename_or_map, split_of
+from gantk.catalog.domains import rename_or_map, split_of
+from gantk.catalog.patterns import MASK_NAME
 from gantk.catalog.tables import (
     LEFT_OUT,
     OF_FILES,
@@ -151,7 +152,7 @@ class ImageTable:
         for column in self.columns:
             name = OF_FILES.sub("", column)
             exact = contrast_called(name, contrasts)
-            by_words = None if names_mask(name) else known_contrast(name, contrasts)
+            by_words = None if MASK_NAME.search(name) else known_contrast(name, contrasts)
             if exact:
                 called.setdefault(exact, column)
             elif by_words:

@@ -31,15 +31,14 @@ from gantk.catalog.domains import (
     bare_stem,
     domain_match,
     images_of,
-    masks_named,
     patient_of,
     possible_originals,
     regex_option,
     relative_to,
     splits_of,
     without_derived,
-    without_labels,
 )
+from gantk.catalog.masks import masks_named, set_masks, without_labels
 from gantk.catalog.patients import (
     Parts,
     parts_with_digits,
@@ -101,7 +100,11 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
     _set_splits(chosen, root)
     _set_patients(catalog, chosen, root, asked)
     leave_out_standard_space(chosen, root)
-    _set_pairs(_asked_for(catalog, asked))
+    chosen = _asked_for(catalog, asked)
+    _set_pairs(chosen)
+    if asked.mask:
+        masks = [row.path for row in catalog.of_kind("mask")]
+        set_masks(chosen, masks, root, asked.mask, list(asked.contrasts))
     return catalog
 
 

@@ -13,10 +13,10 @@ from typing import Literal
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import CONTRASTS
-from gantk.catalog.domains import masks_named, split_of
+from gantk.catalog.domains import split_of
+from gantk.catalog.masks import expect_one_grid, expect_one_mask, masks_named
 from gantk.catalog.tables import read_rows
 from gantk.data.preparation import Record
-from gantk.data.sources.masks import expect_one_grid, expect_one_mask
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io

@@ -13,10 +13,10 @@ from gantk.catalog.channels import refuse_numbered_channels
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.domains import rename_or_map
 from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
+from gantk.catalog.masks import expect_one_grid
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
-from gantk.data.sources.masks import find_masks
 from gantk.data.sources.pairing import pair_by_table, pair_rows
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
@@ -177,8 +177,9 @@ class Files(VolumeSource):
             rows = self._rows_of_domains(images)
             self._set_pairs(rows)
 
-        masks = [row.path for row in self.catalog.of_kind("mask") if self.mask]
-        find_masks(rows, masks, self.root, self.mask, self.domains, self.onto == "none")
+        for row in rows:
+            if row.mask and self.onto == "none":
+                expect_one_grid(row.mask, row.path)
         return rows
 
     def _passed_over(self, rows: Sequence[Row]) -> list[str]:
