@@ -13,11 +13,12 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import CONTRASTS, contrast_called, known_contrast, one_word
-from gantk.catalog.domains import rename_or_map, split_of
+from gantk.catalog.domains import rename_or_map
 from gantk.catalog.patterns import MASK_NAME
 from gantk.catalog.tables import (
     LEFT_OUT,
     OF_FILES,
+    SPLIT_WORDS,
     first_columns,
     no_domain,
     open_rows,
@@ -94,7 +95,7 @@ class ImageTable:
     def lines(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Line number and cells of each row that is not left out."""
         for line, cells in open_rows(self.path, self.text)[1]:
-            if cells.get("split", "").lower() not in LEFT_OUT:
+            if SPLIT_WORDS.get(cells.get("split", "").lower()) != LEFT_OUT:
                 yield line, cells
 
     @cached_property
@@ -244,7 +245,7 @@ class ImageTable:
         for row in rows:
             row.line = line
             row.pair = cells.get("pair", "") or (self.key_of(rows[0]) if len(texts) > 1 else "")
-            row.split = split_of((cells.get("split", ""),)) or cells.get("split", "")
+            row.split = SPLIT_WORDS.get(cells.get("split", "").lower(), cells.get("split", ""))
         if rows and rows[0].split not in ("", *SETS):
             self._note(UserError(NO_SPLIT, where=rows[0].split), line)
         if rows and cells.get("mask"):

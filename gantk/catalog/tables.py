@@ -12,7 +12,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import open_file
 from gantk.formats.files import formats, suffix_of
 
@@ -35,7 +35,14 @@ UNKNOWN = frozenset(
         *("unknown", "unk", "missing", "not available", "not known", "?", "-", "--", "."),
     ]
 )
-LEFT_OUT = ("none", "exclude", "-")  # words in the column split that leave a row out
+LEFT_OUT = "none"  # in the column split: the row is not used
+# What a cell of the column split may say, in lower case.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys((LEFT_OUT, "exclude", "-"), LEFT_OUT),
+}
 WORDS_OF_COLUMNS = {"label": {"none", "missing"}}  # these are no unknowns
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
@@ -95,6 +102,19 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
 
     keyed = ((line, _known_cells(columns, row)) for line, row in rows)
     return [name for name in columns if name], keyed
+
+
+def split_in(cell: str, where: str) -> str:
+    """The set that a cell of the column split names, `LEFT_OUT`, or "" for an empty cell; UserError
+    for any other word.
+    """
+    split = SPLIT_WORDS.get(cell.lower(), "")
+    if cell and not split:
+        what = f"'{cell}' is not a valid split"
+        allowed = f"train, validation, test, or {LEFT_OUT} to leave the row out"
+        remedy = did_you_mean(cell, SPLIT_WORDS)
+        raise UserError(what, where=where, allowed=allowed, remedy=remedy)
+    return split
 
 
 def _known_cells(columns: Sequence[str], row: Sequence[str]) -> dict[str, str]:

@@ -13,9 +13,8 @@ from typing import Literal
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import CONTRASTS
-from gantk.catalog.domains import split_of
 from gantk.catalog.masks import expect_one_grid, expect_one_mask, masks_named
-from gantk.catalog.tables import read_rows
+from gantk.catalog.tables import LEFT_OUT, read_rows, split_in
 from gantk.data.preparation import Record
 from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
@@ -92,7 +91,7 @@ class Bids(VolumeSource):
                 for column, value in people.get(scan.subject, {}).items():
                     row.fill(column, value, "participants.tsv")
                 rows.append(row)
-        return Catalog(rows)
+        return Catalog(row for row in rows if row.split != LEFT_OUT)
 
     def _scans_of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""
@@ -177,7 +176,7 @@ class Bids(VolumeSource):
 
         people = {}
         for line, row in rows:
-            split = split_named(row.get("split", ""), f"{path}, line {line}")
+            split = split_in(row.get("split", ""), f"{path}, line {line}")
             people[subject_of(row)] = {"split": split, "label": row.get(label, "")}
 
         return people
@@ -186,15 +185,3 @@ class Bids(VolumeSource):
 def subject_of(row: dict[str, str]) -> str:
     """The subject's folder for a row of participants.tsv; its id may lack the `sub-`."""
     return f"sub-{row.get('participant_id', '').removeprefix('sub-')}"
-
-
-def split_named(value: str, where: str) -> str:
-    """Parse a cell of the column `split`: train, validation or test; "" if it is empty, else a
-    UserError.
-    """
-    split = split_of((value,)) or ""
-    if value and not split:
-        raise UserError(
-            f"'{value}' is not the name of a split", where=where, allowed="train, validation, test"
-        )
-    return split

@@ -94,7 +94,7 @@ def test_participants_tsv_gives_split_and_class(dataset):
         ),
         ({"a": "T1W", "b": "T2w"}, "has no 'T1W'.*data.source.a"),
         ({"label": "grop"}, "has no column 'grop'.*group.*Did you mean 'group'"),
-        ({}, "'maybe' is not the name of a split. Allowed: train, validation, test.*line 2"),
+        ({}, "'maybe' is not a valid split. Allowed: train, validation, test.*line 2"),
     ],
     ids=str,
 )

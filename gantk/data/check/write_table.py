@@ -36,8 +36,9 @@ def write_table(
     if usage:
         rows = [*_rows_in_use(usage), *_rows_left_out(usage, scans)]
     else:
-        left_out = ("", LEFT_OUT[0])
-        rows = [replace(row, split=left_out[row.kind != "image"], pair="") for row in said]
+        rows = [
+            replace(row, split="" if row.kind == "image" else LEFT_OUT, pair="") for row in said
+        ]
 
     columns = ["path", "domain", "patient"]
     columns += [name for name in ("split", "label", "mask") if any(getattr(r, name) for r in rows)]
@@ -47,7 +48,7 @@ def write_table(
         columns.append("why")
 
     Catalog(rows).write(table, columns)
-    trained = [row for row in rows if row.split != LEFT_OUT[0]]
+    trained = [row for row in rows if row.split != LEFT_OUT]
     domains = sum(not row.contrast for row in trained)
     patients = sum(not row.subject for row in trained)
     return (
@@ -65,7 +66,7 @@ def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
     for scan in scans:
         if used.isdisjoint(map(os.path.abspath, scan.files)):
             row = known.get(scan.path, Row((scan.path,)))
-            yield Row((scan.path,), row.contrast, split=LEFT_OUT[0], why=row.why)
+            yield Row((scan.path,), row.contrast, split=LEFT_OUT, why=row.why)
 
 
 def _rows_in_use(usage: Usage) -> list[Row]:

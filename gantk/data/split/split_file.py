@@ -8,17 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.tables import first_columns, read_rows, usual_columns
+from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in, usual_columns
 from gantk.data.preparation import Record
 from gantk.errors import UserError, did_you_mean
 from gantk.files import sha256_of
 
-WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("none", "exclude", "-"), "none"),
-}
 WHERE = "data.split.file"
 
 
@@ -57,7 +51,7 @@ def read_split_file(records: Sequence[Record], file: str) -> tuple[list[Record],
     if without_row:
         raise _missing(path, column, records, without_row)
 
-    kept = [replace(each, split=set_of[each.id]) for each in records if set_of[each.id] != "none"]
+    kept = [replace(each, split=set_of[each.id]) for each in records if set_of[each.id] != LEFT_OUT]
     _expect_pairs_together(kept, path)
     return kept, {"file": {"path": str(path), "sha256": sha256_of(path)}}
 
@@ -69,19 +63,13 @@ def _read_sets(
     sets: dict[str, str] = {}
     for line, row in lines:
         name = row.get(column, "")
-        value = row.get("split", "").lower()
+        cell = row.get("split", "")
         where = f"{WHERE}: '{path.name}', line {line}"
-        if not name:
-            what = f"the column '{column}' is empty in this row"
+        if not name or not cell:
+            what = f"the column '{'split' if name else column}' is empty in this row"
             raise UserError(what, where=where, remedy="fill it in, or remove the row")
 
-        if value not in WORDS:
-            allowed = "train, validation, test, or none to leave the row out"
-            remedy = did_you_mean(value, WORDS)
-            what = f"'{value}' is not a valid split"
-            raise UserError(what, where=where, allowed=allowed, remedy=remedy)
-
-        value = WORDS[value]
+        value = split_in(cell, where)
         if sets.setdefault(name, value) != value:
             what = f"'{name}' is in '{value}' in this row, but in '{sets[name]}' in an earlier one"
             raise UserError(what, where=where, remedy="keep one of the two rows")
