@@ -16,6 +16,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,8 @@ from gantk.formats.image import (
     upright_sides,
     zeros,
 )
-from gantk.formats.voxels import CHUNK_BYTES, as_integers, expect_held
+from gantk.formats.voxels import Stored, as_integers
 
-SLACK_BYTES = 2**20  # bytes that are read beyond a volume, to the checksum of the last one
 # warnings may quote a header's texts
 warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
 # hides what nibabel repairs in a header
@@ -57,7 +57,7 @@ class Nifti(Format):
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
         with reading(path), _open(path) as file:
-            header, affine, offset = _read_volume_header(path, file, volume)
+            header, affine, stored = _read_volume_header(path, file, volume)
             shape = three_sides(header.get_data_shape())
             sides = upright_sides(shape, affine)
             upright = zeros(*sides)
@@ -65,7 +65,7 @@ class Nifti(Format):
                 spend(values=int(np.prod(shape, dtype=object)))
                 upright = np.empty(sides, np.float32)
                 with _open_voxels(path, file) as voxels:
-                    _decode(voxels, header, offset, in_file_order(upright, shape, affine))
+                    stored.decode_from(voxels, in_file_order(upright, shape, affine))
 
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, header.get_data_dtype().newbyteorder("="), header)
@@ -165,9 +165,11 @@ def _millimetres(header: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
 
 
-def _read_volume_header(path: Path, file: Any, volume: int | None) -> tuple[Any, np.ndarray, int]:
-    """The header of one volume, its affine in millimetres, and the byte at which its voxels begin,
-    checked against the size of the file.
+def _read_volume_header(
+    path: Path, file: Any, volume: int | None
+) -> tuple[Any, np.ndarray, Stored]:
+    """The header of one volume, its affine in millimetres, and where its voxels are stored, checked
+    against the size of the file.
     """
     voxels = _voxels_of(path)
     header = _header_of(path, voxels, file)
@@ -192,11 +194,13 @@ def _read_volume_header(path: Path, file: Any, volume: int | None) -> tuple[Any,
     header.remarks = _remarks(path, header)
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    held = voxels.stat().st_size
     with _open_voxels(path, file) as opened:
-        compression = "gzip" if isinstance(opened, gzip.GzipFile) else ""
-    expect_held(path, offset + count * size, held, compression)
+        packing = "gzip" if isinstance(opened, gzip.GzipFile) else ""
+    stored = Stored(voxels, shape, dtype, offset + chosen * size, offset + count * size, packing)
+    stored.expect_whole()
     header.check_fix(SILENT, error_level=40)
+    if header.get_slope_inter()[0] is not None:
+        stored = replace(stored, scale=header.get_slope_inter())
     if count > 1:
         header.set_data_shape(shape)
 
@@ -206,7 +210,7 @@ def _read_volume_header(path: Path, file: Any, volume: int | None) -> tuple[Any,
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError("its affine (sform or qform) does not span a volume")
 
-    return header, affine, offset + chosen * size
+    return header, affine, stored
 
 
 def _remarks(path: Path, header: Any) -> tuple[str, ...]:
@@ -220,25 +224,6 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
     if (header["pixdim"][1:4] < 0).any():
         remarks.append(f"'{path}': its header states a negative spacing, whose sign is ignored")
     return tuple(remarks)
-
-
-def _decode(file: Any, header: Any, offset: int, voxels: np.ndarray) -> None:
-    """Fill a view (i, j, k) with scaled values, a few planes at a time, and read a compressed file
-    to its checksum, which nibabel alone would not do.
-    """
-    from nibabel.arrayproxy import ArrayProxy
-
-    plane = int(np.prod(voxels.shape[:2])) * 8  # float64, in which nibabel scales
-    planes = max(1, CHUNK_BYTES // plane)
-    slope, inter = header.get_slope_inter()
-    scale = (1, 0) if slope is None else (slope, inter)
-    stored = ArrayProxy(file, (voxels.shape, header.get_data_dtype(), offset, *scale))
-    for first in range(0, voxels.shape[2], planes):
-        spend()
-        part = slice(first, first + planes)
-        voxels[:, :, part] = stored[:, :, part]
-
-    file.read(SLACK_BYTES)
 
 
 def _header_of(path: Path, voxels: Path, file: Any) -> Any:

@@ -51,6 +51,7 @@ class Stored:
     end: int = 0  # bytes of the stream up to the end of the last volume
     packing: str = ""  # "", "gzip", "zlib" or "bzip2"
     opens: int = 0  # byte of the file at which the stream begins
+    scale: tuple[float, float] | None = None  # slope and intercept; None: stored as they are
 
     def expect_whole(self) -> None:
         """UserError where the file is too small to hold the voxels, packed or not."""
@@ -62,31 +63,33 @@ class Stored:
         )
 
     def decode(self, voxels: np.ndarray) -> None:
-        """Fill a view (i, j, k) of float32, a few planes k at a time; an error if the file is
-        truncated or damaged.
-        """
-        plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
-        planes = max(1, CHUNK_BYTES // plane)
+        """Fill a view (i, j, k) of float32; an error if the file is truncated or damaged."""
         with reading(self.path), self.path.open("rb") as file:
             file.seek(self.opens)
-            stream = self._unpack(file)
-            stream.seek(self.start + (0 if self.packing else self.opens))
-            for first in range(0, self.shape[2], planes):
-                spend()
-                count = min(planes, self.shape[2] - first)
-                content = stream.read(count * plane)
-                if len(content) < count * plane:
-                    raise ValueError(
-                        f"it is truncated: its header declares {self.end} bytes of voxels, but"
-                        " there are fewer"
-                    )
+            self.decode_from(self._unpack(file), voxels)
 
-                slab = np.frombuffer(content, self.dtype)
-                voxels[:, :, first : first + count] = slab.reshape(
-                    *self.shape[:2], count, order="F"
+    def decode_from(self, stream: io.BufferedIOBase, voxels: np.ndarray) -> None:
+        """As `decode`, from the open stream, a few planes k at a time; scaled in float64."""
+        plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
+        planes = max(1, CHUNK_BYTES // plane)
+        stream.seek(self.start + (0 if self.packing else self.opens))
+        for first in range(0, self.shape[2], planes):
+            spend()
+            count = min(planes, self.shape[2] - first)
+            content = stream.read(count * plane)
+            if len(content) < count * plane:
+                raise ValueError(
+                    f"it is truncated: its header declares {self.end} bytes of voxels, but"
+                    " there are fewer"
                 )
 
-            stream.read(SLACK_BYTES)  # padding, and after the last volume the stream's checksum
+            slab = np.frombuffer(content, self.dtype).reshape(*self.shape[:2], count, order="F")
+            if self.scale:
+                slope, inter = self.scale
+                slab = slab.astype(np.float64) * slope + inter
+            voxels[:, :, first : first + count] = slab
+
+        stream.read(SLACK_BYTES)  # padding, and after the last volume the stream's checksum
 
     def _unpack(self, file: io.BufferedIOBase) -> io.BufferedIOBase:
         if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked

@@ -5,6 +5,9 @@ Values become 16-bit integers and a rescale (PS3.3, C.11.1), value = slope x num
 Nothing is clipped. Values on the source's scale are stored as its integers, other whole numbers
 unchanged. All others are rounded, with an error of at most half a step: 65,535 steps from 0 to the
 largest if all have one sign, else 32,767 to the largest magnitude; 0 stays exactly 0.
+
+highdicom (0.28) has no MR and CT images: its secondary captures lose position, rescale and source,
+its parametric maps are no scans to a viewer, and it refuses a source with PatientSex '0000'.
 """
 
 from __future__ import annotations
