@@ -527,11 +527,6 @@ class Data(Study):
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
-def records_of(table: DataTable, method: type[Method]) -> list[Record]:
-    """All records of the source, in the recipe's plane and spacing."""
-    return source_and_records(table, method)[1]
-
-
 def doubts_of(source: Any, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
     needs_patients = table.split.by == "auto" and not table.split.file

@@ -12,22 +12,16 @@ from typing import Any
 
 from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.catalog.layouts import names_classes
-from gantk.data.check.check import check
+from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
-from gantk.data.dataset import records_of
 from gantk.data.preparation import Record, domain_letters
-from gantk.data.skull import shows_skull
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.reader import FileImage
 from gantk.data.spread import spread
 from gantk.errors import UserError
-from gantk.formats.files import stem_of
-from gantk.formats.image import Image
 from gantk.planning.pixels import Pixels, pixels_of
-from gantk.recipe.load import Recipe
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
-MAX_SCANS_READ = 4  # scans that are read to look for a skull
+MAX_SKULLS = 4  # scans that are asked whether they show a skull
 
 
 @dataclass
@@ -39,6 +33,7 @@ class Scans:
     domains: list[str]
     records: list[Record]
     channels: int | None  # that all images are converted to
+    examination: Examination
     pixels: dict[str, Pixels] = field(default_factory=dict)  # domain's letter -> statistics
     others: list[str] = field(default_factory=list)  # further contrasts in the folder, not used
 
@@ -88,30 +83,17 @@ class Scans:
         """Whether the scans are volumes whose background has one value."""
         return bool(self.volumes) and self.empty > MIN_EMPTY
 
-    @cached_property
+    @property
     def is_stripped(self) -> bool:
         """Whether the volumes are masked, and a few of them show no skull."""
-        files = {
-            (record.domain, record.scan_key): record.file
-            for record in self.records
-            if record.scan_key and record.file is not None
-        }
-        if not self.is_masked or not files:
-            return False
-        some = spread(list(files.values()), MAX_SCANS_READ)
-        return all(shows_skull(_first_image(file)) is False for file in some)
+        skulls = [file.get("skull") for file in spread(self.files, MAX_SKULLS)]
+        return self.is_masked and all(skull is False for skull in skulls)
 
     def warns(self, kind: str) -> bool:
         """Whether `data check` reported a warning or an error of this kind."""
         return any(
             each["kind"] == kind and each["severity"] != "note" for each in self.found["problems"]
         )
-
-
-def _first_image(file: FileImage) -> Image:
-    """The image of the first contrast of a file or of several."""
-    scan = next(scan for scan in file.scans if scan is not None)
-    return file.read(scan)
 
 
 def look(
@@ -131,7 +113,7 @@ def look(
     ):
         if scans.warns(kind):
             own.append(setting)
-            scans = _read(path, own, tell)
+            scans = _read(path, own, tell, scans)
 
     if len(scans.domains) == 2:
         scans = _classes(path, own, scans, tell) or _by_headers(path, own, scans, tell)
@@ -142,12 +124,8 @@ def look(
             [record for record in scans.records if record.domain == letter]
         )
 
-    there = set()
-    for each in scans.found["files"]:
-        name = Path(each["path"])
-        there.add(usual_contrast(stem_of(name)) or usual_contrast(name.parent.name))
-
-    others = [name.upper() for name in there - {*scans.kinds} if name is not None]
+    there = {usual_contrast(item.contrast) for item in scans.examination.items}
+    others = [name.upper() for name in there - {*scans.kinds} if name]
     scans.others = sorted(
         others, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
     )
@@ -182,23 +160,32 @@ def _source_settings(a: str, b: str) -> list[str]:
     return settings
 
 
-def _read(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
-    """Run `data check` with these settings; returns its report and the records."""
-    found = check(path, set=settings, progress=lambda share, what: tell(0.5 * share, what))
-    found["summary"].pop("held out", None)  # the plan may split otherwise
-    for each in found["problems"]:
+def _read(
+    path: Path,
+    settings: Sequence[str],
+    tell: Callable[[float, str], None],
+    before: Scans | None = None,
+) -> Scans:
+    """Examine the images as `data check` does, with these settings; those that were read `before`
+    are not read again.
+    """
+    found = examine(
+        path,
+        None,
+        settings,
+        inspected=before.examination.items if before else (),
+        progress=lambda share, what: tell(0.5 * share, what),
+    )
+    for each in found.problems:
         if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
             raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
 
-    domains = list(found["domains"])
-    table = (
-        Recipe({"data": {"source": found["source"], "domains": domains}})
-        .override(settings)
-        .data_table()
-    )
-    letters = domain_letters(table.domains)
-    records = records_of(table, type("AnyMethod", (), {"paired": False, "reads": letters}))
-    return Scans(found, table.source.table(), domains, records, table.channels)
+    result = result_of(found)
+    result["summary"].pop("held out", None)  # the plan may split otherwise
+    usage = found.usage
+    source = usage.table.source.table()
+    domains = list(usage.names.values())
+    return Scans(result, source, domains, usage.records, usage.table.channels, found)
 
 
 def _classes(
@@ -217,7 +204,7 @@ def _classes(
     ):
         return None
 
-    return _read(path, [*own, 'data.domains=["images"]'], tell)
+    return _read(path, [*own, 'data.domains=["images"]'], tell, scans)
 
 
 def _by_headers(
@@ -230,18 +217,11 @@ def _by_headers(
     if not volumes or (scans.fit and not scans.alone):
         return scans
 
-    other = _read_if_possible(path, [*own, "data.source.onto=a"], tell)
-    if other is None or not other.fit or other.alone or other.patients < scans.patients:
+    try:
+        other = _read(path, [*own, "data.source.onto=a"], tell, scans)
+    except UserError:  # this does not suit them
+        return scans
+    if not other.fit or other.alone or other.patients < scans.patients:
         return scans
 
     return other
-
-
-def _read_if_possible(
-    path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
-) -> Scans | None:
-    """Read scans with these settings; None where these do not suit them."""
-    try:
-        return _read(path, settings, tell)
-    except UserError:
-        return None

@@ -280,7 +280,7 @@ def dry_check(question: dict) -> None:
     """All that a training does before it draws its first image."""
     import torch
 
-    from gantk.data.dataset import records_of
+    from gantk.data.dataset import source_and_records
     from gantk.data.recipe_data import checked_recipe
     from gantk.machine.runtime import start
     from gantk.method import check_networks
@@ -291,7 +291,7 @@ def dry_check(question: dict) -> None:
     model = checked_recipe(question["path"], None, [], question["profile"])[1]
     resolved(model)
     load().hook.gantk_before_training(model=model)
-    records_of(model.data, model.method.target)
+    source_and_records(model.data, model.method.target)
     if cost_of(model).gib < 1:  # what is larger has been counted
         count = 2 * model.data.neighbours + 1
         channels = {"image": count, **dict.fromkeys("ab", count)}

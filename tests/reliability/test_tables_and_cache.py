@@ -27,7 +27,7 @@ from PIL import Image
 
 from gantk import check
 from gantk.data.cache import Cache
-from gantk.data.dataset import records_of
+from gantk.data.dataset import source_and_records
 from gantk.errors import UserError
 from gantk.recipe.load import Recipe
 
@@ -61,7 +61,7 @@ def table(folder: Path, rows: int) -> Path:
 
 def records(path: Path) -> list:
     data = {"source": {"name": "manifest", "path": str(path)}, "domains": ["T1", "T2"]}
-    return records_of(Recipe({"data": data}).data_table(), METHOD)
+    return source_and_records(Recipe({"data": data}).data_table(), METHOD)[1]
 
 
 def calls(function) -> int:

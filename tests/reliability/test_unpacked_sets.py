@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from volumes import volume
 
-from gantk.data.dataset import records_of
+from gantk.data.dataset import source_and_records
 from gantk.data.recipe_data import checked_recipe
 
 # Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made
@@ -69,7 +69,8 @@ def test_unpacked_data_sets_keep_images_and_patients(tmp_path, place):
             "dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None
         )
         found = {
-            record.path.resolve(): record for record in records_of(model.data, model.method.target)
+            record.path.resolve(): record
+            for record in source_and_records(model.data, model.method.target)[1]
         }
         assert sorted(found) == sorted(path for path, (wanted, _) in real.items() if wanted)
         assert all(("t1" in path.stem.lower()) == (found[path].domain == "a") for path in found)

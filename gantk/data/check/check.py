@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.layouts import Asked
@@ -32,6 +32,7 @@ from gantk.data.dataset import Data, Study
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
+from gantk.data.sources.source import nothing_fits
 from gantk.data.split.near_duplicates import sample_indices
 from gantk.data.spread import spread
 from gantk.errors import TooFewImages, UserError, count_noun, join_first
@@ -43,7 +44,6 @@ FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
 
 
-@io.listed_once()
 def check(
     path: str | Path,
     *,
@@ -92,27 +92,57 @@ def check(
 
     One image at a time is in memory. The only file that is written is `table`.
     """
-    path = Path(path)
     if table is not None:
         expect_table(Path(table), overwrite)
 
+    found = examine(Path(path), recipe, list(set), every=every, progress=progress)
+    result = result_of(found)
+    if table is not None:
+        result["summary"]["table"] = write_table(
+            Path(table), found.scans, found.usage, found.rows, why
+        )
+    if why:
+        result["why"] = _rules(found.usage)
+    return result
+
+
+class Examination(NamedTuple):
+    """What `check` finds."""
+
+    path: Path
+    scans: list[Scan]  # the images of the path
+    rows: list[Row]  # what names and headers say of those of a folder; nothing is guessed
+    items: list[Inspected]  # the images, or a sample of them
+    usage: Usage | None  # None: no training could use the images
+    problems: list[Problem]
+
+
+@io.listed_once()
+def examine(
+    path: Path,
+    recipe: str | Path | None,
+    settings: Sequence[str],
+    *,
+    every: bool = False,
+    inspected: Iterable[Inspected] = (),
+    progress: Callable[[float, str], None] | None = None,
+) -> Examination:
+    """As of `check`; images that are `inspected` are not read again."""
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
     usage = None
-    said: list[Row] = []  # what names and headers say of a folder; nothing is guessed
+    rows: list[Row] = []
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        usage = _usage_of(path, recipe, set)
+        usage = _usage_of(path, recipe, settings)
         every_scan = list(_readers_of(usage.records))
     elif path.is_file():
         every_scan = [Scan(path, (path,), path.name)]
     else:
         catalog = catalog_of(path, Asked(by_folders=False))
-        said = [row for row in catalog if row.kind != "other"]
-        every_scan = [row.scan_below(path) for row in said]
+        rows = [row for row in catalog if row.kind != "other"]
+        every_scan = [row.scan_below(path) for row in rows]
 
     if not every_scan:
-        from gantk.data.sources.source import nothing_fits
-
         raise UserError(nothing_fits(path), where="PATH")
 
     scans = every_scan
@@ -120,43 +150,36 @@ def check(
         scans = [scans[n] for n in sample_indices([scan.name for scan in scans])]
 
     items = []
-    contrasts = {row.files: row.contrast for row in said}
+    known = {item.scan: item for item in inspected}
+    contrasts = {row.files: row.contrast for row in rows}
     for number, scan in enumerate(scans):
         report(0.8 * number / len(scans), scan.name)
-        items.append(inspect(scan))
+        items.append(known[scan].as_inspected() if scan in known else inspect(scan))
         items[-1].contrast = contrasts.get(scan.files, "")
+        items[-1].domains = list(filter(None, [items[-1].contrast]))  # until the use is known
 
-    count = len(every_scan)
     problems = list(findings.unreadable_images(items))
-    if len(items) < count:
-        what = f"only a sample of {len(items)} of {count} images was checked"
+    if len(items) < len(every_scan):
+        what = f"only a sample of {len(items)} of {len(every_scan)} images was checked"
         remedy = "use --every to check all images, which is slow"
         problems.append(problem("sample", "note", what, (), remedy))
 
     report(0.8, "splitting the images")
     try:
         if usage is None:
-            usage = _usage_of(path, recipe, set, items)
+            usage = _usage_of(path, recipe, settings, items)
         assign(usage, items)
         split_up(usage, items)
         problems += usage.problems
     except UserError as error:
         if is_about_setting(error):
             raise
-        problems.append(_unusable(error, guessed=not (recipe or set)))
-        _name_domains_by_files(items)
+        problems.append(_unusable(error, guessed=not (recipe or settings)))
 
     report(0.95, "comparing the images")
     problems += _compare([item for item in items if item.error is None], usage)
-    result = _result(path, usage, items, count, problems)
-    if table is not None:
-        result["summary"]["table"] = write_table(Path(table), every_scan, usage, said, why)
-
-    if why:
-        result["why"] = _rules(usage)
-
     report(1.0, "done")
-    return result
+    return Examination(path, every_scan, rows, items, usage, problems)
 
 
 def warnings_about(data: Data) -> list[str]:
@@ -199,14 +222,6 @@ def _rules(usage: Usage | None) -> list[dict[str, Any]]:
     ]
 
 
-def _name_domains_by_files(items: Iterable[Inspected]) -> None:
-    """Set the domain of every image that no training could use, from its file name only."""
-    for item in items:
-        item.domains = []
-        if item.contrast:
-            item.domains = [item.contrast]
-
-
 def _usage_of(
     path: Path,
     recipe: str | Path | None,
@@ -241,14 +256,9 @@ def _unusable(error: UserError, guessed: bool) -> Problem:
     return problem("source", severity, what, (), error.remedy)
 
 
-def _result(
-    path: Path,
-    usage: Usage | None,
-    items: Sequence[Inspected],
-    count: int,
-    problems: Sequence[Problem],
-) -> dict[str, Any]:
+def result_of(found: Examination) -> dict[str, Any]:
     """The result of `check` as JSON."""
+    path, scans, _, items, usage, problems = found
     split: dict[str, Any] | None = None
     set_of_record = {}
     if usage and usage.split_description:
@@ -269,7 +279,7 @@ def _result(
         "path": str(path),
         "recipe": usage and usage.recipe,
         "source": usage and usage.table.source.table() | {"path": str(path)},
-        "images": count,
+        "images": len(scans),
         "patients": len(_patients(usage.records)) if usage else 0,
         "domains": _domains(usage, items),
         "split": split,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,15 @@ class Inspected:
     # its records, or those of its planes or parts, and their domains; filled in by `check`
     records: list[Record] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
-    patient: str = ""
+    patient: str = ""  # of its record or, without one, of its header
+    header_patient: str = ""
     series: str = ""  # pseudonym of the DICOM series
     contrast: str = ""  # what names or else headers say, filled in by `check`
     header_says: str = ""  # contrast in the DICOM header
+
+    def as_inspected(self) -> Inspected:
+        """A copy without what `check` has filled in."""
+        return replace(self, records=[], domains=[], patient=self.header_patient)
 
     @property
     def name(self) -> str:
@@ -88,7 +93,7 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     item.facts |= _facts(image)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
-    item.patient = header_facts.pop("patient", "")
+    item.patient = item.header_patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)
     item.series = header_facts.pop("series", "")
     item.header_says = header_facts.pop("contrast", "")

@@ -204,6 +204,8 @@ def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
 
 def assign(study: Study, items: Sequence[Inspected]) -> None:
     """Set the records, domains and patient of every image."""
+    for item in items:
+        item.domains = []
     item_of = {os.path.abspath(file): item for item in items for file in item.scan.files}
     for record in study.records:
         domain = study.names[record.domain]
