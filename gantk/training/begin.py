@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -34,6 +35,7 @@ from gantk.training.memory import memory_advice
 from gantk.training.restart import advice, run_to_resume
 
 if TYPE_CHECKING:
+    from gantk.machine.runtime import Runtime
     from gantk.plugin.spec import Part
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.published import PublishedSystem
@@ -41,6 +43,42 @@ if TYPE_CHECKING:
 
 LOADER = "batches of another program"  # where a run's images come from, in environment.json
 Say = Callable[[str], None]
+
+
+@dataclass
+class Surroundings:
+    """Who hears of a training, and what its end closes."""
+
+    hooks: Hooks
+    listener: Say | None  # None: notes and warnings are warnings of Python
+    shown: bool  # whether the progress is printed
+    ending: ExitStack
+    notes: list[str] = field(default_factory=list)  # notes and warnings so far
+    main: bool = True  # only the main rank prints
+
+    def say(self, line: str) -> None:
+        """Print a line, and keep it if it is a note or a warning."""
+        if not self.main:
+            return
+        note = note_in(line)
+        if note is not None:
+            self.notes.append(note)
+        (self.listener or warn_of)(line)
+
+    def start(self, model: Model, device: str | None, folder: Path) -> Runtime:
+        """Start the runtime; errors of it will say how to continue the run in `folder`, or what
+        needs less memory.
+        """
+        runtime = start(device, model.train.precision, model.train.fast.channels_last)
+        self.main = runtime.main
+        self.watch(runtime, folder)
+        self.ending.enter_context(memory_advice(model, runtime))
+        return runtime
+
+    def watch(self, runtime: Runtime, folder: Path) -> None:
+        """Let the loss of a rank say how to continue the run in `folder`."""
+        watching = runtime.watch_connection(lambda: advice(folder, runtime.world))
+        self.ending.enter_context(watching)
 
 
 def training(
@@ -91,14 +129,12 @@ def training(
     Raises:
         UserError: the recipe, an option or the data are wrong. Nothing has been written.
     """
-    hooks = Hooks(callbacks)
-    notes: list[str] = []
-    say = _noting(notes, say)
     with ExitStack() as ending:
+        around = Surroundings(Hooks(callbacks), say, shown, ending)
         if _is_run(recipe):
             options = {"set": set, "profile": profile, "out": out, "precision": precision}
             _expect_none(options | {"seed": seed})
-            return _continue(Path(recipe), data, device, hooks, say, shown, ending, notes)
+            return _continue(Path(recipe), data, device, around)
 
         loader = None
         if is_loader(data):
@@ -110,7 +146,7 @@ def training(
             set, profile = (), None
 
         if not isinstance(data, (str, os.PathLike, NoneType)):
-            stored = stored_data(data, recipe, set, profile, out, overwrite, say)
+            stored = stored_data(data, recipe, set, profile, out, overwrite, around.say)
             recipe, out = ending.enter_context(stored)
             data, profile, overwrite = None, None, False
 
@@ -121,16 +157,11 @@ def training(
             loaded, model, source = sync_errors(
                 lambda: opened_recipe(recipe, data, set, profile, last)
             )
-        sync_errors(lambda: check_training(model, hooks))
-        runtime = start(device, model.train.precision, model.train.fast.channels_last)
-        say = say if runtime.main else lambda line: None  # only the main rank prints
+        sync_errors(lambda: check_training(model, around.hooks))
+        runtime = around.start(model, device, Path(out or "."))
         tables = resolved(model)
         changed = changes_of_file(loaded, tables)
-        _say_recipe(loaded, published_system(tables, changed), say)
-        ending.enter_context(
-            runtime.watch_connection(lambda: advice(Path(out or "."), runtime.world))
-        )
-        ending.enter_context(memory_advice(model, runtime))
+        _say_recipe(loaded, published_system(tables, changed), around.say)
         resumed, saved, split = runtime.from_main(
             lambda: run_to_resume(out, tables, runtime.launched, ending)
         )
@@ -139,45 +170,35 @@ def training(
         step_profile = _step_profile(profile_steps, parts)
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
-            say(line)
+            around.say(line)
 
         findings: list[str] = []
         if runtime.main and saved is None:
             findings = warnings_about(parts.data)
             for line in findings:
-                say(line)
+                around.say(line)
 
         if parts.method.companions_note:
-            say(f"match    {parts.method.companions_note}")
+            around.say(f"match    {parts.method.companions_note}")
         prepare_batches(parts)
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
-            _write_start(folder, loaded, tables, changed, parts, leaks, findings, notes)
+            found = {
+                "leakage_allowed": str(leaks) if leaks else None,
+                "warnings": findings,
+                "notes": around.notes,
+            }
+            folder.write_recipe(tables)
+            folder.write_json("environment.json", _environment(loaded, changed, parts))
+            folder.write_json("split.json", parts.data.split_json() | found)
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
 
-        say(f"run      {folder.path}")
-        # now with the path of the folder
-        ending.enter_context(runtime.watch_connection(lambda: advice(folder.path, runtime.world)))
-        ready = _ready(parts, folder, resumed, saved, hooks, say, shown, ending, step_profile)
-        ready.notes = notes
-        return ready
-
-
-def _noting(notes: list[str], say: Say | None) -> Say:
-    """A `say` that also keeps notes and warnings, and gives Python warnings of them if `say` is
-    None.
-    """
-
-    def tell(line: str) -> None:
-        note = note_in(line)
-        if note is not None:
-            notes.append(note)
-        (say or warn_of)(line)
-
-    return tell
+        around.say(f"run      {folder.path}")
+        around.watch(runtime, folder.path)
+        return _ready(parts, folder, saved, around, resumed, step_profile)
 
 
 def _is_run(recipe: Any) -> TypeGuard[str | Path]:
@@ -193,41 +214,27 @@ def _expect_none(options: Mapping[str, Any]) -> None:
         raise UserError(what, where=given[0], remedy="start a new training from its recipe.toml")
 
 
-def _continue(
-    path: Path,
-    data: Any,
-    device: str | None,
-    hooks: Hooks,
-    say: Say,
-    shown: bool,
-    ending: ExitStack,
-    notes: list[str],
-) -> Training:
+def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -> Training:
     """The training of a run folder, after its newest checkpoint."""
 
     def open_checked() -> tuple[RunFolder, Model, dict[str, Any]]:
         folder = RunFolder.open(path)
         model = folder.recipe().check()
-        check_training(model, hooks)
+        check_training(model, around.hooks)
         refuse_packed(folder)
         return folder, model, folder.split()
 
     def locked_checkpoint() -> Path:
-        ending.enter_context(lock_folder(folder.path))
+        around.ending.enter_context(lock_folder(folder.path))
         return folder.latest()
 
     folder, model, split = sync_errors(open_checked)
     loader = _loader_again(folder, data, model)
-    runtime = start(device, model.train.precision, model.train.fast.channels_last)
-    say = say if runtime.main else lambda line: None  # only the main rank prints
-    ending.enter_context(runtime.watch_connection(lambda: advice(folder.path, runtime.world)))
-    ending.enter_context(memory_advice(model, runtime))
+    runtime = around.start(model, device, folder.path)
     saved = runtime.from_main(locked_checkpoint)
     parts = assemble(model, runtime, split, loader)
     prepare_batches(parts)
-    ready = _ready(parts, folder, True, saved, hooks, say, shown, ending)
-    ready.notes = notes
-    return ready
+    return _ready(parts, folder, saved, around)
 
 
 def _loader_again(folder: RunFolder, data: Any, model: Model) -> Loader | None:
@@ -249,12 +256,9 @@ def _loader_again(folder: RunFolder, data: Any, model: Model) -> Loader | None:
 def _ready(
     parts: Parts,
     folder: RunFolder,
-    resumed: bool,
     saved: Path | None,
-    hooks: Hooks,
-    say: Say,
-    shown: bool,
-    ending: ExitStack,
+    around: Surroundings,
+    resumed: bool = True,
     profile: StepProfile | None = None,
 ) -> Training:
     """The training from the checkpoint `saved`, or from step 0; `resumed`: there is a log."""
@@ -270,20 +274,30 @@ def _ready(
     if line:
         engine.notes.append(line)
 
-    _say_training(parts, say)
+    around.say(_training_line(parts))
+    for note in parts.data.notes:
+        around.say(note)
     if resumed:
-        say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
+        around.say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
 
     if saved is not None:
         for line in folder.split().get("warnings") or ():
-            say(line)
+            around.say(line)
 
-    ending.callback(parts.threads.reset)
+    around.ending.callback(parts.threads.reset)
     if runtime.main:
-        ending.callback(hooks.gantk_training_ended, run=folder.path)
-    return Training(
-        parts, folder, seconds, profile, hooks=hooks, ending=ending.pop_all(), shown=shown
+        around.ending.callback(around.hooks.gantk_training_ended, run=folder.path)
+    training = Training(
+        parts,
+        folder,
+        seconds,
+        profile,
+        hooks=around.hooks,
+        ending=around.ending.pop_all(),
+        shown=around.shown,
     )
+    training.notes = around.notes
+    return training
 
 
 def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> None:
@@ -323,32 +337,20 @@ def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:
     return leaks
 
 
-def _write_start(
-    folder: RunFolder,
-    recipe: Recipe,
-    tables: dict[str, Any],
-    changed: Mapping[str, tuple[str, str]],
-    parts: Parts,
-    leaks: UserError | None,
-    findings: list[str],
-    notes: list[str],
-) -> None:
-    """Write what is known before the first step: recipe, environment and split."""
-    machine = describe(parts.runtime)
+def _environment(
+    recipe: Recipe, changed: Mapping[str, tuple[str, str]], parts: Parts
+) -> dict[str, Any]:
+    """The content of environment.json: the software, the machine and what was run."""
     ran = {
         "origin": recipe.origin if recipe.text else "",
         "profile": recipe.profile,
         "changed": {key: list(values) for key, values in changed.items()},
         "data": LOADER if parts.loader else _source_in_words(parts.model.data.source),
     }
-    about = environment() | machine | parts.start.record | {"recipe": ran}
+    about = environment() | describe(parts.runtime) | parts.start.record | {"recipe": ran}
     if parts.method.companions_note:
         about["matched"] = parts.method.companions_note
-    about |= getattr(parts.data.source, "provenance", {})
-    folder.write_recipe(tables)
-    folder.write_json("environment.json", about)
-    found = {"leakage_allowed": str(leaks) if leaks else None, "warnings": findings, "notes": notes}
-    folder.write_json("split.json", parts.data.split_json() | found)
+    return about | getattr(parts.data.source, "provenance", {})
 
 
 def _source_in_words(source: Part) -> str:
@@ -357,8 +359,8 @@ def _source_in_words(source: Part) -> str:
     return f"{source.name}: {source.options.get('path') or ' '.join(description.split())}"
 
 
-def _say_training(parts: Parts, say: Say) -> None:
-    """Say what is trained, where, and what the data's reading has to be noted for."""
+def _training_line(parts: Parts) -> str:
+    """What is trained, and where."""
     runtime = parts.runtime
     millions = sum(parameter.numel() for parameter in parts.method.parameters()) / 1e6
     weights = f"{millions:,.0f}" if millions >= 10 else f"{millions:.2g}"
@@ -368,6 +370,4 @@ def _say_training(parts: Parts, say: Say) -> None:
     if runtime.world > 1:
         place += f", {runtime.world} ranks"
 
-    say(f"train    {parts.model.method.name}, {size}, {place}")
-    for line in parts.data.notes:
-        say(line)
+    return f"train    {parts.model.method.name}, {size}, {place}"
