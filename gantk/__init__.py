@@ -15,8 +15,13 @@ import importlib
 # module -> its public names
 _PUBLIC = {
     "gantk.api": ["run", "resume", "evaluate", "translate", "sample", "load", "export"],
+    "gantk.catalog.catalog": ["Catalog", "Row"],
     "gantk.data.check.check": ["check"],
+    "gantk.data.dataset": ["Data"],
+    "gantk.exports.exporting": ["Direction"],
     "gantk.formats.archives": ["unpack"],
+    "gantk.inference.model": ["TrainedModel"],
+    "gantk.inference.translator": ["Translator"],
     "gantk.metrics.compare_folders": ["compare"],
     "gantk.nets.timm_networks": ["timm_model"],
     "gantk.planning.recipe": ["plan"],
@@ -35,6 +40,7 @@ _PUBLIC = {
     "gantk.training.pool": ["ImagePool"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
     "gantk.report.notebook": ["Run"],
+    "gantk.report.run_record": ["RunRecord"],
     "gantk.data.preparation": ["Record"],
     "gantk.plugin.spec": [
         "AdversarialLoss",

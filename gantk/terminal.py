@@ -6,10 +6,11 @@ import functools
 import io
 import json
 import re
+import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gantk.errors import printable
+from gantk.errors import CtrlC, printable
 from gantk.files import expect_file, write_output
 
 LINE_WIDTH = 80  # characters of a table's line that is not on a terminal
@@ -196,6 +197,37 @@ def _lines_of_progress(err: Console) -> Callable[[float, str], None]:
             err.print(f"{100 * share:3.0f} %  {printable(what)}", soft_wrap=True, markup=False)
 
     return tell
+
+
+@contextmanager
+def stop_on_ctrl_c() -> Iterator[list[int]]:
+    """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP
+    (closed terminal).
+
+    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. The other signals raise nothing:
+    an exception could interrupt the writing of a file or the start of a child process.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped and number == signal.SIGINT:
+            raise CtrlC
+        stopped.append(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in numbers}
+    except ValueError:  # not the main thread, which alone may set handlers
+        before = {}
+
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # read before other options, whose checks ask it

@@ -17,7 +17,7 @@ PARTS = {
         "cycle": "gantk.losses.reconstruction:Cycle",
         "identity": "gantk.losses.reconstruction:Identity",
         "local_ncc": "gantk.losses.structure:LocalNCC",
-        "edge_direction": "gantk.losses.edges:EdgeDirection",
+        "edge_direction": "gantk.losses.structure:EdgeDirection",
         "flat_region": "gantk.losses.structure:FlatRegion",
         "hinge": "gantk.losses.adversarial:Hinge",
         "wgan_gp": "gantk.losses.adversarial:WGANGP",

@@ -92,7 +92,7 @@ def gantk_report_section(record):
     """Add a section to report.html.
 
     Args:
-        record: the gantk.report.run_record.RunRecord.
+        record: the gantk.RunRecord.
 
     Returns:
         A dictionary, or None for no section. The template is rendered with the variables of the
@@ -187,7 +187,7 @@ def gantk_load_model(model, device):
         device: as in `gantk.load`.
 
     Returns:
-        A gantk.inference.model.TrainedModel, or None for other kinds of model.
+        A gantk.TrainedModel, or None for other kinds of model.
     """
 
 

@@ -11,7 +11,6 @@ PUBLIC_MODULES = (
     "gantk.terminal",
     "gantk.commands",
     "gantk.method",
-    "gantk.plugin.loader",
     "gantk.plugin.spec",
     "gantk.testing",
     # recipes and machines
@@ -21,14 +20,12 @@ PUBLIC_MODULES = (
     # files and data
     "gantk.formats.archives",
     "gantk.formats.budget",
-    "gantk.catalog.catalog",
     "gantk.catalog.contrasts",
     "gantk.formats.files",
     "gantk.formats.image",
     "gantk.formats.voxels",
     "gantk.data.augment",
     "gantk.data.batches",
-    "gantk.data.dataset",
     "gantk.data.distribution",
     "gantk.data.intensity",
     "gantk.catalog.domains",
@@ -45,11 +42,9 @@ PUBLIC_MODULES = (
     "gantk.nets.discriminators",
     "gantk.nets.pretrained",
     "gantk.nets.unet",
-    "gantk.losses.edges",
     "gantk.losses.reconstruction",
     "gantk.losses.structure",
     # training
-    "gantk.training.loop",
     "gantk.training.two_way",
     # a run and its model
     "gantk.runs.checkpoint",
@@ -60,12 +55,9 @@ PUBLIC_MODULES = (
     "gantk.runs.trained",
     "gantk.prepare.module",
     "gantk.inference.frame",
-    "gantk.inference.model",
     "gantk.inference.pipeline",
     "gantk.inference.translation",
-    "gantk.inference.translator",
     "gantk.inference.windows",
-    "gantk.exports.exporting",
     # scores and pages
     "gantk.metrics.baselines",
     "gantk.metrics.evaluate",
@@ -82,5 +74,4 @@ PUBLIC_MODULES = (
     "gantk.report.build",
     "gantk.report.markdown",
     "gantk.report.pictures",
-    "gantk.report.run_record",
 )

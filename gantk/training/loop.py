@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -21,7 +20,6 @@ from torch import Tensor
 from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.data.batches import Prefetcher
 from gantk.errors import (
-    CtrlC,
     FailedOnOtherRank,
     Interrupted,
     UserError,
@@ -39,6 +37,7 @@ from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice
+from gantk.terminal import stop_on_ctrl_c
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import LiveView
@@ -539,37 +538,6 @@ def inference_weights(method: Method, engine: Engine):
 
     method.train()
     torch.set_rng_state(state)
-
-
-@contextmanager
-def stop_on_ctrl_c() -> Iterator[list[int]]:
-    """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP
-    (closed terminal).
-
-    A second Ctrl-C interrupts at once. `nohup` keeps SIGHUP away. The other signals raise nothing:
-    an exception could interrupt the writing of a file or the start of a child process.
-    """
-    stopped: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if stopped and number == signal.SIGINT:
-            raise CtrlC
-        stopped.append(number)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-
-    try:
-        before = {number: signal.signal(number, stop) for number in numbers}
-    except ValueError:  # not the main thread, which alone may set handlers
-        before = {}
-
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class StepProfile:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk import Catalog, Row
 from gantk.catalog.contrasts import CONTRASTS
 from gantk.catalog.masks import expect_one_grid, expect_one_mask, masks_named
 from gantk.catalog.tables import LEFT_OUT, read_rows, split_in

@@ -18,8 +18,7 @@ from gantk.errors import UserError, did_you_mean
 from gantk.plugin.spec import Count, Seed
 
 if TYPE_CHECKING:  # importing PyTorch is slow; `gantk list` and recipe checks do without it
-    from gantk.data.dataset import Data
-    from gantk.inference.translator import Translator
+    from gantk import Data, Translator
 
 SETS = ("train", "validation", "test")
 IMAGES_PER_PASS = 16  # images translated at once
@@ -128,7 +127,7 @@ class Generated:
 
     @cached_property
     def _model(self) -> Translator:
-        from gantk.inference.translator import Translator
+        from gantk import Translator
         from gantk.runs.models import find_model
 
         # the CPU generates the same images in every process of a training on GPUs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk import Catalog, Row
 from gantk.catalog.contrasts import (
     AGENT,
     CONTRASTS,

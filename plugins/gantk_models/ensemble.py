@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gantk import TrainedModel
 from gantk.data.resample import slabs
 from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.files import natural
 from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
-from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline, Progress, part_of_progress
 
 if TYPE_CHECKING:

@@ -14,11 +14,9 @@ import tomli_w
 import torch
 from torch import Tensor
 
-from gantk import DiscriminatorAugment, ImagePool, __version__
+from gantk import Direction, DiscriminatorAugment, ImagePool, Translator, __version__
 from gantk.errors import GantkError
-from gantk.exports.exporting import Direction
 from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
-from gantk.inference.translator import Translator
 from gantk.method import Method
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.losses.edges import gaussian_blur
+from gantk.losses.structure import gaussian_blur
 from gantk_style.encoder import VGG19, check_colours
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import Objective, StyleOptions

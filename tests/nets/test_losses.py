@@ -8,9 +8,14 @@ import torch.nn.functional as F
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge, gradient_penalty
-from gantk.losses.edges import EdgeDirection
 from gantk.losses.ssim import SSIM
-from gantk.losses.structure import FlatRegion, LocalNCC, air_left_empty, local_ncc_and_flat_region
+from gantk.losses.structure import (
+    EdgeDirection,
+    FlatRegion,
+    LocalNCC,
+    air_left_empty,
+    local_ncc_and_flat_region,
+)
 from gantk.method import Geometry
 from gantk.nets.discriminators import PatchGAN
 from gantk.plugin.spec import bind

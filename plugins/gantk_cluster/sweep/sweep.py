@@ -17,15 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from gantk import registry
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
 from gantk.files import lock_folder, make_folder, read_file, write_file
-from gantk.plugin.loader import registry
 from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.schemas import read, table
-from gantk.training.loop import stop_on_ctrl_c
+from gantk.terminal import stop_on_ctrl_c
 from gantk_cluster.ray.cluster import Room, connect_cluster
 from gantk_cluster.sweep.trial import TRIAL_FILE, TRIAL_SCHEMA, scores_of, train
 

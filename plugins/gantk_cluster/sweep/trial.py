@@ -13,12 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gantk import resume, run
+from gantk import registry, resume, run
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, whole_folder, write_file
 from gantk.machine.launch import ALONE
-from gantk.plugin.loader import registry
 from gantk.recipe.load import resolved
 from gantk.runs.checkpoint import path_of, steps_saved
 from gantk.runs.folder import RunFolder

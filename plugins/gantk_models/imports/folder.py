@@ -10,12 +10,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gantk import __version__
+from gantk import Translator, __version__, registry
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, whole_folder, write_file
-from gantk.inference.translator import Translator
 from gantk.machine.runtime import start
-from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
 from gantk.runs.models import CARD, weights_hash

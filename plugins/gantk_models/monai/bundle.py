@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk import __version__
+from gantk import Direction, __version__
 from gantk.errors import UserError
-from gantk.exports.exporting import Direction
 from gantk.files import make_folder, whole_folder, write_file
 from gantk.inference.frame import OTHER, TranslateOptions
 from gantk.inference.windows import pad_to_size

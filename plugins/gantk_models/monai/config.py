@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gantk import __version__
-from gantk.exports.exporting import Direction
+from gantk import Direction, __version__
 from gantk.inference.frame import OTHER
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.errors import UserError
 from gantk.metrics.pairs import CEILING, MAE
 from gantk.metrics.references import units_of

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk import timm_model
+from gantk import registry, timm_model
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.nets.pretrained import read_state, weights_file
-from gantk.plugin.loader import registry
 from gantk.plugin.spec import Side
 from gantk.runs.results import Results
 

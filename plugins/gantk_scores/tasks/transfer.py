@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
 from gantk.metrics.intervals import estimate, estimate_share

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gantk import RunRecord
 from gantk.files import expect_file, write_output
 from gantk.report.markdown import Markdown, escape_markdown, markdown_table, score_table
-from gantk.report.run_record import RunRecord
 from gantk.runs.models import find_model
 from gantk.runs.results import Results
 from gantk_studies.card.facts import facts_of

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gantk import RunRecord
 from gantk.files import sha256_of
 from gantk.metrics.rows import ScoreRow, score_rows
 from gantk.metrics.words import baseline_words, short_metric_name
-from gantk.report.run_record import RunRecord
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.results import Score, Speed

@@ -268,7 +268,7 @@ def of_run(
     """Names of each pair and images of a run's split, the key's entries on the run. Translations
     are what `gantk translate` writes.
     """
-    from gantk.inference.translator import Translator
+    from gantk import Translator
     from gantk.metrics.references import RealImages, windows
     from gantk.metrics.written import WrittenTranslations
     from gantk.runs.folder import RunFolder

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantk.losses.edges import EdgeDirection
 from gantk.losses.reconstruction import difference, expect_named_once
+from gantk.losses.structure import EdgeDirection
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import (
     AdversarialLoss,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantk.losses.edges import along_axes, edges, gaussian_blur
+from gantk.losses.structure import along_axes, edges, gaussian_blur
 from gantk_translation.reggan.network import warp
 
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight

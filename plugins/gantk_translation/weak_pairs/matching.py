@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from gantk.losses.edges import edges, gaussian_blur
+from gantk.losses.structure import edges, gaussian_blur
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
 # pairs of neighbours that are compared

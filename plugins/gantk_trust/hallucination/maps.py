@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gantk.losses.edges import gaussian_blur
+from gantk.losses.structure import gaussian_blur
 from gantk.method import Method
 from gantk_trust.uncertainty.maps import Flips, slope
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval, left_out_interval
 from gantk.metrics.references import RealImages, number_that_fits
