@@ -22,6 +22,7 @@ def facts_of(
     score: Score | None,
     *,
     is_uncertainty: bool = False,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the JSON file beside a generated image says of it, without the names of files.
 
@@ -31,6 +32,7 @@ def facts_of(
         model: as of `TrainedModel.identity`.
         score: the PSNR of such images on held-out patients, as in metrics.json; None if unknown.
         is_uncertainty: whether the image is a map of the uncertainty.
+        warnings: about the images that it is made of.
     """
     shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
     facts: dict[str, Any] = {
@@ -43,13 +45,15 @@ def facts_of(
         facts["Limits"] = model["limits"]
     if score:
         facts["HeldOutPatients"] = {"PSNR": score.value, "Number": score.n}
+    if warnings:
+        facts["Warnings"] = [*warnings]
     return facts
 
 
-def write_sidecar(
+def sidecar_content(
     path: Path, sources: Sequence[Path], model: Mapping[str, str], facts: Mapping[str, Any]
-) -> None:
-    """Write the JSON file beside an image, with the keys of a BIDS derivative's.
+) -> dict[str, Any]:
+    """The content of the JSON file beside an image, with the keys of a BIDS derivative's.
 
     Args:
         path: the image.
@@ -60,22 +64,31 @@ def write_sidecar(
     folder = path.absolute().parent
     places = [os.path.relpath(source.absolute(), folder) for source in sources]
     by = f"{model['name']}, weights sha256 {model['sha256']}"
-    content = {
+    return {
         **facts,
         "Sources": [Path(place).as_posix() for place in places],
         "GeneratedBy": [{"Name": "gantk", "Version": __version__, "Description": by}],
     }
+
+
+def write_sidecar(path: Path, content: dict[str, Any]) -> None:
+    """Write the JSON file beside an image."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_output(sidecar_of(path), text.encode())
 
 
-def is_generated(path: Path) -> bool:
-    """Whether the JSON file beside an image says that gantk generated the image."""
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """The content of the JSON file beside an image; {} where there is none."""
     try:
         content = json.loads(read_file(sidecar_of(path)))
-    except (OSError, ValueError, UserError):  # none, or no JSON file of gantk's
-        return False
-    return isinstance(content, dict) and content.get("SyntheticData") is True
+    except (OSError, ValueError, UserError, RecursionError):  # none, or no JSON file of gantk's
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_generated(path: Path) -> bool:
+    """Whether the JSON file beside an image says that gantk generated the image."""
+    return read_sidecar(path).get("SyntheticData") is True
 
 
 def score_in_words(contrast: str, sources: Sequence[str], score: Score) -> str:

@@ -44,7 +44,13 @@ from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale
-from gantk.inference.sidecar import facts_of, score_in_words, write_sidecar
+from gantk.inference.sidecar import (
+    facts_of,
+    read_sidecar,
+    score_in_words,
+    sidecar_content,
+    write_sidecar,
+)
 from gantk.plugin.loader import load
 
 FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
@@ -108,6 +114,7 @@ class Translation:
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
         self.stripped: dict[str, bool | None] = {}  # by job: whether the input is skull-stripped
+        self.warnings: dict[Path, list[str]] = defaultdict(list)  # by input
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def _expect_judged(self, kind: str) -> None:
@@ -632,7 +639,7 @@ class Translation:
             self._say_notes()  # before the work starts
         elif checked.fits == "no":
             self.say(f"warning  '{job.name}' does not fit the training data, see below")
-        if hasattr(self.layout, "keep_facts") and image.dims == 3:
+        if self.layout and image.dims == 3:
             from gantk.data.skull import is_stripped  # other translations do not need it
 
             self.stripped[job.name] = is_stripped(image)
@@ -674,16 +681,17 @@ class Translation:
                 self.notes["note", score_in_words(contrast, given, score)].append(job.name)
 
     def _keep_notes(self, job: Job, notes: Iterable[Note], contrast: str = "") -> None:
-        """Keep notes for the end, and pass warnings to the plugin that names results (BIDS
-        sidecars): about one contrast of a patient, or about all.
+        """Keep notes for the end, and warnings for the JSON files beside results: about one
+        contrast of a patient, or about all.
         """
         about = job.files
         if contrast:
             about = [*job.scans[contrast].files]
         for kind, line in notes:
             self.notes[kind, line].append(job.name)
-            if kind == "warning" and hasattr(self.layout, "keep_warning"):
-                self.layout.keep_warning(about, line)
+            for file in about:
+                if kind == "warning":
+                    self.warnings[file].append(line)
 
     @cached_property
     def _tails(self) -> list[str]:
@@ -728,39 +736,48 @@ class Translation:
         return self._fit_to_file(output, image, job)
 
     def _write_file(self, job: Job, output: Output, image: Image) -> None:
-        """Write one result; a plugin that names results is told before and after."""
+        """Write one result and the JSON file beside it; a plugin that names results is told."""
         path = output.path
         contrast = output.contrast
         make_folder(path.parent)
         sources = [scan.path for scan in self._sources_of(job, contrast).values()]
-        if hasattr(self.layout, "keep_facts"):
-            self.layout.keep_facts(path, self._facts(job, output), self._grid_of(job))
-        if hasattr(self.layout, "before_writing"):
-            self.layout.before_writing(path, sources, contrast)
+        content = None
+        if self._has_sidecar(output):
+            content = self._sidecar(job, output, sources)
+            if read_sidecar(path) != content:  # none is better than a wrong one
+                files.sidecar_of(path).unlink(missing_ok=True)
 
         is_uncertainty = output.tail == "_uncertainty"
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
         files.write(path, image, description, overwrite=self.overwrite)
+        if content:
+            write_sidecar(path, content)
         if self.layout:
             self.layout.after_writing(path, sources, contrast)
-        elif self._has_sidecar(output):
-            write_sidecar(path, sources, self._model_identity, self._facts(job, output))
 
-    def _facts(self, job: Job, output: Output) -> dict[str, Any]:
-        """What the JSON file beside a result says of it."""
-        given = [*self._sources_of(job, output.contrast)]
+    def _sidecar(self, job: Job, output: Output, sources: Sequence[Path]) -> dict[str, Any]:
+        """The JSON file beside a result."""
+        given = self._sources_of(job, output.contrast)
         score = None
         if output.described:
-            score = self.model.case_score(given, output.contrast)
+            score = self.model.case_score([*given], output.contrast)
+        warnings = [
+            line for scan in given.values() for f in scan.files for line in self.warnings[f]
+        ]
         facts = facts_of(
             output.contrast,
-            given,
+            [*given],
             self._model_identity,
             score,
             is_uncertainty=output.tail == "_uncertainty",
+            warnings=list(dict.fromkeys(warnings)),
         )
+        if not self.layout:
+            return sidecar_content(output.path, sources, self._model_identity, facts)
         stripped = self.stripped.get(job.name)
-        return facts if stripped is None else facts | {"SkullStripped": stripped}
+        if stripped is not None:
+            facts["SkullStripped"] = stripped
+        return self.layout.describe(facts, sources, self._grid_of(job))
 
     def _is_one_image(self, job: Job) -> bool:
         """Whether a job has one image of all contrasts."""

@@ -43,7 +43,7 @@ RETURNED_TYPES: dict[str, tuple[type, ...]] = {
 }
 # the methods that the object has which a hook returns
 RETURNED_METHODS = {
-    "gantk_name_results": ("name", "after_writing"),
+    "gantk_name_results": ("name", "describe", "after_writing"),
     "gantk_load_model": ("translate",),
 }
 SLOW_LOAD_S = 10.0  # seconds of loading after which a plugin is named: it may hang

@@ -168,13 +168,11 @@ def gantk_name_results(files, target, frame, model):
     * `name(files, tail, contrast)` returns the path of a result below the folder, without suffix,
       or None to skip these inputs. `tail` is "-2" or similar for variants, "_uncertainty" for
       uncertainty maps, and "" otherwise.
-    * `after_writing(path, files, contrast)` is called after each result, with the files that it is
-      made of.
-    * `before_writing(path, files, contrast)` is called before each result (optional).
-    * `keep_facts(path, facts, grid)` is called before that, with what a JSON file beside the result
-      should say ("Description", "SyntheticData", "Limits", "HeldOutPatients", "SkullStripped") and
-      the path of the input whose grid the result has (optional).
-    * `keep_warning(files, line)` is called with each warning of a plugin about an input (optional).
+    * `describe(facts, files, grid)` returns the content of the JSON file beside a result. `facts` is
+      what it should say ("Description", "SyntheticData", "Limits", "HeldOutPatients",
+      "SkullStripped", "Warnings"), `files` what the result is made of, `grid` the path of the input
+      whose grid it has.
+    * `after_writing(path, files, contrast)` is called after each result.
     """
 
 

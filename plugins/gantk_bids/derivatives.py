@@ -61,9 +61,6 @@ class Derivatives:
         contrasts = frame.source.split("+")
         of_source = [scan for scan in inside if any(_matches(scan, name) for name in contrasts)]
         self.scans = {scan.path: scan for scan in of_source or inside}
-        self.warnings: dict[Path, list[str]] = {}  # of each input
-        # what the sidecar of each result that is being written says of it
-        self.facts: dict[Path, dict[str, Any]] = {}
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
             what = f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives"
@@ -96,48 +93,23 @@ class Derivatives:
         folder = suffix if suffix in ("ct", "pet") else "anat"
         return f"{scan.study}/{folder}/{name}{suffix}"
 
-    def keep_warning(self, files: Sequence[Path], line: str) -> None:
-        """Store a warning about inputs for the sidecars of their results."""
-        for file in files:
-            self.warnings.setdefault(file, []).append(line)
-
-    def keep_facts(self, path: Path, facts: dict[str, Any], grid: Path) -> None:
-        """Store what the sidecar of a result says of it ("SyntheticData" and others), and the input
-        whose grid it has.
-        """
-        self.facts[path] = facts | {"SpatialReference": self._uri(grid)}
-
-    def before_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
-        """Delete an older sidecar that differs from the one to be written: none is better than a
-        wrong one.
-        """
-        if _read(sidecar_of(path)) != self._sidecar_content(path, files):
-            sidecar_of(path).unlink(missing_ok=True)
+    def describe(self, facts: dict[str, Any], files: Sequence[Path], grid: Path) -> dict[str, Any]:
+        """The sidecar of a result that is made of `files`, on the grid of one of them."""
+        beside = _read(sidecar_of(files[0]))
+        stripped = facts.get("SkullStripped", "desc-brain" in files[0].name)
+        return {
+            **facts,
+            "SpatialReference": self._uri(grid),
+            "Sources": [self._uri(file) for file in files],
+            "SkullStripped": bool(beside.get("SkullStripped", stripped)),
+            "GeneratedBy": [self._generator()],
+        }
 
     def after_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
-        """Write the sidecar of a result; with the first one also dataset_description.json."""
+        """With the first result write dataset_description.json."""
         if not self.written_to:
             self.written_to = True
             self._describe()
-        _write(sidecar_of(path), self._sidecar_content(path, files))
-        self.facts.pop(path, None)
-
-    def _sidecar_content(self, path: Path, files: Sequence[Path]) -> dict[str, Any]:
-        """The sidecar of a result that is made of `files`."""
-        beside = _read(sidecar_of(files[0]))
-        facts = self.facts.get(path, {})
-        seen = facts.get("SkullStripped", "desc-brain" in files[0].name)
-        content = {
-            **facts,
-            "Sources": [self._uri(file) for file in files],
-            "SkullStripped": bool(beside.get("SkullStripped", seen)),
-            "GeneratedBy": [self._generator()],
-        }
-        warnings = dict.fromkeys(line for file in files for line in self.warnings.get(file, ()))
-        if warnings:
-            content["Warnings"] = [*warnings]
-
-        return content
 
     def _describe(self) -> None:
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
