@@ -218,10 +218,10 @@ def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         names_of.pop(None, None)
         groups = sorted(names_of.items(), key=lambda each: len(each[1]), reverse=True)
         if len(groups) > 1:
-            spread = join_first([f"{len(names)} {each}" for each, names in groups])
+            counted = join_first([f"{len(names)} {each}" for each, names in groups])
             usual = groups[0][0]
             odd = [item.name for item in items if value(item.facts) not in (None, usual)]
-            yield problem(kind, severity, f"images{of} {words} ({spread}):", odd, remedy)
+            yield problem(kind, severity, f"images{of} {words} ({counted}):", odd, remedy)
 
 
 def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
