@@ -118,7 +118,7 @@ class Study:
         """
         self.splits, self.split_description = split_records(
             self.records,
-            **self.table.split.model_dump(),
+            self.table.split,
             fingerprints=self.fingerprints,
             origin=split_origin(self.source),
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple
 
-from gantk.data.split import split_records
+from gantk.data.split import SplitTable, split_records
 from gantk.errors import count_noun
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.planning.look import Scans
@@ -218,11 +218,11 @@ def _split(seen: Scans) -> Line:
     patients = min(map(len, subjects.values()))
     if 1 < patients < MIN_TEST_PATIENTS:
         folds = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
-        _, how = split_records(seen.records, folds=patients, validation=0.0, by="patient")
+        _, how = split_records(seen.records, SplitTable.model_validate(folds))
         return Line("data.split", folds, f"{how}; {_cross_validation(patients)}")
     if patients > 1:
         shares = {"test": 0.2, "validation": 0.1, "by": "patient"}
-        splits, how = split_records(seen.records, by="patient")
+        splits, how = split_records(seen.records, SplitTable.model_validate(shares))
         if len({record.subject for record in splits["test"]}) < MIN_TEST_PATIENTS:
             how += f"; {_cross_validation(5, ' --set data.split.folds=5')}"
         return Line("data.split", shares, how)

@@ -12,7 +12,7 @@ from volumes import FROM_NOISE, load, volume
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, Record, neighbouring_slices
-from gantk.data.split import split_records
+from gantk.data.split import SplitTable, split_records
 from gantk.errors import UserError
 
 SIZE = (9, 7)
@@ -258,7 +258,7 @@ def test_neighbouring_slices_are_stacked_slice_by_slice():
 
 def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
     records = slices("p", 40) + slices("q", 40)
-    splits, _ = split_records(records, test=0.2, validation=0.1, by="block", gap=2)
+    splits, _ = split_records(records, SplitTable(by="block"))
     seen = set()
     for name, members in splits.items():
         own = {(record.subject, record.position) for record in members}

@@ -20,7 +20,7 @@ from tiny import phantom
 
 from gantk.data.preparation import Record
 from gantk.data.sources.files import Files
-from gantk.data.split import SETS, consequences, split_records, unpair
+from gantk.data.split import SETS, SplitTable, consequences, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import (
     COPY_CORRELATION,
@@ -33,6 +33,10 @@ from gantk.errors import UserError
 
 def pixels(number):
     return np.full((1, 8, 8), number, np.float32) + np.arange(8, dtype=np.float32)
+
+
+def split(records, **options):
+    return split_records(records, SplitTable(**options))
 
 
 def stack(count, domain="a", subject="", shift=0):
@@ -94,7 +98,7 @@ def test_a_seeded_split_stays_what_it_was(by):
         records = study(13, slices=12)
 
     options = {"folds": 3, "fold": 1} if by == "fold" else {"by": by}
-    splits, _ = split_records(records, seed=1, **options)
+    splits, _ = split(records, seed=1, **options)
 
     assert [digest(splits[name]) for name in SETS] == SEEDED[by]
     assert splits.by == ("patient" if by == "fold" else by)
@@ -124,7 +128,7 @@ block_studies = given(
 @settings(max_examples=40, deadline=None)
 def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, validation):
     records = stack(count, "a") + stack(count + extra, "b", shift=extra)
-    splits, _ = split_records(
+    splits, _ = split(
         records, validation=validation, by="block", gap=gap, blocks=blocks, seed=extra
     )
     for domain in "ab":
@@ -144,23 +148,22 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
 
 
 def test_without_patients_blocks_or_images_are_held_out():
-    splits, _ = split_records(stack(40))
+    splits, _ = split(stack(40))
     assert splits.by == "block"
     assert "data.source.patient = REGEX" in consequences(splits)[0]
     assert (
-        split_records([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by
-        == "image"
+        split([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
     )
 
     records = [replace(r, split="test" if r.position >= 40 else "train") for r in stack(50)]
-    splits, how = split_records(records, test=0.5, validation=0.1)
+    splits, how = split(records, test=0.5, validation=0.1)
 
     assert splits.by == "folders"
     assert {r.position for r in splits["test"]} == set(range(40, 50))
     assert not splits["validation"] and "no validation" in how, (
         "a set that is not there is not invented"
     )
-    assert len(split_records(stack(5), test=0, validation=0)[0]["train"]) == 5
+    assert len(split(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
 LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
@@ -197,7 +200,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
 )
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:
-        split_records(records, **options)
+        split(records, **options)
     assert error.value.where == where
     assert error.value.allowed or error.value.remedy
 
@@ -209,7 +212,7 @@ def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
         records += stack(1, "a", f"lone{n:02d}")
 
     patients = sorted({r.subject for r in records})
-    splits = [split_records(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
+    splits = [split(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
     tested = []
     for one in splits:
         tested += subjects_of(one)[2]
@@ -250,7 +253,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     }
     rows = [f"{place}{key},{split}" for split, keys in wanted.items() for key in keys]
     file = table(tmp_path, f"{column},split", *rows)
-    splits, _ = split_records(records, file=file)
+    splits, _ = split(records, file=file)
 
     assert {split: [r.key for r in splits[split]] for split in SETS} == wanted
 
@@ -285,7 +288,7 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
 )
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     with pytest.raises(UserError) as error:
-        split_records(study(4), file=table(tmp_path, *rows))
+        split(study(4), file=table(tmp_path, *rows))
     assert re.search(says, str(error.value))
     assert "data.split" in error.value.where
 
@@ -299,8 +302,8 @@ def test_air_and_unknown_people_are_no_leak():
         Record("a", "", f"{i}", partial(np.zeros, (1, 8, 8), np.float32), position=float(i))
         for i in range(40)
     ]
-    check_leakage(split_records(blank, by="block")[0])
-    unknown = split_records(stack(40) + stack(40, "b"), by="block")[0]
+    check_leakage(split(blank, by="block")[0])
+    unknown = split(stack(40) + stack(40, "b"), by="block")[0]
     check_leakage(unknown, same_patient=False)
 
 
@@ -335,7 +338,7 @@ def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):
     records = heads_with_copies(tmp_path)
     tested = []
     for fold in range(3):
-        splits, _ = split_records(records, by="image", folds=3, fold=fold, validation=0)
+        splits, _ = split(records, by="image", folds=3, fold=fold, validation=0)
         check_leakage(splits)
         assert splits["train"]
         tested += [r.key for r in splits["test"]]
@@ -370,7 +373,7 @@ def found(images, subjects):
 @pytest.mark.parametrize("by", ["image", "block"])
 def test_shares_of_a_split_divide_no_near_copies(tmp_path, by):
     records = heads_with_copies(tmp_path)
-    splits, _ = split_records(records, by=by, test=0.25, validation=0.1, gap=0)
+    splits, _ = split(records, by=by, test=0.25, validation=0.1, gap=0)
     check_leakage(splits)
 
     assert splits["train"]

@@ -18,10 +18,12 @@ from gantk.data.split.split import (
     split_records,
     unpair,
 )
+from gantk.recipe.tables import SplitTable
 
 __all__ = [
     "Hash",
     "SETS",
+    "SplitTable",
     "Splits",
     "consequences",
     "describe_images",

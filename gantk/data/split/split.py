@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
 from gantk.errors import UserError, join_first
 from gantk.formats.files import natural
+from gantk.recipe.tables import SplitTable
 
 By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
@@ -63,19 +63,8 @@ def split_origin(source: Any) -> str:
 
 def split_records(
     records: Sequence[Record],
+    table: SplitTable,
     *,
-    test: float = 0.2,  # share of the images that are held out for the test
-    validation: float = 0.1,  # share of the images that are scored during training
-    # unit that is never divided; auto = patient if patients are known, else block, else image
-    by: By = "auto",
-    gap: int = 2,  # by block: slices left out on each side of a held-out block
-    blocks: int = 2,  # by block: blocks of neighbouring slices in each held-out set
-    seed: int = 0,  # decides which units are held out
-    # k-fold: number of parts of equal size, each of which is the test set once; 0 = use shares
-    folds: int = 0,
-    fold: int = 0,  # k-fold: the part that is the test set, counted from 0
-    # CSV with the set of each patient: columns patient (or path) and split
-    file: str = "",
     # by domain and key, of images that were read already; those that the split reads are added
     fingerprints: dict[tuple[str, str], Fingerprint] | None = None,
     origin: str = FOLDERS_OR_TABLE,  # what names the sets of records
@@ -83,34 +72,35 @@ def split_records(
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
 
-    `file` has priority; then `folds`, which ignore the folders' names; then the sets that folders
-    or a table name (`Record.split`). A set that these do not name is empty. Only `by = "block"` divides
-    known patients. Of two patients, one is trained on and one tested, of three `auto` trains on
-    two; neither leaves one for validation. Registered pairs are never divided. UserError, with the
-    numbers, where there are too few units for the shares.
+    `table.file` has priority; then `folds`, which ignore the folders' names; then the sets that
+    folders or a table name (`Record.split`). A set that these do not name is empty. Only `by =
+    "block"` divides known patients. Of two patients, one is trained on and one tested, of three
+    `auto` trains on two; neither leaves one for validation. Registered pairs are never divided.
+    UserError, with the numbers, where there are too few units for the shares.
 
     The sets for a seed must never change: results are compared across runs.
     """
-    if test < 0 or validation < 0 or test + validation >= 1:
-        what = f"test = {test:g} and validation = {validation:g} leave no images for training"
+    if table.test + table.validation >= 1:
+        what = (
+            f"test = {table.test:g} and validation = {table.validation:g} leave no images for"
+            " training"
+        )
         raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
-    shares = {"test": test, "validation": validation}
-    made = {"seed": seed}
+    made: dict[str, Any] = {"seed": table.seed}
     known = {} if fingerprints is None else fingerprints
-    draw = partial(_draw, by=by, seed=seed, gap=gap, blocks=blocks, known=known)
-    if file:
-        if folds:
-            what = f"folds = {folds} cannot be combined with the sets of '{file}'"
+    if table.file:
+        if table.folds:
+            what = f"folds = {table.folds} cannot be combined with the sets of '{table.file}'"
             raise UserError(what, where="data.split.folds", remedy="remove one of the two")
-        records, details = read_split_file(records, file)
+        records, details = read_split_file(records, table.file)
         made |= details
 
-    if file or (not folds and any(record.split for record in records)):
-        splits, how = _as_given(records, file, origin, draw)
+    if table.file or (not table.folds and any(record.split for record in records)):
+        splits, how = _as_given(records, table, origin, known)
     else:
-        splits, how = draw(records, shares, folds=folds, fold=fold)
-        made |= {"folds": folds, "fold": fold} if folds else {}
+        splits, how = _draw(records, table, known)
+        made |= {"folds": table.folds, "fold": table.fold} if table.folds else {}
 
     splits.made = made
     return splits, how
@@ -118,24 +108,25 @@ def split_records(
 
 def _as_given(
     records: Sequence[Record],
-    file: str,
+    table: SplitTable,
     origin: str,
-    draw: Callable[..., tuple[Splits, str]],
+    known: dict[tuple[str, str], Fingerprint],
 ) -> tuple[Splits, str]:
     """The sets that a file or `origin` names; a set that it does not name is empty."""
     given: dict[str, list[Record]] = {name: [] for name in SETS}
     for record in records:
         given[record.split or "train"].append(record)
 
-    if file:
-        origin = f"'{Path(file).name}'"
+    if table.file:
+        origin = f"'{Path(table.file).name}'"
     if not given["train"]:
         what = f"the split given by {origin} has no training images"
-        if file:
+        if table.file:
             raise UserError(what, where="data.split.file", allowed="rows with the split train")
         raise UserError(what, where="data.source", allowed="a folder or rows for train")
 
-    splits, how = draw(given["train"], {"test": 0.0, "validation": 0.0})
+    whole = table.model_copy(update={"test": 0.0, "validation": 0.0})
+    splits, how = _draw(given["train"], whole, known)
     named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
     if named_sets:
         splits |= named_sets
@@ -146,7 +137,7 @@ def _as_given(
 
         how += f": {_counts(splits)}"
 
-    if file:
+    if table.file:
         splits.by = "file"
     elif named_sets:
         splits.by = "folders"
@@ -155,29 +146,18 @@ def _as_given(
 
 
 def _draw(
-    records: Sequence,
-    shares: dict[str, float],
-    by: By,
-    seed: int,
-    gap: int,
-    blocks: int,
-    known: dict[tuple[str, str], Fingerprint],
-    folds: int = 0,
-    fold: int = 0,
+    records: Sequence[Record], table: SplitTable, known: dict[tuple[str, str], Fingerprint]
 ) -> tuple[Splits, str]:
     """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are
     not tested.
     """
-    if folds:
-        shares = shares | {"test": 1 / folds}
-
+    folds = table.folds
+    shares = {"test": 1 / folds if folds else table.test, "validation": table.validation}
     held_out = any(shares.values())
-    requested = by
+    by: By = "image"
     if held_out:
         one_patient = len({record.subject for record in records}) == 1
-        by = _resolve_unit(records, by, folds, one_patient and shares["test"] > 0)
-    else:
-        by = "image"
+        by = _resolve_unit(records, table.by, folds, one_patient and shares["test"] > 0)
 
     # Copies of one picture must not stand on two sides. Known patients are not compared: their
     # copies are an error of the data.
@@ -190,7 +170,7 @@ def _draw(
 
     can_validate = True
     if by == "block":
-        set_of_record = _by_block(records, shares, seed, gap, blocks)
+        set_of_record = _by_block(records, shares, table)
         sets = near_duplicates.settle_copies(set_of_record, records, exact + near, drop=True)
     else:
         # Copies of one picture are one unit: else a training image could also be scored. Without
@@ -199,14 +179,14 @@ def _draw(
         first_copies = near_duplicates.first_of_copies(records, copies)
         kinds, unit = _units(records, by, first_copies)
         if by == "patient":
-            kinds, can_validate = _for_validation(kinds, shares, requested, folds)
+            kinds, can_validate = _for_validation(kinds, shares, table.by, folds)
         if not can_validate:
             shares = shares | {"validation": 0.0}
 
         if folds:
-            set_of_unit = _in_fold(kinds, shares, seed, by, folds, fold)
+            set_of_unit = _in_fold(kinds, shares, by, table)
         else:
-            set_of_unit = _in_sets(kinds, shares, seed, by)
+            set_of_unit = _in_sets(kinds, shares, table.seed, by)
 
         set_of_record = [set_of_unit[unit(record)] for record in records]
         sets = near_duplicates.settle_copies(set_of_record, records, near, drop=False)
@@ -215,7 +195,7 @@ def _draw(
 
     how = f"by {by}: "
     if folds:
-        how = f"fold {fold} of {folds} (counted from 0), {how}"
+        how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
     how += _description(records, sets, by)
     if not can_validate:
@@ -417,40 +397,39 @@ def _in_sets(
 
 
 def _in_fold(
-    kinds: Sequence[list], shares: dict[str, float], seed: int, by: str, folds: int, fold: int
+    kinds: Sequence[list], shares: dict[str, float], by: str, table: SplitTable
 ) -> dict[Hashable, str]:
     """The set of each unit in one fold. Every unit is tested in one fold; sizes of folds differ by
     one unit at most, in total and for each kind.
     """
+    folds = table.folds
     count = sum(map(len, kinds))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(table.seed)
     if not 2 <= folds <= count:
         what = f"{count} {by}s cannot be divided into {folds} folds"
         allowed = f"2 to {max(2, count)}, or 0 to use shares"
         raise UserError(what, where="data.split.folds", allowed=allowed)
 
-    if not 0 <= fold < folds:
+    if table.fold >= folds:
         raise UserError(
-            f"there is no fold {fold} among {folds} folds",
+            f"there is no fold {table.fold} among {folds} folds",
             where="data.split.fold",
             allowed=f"0 to {folds - 1}",
         )
 
     shuffled = [units[i] for units in kinds for i in rng.permutation(len(units))]
-    place = dict.fromkeys(shuffled[fold::folds], "test")
+    place = dict.fromkeys(shuffled[table.fold :: folds], "test")
     rest = [kept for units in kinds if (kept := [unit for unit in units if unit not in place])]
     share = shares["validation"] * (
         count / (count - len(place)) if by == "patient" else folds / (folds - 1)
     )
-    return _in_sets(rest, {"validation": min(share, 0.5)}, seed, by) | place
+    return _in_sets(rest, {"validation": min(share, 0.5)}, table.seed, by) | place
 
 
 # --- blocks: neighbouring slices of a stack are near copies of each other
 
 
-def _by_block(
-    records: Sequence[Record], shares: dict[str, float], seed: int, gap: int, blocks: int
-) -> list[str]:
+def _by_block(records: Sequence[Record], shares: dict[str, float], table: SplitTable) -> list[str]:
     """The set of each record, by blocks of neighbouring slices; "" beside a block.
 
     Every stack (one patient, or all images of a class where patients are unknown) gives `blocks`
@@ -471,13 +450,13 @@ def _by_block(
         }
         for record in sorted(stack, key=lambda record: record.position or 0.0):
             slices[record.domain].append(record)
-        place |= _blocks_of_stack(slices, shares, seed, gap, blocks)
+        place |= _blocks_of_stack(slices, shares, table)
 
     return [place[id(record)] for record in records]
 
 
 def _blocks_of_stack(
-    slices: dict[str, list[Record]], shares: dict[str, float], seed: int, gap: int, blocks: int
+    slices: dict[str, list[Record]], shares: dict[str, float], table: SplitTable
 ) -> dict[int, str]:
     """The set of each slice of one stack, by id(record); `slices` are each domain's, in order."""
     partners = {record.pair for record in slices.get("b", ())} - {None}
@@ -493,9 +472,9 @@ def _blocks_of_stack(
         else:
             # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
             # about the same.
-            names = _runs(len(own), shares, gap, blocks, seed)
+            names = _runs(len(own), shares, table)
 
-        _leave_gaps(names, gap)
+        _leave_gaps(names, table.gap)
         for record, name in zip(own, names, strict=True):
             place[id(record)] = name
 
@@ -518,10 +497,12 @@ def _leave_gaps(names: list[str], gap: int) -> None:
                 names[beside] = ""
 
 
-def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int) -> list[str]:
+def _runs(count: int, shares: dict[str, float], table: SplitTable) -> list[str]:
     """The set of each of `count` slices in order: the stack is cut into segments, each with a test
     run at a seeded place and a validation run beside it, `gap` slices apart.
     """
+    gap = table.gap
+    blocks = table.blocks
     sizes = {name: max(1, round(share * count)) for name, share in shares.items() if share > 0}
     needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
     if needed > count:
@@ -531,7 +512,7 @@ def _runs(count: int, shares: dict[str, float], gap: int, blocks: int, seed: int
             f"at least {needed} slices",
         )
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(table.seed)
     while True:  # a short stack has no room for all the blocks asked; one of each set always fits
         runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
         segments = max(runs.values(), default=1)

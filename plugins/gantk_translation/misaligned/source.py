@@ -14,7 +14,7 @@ from pydantic import Field
 
 from gantk.data.preparation import Record
 from gantk.data.resample import SamplingGrid
-from gantk.data.split import split_records
+from gantk.data.split import SplitTable, split_records
 from gantk.errors import UserError
 from gantk.plugin.spec import Seed, Source
 
@@ -49,7 +49,7 @@ class Misaligned:
         self.size = tuple(size)
         self.pixels = pixels
         self.seed = seed
-        self.shares = {"test": test, "validation": validation}
+        self.shares = SplitTable(test=test, validation=validation)
         self.doubts: list[UserError] = []
 
     def set_channels(self, channels: Literal[1, 3]) -> None:
@@ -81,7 +81,7 @@ class Misaligned:
                 remedy="use a source with pairs, such as 'phantom'",
             )
 
-        sets, _ = split_records(found, **self.shares)
+        sets, _ = split_records(found, self.shares)
         return [self._in(name, record) for name, records in sets.items() for record in records]
 
     def _in(self, name: str, one: Record) -> Record:
