@@ -400,7 +400,8 @@ def _in_fold(
     kinds: Sequence[list], shares: dict[str, float], by: str, table: SplitTable
 ) -> dict[Hashable, str]:
     """The set of each unit in one fold. Every unit is tested in one fold; sizes of folds differ by
-    one unit at most, in total and for each kind.
+    one unit at most, in total and for each kind. (scikit-learn's StratifiedGroupKFold would give
+    every seed other sets, and balances images in place of patients.)
     """
     folds = table.folds
     count = sum(map(len, kinds))
