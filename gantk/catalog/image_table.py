@@ -9,10 +9,17 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
-from gantk.catalog.contrasts import CONTRASTS, contrast_called, known_contrast, one_word
+from gantk.catalog.contrasts import (
+    CONTRASTS,
+    contrast_called,
+    known_contrast,
+    one_word,
+    usual_contrast,
+)
 from gantk.catalog.domains import rename_or_map
 from gantk.catalog.patterns import MASK_NAME
 from gantk.catalog.tables import (
@@ -30,6 +37,8 @@ from gantk.formats.image import Scan
 
 MAX_QUOTED_CELLS = 5  # wrong cells of one mistake that a message quotes
 MAX_WRONG_CELLS = 10_000  # at which reading stops
+# columns that are no domain's paths
+OTHER_COLUMNS = {"split", "fold", "label", "mask", "pair", "position", "slice"}
 SETS = ("train", "validation", "test")
 NO_SPLIT = "is not a valid split (train, validation, test)"
 
@@ -373,3 +382,45 @@ def read_table(table: Path, contrasts: Sequence[str]) -> Catalog:
             allowed=contrasts,
         )
     return catalog
+
+
+def kinds_in_table(path: Path) -> Counter[str]:
+    """How many rows of a table are of each domain; without that column, its columns that name
+    files; nothing for classes of one kind of image.
+
+    UserError where a single column names the files and no row says a domain or a class.
+    """
+    table = ImageTable(path, {})
+    own_names = usual_columns(table.columns)
+    domain, *_ = own_names.get("domain", [""])
+    words = Counter(cells[domain] for _, cells in table.lines() if cells.get(domain))
+    if words:
+        return _merge_spellings(words)
+
+    # a column for each domain: those whose first cells are files, if any are
+    known = {name for names in own_names.values() for name in names} | OTHER_COLUMNS
+    others = [name for name in table.columns if name not in known]
+    first_rows = [cells for _, cells in islice(table.lines(), 20)]
+    of_files = []
+    for name in others:
+        cells = filter(None, (row.get(name) for row in first_rows))
+        if any((table.folder / cell).exists() for cell in cells):
+            of_files.append(name)
+
+    kinds = Counter(OF_FILES.sub("", name) for name in of_files or others)
+    of_images = [*own_names.get("path", []), *of_files]
+    if len(of_files) > 1 or not of_images or any(map(usual_contrast, kinds)):
+        return kinds
+    if any(cells.get("label") for _, cells in table.lines()):
+        return Counter()
+    raise no_domain(table.columns, of_images[0])
+
+
+def _merge_spellings(words: Counter[str]) -> Counter[str]:
+    """Count each domain by its most frequent spelling: `T1` for T1, t1 and T1w."""
+    merged: Counter[str] = Counter()
+    spelling: dict[str, str] = {}
+    for word, count in words.most_common():
+        name = one_word(word)
+        merged[spelling.setdefault(CONTRASTS.get(name, name), word)] += count
+    return merged

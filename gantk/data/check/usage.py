@@ -8,14 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import CONTRASTS, USUAL, one_word, usual_contrast
+from gantk.catalog.contrasts import USUAL
 from gantk.catalog.domains import left_out_note
-from gantk.catalog.tables import OF_FILES, no_domain, open_rows, usual_columns
+from gantk.catalog.image_table import kinds_in_table
 from gantk.data.check.findings import Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Study, doubts_of
@@ -28,9 +27,6 @@ from gantk.errors import NothingFound, UserError
 from gantk.formats.image import Scan
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
-
-# columns of a table that are no domain's paths
-OTHER_COLUMNS = {"split", "fold", "label", "mask", "pair", "position", "slice"}
 
 
 class Usage(Study):
@@ -117,7 +113,7 @@ def _usage_as(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> 
 
 def _frequent_domains(path: Path, items: Sequence[Inspected]) -> list[str]:
     """The domains that tables or names say, without rare ones, the most usual first."""
-    counts = _domains_in_table(path) if path.is_file() else _domains_in_files(items)
+    counts = kinds_in_table(path) if path.is_file() else _domains_in_files(items)
     frequent = [name for name, count in counts.items() if 10 * count >= max(counts.values())]
     usual = {name: USUAL.index(name.upper()) for name in frequent if name.upper() in USUAL}
     return sorted(frequent, key=lambda name: (usual.get(name, len(USUAL)), name))
@@ -142,49 +138,6 @@ def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
     if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
         del counts["MR"]
     return counts
-
-
-def _domains_in_table(path: Path) -> Counter[str]:
-    """How many rows of a table are of each domain, or its columns that name files.
-
-    UserError where a single column names the files and no row says a domain or a class.
-    """
-    columns, rows = open_rows(path)
-    usual = usual_columns(columns)
-    if "domain" in usual:
-        domain = usual["domain"][0]
-        words = Counter(row[domain] for _, row in rows if row.get(domain))
-        if words:
-            return _merge_spellings(words)
-
-    # a column for each domain: those whose first cells are files, if any are
-    known = {name for names in usual.values() for name in names} | OTHER_COLUMNS
-    others = [name for name in columns if name not in known]
-    first_rows = [row for _, row in islice(open_rows(path)[1], 20)]
-    of_files = []
-    for name in others:
-        cells = filter(None, (row.get(name) for row in first_rows))
-        if any((path.parent / cell).exists() for cell in cells):
-            of_files.append(name)
-
-    kinds = Counter(OF_FILES.sub("", name) for name in of_files or others)
-    of_images = [*usual.get("path", []), *of_files]
-    if len(of_files) > 1 or not of_images or any(map(usual_contrast, kinds)):
-        return kinds
-    if any(row.get("label") for _, row in open_rows(path)[1]):
-        return Counter()  # classes of one kind of image
-
-    raise no_domain(columns, of_images[0])
-
-
-def _merge_spellings(words: Counter[str]) -> Counter[str]:
-    """Count each domain by its most frequent spelling: `T1` for T1, t1 and T1w."""
-    merged: Counter[str] = Counter()
-    spelling: dict[str, str] = {}
-    for word, count in words.most_common():
-        name = one_word(word)
-        merged[spelling.setdefault(CONTRASTS.get(name, name), word)] += count
-    return merged
 
 
 def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
