@@ -68,7 +68,7 @@ class Headers(list[Dataset]):
         """Facts for `data check`: modality, contrast, times in ms, pseudonyms of patient,
         study and series.
         """
-        from gantk_dicom.source import contrast_of
+        from gantk_dicom.source import contrast_of_series
 
         names = (
             "Modality",
@@ -98,11 +98,7 @@ class Headers(list[Dataset]):
             "patient": pseudonym(patient),
             "study": pseudonym(study),
             "series": pseudonym(series),
-            "contrast": (
-                contrast_of(description)
-                or contrast_of(protocol)
-                or {"CT": "ct", "PT": "pet"}.get(modality, "")
-            ),
+            "contrast": contrast_of_series(modality, (description, protocol)),
         }
 
 

@@ -5,10 +5,11 @@ name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 from gantk import Catalog, Row
@@ -103,33 +104,28 @@ class Series:
         return capture or own or bool(EXCLUDED.search(" ".join(self.words)))
 
     @property
-    def said_contrast(self) -> str | None:
-        """The contrast: CT and PET by modality, others by the first usual name in description,
-        protocol or folders.
-        """
-        by_modality = {"CT": "ct", "PT": "pet"}.get(self.said["Modality"])
-        return by_modality or next(
-            filter(None, map(contrast_of, (*self.words, *reversed(self.place)))), None
-        )
+    def texts(self) -> Parts:
+        """What may say its contrast: description, protocol and folders."""
+        return *self.words, *reversed(self.place)
+
+    @property
+    def contrast(self) -> str:
+        """What its header and folders say; "" if nothing."""
+        return contrast_of_series(self.said["Modality"], self.texts)
 
     def means(self, domain: str) -> bool:
-        """Whether it belongs to a domain: CT, MR, PET by modality, others by the first text with a
-        contrast's name.
+        """Whether it belongs to a domain: CT, MR, PET by modality, others by what is said; an
+        unusual name by a text before the first that says a contrast.
         """
         wanted = one_word(domain)
         modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
         if modality:
             return self.said["Modality"] == modality
-        if wanted in CONTRASTS and self.said["Modality"] in ("CT", "PT"):
-            return False  # whatever its folders say
+        if wanted in CONTRASTS:
+            return same_contrast(self.contrast, wanted)
 
-        for text in (*self.words, *reversed(self.place)):
-            said = contrast_of(text)
-            has_word = wanted in {*map(str.lower, words_of(text)), one_word(text)}
-            if said or has_word:
-                return same_contrast(said or "", wanted) or (said is None and has_word)
-
-        return False
+        unsaid = takewhile(lambda text: not contrast_of(text), self.texts)
+        return any(wanted in {*map(str.lower, words_of(text)), one_word(text)} for text in unsaid)
 
 
 @dataclass(kw_only=True)
@@ -217,7 +213,7 @@ class Dicom(VolumeSource):
             scans = [series for series in found if not series.is_excluded]
             chosen = [series for series in scans if series.means(name)]
             if not chosen and len(self.domains) == 1:
-                if any(exclude(one.said_contrast, usual_contrast(name)) for one in scans):
+                if any(exclude(one.contrast, usual_contrast(name)) for one in scans):
                     chosen = []
                 else:
                     chosen = scans
@@ -229,7 +225,7 @@ class Dicom(VolumeSource):
                 "a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
                 " folder's name"
             )
-            said = {one.said_contrast for one in found if not one.is_excluded}
+            said = {one.contrast for one in found if not one.is_excluded}
             raise self.nothing_of(
                 letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said
             )
@@ -257,6 +253,12 @@ class Dicom(VolumeSource):
         study = names.study_pseudonym(row.subject, study)
         row.fill("pair", study, "study and frame of reference")
         return row
+
+
+def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
+    """The contrast of a series: CT and PET by modality, others by the first text that says one."""
+    by_modality = {"CT": "ct", "PT": "pet"}.get(modality)
+    return by_modality or next(filter(None, map(contrast_of, texts)), "")
 
 
 def contrast_of(text: str) -> str | None:
