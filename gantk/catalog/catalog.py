@@ -47,6 +47,7 @@ class Row:
         key: its name, unique in its domain.
         position: of a slice in its stack.
         contrasts: the files of its channels, where these are contrasts.
+        apart: a sentence on the image that would be its partner but for another grid.
         onto: the image onto whose grid it and its mask are resampled.
         outlines: outlines of its files that were read.
     """
@@ -70,6 +71,7 @@ class Row:
     key: str = ""
     position: float | None = None
     contrasts: dict[str, Path | None] | None = None
+    apart: str = ""
     onto: Source | None = None
     outlines: dict[Source, Image] = field(default_factory=dict, repr=False)
 

@@ -126,7 +126,9 @@ def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, register
     assert len(by_pair(source.records())) == 3 * registered
     sizes = " against ".join(f"{rows} x {columns}" for rows, columns in (one, other))
     assert (
-        registered or f"'T1/0.png' and 'T2/0.png' have different grids, {sizes}" in source.notes[0]
+        registered
+        or f"'T1/0.png' and 'T2/0.png' have one name, but their grids differ: {sizes}"
+        in source.notes[0]
     )
 
     table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}

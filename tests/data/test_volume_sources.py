@@ -129,7 +129,7 @@ def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
 
     with pytest.raises(
         UserError,
-        match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, but on different voxel grids: "
+        match=r"p0/T1.nii' and .*p0/T2.nii' are of one patient, but their grids differ: "
         r"16 x 14 x 12 against 18 x 26 x 24.*onto = \"a\"",
     ):
         expect_pairs(records, ("T1", "T2"))

@@ -12,7 +12,7 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import difference, files_below, grids_differ
+from gantk.formats.files import files_below, grids_differ
 
 ALONE = "alone/"  # start of the pair of an image without a partner
 # of the ratio of two pictures' aspect ratios: 1 % at each edge
@@ -132,33 +132,30 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
     if by_name and _by_chance(rows, pairs.values()):
         pairs = {}
 
-    apart = {}
+    apart = []
+    registered = set()
     for pair, (a, b) in pairs.items():
         grid = {"none": None, "a": a.source, "b": b.source}[onto]
         differs = "" if grid else _mismatch_if_readable(a, b)
         if differs:
-            apart[pair] = differs
+            shared = "are of one patient" if a.is_volume else "have one name"
+            a.apart = f"'{a.key}' and '{b.key}' {shared}, but their grids differ: {differs}"
+            apart.append(a.apart)
             continue
+        registered.add(pair)
         a.onto = b.onto = grid
         a.outlines = b.outlines = a.outlines | b.outlines
 
-    none_found = not pairs if by_name else pairs.keys() == apart.keys()
     for row in rows:
-        if none_found:
+        if not registered:
             row.pair = ""
-        elif row.pair in apart:
-            row.pair = f"{ALONE}{row.letter}/{row.pair}"
-        elif row.pair not in pairs:
+        elif row.pair not in registered:
             row.pair = f"{ALONE}{row.letter}/{row.key}"
 
     if not apart or not by_name:
         return []
-    pair, differs = next(iter(apart.items()))
-    one, other = (f"'{row.key}'" for row in pairs[pair])
-    return [
-        f"{count_noun(apart, 'pair')} by name {'is' if len(apart) == 1 else 'are'} not registered:"
-        f" {one} and {other} have different grids, {differs}"
-    ]
+    be = "is" if len(apart) == 1 else "are"
+    return [f"{count_noun(apart, 'pair')} by name {be} not registered: {apart[0]}"]
 
 
 def _by_chance(rows: Sequence[Row], pairs: Collection[tuple[Row, Row]]) -> bool:
@@ -207,15 +204,11 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         return
 
     unpaired = "use an unpaired method such as dualgan"
-    apart = _on_different_grids(alone)
+    apart = [record.file.row for record in alone if record.file and record.file.row.apart]
     if apart:
-        one, other, differs = apart
+        what = apart[0].apart
         remedy = f"resample one onto the grid of the other first, or {unpaired}"
-        what = f"'{one}' and '{other}' have one name, but different grids: {differs}"
-        if Row((one,)).is_volume:
-            what = (
-                f"'{one}' and '{other}' are of one patient, but on different voxel grids: {differs}"
-            )
+        if apart[0].is_volume:
             remedy = (
                 'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
                 f" (an option of the sources files, bids, dicom and manifest). Or {unpaired}"
@@ -242,26 +235,3 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         what = f"this method needs registered pairs, but {what}"
 
     raise UserError(what, where="data.source", remedy=remedy)
-
-
-def _on_different_grids(records: Sequence[Record]) -> tuple[Path, Path, str] | None:
-    """The only two scans of a patient, or two images of one name, that are on different grids, and
-    in words how these differ.
-    """
-    found: dict[str, dict[str, set[Path]]] = defaultdict(lambda: {"a": set(), "b": set()})
-    for record in records:
-        if record.path and record.subject and Row((record.path,)).is_volume:
-            found[f"patient {record.subject}"][record.domain].add(record.path)
-        elif record.path and record.pair and record.pair.startswith(ALONE):
-            name = record.pair.split("/", 2)[2]
-            found[name][record.domain].add(record.path)
-
-    for files in found.values():
-        if len(files["a"]) == len(files["b"]) == 1:
-            (one,) = files["a"]
-            (other,) = files["b"]
-            differs = difference(one, other)
-            if differs:
-                return one, other, differs
-
-    return None
