@@ -40,6 +40,7 @@ from gantk.files import lock_folder, make_folder, restrict
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
 from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
+from gantk_serve.trust import FIT
 
 FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
 SETTLED = ("done", "refused", "failed", "left out")  # outcomes that are the last
@@ -52,7 +53,6 @@ MAX_JOBS = 4  # of Orthanc at a time, which remembers the last ten that have end
 MAX_ATTEMPTS = 10  # translations that end the worker, after which a series has failed
 TRIED_HEADERS = 5  # of a series, some of which may be damaged
 MAX_REASON = 400  # characters
-FIT = "fits the training data"  # is in the note that says whether it does
 
 
 class Changed(Exception):

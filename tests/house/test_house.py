@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 MODULES = {
     "pillow": "PIL",
     "scikit-learn": "sklearn",
+    "markdown-it-py": "markdown_it",
     "scikit-image": "skimage",
     "simpleitk": "SimpleITK",
 }

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, machine_failure
@@ -29,12 +29,15 @@ from gantk.runs.models import scores_of
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results
 from gantk_serve.app.service import LOOPBACK, TAKEN, Service
+from gantk_serve.trust import PAGE, PLACES, page_file, page_html
 
 HERE = Path(__file__).parent
 SCRIPTS = {
     "niivue.js": files("gantk_studies.viewer") / "niivue.umd.js",
     "viewer.js": HERE / "viewer.js",
 }
+OWN = SCRIPTS | {name: page_file(name) for name in PLACES if name != PAGE}
+WORDS = {"common.complete": "Done"}  # that Gradio's page lacks
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
 PAGES.globals.update(title_of=title_of, baseline_words=baseline_words)
 PARTS = PAGES.get_template("parts.html.j2").module
@@ -198,12 +201,16 @@ def application(service: Service, host: str = "127.0.0.1", token: str = "") -> F
     @app.get("/files/{folder}/{name}", include_in_schema=False)
     def file(folder: str, name: str):
         if folder == "own":
-            path = SCRIPTS.get(name, HERE)
+            path = OWN.get(name, HERE)
         else:
             path = service.results_folder(folder) / name
         if ".." in (folder, name) or not path.is_file():
             raise HTTPException(404, "This result was deleted. Translate the scan again.")
         return FileResponse(str(path), filename=None if folder == "own" else name)
+
+    @app.get("/trust", include_in_schema=False)
+    def trust():
+        return HTMLResponse(PARTS.page(page_html("/files/own/")))
 
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=[]
@@ -219,6 +226,7 @@ def application(service: Service, host: str = "127.0.0.1", token: str = "") -> F
         "ssr_mode": False,
         "pwa": False,
         "mcp_server": False,
+        "i18n": gr.I18n(en=WORDS),
     }
     return gr.mount_gradio_app(
         app,
@@ -267,10 +275,10 @@ def window(service: Service, limits: str) -> gr.Blocks:
         upload = take_file(given, request.session_hash)
         shown[request.session_hash] = upload
         try:
-            to, notes = service.look(upload)
+            to, answer = service.look(upload)
         except Exception as error:
             return gr.Button(interactive=False), gr.skip(), PARTS.wrong(failure_of(error))
-        return gr.Button(interactive=True), to, PARTS.ready(notes, service.directions[to], to)
+        return gr.Button(interactive=True), to, PARTS.ready(answer, service.directions[to], to)
 
     def go(
         to: str,

@@ -22,6 +22,7 @@ from gantk.files import WRITTEN, make_folder, read_file, temporary_beside, write
 from gantk.formats.files import formats, read, scans, stem_of, suffix_of
 from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
+from gantk_serve.trust import FITS, Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
 TAKEN = "taken"  # folder of the uploads that a session has taken, and of their results
@@ -31,7 +32,6 @@ RESULTS = "made"  # folder of what was made of an upload, beside it
 LOOPBACK = ("127.0.0.1", "localhost")
 MIN_TOKEN_CHARACTERS = 32
 MAX_TOKEN_BYTES = 4096
-FITS = ("yes", "partly", "not recorded", "no")  # to the training data, the best first
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
@@ -40,6 +40,7 @@ class Result(NamedTuple):
 
     file: Path  # the translated image or zip
     notes: list[tuple[str, str]]  # (warning, note or clipped; text)
+    trust: Answer
     views: list[dict[str, Any]]  # data for the viewer, see `view`
 
 
@@ -85,19 +86,27 @@ class Service:
         """Whether the model's own uncertainty was measured to show the errors of this direction."""
         return self.model.uncertainty_shows_errors(self.model.domain(to), "auto")
 
-    def look(self, upload: Path) -> tuple[str, list[tuple[str, str]]]:
+    def look(self, upload: Path) -> tuple[str, Answer]:
         """The target whose training images an upload, made with `place`, fits best; and whether it
-        fits them, with the reasons. GantkError for a bad file.
+        can be trusted. GantkError for a bad file.
         """
         source = self._content_of(upload) if is_zip(upload) else upload
         first = next(iter(scans(source)), None) if source.is_dir() else upload
         if first is None:
-            return next(iter(self.directions)), []
+            to = next(iter(self.directions))
+            return to, self._answer([], to)
         image = read(first)
         checked = {to: self.model.check(image, to) for to in self.directions}
         best = min(checked, key=lambda to: FITS.index(checked[to].fits))
         notes = [checked[best].fit_note(), *checked[best].notes]
-        return best, [(kind, self._without_places(text)) for kind, text in notes]
+        return best, self._answer(
+            [(kind, self._without_places(text)) for kind, text in notes], best
+        )
+
+    def _answer(self, notes: list[tuple[str, str]], to: str) -> Answer:
+        """Whether a scan with these notes can be trusted to be translated well."""
+        run = getattr(self.model, "run", None)  # an exported file has none
+        return answer_for(notes, run and quality_on_unseen(run, self.directions[to], to) or "")
 
     def translate(
         self,
@@ -134,7 +143,7 @@ class Service:
             kind, _, text = line.partition(" ")
             if kind in ("warning", "note", "clipped"):
                 notes.append((kind, self._without_places(text.strip())))
-        return Result(file, notes, views)
+        return Result(file, notes, self._answer(notes, to), views)
 
     def _translate_into(
         self,

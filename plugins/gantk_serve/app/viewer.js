@@ -15,7 +15,7 @@
         <label data-at="three">planes <select data-at="planes"><option value="3">three</option><option value="0">axial</option><option value="1">coronal</option><option value="2">sagittal</option></select></label>
         <label>level <input type="range" data-at="level" min="0" max="100" value="50"></label>
         <label>window <input type="range" data-at="window" min="1" max="100" value="100"></label>
-        <label>largest change <input type="range" data-at="largest" min="1" max="100" value="100"></label>
+        <label>largest difference <input type="range" data-at="largest" min="1" max="100" value="100"></label>
       </div>
       <div class="volumes"></div>
       <p class="aside" data-at="aside"></p>`;
@@ -34,7 +34,7 @@
       figure.innerHTML = `<figcaption><span></span><output></output></figcaption><div><canvas data-kind="${kind}"></canvas></div>`;
       figure.querySelector("span").textContent = names(kind);
       volumes.append(figure);
-      const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: false, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 0.5, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
+      const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: false, showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1], fontMinPx: 20, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 0.5, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
       await view.attachToCanvas(figure.querySelector("canvas"));
       view.opts.multiplanarLayout = 2;
       views[kind] = view;

@@ -25,8 +25,10 @@ from browser import BROWSER
 from tiny import small_run
 from volumes import volume
 
+import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk_serve.trust import answer_for, quality_on_unseen
 
 MOST = 300_000  # bytes of an upload
 OPERATED = Path(__file__).parent / "app_operated.html"
@@ -218,11 +220,52 @@ HOSTILE = {
 def test_an_upload_chooses_its_direction_and_is_compared(service, tmp_path, name, to):
     upload = service.place(f"{name}.nii.gz")
     volume(upload, values=dicom_files.head(12, 40, 36).T)
-    found, notes = service.look(upload)
+    found, answer = service.look(upload)
 
     assert found == to
-    assert any(text.startswith("fits the training data: ") for _, text in notes)
-    assert any("says FLAIR" in text for _, text in notes) == (name == "a_FLAIR")
+    assert (answer.fits == "no") == (name == "a_FLAIR")
+    assert any("says FLAIR" in text for _, text in answer.reasons) == (name == "a_FLAIR")
+
+
+# notes about the scans of an upload -> the answer, and the number of reasons
+ANSWERS = {
+    "one scan": ([("note", "fits the training data: partly"), ("note", "spacing")], "partly", 1),
+    "the worst of a zip": (
+        [
+            ("note", "fits the training data: yes (-- 'a.nii')"),
+            ("warning", "fits the training data: no (-- 'b.nii')"),
+        ],
+        "no",
+        0,
+    ),
+    "one contrast of several": ([("note", "T1: fits the training data: yes")], "yes", 0),
+    "a header that quotes it": ([("note", "fits the training data: well")], "not recorded", 1),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_notes_become_one_answer(case):
+    notes, fits, reasons = ANSWERS[case]
+    answer = answer_for(notes, "")
+
+    assert (answer.fits, len(answer.reasons)) == (fits, reasons)
+
+
+def test_the_quality_of_a_model_is_that_of_people_whom_it_has_not_seen(service, tiny_run):
+    shipped = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
+
+    assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
+    assert shipped.endswith("21.7 dB is a typical error of 8 % of the gray range.")
+    assert "PSNR" in quality_on_unseen(service.model.run, "T1", "T2")
+
+
+def test_the_page_on_trust_and_its_pictures_are_served(client):
+    page = client.get("/trust").text
+    pictures = set(re.findall(r'<img src="([^"]+)"', page))
+
+    assert "Can I trust it for my patient?" in page
+    assert len(pictures) == 3
+    assert all(client.get(picture).headers["content-type"][:5] == "image" for picture in pictures)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -1,0 +1,126 @@
+"""Answers "can I trust it for my patient?": whether a scan fits the training data, how good the model
+is on people whom it has not seen, and the page of the documentation with its pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from gantk.errors import UserError
+from gantk.files import read_file
+from gantk.metrics.verdict import title_of
+from gantk.metrics.words import join_words, result_sentence
+from gantk.runs.models import scores_of
+from gantk.runs.schemas import read_results
+
+if TYPE_CHECKING:
+    from gantk.runs.folder import RunFolder
+
+FIT = "fits the training data"  # is in the note that says whether a scan does
+FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
+PAGE = "trust.md"
+PLACES = {  # in a checkout; a wheel has them in the folder `trust_page` beside this file
+    PAGE: "docs/background",
+    "real-scans.jpg": "benchmarks/results",
+    "failure.png": "docs/pictures",
+    "missing-contrasts.jpg": "docs/pictures",
+}
+LINK_TO_PAGE = r"\[([^]]+)\]\((?!#)[^)]+\)"  # to a page that is not here
+
+
+class Answer(NamedTuple):
+    """The answer for one scan."""
+
+    fits: str  # one of FITS
+    reasons: list[tuple[str, str]]  # (warning or note, text): in what the scan differs
+    unseen: str  # how good the model is on people whom it has not seen; "" where that is unknown
+
+
+def answer_for(notes: Iterable[tuple[str, str]], unseen: str) -> Answer:
+    """Sort the notes about a scan; of several scans the worst answer counts."""
+    fits = []
+    reasons = []
+    for kind, text in notes:
+        said, _, about = text.partition(" (--")
+        answer = said.rpartition(f"{FIT}: ")[2]
+        if FIT in said and answer in FITS:
+            fits.append(answer)
+        else:
+            reasons.append((kind, said))
+    return Answer(max(fits, key=FITS.index, default="not recorded"), reasons, unseen)
+
+
+def quality_on_unseen(run: RunFolder, source: str, target: str) -> str:
+    """How good a model is on people whom it has not seen, in one sentence; "" where it has no scores.
+
+    The table of a packed model's card counts before metrics.json, because it can have more people.
+    """
+    sentence, psnr = _of_card(scores_of(run.path), f"{source} to {target}")
+    if not sentence:
+        sentence, psnr = _of_run(run, f"{source} -> {target}")
+    if psnr is None:
+        return sentence
+    return f"{sentence} {psnr:.1f} dB is a typical error of {error_share(psnr)} of the gray range."
+
+
+def error_share(psnr: float) -> str:
+    """The root mean square error that a PSNR in dB stands for, in % of the range: 20 dB is 10 %."""
+    return f"{100 * 10 ** (-psnr / 20):.0f} %"
+
+
+def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]:
+    """The sentence and the PSNR of a direction in the mean row of a card's table, whose cells are
+    PSNR / SSIM; the columns up to the next direction are baselines.
+    """
+    people = re.fullmatch(r"mean of (\d+) people", table[-1][0]) if table else None
+    if people is None or direction not in table[0]:
+        return "", None
+
+    place = table[0].index(direction)
+    columns = [*zip(table[0], table[-1], strict=False)]
+    rivals = takewhile(lambda column: " to " not in column[0], columns[place + 1 :])
+    against = [f"{name} {cell.partition(' / ')[0]} dB" for name, cell in rivals]
+    psnr, _, ssim = table[-1][place].partition(" / ")
+    sentence = f"On {people[1]} people whom the model had not seen: PSNR {psnr} dB, SSIM {ssim}"
+    if against:
+        sentence += f" ({join_words(against)})"
+    with suppress(ValueError):
+        return f"{sentence}.", float(psnr)
+    return "", None
+
+
+def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None]:
+    """The report's sentence on a run, and the PSNR of a direction, after the post-steps if there are
+    any.
+    """
+    try:
+        results = read_results(run.path)
+    except UserError:  # it was never scored
+        return "", None
+    psnr = None
+    for key, scores in results.metrics.items():
+        if title_of(key, results.domains).startswith(direction) and "psnr" in scores:
+            psnr = scores["psnr"].value
+    leaked = run.split().get("leakage_allowed") if (run.path / "split.json").exists() else None
+    return result_sentence(results, unseen=not leaked), psnr
+
+
+def page_file(name: str) -> Path:
+    """Where the documentation's page on trust, or a picture of it, lies."""
+    inside = Path(__file__).parent / "trust_page" / name
+    return inside if inside.exists() else Path(__file__).parents[2] / PLACES[name] / name
+
+
+def page_html(pictures: str) -> str:
+    """The documentation's page on trust; `pictures` is the address of its pictures."""
+    from markdown_it import MarkdownIt
+
+    text = read_file(page_file(PAGE)).decode()
+    text = re.sub(r"(!\[[^]]*\]\()\.\./pictures/", rf"\1{pictures}", text)
+    text = re.sub(rf"(?<!!){LINK_TO_PAGE}", r"\1", text)
+    return MarkdownIt().enable("table").render(text)
