@@ -67,6 +67,7 @@ PUBLIC_MODULES = (
     "gantk.metrics.pairs",
     "gantk.metrics.references",
     "gantk.metrics.rows",
+    "gantk.metrics.sentences",
     "gantk.metrics.sets",
     "gantk.metrics.verdict",
     "gantk.metrics.words",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantk.errors import UserError
 from gantk.files import read_file
+from gantk.metrics.sentences import result_sentence
 from gantk.metrics.verdict import title_of
-from gantk.metrics.words import join_words, result_sentence
+from gantk.metrics.words import join_words
 from gantk.runs.models import scores_of
 from gantk.runs.schemas import read_results
 
