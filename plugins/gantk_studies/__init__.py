@@ -28,7 +28,7 @@ def gantk_images_scored(run, tested, result) -> None:
 
     readers = readers_of(run, [])
     if readers:
-        result.readers = readers
+        result.readers = {name: scores.dump() for name, scores in readers.items()}
 
 
 @hookimpl

@@ -7,67 +7,124 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, one_line
 from gantk.files import expect_file, sha256_of, write_output
-from gantk.runs.results import Amount, Score, Step
-from gantk.runs.schemas import read, table
+from gantk.runs.results import Amount, Score, Step, Table
+from gantk.runs.schemas import read
 
 HERE = Path(__file__).parent
 CHOICES = {"2afc": (0, 1), "yesno": (0, 1), "rating": (1, 2, 3, 4, 5)}
 # weight of an input and its truth = 1 + BOOST x the share of readers who recognised the made image
 BOOST = 2.0
-KIND = Literal["2afc", "yesno", "rating"]
-ANSWER = table("question", "answer", "seconds", question=Step, answer=Step, seconds=Amount)
-ANSWERS = table("study", "reader", "answers", study=str, reader=str, answers=list[ANSWER])
-KEY = table(
-    "kind",
-    "cases",
-    "readers",
-    kind=KIND,
-    cases=list[dict[str, Any]],
-    readers=dict[str, list[list[Step]]],
-)
-READER = table(
-    "accuracy", "same_again", "seconds", accuracy=Score, same_again=Score, seconds=float, auc=Score
-)
-SCORES = table(
-    *("kind", "readers", "pooled", "agreement", "fooled"),
-    kind=KIND,
-    readers=dict[str, READER],
-    fooled=list[Any],
-    pooled=table("accuracy", accuracy=Score),
-    agreement=table("fleiss", fleiss=Score) | None,
-    target=str,
-    split=str,
-)
+Kind = Literal["2afc", "yesno", "rating"]
+
+
+class Case(Table):
+    """A pair of images of a study, by their names."""
+
+    real: str
+    made: str = ""  # of a translation its input; "" of an image from noise
+    patient: str | None = None
+
+
+class Key(Table):
+    """The content of key.json: which images are real."""
+
+    kind: Kind
+    cases: list[Case]
+    readers: dict[str, list[list[Step]]]  # each reader's questions, see `making.questions`
+    format: int = 1
+    seed: int = 0
+    # of a run
+    run: str | None = None
+    step: Step | None = None
+    split: str | None = None
+    target: str | None = None  # the contrast of the images
+
+
+class Answer(Table):
+    """A reader's answer to a question, by its number."""
+
+    question: Step
+    answer: Step
+    seconds: Amount
+
+
+class Answers(Table):
+    """The file that a reader saves."""
+
+    study: str  # SHA-256 of key.json
+    reader: str
+    answers: list[Answer]
+
+
+class ReaderScores(Table):
+    """The scores of one reader."""
+
+    accuracy: Score
+    same_again: Score  # share of repeats that were answered as before
+    seconds: float  # median
+    learning: Score | None = None
+    of_real: Score | None = None
+    of_made: Score | None = None
+    auc: Score | None = None
+
+
+class Agreement(Table):
+    """The agreement of several readers."""
+
+    fleiss: Score
+    cohen: dict[str, float | None] = {}  # by two readers
+    cohen_weights: str | None = None
+
+
+class StudyScores(Table):
+    """The content of scores.json."""
+
+    kind: Kind
+    readers: dict[str, ReaderScores]
+    pooled: dict[str, Score]
+    agreement: Agreement | None
+    fooled: list[dict[str, int | str | None]]  # cases whose made image no reader recognised
+    learning: Score | None = None
+    left_out: list[str] = []  # files of answers
+    format: int = 1
+    run: str | None = None
+    step: Step | None = None
+    target: str | None = None
+    split: str | None = None
+
+
 # columns: case, which, repeat, answer, seconds, place (0 to 1), right, label, item
 Rows = dict[str, np.ndarray]
 
 
 def load(
     study: str | Path, answers: Iterable[str | Path]
-) -> tuple[dict[str, Any], dict[str, Rows], list[str]]:
+) -> tuple[Key, dict[str, Rows], list[str]]:
     """Read the key and each reader's answers; also returns a message for each file left out.
     UserError if all are.
     """
     file = Path(study) / "key.json"
-    key = read(file.parent, file.name, KEY)
-    if not key:
+    content = read(file.parent, file.name, Key)
+    if not content:
         remedy = "name the folder that `gantk study new` wrote"
         raise UserError(f"the folder '{study}' has no key.json", where="STUDY", remedy=remedy)
 
+    key = Key.model_validate(content)
     _check_questions(key, file)
     digest = sha256_of(file)
     accepted: dict[str, tuple[Rows, Path]] = {}
     problems = []
     for path in map(Path, answers):
         try:
-            reader, rows = _read_answers(path, key, digest)
+            said = _read_answers(path, key, digest)
+            rows = rows_of(key, said)
         except UserError as error:
             problems.append(f"'{path}' is left out: it is damaged ({one_line(error)})")
             continue
@@ -76,15 +133,15 @@ def load(
             continue
 
         given = [(rows, path)]
-        if reader in accepted:
-            given.insert(0, accepted[reader])
+        if said.reader in accepted:
+            given.insert(0, accepted[said.reader])
             given.sort(key=lambda one: -len(one[0]["case"]))
             problems.append(
-                f"'{given[1][1]}' is left out: it is also from {reader}, and '{given[0][1]}' has"
-                " at least as many answers"
+                f"'{given[1][1]}' is left out: it is also from {said.reader}, and '{given[0][1]}'"
+                " has at least as many answers"
             )
 
-        accepted[reader] = given[0]
+        accepted[said.reader] = given[0]
 
     if not accepted:
         raise UserError(
@@ -94,10 +151,10 @@ def load(
     return key, {name: rows for name, (rows, _) in sorted(accepted.items())}, problems
 
 
-def _check_questions(key: dict[str, Any], file: Path) -> None:
+def _check_questions(key: Key, file: Path) -> None:
     """UserError where a key has no questions, or one that is not about its images."""
-    rows = [row for order in key["readers"].values() for row in order]
-    wrong = [row for row in rows if len(row) != 3 or row[0] >= len(key["cases"]) or row[1] > 1]
+    rows = [row for order in key.readers.values() for row in order]
+    wrong = [row for row in rows if len(row) != 3 or row[0] >= len(key.cases) or row[1] > 1]
     if wrong or not rows:
         what = f"'{file}' is damaged: it has no questions"
         if wrong:
@@ -106,28 +163,29 @@ def _check_questions(key: dict[str, Any], file: Path) -> None:
         raise UserError(what, where="STUDY", remedy=remedy)
 
 
-def _read_answers(path: Path, key: dict[str, Any], digest: str) -> tuple[str, Rows]:
-    """The reader and the rows of one file; UserError or ValueError where it cannot be scored."""
+def _read_answers(path: Path, key: Key, digest: str) -> Answers:
+    """The answers in one file; UserError or ValueError where they are not of this study."""
     path = Path(os.path.realpath(path))  # a link to itself stays one
-    said = read(path.parent, path.name, ANSWERS, "ask the reader to save the answers again")
-    if not said:
+    content = read(path.parent, path.name, Answers, "ask the reader to save the answers again")
+    if not content:
         raise ValueError("it does not exist")
-    if said["study"] != digest:
+    said = Answers.model_validate(content)
+    if said.study != digest:
         raise ValueError("it belongs to another study, or key.json was changed")
-    if said["reader"] not in key["readers"]:
-        raise ValueError(f"it is from '{said['reader']}', who is not a reader of this study")
-    return said["reader"], rows_of(key, said)
+    if said.reader not in key.readers:
+        raise ValueError(f"it is from '{said.reader}', who is not a reader of this study")
+    return said
 
 
-def rows_of(key: dict[str, Any], said: dict[str, Any]) -> Rows:
+def rows_of(key: Key, said: Answers) -> Rows:
     """A reader's answers with their questions; ValueError for impossible answers. A rating of 3 is
     half right.
     """
-    asked = np.array(key["readers"][said["reader"]])
-    kind = key["kind"]
-    places = np.array([one["question"] for one in said["answers"]])
-    answer = np.array([one["answer"] for one in said["answers"]])
-    seconds = np.array([one["seconds"] for one in said["answers"]])
+    asked = np.array(key.readers[said.reader])
+    kind = key.kind
+    places = np.array([one.question for one in said.answers])
+    answer = np.array([one.answer for one in said.answers])
+    seconds = np.array([one.seconds for one in said.answers])
     if not len(places) or len(np.unique(places)) < len(places) or places.max() >= len(asked):
         raise ValueError(
             "it has no answers, two answers to one question, or an answer to an unknown question"
@@ -171,7 +229,7 @@ def items(rows: Collection[Rows], cases: int, name: str) -> np.ndarray:
     return labels
 
 
-def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
+def readers_of(run: Path, problems: list[str]) -> dict[str, StudyScores]:
     """The scores of a run's studies by name, from RUN/study/NAME/scores.json; unreadable files go
     to `problems`.
     """
@@ -180,7 +238,8 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, Any]:
     for path in sorted(run.glob("study/*/scores.json")):
         name = path.relative_to(run).as_posix()
         try:
-            scores[path.parent.name] = read(run, name, SCORES, "score the study again")
+            content = read(run, name, StudyScores, "score the study again")
+            scores[path.parent.name] = StudyScores.model_validate(content)
         except UserError as error:
             problems.append(error.what)
 
@@ -200,17 +259,17 @@ def write_weights(
     """
     expect_file(out, "--out", overwrite=overwrite)
     key, rows, problems = load(study, answers)
-    if key.get("split") != "train" or "made" not in key["cases"][0]:
+    if key.split != "train" or not key.cases[0].made:
         what = "the study does not show translations of training images, so it gives no weights"
         remedy = "make the study with `gantk study new RUN --split train`, for a translation run"
         raise UserError(what, where="STUDY", remedy=remedy)
 
-    right = np.ma.masked_invalid(items(rows.values(), len(key["cases"]), "right")[:, 1::2])
+    right = np.ma.masked_invalid(items(rows.values(), len(key.cases), "right")[:, 1::2])
     recognised = right.mean(0).filled(0)  # share of the readers, of each case
     weights = {}
-    for case, weight in zip(key["cases"], np.round(1 + BOOST * recognised, 4), strict=True):
-        weights[case["real"]] = float(weight)
-        weights[case["made"]] = float(weight)
+    for case, weight in zip(key.cases, np.round(1 + BOOST * recognised, 4), strict=True):
+        weights[case.real] = float(weight)
+        weights[case.made] = float(weight)
 
     write_output(Path(out), csv_text(("key", "weight"), weights.items()).encode())
     for problem in problems:

@@ -22,7 +22,7 @@ from gantk.formats.files import read, scans, stem_of
 from gantk.inference.frame import OTHER
 from gantk.prepare.module import size_image
 from gantk.report.build import render
-from gantk_studies.reader_study.answers import CHOICES, HERE
+from gantk_studies.reader_study.answers import CHOICES, HERE, Case, Key
 
 DEFAULT_PAIRS = 60  # default number of pairs, if there are as many
 REPEATS = 10  # one question in this many is repeated
@@ -93,20 +93,19 @@ def new_study(
         seed = secrets.randbits(64)
 
     rng = np.random.default_rng(seed)
-    about = {}
+    key = Key(kind=kind, seed=seed, cases=[], readers={})
     if folders:
-        cases, images = of_folders(Path(real), Path(fake), pairs, rng, say)
+        images = of_folders(key, Path(real), Path(fake), pairs, rng, say)
     else:
-        cases, images, about = of_run(run, pairs, to, split, device, rng, say)
+        images = of_run(key, run, pairs, to, split, device, rng, say)
 
-    orders = {}
+    orders = key.readers
     for number in range(readers):
-        orders[f"reader-{number + 1}"] = questions(kind, len(cases), number, seed)
+        orders[f"reader-{number + 1}"] = questions(kind, len(key.cases), number, seed)
 
-    key = {"format": 1, "kind": kind, "seed": seed, **about, "cases": cases, "readers": orders}
-    key_bytes = json.dumps(key).encode()
+    key_bytes = json.dumps(key.dump()).encode()
     digest = sha256(key_bytes).hexdigest()
-    study = {"study": digest, "kind": kind, "target": about.get("target", "")}
+    study = {"study": digest, "kind": kind, "target": key.target or ""}
     with whole_folder(target, private=True) as folder:
         make_folder(folder / "pages", private=True)
         for name, order in orders.items():
@@ -117,7 +116,7 @@ def new_study(
             _claim(target)
 
     asked = count_noun(orders["reader-1"], "question")
-    say(f"study    {target}: {asked} about {count_noun(cases, 'pair')}")
+    say(f"study    {target}: {asked} about {count_noun(key.cases, 'pair')}")
     say(
         "pages    one per reader, with images of patients; key.json states which images are real:"
         " do not give it to readers"
@@ -227,10 +226,10 @@ def choose_couples(
 
 
 def of_folders(
-    real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Names of each pair and images (N, 2, H, W) of two folders; of equal names if there are
-    enough, else random.
+    key: Key, real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]
+) -> np.ndarray:
+    """Add pairs of two folders to the key and return their images (N, 2, H, W): of equal names if
+    there are enough, else random.
     """
     reals = {stem_of(scan.name): scan for scan in scans(real)}
     fakes = {stem_of(scan.name): scan for scan in scans(fake)}
@@ -259,14 +258,22 @@ def of_folders(
     resized = [size_image(each[None], size)[0] for each in planes]
     images = np.stack(resized).reshape(-1, 2, *size)
     ends = (0, 255) if eight_bit else np.percentile(images, ENDS, axis=(0, 2, 3), keepdims=True)
-    return [{"real": name, "made": other} for name, other in couples], grays(images, *ends)
+    key.cases = [Case(real=name, made=other) for name, other in couples]
+    return grays(images, *ends)
 
 
 def of_run(
-    run: Any, pairs: int | None, to: str | None, split: str, device: str | None, rng: Any, say: Any
-) -> tuple[list[dict[str, Any]], np.ndarray, dict[str, Any]]:
-    """Names of each pair and images of a run's split, the key's entries on the run. Translations
-    are what `gantk translate` writes.
+    key: Key,
+    run: Any,
+    pairs: int | None,
+    to: str | None,
+    split: str,
+    device: str | None,
+    rng: Any,
+    say: Any,
+) -> np.ndarray:
+    """Add pairs of a run's split to the key and return their images. Translations are what `gantk
+    translate` writes.
     """
     from gantk import Translator
     from gantk.metrics.references import RealImages, windows
@@ -309,20 +316,17 @@ def of_run(
     for one, other in zip(real, made, strict=True):
         images.append([plane(one[channels]), plane(other[channels])])
 
-    cases = []
     for record, origin in couples:
-        case = {"patient": record.subject, "real": record.key}
+        case = Case(patient=record.subject, real=record.key)
         if letter != source:
-            case["made"] = origin.key
-        cases.append(case)
+            case.made = origin.key
+        key.cases.append(case)
 
-    about = {
-        "run": str(model.run.path),
-        "step": int(model.checkpoint.name[5:]),
-        "split": split,
-        "target": names[first],
-    }
-    return cases, grays(np.array(images), *data.range), about
+    key.run = str(model.run.path)
+    key.step = int(model.checkpoint.name[5:])
+    key.split = split
+    key.target = names[first]
+    return grays(np.array(images), *data.range)
 
 
 def _letters(model: Any, to: str | None) -> tuple[str, str]:

@@ -16,7 +16,16 @@ from gantk.files import write_file
 from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval, estimate_share
 from gantk.report.build import render
 from gantk.runs.results import Score
-from gantk_studies.reader_study.answers import HERE, Rows, items, load
+from gantk_studies.reader_study.answers import (
+    HERE,
+    Agreement,
+    Case,
+    ReaderScores,
+    Rows,
+    StudyScores,
+    items,
+    load,
+)
 
 ENDS = (2.5, 97.5)  # percentiles between which 95 % of the draws are
 
@@ -42,30 +51,31 @@ def score_study(
         UserError: not one file could be scored.
     """
     key, rows, problems = load(study, answers)
-    kind = key["kind"]
-    count = len(key["cases"])
+    kind = key.kind
+    count = len(key.cases)
     readers = {name: reader_row(kind, one) for name, one in rows.items()}
     pooled = {"accuracy": over_both(accuracy, rows.values(), count)[0]}
     if kind == "rating":
         pooled["auc"], areas = over_both(auc, rows.values(), count)
         for row, area in zip(readers.values(), areas, strict=True):
-            row["auc"] = area
+            row.auc = area
 
-    result = {"format": 1}
-    for name in ("kind", "run", "step", "target", "split"):
-        result[name] = key.get(name)
-
-    result |= {
-        "readers": readers,
-        "pooled": pooled,
-        "learning": trend(list(rows.values())),
-        "agreement": agreement(kind, rows, count),
-        "fooled": _cases_that_fooled_all(key["cases"], rows),
-        "left_out": problems,
-    }
-    text = render("scores.md.j2", result, folders=[HERE], styles=(), scripts=())
-    stored = json.dumps(result, indent=1, default=Score.dump)
-    write_file(Path(study) / "scores.json", (stored + "\n").encode())
+    result = StudyScores(
+        kind=kind,
+        run=key.run,
+        step=key.step,
+        target=key.target,
+        split=key.split,
+        readers=readers,
+        pooled=pooled,
+        learning=trend(list(rows.values())),
+        agreement=agreement(kind, rows, count),
+        fooled=_cases_that_fooled_all(key.cases, rows),
+        left_out=problems,
+    )
+    text = render("scores.md.j2", dict(result), folders=[HERE], styles=(), scripts=())
+    stored = result.dump()
+    write_file(Path(study) / "scores.json", f"{json.dumps(stored, indent=1)}\n".encode())
     write_file(Path(study) / "scores.md", text.encode())
     for problem in problems:
         say(f"warning  {problem}")
@@ -74,17 +84,17 @@ def score_study(
         if line:
             say(line)
 
-    return json.loads(stored)
+    return stored
 
 
 def _cases_that_fooled_all(
-    cases: list[dict[str, Any]], rows: dict[str, Rows]
-) -> list[dict[str, Any]]:
+    cases: list[Case], rows: dict[str, Rows]
+) -> list[dict[str, int | str | None]]:
     """The cases of which no reader recognised the made image; none where there is one reader."""
     if len(rows) < 2:
         return []
     recognised = items(rows.values(), len(cases), "right")[:, 1::2].any(axis=0)
-    return [{"case": int(n), **cases[n]} for n in np.flatnonzero(~recognised)]
+    return [{"case": int(n), **cases[n].dump()} for n in np.flatnonzero(~recognised)]
 
 
 def over_both(measure: Callable, rows: Iterable[Rows], cases: int) -> tuple[Score, list[Score]]:
@@ -144,26 +154,26 @@ def trend(several: list[Rows]) -> Score:
     return Score(value=slope, ci95=[slope - reach, slope + reach])
 
 
-def reader_row(kind: str, rows: Rows) -> dict[str, Any]:
+def reader_row(kind: str, rows: Rows) -> ReaderScores:
     """One reader's scores, with the share of repeats that were answered as before."""
     repeat = rows["repeat"]
     first = {name: values[~repeat] for name, values in rows.items()}
     again = {name: values[repeat] for name, values in rows.items()}
     _, one, other = np.intersect1d(first["item"], again["item"], return_indices=True)
-    row = {
-        "accuracy": estimate_share(first["right"]),
-        "same_again": estimate_share(first["label"][one] == again["label"][other]),
-        "learning": trend([first]),
-        "seconds": float(np.median(rows["seconds"])),
-    }
+    row = ReaderScores(
+        accuracy=estimate_share(first["right"]),
+        same_again=estimate_share(first["label"][one] == again["label"][other]),
+        learning=trend([first]),
+        seconds=float(np.median(rows["seconds"])),
+    )
     if kind != "2afc":
-        row["of_real"] = estimate_share(first["right"][first["which"] == 0])
-        row["of_made"] = estimate_share(first["right"][first["which"] == 1])
+        row.of_real = estimate_share(first["right"][first["which"] == 0])
+        row.of_made = estimate_share(first["right"][first["which"] == 1])
 
     return row
 
 
-def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | None:
+def agreement(kind: str, rows: dict[str, Rows], cases: int) -> Agreement | None:
     """Fleiss' kappa over items that all readers answered, by bootstrap over items; Cohen's of each
     two readers.
     """
@@ -185,7 +195,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> dict[str, Any] | 
             kappa = float(cohen_kappa_score(a, b, weights=weights))
         cohen[f"{one}, {other}"] = kappa
 
-    return {"fleiss": of_all, "cohen": cohen, "cohen_weights": weights}
+    return Agreement(fleiss=of_all, cohen=cohen, cohen_weights=weights)
 
 
 def fleiss(labels: np.ndarray) -> float:

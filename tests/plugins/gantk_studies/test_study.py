@@ -20,7 +20,7 @@ from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
 from gantk_studies.reader_study import making
-from gantk_studies.reader_study.answers import rows_of
+from gantk_studies.reader_study.answers import Answers, Key, rows_of
 from gantk_studies.reader_study.making import new_study, questions
 from gantk_studies.reader_study.scoring import accuracy, fleiss, over_both
 
@@ -180,7 +180,10 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
         ]
         answers = [{"question": n, "answer": one, "seconds": 1.0} for n, one in enumerate(given)]
         found.append(
-            rows_of({"kind": kind, "readers": readers}, {"reader": name, "answers": answers})
+            rows_of(
+                Key(kind=kind, cases=[], readers=readers),
+                Answers(study="", reader=name, answers=answers),
+            )
         )
 
     return found
