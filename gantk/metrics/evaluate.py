@@ -171,8 +171,6 @@ class Scorer:
         self.cycles = PairScorer([mae], *scaling, ["whole", "foreground"])
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
-        # by direction, what post-steps measured
-        self._post_records: dict[str, list[PostLosses]] = {}
         # by whether the post-steps are applied
         self._translators: dict[bool, WrittenTranslations] = {}
         # by class, whose method a translation needs; by None where the method has no classes
@@ -324,9 +322,6 @@ class Scorer:
         if self.method.samples and self.set_metrics:
             self._test_samples(results)
 
-        if any(self._post_records.values()):
-            results.post = self._post_records
-
         return results
 
     def _test_direction(
@@ -414,7 +409,7 @@ class Scorer:
             if written.scores:
                 results.files[name] = written.scores
             if posts:
-                self._post_records[key] = _losses(translate.post_records())
+                _add_losses(results, key, translate.post_records())
 
         return made, padding
 
@@ -462,7 +457,14 @@ class Scorer:
         if self.classes:
             classes = [self.method.geometry.classes[i % self.classes] for i in range(count)]
 
-        made = self._with_posts("image", torch.cat(list(passes)), self.letter, classes)
+        made = {"image": self.data.centre(torch.cat(list(passes)))}
+        if self.posts.steps:
+            device = self.runtime.device
+            reach = self.data.table.neighbours
+            examples = Examples(lambda: self.data, self.letter, device, classes, (), reach)
+            made["image_post"] = self.posts(made["image"].to(device), examples).cpu()
+            _add_losses(results, "image", self.posts.records())
+
         noise = {"noise": self.reals.noise(self.letter, count)}
         self._score(
             results, "image", self.letter, made, noise, self._generated_group(made["image"])
@@ -477,20 +479,6 @@ class Scorer:
         names = {key: "generated", f"{key}_post": "generated_post"}
         sets = {"real": real} | {names[name]: images for name, images in made.items()}
         return value_distributions(sets, self.low, self.span)
-
-    def _with_posts(
-        self, key: str, output: Tensor, letter: str, made_from, records=()
-    ) -> dict[str, Tensor]:
-        """The images to score, by name: the network's, and those after the recipe's post-steps."""
-        made = {key: self.data.centre(output)}
-        if self.posts.steps:
-            device = self.runtime.device
-            reach = self.data.table.neighbours
-            examples = Examples(lambda: self.data, letter, device, made_from, records, reach)
-            made[f"{key}_post"] = self.posts(made[key].to(device), examples).cpu()
-            self._post_records[key] = _losses(self.posts.records())
-
-        return made
 
     def _score(
         self,
@@ -772,8 +760,10 @@ class Scorer:
         return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
 
 
-def _losses(records: Sequence[Mapping[str, Any]]) -> list[PostLosses]:
-    return [PostLosses.model_validate(record) for record in records]
+def _add_losses(results: Results, key: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add what the post-steps measured on the images of a direction."""
+    if records:
+        results.post[key] = [PostLosses.model_validate(record) for record in records]
 
 
 def _without_errors_in(

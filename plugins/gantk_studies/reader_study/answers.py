@@ -89,8 +89,8 @@ class StudyScores(Table):
     kind: Kind
     readers: dict[str, ReaderScores]
     pooled: dict[str, Score]
-    agreement: Agreement | None
     fooled: list[dict[str, int | str | None]]  # cases whose made image no reader recognised
+    agreement: Agreement | None = None
     learning: Score | None = None
     left_out: list[str] = []  # files of answers
     format: int = 1
