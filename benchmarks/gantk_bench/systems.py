@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from gantk.metrics.rows import region_of
 from gantk.metrics.verdict import needs_pairs, tone_of
-from gantk.metrics.words import baseline_words
+from gantk.metrics.words import baseline_words, split_region
 from gantk.recipe.load import mapping
 from gantk.report.words import (
     digits,
@@ -282,7 +281,7 @@ def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
     chances: dict[str, float] = {}  # of the metrics that have one
     for name, entry in verdicts.items():
         tone = tone_of(checked(Verdict, entry))
-        if region_of(name) or not tone:
+        if split_region(name)[1] or not tone:
             continue
         tones[name] = tone
         chance = value_of(entry.get("probability"))

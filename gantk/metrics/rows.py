@@ -6,9 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gantk.metrics.pair_scores import SUFFIXES
 from gantk.metrics.verdict import Tone, needs_pairs, tone_of
-from gantk.metrics.words import baseline_words, metric_words, short_metric_name, verdict_words
+from gantk.metrics.words import (
+    baseline_words,
+    metric_words,
+    short_metric_name,
+    split_region,
+    verdict_words,
+)
 from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text
 
 TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
@@ -48,7 +53,7 @@ class ScoreRow:
     @property
     def region(self) -> str:
         """`foreground` or `lesion`; "" for the whole image."""
-        return region_of(self.metric)
+        return split_region(self.metric)[1]
 
     @property
     def baseline(self) -> str:
@@ -137,11 +142,3 @@ def rows_by_direction(results: Results) -> dict[str, list[ScoreRow]]:
     for row in score_rows(results):
         found[row.key].append(row)
     return found
-
-
-def region_of(metric: str) -> str:
-    """The region at the end of a score's name, `foreground` or `lesion`; "" for the whole image."""
-    for region, suffix in SUFFIXES.items():
-        if suffix and metric.endswith(suffix):
-            return region
-    return ""

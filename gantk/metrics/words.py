@@ -69,36 +69,45 @@ def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
     return f"ahead, {reason}" if short else f"ahead of every baseline, {reason}"
 
 
-def metric_words(metric: str) -> tuple[str, str]:
+def metric_words(score: str) -> tuple[str, str]:
     """A score's name in plain words and what it says, without its region; ("", "") where they are
     not known.
     """
-    known = registry().words("metric")
-    plain = metric.removesuffix("_foreground").removesuffix("_lesion")
-    head, _, rest = plain.partition("_")
-    if plain in known:
-        return known[plain]
-    if head in known:
-        name, meaning = known[head]
-        return f"{name}, by {rest.replace('_', ' ')} features", meaning
-    return "", ""
+    plain, _ = split_region(score)
+    name, meaning, rest = _words_of(plain)
+    return f"{name}, by {rest} features" if name and rest else name, meaning
 
 
-def short_metric_name(metric: str) -> str:
+def short_metric_name(score: str) -> str:
     """`psnr_foreground` is `PSNR in the foreground`, `ms_ssim` is MS-SSIM."""
-    for region in ("foreground", "lesion"):
-        if metric.endswith(f"_{region}"):
-            return f"{short_metric_name(metric.removesuffix(f'_{region}'))} in the {region}"
+    plain, region = split_region(score)
+    name, _, rest = _words_of(plain)
+    short = plain.replace("_", " ")
+    if name.endswith(")"):
+        abbreviation = name.rpartition("(")[2].removesuffix(")")
+        short = f"{abbreviation} {rest}".rstrip()
+    return f"{short} in the {region}" if region else short
 
+
+def split_region(score: str) -> tuple[str, str]:
+    """A score's name without its region, and the region at its end; "" for the whole image."""
+    for region in ("foreground", "lesion"):
+        if score.endswith(f"_{region}"):
+            return score.removesuffix(f"_{region}"), region
+    return score, ""
+
+
+def _words_of(score: str) -> tuple[str, str, str]:
+    """Name and meaning of a score, and what stands behind a metric's name in it: `kid_random` is a
+    KID by `random` features; ("", "", "") where they are not known.
+    """
     known = registry().words("metric")
-    head, _, rest = metric.partition("_")
-    if metric in known:
-        head, rest = metric, ""
+    head, _, rest = score.partition("_")
+    if score in known:
+        return *known[score], ""
     if head in known:
-        name, _ = known[head]
-        if name.endswith(")"):
-            head = name.rpartition("(")[2].removesuffix(")")
-    return f"{head} {rest}".strip().replace("_", " ")
+        return *known[head], rest.replace("_", " ")
+    return "", "", ""
 
 
 def join_words(items: Sequence[str]) -> str:

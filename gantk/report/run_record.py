@@ -303,8 +303,7 @@ class RunRecord:
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""
-        labels = {known.key: known.label for known in self.directions}
-        return direction_name(direction, self.domains, labels)
+        return direction_name(direction, self.domains)
 
 
 def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gantk.metrics.rows import region_of
-from gantk.metrics.words import baseline_words
+from gantk.metrics.words import baseline_words, split_region
 from gantk.plugin.loader import registry
 from gantk.report import words
 from gantk.report.run_record import RunRecord
@@ -76,8 +75,9 @@ def _other_figures(scores: Scores) -> dict[str, dict[str, Score]]:
 
 def _section(score: str) -> str:
     """The section of a score: its region, or what its metric names."""
+    _, region = split_region(score)
     metric = registry().metric_of(score)
-    return region_of(score).capitalize() or (metric and metric.section) or "Whole image"
+    return region.capitalize() or (metric and metric.section) or "Whole image"
 
 
 # ---- the chosen checkpoint

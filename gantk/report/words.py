@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from gantk.metrics.verdict import title_of
 from gantk.metrics.words import short_metric_name
@@ -38,15 +38,8 @@ def arrow(*names: str) -> str:
     return ARROW.join(names)
 
 
-def direction_name(key: str, domains: Sequence[str], known: Mapping[str, str] | None = None) -> str:
-    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where neither `known` nor
-    `domains` name it.
-    """
-    plain = key.removesuffix("_post")
-    if known and plain in known:
-        if plain != key:
-            return f"{known[plain]}, after the post-steps"
-        return known[plain]
+def direction_name(key: str, domains: Sequence[str]) -> str:
+    """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where no domains are known."""
     return arrow(*title_of(key, domains).split(" -> "))
 
 
