@@ -13,9 +13,7 @@ import torch
 
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
-from gantk.errors import UserError
 from gantk.files import expect_inside, make_folder, whole_folder
-from gantk.formats.files import read
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
 from gantk.metrics.evaluate import Tested
@@ -155,7 +153,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     table = tested.data.table
     records = [pair[tested.to] for pair in tested.pairs]
     own = records[place]
-    if not own.scan_key or table.plane != "axial" or own.path is None:
+    if not own.scan_key or table.plane != "axial" or own.file is None:
         return [], ()
 
     positions = {}
@@ -166,13 +164,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     if len(positions) < MIN_SLICES:
         return [], ()
 
-    try:
-        scan = read(own.path)
-        if len(scan.spacing) != 3:  # one file of a DICOM series
-            scan = read(own.path.parent)
-    except UserError:  # a folder of several series
-        return [], ()
-
+    scan = own.file.read(next(filter(None, own.file.scans)))
     slices_apart = float(np.median(np.diff(sorted(positions.values()))))
     spacing = table.spacing or ()  # mm of rows and columns only, or of the slices too
     depth, *plane = (*scan.spacing[: 3 - len(spacing)], *spacing)
