@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
-def spread(items: Sequence, count: int) -> list:
+def spread(items: Sequence | np.ndarray, count: int) -> list[Any]:
     """At most `count` items, evenly spaced over the list."""
     if len(items) <= count:
         return list(items)

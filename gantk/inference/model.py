@@ -11,9 +11,10 @@ import numpy as np
 
 from gantk.catalog.contrasts import contrast_called
 from gantk.errors import UserError
-from gantk.formats.image import Image
+from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.jobs import inputs_below, rows_of_one
 from gantk.inference.notes import Checked, check_input
 from gantk.inference.pipeline import Pipeline, Progress
 from gantk.runs.results import Score
@@ -82,6 +83,15 @@ class TrainedModel:
         """Compare an image with the training images of the domain that is translated to `to`."""
         frame = self.frames[self.domain(to)]
         return check_input(image, frame, trained_on=self.trained_on(image))
+
+    def images_in(self, folder: Path, to: str | None = None) -> list[Scan]:
+        """The images below a folder that `translate` makes `to` from."""
+        frame = self.frames[self.domain(to)]
+        catalog = inputs_below(folder, folder, frame.sources)
+        rows = catalog.of_kind("image")
+        if len(frame.sources) == 1:
+            rows = rows_of_one(catalog, frame.source)
+        return list(dict.fromkeys(row.scan_below(folder) for row in rows))
 
     def trained_on(self, image: Image) -> str:
         """The run that was trained on the patient of an image, as far as its file or its header say;

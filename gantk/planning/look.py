@@ -180,9 +180,10 @@ def _read(
         if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
             raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
 
+    usage = found.usage
+    assert usage is not None  # else there is a problem of the kind "source"
     result = result_of(found)
     result["summary"].pop("held out", None)  # the plan may split otherwise
-    usage = found.usage
     source = usage.table.source.table()
     domains = list(usage.names.values())
     return Scans(result, source, domains, usage.records, usage.table.channels, found)

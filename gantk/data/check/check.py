@@ -24,8 +24,7 @@ from gantk.data.check.usage import (
     is_about_setting,
     scans_of,
     split_up,
-    usage_by_guess,
-    usage_by_recipe,
+    usage_of,
 )
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data, Study
@@ -133,7 +132,7 @@ def examine(
     usage = None
     rows: list[Row] = []
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        usage = _usage_of(path, recipe, settings)
+        usage = usage_of(path, recipe, settings)
         every_scan = list(_readers_of(usage.records))
     elif path.is_file():
         every_scan = [Scan(path, (path,), path.name)]
@@ -166,8 +165,11 @@ def examine(
 
     report(0.8, "splitting the images")
     try:
-        if usage is None:
-            usage = _usage_of(path, recipe, settings, items)
+        if path.is_file() and usage is None:
+            raise TooFewImages(
+                "no training is possible with a single file", remedy="check its folder"
+            )
+        usage = usage or usage_of(path, recipe, settings, items)
         assign(usage, items)
         split_up(usage, items)
         problems += usage.problems
@@ -220,20 +222,6 @@ def _rules(usage: Usage | None) -> list[dict[str, Any]]:
         {"column": column, "value": value, "rule": rule, "files": len(own), "first": own[0]}
         for (column, value, rule), own in files.items()
     ]
-
-
-def _usage_of(
-    path: Path,
-    recipe: str | Path | None,
-    settings: Iterable[str],
-    items: Sequence[Inspected] | None = None,
-) -> Usage:
-    """How a training would use the rows of a table, or the images of a folder."""
-    if items is not None and path.is_file():
-        raise TooFewImages("no training is possible with a single file", remedy="check its folder")
-    if recipe is None:
-        return usage_by_guess(path, items or (), settings)
-    return usage_by_recipe(path, recipe, settings)
 
 
 def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | None]]:
@@ -300,8 +288,8 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         items = [item for item in items if item.domains]
 
     problems = list(findings.about_each(items))
-    for domains, group in _comparable(items):
-        of = f" of {' and '.join(domains)}" if domains else ""
+    for name, group in _comparable(items):
+        of = f" of {name}" if name else ""
         for finding in (findings.unlike, findings.far, findings.from_the_side):
             problems += finding(group, of)
 
@@ -309,8 +297,8 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     problems += findings.shared_series(items)
     problems += findings.ct_without_air(items)
     problems += findings.mixed_channels(items)
-    problems += findings.wrong_contrast(items, _two_domains(items, study))
     if study:
+        problems += findings.wrong_contrast(items, list(study.names.values()))
         problems += findings.named_otherwise(study)
         problems += findings.numbers_after_contrasts(study)
         problems += findings.single_slices(study)
@@ -321,15 +309,15 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     return problems + list(findings.copies(items))
 
 
-def _comparable(items: Sequence[Inspected]) -> list[tuple[tuple[str, ...], list[Inspected]]]:
-    """(domains, images) of each group of images that should be alike: of the same domains, and of
-    the same contrast within a domain of several ("T1+FLAIR").
+def _comparable(items: Sequence[Inspected]) -> list[tuple[str, list[Inspected]]]:
+    """(name, images) of each group of images that should be alike: of the same domains, and of the
+    same contrast within a domain of several ("T1+FLAIR").
     """
-    groups: dict[tuple, list[Inspected]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Inspected]] = defaultdict(list)
     for item in items:
-        several = any("+" in domain for domain in item.domains)
-        groups[tuple(item.domains), item.contrast if several else None].append(item)
-    return [(domains, group) for (domains, _), group in groups.items()]
+        name = " and ".join(item.domains)
+        groups[name, item.contrast if "+" in name else ""].append(item)
+    return [(name, group) for (name, _), group in groups.items()]
 
 
 def _is_solved(problem: Problem, study: Study) -> bool:
@@ -338,14 +326,6 @@ def _is_solved(problem: Problem, study: Study) -> bool:
         return False
     settings = {"channels": study.table.channels, "spacing": study.table.spacing}
     return bool(settings.get(problem["kind"]))
-
-
-def _two_domains(items: Sequence[Inspected], study: Study | None) -> list[str]:
-    """The domains of the use; without one the two that most images have."""
-    if study:
-        return list(study.names.values())
-    counts = Counter(domain for item in items for domain in item.domains)
-    return sorted(domain for domain, _ in counts.most_common(2))
 
 
 def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[str, int]]:

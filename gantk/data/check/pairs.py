@@ -174,14 +174,18 @@ def no_true_pairs(study: Study) -> Iterator[Problem]:
     """Warn of registered pairs that are not more similar than images of different patients, as if
     only their names were equal, or that are no halves of a picture.
     """
-    pairs = [pair for pair in complete_pairs(study.records).values() if pair["a"].path]
+    pairs = []
+    wholes = []
+    for pair in complete_pairs(study.records).values():
+        path = pair["a"].path
+        if path is None:
+            continue
+        pairs.append(pair)
+        if path == pair["b"].path and not is_volume(path):
+            wholes.append(path)
     if not pairs:
         return
-    wholes = [
-        pair["a"].path
-        for pair in pairs
-        if pair["a"].path == pair["b"].path and not is_volume(pair["a"].path)
-    ]
+
     layout = HALVES
     if wholes:
         layout = layout_of([read(path).pixels for path in spread(wholes, MAX_PICTURES)])

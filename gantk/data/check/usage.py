@@ -40,11 +40,21 @@ class Usage(Study):
         self.problems: list[Problem] = []
 
 
-def usage_by_recipe(path: Path, recipe: str | Path, set: Iterable[str] = ()) -> Usage:
-    """The use of the images below a path by a recipe."""
+def usage_of(
+    path: Path,
+    recipe: str | Path | None,
+    settings: Sequence[str],
+    items: Sequence[Inspected] = (),
+) -> Usage:
+    """How a training would use the rows of a table, or the images `items` of a folder: by a recipe,
+    or as names and headers say.
+    """
+    if recipe is None:
+        return _usage_by_guess(path, items, settings)
+
     from gantk.data.recipe_data import checked_recipe
 
-    loaded, model = checked_recipe(recipe, path, list(set), None)
+    loaded, model = checked_recipe(recipe, path, settings, None)
     return _usage(model.data, model.method.target, loaded.origin)
 
 
@@ -74,11 +84,10 @@ def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Us
     return usage
 
 
-def usage_by_guess(path: Path, items: Sequence[Inspected] = (), set: Iterable[str] = ()) -> Usage:
+def _usage_by_guess(path: Path, items: Sequence[Inspected], settings: Sequence[str]) -> Usage:
     """The likely use of images: domains named by files or headers, else two groups, else one
     domain.
     """
-    settings = list(set)
     if any(each.startswith("data.domains") for each in settings):
         return _usage_as(path, ("A", "B"), settings)
 
@@ -163,9 +172,10 @@ def assign(study: Study, items: Sequence[Inspected]) -> None:
     for record in study.records:
         domain = study.names[record.domain]
         for _, scan in scans_of(record):
-            item = item_of.get(os.path.abspath(scan.files[0]))
-            if item is None:
+            place = os.path.abspath(scan.files[0])
+            if place not in item_of:
                 continue
+            item = item_of[place]
             if item.seen and not item.records:
                 item.seen = place_fingerprint(item.seen, record)
             item.records.append(record)
@@ -208,10 +218,9 @@ def _fingerprints(usage: Usage, items: Sequence[Inspected]) -> dict[tuple[str, s
 
     fingerprints = {}
     for item in items:
-        is_gray_picture = (
-            item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2
-        )
-        for record in item.records if is_gray_picture else ():
+        if not item.seen or item.facts["channels"] != 1 or len(item.facts["shape"]) != 2:
+            continue
+        for record in item.records:
             if record.files == item.scan.files and not record.scan and not record.missing:
                 fingerprints[record.id] = place_fingerprint(item.seen, record)
     return fingerprints

@@ -19,7 +19,7 @@ import numpy as np
 
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import WRITTEN, make_folder, read_file, temporary_beside, write_file
-from gantk.formats.files import formats, read, scans, stem_of, suffix_of
+from gantk.formats.files import formats, read, stem_of, suffix_of
 from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
 from gantk_serve.trust import FITS, Answer, answer_for, quality_on_unseen
@@ -91,7 +91,7 @@ class Service:
         can be trusted. GantkError for a bad file.
         """
         source = self._content_of(upload) if is_zip(upload) else upload
-        first = next(iter(scans(source)), None) if source.is_dir() else upload
+        first = next(iter(self.model.images_in(source)), None) if source.is_dir() else upload
         if first is None:
             to = next(iter(self.directions))
             return to, self._answer([], to)
@@ -130,7 +130,9 @@ class Service:
         out = make_folder(made / "out", private=True)
         said = self._translate_into(out, source, to, label, uncertainty, tell)
         tell(1.0, "Preparing the pictures")
-        inputs = scans(source) if packed else [Scan(upload, (upload,), upload.name)]
+        inputs = (
+            self.model.images_in(source, to) if packed else [Scan(upload, (upload,), upload.name)]
+        )
         views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
         if packed:
