@@ -426,31 +426,9 @@ def translate(
     """
     from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
-    from gantk.inference.frame import PLANES, TranslateOptions
+    from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
-
-    if variants is not None and style is not None:
-        raise UserError(
-            "--variants and --style cannot be combined: a style image fixes the translation",
-            where="--variants and --style",
-        )
-
-    if variants is not None and variants < 1:
-        raise UserError(
-            f"the number of translations cannot be {variants}",
-            where="--variants",
-            allowed="1 or more",
-        )
-
-    if planes not in (None, "all", *PLANES):
-        raise UserError(
-            f"'{planes}' is not a valid plane", where="--planes", allowed=(*PLANES, "all")
-        )
-
-    if uncertainty and (variants is not None or style is not None):
-        where = "--uncertainty with --variants or --style"
-        raise UserError("--uncertainty cannot be combined with --variants or --style", where=where)
 
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]

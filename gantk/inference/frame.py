@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from gantk.catalog.contrasts import contrast_called
 from gantk.data.masks import RINGING_SHARE, with_dark_background
 from gantk.data.resample import FitMode, Plane
+from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.plugin.spec import Count, Few
 from gantk.recipe.tables import current_fit
@@ -41,6 +42,25 @@ class TranslateOptions:
     onto: str | None = None
     # the contrasts of the target domain that are used; (): all
     contrasts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.variants is not None and self.example is not None:
+            what = "--variants and --style cannot be combined: a style image fixes the translation"
+            raise UserError(what, where="--variants and --style")
+
+        if self.variants is not None and self.variants < 1:
+            what = f"the number of translations cannot be {self.variants}"
+            raise UserError(what, where="--variants", allowed="1 or more")
+
+        if self.planes not in (None, "all", *PLANES):
+            what = f"'{self.planes}' is not a valid plane"
+            raise UserError(what, where="--planes", allowed=(*PLANES, "all"))
+
+        several = self.variants is not None or self.example is not None
+        if self.uncertainty and several:
+            where = "--uncertainty with --variants or --style"
+            what = "--uncertainty cannot be combined with --variants or --style"
+            raise UserError(what, where=where)
 
 
 DEFAULT_OPTIONS = TranslateOptions()

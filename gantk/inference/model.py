@@ -44,15 +44,6 @@ class TrainedModel:
     kind = "run"  # what it was loaded from, for messages
     for_other_directions: str | None = None  # what to do where it lacks one
 
-    def __eq__(self, other: object) -> bool:
-        """Whether both are models of one kind with the same weights."""
-        if not isinstance(other, TrainedModel) or type(self) is not type(other):
-            return NotImplemented
-        return self is other or self.identity() == other.identity()
-
-    def __hash__(self) -> int:
-        return hash(self.identity()["sha256"])
-
     def domain(self, name: str | None) -> str:
         """The letter of the target domain that a name, a contrast or a letter means; None: the usual
         one. UserError where the model does not make it.

@@ -574,6 +574,20 @@ def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
     )
 
 
+def value_range(
+    mapping: IntensityMapping, values: dict[str, Any] | None
+) -> tuple[float, float, bool]:
+    """The least and the largest value of a domain's training images, and whether these were whole
+    numbers; `mapping` and `values` as of `picture_scale`.
+    """
+    if values:
+        return values["low"], values["high"], values["whole"]
+
+    lines = getattr(mapping, "lines", [mapping])
+    ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
+    return min(ends), max(ends), True
+
+
 def picture_scale(
     mapping: IntensityMapping, values: dict[str, Any] | None, white: float
 ) -> Callable[[np.ndarray], np.ndarray]:

@@ -43,7 +43,7 @@ from gantk.inference.jobs import (
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
 from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
-from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale
+from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import (
     facts_of,
     read_sidecar,
@@ -801,14 +801,8 @@ class Translation:
         """The least and the largest value of the target's training images, and whether these were
         whole numbers.
         """
-        known = self.frame.values.get("target")
-        if known:
-            return known["low"], known["high"], known["whole"]
-
-        # older runs do not hold them
         mapping = self.model.pipeline(self.letter, self.options).target
-        ends = [float(line.inverse(np.array(end))) for line in mapping.lines for end in line.range]
-        return min(ends), max(ends), True
+        return value_range(mapping, self.frame.values.get("target"))
 
     def _fit_to_file(
         self, output: Output, image: Image, job: Job

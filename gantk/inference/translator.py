@@ -34,6 +34,7 @@ from gantk.inference.pipeline import (
     MapKind,
     Pipeline,
     picture_scale,
+    value_range,
 )
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
@@ -532,17 +533,10 @@ class Translator(TrainedModel):
         """The whole numbers of PNG for images (C, *spatial); None if they are no pictures, or reach
         far below 0 or beyond 16 bits.
         """
-        mapping = self.intensity["image"]
-        flat = np.ones((shape[0], *[1] * (len(shape) - 1)), dtype=np.float32)
-        low = np.asarray(mapping.inverse(flat * mapping.range[0])).min()
-        high = np.asarray(mapping.inverse(flat * mapping.range[1])).max()
-        values = self.values.get("image")
-        in_bytes = high <= MAX_OF_BYTE  # all that a model of an earlier version tells
-        if values:
-            in_bytes = values["whole"] and values["low"] >= 0 and values["high"] <= MAX_OF_BYTE
-
+        low, high, whole = value_range(self.intensity["image"], self.values.get("image"))
+        in_bytes = whole and low >= 0 and high <= MAX_OF_BYTE
         kind = np.dtype("uint8" if in_bytes else "uint16")
-        colours = (1, 3) if kind == np.uint8 else (1,)
+        colours = (1, 3) if in_bytes else (1,)
         is_picture = len(shape) == 3 and shape[0] in colours
         fits = low >= -0.01 * high and 64 <= high <= np.iinfo(kind).max
         return kind if is_picture and fits else None

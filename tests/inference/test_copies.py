@@ -26,8 +26,6 @@ def test_a_copy_gives_the_same_pixels(way, used, image):
     copied = WAYS[way](model)
 
     assert np.array_equal(copied.translate(image, "T2"), model.translate(image, "T2"))
-    assert copied == model
-    assert hash(copied) == hash(model)
 
 
 def test_a_copy_with_other_weights_is_refused(tiny_run):
