@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError
+from gantk.errors import UserError, join_first
 from gantk.formats.files import grids_differ, readable, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
@@ -123,7 +123,7 @@ def compare(
         if predicted.is_file() and truth.is_file():
             pairs = [*zip(made, real, strict=True)]
         else:
-            pairs = _pairs_of_files((predicted, [*made]), (truth, [*real]))
+            pairs = _pairs_of_files((predicted, truth), (made, real))
         _require_same_grid(pairs, read)
         scale = _fit_line(pairs, match, read)
 
@@ -202,62 +202,37 @@ def _scale_line(scale: ScaleFit) -> str:
     )
 
 
-def _pairs_of_files(
-    predictions: tuple[Path, list[Scan]], truths: tuple[Path, list[Scan]]
-) -> list[FilePair]:
-    """Pairs of files with the same name up to the suffix, of two folders; UserError that lists names
-    in one folder only.
+def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]]) -> list[FilePair]:
+    """Pairs of files with the same name up to the suffix, of two folders: without sub-folders where
+    these differ and file names alone are unique. UserError that lists names in one folder only.
     """
-    predicted, made = predictions
-    truth, real = truths
-    made_by_name = _by_name(made)
-    real_by_name = _by_name(real)
-    if made_by_name.keys() != real_by_name.keys():
-        # Ignore sub-folders where they differ, if file names alone are unique.
-        made_alone = _without_folders(made_by_name)
-        real_alone = _without_folders(real_by_name)
-        if len(made_alone) == len(made) and len(real_alone) == len(real):
-            made_by_name = made_alone
-            real_by_name = real_alone
+    names = [[scan.name.removesuffix(suffix_of(scan.name)) for scan in each] for each in images]
+    if set(names[0]) != set(names[1]):
+        alone = [[name.rpartition("/")[2] for name in each] for each in names]
+        if all(len(set(each)) == len(each) for each in alone):
+            names = alone
 
-    _require_unique(predicted, made, made_by_name)
-    _require_unique(truth, real, real_by_name)
-    unmatched = [
-        *_only_in(predicted, made_by_name, real_by_name),
-        *_only_in(truth, real_by_name, made_by_name),
-    ]
+    by_name = []
+    for folder, scans, own in zip(folders, images, names, strict=True):
+        found = dict(zip(own, scans, strict=True))
+        by_name.append(found)
+        if len(found) < len(own):
+            twice = next(one.name for one in scans if one not in found.values())
+            what = f"the folder {folder} has several images with the same name: {twice}"
+            raise UserError(what, where=WHERE, remedy="keep one image of each name")
+
+    made, real = by_name
+    unmatched = []
+    for folder, unpaired in zip(folders, (made.keys() - real, real.keys() - made), strict=True):
+        if unpaired:
+            listed = join_first(sorted(unpaired), most=MAX_LISTED_NAMES)
+            unmatched.append(f"{len(unpaired)} only in {folder}: {listed}")
+
     if unmatched:
         what = f"the two folders do not contain the same file names: {'; '.join(unmatched)}"
         raise UserError(what, where=WHERE, remedy="give each image the name of its truth")
 
-    return [(scan, real_by_name[name]) for name, scan in made_by_name.items()]
-
-
-def _without_folders(by_name: dict[str, Scan]) -> dict[str, Scan]:
-    return {name.rpartition("/")[2]: scan for name, scan in by_name.items()}
-
-
-def _require_unique(folder: Path, found: list[Scan], by_name: dict[str, Scan]) -> None:
-    """Raise UserError where two images of a folder have one name."""
-    if len(by_name) < len(found):
-        twice = next(scan.name for scan in found if scan not in by_name.values())
-        what = f"the folder {folder} has several images with the same name: {twice}"
-        raise UserError(what, where=WHERE, remedy="keep one image of each name")
-
-
-def _only_in(folder: Path, names: dict[str, Scan], others: dict[str, Scan]) -> Iterator[str]:
-    """Yield the first names that only this folder has."""
-    alone = sorted(names.keys() - others.keys())
-    listed = alone[:MAX_LISTED_NAMES]
-    if len(alone) > MAX_LISTED_NAMES:
-        listed.append("...")
-    if alone:
-        yield f"{len(alone)} only in {folder}: {', '.join(listed)}"
-
-
-def _by_name(scans: Sequence[Scan]) -> dict[str, Scan]:
-    """Name without suffix -> scan."""
-    return {scan.name.removesuffix(suffix_of(scan.name)): scan for scan in scans}
+    return [(scan, real[name]) for name, scan in made.items()]
 
 
 def _require_same_grid(pairs: list[FilePair], read: Read) -> None:

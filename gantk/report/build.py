@@ -10,7 +10,7 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
-from gantk.report.run_record import Curves, RunRecord
+from gantk.report.run_record import Curves, Points, RunRecord
 from gantk.report.scores import best_checkpoint, score_grids
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import (
@@ -326,12 +326,9 @@ def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
 
 def _rejection_chart(title: str, judged: Uncertainty) -> Chart | None:
     """The remaining error when the most uncertain pixels are set aside."""
-    curve = judged.rejection
-    aside = [round(100 * (1 - kept), 1) for kept in curve.get("kept", ())]
+    aside = [round(100 * (1 - kept), 1) for kept in judged.rejection.get("kept", ())]
     names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
-    series = {}
-    for name, label in names.items():
-        series[label] = dict(zip(aside, curve.get(name) or (), strict=False))
+    series = _named_series(judged.rejection, names, aside)
     return chart(title, series, from_zero=True, x="{} % set aside", tick="{} %")
 
 
@@ -341,13 +338,19 @@ def _reliability_chart(title: str, judged: Uncertainty) -> Chart | None:
     for name, curve in judged.reliability.items():
         shares[name] = [round(100 * share, 2) for share in curve]
 
-    nominal = shares.get("nominal") or ()
     names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
-    series = {}
-    for name, label in names.items():
-        series[label] = dict(zip(nominal, shares.get(name) or (), strict=False))
-
+    series = _named_series(shares, names, shares.get("nominal", []))
     return chart(title, series, from_zero=True, x="{} % promised", tick="{} %")
+
+
+def _named_series(
+    curves: Mapping[str, list[float]], names: Mapping[str, str], places: list[float]
+) -> dict[str, Points]:
+    """The curves under their names in words, each over the same places."""
+    return {
+        label: dict(zip(places, curves.get(name) or (), strict=False))
+        for name, label in names.items()
+    }
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
