@@ -211,20 +211,13 @@ class Classification(Judge):
         truth = np.concatenate(truth)
         patients = [patient for _, asked in folds for patient in asked.patients]
 
-        def row(statistic: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, Any]:
+        def score(statistic: Callable[[np.ndarray, np.ndarray], float], **about: Any) -> Score:
             ci95 = drawn_interval(lambda i: statistic(found[i], truth[i]), patients)
-            return {"value": statistic(found, truth), "ci95": ci95}
+            return Score(value=statistic(found, truth), ci95=ci95, **about)
 
-        accuracy = row(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
-        best = row(balanced_accuracy)
-        details = {"accuracy": accuracy, "auroc": row(area_under_roc)}
-        return Score(
-            value=best["value"],
-            ci95=best["ci95"],
-            n=len(test),
-            definition=definition,
-            details=details,
-        )
+        accuracy = score(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
+        details = {"accuracy": accuracy.dump(), "auroc": score(area_under_roc).dump()}
+        return score(balanced_accuracy, n=len(test), definition=definition, details=details)
 
 
 class TwoSample(Judge):

@@ -89,11 +89,9 @@ class Inventory:
         how = f"{self.definition}/n={len(fakes)}/lesions={int(lesions.sum())}"
         scores = {}
         for name, values, ceiling in zip(NAMES, (lost_share, invented), real, strict=True):
-            one = estimate(values, fakes.patients)
             details = {"real": ceiling, **warning}
-            scores[name] = Score(
-                value=one.value, ci95=one.ci95, n=len(fakes), definition=how, details=details
-            )
+            one = estimate(values, fakes.patients, definition=how, details=details)
+            scores[name] = one.model_copy(update={"n": len(fakes)})
 
         return scores
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -85,14 +84,15 @@ class Segmentation:
         if known is None or known[0] is not source or not torch.equal(known[1], keep):
             others = _images_with_masks("training", select_images(train, keep))
             segmenter = self.make().fit(others.images, others.masks)
-            ceiling, _ = agreement([(segmenter(test.images), test)])
+            of_real = agreement([(segmenter(test.images), test)])
+            ceiling = Score(value=of_real.value, ci95=of_real.ci95).dump()
             self._learned = known = source, keep, segmenter, len(others), ceiling
 
         *_, segmenter, count, ceiling = known
-        dice, details = agreement([(segmenter(fake.images), fake)])
-        details["real"] = {"value": ceiling.value, "ci95": ceiling.ci95}
+        dice = agreement([(segmenter(fake.images), fake)])
+        dice.details["real"] = ceiling
         how = f"trained-on:real={count}/tested-on:made={len(fake)}"
-        scores = {self.name: self._score(dice, len(fake), how, details)}
+        scores = {self.name: self._with_definition(dice, len(fake), how)}
         if self.teach:
             scores[f"{self.name}_taught"] = self._score_of_training(test, fake)
 
@@ -118,14 +118,12 @@ class Segmentation:
         if len(folds) > 1:
             how += "/crossed-over-halves-of-the-patients"
 
-        dice, details = agreement(answers)
-        return self._score(dice, len(test), f"{how}/tested-on:real={len(test)}", details)
+        how += f"/tested-on:real={len(test)}"
+        return self._with_definition(agreement(answers), len(test), how)
 
-    def _score(self, dice: Score, count: int, how: str, details: dict[str, Any]) -> Score:
+    def _with_definition(self, dice: Score, count: int, how: str) -> Score:
         definition = f"{self.definition}/{how}/patients={dice.n}"
-        return Score(
-            value=dice.value, ci95=dice.ci95, n=count, definition=definition, details=details
-        )
+        return dice.model_copy(update={"n": count, "definition": definition})
 
 
 def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
@@ -145,10 +143,8 @@ def _images_with_masks(which: str, group: ImageGroup) -> ImageGroup:
     return select_images(group, known)
 
 
-def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Score, dict[str, Any]]:
-    """Mean Dice over patients of found lesions (N, 1, *size), bool, against their images' masks;
-    and the details.
-    """
+def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> Score:
+    """Mean Dice over patients of found lesions (N, 1, *size), bool, against their images' masks."""
     found = torch.cat([answer.flatten(1).cpu() for answer, _ in answers])
     truth = torch.cat([group.masks.flatten(1).cpu() > 0 for _, group in answers])
     names = [patient for _, group in answers for patient in group.patients]
@@ -160,9 +156,11 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> tuple[Score, dict[str
     # a patient without a lesion has neither Dice nor recall
     drawn = np.where(drawn > 0, drawn, np.nan)
     alarms = np.where(truth.any(1).numpy(), np.nan, found.any(1).numpy())
-    rates = {"found": estimate(both / drawn, patients), "false_alarms": estimate(alarms, names)}
-    details = {name: {"value": rate.value, "ci95": rate.ci95} for name, rate in rates.items()}
-    return estimate(2 * both / (marked + drawn), patients), details
+    details = {
+        "found": estimate(both / drawn, patients).dump(),
+        "false_alarms": estimate(alarms, names).dump(),
+    }
+    return estimate(2 * both / (marked + drawn), patients, details=details)
 
 
 class Segmenter:

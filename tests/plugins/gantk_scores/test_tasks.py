@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.dataset import Data, records_of
+from gantk.data.dataset import Data, source_and_records
 from gantk.data.preparation import Record
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
@@ -147,7 +147,7 @@ def accuracy_on_held_out_thirds(records: list[Record], groups: np.ndarray, data:
 def test_classifier_recognises_tumours_of_the_phantom():
     _, model = checked_recipe("dcgan_tumour", None, [], "cpu,by_class")
     data = Data(model.data, model.method.target)
-    records = records_of(model.data, model.method.target)
+    _, records = source_and_records(model.data, model.method.target)
     _, by_subject = np.unique([r.subject for r in records], return_inverse=True)
 
     assert accuracy_on_held_out_thirds(records, by_subject, data) > 0.9
@@ -253,13 +253,13 @@ DRAWN = [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
 
 
 def test_dice_is_pooled_by_patient():
-    score, details = answered((FOUND, DRAWN, ["p", "p", "q"]))
+    score = answered((FOUND, DRAWN, ["p", "p", "q"]))
     # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
     assert score.value == pytest.approx((4 / 5 + 0) / 2)
-    assert details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2)
-    assert details["false_alarms"]["value"] == 1.0
+    assert score.details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2)
+    assert score.details["false_alarms"]["value"] == 1.0
     in_parts = answered((FOUND[:1], DRAWN[:1], ["p"]), (FOUND[1:], DRAWN[1:], ["p", "q"]))
-    assert in_parts == (score, details)
+    assert in_parts == score
 
 
 def test_keeping_lesions_scores_above_erasing_them(learned):
