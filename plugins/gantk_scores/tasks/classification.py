@@ -23,7 +23,7 @@ from gantk.metrics.references import spread
 from gantk.metrics.sets import ImageGroup, halves, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
-from gantk_scores.tasks.small_networks import train_network
+from gantk_scores.tasks.small_networks import mirror_randomly, train_network
 
 BATCH = 16  # images per training step
 TOO_FEW = "too few patients to train on some and test on others"
@@ -301,8 +301,7 @@ def vary_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Augment: mirror each picture at random and shift all by up to 1/8 of the side, against
     overfitting.
     """
-    flip = torch.rand(len(pictures), generator=generator).to(pictures.device) < 0.5
-    pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
+    (pictures,) = mirror_randomly([pictures], generator)
     reach = max(1, pictures.shape[-1] // 8)
     shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
     return torch.roll(pictures, shift, (2, 3))

@@ -7,7 +7,9 @@ from __future__ import annotations
 import json as json_module
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from gantk import RunRecord
 from gantk.files import expect_file, write_output
 from gantk.report.markdown import Markdown, escape_markdown, markdown_table, score_table
 from gantk.runs.models import find_model
-from gantk.runs.results import Results
 from gantk_studies.card.facts import facts_of
 
 ITEMS = Path(__file__).with_name("items.toml")
@@ -54,19 +55,22 @@ def write_card(
     record = RunRecord(path)
     facts = facts_of(record)
     asked = tomllib.loads(ITEMS.read_text("utf-8"))
-    items = [
-        _answer_item(guideline, item, facts) for guideline, each in asked.items() for item in each
-    ]
+    items = [_answer(name, item, facts) for name, each in asked.items() for item in each]
     counts = {
-        name: sum(item["guideline"] == name and not item["open"] for item in items)
-        for name in asked
+        name: sum(item.guideline == name and not item.open for item in items) for name in asked
     }
-    found = {"name": path.name, "facts": facts, "items": items, "answered": counts}
-    found |= {"metrics": record.results.dump().get("metrics", {}), "problems": record.problems}
+    found = {
+        "name": path.name,
+        "facts": facts,
+        "items": [asdict(item) for item in items],
+        "answered": counts,
+        "metrics": record.results.dump().get("metrics", {}),
+        "problems": record.problems,
+    }
     if json:
         write_output(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
 
-    text = _markdown(found, record.results)
+    text = _markdown(path.name, facts, items, record)
     if out:
         write_output(Path(out), text.encode())
 
@@ -80,40 +84,46 @@ def write_card(
     return found
 
 
-def _answer_item(guideline: str, item: dict[str, Any], facts: dict[str, str]) -> dict[str, Any]:
-    """An item with its known facts as `answers`, and `open`: all of it where none is known."""
+@dataclass(frozen=True)
+class Item:
+    """An item of a guideline, with the facts of the run that answer it."""
+
+    guideline: str
+    number: str
+    asks: str
+    answers: dict[str, str]
+    open: str  # what is left to fill in: all of it where no fact is known
+
+
+def _answer(guideline: str, item: Mapping[str, Any], facts: Mapping[str, str]) -> Item:
     answers = {name: facts[name] for name in item.get("known", ()) if name in facts}
     left = item.get("open") or ("" if answers else item["asks"][:1].lower() + item["asks"][1:])
-    about = {"guideline": guideline, "number": item["number"], "asks": item["asks"]}
-    return about | {"answers": answers, "open": left}
+    return Item(guideline, item["number"], item["asks"], answers, left)
 
 
-def _markdown(found: dict[str, Any], results: Results) -> str:
+def _markdown(name: str, facts: Mapping[str, str], items: Sequence[Item], run: RunRecord) -> str:
     parts = [
-        f"# {escape_markdown(found['name'])}",
-        markdown_table(("", ""), found["facts"].items()),
+        f"# {escape_markdown(name)}",
+        markdown_table(("", ""), facts.items()),
         "## Scores",
-        score_table(results),
+        score_table(run.results),
     ]
-    for guideline in found["answered"]:
-        rows = []
-        for item in found["items"]:
-            if item["guideline"] == guideline:
-                rows.append((item["number"], item["asks"], _answer_cell(item)))
+    for guideline, of_guideline in groupby(items, key=lambda item: item.guideline):
+        rows = [(item.number, item.asks, _answer_cell(item)) for item in of_guideline]
         parts.append(f"## {guideline}")
         parts.append(markdown_table(("item", "asks", "answer"), rows))
 
-    if found["problems"]:
-        problems = [f"- {escape_markdown(problem)}" for problem in found["problems"]]
+    if run.problems:
+        problems = [f"- {escape_markdown(problem)}" for problem in run.problems]
         parts.append("## Files that could not be read")
         parts.append("\n".join(problems))
 
     return "\n\n".join(parts) + "\n"
 
 
-def _answer_cell(item: dict[str, Any]) -> Markdown:
+def _answer_cell(item: Item) -> Markdown:
     """The facts that answer an item of a guideline, and what is open."""
-    answers = [f"see *{name}*" for name in item["answers"] or ()]
-    if item["open"]:
-        answers.append(f"**to be filled in: {item['open']}**")
+    answers = [f"see *{name}*" for name in item.answers]
+    if item.open:
+        answers.append(f"**to be filled in: {item.open}**")
     return Markdown("; ".join(answers))

@@ -108,7 +108,7 @@ def _join(*parts: str | None) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
+def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, str | None]:
     data = run.table("data")
     sets = run.sets
     source = _without_paths(data.get("source") or {})
@@ -174,14 +174,14 @@ def _weights(run: RunFolder) -> Iterator[str]:
         yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"
 
 
-def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, Any]:
+def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, str | None]:
     method = run.table("method")
     train = run.table("train")
     about = run.environment
     facts = {
         "hardware": _join(_options(about, MACHINE), *_cost(run.results.speed or Speed())),
         "software": _join(*_software(about, noted)),
-        "reproduce": about and "recipe.toml of the run contains every setting",
+        "reproduce": "recipe.toml of the run contains every setting" if about else "",
     }
     if method:
         summary = run.recipe.get("summary") or ""
@@ -225,7 +225,7 @@ def _software(about: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[st
     yield ", ".join(f"{name} {version}" for name, version in packages.items() if version)
 
 
-def _evaluation(run: RunRecord) -> dict[str, Any]:
+def _evaluation(run: RunRecord) -> dict[str, str | None]:
     rows = list(score_rows(run.results))
     results = _join(*(_result(run, row) for row in rows if row.score.value is not None))
     definitions = dict.fromkeys(f"{row.metric}: {row.score.definition}" for row in rows)
