@@ -630,17 +630,24 @@ def _set_patients_of_pictures(
 
     if numbered:
         return  # folders are named after patients, but not all
+    catalog.doubts += set_patients_by_names(rows, asked.patient)
+
+
+def set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]:
+    """Set the patients in the names of pictures, where they are sure or `patient` is "names"; else
+    returns the doubt, if names may contain patients.
+    """
     reading = patients_in_names(rows)
     if reading is None:
-        return
-    if reading.sure or asked.patient == "names":
-        for row, patient in zip(rows, reading.patients, strict=True):
-            row.fill("subject", patient, PATIENT_IN_NAME)
-        return
+        return []
+    if reading.sure or patient == "names":
+        for row, name in zip(rows, reading.patients, strict=True):
+            row.fill("subject", name, PATIENT_IN_NAME)
+        return []
 
-    catalog.doubts.append(unsure([row.stem for row in rows], reading))
     for row in rows:
         row.why["subject"] = "empty: the file's name may contain the patient"
+    return [unsure([row.stem for row in rows], reading)]
 
 
 def _set_pairs(rows: Sequence[Row]) -> None:

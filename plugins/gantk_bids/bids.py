@@ -102,8 +102,7 @@ class Bids(VolumeSource):
             spellings = {scan.suffix.lower(): scan.suffix for scan in reversed(scans)}
             text = spellings.get(name.lower(), name)
 
-        *needed, suffix = text.split("_")
-        chosen = [scan for scan in scans if scan.suffix == suffix and scan.has(needed)]
+        chosen = [scan for scan in scans if scan.matches(text)]
         if not chosen:
             suffixes = sorted({scan.suffix for scan in scans})
             example = f"sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"

@@ -58,8 +58,8 @@ class Derivatives:
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
         # derivatives/ and sourcedata/ have other roots
         inside = [scan for scan in scans if _root(scan) == self.root]
-        contrasts = frame.source.split("+")
-        of_source = [scan for scan in inside if any(_matches(scan, name) for name in contrasts)]
+        asked = [suffix_of_contrast(name) or name for name in frame.source.split("+")]
+        of_source = [scan for scan in inside if any(map(scan.matches, asked))]
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.known = _read(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
@@ -142,12 +142,6 @@ def _root(scan: Named) -> Path:
     """
     subjects = [folder for folder in scan.path.parents if folder.name == scan.subject]
     return subjects[-1].parent if subjects else scan.path.parent
-
-
-def _matches(scan: Named, contrast: str) -> bool:
-    """Whether a scan's suffix and entities are those of a contrast."""
-    *needed, suffix = (suffix_of_contrast(contrast) or contrast).split("_")
-    return scan.suffix == suffix and scan.has(needed)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +40,14 @@ class Named:
             if key not in ("sub", "ses", "ce")
         )
 
-    def has(self, asked: Sequence[str]) -> bool:
-        """Whether the name has these entities: `acq-fast`, or `ce` or `ce-*` with any value; false
-        for other names with `ce-`.
+    def matches(self, text: str) -> bool:
+        """Whether it has this suffix and these entities: `acq-fast_T1w`, or `ce_T1w` or `ce-*_T1w`
+        with any value; false for other names with `ce-`.
         """
+        *asked, suffix = text.split("_")
+        if suffix != self.suffix:
+            return False
+
         unasked_agent = "ce" in self.entities
         for entity in asked:
             key, _, value = entity.partition("-")

@@ -95,10 +95,8 @@ def test_a_room_imports_only_rooms_below_it(room):
 # what reads names of files: only the catalog, and the readers of two standards, ask it
 RULES_OF_NAMES = {"gantk.catalog.patients", "gantk.catalog.patterns", "gantk.catalog.versions"}
 READERS = ("gantk_bids", "gantk_dicom")
-ASK_BY_NAME = {  # a table without a column for patients; a recipe's files before they are chosen
-    ("gantk.data.sources.table", "gantk.catalog.patients"),
-    ("gantk.data.sources.files", "gantk.catalog.versions"),
-}
+# a recipe's files before they are chosen
+ASK_BY_NAME = {("gantk.data.sources.files", "gantk.catalog.versions")}
 
 
 def test_only_the_catalog_knows_the_rules_of_names():

@@ -18,7 +18,7 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import contrast_in, exclude, one_word, usual_contrast
 from gantk.catalog.domains import bare_stem, contrasts_said, patient_of
 from gantk.catalog.image_table import ImageTable
-from gantk.catalog.patients import patients_in_names, unsure
+from gantk.catalog.layouts import set_patients_by_names
 from gantk.catalog.tables import no_domain
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
@@ -196,14 +196,11 @@ class Manifest(VolumeSource):
 
         words = tuple(self.words.values())
         named = [replace(row, stem=bare_stem(io.stem_of(row.key), words)) for row in rows]
-        reading = patients_in_names(named)
-        if reading is None:
-            return
-        if reading.sure or self.patient == "names":
-            for row, patient in zip(rows, reading.patients, strict=True):
-                row.subject = patient
-        elif not has_sets:
-            self.doubts = [*self.doubts, unsure([row.stem for row in named], reading)]
+        doubts = set_patients_by_names(named, self.patient)
+        for row, one in zip(rows, named, strict=True):
+            row.subject = one.subject
+        if not has_sets:
+            self.doubts = doubts
 
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
