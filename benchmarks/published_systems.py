@@ -107,8 +107,8 @@ def _two_ways(
 ) -> tuple[System, System]:
     a, b = domains.split("/")
     return (
-        System(report, f"{words} {a} -> {b}", recipe, recipe, "a_to_b", shown == "a_to_b"),
-        System(report, f"{words} {b} -> {a}", recipe, recipe, "b_to_a", shown == "b_to_a"),
+        System(report, f"{words} {a} → {b}", recipe, recipe, "a_to_b", shown == "a_to_b"),
+        System(report, f"{words} {b} → {a}", recipe, recipe, "b_to_a", shown == "b_to_a"),
     )
 
 
@@ -397,7 +397,7 @@ def way_in_words(key: str, record: dict[str, Any]) -> str:
 
 def direction_in_words(direction: str, domains: list[str]) -> str:
     names = domains if direction == "a_to_b" else domains[::-1]
-    return " -> ".join(names)
+    return " → ".join(names)
 
 
 def stated_in_words(record: dict[str, Any]) -> str:

@@ -76,10 +76,10 @@ def test_published_figures_are_those_of_the_reports():
 
     assert recorded == published_by_stated_table()
     assert cells == {
-        "CycleGAN T1 -> T2": "8.09 / 0.00",
-        "CycleGAN T2 -> T1": "none",
-        "DualGAN T1 -> T2": "none",
-        "DualGAN T2 -> T1": "10.91 / 0.18",
+        "CycleGAN T1 → T2": "8.09 / 0.00",
+        "CycleGAN T2 → T1": "none",
+        "DualGAN T1 → T2": "none",
+        "DualGAN T2 → T1": "10.91 / 0.18",
     }
     assert [cell for cell in others if cell != "none" and "%" not in cell] == []
     assert "undefined in the report" in systems.README.read_text("utf-8").replace("\n", " ")
