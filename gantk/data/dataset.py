@@ -22,6 +22,7 @@ from gantk.data.intensity import (
     network_range,
     other_scales,
 )
+from gantk.data.look import looks_of
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -277,10 +278,10 @@ class Data(Study):
             else:
                 mapping.fit(images)
 
-            values = values_of(images) | {"traits": _traits_of(sampled)}
+            values = values_of(images) | _kinds_of(sampled)
             return mapping.state(), len(first), values
 
-        about = [contrasts, [record.key for record in training], "of the usual scale"]
+        about = [contrasts, [record.key for record in training], "of the usual scale, with looks"]
         state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)
@@ -711,14 +712,18 @@ def training_of(
     return unpair([each for each in records if each.subject not in others], table.split.seed)
 
 
-def _traits_of(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """The kinds of the images that records come from, as of `ranges_of`, by a few files."""
+def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
+    """The kinds (`traits`) and looks of the images that records come from, by a few files."""
     files = {record.path: record for record in records if record.file is not None}
-    facts = []
+    items = []
+    people = []
     for record in spread(list(files.values()), MAX_INSPECTED_FILES):
         scan = replace(next(filter(None, record.file.scans)), name=record.scan_key or record.key)
         item = inspect_kept(scan, record.file)  # the warnings of a run ask again
         if item.error:
             raise item.error
-        facts.append(item.facts)
-    return ranges_of(facts)
+        items.append(item)
+        people.append(record.subject or record.key)
+    return {"traits": ranges_of([item.facts for item in items])} | looks_of(
+        [item.look for item in items], people
+    )

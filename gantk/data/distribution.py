@@ -15,8 +15,8 @@ AIR_SHARE = 0.1  # of an image's range: what is darker is air
 
 def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
     """Statistics of a domain's training images (C, *spatial), as JSON: `low`, `high`, whether all
-    values are `whole` numbers, mean `quantiles` without air, and `near` and `shape_near`, the
-    distances to these, and of their shapes, that 95 % of single images keep within.
+    values are `whole` numbers, mean `quantiles` without air, and `near`, the distance to these that
+    95 % of single images keep within.
     """
     images = [image[np.isfinite(image)] for image in images]
     tissue = [tissue_quantiles(image) for image in images[:: -(-len(images) // MAX_SAMPLED_IMAGES)]]
@@ -27,7 +27,6 @@ def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
         "whole": all(np.array_equal(image, np.rint(image)) for image in images),
         "quantiles": [float(f"{value:.5g}") for value in middle],
         "near": float(np.percentile([distance(each, middle) for each in tissue], 95)),
-        "shape_near": float(np.percentile([shape_distance(each, middle) for each in tissue], 95)),
     }
 
 
@@ -49,12 +48,7 @@ def distance(quantiles: np.ndarray, middle: np.ndarray) -> float:
     """
     width = max(float(middle[-1] - middle[0]), 1e-9)
     of_values = float(np.abs(quantiles - middle)[1:-1].mean()) / width
-    return max(of_values, shape_distance(quantiles, middle))
-
-
-def shape_distance(quantiles: np.ndarray, middle: np.ndarray) -> float:
-    """The distance of the shapes of two distributions: of their quantiles scaled to 0 to 1."""
     shapes = [
         (each - each[0]) / max(float(each[-1] - each[0]), 1e-9) for each in (quantiles, middle)
     ]
-    return float(np.abs(shapes[0] - shapes[1])[1:-1].mean())
+    return max(of_values, float(np.abs(shapes[0] - shapes[1])[1:-1].mean()))

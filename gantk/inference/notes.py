@@ -6,7 +6,7 @@ Files and folders print it; `model.translate` gives Python warnings, and the `no
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from gantk.catalog.contrasts import names_with_contrast, usual_contrast
 from gantk.data.check.kinds import kind_of, outside
-from gantk.data.distribution import shape_distance, tissue_quantiles
+from gantk.data.look import distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
 from gantk.formats.image import Image
@@ -23,8 +23,11 @@ from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
-MAX_SHAPE_RATIO = 1.5  # of the distance of a distribution to that of 95 % of the training images
-MIN_SHAPE_DISTANCE = 0.02  # of distributions: training images that are alike have less
+FAR_LOOK_RATIO = 2.0  # of a look's distance to that within which 95 % of the training images are
+MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
+# an image is of the other domain if its look is this many times nearer to that one's training
+# images. Measured: benchmarks/results/input-checks.md
+OTHER_LOOK_RATIO = 1.4
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -89,12 +92,16 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     doubts: list[str] = load().hook.gantk_image_warning(image=image, frame=meant)
     doubts += _about_skull(image, frame)
     near: list[str] = []
-    for line, is_far in _outside_of_training(image, frame, compare_values=not contrast):
+    unlike = _outside_of_training(image, frame)
+    stated = _states_contrast(image, frame)
+    if not contrast and np.ptp(image.pixels) > 0:
+        unlike += _unlike_in_look(image, frame, stated)
+    for line, is_far in unlike:
         (doubts if is_far else near).append(line)
     notes += [("warning", prefix + line) for line in doubts]
     notes += [("note", prefix + line) for line in near]
     fits = "yes" if "traits" in frame.values.get("source", {}) else "not recorded"
-    if fits == "yes" and not contrast and not _states_contrast(image, frame):
+    if fits == "yes" and not (contrast or stated or image.is_array or image.path is None):
         fits = "partly"
         line = f"contrast: neither name nor header says that this is {frame.source}"
         notes.append(("note", line))
@@ -105,38 +112,51 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     return Checked(image, notes, fits)
 
 
-def _states_contrast(image: Image, frame: Frame) -> bool:
-    """Whether header or name state a contrast, if the model's input is one; arrays have neither."""
+def _states_contrast(image: Image, frame: Frame) -> bool | None:
+    """Whether header or name state a contrast; None if the model's input is none."""
     meant = usual_contrast(frame.source)
-    if meant is None or image.is_array or image.path is None:
-        return True
-    return bool(names_with_contrast(image.facts, image.path, meant))
+    if meant is None:
+        return None
+    return bool(image.path and names_with_contrast(image.facts, image.path, meant))
 
 
-def _outside_of_training(
-    image: Image, frame: Frame, compare_values: bool
-) -> Iterator[tuple[str, bool]]:
+def _outside_of_training(image: Image, frame: Frame) -> list[tuple[str, bool]]:
     """In what an image is outside the ranges of the training images; and whether far."""
-    known = frame.values.get("source", {})
-    ranges = dict(known.get("traits", {}))
+    ranges = dict(frame.values.get("source", {}).get("traits", {}))
     unseen: set[str] = set()
     if frame.spacing:
         unseen.add("spacing")  # finer pixels are resampled
     if frame.stripped:
         ranges.pop("heads", None)  # `_about_skull` compares them
         unseen.add("field of view")  # only air is cut off
-    if ranges:
-        stack = PLANES.index(frame.plane) if frame.dims == 2 else None
-        one_kind_of_heads = len(ranges.get("heads", ())) == 1
-        yield from outside(kind_of(image, skull=one_kind_of_heads), ranges, stack, unseen)
-    if compare_values and "shape_near" in known and np.ptp(image.pixels) > 0:
-        some = image.pixels.reshape(-1)[:: max(1, image.pixels.size // COMPARED_PIXELS)]
-        tissue = tissue_quantiles(some[np.isfinite(some)])
-        far = shape_distance(tissue, np.array(known["quantiles"]))
-        limit = MAX_SHAPE_RATIO * max(known["shape_near"], MIN_SHAPE_DISTANCE)
-        if far > limit:
-            line = "intensities: their distribution is unlike those of the training images"
-            yield line, False  # the model's own scale takes up most of it
+    if not ranges:
+        return []
+    stack = PLANES.index(frame.plane) if frame.dims == 2 else None
+    one_kind_of_heads = len(ranges.get("heads", ())) == 1
+    return outside(kind_of(image, skull=one_kind_of_heads), ranges, stack, unseen)
+
+
+def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tuple[str, bool]]:
+    """Whether an image looks unlike the training images, or like the other domain's where neither
+    name nor header state a contrast; and whether that is a doubt.
+    """
+    own = frame.values.get("source", {})
+    if not own.get("looks"):
+        return []
+    look = look_of(image.pixels)
+    distance = distance_to(look, own["looks"])
+    others = frame.values.get("target", {}).get("looks")
+    if not stated and others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
+        line = f"the input looks like {frame.target}, but this model translates {frame.source}"
+        return [(line, True)]
+    ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
+    if ratio <= 1:
+        return []
+    line = (
+        f"look: {ratio:.1f} times as far from the nearest training image as 95 % of these are from"
+        " each other"
+    )
+    return [(line, ratio > FAR_LOOK_RATIO)]
 
 
 def _about_skull(image: Image, frame: Frame) -> list[str]:

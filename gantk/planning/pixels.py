@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gantk.data.look import background
 from gantk.data.preparation import Record
-from gantk.data.split.near_duplicates import background
 from gantk.data.spread import spread
 
 # of a domain that are measured

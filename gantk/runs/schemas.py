@@ -101,7 +101,11 @@ VALUES = table(
         "Mean quantiles of the tissue's intensities, without air.",
     ),
     near=(Amount, "Distance from these quantiles within which 95 % of the single images are."),
-    shape_near=(Amount, "The same of the quantiles scaled to 0 to 1."),
+    looks=(list[list[Finite]], "What some training images look like: 26 numbers from 0 to 1 each."),
+    look_near=(
+        Amount,
+        "Distance from the nearest image of another person within which 95 % of these are.",
+    ),
     traits=(
         dict[str, list[str] | list[list[Finite]]],
         "Kinds of the training images: words, or the smallest and the largest numbers of each axis.",

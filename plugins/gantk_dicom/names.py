@@ -24,6 +24,9 @@ MedicalRecordLocator AccessionNumber InstitutionName InstitutionAddress Admissio
 """
 
 
+AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # of PatientAge, how many are a year
+
+
 class Pseudonym(str):
     """A text that replaces another one (`of`) wherever it is shown or written, and sorts like the
     original.
@@ -92,6 +95,12 @@ def first_number(dataset: Dataset, keyword: str) -> float | None:
         return float(np.ravel(dataset.get(keyword))[0])
     except Exception:  # as above, or not a number
         return None
+
+
+def age_in_years(dataset: Dataset) -> float | None:
+    """The patient's age, such as `018M`; None where the header does not say it."""
+    said = re.fullmatch(r"(\d{1,3})([DWMY])", text_of(dataset, "PatientAge"))
+    return int(said[1]) / AGE_UNITS[said[2]] if said else None
 
 
 def description_without_names(dataset: Dataset, keyword: str) -> str:

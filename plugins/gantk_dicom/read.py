@@ -29,7 +29,14 @@ from gantk.errors import UserError, count_noun
 from gantk.formats.budget import spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
-from gantk_dicom.names import description_without_names, first_number, pseudonym, text_of, value_of
+from gantk_dicom.names import (
+    age_in_years,
+    description_without_names,
+    first_number,
+    pseudonym,
+    text_of,
+    value_of,
+)
 from gantk_dicom.slices import (
     Slice,
     Stack,
@@ -65,8 +72,8 @@ class Headers(list[Dataset]):
 
     @property
     def facts(self) -> dict[str, object]:
-        """Facts for `data check`: modality, contrast, times in ms, pseudonyms of patient,
-        study and series.
+        """Facts for `data check`: modality, contrast, times in ms, age in years, pseudonyms of
+        patient, study and series.
         """
         from gantk_dicom.source import contrast_of_series
 
@@ -89,6 +96,7 @@ class Headers(list[Dataset]):
         }
         return {name: first_number(self[0], keyword) for name, keyword in times.items()} | {
             "modality": text_of(self[0], "Modality") or None,
+            "age": age_in_years(self[0]),
             "description": (
                 description_without_names(self[0], "SeriesDescription")
                 or description_without_names(self[0], "ProtocolName")

@@ -10,6 +10,7 @@ from dicom_files import head
 
 import gantk
 from gantk.data.distribution import values_of
+from gantk.data.look import look_of, looks_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 from gantk.inference.model import TrainedModel
@@ -21,26 +22,36 @@ TRAITS = {
     "field of view": [[70.0, 44.0, 38.0], [100.0, 50.0, 42.0]],
 }
 PIXELS = {"spacing": TRAITS["spacing"]}
+AGES = TRAITS | {"age": [[20.0], [60.0]]}
+GAMMAS = {"source": (0.9, 0.95, 1.0, 1.05, 1.1), "target": (2.8, 2.9, 3.0, 3.1, 3.2)}
 
 
-def scan(spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="") -> Image:
+def scan(spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", age=None) -> Image:
     """A head, upright, with this spacing of slices, rows and columns."""
     pixels = head(*SHAPE).astype(np.float32)
     pixels = pixels.max() * (pixels / pixels.max()) ** gamma
-    header = SimpleNamespace(facts={"contrast": contrast} if contrast else {}, remarks=())
+    facts = {"contrast": contrast, "age": age}
+    header = SimpleNamespace(facts={key: each for key, each in facts.items() if each}, remarks=())
     affine = np.diag([*spacing[::-1], 1.0])
     return Image(pixels[None].astype(np.float32), affine, path=Path(name), header=header)
 
 
+def looking(gammas) -> dict:
+    """The values of a domain whose training images have these gray curves."""
+    images = [scan(gamma=gamma).pixels for gamma in gammas]
+    people = [str(gamma) for gamma in gammas]
+    return values_of(images) | looks_of([look_of(each) for each in images], people)
+
+
 def model(traits=TRAITS, **options) -> TrainedModel:
     """A model of T1 -> T2 that was trained on such heads; `traits` None: of an earlier version."""
-    values = values_of([scan().pixels, scan(gamma=1.1).pixels])
+    values = {domain: looking(gammas) for domain, gammas in GAMMAS.items()}
     if traits is None:
-        del values["shape_near"]
+        values = {domain: values_of([scan().pixels]) for domain in values}
     else:
-        values["traits"] = traits
+        values["source"]["traits"] = traits
     size = (32, 32)
-    frame = Frame("T1", "T2", 2, size, 1, (-1.0, 1.0), values={"source": values, "target": values})
+    frame = Frame("T1", "T2", 2, size, 1, (-1.0, 1.0), values=values)
     found = TrainedModel()
     found.frames = {"b": replace(frame, **options)}
     return found
@@ -52,21 +63,37 @@ CASES = {
     "a name without a contrast": ({"name": "b.nii.gz"}, {}, "partly", "neither name nor header"),
     "slices farther apart": ({"spacing": (6.5, 1.0, 1.0)}, {}, "partly", "spacing: 6.5 x 1 x 1 mm"),
     "finer pixels": ({"spacing": (3.0, 0.8, 0.8)}, {}, "partly", "in the training 3 x 1 x 1 mm to"),
-    "far coarser pixels": ({"spacing": (3.0, 2.0, 2.0)}, {}, "no", "spacing: 3 x 2 x 2 mm"),
+    "far coarser pixels": ({"spacing": (3.0, 2.5, 2.5)}, {}, "no", "spacing: 3 x 2.5 x 2.5 mm"),
     "far finer pixels": (
-        {"spacing": (3.0, 0.5, 0.5)},
+        {"spacing": (3.0, 0.4, 0.4)},
         {"traits": PIXELS},
         "no",
-        "spacing: 3 x 0.5",
+        "spacing: 3 x 0.4",
     ),
     "far finer pixels, which are resampled": (
-        {"spacing": (3.0, 0.5, 0.5)},
+        {"spacing": (3.0, 0.4, 0.4)},
         {"traits": PIXELS, "spacing": (1.0, 1.0)},
         "partly",
-        "spacing: 3 x 0.5 x 0.5 mm",
+        "spacing: 3 x 0.4 x 0.4 mm",
     ),
     "another plane": ({"spacing": (1.0, 1.0, 3.0)}, {}, "no", "plane: sagittal, in the training"),
-    "another distribution": ({"gamma": 6.0}, {}, "partly", "intensities: their distribution"),
+    "twice as coarse": (
+        {"spacing": (3.0, 2.0, 2.0)},
+        {"traits": PIXELS},
+        "partly",
+        "spacing: 3 x 2 x 2 mm",
+    ),
+    "a little unlike": ({"gamma": 1.25}, {}, "partly", "look: 1."),
+    "far unlike": ({"gamma": 0.4}, {}, "no", "times as far from the nearest training image"),
+    "like the other domain": (
+        {"gamma": 3.0, "name": "b.nii.gz"},
+        {},
+        "no",
+        "looks like T2, but this model translates T1",
+    ),
+    "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
+    "older": ({"age": 80.0}, {"traits": AGES}, "partly", "age: 80 years, in the training 20 years"),
+    "a child": ({"age": 1.5}, {"traits": AGES}, "no", "age: 1.5 years"),
     "another contrast": ({"contrast": "T2"}, {}, "no", "says T2"),
     "a 3-D model": ({"spacing": (6.5, 1.0, 1.0)}, {"dims": 3}, "no", "spacing: 6.5 x 1 x 1 mm"),
     "an earlier model": ({"spacing": (9.0, 3.0, 3.0)}, {"traits": None}, "not recorded", ""),

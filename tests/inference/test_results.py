@@ -182,7 +182,7 @@ def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, sh
     assert "written  2 files" in translate(folder, tmp_path / "out")[-1]
 
 
-def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
+def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):
     rng = np.random.default_rng(0)
     noise = [
         [rng.normal(middle, middle / 7, (1, 40, 40)) for _ in range(20)] for middle in (60, 180)
@@ -212,7 +212,6 @@ def test_other_contrasts_are_noticed_by_name_or_values(tmp_path, model):
         f"warning  {what}, but this model translates T1{names}"
         for what, names in [
             ("the header or the name says FLAIR", ""),
-            ("the input has the values of T2", " (2 of 7 images: MR_u.png, w.png)"),
             (
                 "the input is noise (neighbouring pixels are uncorrelated)",
                 " (1 of 7 images: T1_noise.png)",

@@ -24,8 +24,9 @@ from gantk.data.check.kinds import HEADS
 from gantk.data.check.populations import differing_traits
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO
+from gantk.data.look import background, content_box
 from gantk.data.preparation import Record
-from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, background, content_box, near_copies
+from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from gantk.data.check.kinds import kind_of, round_digits
+from gantk.data.look import background, look_of
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
-from gantk.data.split.near_duplicates import Fingerprint, background, fingerprint_of
+from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
 from gantk.errors import UserError, one_line
 from gantk.files import sha256_of
 from gantk.formats import files as io
@@ -34,6 +35,7 @@ class Inspected:
     facts: dict[str, Any]
     error: UserError | None = None
     seen: Fingerprint | None = None
+    look: list[float] = field(default_factory=list)  # as of `look_of`; [] where it is not kept
     remarks: tuple[str, ...] = ()
     # its records, or those of its planes or parts, and their domains; filled in by `check`
     records: list[Record] = field(default_factory=list)
@@ -56,7 +58,7 @@ class Inspected:
 
 def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
-    is not raised. With `read`, which returns its image, the file is not hashed.
+    is not raised. With `read`, which returns its image, the file is not hashed and its look kept.
 
     Facts:
 
@@ -91,6 +93,8 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
         return item
 
     item.facts |= _facts(image)
+    if read:
+        item.look = look_of(image.pixels)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
     item.patient = item.header_patient = header_facts.pop("patient", "")

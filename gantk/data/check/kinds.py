@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,13 +59,21 @@ TRAITS = (
     # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
     Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
 )
-# of one image the foreground also varies with the anatomy that it shows
-TRAITS_OF_ONE = TRAITS[:-1]
+# Of one image the foreground also varies with the anatomy that it shows. A model of pixels of 1 mm
+# translates templates of 2 mm; these are blurred, and look so.
+TRAITS_OF_ONE = (
+    *(
+        replace(trait, max_ratio=2.05) if trait.name == "spacing" else trait
+        for trait in TRAITS[:-1]
+    ),
+    Trait("age", lambda facts: facts.get("age") and [facts["age"]], 1.5, "{:.2g} years", "anatomy"),
+)
 
 
 def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
-    """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`, `plane`
-    and, of a volume, `skull`, which takes the longest.
+    """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`,
+    `plane`, the patient's `age` if the header says it, and, of a volume, `skull`, which takes the
+    longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
     facts: dict[str, Any] = {
@@ -73,6 +81,8 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
         "spacing": spacing,
         "plane": plane_of(image),
     }
+    if "age" in image.facts:
+        facts["age"] = image.facts["age"]
     if image.dims == 3 and skull:
         is_ct = image.facts.get("modality") == "CT" or image.pixels.min() < CT_BELOW
         facts["skull"] = None if is_ct else shows_skull(image)

@@ -29,6 +29,7 @@ from zlib import crc32
 
 import numpy as np
 
+from gantk.data.look import content_box
 from gantk.data.preparation import Preparation, Record
 from gantk.data.spread import spread
 from gantk.files import sha256_of
@@ -171,28 +172,6 @@ def _gray(pixels: np.ndarray) -> np.ndarray | None:
             channels.append(((small - low) / (high - low)).clip(0, 1))
 
     return np.stack(channels).mean(axis=0, dtype=np.float32) if channels else None
-
-
-def background(gray: np.ndarray) -> float:
-    """The median of the pixels at the border of a picture or volume."""
-    ends = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
-    return float(np.median(np.concatenate(ends)))
-
-
-def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
-    """For each axis, the range in pixels with 98 % of what differs from the background, in an image
-    from 0 to 1; not 100 %, since noise and letters at the border would move the ends.
-    """
-    differs = np.abs(gray - background(gray))
-    differs[differs < 0.1] = 0
-    box = []
-    for axis in range(gray.ndim):
-        along = differs.sum(axis=tuple(other for other in range(gray.ndim) if other != axis))
-        share = np.concatenate([[0], np.cumsum(along)]) / max(along.sum(), 1)
-        low, high = np.interp([0.01, 0.99], share, np.arange(len(share))) if along.any() else (0, 0)
-        box.append((float(low), float(high)))
-
-    return box
 
 
 def _views(

@@ -619,3 +619,14 @@ def test_errors_quote_at_most_200_characters_of_a_file():
             f"there is no file '{path}', as the run's own list says, which isn't the patient's"
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "years"),
+    [("045Y", 45), ("018M", 1.5), ("026W", 0.5), ("007D", 0.02), ("45", None), ("", None)],
+)
+def test_a_header_tells_the_age_of_the_patient(tmp_path, said, years):
+    (first, *_) = made.series(tmp_path, made.head(2, 12, 10), PatientAge=said)
+    found = io.read(first).facts["age"]
+
+    assert found == (years and pytest.approx(years, rel=0.05))

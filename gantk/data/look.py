@@ -1,0 +1,106 @@
+"""What an image looks like in a few numbers, how far these are from those of the training images, and
+where the content of an image is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image as Picture
+
+SIDE = 48  # pixels of the side to which the content of a slice is scaled
+HEIGHTS = (0.4, 0.5, 0.6, 0.7)  # of the slices of a volume, as shares of its content
+COARSE = 4  # every n-th pixel of a volume is enough to find its content
+TISSUE = 0.1  # of the range from black to white: darker pixels are air
+RINGS = 8  # from the middle of the content to its border
+MIN_PEOPLE = 4  # of fewer the usual distance is not known
+
+
+def look_of(pixels: np.ndarray) -> list[float]:
+    """Numbers from 0 to 1 of an image (C, *spatial) that do not depend on the scale of its
+    intensities, its pixel size and its position: percentiles of the tissue, mean and spread of the
+    brightness in rings, and how sharp it is. Those of a volume are the mean over four axial slices.
+    [] for an image without contrast.
+    """
+    gray = np.nan_to_num(pixels.mean(axis=0, dtype=np.float32))
+    planes = [gray]
+    if gray.ndim == 3:
+        low, high = content_box(_scaled(gray[:, ::COARSE, ::COARSE]))[0]
+        places = [min(int(low + share * (high - low)), len(gray) - 1) for share in HEIGHTS]
+        planes = [gray[place] for place in places]
+    looks = [_look_of_slice(plane) for plane in planes if np.ptp(plane) > 0]
+    return [round(float(value), 4) for value in np.mean(looks, axis=0)] if looks else []
+
+
+def _scaled(gray: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(gray, [1, 99.5])
+    return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
+
+
+def _look_of_slice(plane: np.ndarray) -> np.ndarray:
+    gray = _scaled(plane)
+    (top, bottom), (left, right) = content_box(gray)
+    if bottom - top < 1 or right - left < 1:
+        top, left = 0.0, 0.0
+        bottom, right = gray.shape
+    box = (left, top, right, bottom)
+    small = np.asarray(
+        Picture.fromarray(gray).resize((SIDE, SIDE), Picture.Resampling.BILINEAR, box=box)
+    )
+    tissue = small > TISSUE
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
+    ring = (np.hypot(rows, columns) * (2 * RINGS / SIDE)).astype(int)
+    means = [small[ring == number].mean() for number in range(RINGS)]
+    spreads = [small[ring // 2 == number].std() for number in range(RINGS // 2)]
+    edges = np.hypot(*np.gradient(small))
+    return np.array(
+        [
+            *np.percentile(small[tissue], np.arange(5, 100, 10)),
+            *means,
+            *spreads,
+            *(2 * np.percentile(edges[tissue], [25, 50, 75, 95])),
+        ]
+    )
+
+
+def looks_of(looks: Sequence[Sequence[float]], people: Sequence[str]) -> dict[str, Any]:
+    """What a model keeps of its training images' looks, as JSON: the `looks`, and `look_near`, the
+    distance to the nearest image of another person within which 95 % of them are. {} for fewer than
+    MIN_PEOPLE people.
+    """
+    if len(set(people)) < MIN_PEOPLE:
+        return {}
+    nearest = []
+    for look, person in zip(looks, people, strict=True):
+        others = [each for each, whose in zip(looks, people, strict=True) if whose != person]
+        nearest.append(distance_to(look, others))
+    return {"looks": [*looks], "look_near": float(np.percentile(nearest, 95, method="higher"))}
+
+
+def distance_to(look: Sequence[float], looks: Sequence[Sequence[float]]) -> float:
+    """The root mean square difference from the nearest of `looks`."""
+    return float(np.sqrt(np.square(np.array(looks) - look).mean(axis=1)).min())
+
+
+def background(gray: np.ndarray) -> float:
+    """The median of the pixels at the border of a picture or volume."""
+    ends = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
+    return float(np.median(np.concatenate(ends)))
+
+
+def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
+    """For each axis, the range in pixels with 98 % of what differs from the background, in an image
+    from 0 to 1; not 100 %, since noise and letters at the border would move the ends.
+    """
+    differs = np.abs(gray - background(gray))
+    differs[differs < 0.1] = 0
+    box = []
+    for axis in range(gray.ndim):
+        along = differs.sum(axis=tuple(other for other in range(gray.ndim) if other != axis))
+        share = np.concatenate([[0], np.cumsum(along)]) / max(along.sum(), 1)
+        low, high = np.interp([0.01, 0.99], share, np.arange(len(share))) if along.any() else (0, 0)
+        box.append((float(low), float(high)))
+
+    return box
