@@ -490,7 +490,8 @@ class Data(Study):
         if self.table.unpair == "auto" and not unpairs(self.table, self.source):
             return [
                 f"note     all images of {' and '.join(self.names.values())} are used, because only"
-                " their file names suggest that both show the same patients. If they do, set"
+                " their file names suggest that both show the same patients. If they do, images may"
+                " have their true partners, and scores are not those of unpaired training: set"
                 " data.unpair = true"
             ]
         return []

@@ -77,7 +77,7 @@ class DataTable(spec.Table):
     # mapping from native values to the networks' range: `gantk list intensity`
     intensity: spec.Intensity = _default_part("percentile")
     augment: list[spec.Augment] = []  # random changes of training images: `gantk list augment`
-    # unpaired methods: use one domain of each subject; auto = unless folders are called A and B
+    # unpaired methods: use one domain of each subject; auto = unless only names of pictures tell subjects
     unpair: bool | Literal["auto"] = "auto"
     # unpaired methods: allow images of both domains from one patient; false = that is a leak
     same_patient: bool = False

@@ -1,4 +1,4 @@
-"""Unpaired training uses one domain of each patient, or all images of folders called A and B."""
+"""Unpaired training uses one domain of each patient, or all pictures where only names tell patients."""
 
 import re
 
@@ -12,7 +12,7 @@ BY_NAME = "{side}/sub-0{patient}_slice-{slice}.png"
 BY_FOLDER = "{side}/patient{patient}/{slice}.png"
 FOLDERS_A_AND_B = ("trainA", "trainB")
 FOLDERS_OF_CONTRASTS = ("T1", "T2")
-WHOLE = "all images of A and B are used"
+WHOLE = "are used, because only their file names"
 HALF = "uses one domain of each patient: 12 of 24 images"
 
 
@@ -36,7 +36,9 @@ def pictures(folder, sides, pattern):
         (FOLDERS_A_AND_B, BY_NAME, {"patient": "names"}, {}, 12, HALF),
         (FOLDERS_A_AND_B, BY_NAME, {"patient": "sub-([0-9]+)"}, {}, 12, HALF),
         (FOLDERS_A_AND_B, BY_FOLDER, {}, {}, 12, HALF),
-        (FOLDERS_OF_CONTRASTS, BY_NAME, {}, {}, 12, HALF),
+        (FOLDERS_OF_CONTRASTS, BY_NAME, {}, {}, 24, WHOLE),
+        (FOLDERS_OF_CONTRASTS, BY_FOLDER, {}, {}, 12, HALF),
+        (FOLDERS_OF_CONTRASTS, BY_NAME, {}, {"unpair": True}, 12, HALF),
         (FOLDERS_OF_CONTRASTS, BY_NAME, {}, {"unpair": False, "same_patient": True}, 24, ""),
     ],
 )

@@ -321,4 +321,4 @@ class Files(VolumeSource):
         self.notes = [*self.notes, *pair_rows(rows, onto, by_name=not are_volumes)]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
-        self.patients_guessed = self.domains == ("A", "B") and by_names_alone
+        self.patients_guessed = not are_volumes and by_names_alone
