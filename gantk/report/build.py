@@ -223,6 +223,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
+        "oriented": _shows_left_and_right(run),
         "baselines": _baselines(run),
         "live": live,
         "data": {
@@ -241,6 +242,20 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
 def _baselines(run: RunRecord) -> list[tuple[str, str]]:
     """Name and meaning of each baseline that the run was compared with."""
     return [about for name, about in baselines().items() if name in run.results.baselines]
+
+
+def _shows_left_and_right(run: RunRecord) -> bool:
+    """Whether the pictures are axial or coronal slices of scans that state their orientation: the
+    patient's right is on their left.
+    """
+    saved = sorted((run.path / "checkpoints").glob("step-*/meta.json"))
+    meta = run.read(saved[-1].relative_to(run.path).as_posix()) if saved else {}
+    kinds = [known.get("traits") or {} for known in (meta.get("values") or {}).values()]
+    planes = {
+        run.table("data").get("plane"),
+        *(name for kind in kinds for name in kind.get("plane", ())),
+    }
+    return bool(kinds) and all("spacing" in kind for kind in kinds) and "sagittal" not in planes
 
 
 def _frames(block: dict[str, Any]) -> dict[str, list]:

@@ -477,3 +477,24 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
         for table in summary_lines(RunRecord(run).results)
         if hasattr(table, "styles")
     )
+
+
+# kinds of the training images -> whether the pictures have the letters R and L
+ORIENTED = {
+    "volumes": ({"spacing": [[1.0, 1.0, 1.0]] * 2, "plane": ["axial"]}, True),
+    "sagittal scans": ({"spacing": [[3.0, 1.0, 1.0]] * 2, "plane": ["sagittal"]}, False),
+    "pictures": ({}, False),
+}
+
+
+@pytest.mark.parametrize("case", ORIENTED)
+def test_pictures_of_oriented_scans_have_letters(copied_run, case):
+    traits, oriented = ORIENTED[case]
+    for path in copied_run.glob("checkpoints/*/meta.json"):
+        meta = json.loads(path.read_text())
+        for known in meta["values"].values():
+            known["traits"] = traits
+        path.write_text(json.dumps(meta))
+
+    page = write_report(copied_run).read_text()
+    assert ("<main class=oriented>" in page) == oriented
