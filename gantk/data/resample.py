@@ -14,7 +14,7 @@ import numpy as np
 from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, upright_affine
-from gantk.prepare.module import axis_weights, size_image
+from gantk.prepare.module import axis_weights
 
 FitMode = Literal["pad", "resize", "crop"]
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -141,13 +141,6 @@ def slabs(sides: tuple[int, ...]) -> list[slice]:
     """Slices of the first axis with a few planes (rows of a picture) each."""
     count = max(1, SLAB // int(np.prod(sides[1:])))
     return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
-
-
-def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(C, *spatial) to (C, *size), float32, each axis on its own: linear, averaging where it
-    shrinks. The name by which plugins know `gantk.prepare.module.size_image`.
-    """
-    return size_image(image, size, "resize")
 
 
 def resample(

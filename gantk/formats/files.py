@@ -207,13 +207,6 @@ def is_volume(path: str | Path) -> bool:
     return form is not None and form.volumes and not isinstance(form, SeriesFormat)
 
 
-def volume_suffixes() -> tuple[str, ...]:
-    """The suffixes whose files may hold a whole volume by themselves."""
-    return tuple(
-        s for s, form in formats().items() if form.volumes and not isinstance(form, SeriesFormat)
-    )
-
-
 def natural(path: str | Path) -> list[tuple[int, int, str]]:
     """Sorting key that puts `Image #9` before `Image #10`."""
     parts = re.split(r"([0-9]+)", str(path).casefold())

@@ -23,6 +23,7 @@ UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Magnitude up to which differences, squares and sums of values stay finite in float32. What is
 # above it is no measurement but a fill value, such as 3.4e38.
 MAX_MAGNITUDE = np.float64(1e15)  # float64, because 1e15 is infinite in float16
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 UNUSABLE = "NaN, infinite or too large (above 1e15)"  # what `usable` is false for
 
 
@@ -285,6 +286,19 @@ class SeriesFormat(Format):
         replace: all but those whose fields say that gantk wrote them.
         """
         return []
+
+
+def in_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:
+    """Pixels (C, *spatial) in gray (1) or colour (3); the same array where nothing is asked for, or
+    where they have other channels. A colour picture whose channels are equal is gray as it is.
+    """
+    if len(pixels) == 1 and channels == 3:
+        return np.repeat(pixels, 3, axis=0)
+    if len(pixels) != 3 or channels != 1:
+        return pixels
+    if (pixels == pixels[:1]).all():
+        return pixels[:1]
+    return np.einsum("c,c...->...", LUMA, pixels)[None]
 
 
 def zeros(*shape) -> np.ndarray:

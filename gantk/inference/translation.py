@@ -27,7 +27,7 @@ from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
-from gantk.formats.image import Image, Scan
+from gantk.formats.image import Image, Scan, in_channels
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import (
     Job,
@@ -893,7 +893,7 @@ class Translation:
     def _in_colours_of_model(self, image: Image, job: Job) -> Image:
         """A picture in gray for a model of gray ones, and in colour for one of colour ones."""
         converted = with_channels(image, self.frame.channels)
-        if converted is not image:
+        if converted.channels != image.channels:
             what = "gray image is converted to colour"
             if image.channels > 1:
                 what = "colour image is converted to gray"
@@ -903,14 +903,9 @@ class Translation:
 
 def with_channels(image: Image, channels: int) -> Image:
     """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
-    from gantk.data.sources.reader import LUMA
-
-    if {image.channels, channels} != {1, 3} or image.affine is not None:
+    if image.affine is not None:
         return image
-
-    # (channels after, channels before)
-    weights = np.ones((3, 1)) if channels == 3 else LUMA[None]
-    return replace(image, pixels=np.tensordot(weights, image.pixels, 1).astype(np.float32))
+    return replace(image, pixels=in_channels(image.pixels, channels))
 
 
 def _own_range(image: Image) -> tuple[float, float, bool]:

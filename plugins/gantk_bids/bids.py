@@ -105,8 +105,7 @@ class Bids(VolumeSource):
         chosen = [scan for scan in scans if scan.matches(text)]
         if not chosen:
             suffixes = sorted({scan.suffix for scan in scans})
-            example = f"sub-01/anat/sub-01_T1w{' or '.join(io.volume_suffixes())}"
-            allowed = suffixes or f"BIDS names such as {example}"
+            allowed = suffixes or "BIDS names such as sub-01/anat/sub-01_T1w.nii.gz"
             what = f"'{self.root}' has no '{text}' images for the domain {name}"
             contrasts = {CONTRASTS.get(suffix.lower()) for suffix in suffixes}
             raise self.nothing_of(letter, what, allowed, contrasts)

@@ -18,10 +18,9 @@ from gantk.catalog.catalog import Row, Source
 from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.image import Image, Scan
+from gantk.formats.image import Image, Scan, in_channels
 
 MIN_SIDE_PIXELS = 8  # pixels on each side
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 MAX_CACHED_BYTES = 2**30  # of decoded images that are kept for the next reader
 
 
@@ -166,12 +165,7 @@ class Reader:
                 allowed=f"at least {MIN_SIDE_PIXELS} pixels on each side",
             )
 
-        if self.channels == 3 and len(pixels) == 1:
-            pixels = np.repeat(pixels, 3, axis=0)
-        elif self.channels == 1 and len(pixels) == 3:
-            gray = np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
-            pixels = pixels[:1] if gray else np.einsum("c,c...->...", LUMA, pixels)[None]
-
+        pixels = in_channels(pixels, self.channels)
         channels, first = self._first.setdefault(row.letter, (len(pixels), row.display_path))
         if len(pixels) != channels:
             what = f"'{row.display_path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}"

@@ -104,7 +104,7 @@ def explain(
 
     def attribution_of(network: Any) -> tuple[Tensor, Tensor, float]:
         def translate_middle(images: Tensor) -> Tensor:
-            return view.middle(
+            return view.prepare.middle(
                 network.translate(model.runtime.place(images, view.frame.dims), letter).float()
             )
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.preparation import middle_slice
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
@@ -90,12 +89,6 @@ class View:
                 where="--region, --mask",
             )
 
-    def middle(self, channels: Tensor) -> Tensor:
-        """The channels of the slice itself from (N, C, *size), without those of neighbouring
-        slices.
-        """
-        return middle_slice(channels, self.frame.neighbours)
-
     def on_file(self, found: Tensor) -> Image:
         """A map (C, *size) as one channel on the file's grid; neighbours' channels at their slices,
         0 elsewhere.
@@ -118,9 +111,9 @@ class View:
 
         Colours and contrasts are averaged, those of the map summed.
         """
-        gray_input = self.middle(seen[None])[0].mean(0, keepdim=True)
+        gray_input = self.prepare.middle(seen[None])[0].mean(0, keepdim=True)
         gray_output = made.mean(0, keepdim=True)
-        whole_map = self.middle(found[None])[0].sum(0, keepdim=True)
+        whole_map = self.prepare.middle(found[None])[0].sum(0, keepdim=True)
         planes = []
         for image in (gray_input, gray_output, whole_map):
             planes.append(self.prepare.enlarge(image[None], self.sides)[0, 0].numpy())
