@@ -49,7 +49,7 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
         about = f"{row.name}, {run.label(row.key)}"
         if row.rival:
             about += f"; {row.baseline_name}: {words.with_unit(row.rival, row.score.decimals)}"
-        numbers.append((words.with_unit(row.score, row.score.decimals), about))
+        numbers.append((words.with_unit(row.score), about))
 
     counts = [row.score.n for rows in returned for row in rows if row.score.n]
     if counts:
@@ -121,9 +121,8 @@ def cycle_sentences(run: RunRecord) -> dict[str, tuple[str, str]]:
             continue
 
         whose = "training" if score.definition.endswith(NOTHING_HELD_OUT) else "test"
-        places = score.decimals
-        value = words.with_unit(score, places)
-        ends = words.interval(score, places)
+        value = words.with_unit(score)
+        ends = words.interval(score)
         if ends:
             value += f" ({ends})"
 
@@ -133,7 +132,7 @@ def cycle_sentences(run: RunRecord) -> dict[str, tuple[str, str]]:
         )
         foreground = scores.get("mae_foreground")
         if foreground is not None and foreground.value is not None:
-            sentence += f", and by {words.with_unit(foreground, places)} in the foreground"
+            sentence += f", and by {words.with_unit(foreground)} in the foreground"
         sentences[key] = (f"{sentence} (MAE).", score.definition)
 
     return sentences
@@ -233,17 +232,15 @@ def _typical_case(found: ShownPatients, results: Results) -> Figure:
         (f"Generated {found.target}", _grey_picture(output, truth)),
         ("Error: generated − real", png_uri(error_picture(error, largest))),
     ]
-    caption = f"Of the test images below the one nearest to the median, of {case.patient}."
+    caption = f"Of the stored test images the one nearest to the median, of {case.patient}."
     if case.scores.get(metric) is not None and known:
         unit = results.metrics.get(found.key, {}).get(metric, Score()).unit
         value = Score(value=case.scores[metric], unit=unit)
-        caption += f" Its {short_metric_name(metric)} is {words.with_unit(value, value.decimals)};"
+        caption += f" Its {short_metric_name(metric)} is {words.with_unit(value)};"
         of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
         caption += f" the median of all patients is {of_all}."
     in_unit = Score(value=largest, unit="HU" if case.units[2] == "HU" else "")
-    caption += (
-        f" Error: black is 0, the palest yellow {words.with_unit(in_unit, in_unit.decimals)}."
-    )
+    caption += f" Error: black is 0, the palest yellow {words.with_unit(in_unit)}."
     return Figure(found.label, caption, [rows])
 
 

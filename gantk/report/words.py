@@ -61,11 +61,11 @@ def digits(value: float | None, decimals: int) -> str:
     return typographic(number_text(value, decimals))
 
 
-def with_unit(score: Score, decimals: int) -> str:
-    """A score's value with its unit, such as `24.31 dB`."""
+def with_unit(score: Score, decimals: int | None = None) -> str:
+    """A score's value with its unit, such as `24.31 dB`; `decimals` as in `Score.text`."""
     return typographic(score.text(decimals))
 
 
-def interval(score: Score, decimals: int) -> str:
+def interval(score: Score, decimals: int | None = None) -> str:
     """The ends of a score's 95 % interval, such as `23.81 to 24.81`; "" where there is none."""
     return typographic(score.interval(decimals, "{} to {}"))
