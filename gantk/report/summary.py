@@ -20,9 +20,9 @@ from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
 from gantk.report.patients.section import KINDS, ShownPatients
 from gantk.report.pictures import data_uri, error_picture, png_uri
-from gantk.report.run_record import Direction, RunRecord
+from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.report.words import ARROW
-from gantk.runs.results import Results, Score, StoredImage
+from gantk.runs.results import Score, StoredImage
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
@@ -184,24 +184,25 @@ class Figure(NamedTuple):
     rows: list[list[tuple[str, str]]]
 
 
-NO_FIGURE = Figure("", "", [])
-
-
 def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[Figure]:
     """For each direction a caption and pictures with their titles: a typical test image, else a
     held-out image of the last step; generated and real images for those from noise.
 
     `patients` is the section of test patients.
     """
+    samples = run.samples
+    if not samples:
+        return []
+
     scored = {found.key: found for found in (patients or {}).get("directions", ())}
     figures = []
     for direction in run.directions[:MAX_TYPICAL_DIRECTIONS]:
         if direction.source is None:
-            figures.append(_from_noise(run, direction))
+            figures.append(_from_noise(samples, direction))
         elif direction.key in scored and _complete_cases(scored[direction.key]):
-            figures.append(_typical_case(scored[direction.key], run.results))
+            figures.append(_typical_case(scored[direction.key]))
         else:
-            figures.append(_latest_sample(run, direction))
+            figures.append(_latest_sample(samples, direction, held_out=not run.holds_out_nothing))
 
     return [figure for figure in figures if figure.rows]
 
@@ -210,9 +211,9 @@ def _complete_cases(found: ShownPatients) -> list[StoredImage]:
     return [case for case in found.cases if case.pictures]
 
 
-def _typical_case(found: ShownPatients, results: Results) -> Figure:
+def _typical_case(found: ShownPatients) -> Figure:
     """The case with the score that is nearest to the median of the patients."""
-    metric = found.metrics[0]
+    metric, of_all = next(iter(found.metrics.items()))
     scores = [row.scores[metric] for row in found.patients]
     known = [score for score in scores if score is not None]
     middle = median(known) if known else 0.0
@@ -233,23 +234,18 @@ def _typical_case(found: ShownPatients, results: Results) -> Figure:
         ("Error: generated − real", png_uri(error_picture(error, largest))),
     ]
     caption = f"Of the stored test images the one nearest to the median, of {case.patient}."
-    if case.scores.get(metric) is not None and known:
-        unit = results.metrics.get(found.key, {}).get(metric, Score()).unit
-        value = Score(value=case.scores[metric], unit=unit)
+    if case.scores.get(metric) is not None:
+        value = Score(value=case.scores[metric], unit=of_all.unit)
         caption += f" Its {short_metric_name(metric)} is {words.with_unit(value)};"
-        of_all = words.with_unit(Score(value=middle, unit=unit), value.decimals)
-        caption += f" the median of all patients is {of_all}."
+        of_patients = Score(value=middle, unit=of_all.unit)
+        caption += f" the median of all patients is {words.with_unit(of_patients)}."
     in_unit = Score(value=largest, unit="HU" if case.units[2] == "HU" else "")
     caption += f" Error: black is 0, the palest yellow {words.with_unit(in_unit)}."
     return Figure(found.label, caption, [rows])
 
 
-def _latest_sample(run: RunRecord, direction: Direction) -> Figure:
+def _latest_sample(samples: Samples, direction: Direction, *, held_out: bool) -> Figure:
     """The first sample of the last step that was saved: a held-out image, where any is held out."""
-    samples = run.samples
-    if not samples:
-        return NO_FIGURE
-
     step = samples.steps[-1]
     titles = {f"Input: {direction.source}": samples.picture("input", direction, 0)}
     if samples.has_truth:
@@ -257,17 +253,13 @@ def _latest_sample(run: RunRecord, direction: Direction) -> Figure:
     titles[f"Generated {direction.target}"] = samples.picture(step, direction, 0)
 
     row = [(title, data_uri(path)) for title, path in titles.items() if path]
-    what = "A training image" if run.holds_out_nothing else "A held-out image"
+    what = "A held-out image" if held_out else "A training image"
     caption = f"{what} at step {step:,}, chosen without looking at its score."
     return Figure(direction.label, caption, [row] if row else [])
 
 
-def _from_noise(run: RunRecord, direction: Direction) -> Figure:
+def _from_noise(samples: Samples, direction: Direction) -> Figure:
     """The first generated images of the last step, above real images."""
-    samples = run.samples
-    if not samples:
-        return NO_FIGURE
-
     rows = []
     for title, group in (("Generated", samples.steps[-1]), ("Real", "real")):
         row = []

@@ -18,7 +18,7 @@ from gantk.formats.nifti import Nifti
 from gantk.report.pictures import png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
-from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage
+from gantk.runs.results import HeldOutPatients, PatientScores, Score, StoredImage
 from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ class ShownPatients:
     label: str
     source: str
     target: str
-    metrics: list[str]
+    metrics: dict[str, Score]  # the scores of all patients
     patients: list[PatientScores]
     cases: list[StoredImage]
 
@@ -87,7 +87,10 @@ def _direction(record: RunRecord, key: str, found: HeldOutPatients) -> ShownPati
     source, _, target = label.partition(ARROW)
     for case in found.cases:
         case.pictures = pictures(record, case.stem)
-    return ShownPatients(key, label, source, target, found.metrics, found.patients, found.cases)
+
+    of_all = record.results.metrics.get(key, {})
+    metrics = {name: of_all.get(name, Score()) for name in found.metrics}
+    return ShownPatients(key, label, source, target, metrics, found.patients, found.cases)
 
 
 def pictures(record: RunRecord, stem: str) -> dict[str, EncodedPixels]:
