@@ -16,6 +16,8 @@ from gantk.runs.folder import flat
 from gantk.runs.results import Score
 
 Scores = Mapping[str, Score]  # by metric
+# place among the compared runs (None: no run), name of the system, and its scores
+GridRow = tuple[int | None, str, Scores]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class ScoreGrid:
 
     title: str
     columns: dict[str, Score]  # a score of each metric, which has its definition
-    # place among the compared runs (None: no run), name of the system, and its scores
-    rows: list[tuple[int | None, str, Scores]]
+    rows: list[GridRow]
 
 
 def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
@@ -45,7 +46,11 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
         of_direction = grids.setdefault(run.label(key), [])
         for section, metrics in sections.items():
             columns = {metric: scores[metric] for metric in metrics}
-            rows = [(None, *each) for each in systems.items() if columns.keys() & each[1].keys()]
+            rows: list[GridRow] = []
+            for name, of_system in systems.items():
+                if columns.keys() & of_system.keys():
+                    rows.append((None, name, of_system))
+
             of_direction.append(ScoreGrid(section, columns, rows))
 
         uncertainty = run.results.uncertainty.get(key)
@@ -77,7 +82,8 @@ def _section(score: str) -> str:
     """The section of a score: its region, or what its metric names."""
     _, region = split_region(score)
     metric = registry().metric_of(score)
-    return region.capitalize() or (metric and metric.section) or "Whole image"
+    section = metric.section if metric else ""
+    return region.capitalize() or section or "Whole image"
 
 
 # ---- the chosen checkpoint

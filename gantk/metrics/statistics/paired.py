@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 
-from gantk.metrics.intervals import estimate
+from gantk.metrics.intervals import Values, estimate
 from gantk.runs.results import PairedTest
 
 # Up to this number of patients all sign patterns are tried, beyond it FLIPS random ones.
@@ -21,7 +20,7 @@ MAX_NEEDED_PATIENTS = 10_000  # larger numbers are not stated
 POWER_QUANTILES = 2.802
 
 
-def paired_test(gains: Sequence[float]) -> PairedTest | None:
+def paired_test(gains: Values) -> PairedTest | None:
     """Test whether gains, one for each patient, are symmetric around 0 (two-sided); None for fewer
     than two patients.
 
