@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -325,7 +325,7 @@ def stack_on_one_grid(
     first = done[chosen]
     missing = np.full_like(first.pixels, np.nan)
     channels = [done[name].pixels if name in done else missing for name in contrasts]
-    headers = []
+    headers: list[Any] = []
     for name in contrasts:
         if name in done:
             headers += done[name].made_of or (done[name].header,)

@@ -51,7 +51,7 @@ class TrainedModel:
         if name is None:
             return next(iter(self.frames))
 
-        letters = {}
+        letters: dict[str, str] = {}
         allowed: list[str] = []
         for letter, frame in self.frames.items():
             letters |= {contrast.lower(): letter for contrast in frame.targets}

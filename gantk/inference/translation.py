@@ -220,9 +220,11 @@ class Translation:
         else:
             catalog = inputs_below(source, target, self.contrasts, stripped=self.frame.stripped)
             patients = jobs_of_cases(catalog, source, self.contrasts)
-            found = [scans for each in patients for scans in each.candidates.values()]
+            scans = [
+                scan for each in patients for found in each.candidates.values() for scan in found
+            ]
             images = [row for row in catalog if row.kind != "mask"]
-            self._say_unused(images, source, sum(found, []), f"--from {self.contrasts[0]}=FILE ...")
+            self._say_unused(images, source, scans, f"--from {self.contrasts[0]}=FILE ...")
         jobs = self._with_outputs(patients, target)
         return self._in_folder(jobs, source, target, catalog), target
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from gantk.errors import UserError, one_line
 from gantk.inference.frame import Frame, Name, Side, Sides
@@ -43,13 +43,6 @@ class Free(Entry):
     sizes: Sizes | None
 
 
-class Contrasts(Entry):
-    """The names of a domain's channels."""
-
-    source: Annotated[list[Name], Field(min_length=1, max_length=1024)]
-    target: Annotated[list[Name], Field(min_length=1, max_length=1024)]
-
-
 class Mappings(Entry):
     """States of the intensity mappings, which are checked when the mappings are built from them."""
 
@@ -71,7 +64,6 @@ class Metadata(Entry):
 
     method: Name
     trained: Trained
-    contrasts: Contrasts
     intensity: Mappings
     window: Sides
     direction: Literal["a_to_b", "b_to_a"]
@@ -122,9 +114,7 @@ def read_metadata(text: str, path: Path) -> Metadata:
                 not meta.frame.range[0] < meta.frame.range[1]
             ),
             "overlap: it should be 0.9 at most": meta.overlap > 0.9,
-            "contrasts.source and frame.channels differ": (
-                len(meta.contrasts.source) not in (1, wanted)
-            ),
+            "frame.source and frame.channels differ": len(meta.frame.sources) not in (1, wanted),
             "frame.values: give both domains, or none": len(meta.frame.values) == 1,
         }
         if problem := next((what for what, so in problems.items() if so), None):
