@@ -85,8 +85,8 @@ class TrainedModel:
         return list(dict.fromkeys(row.scan_below(folder) for row in rows))
 
     def trained_on(self, image: Image) -> str:
-        """The run that was trained on the patient of an image, as far as its file or its header say;
-        "" for others, and for models that do not list their training images.
+        """The name of the run that was trained on the patient of an image, as far as its file or its
+        header say; "" for others, and for models that do not list their training images.
         """
         return ""
 

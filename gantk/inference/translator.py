@@ -132,7 +132,7 @@ class Translator(TrainedModel):
         is_known = bool(patient) and patient in self._trained_on
         if not is_known and self._trained_on and path is not None and path.is_file():
             is_known = sha256_of(path) in self._trained_on
-        return str(self.run.path) if is_known else ""
+        return self.run.path.resolve().name if is_known else ""
 
     @cached_property
     def _trained_on(self) -> set[str]:
