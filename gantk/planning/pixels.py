@@ -14,7 +14,7 @@ from gantk.data.spread import spread
 # of a domain that are measured
 MAX_PICTURES = 16
 MAX_VOLUMES = 3
-MAX_PLANES = 6  # of a volume
+MAX_PLANES = 12  # of a volume
 
 
 @dataclass(frozen=True)

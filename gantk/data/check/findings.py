@@ -253,10 +253,6 @@ def _numbers(values: np.ndarray) -> str:
     return " x ".join(f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
 
 
-def _thumbnails(item: Inspected) -> np.ndarray | None:
-    return None if item.seen is None else item.seen.thumbnails
-
-
 def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Finds pictures that may be sagittal: wider and less symmetric than the others. (Pictures
     state no plane.)
@@ -264,7 +260,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     pictures = []
     thumbnails = []
     for item in items:
-        views = _thumbnails(item)
+        views = item.seen and item.seen.thumbnails
         if item.facts["plane"] is None and len(item.facts["shape"]) == 2 and views is not None:
             pictures.append(item)
             thumbnails.append(views[:, 0])
@@ -439,7 +435,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     compared = []
     thumbnails = []
     for item in items:
-        views = _thumbnails(item)
+        views = item.seen and item.seen.thumbnails
         if views is not None and item.domains in [[name] for name in domains]:
             compared.append(item)
             thumbnails.append(views)
