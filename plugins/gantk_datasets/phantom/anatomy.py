@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gantk_datasets.phantom.phantom import CENTRE, CEREBRUM, SHELLS, TISSUES
+from gantk_datasets.phantom.tissues import CENTRE, CEREBRUM, SHELLS, TISSUES
 
 ORIGIN = (-72.0, -107.0, -72.0)  # MNI mm (x, y, z) of the first voxel of anatomy.npz
 MARGIN = 40  # mm around the brain in which `brain_distance` is computed

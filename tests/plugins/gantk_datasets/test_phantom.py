@@ -8,12 +8,8 @@ import tiny
 import torch
 
 from gantk.errors import UserError
-from gantk_datasets.phantom.phantom import (
-    MIN_LESION_PIXELS,
-    RELAXATION,
-    contrast_of,
-    signal,
-)
+from gantk_datasets.phantom.phantom import MIN_LESION_PIXELS, contrast_of
+from gantk_datasets.phantom.tissues import RELAXATION, signal
 
 MIDDLE = "subject-001/slice-001"
 
