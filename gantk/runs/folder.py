@@ -358,11 +358,13 @@ def _warn(what: str) -> None:
     say(f"warning  {what}", stderr=True)
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(
+    table: Mapping[str, Any], prefix: str = "", between: str = "."
+) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for every value of nested tables."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}{between}", between)
         else:
             yield prefix + key, value
 

@@ -11,7 +11,7 @@ from gantk import hookimpl
 def gantk_register(add) -> None:
     """Register the functions of the Python interface."""
     add.function("serve", "gantk_serve.worker:serve")
-    add.function("app", "gantk_serve.app.service:app")
+    add.function("app", "gantk_serve.app.start:app")
 
 
 @hookimpl

@@ -15,6 +15,7 @@ from gantk import Part, Run
 from gantk.errors import one_line
 from gantk.files import open_file
 from gantk.plugin.spec import bind
+from gantk.runs.folder import flat
 from gantk.runs.results import Results, Step
 from gantk.runs.schemas import LOG, MAX_LOG_BYTES, is_inside, read, read_results, table
 from gantk.terminal import say
@@ -128,9 +129,11 @@ class Follower:
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The numbers of a log line by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
-    numbers = {
-        kind: dict(flat({kind: line[kind]})) for kind in ("losses", "validation") if kind in line
-    }
+    numbers = {}
+    for kind in ("losses", "validation"):
+        named = flat({kind: line.get(kind, {})}, between="/")
+        numbers[kind] = {name: value for name, value in named if value is not None}
+
     if "losses" in line:
         numbers["losses"] |= {
             f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")
@@ -150,14 +153,3 @@ def _values_of(results: Results) -> Iterator[tuple[str, float]]:
             for metric, score in scores.items():
                 if score.value is not None:
                     yield f"{name}/{key}/{metric}", score.value
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of nested tables, without None: ("losses/generators/cycle_a", 1.2)."""
-    for key, value in table.items():
-        if value is not None:
-            yield from (
-                flat(value, f"{prefix}{key}/")
-                if isinstance(value, dict)
-                else [(prefix + key, value)]
-            )

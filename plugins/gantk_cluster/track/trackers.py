@@ -20,7 +20,7 @@ import tomli_w
 from PIL import Image
 
 from gantk.files import expect_inside
-from gantk_cluster.track.follow import flat
+from gantk.runs.folder import flat
 
 # kinds of entries, in their order within a step
 KINDS = ("losses", "validation", "selection", "samples", "scores")
@@ -155,7 +155,7 @@ class MLflow:
             else:
                 of = self.client.create_experiment(experiment, artifact_location=local)
             state["id"] = self.client.create_run(of, run_name=run.name).info.run_id
-            for key, value in flat(recipe):
+            for key, value in flat(recipe, between="/"):
                 self.client.log_param(state["id"], key, str(value)[:500])
 
         self.id = state["id"]

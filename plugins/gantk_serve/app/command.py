@@ -58,6 +58,6 @@ def command(run, **options) -> None:
     the machine. A result stays until its window closes. Ctrl-C stops the server.
     """
     from gantk.terminal import say
-    from gantk_serve.app.service import app
+    from gantk_serve.app.start import app
 
     app(run, **options, say=say)

@@ -6,10 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
-import socket
-import stat
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +14,7 @@ import nibabel
 import numpy as np
 
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import WRITTEN, make_folder, read_file, temporary_beside, write_file
+from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import formats, read, stem_of, suffix_of
 from gantk.formats.image import Scan
 from gantk.formats.voxels import to_levels
@@ -30,8 +26,6 @@ SENT = "in"  # folder of a file with its sender's name, within that of an upload
 CONTENT = "input"  # folder of what a zip holds, beside it
 RESULTS = "made"  # folder of what was made of an upload, beside it
 LOOPBACK = ("127.0.0.1", "localhost")
-MIN_TOKEN_CHARACTERS = 32
-MAX_TOKEN_BYTES = 4096
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
 
@@ -301,114 +295,3 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
         "files": files,
         "windows": dict(zip(files, windows, strict=True)),
     }
-
-
-def read_token(file: Path | None, host: str) -> str:
-    """The password of the page and its API, from a file that only its user can read; "" where it
-    listens on this machine alone and no file is given.
-
-    Raises:
-        UserError: other machines may connect and no file is given, or it cannot be read, holds too
-            short a text, or others can read it.
-    """
-    if file is None:
-        if host in LOOPBACK:
-            return ""
-        raise UserError(
-            f"other machines could use the server at {host} without a password",
-            where="--token-file",
-            remedy="name a file with a password, made by: (umask 077; openssl rand -hex 32 > token)",
-        )
-    try:
-        mode = stat.S_IMODE(file.stat().st_mode)
-        token = read_file(file, None, MAX_TOKEN_BYTES).decode().strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", "") or "it is no text"
-        raise UserError(f"'{file}' cannot be read: {reason}", where="--token-file") from None
-    if mode & 0o077:
-        raise UserError(
-            f"others can read '{file}': its mode is {mode:o}",
-            where="--token-file",
-            remedy=f"chmod 600 {file}",
-        )
-    if len(token) < MIN_TOKEN_CHARACTERS:
-        raise UserError(
-            f"the password in '{file}' has {len(token)} characters",
-            where="--token-file",
-            allowed=f"{MIN_TOKEN_CHARACTERS} or more",
-            remedy="make one: openssl rand -hex 32",
-        )
-    return token
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on an address; 0 is a free port. UserError where that is impossible."""
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(
-            f"the server cannot listen on {host}, port {port}: {error.strerror}",
-            where="--host, --port",
-            remedy="choose another address or port; port 0 is a free one",
-        ) from None
-
-
-def app(
-    run: str = "t1t2",
-    *,
-    port: int = 7860,
-    host: str = "127.0.0.1",
-    token_file: Path | None = None,
-    max_mb: int = 512,
-    device: str | None = None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Serve a web page, and Gradio's API for programs, which translate scans with `run`, until
-    Ctrl-C.
-
-    Args:
-        run: as in `gantk.load`.
-        port: the port; 0 chooses a free one.
-        host: the address to listen on. Any address but that of this machine needs a `token_file`.
-        token_file: a file with a password of 32 characters or more, which only its user can read.
-            The user's name is "gantk".
-        max_mb: the largest upload in MB, also after unzipping.
-        device: as in `gantk.run`.
-        say: called with each line of output.
-
-    Raises:
-        UserError: as of `read_token`; or the address is taken, or a package is missing.
-    """
-    token = read_token(token_file, host)
-    folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
-    try:
-        os.environ |= {  # before gradio is imported
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_TEMP_DIR": str(folder),
-            "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2"),
-        }
-        import uvicorn
-
-        from gantk_serve.app.server import application
-    except ModuleNotFoundError as error:
-        what = f"gantk app needs the package {error.name}, which is not installed"
-        raise UserError(what, remedy='install it: pip install "gantk[app]"') from None
-
-    listener = listen(host, port)
-    make_folder(folder, private=True, new=True)
-    try:
-        # so that `finally` deletes uploads
-        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            signal.signal(stop, signal.default_int_handler)
-
-        served = application(Service(run, folder, max_mb << 20, device), host, token)
-        say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C stops the server)")
-        if host not in LOOPBACK:
-            say("warning  this address has no encryption: put a server with TLS before it")
-
-        uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(
-            sockets=[listener]
-        )
-    finally:
-        listener.close()
-        shutil.rmtree(folder, ignore_errors=True)
