@@ -23,56 +23,43 @@ class CommandTree:
             }
 
     def problem(self) -> str | None:
-        """What a plugin has done to the commands that it must not do; None if it only added.
+        """What a plugin has done to the commands that it must not do; None if it only added
+        commands, options and modes.
 
-        Raises what the help of its own commands raises.
+        Raises what the help of new or changed commands raises.
         """
         for command, before in self.attributes.items():
             after = vars(command)
-            for name, value in before.items():
-                is_container = isinstance(value, (list, dict))
-                kept = (
-                    type(after.get(name)) is type(value)
-                    if is_container
-                    else after.get(name) is value
-                )
-                if not kept:
-                    return f"it replaces '{name}' of the command '{command.name}'"
-            if set(after) != set(before):
-                return f"it adds attributes to the command '{command.name}'"
-
-            now = getattr(command, "commands", {})
             for name, subcommand in before.get("commands", {}).items():
-                if now.get(name) is not subcommand:
+                if after["commands"].get(name) is not subcommand:
                     return f"its command '{name}' already exists"
+            if before.keys() != after.keys():
+                return f"it adds attributes to the command '{command.name}'"
+            for name, value in before.items():
+                if not _extends(after[name], value):
+                    return f"it changes '{name}' of the command '{command.name}'"
 
-            for name, subcommand in now.items():
-                if not isinstance(name, str) or not isinstance(subcommand, click.Command):
-                    return f"its command {name!r} is not a command of click"
-
-            for parameter in command.params:
-                if not isinstance(parameter, click.Parameter):
-                    return f"it adds an option to '{command.name}' that is not one of click"
-
+        root = click.Context(self.cli, **self.cli.context_settings)  # whose help options all have
         for command in _commands_below(self.cli):
-            if command not in self.attributes:
-                _check_help(command)
+            if vars(command) != self.attributes.get(command):
+                _check_help(command, root)
 
         return None
 
     def restore(self) -> None:
         """Give every command its attributes of then."""
         for command, before in self.attributes.items():
-            attributes = vars(command)
-            for name in set(attributes) - set(before):
-                del attributes[name]
-            for name, value in before.items():
-                now = attributes.get(name)
-                if isinstance(now, dict) and isinstance(value, dict):
-                    now.clear()
-                    now.update(value)
-                else:
-                    attributes[name] = value
+            vars(command).clear()
+            vars(command).update(before)
+
+
+def _extends(now: Any, before: Any) -> bool:
+    """Whether a value is the one before, or a list or dictionary that only grew."""
+    if isinstance(before, list):
+        return now[: len(before)] == before
+    if isinstance(before, dict):
+        return before.items() <= now.items()
+    return now is before
 
 
 def _commands_below(group: click.Group) -> Iterator[click.Command]:
@@ -85,15 +72,17 @@ def _commands_below(group: click.Group) -> Iterator[click.Command]:
             continue
         seen.add(id(command))
         yield command
-        below = getattr(command, "commands", None)
-        if isinstance(below, dict):
-            waiting += [each for each in below.values() if isinstance(each, click.Command)]
+        for name, each in getattr(command, "commands", {}).items():
+            if not isinstance(name, str) or not isinstance(each, click.Command):
+                raise TypeError(f"its command {name!r} is not a command of click")
+            waiting.append(each)
 
 
-def _check_help(command: click.Command) -> None:
-    """Raise what the help of a new command raises, which `gantk --help` would show as a traceback."""
+def _check_help(command: click.Command, root: click.Context) -> None:
+    """Raise what the help of a command raises, which `gantk --help` would show as a traceback."""
     command.get_short_help_str(limit=400)
-    command.get_help(click.Context(command, info_name=command.name))
+    parent = None if command is root.command else root
+    command.get_help(click.Context(command, parent, command.name, **command.context_settings))
     place = getattr(command, "place", 0)
     section = getattr(command, "section", "")
     if not isinstance(place, int) or not isinstance(section, str):
