@@ -89,7 +89,7 @@ class RunFolder:
         return str(self.path)
 
     def __repr__(self) -> str:
-        steps = checkpoint.steps_saved(self.checkpoints)
+        steps = self.steps
         scores = []
         with suppress(UserError):
             for direction, of_direction in read_results(self.path).metrics.items():
@@ -204,6 +204,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        return checkpoint.steps_saved(self.checkpoints)
+
     def recipe(self) -> Recipe:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
@@ -277,7 +282,7 @@ class RunFolder:
 
     def latest(self) -> Path:
         """The newest complete checkpoint; UserError where none has been saved yet."""
-        steps = checkpoint.steps_saved(self.checkpoints)
+        steps = self.steps
         if not steps:
             what = "the run has no checkpoint, because it ended before the first one"
             raise UserError(
@@ -289,7 +294,7 @@ class RunFolder:
         """Return the UserError for an `--out` that holds a run already, with the command that
         continues that run.
         """
-        begun = checkpoint.steps_saved(self.checkpoints) or (self.path / "metrics.json").exists()
+        begun = self.steps or (self.path / "metrics.json").exists()
         if begun:
             then = f"continue this run: gantk resume {argument(self.path)}"
         else:
@@ -309,7 +314,7 @@ class RunFolder:
         missing.
         """
         step = read(self.path, "best.json").get("step")
-        if step not in checkpoint.steps_saved(self.checkpoints):
+        if step not in self.steps:
             what = (
                 f"'{self.path}' has no best checkpoint: best.json names step {step}, which"
                 " does not exist"

@@ -194,7 +194,7 @@ class Training:
 
     def save(self) -> Path:
         """Write a checkpoint, and return its folder; `gantk.load` opens it."""
-        if self.engine.step not in checkpoint.steps_saved(self.run.checkpoints):
+        if self.engine.step not in self.run.steps:
             self._save(self._view)
         return self.run.latest()
 
@@ -490,7 +490,7 @@ class Training:
         self._report_cost = self._reported - began
 
     def _check_finite(self) -> None:
-        steps = checkpoint.steps_saved(self.run.checkpoints)
+        steps = self.run.steps
         if steps:
             saved = f"The last good checkpoint is step {steps[-1]}."
         else:

@@ -17,7 +17,6 @@ from gantk.files import lock_folder, regular_file
 from gantk.machine.launch import Launch
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.tables import Model
-from gantk.runs.checkpoint import steps_saved
 from gantk.runs.folder import RunFolder, flat
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def run_to_resume(
 
     folder = RunFolder.open(out)
     locks.enter_context(lock_folder(folder.path))
-    saved = steps_saved(folder.checkpoints)
+    saved = folder.steps
     automatic = process.restarts or (process.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
     if (
@@ -90,7 +89,7 @@ def run_to_resume(
 def advice(folder: Path, world: int) -> str:
     """Advice for messages after a lost rank or a full disk: how to resume."""
     what = "There is no checkpoint yet. Start the run again"
-    steps = steps_saved(folder / "checkpoints")
+    steps = RunFolder(folder).steps
     if steps:
         what = (
             f"The newest checkpoint is step {steps[-1]}. To continue, run: gantk resume"

@@ -19,7 +19,7 @@ from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, whole_folder, write_file
 from gantk.machine.launch import ALONE
 from gantk.recipe.load import resolved
-from gantk.runs.checkpoint import path_of, steps_saved
+from gantk.runs.checkpoint import path_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read, table
 from gantk_cluster.sweep.reporting import REPORTING
@@ -59,13 +59,13 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     try:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
-                report.reported = steps_saved(Path(folder) / "checkpoints")[-1]
+                report.reported = RunFolder(Path(folder)).steps[-1]
                 if read(Path(folder), TRIAL_FILE, TRIAL_SCHEMA)["trial"] != trial.name:
                     with whole_folder(trial) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
 
         report.note(config)
-        if steps_saved(trial / "checkpoints"):
+        if RunFolder(trial).steps:
             RunFolder(trial).write_recipe(
                 resolved(checked_recipe(asked["recipe"], None, config, None)[1])
             )
@@ -102,7 +102,7 @@ class Reporter:
         make_folder(self.run)
         known = read(self.run, TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
         if not known or known[-1][1] != config:
-            known.append([max(steps_saved(self.run / "checkpoints"), default=0), config])
+            known.append([max(RunFolder(self.run).steps, default=0), config])
 
         write_file(
             self.run / TRIAL_FILE,
@@ -112,7 +112,7 @@ class Reporter:
     def __call__(self, done: bool = False) -> None:
         from ray import tune
 
-        saved = steps_saved(self.run / "checkpoints")
+        saved = RunFolder(self.run).steps
         if not done and max(saved, default=0) <= self.reported:
             return
 
