@@ -1,14 +1,23 @@
-"""Settings that lower a training's memory, and the out-of-memory error that names them."""
+"""The memory of a training: a lower bound of it, computed beforehand by building its networks from
+tensors without storage; settings that lower it; and the out-of-memory error that names them.
+
+Activations are not counted: `gantk run --try` measures them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
 
-from gantk.errors import GantkError, memory_ended, one_line
+from gantk.errors import GantkError, UserError, memory_ended, one_line
+from gantk.machine.memory import Hollow
+from gantk.machine.usage import GIB, free_memory
+from gantk.method import Geometry
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -73,3 +82,87 @@ def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the memory of a device or of the process is exhausted."""
     return isinstance(error, torch.OutOfMemoryError) or memory_ended(error)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A lower bound of a training's memory in bytes.
+
+    weights: millions of parameters. state: parameters, gradients and the optimizer's moments, if
+    any. kept: image pools and other buffers. images: one step's batch, and outputs of the same size.
+    """
+
+    weights: float
+    state: int
+    kept: int
+    images: int
+
+    @property
+    def gib(self) -> float:
+        """The sum in GiB."""
+        return (self.state + self.kept + self.images) / GIB
+
+    def __str__(self) -> str:
+        parts = {
+            f"{self.weights:,.1f} M weights with gradients and moments": self.state,
+            "image pools": self.kept,
+            "the images of a step": self.images,
+        }
+        return ", ".join(
+            f"{size / GIB:,.2f} GiB for {name}"
+            for name, size in parts.items()
+            if size > 0.005 * GIB
+        )
+
+
+def cost_of(model: Model) -> Cost:
+    """The lower bound of a recipe's training; without weights if its method cannot be built this
+    way.
+    """
+    data = model.data
+    train = model.train
+    size = data.patch or data.size
+    letters = "ab" if len(data.domains) == 2 else ["image"]
+    channels = {
+        x: (1 + d.count("+")) * (2 * data.neighbours + 1)
+        for x, d in zip(letters, data.domains, strict=True)
+    }
+    weights = buffers = 0
+    with suppress(Exception), Hollow():  # the training itself reports the error
+        method = model.method(Geometry(data.dims, size, channels, ("", " ") if data.labels else ()))
+        weights, buffers = (
+            sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers())
+        )
+
+    moments = 2 * weights if "betas" in train.optimizer.options else 0
+    images = 8 * train.batch * prod(size) * sum(channels.values())
+    return Cost(weights / 4e6, 2 * weights + moments, buffers, images)
+
+
+def most_memory() -> float | None:
+    """The memory in GiB of the device with the most on this machine; None where it is not known."""
+    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    rooms = [
+        free_memory(),
+        *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards),
+    ]
+    known = [room for room in rooms if room is not None]
+    return max(known) if len(known) == len(rooms) else None
+
+
+def require_memory(model: Model) -> None:
+    """Raise UserError, with figures, for a training that does not fit into any device's memory on
+    this machine.
+    """
+    cost = cost_of(model)
+    most = most_memory()
+    if most is not None and cost.gib > most:
+        what = (
+            f"this training needs at least {cost.gib:,.1f} GiB, but only {most:.1f} GiB are"
+            f" available: {cost}"
+        )
+        remedy = (
+            "lower the width or depth of the networks, method.pool, data.size or"
+            " train.batch, or set data.patch"
+        )
+        raise UserError(what, where="method, data, train", remedy=remedy)

@@ -27,8 +27,7 @@ from gantk.machine.device import choose
 from gantk.machine.usage import free_memory, peak_memory
 from gantk.recipe.load import Recipe, Settings, resolved
 from gantk.terminal import duration
-from gantk.training.cost import cost_of, most_memory
-from gantk.training.memory import is_out_of_memory, lighter
+from gantk.training.memory import cost_of, is_out_of_memory, lighter, most_memory
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime

@@ -7,10 +7,10 @@ from typing import Annotated, get_args, get_origin
 
 import pytest
 
+from gantk import registry
 from gantk.data.augment import Augment
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
-from gantk.plugin.loader import registry
 from gantk.plugin.spec import options_model, options_of
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk.recipe.tables import TABLES
@@ -115,10 +115,10 @@ def test_parts_without_or_with_inherited_ranges_work():
     ],
 )
 def test_impossible_memory_is_refused_with_figures(settings, words, monkeypatch):
-    from gantk.training import cost
-    from gantk.training.cost import require_memory
+    from gantk.training import memory
+    from gantk.training.memory import require_memory
 
-    monkeypatch.setattr(cost, "most_memory", lambda: 12.0)
+    monkeypatch.setattr(memory, "most_memory", lambda: 12.0)
     with pytest.raises(UserError, match=words):
         require_memory(checked_recipe("dualgan_t1t2", None, settings, None)[1])
 
@@ -126,7 +126,7 @@ def test_impossible_memory_is_refused_with_figures(settings, words, monkeypatch)
 def test_what_is_counted_is_what_is_built():
     from gantk.machine.runtime import start
     from gantk.runs.trained import build_method
-    from gantk.training.cost import cost_of
+    from gantk.training.memory import cost_of
 
     for name in sorted(
         set(all_recipes()) & {"dualgan_t1t2", "dcgan_phantom", "progan_phantom", "cyclegan_25d"}

@@ -286,7 +286,7 @@ def dry_check(question: dict) -> None:
     from gantk.method import check_networks
     from gantk.plugin.loader import load
     from gantk.runs.trained import build_method
-    from gantk.training.cost import cost_of
+    from gantk.training.memory import cost_of
 
     model = checked_recipe(question["path"], None, [], question["profile"])[1]
     resolved(model)
