@@ -111,8 +111,7 @@ def gantk(monkeypatch):
     """
     from click.testing import CliRunner
 
-    from gantk.cli import cli
-    from gantk.plugin.loader import attach_commands
+    from gantk.cli import attach_commands, cli
 
     attach_commands(cli)
 

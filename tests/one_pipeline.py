@@ -1,8 +1,8 @@
 """A model from T1 to T2 whose pipeline is given, in place of a trained one."""
 
+from gantk import TrainedModel
 from gantk.data.intensity import Window
 from gantk.inference.frame import Frame
-from gantk.inference.model import TrainedModel
 from gantk.inference.pipeline import Pipeline
 
 

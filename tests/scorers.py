@@ -5,7 +5,7 @@ import copy
 import torch
 from tiny import TINY
 
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.metrics.evaluate import Scorer

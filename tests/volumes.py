@@ -7,7 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.formats import files as io
 from gantk.formats.image import Image, to_upright
 from gantk.method import Method

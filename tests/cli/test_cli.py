@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from gantk import api
+from gantk import api, registry
 from gantk.cli import cli
 from gantk.commands import SECTIONS
 from gantk.errors import GantkError
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import first_sentence
-from gantk.plugin.loader import registry
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import TABLES
 

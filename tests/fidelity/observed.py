@@ -15,9 +15,9 @@ import torch
 from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
 
-from gantk import ImagePool
+from gantk import Data, ImagePool
 from gantk.data.batches import Batches
-from gantk.data.dataset import Data, training_of
+from gantk.data.dataset import training_of
 from gantk.data.split import split_records
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from tiny import ROOT
 
+from gantk import registry
 from gantk.nets import blocks, discriminators
-from gantk.plugin.loader import registry
 from gantk.recipe.load import Recipe, load_recipe, resolved
 
 REPORTS = tomllib.loads((ROOT / "tests" / "fidelity" / "stated.toml").read_text("utf-8"))

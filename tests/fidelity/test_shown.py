@@ -10,9 +10,9 @@ import pytest
 import torch
 from systems import small_model
 
+from gantk import Training
 from gantk.machine.runtime import Runtime
 from gantk.training.assemble import assemble
-from gantk.training.loop import Training
 
 NATIVE = (27, 22)  # rows, columns: the shape of a slice of 217 x 181 pixels
 COUNTS = {"R1": (43, 46), "R0": (20, 20), "R3": (12, 10)}

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from gantk import registry
 from gantk.errors import UserError
 from gantk.machine import ranks as machine
 from gantk.machine.device import choose
@@ -32,7 +33,6 @@ from gantk.machine.launch import Launch, first_host, launch
 from gantk.machine.ranks import Reduction
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
-from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder

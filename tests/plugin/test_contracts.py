@@ -5,7 +5,7 @@ registry holds.
 import pytest
 from method_options import JUDGE, METHODS, UNET
 
-from gantk.plugin.loader import registry
+from gantk import registry
 from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
 
 NOT_EXPORTED = ("style",)  # its translation is an optimisation

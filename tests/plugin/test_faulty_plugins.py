@@ -10,9 +10,10 @@ from packages import put_distribution
 from tiny import ROOT
 
 import gantk as toolkit
+from gantk import registry
 from gantk.errors import UserError
 from gantk.plugin import faults, hookspecs
-from gantk.plugin.loader import load, registry
+from gantk.plugin.loader import load
 from gantk.report.build import write_report
 
 HOOK = "import click, gantk\n@gantk.hookimpl\ndef "

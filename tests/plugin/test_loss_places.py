@@ -9,8 +9,8 @@ import pytest
 import torch
 from method_options import METHODS, UNET
 
+from gantk import registry
 from gantk.errors import UserError
-from gantk.plugin.loader import registry
 from gantk.plugin.loss_inputs import loss_inputs
 from gantk.plugin.registry import KINDS
 from gantk.plugin.spec import Kind, bind, options_of

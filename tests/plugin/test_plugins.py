@@ -15,12 +15,13 @@ import pytest
 from tiny import ROOT, draw_pictures
 
 import gantk
+from gantk import registry
 from gantk.cli import Commands
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
 from gantk.machine.runtime import start
 from gantk.plugin import hookspecs
-from gantk.plugin.loader import attach_commands, load, plugin_note, registry
+from gantk.plugin.loader import attach_commands, load, plugin_note
 from gantk.plugin.registry import KINDS
 from gantk.plugin.settings import disabled_plugins
 from gantk.plugin.spec import bind

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import gantk
+from gantk import registry
 from gantk.errors import UserError
-from gantk.plugin.loader import registry
 from gantk.plugin.registry import KINDS
 
 

@@ -10,9 +10,9 @@ from typing import Literal
 import pytest
 import torch
 
+from gantk import registry
 from gantk.errors import UserError
 from gantk.lookup.options import options_help
-from gantk.plugin.loader import registry
 from gantk.plugin.registry import Entry
 from gantk.plugin.spec import Generator, bind, options_model
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved

@@ -14,8 +14,8 @@ from tiny import ROOT
 from volumes import volume
 
 import gantk
+from gantk import Data
 from gantk.data.batches import Batches
-from gantk.data.dataset import Data
 from gantk.data.preparation import contrast_names
 from gantk.data.recipe_data import checked_recipe, with_data
 from gantk.errors import UserError

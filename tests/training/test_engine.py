@@ -14,10 +14,10 @@ from torch import nn
 from toy_method import Toy
 
 import gantk
+from gantk import registry
 from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses
-from gantk.plugin.loader import registry
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear

@@ -10,13 +10,13 @@ from method_options import METHODS
 from tiny import random_images
 from torch import nn
 
+from gantk import registry
 from gantk.errors import GantkError
 from gantk.machine.memory import Memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
-from gantk.plugin.loader import registry
 from gantk.recipe.load import load_recipe
 from gantk.testing import MethodContract
 from gantk.testing.recorded import Recording, host_reads

@@ -238,7 +238,7 @@ def tracked(request, tmp_path_factory):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}: pip install gantk[track]")
 
-    from gantk.training.loop import Training
+    from gantk import Training
 
     recipe = copy.deepcopy(TINY)
     recipe["train"] |= {"steps": 8, "sample_every": 2, "save_every": 3}
