@@ -17,9 +17,9 @@ from gantk.errors import UserError, argument, count_noun, doing, machine_failure
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
-    from gantk.data.resample import Plane
     from gantk.inference.model import TrainedModel
     from gantk.plugin.callbacks import Hooks
+    from gantk.prepare.grid import Plane
     from gantk.recipe.load import Recipe, Settings
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder

@@ -32,7 +32,6 @@ from gantk.data.preparation import (
     middle_slice,
     neighbouring_slices,
 )
-from gantk.data.resample import SamplingGrid
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import (
     Hash,
@@ -56,6 +55,7 @@ from gantk.data.split.near_duplicates import (
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
+from gantk.prepare.grid import SamplingGrid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,10 +15,10 @@ import numpy as np
 
 from gantk.data.cache import Cache, digest
 from gantk.data.intensity import IntensityMapping
-from gantk.data.resample import FitMode
 from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
+from gantk.prepare.grid import FitMode
 
 if TYPE_CHECKING:
     from torch import Tensor

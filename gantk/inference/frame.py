@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from gantk.catalog.contrasts import contrast_called
 from gantk.data.masks import RINGING_SHARE, with_dark_background
-from gantk.data.resample import FitMode, Plane
 from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.plugin.spec import Count, Few
+from gantk.prepare.grid import FitMode, Plane
 from gantk.recipe.tables import current_fit
 
 OTHER = {"a": "b", "b": "a"}

@@ -22,11 +22,11 @@ from gantk.catalog.contrasts import (
 )
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
-from gantk.data.resample import resample_onto
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
 from gantk.inference.sidecar import is_generated
+from gantk.prepare.grid import resample_onto
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ PUBLIC_MODULES = (
     "gantk.catalog.patients",
     "gantk.data.preparation",
     "gantk.data.recipe_data",
-    "gantk.data.resample",
+    "gantk.prepare.grid",
     "gantk.catalog.tables",
     "gantk.data.sources.source",
     "gantk.data.split",

@@ -1,6 +1,7 @@
-"""How pixels become what a network sees, and results become pixels again: size, intensities, detail.
+"""How pixels become what a network sees, and results become pixels again: plane and spacing, size,
+intensities, detail.
 
 Read first: module (`Prepare`, in torch: training, files, arrays, gradients and exported networks
-use it).
-Imports nothing of inference, metrics or training.
+use it), then grid (plane and spacing of volumes, and the grid of another volume).
+Imports nothing of data, inference, metrics or training.
 """

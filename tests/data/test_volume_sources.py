@@ -11,11 +11,11 @@ import torch
 from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
 from gantk.data.augment import hide_contrasts
-from gantk.data.resample import SamplingGrid
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.errors import UserError
 from gantk.method import Batch
+from gantk.prepare.grid import SamplingGrid
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 

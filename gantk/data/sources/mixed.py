@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Literal
 
 from gantk.data.preparation import Record
-from gantk.data.resample import SamplingGrid
 from gantk.errors import UserError
 from gantk.plugin.spec import Source
+from gantk.prepare.grid import SamplingGrid
 
 
 class Mixed:

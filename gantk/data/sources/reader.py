@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gantk.catalog.catalog import Row, Source
-from gantk.data.resample import SamplingGrid, resample_onto
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan, in_channels
+from gantk.prepare.grid import SamplingGrid, resample_onto
 
 MIN_SIDE_PIXELS = 8  # pixels on each side
 MAX_CACHED_BYTES = 2**30  # of decoded images that are kept for the next reader

@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from gantk.data.preparation import Record
-from gantk.data.resample import SamplingGrid
 from gantk.data.split import SplitTable, split_records
 from gantk.errors import UserError
 from gantk.plugin.spec import Seed, Source
+from gantk.prepare.grid import SamplingGrid
 
 Pixels = Annotated[float, Field(ge=0, le=256)]
 Held = Annotated[float, Field(gt=0, lt=1)]

@@ -1,6 +1,4 @@
-"""Resamples volumes to a plane and spacing or to the grid of another volume, and images to the size
-of the networks and back.
-"""
+"""Resamples volumes to a plane and spacing and back, or to the grid of another volume."""
 
 from __future__ import annotations
 
