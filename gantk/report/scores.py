@@ -56,8 +56,9 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
         uncertainty = run.results.uncertainty.get(key)
         if uncertainty:
             found = uncertainty.scores
-            title = "Uncertainty against error"
-            of_direction.append(ScoreGrid(title, found, [(None, "model", found)]))
+            of_direction.append(
+                ScoreGrid("Uncertainty against error", found, [(None, "model", found)])
+            )
 
     return grids
 

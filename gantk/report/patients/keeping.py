@@ -164,7 +164,7 @@ def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
     if len(positions) < MIN_SLICES:
         return [], ()
 
-    scan = own.file.read(next(filter(None, own.file.scans)))
+    scan: Image = own.file.read(next(filter(None, own.file.scans)))
     slices_apart = float(np.median(np.diff(sorted(positions.values()))))
     spacing = table.spacing or ()  # mm of rows and columns only, or of the slices too
     depth, *plane = (*scan.spacing[: 3 - len(spacing)], *spacing)
