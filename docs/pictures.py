@@ -204,13 +204,13 @@ def failure(work: Path) -> Image.Image:
 
 
 def app(work: Path) -> Image.Image:
-    """The window of `gantk app` with one translated slice."""
+    """The window of `gantk app` with one slice of a synthetic head, translated by the shipped model."""
     run = trained("dualgan", work)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    arguments, environment = command("app", run.name, "--port", str(port), "--device", "cpu")
+    arguments, environment = command("app", "t1t2", "--port", str(port), "--device", "cpu")
     server = subprocess.Popen(arguments, cwd=work, env=environment)
     try:
         _wait_for(port)
@@ -229,7 +229,7 @@ def app(work: Path) -> Image.Image:
             page.until("document.querySelector('#go:not([disabled])')")
             page.js("document.querySelector('#go').click()")
             page.until("document.querySelector('#viewer[data-ready]')")
-            return capture(page, 1000, 960)
+            return capture(page, 1400, 1000)
     finally:
         server.terminate()
         server.wait()

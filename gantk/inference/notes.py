@@ -23,7 +23,7 @@ from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
-FAR_LOOK_RATIO = 2.0  # of a look's distance to that within which 95 % of the training images are
+FAR_LOOK_RATIO = 1.5  # of a look's distance to that within which 95 % of the training images are
 MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
 # an image is of the other domain if its look is this many times nearer to that one's training
 # images. Measured: benchmarks/results/input-checks.md
