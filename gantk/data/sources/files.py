@@ -309,10 +309,9 @@ class Files(VolumeSource):
 
     def _set_pairs(self, rows: Sequence[Row]) -> None:
         """Set the pairs: by a table, of volumes by patient and visit, of pictures by name."""
-        if self.pairs == "none":
+        if self.pairs == "none" or len(self.names) < 2:
             for row in rows:
                 row.pair = ""
-        if len(self.names) < 2 or self.pairs == "none":
             return
         if pair_by_table(rows, self.root, self.pairs):
             return

@@ -82,8 +82,8 @@ def _by_lines(
     if len(columns) < 2:
         return False
 
-    for row in images:
-        row.pair = ""
+    for one in images:
+        one.pair = ""
     for line, cells in lines:
         pair = []
         for letter, column in sorted(columns.items()):
