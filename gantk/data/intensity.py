@@ -5,7 +5,7 @@ contrast. Needs only numpy.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
@@ -68,6 +68,15 @@ class IntensityMapping:
     def lines(self) -> list[Any]:
         """The mapping of each contrast."""
         return [self]
+
+    @property
+    def tissue(self) -> list[float]:
+        """The network intensity of each contrast above which an image shows tissue, not air."""
+        return [level for line in self.lines for level in line.tissue]
+
+    def state(self) -> dict[str, Any]:
+        """All that `mapping_from` needs, as JSON; part of every checkpoint."""
+        raise NotImplementedError
 
     def measure(self, pixels: np.ndarray, /) -> Any:
         """The figures of a scan (C, *spatial) that its mapping depends on, as JSON."""
@@ -180,7 +189,6 @@ class Mapping(IntensityMapping):
         return own
 
     def state(self) -> dict[str, Any]:
-        """All that `from_state` needs, as JSON; part of every checkpoint."""
         state: dict[str, Any] = {"name": self.name}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -191,7 +199,6 @@ class Mapping(IntensityMapping):
 
     @property
     def tissue(self) -> list[float]:
-        """The network intensity of each contrast above which an image shows tissue, not air."""
         start, end = self.range
         share = AIR_SHARE
         if isinstance(self.fitted, list) and len(self.fitted) > 2:
@@ -433,14 +440,6 @@ class PerChannel(IntensityMapping):
             "lines": [line.state() for line in self.lines],
         }
 
-    @property
-    def tissue(self) -> list[float]:
-        return [level for line in self.lines for level in line.tissue]
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], line: Callable[[dict[str, Any]], Any]) -> PerChannel:
-        return cls([line(each) for each in state["lines"]], state["contrasts"], state["dims"])
-
     def _contrasts(self, pixels: np.ndarray) -> list[np.ndarray | None]:
         """The channels of each contrast; None for one that the patient lacks."""
         parts: list[np.ndarray | None] = []
@@ -473,7 +472,8 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
     is invalid.
     """
     if "contrasts" in state:
-        return PerChannel.from_state(state, mapping_from)
+        lines = [mapping_from(each) for each in state["lines"]]
+        return PerChannel(lines, state["contrasts"], state["dims"])
 
     try:
         from gantk.plugin.loader import registry
