@@ -185,7 +185,7 @@ def _read(
     result = result_of(found)
     result["summary"].pop("held out", None)  # the plan may split otherwise
     source = usage.table.source.table()
-    domains = list(usage.names.values())
+    domains = list(usage.table.domains)
     return Scans(result, source, domains, usage.records, usage.table.channels, found)
 
 

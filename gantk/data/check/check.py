@@ -298,7 +298,7 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     problems += findings.ct_without_air(items)
     problems += findings.mixed_channels(items)
     if study:
-        problems += findings.wrong_contrast(items, list(study.names.values()))
+        problems += findings.wrong_contrast(items, study.table.domains)
         problems += findings.named_otherwise(study)
         problems += findings.numbers_after_contrasts(study)
         problems += findings.single_slices(study)

@@ -260,7 +260,7 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     pictures = []
     thumbnails = []
     for item in items:
-        views = item.seen and item.seen.thumbnails
+        views = item.seen.thumbnails if item.seen else None
         if item.facts["plane"] is None and len(item.facts["shape"]) == 2 and views is not None:
             pictures.append(item)
             thumbnails.append(views[:, 0])
@@ -435,7 +435,7 @@ def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> 
     compared = []
     thumbnails = []
     for item in items:
-        views = item.seen and item.seen.thumbnails
+        views = item.seen.thumbnails if item.seen else None
         if views is not None and item.domains in [[name] for name in domains]:
             compared.append(item)
             thumbnails.append(views)
