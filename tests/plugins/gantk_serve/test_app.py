@@ -251,7 +251,7 @@ def test_notes_become_one_answer(case):
     assert (answer.fits, len(answer.reasons)) == (fits, reasons)
 
 
-def test_the_quality_of_a_model_is_that_of_people_whom_it_has_not_seen(service, tiny_run):
+def test_quality_is_of_people_whom_the_model_has_not_seen(service, tiny_run):
     shipped = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
 
     assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
@@ -259,7 +259,7 @@ def test_the_quality_of_a_model_is_that_of_people_whom_it_has_not_seen(service, 
     assert "PSNR" in quality_on_unseen(service.model.run, "T1", "T2")
 
 
-def test_the_page_on_trust_and_its_pictures_are_served(client):
+def test_page_on_trust_and_its_pictures_are_served(client):
     page = client.get("/trust").text
     pictures = set(re.findall(r'<img src="([^"]+)"', page))
 
