@@ -36,10 +36,10 @@ print(json.dumps(peaks))
 """
 
 
-def translate(source: Path, target: Path, progress=None) -> list[str]:
-    said: list[str] = []
-    model = model_of(lambda seen: seen)
-    Translation(model, None, TranslateOptions(), None, said.append, progress).path(source, target)
+def translate(source: Path, target: Path, *progress) -> list[str]:
+    said = []
+    same = model_of(lambda seen: seen)
+    Translation(same, None, TranslateOptions(), None, said.append, *progress).path(source, target)
     return said
 
 
