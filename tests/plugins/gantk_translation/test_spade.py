@@ -143,5 +143,5 @@ def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
 
     volume(tmp_path / "in/p0/seg.nii", values=levels[:30])
 
-    with pytest.raises(UserError, match="seg.nii.*on different voxel grids"):
+    with pytest.raises(UserError, match="seg.nii.*grids differ"):
         run("unlike")
