@@ -30,7 +30,7 @@ def look_of(pixels: np.ndarray) -> list[float]:
         low, high = content_box(_scaled(gray[:, ::COARSE, ::COARSE]))[0]
         places = [min(int(low + share * (high - low)), len(gray) - 1) for share in HEIGHTS]
         planes = [gray[place] for place in places]
-    looks = [_look_of_slice(plane) for plane in planes if np.ptp(plane) > 0]
+    looks = [look for look in map(_look_of_slice, planes) if look is not None]
     return [round(float(value), 4) for value in np.mean(looks, axis=0)] if looks else []
 
 
@@ -39,7 +39,8 @@ def _scaled(gray: np.ndarray) -> np.ndarray:
     return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
-def _look_of_slice(plane: np.ndarray) -> np.ndarray:
+def _look_of_slice(plane: np.ndarray) -> np.ndarray | None:
+    """The look of a slice; None where it shows no tissue."""
     gray = _scaled(plane)
     (top, bottom), (left, right) = content_box(gray)
     if bottom - top < 1 or right - left < 1:
@@ -50,6 +51,8 @@ def _look_of_slice(plane: np.ndarray) -> np.ndarray:
         Picture.fromarray(gray).resize((SIDE, SIDE), Picture.Resampling.BILINEAR, box=box)
     )
     tissue = small > TISSUE
+    if not tissue.any():
+        return None
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
     ring = (np.hypot(rows, columns) * (2 * RINGS / SIDE)).astype(int)
     means = [small[ring == number].mean() for number in range(RINGS)]
@@ -68,15 +71,19 @@ def _look_of_slice(plane: np.ndarray) -> np.ndarray:
 def looks_of(looks: Sequence[Sequence[float]], people: Sequence[str]) -> dict[str, Any]:
     """What a model keeps of its training images' looks, as JSON: the `looks`, and `look_near`, the
     distance to the nearest image of another person within which 95 % of them are. {} for fewer than
-    MIN_PEOPLE people.
+    MIN_PEOPLE people. Images without a look are left out.
     """
-    if len(set(people)) < MIN_PEOPLE:
+    known = [(look, person) for look, person in zip(looks, people, strict=True) if look]
+    if len({person for _, person in known}) < MIN_PEOPLE:
         return {}
     nearest = []
-    for look, person in zip(looks, people, strict=True):
-        others = [each for each, whose in zip(looks, people, strict=True) if whose != person]
+    for look, person in known:
+        others = [each for each, whose in known if whose != person]
         nearest.append(distance_to(look, others))
-    return {"looks": [*looks], "look_near": float(np.percentile(nearest, 95, method="higher"))}
+    return {
+        "looks": [look for look, _ in known],
+        "look_near": float(np.percentile(nearest, 95, method="higher")),
+    }
 
 
 def distance_to(look: Sequence[float], looks: Sequence[Sequence[float]]) -> float:

@@ -101,7 +101,8 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     notes += [("warning", prefix + line) for line in doubts]
     notes += [("note", prefix + line) for line in near]
     fits = "yes" if "traits" in frame.values.get("source", {}) else "not recorded"
-    if fits == "yes" and not (contrast or stated or image.is_array or image.path is None):
+    is_named = not (image.is_array or image.path is None)
+    if fits == "yes" and not contrast and stated is False and is_named:
         fits = "partly"
         line = f"contrast: neither name nor header says that this is {frame.source}"
         notes.append(("note", line))
@@ -141,9 +142,9 @@ def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tup
     name nor header state a contrast; and whether that is a doubt.
     """
     own = frame.values.get("source", {})
-    if not own.get("looks"):
+    look = look_of(image.pixels) if own.get("looks") else []
+    if not look:
         return []
-    look = look_of(image.pixels)
     distance = distance_to(look, own["looks"])
     others = frame.values.get("target", {}).get("looks")
     if not stated and others and distance > OTHER_LOOK_RATIO * distance_to(look, others):

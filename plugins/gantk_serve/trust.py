@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FIT = "fits the training data"  # is in the note that says whether a scan does
 FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
+# such a note, of one scan or of some: "T1: fits the training data: no (2 of 3 images: a.nii, b.nii)"
+SAID_FIT = rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?: \(\d+ of \d+ .*\))?"
 PAGE = "trust.md"
 PLACES = {  # in a checkout; a wheel has them in the folder `trust_page` beside this file
     PAGE: "docs/background",
@@ -47,10 +49,10 @@ def answer_for(notes: Iterable[tuple[str, str]], unseen: str) -> Answer:
     fits = []
     reasons = []
     for kind, text in notes:
-        said, _, about = text.partition(" (--")
-        answer = said.rpartition(f"{FIT}: ")[2]
-        if FIT in said and answer in FITS:
-            fits.append(answer)
+        said = text.partition(" (--")[0]
+        found = re.fullmatch(SAID_FIT, said)
+        if found:
+            fits.append(found[1])
         else:
             reasons.append((kind, said))
     return Answer(max(fits, key=FITS.index, default="not recorded"), reasons, unseen)

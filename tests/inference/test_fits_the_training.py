@@ -91,6 +91,7 @@ CASES = {
         "no",
         "looks like T2, but this model translates T1",
     ),
+    "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
     "older": ({"age": 80.0}, {"traits": AGES}, "partly", "age: 80 years, in the training 20 years"),
     "a child": ({"age": 1.5}, {"traits": AGES}, "no", "age: 1.5 years"),
@@ -112,6 +113,30 @@ def test_a_scan_is_compared_with_the_training_images(case):
     kind, text = checked.fit_note()
     assert text == f"fits the training data: {fits}"
     assert kind == ("warning" if fits == "no" else "note")
+
+
+def without_look(kind: str) -> np.ndarray:
+    """Pixels (C, *spatial) in which nothing is seen where a look is measured."""
+    if kind == "blank":
+        return np.zeros((1, 32, 32), np.float32)
+    if kind == "white but for a point":
+        pixels = np.ones((1, 32, 32), np.float32)
+        pixels[0, 3, 3] = 0
+        return pixels
+    pixels = np.zeros((1, *SHAPE), np.float32)
+    pixels[0, [0, -1]] = np.eye(*SHAPE[1:])
+    return pixels
+
+
+@pytest.mark.parametrize("kind", ["blank", "white but for a point", "nothing in the middle"])
+def test_an_image_without_a_look_is_not_compared(kind):
+    pixels = without_look(kind)
+    looks = [look_of(scan(gamma=gamma).pixels) for gamma in GAMMAS["source"]]
+    people = [str(number) for number in range(len(looks) + 1)]
+
+    assert looks_of([*looks, look_of(pixels)], people) == looks_of(looks, people[:-1])
+    checked = model().check(replace(scan(), pixels=pixels))
+    assert not any("look" in text for _, text in checked.notes)
 
 
 @pytest.mark.parametrize("name", ["t1t2", "missing"])

@@ -232,8 +232,8 @@ ANSWERS = {
     "one scan": ([("note", "fits the training data: partly"), ("note", "spacing")], "partly", 1),
     "the worst of a zip": (
         [
-            ("note", "fits the training data: yes (-- 'a.nii')"),
-            ("warning", "fits the training data: no (-- 'b.nii')"),
+            ("note", "fits the training data: yes (2 of 3 images: a.nii, c.nii)"),
+            ("warning", "fits the training data: no (1 of 3 images: b.nii)"),
         ],
         "no",
         0,
