@@ -31,7 +31,9 @@ def scan(spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", age=
     pixels = head(*SHAPE).astype(np.float32)
     pixels = pixels.max() * (pixels / pixels.max()) ** gamma
     facts = {"contrast": contrast, "age": age}
-    header = SimpleNamespace(facts={key: each for key, each in facts.items() if each}, remarks=())
+    header = SimpleNamespace(
+        facts={k: v for k, v in facts.items() if v not in ("", None)}, remarks=()
+    )
     affine = np.diag([*spacing[::-1], 1.0])
     return Image(pixels[None].astype(np.float32), affine, path=Path(name), header=header)
 
@@ -94,6 +96,7 @@ CASES = {
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
     "older": ({"age": 80.0}, {"traits": AGES}, "partly", "age: 80 years, in the training 20 years"),
+    "an age of 0, which anonymized headers say": ({"age": 0.0}, {"traits": AGES}, "yes", ""),
     "a child": ({"age": 1.5}, {"traits": AGES}, "no", "age: 1.5 years"),
     "another contrast": ({"contrast": "T2"}, {}, "no", "says T2"),
     "a 3-D model": ({"spacing": (6.5, 1.0, 1.0)}, {"dims": 3}, "no", "spacing: 6.5 x 1 x 1 mm"),

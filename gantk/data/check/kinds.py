@@ -66,7 +66,14 @@ TRAITS_OF_ONE = (
         replace(trait, max_ratio=2.05) if trait.name == "spacing" else trait
         for trait in TRAITS[:-1]
     ),
-    Trait("age", lambda facts: facts.get("age") and [facts["age"]], 1.5, "{:.2g} years", "anatomy"),
+    # 0 is what anonymized headers say
+    Trait(
+        "age",
+        lambda facts: [facts["age"]] if facts.get("age") else None,
+        1.5,
+        "{:.2g} years",
+        "anatomy",
+    ),
 )
 
 
