@@ -425,7 +425,12 @@ class PerChannel(IntensityMapping):
     def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
         lines = []
         for line, figures in zip(self.lines, measured, strict=True):
-            lines.append(line if figures is None else line.for_scan(figures))
+            if figures is None:  # a missing contrast: as fitted to the training images
+                own = copy.copy(line)
+                own.per = "set"
+            else:
+                own = line.for_scan(figures)
+            lines.append(own)
 
         return PerChannel(lines, self.names, self.dims)
 
