@@ -42,7 +42,7 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
 from gantk.plugin.loader import registry
-from gantk.prepare.module import Prepare
+from gantk.prepare.module import Prepare, centre
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
@@ -396,9 +396,10 @@ class Translator(TrainedModel):
         pipeline.check_channels(image, "--style")
         _, stack = pipeline.stack_of(image)
         middle = np.concatenate(stack[[len(stack) // 2] * planes])
-        return pipeline.preparation(pipeline.own_scale(image.pixels))(
-            torch.from_numpy(middle)[None]
-        )
+        prepare = pipeline.preparation(pipeline.own_scale(image.pixels))
+        seen = prepare(torch.from_numpy(middle)[None])
+        # with fit = "crop" it may have any size
+        return centre(seen, list(data.size), seen.flatten(2).amin(dim=2))
 
     @cached_property
     def _posts(self) -> Posts:

@@ -285,6 +285,17 @@ def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
     assert not np.array_equal(values(as_bright), values(as_dark))
 
 
+@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
+def test_a_style_may_have_another_size_than_the_training_images(multimodal, fit):
+    model = toolkit.load(multimodal, device="cpu")
+    model.model.data.fit = fit
+    images = np.random.default_rng(0).uniform(0, 600, (2, 1, 32, 32)).astype(np.float32)
+    style = np.random.default_rng(1).uniform(0, 600, (1, 45, 33)).astype(np.float32)
+    made = model.translate(images, options=TranslateOptions(example=Image(style)))
+
+    assert made.shape == images.shape
+
+
 @pytest.fixture
 def two_patients(tmp_path) -> Path:
     """A folder of two patients with T1 and FLAIR."""

@@ -97,7 +97,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     model = translator.model
     method = translator.method
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
-    contrasts = {"image": list(model.data.domains[:1])}
+    contrasts = {"image": model.data.domains[0].split("+")}
     if not direction.samples:
         frame = translator.frames[letter]
         contrasts = {"source": frame.sources, "target": frame.targets}
