@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.data.preparation import contrast_names
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
@@ -305,7 +306,7 @@ def of_run(
         made = written(sources, None, letter).images
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
-    names = model.model.data.domains[:1]
+    names = contrast_names(model.model.data.domains[0])
     first = 0
     if letter != source:
         names = model.frames[letter].targets
