@@ -281,7 +281,11 @@ class Data(Study):
             values = values_of(images) | _kinds_of(sampled)
             return mapping.state(), len(first), values
 
-        about = [contrasts, [record.key for record in training], "of the usual scale, with looks"]
+        about = [
+            contrasts,
+            [record.key for record in training],
+            "of the usual scale, with looks, oriented",
+        ]
         state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)
@@ -725,6 +729,7 @@ def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
             raise item.error
         items.append(item)
         people.append(record.subject or record.key)
-    return {"traits": ranges_of([item.facts for item in items])} | looks_of(
-        [item.look for item in items], people
-    )
+    facts = [item.facts for item in items]
+    oriented = bool(facts) and all(each["oriented"] for each in facts)
+    looks = looks_of([item.look for item in items], people)
+    return {"traits": ranges_of(facts), "oriented": oriented} | looks

@@ -80,7 +80,8 @@ class Image:
     path: Path | None = None  # the file, or the folder of a DICOM series
     # the type of the stored values, which a writer keeps where it holds the new ones
     dtype: np.dtype | None = None
-    # the format's own metadata, kept for writing back; may have `remarks` and `facts`
+    # the format's own metadata, kept for writing back; may have `remarks`, `facts` and
+    # `states_orientation`
     header: Any = None
     # whether the header's texts, which may name the patient, are written back too
     keep_header: bool = False
@@ -123,6 +124,11 @@ class Image:
         out.
         """
         return tuple(getattr(self.header, "remarks", ()))
+
+    @property
+    def states_orientation(self) -> bool:
+        """Whether the header says where the patient's left and right are."""
+        return self.affine is not None and getattr(self.header, "states_orientation", True)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class ItkHeader:
     # remarks; NRRD's own fields have the prefix "NRRD_"
     metadata: dict[str, str] = field(default_factory=dict)
     compressed: bool = True
+    states_orientation: bool = True  # whether the axes are said to be those of a patient
 
     def get_data_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of the file; the name is that of nibabel's headers."""
@@ -288,7 +289,8 @@ class Nrrd(Itk):
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
-        return ItkHeader(size, vectors, origin, metadata), stored, values_axis
+        header = ItkHeader(size, vectors, origin, metadata, states_orientation="space" in fields)
+        return header, stored, values_axis
 
     def _fields(self, header: bytes) -> tuple[dict[str, str], dict[str, str]]:
         """The fields of a header by their names without blanks; and its metadata, followed by the

@@ -191,6 +191,7 @@ def _read_volume_header(
         if n > 1 and not 0 < abs(step) < np.inf:
             raise ValueError(f"the spacing of {step:g} in its header is not valid; correct pixdim")
 
+    header.states_orientation = bool(header["qform_code"] or header["sform_code"])
     header.remarks = _remarks(path, header)
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -216,7 +217,7 @@ def _read_volume_header(
 def _remarks(path: Path, header: Any) -> tuple[str, ...]:
     """What a header leaves open, and is read as nibabel does."""
     remarks = []
-    if not header["qform_code"] and not header["sform_code"]:
+    if not header.states_orientation:
         remarks.append(
             f"'{path}': its header states no orientation (qform and sform are 0): check left and"
             " right in a viewer"

@@ -250,12 +250,12 @@ def _shows_left_and_right(run: RunRecord) -> bool:
     """
     saved = sorted((run.path / "checkpoints").glob("step-*/meta.json"))
     meta = run.read(saved[-1].relative_to(run.path).as_posix()) if saved else {}
-    kinds = [known.get("traits") or {} for known in (meta.get("values") or {}).values()]
-    planes = {
-        run.table("data").get("plane"),
-        *(name for kind in kinds for name in kind.get("plane", ())),
-    }
-    return bool(kinds) and all("spacing" in kind for kind in kinds) and "sagittal" not in planes
+    values = (meta.get("values") or {}).values()
+    planes = {run.table("data").get("plane")}
+    for known in values:
+        planes |= {*(known.get("traits") or {}).get("plane", ())}
+    oriented = bool(values) and all(known.get("oriented", False) for known in values)
+    return oriented and "sagittal" not in planes
 
 
 def _frames(block: dict[str, Any]) -> dict[str, list]:

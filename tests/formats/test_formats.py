@@ -225,8 +225,9 @@ def test_nifti_that_leaves_its_place_open_says_so(tmp_path, edit, said):
     content = (tmp_path / "x.nii").read_bytes()
     (tmp_path / "x.nii").write_bytes(header.binaryblock + content[len(header.binaryblock) :])
 
-    remarks = io.read(tmp_path / "x.nii").remarks
-    assert [said in remark for remark in remarks] == [True] * bool(said)
+    image = io.read(tmp_path / "x.nii")
+    assert [said in remark for remark in image.remarks] == [True] * bool(said)
+    assert image.states_orientation == (said != "no orientation")
 
 
 @pytest.mark.parametrize("codes", [(2, 1), (0, 1)])

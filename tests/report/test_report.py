@@ -481,19 +481,21 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
 
 # kinds of the training images -> whether the pictures have the letters R and L
 ORIENTED = {
-    "volumes": ({"spacing": [[1.0, 1.0, 1.0]] * 2, "plane": ["axial"]}, True),
-    "sagittal scans": ({"spacing": [[3.0, 1.0, 1.0]] * 2, "plane": ["sagittal"]}, False),
-    "pictures": ({}, False),
+    "volumes": ({"traits": {"plane": ["axial"]}, "oriented": True}, True),
+    "sagittal scans": ({"traits": {"plane": ["sagittal"]}, "oriented": True}, False),
+    "headers that state none": ({"traits": {"plane": ["axial"]}, "oriented": False}, False),
+    "runs of an earlier version": ({"traits": {"spacing": [[1.0, 1.0, 1.0]] * 2}}, False),
 }
 
 
 @pytest.mark.parametrize("case", ORIENTED)
 def test_pictures_of_oriented_scans_have_letters(copied_run, case):
-    traits, oriented = ORIENTED[case]
+    kinds, oriented = ORIENTED[case]
     for path in copied_run.glob("checkpoints/*/meta.json"):
         meta = json.loads(path.read_text())
         for known in meta["values"].values():
-            known["traits"] = traits
+            known.pop("oriented", None)
+            known.update(kinds)
         path.write_text(json.dumps(meta))
 
     page = write_report(copied_run).read_text()

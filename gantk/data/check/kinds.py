@@ -79,7 +79,7 @@ TRAITS_OF_ONE = (
 
 def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
     """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`,
-    `plane`, the patient's `age` if the header says it, and, of a volume, `skull`, which takes the
+    `plane`, whether it is `oriented`, the patient's `age` if the header says it, and, of a volume, `skull`, which takes the
     longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
@@ -87,6 +87,7 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
         "shape": list(image.pixels.shape[1:]),
         "spacing": spacing,
         "plane": plane_of(image),
+        "oriented": image.states_orientation,
     }
     if "age" in image.facts:
         facts["age"] = image.facts["age"]

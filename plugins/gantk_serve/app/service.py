@@ -291,7 +291,7 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
         "name": scan.path.name if scan.name == "." else scan.name,
         "slices": len(volumes[0]),
         "thin": thin,
-        "oriented": images[0].affine is not None and images[0].dims == 3,
+        "oriented": images[0].states_orientation and images[0].dims == 3,
         "files": files,
         "windows": dict(zip(files, windows, strict=True)),
     }
