@@ -731,5 +731,6 @@ def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
         people.append(record.subject or record.key)
     facts = [item.facts for item in items]
     oriented = bool(facts) and all(each["oriented"] for each in facts)
-    looks = looks_of([item.look for item in items], people)
-    return {"traits": ranges_of(facts), "oriented": oriented} | looks
+    return {"traits": ranges_of(facts), "oriented": oriented} | looks_of(
+        [item.look for item in items], people
+    )

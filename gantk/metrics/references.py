@@ -243,17 +243,16 @@ class RealImages:
             patients = [f"drawn {number}" for number in range(len(images))]
 
         if records and self.classes:
-            labels = torch.tensor([self._class_number(record) for record in records])
+            names = [record.label for record in records]
+            # -1 where the class is unknown
+            places = [-1 if name is None else self.classes.index(name) for name in names]
+            labels = torch.tensor(places)
         if records and self.masks:
             masks = self.masks_of(records)
         if masks is not None:
             masks = windows(masks, images.shape[2:])  # cut out as the images were
 
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
-
-    def _class_number(self, record: Record) -> int:
-        """The place of a record's class among all classes; -1 where it is unknown."""
-        return -1 if record.label is None else self.classes.index(record.label)
 
     def sets(
         self, letter: str, size: tuple[int, ...], all_classes: bool = False
@@ -372,13 +371,9 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     in_hounsfield = (
         CT.search(domain.lower())
         and not any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
-        and (_windows_are_set(mappings) or _black_is_air(mappings))
+        and (all(each.name == "window" for each in mappings) or _black_is_air(mappings))
     )
     return Units("HU" if in_hounsfield else "native", mappings)
-
-
-def _windows_are_set(mappings: Sequence[Any]) -> bool:
-    return all(getattr(mapping, "name", "") == "window" for mapping in mappings)
 
 
 def _black_is_air(mappings: Sequence[Any]) -> bool:

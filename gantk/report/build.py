@@ -224,7 +224,9 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "split": _split_summary(run),
         "folder": argument(folder),
         "oriented": _shows_left_and_right(run),
-        "baselines": _baselines(run),
+        "baselines": [
+            about for name, about in baselines().items() if name in run.results.baselines
+        ],
         "live": live,
         "data": {
             "live": live,
@@ -239,11 +241,6 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     }
 
 
-def _baselines(run: RunRecord) -> list[tuple[str, str]]:
-    """Name and meaning of each baseline that the run was compared with."""
-    return [about for name, about in baselines().items() if name in run.results.baselines]
-
-
 def _shows_left_and_right(run: RunRecord) -> bool:
     """Whether the pictures are axial or coronal slices of scans that state their orientation: the
     patient's right is on their left.
@@ -251,11 +248,8 @@ def _shows_left_and_right(run: RunRecord) -> bool:
     saved = sorted((run.path / "checkpoints").glob("step-*/meta.json"))
     meta = run.read(saved[-1].relative_to(run.path).as_posix()) if saved else {}
     values = (meta.get("values") or {}).values()
-    planes = {run.table("data").get("plane")}
-    for known in values:
-        planes |= {*(known.get("traits") or {}).get("plane", ())}
-    oriented = bool(values) and all(known.get("oriented", False) for known in values)
-    return oriented and "sagittal" not in planes
+    oriented = bool(values) and all(known.get("oriented") for known in values)
+    return oriented and run.table("data").get("plane") != "sagittal"
 
 
 def _frames(block: dict[str, Any]) -> dict[str, list]:

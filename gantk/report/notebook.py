@@ -29,34 +29,30 @@ class Run(RunFolder):
         return load_model(self.path, device)
 
     def _repr_html_(self) -> str:
-        return run_html(self)
+        """HTML for a notebook. It sets only spacing, so that the notebook's light or dark colours
+        apply.
+        """
+        # a training needs none of them before its first step
+        from gantk.metrics.rows import TABLE_HEADS, score_rows
+        from gantk.report.build import HERE, templates
+        from gantk.report.patients.section import section
+        from gantk.report.run_record import RunRecord
+        from gantk.report.summary import typical_images
 
+        record = RunRecord(self.path)
+        rows = []
+        for row in score_rows(record.results):
+            verdict = row.words if row.tone else ""
+            rows.append([*row.cells(record.label(row.key)), verdict])
 
-def run_html(run: RunFolder) -> str:
-    """The HTML of `Run._repr_html_`: it sets only spacing, so that the notebook's light or dark
-    colours apply.
-    """
-    # a training needs none of them before its first step
-    from gantk.metrics.rows import TABLE_HEADS, score_rows
-    from gantk.report.build import HERE, templates
-    from gantk.report.patients.section import section
-    from gantk.report.run_record import RunRecord
-    from gantk.report.summary import typical_images
-
-    record = RunRecord(run.path)
-    rows = []
-    for row in score_rows(record.results):
-        verdict = row.words if row.tone else ""
-        rows.append([*row.cells(record.label(row.key)), verdict])
-
-    return (
-        templates(HERE)
-        .get_template("notebook.html.j2")
-        .render(
-            name=repr(run),
-            heads=(*TABLE_HEADS, "verdict"),
-            rows=rows,
-            figures=typical_images(record, section(record)),
-            report=run.report if run.report.is_file() else "",
+        return (
+            templates(HERE)
+            .get_template("notebook.html.j2")
+            .render(
+                name=repr(self),
+                heads=(*TABLE_HEADS, "verdict"),
+                rows=rows,
+                figures=typical_images(record, section(record)),
+                report=self.report if self.report.is_file() else "",
+            )
         )
-    )

@@ -106,7 +106,10 @@ VALUES = table(
         Amount,
         "Distance from the nearest image of another person within which 95 % of these are.",
     ),
-    oriented=(bool, "Whether the scans say where the patient's left and right are."),
+    oriented=(
+        bool,
+        "Whether the scans state the patient's left and right, and their slices show them.",
+    ),
     traits=(
         dict[str, list[str] | list[list[Finite]]],
         "Kinds of the training images: words, or the smallest and the largest numbers of each axis.",

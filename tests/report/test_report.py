@@ -481,9 +481,8 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
 
 # kinds of the training images -> whether the pictures have the letters R and L
 ORIENTED = {
-    "volumes": ({"traits": {"plane": ["axial"]}, "oriented": True}, True),
-    "sagittal scans": ({"traits": {"plane": ["sagittal"]}, "oriented": True}, False),
-    "headers that state none": ({"traits": {"plane": ["axial"]}, "oriented": False}, False),
+    "scans that state their orientation": ({"oriented": True}, True),
+    "other scans, pictures, and sagittal slices": ({"oriented": False}, False),
     "runs of an earlier version": ({"traits": {"spacing": [[1.0, 1.0, 1.0]] * 2}}, False),
 }
 

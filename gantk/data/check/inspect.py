@@ -64,7 +64,7 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
 
     * of the file: `dtype` as stored, `lossy`, the number of `files`, `sha256`
     * of the grid: `shape` (upright, without channels), `channels`; `spacing` in mm and `plane` if
-      the file states them; `oriented` (whether it states left and right)
+      the file states them; `oriented` (whether it states left and right, and shows them)
     * of the pixels: `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of
       pixels that differ from the background), `empty_planes` (number of axial planes of a volume
       without contrast), `skull` (whether a volume, but of CT, shows one; None if this is unclear)

@@ -79,15 +79,16 @@ TRAITS_OF_ONE = (
 
 def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
     """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`,
-    `plane`, whether it is `oriented`, the patient's `age` if the header says it, and, of a volume, `skull`, which takes the
-    longest.
+    `plane`, `oriented`, the patient's `age` if the header says it, and, of a volume, `skull`, which
+    takes the longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
+    plane = plane_of(image)
     facts: dict[str, Any] = {
         "shape": list(image.pixels.shape[1:]),
         "spacing": spacing,
-        "plane": plane_of(image),
-        "oriented": image.states_orientation,
+        "plane": plane,
+        "oriented": image.states_orientation and plane != "sagittal",
     }
     if "age" in image.facts:
         facts["age"] = image.facts["age"]

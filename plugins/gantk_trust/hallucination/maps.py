@@ -53,8 +53,7 @@ def usual(output: Tensor, given: Tensor, low: float, span: float) -> Tensor:
         count.scatter_add_(1, bins, share)
         total.scatter_add_(1, bins, share * made)
 
-    count = gaussian_blur(count[:, None], 1.0)[:, 0]
-    total = gaussian_blur(total[:, None], 1.0)[:, 0]
+    count, total = gaussian_blur(torch.stack([count, total], 1), 1.0).unbind(1)
     mean = total / count.clamp_min(1e-6)
     found = mean.gather(1, below) * share_below + mean.gather(1, below + 1) * share_above
     return found.reshape(len(made), 1, *output.shape[2:])
