@@ -17,8 +17,7 @@ from gantk.errors import GantkError, Interrupted, UserError, count_noun
 from gantk.files import expect_file, expect_replaceable, lock_folder, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
-from gantk.terminal import styled
-from gantk.training.loop import stop_on_ctrl_c
+from gantk.terminal import stop_on_ctrl_c, styled
 from gantk_bench import comparison
 from gantk_bench.board import Board
 from gantk_bench.child import Child, End, now

@@ -94,7 +94,8 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     near: list[str] = []
     unlike = _outside_of_training(image, frame)
     stated = _states_contrast(image, frame)
-    if not contrast and np.ptp(image.pixels) > 0:
+    # the looks are of single contrasts
+    if not contrast and len(frame.sources) == 1 and np.ptp(image.pixels) > 0:
         unlike += _unlike_in_look(image, frame, stated)
     for line, is_far in unlike:
         (doubts if is_far else near).append(line)

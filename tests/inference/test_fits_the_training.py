@@ -94,6 +94,7 @@ CASES = {
         "looks like T2, but this model translates T1",
     ),
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
+    "an array of several contrasts": ({"gamma": 0.4}, {"source": "T1+FLAIR"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
     "older": ({"age": 80.0}, {"traits": AGES}, "partly", "age: 80 years, in the training 20 years"),
     "an age of 0, which anonymized headers say": ({"age": 0.0}, {"traits": AGES}, "yes", ""),
