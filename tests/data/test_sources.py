@@ -16,6 +16,7 @@ from gantk.data.batches import order as order_of
 from gantk.data.sources.aligned import Aligned
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.table import Manifest
 from gantk.data.split import SETS
 from gantk.errors import UserError
 
@@ -137,6 +138,13 @@ def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, register
     (tmp_path / "pairs.csv").write_text("t1,t2\n" + "".join(f"T1/{x},T2/{x}\n" for x in names))
     with nullcontext() if registered else pytest.raises(UserError, match=f"no registered.*{sizes}"):
         folders(tmp_path)
+
+    lines = [f"{kind}/{name},{kind}\n" for kind in ("T1", "T2") for name in names]
+    (tmp_path / "scans.csv").write_text("path,domain\n" + "".join(lines))
+    listed = Manifest(("T1", "T2"), 2, (16, 16), path=str(tmp_path / "scans.csv"), onto="a")
+    records = listed.records()
+    assert len(by_pair(records)) == 3 * registered, "pictures have no place in space"
+    assert {record.read().shape[1:] for record in records} == {one, other}
 
 
 def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):

@@ -316,8 +316,7 @@ class Files(VolumeSource):
         if pair_by_table(rows, self.root, self.pairs):
             return
         are_volumes = any(row.is_volume for row in rows)
-        onto = self.onto if are_volumes else "none"
-        self.notes = [*self.notes, *pair_rows(rows, onto, by_name=not are_volumes)]
+        self.notes = [*self.notes, *pair_rows(rows, self.onto, by_name=not are_volumes)]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         self.patients_guessed = not are_volumes and by_names_alone

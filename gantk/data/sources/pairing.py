@@ -111,7 +111,7 @@ def _by_lines(
 
 def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:
     """Keep the `pair` of rows that are registered: one of a and one of b that share it, on one
-    grid or, with `onto`, resampled onto the grid of a or b by their headers.
+    grid or, if they are volumes, resampled `onto` the grid of a or b by their headers.
 
     `by_name`: they share a name, which means pairs if nearly all of the smaller domain do: a few
     may be chance, unless the images of each pair lie in one folder, as a patient's do.
@@ -135,7 +135,9 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
     apart = []
     registered = set()
     for pair, (a, b) in pairs.items():
-        grid = {"none": None, "a": a.source, "b": b.source}[onto]
+        grid = None
+        if a.is_volume and b.is_volume:
+            grid = {"none": None, "a": a.source, "b": b.source}[onto]
         differs = "" if grid else _mismatch_if_readable(a, b)
         if differs:
             shared = "are of one patient" if a.is_volume else "have one name"

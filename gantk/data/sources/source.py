@@ -33,7 +33,7 @@ class _Defaults:
 
     notes: Sequence[str] = ()  # sentences on images that were left out
     doubts: Sequence[UserError] = ()  # what must be answered before a training
-    # whether only file names in two folders, A and B, suggest that patients are in both
+    # whether only names of pictures suggest that patients are in both domains
     patients_guessed = False
     planes: tuple[float, float] = (0.0, 1.0)
     onto: Onto = "none"
