@@ -143,7 +143,8 @@ def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tup
     name nor header state a contrast; and whether that is a doubt.
     """
     own = frame.values.get("source", {})
-    look = look_of(image.pixels) if own.get("looks") else []
+    is_known = own.get("looks") and own.get("look_near") is not None
+    look = look_of(image.pixels) if is_known else []
     if not look:
         return []
     distance = distance_to(look, own["looks"])

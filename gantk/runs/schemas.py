@@ -91,6 +91,7 @@ MAPPING = {
     ),
 }
 LINE = table(**MAPPING)
+LOOK = Annotated[list[Finite], Field(min_length=26, max_length=26)]
 VALUES = table(
     *("low", "high", "whole", "quantiles", "near"),
     low=(Finite, "Lowest intensity of the training images, in the units of the files."),
@@ -101,7 +102,7 @@ VALUES = table(
         "Mean quantiles of the tissue's intensities, without air.",
     ),
     near=(Amount, "Distance from these quantiles within which 95 % of the single images are."),
-    looks=(list[list[Finite]], "What some training images look like: 26 numbers from 0 to 1 each."),
+    looks=(list[LOOK], "What some training images look like: 26 numbers from 0 to 1 each."),
     look_near=(
         Amount,
         "Distance from the nearest image of another person within which 95 % of these are.",

@@ -372,6 +372,18 @@ def test_metadata_that_leave_a_domain_out_are_one_error(change, copied_run):
         load(copied_run, device="cpu")
 
 
+def test_a_look_of_another_length_is_an_error(copied_run):
+    from gantk import load
+
+    file = copied_run / "checkpoints" / "step-000004" / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["sha256"]
+    meta["values"]["a"] |= {"looks": [[0.1]], "look_near": 0.1}
+    file.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="values.a.looks.0: List should have at least 26 items"):
+        load(copied_run, device="cpu")
+
+
 def test_a_run_killed_while_dropping_a_checkpoint_is_clean(copied_run):
     # a number used again
     (left := copied_run / f"checkpoints/.step-000002.{HOST}-{os.getpid()}-{0:08x}.tmp").mkdir()
