@@ -7,10 +7,11 @@
     at("no-webgl").hidden = false;
     return;
   }
+  const oriented = document.querySelector("main.oriented") !== null; // whether left and right are known
   const views = {};
   let place = null; // of the cursor, in voxels
   for (const kind of kinds) {
-    const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: true, showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1], fontMinPx: 20, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 1, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
+    const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: oriented, showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1], fontMinPx: 20, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 1, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
     await view.attachToCanvas(at(`volume-${kind}`));
     view.opts.multiplanarLayout = 2;
     views[kind] = view;
