@@ -583,8 +583,7 @@ def value_range(
     if values:
         return values["low"], values["high"], values["whole"]
 
-    lines = getattr(mapping, "lines", [mapping])
-    ends = [float(line.inverse(np.array(end))) for line in lines for end in line.range]
+    ends = [float(line.inverse(np.array(end))) for line in mapping.lines for end in line.range]
     return min(ends), max(ends), True
 
 

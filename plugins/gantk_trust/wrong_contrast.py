@@ -1,6 +1,4 @@
-"""Detects images that a model cannot translate: another contrast by header, name or values, or no
-anatomy.
-"""
+"""Detects images that a model cannot translate: another contrast by header or name, or no anatomy."""
 
 from __future__ import annotations
 
@@ -28,9 +26,8 @@ SAME_SHARE = 0.01  # share of a domain's range: a smaller difference is none
 TISSUE_SHARE = 0.1  # share of a domain's range: tissue is above it
 # an output is far outside the training's values if it is farther than so many widths of them
 FAR_WIDTHS = 4.0
-MIN_DISTANCE_RATIO = (
-    1.5  # an image looks like another domain if its own is this many times as far away
-)
+# bright and dark are swapped if the values fit so many times better the other way round
+MIN_DISTANCE_RATIO = 1.5
 
 
 def doubt(image: Image, frame: Any) -> str | None:
