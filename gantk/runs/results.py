@@ -172,7 +172,7 @@ class PairedTest(Table):
         "`p` of the recipe's first score, corrected by Holm's method for the directions; decides its"
         " verdict."
     )
-    ci95: Pair | None = about("95 % interval of the gain.")
+    ci95: Pair | None = about("95 % interval of the gain; null below six patients.")
     wilcoxon: Share | None = about("p-value of the Wilcoxon signed-rank test.")
     effect: float | None = about("Hedges' g of the paired differences; null if it is not defined.")
     needed: Step | None = about(

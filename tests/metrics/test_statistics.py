@@ -120,6 +120,17 @@ def test_ranks_are_sure_of_real_differences_only():
     )
 
 
+@pytest.mark.parametrize(("patients", "stated"), [(2, False), (5, False), (6, True)])
+def test_few_patients_have_no_interval_of_a_gain(patients, stated):
+    values = {
+        name: {"m": {f"p{n}": shift + n for n in range(patients)}}
+        for name, shift in {"x": 0.0, "y": 3.0}.items()
+    }
+    found = gantk.compare_systems(values, {"m": True})
+
+    assert [row["ci95"] is not None for row in found["tests"]] == [stated]
+
+
 def test_a_bench_states_its_tests_and_corrections():
     test = {"p": 0.001, "gain": 1.0, "n": 9, "holm": 1.0, "fdr": 1.0, "of": 1}
     score = {"value": 1.0, "higher_is_better": True}

@@ -25,7 +25,8 @@ def paired_test(gains: Values) -> PairedTest | None:
     than two patients.
 
     `p` is of the sign-flip permutation test (Fisher, 1935), exact up to 20 patients; `wilcoxon` of
-    the signed-rank test; `effect` is Hedges' g of paired differences, None if they are all equal;
+    the signed-rank test; `ci95` is None below six patients, where no difference can be told from
+    chance; `effect` is Hedges' g of paired differences, None if they are all equal;
     `needed` is the number of patients for 80 % power of a paired test at 5 % for that effect, None
     above 10,000 or without an `effect`.
     """
@@ -41,7 +42,7 @@ def paired_test(gains: Values) -> PairedTest | None:
     return PairedTest(
         n=n,
         gain=cast(float, mean.value),
-        ci95=mean.ci95,
+        ci95=mean.ci95 if n >= MIN_TEST_PATIENTS else None,
         p=sign_flip_p(values),
         wilcoxon=float(wilcoxon(values).pvalue) if values.any() else 1.0,
         effect=effect,

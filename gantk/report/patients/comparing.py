@@ -13,6 +13,7 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.statistics.comparing import compare_systems
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
@@ -165,6 +166,7 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
                     senses[label] = score.higher_is_better
 
     found = compare_systems(scores, senses)
+    found["ranks"] = [row for row in found["ranks"] if row["n"] >= MIN_TEST_PATIENTS]
     for rows in found.values():
         for row in rows:
             row["label"], row["score"] = row["score"]
