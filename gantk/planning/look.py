@@ -85,9 +85,9 @@ class Scans:
 
     @property
     def is_stripped(self) -> bool:
-        """Whether the volumes are masked, and a few of them show no skull."""
-        skulls = [file.get("skull") for file in spread(self.files, MAX_SKULLS)]
-        return self.is_masked and all(skull is False for skull in skulls)
+        """Whether the volumes are masked, and a few of them show no skull; CT is not asked."""
+        known = [file["skull"] for file in self.files if file.get("skull") is not None]
+        return self.is_masked and bool(known) and not any(spread(known, MAX_SKULLS))
 
     def warns(self, kind: str) -> bool:
         """Whether `data check` reported a warning or an error of this kind."""

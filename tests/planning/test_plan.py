@@ -4,6 +4,7 @@ recipes train.
 
 import re
 import tomllib
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -105,6 +106,23 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     assert sets in found
     assert f"split {found}; one run tests fewer than 6 patients" in said
     assert "for k in 0 1" in said
+
+
+@pytest.mark.parametrize("contrasts", [("T1", "T2"), ("MR", "CT")])
+def test_a_recipe_of_stripped_heads_warns_of_a_skull(contrasts, tmp_path, instant_trials):
+    x, y, z = np.mgrid[:40, :40, :40] - 19.5
+    distance = np.maximum(np.hypot(x, y), abs(z))
+    for number, contrast in product(range(3), contrasts):
+        texture = np.random.default_rng(number).normal(0, 10, (20, 20, 20)).repeat(2, 0)
+        texture = texture.repeat(2, 1).repeat(2, 2)
+        values = 40 + texture if contrast == "CT" else 300 + 5 * texture
+        air = -1000 if contrast == "CT" else 0
+        voxels = np.where(distance < 15 + number, values, air).astype(np.int16)
+        path = tmp_path / "data" / f"p{number}" / f"{contrast}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+
+    assert tomllib.loads(plan(tmp_path / "data"))["translate"]["stripped"]
 
 
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
