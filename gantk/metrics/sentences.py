@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from gantk.metrics.rows import ScoreRow, rows_by_direction, score_rows
@@ -32,11 +33,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
     place = _tested_on(results, unseen)
     if len(findings) > MAX_NAMED_DIRECTIONS:
-        good = sum(1 for each in findings.values() if {one.tone for one in each} == {"good"})
-        return (
-            f"{place} the model is better than every baseline in {good} of {len(findings)}"
-            " directions."
-        )
+        return f"{place} the model is {_of_many(findings.values())}."
 
     titles = {key: title_of(key, results.domains) for key in findings}
     images = {key: _images_of(title) for key, title in titles.items()}
@@ -82,6 +79,23 @@ def _of_results(findings: Mapping[str, list[ScoreRow]]) -> dict[str, list[ScoreR
     """
     own = {key: each for key, each in findings.items() if not key.endswith("_post")}
     return {key: findings.get(f"{key}_post", each) for key, each in own.items()}
+
+
+def _of_many(findings: Collection[Sequence[ScoreRow]]) -> str:
+    """In how many directions the model is better than every baseline, ahead of every one (and why that
+    may be chance), and not better in some score.
+    """
+    counts: Counter[str] = Counter()
+    for rows in findings:
+        tone = next(tone for tone in ("bad", "near", "good") if tone in {row.tone for row in rows})
+        words = {"good": "better than every baseline", "bad": "not better than a baseline"}
+        counts[words.get(tone) or next(row.words for row in rows if row.tone == tone)] += 1
+
+    clauses = []
+    for said, count in counts.items():
+        what, comma, why = said.partition(",")
+        clauses.append(f"{what} in {count} of {len(findings)} directions{comma}{why}")
+    return "; ".join(clauses)
 
 
 def _figures(row: ScoreRow) -> str:

@@ -75,6 +75,33 @@ def test_one_sentence_names_both_directions_and_their_figures():
     assert "(T2: PSNR 24.93 dB against 23.20 dB; T1: PSNR" in both
 
 
+FEW = with_test(5, 0.01)
+# verdicts of more directions than are named -> what is said of the model
+MANY = {
+    "all better": ([WON] * 4, "better than every baseline in 4 of 4 directions."),
+    "few patients": (
+        [FEW] * 4,
+        "ahead of every baseline in 4 of 4 directions, but only 5 patients were tested.",
+    ),
+    "some lost": (
+        [WON, LOST, FEW, LOST],
+        "better than every baseline in 1 of 4 directions; not better than a baseline in 2 of 4"
+        " directions; ahead of every baseline in 1 of 4 directions, but only 5 patients were tested.",
+    ),
+    "all lost": ([LOST] * 4, "not better than a baseline in 4 of 4 directions."),
+    "none compared": ([{}] * 4, ""),
+}
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_many_directions_are_counted_by_their_verdict(case):
+    verdicts, said = MANY[case]
+    cases = {f"T{number}_to_T9": verdict for number, verdict in enumerate(verdicts)}
+    place = "On 8 patients that the model had never seen, the model is "
+
+    assert result_sentence(result(cases)) == (said and place + said)
+
+
 def test_unseen_patients_are_claimed_only_without_leaks():
     for seen in (
         result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),
