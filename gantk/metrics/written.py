@@ -135,16 +135,15 @@ class WrittenTranslations:
         label = records[0].label if self.translator.classes() else None
         file = records[0].file
         if file is None:
-            made = self._translate_array(records, to, label)
-        else:
-            made = self._write_and_read(file, to, label)
+            pixels = self._translate_array(records, to, label).pixels
+            images = [pixels] if len(self.size) == 3 else pixels.swapaxes(0, 1)
+            return *self._to_network(images, to), None
+
+        made = self._write_and_read(file, to, label)
         if made is None:
             channels = self.data.channels[to] // (2 * self.data.table.neighbours + 1)
             broken = torch.full((len(records), channels, *self.size), torch.nan)
             return broken, torch.zeros_like(broken[:, :1], dtype=torch.bool), None
-        if file is None:
-            images = [made.pixels] if len(self.size) == 3 else made.pixels.swapaxes(0, 1)
-            return *self._to_network(images, to), None
 
         scores = None
         if scorer is not None and truth is not None:
@@ -163,18 +162,13 @@ class WrittenTranslations:
         images = [pixels if plane is None else pixels[:, plane] for plane in planes]
         return *self._to_network(images, to), scores
 
-    def _translate_array(
-        self, records: Sequence[Record], to: str, label: str | None
-    ) -> Image | None:
-        """The translation of an image without a file: of the slices of one scan as a volume; None
-        where values are not finite.
-        """
+    def _translate_array(self, records: Sequence[Record], to: str, label: str | None) -> Image:
+        """The translation of an image without a file: of the slices of one scan as a volume."""
         pixels = records[0].read()
         if len(self.size) == 2:
             pixels = np.stack([record.read() for record in records], axis=1)
         image = Image(pixels, path=Path(records[0].key), is_array=True, in_units=True)
-        (made,) = self.translator(image, self._name(to), TranslateOptions(label=label))
-        return made if np.isfinite(made.pixels).all() else None
+        return self.translator(image, self._name(to), TranslateOptions(label=label))[0]
 
     def _write_and_read(self, file: FileImage, to: str, label: str | None) -> Image | None:
         """The translation of a file, as the written file holds it; None where values are not
@@ -231,7 +225,7 @@ class WrittenTranslations:
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
         """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their
-        padding, and this padding.
+        padding, and this padding. NaN throughout where one has values that are not finite.
         """
         mapping = of_all_scans(self.data.intensity[to])
         nearest = mapping.nearest
@@ -241,6 +235,8 @@ class WrittenTranslations:
         for image in images:
             padding = resized(np.zeros_like(image[:1]), fill=1.0) > 0
             pixels = image_intensities(resized(image), mapping)
+            if not np.isfinite(image).all():  # a channel of NaN is read as a missing contrast
+                pixels[:] = np.nan
             made.append(np.where(padding, np.float32(self.data.range[0]), pixels))
             paddings.append(padding)
 

@@ -398,4 +398,4 @@ def test_neighbouring_slices_are_seen_but_not_scored():
     result = scorer.test().dump()
     identity = result["baselines"]["identity"]["a_to_b"]
 
-    assert result["metrics"]["a_to_b"]["psnr"] == identity["psnr"]
+    assert result["metrics"]["a_to_b"]["psnr"]["value"] == identity["psnr"]["value"]
