@@ -25,7 +25,7 @@ from gantk.metrics.pair_scores import (
     too_small_for,
 )
 from gantk.metrics.sets import ImageGroup, set_scores
-from gantk.metrics.summary import summary_lines
+from gantk.metrics.summary import summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.runs.results import Results, Score, Table
 
@@ -41,6 +41,11 @@ MAX_LISTED_NAMES = 5
 NO_PATIENTS = (
     "note     n counts images, not patients: set --patient REGEX to find the patient in the file"
     " names"
+)
+NO_BASELINE = (
+    "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
+    " compare these scores with those of a model's card, which are defined in another way"
+    " (gantk show model NAME)"
 )
 
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
@@ -153,6 +158,8 @@ def compare(
         say(about_scale)
     if unknown:
         say(NO_PATIENTS)
+    if of_pairs:
+        say(with_label("note", NO_BASELINE))
 
     return result.dump()
 
