@@ -126,6 +126,19 @@ class Study:
         training = training_of(self.table, self.method, self.source, self.splits["train"])
         self.training = [record for record in training if record.domain in self.method.reads]
 
+    def consequences(self) -> list[str]:
+        """What the split and the choice of training images mean for the scores, in sentences."""
+        lines = consequences(self.splits)
+        chosen = self.method.paired or len(self.letters) == 1 or self.table.unpair != "auto"
+        if not (chosen or self.guessed or unpairs(self.table, self.source)):
+            lines.append(
+                f"all images of {' and '.join(self.names.values())} are used, because only"
+                " their file names suggest that both show the same patients. If they do, images may"
+                " have their true partners, and scores are not those of unpaired training: set"
+                " data.unpair = true"
+            )
+        return lines
+
     def leaks(self) -> UserError | None:
         """The error for leaks between the sets of the split, or the domains of an unpaired study;
         None without any.
@@ -322,10 +335,8 @@ class Data(Study):
             self.preparation.stacks = neighbouring_slices(records, [records], self.table.neighbours)
 
     def consequences(self) -> list[str]:
-        """What the split means for the scores, in sentences; of other test images, the warnings
-        about them.
-        """
-        return consequences(self.splits) if self.warnings is None else self.warnings
+        """As of `Study`; of other test images, the warnings about them."""
+        return super().consequences() if self.warnings is None else self.warnings
 
     def _seen_in_training(self, records: Sequence[Record]) -> list[str]:
         """Warnings about images, or names of patients, that the training has too."""
@@ -491,13 +502,6 @@ class Data(Study):
                 " false and data.same_patient = true",
                 *([f"note     {others}"] if others else []),
             ]
-        if self.table.unpair == "auto" and not unpairs(self.table, self.source):
-            return [
-                f"note     all images of {' and '.join(self.names.values())} are used, because only"
-                " their file names suggest that both show the same patients. If they do, images may"
-                " have their true partners, and scores are not those of unpaired training: set"
-                " data.unpair = true"
-            ]
         return []
 
     def split_json(self) -> dict[str, Any]:
@@ -509,7 +513,7 @@ class Data(Study):
         sets["set_aside"] = [record for record in self.splits["train"] if record.id not in seen]
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self.records if record.id not in seen]
-        listing = split_json(sets, left_out, self.preparation.sha256)
+        listing = split_json(sets, left_out, self.preparation.sha256, self.consequences())
         catalog = self.catalog()
         if catalog is not None:
             hashes = hashes_of_rows(self.source.rows, self.preparation.sha256)

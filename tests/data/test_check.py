@@ -317,6 +317,43 @@ def test_pictures_of_several_images_are_told_by_layout(tmp_path, layout):
         assert f"the pictures seem to show {layout}" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("modes", "settings", "errors", "made_gray"),
+    [
+        ("LLLL", [], 0, 0),
+        ("RLRL", [], 1, 0),
+        ("RLRL", ["data.channels=1"], 0, 2),
+        ("RRRR", ["data.channels=1"], 0, 4),
+        ("RLRL", ["data.channels=3"], 0, 0),
+    ],
+)
+def test_colour_is_told_where_it_is_lost(modes, settings, errors, made_gray, tmp_path):
+    """Pictures in gray or colour, settings without a recipe -> errors, pictures converted to gray."""
+    rng = np.random.default_rng(0)
+    for number, mode in enumerate(modes):
+        pixels = rng.integers(0, 255, (32, 32, 3), np.uint8)
+        Picture.fromarray(pixels if mode == "R" else pixels[..., 0]).save(
+            tmp_path / f"{number}.png"
+        )
+
+    found = named(check(tmp_path, set=settings), "channels", "colour")
+    assert len(found["channels"]) == errors
+    assert [len(files) for files in found["colour"]] == ([made_gray] if made_gray else [])
+
+
+def test_a_run_says_that_colour_is_converted(tmp_path):
+    rng = np.random.default_rng(0)
+    for domain, number in np.ndindex(2, 6):
+        path = tmp_path / "data" / "AB"[domain] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(path)
+
+    settings = ["data.channels=1", "data.size=[32, 32]", 'data.domains=["A", "B"]']
+    _, model = checked_recipe("cyclegan_t1t2_64", tmp_path / "data", settings, None)
+    told = warnings_about(Data(model.data, model.method.target))
+    assert sum(line.startswith("note     ") and "converted to gray" in line for line in told) == 1
+
+
 CT_UNITS = {
     "Hounsfield units": ([(1.0, 0.0)] * 6, 0),
     "one without its intercept": ([(1.0, 0.0)] * 5 + [(1.0, 1024.0)], 1),

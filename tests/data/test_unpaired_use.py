@@ -7,6 +7,8 @@ import pytest
 from PIL import Image as Picture
 from volumes import UNPAIRED, load
 
+from gantk import check
+
 PATIENTS = range(6)
 BY_NAME = "{side}/sub-0{patient}_slice-{slice}.png"
 BY_FOLDER = "{side}/patient{patient}/{slice}.png"
@@ -54,3 +56,15 @@ def test_images_that_unpaired_training_uses(sides, pattern, source, table, image
     assert len(data.training) == images
     assert data.leaks() is None
     assert [note in line for line in said] == ([True] if note else [])
+    recorded = data.split_json()["splits"][
+        "consequences"
+    ]  # what the report shows beside the verdict
+    assert any(WHOLE in line for line in recorded) == (note == WHOLE)
+
+
+@pytest.mark.parametrize(("unpair", "told"), [("auto", True), ("true", False)])
+def test_a_check_with_a_recipe_tells_of_partners(unpair, told, tmp_path):
+    path = pictures(tmp_path, FOLDERS_OF_CONTRASTS, BY_NAME)
+    settings = [f"data.unpair={unpair}", "data.size=[16, 16]"]
+    found = check(path, recipe="cyclegan_t1t2_64", set=settings)
+    assert any(WHOLE in problem["what"] for problem in found["problems"]) == told

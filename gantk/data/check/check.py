@@ -203,9 +203,9 @@ def warnings_about(data: Data) -> list[str]:
         problems += _compare([item for item in items if item.error is None], data)
     lines = []
     for each in problems:
-        if each["severity"] == "warning":
+        if each["severity"] == "warning" or each["kind"] == "colour":
             remedy = each["remedy"] and f". {each['remedy'][0].upper()}{each['remedy'][1:]}"
-            lines.append(f"warning  {each['what']}{remedy or ''}")
+            lines.append(f"{each['severity']:9}{each['what']}{remedy or ''}")
 
     return lines
 
@@ -302,6 +302,7 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         problems += findings.named_otherwise(study)
         problems += findings.numbers_after_contrasts(study)
         problems += findings.single_slices(study)
+        problems += findings.made_gray(items, study)
         problems += no_true_pairs(study)
         problems += findings.domains_of_two_kinds(items, study)
         problems = [each for each in problems if not _is_solved(each, study)]
@@ -321,9 +322,9 @@ def _comparable(items: Sequence[Inspected]) -> list[tuple[str, list[Inspected]]]
 
 
 def _is_solved(problem: Problem, study: Study) -> bool:
-    """Whether a setting of the recipe solves a problem, such as spacing for different spacings."""
-    if study.guessed:
-        return False
+    """Whether a setting of the recipe, or of --set, solves a problem, such as spacing for different
+    spacings.
+    """
     settings = {"channels": study.table.channels, "spacing": study.table.spacing}
     return bool(settings.get(problem["kind"]))
 

@@ -645,6 +645,15 @@ def mixed_channels(items: Sequence[Inspected]) -> Iterator[Problem]:
             yield problem("domains", "warning", what, names, remedy)
 
 
+def made_gray(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
+    """A note that images in colour are read as gray ones."""
+    names = [item.name for item in items if item.facts["channels"] == 3]
+    if names and study.table.channels == 1:
+        what = with_verb(names, "image", "is|are in colour and converted to gray:")
+        remedy = "to train in colour, set data.channels = 3"
+        yield problem("colour", "note", what, names, remedy)
+
+
 def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     """Finds exact copies of pixels, and near copies of images that are not of one known patient."""
     exact: dict[str, list[Inspected]] = defaultdict(list)

@@ -21,7 +21,6 @@ from gantk.data.dataset import Study, doubts_of
 from gantk.data.preparation import Record, domain_letters
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.sources.source import source_for
-from gantk.data.split import consequences
 from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
 from gantk.formats.image import Scan
@@ -201,7 +200,7 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
 
     patients_in_doubt = any(each["kind"] == "patients" for each in usage.problems)
     if not patients_in_doubt:
-        usage.problems += [problem("patients", "note", said) for said in consequences(usage.splits)]
+        usage.problems += [problem("patients", "note", said) for said in usage.consequences()]
 
     leak = usage.leaks()
     if leak:

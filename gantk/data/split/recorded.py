@@ -10,7 +10,7 @@ from typing import Any
 from gantk.catalog.catalog import Row
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import SETS
-from gantk.data.split.split import Splits, consequences
+from gantk.data.split.split import Splits
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import files_of
 
@@ -19,7 +19,10 @@ Hash = Callable[[Iterable[Path]], dict[Path, str]]
 
 
 def split_json(
-    splits: Mapping[str, Sequence[Record]], left_out: Sequence[Record], sha256: Hash
+    splits: Mapping[str, Sequence[Record]],
+    left_out: Sequence[Record],
+    sha256: Hash,
+    consequences: Sequence[str],
 ) -> dict[str, Any]:
     """The `splits` of split.json: for every record its domain, key, subject, pair, path and the
     SHA-256 of its file, its class and missing contrasts if it has any; and how the split was made.
@@ -46,7 +49,7 @@ def split_json(
             known["missing"] = list(record.missing)
         return known
 
-    content = {"by": getattr(splits, "by", None), "consequences": consequences(splits)}
+    content = {"by": getattr(splits, "by", None), "consequences": [*consequences]}
     content |= getattr(splits, "made", {})
     for name, records in sets.items():
         content[name] = [entry(record) for record in records]
