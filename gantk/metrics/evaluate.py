@@ -313,7 +313,11 @@ class Scorer:
         `self.tested` for those who draw images. `others` are weights of the run's other
         checkpoints: the uncertainty `checkpoints` compares their outputs.
         """
-        split = SplitSummary(by=self.data.splits.by, consequences=[*self.data.consequences()])
+        split = SplitSummary(
+            by=self.data.splits.by,
+            consequences=[*self.data.consequences()],
+            unknown_patients=any(not record.subject for record in self.data.splits.get("test", ())),
+        )
         results = Results(metrics={}, baselines={}, verdict={}, split=split)
         self._translators = {}  # of the current weights
         for to in self.method.directions():

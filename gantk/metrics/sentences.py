@@ -161,7 +161,7 @@ def _tested_on(results: Results, unseen: bool) -> str:
     if unseen:
         return f"On {whose} that the model had never seen,"
     images = f"{_from_to(_counts(results, 'images') or patients)} test images"
-    if patients == {1} and not by_patient:  # unknown patients count as one
+    if patients == {1} and results.split and results.split.unknown_patients:
         return f"On {images} whose patients are not known,"
     return f"On {images} of {whose},"
 

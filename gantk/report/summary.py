@@ -53,8 +53,11 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
 
     counts = [row.score.n for rows in returned for row in rows if row.score.n]
     if counts:
-        of_what = "generated images" if chosen[0].key in FROM_NOISE else "test patients"
-        numbers.append((str(max(counts)), of_what))
+        of_what = "generated image" if chosen[0].key in FROM_NOISE else "test patient"
+        count, of_what = count_noun(max(counts), of_what).split(" ", 1)
+        if run.results.split and run.results.split.unknown_patients:
+            of_what += " for the scores: images whose patients are not known count as one"
+        numbers.append((count, of_what))
     return numbers
 
 

@@ -323,6 +323,9 @@ class SplitSummary(Table):
     consequences: list[str] = Field(
         default_factory=list, description="Consequences of the split for the scores, in words."
     )
+    unknown_patients: bool = about(
+        "Whether test images have an unknown patient; all such images count as one.", False
+    )
 
 
 Scores = dict[str, dict[str, Score]]  # by direction and metric

@@ -102,6 +102,24 @@ def test_many_directions_are_counted_by_their_verdict(case):
     assert result_sentence(result(cases)) == (said and place + said)
 
 
+@pytest.mark.parametrize(
+    ("split", "whose"),
+    [
+        ({"by": "file"}, "On 64 test images of one patient,"),
+        ({"by": "image"}, "On 64 test images of one patient,"),
+        ({"by": "patient"}, "On one patient that the model had never seen,"),
+        (
+            {"by": "image", "unknown_patients": True, "consequences": ["not known"]},
+            "On 64 test images whose patients are not known,",
+        ),
+    ],
+)
+def test_one_patient_is_unknown_only_where_the_split_says_so(split, whose):
+    tested = result({"a_to_b": WON}, split=split)
+    tested.metrics["a_to_b"]["psnr"].n = 1
+    assert result_sentence(tested).startswith(whose)
+
+
 def test_unseen_patients_are_claimed_only_without_leaks():
     for seen in (
         result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),
