@@ -21,7 +21,7 @@ OF_ONE = {
         ["a.png", "b.png"],
     ),
     "its contrast, not another or a mask": (
-        ["p1/T1.nii.gz", "p1/T2.nii.gz", "p1/seg.nii.gz", "p2/t1w.nii.gz"],
+        ["p1/T1.nii.gz", "p1/T2.nii.gz", "p1/seg.nii.gz", "p2/lesions.nii.gz", "p2/t1w.nii.gz"],
         ["p1/T1.nii.gz", "p2/t1w.nii.gz"],
     ),
     "all versions of it": (
