@@ -101,7 +101,9 @@ def compare(
             such as kid, compare the whole folders.
         metrics: names of metrics.
         match: whether to map the predictions to the intensity scale of the truth first, by one
-            linear function that is fitted to all pairs.
+            line for all pairs, which gives them the mean and standard deviation of the truth,
+            without pixels far off the line. It is no least-squares fit, which would shrink poor
+            predictions to the mean and so score them too well; scores may fall.
         patient: a regular expression whose group is the name of the patient in a file name. Scores
             are then averaged per patient.
         device: as in `gantk.run`.
@@ -192,7 +194,10 @@ def _scale_line(scale: ScaleFit) -> str:
     truth's scale.
     """
     if scale.matched:
-        words = "matched  all predictions are rescaled by one linear function:"
+        words = (
+            "matched  all predictions are rescaled by one line, to the mean and spread of the truth"
+            " (no least-squares fit, so scores may fall):"
+        )
     elif scale.another:
         words = (
             "warning  the predictions seem to have another scale than the truth, so scores are too"

@@ -96,7 +96,8 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
     matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
     result = json.loads((tmp_path / "scores.json").read_text())
 
-    assert "matched  all predictions are rescaled by one linear function: truth = " in matched.out
+    assert "rescaled by one line, to the mean and spread of the truth" in matched.out
+    assert "(no least-squares fit, so scores may fall): truth = " in matched.out
     assert result["scale"]["matched"]
     row = result["metrics"]["pred_to_truth"]["mae"]
     assert row["value"] == pytest.approx(4, rel=0.1)
