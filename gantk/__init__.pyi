@@ -7,13 +7,19 @@ from gantk.api import resume as resume
 from gantk.api import run as run
 from gantk.api import sample as sample
 from gantk.api import translate as translate
+from gantk.catalog.catalog import Catalog as Catalog
+from gantk.catalog.catalog import Row as Row
 from gantk.data.check.check import check as check
+from gantk.data.dataset import Data as Data
 from gantk.data.preparation import Record as Record
 from gantk.errors import GantkError as GantkError
 from gantk.errors import GantkWarning as GantkWarning
 from gantk.errors import Interrupted as Interrupted
 from gantk.errors import UserError as UserError
+from gantk.exports.exporting import Direction as Direction
 from gantk.formats.archives import unpack as unpack
+from gantk.inference.model import TrainedModel as TrainedModel
+from gantk.inference.translator import Translator as Translator
 from gantk.method import Batch as Batch
 from gantk.method import Geometry as Geometry
 from gantk.method import Method as Method
@@ -41,6 +47,7 @@ from gantk.report.markdown import markdown_table as markdown_table
 from gantk.report.markdown import score_table as score_table
 from gantk.report.notebook import Run as Run
 from gantk.report.patients.comparing import write_report as write_report
+from gantk.report.run_record import RunRecord as RunRecord
 from gantk.training.adaptive import DiscriminatorAugment as DiscriminatorAugment
 from gantk.training.begin import training as training
 from gantk.training.loop import Step as Step

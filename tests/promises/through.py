@@ -39,6 +39,9 @@ def expect(outcome: files.Outcome) -> None:
 def main(folder: Path) -> None:
     gray = train(folder, "gray", intensity=LINE)
     expect(files.gantk("translate", gray, folder / "in", folder / "out", "--device", "cpu"))
+    # a CT is no T1, whatever it is called: of a folder it is left out, by itself it is translated
+    ct = folder / "in/ct", folder / "out/ct"
+    expect(files.gantk("translate", gray, *ct, "--device", "cpu"))
     for k in range(16):
         files.picture(folder / "rgb/trainA" / f"{k}.png", files.numbers(k, (32, 32, 3)))
         files.picture(folder / "rgb/trainB" / f"{k}.png", files.numbers(k + 99, (32, 32, 3)))
