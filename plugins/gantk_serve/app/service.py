@@ -58,6 +58,15 @@ class Service:
                 where="RUN",
                 remedy="name a run of an image-to-image method",
             ) from None
+        for frame in frames:
+            if len(frame.sources) > 1:
+                first, second, *_ = (f"--{name.lower()}" for name in frame.sources)
+                raise UserError(
+                    f"'{run}' needs several contrasts of a patient ({', '.join(frame.sources)}), and"
+                    " the app takes one scan",
+                    where="RUN",
+                    remedy=f"use the command line: gantk translate {run} {first} A {second} B OUTPUT",
+                )
         self.directions = {frame.target: frame.source for frame in frames}
 
     def place(self, name: str) -> Path:

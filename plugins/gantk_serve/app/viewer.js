@@ -13,6 +13,7 @@
       <div class="chooser">
         <label data-at="which">scan <select data-at="image"></select></label>
         <label data-at="three">planes <select data-at="planes"><option value="3">three</option><option value="0">axial</option><option value="1">coronal</option><option value="2">sagittal</option></select></label>
+        <span data-at="slice"></span>
         <label>level <input type="range" data-at="level" min="0" max="100" value="50"></label>
         <label>window <input type="range" data-at="window" min="1" max="100" value="100"></label>
         <label>largest difference <input type="range" data-at="largest" min="1" max="100" value="100"></label>
@@ -41,7 +42,7 @@
     }
     for (const view of Object.values(views)) {
       view.broadcastTo(Object.values(views).filter((other) => other !== view), { "2d": true, "3d": false });
-      view.onLocationChange = ({ vox }) => { for (const kind of kinds) read(kind, vox); };
+      view.onLocationChange = ({ vox }) => tell(vox);
     }
   };
 
@@ -49,6 +50,11 @@
     const value = views[kind].volumes[0]?.getValue(x, y, z);
     const output = views[kind].canvas.closest("figure").querySelector("output");
     output.textContent = Number.isFinite(value) ? String(Number(value.toPrecision(4))) : "";
+  };
+
+  const tell = (place) => {
+    for (const kind of Object.keys(views)) read(kind, place);
+    at("slice").textContent = image.slices < 2 ? "" : `slice ${place[2] * image.thin + 1} of ${image.slices}`;
   };
 
   const shade = () => {
@@ -83,8 +89,11 @@
       view.addVolume(await niivue.NVImage.new(await answer.arrayBuffer(), `${kind}.nii`, HEAT.includes(kind) ? "inferno" : "gray"));
     }
     shade();
+    // between two voxels a view would show their mean
+    const middle = views.input.volumes[0].dims.slice(1, 4).map((n) => (n - 1) >> 1);
+    for (const view of Object.values(views)) view.scene.crosshairPos = view.vox2frac(middle);
     planes();
-    for (const kind of kinds) read(kind, views.input.volumes[0].dims.slice(1, 4).map((n) => n >> 1));
+    tell(middle);
     const thin = image.thin > 1 ? ` Every ${image.thin}th voxel along each side is shown; the saved file holds them all.` : "";
     at("aside").textContent = `Click or drag to move the cursor of all images.${image.slices < 2 ? "" : " Scroll to change the slice. The patient's right is on the left."}${thin}`;
     document.getElementById("viewer").dataset.ready = number;

@@ -476,6 +476,16 @@ def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatc
     assert "port 0 is a free one" in outcome.err
 
 
+def test_a_model_of_several_contrasts_is_refused_with_the_command(gantk):
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    outcome = gantk("app", "missing", "--port", 0)
+
+    assert outcome.code == 2
+    told = " ".join(outcome.err.split())
+    assert "'missing' needs several contrasts of a patient (T1, T1CE, T2, FLAIR)" in told
+    assert "gantk translate missing --t1 A --t1ce B OUTPUT" in told
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tiny_run, tmp_path):
@@ -484,6 +494,7 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
     from starlette.routing import Route
 
     scan = volume(tmp_path / "scan.nii.gz")
+    slices = read(scan).pixels.shape[1]
     told = []
     ended = threading.Event()
 
@@ -526,6 +537,8 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
 
     assert "error" not in found, found
     assert found["kinds"] == ["input", "output", "difference"]  # no uncertainty was judged
+    assert slices % 2 == 0  # so that the middle is between two slices
+    assert found["slice"] == f"slice {slices // 2} of {slices}"
     assert found["before"] != found["after"]
     assert gantk("translate", tiny_run, scan, tmp_path / "cli.nii.gz", "--to", "T2").code == 0
     assert b64decode(found["saved"]) == (tmp_path / "cli.nii.gz").read_bytes()
