@@ -253,7 +253,10 @@ def _require_same_grid(pairs: list[FilePair], read: Read) -> None:
         differs = grids_differ(read(made), read(real))
         if differs:
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
-            remedy = "resample the prediction onto the grid of the truth first"
+            remedy = (
+                "resample the prediction onto the grid of the truth first, with"
+                " gantk.prepare.grid.resample_onto (docs/background/trust.md shows how)"
+            )
             raise UserError(what, where=WHERE, remedy=remedy)
 
 
