@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import posixpath
 import re
 import textwrap
 import tomllib
@@ -81,6 +82,22 @@ def on_files(files, config):
     for source, uri in PICTURES.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
     return files
+
+
+def on_page_markdown(text: str, page, config, files) -> str:
+    """The hook: links to pages and pictures elsewhere in the repository, which readers of a clone
+    follow, lead to where these stand on the site.
+    """
+    here = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+
+    def link(match: re.Match) -> str:
+        inside = posixpath.normpath(posixpath.join(here, match[1]))
+        on_site = (RECORDS | PICTURES).get(inside)
+        if on_site is None:
+            return match[0]
+        return f"]({posixpath.relpath(posixpath.join('docs', on_site), here)}{match[2] or ''})"
+
+    return re.sub(r"\]\(([^)\s#]+)(#[^)\s]*)?\)", link, text)
 
 
 def on_page_content(html: str, page, config, files) -> str:

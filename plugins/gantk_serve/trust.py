@@ -124,6 +124,8 @@ def page_html(pictures: str) -> str:
     from markdown_it import MarkdownIt
 
     text = read_file(page_file(PAGE)).decode()
-    text = re.sub(r"(!\[[^]]*\]\()\.\./pictures/", rf"\1{pictures}", text)
+    text = re.sub(
+        r"(!\[[^]]*\]\()(?:\.\./)+(?:pictures|benchmarks/results)/", rf"\1{pictures}", text
+    )
     text = re.sub(rf"(?<!!){LINK_TO_PAGE}", r"\1", text)
     return MarkdownIt().enable("table").render(text)
