@@ -64,8 +64,8 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     notes: list[Note] = []
     if trained_on:
         line = (
-            f"the model was trained on this patient (split.json of '{trained_on}'), so the result"
-            " does not show how well other patients are translated"
+            f"the model was trained on this patient (training images of '{trained_on}'), so the"
+            " result does not show how well other patients are translated"
         )
         notes.append(("warning", prefix + line))
     for line in image.remarks:

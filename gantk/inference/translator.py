@@ -136,9 +136,12 @@ class Translator(TrainedModel):
 
     @cached_property
     def _trained_on(self) -> set[str]:
-        """The patients of the run's training images, and the SHA-256 of their files."""
+        """The patients of the run's training images, and the SHA-256 of their files; of a packed model
+        the latter only.
+        """
         with suppress(UserError):  # split.json is damaged, and no translation needs it
-            sets = read(self.run.path, "split.json").get("splits") or {}
+            sets = (self.packed or {}).get("seen")
+            sets = sets or read(self.run.path, "split.json").get("splits") or {}
             entries = [*sets.get("train", ()), *sets.get("set_aside", ())]
             return {entry.get(key, "") for entry in entries for key in ("subject", "sha256")} - {""}
         return set()

@@ -5,6 +5,7 @@ out is on record.
 import hashlib
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import files
@@ -108,11 +109,13 @@ def test_held_out_patients_are_named_and_known_to_translate(divided):
     assert line in (divided / "report.html").read_text("utf-8")
     found_by_check = check(divided.parent / "scans", recipe=divided.parent / "tiny.toml")
     assert line == found_by_check["summary"]["held out"]
-    for side in ("train", "test"):
-        (patient, *_) = sorted(found[side])
+    packed = divided.parent / "packed"
+    assert files.gantk("pack", divided, packed).code == 0
+    for model, side in product((divided, packed), ("train", "test")):
+        records = [each for each in split_of(divided)["splits"][side] if each["domain"] == "a"]
         said: list[str] = []
-        scan = divided.parent / "scans" / patient / f"{patient}_T1.nii.gz"
-        translate(divided, scan, divided.parent / side, to="T2", say=said.append)
+        out = divided.parent / f"{model.name} {side}"
+        translate(model, records[0]["path"], out, to="T2", say=said.append)
         told = [each for each in said if "the model was trained on this patient" in each]
         assert len(told) == (side == "train"), said
 
