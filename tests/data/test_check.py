@@ -241,6 +241,15 @@ def study(tmp_path):
     return make
 
 
+def test_an_image_of_both_domains_is_told_from_one_stored_twice(study):
+    table = study(8)
+    pixels = (table.parent / "00000.png").read_bytes()
+    (table.parent / "00002.png").write_bytes(pixels)
+    assert "(" not in problem(check(table), "copies")["what"]
+    (table.parent / "00001.png").write_bytes(pixels)
+    assert "(1 group across domains)" in problem(check(table), "copies")["what"]
+
+
 def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 10)

@@ -661,12 +661,15 @@ def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
         if item.seen is not None and item.seen.digest:
             exact[item.seen.digest].append(item)
 
-    groups = [[item.name for item in group] for group in exact.values() if len(group) > 1]
+    alike = [group for group in exact.values() if len(group) > 1]
+    groups = [[item.name for item in group] for group in alike]
     if groups:
         spare = [name for names in groups for name in names[1:]]
+        across = [group for group in alike if len({tuple(item.domains) for item in group}) > 1]
+        where = f" ({count_noun(across, 'group')} across domains)" if across else ""
         equal = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
         files = [name for names in groups for name in names]
-        what = f"{count_noun(spare, 'exact duplicate')}: {equal}"
+        what = f"{count_noun(spare, 'exact duplicate')}{where}: {equal}"
         yield problem("copies", "warning", what, files, "remove the duplicates")
 
     firsts = [group[0] for group in exact.values()]

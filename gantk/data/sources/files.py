@@ -319,4 +319,5 @@ class Files(VolumeSource):
         self.notes = [*self.notes, *pair_rows(rows, self.onto, by_name=not are_volumes)]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
-        self.patients_guessed = not are_volumes and by_names_alone
+        use_all = not are_volumes or self.domains == ("A", "B")  # which say nothing of patients
+        self.patients_guessed = use_all and by_names_alone

@@ -78,7 +78,8 @@ def split_records(
     `auto` trains on two; neither leaves one for validation. Registered pairs are never divided.
     UserError, with the numbers, where there are too few units for the shares.
 
-    The sets for a seed must never change: results are compared across runs.
+    The sets for a seed must never change, of images without copies: results are compared across
+    runs.
     """
     if table.test + table.validation >= 1:
         what = (
