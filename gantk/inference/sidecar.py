@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gantk import __version__
@@ -23,6 +24,7 @@ def facts_of(
     *,
     is_uncertainty: bool = False,
     warnings: Sequence[str] = (),
+    fits: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What the JSON file beside a generated image says of it, without the names of files.
 
@@ -33,6 +35,8 @@ def facts_of(
         score: the PSNR of such images on held-out patients, as in metrics.json; None if unknown.
         is_uncertainty: whether the image is a map of the uncertainty.
         warnings: about the images that it is made of.
+        fits: for each of `sources`, whether it fits the training data ("Fits") and what was said
+            about it ("Reasons").
     """
     shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
     facts: dict[str, Any] = {
@@ -45,6 +49,8 @@ def facts_of(
         facts["Limits"] = model["limits"]
     if score:
         facts["HeldOutPatients"] = {"PSNR": score.value, "Number": score.n}
+    if fits:
+        facts["FitsTrainingData"] = {**fits}
     if warnings:
         facts["Warnings"] = [*warnings]
     return facts

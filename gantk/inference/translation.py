@@ -115,6 +115,8 @@ class Translation:
         self.count = 1  # images of INPUT
         self.stripped: dict[str, bool | None] = {}  # by job: whether the input is skull-stripped
         self.warnings: dict[Path, list[str]] = defaultdict(list)  # by input
+        # by job and contrast: whether the image fits the training data, and why
+        self.fits: dict[tuple[str, str], dict[str, Any]] = {}
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def _expect_judged(self, kind: str) -> None:
@@ -636,6 +638,9 @@ class Translation:
         """
         checked = check_input(image, self.frame, contrast, self.model.trained_on(image))
         image = checked.image
+        reasons = [line for _, line in checked.notes]
+        which = job.name, contrast or self.frame.source
+        self.fits[which] = {"Fits": checked.fits, "Reasons": reasons}
         self._keep_notes(job, [checked.fit_note(contrast), *checked.notes], contrast)
         if self.count == 1:
             self._say_notes()  # before the work starts
@@ -773,6 +778,7 @@ class Translation:
             score,
             is_uncertainty=output.tail == "_uncertainty",
             warnings=list(dict.fromkeys(warnings)),
+            fits={name: self.fits[job.name, name] for name in given},
         )
         if not self.layout:
             return sidecar_content(output.path, sources, self._model_identity, facts)

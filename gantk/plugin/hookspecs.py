@@ -170,8 +170,8 @@ def gantk_name_results(files, target, frame, model):
       uncertainty maps, and "" otherwise.
     * `describe(facts, files, grid)` returns the content of the JSON file beside a result. `facts` is
       what it should say ("Description", "SyntheticData", "Limits", "HeldOutPatients",
-      "SkullStripped", "Warnings"), `files` what the result is made of, `grid` the path of the input
-      whose grid it has.
+      "SkullStripped", "FitsTrainingData", "Warnings"), `files` what the result is made of, `grid` the
+      path of the input whose grid it has.
     * `after_writing(path, files, contrast)` is called after each result.
     """
 

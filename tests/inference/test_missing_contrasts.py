@@ -374,6 +374,11 @@ def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, ther
     line = f"FLAIR from {', '.join(there)}: PSNR 23.14 dB on 5 held-out patients"
     assert any(line in each for each in lines)
     assert beside["HeldOutPatients"] == {"PSNR": 23.14, "Number": 5}
+    fits = beside["FitsTrainingData"]
+    assert [*fits] == [*there]
+    for contrast, found in fits.items():
+        assert f"{contrast}: fits the training data: {found['Fits']}" in " ".join(lines)
+        assert all(reason in " ".join(lines) for reason in found["Reasons"])
 
 
 # ---- in Python

@@ -166,6 +166,9 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     assert fits == "fits the training data: no"
     assert doubt.startswith("the input is noise")
     assert doubt in done.out
+    found = known(sidecar)["FitsTrainingData"]["T1"]
+    assert found["Fits"] == "no"
+    assert doubt in found["Reasons"]
 
 
 def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
