@@ -16,6 +16,7 @@ from gantk.metrics.words import (
 )
 from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text
 
+TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
 TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
 
 
@@ -141,4 +142,20 @@ def rows_by_direction(results: Results) -> dict[str, list[ScoreRow]]:
     found: dict[str, list[ScoreRow]] = {key: [] for key in results.metrics}
     for row in score_rows(results):
         found[row.key].append(row)
+    return found
+
+
+def main_rows(results: Results) -> dict[str, list[ScoreRow]]:
+    """The rows that a table shows first and the sentence speaks of, by direction: without those of
+    the foreground that are no worse than the whole image's.
+    """
+    found = {}
+    for key, rows in rows_by_direction(results).items():
+        whole = {row.metric: row.tone for row in rows if not row.region}
+        found[key] = []
+        for row in rows:
+            of_image = whole.get(split_region(row.metric)[0])
+            is_told = of_image is not None and TONES.index(row.tone) >= TONES.index(of_image)
+            if row.region != "foreground" or not is_told:
+                found[key].append(row)
     return found

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from gantk.metrics.rows import ScoreRow, rows_by_direction, score_rows
+from gantk.metrics.rows import ScoreRow, main_rows
 from gantk.metrics.verdict import needs_pairs, title_of
 from gantk.metrics.words import join_words
 from gantk.runs.results import Results
@@ -21,7 +21,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     findings: dict[str, list[ScoreRow]] = {}  # scores that were compared with a baseline
-    for key, rows in rows_by_direction(results).items():
+    for key, rows in main_rows(results).items():
         compared = [row for row in rows if row.tone]
         if compared:
             findings[key] = compared
@@ -61,7 +61,8 @@ def pairs_sentence(results: Results) -> str:
     """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
     against all others; "" for other models.
     """
-    lost = [row for row in score_rows(results) if row.tone in ("bad", "near")]
+    rows = [row for own in main_rows(results).values() for row in own]
+    lost = [row for row in rows if row.tone in ("bad", "near")]
     fair = all(needs_pairs(row.verdict.best_baseline) and row.fair_tone == "good" for row in lost)
     if not lost or not fair:
         return ""
@@ -115,7 +116,16 @@ def _clause(findings: Sequence[ScoreRow], *, from_noise: bool) -> tuple[str, str
     tone = next(each for each in ("bad", "good", "near") if each in tones)
     deciding = [finding for finding in findings if finding.tone == tone]
     scores = "" if len(tones) == 1 else f" in {_score_names(deciding, len(findings))}"
-    if tone == "bad":
+    by_baseline: dict[str, list[ScoreRow]] = {}
+    for finding in deciding:
+        by_baseline.setdefault(finding.words, []).append(finding)
+
+    if tone == "bad" and len(by_baseline) > 1:
+        of_each = [
+            f"{words} in {_score_names(own, len(findings))}" for words, own in by_baseline.items()
+        ]
+        said = f"are {', and '.join(of_each)}"
+    elif tone == "bad":
         said = f"are {deciding[0].words}{scores}"
     elif tone == "near":
         said = f"are {deciding[0].words}"
@@ -127,18 +137,20 @@ def _clause(findings: Sequence[ScoreRow], *, from_noise: bool) -> tuple[str, str
 
 
 def _score_names(findings: Sequence[ScoreRow], judged: int) -> str:
-    """The names of scores, a region's left out where the whole image's is named too; their number
-    where there are more than MAX_NAMED_METRICS.
+    """The names of scores, those of the whole image first, and a region's left out where the whole
+    image's is named too; their number where there are more than MAX_NAMED_METRICS.
     """
-    all_names = [finding.name for finding in findings]
-    names = []
-    for name in all_names:
-        whole, region, _ = name.partition(" in the ")
-        if not region or whole not in all_names:
-            names.append(name)
-    if len(names) > MAX_NAMED_METRICS:
+    whole = [finding.name for finding in findings if not finding.region]
+    others = [
+        finding.name
+        for finding in findings
+        if finding.region and finding.name.partition(" in the ")[0] not in whole
+    ]
+    if len(whole) + len(others) > MAX_NAMED_METRICS:
         return f"{len(findings)} of {judged} scores"
-    return join_words(names)
+    if not whole or not others:
+        return join_words(whole or others)
+    return f"{join_words(whole)}, and {join_words(others)}"
 
 
 def _tested_on(results: Results, unseen: bool) -> str:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from gantk.metrics.pair_scores import FOREGROUND
-from gantk.metrics.rows import ScoreRow, score_rows
+from gantk.metrics.rows import ScoreRow, main_rows
 from gantk.metrics.sentences import pairs_sentence, result_sentence
 from gantk.metrics.verdict import CEILING, Tone, title_of
 from gantk.metrics.words import short_metric_name, verdict_words
@@ -36,8 +36,8 @@ def summary_lines(results: Results) -> Iterator[str]:
     if sentence:
         yield with_label("result", sentence)
 
-    # scores of the foreground are in the report only
-    rows = [row for row in score_rows(results) if row.region != "foreground"]
+    # all scores of the foreground are in the report
+    rows = [row for own in main_rows(results).values() for row in own]
     titles = _titles(rows, results)
     of_files = _rows_of_files(results)
     if any(row.tone for row in rows):

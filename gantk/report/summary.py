@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from gantk.errors import count_noun
-from gantk.metrics.rows import ScoreRow, rows_by_direction, score_rows
+from gantk.metrics.rows import TONES, ScoreRow, main_rows, rows_by_direction
 from gantk.metrics.sentences import FROM_NOISE, pairs_sentence, result_sentence
-from gantk.metrics.verdict import Tone
 from gantk.metrics.words import short_metric_name
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
@@ -29,7 +28,6 @@ MAX_FROM_NOISE = 6  # generated images, and as many real ones
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
 # end of the definition of a score of training images
 NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
-TONES: tuple[Tone, ...] = ("bad", "near", "good")  # the worst first
 
 
 def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
@@ -68,7 +66,7 @@ def summarise(run: RunRecord) -> dict[str, str]:
     if run.results.metrics and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
-    tones = {row.tone for row in score_rows(run.results)}
+    tones = {row.tone for own in main_rows(run.results).values() for row in own}
     return {
         "sentence": sentence,
         "tone": next((tone for tone in TONES if tone in tones), ""),
@@ -80,8 +78,8 @@ def summarise(run: RunRecord) -> dict[str, str]:
 
 
 def score_tables(run: RunRecord) -> list[dict[str, Any]]:
-    """For each direction its scores beside the best baseline: of the whole image, or of the first
-    region, and of further regions.
+    """For each direction its main scores beside the best baseline, and all scores of a region that
+    has more.
     """
     tables = []
     system = system_of(run)
@@ -93,20 +91,20 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
         for row in rows:
             regions.setdefault(row.region, []).append(row)
 
-        first = "" if "" in regions else next(iter(regions), "")
-        of_first = regions.pop(first, [])
+        first = main_rows(run.results)[key]
         tables.append(
             {
                 "label": run.label(key),
                 "count": _count(scores, from_noise=key in FROM_NOISE),
-                "region": first,
-                "rows": of_first,
+                "rows": first,
                 "cycle": cycles.get(key, ()),
                 "published": figures_note(system) if published else "",
                 "figures": published,
                 "apart": figures_apart(system, key, scores, run.label(key)),
                 "regions": {
-                    region: (_count_of_better(own), own) for region, own in regions.items()
+                    region: (_count_of_better(own), own)
+                    for region, own in regions.items()
+                    if not all(row in first for row in own)
                 },
             }
         )

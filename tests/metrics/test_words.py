@@ -3,9 +3,11 @@
 import pytest
 
 from gantk.metrics.sentences import result_sentence
+from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import tone_of
 from gantk.metrics.words import verdict_words
 from gantk.runs.results import Results, Verdict
+from gantk.terminal import TextTable
 
 WON = {"better": True, "best_baseline": "histogram", "probability": 1.0}
 
@@ -118,6 +120,44 @@ def test_one_patient_is_unknown_only_where_the_split_says_so(split, whose):
     tested = result({"a_to_b": WON}, split=split)
     tested.metrics["a_to_b"]["psnr"].n = 1
     assert result_sentence(tested).startswith(whose)
+
+
+HISTOGRAM = LOST | {"best_baseline": "histogram"}
+BY_MAP = "not better than a simple intensity map"
+
+
+@pytest.mark.parametrize(
+    ("psnr", "ssim", "foreground", "said", "rows"),
+    [
+        (LOST, LOST, LOST, f"{BY_MAP} (", ["PSNR", "SSIM"]),
+        (LOST, WON, WON, f"{BY_MAP} in PSNR (", ["PSNR", "SSIM"]),
+        (
+            LOST,
+            WON,
+            LOST,
+            f"{BY_MAP} in PSNR, and SSIM in the foreground (",
+            ["PSNR", "SSIM", "SSIM in the foreground"],
+        ),
+        (
+            LOST,
+            HISTOGRAM,
+            HISTOGRAM,
+            f"{BY_MAP} in PSNR, and not better than histogram matching in SSIM (",
+            ["PSNR", "SSIM"],
+        ),
+    ],
+)
+def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foreground, said, rows):
+    verdicts = {"psnr": psnr, "ssim": ssim, "ssim_foreground": foreground}
+    found = result({"a_to_b": psnr})
+    score = found.metrics["a_to_b"]["psnr"]
+    found.metrics["a_to_b"] = dict.fromkeys(verdicts, score)
+    judged = {name: Verdict.model_validate(each) for name, each in verdicts.items()}
+    found.verdict["a_to_b"] = judged
+    (table,) = [line for line in summary_lines(found) if isinstance(line, TextTable)]
+
+    assert f"are {said}" in result_sentence(found)
+    assert [cells[1] for cells in table.rows] == rows
 
 
 def test_unseen_patients_are_claimed_only_without_leaks():
