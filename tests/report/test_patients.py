@@ -6,6 +6,7 @@ import base64
 import importlib
 import io
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -174,6 +175,39 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     apart = Page(write_report(tiny_run, other, out=tmp_path / "c.html"))
 
     assert "not scored on the same test images" in apart.words
+
+
+@pytest.mark.parametrize(
+    ("change", "files", "reason"),
+    [
+        (("high = 99.5", "high = 98.0"), True, "data.intensity.high: 99.5, 98.0"),
+        (("high = 99.5", "high = 98.0"), False, "data.intensity.high: 99.5, 98.0"),
+        (('fit = "pad"', 'fit = "crop"'), True, 'data.fit: "pad", "crop"'),
+        (("cycle = 5.0", "cycle = 7.0"), True, ""),
+    ],
+)
+def test_scores_on_other_scales_are_not_compared(
+    gantk, tiny_run, copied_run, tmp_path, change, files, reason
+):
+    runs = [copied_run.rename(tmp_path / "one"), shutil.copytree(tiny_run, tmp_path / "two")]
+    recipe = (runs[1] / "recipe.toml").read_text("utf-8")
+    (runs[1] / "recipe.toml").write_text(recipe.replace(*change))
+    for run in runs:
+        results = json.loads((run / "metrics.json").read_text("utf-8"))
+        if files:
+            results["files"] = {"a_to_b": {"psnr": {"value": 31.25, "unit": "dB", "n": 1}}}
+        (run / "metrics.json").write_text(json.dumps(results))
+
+    done = gantk("report", *runs, "--out", tmp_path / "both.html")
+    said = " ".join(done.out.split())
+    words = Page(tmp_path / "both.html").words
+
+    assert done.code == 0, done.err
+    assert ("say nothing about the models" in said) is bool(reason)
+    assert ("say nothing about the models" in words) is bool(reason)
+    assert reason in said and reason in words
+    assert ("31.25" in words) is (", whole files scored" in words) is (bool(reason) and files)
+    assert ("T1 → T2 scored" in words) is not (bool(reason) and files)
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):

@@ -31,4 +31,4 @@ def report_command(runs, out, overwrite) -> None:
     from gantk.report.patients.comparing import write_report
     from gantk.terminal import say
 
-    say(f"report   {write_report(*runs, out=out, overwrite=overwrite)}")
+    say(f"report   {write_report(*runs, out=out, overwrite=overwrite, say=say)}")

@@ -5,7 +5,7 @@ recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.statistics.comparing import compare_systems
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
+from gantk.metrics.summary import with_label
 from gantk.metrics.words import baseline_words
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
@@ -26,11 +27,22 @@ from gantk.report.words import metric_name
 from gantk.runs.folder import flat
 from gantk.runs.results import Score, StoredImage
 
+OTHER_IMAGES = (
+    "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
+    " trainings one split: `--set data.split.file=FILE`, a table with the columns patient and split."
+)
+# keys of [data] that decide the pixels and the units in which the networks' images are scored
+SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
 # its direction in words, the image with all pictures, and each run's scores of it
 ComparedImage = tuple[str, StoredImage, dict[str, dict[str, float | None]]]
 
 
-def write_report(*runs: str | Path, out: str | Path | None = None, overwrite: bool = False) -> Path:
+def write_report(
+    *runs: str | Path,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
     """Write the report of a run again, or a page that compares several runs.
 
     Example:
@@ -41,6 +53,7 @@ def write_report(*runs: str | Path, out: str | Path | None = None, overwrite: bo
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
+        say: called with each line of output, such as why scores cannot be compared.
 
     Returns:
         The path of the page.
@@ -60,12 +73,14 @@ def write_report(*runs: str | Path, out: str | Path | None = None, overwrite: bo
         )
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    page = comparison([RunRecord(folder) for folder in folders])
+    page, reason = comparison([RunRecord(folder) for folder in folders])
+    if reason:
+        say(with_label("warning", reason))
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
-def comparison(records: list[RunRecord]) -> str:
-    """The HTML of the page that compares runs."""
+def comparison(records: list[RunRecord]) -> tuple[str, str]:
+    """The HTML of the page that compares runs, and why its scores cannot be compared, or ""."""
     names = [record.path.resolve().name for record in records]
     named = {}
     for name, record in zip(names, records, strict=True):
@@ -75,25 +90,54 @@ def comparison(records: list[RunRecord]) -> str:
     places = count()
     charts = _curves(named)
     cases = list(_cases(named))
-    same = len(set(sets)) == 1 and bool(sets[0])
+    differences = _differences(named)
+    of_files = False
+    reason = ""
+    if len(set(sets)) > 1 or not sets[0]:
+        reason = OTHER_IMAGES
+    elif scales := _scales(differences):
+        of_files = all(record.results.files for record in records)
+        reason = (
+            f"The runs score images of the networks in other units or sizes ({scales}), so"
+            " differences of these scores say nothing about the models. "
+        )
+        reason += (
+            "The page compares the scores of whole files, which are in the files' own values."
+            if of_files
+            else "Translate the test images with each run and compare the files by"
+            " `gantk eval --pred FOLDER --truth FOLDER`."
+        )
     story = {
         "title": f"{len(named)} runs compared",
         "runs": [_facts(name, record) for name, record in named.items()],
-        "same_test": same,
-        "grids": _grids(named),
-        "statistics": _statistics(named) if same else {"tests": [], "ranks": []},
+        "reason": reason,
+        "of_files": of_files,
+        "grids": _grids(named, of_files=of_files),
+        "statistics": {"tests": [], "ranks": []} if reason else _statistics(named),
         "charts": [(next(places), each) for each in charts],
         "cases": cases,
         "error_window": error_window([case.pictures for _, case, _ in cases]),
-        "differences": _differences(named),
+        "differences": differences,
         "data": {"charts": [each.data for each in charts]},
     }
-    return render(
+    page = render(
         "compare.html.j2",
         story,
         folders=[HERE],
         styles=("page.css", "patients.css"),
         scripts=("charts.js", "patients.js"),
+    )
+    return page, reason
+
+
+def _scales(differences: Sequence[tuple[str, list[str]]]) -> str:
+    """The keys that decide on which scale the networks' images are scored, with their values where
+    the runs differ in them: `data.size: [96, 96], [64, 64]`.
+    """
+    return "; ".join(
+        f"{key}: {', '.join(values)}"
+        for key, values in differences
+        if key.startswith("data.") and key.split(".")[1] in SCALES
     )
 
 
@@ -121,20 +165,23 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _grids(named: dict[str, RunRecord]) -> list[ScoreGrid]:
-    """The scores of each direction: a row for each run, and for each baseline whose scores differ."""
+def _grids(named: dict[str, RunRecord], *, of_files: bool) -> list[ScoreGrid]:
+    """The scores of each direction: a row for each run, and for each baseline whose scores differ;
+    or those of whole files, which baselines have none of.
+    """
     grids: dict[str, ScoreGrid] = {}
     # (direction, baseline) -> run -> scores that no other run has
     baselines: dict[tuple[str, str], dict[str, dict[str, Score]]] = {}
     for place, (name, record) in enumerate(named.items()):
-        for key, scores in record.results.metrics.items():
-            label = record.label(key)
+        scored = record.results.files if of_files else record.results.metrics
+        for key, scores in scored.items():
+            label = record.label(key) + (", whole files" if of_files else "")
             grid = grids.setdefault(label, ScoreGrid(label, {}, []))
             grid.rows.append((place, name, scores))
             for metric, score in scores.items():
                 grid.columns.setdefault(metric, score)
 
-            for rival in record.results.baselines:
+            for rival in () if of_files else record.results.baselines:
                 by_run = baselines.setdefault((label, baseline_words(rival)), {})
                 of_rival = record.results.baseline(rival, key)
                 if of_rival and of_rival not in by_run.values():
