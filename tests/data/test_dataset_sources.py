@@ -11,6 +11,7 @@ import pytest
 from tiny import draw_pictures, phantom
 from volumes import load, of, records_of, tree_of, volume
 
+from gantk import check
 from gantk.data.array_tables import source_of
 from gantk.data.sources.files import Files
 from gantk.data.sources.mixed import Mixed
@@ -176,6 +177,10 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     assert sorted(
         complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))
     ) == ["1", "2"]
+    notes = check(tree / "study.csv")["problems"]
+    assert any(
+        "2 images without a pair, because the cell `pair` is empty" in x["what"] for x in notes
+    )
 
 
 WRONG = (

@@ -23,7 +23,7 @@ from gantk.catalog.tables import no_domain
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import Onto, VolumeSource
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
 
 
@@ -99,6 +99,12 @@ class Manifest(VolumeSource):
         if "pair" not in table.columns and not table.column_of:
             by_name = not any(row.subject for row in rows)
             self._name_pairs(rows, by_name)
+        empty = [f"'{row.key}'" for row in rows if not row.pair]
+        if "pair" in table.columns and 0 < len(empty) < len(rows):
+            self.notes.append(
+                f"{count_noun(empty, 'image')} without a pair, because the cell `pair` is empty:"
+                f" {join_first(empty)}"
+            )
         self.notes += pair_rows(rows, self.onto, by_name)
         return rows
 
