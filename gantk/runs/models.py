@@ -25,7 +25,9 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
     from gantk.runs.folder import RunFolder
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
-TRANSLATE_FIRST = "translate your own images, then run `gantk eval --pred FOLDER --truth FOLDER`"
+TRANSLATE_FIRST = (
+    "translate your own images, then run `gantk eval --pred FOLDER --truth FOLDER --match`"
+)
 MAX_CARD_BYTES = 2**20
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json

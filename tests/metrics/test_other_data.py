@@ -87,4 +87,4 @@ def test_images_of_the_training_are_told(run):
 def test_a_packed_model_names_another_way(tmp_path):
     with pytest.raises(UserError, match="t1t2' is packed") as refused:
         gantk.evaluate("t1t2", data=tmp_path, device="cpu", say=lambda line: None)
-    assert "--pred" in refused.value.remedy
+    assert "--pred FOLDER --truth FOLDER --match" in refused.value.remedy
