@@ -149,9 +149,9 @@ class WrittenTranslations:
         if scorer is not None and truth is not None:
             real = truth.file.read()
             if real.channels == made.channels and made.grid.same_as(real.grid):
-                pixels = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
+                written = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
                 patient = truth.subject or truth.key
-                scores = scorer(pixels, torch.tensor(real.pixels)[None], patient)
+                scores = scorer(written, torch.tensor(real.pixels)[None], patient)
 
         if made.affine is None:  # a picture may be on a scale of its own
             pipeline = self.translator.pipeline(to)
