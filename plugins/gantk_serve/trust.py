@@ -93,6 +93,10 @@ def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]
     if against:
         sentence += f" ({join_words(against)})"
     with suppress(ValueError):
+        cells = (row[place].partition(" / ")[0] for row in table[1:-1] if place < len(row))
+        single = [float(cell) for cell in cells if re.fullmatch(r"\d+(\.\d+)?", cell)]
+        if single:
+            sentence += f"; single volumes: {min(single):.1f} to {max(single):.1f} dB"
         return f"{sentence}.", float(psnr)
     return "", None
 

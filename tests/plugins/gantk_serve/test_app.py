@@ -246,15 +246,23 @@ ANSWERS = {
 @pytest.mark.parametrize("case", ANSWERS)
 def test_notes_become_one_answer(case):
     notes, fits, reasons = ANSWERS[case]
-    answer = answer_for(notes, "")
+    answer = answer_for(notes, "PSNR 21.7 dB.")
 
     assert (answer.fits, len(answer.reasons)) == (fits, reasons)
+
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+    from gantk_serve.app.server import PARTS
+
+    told = PARTS.trust(answer)
+    assert "Lesions are not judged" in told
+    assert ("do not hold for a scan that does not fit" in told) == (fits == "no")
 
 
 def test_quality_is_of_people_whom_the_model_has_not_seen(service, tiny_run):
     shipped = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
 
     assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
+    assert "; single volumes: 16.9 to 25.0 dB." in shipped
     assert shipped.endswith("21.7 dB is a typical error of 8 % of the gray range.")
     assert "PSNR" in quality_on_unseen(service.model.run, "T1", "T2")
 
