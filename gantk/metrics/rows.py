@@ -149,7 +149,7 @@ def main_rows(results: Results) -> dict[str, list[ScoreRow]]:
     """The rows that a table shows first and the sentence speaks of, by direction: without those of
     the foreground that are no worse than the whole image's.
     """
-    found = {}
+    found: dict[str, list[ScoreRow]] = {}
     for key, rows in rows_by_direction(results).items():
         whole = {row.metric: row.tone for row in rows if not row.region}
         found[key] = []

@@ -463,7 +463,7 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
     shown = {
         "page": Page(write_report(run)).words,
         "notebook": Run(run)._repr_html_(),
-        "comparison": comparison([RunRecord(run)]),
+        "comparison": comparison([RunRecord(run)])[0],
         "terminal": " ".join("\n".join(summary_lines(RunRecord(run).results)).split()),
     }
 
