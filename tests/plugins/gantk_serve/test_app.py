@@ -484,7 +484,7 @@ def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatc
     assert "port 0 is a free one" in outcome.err
 
 
-def test_a_model_of_several_contrasts_is_refused_with_the_command(gantk):
+def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk):
     pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     outcome = gantk("app", "missing", "--port", 0)
 
