@@ -429,6 +429,7 @@ def translate(
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
+    from gantk.metrics.sentences import judgement
 
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
@@ -451,6 +452,10 @@ def translate(
     )
     with doing(f"translating '{input}' with '{run}'"):
         model = load_model(run, device, say)
+        folder = getattr(model, "run", None)  # an exported file has none
+        sentence, tone = judgement(folder) if folder else ("", "")
+        if tone == "bad":
+            say(f"note     {sentence}")
         translation = Translation(
             model,
             to,

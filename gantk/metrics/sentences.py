@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gantk.metrics.rows import ScoreRow, main_rows
-from gantk.metrics.verdict import needs_pairs, title_of
+from gantk.errors import UserError
+from gantk.metrics.rows import TONES, ScoreRow, main_rows
+from gantk.metrics.verdict import Tone, needs_pairs, title_of
 from gantk.metrics.words import join_words
 from gantk.runs.results import Results
+
+if TYPE_CHECKING:
+    from gantk.runs.folder import RunFolder
 
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
@@ -55,6 +59,24 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
         parts.append(f"{owner} {join_words([*of_images])} images {said}{brackets}")
 
     return f"{place} {'; '.join(parts)}."
+
+
+def result_tone(results: Results) -> Tone:
+    """The tone of `result_sentence`: that of the worst score."""
+    tones = {row.tone for own in main_rows(results).values() for row in own}
+    return next((tone for tone in TONES if tone in tones), "")
+
+
+def judgement(run: RunFolder) -> tuple[str, Tone]:
+    """The first sentence of a run's report, and its tone; "" where the run was never scored."""
+    from gantk.runs.schemas import read_results
+
+    try:
+        results = read_results(run.path)
+    except UserError:
+        return "", ""
+    leaked = run.split().get("leakage_allowed") if (run.path / "split.json").exists() else None
+    return result_sentence(results, unseen=not leaked), result_tone(results)
 
 
 def pairs_sentence(results: Results) -> str:
@@ -173,9 +195,15 @@ def _tested_on(results: Results, unseen: bool) -> str:
     if unseen:
         return f"On {whose} that the model had never seen,"
     images = f"{_from_to(_counts(results, 'images') or patients)} test images"
-    if patients == {1} and results.split and results.split.unknown_patients:
+    if not patients_are_known(results):
         return f"On {images} whose patients are not known,"
     return f"On {images} of {whose},"
+
+
+def patients_are_known(results: Results) -> bool:
+    """Whether the test images are of known patients: unknown ones count as one."""
+    unknown = results.split is not None and results.split.unknown_patients
+    return not unknown or _counts(results, "n") != {1}
 
 
 def _counts(results: Results, key: Literal["n", "images"]) -> set[int]:

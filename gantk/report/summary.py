@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from gantk.errors import count_noun
-from gantk.metrics.rows import TONES, ScoreRow, main_rows, rows_by_direction
-from gantk.metrics.sentences import FROM_NOISE, pairs_sentence, result_sentence
+from gantk.metrics.rows import ScoreRow, main_rows, rows_by_direction
+from gantk.metrics.sentences import FROM_NOISE, pairs_sentence, result_sentence, result_tone
 from gantk.metrics.words import short_metric_name
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
@@ -66,10 +66,9 @@ def summarise(run: RunRecord) -> dict[str, str]:
     if run.results.metrics and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
-    tones = {row.tone for own in main_rows(run.results).values() for row in own}
     return {
         "sentence": sentence,
-        "tone": next((tone for tone in TONES if tone in tones), ""),
+        "tone": result_tone(run.results),
         "pairs": pairs_sentence(run.results),
     }
 
@@ -239,7 +238,7 @@ def _typical_case(found: ShownPatients) -> Figure:
         value = Score(value=case.scores[metric], unit=of_all.unit)
         caption += f" Its {short_metric_name(metric)} is {words.with_unit(value)};"
         of_patients = Score(value=middle, unit=of_all.unit)
-        caption += f" the median of all patients is {words.with_unit(of_patients)}."
+        caption += f" the median of all {found.noun}s is {words.with_unit(of_patients)}."
     in_unit = Score(value=largest, unit="HU" if case.units[2] == "HU" else "")
     caption += f" Error: black is 0, the palest yellow {words.with_unit(in_unit)}."
     return Figure(found.label, caption, [rows])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantk.errors import UserError
 from gantk.files import read_file
-from gantk.metrics.sentences import result_sentence
-from gantk.metrics.verdict import title_of
+from gantk.metrics.sentences import judgement
+from gantk.metrics.verdict import Tone, title_of
 from gantk.metrics.words import join_words
 from gantk.runs.models import scores_of
 from gantk.runs.schemas import read_results
@@ -42,9 +42,10 @@ class Answer(NamedTuple):
     fits: str  # one of FITS
     reasons: list[tuple[str, str]]  # (warning or note, text): in what the scan differs
     unseen: str  # how good the model is on people whom it has not seen; "" where that is unknown
+    tone: Tone = ""  # of that sentence, as in the report
 
 
-def answer_for(notes: Iterable[tuple[str, str]], unseen: str) -> Answer:
+def answer_for(notes: Iterable[tuple[str, str]], unseen: str, tone: Tone = "") -> Answer:
     """Sort the notes about a scan; of several scans the worst answer counts."""
     fits = []
     reasons = []
@@ -53,22 +54,25 @@ def answer_for(notes: Iterable[tuple[str, str]], unseen: str) -> Answer:
         found = re.fullmatch(SAID_FIT, said)
         if found:
             fits.append(found[1])
-        else:
+        elif said not in unseen:
             reasons.append((kind, said))
-    return Answer(max(fits, key=FITS.index, default="not recorded"), reasons, unseen)
+    return Answer(max(fits, key=FITS.index, default="not recorded"), reasons, unseen, tone)
 
 
-def quality_on_unseen(run: RunFolder, source: str, target: str) -> str:
-    """How good a model is on people whom it has not seen, in one sentence; "" where it has no scores.
+def quality_on_unseen(run: RunFolder, source: str, target: str) -> tuple[str, Tone]:
+    """How good a model is on people whom it has not seen, in one sentence, "" where it has no scores;
+    and the tone of the report's sentence.
 
     The table of a packed model's card counts before metrics.json, because it can have more people.
     """
+    tone: Tone = ""
     sentence, psnr = _of_card(scores_of(run.path), f"{source} to {target}")
     if not sentence:
-        sentence, psnr = _of_run(run, f"{source} -> {target}")
-    if psnr is None:
-        return sentence
-    return f"{sentence} {psnr:.1f} dB is a typical error of {error_share(psnr)} of the gray range."
+        sentence, psnr, tone = _of_run(run, f"{source} -> {target}")
+    if psnr is not None:
+        share = error_share(psnr)
+        sentence += f" {psnr:.1f} dB is a typical error of {share} of the gray range."
+    return sentence, tone
 
 
 def error_share(psnr: float) -> str:
@@ -101,20 +105,20 @@ def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]
     return "", None
 
 
-def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None]:
-    """The report's sentence on a run, and the PSNR of a direction, after the post-steps if there are
-    any.
+def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None, Tone]:
+    """The report's sentence on a run, the PSNR of a direction, after the post-steps if there are any,
+    and the sentence's tone.
     """
     try:
         results = read_results(run.path)
     except UserError:  # it was never scored
-        return "", None
+        return "", None, ""
     psnr = None
     for key, scores in results.metrics.items():
         if title_of(key, results.domains).startswith(direction) and "psnr" in scores:
             psnr = scores["psnr"].value
-    leaked = run.split().get("leakage_allowed") if (run.path / "split.json").exists() else None
-    return result_sentence(results, unseen=not leaked), psnr
+    sentence, tone = judgement(run)
+    return sentence, psnr, tone
 
 
 def page_file(name: str) -> Path:

@@ -411,3 +411,20 @@ def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
     assert found["prediction"] == pytest.approx((100, 1, 1), abs=1e-3)
     assert found["input"][0] < 10
     assert found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_translation_says_that_its_model_lost_to_a_baseline(copied_run, better, tmp_path):
+    file = copied_run / "metrics.json"
+    results = json.loads(file.read_text())
+    for scores in results["verdict"].values():
+        for verdict in scores.values():
+            verdict["better"] = better
+    file.write_text(json.dumps(results))
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+    Picture.fromarray(pixels).save(tmp_path / "in.png")
+
+    said = []
+    out = tmp_path / "out.png"
+    package.translate(copied_run, tmp_path / "in.png", out, to="T2", say=said.append)
+    assert any("not better than" in line for line in said) != better

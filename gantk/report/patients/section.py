@@ -15,6 +15,7 @@ from PIL import Image
 
 from gantk.errors import one_line
 from gantk.formats.nifti import Nifti
+from gantk.metrics.sentences import patients_are_known
 from gantk.report.pictures import png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
@@ -48,6 +49,7 @@ class ShownPatients:
     metrics: dict[str, Score]  # the scores of all patients
     patients: list[PatientScores]
     cases: list[StoredImage]
+    noun: str  # of what a row is: "patient", or "image" where patients are not known
 
 
 def section(record: RunRecord) -> dict[str, Any] | None:
@@ -90,7 +92,8 @@ def _direction(record: RunRecord, key: str, found: HeldOutPatients) -> ShownPati
 
     of_all = record.results.metrics.get(key, {})
     metrics = {name: of_all.get(name, Score()) for name in found.metrics}
-    return ShownPatients(key, label, source, target, metrics, found.patients, found.cases)
+    noun = "patient" if patients_are_known(record.results) else "image"
+    return ShownPatients(key, label, source, target, metrics, found.patients, found.cases, noun)
 
 
 def pictures(record: RunRecord, stem: str) -> dict[str, EncodedPixels]:

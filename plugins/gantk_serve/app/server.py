@@ -22,7 +22,8 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 
-from gantk.errors import GantkError, UserError, machine_failure
+from gantk.errors import GantkError, UserError, count_noun, machine_failure
+from gantk.metrics.sentences import patients_are_known
 from gantk.metrics.verdict import title_of
 from gantk.metrics.words import baseline_words
 from gantk.runs.models import scores_of
@@ -40,6 +41,7 @@ OWN = SCRIPTS | {name: page_file(name) for name in PLACES if name != PAGE}
 WORDS = {"common.complete": "Done"}  # that Gradio's page lacks
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
 PAGES.globals.update(title_of=title_of, baseline_words=baseline_words)
+PAGES.globals.update(count_noun=count_noun, patients_are_known=patients_are_known)
 PARTS = PAGES.get_template("parts.html.j2").module
 # pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
 POLICY = (

@@ -14,6 +14,7 @@ import time
 import zipfile
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 
 import dicom_files
@@ -28,6 +29,7 @@ from volumes import volume
 import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk_serve.app.server import PARTS
 from gantk_serve.trust import answer_for, quality_on_unseen
 
 MOST = 300_000  # bytes of an upload
@@ -259,12 +261,15 @@ def test_notes_become_one_answer(case):
 
 
 def test_quality_is_of_people_whom_the_model_has_not_seen(service, tiny_run):
-    shipped = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
+    shipped, _ = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
 
     assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
     assert "; single volumes: 16.9 to 25.0 dB." in shipped
     assert shipped.endswith("21.7 dB is a typical error of 8 % of the gray range.")
-    assert "PSNR" in quality_on_unseen(service.model.run, "T1", "T2")
+    sentence, tone = quality_on_unseen(service.model.run, "T1", "T2")
+    assert "PSNR" in sentence
+    assert (tone == "bad") == ("not better than" in sentence)
+    assert f'<p class="{tone}">{sentence}' in unescape(PARTS.trust(answer_for([], sentence, tone)))
 
 
 def test_page_on_trust_and_its_pictures_are_served(client):
