@@ -429,7 +429,6 @@ def translate(
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
-    from gantk.metrics.sentences import judgement
 
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]
@@ -452,10 +451,6 @@ def translate(
     )
     with doing(f"translating '{input}' with '{run}'"):
         model = load_model(run, device, say)
-        folder = getattr(model, "run", None)  # an exported file has none
-        sentence, tone = judgement(folder) if folder else ("", "")
-        if tone == "bad":
-            say(f"note     {sentence}")
         translation = Translation(
             model,
             to,
@@ -471,9 +466,25 @@ def translate(
             workers=workers,
         )
         if isinstance(input, Mapping):
-            files = {name: Path(path) for name, path in input.items()}
-            return translation.path(files, Path(output))
-        return translation.path(Path(input), Path(output))
+            written = translation.path(
+                {name: Path(path) for name, path in input.items()}, Path(output)
+            )
+        else:
+            written = translation.path(Path(input), Path(output))
+        _say_if_lost(model, say)
+        return written
+
+
+def _say_if_lost(model: TrainedModel, say: Say) -> None:
+    """The first sentence of the run's report, where a baseline is better than the model."""
+    folder = getattr(model, "run", None)  # an exported file has none
+    if folder is None or not (folder.path / "metrics.json").exists():
+        return
+    from gantk.metrics.sentences import judgement
+
+    sentence, tone = judgement(folder)
+    if tone == "bad":
+        say(f"note     {sentence}")
 
 
 def sample(
