@@ -456,7 +456,7 @@ def translate(
             to,
             options,
             volume,
-            say,
+            _saying_first(_lost(model), say),
             progress or (lambda share, name: None),
             clip=clip,
             suffix=suffix,
@@ -466,25 +466,33 @@ def translate(
             workers=workers,
         )
         if isinstance(input, Mapping):
-            written = translation.path(
-                {name: Path(path) for name, path in input.items()}, Path(output)
-            )
-        else:
-            written = translation.path(Path(input), Path(output))
-        _say_if_lost(model, say)
-        return written
+            files = {name: Path(path) for name, path in input.items()}
+            return translation.path(files, Path(output))
+        return translation.path(Path(input), Path(output))
 
 
-def _say_if_lost(model: TrainedModel, say: Say) -> None:
+def _lost(model: TrainedModel) -> list[str]:
     """The first sentence of the run's report, where a baseline is better than the model."""
-    folder = getattr(model, "run", None)  # an exported file has none
-    if folder is None or not (folder.path / "metrics.json").exists():
-        return
+    from gantk.runs.folder import RunFolder
+
+    folder = getattr(model, "run", None)  # that of an exported file is a function
+    if not isinstance(folder, RunFolder) or not (folder.path / "metrics.json").exists():
+        return []
     from gantk.metrics.sentences import judgement
 
     sentence, tone = judgement(folder)
-    if tone == "bad":
-        say(f"note     {sentence}")
+    return [f"note     {sentence}"] if tone == "bad" else []
+
+
+def _saying_first(lines: list[str], say: Say) -> Say:
+    """`say`, which says these lines before its first: not before an error of the input."""
+
+    def both(line: str) -> None:
+        while lines:
+            say(lines.pop(0))
+        say(line)
+
+    return both
 
 
 def sample(
