@@ -27,21 +27,22 @@ def look_of(pixels: np.ndarray) -> list[float]:
     gray = np.nan_to_num(pixels.mean(axis=0, dtype=np.float32))
     planes = [gray]
     if gray.ndim == 3:
-        low, high = content_box(_scaled(gray[:, ::COARSE, ::COARSE]))[0]
+        low, high = content_box(scale_to_unit(gray[:, ::COARSE, ::COARSE]))[0]
         places = [min(int(low + share * (high - low)), len(gray) - 1) for share in HEIGHTS]
         planes = [gray[place] for place in places]
     looks = [look for look in map(_look_of_slice, planes) if look is not None]
     return [round(float(value), 4) for value in np.mean(looks, axis=0)] if looks else []
 
 
-def _scaled(gray: np.ndarray) -> np.ndarray:
+def scale_to_unit(gray: np.ndarray) -> np.ndarray:
+    """An image scaled so that its 1st percentile is 0 and its 99.5th is 1, and clipped."""
     low, high = np.percentile(gray, [1, 99.5])
     return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
 def _look_of_slice(plane: np.ndarray) -> np.ndarray | None:
     """The look of a slice; None where it shows no tissue."""
-    gray = _scaled(plane)
+    gray = scale_to_unit(plane)
     (top, bottom), (left, right) = content_box(gray)
     if bottom - top < 1 or right - left < 1:
         top, left = 0.0, 0.0

@@ -10,6 +10,7 @@ import numpy as np
 
 from gantk.data.check.findings import Problem, problem
 from gantk.data.dataset import Study
+from gantk.data.look import scale_to_unit
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
@@ -132,9 +133,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 
     gray = np.nan_to_num(pixels).mean(axis=0)
     gray = gray if gray.ndim == 2 else gray[len(gray) // 2]
-    low, high = np.percentile(gray, [1, 99.5])
-    gray = ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
-    return size_image(gray[None], (COMPARED_SIDE, COMPARED_SIDE))[0]
+    return size_image(scale_to_unit(gray)[None], (COMPARED_SIDE, COMPARED_SIDE))[0]
 
 
 def _shift(one: np.ndarray, other: np.ndarray) -> float:
