@@ -31,6 +31,7 @@ from gantk.data.preparation import (
     domain_letters,
     middle_slice,
     neighbouring_slices,
+    patients_of,
 )
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import (
@@ -102,7 +103,7 @@ class Study:
         for letter, name in self.names.items():
             own = [record for record in self.records if record.domain == letter]
             scans = {record.scan_key for record in own} - {""}
-            patients = {record.subject for record in own} - {""}
+            patients = patients_of(own)
             what = count_noun(own, "image")
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')})"
@@ -351,8 +352,7 @@ class Data(Study):
                 " good"
             )
 
-        names = {record.subject for record in self.splits["train"]} - {""}
-        same = sorted(names & {record.subject for record in records})
+        same = sorted(patients_of(self.splits["train"]) & patients_of(records))
         if same:
             warnings.append(
                 f"{count_noun(same, 'patient')} of these have the name of a training patient, such"

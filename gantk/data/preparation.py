@@ -91,6 +91,11 @@ class Record:
         return (self.path, *self.others) if self.path is not None else ()
 
 
+def patients_of(records: Iterable[Record]) -> set[str]:
+    """The names of the patients, without the empty name of an unknown one."""
+    return {record.subject for record in records} - {""}
+
+
 def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
     """`("a", "b")` for two domains, `("image",)` for one."""
     return ("image",) if len(domains) == 1 else ("a", "b")

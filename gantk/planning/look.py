@@ -14,7 +14,7 @@ from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.catalog.layouts import names_classes
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
-from gantk.data.preparation import Record, domain_letters
+from gantk.data.preparation import Record, domain_letters, patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
 from gantk.errors import UserError
@@ -69,7 +69,7 @@ class Scans:
 
     @property
     def patients(self) -> int:
-        return len({record.subject for record in self.records} - {""})
+        return len(patients_of(self.records))
 
     @property
     def empty(self) -> float:

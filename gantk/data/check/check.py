@@ -28,7 +28,7 @@ from gantk.data.check.usage import (
 )
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data, Study
-from gantk.data.preparation import Record
+from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.data.sources.source import nothing_fits
@@ -268,18 +268,13 @@ def result_of(found: Examination) -> dict[str, Any]:
         "recipe": usage and usage.recipe,
         "source": usage and usage.table.source.table() | {"path": str(path)},
         "images": len(scans),
-        "patients": len(_patients(usage.records)) if usage else 0,
+        "patients": len(patients_of(usage.records)) if usage else 0,
         "domains": _domains(usage, items),
         "split": split,
         "summary": _summary(usage, items),
         "problems": sorted(problems, key=lambda each: SEVERITIES.index(each["severity"])),
         "files": files,
     }
-
-
-def _patients(records: Iterable[Record]) -> set[str]:
-    """The names of the patients, without the empty name of an unknown one."""
-    return {record.subject for record in records} - {""}
 
 
 def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
@@ -340,7 +335,7 @@ def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[
         domains[name] = {
             "files": sum(name in item.domains for item in items),
             "images": len(records),
-            "patients": len(_patients(records)),
+            "patients": len(patients_of(records)),
         }
 
     return domains
@@ -355,7 +350,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
 
     lines["source"] = usage.table.source.name
     lines["domains"] = usage.found
-    lines["patients"] = str(len(_patients(usage.records)) or "unknown")
+    lines["patients"] = str(len(patients_of(usage.records)) or "unknown")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)
         lines["pairs"] = f"{len(pairs)} registered" if pairs else "none found"

@@ -25,7 +25,7 @@ from gantk.data.check.populations import differing_traits
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.look import background, content_box
-from gantk.data.preparation import Record
+from gantk.data.preparation import Record, patients_of
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
@@ -573,7 +573,7 @@ def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> list[Probl
 
 def _counts(records: Sequence[Record]) -> tuple[int, int]:
     """(people, images); 0 people where they are unknown."""
-    return len({record.subject for record in records} - {""}), len(records)
+    return len(patients_of(records)), len(records)
 
 
 def _counts_in_words(counts: tuple[int, int]) -> str:
