@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from gantk.data.batches import ImageSet
     from gantk.method import Method
+    from gantk.plugin.spec import Part
     from gantk.recipe.tables import DataTable
 
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
@@ -93,6 +94,11 @@ class Study:
         self.training: list[Record] = []  # for the method: maybe unpaired
         # by domain and key, of images that were read to compare them
         self.fingerprints: dict[tuple[str, str], Fingerprint] = {}
+
+    def intensity_part(self, letter: str) -> Part:
+        """What builds the mapping of a domain's intensities: its own, or one for both domains."""
+        part = self.table.intensity
+        return getattr(part(), "parts", {}).get(letter, part)
 
     @property
     def found(self) -> str:
@@ -239,8 +245,7 @@ class Data(Study):
                 where="data.split",
             )
 
-        # by domain, or one for both
-        part = getattr(table.intensity(), "parts", {}).get(letter, table.intensity)
+        part = self.intensity_part(letter)
         mapping = part()
         if len(contrasts) > 1:
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)

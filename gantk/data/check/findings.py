@@ -502,16 +502,14 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
 
 def single_slices(study: Study) -> Iterator[Problem]:
     """Warn where a mapping of each volume is fitted to single slices of one head."""
-    table = study.table
-    parts = getattr(table.intensity(), "parts", {})
     for letter, name in study.names.items():
         single = Counter(
             record.subject
             for record in study.records
             if record.domain == letter and record.subject and not record.scan_key
         )
-        mapping = parts.get(letter, table.intensity)()
-        is_by_volume = table.dims == 2 and mapping.per == "volume"
+        mapping = study.intensity_part(letter)()
+        is_by_volume = study.table.dims == 2 and mapping.per == "volume"
         if is_by_volume and max(single.values(), default=0) > 1:
             what = (
                 f"each slice of {name} is scaled by its own intensities, because every slice is a"
