@@ -15,7 +15,7 @@ from gantk.catalog.layouts import names_classes
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
 from gantk.data.preparation import Record, domain_letters, patients_of
-from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.pairing import complete_pairs, without_partner
 from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.planning.pixels import Pixels, pixels_of
@@ -45,8 +45,7 @@ class Scans:
     @property
     def alone(self) -> int:
         """How many images have no partner where others have one."""
-        pairs = complete_pairs(self.records)
-        return sum(each.pair is not None and each.pair not in pairs for each in self.records)
+        return len(without_partner(self.records, complete_pairs(self.records)))
 
     @property
     def kinds(self) -> list[str]:

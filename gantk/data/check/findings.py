@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,11 @@ def with_verb(names: Sized, noun: str, words: str) -> str:
 def agreeing(names: Sized, words: str) -> str:
     """Words such as `is|are empty` with the verbs for this number of things."""
     return re.sub(r"(\w+)\|(\w+)", r"\1" if len(names) == 1 else r"\2", words)
+
+
+def scan_names(records: Iterable[Record]) -> list[str]:
+    """The names of the scans of records, each once; of a record without a scan its own."""
+    return list(dict.fromkeys(record.scan_key or record.key for record in records))
 
 
 # --- single images
@@ -352,8 +357,7 @@ def named_otherwise(study: Study) -> Iterator[Problem]:
     others: dict[str, dict[str, list[str]]] = {}  # domain -> another contrast -> names
     for letter, domain in study.names.items():
         own = usual_contrast(domain)
-        records = [record for record in study.records if record.domain == letter]
-        names = list(dict.fromkeys(record.scan_key or record.key for record in records))
+        names = scan_names(record for record in study.records if record.domain == letter)
         compared = spread(names, MAX_COMPARED_NAMES)
         said[domain] = {name: contrasts_said(Path(name)) for name in compared}
         others[domain] = defaultdict(list)

@@ -15,11 +15,11 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.image_table import kinds_in_table
-from gantk.data.check.findings import Problem, problem, with_verb
+from gantk.data.check.findings import Problem, problem, scan_names, with_verb
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Study, doubts_of
 from gantk.data.preparation import Record, domain_letters
-from gantk.data.sources.pairing import complete_pairs, expect_pairs
+from gantk.data.sources.pairing import complete_pairs, expect_pairs, without_partner
 from gantk.data.sources.source import source_for
 from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
@@ -233,15 +233,14 @@ def incomplete(study: Study) -> Iterator[Problem]:
     complete = complete_pairs(records)
     paired = study.method.paired
     if complete:
-        alone = [r for r in records if r.pair is not None and r.pair not in complete]
-        names = _scan_names(alone)
+        names = scan_names(without_partner(records, complete))
         if names:
             severity = "error" if paired else "warning"
             what = with_verb(names, "image", "has|have no partner in the other domain:")
             remedy = "complete the pairs, or remove these images"
             yield problem("pairs", severity, what, names, remedy)
 
-    names = _scan_names([record for record in records if record.missing])
+    names = scan_names(record for record in records if record.missing)
     if names:
         severity = "warning" if study.table.missing == "mask" else "error"
         what = with_verb(names, "image", "lacks|lack a contrast:")
@@ -253,7 +252,3 @@ def incomplete(study: Study) -> Iterator[Problem]:
             expect_pairs(records, study.table.domains)
         except UserError as error:
             yield problem("pairs", "error", error.what, (), error.remedy)
-
-
-def _scan_names(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record.scan_key or record.key for record in records))

@@ -193,6 +193,11 @@ def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
     return {name: pair for name, pair in by_pair.items() if pair.keys() == {"a", "b"}}
 
 
+def without_partner(records: Sequence[Record], complete: Collection[str]) -> list[Record]:
+    """The records whose pair is not among the `complete` ones."""
+    return [each for each in records if each.pair is not None and each.pair not in complete]
+
+
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
@@ -201,7 +206,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]
-    broken = [record for record in alone if record.pair is not None]
+    broken = without_partner(records, complete)
     if complete and not broken:
         return
 
