@@ -26,7 +26,7 @@ from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.look import background, content_box
 from gantk.data.preparation import Record, patients_of
-from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, near_copies
+from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, Fingerprint, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
@@ -658,30 +658,39 @@ def made_gray(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
 
 def copies(items: Sequence[Inspected]) -> Iterator[Problem]:
     """Finds exact copies of pixels, and near copies of images that are not of one known patient."""
-    exact: dict[str, list[Inspected]] = defaultdict(list)
+    alike: dict[str, list[Inspected]] = defaultdict(list)  # by digest
+    seen: dict[str, Fingerprint] = {}  # of the first of them
     for item in items:
-        if item.seen is not None and item.seen.digest:
-            exact[item.seen.digest].append(item)
+        if item.seen and item.seen.digest:
+            alike[item.seen.digest].append(item)
+            seen.setdefault(item.seen.digest, item.seen)
 
-    alike = [group for group in exact.values() if len(group) > 1]
-    groups = [[item.name for item in group] for group in alike]
+    groups = [group for group in alike.values() if len(group) > 1]
     if groups:
-        spare = [name for names in groups for name in names[1:]]
-        across = [group for group in alike if len({tuple(item.domains) for item in group}) > 1]
-        where = f" ({count_noun(across, 'group')} across domains)" if across else ""
-        equal = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
-        files = [name for names in groups for name in names]
-        what = f"{count_noun(spare, 'exact duplicate')}{where}: {equal}"
-        yield problem("copies", "warning", what, files, "remove the duplicates")
+        yield _exact_copies(groups)
 
-    firsts = [group[0] for group in exact.values()]
-    near = [
-        (firsts[i].name, firsts[j].name)
-        for i, j, _ in near_copies([item.seen for item in firsts if item.seen])
-    ]
+    names = [group[0].name for group in alike.values()]
+    near = [(names[i], names[j]) for i, j, _ in near_copies([*seen.values()])]
     if near:
-        pairs = join_first([f"{one!r} and {other!r}" for one, other in near], "; ")
-        what = f"{count_noun(near, 'pair')} of nearly identical images: {pairs}"
-        files = list(dict.fromkeys(name for pair in near for name in pair))
-        remedy = "remove one image of each pair, or keep both in the same set of the split"
-        yield problem("near-copies", "warning", what, files, remedy)
+        yield _near_copies(near)
+
+
+def _exact_copies(groups: Sequence[Sequence[Inspected]]) -> Problem:
+    """The problem of groups of images with equal pixels."""
+    names = [[item.name for item in group] for group in groups]
+    equal = join_first([" = ".join(map(repr, own[:3])) for own in names], "; ")
+    across = sum(len({tuple(item.domains) for item in group}) > 1 for group in groups)
+    where = f" ({count_noun(across, 'group')} across domains)" if across else ""
+    files = sum(names, [])
+    spare = len(files) - len(groups)
+    what = f"{count_noun(spare, 'exact duplicate')}{where}: {equal}"
+    return problem("copies", "warning", what, files, "remove the duplicates")
+
+
+def _near_copies(pairs: Sequence[tuple[str, str]]) -> Problem:
+    """The problem of pairs of nearly identical images, by their names."""
+    shown = join_first([f"{one!r} and {other!r}" for one, other in pairs], "; ")
+    what = f"{count_noun(pairs, 'pair')} of nearly identical images: {shown}"
+    files = list(dict.fromkeys(name for pair in pairs for name in pair))
+    remedy = "remove one image of each pair, or keep both in the same set of the split"
+    return problem("near-copies", "warning", what, files, remedy)
