@@ -153,9 +153,10 @@ def examine(
     contrasts = {row.files: row.contrast for row in rows}
     for number, scan in enumerate(scans):
         report(0.8 * number / len(scans), scan.name)
-        items.append(known[scan].as_inspected() if scan in known else inspect(scan))
-        items[-1].contrast = contrasts.get(scan.files, "")
-        items[-1].domains = list(filter(None, [items[-1].contrast]))  # until the use is known
+        item = known[scan].as_inspected() if scan in known else inspect(scan)
+        item.contrast = contrasts.get(scan.files, "")
+        item.domains = [item.contrast] if item.contrast else []  # until the use is known
+        items.append(item)
 
     problems = list(findings.unreadable_images(items))
     if len(items) < len(every_scan):
