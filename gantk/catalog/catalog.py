@@ -109,8 +109,9 @@ class Row:
         row.volume = recorded.get("volume")
         row.mask = root / recorded["mask"][0] if "mask" in recorded else None
         row.onto = _source_of(recorded["onto"], root) if "onto" in recorded else None
-        for name, files in recorded.get("contrasts", {}).items():
-            row.contrasts = (row.contrasts or {}) | {name: root / files[0] if files else None}
+        contrasts = recorded.get("contrasts", {})
+        paths = {name: root / files[0] if files else None for name, files in contrasts.items()}
+        row.contrasts = paths or None
         return row
 
     @property
