@@ -392,21 +392,16 @@ def kinds_in_table(path: Path) -> Counter[str]:
     """
     table = ImageTable(path, {})
     own_names = usual_columns(table.columns)
-    domain, *_ = own_names.get("domain", [""])
-    words = Counter(cells[domain] for _, cells in table.lines() if cells.get(domain))
-    if words:
-        return _merge_spellings(words)
+    if "domain" in own_names:
+        domain = own_names["domain"][0]
+        words = Counter(cells[domain] for _, cells in table.lines() if cells.get(domain))
+        if words:
+            return _merge_spellings(words)
 
     # a column for each domain: those whose first cells are files, if any are
     known = {name for names in own_names.values() for name in names} | OTHER_COLUMNS
     others = [name for name in table.columns if name not in known]
-    first_rows = [cells for _, cells in islice(table.lines(), 20)]
-    of_files = []
-    for name in others:
-        cells = filter(None, (row.get(name) for row in first_rows))
-        if any((table.folder / cell).exists() for cell in cells):
-            of_files.append(name)
-
+    of_files = _columns_of_files(table, others)
     kinds = Counter(OF_FILES.sub("", name) for name in of_files or others)
     of_images = [*own_names.get("path", []), *of_files]
     if len(of_files) > 1 or not of_images or any(map(usual_contrast, kinds)):
@@ -414,6 +409,16 @@ def kinds_in_table(path: Path) -> Counter[str]:
     if any(cells.get("label") for _, cells in table.lines()):
         return Counter()
     raise no_domain(table.columns, of_images[0])
+
+
+def _columns_of_files(table: ImageTable, columns: Sequence[str]) -> list[str]:
+    """Of these columns those whose first cells name a file."""
+    rows = [cells for _, cells in islice(table.lines(), 20)]
+    return [
+        column
+        for column in columns
+        if any(row.get(column) and (table.folder / row[column]).exists() for row in rows)
+    ]
 
 
 def _merge_spellings(words: Counter[str]) -> Counter[str]:
