@@ -101,7 +101,7 @@ class Study:
         return getattr(part(), "parts", {}).get(letter, part)
 
     @property
-    def found(self) -> str:
+    def images_in_words(self) -> str:
         """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: the images by
         domain.
         """
@@ -449,7 +449,7 @@ class Data(Study):
 
         held = f"{validation} validation and {test} test {what}"
         size = " x ".join(map(str, self.table.size))
-        lines = [f"found    {self.found}"]
+        lines = [f"found    {self.images_in_words}"]
         lines += [
             f"data     {self.table.source.name}: {counts} for training, {held}, at {size}",
             f"split    {self.split_description}",

@@ -92,7 +92,7 @@ def distance_to(look: Sequence[float], looks: Sequence[Sequence[float]]) -> floa
     return float(np.sqrt(np.square(np.array(looks) - look).mean(axis=1)).min())
 
 
-def background(gray: np.ndarray) -> float:
+def background_level(gray: np.ndarray) -> float:
     """The median of the pixels at the border of a picture or volume."""
     ends = [np.take(gray, end, axis).ravel() for axis in range(gray.ndim) for end in (0, -1)]
     return float(np.median(np.concatenate(ends)))
@@ -102,7 +102,7 @@ def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
     """For each axis, the range in pixels with 98 % of what differs from the background, in an image
     from 0 to 1; not 100 %, since noise and letters at the border would move the ends.
     """
-    differs = np.abs(gray - background(gray))
+    differs = np.abs(gray - background_level(gray))
     differs[differs < 0.1] = 0
     box = []
     for axis in range(gray.ndim):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gantk.data.look import background
+from gantk.data.look import background_level
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 
@@ -48,7 +48,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
             images.append(np.nan_to_num(record.read()).mean(axis=0))
 
     foregrounds = [_foreground(image, image) for image in images]
-    empty = [float((image == background(image)).mean()) for image in images]
+    empty = [float((image == background_level(image)).mean()) for image in images]
     mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
     rows, columns = np.median([image.shape for image in images], axis=0)
     planes = None
@@ -69,7 +69,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
 
 def _brightness(image: np.ndarray) -> float:
     """The 99.9th percentile above the background as a multiple of the 99.5th."""
-    high, highest = np.percentile(image - background(image), [99.5, 99.9])
+    high, highest = np.percentile(image - background_level(image), [99.5, 99.9])
     return highest / max(high, 1e-9)
 
 
@@ -85,7 +85,7 @@ def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, floa
 
 def _foreground(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """The foreground mask of an image, with a threshold from the volume that it belongs to."""
-    air = background(whole)
+    air = background_level(whole)
     bright = abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air)
     return np.abs(image - air) > 0.05 * max(bright, 1e-9)
 

@@ -60,7 +60,7 @@ def data_of(recipe, path, *settings):
         name: len({record.key for record in part if record.domain != "b"})
         for name, part in data.splits.items()
     }
-    return data.table.domains, given, loaded.remarks, data.found
+    return data.table.domains, given, loaded.remarks, data.images_in_words
 
 
 @pytest.mark.parametrize("name", NAMED)

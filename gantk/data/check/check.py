@@ -350,7 +350,7 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
         return lines
 
     lines["source"] = usage.table.source.name
-    lines["domains"] = usage.found
+    lines["domains"] = usage.images_in_words
     lines["patients"] = str(len(patients_of(usage.records)) or "unknown")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)

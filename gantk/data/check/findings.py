@@ -24,7 +24,7 @@ from gantk.data.check.kinds import HEADS
 from gantk.data.check.populations import differing_traits
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO
-from gantk.data.look import background, content_box
+from gantk.data.look import background_level, content_box
 from gantk.data.preparation import Record, patients_of
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, Fingerprint, near_copies
 from gantk.data.spread import spread
@@ -496,7 +496,7 @@ def _contrast_features(thumbnails: np.ndarray) -> np.ndarray:
     """
     traits = []
     for view in thumbnails[1].astype(np.float32) / 255:
-        inside = view[np.abs(view - background(view)) > 0.1]
+        inside = view[np.abs(view - background_level(view)) > 0.1]
         quantiles = np.percentile(inside if inside.size > 50 else view, np.arange(5, 100, 5))
         places = view.reshape(8, THUMBNAIL_SIDE // 8, 8, THUMBNAIL_SIDE // 8).mean(axis=(1, 3))
         traits += [quantiles, places.ravel()]

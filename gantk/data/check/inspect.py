@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gantk.data.check.kinds import kind_of, round_digits
-from gantk.data.look import background, look_of
+from gantk.data.look import background_level, look_of
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
@@ -144,7 +144,7 @@ def _facts(image: Image) -> dict[str, Any]:
     low = pixels.min()
     high = pixels.max()
     gray = pixels[0]
-    differs = np.abs(gray - background(gray)) > 0.05 * (gray.max() - gray.min())
+    differs = np.abs(gray - background_level(gray)) > 0.05 * (gray.max() - gray.min())
     facts = kind_of(image) | {
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,

@@ -77,7 +77,7 @@ class Reader:
 
         def pixels(one: Row) -> np.ndarray:
             # A copy of the plane: a view would keep the whole volume in memory.
-            whole = self._sampled(one)
+            whole = self._on_view(one)
             found = (whole if plane is None else whole[:, plane]).copy()
             self._expect_dims(one.display_path, found)
             return found
@@ -88,7 +88,7 @@ class Reader:
         """Read the whole volume, whose planes `read` returns, as float32 (C, D, H, W); it must not
         be changed.
         """
-        return self._channels_of(row, self._sampled)
+        return self._channels_of(row, self._on_view)
 
     def mask(self, row: Row, plane: int | None = None) -> np.ndarray:
         """Read a row's mask as float32 (1, *spatial): 1 where any label is above 0, else 0.
@@ -181,7 +181,7 @@ class Reader:
         """An image on the grid of a row's file, as this reader samples it."""
         return self.view.forward(resample_onto(image, row.grid) if row.onto else image)
 
-    def _sampled(self, row: Row) -> np.ndarray:
+    def _on_view(self, row: Row) -> np.ndarray:
         """The pixels (C, D, H, W), or (C, H, W), of a row on the view; they cannot be changed."""
         if self.view.is_plain and not row.onto:
             return self.kept.read(row.source, row.volume).pixels
