@@ -40,7 +40,6 @@ from gantk.files import lock_folder, make_folder, restrict
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
 from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
-from gantk_serve.trust import FIT
 
 FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
 SETTLED = ("done", "refused", "failed", "left out")  # outcomes that are the last
@@ -373,6 +372,7 @@ class Worker:
             source_digest,
             translation_key,
         )
+        from gantk_serve.trust import FIT
 
         rule = source.rule
         model, identity = self.model(rule.model)
