@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -93,16 +92,19 @@ def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]
     rivals = takewhile(lambda column: " to " not in column[0], columns[place + 1 :])
     against = [f"{name} {cell.partition(' / ')[0]} dB" for name, cell in rivals]
     psnr, _, ssim = table[-1][place].partition(" / ")
+    try:
+        value = float(psnr)
+    except ValueError:  # no score of this direction
+        return "", None
+
     sentence = f"On {people[1]} people whom the model had not seen: PSNR {psnr} dB, SSIM {ssim}"
     if against:
         sentence += f" ({join_words(against)})"
-    with suppress(ValueError):
-        cells = (row[place].partition(" / ")[0] for row in table[1:-1] if place < len(row))
-        single = [float(cell) for cell in cells if re.fullmatch(r"\d+(\.\d+)?", cell)]
-        if single:
-            sentence += f"; single volumes: {min(single):.1f} to {max(single):.1f} dB"
-        return f"{sentence}.", float(psnr)
-    return "", None
+    cells = (row[place].partition(" / ")[0] for row in table[1:-1] if place < len(row))
+    single = [float(cell) for cell in cells if re.fullmatch(r"\d+(\.\d+)?", cell)]
+    if single:
+        sentence += f"; single volumes: {min(single):.1f} to {max(single):.1f} dB"
+    return f"{sentence}.", value
 
 
 def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None, Tone]:
