@@ -9,6 +9,7 @@ import pickle
 import random
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -332,14 +333,20 @@ def test_any_state_of_plain_values_comes_back_as_it_was(tmp_path_factory, state)
 # ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------
 
 
+def unsigned_metadata(file: Path) -> dict:
+    """The metadata of a checkpoint without their digest, to be changed and written back."""
+    meta = json.loads(file.read_text())
+    del meta["sha256"]
+    return meta
+
+
 def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     from gantk.machine.runtime import start
     from gantk.training.assemble import assemble, restore
 
     model = RunFolder.open(copied_run).recipe().check()
     saved = copied_run / "checkpoints" / "step-000004"
-    meta = json.loads((saved / "meta.json").read_text())
-    del meta["sha256"]
+    meta = unsigned_metadata(saved / "meta.json")
     meta["intensity"]["a"]["fitted"] = [1.0, 2.0]  # as if the training images had changed since
     (saved / "meta.json").write_text(json.dumps(meta))
     parts = assemble(model, start("cpu", "fp32"))
@@ -363,8 +370,7 @@ def test_metadata_that_leave_a_domain_out_are_one_error(change, copied_run):
     from gantk import load
 
     file = copied_run / "checkpoints" / "step-000004" / "meta.json"
-    meta = json.loads(file.read_text())
-    del meta["sha256"]
+    meta = unsigned_metadata(file)
     for key in change.keys() & {"intensity", "values"}:
         change = {key: {"a": meta[key]["a"]}}
     file.write_text(json.dumps(meta | change))
@@ -376,8 +382,7 @@ def test_a_look_of_another_length_is_an_error(copied_run):
     from gantk import load
 
     file = copied_run / "checkpoints" / "step-000004" / "meta.json"
-    meta = json.loads(file.read_text())
-    del meta["sha256"]
+    meta = unsigned_metadata(file)
     meta["values"]["a"] |= {"looks": [[0.1]], "look_near": 0.1}
     file.write_text(json.dumps(meta))
     with pytest.raises(UserError, match="values.a.looks.0: List should have at least 26 items"):
