@@ -31,6 +31,10 @@ def train(folder: Path, name: str, **data: object) -> Path:
     return folder / name
 
 
+def translate(run: Path, source: Path, target: Path) -> None:
+    expect(files.gantk("translate", run, source, target, "--device", "cpu"))
+
+
 def expect(outcome: files.Outcome) -> None:
     if outcome.code:
         sys.exit(f"{outcome.code}: {outcome.err}{outcome.out}")
@@ -38,10 +42,9 @@ def expect(outcome: files.Outcome) -> None:
 
 def main(folder: Path) -> None:
     gray = train(folder, "gray", intensity=LINE)
-    expect(files.gantk("translate", gray, folder / "in", folder / "out", "--device", "cpu"))
+    translate(gray, folder / "in", folder / "out")
     # a CT is no T1, whatever it is called: of a folder it is left out, by itself it is translated
-    ct = folder / "in/ct", folder / "out/ct"
-    expect(files.gantk("translate", gray, *ct, "--device", "cpu"))
+    translate(gray, folder / "in/ct", folder / "out/ct")
     for k in range(16):
         files.picture(folder / "rgb/trainA" / f"{k}.png", files.numbers(k, (32, 32, 3)))
         files.picture(folder / "rgb/trainB" / f"{k}.png", files.numbers(k + 99, (32, 32, 3)))
@@ -56,26 +59,13 @@ def main(folder: Path) -> None:
     colour = train(
         folder, "colour", intensity=LINE, source={"name": "folders", "path": str(folder / "rgb")}
     )
-    expect(
-        files.gantk(
-            "translate",
-            colour,
-            folder / "rgb/trainA/3.png",
-            folder / "colour.png",
-            "--device",
-            "cpu",
-        )
-    )
+    translate(colour, folder / "rgb/trainA/3.png", folder / "colour.png")
     ramp = np.linspace(-50, 900, 32 * 32, dtype=np.float32).reshape(32, 32)
     files.picture(folder / "ramp.tif", ramp)
     for name, intensity in MAPS.items():
         source = {"name": "folders", "path": str(folder / "floats")}
         run = train(folder, f"map-{name}", intensity=intensity, source=source)
-        expect(
-            files.gantk(
-                "translate", run, folder / "ramp.tif", folder / f"{name}.tif", "--device", "cpu"
-            )
-        )
+        translate(run, folder / "ramp.tif", folder / f"{name}.tif")
 
 
 if __name__ == "__main__":
