@@ -6,12 +6,11 @@ import re
 import tomllib
 from itertools import product
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image as Picture
 from tiny import phantom
-from volumes import PAIRED, load
+from volumes import PAIRED, load, volume
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
@@ -22,6 +21,7 @@ from gantk.training import trial
 
 RECORDS = phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
+TWO_MM = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
 def pictures(
@@ -42,14 +42,8 @@ def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
         contrasts, 3, (24, 24, 24), subjects=5, skull="CT" in contrasts
     ).records():
         name = dict(zip("ab", contrasts, strict=True))[record.domain]
-        path = folder / record.subject / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(
-            nib.Nifti1Image(
-                change(name, record.read()[0]).astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0])
-            ),
-            path,
-        )
+        values = change(name, record.read()[0]).astype(np.int16)
+        volume(folder / record.subject / f"{name}.nii.gz", affine=TWO_MM, values=values)
 
     return folder
 
@@ -119,8 +113,7 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(contrasts, tmp_path, instan
         air = -1000 if contrast == "CT" else 0
         voxels = np.where(distance < 15 + number, values, air).astype(np.int16)
         path = tmp_path / "data" / f"p{number}" / f"{contrast}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+        volume(path, affine=TWO_MM, values=voxels)
 
     assert tomllib.loads(plan(tmp_path / "data"))["translate"]["stripped"]
 
