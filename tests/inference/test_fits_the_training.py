@@ -38,7 +38,7 @@ def scan(spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", age=
     return Image(pixels[None].astype(np.float32), affine, path=Path(name), header=header)
 
 
-def looking(gammas) -> dict:
+def values_of_curves(gammas) -> dict:
     """The values of a domain whose training images have these gray curves."""
     images = [scan(gamma=gamma).pixels for gamma in gammas]
     people = [str(gamma) for gamma in gammas]
@@ -47,7 +47,7 @@ def looking(gammas) -> dict:
 
 def model(traits=TRAITS, **options) -> TrainedModel:
     """A model of T1 -> T2 that was trained on such heads; `traits` None: of an earlier version."""
-    values = {domain: looking(gammas) for domain, gammas in GAMMAS.items()}
+    values = {domain: values_of_curves(gammas) for domain, gammas in GAMMAS.items()}
     if traits is None:
         values = {domain: values_of([scan().pixels]) for domain in values}
     else:
@@ -119,7 +119,7 @@ def test_a_scan_is_compared_with_the_training_images(case):
     assert kind == ("warning" if fits == "no" else "note")
 
 
-def without_look(kind: str) -> np.ndarray:
+def pixels_without_look(kind: str) -> np.ndarray:
     """Pixels (C, *spatial) in which nothing is seen where a look is measured."""
     if kind == "blank":
         return np.zeros((1, 32, 32), np.float32)
@@ -134,7 +134,7 @@ def without_look(kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["blank", "white but for a point", "nothing in the middle"])
 def test_an_image_without_a_look_is_not_compared(kind):
-    pixels = without_look(kind)
+    pixels = pixels_without_look(kind)
     looks = [look_of(scan(gamma=gamma).pixels) for gamma in GAMMAS["source"]]
     people = [str(number) for number in range(len(looks) + 1)]
 
