@@ -428,10 +428,12 @@ def score_in_words(row: dict[str, Any], *, full: bool = False) -> str:
         if not full:
             return f"{row['psnr']['value']:.2f} / {row['ssim']['value']:.2f}"
         return f"{with_interval(row['psnr'], 2)} dB / {with_interval(row['ssim'], 3)}"
-    found = f"KID {with_interval(row['kid_random'], 2 + full)}"
-    if "transfer" not in row:
-        return found
-    return f"{found}, {100 * row['transfer']['value']:.0f} %{' recognised' * full}"
+    found = f"KID {with_interval(row['kid_random'], 3 if full else 2)}"
+    if "transfer" in row:
+        found += f", {100 * row['transfer']['value']:.0f} %"
+        if full:
+            found += " recognised"
+    return found
 
 
 def with_interval(score: dict[str, Any], digits: int) -> str:
@@ -531,7 +533,9 @@ def trainings(records: list[dict[str, Any]]) -> str:
             "",
         ]
         scores = record["scores"]
-        for key, row in (final_scores(scores) if record.get("partners") else scores).items():
+        if record.get("partners"):
+            scores = final_scores(scores)
+        for key, row in scores.items():
             style = ", after the style step" if key.endswith("_post") else ""
             lines.append(
                 f"* {way_in_words(key, record)}{style}: {score_in_words(row, full=True)};"
