@@ -29,7 +29,6 @@ from volumes import volume
 import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk_serve.app.server import PARTS
 from gantk_serve.trust import answer_for, quality_on_unseen
 
 MOST = 300_000  # bytes of an upload
@@ -37,9 +36,22 @@ OPERATED = Path(__file__).parent / "app_operated.html"
 
 
 @pytest.fixture(scope="module")
-def service(tiny_run, tmp_path_factory):
+def gradio():
+    """A test that needs it is skipped where it is not installed."""
+    return pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+
+
+@pytest.fixture(scope="module")
+def parts(gradio):
+    """The parts of the page, as functions."""
+    from gantk_serve.app.server import PARTS
+
+    return PARTS
+
+
+@pytest.fixture(scope="module")
+def service(gradio, tiny_run, tmp_path_factory):
     """A service with the tiny run in an empty folder."""
-    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
     from gantk_serve.app.service import Service
 
     return Service(str(tiny_run), tmp_path_factory.mktemp("place"), MOST, "cpu")
@@ -252,15 +264,17 @@ def test_notes_become_one_answer(case):
 
     assert (answer.fits, len(answer.reasons)) == (fits, reasons)
 
-    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
-    from gantk_serve.app.server import PARTS
 
-    told = PARTS.trust(answer)
+@pytest.mark.parametrize("case", ANSWERS)
+def test_the_page_tells_what_does_not_hold(case, parts):
+    notes, fits, _ = ANSWERS[case]
+    told = parts.trust(answer_for(notes, "PSNR 21.7 dB."))
+
     assert "Lesions are not judged" in told
     assert ("do not hold for a scan that does not fit" in told) == (fits == "no")
 
 
-def test_quality_is_of_people_whom_the_model_has_not_seen(service, tiny_run):
+def test_quality_is_of_people_whom_the_model_has_not_seen(service, parts):
     shipped, _ = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
 
     assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
@@ -269,7 +283,7 @@ def test_quality_is_of_people_whom_the_model_has_not_seen(service, tiny_run):
     sentence, tone = quality_on_unseen(service.model.run, "T1", "T2")
     assert "PSNR" in sentence
     assert (tone == "bad") == ("not better than" in sentence)
-    assert f'<p class="{tone}">{sentence}' in unescape(PARTS.trust(answer_for([], sentence, tone)))
+    assert f'<p class="{tone}">{sentence}' in unescape(parts.trust(answer_for([], sentence, tone)))
 
 
 def test_page_on_trust_and_its_pictures_are_served(client):
@@ -462,8 +476,7 @@ def test_requests_wait_for_each_other(address, service, tmp_path, pictures, monk
     assert len(set(answers)) == 4
 
 
-def test_a_full_disk_is_told_and_a_defect_is_not_quoted(capfd):
-    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+def test_a_full_disk_is_told_and_a_defect_is_not_quoted(gradio, capfd):
     from gantk_serve.app.server import failure_of
 
     assert "No space left" in failure_of(OSError(28, "No space left on device"))
@@ -489,8 +502,7 @@ def test_a_missing_extra_or_used_port_is_one_message(gantk, tiny_run, monkeypatc
     assert "port 0 is a free one" in outcome.err
 
 
-def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk):
-    pytest.importorskip("gradio", reason='gradio is not installed: pip install "gantk[app]"')
+def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk, gradio):
     outcome = gantk("app", "missing", "--port", 0)
 
     assert outcome.code == 2
