@@ -10,7 +10,7 @@ from gantk.errors import UserError
 from gantk.metrics.rows import TONES, ScoreRow, main_rows
 from gantk.metrics.verdict import Tone, needs_pairs, title_of
 from gantk.metrics.words import join_words
-from gantk.runs.results import Results
+from gantk.runs.results import Results, SplitSummary
 
 if TYPE_CHECKING:
     from gantk.runs.folder import RunFolder
@@ -24,20 +24,13 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     """The results in one sentence that needs no knowledge of the scores; "" where nothing was
     compared. `unseen`: False where patients were allowed on both sides of the split.
     """
-    findings: dict[str, list[ScoreRow]] = {}  # scores that were compared with a baseline
-    for key, rows in main_rows(results).items():
-        compared = [row for row in rows if row.tone]
-        if compared:
-            findings[key] = compared
-
+    findings = _findings(results)
     if not findings:
         return ""
-    if len(findings) > MAX_NAMED_DIRECTIONS:
-        findings = _of_results(findings)
 
     place = _tested_on(results, unseen)
     if len(findings) > MAX_NAMED_DIRECTIONS:
-        return f"{place} the model is {_of_many(findings.values())}."
+        return f"{place} the model is {_directions_by_verdict(findings.values())}."
 
     titles = {key: title_of(key, results.domains) for key in findings}
     images = {key: _images_of(title) for key, title in titles.items()}
@@ -51,20 +44,18 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
     parts: list[str] = []
     for said, of_images in clauses.items():
-        figures = [f"{name}: {figure}" for name, figure in of_images.items() if figure]
-        if len(of_images) == 1:
-            figures = [figure for figure in of_images.values() if figure]
-        brackets = f" ({'; '.join(figures)})" if figures else ""
         owner = "its" if parts or "the model" in place else "the model's"
-        parts.append(f"{owner} {join_words([*of_images])} images {said}{brackets}")
+        parts.append(
+            f"{owner} {join_words([*of_images])} images {said}{_figures_in_brackets(of_images)}"
+        )
 
     return f"{place} {'; '.join(parts)}."
 
 
 def result_tone(results: Results) -> Tone:
     """The tone of `result_sentence`: that of the worst score."""
-    tones = {row.tone for own in main_rows(results).values() for row in own}
-    return next((tone for tone in TONES if tone in tones), "")
+    tones = (row.tone for own in main_rows(results).values() for row in own)
+    return min(tones, key=TONES.index, default="")
 
 
 def judgement(run: RunFolder) -> tuple[str, Tone]:
@@ -96,29 +87,47 @@ def pairs_sentence(results: Results) -> str:
     )
 
 
-def _of_results(findings: Mapping[str, list[ScoreRow]]) -> dict[str, list[ScoreRow]]:
-    """Findings of what the model returns: after the post-steps, under the direction's own name,
-    where there are any.
+def _findings(results: Results) -> dict[str, list[ScoreRow]]:
+    """Direction -> its scores that were compared with a baseline. Of many directions only what the
+    model returns: after the post-steps, under the direction's own name, where there are any.
     """
-    own = {key: each for key, each in findings.items() if not key.endswith("_post")}
-    return {key: findings.get(f"{key}_post", each) for key, each in own.items()}
+    found: dict[str, list[ScoreRow]] = {}
+    for key, rows in main_rows(results).items():
+        compared = [row for row in rows if row.tone]
+        if compared:
+            found[key] = compared
+
+    if len(found) <= MAX_NAMED_DIRECTIONS:
+        return found
+    own = [key for key in found if not key.endswith("_post")]
+    return {key: found.get(f"{key}_post", found[key]) for key in own}
 
 
-def _of_many(findings: Collection[Sequence[ScoreRow]]) -> str:
+def _directions_by_verdict(findings: Collection[Sequence[ScoreRow]]) -> str:
     """In how many directions the model is better than every baseline, ahead of every one (and why that
     may be chance), and not better in some score.
     """
     counts: Counter[str] = Counter()
     for rows in findings:
-        tone = next(tone for tone in ("bad", "near", "good") if tone in {row.tone for row in rows})
-        words = {"good": "better than every baseline", "bad": "not better than a baseline"}
-        counts[words.get(tone) or next(row.words for row in rows if row.tone == tone)] += 1
+        worst = min(rows, key=lambda row: TONES.index(row.tone))
+        counts["not better than a baseline" if worst.tone == "bad" else worst.words] += 1
 
     clauses = []
     for said, count in counts.items():
         what, comma, why = said.partition(",")
         clauses.append(f"{what} in {count} of {len(findings)} directions{comma}{why}")
     return "; ".join(clauses)
+
+
+def _figures_in_brackets(of_images: Mapping[str, str]) -> str:
+    """` (PSNR 24.93 dB against 23.20 dB)`, each after the name of its images where these are
+    several; "" without figures.
+    """
+    figures = []
+    for name, figure in of_images.items():
+        if figure:
+            figures.append(figure if len(of_images) == 1 else f"{name}: {figure}")
+    return f" ({'; '.join(figures)})" if figures else ""
 
 
 def _figures(row: ScoreRow) -> str:
@@ -147,10 +156,8 @@ def _clause(findings: Sequence[ScoreRow], *, from_noise: bool) -> tuple[str, str
             f"{words} in {_score_names(own, len(findings))}" for words, own in by_baseline.items()
         ]
         said = f"are {', and '.join(of_each)}"
-    elif tone == "bad":
+    elif tone != "good":
         said = f"are {deciding[0].words}{scores}"
-    elif tone == "near":
-        said = f"are {deciding[0].words}"
     elif from_noise:
         said = f"are closer to real images than every baseline{scores}"
     else:
@@ -177,8 +184,8 @@ def _score_names(findings: Sequence[ScoreRow], judged: int) -> str:
 
 def _tested_on(results: Results, unseen: bool) -> str:
     """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
-    by_patient = results.split is not None and results.split.by == "patient"
-    unseen = unseen and by_patient and not (results.split and results.split.consequences)
+    split = results.split or SplitSummary()
+    unseen = unseen and split.by == "patient" and not split.consequences
     if set(results.metrics) <= set(FROM_NOISE):  # n counts generated images
         if unseen:
             return "Compared with real images of patients that the model had never seen,"
