@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gantk.errors import count_noun
+from gantk.metrics.pair_scores import SUFFIXES
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.metrics.verdict import tested_patients, tone_of
 from gantk.plugin.loader import registry
@@ -91,9 +92,9 @@ def short_metric_name(score: str) -> str:
 
 def split_region(score: str) -> tuple[str, str]:
     """A score's name without its region, and the region at its end; "" for the whole image."""
-    for region in ("foreground", "lesion"):
-        if score.endswith(f"_{region}"):
-            return score.removesuffix(f"_{region}"), region
+    for region, suffix in SUFFIXES.items():
+        if suffix and score.endswith(suffix):
+            return score.removesuffix(suffix), region
     return score, ""
 
 
