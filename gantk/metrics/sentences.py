@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from gantk.errors import UserError
 from gantk.metrics.rows import TONES, ScoreRow, main_rows
 from gantk.metrics.verdict import Tone, needs_pairs, title_of
-from gantk.metrics.words import join_words
+from gantk.metrics.words import join_words, split_region
 from gantk.runs.results import Results, SplitSummary
 
 if TYPE_CHECKING:
@@ -169,17 +169,18 @@ def _score_names(findings: Sequence[ScoreRow], judged: int) -> str:
     """The names of scores, those of the whole image first, and a region's left out where the whole
     image's is named too; their number where there are more than MAX_NAMED_METRICS.
     """
-    whole = [finding.name for finding in findings if not finding.region]
+    whole = {finding.metric: finding.name for finding in findings if not finding.region}
     others = [
         finding.name
         for finding in findings
-        if finding.region and finding.name.partition(" in the ")[0] not in whole
+        if finding.region and split_region(finding.metric)[0] not in whole
     ]
-    if len(whole) + len(others) > MAX_NAMED_METRICS:
+    names = [*whole.values()]
+    if len(names) + len(others) > MAX_NAMED_METRICS:
         return f"{len(findings)} of {judged} scores"
-    if not whole or not others:
-        return join_words(whole or others)
-    return f"{join_words(whole)}, and {join_words(others)}"
+    if not names or not others:
+        return join_words(names or others)
+    return f"{join_words(names)}, and {join_words(others)}"
 
 
 def _tested_on(results: Results, unseen: bool) -> str:
