@@ -83,6 +83,7 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
     tables = []
     system = system_of(run)
     cycles = cycle_sentences(run)
+    main = main_rows(run.results)
     for key, rows in rows_by_direction(run.results).items():
         scores = run.results.metrics[key]
         published = figures_beside(system, key, scores)
@@ -90,12 +91,11 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
         for row in rows:
             regions.setdefault(row.region, []).append(row)
 
-        first = main_rows(run.results)[key]
         tables.append(
             {
                 "label": run.label(key),
                 "count": _count(scores, from_noise=key in FROM_NOISE),
-                "rows": first,
+                "rows": main[key],
                 "cycle": cycles.get(key, ()),
                 "published": figures_note(system) if published else "",
                 "figures": published,
@@ -103,7 +103,7 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
                 "regions": {
                     region: (_count_of_better(own), own)
                     for region, own in regions.items()
-                    if not all(row in first for row in own)
+                    if not all(row in main[key] for row in own)
                 },
             }
         )
