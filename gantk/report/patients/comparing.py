@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -86,35 +85,17 @@ def comparison(records: list[RunRecord]) -> tuple[str, str]:
     for name, record in zip(names, records, strict=True):
         named[name if names.count(name) == 1 else str(record.path)] = record
 
-    sets = [_test_set(record) for record in records]
-    places = count()
     charts = _curves(named)
     cases = list(_cases(named))
     differences = _differences(named)
-    of_files = False
-    reason = ""
-    if len(set(sets)) > 1 or not sets[0]:
-        reason = OTHER_IMAGES
-    elif scales := _scales(differences):
-        of_files = all(record.results.files for record in records)
-        reason = (
-            f"The runs score images of the networks in other units or sizes ({scales}), so"
-            " differences of these scores say nothing about the models. "
-        )
-        reason += (
-            "The page compares the scores of whole files, which are in the files' own values."
-            if of_files
-            else "Translate the test images with each run and compare the files by"
-            " `gantk eval --pred FOLDER --truth FOLDER`."
-        )
+    reason, of_files = _why_not_compared(records, differences)
     story = {
         "title": f"{len(named)} runs compared",
         "runs": [_facts(name, record) for name, record in named.items()],
         "reason": reason,
-        "of_files": of_files,
         "grids": _grids(named, of_files=of_files),
         "statistics": {"tests": [], "ranks": []} if reason else _statistics(named),
-        "charts": [(next(places), each) for each in charts],
+        "charts": [*enumerate(charts)],
         "cases": cases,
         "error_window": error_window([case.pictures for _, case, _ in cases]),
         "differences": differences,
@@ -130,15 +111,37 @@ def comparison(records: list[RunRecord]) -> tuple[str, str]:
     return page, reason
 
 
-def _scales(differences: Sequence[tuple[str, list[str]]]) -> str:
-    """The keys that decide on which scale the networks' images are scored, with their values where
-    the runs differ in them: `data.size: [96, 96], [64, 64]`.
+def _why_not_compared(
+    records: Sequence[RunRecord], differences: Sequence[tuple[str, list[str]]]
+) -> tuple[str, bool]:
+    """Why the scores of the networks' images cannot be compared, or ""; and whether those of whole
+    files are compared in their place.
     """
-    return "; ".join(
-        f"{key}: {', '.join(values)}"
+    sets = [_test_set(record) for record in records]
+    if len(set(sets)) > 1 or not sets[0]:
+        return OTHER_IMAGES, False
+
+    scales = [
+        f"{key}: {', '.join(values)}"  # `data.size: [96, 96], [64, 64]`
         for key, values in differences
         if key.startswith("data.") and key.split(".")[1] in SCALES
+    ]
+    if not scales:
+        return "", False
+
+    of_files = all(record.results.files for record in records)
+    if of_files:
+        instead = "The page compares the scores of whole files, which are in the files' own values."
+    else:
+        instead = (
+            "Translate the test images with each run and compare the files by"
+            " `gantk eval --pred FOLDER --truth FOLDER`."
+        )
+    reason = (
+        f"The runs score images of the networks in other units or sizes ({'; '.join(scales)}), so"
+        f" differences of these scores say nothing about the models. {instead}"
     )
+    return reason, of_files
 
 
 def _test_set(record: RunRecord) -> frozenset:
