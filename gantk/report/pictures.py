@@ -205,15 +205,15 @@ def preview(image: Image.Image, side: int = PREVIEW_PIXELS) -> str:
     """
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return _encoded(small, "webp", quality=75)
+    return _image_uri(small, "webp", quality=75)
 
 
 def png_uri(image: Image.Image) -> str:
     """A picture as the data URI of a PNG file."""
-    return _encoded(image, "png", optimize=True)
+    return _image_uri(image, "png", optimize=True)
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> str:
+def _image_uri(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return _uri(kind, buffer.getvalue())

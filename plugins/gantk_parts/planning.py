@@ -7,7 +7,7 @@ from typing import Any
 
 from gantk.errors import count_noun
 
-FEW_PATIENTS = 50  # with fewer, small changes of the images vary them
+MIN_PATIENTS_WITHOUT_AFFINE = 50  # with fewer, small changes of the images vary them
 
 
 def plan_augments(seen: Any) -> tuple[list[Any], str]:
@@ -17,7 +17,7 @@ def plan_augments(seen: Any) -> tuple[list[Any], str]:
     augments: list[Any] = ["hflip"] if similar else []
     alike = "similar" if similar else "not similar"
     reasons = [f"left and right are {alike} (correlation {mirror:.2f})"]
-    if seen.patients < FEW_PATIENTS:
+    if seen.patients < MIN_PATIENTS_WITHOUT_AFFINE:
         augments.append({"name": "affine", "p": 0.8})
         of = f"{len(seen.records)} images"
         if seen.patients:

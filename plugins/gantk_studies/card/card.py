@@ -70,7 +70,7 @@ def write_card(
     if json:
         write_output(Path(json), (json_module.dumps(found, indent=1) + "\n").encode())
 
-    text = _markdown(path.name, facts, items, record)
+    text = _card_text(path.name, facts, items, record)
     if out:
         write_output(Path(out), text.encode())
 
@@ -101,7 +101,7 @@ def _answer(guideline: str, item: Mapping[str, Any], facts: Mapping[str, str]) -
     return Item(guideline, item["number"], item["asks"], answers, left)
 
 
-def _markdown(name: str, facts: Mapping[str, str], items: Sequence[Item], run: RunRecord) -> str:
+def _card_text(name: str, facts: Mapping[str, str], items: Sequence[Item], run: RunRecord) -> str:
     parts = [
         f"# {escape_markdown(name)}",
         markdown_table(("", ""), facts.items()),
