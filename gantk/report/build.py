@@ -43,6 +43,7 @@ from gantk.report.summary import (
     typical_images,
 )
 from gantk.report.words import metric_name, number
+from gantk.runs.folder import RunFolder
 from gantk.runs.results import Speed, Uncertainty
 from gantk.terminal import duration
 
@@ -245,8 +246,8 @@ def _shows_left_and_right(run: RunRecord) -> bool:
     """Whether the pictures are axial or coronal slices of scans that state their orientation: the
     patient's right is on their left.
     """
-    saved = sorted((run.path / "checkpoints").glob("step-*/meta.json"))
-    meta = run.read(saved[-1].relative_to(run.path).as_posix()) if saved else {}
+    folder = RunFolder(run.path)
+    meta = run.read(f"checkpoints/{folder.latest().name}/meta.json") if folder.steps else {}
     values = (meta.get("values") or {}).values()
     oriented = bool(values) and all(known.get("oriented") for known in values)
     return oriented and run.table("data").get("plane") != "sagittal"
