@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantk.errors import UserError
 from gantk.files import read_file
-from gantk.metrics.sentences import judgement
-from gantk.metrics.verdict import Tone, title_of
-from gantk.metrics.words import join_words
 from gantk.runs.models import scores_of
 from gantk.runs.schemas import read_results
 
 if TYPE_CHECKING:
+    from gantk.metrics.verdict import Tone
     from gantk.runs.folder import RunFolder
 
 FIT = "fits the training data"  # is in the note that says whether a scan does
@@ -83,6 +81,8 @@ def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]
     """The sentence and the PSNR of a direction in the mean row of a card's table, whose cells are
     PSNR / SSIM; the columns up to the next direction are baselines.
     """
+    from gantk.metrics.words import join_words  # imports torch
+
     people = re.fullmatch(r"mean of (\d+) people", table[-1][0]) if table else None
     if people is None or direction not in table[0]:
         return "", None
@@ -111,6 +111,9 @@ def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None, Tone]:
     """The report's sentence on a run, the PSNR of a direction, after the post-steps if there are any,
     and the sentence's tone.
     """
+    from gantk.metrics.sentences import judgement  # imports torch
+    from gantk.metrics.verdict import title_of
+
     try:
         results = read_results(run.path)
     except UserError:  # it was never scored
