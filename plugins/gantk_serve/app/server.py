@@ -40,8 +40,12 @@ SCRIPTS = {
 OWN = SCRIPTS | {name: page_file(name) for name in PLACES if name != PAGE}
 WORDS = {"common.complete": "Done"}  # that Gradio's page lacks
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
-PAGES.globals.update(title_of=title_of, baseline_words=baseline_words)
-PAGES.globals.update(count_noun=count_noun, patients_are_known=patients_are_known)
+PAGES.globals.update(
+    title_of=title_of,
+    baseline_words=baseline_words,
+    count_noun=count_noun,
+    patients_are_known=patients_are_known,
+)
 PARTS = PAGES.get_template("parts.html.j2").module
 # pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
 POLICY = (
