@@ -5,13 +5,12 @@ split, and prepares the sets of images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
-from gantk.data.check.inspect import inspect_kept
+from gantk.data.check.inspect import inspect_kept, scans_of
 from gantk.data.check.kinds import ranges_of
 from gantk.data.check.populations import left_out_people, people_of_other_kinds
 from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
@@ -732,7 +731,7 @@ def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
     items = []
     people = []
     for record in spread(list(files.values()), MAX_INSPECTED_FILES):
-        scan = replace(next(filter(None, record.file.scans)), name=record.scan_key or record.key)
+        _, scan = next(scans_of(record))
         item = inspect_kept(scan, record.file)  # the warnings of a run ask again
         if item.error:
             raise item.error

@@ -15,14 +15,13 @@ from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, problem
-from gantk.data.check.inspect import Inspected, inspect, inspect_kept
+from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import no_true_pairs
 from gantk.data.check.usage import (
     Usage,
     assign,
     incomplete,
     is_about_setting,
-    scans_of,
     split_up,
     usage_of,
 )

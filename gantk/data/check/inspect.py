@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -109,6 +109,21 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
         remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
     )
     return item
+
+
+def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
+    """Yield the scan of each contrast of a record, named by its key, with the contrast where a
+    record has several; of an image that is part of a file, the whole file.
+    """
+    key = record.scan_key or record.key
+    if record.file is None:
+        if record.files:
+            yield "", Scan(record.files[0], record.files[:1], key)
+        return
+    contrasts = record.file.row.contrasts or ("",)
+    for scan, contrast in zip(record.file.scans, contrasts, strict=True):
+        if scan is not None:
+            yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
 
 
 def inspect_kept(scan: Scan, file: FileImage) -> Inspected:

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gantk.data.check.inspect import inspect_kept
+from gantk.data.check.inspect import inspect_kept, scans_of
 from gantk.data.check.kinds import TRAITS, Facts, Trait, in_words, known_values
 from gantk.data.preparation import Record
 from gantk.errors import count_noun, join_first
@@ -71,7 +70,8 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
         record = by_domain["a"][person]
         if record.file is None or len(record.file.scans) > 1:  # parts of files, several contrasts
             continue
-        item = inspect_kept(replace(record.file.scans[0], name=record.scan_key), record.file)
+        _, scan = next(scans_of(record))
+        item = inspect_kept(scan, record.file)
         if item.error is None:
             facts[person] = item.facts
 

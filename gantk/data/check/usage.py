@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from gantk.catalog.contrasts import USUAL
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.image_table import kinds_in_table
 from gantk.data.check.findings import Problem, problem, scan_names, with_verb
-from gantk.data.check.inspect import Inspected
+from gantk.data.check.inspect import Inspected, scans_of
 from gantk.data.dataset import Study, doubts_of
-from gantk.data.preparation import Record, domain_letters
+from gantk.data.preparation import domain_letters
 from gantk.data.sources.pairing import complete_pairs, expect_pairs, without_partner
 from gantk.data.sources.source import source_for
 from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
-from gantk.formats.image import Scan
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
 
@@ -146,21 +144,6 @@ def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
     if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
         del counts["MR"]
     return counts
-
-
-def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
-    """Yield the scan of each contrast of a record, named by its key, with the contrast where a
-    record has several; of an image that is part of a file, the whole file.
-    """
-    key = record.scan_key or record.key
-    if record.file is None:
-        if record.files:
-            yield "", Scan(record.files[0], record.files[:1], key)
-        return
-    contrasts = record.file.row.contrasts or ("",)
-    for scan, contrast in zip(record.file.scans, contrasts, strict=True):
-        if scan is not None:
-            yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
 
 
 def assign(study: Study, items: Sequence[Inspected]) -> None:
