@@ -40,7 +40,6 @@ class Inspected:
     # its records, or those of its planes or parts, and their domains; filled in by `check`
     records: list[Record] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
-    patient: str = ""  # of its record or, without one, of its header
     header_patient: str = ""
     series: str = ""  # pseudonym of the DICOM series
     contrast: str = ""  # what names or else headers say, filled in by `check`
@@ -48,7 +47,13 @@ class Inspected:
 
     def as_inspected(self) -> Inspected:
         """A copy without what `check` has filled in."""
-        return replace(self, records=[], domains=[], patient=self.header_patient)
+        return replace(self, records=[], domains=[])
+
+    @property
+    def patient(self) -> str:
+        """The patient of its records or, where these name none, of its header."""
+        named = (record.subject for record in reversed(self.records) if record.subject)
+        return next(named, self.header_patient)
 
     @property
     def name(self) -> str:
@@ -97,7 +102,7 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
         item.look = look_of(image.pixels)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
-    item.patient = item.header_patient = header_facts.pop("patient", "")
+    item.header_patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)
     item.series = header_facts.pop("series", "")
     item.header_says = header_facts.pop("contrast", "")

@@ -147,7 +147,7 @@ def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
 
 
 def assign(study: Study, items: Sequence[Inspected]) -> None:
-    """Set the records, domains and patient of every image."""
+    """Set the records and domains of every image."""
     for item in items:
         item.domains = []
     item_of = {os.path.abspath(file): item for item in items for file in item.scan.files}
@@ -161,7 +161,6 @@ def assign(study: Study, items: Sequence[Inspected]) -> None:
             if item.seen and not item.records:
                 item.seen = place_fingerprint(item.seen, record)
             item.records.append(record)
-            item.patient = record.subject or item.patient
             if domain not in item.domains:
                 item.domains.append(domain)
 
