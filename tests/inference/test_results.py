@@ -421,10 +421,8 @@ def test_a_translation_says_that_its_model_lost_to_a_baseline(copied_run, better
         for verdict in scores.values():
             verdict["better"] = better
     file.write_text(json.dumps(results))
-    pixels = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
-    Picture.fromarray(pixels).save(tmp_path / "in.png")
 
     said = []
-    out = tmp_path / "out.png"
-    package.translate(copied_run, tmp_path / "in.png", out, to="T2", say=said.append)
+    source = picture(tmp_path / "in.png")
+    package.translate(copied_run, source, tmp_path / "out.png", to="T2", say=said.append)
     assert any("not better than" in line for line in said) != better
