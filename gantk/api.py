@@ -456,7 +456,7 @@ def translate(
             to,
             options,
             volume,
-            _saying_first(_lost(model), say),
+            _say_after(_lost_note(model), say),
             progress or (lambda share, name: None),
             clip=clip,
             suffix=suffix,
@@ -471,20 +471,17 @@ def translate(
         return translation.path(Path(input), Path(output))
 
 
-def _lost(model: TrainedModel) -> list[str]:
+def _lost_note(model: TrainedModel) -> list[str]:
     """The first sentence of the run's report, where a baseline is better than the model."""
-    from gantk.runs.folder import RunFolder
-
-    folder = getattr(model, "run", None)  # that of an exported file is a function
-    if not isinstance(folder, RunFolder) or not (folder.path / "metrics.json").exists():
+    if model.run is None or not (model.run.path / "metrics.json").exists():
         return []
     from gantk.metrics.sentences import judgement
 
-    sentence, tone = judgement(folder)
+    sentence, tone = judgement(model.run)
     return [f"note     {sentence}"] if tone == "bad" else []
 
 
-def _saying_first(lines: list[str], say: Say) -> Say:
+def _say_after(lines: list[str], say: Say) -> Say:
     """`say`, which says these lines before its first: not before an error of the input."""
 
     def both(line: str) -> None:

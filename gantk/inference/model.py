@@ -22,6 +22,8 @@ from gantk.runs.results import Score
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gantk.runs.folder import RunFolder
+
 # of an uncertainty map, on held-out patients: a lower one does not show where errors are
 MIN_AUROC = 0.65
 
@@ -43,6 +45,11 @@ class TrainedModel:
     sample_to: Callable[..., list[Path]]  # the same, written to files
     kind = "run"  # what it was loaded from, for messages
     for_other_directions: str | None = None  # what to do where it lacks one
+
+    @property
+    def run(self) -> RunFolder | None:
+        """The run folder, if it was loaded from one."""
+        return None
 
     def domain(self, name: str | None) -> str:
         """The letter of the target domain that a name, a contrast or a letter means; None: the usual

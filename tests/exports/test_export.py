@@ -136,6 +136,7 @@ def test_exported_model_matches_its_run_on_native_images(run, exported):
 
     assert {model.domain(name) for name in ("t2", "T2w", "b", None)} == {"b"}
     assert model.frames["b"] == there.frames["b"]
+    assert model.run is None, "nobody looks for the scores of an exported file"
 
 
 def test_export_metadata_is_complete_and_anonymous(onnx, exported):

@@ -131,7 +131,7 @@ class OnnxModel(TrainedModel):
 
         self.class_to_translate(options.label)
         source, target = self._mappings
-        return Pipeline(self.meta.frame, source, target, self.run, tta=options.tta)
+        return Pipeline(self.meta.frame, source, target, self._network, tta=options.tta)
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""
@@ -140,7 +140,7 @@ class OnnxModel(TrainedModel):
             remedy="name the run folder",
         )
 
-    def run(self, images: Tensor) -> Tensor:
+    def _network(self, images: Tensor) -> Tensor:
         """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
 
         If the network accepts any size, images of at most MAX_WHOLE_IMAGE_PIXELS pixels are

@@ -255,9 +255,11 @@ def window(service: Service, limits: str) -> gr.Blocks:
     of_card: list[list[str]] = []
     cache = service.folder.resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
-    with suppress(UserError, AttributeError):  # the model was never scored, or is an exported file
-        results = read_results(service.model.run.path)
-        of_card = scores_of(service.model.run.path)
+    run = service.model.run
+    if run is not None:
+        with suppress(UserError):  # the model was never scored
+            results = read_results(run.path)
+            of_card = scores_of(run.path)
 
     def take_file(given: str, session: str) -> Path:
         """Move an upload to a place of its session."""

@@ -108,10 +108,9 @@ class Service:
 
     def _answer(self, notes: list[tuple[str, str]], to: str) -> Answer:
         """Whether a scan with these notes can be trusted to be translated well."""
-        run = getattr(self.model, "run", None)  # an exported file has none
-        if run is None:
+        if self.model.run is None:
             return answer_for(notes, "")
-        return answer_for(notes, *quality_on_unseen(run, self.directions[to], to))
+        return answer_for(notes, *quality_on_unseen(self.model.run, self.directions[to], to))
 
     def translate(
         self,
