@@ -13,7 +13,7 @@ import torch
 
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import expect_replaceable
-from gantk.inference.frame import OTHER
+from gantk.inference.frame import OTHER, Frame
 from gantk.inference.network import Network
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
@@ -104,14 +104,18 @@ class Direction:
             title = f"{model.data.domains[0]} from noise"
         else:
             method = translator.method_of_class(label)
-            frame = translator.frames[self.letter]
             self.inputs = (self._images(),)
-            title = f"{frame.source} to {frame.target}"
+            title = f"{self.frame.source} to {self.frame.target}"
             if label is not None:
                 title += f", class {label}"
 
         self.name = f"{model.method.name}, {title}"
         self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))
+
+    @property
+    def frame(self) -> Frame:
+        """What the network sees; UserError for sampling from noise."""
+        return self.translator.frames[self.letter]
 
     def _images(self) -> np.ndarray:
         """Real images in network intensities, held-out ones where there are any; noise where the
@@ -134,8 +138,7 @@ class Direction:
             for record in records[:: max(1, len(records) // count)][:count]:
                 images.append(size_image(data.image(record).numpy(), size, "crop"))
 
-            source = self.translator.frames[self.letter].source
-            self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {source}"
+            self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {self.frame.source}"
             if len(images) == 1:
                 images.append(np.flip(images[0], -1))
 

@@ -99,8 +99,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
     contrasts = {"image": model.data.domains[0].split("+")}
     if not direction.samples:
-        frame = translator.frames[letter]
-        contrasts = {"source": frame.sources, "target": frame.targets}
+        contrasts = {"source": direction.frame.sources, "target": direction.frame.targets}
     common = {
         "format": FORMAT,
         "opset": OPSET,
@@ -120,7 +119,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     whole = common | {
         "direction": f"{OTHER[letter]}_to_{letter}",
         "label": direction.label,
-        "frame": translator.frames[letter],
+        "frame": direction.frame,
         "overlap": model.translate.overlap,
         "statistics": "image",
     }

@@ -96,7 +96,7 @@ class Monai:
 def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
     """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
-    frame = translator.frames[direction.letter]
+    frame = direction.frame
     size = tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
     larger, _ = pad_to_size(torch.from_numpy(direction.inputs[0]), size)
@@ -139,9 +139,9 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     left out.
     """
     translator = direction.translator
-    frame = direction.translator.frames[direction.letter]
+    frame = direction.frame
     data = translator.model.data
-    names = translator.frames[direction.letter].sources
+    names = frame.sources
     given = f"a folder of NIfTI volumes, all {escape_markdown(names[0])}"
     if len(names) > 1:
         given = (

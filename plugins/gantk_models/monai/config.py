@@ -31,7 +31,7 @@ def inference(direction: Direction) -> dict[str, Any]:
     """The content of inference.json, for `python -m monai.bundle run --config_file
     configs/inference.json`.
     """
-    names = direction.translator.frames[direction.letter].sources
+    names = direction.frame.sources
     keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
     files = "$[{'image': i} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))]"
     if len(keys) > 1:
@@ -100,7 +100,7 @@ def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]
 
 
 def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    names = direction.translator.frames[direction.letter].targets
+    names = direction.frame.targets
     inverse = {
         "transform": "@preprocessing",
         "orig_keys": keys[0],
@@ -133,7 +133,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     `about` under "gantk".
     """
     translator = direction.translator
-    frame = direction.translator.frames[direction.letter]
+    frame = direction.frame
     task = f"Translation of {frame.source} into {frame.target} images"
     method = translator.model.method.name
     (rows,) = scores(direction).metrics.values()
