@@ -99,14 +99,12 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
         unlike += _unlike_in_look(image, frame, stated)
     for line, is_far in unlike:
         (doubts if is_far else near).append(line)
-    notes += [("warning", prefix + line) for line in doubts]
-    notes += [("note", prefix + line) for line in near]
     fits = "yes" if "traits" in frame.values.get("source", {}) else "not recorded"
     is_named = not (image.is_array or image.path is None)
     if fits == "yes" and not contrast and stated is False and is_named:
-        fits = "partly"
-        line = f"contrast: neither name nor header says that this is {frame.source}"
-        notes.append(("note", line))
+        near.append(f"contrast: neither name nor header says that this is {frame.source}")
+    notes += [("warning", prefix + line) for line in doubts]
+    notes += [("note", prefix + line) for line in near]
     if near:
         fits = "partly"
     if doubts:
