@@ -68,7 +68,7 @@ def _image(
         image = replace(image, pixels=frame.as_in_training(image.pixels))
         return model(image, to, options, progress), []
 
-    image, notes, _ = check_input(image, frame, trained_on=model.trained_on(image))
+    image, notes, _ = check_input(image, frame, trained_on=model.run_trained_on(image))
     pipeline = model.pipeline(letter, options)
     notes += about_scale(image, pipeline)
     check = ResultCheck(pipeline, image)
@@ -128,7 +128,7 @@ def _contrasts(
     for name, value in values.items():
         is_array = hasattr(value, "__array__")
         image, backs[name] = _one_contrast(value, frame) if is_array else _as_image(value)
-        images[name], notes, _ = check_input(image, frame, name, model.trained_on(image))
+        images[name], notes, _ = check_input(image, frame, name, model.run_trained_on(image))
         said += warn(notes)
 
     image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)

@@ -80,7 +80,7 @@ class TrainedModel:
     def check(self, image: Image, to: str | None = None) -> Checked:
         """Compare an image with the training images of the domain that is translated to `to`."""
         frame = self.frames[self.domain(to)]
-        return check_input(image, frame, trained_on=self.trained_on(image))
+        return check_input(image, frame, trained_on=self.run_trained_on(image))
 
     def images_in(self, folder: Path, to: str | None = None) -> list[Scan]:
         """The images below a folder that `translate` makes `to` from."""
@@ -91,7 +91,7 @@ class TrainedModel:
             rows = rows_of_one(catalog, frame.source)
         return list(dict.fromkeys(row.scan_below(folder) for row in rows))
 
-    def trained_on(self, image: Image) -> str:
+    def run_trained_on(self, image: Image) -> str:
         """The name of the run that was trained on the patient of an image, as far as its file or its
         header say; "" for others, and for models that do not list their training images.
         """

@@ -636,7 +636,7 @@ class Translation:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
         its name where a patient has several.
         """
-        checked = check_input(image, self.frame, contrast, self.model.trained_on(image))
+        checked = check_input(image, self.frame, contrast, self.model.run_trained_on(image))
         image = checked.image
         reasons = [line for _, line in checked.notes]
         which = job.name, contrast or self.frame.source

@@ -126,16 +126,16 @@ class Translator(TrainedModel):
             model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed")
         )
 
-    def trained_on(self, image: Image) -> str:
-        patient = image.facts.get("patient", "")
+    def run_trained_on(self, image: Image) -> str:
+        known = self._training_ids
         path = image.path
-        is_known = bool(patient) and patient in self._trained_on
-        if not is_known and self._trained_on and path is not None and path.is_file():
-            is_known = sha256_of(path) in self._trained_on
+        is_known = image.facts.get("patient", "") in known
+        if known and not is_known and path is not None and path.is_file():
+            is_known = sha256_of(path) in known
         return self.run.path.resolve().name if is_known else ""
 
     @cached_property
-    def _trained_on(self) -> set[str]:
+    def _training_ids(self) -> set[str]:
         """The patients of the run's training images, and the SHA-256 of their files; of a packed model
         the latter only.
         """

@@ -118,8 +118,8 @@ class Ensemble(TrainedModel):
         """The classes of the first member."""
         return self.members[0].classes()
 
-    def trained_on(self, image: Image) -> str:
-        return next(filter(None, (each.trained_on(image) for each in self.members)), "")
+    def run_trained_on(self, image: Image) -> str:
+        return next(filter(None, (each.run_trained_on(image) for each in self.members)), "")
 
     def identity(self) -> dict[str, str]:
         """Name and hash of the members' weights, equal for two translations by the same members."""
