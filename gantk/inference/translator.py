@@ -46,9 +46,9 @@ from gantk.prepare.module import Prepare, centre
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of, limits_of
+from gantk.runs.models import data_of, limits_of, split_of
 from gantk.runs.results import Results, Score, Uncertainty
-from gantk.runs.schemas import read, read_results
+from gantk.runs.schemas import read_results
 from gantk.runs.trained import (
     Examples,
     Posts,
@@ -140,8 +140,7 @@ class Translator(TrainedModel):
         the latter only.
         """
         with suppress(UserError):  # split.json is damaged, and no translation needs it
-            sets = (self.packed or {}).get("seen")
-            sets = sets or read(self.run.path, "split.json").get("splits") or {}
+            sets = split_of(self.run.path, self.packed)
             entries = [*sets.get("train", ()), *sets.get("set_aside", ())]
             return {entry.get(key, "") for entry in entries for key in ("subject", "sha256")} - {""}
         return set()

@@ -17,7 +17,7 @@ from gantk.errors import UserError, did_you_mean, doing
 from gantk.files import MAX_TENSORS_BYTES, follow_links, make_folder, read_file, regular_file
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
-from gantk.runs.schemas import WEIGHTS
+from gantk.runs.schemas import WEIGHTS, read
 
 if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not need
     from gantk.data.dataset import Data
@@ -175,6 +175,13 @@ def split_hash(splits: Mapping[str, Any]) -> str:
         for image in splits["splits"].get(name) or ()
     )
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def split_of(run: Path, packed: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The images of each set of a run, as far as is known; of a packed model, whose record this is,
+    the hashes of its training images.
+    """
+    return (packed or {}).get("seen") or read(run, "split.json").get("splits") or {}
 
 
 def data_of(run: RunFolder, table: DataTable, method: type) -> Data:

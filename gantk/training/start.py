@@ -18,8 +18,7 @@ from gantk.method import Method
 from gantk.nets.pretrained import read_state
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import find_model
-from gantk.runs.schemas import read
+from gantk.runs.models import find_model, split_of
 
 WHERE = "train.start"
 MIN_SHARE = 0.01  # of weights that must fit: a few biases fit between any two networks
@@ -205,9 +204,8 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
 
 def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserError | None:
     """A UserError if the start was trained on files that are held out here; None if it was not."""
-    split = (meta.get("packed") or {}).get("seen")
-    split = split or read(place.parent.parent, "split.json").get("splits", {"train": ()})
-    trained_on = {image.get("sha256") for image in split["train"]}
+    split = split_of(place.parent.parent, meta.get("packed"))
+    trained_on = {image.get("sha256") for image in split.get("train", ())}
     paths = {
         record.path
         for name in ("validation", "test")
