@@ -47,7 +47,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
         for record in spread(records, MAX_PICTURES):
             images.append(np.nan_to_num(record.read()).mean(axis=0))
 
-    foregrounds = [_foreground(image, image) for image in images]
+    foregrounds = [_foreground(image) for image in images]
     empty = [float((image == background_level(image)).mean()) for image in images]
     mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
     rows, columns = np.median([image.shape for image in images], axis=0)
@@ -77,16 +77,16 @@ def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, floa
     """Some planes of those with at least a third of the fullest one's content, and the start
     and end of these as shares of the stack.
     """
-    areas = np.array([_foreground(plane, stack).mean() for plane in stack])
+    areas = _foreground(stack).mean(axis=(1, 2))
     full = np.flatnonzero(areas >= areas.max() / 3)
     extent = (full[0] / len(areas), (full[-1] + 1) / len(areas))
     return [stack[i] for i in spread(full, MAX_PLANES)], extent
 
 
-def _foreground(image: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The foreground mask of an image, with a threshold from the volume that it belongs to."""
-    air = background_level(whole)
-    bright = abs(float(np.percentile(whole.ravel()[::16], 99.5)) - air)
+def _foreground(image: np.ndarray) -> np.ndarray:
+    """The foreground mask of a picture or volume."""
+    air = background_level(image)
+    bright = abs(float(np.percentile(image.ravel()[::16], 99.5)) - air)
     return np.abs(image - air) > 0.05 * max(bright, 1e-9)
 
 
