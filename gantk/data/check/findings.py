@@ -531,30 +531,31 @@ def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> list[Probl
     """Warn of an unpaired training whose domains show different kinds of images; note very different
     numbers of images or people.
     """
-    if study.method.paired:
+    if study.method.paired or len(study.names) != 2:
         return []
-    names = study.names
-    records = {x: [record for record in study.training if record.domain == x] for x in names}
-    facts = {}
-    for letter, own in records.items():
+
+    counts = []
+    facts = []
+    for letter in study.names:
+        own = [record for record in study.training if record.domain == letter]
         trained = {record.id for record in own}
-        facts[letter] = [
-            item.facts for item in items if any(each.id in trained for each in item.records)
-        ]
+        counts.append((len(patients_of(own)), len(own)))
+        facts.append(
+            [item.facts for item in items if any(each.id in trained for each in item.records)]
+        )
 
-    if len(names) != 2 or not all(facts.values()):
+    if not all(facts):
         return []
 
-    both = f"the training images of {' and '.join(names.values())}"
-    one, other = (_counts(records[letter]) for letter in names)
-    counts = " against ".join(map(_counts_in_words, (one, other)))
-    first, second = facts.values()
+    both = f"the training images of {' and '.join(study.names.values())}"
+    counted = " against ".join(map(_counts_in_words, counts))
+    first, second = facts
     traits = differing_traits(first, second, study.table.spacing is not None)
     if traits:
         listed = "; ".join(f"{trait.name}: {a} against {b}" for trait, a, b in traits)
         changes = ", ".join(trait.changes for trait, _, _ in traits)
         what = (
-            f"{both} are of different kinds: {listed}; {counts}. An unpaired network learns these"
+            f"{both} are of different kinds: {listed}; {counted}. An unpaired network learns these"
             f" differences with the contrast, and changes {changes}"
         )
         remedy = (
@@ -563,23 +564,18 @@ def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> list[Probl
         )
         return [problem("populations", "warning", what, (), remedy)]
 
-    ratios = [max(a, b) / min(a, b) for a, b in zip(one, other, strict=True) if min(a, b)]
+    ratios = [max(a, b) / min(a, b) for a, b in zip(*counts, strict=True) if min(a, b)]
     if max(ratios) >= MAX_RATIO_OF_COUNTS:
         what = (
-            f"{both} differ much in number: {counts}. The network learns the fewer ones by heart,"
+            f"{both} differ much in number: {counted}. The network learns the fewer ones by heart,"
             " their anatomy included"
         )
         return [problem("populations", "note", what, (), "add images of that domain")]
     return []
 
 
-def _counts(records: Sequence[Record]) -> tuple[int, int]:
-    """(people, images); 0 people where they are unknown."""
-    return len(patients_of(records)), len(records)
-
-
 def _counts_in_words(counts: tuple[int, int]) -> str:
-    people, images = counts
+    people, images = counts  # 0 people: unknown
     of = f" of {count_noun(people, 'patient')}" if people else ""
     return f"{count_noun(images, 'image')}{of}"
 
