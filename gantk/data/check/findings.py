@@ -365,14 +365,14 @@ def named_otherwise(study: Study) -> Iterator[Problem]:
             if own and len(contrasts) == 1 and own not in contrasts:
                 others[domain][min(contrasts)].append(name)
 
+    everywhere = set.intersection(*map(set, others.values())) if len(others) > 1 else set()
     for domain, by_contrast in others.items():
         own = usual_contrast(domain)
         for other, names in by_contrast.items():
             if {own, other} == {"t1", "t1ce"}:
                 contradicts = {own} in said[domain].values()
             else:
-                everywhere = len(others) > 1 and all(other in each for each in others.values())
-                contradicts = exclude(own, other) and not everywhere
+                contradicts = exclude(own, other) and other not in everywhere
             if contradicts:
                 of = f"{len(names)} of {count_noun(said[domain], 'image')} of {domain}"
                 what = f"{of} {agreeing(names, 'is|are')} called {other.upper()} by name:"
