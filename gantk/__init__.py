@@ -36,7 +36,6 @@ _PUBLIC = {
     "gantk.training.begin": ["training"],
     "gantk.training.loop": ["Step", "Training"],
     "gantk.training.adaptive": ["DiscriminatorAugment"],
-    "gantk.training.two_way": ["CycleMethod", "Terms"],
     "gantk.training.pool": ["ImagePool"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
     "gantk.report.notebook": ["Run"],

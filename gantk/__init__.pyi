@@ -54,8 +54,6 @@ from gantk.training.loop import Step as Step
 from gantk.training.loop import Training as Training
 from gantk.training.pool import ImagePool as ImagePool
 from gantk.training.trial import predict as predict
-from gantk.training.two_way import CycleMethod as CycleMethod
-from gantk.training.two_way import Terms as Terms
 
 __version__: str
 __all__: list[str]

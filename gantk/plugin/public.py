@@ -44,8 +44,6 @@ PUBLIC_MODULES = (
     "gantk.nets.unet",
     "gantk.losses.reconstruction",
     "gantk.losses.structure",
-    # training
-    "gantk.training.two_way",
     # a run and its model
     "gantk.runs.checkpoint",
     "gantk.runs.folder",

@@ -2,8 +2,8 @@
 
 Read first: begin (`training`: from a recipe to a `Training`), then loop (the steps and what is due
 between them), engine (one step) and assemble (builds data, method, optimizers). optim holds
-optimizers and schedules of the learning rate, two_way what methods of two directions share,
-accelerate/ what makes a step faster. Imports nothing of planning, the API or the command line.
+optimizers and schedules of the learning rate, accelerate/ what makes a step faster. Imports nothing
+of planning, the API or the command line.
 """
 
 import sys

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Number, Weight
-from gantk.training.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
+from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
 
 
 class CycleGAN(CycleMethod):

@@ -169,7 +169,7 @@ def test_contributing_names_functions_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     journeys = text[text.index("## Call paths") : text.index("## Plugins off and replaced")]
     defined = set()
-    for path in (ROOT / "gantk").rglob("*.py"):
+    for path in (*MODULES.values(), *(ROOT / "plugins").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
                 defined |= {

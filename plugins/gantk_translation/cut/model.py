@@ -21,8 +21,8 @@ from gantk.plugin.spec import (
     Weight,
     Width,
 )
-from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_translation.cut.patchnce import PatchNCE
+from gantk_translation.two_way import PUBLISHED, Additions, low_res_stages
 
 # a generator that returns its encoder's maps
 Encoding = Annotated[Part, Kind("generator", having=("features",))]

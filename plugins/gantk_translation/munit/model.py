@@ -17,9 +17,9 @@ from gantk.losses.reconstruction import L1, lesion_weight
 from gantk.method import Batch, Geometry, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
-from gantk.training.two_way import PUBLISHED, Additions, low_res_stages
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.network import Autoencoder
+from gantk_translation.two_way import PUBLISHED, Additions, low_res_stages
 
 STYLE_MEMORY_IMAGES = 100  # about how many of the last real images the mean style averages
 

@@ -11,14 +11,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from gantk import DiscriminatorAugment, ImagePool
 from gantk.errors import UserError
-from gantk.losses.adversarial import Adversarial
 from gantk.losses.reconstruction import check_takes_weight, lesion_weight, with_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Companions, Geometry, Images, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Fraction, Kind, Loss, Part, Share, Weight, bind
-from gantk.training.adaptive import DiscriminatorAugment
-from gantk.training.pool import ImagePool
 
 # names of registered losses, bound as the names in a recipe are
 CYCLE: Any = "cycle"
@@ -36,7 +34,7 @@ class Additions(StructureTerms):
     # apply `augment` only as much as discriminators overfit; 0.6 is usual, 0 = always
     adapt: Fraction = 0.0
 
-    def discriminator_augment(self, dims: int, adversarial: Adversarial) -> DiscriminatorAugment:
+    def discriminator_augment(self, dims: int, adversarial: Any) -> DiscriminatorAugment:
         """The augmentation for one discriminator that is trained with the loss `adversarial`."""
         return DiscriminatorAugment(self.augment, dims, self.adapt, adversarial)
 
