@@ -630,3 +630,41 @@ def with_class(x: Tensor, label: Tensor | None, classes: int) -> Tensor:
 
     planes = one_hot(label, classes).to(x.dtype)[(..., *[None] * (x.ndim - 2))]
     return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
+
+
+def halvings(
+    dims: int,
+    inputs: int,
+    filters: list[int],
+    strides: list[int],
+    kind: NormKind,
+    affine: bool,
+    spectral: bool,
+    norm_first: bool = False,
+) -> list[nn.Module]:
+    """4x4 convolutions, each with a norm and leaky ReLU; the first has a norm only with
+    `norm_first`. A first one of stride 1 is 3x3.
+    """
+    layers: list[nn.Module] = []
+    for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
+        normed = norm_first or level > 0
+        bias = kind == "none" or not normed  # a norm would subtract the offset again
+        kernel = 3 if stride == 1 and level == 0 else 4
+        layers.append(
+            conv(
+                dims,
+                inputs,
+                outputs,
+                kernel,
+                stride=stride,
+                padding=1,
+                bias=bias,
+                spectral=spectral,
+            )
+        )
+        if normed:
+            layers.append(norm(kind, outputs, dims, affine=affine))
+        layers.append(nn.LeakyReLU(0.2, inplace=True))
+        inputs = outputs
+
+    return layers

@@ -17,44 +17,6 @@ from gantk.plugin.spec import Halvings, Width
 RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
 
 
-def halvings(
-    dims: int,
-    inputs: int,
-    filters: list[int],
-    strides: list[int],
-    norm: NormKind,
-    affine: bool,
-    spectral: bool,
-    norm_first: bool = False,
-) -> list[nn.Module]:
-    """4x4 convolutions, each with a norm and leaky ReLU; the first has a norm only with
-    `norm_first`. A first one of stride 1 is 3x3.
-    """
-    layers: list[nn.Module] = []
-    for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
-        normed = norm_first or level > 0
-        bias = norm == "none" or not normed  # a norm would subtract the offset again
-        kernel = 3 if stride == 1 and level == 0 else 4
-        layers.append(
-            b.conv(
-                dims,
-                inputs,
-                outputs,
-                kernel,
-                stride=stride,
-                padding=1,
-                bias=bias,
-                spectral=spectral,
-            )
-        )
-        if normed:
-            layers.append(b.norm(norm, outputs, dims, affine=affine))
-        layers.append(nn.LeakyReLU(0.2, inplace=True))
-        inputs = outputs
-
-    return layers
-
-
 class PatchGAN(b.Network):
     """PatchGAN discriminator: a map of logits, one for each overlapping patch (Isola et al., 2017,
     section 6.1.2).
@@ -106,7 +68,7 @@ class PatchGAN(b.Network):
         filters = [width * min(2**level, 8) for level in range(convolutions - 1)]
         inputs = in_channels + (dims if coordinates else 0)
         strides = [2] * self.strided + [1] * (convolutions - 1 - self.strided)
-        parts = halvings(dims, inputs, filters, strides, norm, affine, spectral, norm_first)
+        parts = b.halvings(dims, inputs, filters, strides, norm, affine, spectral, norm_first)
         self.layers = nn.Sequential(
             *parts, b.conv(dims, filters[-1], 1, 4, padding=1, spectral=spectral)
         )

@@ -15,7 +15,6 @@ PUBLIC_MODULES = (
     "gantk.testing",
     # recipes and machines
     "gantk.recipe.load",
-    "gantk.machine.launch",
     "gantk.machine.runtime",
     # files and data
     "gantk.formats.archives",
@@ -39,7 +38,6 @@ PUBLIC_MODULES = (
     "gantk.data.split",
     # networks and losses
     "gantk.nets.blocks",
-    "gantk.nets.discriminators",
     "gantk.nets.pretrained",
     "gantk.nets.unet",
     "gantk.losses.reconstruction",
@@ -55,7 +53,6 @@ PUBLIC_MODULES = (
     "gantk.inference.frame",
     "gantk.inference.pipeline",
     "gantk.inference.translation",
-    "gantk.inference.windows",
     # scores and pages
     "gantk.metrics.baselines",
     "gantk.metrics.evaluate",

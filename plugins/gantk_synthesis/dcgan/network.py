@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk.nets import discriminators
 from gantk.nets.blocks import NormKind, UpKind
 from gantk.plugin.spec import Depth, Width
 
@@ -136,9 +135,7 @@ class DCGANDiscriminator(b.Network):
         self.halvings = depth - (first_stride == 1)
         filters = [width * min(2**level, 8) for level in range(depth)]
         strides = [first_stride] + [2] * (depth - 1)
-        layers = discriminators.halvings(
-            dims, in_channels, filters, strides, norm, affine, spectral
-        )
+        layers = b.halvings(dims, in_channels, filters, strides, norm, affine, spectral)
         self.layers = nn.Sequential(*layers)
         self.verdict = b.conv(dims, filters[-1], 1, LAST_MAP_SIDE, padding=0, spectral=spectral)
         b.init_weights(self)
