@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gantk.machine.launch import ALONE
+from gantk.machine.runtime import ALONE
 from gantk_bench.plan import Job
 from gantk_bench.rows import without_paths
 

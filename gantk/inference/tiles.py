@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gantk.inference.receptive_field import Crops, Requirements, Split, Unfit
-from gantk.inference.windows import Tile, at, pad_to_size, shrunk, tiles
+from gantk.inference.windows import Tile, at, shrunk, tiles
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.nets.blocks import memory_format
 from gantk.nets.statistics import Moments, apply_norm, moments
+from gantk.prepare.module import pad_to_size
 from gantk.recipe.tables import Model
 
 MAX_MAP_MEMORY_SHARE = 0.75  # largest share of the memory for the small maps of the whole image

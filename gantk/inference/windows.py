@@ -12,7 +12,6 @@ from types import EllipsisType
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 Box = tuple[slice, ...]
 
@@ -126,21 +125,3 @@ def by_windows(
         raise ValueError("there are no images")
 
     return total
-
-
-def pad_to_size(images: Tensor, size: Sequence[int]) -> tuple[Tensor, Box]:
-    """Pad images (N, C, *sides), centred, to at least as large a `size`; returns them and the box
-    they fill.
-
-    Padding reflects the image, or repeats its border if the image is too small for that.
-    """
-    inside = []
-    for axis, (side, full) in enumerate(zip(images.shape[2:], size, strict=True), 2):
-        before = (full - side) // 2
-        after = full - side - before
-        inside.append(slice(before, before + side))
-        if full > side:
-            around = [0, 0] * (images.ndim - 1 - axis) + [before, after] + [0, 0] * (axis - 2)
-            images = pad(images, around, mode="reflect" if after < side else "replicate")
-
-    return images, tuple(inside)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from gantk.errors import UserError
 
 TORCHRUN = "torchrun --nproc-per-node N -m gantk run RECIPE --out DIR"
-# environment of a process that is no rank, although srun has begun it
-ALONE = {"SLURM_STEP_NUM_TASKS": "1"}
 # below the systems' ephemeral ports
 FIRST_PORT = 15000
 PORTS = 17000

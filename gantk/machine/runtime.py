@@ -23,6 +23,9 @@ from gantk.machine.launch import Launch, launch
 if TYPE_CHECKING:
     from gantk.machine.ranks import Ranks, Reduction
 
+# environment of a process that is no rank, although srun has begun it
+ALONE = {"SLURM_STEP_NUM_TASKS": "1"}
+
 T = TypeVar("T")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 BatchT = TypeVar("BatchT", bound=dict[str, Tensor])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 WINDOW_REACH = 1  # pixels of the windows, at the networks' size, beyond the one in their middle
 # share of the squared range: windows with less variance than this get slope 0
@@ -333,6 +334,24 @@ def centre(images: Tensor, size: list[int], fill: Tensor) -> Tensor:
 
     part.copy_(images)
     return canvas
+
+
+def pad_to_size(images: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad images (N, C, *sides), centred, to at least as large a `size`; returns them and the box
+    they fill.
+
+    Padding reflects the image, or repeats its border if the image is too small for that.
+    """
+    inside = []
+    for axis, (side, full) in enumerate(zip(images.shape[2:], size, strict=True), 2):
+        before = (full - side) // 2
+        after = full - side - before
+        inside.append(slice(before, before + side))
+        if full > side:
+            around = [0, 0] * (images.ndim - 1 - axis) + [before, after] + [0, 0] * (axis - 2)
+            images = pad(images, around, mode="reflect" if after < side else "replicate")
+
+    return images, tuple(inside)
 
 
 def size_image(

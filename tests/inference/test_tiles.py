@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.inference.tiles import TiledNetwork
-from gantk.inference.windows import by_windows, pad_to_size
+from gantk.inference.windows import by_windows
 from gantk.machine.memory import Memory
 from gantk.nets.blocks import (
     MAX_TORCH_NORM_POSITIONS,
@@ -22,6 +22,7 @@ from gantk.nets.blocks import (
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups
 from gantk.nets.unet import UNet
+from gantk.prepare.module import pad_to_size
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SIZES = {2: (41, 58), 3: (20, 27, 25)}  # no multiples of anything

@@ -20,8 +20,9 @@ from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.windows import at, by_windows, pad_to_size
+from gantk.inference.windows import at, by_windows
 from gantk.machine.usage import GIB, free_memory
+from gantk.prepare.module import pad_to_size
 
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
 # 128 x 128 x 128; larger images are processed in windows even if the network takes any size

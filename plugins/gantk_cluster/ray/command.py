@@ -5,8 +5,6 @@ import os
 
 import click
 
-from gantk.machine.launch import ALONE
-
 HELP = (
     "Distribute the {} over a Ray cluster: HOST:PORT, auto, or local (starts Ray on this machine)."
 )
@@ -23,6 +21,7 @@ def add_address(cli: click.Group) -> None:
 
 def _bench(bench, address: str, **options):
     """Run the rows of a benchmark on workers of the cluster."""
+    from gantk.machine.runtime import ALONE  # imports torch
     from gantk_cluster.ray.bench import on_cluster
 
     os.environ.update(ALONE)
@@ -31,6 +30,7 @@ def _bench(bench, address: str, **options):
 
 def _translate(translate, address: str, run: str, device: str | None, **options):
     """Translate files on workers of the cluster; this process only reads the model, on the CPU."""
+    from gantk.machine.runtime import ALONE
     from gantk_cluster.ray.translate import on_cluster
 
     os.environ.update(ALONE)

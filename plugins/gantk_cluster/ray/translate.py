@@ -11,7 +11,7 @@ from typing import Any
 from gantk import load
 from gantk.errors import GantkError
 from gantk.inference.translation import FAILURES, Job, Translation
-from gantk.machine.launch import ALONE
+from gantk.machine.runtime import ALONE
 from gantk_cluster.ray.cluster import connect_cluster
 
 MAX_WORKER_DEATHS = 3  # times that a worker may die on one file

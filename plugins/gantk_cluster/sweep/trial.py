@@ -17,7 +17,7 @@ from gantk import registry, resume, run
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, whole_folder, write_file
-from gantk.machine.launch import ALONE
+from gantk.machine.runtime import ALONE
 from gantk.recipe.load import resolved
 from gantk.runs.checkpoint import path_of
 from gantk.runs.folder import RunFolder

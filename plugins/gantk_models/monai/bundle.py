@@ -18,9 +18,8 @@ from gantk import Direction, __version__
 from gantk.errors import UserError
 from gantk.files import make_folder, whole_folder, write_file
 from gantk.inference.frame import OTHER, TranslateOptions
-from gantk.inference.windows import pad_to_size
 from gantk.method import check_networks
-from gantk.prepare.module import Prepared
+from gantk.prepare.module import Prepared, pad_to_size
 from gantk.report.markdown import code_span, escape_markdown, score_table
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_models.monai.torchscript import (

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from gantk.inference.windows import pad_to_size
 from gantk.plugin.spec import bind_or_raise
+from gantk.prepare.module import pad_to_size
 
 # of the small U-Net
 WIDTH = 16
