@@ -12,7 +12,7 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.files import write_file
 from gantk.metrics.references import spread as spread_evenly
-from gantk.metrics.words import baseline_words
+from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render
 from gantk.report.charts import Chart, chart
 from gantk.report.pictures import data_uri

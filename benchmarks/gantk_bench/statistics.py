@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from gantk import compare_systems, correct_tests
-from gantk.metrics.words import baseline_words
+from gantk.metrics.verdict import baseline_words
 from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, dig, mapping, numbers, value_of
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from gantk.metrics.verdict import needs_pairs, tone_of
-from gantk.metrics.words import baseline_words, split_region
+from gantk.metrics.verdict import baseline_words, needs_pairs, split_region, tone_of
 from gantk.recipe.load import mapping
 from gantk.report.words import (
     digits,

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from gantk.metrics.words import baseline_words
+from gantk.metrics.verdict import baseline_words
 from gantk.report.words import (
     digits,
     figure_name,

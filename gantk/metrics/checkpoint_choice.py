@@ -23,7 +23,7 @@ from gantk.metrics.baselines import identity
 from gantk.metrics.evaluate import Scorer, difference
 from gantk.metrics.references import OTHER, direction_to, number_that_fits, windows
 from gantk.metrics.sets import ImageGroup, Kid
-from gantk.metrics.words import short_metric_name
+from gantk.metrics.verdict import short_metric_name
 
 MAX_SOURCES = 32  # images translated at a save
 MIN_SOURCES = 8  # validation images; with fewer, training images are translated

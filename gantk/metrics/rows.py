@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gantk.metrics.verdict import Tone, needs_pairs, tone_of
-from gantk.metrics.words import (
+from gantk.metrics.verdict import (
+    Tone,
     baseline_words,
     metric_words,
+    needs_pairs,
     short_metric_name,
     split_region,
+    tone_of,
     verdict_words,
 )
 from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text

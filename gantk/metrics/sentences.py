@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gantk.errors import UserError
 from gantk.metrics.rows import TONES, ScoreRow, main_rows
-from gantk.metrics.verdict import Tone, needs_pairs, title_of
-from gantk.metrics.words import join_words, split_region
+from gantk.metrics.verdict import Tone, join_words, needs_pairs, split_region, title_of
 from gantk.runs.results import Results, SplitSummary
 
 if TYPE_CHECKING:

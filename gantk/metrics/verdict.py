@@ -1,4 +1,6 @@
-"""Verdicts: whether the model beats the best baseline, and with which probability."""
+"""Verdicts: whether the model beats the best baseline, with which probability, and in which words.
+Plugins bring the words of their baselines and metrics.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from gantk.errors import count_noun
 from gantk.metrics.intervals import estimate, patient_means, probability_better
-from gantk.metrics.pair_scores import FOREGROUND, Scores
+from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, Scores
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score, Verdict
@@ -20,6 +23,31 @@ SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
 # of scores of sets in old results, which state no p-value
 MIN_PROBABILITY_BETTER = 0.95
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
+
+# plain name of a baseline, and what it is; plugins add theirs
+BASELINES = {
+    "identity": (
+        "the unchanged input",
+        "The input image itself, scored as if it were the result.",
+    ),
+    "histogram": (
+        "histogram matching",
+        "The input with as many dark and bright pixels as the images of the other domain.",
+    ),
+    "intensity_map": (
+        "a simple intensity map",
+        "The best replacement of each gray value by another one. It is fitted on registered training"
+        " pairs, which an unpaired method never sees.",
+    ),
+    "real_split": (
+        "real images of other patients",
+        "Real images, scored as if they were generated: the best score that can be expected.",
+    ),
+    "noise": (
+        "pixel noise",
+        "Images of random gray values, for models that generate images from noise.",
+    ),
+}
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
@@ -214,3 +242,84 @@ def title_of(key: str, domains: Sequence[str]) -> str:
         return f"{names.get(source, source)} -> {names.get(target, target)}"
 
     return key
+
+
+def baselines() -> dict[str, tuple[str, str]]:
+    """Baseline -> its plain name, and what it is."""
+    return BASELINES | registry().words("baseline")
+
+
+def baseline_words(name: str) -> str:
+    """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name."""
+    words, _ = baselines().get(name, ("", ""))
+    return words or name.replace("_", " ")
+
+
+def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
+    """A verdict in words, such as "better than every baseline" or "not better than a simple intensity
+    map"; `short` for a narrow column.
+    """
+    tone = tone_of(verdict)
+    if tone == "good":
+        return "better" if short else "better than every baseline"
+    if tone == "bad" and short:
+        return "not better"
+    if tone == "bad":
+        return f"not better than {baseline_words(verdict.best_baseline)}"
+    if not tone:
+        return "not compared: no baseline was measured"
+
+    reason = "perhaps by chance" if short else "but this can be chance"
+    patients = tested_patients(verdict)
+    if patients is not None and patients < MIN_TEST_PATIENTS:
+        reason = f"{'' if short else 'but '}only {count_noun(patients, 'patient')}"
+        reason += "" if short else f" {'was' if patients == 1 else 'were'} tested"
+    return f"ahead, {reason}" if short else f"ahead of every baseline, {reason}"
+
+
+def metric_words(score: str) -> tuple[str, str]:
+    """A score's name in plain words and what it says, without its region; ("", "") where they are
+    not known.
+    """
+    plain, _ = split_region(score)
+    name, meaning, rest = _words_of(plain)
+    return f"{name}, by {rest} features" if name and rest else name, meaning
+
+
+def short_metric_name(score: str) -> str:
+    """`psnr_foreground` is `PSNR in the foreground`, `ms_ssim` is MS-SSIM."""
+    plain, region = split_region(score)
+    name, _, rest = _words_of(plain)
+    short = plain.replace("_", " ")
+    if name.endswith(")"):
+        abbreviation = name.rpartition("(")[2].removesuffix(")")
+        short = f"{abbreviation} {rest}".rstrip()
+    return f"{short} in the {region}" if region else short
+
+
+def split_region(score: str) -> tuple[str, str]:
+    """A score's name without its region, and the region at its end; "" for the whole image."""
+    for region, suffix in SUFFIXES.items():
+        if suffix and score.endswith(suffix):
+            return score.removesuffix(suffix), region
+    return score, ""
+
+
+def _words_of(score: str) -> tuple[str, str, str]:
+    """Name and meaning of a score, and what stands behind a metric's name in it: `kid_random` is a
+    KID by `random` features; ("", "", "") where they are not known.
+    """
+    known = registry().words("metric")
+    head, _, rest = score.partition("_")
+    if score in known:
+        return *known[score], ""
+    if head in known:
+        return *known[head], rest.replace("_", " ")
+    return "", "", ""
+
+
+def join_words(items: Sequence[str]) -> str:
+    """`A`, `A and B`, `A, B and C`."""
+    if len(items) == 1:
+        return items[0]
+    return f"{', '.join(items[:-1])} and {items[-1]}"

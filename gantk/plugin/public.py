@@ -65,7 +65,6 @@ PUBLIC_MODULES = (
     "gantk.metrics.sentences",
     "gantk.metrics.sets",
     "gantk.metrics.verdict",
-    "gantk.metrics.words",
     "gantk.metrics.written",
     "gantk.report.build",
     "gantk.report.markdown",

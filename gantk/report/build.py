@@ -24,7 +24,7 @@ from gantk.data.distribution import AIR_SHARE
 from gantk.data.split import held_out_patients
 from gantk.errors import argument
 from gantk.files import write_file
-from gantk.metrics.words import baselines
+from gantk.metrics.verdict import baselines
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart

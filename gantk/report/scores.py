@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gantk.metrics.words import baseline_words, split_region
+from gantk.metrics.verdict import baseline_words, split_region
 from gantk.plugin.loader import registry
 from gantk.report import words
 from gantk.report.run_record import RunRecord

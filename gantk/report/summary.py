@@ -14,7 +14,7 @@ from PIL import Image
 from gantk.errors import count_noun
 from gantk.metrics.rows import ScoreRow, main_rows, rows_by_direction
 from gantk.metrics.sentences import FROM_NOISE, pairs_sentence, result_sentence, result_tone
-from gantk.metrics.words import short_metric_name
+from gantk.metrics.verdict import short_metric_name
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
 from gantk.report.patients.section import KINDS, ShownPatients

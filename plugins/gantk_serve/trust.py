@@ -81,7 +81,7 @@ def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]
     """The sentence and the PSNR of a direction in the mean row of a card's table, whose cells are
     PSNR / SSIM; the columns up to the next direction are baselines.
     """
-    from gantk.metrics.words import join_words  # imports torch
+    from gantk.metrics.verdict import join_words  # imports torch
 
     people = re.fullmatch(r"mean of (\d+) people", table[-1][0]) if table else None
     if people is None or direction not in table[0]:

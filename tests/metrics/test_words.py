@@ -4,8 +4,7 @@ import pytest
 
 from gantk.metrics.sentences import result_sentence
 from gantk.metrics.summary import summary_lines
-from gantk.metrics.verdict import tone_of
-from gantk.metrics.words import verdict_words
+from gantk.metrics.verdict import tone_of, verdict_words
 from gantk.runs.results import Results, Verdict
 from gantk.terminal import TextTable
 

@@ -16,8 +16,7 @@ from gantk.metrics.intervals import estimate, patient_means
 from gantk.metrics.pair_scores import FOREGROUND
 from gantk.metrics.references import OTHER
 from gantk.metrics.statistics.comparing import corrected_p
-from gantk.metrics.verdict import title_of
-from gantk.metrics.words import short_metric_name
+from gantk.metrics.verdict import short_metric_name, title_of
 from gantk.recipe.tables import Model
 from gantk.runs.results import Groups, Results, Score
 

@@ -14,7 +14,7 @@ from gantk.files import expect_file, write_output
 from gantk.metrics.statistics.comparing import compare_systems
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.metrics.summary import with_label
-from gantk.metrics.words import baseline_words
+from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart

@@ -24,8 +24,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, count_noun, machine_failure
 from gantk.metrics.sentences import patients_are_known
-from gantk.metrics.verdict import title_of
-from gantk.metrics.words import baseline_words
+from gantk.metrics.verdict import baseline_words, title_of
 from gantk.runs.models import scores_of
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results

@@ -12,7 +12,7 @@ from typing import Any
 from gantk import RunRecord
 from gantk.files import sha256_of
 from gantk.metrics.rows import ScoreRow, score_rows
-from gantk.metrics.words import baseline_words, short_metric_name
+from gantk.metrics.verdict import baseline_words, short_metric_name
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.results import Score, Speed
