@@ -475,7 +475,7 @@ def _lost_note(model: TrainedModel) -> list[str]:
     """The first sentence of the run's report, where a baseline is better than the model."""
     if model.run is None or not (model.run.path / "metrics.json").exists():
         return []
-    from gantk.metrics.sentences import judgement
+    from gantk.metrics.rows import judgement
 
     sentence, tone = judgement(model.run)
     return [f"note     {sentence}"] if tone == "bad" else []

@@ -1,25 +1,38 @@
-"""The rows of all tables of scores: terminal, report, notebook, comparison, card and app print them."""
+"""What results say: the rows of all tables of scores, and one sentence that needs no knowledge of the
+scores. Terminal, report, notebook, comparison, card and app print them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+from gantk.errors import UserError
 from gantk.metrics.verdict import (
     Tone,
     baseline_words,
+    join_words,
     metric_words,
     needs_pairs,
     short_metric_name,
     split_region,
+    title_of,
     tone_of,
     verdict_words,
 )
-from gantk.runs.results import NO_VALUE, Results, Score, Verdict, number_text
+from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, Verdict, number_text
+
+if TYPE_CHECKING:
+    from gantk.runs.folder import RunFolder
 
 TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
 TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
+MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
+MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
 
 
 @dataclass(frozen=True)
@@ -161,3 +174,219 @@ def main_rows(results: Results) -> dict[str, list[ScoreRow]]:
             if row.region != "foreground" or not is_told:
                 found[key].append(row)
     return found
+
+
+def result_sentence(results: Results, *, unseen: bool = True) -> str:
+    """The results in one sentence that needs no knowledge of the scores; "" where nothing was
+    compared. `unseen`: False where patients were allowed on both sides of the split.
+    """
+    findings = _findings(results)
+    if not findings:
+        return ""
+
+    place = _tested_on(results, unseen)
+    if len(findings) > MAX_NAMED_DIRECTIONS:
+        return f"{place} the model is {_directions_by_verdict(findings.values())}."
+
+    titles = {key: title_of(key, results.domains) for key in findings}
+    images = {key: _images_of(title) for key, title in titles.items()}
+    if len(set(images.values())) < len(images):
+        images = titles
+
+    clauses: dict[str, dict[str, str]] = {}  # what is said -> images it is said of -> their figures
+    for key, each in findings.items():
+        said, figure = _clause(each, from_noise=key in FROM_NOISE)
+        clauses.setdefault(said, {})[images[key]] = figure
+
+    parts: list[str] = []
+    for said, of_images in clauses.items():
+        owner = "its" if parts or "the model" in place else "the model's"
+        parts.append(
+            f"{owner} {join_words([*of_images])} images {said}{_figures_in_brackets(of_images)}"
+        )
+
+    return f"{place} {'; '.join(parts)}."
+
+
+def result_tone(results: Results) -> Tone:
+    """The tone of `result_sentence`: that of the worst score."""
+    tones = (row.tone for own in main_rows(results).values() for row in own)
+    return min(tones, key=TONES.index, default="")
+
+
+def judgement(run: RunFolder) -> tuple[str, Tone]:
+    """The first sentence of a run's report, and its tone; "" where the run was never scored."""
+    from gantk.runs.schemas import read, read_results
+
+    try:
+        results = read_results(run.path)
+    except UserError:
+        return "", ""
+    leaked = read(run.path, "split.json").get("leakage_allowed")
+    return result_sentence(results, unseen=not leaked), result_tone(results)
+
+
+def pairs_sentence(results: Results) -> str:
+    """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
+    against all others; "" for other models.
+    """
+    rows = [row for own in main_rows(results).values() for row in own]
+    lost = [row for row in rows if row.tone in ("bad", "near")]
+    fair = all(needs_pairs(row.verdict.best_baseline) and row.fair_tone == "good" for row in lost)
+    if not lost or not fair:
+        return ""
+
+    names = join_words([*dict.fromkeys(row.baseline_name for row in lost)])
+    return (
+        f"Fitting {names} needs registered pairs. The model is better than every baseline that"
+        " needs none."
+    )
+
+
+def _findings(results: Results) -> dict[str, list[ScoreRow]]:
+    """Direction -> its scores that were compared with a baseline. Of many directions only what the
+    model returns: after the post-steps, under the direction's own name, where there are any.
+    """
+    found: dict[str, list[ScoreRow]] = {}
+    for key, rows in main_rows(results).items():
+        compared = [row for row in rows if row.tone]
+        if compared:
+            found[key] = compared
+
+    if len(found) <= MAX_NAMED_DIRECTIONS:
+        return found
+    own = [key for key in found if not key.endswith("_post")]
+    return {key: found.get(f"{key}_post", found[key]) for key in own}
+
+
+def _directions_by_verdict(findings: Collection[Sequence[ScoreRow]]) -> str:
+    """In how many directions the model is better than every baseline, ahead of every one (and why that
+    may be chance), and not better in some score.
+    """
+    counts: Counter[str] = Counter()
+    for rows in findings:
+        worst = min(rows, key=lambda row: TONES.index(row.tone))
+        counts["not better than a baseline" if worst.tone == "bad" else worst.words] += 1
+
+    clauses = []
+    for said, count in counts.items():
+        what, comma, why = said.partition(",")
+        clauses.append(f"{what} in {count} of {len(findings)} directions{comma}{why}")
+    return "; ".join(clauses)
+
+
+def _figures_in_brackets(of_images: Mapping[str, str]) -> str:
+    """` (PSNR 24.93 dB against 23.20 dB)`, each after the name of its images where these are
+    several; "" without figures.
+    """
+    figures = []
+    for name, figure in of_images.items():
+        if figure:
+            figures.append(figure if len(of_images) == 1 else f"{name}: {figure}")
+    return f" ({'; '.join(figures)})" if figures else ""
+
+
+def _figures(row: ScoreRow) -> str:
+    """`PSNR 24.93 dB against 23.20 dB`; "" where a value is missing."""
+    if row.score.value is None or row.rival is None or row.rival.value is None:
+        return ""
+    return f"{row.name} {row.score.text()} against {row.baseline}"
+
+
+def _clause(findings: Sequence[ScoreRow], *, from_noise: bool) -> tuple[str, str]:
+    """What is said of a direction's images, and the figures of the first score that it is said of.
+
+    A score that is not better decides; then scores that are better, by name if others may be so by
+    chance.
+    """
+    tones = {finding.tone for finding in findings}
+    tone = next(each for each in ("bad", "good", "near") if each in tones)
+    deciding = [finding for finding in findings if finding.tone == tone]
+    scores = "" if len(tones) == 1 else f" in {_score_names(deciding, len(findings))}"
+    by_baseline: dict[str, list[ScoreRow]] = {}
+    for finding in deciding:
+        by_baseline.setdefault(finding.words, []).append(finding)
+
+    if tone == "bad" and len(by_baseline) > 1:
+        of_each = [
+            f"{words} in {_score_names(own, len(findings))}" for words, own in by_baseline.items()
+        ]
+        said = f"are {', and '.join(of_each)}"
+    elif tone != "good":
+        said = f"are {deciding[0].words}{scores}"
+    elif from_noise:
+        said = f"are closer to real images than every baseline{scores}"
+    else:
+        said = f"match the real ones better than every baseline{scores}"
+    return said, _figures(deciding[0])
+
+
+def _score_names(findings: Sequence[ScoreRow], judged: int) -> str:
+    """The names of scores, those of the whole image first, and a region's left out where the whole
+    image's is named too; their number where there are more than MAX_NAMED_METRICS.
+    """
+    whole = {finding.metric: finding.name for finding in findings if not finding.region}
+    others = [
+        finding.name
+        for finding in findings
+        if finding.region and split_region(finding.metric)[0] not in whole
+    ]
+    names = [*whole.values()]
+    if len(names) + len(others) > MAX_NAMED_METRICS:
+        return f"{len(findings)} of {judged} scores"
+    if not names or not others:
+        return join_words(names or others)
+    return f"{join_words(names)}, and {join_words(others)}"
+
+
+def _tested_on(results: Results, unseen: bool) -> str:
+    """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
+    split = results.split or SplitSummary()
+    unseen = unseen and split.by == "patient" and not split.consequences
+    if set(results.metrics) <= set(FROM_NOISE):  # n counts generated images
+        if unseen:
+            return "Compared with real images of patients that the model had never seen,"
+        return "Compared with real test images,"
+
+    patients = _counts(results, "n")
+    if not patients:
+        return "On the test images,"
+    if patients == {1}:
+        whose = "one patient"
+    else:
+        whose = f"{_from_to(patients)} patients"
+
+    if unseen:
+        return f"On {whose} that the model had never seen,"
+    images = f"{_from_to(_counts(results, 'images') or patients)} test images"
+    if not patients_are_known(results):
+        return f"On {images} whose patients are not known,"
+    return f"On {images} of {whose},"
+
+
+def patients_are_known(results: Results) -> bool:
+    """Whether the test images are of known patients: unknown ones count as one."""
+    unknown = results.split is not None and results.split.unknown_patients
+    return not unknown or _counts(results, "n") != {1}
+
+
+def _counts(results: Results, key: Literal["n", "images"]) -> set[int]:
+    """The numbers of patients or images of the directions, each the largest of its metrics."""
+    counts = set()
+    for scores in results.metrics.values():
+        counts.add(max((getattr(score, key) or 0 for score in scores.values()), default=0))
+    return counts - {0}
+
+
+def _from_to(counts: set[int]) -> str:
+    """`8`, or `46 to 54` where directions differ."""
+    return " to ".join(map(str, dict.fromkeys([min(counts), max(counts)])))
+
+
+def _images_of(title: str) -> str:
+    """`T2` of `T1 -> T2`; `T1` of `T1 from noise`; the title itself where it names no target."""
+    target = title.rpartition(" -> ")[2].removesuffix(" from noise")
+    post = ", after the post-steps"
+    if target.endswith(post):
+        return f"post-processed {target.removesuffix(post)}"
+    return target

@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from gantk.metrics.pair_scores import FOREGROUND
-from gantk.metrics.rows import ScoreRow, main_rows
-from gantk.metrics.sentences import pairs_sentence, result_sentence
+from gantk.metrics.rows import ScoreRow, main_rows, pairs_sentence, result_sentence
 from gantk.metrics.verdict import CEILING, Tone, short_metric_name, title_of, verdict_words
 from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score, number_text

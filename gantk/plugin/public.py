@@ -62,7 +62,6 @@ PUBLIC_MODULES = (
     "gantk.metrics.pairs",
     "gantk.metrics.references",
     "gantk.metrics.rows",
-    "gantk.metrics.sentences",
     "gantk.metrics.sets",
     "gantk.metrics.verdict",
     "gantk.metrics.written",

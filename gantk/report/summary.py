@@ -12,8 +12,15 @@ import numpy as np
 from PIL import Image
 
 from gantk.errors import count_noun
-from gantk.metrics.rows import ScoreRow, main_rows, rows_by_direction
-from gantk.metrics.sentences import FROM_NOISE, pairs_sentence, result_sentence, result_tone
+from gantk.metrics.rows import (
+    FROM_NOISE,
+    ScoreRow,
+    main_rows,
+    pairs_sentence,
+    result_sentence,
+    result_tone,
+    rows_by_direction,
+)
 from gantk.metrics.verdict import short_metric_name
 from gantk.report import words
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of

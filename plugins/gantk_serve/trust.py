@@ -111,7 +111,7 @@ def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None, Tone]:
     """The report's sentence on a run, the PSNR of a direction, after the post-steps if there are any,
     and the sentence's tone.
     """
-    from gantk.metrics.sentences import judgement  # imports torch
+    from gantk.metrics.rows import judgement  # imports torch
     from gantk.metrics.verdict import title_of
 
     try:

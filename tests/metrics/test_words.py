@@ -2,7 +2,7 @@
 
 import pytest
 
-from gantk.metrics.sentences import result_sentence
+from gantk.metrics.rows import result_sentence
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import tone_of, verdict_words
 from gantk.runs.results import Results, Verdict

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gantk.errors import one_line
 from gantk.formats.nifti import Nifti
-from gantk.metrics.sentences import patients_are_known
+from gantk.metrics.rows import patients_are_known
 from gantk.report.pictures import png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW

@@ -23,7 +23,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, count_noun, machine_failure
-from gantk.metrics.sentences import patients_are_known
+from gantk.metrics.rows import patients_are_known
 from gantk.metrics.verdict import baseline_words, title_of
 from gantk.runs.models import scores_of
 from gantk.runs.results import Results
