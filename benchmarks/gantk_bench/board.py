@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gantk.terminal import duration
 from gantk_bench.child import Child
+from gantk_bench.rows import Row
 from gantk_bench.tables import brief
 
 
@@ -49,13 +50,8 @@ class Board:
         ]
         self.bar.update(self.task, completed=self.ended, description=", ".join(running))
 
-    def finished(self, row: dict[str, Any]) -> None:
+    def finished(self, row: Row) -> None:
         """Print how a row has ended."""
         self.ended += 1
-        line = (
-            f"{row['status']:<8} {row['label']}  {duration(row['wall_s'])} "
-            f" ({self.ended}/{self.total})"
-        )
-        self.console.print(
-            f"{line}  {row.get('error') or brief(row)}", markup=False, soft_wrap=True
-        )
+        line = f"{row.status:<8} {row.label}  {duration(row.wall_s)}  ({self.ended}/{self.total})"
+        self.console.print(f"{line}  {row.error or brief(row)}", markup=False, soft_wrap=True)

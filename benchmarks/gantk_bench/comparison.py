@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gantk.runs.results import Score
+from gantk_bench.rows import Row
+
 NO_CHANGE = "no change"
 BETTER = "better"
 REGRESSION = "REGRESSION"
@@ -48,7 +51,7 @@ class Change:
         return self.verdict, self.label, self.what, " -> ".join(values), self.reason
 
 
-def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) -> list[Change]:
+def compare(rows: Iterable[Row], before: Iterable[Row]) -> list[Change]:
     """Changes of each row, matched by label: metrics, step time and peak memory, and new and
     missing rows.
 
@@ -57,14 +60,14 @@ def compare(rows: Iterable[dict[str, Any]], before: Iterable[dict[str, Any]]) ->
     equations 7 and 8); it is wider than a paired one, so that false regressions are rare. Scores
     without an interval count as changed at any difference.
     """
-    new_rows = {row["label"]: row for row in rows}
-    old_rows = {row["label"]: row for row in before}
+    new_rows = {row.label: row for row in rows}
+    old_rows = {row.label: row for row in before}
     changes: list[Change] = []
     for label, row in new_rows.items():
         if label in old_rows:
             changes += _row_changes(label, row, old_rows[label])
         else:
-            reason = "" if row["status"] == "ok" else row["status"]
+            reason = "" if row.status == "ok" else row.status
             changes.append(Change(label, "", NEW, reason=reason))
     return changes + [Change(label, "", MISSING) for label in old_rows if label not in new_rows]
 
@@ -88,15 +91,15 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
     yield ", ".join(counted) or NO_CHANGE
 
 
-def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
-    if row["status"] != "ok" or old["status"] != "ok":
+def _row_changes(label: str, row: Row, old: Row) -> Iterator[Change]:
+    if row.status != "ok" or old.status != "ok":
         yield _status_change(label, row, old)
         return
     for key, what in (
         ("recipe_hash", "the recipe or its settings differ"),
         ("data_hash", "the data differ"),
     ):
-        if row.get(key) != old.get(key):
+        if getattr(row, key) != getattr(old, key):
             yield Change(label, "", OTHER, reason=what)
             return
     now = _scores(row)
@@ -111,68 +114,65 @@ def _row_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterat
     yield from _machine_changes(label, row, old)
 
 
-def _scores(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """`metric direction` -> score entry of a row."""
+def _scores(row: Row) -> dict[str, Score]:
+    """`metric direction` -> score of a row."""
     return {
-        f"{metric} {direction}": entry
-        for direction, entries in row["metrics"].items()
-        for metric, entry in entries.items()
+        f"{metric} {direction}": score
+        for direction, scores in row.metrics.items()
+        for metric, score in scores.items()
     }
 
 
-def _status_change(label: str, row: dict[str, Any], old: dict[str, Any]) -> Change:
+def _status_change(label: str, row: Row, old: Row) -> Change:
     """The change of a row that is not "ok" now, or was not before."""
-    if row["status"] == old["status"]:
+    if row.status == old.status:
         return Change(label, "", NO_CHANGE)
-    reason = f"{old['status']} before, {row['status']} now"
-    if old["status"] == "ok" and row["status"] != "skipped":
-        return Change(label, "", REGRESSION, reason=f"{reason}: {row.get('error')}")
-    return Change(label, "", BETTER if row["status"] == "ok" else CHANGED, reason=reason)
+    reason = f"{old.status} before, {row.status} now"
+    if old.status == "ok" and row.status != "skipped":
+        return Change(label, "", REGRESSION, reason=f"{reason}: {row.error}")
+    return Change(label, "", BETTER if row.status == "ok" else CHANGED, reason=reason)
 
 
-def _score_change(label: str, what: str, now: dict[str, Any], before: dict[str, Any]) -> Change:
+def _score_change(label: str, what: str, now: Score, before: Score) -> Change:
     verdict, reason = _score_verdict(now, before)
-    unit = now.get("unit") or ""
-    return Change(label, what, verdict, before.get("value"), now.get("value"), unit, reason)
+    return Change(label, what, verdict, before.value, now.value, now.unit, reason)
 
 
-def _score_verdict(now: dict[str, Any], before: dict[str, Any]) -> tuple[str, str]:
+def _score_verdict(now: Score, before: Score) -> tuple[str, str]:
     """Verdict on the change of a score, and its reason if it needs one."""
-    if now.get("definition") != before.get("definition"):
+    if now.definition != before.definition:
         return OTHER, "the metric is defined otherwise"
-    if now.get("value") == before.get("value"):
+    if now.value == before.value:
         return NO_CHANGE, ""
-    if now.get("value") is None:
+    if now.value is None:
         return MISSING, ""
-    if before.get("value") is None:
+    if before.value is None:
         return NEW, ""
     interval = _interval_of_difference(now, before)
     if interval is None:
         return CHANGED, "no interval"
-    if now.get("higher_is_better") is None:
+    if now.higher_is_better is None:
         return CHANGED, "neither direction is better"
     low, high = interval
     if low <= 0 <= high:
         return NO_CHANGE, "within the interval"
-    better = (low > 0) == bool(now["higher_is_better"])
+    better = (low > 0) == now.higher_is_better
     return (BETTER if better else REGRESSION), ""
 
 
-def _interval_of_difference(
-    now: dict[str, Any], before: dict[str, Any]
-) -> tuple[float, float] | None:
+def _interval_of_difference(now: Score, before: Score) -> tuple[float, float] | None:
     """95 % interval of now - before; None if one of the two scores has no interval."""
-    if not now.get("ci95") or not before.get("ci95"):
+    if not now.ends or not before.ends:
         return None
-    low, high = now["ci95"]
-    low_before, high_before = before["ci95"]
-    difference = now["value"] - before["value"]
-    below = math.hypot(now["value"] - low, high_before - before["value"])
-    above = math.hypot(high - now["value"], before["value"] - low_before)
+    low, high = now.ends
+    low_before, high_before = before.ends
+    difference = now.value - before.value
+    below = math.hypot(now.value - low, high_before - before.value)
+    above = math.hypot(high - now.value, before.value - low_before)
     return difference - below, difference + above
 
 
-def _machine_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> Iterator[Change]:
+def _machine_changes(label: str, row: Row, old: Row) -> Iterator[Change]:
     """Changes of step time and peak memory, if both rows were measured on the same kind of machine
     in the same way.
     """
@@ -182,22 +182,21 @@ def _machine_changes(label: str, row: dict[str, Any], old: dict[str, Any]) -> It
     if differing:
         yield Change(label, "speed", OTHER, reason=f"measured otherwise: {', '.join(differing)}")
         return
-    speed = row.get("speed", {})
-    old_speed = old.get("speed", {})
-    if speed.get("step_seconds") and old_speed.get("step_seconds"):
-        tolerance = SPEED_TOLERANCE if row.get("jobs") == 1 else SHARED_TOLERANCE
-        yield _step_change(label, speed["step_seconds"], old_speed["step_seconds"], tolerance)
-    peak = speed.get("peak_memory_gib")
-    old_peak = old_speed.get("peak_memory_gib")
+    steps = row.speed.step_seconds
+    old_steps = old.speed.step_seconds
+    if steps and old_steps:
+        tolerance = SPEED_TOLERANCE if row.jobs == 1 else SHARED_TOLERANCE
+        yield _step_change(label, steps, old_steps, tolerance)
+    peak = row.speed.peak_memory_gib
+    old_peak = old.speed.peak_memory_gib
     if peak is not None and old_peak is not None:
         verdict = _ratio_verdict(peak, old_peak, MEMORY_TOLERANCE)
         yield Change(label, "memory", verdict, old_peak, peak, "GiB")
 
 
-def _machine(row: dict[str, Any]) -> dict[str, Any]:
+def _machine(row: Row) -> dict[str, Any]:
     """What has to be equal for speeds to be comparable."""
-    machine = row.get("machine", {})
-    return {key: machine.get(key) for key in SAME_MACHINE} | {"jobs": row.get("jobs")}
+    return {key: row.machine.get(key) for key in SAME_MACHINE} | {"jobs": row.jobs}
 
 
 def _step_change(

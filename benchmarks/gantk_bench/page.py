@@ -21,8 +21,9 @@ from gantk.report.words import digits, figure_name, metric_name
 from gantk.terminal import duration
 from gantk_bench.comparison import BETTER, NO_CHANGE, REGRESSION, Change, change_lines
 from gantk_bench.plan import settings_of
+from gantk_bench.rows import Row
 from gantk_bench.statistics import statistics
-from gantk_bench.systems import FIRST, Line, Row, System, mapping, numbers, systems
+from gantk_bench.systems import FIRST, Line, System, numbers, systems
 from gantk_bench.tables import OPTIONAL, Column, columns, named_scores, spread
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
     groups = systems(rows)
     lines = [line for system in groups for line in system.lines]
     shown = [column for column in columns(lines) if _is_needed(column, lines)]
-    suites = dict.fromkeys(str(row["suite"]) for row in rows if row.get("suite"))
+    suites = dict.fromkeys(row.suite for row in rows if row.suite)
     title = f"Benchmark: {', '.join(suites)}" if suites else "Benchmark"
 
     plots = over_time(lines)
@@ -87,13 +88,9 @@ def _is_needed(column: Column, lines: Sequence[Line]) -> bool:
     return column.title not in OPTIONAL or any(column.cell(line).sort for line in lines)
 
 
-def _failures(rows: list[Row]) -> list[tuple[Any, Any, Any]]:
+def _failures(rows: list[Row]) -> list[tuple[str, str, str]]:
     """(label, status, error) of every row that is not "ok"."""
-    return [
-        (row.get("label") or row.get("recipe") or "unnamed", row.get("status"), row.get("error"))
-        for row in rows
-        if row.get("status") != "ok"
-    ]
+    return [(row.label, row.status, row.error) for row in rows if row.status != "ok"]
 
 
 def _changes(changes: Sequence[Change]) -> list[tuple[str | None, tuple[str, ...]]]:
@@ -104,7 +101,7 @@ def _changes(changes: Sequence[Change]) -> list[tuple[str | None, tuple[str, ...
 
 def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
     """(name, value) pairs of the strip under the title."""
-    statuses = [row.get("status") for row in rows]
+    statuses = [row.status for row in rows]
     pairs = [
         ("Rows", f"{statuses.count('ok')} of {len(rows)} finished"),
         ("Systems", str(len(groups))),
@@ -113,10 +110,10 @@ def facts(rows: list[Row], groups: list[System]) -> list[tuple[str, str]]:
     judged = list(filter(None, tones))
     if judged:
         pairs.append(("Better than the best baseline", f"{judged.count('good')} of {len(judged)}"))
-    seconds = numbers(row.get("wall_s") for row in rows)
+    seconds = numbers(row.wall_s for row in rows)
     if seconds:
         pairs.append(("Time of all runs", duration(sum(seconds))))
-    starts = [str(row["started"]) for row in rows if row.get("started")]
+    starts = [row.started for row in rows if row.started]
     if starts:
         pairs.append(("Started", min(starts)[:16].replace("T", " ")))
     return pairs
@@ -136,17 +133,16 @@ def conditions(rows: list[Row]) -> dict[str, list[tuple[str, list[tuple[str, int
     """Heading -> (name, [(value, number of rows with it)]), most frequent values first."""
     groups: dict[str, dict[str, Counter[str]]] = {"Machine": {}, "Versions": {}, "Source": {}}
     for row in rows:
-        git = mapping(row.get("git"))
         source = {
-            "commit": git.get("commit"),
-            "uncommitted changes": {True: "yes", False: "no"}.get(git.get("dirty")),
-            "runs at once": row.get("jobs"),
+            "commit": row.git.get("commit"),
+            "uncommitted changes": {True: "yes", False: "no"}.get(row.git.get("dirty")),
+            "runs at once": row.jobs,
         }
-        parts = {"Machine": row.get("machine"), "Versions": row.get("versions"), "Source": source}
+        parts = {"Machine": row.machine, "Versions": row.versions, "Source": source}
         for heading, values in parts.items():
-            for name, value in mapping(values).items():
+            for name, value in values.items():
                 if value not in (None, "", [], {}):
-                    groups[heading].setdefault(str(name), Counter())[str(value)] += 1
+                    groups[heading].setdefault(name, Counter())[str(value)] += 1
     return {
         heading: [(name, counter.most_common()) for name, counter in counters.items()]
         for heading, counters in groups.items()
@@ -165,8 +161,7 @@ def over_time(lines: Sequence[Line]) -> list[tuple[Chart, str]]:
             if name in series:
                 name = f"{name} ({len(series) + 1})"
             series[name] = points
-            higher = bool(line.entry(metric).get("higher_is_better", metric in FIRST))
-            higher_is_better.setdefault(metric, higher)
+            higher_is_better.setdefault(metric, bool(line.score(metric).higher_is_better))
     plots = []
     for metric, label in sorted(all_series, key=lambda key: key[0] not in FIRST):
         series = all_series[metric, label]
@@ -207,26 +202,25 @@ def _plot(title: str, series: dict[str, Points]) -> Chart | None:
 
 def detail(system: System) -> dict[str, Any]:
     """The section on one system: scores beside every baseline, alarms, the command, hashes."""
-    selection = mapping(system.first("selection"))
-    alarms = [mapping(alarm) for row in system.rows for alarm in row.get("alarms") or ()]
-    alarm_texts = [f"{alarm.get('alarm')}: {alarm.get('message') or ''}" for alarm in alarms]
+    selection = system.first("selection")
+    alarms = [f"{each.alarm}: {each.message}" for row in system.rows for each in row.alarms]
     tones = [line.judgement.tone for line in system.lines]
     chosen = ""
-    if selection.get("step"):
-        chosen = f"step {selection['step']} chosen: {selection.get('rule') or ''}"
+    if selection.step:
+        chosen = f"step {selection.step} chosen: {selection.rule}"
     hashes = {"recipe": system.first("recipe_hash"), "data": system.first("data_hash")}
     return {
         "name": system.name,
         "tone": next((tone for tone in ("bad", "near", "good") if tone in tones), ""),
         "status": system.status,
         "errors": system.errors,
-        "summary": str(system.first("summary") or ""),
-        "system": str(system.first("system") or ""),
+        "summary": system.first("summary"),
+        "system": system.first("system"),
         "command": command(system.rows[0]),
         "tables": [_table(line) for line in system.lines if line.direction],
         "chosen": chosen,
-        "alarms": list(dict.fromkeys(alarm_texts)),
-        "hashes": [(name, str(value)) for name, value in hashes.items() if value],
+        "alarms": list(dict.fromkeys(alarms)),
+        "hashes": [(name, value) for name, value in hashes.items() if value],
     }
 
 
@@ -244,7 +238,7 @@ def _table(line: Line) -> dict[str, Any]:
     if not figures.keys().isdisjoint(metrics):
         texts = [digits(figures.get(metric), 2) for metric in metrics]
         rows.append(("published, other data", False, [(text, "") for text in texts]))
-    definitions = [str(line.entry(metric).get("definition") or "") for metric in metrics]
+    definitions = [line.score(metric).definition for metric in metrics]
     return {
         "label": line.label,
         "metrics": list(zip(map(metric_name, metrics), definitions, strict=True)),
@@ -255,15 +249,15 @@ def _table(line: Line) -> dict[str, Any]:
 
 def command(row: Row) -> str:
     """The command that trains this row again."""
-    words = ["gantk", "run", str(row.get("recipe") or "RECIPE")]
-    if row.get("profile"):
-        words += ["--profile", str(row["profile"])]
-    settings = [*map(str, row.get("settings") or ()), *settings_of(mapping(row.get("grid")))]
+    words = ["gantk", "run", row.recipe]
+    if row.profile:
+        words += ["--profile", row.profile]
+    settings = [*row.settings, *settings_of(row.grid)]
     last_of_each_key = {setting.partition("=")[0]: setting for setting in settings}
     for setting in last_of_each_key.values():
         words += ["--set", setting]
-    if row.get("seed") is not None:
-        words += ["--seed", str(row["seed"])]
+    if row.seed is not None:
+        words += ["--seed", str(row.seed)]
     return shlex.join(words)
 
 
@@ -316,18 +310,18 @@ def _sources(
     """(seed's position in its system, name, scores, the run's samples, one of their directions)."""
     for system in systems:
         for place, row in enumerate(system.rows):
-            samples = _samples(folder, row.get("run"))
-            name = f"{system.name}, seed {row.get('seed')}" if len(system.rows) > 1 else system.name
+            samples = _samples(folder, row.run)
+            name = f"{system.name}, seed {row.seed}" if len(system.rows) > 1 else system.name
             for direction in samples.directions if samples else ():
                 line = Line(System(system.name, (row,)), direction.key)
                 yield place, name, named_scores(line), samples, direction
 
 
-def _samples(folder: Path, run: object) -> Samples | None:
+def _samples(folder: Path, run: str) -> Samples | None:
     """The samples of a row's run folder; None if it has none or does not lie inside the bench
     folder.
     """
-    if not isinstance(run, str) or not run:
+    if not run:
         return None
     try:
         path = (folder / run).resolve()

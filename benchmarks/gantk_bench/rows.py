@@ -9,13 +9,15 @@ import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 import gantk
 from gantk.errors import GantkError, UserError
 from gantk.files import read_file, write_file
-from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
+from gantk.runs.results import Choice, Results, Speed, Table, Verdict
 
 FORMAT = 1
 # an absolute path of two names or more: between quotes it may contain blanks, else it ends at the
@@ -38,13 +40,74 @@ MACHINE_KEYS = (
 IMAGE_KEYS = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")
 MAX_ROWS_BYTES = 2**29  # of a file of rows, or of split.json
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
-Row = dict[str, Any]
+
+
+class Alarm(Table):
+    """A warning of a training."""
+
+    step: int
+    alarm: str
+    message: str = ""
+
+
+class CurvePoint(Table):
+    """Validation scores by direction and metric, and the seconds of training until then."""
+
+    step: int
+    seconds: float
+    scores: dict[str, dict[str, float | None]]
+
+
+class BenchSpeed(Speed):
+    """Time and memory of a training, and those of its bare steps in a suite of fixed minutes."""
+
+    step_s: float | None = None
+    of_conv: float | None = None  # share of the fastest convolution measured on this device
+    full_s: float | None = None  # seconds of a training of the published length
+
+
+class Row(Results):
+    """A row of a bench: the results of a training, what was trained, and how it ended."""
+
+    format: Literal[1]
+    label: str
+    status: str  # ok, failed, out of time, killed, skipped
+    error: str = ""
+    suite: str = ""
+    recipe: str = ""
+    profile: str | None = None
+    settings: list[str] = []
+    grid: dict[str, Any] = {}
+    seed: int | None = None
+    recipe_hash: str = ""
+    data_hash: str = ""
+    summary: str = ""
+    method: str = ""
+    system: str = ""  # of a report, which the recipe reproduces
+    published: dict[str, Any] = {}
+    started: str = ""
+    wall_s: float | None = None
+    run: str = ""  # the run folder, in the bench folder
+    git: dict[str, Any] = {}
+    jobs: int | None = None
+    speed: BenchSpeed = BenchSpeed()
+    selection: Choice = Choice()
+    curve: list[CurvePoint] = []
+    alarms: list[Alarm] = []
+    machine: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    # direction -> metric -> hash of a patient's name -> score
+    patients: dict[str, dict[str, dict[str, float | None]]] = {}
+    test_images: str = ""  # equal for rows of the same test images
+
+    def verdicts(self, direction: str) -> dict[str, Verdict]:
+        """The verdicts on the scores of a direction that were judged."""
+        judged = self.verdict.get(direction, {})
+        return {metric: verdict for metric, verdict in judged.items() if verdict}
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a JSONL file; raises UserError if it cannot be read or a line is not a row of
-    this format.
-    """
+    """The rows of a JSONL file; raises UserError if it cannot be read or a line is no row."""
     path = Path(path)
     try:
         lines = read_file(path, max_bytes=MAX_ROWS_BYTES).decode("utf-8").splitlines()
@@ -56,23 +119,20 @@ def read_rows(path: str | Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        texts = [mapping(row).get(key) for key in ("label", "status")]
-        if not all(isinstance(text, str) for text in texts):
-            what = "this line is no row of a bench"
-            raise UserError(what, where=f"{path}:{number}", remedy=f"{REMEDY}, or remove the line")
-        if row.get("format") != FORMAT:
-            what = f"this row has format {row.get('format')}, and this gantk reads {FORMAT}"
-            raise UserError(what, where=f"{path}:{number}", remedy="measure it again")
-        rows.append(row)
+            rows.append(Row.model_validate_json(line))
+        except ValidationError as error:
+            first, *_ = error.errors()
+            key = ".".join(map(str, first["loc"]))
+            what = f"this line is no row of a bench: {key}: {first['msg']}"
+            remedy = f"{REMEDY}, or remove the line"
+            raise UserError(what, where=f"{path}:{number}", remedy=remedy) from None
     return rows
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[Row | dict[str, Any]]) -> None:
     """Replace a file by all rows, atomically; raises GantkError if it cannot be written."""
-    lines = [json.dumps(finite(row), ensure_ascii=False, default=float) for row in rows]
+    tables = [row.dump() if isinstance(row, Row) else row for row in rows]
+    lines = [json.dumps(finite(table), ensure_ascii=False, default=float) for table in tables]
     try:
         write_file(path, "".join(f"{line}\n" for line in lines).encode())
     except OSError as error:
@@ -83,7 +143,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         raise GantkError(f"{what}; make room and go on with --resume.") from None
 
 
-def figures(run: Path) -> Row:
+def figures(run: Path) -> dict[str, Any]:
     """The figures of a finished run folder; raises GantkError if a file of a finished run is
     missing or broken.
     """
@@ -111,7 +171,7 @@ def figures(run: Path) -> Row:
         "baselines": result.get("baselines", {}),
         "verdict": result.get("verdict", {}),
         "speed": result.get("speed", {}),
-        "selection": read("best.json") if (run / "best.json").is_file() else None,
+        "selection": read("best.json") if (run / "best.json").is_file() else {},
         "curve": curve,
         "alarms": [
             {key: line[key] for key in ("step", "alarm", "message")}
@@ -128,7 +188,7 @@ def figures(run: Path) -> Row:
     }
 
 
-def _patients(run: Path, split: Row) -> Row:
+def _patients(run: Path, split: dict[str, Any]) -> dict[str, Any]:
     """`patients`: direction -> metric -> hash of a patient's name -> score; `test_images`: a hash
     of the test split, the data source and the [data] keys that shape an image. {} if the run has no
     patients.json.
@@ -139,7 +199,7 @@ def _patients(run: Path, split: Row) -> Row:
     data = RunFolder(run).recipe().tables["data"]
     source = {key: value for key, value in data["source"].items() if key != "path"}
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
-    scores: Row = {}
+    scores: dict[str, Any] = {}
     for direction, entry in stored.items():
         for patient in entry["patients"]:
             name = hashlib.sha256(patient["patient"].encode()).hexdigest()[:12]
@@ -156,7 +216,9 @@ def without_paths(text: str) -> str:
     return PATHS.sub(lambda match: re.split(r"[\\/]", match[0].rstrip("\\/"))[-1], text)
 
 
-def commit(folder: Path = Path(gantk.__file__).parent, tracked: str = "__init__.py") -> Row | None:
+def commit(
+    folder: Path = Path(gantk.__file__).parent, tracked: str = "__init__.py"
+) -> dict[str, Any] | None:
     """{"commit": ..., "dirty": ...} of the git checkout that holds the file `tracked`; None for
     other folders.
     """

@@ -23,7 +23,7 @@ from gantk_bench.board import Board
 from gantk_bench.child import Child, End, now
 from gantk_bench.comparison import Change
 from gantk_bench.plan import Job, Options, jobs_for, recipe_names
-from gantk_bench.rows import FORMAT, commit, figures, read_rows, without_paths, write_rows
+from gantk_bench.rows import FORMAT, Row, commit, figures, read_rows, without_paths, write_rows
 from gantk_bench.statistics import sentences
 from gantk_bench.suite import Suite, load_suite
 from gantk_bench.systems import systems as grouped
@@ -46,7 +46,7 @@ class Outcome:
     `judged`: whether a regression makes the bench fail, as it does with `against`.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     folder: Path
     changes: list[Change] | None = None
     judged: bool = False
@@ -54,7 +54,7 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether no row failed and, if `judged`, no score regressed."""
-        failed = any(row["status"] not in ("ok", "skipped") for row in self.rows)
+        failed = any(row.status not in ("ok", "skipped") for row in self.rows)
         return not failed and not (self.judged and comparison.regressed(self.changes or []))
 
 
@@ -134,9 +134,7 @@ def bench(
     return outcome
 
 
-def _changes(
-    benchmark: "Bench", reference: list[dict[str, Any]] | None, named: bool
-) -> list[Change] | None:
+def _changes(benchmark: "Bench", reference: list[Row] | None, named: bool) -> list[Change] | None:
     """Changes since `reference` (--against), else since the folder's earlier rows; None without
     either.
     """
@@ -144,7 +142,7 @@ def _changes(
     if earlier is not None and (named or reference is None):
         # a recipe that this bench does not run is not "missing"
         recipes = {job.recipe for job in benchmark.planned}
-        earlier = [row for row in earlier if row.get("recipe") in recipes]
+        earlier = [row for row in earlier if row.recipe in recipes]
     if not earlier and reference is None:
         return None
     return comparison.compare(benchmark.own_rows(), earlier)
@@ -180,8 +178,8 @@ class Bench:
         self.jobs_option = jobs
         self.commit = commit()
         self.file = path / "rows.jsonl"
-        self.rows: dict[str, dict[str, Any]] = {}  # by label
-        self.before: list[dict[str, Any]] | None = None
+        self.rows: dict[str, Row] = {}  # by label
+        self.before: list[Row] | None = None
 
     def run(self, resume: bool, workers: Workers | None = None) -> None:
         """Measure all planned rows; with `resume` only those that the folder does not have yet."""
@@ -204,11 +202,11 @@ class Bench:
             _print_line(self.out, f"resume   done already: {count_noun(done, 'row')}")
         _print_line(self.out, f"folder   {self.path}")
 
-    def own_rows(self) -> list[dict[str, Any]]:
+    def own_rows(self) -> list[Row]:
         """The rows of this bench, in the order of its jobs."""
         return [self.rows[job.label] for job in self.planned if job.label in self.rows]
 
-    def all_rows(self) -> Iterator[dict[str, Any]]:
+    def all_rows(self) -> Iterator[Row]:
         """Earlier rows of other labels first, then this bench's."""
         labels = {job.label for job in self.planned}
         yield from (row for label, row in self.rows.items() if label not in labels)
@@ -221,7 +219,7 @@ class Bench:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_folder(self.path))
             if self.file.is_file():
-                self.rows = {row["label"]: row for row in read_rows(self.file)}
+                self.rows = {row.label: row for row in read_rows(self.file)}
             if self.rows and keep_before:
                 shutil.copyfile(self.file, self.path / "rows.before.jsonl")
                 self.before = list(self.rows.values())
@@ -232,9 +230,10 @@ class Bench:
 
     def _is_done(self, job: Job) -> bool:
         """Whether the folder has a row of the same job with status "ok"."""
-        row = self.rows.get(job.label, {"status": ""})
-        identity = self._identity(job)
-        return row["status"] == "ok" and all(row.get(key) == identity[key] for key in identity)
+        row = self.rows.get(job.label)
+        if row is None or row.status != "ok":
+            return False
+        return all(getattr(row, key) == value for key, value in self._identity(job).items())
 
     def _measure(self, todo: Sequence[Job], board: Board, stopped: list[int]) -> None:
         waiting = iter(todo)
@@ -320,8 +319,8 @@ class Bench:
         rows. `speed`: what was measured besides the run. `board` None: the row will be replaced.
         """
         run = self.path / "runs" / job.folder
-        row = self._identity(job) | job.facts
-        row |= {
+        table = self._identity(job) | job.facts
+        table |= {
             "status": end.status,
             "error": end.error,
             "started": started,
@@ -329,14 +328,14 @@ class Bench:
             "run": f"runs/{job.folder}" if run.is_dir() else None,
             "git": self.commit,
             "jobs": self.jobs,
-            "peer": None,
         }
         if end.status == "ok":
             try:
-                row |= figures(run)
+                table |= figures(run)
             except GantkError as error:
-                row |= {"status": "failed", "error": without_paths(str(error))}
-        row["speed"] = row.get("speed", {}) | (speed or {})
+                table |= {"status": "failed", "error": without_paths(str(error))}
+        table["speed"] = table.get("speed", {}) | (speed or {})
+        row = Row.model_validate(table)
         self.rows[job.label] = row
         write_rows(self.file, self.all_rows())
         if board is not None:
@@ -364,9 +363,7 @@ def _stop(children: list[Child]) -> None:
         children.clear()
 
 
-def _write_tables(
-    rows: list[dict[str, Any]], path: Path, changes: Sequence[Change] | None
-) -> list[Path]:
+def _write_tables(rows: list[Row], path: Path, changes: Sequence[Change] | None) -> list[Path]:
     """Write bench.md and bench.html; returns their paths."""
     from gantk_bench.page import write_page
 

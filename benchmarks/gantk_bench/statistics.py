@@ -9,7 +9,7 @@ from typing import Any
 from gantk import compare_systems, correct_tests
 from gantk.metrics.verdict import baseline_words
 from gantk.report.words import metric_name, number
-from gantk_bench.systems import Line, System, dig, mapping, numbers, value_of
+from gantk_bench.systems import Line, System, numbers
 
 Rows = list[dict[str, Any]]
 SIGNIFICANCE = 0.05
@@ -34,7 +34,7 @@ def statistics(systems: Sequence[System]) -> dict[str, Rows]:
             if patients is not None:
                 key = _same_images(line, metric)
                 scores.setdefault(line.system.name, {})[key] = patients
-                higher_is_better[key] = line.entry(metric).get("higher_is_better")
+                higher_is_better[key] = line.score(metric).higher_is_better
     correct_tests(baselines)
 
     result = compare_systems(scores, higher_is_better)
@@ -49,22 +49,23 @@ def statistics(systems: Sequence[System]) -> dict[str, Rows]:
 
 def _baseline_test(line: Line, metric: str) -> dict[str, Any] | None:
     """The test against the best baseline, of the seed with the largest p; None without a test."""
-    verdicts = [mapping(dig(row, "verdict", line.direction, metric)) for row in line.system.scored]
-    tested = [verdict for verdict in verdicts if value_of(dig(verdict, "test", "p")) is not None]
+    verdicts = [row.verdict_of(line.direction, metric) for row in line.system.scored]
+    tested = [(verdict.test.p, verdict) for verdict in verdicts if verdict.test]
     if not tested:
         return None
-    weakest = max(tested, key=lambda verdict: verdict["test"]["p"])
+    _, weakest = max(tested, key=lambda pair: pair[0])
     return {
         "label": line.label,
         "score": metric,
         "one": line.system.name,
-        "other": baseline_words(str(weakest["best_baseline"])),
-    } | weakest["test"]
+        "other": baseline_words(weakest.best_baseline),
+    } | weakest.test.dump()
 
 
 def _mean_by_patient(line: Line, metric: str) -> dict[str, float] | None:
     """The mean over seeds of each patient whom all seeds scored; None if a seed has no patients."""
-    seeds = [mapping(dig(row, "patients", line.direction, metric)) for row in line.system.scored]
+    of_rows = (row.patients.get(line.direction, {}) for row in line.system.scored)
+    seeds = [scores.get(metric) for scores in of_rows]
     if not all(seeds):
         return None
     means = {}
@@ -79,7 +80,7 @@ def _same_images(line: Line, metric: str) -> tuple:
     """Equal for scores of the same test images; seeds that differ in theirs match no other
     system's.
     """
-    images = dict.fromkeys(row.get("test_images") for row in line.system.scored)
+    images = dict.fromkeys(row.test_images for row in line.system.scored)
     return (*images, line.label, metric)
 
 

@@ -3,29 +3,24 @@ a System.
 """
 
 import json
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from statistics import fmean
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from gantk.metrics.verdict import baseline_words, needs_pairs, split_region, tone_of
-from gantk.recipe.load import mapping
 from gantk.report.words import (
     digits,
     direction_name,
     metric_name,
 )
-from gantk.runs.results import Score, Table, Verdict
+from gantk.runs.results import Score, Verdict
+from gantk_bench.rows import Row
 
-Row = dict[str, Any]
-T = TypeVar("T", bound=Table)
 Values = tuple[float, ...]  # of one quantity, by seed; empty where it was not measured
 FIRST = ("psnr", "ssim")  # main metrics of a translation
 # baselines that any successful training beats: the unchanged input, random pixels
@@ -66,41 +61,37 @@ class System:
 
     @property
     def scored(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if mapping(row.get("metrics")))
+        return tuple(row for row in self.rows if row.metrics)
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.get("status") != "ok")
+        return tuple(row for row in self.rows if row.status != "ok")
 
     @property
     def status(self) -> str:
         """`ok`, or the status of the first row that is not ok."""
-        return next((str(row.get("status") or "unknown") for row in self.failed), "ok")
+        return next((row.status for row in self.failed), "ok")
 
     @property
     def errors(self) -> list[str]:
         """The different errors of its rows."""
-        texts = [str(row["error"]) for row in self.failed if row.get("error")]
-        return list(dict.fromkeys(texts))
+        return list(dict.fromkeys(row.error for row in self.failed if row.error))
 
     def first(self, key: str) -> Any:
-        """The first row's value that is not empty for this key; None if all are empty."""
-        return next((row[key] for row in self.rows if row.get(key) not in (None, "", [], {})), None)
-
-    @property
-    def domains(self) -> list[str]:
-        return [str(name) for name in self.first("domains") or ()]
+        """The first row's value that is not empty for this key, else the last row's."""
+        values = [getattr(row, key) for row in self.rows]
+        return next(filter(None, values), values[-1])
 
     @cached_property
     def lines(self) -> tuple["Line", ...]:
         """One Line for each direction; if nothing was scored, one Line with direction ""."""
-        directions = dict.fromkeys(key for row in self.scored for key in row["metrics"])
+        directions = dict.fromkeys(key for row in self.scored for key in row.metrics)
         return tuple(Line(self, direction) for direction in directions or [""])
 
     @property
     def by_seed(self) -> tuple["System", ...]:
         """A system for each seed."""
-        return tuple(System(f"seed {row.get('seed')}", (row,)) for row in self.rows)
+        return tuple(System(f"seed {row.seed}", (row,)) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -112,15 +103,15 @@ class Line:
 
     @property
     def label(self) -> str:
-        return direction_name(self.direction, self.system.domains) if self.direction else ""
+        return (
+            direction_name(self.direction, self.system.first("domains")) if self.direction else ""
+        )
 
     @property
     def metrics(self) -> list[str]:
         """The metrics of this direction, in the order of the rows."""
-        names: dict[str, Any] = {}
-        for row in self.system.scored:
-            names |= mapping(row["metrics"].get(self.direction))
-        return list(names)
+        scored = (row.metrics.get(self.direction, {}) for row in self.system.scored)
+        return list(dict.fromkeys(chain.from_iterable(scored)))
 
     @property
     def main(self) -> list[str]:
@@ -128,39 +119,33 @@ class Line:
         scored = self.metrics
         return [name for name in FIRST if name in scored] or scored[:1]
 
-    def entry(self, metric: str) -> Row:
-        """The first seed's entry: value, interval, unit and definition; {} if there is none."""
-        rows = (dig(row, "metrics", self.direction, metric) for row in self.system.scored)
-        return next((row for row in rows if isinstance(row, dict)), {})
-
     def places(self, metric: str) -> int:
         """Digits after the decimal point; the same in every line for PSNR and SSIM."""
         return {"psnr": 2, "ssim": 3}.get(metric) or self.score(metric).decimals
 
     def score(self, metric: str) -> Score:
-        """The first seed's score; an empty one if there is none, or the row is damaged."""
-        return checked(Score, self.entry(metric))
+        """The first seed's score; an empty one if there is none."""
+        return next(self._all_scores(metric), Score())
+
+    def _all_scores(self, metric: str) -> Iterator[Score]:
+        """The score of each seed that has one."""
+        for row in self.system.scored:
+            if metric in row.metrics.get(self.direction, {}):
+                yield row.metrics[self.direction][metric]
 
     def text(self, metric: str, values: Values) -> str:
         """The mean of values in the decimal places of this metric; a dash if there are none."""
         return digits(fmean(values) if values else None, self.places(metric))
 
     def scores(self, metric: str) -> Values:
-        return numbers(dig(row, "metrics", self.direction, metric) for row in self.system.scored)
+        return numbers(score.value for score in self._all_scores(metric))
 
     def baseline(self, name: str, metric: str) -> Values:
         """A baseline's scores; for a direction with post-steps (`_post`) also the baselines of the
         plain direction.
         """
-        plain = self.direction.removesuffix("_post")
-
-        def score_of(row: Row) -> float | None:
-            score = value_of(dig(row, "baselines", name, self.direction, metric))
-            if score is None:
-                score = value_of(dig(row, "baselines", name, plain, metric))
-            return score
-
-        return numbers(map(score_of, self.system.scored))
+        scored = (row.baseline(name, self.direction) for row in self.system.scored)
+        return numbers(scores[metric].value for scores in scored if metric in scores)
 
     @property
     def curves(self) -> dict[str, dict[float, float]]:
@@ -168,13 +153,12 @@ class Line:
         same step.
         """
         # (metric, step) -> (seconds, score) of each seed
-        points: dict[tuple[str, Any], list[tuple[float, float]]] = defaultdict(list)
+        points: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
         for row in self.system.rows:
-            for entry in map(mapping, row.get("curve") or ()):
-                for metric, score in mapping(dig(entry, "scores", self.direction)).items():
-                    point = numbers([entry.get("seconds"), score])
-                    if len(point) == 2:
-                        points[metric, entry.get("step")].append(point)
+            for point in row.curve:
+                for metric, score in point.scores.get(self.direction, {}).items():
+                    if score is not None:
+                        points[metric, point.step].append((point.seconds, score))
 
         averages: dict[str, dict[float, float]] = defaultdict(dict)
         for (metric, _), of_seeds in points.items():
@@ -185,43 +169,32 @@ class Line:
     @property
     def baselines(self) -> list[str]:
         """Baselines that have a score in this direction."""
-        names: dict[str, Any] = {}
-        for row in self.system.scored:
-            names |= mapping(row.get("baselines"))
+        names = dict.fromkeys(chain.from_iterable(row.baselines for row in self.system.scored))
         metrics = self.metrics
         return [name for name in names if any(self.baseline(name, metric) for metric in metrics)]
 
     def best(self, metric: str) -> str | None:
         """Name of the best baseline, by the first verdict that is recorded."""
-        names = (
-            dig(row, "verdict", self.direction, metric, "best_baseline")
-            for row in self.system.scored
-        )
-        return next((str(name) for name in names if name), None)
+        verdicts = (row.verdict_of(self.direction, metric) for row in self.system.scored)
+        return next((each.best_baseline for each in verdicts if each.best_baseline), None)
 
     @property
     def published(self) -> dict[str, float]:
         """Published figures by metric: those of this direction, else those given without a
         direction.
         """
-        figures = mapping(self.system.first("published"))
-        flat = {name: value for name, value in figures.items() if not isinstance(value, dict)}
-        entries = mapping(figures.get(self.direction.removesuffix("_post"))) or flat
-        values = {name: value_of(value) for name, value in entries.items()}
-        return {name: value for name, value in values.items() if value is not None}
+        figures = self.system.first("published")
+        entries = figures.get(self.direction.removesuffix("_post"), figures)
+        return {name: value for name, value in entries.items() if isinstance(value, int | float)}
 
     def speed(self, name: str) -> Values:
-        return numbers(dig(row, "speed", name) for row in self.system.rows)
+        return numbers(getattr(row.speed, name) for row in self.system.rows)
 
     @property
     def step_seconds(self) -> Values:
         """Mean seconds per step of every log interval of every seed."""
-        samples: list[Any] = []
-        for row in self.system.rows:
-            of_row = dig(row, "speed", "step_seconds")
-            if isinstance(of_row, list):
-                samples += of_row
-        return numbers(samples)
+        samples = (row.speed.step_seconds or () for row in self.system.rows)
+        return tuple(chain.from_iterable(samples))
 
     @cached_property
     def judgement(self) -> Judgement:
@@ -229,7 +202,7 @@ class Line:
             if self.main and all(self._is_worse_than(name, metric) for metric in self.main):
                 words = f"training failed: worse than {baseline_words(name)}"
                 return Judgement(words, "bad", None, failed=True)
-        return self._judge(lambda entry: entry)
+        return self._judge(lambda verdict: verdict)
 
     def _is_worse_than(self, baseline: str, metric: str) -> bool:
         """Whether the mean over seeds is worse than that of a baseline that was scored."""
@@ -237,7 +210,7 @@ class Line:
         other = self.baseline(baseline, metric)
         if not own or not other:
             return False
-        higher = self.entry(metric).get("higher_is_better", True if metric in FIRST else None)
+        higher = self.score(metric).higher_is_better
         if higher is None:
             return False
         return fmean(own) < fmean(other) if higher else fmean(own) > fmean(other)
@@ -251,14 +224,14 @@ class Line:
             return None
         if not any(needs_pairs(self.best(metric) or "") for metric in self.main):
             return None
-        judged = self._judge(lambda entry: mapping(entry.get("without_pairs")))
+        judged = self._judge(lambda verdict: verdict.without_pairs)
         return judged if judged.tone else None
 
-    def _judge(self, part: Callable[[Row], Row]) -> Judgement:
+    def _judge(self, part: Callable[[Verdict], Verdict | None]) -> Judgement:
         seeds = []
         for row in self.system.scored:
-            verdicts = mapping(dig(row, "verdict", self.direction))
-            seed = _seed_judgement({m: part(mapping(entry)) for m, entry in verdicts.items()})
+            verdicts = row.verdicts(self.direction)
+            seed = _seed_judgement({name: part(verdict) for name, verdict in verdicts.items()})
             if seed.tone:
                 seeds.append(seed)
         if not seeds:
@@ -272,20 +245,19 @@ class Line:
         return Judgement(worst.words, worst.tone, chance, worst.short_in)
 
 
-def _seed_judgement(verdicts: dict[str, Row]) -> Judgement:
+def _seed_judgement(verdicts: dict[str, Verdict | None]) -> Judgement:
     """One seed's judgement from all whole-image metrics; its probability is that of the least
     certain metric.
     """
     tones: dict[str, str] = {}
     chances: dict[str, float] = {}  # of the metrics that have one
-    for name, entry in verdicts.items():
-        tone = tone_of(checked(Verdict, entry))
+    for name, verdict in verdicts.items():
+        tone = tone_of(verdict) if verdict else ""
         if split_region(name)[1] or not tone:
             continue
         tones[name] = tone
-        chance = value_of(entry.get("probability"))
-        if chance is not None:
-            chances[name] = chance
+        if verdict.probability is not None:
+            chances[name] = verdict.probability
     if not tones:
         return Judgement("", "", None)
     losses = [name for name, tone in tones.items() if tone == "bad"]
@@ -307,43 +279,17 @@ def systems(rows: Iterable[Row]) -> list[System]:
     """Groups of rows that differ only in their seed, in the order of their first rows."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        settings = [s for s in row.get("settings") or () if not str(s).startswith("train.seed=")]
-        same = [row.get("suite"), row.get("recipe"), row.get("profile"), settings, name_of(row)]
-        groups[json.dumps(same, sort_keys=True, default=str)].append(row)
+        settings = [setting for setting in row.settings if not setting.startswith("train.seed=")]
+        same = [row.suite, row.recipe, row.profile, settings, name_of(row)]
+        groups[json.dumps(same)].append(row)
     return [System(name_of(group[0]), tuple(group)) for group in groups.values()]
 
 
 def name_of(row: Row) -> str:
     """The row's label without its seed."""
-    label = str(row.get("label") or row.get("recipe") or "unnamed")
-    return SEED.sub("", label).strip() or label
+    return SEED.sub("", row.label).strip() or row.label
 
 
-def dig(row: Any, *keys: str) -> Any:
-    """The value under nested keys; None if one of them is missing."""
-    for key in keys:
-        row = mapping(row).get(key)
-    return row
-
-
-def checked(kind: type[T], entry: Row) -> T:
-    """An entry of a row as its type; an empty one where the row is damaged."""
-    try:
-        return kind.model_validate(entry)
-    except ValidationError:
-        return kind()
-
-
-def value_of(entry: Any) -> float | None:
-    """The number in a score entry, or a bare number; None if it is missing, not finite or not a
-    number.
-    """
-    value = entry.get("value") if isinstance(entry, dict) else entry
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def numbers(entries: Iterable[Any]) -> Values:
-    """The numbers in score entries, or bare ones; others are left out."""
-    return tuple(value for value in map(value_of, entries) if value is not None)
+def numbers(values: Iterable[float | None]) -> Values:
+    """The values that are known."""
+    return tuple(value for value in values if value is not None)

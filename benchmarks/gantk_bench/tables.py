@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, median
 from textwrap import shorten
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -21,9 +20,11 @@ from gantk.report.words import (
     number,
     short_time,
 )
+from gantk.runs.results import Score
 from gantk.terminal import duration
+from gantk_bench.rows import Row
 from gantk_bench.statistics import sentences
-from gantk_bench.systems import FIRST, Judgement, Line, Row, System, Values, dig, systems
+from gantk_bench.systems import FIRST, Judgement, Line, System, Values, systems
 
 # on the page only if a line has one
 MEASURED = ("Memory", "Bare step", "Of peak", "Full length")  # of a suite of fixed minutes
@@ -129,10 +130,9 @@ def sortable(value: float | None) -> str:
 
 
 def _recipe(line: Line) -> Cell:
-    method = str(line.system.first("method") or "")
-    system = str(line.system.first("system") or "")
+    system = line.system.first("system")
     seeds = len(line.system.rows)
-    parts = (method, f"{seeds} seeds" if seeds > 1 else "", system)
+    parts = (line.system.first("method"), f"{seeds} seeds" if seeds > 1 else "", system)
     small = ", ".join(part for part in parts if part)
     return Cell(line.system.name, small, line.system.name, title=system)
 
@@ -168,25 +168,23 @@ def _judgement_text(judged: Judgement) -> str:
 
 
 def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
-    entry = next((line.entry(metric) for line in lines if line.entry(metric)), {})
-    unit = entry.get("unit")
+    score = next(line.score(metric) for line in lines if metric in line.metrics)
     return Column(
-        f"{metric_name(metric)} ({unit})" if unit else metric_name(metric),
+        f"{metric_name(metric)} ({score.unit})" if score.unit else metric_name(metric),
         lambda line: _score(line, metric),
         shown=shown,
-        falling=bool(entry.get("higher_is_better", True)),
-        note=_metric_note(entry),
+        falling=score.higher_is_better is not False,
+        note=_metric_note(score),
     )
 
 
-def _metric_note(entry: dict) -> str:
+def _metric_note(score: Score) -> str:
     """Which direction is better, if one is, and the definition."""
     parts = []
-    higher = entry.get("higher_is_better")
-    if higher is not None:
-        parts.append("higher is better" if higher else "lower is better")
-    if entry.get("definition"):
-        parts.append(str(entry["definition"]))
+    if score.higher_is_better is not None:
+        parts.append("higher is better" if score.higher_is_better else "lower is better")
+    if score.definition:
+        parts.append(score.definition)
     return "; ".join(parts)
 
 
@@ -324,14 +322,14 @@ def _in_markdown(column: Iterable[Cell]) -> str:
 def _legend(lines: list[Line]) -> list[str]:
     """The legend: what the figures are, with the definition of each metric."""
     seeds = 0
-    definitions: dict[str, Any] = {}
+    definitions: dict[str, str] = {}
     machines: set[str] = set()
     for line in lines:
         seeds = max(seeds, len(line.system.rows))
         for metric in line.main:
-            definitions[metric] = line.entry(metric).get("definition")
+            definitions[metric] = line.score(metric).definition
         for row in line.system.rows:
-            machines.add(str(dig(row, "machine", "cpu") or ""))
+            machines.add(str(row.machine.get("cpu") or ""))
 
     figures = "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
     if seeds > 1:
@@ -356,17 +354,17 @@ def _escaped(text: object) -> str:
     return escaped
 
 
-def brief(row: dict[str, Any]) -> str:
+def brief(row: Row) -> str:
     """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
     texts = []
-    for line in System(row["label"], (row,)).lines:
+    for line in System(row.label, (row,)).lines:
         if line.direction:
             parts = (named_scores(line), verdict(line).text)
             texts.append(f"{line.label} {', '.join(part for part in parts if part)}")
     return plain("   ".join(texts))
 
 
-def terminal(rows: Sequence[dict[str, Any]]) -> Table:
+def terminal(rows: Sequence[Row]) -> Table:
     """A line for each direction of each system: mean (lowest to highest) over its seeds."""
     table = Table(box=None, pad_edge=False)
     for title in ON_TERMINAL:

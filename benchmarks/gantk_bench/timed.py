@@ -15,7 +15,7 @@ from gantk_bench.board import Board
 from gantk_bench.child import End, now
 from gantk_bench.device import Worker, peak_rates, time_reference, time_step, train_for
 from gantk_bench.plan import Job
-from gantk_bench.rows import FORMAT, without_paths, write_rows
+from gantk_bench.rows import FORMAT, BenchSpeed, Row, without_paths, write_rows
 from gantk_bench.running import Bench
 from gantk_bench.suite import RecipeTable, Suite
 
@@ -95,21 +95,21 @@ class TimedBench(Bench):
         started = now()
         began = time.monotonic()
         board.started(job.label)
-        speed = self.rows[job.label]["speed"]
+        speed = self.rows[job.label].speed
         try:
             self._ready_worker().ask(
                 train_for,
                 PATIENCE * share,
                 run=str(self._run_folder(job)),
                 seconds=0.0 if self.tiny else TRAINING_SHARE * share,
-                step_seconds=speed["step_s"],
+                step_seconds=speed.step_s,
                 full_steps=self._table(job).full_steps,
                 **_case(job),
             )
             end = End("ok", None, time.monotonic() - began)
         except GantkError as error:
             end = self._failure(error, began)
-        self._save_row(job, end, started, board, speed)
+        self._save_row(job, end, started, board, speed.dump())
 
     def _failure(self, error: GantkError, began: float) -> End:
         self._end_worker()  # what failed may have left the device in a bad state
@@ -159,15 +159,14 @@ class TimedBench(Bench):
             step = f"{1e3 * found['median_s']:.2f} ms a step"
             self._say(f"reference {case}: {step}, {found['images_per_s']:.1f} images/s")
             label = f"reference {case}"
-            self.rows[label] = {
-                "format": FORMAT,
-                "suite": self.suite.name,
-                "recipe": case,
-                "label": label,
-                "status": "ok",
-                "peer": "reference",
-                "speed": {"step_s": found["median_s"], "images_per_s": found["images_per_s"]},
-            }
+            self.rows[label] = Row(
+                format=FORMAT,
+                suite=self.suite.name,
+                recipe=case,
+                label=label,
+                status="ok",
+                speed=BenchSpeed(step_s=found["median_s"], images_per_s=found["images_per_s"]),
+            )
         write_rows(self.file, self.all_rows())
 
     def _print_peaks(self) -> None:

@@ -270,7 +270,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    old_rows = read_rows(options.json) if options.json and options.json.exists() else []
+    old_rows = (
+        [row.dump() for row in read_rows(options.json)]
+        if options.json and options.json.exists()
+        else []
+    )
     if options.table and not options.peer and not options.cases:
         if not old_rows:
             raise UserError(

@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 
 from gantk_bench import child, running
-from gantk_bench.rows import read_rows
+from gantk_bench.rows import Row, read_rows
 
 pytestmark = pytest.mark.bench
 SUITE = (
@@ -84,12 +84,12 @@ def bench(gantk):
     )
 
 
-def rows() -> dict[str, dict]:
-    return {row["label"]: row for row in read_rows("out/rows.jsonl")}
+def rows() -> dict[str, Row]:
+    return {row.label: row for row in read_rows("out/rows.jsonl")}
 
 
 def values() -> dict[str, float]:
-    return {label: row["metrics"]["a_to_b"]["psnr"]["value"] for label, row in rows().items()}
+    return {label: row.metrics["a_to_b"]["psnr"].value for label, row in rows().items()}
 
 
 @pytest.fixture
@@ -111,8 +111,7 @@ def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
         "recipe": "tiny",
         "label": "tiny",
         "status": "ok",
-        "error": None,
-        "peer": None,
+        "error": "",
         "run": "runs/tiny",
         "method": "dualgan",
         "domains": ["T1", "T2"],
@@ -120,12 +119,12 @@ def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
         "seed": 0,
     }
 
-    assert {key: row[key] for key in expected} == expected
-    assert row["versions"]["torch"]
-    assert len(row["recipe_hash"]) == 64
-    assert len(row["data_hash"]) == 64
-    assert str(Path.cwd()) not in json.dumps(row)
-    assert str(Path.home()) + "/" not in json.dumps(row)
+    assert {key: getattr(row, key) for key in expected} == expected
+    assert row.versions["torch"]
+    assert len(row.recipe_hash) == 64
+    assert len(row.data_hash) == 64
+    assert str(Path.cwd()) not in row.model_dump_json()
+    assert str(Path.home()) + "/" not in row.model_dump_json()
 
 
 def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
@@ -133,19 +132,17 @@ def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     assert done.code == 1
     found = rows()
     # in the order of the command
-    assert [(label, row["status"], row["error"]) for label, row in found.items()] == [
+    assert [(label, row.status, row.error) for label, row in found.items()] == [
         ("fails", "failed", "the loss 'cycle' is not finite at step 2.  (fails)"),
         ("crashes", "failed", "RuntimeError: a bug"),
         ("dies", "killed", "killed by SIGKILL (perhaps it ran out of memory) at step 2"),
-        ("tiny", "ok", None),
+        ("tiny", "ok", ""),
     ]
-    assert {"format", "settings", "seed", "wall_s", "run", "recipe_hash"} <= found["fails"].keys()
+    assert {"settings", "seed", "wall_s", "run", "recipe_hash"} <= found["fails"].model_fields_set
     assert "RuntimeError: a bug" in Path("out/logs/crashes.txt").read_text("utf-8")
 
     for label, row in found.items():
-        assert re.search(
-            rf"^{row['status']} +{label}  .*{re.escape(row['error'] or '')}$", done.out, re.M
-        )
+        assert re.search(rf"^{row.status} +{label}  .*{re.escape(row.error)}$", done.out, re.M)
 
 
 def gone(name: str) -> bool:
@@ -157,8 +154,8 @@ def gone(name: str) -> bool:
 @pytest.mark.parametrize("name", ["hangs", "stubborn"])
 def test_rows_over_their_time_limit_are_killed(stand_in, bench, name):
     assert bench(f"{name}.toml", "--limit", "0.5").code == 1
-    assert rows()[name]["status"] == "out of time"
-    assert rows()[name]["error"] == "longer than 0.5 s, at step 2"
+    assert rows()[name].status == "out of time"
+    assert rows()[name].error == "longer than 0.5 s, at step 2"
     assert gone(name)
 
 
@@ -190,7 +187,7 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(stand_in):
     assert told.strip().startswith("stop  stopped after 1 of 2 rows, which are kept in out.")
     assert "--resume" in told
     assert "Traceback" not in told
-    assert {label: row["status"] for label, row in rows().items()} == {"tiny": "ok"}
+    assert {label: row.status for label, row in rows().items()} == {"tiny": "ok"}
     assert gone("hangs")
 
 
@@ -203,7 +200,7 @@ def test_resume_measures_only_what_is_not_done(stand_in, bench):
     assert done.code == 0
     assert "resume   done already: 1 row" in done.out
     assert rows()["tiny"] == before["tiny"]
-    assert [row["status"] for row in rows().values()] == ["ok"] * 3
+    assert [row.status for row in rows().values()] == ["ok"] * 3
     changed = bench("tiny.toml", "--resume", "--set", "method.cycle=3.0")
     assert "done already" not in changed.out
     assert values()["tiny"] == 23.0
@@ -217,7 +214,7 @@ def test_a_grid_expands_to_a_row_for_each_combination(stand_in, bench):
     assert values() == {
         f"tiny cycle={cycle} seed={seed}": value for (cycle, seed), value in expected.items()
     }
-    assert rows()["tiny cycle=5.5 seed=1"]["grid"] == {"method.cycle": 5.5}
+    assert rows()["tiny cycle=5.5 seed=1"].grid == {"method.cycle": 5.5}
     assert "--set method.cycle=5.5 --seed 0" in Path("out/bench.html").read_text("utf-8"), (
         "how to train it again"
     )

@@ -1,6 +1,5 @@
 """`gantk bench` inside: suites and plans, comparisons, rows on the disk, bench.html and bench.md."""
 
-import copy
 import re
 
 import pytest
@@ -10,10 +9,11 @@ from tiny import ROOT
 
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
+from gantk.runs.results import Score
 from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
 from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
-from gantk_bench.rows import read_rows
+from gantk_bench.rows import Row, read_rows
 from gantk_bench.statistics import statistics
 from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems
@@ -108,7 +108,7 @@ def test_a_hash_changes_with_settings_not_descriptions(suite, recipe):
 
 
 # ---- comparisons and rows
-(RECORDED,) = (row for row in read_rows(RESULTS / "quick.jsonl") if row["label"] == "dualgan_t1t2")
+(RECORDED,) = (row for row in read_rows(RESULTS / "quick.jsonl") if row.label == "dualgan_t1t2")
 
 
 def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
@@ -123,7 +123,7 @@ def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
     }
 
 
-def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
+def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> Row:
     """The recorded row of a method that translates both ways, with round figures."""
     directions = ("a_to_b", "b_to_a")
 
@@ -131,8 +131,8 @@ def row(recipe: str = "dualgan_t1t2", psnr: float = 24.31, **more) -> dict:
         return {d: {"psnr": score(one), "ssim": score(other, "")} for d in directions}  # noqa: E731
 
     judged = {"best_baseline": "regression", "without_pairs": {"better": True, "probability": 0.99}}
-    return (
-        copy.deepcopy(RECORDED)
+    return Row.model_validate(
+        RECORDED.dump()
         | {
             "recipe": recipe,
             "label": recipe,
@@ -161,21 +161,19 @@ def test_untrained_results_are_flagged_and_unranked():
     taught = row("one")
     failed = row("two", psnr=6.5)
     part = row("three", psnr=13.9)
-    for score_of in failed["metrics"].values():
-        score_of["ssim"]["value"] = 0.2  # below what the input itself has, in both
+    for score_of in failed.metrics.values():
+        score_of["ssim"].value = 0.2  # below what the input itself has, in both
 
     judged = {one.name: one.lines[0].judgement for one in systems([taught, failed, part])}
 
-    assert judged["two"].words == "training failed: worse than identity"
+    assert judged["two"].words == "training failed: worse than the unchanged input"
     assert judged["two"].failed
     assert judged["two"].rank < min(judged["one"].rank, judged["three"].rank)
     assert not judged["three"].failed
 
     for one in (taught, failed, part):
-        one |= {
-            "test_images": "same",
-            "patients": {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}},
-        }
+        one.test_images = "same"
+        one.patients = {"a_to_b": {"psnr": {f"p{n}": 20.0 + n for n in range(8)}}}
 
     ranked = {rank["system"] for rank in statistics(systems([taught, failed, part]))["ranks"]}
 
@@ -183,10 +181,7 @@ def test_untrained_results_are_flagged_and_unranked():
     assert "training failed" in markdown([failed])
 
 
-FAILED = {"format": 1, "label": "dualgan_t1t2", "status": "failed", "error": "a bug"}
-
-
-def verdicts(now: dict, before: dict) -> dict[str, str]:
+def verdicts(now: Row, before: Row) -> dict[str, str]:
     return {change.what: change.verdict for change in compare([now], [before])}
 
 
@@ -251,10 +246,12 @@ def test_nothing_in_a_row_can_execute(tmp_path):
         git={"commit": HOSTILE, "dirty": True},
         alarms=[{"step": 1, "alarm": HOSTILE, "message": HOSTILE}],
     )
-    hostile["metrics"]["a_to_b"][HOSTILE] = score(1.0, HOSTILE) | {"definition": HOSTILE}
-    hostile["baselines"][HOSTILE] = hostile["baselines"].pop("identity")
-    hostile["curve"][0]["scores"]["a_to_b"][HOSTILE] = 1.0
-    rows = [hostile, FAILED | dict.fromkeys(("recipe", "label", "status", "error"), HOSTILE)]
+    odd_score = Score.model_validate(score(1.0, HOSTILE) | {"definition": HOSTILE})
+    hostile.metrics["a_to_b"][HOSTILE] = odd_score
+    hostile.baselines[HOSTILE] = hostile.baselines.pop("identity")
+    hostile.curve[0].scores["a_to_b"][HOSTILE] = 1.0
+    failed = {"format": 1} | dict.fromkeys(("recipe", "label", "status", "error"), HOSTILE)
+    rows = [hostile, Row.model_validate(failed)]
     page = Page(write_page(rows, tmp_path, changes=[Change(HOSTILE, HOSTILE, REGRESSION)]))
 
     assert page.can_execute_nothing_of_its_own()

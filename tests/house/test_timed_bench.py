@@ -27,13 +27,13 @@ def benched(tmp_path_factory):
     names = ["cyclegan_t1t2_64", "dcgan_tumour"]
     outcome = gantk_bench.bench(names, suite="gpu", tiny=True, device="cpu", out=folder)
     assert outcome.good
-    return folder, {row["recipe"]: row for row in read_rows(folder / "rows.jsonl")}
+    return folder, {row.recipe: row for row in read_rows(folder / "rows.jsonl")}
 
 
 def test_a_row_has_speed_quality_and_baselines(benched):
     _, rows = benched
     for row in rows.values():
-        speed = row["speed"]
+        speed = row.speed.dump()
         rate = speed["flops"] / speed["step_s"] / 1e12
 
         assert speed["of_conv"] == pytest.approx(rate / speed["peaks"]["conv"]["fp32"])
@@ -41,11 +41,11 @@ def test_a_row_has_speed_quality_and_baselines(benched):
         assert speed["full_s"] == pytest.approx(speed["full_steps"] * speed["step_s"])
         assert speed["images_per_s"] > 0
         assert speed["peak_memory_gib"] > 0
-        assert len(row["curve"]) >= 2  # quality against time
-        assert row["baselines"]
+        assert len(row.curve) >= 2  # quality against time
+        assert row.baselines
 
-    assert "psnr" in rows["cyclegan_t1t2_64"]["metrics"]["a_to_b"]
-    assert "kid_random" in rows["dcgan_tumour"]["metrics"]["image"]
+    assert "psnr" in rows["cyclegan_t1t2_64"].metrics["a_to_b"]
+    assert "kid_random" in rows["dcgan_tumour"].metrics["image"]
 
 
 def test_without_time_a_row_says_so(tmp_path):
@@ -53,7 +53,7 @@ def test_without_time_a_row_says_so(tmp_path):
     gantk_bench.bench(names, suite="gpu", minutes=1e-4, device="cpu", out=tmp_path / "out")
     (row,) = read_rows(tmp_path / "out" / "rows.jsonl")
 
-    assert (row["status"], row["error"]) == ("skipped", "out of time")
+    assert (row.status, row.error) == ("skipped", "out of time")
 
 
 @pytest.mark.slow
@@ -67,8 +67,8 @@ def test_a_case_that_fails_is_a_row_and_the_next_one_runs(tmp_path, monkeypatch)
     gantk_bench.bench(names, suite="gpu", tiny=True, device="cpu", out=tmp_path / "out")
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
 
-    assert [row["status"] for row in rows] == ["failed", "ok"]
-    assert rows[0]["error"] == "no such luck"
+    assert [row.status for row in rows] == ["failed", "ok"]
+    assert rows[0].error == "no such luck"
 
 
 def _exit(device):

@@ -17,6 +17,7 @@ from gantk.metrics.statistics.paired import paired_test
 from gantk.metrics.statistics.subgroups import group_names
 from gantk.metrics.verdict import tone_of
 from gantk.runs.results import Results
+from gantk_bench.rows import Row
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import systems
 
@@ -135,14 +136,14 @@ def test_a_bench_states_its_tests_and_corrections():
     test = {"p": 0.001, "gain": 1.0, "n": 9, "holm": 1.0, "fdr": 1.0, "of": 1}
     score = {"value": 1.0, "higher_is_better": True}
     kept = {"p": 0, "q": 1, "r": 2}
-    row = {"label": "one", "status": "ok", "domains": ["T1", "T2"], "test_images": "x"}
+    row = {"format": 1, "status": "ok", "domains": ["T1", "T2"], "test_images": "x"}
     row |= {"metrics": {"a_to_b": {"psnr": score}}, "patients": {"a_to_b": {"psnr": kept}}}
     judged = [
         {"a_to_b": {"psnr": {"best_baseline": "identity", "test": test | {"p": p}}}}
         for p in (0.001, 0.2)
     ]
     rows = [
-        row | {"label": name, "verdict": each}
+        Row.model_validate(row | {"label": name, "verdict": each})
         for name, each in zip(("one", "two"), judged, strict=True)
     ]
     tests, ranks = sentences(systems(rows))
@@ -150,7 +151,8 @@ def test_a_bench_states_its_tests_and_corrections():
     assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
     assert "(0.2)" in tests
     assert "over draws of 3 patients" in ranks
-    assert list(sentences(systems([row | {"patients": None}]))) == []
+    unknown = Row.model_validate(row | {"label": "one", "patients": None})
+    assert list(sentences(systems([unknown]))) == []
 
 
 # ---- subgroups
