@@ -22,7 +22,7 @@ def gantk_commands(cli) -> None:
 
 def __getattr__(name: str):
     if name == "bench":
-        from gantk_bench.running import bench
+        from gantk_bench.outcome import bench
 
         return bench
     raise AttributeError(f"module 'gantk_bench' has no attribute '{name}'")

@@ -104,7 +104,7 @@ def command(names, everything, json_file, settings, minutes, hours, **options) -
     At the end gantk prints what changed since the last bench in the same folder. The exit code is 1
     if a row failed, or if --against found a regression.
     """
-    from gantk_bench.running import bench
+    from gantk_bench.outcome import bench
 
     if minutes and hours:
         raise click.UsageError("--minutes and --hours cannot be combined.")
