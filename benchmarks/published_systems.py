@@ -41,7 +41,7 @@ KEPT_METRICS = (  # of metrics.json; what a record keeps
 )
 KEPT_BASELINES = ("identity", "histogram", "intensity_map", "noise", "real_split")
 BASELINE_WORDS = {
-    "identity": "unchanged",
+    "identity": "input",
     "histogram": "histogram",
     "intensity_map": "map",
     "noise": "noise",
@@ -99,7 +99,7 @@ REPORTS = (
         ),
     ),
 )
-FAMILY_NAMES = {2: "(not named)", 3: "Sree P", 5: "Chithra, Dhivya"}
+FAMILY_NAMES = {2: "(not named)", 3: "Sree P", 5: "Chithra et al."}
 
 
 def _two_ways(
@@ -305,21 +305,22 @@ def overview(records: list[dict[str, Any]], systems: Sequence[System]) -> str:
     recipes: dict[str, list[str]] = {}  # conditions of trainings -> their recipes
     for system in systems:
         record = record_for(system, records)
-        conditions = conditions_in_words(record)
+        stated = stated_in_words(record)
+        conditions = f"{stated}; {conditions_in_words(record)}"
         named = recipes.setdefault(conditions, [])
         if system.recipe not in named:
             named.append(system.recipe)
+        number = list(recipes).index(conditions) + 1
         row = (
-            str(list(recipes).index(conditions) + 1),
+            f"{number} ✓" if stated == "as stated" else str(number),
             whose(system.report),
             system.words,
-            stated_in_words(record),
             published_in_words(system),
             score_in_words(record["scores"][system.key]),
             baselines_in_words(record, system.key),
         )
         rows.append(row)
-    headers = ("", "report", "system", "as stated", "published", "here", "beside it")
+    headers = ("", "report", "system", "published", "here", "beside it")
     lines = [
         f"{number}. {', '.join(f'`{name}`' for name in named)}: {conditions}"
         for number, (conditions, named) in enumerate(recipes.items(), 1)
@@ -370,11 +371,10 @@ def losses() -> str:
 
 
 def whose(number: int) -> str:
-    """Authors (family names) and year of a report."""
+    """The first author of a report, in words."""
     paper = next(iter(REPORTS[number - 1].papers().values()))
     names = [each.split(". ")[-1].split()[-1] for each in paper["authors"].split(", ")]
-    short = FAMILY_NAMES.get(number, f"{names[0]} et al." if len(names) > 2 else ", ".join(names))
-    return f"{short} {paper['year']}" if "year" in paper else short
+    return FAMILY_NAMES.get(number, f"{names[0]} et al.")
 
 
 def record_for(system: System, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -408,7 +408,7 @@ def stated_in_words(record: dict[str, Any]) -> str:
         return "smaller"
     if "data.split.test" in record["differs"]:
         return "9 slices held out"
-    return "differs" if record["differs"] else "yes"
+    return "other settings" if record["differs"] else "as stated"
 
 
 def published_in_words(system: System) -> str:
@@ -423,16 +423,16 @@ def published_in_words(system: System) -> str:
 
 
 def score_in_words(row: dict[str, Any], *, full: bool = False) -> str:
-    """PSNR / SSIM, or KID, where lower is better; with more digits and every interval if `full`."""
+    """PSNR / SSIM, or KID, where lower is better; more digits, intervals, shares if `full`."""
     if "psnr" in row:
         if not full:
             return f"{row['psnr']['value']:.2f} / {row['ssim']['value']:.2f}"
         return f"{with_interval(row['psnr'], 2)} dB / {with_interval(row['ssim'], 3)}"
-    found = f"KID {with_interval(row['kid_random'], 3 if full else 2)}"
+    if not full:
+        return f"KID {row['kid_random']['value']:.2f}"
+    found = f"KID {with_interval(row['kid_random'], 3)}"
     if "transfer" in row:
-        found += f", {100 * row['transfer']['value']:.0f} %"
-        if full:
-            found += " recognised"
+        found += f", {100 * row['transfer']['value']:.0f} % recognised"
     return found
 
 
