@@ -184,7 +184,7 @@ def recipes() -> str:
     overview = []
     for path in sorted((ROOT / "recipes").glob("*.toml")):
         recipe = load_recipe(str(path)).check()
-        own = [row for row in rows if row["recipe"] == path.stem]
+        own = [row for row in rows if row.recipe == path.stem]
         measured = bench_table(own).split("\n\n")[0].splitlines() if own else []
         # of all columns
         shown = [[line.strip("| ").split(" | ")[i] for i in (1, 2, 3, 5, 7)] for line in measured]
