@@ -15,15 +15,16 @@ Rows = list[dict[str, Any]]
 SIGNIFICANCE = 0.05
 
 
-def statistics(systems: Sequence[System]) -> dict[str, Rows]:
+def statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
     """For the main metrics: `baselines`, the test of each system against its best baseline (that of
-    the seed with the largest p), corrected together; `ranks` of systems on the same test images, by
-    means over seeds; `tests` of the first system against the others, corrected over all pairs.
-    Failed trainings are left out.
+    the seed with the largest p), corrected together; `sentences` on the best system and `ranks` of
+    systems on the same test images, by means over seeds; `tests` of the first system against the
+    others, corrected over all pairs. Failed trainings are left out.
     """
     baselines: Rows = []
     scores: dict[str, dict[tuple, dict[str, float]]] = {}
     higher_is_better: dict[tuple, bool | None] = {}
+    units: dict[tuple, str] = {}
     lines = [line for system in systems for line in system.lines if not line.judgement.failed]
     for line in lines:
         for metric in line.main:
@@ -35,9 +36,10 @@ def statistics(systems: Sequence[System]) -> dict[str, Rows]:
                 key = _same_images(line, metric)
                 scores.setdefault(line.system.name, {})[key] = patients
                 higher_is_better[key] = line.score(metric).higher_is_better
+                units[key] = line.score(metric).unit
     correct_tests(baselines)
 
-    result = compare_systems(scores, higher_is_better)
+    result = compare_systems(scores, higher_is_better, units)
     first = {row["score"]: row["system"] for row in reversed(result["ranks"])}
     result["tests"] = [
         test for test in result["tests"] if first.get(test["score"]) in (test["one"], test["other"])
@@ -85,8 +87,9 @@ def _same_images(line: Line, metric: str) -> tuple:
 
 
 def sentences(systems: Sequence[System]) -> Iterator[str]:
-    """Tests and ranks as sentences; none if the rows have no scores per patient."""
+    """Which systems lead, tests and ranks as sentences; none if no row has scores per patient."""
     result = statistics(systems)
+    yield from result["sentences"]
     if result["baselines"]:
         yield _baseline_sentence(result["baselines"])
     groups: dict[tuple[str, str], Rows] = {}

@@ -113,7 +113,7 @@ class ScoreRow:
             return ""
         if self.fair_tone == "bad":
             return f"not better than {baseline_words(other.best_baseline)}, which needs no pairs"
-        return verdict_words(other).replace("every baseline", "every baseline that needs no pairs")
+        return verdict_words(other, rivals="every baseline that needs no pairs")
 
     @property
     def gain(self) -> Score:

@@ -255,13 +255,13 @@ def baseline_words(name: str) -> str:
     return words or name.replace("_", " ")
 
 
-def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
+def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every baseline") -> str:
     """A verdict in words, such as "better than every baseline" or "not better than a simple intensity
     map"; `short` for a narrow column.
     """
     tone = tone_of(verdict)
     if tone == "good":
-        return "better" if short else "better than every baseline"
+        return "better" if short else f"better than {rivals}"
     if tone == "bad" and short:
         return "not better"
     if tone == "bad":
@@ -274,7 +274,7 @@ def verdict_words(verdict: Verdict, *, short: bool = False) -> str:
     if patients is not None and patients < MIN_TEST_PATIENTS:
         reason = f"{'' if short else 'but '}only {count_noun(patients, 'patient')}"
         reason += "" if short else f" {'was' if patients == 1 else 'were'} tested"
-    return f"ahead, {reason}" if short else f"ahead of every baseline, {reason}"
+    return f"ahead, {reason}" if short else f"ahead of {rivals}, {reason}"
 
 
 def metric_words(score: str) -> tuple[str, str]:

@@ -121,21 +121,61 @@ def test_ranks_are_sure_of_real_differences_only():
     )
 
 
-@pytest.mark.parametrize(("patients", "stated"), [(2, False), (5, False), (6, True)])
-def test_few_patients_have_no_interval_of_a_gain(patients, stated):
-    values = {
-        name: {"m": {f"p{n}": shift + n for n in range(patients)}}
-        for name, shift in {"x": 0.0, "y": 3.0}.items()
-    }
-    found = gantk.compare_systems(values, {"m": True})
+UNSURE = "but this can be chance"
+# by how much y and z are better than x for each patient -> the sentence, and whether there are ranks
+SENTENCES = {
+    "one patient": ([[3]], "Which of them is better cannot be said: no two of them have", False),
+    "two": (
+        [[3, 4]],
+        "y is ahead of x, but only 2 patients were tested (PSNR better by 3.50",
+        False,
+    ),
+    "five": (
+        [[3] * 5],
+        "y is ahead of x, but only 5 patients were tested (PSNR better by 3",
+        False,
+    ),
+    "six": ([[3] * 6], "y is better than x (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
+    "worse": ([[-3] * 6], "x is better than y (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
+    "chance": ([[3, -2] * 4], f"y is ahead of x, {UNSURE} (PSNR better by 0.50 dB [", True),
+    "equal": (
+        [[0] * 6],
+        "x is no better than y (PSNR better by 0.00 dB [0.00, 0.00], n = 6).",
+        True,
+    ),
+    "three": (
+        [[3] * 8, [5] * 8],
+        "z is better than x, y (PSNR better by 2.00 dB [2.00, 2.00] than y, n = 8).",
+        True,
+    ),
+    "near": (
+        [[5] * 8, [3, 6, 4.5] * 2 + [5, 5]],
+        f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], n = 8); ahead of z, {UNSURE} (",
+        True,
+    ),
+}
 
-    assert [row["ci95"] is not None for row in found["tests"]] == [stated]
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
+    gains, sentence, ranked = SENTENCES[case]
+    score = ("T1 → T2", "psnr")
+    values = {
+        name: {score: {f"p{n}": 20.0 + n + gain for n, gain in enumerate(own)}}
+        for name, own in zip("xyz", [[0] * len(gains[0]), *gains], strict=False)
+    }
+    found = gantk.compare_systems(values, {score: True}, {score: "dB"})
+    (said,) = found["sentences"]
+
+    assert said.removeprefix("T1 → T2: ").startswith(sentence)
+    assert bool(found["ranks"]) is ranked
+    assert all((row["ci95"] is not None) is ranked for row in found["tests"])
 
 
 def test_a_bench_states_its_tests_and_corrections():
     test = {"p": 0.001, "gain": 1.0, "n": 9, "holm": 1.0, "fdr": 1.0, "of": 1}
     score = {"value": 1.0, "higher_is_better": True}
-    kept = {"p": 0, "q": 1, "r": 2}
+    kept = {name: n for n, name in enumerate("pqrstu")}
     row = {"format": 1, "status": "ok", "domains": ["T1", "T2"], "test_images": "x"}
     row |= {"metrics": {"a_to_b": {"psnr": score}}, "patients": {"a_to_b": {"psnr": kept}}}
     judged = [
@@ -146,11 +186,12 @@ def test_a_bench_states_its_tests_and_corrections():
         Row.model_validate(row | {"label": name, "verdict": each})
         for name, each in zip(("one", "two"), judged, strict=True)
     ]
-    tests, ranks = sentences(systems(rows))
+    leading, tests, ranks = sentences(systems(rows))
 
+    assert "one is no better than two (PSNR better by 0.0000 [0.0000, 0.0000], n = 6)" in leading
     assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
     assert "(0.2)" in tests
-    assert "over draws of 3 patients" in ranks
+    assert "over draws of 6 patients" in ranks
     unknown = Row.model_validate(row | {"label": "one", "patients": None})
     assert list(sentences(systems([unknown]))) == []
 

@@ -163,6 +163,8 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     page = Page(tmp_path / "both.html")
     assert refers_to_nothing(page)
     assert "2 runs compared" in page.words
+    for said in (page.words, " ".join(done.out.split())):
+        assert "Which of them is better cannot be said: no two of them have scores" in said
     assert "not scored on the same" not in page.words
     assert "method.cycle 5.0 7.0" in page.words
     assert "n = 1 (2 images)" in page.words

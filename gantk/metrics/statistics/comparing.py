@@ -4,15 +4,22 @@ and ranks the systems by bootstrap.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from gantk.errors import join_first
 from gantk.metrics.intervals import bootstrap_draws
-from gantk.metrics.statistics.paired import paired_test
-from gantk.runs.results import Results, Verdict
+from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
+from gantk.metrics.verdict import short_metric_name, verdict_words
+from gantk.runs.results import PairedTest, Results, Score, Verdict
+
+NOT_COMPARED = (
+    "Which of them is better cannot be said: no two of them have scores of the same two patients."
+)
 
 # system -> score -> patient -> value
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
@@ -45,19 +52,24 @@ def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def compare_systems(
-    scores: Scores, senses: Mapping[Hashable, bool | None]
-) -> dict[str, list[dict[str, Any]]]:
+    scores: Scores,
+    senses: Mapping[Hashable, bool | None],
+    units: Mapping[Hashable, str] | None = None,
+) -> dict[str, list[Any]]:
     """Compare systems, pair by pair, on the patients that both have scores of.
 
     Args:
-        scores: system -> score -> patient -> value; a value may be None.
+        scores: system -> score -> patient -> value; a value may be None. A score is the name of a
+            metric, or a tuple that ends with its direction and this name.
         senses: for each score whether higher is better; None: the score is not compared.
+        units: the unit of each score, for the sentences.
 
     Returns:
-        `tests` of all pairs and `ranks`. The `gain` of a test states how much better the system
-        `one` is than `other`; all tests are corrected together. A rank (1 is best) has its 95 %
-        interval, and the share of bootstrap draws in which the system is first. Ranks need at least
-        two patients that all systems share.
+        `sentences`, `tests` of all pairs and `ranks`. A sentence says which system leads in the first
+        score of a direction, and whether this can be chance. The `gain` of a test states how much
+        better the system `one` is than `other`; all tests are corrected together. A rank (1 is best)
+        has its 95 % interval, and the share of bootstrap draws in which the system is first. Ranks
+        need at least six patients that all systems share.
     """
     tests: list[dict[str, Any]] = []
     ranks: list[dict[str, Any]] = []
@@ -84,12 +96,74 @@ def compare_systems(
                 tests.append({"score": score, "one": one, "other": other} | test.dump())
 
         shared = _shared_patients(scored)
-        if len(scored) > 1 and len(shared) > 1:
+        if len(scored) > 1 and len(shared) >= MIN_TEST_PATIENTS:
             values = np.array([[own[patient] for patient in shared] for own in scored.values()])
             ranks += _ranks(score, values, sign, [*scored])
 
     correct_tests(tests)
-    return {"tests": tests, "ranks": ranks}
+    sentences = _sentences(tests, units or {})
+    if not sentences and len(scores) > 1:
+        sentences = [NOT_COMPARED]
+    return {"sentences": sentences, "tests": tests, "ranks": ranks}
+
+
+def _sentences(tests: Sequence[dict[str, Any]], units: Mapping[Hashable, str]) -> list[str]:
+    """For each direction which system leads in its first score. These tests are corrected for the
+    directions and systems alone, as the first scores of a recipe are.
+    """
+    first: dict[Hashable, list[dict[str, Any]]] = {}
+    for test in tests:
+        *direction, _ = _parts_of(test["score"])
+        of_direction = first.setdefault(tuple(direction), [])
+        if not of_direction or of_direction[0]["score"] == test["score"]:
+            of_direction.append(test)
+
+    family = [test for of_direction in first.values() for test in of_direction]
+    for test, (holm, _) in zip(family, corrected_p([test["p"] for test in family]), strict=True):
+        test["primary_p"] = holm
+    return [_sentence(own, units.get(own[0]["score"], "")) for own in first.values()]
+
+
+def _sentence(tests: Sequence[dict[str, Any]], unit: str) -> str:
+    """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
+    tests of all pairs of systems on one score.
+    """
+    gains: Counter[str] = Counter()
+    for test in tests:
+        gains[test["one"]] += test["gain"]
+        gains[test["other"]] -= test["gain"]
+    leader = max(gains, key=gains.__getitem__)
+
+    rivals: dict[str, dict[str, Score]] = defaultdict(dict)  # what is said -> of whom, by how much
+    for test in tests:
+        if leader not in (test["one"], test["other"]):
+            continue
+        one_leads = test["one"] == leader
+        sign = 1 if one_leads else -1
+        ends = sorted(sign * end for end in test["ci95"] or ())
+        gain = Score(value=sign * test["gain"], ci95=ends or None, n=test["n"], unit=unit)
+        said = "no better than {}"
+        if sign * test["gain"] > 0:
+            verdict = Verdict(better=True, test=PairedTest.model_validate(test))
+            said = verdict_words(verdict, rivals="{}")
+        rivals[said][test["other" if one_leads else "one"]] = gain
+
+    *direction, metric = _parts_of(tests[0]["score"])
+    clauses = []
+    for said, of_rivals in rivals.items():
+        nearest = min(of_rivals, key=lambda name: of_rivals[name].value or 0.0)
+        gain = of_rivals[nearest]
+        figure = f"{short_metric_name(metric)} better by {gain.text()} {gain.interval()}".rstrip()
+        than = f" than {nearest}" if len(of_rivals) > 1 else ""
+        names = join_first([*of_rivals])
+        clauses.append(f"{said.format(names)} ({figure}{than}, {gain.sample()})")
+    place = f"{direction[-1]}: " if direction else ""
+    return f"{place}{leader} is {'; '.join(clauses)}."
+
+
+def _parts_of(score: Hashable) -> tuple[Any, ...]:
+    """A score as a tuple that ends with its metric."""
+    return score if isinstance(score, tuple) else (score,)
 
 
 def _shared_patients(scored: Mapping[str, Mapping[str, float]]) -> list[str]:

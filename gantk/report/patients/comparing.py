@@ -12,7 +12,6 @@ from typing import Any
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.statistics.comparing import compare_systems
-from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render
@@ -72,14 +71,16 @@ def write_report(
         )
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    page, reason = comparison([RunRecord(folder) for folder in folders])
-    if reason:
-        say(with_label("warning", reason))
+    page, label, answers = comparison([RunRecord(folder) for folder in folders])
+    for answer in answers:
+        say(with_label(label, answer))
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
-def comparison(records: list[RunRecord]) -> tuple[str, str]:
-    """The HTML of the page that compares runs, and why its scores cannot be compared, or ""."""
+def comparison(records: list[RunRecord]) -> tuple[str, str, list[str]]:
+    """The HTML of the page that compares runs, and its first sentences with their label: which run is
+    better ("result"), or why the scores cannot be compared ("warning").
+    """
     names = [record.path.resolve().name for record in records]
     named = {}
     for name, record in zip(names, records, strict=True):
@@ -89,12 +90,15 @@ def comparison(records: list[RunRecord]) -> tuple[str, str]:
     cases = list(_cases(named))
     differences = _differences(named)
     reason, of_files = _why_not_compared(records, differences)
+    statistics = {"tests": [], "ranks": []} if reason else _statistics(named)
+    answers = [reason] if reason else statistics["sentences"]
     story = {
         "title": f"{len(named)} runs compared",
+        "answers": answers,
         "runs": [_facts(name, record) for name, record in named.items()],
         "reason": reason,
         "grids": _grids(named, of_files=of_files),
-        "statistics": {"tests": [], "ranks": []} if reason else _statistics(named),
+        "statistics": statistics,
         "charts": [*enumerate(charts)],
         "cases": cases,
         "error_window": error_window([case.pictures for _, case, _ in cases]),
@@ -108,7 +112,7 @@ def comparison(records: list[RunRecord]) -> tuple[str, str]:
         styles=("page.css", "patients.css"),
         scripts=("charts.js", "patients.js"),
     )
-    return page, reason
+    return page, "warning" if reason else "result", answers
 
 
 def _why_not_compared(
@@ -198,12 +202,13 @@ def _grids(named: dict[str, RunRecord], *, of_files: bool) -> list[ScoreGrid]:
     return [*grids.values()]
 
 
-def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
+def _statistics(named: dict[str, RunRecord]) -> dict[str, list[Any]]:
     """The result of `gantk.compare_systems` for the runs, on metrics whose scores all have a
     patient.
     """
     scores: dict[str, dict[Hashable, dict[str, float | None]]] = {}
     senses: dict[Hashable, bool | None] = {}
+    units: dict[Hashable, str] = {}
     for name, record in named.items():
         scores[name] = {}
         for key, one in record.patients.items():
@@ -214,13 +219,11 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[dict[str, Any]]]:
                     label = (record.label(key), metric)
                     scores[name][label] = values
                     senses[label] = score.higher_is_better
+                    units[label] = score.unit
 
-    found = compare_systems(scores, senses)
-    found["ranks"] = [row for row in found["ranks"] if row["n"] >= MIN_TEST_PATIENTS]
-    for rows in found.values():
-        for row in rows:
-            row["label"], row["score"] = row["score"]
-
+    found = compare_systems(scores, senses, units)
+    for row in (*found["tests"], *found["ranks"]):
+        row["label"], row["score"] = row["score"]
     return found
 
 
