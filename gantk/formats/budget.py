@@ -21,6 +21,9 @@ from gantk.errors import UserError
 
 MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of images is 2 to 10
 MAX_VALUES_PER_BYTE = 1032  # deflate's best ratio, for values of one byte
+# largest possible compression of one stream
+BEST_COMPRESSION = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}
+CHUNK_BYTES = 8 * 2**20  # bytes that are decoded at a time
 FREE_BYTES = 16 * 2**20  # that any file may unpack to
 FREE_VALUES = 2**28  # that any file may declare: 1 GiB as float32
 PARSING_SECONDS_PER_MIB = 2.5  # of text and sequences, which libraries parse without a pause
@@ -145,3 +148,17 @@ def _max_gib() -> float:
         what = f"GANTK_MAX_GIB is set to '{limit}'"
         raise UserError(what, allowed="a number of GiB", remedy="correct or unset it")
     return float(limit)
+
+
+def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
+    """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of
+    its voxels.
+    """
+    if declared > held * BEST_COMPRESSION[packing]:
+        what = (
+            f"'{path}' is truncated, or its header is wrong: it declares {declared} bytes of voxels,"
+            f" but contains {held}"
+        )
+        if packing:
+            what += " compressed bytes"
+        raise UserError(what, remedy="copy the file again, or leave it out")

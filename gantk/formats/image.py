@@ -414,3 +414,13 @@ def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
 def _above_one(sides: tuple[int, ...]) -> tuple[int, ...]:
     """The sides without axes of one voxel."""
     return tuple(n for n in sides if n > 1)
+
+
+def to_levels(volume: np.ndarray, thin: int) -> tuple[np.ndarray, float, float]:
+    """Every `thin`-th voxel of a volume along each axis in 4096 levels over the range of the whole
+    volume, int16, and what maps levels back: level * step + low.
+    """
+    low = float(volume.min())
+    step = float(np.ptp(volume)) / 4095 or 1.0
+    levels = ((volume[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16)
+    return levels, step, low

@@ -14,28 +14,10 @@ from types import ModuleType
 
 import numpy as np
 
-from gantk.errors import UserError
 from gantk.files import ANY_SIZE, regular_file
-from gantk.formats.budget import reading, spend
+from gantk.formats.budget import CHUNK_BYTES, expect_held, reading, spend
 
-CHUNK_BYTES = 8 * 2**20  # bytes that are decoded at a time
 SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
-# largest possible compression
-MAX_COMPRESSION = {"": 1, "gzip": 1032, "zlib": 1032, "bzip2": 1_500_000}
-
-
-def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
-    """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of
-    its voxels.
-    """
-    if declared > held * MAX_COMPRESSION[packing]:
-        what = (
-            f"'{path}' is truncated, or its header is wrong: it declares {declared} bytes of voxels,"
-            f" but contains {held}"
-        )
-        if packing:
-            what += " compressed bytes"
-        raise UserError(what, remedy="copy the file again, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -112,16 +94,6 @@ def name_for_itk(path: Path) -> str:
     """A path for SimpleITK, which ends the process where a name is not UTF-8: UnicodeEncodeError."""
     str(path).encode()
     return str(path)
-
-
-def to_levels(volume: np.ndarray, thin: int) -> tuple[np.ndarray, float, float]:
-    """Every `thin`-th voxel of a volume along each axis in 4096 levels over the range of the whole
-    volume, int16, and what maps levels back: level * step + low.
-    """
-    low = float(volume.min())
-    step = float(np.ptp(volume)) / 4095 or 1.0
-    levels = ((volume[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16)
-    return levels, step, low
 
 
 def as_integers(

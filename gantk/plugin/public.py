@@ -22,7 +22,6 @@ PUBLIC_MODULES = (
     "gantk.catalog.contrasts",
     "gantk.formats.files",
     "gantk.formats.image",
-    "gantk.formats.voxels",
     "gantk.data.augment",
     "gantk.data.batches",
     "gantk.data.distribution",

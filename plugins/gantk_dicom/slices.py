@@ -26,10 +26,9 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError, count_noun, raise_if_of_machine
-from gantk.formats.budget import reading, spend
+from gantk.formats.budget import expect_held, reading, spend
 from gantk.formats.files import natural
 from gantk.formats.image import UPRIGHT, Scan
-from gantk.formats.voxels import expect_held
 from gantk_dicom.names import (
     description_without_names,
     first_number,

@@ -19,8 +19,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
-from gantk.formats.budget import FREE_BYTES, PARSING_SECONDS_PER_MIB, pay_for_scans, spend
-from gantk.formats.voxels import CHUNK_BYTES
+from gantk.formats.budget import (
+    CHUNK_BYTES,
+    FREE_BYTES,
+    PARSING_SECONDS_PER_MIB,
+    pay_for_scans,
+    spend,
+)
 
 READS_PER_LOOK = 256  # read calls after which the time is looked at: an element takes two
 PIECE_SECONDS = 1e-6  # of looking for one frame among the pieces of a file

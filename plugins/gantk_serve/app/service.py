@@ -16,8 +16,7 @@ import numpy as np
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import formats, read, stem_of, suffix_of
-from gantk.formats.image import Scan
-from gantk.formats.voxels import to_levels
+from gantk.formats.image import Scan, to_levels
 from gantk_serve.trust import FITS, Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows

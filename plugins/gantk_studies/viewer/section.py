@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.formats.voxels import to_levels
+from gantk.formats.image import to_levels
 from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
