@@ -24,7 +24,6 @@ MEMBER_BYTES = 4096  # that a file or a folder takes on a disk, whatever its con
 MAX_DEPTH = 50  # folders in a name
 MAX_HEADER_BYTES = 2**16  # bytes of all headers before the content of one member of a tar
 MAX_SHARED_ENTRIES = 100  # entries of headers that hold for all members of a tar
-ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # names that Windows or macOS do not allow or treat as another name
 UNREADABLE = re.compile(r'[<>:"|?*\\]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I)
 # first two bytes -> reader
@@ -77,15 +76,6 @@ def _write(place: Path, size: int, source: IO[bytes]) -> None:
             file.write(piece)
     if size:
         raise Refused(f"the size of '{place.name}' is not the declared one")
-
-
-def expect_sound(path: Path) -> None:
-    """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is
-    damaged.
-    """
-    with reading(path), gzip.open(path) as file:
-        while file.read(PIECE_BYTES):
-            spend()
 
 
 class _Names:

@@ -17,7 +17,6 @@ PUBLIC_MODULES = (
     "gantk.recipe.load",
     "gantk.machine.runtime",
     # files and data
-    "gantk.formats.archives",
     "gantk.formats.budget",
     "gantk.catalog.contrasts",
     "gantk.formats.files",

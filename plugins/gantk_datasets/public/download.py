@@ -5,6 +5,7 @@ atomically.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from gantk import unpack
 from gantk.downloads import (
     NotAnswered,
     Refused,
@@ -27,12 +29,13 @@ from gantk.downloads import (
 )
 from gantk.errors import GantkError, UserError, count_noun, did_you_mean, may_pass, one_line
 from gantk.files import expect_name, make_folder, read_file, remove, write_file
-from gantk.formats.archives import ENDINGS, expect_sound, unpack
-from gantk.formats.budget import MAX_COMPRESSION
+from gantk.formats.budget import MAX_COMPRESSION, reading, spend
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 # Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.
 MAX_UNCHECKED_COMPRESSION = 20
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+PIECE_BYTES = 2**20
 
 
 @cache
@@ -280,7 +283,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     for path, known in files.items():
         file = staging / path.replace("/", "__")
         place = result / known.get("into", "") / path
-        is_archive = file.name.endswith(ENDINGS)
+        is_archive = file.name.endswith(ARCHIVES)
         try:
             contents = [file]
             if is_archive:
@@ -332,3 +335,12 @@ def _require_members(folder: Path, expected: dict[str, int]) -> None:
                 f"it contains {count_noun(found, 'file')} of the kind {pattern}, at least {least}"
                 " are expected"
             )
+
+
+def expect_sound(path: Path) -> None:
+    """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is
+    damaged.
+    """
+    with reading(path), gzip.open(path) as file:
+        while file.read(PIECE_BYTES):
+            spend()

@@ -215,7 +215,7 @@ def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
     """Unpack a zip into a new folder and return it; UserError where it is damaged, holds more than
     `most` bytes, or has paths outside of it.
     """
-    from gantk.formats.archives import unpack
+    from gantk import unpack
 
     make_folder(folder, private=True)
     try:

@@ -665,7 +665,7 @@ def test_archives_without_the_expected_members_are_errors(hostile, tmp_path, nam
 def test_sets_without_checksums_say_what_their_archives_contain():
     for known in download.known_sets().values():
         for path, file in known.get("files", {}).items():
-            if path.endswith(download.ENDINGS) and not file["checksum"]:
+            if path.endswith(download.ARCHIVES) and not file["checksum"]:
                 assert file["members"], path
             assert file["size"] or file.get("most", download.MAX_FILE_BYTES) < 10**10
 
