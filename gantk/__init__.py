@@ -40,7 +40,10 @@ _PUBLIC = {
     "gantk.recipe.load": ["Recipe", "load_recipe"],
     "gantk.report.notebook": ["Run"],
     "gantk.report.run_record": ["RunRecord"],
+    "gantk.data.augment": ["Augmentation"],
+    "gantk.data.batches": ["Batches"],
     "gantk.data.preparation": ["Record"],
+    "gantk.data.sources.source": ["VolumeSource"],
     "gantk.plugin.spec": [
         "AdversarialLoss",
         "Augment",

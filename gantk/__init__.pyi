@@ -9,9 +9,12 @@ from gantk.api import sample as sample
 from gantk.api import translate as translate
 from gantk.catalog.catalog import Catalog as Catalog
 from gantk.catalog.catalog import Row as Row
+from gantk.data.augment import Augmentation as Augmentation
+from gantk.data.batches import Batches as Batches
 from gantk.data.check.check import check as check
 from gantk.data.dataset import Data as Data
 from gantk.data.preparation import Record as Record
+from gantk.data.sources.source import VolumeSource as VolumeSource
 from gantk.errors import GantkError as GantkError
 from gantk.errors import GantkWarning as GantkWarning
 from gantk.errors import Interrupted as Interrupted

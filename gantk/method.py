@@ -476,3 +476,8 @@ def _split(output: Tensor | Sequence, counts: list[int]) -> list:
         return list(output.split(counts))
     parts = [_split(item, counts) for item in output]
     return [list(part) for part in zip(*parts, strict=True)]
+
+
+def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
+    """`("a", "b")` for two domains, `("image",)` for one."""
+    return ("image",) if len(domains) == 1 else ("a", "b")

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 import gantk
-from gantk.data.preparation import contrast_names, domain_letters
+from gantk.data.preparation import contrast_names
 from gantk.errors import GantkError
 from gantk.files import write_output
 from gantk.machine import device as machine
 from gantk.machine.runtime import Runtime, describe, start
-from gantk.method import Batch, Method, Stage
+from gantk.method import Batch, Method, Stage, domain_letters
 from gantk.metrics.intervals import estimate
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import FastTable, Model

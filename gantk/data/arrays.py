@@ -13,12 +13,13 @@ import numpy as np
 
 from gantk.catalog.tables import csv_text
 from gantk.data.array_tables import source_of
-from gantk.data.preparation import contrast_names, domain_letters, letter_of
+from gantk.data.preparation import contrast_names, letter_of
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
 from gantk.formats.budget import spend
 from gantk.formats.files import write
 from gantk.formats.image import UPRIGHT, Format, Image, unusable_words, zeros
+from gantk.method import domain_letters
 
 ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
 COLUMNS = ("path", "domain", *ABOUT, "mask")

@@ -14,7 +14,7 @@ from gantk.plugin.spec import Share
 
 
 @dataclass(eq=False)
-class Augment:
+class Augmentation:
     """A random change of a batch: `apply` changes every image, and each result is used with
     probability `p`.
 
@@ -44,7 +44,7 @@ class Augment:
         return number if (low, high) == (0, 1) else number.mul_(high - low).add_(low)
 
 
-def augment_batch(batch: Batch, augments: Sequence[Augment], paired: bool) -> Batch:
+def augment_batch(batch: Batch, augments: Sequence[Augmentation], paired: bool) -> Batch:
     """The batch after random changes, which are drawn from the global generator of its device.
 
     A geometric change moves an image, its mask and companions, and the other image of a registered

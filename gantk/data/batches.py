@@ -205,16 +205,12 @@ class Batches:
         first = (step * self.world + self.rank) * self.batch
         parts: dict[str, list] = defaultdict(list)
         for name, images in self.sets.items():
-            stream = 0 if self.paired else sorted(self.sets).index(name)
-            count = len(images)
-            weights = next(iter(self.sets.values())).weights if self.paired else images.weights
             for position in range(first, first + self.batch):
-                shuffled = order(self.seed, stream, position // count, count, weights)[
-                    position % count
-                ]
-                index = self.chosen(position)[name] if self.chosen else shuffled
+                index = (
+                    self.chosen(position)[name] if self.chosen else self.shuffled(name, position)
+                )
                 image, mask = images.image_and_mask(index)
-                window = self._window(images, stream, position)
+                window = self._window(name, position)
                 parts[name].append(image.numpy()[window])
                 if images.companions is not None:
                     companion = images.companion(index, self.sets)
@@ -229,12 +225,24 @@ class Batches:
         # needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
-    def _window(self, images: ImageSet, stream: int, position: int) -> tuple:
+    def shuffled(self, name: str, position: int) -> int:
+        """The index of a domain's image at a position of the order that shuffles each epoch."""
+        images = self.sets[name]
+        weights = next(iter(self.sets.values())).weights if self.paired else images.weights
+        epoch, place = divmod(position, len(images))
+        return int(order(self.seed, self._stream(name), epoch, len(images), weights)[place])
+
+    def _stream(self, name: str) -> int:
+        """The random stream of a domain; registered images share one."""
+        return 0 if self.paired else sorted(self.sets).index(name)
+
+    def _window(self, name: str, position: int) -> tuple:
         """The random window at a position of the order, as slices; registered images share it."""
+        images = self.sets[name]
         if images.patch == images.size:
             return (...,)
 
-        rng = np.random.default_rng([self.seed, WINDOWS, stream, position])
+        rng = np.random.default_rng([self.seed, WINDOWS, self._stream(name), position])
         window: list[Any] = [...]
         for side, shown in zip(images.size, images.patch, strict=True):
             start = int(rng.integers(side - shown + 1))

@@ -27,7 +27,6 @@ from gantk.data.preparation import (
     Record,
     code_of,
     contrast_names,
-    domain_letters,
     middle_slice,
     neighbouring_slices,
     patients_of,
@@ -55,6 +54,7 @@ from gantk.data.split.near_duplicates import (
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
+from gantk.method import domain_letters
 from gantk.prepare.grid import SamplingGrid
 
 if TYPE_CHECKING:

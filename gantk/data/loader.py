@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gantk.data.batches import Batches
 from gantk.data.intensity import IntensityMapping, Window
-from gantk.data.preparation import domain_letters, letter_of
+from gantk.data.preparation import letter_of
 from gantk.errors import UserError
-from gantk.method import Batch
+from gantk.method import Batch, domain_letters
 from gantk.prepare.module import Scale
 from gantk.recipe.load import Recipe, mapping
 

@@ -96,11 +96,6 @@ def patients_of(records: Iterable[Record]) -> set[str]:
     return {record.subject for record in records} - {""}
 
 
-def domain_letters(domains: tuple[str, ...]) -> tuple[str, ...]:
-    """`("a", "b")` for two domains, `("image",)` for one."""
-    return ("image",) if len(domains) == 1 else ("a", "b")
-
-
 def letter_of(key: Any, letters: Mapping[str, str]) -> str | None:
     """The letter of the domain that a key names, by name or letter; None where it names none.
     `letters`: the names of the domains by their letters.

@@ -24,6 +24,9 @@ UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
 # above it is no measurement but a fill value, such as 3.4e38.
 MAX_MAGNITUDE = np.float64(1e15)  # float64, because 1e15 is infinite in float16
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+# voxels of a volume that are computed at a time: its float64 values fit into caches, and into memory
+# that the allocator keeps (from 32 MiB on, every array is new pages)
+SLAB = 2**18
 UNUSABLE = "NaN, infinite or too large (above 1e15)"  # what `usable` is false for
 
 
@@ -424,3 +427,9 @@ def to_levels(volume: np.ndarray, thin: int) -> tuple[np.ndarray, float, float]:
     step = float(np.ptp(volume)) / 4095 or 1.0
     levels = ((volume[::thin, ::thin, ::thin] - low) / step).round().astype(np.int16)
     return levels, step, low
+
+
+def slabs(sides: tuple[int, ...]) -> list[slice]:
+    """Slices of the first axis with a few planes (rows of a picture) each."""
+    count = max(1, SLAB // int(np.prod(sides[1:])))
+    return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]

@@ -22,10 +22,10 @@ from gantk.data.intensity import IntensityMapping, Linear, some_of
 from gantk.data.masks import Outside, outside_of
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
-from gantk.formats.image import Image
+from gantk.formats.image import Image, slabs
 from gantk.inference.frame import PLANES, Frame
 from gantk.machine.usage import free_memory
-from gantk.prepare.grid import Plane, SamplingGrid, slabs
+from gantk.prepare.grid import Plane, SamplingGrid
 from gantk.prepare.module import (
     WINDOW_REACH,
     Prepare,

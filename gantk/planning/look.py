@@ -14,10 +14,11 @@ from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.catalog.layouts import names_classes
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
-from gantk.data.preparation import Record, domain_letters, patients_of
+from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs, without_partner
 from gantk.data.spread import spread
 from gantk.errors import UserError
+from gantk.method import domain_letters
 from gantk.planning.pixels import Pixels, pixels_of
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked

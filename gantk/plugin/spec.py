@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, TypeGuard, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
@@ -141,6 +141,7 @@ NO_PART = "none"  # in a recipe, the value that takes an optional part away: met
 
 # Ranges of numbers, for the annotations of options: `width: Width = 64`. Others: Annotated[int,
 # Field(ge=2, le=9)].
+Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
 Width = Annotated[int, Field(ge=1, le=2**14)]  # filters of a layer, length of a latent code
 # number of halvings, or of layers that double the filters
 Depth = Annotated[int, Field(ge=1, le=12)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from gantk.errors import UserError
 from gantk.files import zeros_beside
-from gantk.formats.image import Image, upright_affine
+from gantk.formats.image import Image, slabs, upright_affine
 from gantk.prepare.module import axis_weights
 
 FitMode = Literal["pad", "resize", "crop"]
@@ -20,9 +20,6 @@ Plane = Literal["axial", "coronal", "sagittal"]
 # show heads upright.
 PLANES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}
 MAX_RESAMPLED_VOXELS = 2**30  # voxels that a resampled volume may have: 4 GiB
-# voxels of a volume that are computed at a time: its float64 values fit into caches, and into memory
-# that the allocator keeps (from 32 MiB on, every array is new pages)
-SLAB = 2**18
 MAX_IGNORED_SHIFT_VOXELS = (
     0.05  # voxels: an axis is not resampled if its outermost voxels would move by less
 )
@@ -133,12 +130,6 @@ class SamplingGrid:
             raise UserError(what, where="data.spacing", remedy="choose a coarser spacing")
 
         return grid
-
-
-def slabs(sides: tuple[int, ...]) -> list[slice]:
-    """Slices of the first axis with a few planes (rows of a picture) each."""
-    count = max(1, SLAB // int(np.prod(sides[1:])))
-    return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
 
 
 def resample(

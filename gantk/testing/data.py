@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.preparation import domain_letters
 from gantk.errors import UserError
 from gantk.files import make_folder
 from gantk.formats import files
 from gantk.formats.image import Image
+from gantk.method import domain_letters
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import Contract, random_images

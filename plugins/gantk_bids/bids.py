@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from gantk import Catalog, Row
+from gantk import Catalog, Record, Row, VolumeSource
 from gantk.catalog.contrasts import CONTRASTS
 from gantk.catalog.masks import expect_one_grid, expect_one_mask, masks_named
 from gantk.catalog.tables import LEFT_OUT, read_rows, split_in
-from gantk.data.preparation import Record
-from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
+from gantk.plugin.spec import Onto
 from gantk_bids.names import SUFFIXES, Named, parse_name, suffix_of_contrast
 
 SUBJECT = re.compile("sub-")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk.data.preparation import Record
+from gantk import Record
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.spec import Count, Seed
 

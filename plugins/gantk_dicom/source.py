@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
-from gantk import Catalog, Row
+from gantk import Catalog, Record, Row, VolumeSource
 from gantk.catalog.contrasts import (
     AGENT,
     CONTRASTS,
@@ -31,11 +31,10 @@ from gantk.catalog.domains import (
     splits_of,
 )
 from gantk.catalog.patients import Parts, parts_with_digits
-from gantk.data.preparation import Record
-from gantk.data.sources.source import Onto, VolumeSource
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import Scan
+from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone

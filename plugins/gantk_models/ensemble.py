@@ -18,10 +18,9 @@ from gantk import TrainedModel
 from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.files import natural
-from gantk.formats.image import Image
+from gantk.formats.image import Image, slabs
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.pipeline import Pipeline, Progress, part_of_progress
-from gantk.prepare.grid import slabs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from gantk.data.augment import Augment
+from gantk import Augmentation
 from gantk.errors import UserError
 from gantk.plugin.spec import Share, Weight
 
 option_fields = dataclass(kw_only=True, eq=False)  # the fields are the options in recipes
 
 
-class HFlip(Augment):
+class HFlip(Augmentation):
     """Mirror left and right."""
 
     geometric = True
@@ -36,7 +36,7 @@ class VFlip(HFlip):
     axis = -2
 
 
-class Rot90(Augment):
+class Rot90(Augmentation):
     """Rotate by 90, 180 or 270 degrees in the plane of the last two axes; only by 180 if their
     lengths differ.
     """
@@ -53,7 +53,7 @@ class Rot90(Augment):
 
 
 @option_fields
-class Affine(Augment):
+class Affine(Augmentation):
     """Rotate, shift and scale by small random amounts about the centre."""
 
     degrees: Annotated[float, Field(ge=0, le=360)] = 10.0  # largest rotation, about every axis
@@ -101,7 +101,7 @@ class Translate(Affine):
 
 
 @option_fields
-class Crop(Augment):
+class Crop(Augmentation):
     """Cut out a random part of the image and enlarge it to the full size.
 
     With equal `smallest` and `largest`, this is a resize to a larger size and a random crop. For
@@ -130,7 +130,7 @@ class Crop(Augment):
 
 
 @option_fields
-class Brightness(Augment):
+class Brightness(Augmentation):
     """Change the brightness: add one random number to every value of an image."""
 
     by: Weight = 0.1  # largest change, in network intensities
@@ -140,7 +140,7 @@ class Brightness(Augment):
 
 
 @option_fields
-class Contrast(Augment):
+class Contrast(Augmentation):
     """Change the contrast: stretch each channel of an image about its mean."""
 
     by: Weight = 0.1  # largest change: 0.1 stretches by 0.9 to 1.1
@@ -151,7 +151,7 @@ class Contrast(Augment):
 
 
 @option_fields
-class Noise(Augment):
+class Noise(Augmentation):
     """Add Gaussian noise of a random strength."""
 
     std: Weight = 0.05  # largest standard deviation of the noise, in network intensities
@@ -161,7 +161,7 @@ class Noise(Augment):
 
 
 @option_fields
-class Curve(Augment):
+class Curve(Augmentation):
     """Map intensities by a random increasing curve, as if another scanner had acquired the image.
 
     The order of the tissues stays, and so does black, the image's smallest value. `by` is the
@@ -190,7 +190,7 @@ class Curve(Augment):
 
 
 @option_fields
-class BiasField(Augment):
+class BiasField(Augmentation):
     """Multiply by a smooth random field, like the bias field of a coil. Black, the image's smallest
     value, stays.
     """
@@ -208,7 +208,7 @@ class BiasField(Augment):
 
 
 @option_fields
-class Blur(Augment):
+class Blur(Augmentation):
     """Blur by a random share of a 5-pixel binomial filter; negative shares of `by` sharpen."""
 
     # smallest and largest share of the filter
@@ -226,7 +226,7 @@ class Blur(Augment):
 
 
 @option_fields
-class Cutout(Augment):
+class Cutout(Augmentation):
     """Fill a random box with the image's smallest value (air)."""
 
     side: Annotated[float, Field(ge=0.01, le=1)] = 0.3  # side of the box, as a share of the image's

@@ -8,7 +8,7 @@ from typing import Annotated, get_args, get_origin
 import pytest
 
 from gantk import registry
-from gantk.data.augment import Augment
+from gantk.data.augment import Augmentation
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 from gantk.plugin.spec import options_model, options_of
@@ -93,7 +93,7 @@ def test_oversized_recipe_files_are_one_message(name, tmp_path, monkeypatch):
 
 
 @dataclass(kw_only=True)
-class Elsewhere(Augment):
+class Elsewhere(Augmentation):
     """A dataclass of a module that does not import what its base is annotated with."""
 
     free: int = 3

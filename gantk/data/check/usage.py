@@ -17,11 +17,11 @@ from gantk.catalog.image_table import kinds_in_table
 from gantk.data.check.findings import Problem, problem, scan_names, with_verb
 from gantk.data.check.inspect import Inspected, scans_of
 from gantk.data.dataset import Study, doubts_of
-from gantk.data.preparation import domain_letters
 from gantk.data.sources.pairing import complete_pairs, expect_pairs, without_partner
 from gantk.data.sources.source import source_for
 from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
 from gantk.errors import NothingFound, UserError
+from gantk.method import domain_letters
 from gantk.recipe.load import Recipe
 from gantk.recipe.tables import DataTable
 

@@ -18,9 +18,10 @@ from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.pairing import pair_by_table, pair_rows
-from gantk.data.sources.source import Onto, VolumeSource
+from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
+from gantk.plugin.spec import Onto
 
 MAX_NAMED = 8  # files or folders in a message
 

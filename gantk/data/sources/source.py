@@ -16,14 +16,14 @@ from typing import Any, ClassVar, Literal
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.data.preparation import Record, contrast_names, domain_letters
+from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
 from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
+from gantk.method import domain_letters
+from gantk.plugin.spec import Onto
 from gantk.prepare.grid import SamplingGrid
-
-Onto = Literal["none", "a", "b"]  # whose grid a patient's other image is resampled onto
 
 
 class _Defaults:

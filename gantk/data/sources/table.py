@@ -22,9 +22,10 @@ from gantk.catalog.layouts import set_patients_by_names
 from gantk.catalog.tables import no_domain
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
-from gantk.data.sources.source import Onto, VolumeSource
+from gantk.data.sources.source import VolumeSource
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
+from gantk.plugin.spec import Onto
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from gantk.data.preparation import Record, domain_letters
+from gantk import Record
 from gantk.errors import UserError
+from gantk.method import domain_letters
 from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
 from gantk_datasets.phantom.tissues import (
     AIR_HOUNSFIELD,

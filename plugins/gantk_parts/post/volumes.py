@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from gantk.data.preparation import Record
+from gantk import Record
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
 

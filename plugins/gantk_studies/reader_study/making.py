@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.preparation import contrast_names
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
@@ -306,7 +305,7 @@ def of_run(
         made = written(sources, None, letter).images
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
-    names = contrast_names(model.model.data.domains[0])
+    names = data.contrasts[letter]
     first = 0
     if letter != source:
         names = model.frames[letter].targets

@@ -7,16 +7,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from gantk.data.preparation import Record
+from gantk import Record
 from gantk.data.split import SplitTable, split_records
 from gantk.errors import UserError
 from gantk.plugin.spec import Seed, Source
-from gantk.prepare.grid import SamplingGrid
 
 Pixels = Annotated[float, Field(ge=0, le=256)]
 Held = Annotated[float, Field(gt=0, lt=1)]
@@ -57,7 +56,7 @@ class Misaligned:
         if hasattr(self.part, "set_channels"):
             self.part.set_channels(channels)
 
-    def sees(self, view: SamplingGrid) -> None:
+    def sees(self, view: Any) -> None:
         """Set the plane and spacing in which the wrapped source slices volumes; computed heads do
         not use them.
         """

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gantk.data.batches import Batches, order
-from gantk.data.preparation import Record
+from gantk import Batches, Record
 from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Share
 from gantk_translation.unpaired.outline import body
@@ -76,8 +75,7 @@ class Matched:
         else:
             shares = np.ones(len(sets[follows]))
 
-        stream = sorted(sets).index(leads)
-        return Pairing(batches.seed, stream, sets[leads].weights, (leads, follows), near, shares)
+        return Pairing(batches, (leads, follows), near, shares)
 
 
 class Pairing:
@@ -87,16 +85,12 @@ class Pairing:
 
     def __init__(
         self,
-        seed: int,
-        stream: int,
-        weights: bytes,
+        batches: Batches,
         letters: tuple[str, str],
         near: list,
         shares: np.ndarray,
     ):
-        self.seed = seed
-        self.stream = stream
-        self.weights = weights
+        self.batches = batches
         self.letters = letters
         # similar images of the other domain, for each image; their weights
         self.near = near
@@ -104,10 +98,9 @@ class Pairing:
 
     def __call__(self, place: int) -> dict[str, int]:
         """The index of an image for each domain."""
-        epoch, row = divmod(place, len(self.near))
-        first = int(order(self.seed, self.stream, epoch, len(self.near), self.weights)[row])
+        first = self.batches.shuffled(self.letters[0], place)
         ends = np.cumsum(self.shares[self.near[first]])
-        drawn = np.random.default_rng([self.seed, DRAW_SEED, place]).random() * ends[-1]
+        drawn = np.random.default_rng([self.batches.seed, DRAW_SEED, place]).random() * ends[-1]
         other = self.near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
         return dict(zip(self.letters, (first, int(other)), strict=True))
 
