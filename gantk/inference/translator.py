@@ -115,7 +115,7 @@ class Translator(TrainedModel):
                     letter: mapping_from(state) for letter, state in meta["intensity"].items()
                 }
                 black_and_white = network_range(intensity.values())
-                method = load_method(model, saved, meta, black_and_white, runtime)
+                method = load_method(model, saved, black_and_white, runtime)
                 break
             except UserError:
                 # else a running training has replaced it: try the newer one

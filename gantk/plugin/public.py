@@ -36,7 +36,6 @@ PUBLIC_MODULES = (
     "gantk.losses.reconstruction",
     "gantk.losses.structure",
     # a run and its model
-    "gantk.runs.checkpoint",
     "gantk.runs.folder",
     "gantk.runs.models",
     "gantk.runs.results",

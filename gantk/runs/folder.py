@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 from PIL import Image as Picture
+from torch import Tensor
 
 from gantk import __version__
 from gantk.data.recipe_data import with_data
@@ -209,6 +210,20 @@ class RunFolder:
         """The steps of all complete checkpoints, ascending."""
         return checkpoint.steps_saved(self.checkpoints)
 
+    def checkpoint_of(self, step: int) -> Path:
+        """The path of a step's checkpoint, whether it exists or not."""
+        return checkpoint.path_of(self.checkpoints, step)
+
+    def save_checkpoint(
+        self, step: int, weights: dict[str, Tensor], state: dict | None, meta: dict
+    ) -> Path:
+        """Write a step's checkpoint, see `checkpoint.save`, and return its path."""
+        return checkpoint.save(self.checkpoints, step, weights, state, meta)
+
+    def meta(self, saved: Path) -> dict[str, Any]:
+        """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
+        return checkpoint.load_meta(saved)
+
     def recipe(self) -> Recipe:
         """The run's recipe with all defaults filled in."""
         path = self.path / "recipe.toml"
@@ -288,7 +303,7 @@ class RunFolder:
             raise UserError(
                 what, where=str(self.path), remedy=f"start the run again: {self._again}"
             )
-        return checkpoint.path_of(self.checkpoints, steps[-1])
+        return self.checkpoint_of(steps[-1])
 
     def occupied_error(self) -> UserError:
         """Return the UserError for an `--out` that holds a run already, with the command that
@@ -325,7 +340,7 @@ class RunFolder:
             )
             raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
 
-        return checkpoint.path_of(self.checkpoints, step)
+        return self.checkpoint_of(step)
 
     def inference_checkpoint(self) -> Path:
         """The checkpoint to use for inference: the newest or, where evaluate.checkpoint = "best",

@@ -58,15 +58,14 @@ def _geometry(
     return Geometry(model.data.dims, size, channels, classes, range, contrasts)
 
 
-def load_method(
-    model: Model, saved: Path, meta: dict[str, Any], range: tuple[float, float], runtime: Runtime
-) -> Method:
+def load_method(model: Model, saved: Path, range: tuple[float, float], runtime: Runtime) -> Method:
     """Load a checkpoint's method for inference: averaged weights if any, evaluation mode, no
     gradients.
 
-    `meta` is the checkpoint's meta.json, `range` the network intensities of black and white.
-    UserError where the weights are damaged or another network's.
+    `range`: the network intensities of black and white. UserError where the weights are damaged,
+    or those of another network or method.
     """
+    meta = checkpoint.load_meta_of(model.method.name, saved)
     expect_every_domain(meta, model.method.target.reads, saved)
     weights = inference_state(saved)
     built_for = meta["channels"], tuple(meta.get("classes", ())), range

@@ -143,7 +143,7 @@ def save_checkpoint(
     if buffers and buffers[0]:
         state["ranks"] = buffers[1:]  # the first rank's are among the weights
 
-    return checkpoint.save(run.checkpoints, engine.step, weights, state, meta)
+    return run.save_checkpoint(engine.step, weights, state, meta)
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 import torch
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from gantk import Direction, DiscriminatorAugment, ImagePool, Translator, __vers
 from gantk.errors import GantkError
 from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
 from gantk.method import Method
-from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, find_model, split_hash, weights_hash
 from gantk.runs.schemas import read_results
@@ -68,7 +66,7 @@ def pack(
 
     before = Translator.load(find_model(run, say), "cpu")
     source = before.run
-    meta = checkpoint.load_meta(before.checkpoint)
+    meta = source.meta(before.checkpoint)
     noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _training_hashes(
         source.split()
     )
@@ -112,8 +110,9 @@ def write_model(
     meta.json, the recipe's tables, and scores if there are any.
     """
     make_folder(folder / "checkpoints")
-    checkpoint.save(folder / "checkpoints", step, weights, None, meta)
-    write_file(folder / "recipe.toml", tomli_w.dumps(tables).encode())
+    run = RunFolder(folder)
+    run.save_checkpoint(step, weights, None, meta)
+    run.write_recipe(tables)
     if scores:
         text = json.dumps(scores, separators=(",", ":")) + "\n"
         write_file(folder / "metrics.json", text.encode())

@@ -19,7 +19,6 @@ from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, whole_folder, write_file
 from gantk.machine.runtime import ALONE
 from gantk.recipe.load import resolved
-from gantk.runs.checkpoint import path_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read, table
 from gantk_cluster.sweep.reporting import REPORTING
@@ -112,7 +111,8 @@ class Reporter:
     def __call__(self, done: bool = False) -> None:
         from ray import tune
 
-        saved = RunFolder(self.run).steps
+        run = RunFolder(self.run)
+        saved = run.steps
         if not done and max(saved, default=0) <= self.reported:
             return
 
@@ -127,7 +127,7 @@ class Reporter:
         found = {"loss": loss, "score": score, "step": step}
         with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
             left_out = shutil.ignore_patterns(
-                *LEFT_OUT, *(path_of(self.run, other).name for other in others)
+                *LEFT_OUT, *(run.checkpoint_of(other).name for other in others)
             )
             folder = shutil.copytree(
                 self.run, Path(made) / "run", copy_function=os.link, ignore=left_out

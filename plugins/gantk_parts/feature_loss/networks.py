@@ -17,7 +17,6 @@ from gantk.errors import UserError, did_you_mean, one_line
 from gantk.machine.runtime import Runtime
 from gantk.metrics.features import Features
 from gantk.plugin.spec import Part
-from gantk.runs.checkpoint import load_meta_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.trained import load_method
 
@@ -137,13 +136,11 @@ def open_network(
                 what, where="network", remedy="train one with: gantk run segmenter --data FOLDER"
             )
 
-        meta = load_meta_of("segmenter", saved)
         here = Runtime(torch.device("cpu"), "fp32", channels_last=True)
-        method = load_method(model, saved, meta, (-1.0, 1.0), here)
+        method = load_method(model, saved, (-1.0, 1.0), here)
 
-    return Maps(
-        method.network, network, layers, meta["channels"]["image"], method.geometry.size, False
-    )
+    shown = method.geometry
+    return Maps(method.network, network, layers, shown.channels["image"], shown.size, False)
 
 
 def is_run(network: str) -> bool:
