@@ -23,7 +23,7 @@ _PUBLIC = {
     "gantk.inference.model": ["TrainedModel"],
     "gantk.inference.translator": ["Translator"],
     "gantk.metrics.compare_folders": ["compare"],
-    "gantk.nets.timm_networks": ["timm_model"],
+    "gantk.nets.pretrained": ["timm_model"],
     "gantk.planning.recipe": ["plan"],
     "gantk.report.patients.comparing": ["write_report"],
     "gantk.report.markdown": ["score_table", "markdown_table"],

@@ -31,7 +31,7 @@ from gantk.method import Stage as Stage
 from gantk.metrics.compare_folders import compare as compare
 from gantk.metrics.statistics.comparing import compare_systems as compare_systems
 from gantk.metrics.statistics.comparing import correct_tests as correct_tests
-from gantk.nets.timm_networks import timm_model as timm_model
+from gantk.nets.pretrained import timm_model as timm_model
 from gantk.planning.recipe import plan as plan
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec

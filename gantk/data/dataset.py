@@ -13,7 +13,6 @@ from gantk.data.cache import Cache
 from gantk.data.check.inspect import inspect_kept, scans_of
 from gantk.data.check.kinds import ranges_of
 from gantk.data.check.populations import left_out_people, people_of_other_kinds
-from gantk.data.distribution import MAX_SAMPLED_IMAGES, values_of
 from gantk.data.intensity import (
     IntensityMapping,
     PerChannel,
@@ -21,7 +20,7 @@ from gantk.data.intensity import (
     network_range,
     other_scales,
 )
-from gantk.data.look import looks_of
+from gantk.data.look import MAX_SAMPLED_IMAGES, looks_of, values_of
 from gantk.data.preparation import (
     Preparation,
     Record,

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
-from gantk.metrics.baselines import identity
 from gantk.metrics.evaluate import Scorer, difference
+from gantk.metrics.pair_scores import identity
 from gantk.metrics.references import OTHER, direction_to, number_that_fits, windows
 from gantk.metrics.sets import ImageGroup, Kid
 from gantk.metrics.verdict import short_metric_name

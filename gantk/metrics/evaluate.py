@@ -20,9 +20,15 @@ from gantk.errors import UserError
 from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.features import published_metrics
-from gantk.metrics.pair_scores import PairScorer, References, Scores
+from gantk.metrics.pair_scores import (
+    HistogramMatching,
+    IntensityMap,
+    PairScorer,
+    References,
+    Scores,
+    identity,
+)
 from gantk.metrics.references import (
     MAX_SET_BYTES,
     MAX_SET_IMAGES,

@@ -1,11 +1,15 @@
 """Scores of outputs against references: by metric, region and level, before and after a linear
-correction, in network intensities and in the units of the files.
+correction, in network intensities and in the units of the files. And the baselines that a model
+must beat: identity, histogram matching, and the best intensity map; plugins register others.
+
+A baseline takes images (N, C, *size) and returns images, so that every metric scores it as it
+scores a model.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -15,7 +19,6 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.metrics.baselines import linearly_corrected
 from gantk.metrics.intervals import estimate, metric_score, per_level
 from gantk.metrics.pairs import LesionContrast
 from gantk.runs.results import Score
@@ -25,6 +28,9 @@ FOREGROUND = "_foreground"
 LESION = "_lesion"
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
 NOTHING = Score(value=None, ci95=None, n=0)
+QUANTILES = 4096  # of a domain's pooled intensities
+BINS = 256  # of the intensity map
+PIXELS = 2**16  # at most of each training image, for the intensity map
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
@@ -306,3 +312,108 @@ def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
         inside.append((image > levels).any(1, keepdim=True))
 
     return torch.stack(inside).any(0)
+
+
+def identity(source: Tensor, channels: int | None = None) -> Tensor:
+    """The source itself, unchanged; if the channel counts differ, its channel mean, repeated."""
+    if channels in (None, source.shape[1]):
+        return source
+    return source.mean(1, keepdim=True).expand(-1, channels, *source.shape[2:])
+
+
+class HistogramMatching:
+    """Maps each image to the intensity distribution of the target domain's training images. It
+    needs no pairs.
+
+    Pixels keep their order by brightness: the pixel at quantile q gets the target domain's pooled
+    quantile q. Pixels of equal value, such as air, get the quantile at the middle of their ranks,
+    so that they stay equal.
+    """
+
+    def __init__(self, target: Iterable[Tensor]):
+        """`target`: the target domain's training images, (C, *size) each, one or more."""
+        self.levels = np.linspace(0, 1, QUANTILES)
+        # The same number of quantiles from each image, whatever its size: each image has the same
+        # weight.
+        ordered = (np.sort(flat(image), axis=1) for image in target)
+        pools = [
+            each[:, np.linspace(0, each.shape[1] - 1, QUANTILES).round().astype(int)]
+            for each in ordered
+        ]
+        # (QUANTILES, C)
+        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)
+
+    def __call__(self, source: Tensor) -> Tensor:
+        images = identity(source, self.quantiles.shape[1]).detach().float().cpu().numpy()
+        matched = np.empty_like(images)
+        for n, c in np.ndindex(*images.shape[:2]):
+            _, inverse, counts = np.unique(images[n, c], return_inverse=True, return_counts=True)
+            middle = (np.cumsum(counts) - counts / 2) / images[n, c].size
+            matched[n, c] = np.interp(middle, self.levels, self.quantiles[:, c])[inverse].reshape(
+                images.shape[2:]
+            )
+
+        return torch.from_numpy(matched).to(source.device)
+
+
+class IntensityMap:
+    """The best look-up table: the mean target intensity of every source intensity, fitted on
+    training pairs.
+
+    It has 256 bins of the source intensity (channel mean), is linear between their mean intensities
+    and constant beyond the ends. The map need not be monotonic, so it can invert contrast. A model
+    that does not beat it has learned only brightness and no anatomy.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]):
+        """`pairs`: registered (source, target) training images, (C, *size) each; 65536 random
+        pixels of larger ones.
+        """
+        images = [_some_pixels(flat(source).mean(0), flat(target)) for source, target in pairs]
+        source, target = (np.concatenate(parts, -1) for parts in zip(*images, strict=True))
+        step = max((source.max() - source.min()) / BINS, np.finfo(np.float32).tiny)
+        bins = np.clip(((source - source.min()) / step).astype(int), 0, BINS - 1)
+        sums = np.stack([np.bincount(bins, values, BINS) for values in (source, *target)])
+        counts = np.bincount(bins, minlength=BINS)
+        self.places, *self.means = sums[:, counts > 0] / counts[counts > 0]
+
+    def __call__(self, source: Tensor) -> Tensor:
+        values = source.detach().float().cpu().numpy().mean(1)
+        mapped = np.stack([np.interp(values, self.places, means) for means in self.means], 1)
+        return torch.from_numpy(mapped.astype(np.float32)).to(source.device)
+
+
+def linearly_corrected(output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
+    """a * output + b with the a and b, per image and channel, that minimise the mean square error
+    to the reference.
+
+    It uses the reference, so its score is no result: the gap to the uncorrected score is the share
+    of the error that is only brightness and contrast (`a` may be negative). A constant output
+    becomes the reference's mean.
+    """
+    axes = tuple(range(2, output.ndim))
+    exact = torch.float32 if output.device.type == "mps" else torch.float64  # MPS has no float64
+    x = output.detach().to(exact)
+    y = reference.detach().to(exact)
+    weight = torch.ones_like(x) if mask is None else (mask > 0).expand_as(x).to(exact)
+    total = weight.sum(axes, keepdim=True).clamp_min(1)
+    mean_x, mean_y = ((weight * v).sum(axes, keepdim=True) / total for v in (x, y))
+    spread = (weight * (x - mean_x).square()).sum(axes, keepdim=True)
+    joint = (weight * (x - mean_x) * (y - mean_y)).sum(axes, keepdim=True)
+    slope = torch.where(spread > 1e-12 * total, joint / spread.clamp_min(1e-30), 0.0)
+    return (mean_y + slope * (x - mean_x)).float()
+
+
+def flat(image: Tensor) -> np.ndarray:
+    """(C, *size) as a float64 array (C, positions)."""
+    return image.detach().cpu().double().flatten(1).numpy()
+
+
+def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same PIXELS random positions (seeded) of both, so that a data set of volumes fits into
+    memory.
+    """
+    if source.size <= PIXELS:
+        return source, target
+    chosen = np.random.default_rng(0).choice(source.size, PIXELS, replace=False)
+    return source[chosen], target[:, chosen]

@@ -1,17 +1,23 @@
-"""Finds files of pretrained weights and reads their tensors."""
+"""Pretrained networks: the files of their weights, and timm's networks by name, with weights from a
+folder, the hub's cache or the hub, or with random ones.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gantk.errors import UserError, one_line
+from gantk import hub
+from gantk.errors import GantkError, UserError, did_you_mean, one_line
 from gantk.files import MAX_TENSORS_BYTES, regular_file
 
 VARIABLE = "GANTK_WEIGHTS"  # names a folder of weight files, for machines without a network
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of weights, the preferred one first
+MAX_WEIGHTS_BYTES = 2**33
 SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
@@ -65,4 +71,147 @@ def _largest(found: dict) -> dict[str, Tensor]:
     }
     return max(
         [own, *(_largest(value) for value in found.values() if isinstance(value, dict))], key=len
+    )
+
+
+def timm_model(
+    name: str,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> nn.Module:
+    """Build a network of timm by its name, frozen and in eval mode.
+
+    Example:
+
+        vgg = gantk.timm_model("vgg19.tv_in1k", features_only=True)
+
+    Args:
+        name: the name of the network in timm, with that of its weights.
+        weights: "pretrained" loads the file of that name in $GANTK_WEIGHTS, else the weights in
+            timm's cache, else it downloads them. "random" draws the weights from `seed`; they are
+            the same on every machine.
+        seed: the seed of random weights.
+        options: options of timm: `num_classes`, `in_chans`, `features_only`, ...
+
+    Raises:
+        UserError: no weights are available. The message says which file to put where.
+
+    The state of the global random generator does not change. On PyTorch's meta device, which stores
+    no values, no weights are loaded.
+    """
+    import timm
+
+    config = _config(name)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also seed the GPUs' generators
+        torch.default_generator.manual_seed(seed)
+        if weights == "random" or torch.empty(0).is_meta:
+            model = timm.create_model(name, **options)
+        else:
+            model = _pretrained_network(name, config, options)
+
+    return model.eval().requires_grad_(False)
+
+
+def _config(name: str) -> Any:
+    """timm's configuration for weights of that name; UserError where timm has no such network or
+    weights.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    network = name.split(".")[0]
+    if not timm.is_model(network):
+        raise UserError(
+            f"timm has no network '{network}'", remedy=did_you_mean(network, timm.list_models())
+        )
+
+    try:
+        config = get_pretrained_cfg(name)
+    except RuntimeError:
+        config = None
+
+    if config is None:
+        raise UserError(
+            f"timm has no weights '{name}'", allowed=timm.list_pretrained(f"{network}.*") or "none"
+        )
+
+    return config
+
+
+def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
+    """Build the network with weights from $GANTK_WEIGHTS, the hub's cache or timm's download;
+    UserError without any.
+    """
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    if config.hf_hub_id:
+        cached = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    else:
+        cached = None
+
+    own = weights_file(name) or (Path(cached) if isinstance(cached, str) else None)
+    if own is not None:
+        return _from_file(name, own, options)
+
+    try:
+        if config.hf_hub_id:
+            return _from_file(name, _download(config), options)
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:  # the hub, the network and the disk raise many kinds of errors
+        problem = one_line(error)
+
+    folder = os.environ.get(VARIABLE)
+    there = f"'{folder}'" if folder else f"a folder, and set {VARIABLE} to this folder"
+    raise UserError(
+        f"the pretrained weights of '{name}' are not on this machine and cannot be downloaded"
+        f" ({problem})",
+        where=VARIABLE,
+        remedy=(
+            f"put {name}.safetensors (or {name}.pth, {name}.bin) into {there}. On a machine with"
+            f" internet access, this command writes the file: {_recipe(name)}. Or set weights ="
+            ' "random" for seeded random weights, which need no file'
+        ),
+    )
+
+
+def _download(config: Any) -> Path:
+    """The file of weights of a network, downloaded from the hub; GantkError where there is none."""
+    repository, _, revision = config.hf_hub_id.partition("@")
+    listing = hub.list_files(repository, revision or None)
+    for file in (config.hf_hub_filename, *HUB_FILES):
+        if file and file in listing.files:
+            sizes = {file: MAX_WEIGHTS_BYTES}
+            return hub.download_files(repository, listing.commit, sizes, revision or None) / file
+
+    raise GantkError(f"the hub's repository {repository} has none of {', '.join(HUB_FILES)}")
+
+
+def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
+    """Build the network with the weights of a file; UserError where they do not fit."""
+    import timm
+
+    overlay = {"state_dict": read_state(path), "custom_load": False}
+    try:
+        # without a head timm ignores missing weights: load the whole network to check the file
+        if options:
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except (RuntimeError, KeyError) as error:
+        what = f"'{path}' does not contain the weights of '{name}': {one_line(error)}"
+        raise UserError(what, where=VARIABLE, remedy=f"write it with: {_recipe(name)}") from None
+
+    kept: Any = model.pretrained_cfg
+    kept.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte
+    return model
+
+
+def _recipe(name: str) -> str:
+    """A shell command that writes the file of weights."""
+    return (
+        f'python -c "import timm, safetensors.torch as s; '
+        f"s.save_model(timm.create_model('{name}', pretrained=True), '{name}.safetensors')\""
     )

@@ -21,7 +21,7 @@ PUBLIC_MODULES = (
     "gantk.catalog.contrasts",
     "gantk.formats.files",
     "gantk.formats.image",
-    "gantk.data.distribution",
+    "gantk.data.look",
     "gantk.data.intensity",
     "gantk.catalog.domains",
     "gantk.catalog.masks",
@@ -46,7 +46,6 @@ PUBLIC_MODULES = (
     "gantk.inference.pipeline",
     "gantk.inference.translation",
     # scores and pages
-    "gantk.metrics.baselines",
     "gantk.metrics.evaluate",
     "gantk.metrics.features",
     "gantk.metrics.intervals",

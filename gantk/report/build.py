@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from gantk.data.distribution import AIR_SHARE
+from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
 from gantk.errors import argument
 from gantk.files import write_file

@@ -18,7 +18,7 @@ from pydantic import (
     create_model,
 )
 
-from gantk.data.distribution import QUANTILE_COUNT
+from gantk.data.look import QUANTILE_COUNT
 from gantk.errors import UserError, argument, count_noun, one_line
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.runs.results import (

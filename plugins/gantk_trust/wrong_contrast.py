@@ -13,7 +13,7 @@ from gantk.catalog.contrasts import (
     names_with_contrast,
     usual_contrast,
 )
-from gantk.data.distribution import distance, tissue_quantiles
+from gantk.data.look import distance, tissue_quantiles
 from gantk.formats.image import Image
 
 MIN_NEIGHBOUR_CORRELATION = (

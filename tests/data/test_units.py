@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from volumes import UNPAIRED, load, volume
 
-from gantk.data.distribution import values_of
+from gantk.data.look import values_of
 
 TOP = 300.0
 FACTOR = 3000.0

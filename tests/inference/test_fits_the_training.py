@@ -9,8 +9,7 @@ import pytest
 from dicom_files import head
 
 import gantk
-from gantk.data.distribution import values_of
-from gantk.data.look import look_of, looks_of
+from gantk.data.look import look_of, looks_of, values_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 from gantk.inference.model import TrainedModel

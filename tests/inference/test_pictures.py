@@ -167,8 +167,8 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
     """A model of 8-bit pictures that changes nothing returns 8-bit pictures unchanged."""
     from test_results import Stretched
 
-    from gantk.data.distribution import values_of
     from gantk.data.intensity import Percentile
+    from gantk.data.look import values_of
     from gantk.inference.pipeline import Pipeline
 
     line = Percentile()
@@ -192,8 +192,8 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
 )
 def test_samples_use_the_range_of_their_file(head, tmp_path, top, whole, kind):
     torch = pytest.importorskip("torch")
-    from gantk.data.distribution import values_of
     from gantk.data.intensity import Percentile
+    from gantk.data.look import values_of
     from gantk.inference.translator import Translator
     from gantk.machine.runtime import Runtime
 

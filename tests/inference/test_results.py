@@ -15,8 +15,8 @@ from PIL import Image as Picture
 from tiny import ROOT
 
 import gantk as package
-from gantk.data.distribution import values_of
 from gantk.data.intensity import Percentile
+from gantk.data.look import values_of
 from gantk.errors import GantkError, UserError
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline

@@ -18,7 +18,7 @@ from PIL import Image as Picture
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as toolkit
-from gantk.data.distribution import QUANTILE_COUNT
+from gantk.data.look import QUANTILE_COUNT
 from gantk.data.masks import with_dark_background
 from gantk.data.skull import shows_skull
 from gantk.errors import GantkError, UserError

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, linearly_corrected
+from gantk.metrics.pair_scores import HistogramMatching, IntensityMap, linearly_corrected
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, RMSE, SSIM, LesionContrast
 from gantk_scores.lpips_metric import LPIPS, NETS
 from gantk_scores.sets.ms_ssim import MSSSIM

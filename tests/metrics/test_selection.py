@@ -18,9 +18,9 @@ import gantk
 from gantk.data.dataset import Data
 from gantk.errors import Interrupted, UserError
 from gantk.method import Geometry, Method
-from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.checkpoint_choice import Criterion
 from gantk.metrics.evaluate import Scorer
+from gantk.metrics.pair_scores import IntensityMap
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice

@@ -7,9 +7,8 @@ from itertools import combinations
 
 import torch
 
-from gantk.metrics.baselines import IntensityMap, identity
 from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested
-from gantk.metrics.pair_scores import References
+from gantk.metrics.pair_scores import IntensityMap, References, identity
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.metrics.verdict import pair_verdict
 from gantk.runs.results import Case, Results

@@ -323,7 +323,7 @@ def test_inverted_contrast_raises_an_alarm_in_training():
 
 
 def test_inverted_or_unchanged_translations_are_doubted():
-    from gantk.data.distribution import values_of
+    from gantk.data.look import values_of
 
     source = smooth(4, 8).numpy()
     target = source**3  # few pixels are bright
