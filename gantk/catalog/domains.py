@@ -22,7 +22,6 @@ from gantk.catalog.contrasts import (
     without_gaps,
     words_of,
 )
-from gantk.catalog.patients import Parts
 from gantk.catalog.patterns import (
     FURTHER_WORD,
     SPLIT_WORD,
@@ -42,6 +41,7 @@ MAX_PATTERN_CHARACTERS = 1000
 MAX_NAMED_DOMAINS = 5  # in a sentence
 BY_ORDER = f"the first in the order {', '.join(USUAL)}"
 
+Parts = tuple[str, ...]  # the folders of a path
 GLOB = re.compile(r"[*?\[]")
 
 
@@ -115,6 +115,11 @@ def patient_of(path: str, pattern: re.Pattern[str]) -> str:
         raise UserError(what, where="data.source.patient", remedy=remedy)
 
     return match["patient"] if "patient" in pattern.groupindex else match[1]
+
+
+def parts_with_digits(parts: Sequence[str]) -> list[str]:
+    """The parts with a digit: those of patients have one, those of classes (`tumour`) do not."""
+    return [part for part in parts if any(map(str.isdigit, part))]
 
 
 @lru_cache(maxsize=2**16)

@@ -28,9 +28,11 @@ from gantk.catalog.contrasts import (
 )
 from gantk.catalog.domains import (
     GLOB,
+    Parts,
     bare_stem,
     domain_match,
     images_of,
+    parts_with_digits,
     patient_of,
     possible_originals,
     regex_option,
@@ -39,14 +41,7 @@ from gantk.catalog.domains import (
     without_derived,
 )
 from gantk.catalog.masks import masks_named, set_masks, without_labels
-from gantk.catalog.patients import (
-    Parts,
-    parts_with_digits,
-    patients_in_names,
-    patients_of,
-    patients_of_volumes,
-    unsure,
-)
+from gantk.catalog.patients import patients_in_names, patients_of, patients_of_volumes, unsure
 from gantk.catalog.patterns import CLASS_WORDS, PERSON, SPLIT_WORD, VISIT_FOLDER
 from gantk.catalog.versions import leave_one_version, leave_out_standard_space
 from gantk.errors import UserError

@@ -14,7 +14,7 @@ from gantk.catalog.contrasts import contrast_in, one_word, words_of
 from gantk.catalog.domains import GLOB, bare_stem, domain_match, relative_to, split_of
 from gantk.catalog.patterns import MASK_FOLDER, MASK_NAME, SPLIT_WORD
 from gantk.errors import NothingFound, UserError
-from gantk.formats.files import difference, stem_of
+from gantk.formats.files import stem_of
 
 
 def without_labels(images: Sequence[Path], root: Path, words: Collection[str] = ()) -> list[Path]:
@@ -103,14 +103,6 @@ def set_masks(
         if fitting:
             row.mask = _clearest(fitting, row, contrasts, root)
             row.why["mask"] = rule
-
-
-def expect_one_grid(mask: Path, image: Path) -> None:
-    """UserError that names both if a mask is not on the voxel grid of its image."""
-    if differs := difference(mask, image):
-        what = f"the mask '{mask}' and its image '{image}' are on different voxel grids: {differs}"
-        remedy = "resample the mask onto the grid of its image, or leave both out"
-        raise UserError(what, where="data.source.mask", remedy=remedy)
 
 
 def expect_one_mask(masks: Sequence[Path], image: Path) -> None:

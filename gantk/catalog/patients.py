@@ -14,6 +14,7 @@ from statistics import median
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.domains import Parts, parts_with_digits
 from gantk.catalog.patterns import (
     AROUND_LAST_NUMBER,
     CLASS_WORDS,
@@ -32,13 +33,6 @@ from gantk.catalog.patterns import (
 )
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError
-
-Parts = tuple[str, ...]  # the folders of a path
-
-
-def parts_with_digits(parts: Sequence[str]) -> list[str]:
-    """The parts with a digit: those of patients have one, those of classes (`tumour`) do not."""
-    return [part for part in parts if any(map(str.isdigit, part))]
 
 
 def without_visit(name: str) -> str:

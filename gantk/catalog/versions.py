@@ -12,8 +12,7 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
-from gantk.catalog.domains import relative_to
-from gantk.catalog.patients import Parts
+from gantk.catalog.domains import Parts, relative_to
 from gantk.catalog.patterns import (
     MASK_NAME,
     STANDARD_SPACE_FOLDER,

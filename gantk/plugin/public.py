@@ -24,8 +24,6 @@ PUBLIC_MODULES = (
     "gantk.data.look",
     "gantk.data.intensity",
     "gantk.catalog.domains",
-    "gantk.catalog.masks",
-    "gantk.catalog.patients",
     "gantk.data.recipe_data",
     "gantk.catalog.tables",
     "gantk.data.split",

@@ -13,7 +13,6 @@ from typing import Literal
 
 from gantk import Catalog, Record, Row, VolumeSource
 from gantk.catalog.contrasts import CONTRASTS
-from gantk.catalog.masks import expect_one_grid, expect_one_mask, masks_named
 from gantk.catalog.tables import LEFT_OUT, read_rows, split_in
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -68,7 +67,7 @@ class Bids(VolumeSource):
     def catalog(self) -> Catalog:
         """A row for every scan of the domains; UserError where a domain has none."""
         images = io.list_images(self.root, recursive=True)
-        masks = masks_named(images, self.root, self.mask)
+        masks = self.masks_among(images)
         named_masks = [mask for mask in map(parse_name, masks) if mask]
         # Only <root>/sub-*: derivatives/ and sourcedata/ hold further folders of subjects.
         scans = [
@@ -130,13 +129,7 @@ class Bids(VolumeSource):
             on_its_grid = [path for path in paths if io.difference(path, scan.path) is None]
             paths = on_its_grid or paths
 
-        expect_one_mask(paths, scan.path)
-        if not paths:
-            return None
-        if self.onto == "none":
-            expect_one_grid(paths[0], scan.path)
-
-        return paths[0]
+        return self.mask_of(scan.path, paths)
 
     def columns(self) -> list[str]:
         """The columns of participants.tsv; [] without that file."""

@@ -25,12 +25,13 @@ from gantk.catalog.contrasts import (
     words_of,
 )
 from gantk.catalog.domains import (
+    Parts,
+    parts_with_digits,
     patient_of,
     regex_option,
     split_of,
     splits_of,
 )
-from gantk.catalog.patients import Parts, parts_with_digits
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import Scan

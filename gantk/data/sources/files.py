@@ -13,7 +13,6 @@ from gantk.catalog.channels import refuse_numbered_channels
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.domains import rename_or_map
 from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
-from gantk.catalog.masks import expect_one_grid
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
@@ -179,8 +178,8 @@ class Files(VolumeSource):
             self._set_pairs(rows)
 
         for row in rows:
-            if row.mask and self.onto == "none":
-                expect_one_grid(row.mask, row.path)
+            if row.mask:
+                self.mask_of(row.path, [row.mask])
         return rows
 
     def _passed_over(self, rows: Sequence[Row]) -> list[str]:

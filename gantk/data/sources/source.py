@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
+from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.pairing import pair_rows
@@ -227,6 +228,25 @@ class VolumeSource(FileSource):
     def sees(self, view: SamplingGrid) -> None:
         """Slice volumes along this plane, at this spacing; called before `records`."""
         self.reader.view = view
+
+    def masks_among(self, images: Sequence[Path]) -> list[Path]:
+        """The images with the name of masks; UserError where the option `mask` names none."""
+        return masks_named(images, self.root, self.mask)
+
+    def mask_of(self, image: Path, masks: Sequence[Path]) -> Path | None:
+        """The only one of an image's masks; UserError for several, or for one on another grid where
+        images stay on theirs.
+        """
+        expect_one_mask(masks, image)
+        if not masks:
+            return None
+        if self.onto == "none" and (differs := io.difference(masks[0], image)):
+            raise UserError(
+                f"the mask '{masks[0]}' and its image '{image}' are on different voxel grids: {differs}",
+                where="data.source.mask",
+                remedy="resample the mask onto the grid of its image, or leave both out",
+            )
+        return masks[0]
 
 
 def source_for(path: Path, own: str | None = None) -> dict:
