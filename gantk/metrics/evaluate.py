@@ -20,7 +20,6 @@ from gantk.errors import UserError
 from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.features import published_metrics
 from gantk.metrics.pair_scores import (
     HistogramMatching,
     IntensityMap,
@@ -37,7 +36,7 @@ from gantk.metrics.references import (
     direction_to,
     number_that_fits,
 )
-from gantk.metrics.sets import ImageGroup, Kid, halves, select_images
+from gantk.metrics.sets import ImageGroup, Kid, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import CEILING, alarm_of_foreground, pair_verdict, set_verdict, title_of

@@ -50,7 +50,7 @@ PARTS = {
         "nrmse": "gantk.metrics.pairs:NRMSE",
         "kid": "gantk.metrics.sets:Kid",
     },
-    "features": {"random": "gantk.metrics.features:RandomConv"},
+    "features": {"random": "gantk.metrics.sets:RandomConv"},
     "optimizer": {
         "adam": "gantk.training.optim:adam",
         "sgd": "gantk.training.optim:sgd",

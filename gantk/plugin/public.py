@@ -45,7 +45,6 @@ PUBLIC_MODULES = (
     "gantk.inference.translation",
     # scores and pages
     "gantk.metrics.evaluate",
-    "gantk.metrics.features",
     "gantk.metrics.intervals",
     "gantk.metrics.pair_scores",
     "gantk.metrics.pairs",

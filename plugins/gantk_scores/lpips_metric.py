@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError, one_line
 from gantk.files import MAX_TENSORS_BYTES, regular_file
-from gantk.metrics.features import middle_slices
 from gantk.metrics.pairs import PairMetric
+from gantk.metrics.sets import middle_slices
 from gantk.nets.pretrained import weights_file
 from gantk.plugin.spec import Seed
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.machine.runtime import Runtime
-from gantk.metrics.features import Features
+from gantk.metrics.sets import Features
 from gantk.plugin.spec import Part
 from gantk.runs.folder import RunFolder
 from gantk.runs.trained import load_method

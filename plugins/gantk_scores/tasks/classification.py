@@ -17,10 +17,9 @@ from torch.nn import functional as F
 
 from gantk import timm_model
 from gantk.errors import UserError
-from gantk.metrics.features import IMAGES_PER_PASS, middle_slices
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.references import spread
-from gantk.metrics.sets import ImageGroup, halves, select_images
+from gantk.metrics.sets import IMAGES_PER_PASS, ImageGroup, halves, middle_slices, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
 from gantk_scores.tasks.small_networks import mirror_randomly, train_network

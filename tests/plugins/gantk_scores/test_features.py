@@ -16,8 +16,7 @@ import gantk_scores
 from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.evaluate import default_metrics
-from gantk.metrics.features import Features
-from gantk.metrics.sets import Kid
+from gantk.metrics.sets import Features, Kid
 from gantk.nets.pretrained import weights_file
 from gantk.runs.results import Results, Score
 from gantk_scores.features.inception import FILE, Inception

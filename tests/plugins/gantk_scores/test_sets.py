@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from gantk.errors import UserError
-from gantk.metrics.features import published_metrics
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, Kid, set_scores, squared_mmd
+from gantk.metrics.sets import ImageGroup, Kid, published_metrics, set_scores, squared_mmd
 from gantk_scores.sets.diversity import Diversity
 from gantk_scores.sets.fid import Fid, frechet, gaussian
 from gantk_scores.sets.frd import Frd
