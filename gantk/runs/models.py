@@ -106,9 +106,7 @@ def pack_record(run: RunFolder) -> dict[str, Any] | None:
     """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was
     trained here.
     """
-    from gantk.runs.checkpoint import load_meta
-
-    return load_meta(run.latest()).get("packed")
+    return run.meta(run.latest()).get("packed")
 
 
 def refuse_packed(run: RunFolder) -> None:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
 
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import formats, read, stem_of, suffix_of
-from gantk.formats.image import Scan, to_levels
+from gantk.formats.image import Scan, nifti_of_levels
 from gantk_serve.trust import FITS, Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
@@ -285,15 +284,13 @@ def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str,
     thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))
     z, y, x = (1.0, *images[0].spacing)[-3:]
     # array axes point to the patient's left, back and head
-    affine = np.diag([-thin * x, -thin * y, thin * z, 1.0])
+    affine = np.diag([-x, -y, z, 1.0])
     files = {}
     kinds = ("input", "output", "difference", "uncertainty")
     for kind, volume in zip(kinds, volumes, strict=False):
         files[kind] = f"{number}-{kind}.nii"
-        levels, step, low = to_levels(volume, thin)
-        image = nibabel.Nifti1Image(levels.transpose(2, 1, 0), affine)
-        image.header.set_slope_inter(step, low)
-        write_file(folder / files[kind], image.to_bytes())
+        content = nifti_of_levels(volume.transpose(2, 1, 0), affine, thin)
+        write_file(folder / files[kind], content)
 
     scan = parts[0]
     return {

@@ -9,9 +9,10 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
-from gantk.formats.image import to_levels
+from gantk.formats.image import nifti_of_levels
 from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
@@ -53,7 +54,6 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
     """Kind (and "error") -> a gzipped NIfTI file in base64, and display ranges; {} where a file is
     missing.
     """
-    import nibabel
 
     paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
     if not all(is_inside(run, path) for path in paths.values()):
@@ -69,13 +69,10 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
         return {}
 
     thin = -(-max(voxels["truth"].shape) // MAX_SIDE_VOXELS)
-    affine = images["truth"].affine @ np.diag([thin, thin, thin, 1.0])
     packed = {}
     for kind, each in voxels.items():
-        levels, step, low = to_levels(each, thin)
-        image = nibabel.Nifti1Image(levels, affine)
-        image.header.set_slope_inter(step, low)
-        packed[kind] = base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode("ascii")
+        content = gzip.compress(nifti_of_levels(each, images["truth"].affine, thin), 6, mtime=0)
+        packed[kind] = base64.b64encode(content).decode("ascii")
 
     target = np.percentile(voxels["truth"], DISPLAY_PERCENTILES).tolist()
     source = np.percentile(voxels["input"], DISPLAY_PERCENTILES).tolist()
