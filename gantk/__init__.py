@@ -21,6 +21,7 @@ _PUBLIC = {
     "gantk.exports.exporting": ["Direction"],
     "gantk.formats.archives": ["unpack"],
     "gantk.inference.model": ["TrainedModel"],
+    "gantk.inference.translation": ["Translation"],
     "gantk.inference.translator": ["Translator"],
     "gantk.metrics.compare_folders": ["compare"],
     "gantk.nets.pretrained": ["timm_model"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from gantk.recipe.tables import current_fit
 
 OTHER = {"a": "b", "b": "a"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+Progress = Callable[[int, int], None]  # (slices done, slices in all)
 Name = Annotated[str, Field(max_length=1000)]
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
 Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
@@ -130,3 +132,10 @@ class Frame:
         # z-scores have values far below the background of 0
         was_dark = values["low"] >= -RINGING_SHARE * values["high"]
         return with_dark_background(pixels) if was_dark else pixels
+
+
+def part_of_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """The callback for the part `number` of `count` equal ones."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)

@@ -13,10 +13,10 @@ from gantk.catalog.contrasts import contrast_called
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
 from gantk.inference.jobs import inputs_below, rows_of_one
 from gantk.inference.notes import Checked, check_input
-from gantk.inference.pipeline import Pipeline, Progress
+from gantk.inference.pipeline import Pipeline
 from gantk.runs.results import Score
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from gantk.data.masks import Outside, outside_of
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import PLANES, Frame
+from gantk.inference.frame import PLANES, Frame, Progress, part_of_progress
 from gantk.machine.usage import free_memory
 from gantk.prepare.grid import Plane, SamplingGrid
 from gantk.prepare.module import (
@@ -43,7 +43,6 @@ SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole v
 CROP_MEMORY_VOLUMES = (
     5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
 )
-Progress = Callable[[int, int], None]  # (slices done, slices in all)
 MapKind = Literal["image", "spread"]
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, maps x D, *size), on the CPU
 
@@ -540,13 +539,6 @@ def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:
     if dtype is not None and np.issubdtype(dtype, np.integer):
         return float(np.iinfo(dtype).max)
     return 1.0 if np.nanmax(np.abs(pixels)) <= 1 else None
-
-
-def part_of_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
-    """The callback for the part `number` of `count` equal ones."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, count * total)
 
 
 def _median_into_last(first: np.ndarray, second: np.ndarray, last: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,7 +53,6 @@ from gantk.inference.sidecar import (
 )
 from gantk.plugin.loader import load
 
-FAILURES = (GantkError, OSError, MemoryError)  # of one file: the others are still translated
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 MAX_NAME_BYTES = 255  # of a file on common file systems
 MAX_LISTED = 3  # files in a message
@@ -74,6 +73,9 @@ class Clipped:
 @dataclass
 class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
+
+    # of one file: the others are still translated
+    FAILURES: ClassVar[tuple[type[Exception], ...]] = (GantkError, OSError, MemoryError)
 
     model: TrainedModel
     to: str | None
@@ -600,13 +602,13 @@ class Translation:
                     last = [writing[job]]
                     if not overlap:
                         wait(last)
-                except FAILURES as error:
+                except self.FAILURES as error:
                     outcomes[job] = error
 
         for job, future in writing.items():
             try:
                 outcomes[job] = future.result()
-            except FAILURES as error:
+            except self.FAILURES as error:
                 outcomes[job] = error
 
         return outcomes

@@ -41,8 +41,6 @@ PUBLIC_MODULES = (
     "gantk.runs.trained",
     "gantk.prepare.module",
     "gantk.inference.frame",
-    "gantk.inference.pipeline",
-    "gantk.inference.translation",
     # scores and pages
     "gantk.metrics.evaluate",
     "gantk.metrics.intervals",

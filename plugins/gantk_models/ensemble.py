@@ -19,8 +19,13 @@ from gantk.errors import UserError
 from gantk.files import zeros_beside
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
-from gantk.inference.pipeline import Pipeline, Progress, part_of_progress
+from gantk.inference.frame import (
+    DEFAULT_OPTIONS,
+    Frame,
+    Progress,
+    TranslateOptions,
+    part_of_progress,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +133,7 @@ class Ensemble(TrainedModel):
         digest = hashlib.sha256(hashes.encode()).hexdigest()
         return {"name": f"mean of {len(identities)}: {names}", "sha256": digest}
 
-    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
+    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Any:
         """The pipeline of the first member."""
         return self.members[0].pipeline(letter, self._member_options(options))
 

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gantk import load
+from gantk import Translation, load
 from gantk.errors import GantkError
-from gantk.inference.translation import FAILURES, Job, Translation
 from gantk.machine.runtime import ALONE
 from gantk_cluster.ray.cluster import connect_cluster
 
@@ -31,7 +30,7 @@ class Worker:
         self.given = given
         self.work: Translation | None = None
 
-    def translate_one(self, job: Job) -> tuple[Any, dict, list]:
+    def translate_one(self, job: Any) -> tuple[Any, dict, list]:
         """Translate one file; returns what `Translation.translate_one` returns."""
         if self.work is None:
             self.work = self._load(*self.given)
@@ -61,7 +60,7 @@ def on_cluster(
     device: str | None,
     work: Translation,
     bare: Translation,
-    jobs: list[Job],
+    jobs: list[Any],
     done: Callable,
 ) -> None:
     """Translate all jobs on the cluster and call `done` after each; a job whose worker died is
@@ -85,7 +84,7 @@ def on_cluster(
         retried = {"max_restarts": -1, "max_task_retries": MAX_WORKER_DEATHS - 1}
         kind = ray.remote(Worker).options(**retried, **room.asked)
         waiting = deque(jobs)
-        busy: dict[Any, tuple[Any, Job]] = {}  # pending result -> worker, file
+        busy: dict[Any, tuple[Any, Any]] = {}  # pending result -> worker, file
 
         def give(worker: Any) -> None:
             if waiting:
@@ -98,7 +97,9 @@ def on_cluster(
                 try:
                     found = ray.get(each)
                 except ray.exceptions.RayTaskError as error:
-                    raise (error.cause if isinstance(error.cause, FAILURES) else error) from None
+                    raise (
+                        error.cause if isinstance(error.cause, work.FAILURES) else error
+                    ) from None
                 except ray.exceptions.RayError:
                     found = GantkError(DIED), {}, []
                 done(job, *found)
