@@ -446,8 +446,8 @@ def json_type(hint, links: dict):
 def commands() -> str:
     """Every command with its examples, arguments and options, by section, read off click."""
     from gantk.cli import cli
-    from gantk.commands import by_section
     from gantk.plugin.loader import attach_commands
+    from gantk.terminal import by_section
 
     attach_commands(cli)
     said = ["# Commands", "What `gantk COMMAND --help` prints, in the order of `gantk --help`."]

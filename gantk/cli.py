@@ -12,7 +12,6 @@ from typing import NoReturn
 import click
 
 from gantk import __version__, api
-from gantk.commands import Command, CommandGroup, by_section, device_option
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -24,7 +23,11 @@ from gantk.errors import (
 )
 from gantk.plugin.loader import attach_commands, load, plugin_note
 from gantk.terminal import (
+    Command,
+    CommandGroup,
+    by_section,
     complain,
+    device_option,
     json_option,
     line_printer,
     overwrite_option,

@@ -7,8 +7,7 @@ import sys
 import click
 from rich.console import Console
 
-from gantk.commands import Command, device_option
-from gantk.terminal import json_option
+from gantk.terminal import Command, device_option, json_option
 
 KEY_VALUE = "KEY=VALUE"
 

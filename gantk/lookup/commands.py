@@ -12,14 +12,22 @@ from typing import Any
 import click
 from rich.text import Text
 
-from gantk.commands import Command, CommandGroup
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.files import expect_file, write_output
 from gantk.plugin.loader import load
 from gantk.plugin.loss_inputs import in_words, loss_inputs
 from gantk.plugin.registry import KINDS, Entry
 from gantk.plugin.settings import disabled_plugins
-from gantk.terminal import Escaping, console, overwrite_option, say, styled, table
+from gantk.terminal import (
+    Command,
+    CommandGroup,
+    Escaping,
+    console,
+    overwrite_option,
+    say,
+    styled,
+    table,
+)
 
 
 @click.command(

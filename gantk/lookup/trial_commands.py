@@ -4,8 +4,7 @@ import sys
 
 import click
 
-from gantk.commands import Command, device_option
-from gantk.terminal import json_option, write_json
+from gantk.terminal import Command, device_option, json_option, write_json
 
 
 def try_recipe(recipe, json_file, overwrite, precision=None, **options) -> None:

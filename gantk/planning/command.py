@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import Command, device_option
 from gantk.errors import argument
-from gantk.terminal import overwrite_option
+from gantk.terminal import Command, device_option, overwrite_option
 
 
 @click.command(

@@ -9,7 +9,6 @@ PUBLIC_MODULES = (
     "gantk.downloads",
     "gantk.hub",
     "gantk.terminal",
-    "gantk.commands",
     "gantk.method",
     "gantk.plugin.spec",
     "gantk.testing",

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import CommandGroup
-from gantk.terminal import overwrite_option
+from gantk.terminal import CommandGroup, overwrite_option
 
 PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "format"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
-from gantk.terminal import console, json_option, overwrite_option, say, table, write_json
+from gantk.terminal import Command, console, json_option, overwrite_option, say, table, write_json
 
 
 @click.command(

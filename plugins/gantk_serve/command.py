@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import CommandGroup, Described
+from gantk.terminal import CommandGroup, Described
 
 START = "start"  # the command that `gantk serve RULES` stands for
 

@@ -13,12 +13,12 @@ import pytest
 
 from gantk import api, registry
 from gantk.cli import cli
-from gantk.commands import SECTIONS
 from gantk.errors import GantkError
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import first_sentence
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, resolved
 from gantk.recipe.tables import TABLES
+from gantk.terminal import SECTIONS
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()):

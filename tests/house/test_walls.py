@@ -21,7 +21,6 @@ ROOMS = (
     "downloads",
     "hub",
     "terminal",
-    "commands",
     "method",
     "plugin",
     "recipe",

@@ -4,8 +4,7 @@ import sys
 
 import click
 
-from gantk.commands import Command
-from gantk.terminal import json_option, write_json
+from gantk.terminal import Command, json_option, write_json
 
 
 @click.command(

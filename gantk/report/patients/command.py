@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
-from gantk.terminal import overwrite_option
+from gantk.terminal import Command, overwrite_option
 
 
 @click.command(

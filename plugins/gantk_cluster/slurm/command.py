@@ -2,7 +2,7 @@
 
 import click
 
-from gantk.commands import Command
+from gantk.terminal import Command
 
 COUNT = click.IntRange(1, 100_000)
 

@@ -2,8 +2,7 @@
 
 import click
 
-from gantk.commands import Command
-from gantk.terminal import say
+from gantk.terminal import Command, say
 
 SPACE = (
     "Key and values: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (integers), KEY=ls,bce. Repeatable."

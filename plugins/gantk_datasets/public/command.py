@@ -2,7 +2,7 @@
 
 import click
 
-from gantk.commands import Command
+from gantk.terminal import Command
 
 
 @click.command(

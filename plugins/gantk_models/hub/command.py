@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command
+from gantk.terminal import Command
 
 
 @click.command(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gantk.commands import Command, device_option
+from gantk.terminal import Command, device_option
 
 
 @click.command(

@@ -2,8 +2,15 @@
 
 import click
 
-from gantk.commands import CommandGroup, device_option
-from gantk.terminal import json_option, line_printer, overwrite_option, say, write_json
+from gantk.terminal import (
+    CommandGroup,
+    device_option,
+    json_option,
+    line_printer,
+    overwrite_option,
+    say,
+    write_json,
+)
 
 KIND = "2afc: which of two is real; yesno: is one image real; rating: how real it looks, 1 to 5."
 

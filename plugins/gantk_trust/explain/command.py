@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import click
 
-from gantk.commands import Command, device_option
-from gantk.terminal import overwrite_option
+from gantk.terminal import Command, device_option, overwrite_option
 
 
 @click.command(
