@@ -44,6 +44,7 @@ _PUBLIC = {
     "gantk.data.augment": ["Augmentation"],
     "gantk.data.batches": ["Batches"],
     "gantk.data.preparation": ["Record"],
+    "gantk.data.recipe_data": ["checked_recipe"],
     "gantk.data.sources.source": ["VolumeSource"],
     "gantk.plugin.spec": [
         "AdversarialLoss",

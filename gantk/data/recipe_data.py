@@ -125,7 +125,9 @@ def checked_recipe(
     profile: str | None,
     last: Settings = (),
 ) -> tuple[Recipe, Model]:
-    """The recipe and the model of `opened_recipe`."""
+    """The recipe that `gantk run` would train with these options, and its checked tables; UserError as
+    there. `last`: settings that win over all others.
+    """
     loaded, model, _ = opened_recipe(recipe, data, settings, profile, last)
     return loaded, model
 

@@ -23,7 +23,6 @@ PUBLIC_MODULES = (
     "gantk.data.look",
     "gantk.data.intensity",
     "gantk.catalog.domains",
-    "gantk.data.recipe_data",
     "gantk.catalog.tables",
     "gantk.data.split",
     # networks and losses

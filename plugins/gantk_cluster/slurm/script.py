@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from jinja2 import Environment, Template
 
-from gantk.data.recipe_data import checked_recipe
+from gantk import checked_recipe
 from gantk.errors import UserError
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import refuse_packed

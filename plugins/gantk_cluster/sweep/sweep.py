@@ -17,8 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gantk import registry
-from gantk.data.recipe_data import checked_recipe
+from gantk import checked_recipe, registry
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
 from gantk.files import lock_folder, make_folder, read_file, write_file
 from gantk.recipe.load import Settings, parse_setting

@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gantk import registry, resume, run
-from gantk.data.recipe_data import checked_recipe
+from gantk import checked_recipe, registry, resume, run
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, whole_folder, write_file
 from gantk.machine.runtime import ALONE
