@@ -34,6 +34,7 @@ from gantk.metrics.compare_folders import compare as compare
 from gantk.metrics.statistics.comparing import compare_systems as compare_systems
 from gantk.metrics.statistics.comparing import correct_tests as correct_tests
 from gantk.nets.pretrained import timm_model as timm_model
+from gantk.nets.unet import UNet as UNet
 from gantk.planning.recipe import plan as plan
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec
@@ -48,6 +49,9 @@ from gantk.plugin.spec import Part as Part
 from gantk.plugin.spec import SourceLoss as SourceLoss
 from gantk.recipe.load import Recipe as Recipe
 from gantk.recipe.load import load_recipe as load_recipe
+from gantk.report.markdown import Markdown as Markdown
+from gantk.report.markdown import code_span as code_span
+from gantk.report.markdown import escape_markdown as escape_markdown
 from gantk.report.markdown import markdown_table as markdown_table
 from gantk.report.markdown import score_table as score_table
 from gantk.report.notebook import Run as Run

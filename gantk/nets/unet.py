@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk.nets import kernels
 from gantk.nets.blocks import NormKind, OutputKind, UpKind
 from gantk.plugin.spec import Depth, Few, Fraction, Width
 
@@ -127,11 +125,11 @@ class UNet(b.Network):
         skips = self.features(x)
         x = F.relu(skips.pop()) if self.relu_skips else skips.pop()
         for step in self.decoder[:-1]:
-            x = Join.apply(step(x), skips.pop(), self.relu_skips)
+            x = b.Join.apply(step(x), skips.pop(), self.relu_skips)
 
         x = self.decoder[-1](x)
         if len(self.head):
-            x = Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x)
+            x = b.Join.apply(x, skips.pop(), self.relu_skips) if len(self.stem) else F.relu_(x)
             x = self.head(x)
         return self.activation_out(x)
 
@@ -215,35 +213,3 @@ class Units:
         if count:
             layers.append(b.conv(self.dims, inputs, outputs, 3))
         return nn.Sequential(*layers)
-
-
-class Join(torch.autograd.Function):
-    """ReLU of concatenated maps: (N, C1, *size) and (N, C2, *size) to (N, C1 + C2, *size); or of
-    the first only.
-
-    torch's concatenation returns slices of one gradient, and operations on slices are slow: up to
-    six times in bfloat16 on a CPU. Here ReLU's gradient is computed on the whole, and each part is
-    copied once.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, skip: Tensor, relu_skip: bool = True) -> Tensor:
-        out = torch.cat([x, skip], 1)
-        ctx.channels = x.shape[1]
-        ctx.passed = out.shape[1] if relu_skip else x.shape[1]
-        kernels.Rectified.apply(out[:, : ctx.passed])
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        (out,) = ctx.saved_tensors
-        form = b.memory_format(out)
-        if ctx.passed == out.shape[1]:
-            gradient = kernels.rectified_gradient(gradient.contiguous(memory_format=form), out)
-
-        first = gradient[:, : ctx.channels]
-        second = gradient[:, ctx.channels :]
-        if ctx.passed < out.shape[1]:
-            first = kernels.rectified_gradient(first, out[:, : ctx.channels])
-        return first.contiguous(memory_format=form), second.contiguous(memory_format=form), None

@@ -28,7 +28,6 @@ PUBLIC_MODULES = (
     # networks and losses
     "gantk.nets.blocks",
     "gantk.nets.pretrained",
-    "gantk.nets.unet",
     "gantk.losses.reconstruction",
     "gantk.losses.structure",
     # a run and its model
@@ -50,6 +49,5 @@ PUBLIC_MODULES = (
     "gantk.metrics.verdict",
     "gantk.metrics.written",
     "gantk.report.build",
-    "gantk.report.markdown",
     "gantk.report.pictures",
 )

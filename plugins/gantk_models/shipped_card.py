@@ -7,16 +7,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gantk import Markdown, code_span, escape_markdown, markdown_table, score_table
 from gantk.errors import UserError, doing
 from gantk.files import read_file
 from gantk.recipe.load import mapping, read_toml
-from gantk.report.markdown import (
-    Markdown,
-    code_span,
-    escape_markdown,
-    markdown_table,
-    score_table,
-)
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import MAX_CARD_BYTES, pack_record, weights_hash
 from gantk.runs.schemas import read_results

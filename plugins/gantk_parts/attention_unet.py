@@ -13,8 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk.nets.blocks import NormKind, OutputKind, UpKind
-from gantk.nets.unet import Join
+from gantk.nets.blocks import Join, NormKind, OutputKind, UpKind
 from gantk.plugin.spec import Fraction, Width
 
 Units = Annotated[int, Field(ge=2, le=12)]  # encoder units

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk import UNet
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, patient_numbers
-from gantk.nets.unet import UNet
 from gantk.plugin.spec import Depth, Weight, Width
 from gantk.runs.results import Results
 

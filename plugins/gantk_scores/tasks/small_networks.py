@@ -29,7 +29,7 @@ class SmallUNet(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, dims: int, size: tuple[int, ...]):
-        from gantk.nets.unet import UNet
+        from gantk import UNet
 
         super().__init__()
         depth = max(1, min(DEPTH, min(size).bit_length() - 2))

@@ -13,9 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gantk import RunRecord
+from gantk import Markdown, RunRecord, escape_markdown, markdown_table, score_table
 from gantk.files import expect_file, write_output
-from gantk.report.markdown import Markdown, escape_markdown, markdown_table, score_table
 from gantk.runs.models import find_model
 from gantk_studies.card.facts import facts_of
 
