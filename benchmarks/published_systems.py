@@ -278,7 +278,6 @@ def written() -> dict[Path, str]:
     in_readme = [system for system in SYSTEMS if system.in_readme]
     readme = README.read_text("utf-8")
     readme = between_marks(readme, "overview", overview(records, in_readme))
-    readme = between_marks(readme, "ours", ours(records))
     return {PAGE: page, README: readme}
 
 
