@@ -45,6 +45,7 @@ _PUBLIC = {
     "gantk.training.loop": ["Step", "Training"],
     "gantk.training.adaptive": ["DiscriminatorAugment"],
     "gantk.training.pool": ["ImagePool"],
+    "gantk.prepare.grid": ["resample_onto"],
     "gantk.recipe.load": ["Recipe", "load_recipe"],
     "gantk.report.notebook": ["Run"],
     "gantk.report.run_record": ["RunRecord"],

@@ -47,6 +47,7 @@ from gantk.plugin.spec import Generator as Generator
 from gantk.plugin.spec import Loss as Loss
 from gantk.plugin.spec import Part as Part
 from gantk.plugin.spec import SourceLoss as SourceLoss
+from gantk.prepare.grid import resample_onto as resample_onto
 from gantk.recipe.load import Recipe as Recipe
 from gantk.recipe.load import load_recipe as load_recipe
 from gantk.report.markdown import Markdown as Markdown

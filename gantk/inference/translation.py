@@ -75,7 +75,7 @@ class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
 
     # of one file: the others are still translated
-    FAILURES: ClassVar[tuple[type[Exception], ...]] = (GantkError, OSError, MemoryError)
+    FAILURES: ClassVar = (GantkError, OSError, MemoryError)
 
     model: TrainedModel
     to: str | None

@@ -255,7 +255,7 @@ def _require_same_grid(pairs: list[FilePair], read: Read) -> None:
             what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
             remedy = (
                 "resample the prediction onto the grid of the truth first, with"
-                " gantk.prepare.grid.resample_onto (docs/background/trust.md shows how)"
+                " gantk.resample_onto (docs/background/trust.md shows how)"
             )
             raise UserError(what, where=WHERE, remedy=remedy)
 
