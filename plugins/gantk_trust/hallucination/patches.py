@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import RootModel
 
 from gantk.metrics.evaluate import Tested
-from gantk.report.pictures import preview
+from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Step
 from gantk.runs.schemas import Part, Preview, table
@@ -79,8 +78,7 @@ def _picture(image: np.ndarray, row: int, column: int) -> str:
     padded = np.pad(image, REACH_PIXELS)[
         row : row + 2 * REACH_PIXELS + 1, column : column + 2 * REACH_PIXELS + 1
     ]
-    levels = (padded.clip(0, 1) * 255).round().astype(np.uint8)
-    return preview(Image.fromarray(levels.repeat(5, 0).repeat(5, 1)))
+    return enlarged_preview(padded, 5)
 
 
 def section(record) -> dict[str, Any] | None:

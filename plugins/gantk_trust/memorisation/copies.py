@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gantk.metrics.intervals import metric_score
-from gantk.report.pictures import preview
+from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Results, Score
 from gantk.runs.schemas import Preview, table
@@ -97,9 +96,7 @@ def _picture(image: Tensor) -> str:
     """An image (C, *size) in 0..1 as a data URI: mean of the channels, a volume's middle plane."""
     plane = image.float().cpu().mean(0)
     plane = plane[len(plane) // 2] if plane.ndim == 3 else plane
-    levels = (plane.clamp(0, 1) * 255).round().byte().numpy()
-    times = max(1, 128 // len(plane))
-    return preview(Image.fromarray(levels.repeat(times, 0).repeat(times, 1)))
+    return enlarged_preview(plane.numpy(), max(1, 128 // len(plane)))
 
 
 def section(record) -> dict[str, Any] | None:
