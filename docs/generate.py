@@ -353,6 +353,7 @@ def parts() -> str:
 
 def json_files() -> str:
     """The keys of the JSON files of a run folder, from their schemas."""
+    from gantk.data.split_json import RecordedImage, RecordedSplit
     from gantk.runs import results, schemas
 
     links = {  # schema -> (word, heading of its own table)
@@ -362,7 +363,8 @@ def json_files() -> str:
         results.Groups: ("subgroup score", "Subgroup score"),
         results.Uncertainty: ("uncertainty score", "Uncertainty score"),
         results.Speed: ("usage", "usage.json"),
-        schemas.IMAGE: ("image", "Image"),
+        RecordedImage: ("image", "Image"),
+        schemas.MappingState: ("mapping", "Mapping"),
     }
 
     def json_table(schema) -> str:
@@ -382,14 +384,14 @@ def json_files() -> str:
             results.Uncertainty,
         ),
         "patients.json": "One object for each direction:\n\n" + with_own(results.HeldOutPatients),
-        "best.json": with_own(schemas.SCHEMAS["best.json"]),
-        "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.SCHEMAS["log.jsonl"]),
+        "best.json": with_own(results.Choice),
+        "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.LogLine),
         "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(results.Speed),
-        "split.json": with_own(schemas.SCHEMAS["split.json"], schemas.IMAGE),
-        "environment.json": with_own(schemas.SCHEMAS["environment.json"]),
-        "samples/index.json": with_own(schemas.SCHEMAS["index.json"]),
-        "meta.json": "In each checkpoint.\n\n" + with_own(schemas.SCHEMAS["meta.json"]),
-        "state.json": "In each checkpoint.\n\n" + with_own(schemas.SCHEMAS["state.json"]),
+        "split.json": with_own(RecordedSplit, RecordedImage),
+        "environment.json": with_own(schemas.Environment),
+        "samples/index.json": with_own(schemas.SampleIndex),
+        "meta.json": "In each checkpoint.\n\n" + with_own(schemas.Meta, schemas.MappingState),
+        "state.json": "In each checkpoint.\n\n" + with_own(schemas.TrainingState),
     }
     said = [(ROOT / "docs/metrics-json.intro").read_text("utf-8")]
     for name, text in files.items():
@@ -408,7 +410,7 @@ def json_rows(schema, links: dict, prefix: str = ""):
         if field.exclude:
             continue
         kind, inner = json_type(field.annotation, links)
-        path = f"{prefix}{key}"
+        path = f"{prefix}{field.serialization_alias or key}"
         yield path, kind, field.description or ""
         if inner is not None:
             between = ".NAME" * len(re.findall(r"objects? of", kind)) + "[]" * ("list" in kind)

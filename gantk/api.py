@@ -193,10 +193,10 @@ def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
 
     run = argument(folder.path)
     used = folder.usage()
-    if used:
-        line = f"used     {duration(used['seconds'])} of training"
-        if used.get("peak_memory_gib"):
-            line += f", {used['peak_memory_gib']:.1f} GiB of memory"
+    if used.seconds is not None:
+        line = f"used     {duration(used.seconds)} of training"
+        if used.peak_memory_gib:
+            line += f", {used.peak_memory_gib:.1f} GiB of memory"
         yield f"{line}; pictures in {run}/samples"
     if parts.method.samples:
         yield f"next     gantk sample {run} -n 64 --out images"
@@ -585,14 +585,12 @@ def _evaluate(
     `scratch`: the folder that gets the files, where they are not about the run's own images.
     """
     kept = scratch or folder
-    from gantk.machine.usage import speed_of
     from gantk.metrics.summary import published_lines, summary_lines
     from gantk.plugin.callbacks import Hooks
     from gantk.recipe.load import resolved
     from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_patients
-    from gantk.runs.results import Speed
-    from gantk.runs.schemas import read
+    from gantk.runs.speed import speed_of
     from gantk.runs.trained import compares_checkpoints, earlier_weights
     from gantk.training.loop import inference_weights
 
@@ -614,7 +612,7 @@ def _evaluate(
     if not main:
         return {}
 
-    results.speed = Speed.model_validate(speed_of(folder.read_log(), folder.usage()))
+    results.speed = speed_of(folder.read_log(), folder.usage())
     results.domains = list(parts.model.data.domains)
     results.step = parts.engine.step
     warnings = []
@@ -634,8 +632,8 @@ def _evaluate(
             )
         ]
 
-    ran = read(folder.path, "environment.json").get("recipe") or {}
-    system = published_system(resolved(parts.model), ran.get("changed") or {})
+    changed = folder.environment.recipe.changed
+    system = published_system(resolved(parts.model), changed)
     for line in [*summary_lines(results), *published_lines(results, system), *warnings]:
         say(line)
 

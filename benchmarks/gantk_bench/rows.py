@@ -163,9 +163,9 @@ def figures(run: Path) -> dict[str, Any]:
     curve = []
     seconds = 0.0
     for line in log:
-        seconds = line.get("seconds", seconds)
-        if "validation" in line:
-            curve.append({"step": line["step"], "seconds": seconds, "scores": line["validation"]})
+        seconds = seconds if line.seconds is None else line.seconds
+        if line.validation:
+            curve.append({"step": line.step, "seconds": seconds, "scores": line.validation})
     return {
         "metrics": result["metrics"],
         "baselines": result.get("baselines", {}),
@@ -174,9 +174,9 @@ def figures(run: Path) -> dict[str, Any]:
         "selection": read("best.json") if (run / "best.json").is_file() else {},
         "curve": curve,
         "alarms": [
-            {key: line[key] for key in ("step", "alarm", "message")}
+            {"step": line.step, "alarm": line.alarm, "message": line.message}
             for line in log
-            if "alarm" in line
+            if line.alarm
         ],
         "machine": {key: environment.get(key) for key in MACHINE_KEYS},
         "versions": (

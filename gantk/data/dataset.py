@@ -43,13 +43,12 @@ from gantk.data.split import (
     split_records,
     unpair,
 )
-from gantk.data.split.leakage import check_leakage
+from gantk.data.split.leakage import LeakageError, check_leakage
 from gantk.data.split.near_duplicates import (
     MAX_ALL_COMPARED,
     Fingerprint,
-    fingerprint,
-    sample_indices,
 )
+from gantk.data.split_json import RecordedSplit
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
@@ -72,6 +71,7 @@ MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 class Study:
     """The images of a [data] table as a method uses them: records, split, training images."""
 
+    preparation: Preparation | None = None  # how records become images
     guessed = False  # whether nobody has chosen the table: `data check` without a recipe
 
     def __init__(
@@ -155,8 +155,9 @@ class Study:
                 # drawn heads are alike without being copies
                 near=not getattr(self.source, "drawn", False),
                 fingerprints=self.fingerprints,
+                preparation=self.preparation,
             )
-        except UserError as error:
+        except LeakageError as error:
             return error
         return None
 
@@ -166,17 +167,19 @@ class Data(Study):
     method.
     """
 
+    preparation: Preparation
+
     def __init__(
         self,
         table: DataTable,
         method: type[Method],
-        known: Mapping[str, Any] | None = None,
+        known: RecordedSplit | None = None,
         source: Any = None,
     ):
         """`known` is a run's split.json, which is then used; images that it does not name are left
         out, with a note. `source` is what `open_source` has built of the table.
         """
-        super().__init__(table, method, (known or {}).get("catalog"), source)
+        super().__init__(table, method, known.catalog if known else None, source)
         self.paired = method.paired
         self.notes: list[str] = []
         # about the images of `test_on`
@@ -190,7 +193,7 @@ class Data(Study):
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         _expect(table, method, records)
-        self.preparation = _preparation(table, records)  # how records become images
+        self.preparation = _preparation(table, records)
         if not known:
             self.divide()
 
@@ -208,12 +211,12 @@ class Data(Study):
                 records, [*self.splits.values(), self.training], table.neighbours
             )
 
-    def _read_known(self, known: Mapping[str, Any], present: list[Record]) -> list[Record]:
+    def _read_known(self, known: RecordedSplit, present: list[Record]) -> list[Record]:
         """Take the splits of a run's split.json; returns all records that it names."""
-        self.split_description = known.get("how") or ""
+        self.split_description = known.how or ""
         sha256 = _preparation(self.table, present).sha256
-        changed = self._changed_rows(known.get("catalog") or (), sha256)
-        self.splits, self.training, records = read_splits(known["splits"], present, changed, sha256)
+        changed = self._changed_rows(known.catalog or (), sha256)
+        self.splits, self.training, records = read_splits(known.splits, present, changed, sha256)
         named_ids = {record.id for record in records}
         new = {record.key for record in present if record.id not in named_ids}
         if new:
@@ -420,17 +423,6 @@ class Data(Study):
         )
         return next(filter(None, found), [])
 
-    def leaks(self) -> UserError | None:
-        """As of `Study`; images that an earlier run has read are not read again."""
-        splits = self.splits.with_training(self.training)
-        if sum(map(bool, splits.values())) > 1:
-            near = not getattr(self.source, "drawn", False)
-            records = sum(splits.values(), [])
-            for record in (records[n] for n in sample_indices([record.key for record in records])):
-                if record.id not in self.fingerprints:
-                    self.fingerprints[record.id] = fingerprint(record, near, self.preparation)
-        return super().leaks()
-
     def description(self) -> list[str]:
         """Lines that describe the data to the user."""
         names = self.names
@@ -507,7 +499,7 @@ class Data(Study):
             ]
         return []
 
-    def split_json(self) -> dict[str, Any]:
+    def split_json(self) -> RecordedSplit:
         """The contents of split.json: every image of every set, the hash of every file, and the
         catalog, from which a resume reads without a second look at names.
         """
@@ -521,7 +513,7 @@ class Data(Study):
         if catalog is not None:
             hashes = hashes_of_rows(self.source.rows, self.preparation.sha256)
             catalog = [row | {"sha256": own} for row, own in zip(catalog, hashes, strict=True)]
-        return {"how": self.split_description, "splits": listing, "catalog": catalog}
+        return RecordedSplit(how=self.split_description, splits=listing, catalog=catalog)
 
     def catalog(self) -> list[dict[str, Any]] | None:
         """The rows of the source as JSON; None of a source that computes or wraps images."""

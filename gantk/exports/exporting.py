@@ -57,7 +57,7 @@ def export(
 
     translator = Translator.load(run, "cpu")
     direction = Direction(translator, to, label)
-    say(f"export   {direction.name}, step {direction.saved['step']}")
+    say(f"export   {direction.name}, step {direction.saved.step}")
     if direction.why:
         say(f"warning  the export is compared on random images, not on real ones: {direction.why}")
 

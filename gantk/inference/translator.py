@@ -20,6 +20,7 @@ from torch import Tensor
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.preparation import middle_slice
+from gantk.data.split_json import RecordedSets
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
@@ -47,8 +48,8 @@ from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of, split_of
-from gantk.runs.results import Results, Score, Uncertainty
-from gantk.runs.schemas import read_results
+from gantk.runs.results import PostLosses, Results, Score, Uncertainty
+from gantk.runs.schemas import Packing, read_results
 from gantk.runs.trained import (
     Examples,
     Posts,
@@ -69,7 +70,7 @@ class Translator(TrainedModel):
     checkpoint: Path
     # by domain, of the training images; empty in old runs
     values: dict[str, dict] = field(default_factory=dict)
-    packed: dict | None = None  # what `gantk pack` recorded
+    packed: Packing | None = None  # what `gantk pack` recorded
     # the run's Data, for post-steps; None: read at first use
     data: Any = field(default=None, repr=False)
     _last: tuple[str, TranslateOptions, Pipeline] | None = field(default=None, repr=False)
@@ -112,7 +113,7 @@ class Translator(TrainedModel):
             try:
                 meta = load_meta_of(model.method.name, saved)
                 intensity = {
-                    letter: mapping_from(state) for letter, state in meta["intensity"].items()
+                    letter: mapping_from(state.dump()) for letter, state in meta.intensity.items()
                 }
                 black_and_white = network_range(intensity.values())
                 method = load_method(model, saved, black_and_white, runtime)
@@ -122,9 +123,8 @@ class Translator(TrainedModel):
                 if inside or saved.is_dir():
                     raise
 
-        return cls(
-            model, method, intensity, runtime, saved, meta.get("values", {}), meta.get("packed")
-        )
+        values = {letter: each.dump() for letter, each in meta.values.items()}
+        return cls(model, method, intensity, runtime, saved, values, meta.packed)
 
     def run_trained_on(self, image: Image) -> str:
         known = self._training_ids
@@ -141,8 +141,11 @@ class Translator(TrainedModel):
         """
         with suppress(UserError):  # split.json is damaged, and no translation needs it
             sets = split_of(self.run.path, self.packed)
-            entries = [*sets.get("train", ()), *sets.get("set_aside", ())]
-            return {entry.get(key, "") for entry in entries for key in ("subject", "sha256")} - {""}
+            if isinstance(sets, RecordedSets):
+                images = [*sets.train, *(sets.set_aside or ())]
+                return {each for one in images for each in (one.subject, one.sha256) if each}
+            if sets is not None:
+                return {file.sha256 for file in sets.train if file.sha256}
         return set()
 
     def identity(self) -> dict[str, str]:
@@ -157,7 +160,7 @@ class Translator(TrainedModel):
             return {"name": name, "sha256": digest}
 
         return {
-            "name": f"{self.packed.get('name')} ({name})",
+            "name": f"{self.packed.name} ({name})",
             "sha256": digest,
             "limits": limits_of(self.run.path),
         }
@@ -415,7 +418,7 @@ class Translator(TrainedModel):
         data.intensity.update(self.intensity)
         return data
 
-    def post_records(self) -> list[dict[str, object]]:
+    def post_records(self) -> list[PostLosses]:
         """What the post-steps measured in their last call."""
         return self._posts.records()
 

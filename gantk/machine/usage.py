@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 IMPORTED = time.monotonic()
@@ -61,58 +59,3 @@ def free_memory(device: Any = "cpu") -> float | None:
     return next(
         (int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")), None
     )
-
-
-class Used:
-    """Time and memory of a training, over its resumes: usage.json of its run folder.
-
-    `earlier` is that file's content so far, or {}.
-    """
-
-    def __init__(self, earlier: dict[str, Any], device: Any):
-        self.earlier = earlier
-        self.device = device
-        self.first_step: float | None = earlier.get("first_step_s")
-
-    def seconds_at(self, step: int, logged: float) -> float:
-        """Seconds of training up to a step: saved with its checkpoint, else logged before it."""
-        if step and self.earlier.get("step") == step:
-            return self.earlier.get("seconds") or logged
-        return logged
-
-    def state(self, step: int, seconds: float) -> dict[str, Any]:
-        """The content of usage.json after a step; the peak memory is that of all resumes."""
-        peaks = [self.earlier.get("peak_memory_gib"), peak_memory(self.device)]
-        return {
-            "step": step,
-            "seconds": seconds,
-            "first_step_s": self.first_step,
-            "peak_memory_gib": max((peak for peak in peaks if peak is not None), default=None),
-        }
-
-
-def speed_of(log: list[dict[str, Any]], used: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Speed of a training, from log.jsonl and usage.json; {} if nothing was logged.
-
-    images_per_s: median over log points; seconds: of training, without validation and saving;
-      step_seconds: mean
-    seconds per step of each log interval; first_step_s: from the start of the process to the end of
-    its first step;
-    peak_memory_gib: over all resumes. Unknown values are None.
-    """
-    lines = [line for line in log if None not in (line.get("images_per_s"), line.get("seconds"))]
-    if not lines:
-        return {}
-
-    ends = [(0, 0.0), *((line["step"], line["seconds"]) for line in lines)]
-    spans = [
-        (step - first, later - began) for (first, began), (step, later) in itertools.pairwise(ends)
-    ]
-    used = used or {}
-    return {
-        "images_per_s": round(median(line["images_per_s"] for line in lines), 2),
-        "seconds": lines[-1]["seconds"],
-        "steps": lines[-1]["step"],
-        "step_seconds": [round(seconds / steps, 6) for steps, seconds in spans if steps > 0],
-        **{name: used.get(name) for name in ("first_step_s", "peak_memory_gib")},
-    }

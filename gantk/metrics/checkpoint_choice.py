@@ -24,6 +24,7 @@ from gantk.metrics.pair_scores import identity
 from gantk.metrics.references import OTHER, direction_to, number_that_fits, windows
 from gantk.metrics.sets import ImageGroup, Kid
 from gantk.metrics.verdict import short_metric_name
+from gantk.runs.results import CheckpointScores
 
 MAX_SOURCES = 32  # images translated at a save
 MIN_SOURCES = 8  # validation images; with fewer, training images are translated
@@ -75,8 +76,8 @@ class Criterion:
 
         return "validation images"
 
-    def __call__(self) -> dict[str, Any]:
-        criteria = self._criteria()
+    def __call__(self) -> CheckpointScores:
+        criteria: dict[str, Any] = self._criteria()
         scores = [
             row.pop("score") if "score" in row else next(iter(row.values()))
             for row in criteria.values()

@@ -52,6 +52,7 @@ from gantk.runs.results import (
     Uncertainty,
     Verdict,
 )
+from gantk.runs.schemas import SampleImages, SampleIndex
 from gantk.runs.trained import Examples, Posts
 
 if TYPE_CHECKING:
@@ -87,31 +88,28 @@ class SampleBatch:
     # mean difference of real images, by direction
     differences: dict[str, float] = field(default_factory=dict)
 
-    def index(self, data: Data) -> dict[str, Any]:
-        """The content of samples/index.json."""
+    def index(self, data: Data, steps: list[int]) -> SampleIndex:
+        """The content of samples/index.json, with pictures of these steps."""
         names = dict(zip(data.letters, data.table.domains, strict=False))
         directions = {}
         for key, images in self.inputs.items():
-            known = [
+            known: list[dict[str, str | None]] = [
                 {"patient": one.subject, "image": str(one.path or one.key)}
                 for one in self.records[key]
             ]
-            directions[key] = {
-                "from": names[key[0]],
-                "to": names[key[-1]],
-                "count": len(images),
-                "images": known,
-                "cycle": self.two_way,
-            }
+            directions[key] = SampleImages(
+                source=names[key[0]],
+                to=names[key[-1]],
+                count=len(images),
+                images=known,
+                cycle=self.two_way,
+            )
 
         if self.noise:
-            directions["image"] = {
-                "from": None,
-                "to": names.get("image", data.table.domains[0]),
-                "count": self.noise,
-            }
+            to = names.get("image", data.table.domains[0])
+            directions["image"] = SampleImages(to=to, count=self.noise)
 
-        return {"directions": directions, "has_truth": bool(self.truths)}
+        return SampleIndex(directions=directions, steps=steps, has_truth=bool(self.truths))
 
 
 @dataclass(frozen=True)
@@ -418,7 +416,7 @@ class Scorer:
             if written.scores:
                 results.files[name] = written.scores
             if posts:
-                _add_losses(results, key, translate.post_records())
+                _add_losses(results, key, translate.translator.post_records())
 
         return made, padding
 
@@ -769,10 +767,10 @@ class Scorer:
         return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
 
 
-def _add_losses(results: Results, key: str, records: Sequence[Mapping[str, Any]]) -> None:
+def _add_losses(results: Results, key: str, records: list[PostLosses]) -> None:
     """Add what the post-steps measured on the images of a direction."""
     if records:
-        results.post[key] = [PostLosses.model_validate(record) for record in records]
+        results.post[key] = records
 
 
 def _without_errors_in(

@@ -216,14 +216,13 @@ def result_tone(results: Results) -> Tone:
 
 def judgement(run: RunFolder) -> tuple[str, Tone]:
     """The first sentence of a run's report, and its tone; "" where the run was never scored."""
-    from gantk.runs.schemas import read, read_results
+    from gantk.runs.schemas import read_results
 
     try:
         results = read_results(run.path)
     except UserError:
         return "", ""
-    leaked = read(run.path, "split.json").get("leakage_allowed")
-    return result_sentence(results, unseen=not leaked), result_tone(results)
+    return result_sentence(results, unseen=not run.leaks), result_tone(results)
 
 
 def pairs_sentence(results: Results) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,10 +95,6 @@ class WrittenTranslations:
         if scorer is not None and len(scores) == len(groups):
             of_files = scorer.scores(scores)
         return Written(torch.cat(images)[order], torch.cat(padding)[order], of_files)
-
-    def post_records(self) -> list[dict[str, Any]]:
-        """What the post-steps measured in their last call."""
-        return self.translator.post_records()
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
         """The places of the records of each image: the slices of one volume, in order, or one."""

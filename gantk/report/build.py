@@ -45,6 +45,7 @@ from gantk.report.summary import (
 from gantk.report.words import metric_name, number
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Speed, Uncertainty
+from gantk.runs.schemas import Meta
 from gantk.terminal import duration
 
 HERE = Path(__file__).parent
@@ -247,9 +248,9 @@ def _shows_left_and_right(run: RunRecord) -> bool:
     patient's right is on their left.
     """
     folder = RunFolder(run.path)
-    meta = run.read(f"checkpoints/{folder.latest().name}/meta.json") if folder.steps else {}
-    values = (meta.get("values") or {}).values()
-    oriented = bool(values) and all(known.get("oriented") for known in values)
+    meta = folder.steps and run.read(f"checkpoints/{folder.latest().name}/meta.json", Meta)
+    values = meta.values.values() if meta else ()
+    oriented = bool(values) and all(known.oriented for known in values)
     return oriented and run.table("data").get("plane") != "sagittal"
 
 
@@ -368,7 +369,7 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
     if run.best.step is not None:
         marks.append((run.best.step, "best", "chosen checkpoint"))
-    marks += [(alarm["step"], "alarm", alarm["alarm"]) for alarm in run.log.alarms]
+    marks += [(alarm.step, "alarm", alarm.alarm) for alarm in run.log.alarms]
     return marks
 
 
@@ -399,23 +400,22 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Numbers of images and subjects by set and domain, how they were split, and a leak that was
     allowed.
     """
-    sets = run.sets
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
     domains: set[str] = set()
     patients: dict[str, set[str]] = {}
     for name in ("train", "validation", "test"):
-        records = sets.get(name) or ()
-        images = Counter(names.get(record["domain"], record["domain"]) for record in records)
-        patients[name] = {record["subject"] for record in records if record.get("subject")}
+        records = getattr(run.sets, name, ())
+        images = Counter(names.get(record.domain, record.domain) for record in records)
+        patients[name] = {record.subject for record in records if record.subject}
         rows.append({"name": name, "images": images, "subjects": len(patients[name])})
         domains.update(images)
 
     return {
-        "how": run.split.get("how"),
+        "how": run.split and run.split.how,
         "held_out": held_out_patients(patients),
-        "leak": run.split.get("leakage_allowed"),
+        "leak": run.split and run.split.leakage_allowed,
         "rows": rows,
         "domains": sorted(domains),
-        "consequences": sets.get("consequences") or (),
+        "consequences": (run.sets and run.sets.consequences) or (),
     }

@@ -21,15 +21,15 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
     """The recipe's file and profile, the published system, and the settings that differ from the
     published ones, or from the recipe's file where the report states none.
     """
-    record = mapping(run.environment.get("recipe"))
+    record = run.environment.recipe
     system = system_of(run)
     rows = []
     if system is not None:
         rows = [(key, *values) for key, values in system.departures.items()]
         if system.data:
-            rows.append(("data", system.data, _data_here(run, record)))
+            rows.append(("data", system.data, _data_here(run)))
 
-    for key, (of_file, here) in mapping(record.get("changed")).items():
+    for key, (of_file, here) in record.changed.items():
         if system is None:
             rows.append((key, of_file, here))
         elif not _is_stated(key, system):
@@ -37,19 +37,15 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
             rows.append((key, f"not stated; {in_recipe}", here))
 
     return {
-        "origin": record.get("origin") or "",
-        "profile": record.get("profile") or "",
         "system": system,
         "rows": rows,
         "open": len(rows) <= MAX_OPEN_ROWS,
-        "matched": run.environment.get("matched") or "",
     }
 
 
 def system_of(run: RunRecord) -> PublishedSystem | None:
     """The published system of a run's recipe; None if it names none."""
-    record = mapping(run.environment.get("recipe"))
-    return published_system(run.recipe, mapping(record.get("changed")))
+    return published_system(run.recipe, run.environment.recipe.changed)
 
 
 def _is_stated(key: str, system: PublishedSystem) -> bool:
@@ -60,10 +56,10 @@ def _is_stated(key: str, system: PublishedSystem) -> bool:
     return stated or any(other.startswith(f"{key}.") for other in system.departures)
 
 
-def _data_here(run: RunRecord, record: dict[str, Any]) -> str:
+def _data_here(run: RunRecord) -> str:
     """The run's data in words; of a run that did not record them the name of the source."""
-    source = mapping(run.recipe.get("data")).get("source")
-    return record.get("data") or str(mapping(source).get("name") or "")
+    source = mapping(run.table("data").get("source"))
+    return run.environment.recipe.data or str(source.get("name") or "")
 
 
 def figures_beside(

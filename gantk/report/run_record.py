@@ -14,16 +14,21 @@ from typing import Any
 
 from PIL import Image
 
+from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, one_line
 from gantk.report.words import arrow, direction_name
-from gantk.runs.results import Choice, HeldOutPatients, Results
-from gantk.runs.schemas import is_inside, read, read_log, text_of
-
-FILES = (
-    "recipe.toml",
-    "environment.json",
-    "split.json",
-    "samples/index.json",
+from gantk.runs.results import Choice, Results
+from gantk.runs.schemas import (
+    Content,
+    Environment,
+    LogLine,
+    Patients,
+    RecipeTables,
+    SampleIndex,
+    is_inside,
+    read,
+    read_log,
+    text_of,
 )
 
 MAX_PICTURE_PIXELS = 2**24
@@ -52,46 +57,46 @@ class Log:
     validation: Curves = field(default_factory=dict)
     selection: Curves = field(default_factory=dict)
     cycle: dict[str, Points] = field(default_factory=dict)
-    alarms: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[LogLine] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)  # stage -> its first logged step
-    stopped: str | None = None  # why the training ended before its last step
+    stopped: str = ""  # why the training ended before its last step
     seconds: float | None = None
     last_step: int | None = None
     curves: int = 0  # how many there are
     # what a page leaves out or changes: kind of entry -> how many of them
     beyond: Counter[str] = field(default_factory=Counter)
 
-    def add(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: LogLine) -> None:
         """Add the values of one line of the log to the curves."""
-        step = entry["step"]
+        step = entry.step
         self.last_step = max(step, self.last_step or 0)
         self._add_curves(step, entry)
-        if entry.get("alarm") and self._has_room("alarms", self.alarms):
+        if entry.alarm and self._has_room("alarms", self.alarms):
             self.alarms.append(entry)
 
-        self.stopped = entry.get("stopped", self.stopped)
-        if entry.get("images_per_s") is not None:
-            self.images_per_s[step] = entry["images_per_s"]
-        if entry.get("seconds") is not None:
-            self.seconds = entry["seconds"]
-        stage = entry.get("stage")
+        self.stopped = entry.stopped or self.stopped
+        if entry.images_per_s is not None:
+            self.images_per_s[step] = entry.images_per_s
+        if entry.seconds is not None:
+            self.seconds = entry.seconds
+        stage = entry.stage
         if stage in self.stages or (stage and self._has_room("stages", self.stages)):
             self.stages.setdefault(stage, step)
 
-    def _add_curves(self, step: int, entry: dict[str, Any]) -> None:
-        for full_name, value in (entry.get("losses") or {}).items():
+    def _add_curves(self, step: int, entry: LogLine) -> None:
+        for full_name, value in entry.losses.items():
             group, _, name = full_name.rpartition("/")
             self._add_point(self.losses, group or "losses", name, step, value)
 
-        for direction, scores in (entry.get("validation") or {}).items():
+        for direction, scores in entry.validation.items():
             for metric, value in scores.items():
                 self._add_point(self.validation, metric, direction, step, value)
 
-        for direction, value in (entry.get("cycle") or {}).items():
+        for direction, value in entry.cycle.items():
             self._add_point({"": self.cycle}, "", direction, step, value)
 
-        for direction, criteria in (entry.get("selection") or {}).items():
+        for direction, criteria in entry.selection.items():
             if not isinstance(criteria, dict):  # such as the score over all directions
                 self._add_point(self.selection, direction, "", step, criteria)
                 continue
@@ -148,8 +153,8 @@ class Direction:
     source: str | None
     target: str
     count: int
-    images: tuple[dict[str, Any], ...] = ()  # "patient" and "image" of each picture
-    cycle: bool = False  # whether there are reconstructions, translated there and back
+    images: list[dict[str, str | None]]  # "patient" and "image" of each picture
+    cycle: bool  # whether there are reconstructions, translated there and back
 
     @property
     def label(self) -> str:
@@ -248,16 +253,17 @@ class RunRecord:
 
         self.path = path
         self.problems: list[str] = []
-        self.recipe, self.environment, self.split, index = map(self.read, FILES)
-        self.results = Results.model_validate(self.read("metrics.json"))
-        self.best = Choice.model_validate(self.read("best.json"))
+        self.recipe = (self.read("recipe.toml", RecipeTables) or RecipeTables()).dump()
+        self.environment = self.read("environment.json", Environment) or Environment()
+        self.split = self.read("split.json", RecordedSplit)
+        self.results = self.read("metrics.json", Results) or Results()
+        self.best = self.read("best.json", Choice) or Choice()
         if self.is_evaluated and not self.results.domains:  # of an earlier version
             self.results.domains = list(self.domains)
-        self.patients = {
-            key: HeldOutPatients.model_validate(each)
-            for key, each in self.read("patients.json").items()
-        }
+        patients = self.read("patients.json", Patients)
+        self.patients = patients.root if patients else {}
         self.recipe_text = text_of(path / "recipe.toml", path) if self.recipe else ""
+        index = self.read("samples/index.json", SampleIndex)
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
         self.log = Log()
@@ -268,13 +274,13 @@ class RunRecord:
             self.problems.append(error.what)
         self.problems += self.log.problems
 
-    def read(self, name: str, schema: Any = None) -> dict[str, Any]:
-        """The content of a JSON or TOML file of the run; {} where it is absent, or unreadable."""
+    def read(self, name: str, schema: type[Content]) -> Content | None:
+        """The content of a JSON or TOML file of the run; None where it is absent, or unreadable."""
         try:
             return read(self.path, name, schema)
         except UserError as error:
             self.problems.append(error.what)
-            return {}
+            return None
 
     @property
     def is_evaluated(self) -> bool:
@@ -286,14 +292,14 @@ class RunRecord:
         return self.recipe.get(name) or {}
 
     @property
-    def sets(self) -> dict[str, Any]:
-        """The sets of split.json; {} where they are unknown."""
-        return self.split.get("splits") or {}
+    def sets(self) -> RecordedSets | None:
+        """The sets of split.json; None where they are unknown."""
+        return self.split.splits if self.split else None
 
     @property
     def holds_out_nothing(self) -> bool:
         """Whether all images were trained on, so that samples show training images."""
-        return bool(self.sets) and not self.sets.get("validation") and not self.sets.get("test")
+        return self.sets is not None and not self.sets.validation and not self.sets.test
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -306,7 +312,7 @@ class RunRecord:
         return direction_name(direction, self.domains)
 
 
-def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Samples | None:
+def _samples(folder: Path, index: SampleIndex, problems: list[str]) -> Samples | None:
     """The pictures that index.json lists and that still exist; None where there are none."""
     last: dict[str, int] = {}  # the highest number of each direction's pictures
     for path in folder.glob("step-*/*.png"):
@@ -314,17 +320,16 @@ def _samples(folder: Path, index: dict[str, Any], problems: list[str]) -> Sample
         last[key] = max(last.get(key, 0), int(number) if number.isdecimal() else 0)
 
     directions = []
-    for key, entry in index["directions"].items():
-        if key not in last:
-            continue
-        count = min(entry["count"], last[key] + 1)
-        images = tuple(entry.get("images") or ())
-        cycle = bool(entry.get("cycle"))
-        directions.append(Direction(key, entry.get("from"), entry["to"], count, images, cycle))
+    for key, entry in index.directions.items():
+        if key in last:
+            count = min(entry.count, last[key] + 1)
+            directions.append(
+                Direction(key, entry.source, entry.to, count, entry.images, entry.cycle)
+            )
 
-    samples = Samples(folder, tuple(directions), (), bool(index.get("has_truth")), problems)
+    samples = Samples(folder, tuple(directions), (), index.has_truth, problems)
     steps = []
-    for step in sorted(set(index["steps"])):
+    for step in sorted(set(index.steps)):
         if any(samples.picture(step, direction, 0) for direction in directions):
             steps.append(step)
 

@@ -29,7 +29,7 @@ from gantk.files import (
     whole_folder,
     write_file,
 )
-from gantk.runs.schemas import SCHEMAS, WEIGHTS, parse_checked, text_of
+from gantk.runs.schemas import WEIGHTS, Meta, TrainingState, parse_checked, text_of
 
 FORMAT = 1
 DTYPES = {
@@ -170,13 +170,12 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(steps)
 
 
-def load_meta(checkpoint: Path) -> dict[str, Any]:
+def load_meta(checkpoint: Path) -> Meta:
     """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
-    meta = _read(checkpoint, "meta.json", _parse_json)
-    if meta["format"] > FORMAT:
+    meta = _read(checkpoint, "meta.json", _read_meta)
+    if meta.format > FORMAT:
         what = (
-            f"this checkpoint has format {meta['format']}, but this gantk reads formats up to"
-            f" {FORMAT}"
+            f"this checkpoint has format {meta.format}, but this gantk reads formats up to {FORMAT}"
         )
         raise UserError(
             what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk"
@@ -191,15 +190,14 @@ def _sha256_of_meta(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def load_meta_of(method: str, checkpoint: Path) -> dict[str, Any]:
+def load_meta_of(method: str, checkpoint: Path) -> Meta:
     """The content of a checkpoint's meta.json; UserError where another method than `method` wrote
     it.
     """
     meta = load_meta(checkpoint)
-    if meta.get("method") != method:
+    if meta.method != method:
         what = (
-            f"the checkpoint belongs to the method '{meta.get('method')}', but the recipe has"
-            f" '{method}'"
+            f"the checkpoint belongs to the method '{meta.method}', but the recipe has '{method}'"
         )
         raise UserError(
             what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it"
@@ -234,7 +232,11 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return tensors[found["$tensor"]].permute(original_order)
 
     parse = partial(json.loads, object_hook=restore_order)
-    return _read(checkpoint, "state.json", partial(_parse_json, parse=parse))
+
+    def read_state(path: Path) -> TrainingState:
+        return parse_checked(_text(path), TrainingState, parse)
+
+    return _read(checkpoint, "state.json", read_state).dump()
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -291,9 +293,12 @@ def kind_of(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
-def _parse_json(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
-    text = text_of(path, run_of(path.parent))
-    return parse_checked(text, SCHEMAS[path.name], parse)
+def _text(path: Path) -> str:
+    return text_of(path, run_of(path.parent))
+
+
+def _read_meta(path: Path) -> Meta:
+    return parse_checked(_text(path), Meta)
 
 
 def _read(checkpoint: Path, name: str, read: Callable[[Path], T]) -> T:
@@ -306,7 +311,7 @@ def _read(checkpoint: Path, name: str, read: Callable[[Path], T]) -> T:
         meta = {}
         seal = None
         with suppress(Exception):  # a damaged meta.json is told when it is read itself
-            meta = _parse_json(path.with_name("meta.json"))
+            meta = json.loads(_text(path.with_name("meta.json")))
             seal = meta["sha256"][path.name]
 
         if seal:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gantk import __version__
 from gantk.data.recipe_data import with_data
+from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, argument
 from gantk.files import (
     LOCK,
@@ -35,8 +36,17 @@ from gantk.files import (
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
-from gantk.runs.results import Score
-from gantk.runs.schemas import LOG, is_inside, read, read_log, read_results
+from gantk.runs.results import Choice, Score, Speed
+from gantk.runs.schemas import (
+    LOG,
+    Environment,
+    LogLine,
+    Meta,
+    is_inside,
+    read,
+    read_log,
+    read_results,
+)
 
 # files that neither name nor show patients
 SHARED = (
@@ -111,7 +121,8 @@ class RunFolder:
     @property
     def notes(self) -> list[str]:
         """The notes and warnings about the recipe and its data, as they were printed."""
-        return list(read(self.path, "split.json").get("notes") or ())
+        split = read(self.path, "split.json", RecordedSplit)
+        return list(split and split.notes or ())
 
     @property
     def report(self) -> Path:
@@ -125,7 +136,7 @@ class RunFolder:
         """
         rows: dict[int, dict[str, Any]] = {}
         for line in self.read_log():
-            rows.setdefault(line["step"], {}).update(flat(line))
+            rows.setdefault(line.step, {}).update(flat(line.dump()))
         return [row for _, row in sorted(rows.items())]
 
     @property
@@ -220,9 +231,20 @@ class RunFolder:
         """Write a step's checkpoint, see `checkpoint.save`, and return its path."""
         return checkpoint.save(self.checkpoints, step, weights, state, meta)
 
-    def meta(self, saved: Path) -> dict[str, Any]:
+    def meta(self, saved: Path) -> Meta:
         """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
         return checkpoint.load_meta(saved)
+
+    @property
+    def leaks(self) -> str:
+        """The leaks of the split that `--allow-leakage` accepted; "" without any."""
+        split = read(self.path, "split.json", RecordedSplit)
+        return (split and split.leakage_allowed) or ""
+
+    @property
+    def environment(self) -> Environment:
+        """The software and the machine of the run; empty where they are unknown."""
+        return read(self.path, "environment.json", Environment) or Environment()
 
     def recipe(self) -> Recipe:
         """The run's recipe with all defaults filled in."""
@@ -236,9 +258,7 @@ class RunFolder:
             # images inside the run folder, which may have been moved
             source["path"] = str(stored.absolute())
         elif not path_of_data.exists():  # relative to the folder in which the run began
-            original = (
-                Path(str(read(self.path, "environment.json").get("folder", ""))) / path_of_data
-            )
+            original = Path(self.environment.folder) / path_of_data
             source |= {"path": str(original)} if original.exists() else {}
 
         return Recipe(tables, self.path.name, str(path), text)
@@ -256,7 +276,7 @@ class RunFolder:
         """Append one line to log.jsonl."""
         append_to_file(self.path / LOG, (json.dumps(line) + "\n").encode())
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self) -> list[LogLine]:
         """All readable lines of log.jsonl; prints a warning that counts damaged lines."""
         problems: list[str] = []
         lines = list(read_log(self.path, problems))
@@ -272,10 +292,10 @@ class RunFolder:
             with suppress(OSError):
                 remove(self.path / "samples")
 
-        lines = [line for line in self.read_log() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        lines = [line for line in self.read_log() if line.step <= step]
+        text = "".join(json.dumps(line.dump()) + "\n" for line in lines)
         write_file(self.path / LOG, text.encode())
-        return max([line.get("seconds") or 0.0 for line in lines], default=0.0)
+        return max([line.seconds or 0.0 for line in lines], default=0.0)
 
     def write_picture(
         self, group: str, name: str, image: np.ndarray, low: float, high: float
@@ -321,14 +341,15 @@ class RunFolder:
 
     @property
     def _again(self) -> str:
-        leaks = " --allow-leakage" if read(self.path, "split.json").get("leakage_allowed") else ""
+        leaks = " --allow-leakage" if self.leaks else ""
         return f"gantk run {argument(self.path / 'recipe.toml')} --out {argument(self.path)}{leaks}"
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where best.json or that checkpoint is
         missing.
         """
-        step = read(self.path, "best.json").get("step")
+        choice = read(self.path, "best.json", Choice)
+        step = choice and choice.step
         if step not in self.steps:
             what = (
                 f"'{self.path}' has no best checkpoint: best.json names step {step}, which"
@@ -348,28 +369,32 @@ class RunFolder:
         """
         table = self.recipe().tables.get("evaluate")
         wanted = table.get("checkpoint", "last") if isinstance(table, dict) else "last"
-        judged = wanted == "best" and read(self.path, "best.json").get("step", 0) is not None
-        return self.best() if judged else self.latest()
+        if wanted != "best":
+            return self.latest()
 
-    def split(self) -> dict[str, Any]:
+        choice = read(self.path, "best.json", Choice) or Choice()
+        unscored = choice.dump().get("step", 0) is None
+        return self.latest() if unscored else self.best()
+
+    def split(self) -> RecordedSplit:
         """The content of split.json: the images of each set as they were at training; UserError
         where it is missing.
         """
-        splits = read(self.path, "split.json")
-        if splits:
-            return splits
+        split = read(self.path, "split.json", RecordedSplit)
+        if split is not None:
+            return split
         what = f"'{self.path / 'split.json'}' is missing; only this file lists the training images"
         raise UserError(what, remedy="restore it from a backup")
 
-    def usage(self) -> dict[str, Any]:
-        """The content of usage.json (time, memory); {} where it is absent or, with a
-        warning, damaged.
+    def usage(self) -> Speed:
+        """The content of usage.json (time, memory); empty where it is absent or, with a warning,
+        damaged.
         """
         try:
-            return read(self.path, "usage.json")
+            return read(self.path, "usage.json", Speed) or Speed()
         except UserError as error:
             _warn(f"time and memory used before are unknown: {error}")
-            return {}
+            return Speed()
 
 
 def _warn(what: str) -> None:

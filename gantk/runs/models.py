@@ -8,16 +8,17 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, did_you_mean, doing
 from gantk.files import MAX_TENSORS_BYTES, follow_links, make_folder, read_file, regular_file
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
-from gantk.runs.schemas import WEIGHTS, read
+from gantk.runs.schemas import WEIGHTS, Packing, SeenFiles, read
 
 if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not need
     from gantk.data.dataset import Data
@@ -102,11 +103,9 @@ def weights_hash(path: Path) -> str:
     return checkpoint.weights_hash(RunFolder.open(path).latest())
 
 
-def pack_record(run: RunFolder) -> dict[str, Any] | None:
-    """The record of `gantk pack` in a packed model (name, left_out, split); None for a run that was
-    trained here.
-    """
-    return run.meta(run.latest()).get("packed")
+def pack_record(run: RunFolder) -> Packing | None:
+    """The record of `gantk pack` in a packed model; None for a run that was trained here."""
+    return run.meta(run.latest()).packed
 
 
 def refuse_packed(run: RunFolder) -> None:
@@ -163,23 +162,26 @@ def scores_of(path: Path) -> list[list[str]]:
     return [row for row in rows if any(cell.strip("-: ") for cell in row)]
 
 
-def split_hash(splits: Mapping[str, Any]) -> str:
+def split_hash(sets: RecordedSets) -> str:
     """The SHA-256 of the assignment of images to sets in a split.json; independent of the images'
     paths.
     """
     rows = sorted(
-        repr((name, *(image.get(key) for key in IDENTITY)))
+        repr((name, *(getattr(image, key) for key in IDENTITY)))
         for name in ("train", "validation", "test")
-        for image in splits["splits"].get(name) or ()
+        for image in getattr(sets, name)
     )
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def split_of(run: Path, packed: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def split_of(run: Path, packed: Packing | None) -> RecordedSets | SeenFiles | None:
     """The images of each set of a run, as far as is known; of a packed model, whose record this is,
     the hashes of its training images.
     """
-    return (packed or {}).get("seen") or read(run, "split.json").get("splits") or {}
+    if packed is not None and packed.seen is not None:
+        return packed.seen
+    split = read(run, "split.json", RecordedSplit)
+    return split.splits if split else None
 
 
 def data_of(run: RunFolder, table: DataTable, method: type) -> Data:
@@ -194,11 +196,11 @@ def data_of(run: RunFolder, table: DataTable, method: type) -> Data:
     return data
 
 
-def require_split(record: Mapping[str, Any] | None, data: Data) -> None:
+def require_split(record: Packing | None, data: Data) -> None:
     """UserError where the split of the images here differs from that of a packed model's training
     and scoring.
     """
-    if record is not None and record.get("split") != split_hash(data.split_json()):
+    if record is not None and record.split != split_hash(data.split_json().splits):
         what = (
             "these images differ from those that the model was trained and scored on, so"
             " it may have seen some of them"

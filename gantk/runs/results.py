@@ -7,7 +7,6 @@ Read `Results` and `Score` first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from pydantic import (
@@ -36,9 +35,9 @@ def about(meaning: str, default: Any = None) -> Any:
     return Field(default, description=meaning)
 
 
-def tables(meaning: str) -> Any:
-    """A key with an object, which is empty where the file has none."""
-    return Field(default_factory=dict, description=meaning)
+def tables(meaning: str, kind: type = dict) -> Any:
+    """A key with an object, or a list, which is empty where the file has none."""
+    return Field(default_factory=kind, description=meaning)
 
 
 class Table(BaseModel):
@@ -320,9 +319,7 @@ class SplitSummary(Table):
     """How test patients were held out."""
 
     by: str | None = about("How images were assigned to the sets, such as `patient`.")
-    consequences: list[str] = Field(
-        default_factory=list, description="Consequences of the split for the scores, in words."
-    )
+    consequences: list[str] = tables("Consequences of the split for the scores, in words.", list)
     unknown_patients: bool = about(
         "Whether test images have an unknown patient; all such images count as one.", False
     )
@@ -371,11 +368,9 @@ class Results(Table):
         "What the post-steps measured on the scored images, by direction."
     )
     speed: Speed | None = about("Time and memory of the training.")
-    domains: list[str] = Field(default_factory=list, description="Names of the domains.")
+    domains: list[str] = tables("Names of the domains.", list)
     step: Step | None = about("Step of the scored checkpoint.")
-    lines: list[str] = Field(
-        default_factory=list, description="What plugins and subgroups print after the scores."
-    )
+    lines: list[str] = tables("What plugins and subgroups print after the scores.", list)
 
     def baseline(self, name: str, key: str) -> dict[str, Score]:
         """A baseline's scores of a direction; after the post-steps those of the plain direction, as
@@ -426,9 +421,7 @@ class HeldOutPatients(Table):
 
     patients: list[PatientScores] = about("The patients, the worst by the first metric first.", ...)
     cases: list[StoredImage] = about("The images that the report shows.", ...)
-    volumes: list[StoredVolume] = Field(
-        default_factory=list, description="The scans that are stored as volumes."
-    )
+    volumes: list[StoredVolume] = tables("The scans that are stored as volumes.", list)
 
     @property
     def metrics(self) -> list[str]:
@@ -454,23 +447,17 @@ class Choice(Table):
     step: Step | None = about("Step of the best checkpoint; null if no checkpoint was scored.")
     rule: str = about("How checkpoints are scored, in words.", "")
     higher_is_better: bool = about("Whether a higher score is better.", False)
-    table: list[CheckpointScores] = Field(
-        default_factory=list,
-        description="One row for each checkpoint: `step`, `score` and the parts of the score for each"
+    table: list[CheckpointScores] = tables(
+        "One row for each checkpoint: `step`, `score` and the parts of the score for each"
         " direction.",
+        list,
     )
 
-    def add(self, step: int, entry: dict[str, Any]) -> None:
+    def add(self, step: int, entry: CheckpointScores) -> None:
         """Add a checkpoint's scores; they replace earlier ones of the same step."""
         others = [row for row in self.table if row["step"] != step]
         self.table = [*others, {"step": step} | entry | {"step": step}]
         self.step = self._best_step()
-
-    def add_log(self, log: Iterable[dict[str, Any]], is_regular: Callable[[int], bool]) -> None:
-        """Add the scores of regular checkpoints from log.jsonl."""
-        for line in log:
-            if line.get("selection") and is_regular(line["step"]):
-                self.add(line["step"], line["selection"])
 
     def _best_step(self) -> int:
         """The step of the best score, the earlier of equal ones; without scores the newest."""

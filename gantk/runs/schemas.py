@@ -6,17 +6,9 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import GenericAlias
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    RootModel,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from gantk.data.look import QUANTILE_COUNT
 from gantk.errors import UserError, argument, count_noun, one_line
@@ -24,12 +16,13 @@ from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.runs.results import (
     Amount,
     CheckpointScores,
-    Choice,
     HeldOutPatients,
     Part,
     Results,
-    Speed,
     Step,
+    Table,
+    about,
+    tables,
 )
 
 LOG = "log.jsonl"
@@ -40,274 +33,227 @@ MAX_LOG_LINES = 1_000_000
 # of report.pictures
 Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
+Content = TypeVar("Content", bound=BaseModel)
 
 
-def table(*required: str, **kinds: Any) -> Any:
-    """The schema of a JSON object: for each key its type, or (type, meaning).
+class MappingState(Table):
+    """An intensity mapping, with its options and fitted values."""
 
-    Keys not in `required` may be absent or null; others are ignored.
-    """
-    keys: dict[str, Any] = {}
-    for key, kind in kinds.items():
-        kind, about = kind if isinstance(kind, tuple) else (kind, None)
-        if key in required:
-            keys[key] = (kind, Field(description=about))
-        else:
-            keys[key] = (kind | None, Field(None, description=about))
-    return create_model("Table", __config__=ConfigDict(defer_build=True), **keys)
+    name: str = about("Name of the intensity mapping, such as `percentile`.", ...)
+    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] = about(
+        "Lowest and highest intensity that the network sees.", ...
+    )
+    lines: list[MappingState] | None = about("The mappings of the contrasts, if it has several.")
 
 
-def list_of(schema: Any) -> Any:
-    """The schema of a list."""
-    return GenericAlias(list, (schema,))
+class Values(Table):
+    """Statistics of the training intensities of a domain."""
+
+    low: Finite = about("Lowest intensity of the training images, in the units of the files.", ...)
+    high: Finite = about(
+        "Highest intensity of the training images, in the units of the files.", ...
+    )
+    whole: bool = about("Whether these are whole numbers.", ...)
+    quantiles: Annotated[
+        list[Finite], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)
+    ] = about("Mean quantiles of the tissue's intensities, without air.", ...)
+    near: Amount = about(
+        "Distance from these quantiles within which 95 % of the single images are.", ...
+    )
+    looks: list[Annotated[list[Finite], Field(min_length=26, max_length=26)]] | None = about(
+        "What some training images look like: 26 numbers from 0 to 1 each."
+    )
+    look_near: Amount | None = about(
+        "Distance from the nearest image of another person within which 95 % of these are."
+    )
+    oriented: bool | None = about(
+        "Whether the scans state the patient's left and right, and their slices show them."
+    )
+    traits: dict[str, list[str] | list[list[Finite]]] | None = about(
+        "Kinds of the training images: words, or the smallest and the largest numbers of each axis."
+    )
 
 
-def by_name(schema: Any, key: Any = str) -> Any:
-    """The schema of an object with any keys."""
-    return GenericAlias(dict, (key, schema))
+class SeenFile(Table):
+    """A training file of a packed model, without its name."""
+
+    sha256: str | None = about("SHA-256 of a training file.")
 
 
-IMAGE = table(
-    "domain",
-    "key",
-    "subject",
-    "pair",
-    "path",
-    domain=(str, "Letter of the domain: `a`, `b` or `image`."),
-    key=(str, "Name of the image, unique in its domain."),
-    subject=(str | None, "Name of the patient; empty or null if it is unknown."),
-    pair=(str | None, "Name that the two images of a registered pair share; null without a pair."),
-    path=(str | None, "Path of the file; null if the image is not read from a file."),
-    sha256=(str, "SHA-256 of the file."),
-    label=(str, "Class of the image, with data.labels."),
-    missing=(list[str], "Contrasts that the patient lacks."),
-)
-IMAGES = list_of(IMAGE)
-MAPPING = {
-    "name": (str, "Name of the intensity mapping, such as `percentile`."),
-    "range": (
-        Annotated[list[Finite], Field(min_length=2, max_length=2)],
-        "Lowest and highest intensity that the network sees.",
-    ),
-}
-LINE = table(**MAPPING)
-LOOK = Annotated[list[Finite], Field(min_length=26, max_length=26)]
-VALUES = table(
-    *("low", "high", "whole", "quantiles", "near"),
-    low=(Finite, "Lowest intensity of the training images, in the units of the files."),
-    high=(Finite, "Highest intensity of the training images, in the units of the files."),
-    whole=(bool, "Whether these are whole numbers."),
-    quantiles=(
-        Annotated[list[Finite], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)],
-        "Mean quantiles of the tissue's intensities, without air.",
-    ),
-    near=(Amount, "Distance from these quantiles within which 95 % of the single images are."),
-    looks=(list[LOOK], "What some training images look like: 26 numbers from 0 to 1 each."),
-    look_near=(
-        Amount,
-        "Distance from the nearest image of another person within which 95 % of these are.",
-    ),
-    oriented=(
-        bool,
-        "Whether the scans state the patient's left and right, and their slices show them.",
-    ),
-    traits=(
-        dict[str, list[str] | list[list[Finite]]],
-        "Kinds of the training images: words, or the smallest and the largest numbers of each axis.",
-    ),
-)
-COUNT = Annotated[int, Field(ge=0, le=10_000)]
-SHOWN = table(
-    "to",
-    "count",
-    **{"from": (str, "Name of the source domain; null for images from noise.")},
-    to=(str, "Name of the target domain."),
-    count=(COUNT, "Number of pictures."),
-    images=(list[dict[str, str | None]], "`patient` and `image` (its path) of each picture."),
-    cycle=(
-        bool,
+class SeenFiles(Table):
+    """What identifies the training images of a packed model."""
+
+    by: str | None = about("How images were assigned to the sets, such as `patient`.")
+    train: list[SeenFile] = about("The training files, without names.", ...)
+
+
+class Packing(Table):
+    """The record of `gantk pack`; only in a packed model."""
+
+    left_out: list[str] = about("First parts of the names of weights that were left out.", ...)
+    name: str | None = about("Name of the model.")
+    split: str | None = about("SHA-256 of the split.")
+    gantk: str | None = about("Version of gantk that packed the model.")
+    seen: SeenFiles | None = about("What identifies the training images.")
+
+
+class Meta(Table):
+    """The content of meta.json: what a checkpoint's weights are, and what inference needs."""
+
+    method: str = about("Name of the method.", ...)
+    step: Step = about("Number of finished steps.", ...)
+    steps: Step | None = about("Number of steps of the whole training.")
+    format: Annotated[int, Field(ge=1)] = about("Version of the checkpoint's format.", ...)
+    domains: list[str] = tables("Names of the domains.", list)
+    classes: list[str] = tables("Names of the classes, with data.labels.", list)
+    channels: dict[str, Annotated[int, Field(ge=1, le=2**16)]] = about(
+        "Number of channels of each domain.", ...
+    )
+    values: dict[str, Values] = tables("Statistics of the training intensities of each domain.")
+    packed: Packing | None = about("The record of `gantk pack`; only in a packed model.")
+    intensity: Annotated[dict[str, MappingState], Field(min_length=1)] = about(
+        "Intensity mapping of each domain, with its options and fitted values.", ...
+    )
+    sha256: dict[str, str] = tables("SHA-256 of each file of the checkpoint.")
+
+
+class OptimizerState(Table):
+    """The state of a phase's optimizer, as PyTorch stores it."""
+
+    state: dict[int, dict[str, Any]] = tables("State of each parameter.")
+    param_groups: list[dict[str, Any]] = tables("Options of each group of parameters.", list)
+
+
+class TrainingState(Table):
+    """The content of state.json, whose tensors are in state.safetensors."""
+
+    step: Step | None = about("Number of finished steps.")
+    ema_updates: Step | None = about("Number of updates of the averaged weights.")
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = about(
+        "Number of threads; a resume uses the same number."
+    )
+    ranks: list[dict[str, Any]] = tables(
+        "Buffers of all ranks but the first, such as image pools.", list
+    )
+    optimizers: dict[str, OptimizerState] = tables(
+        "State of each phase's optimizer, as PyTorch stores it."
+    )
+
+
+class RecipeRecord(Table):
+    """What was run, as environment.json states it."""
+
+    origin: str = about("The recipe's file, or the name of a bundled recipe.", "")
+    profile: str = about("The profile that was applied.", "")
+    changed: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = tables(
+        "By key: value of the recipe's file, and value of the run."
+    )
+    data: str = about("The data source, with its path or what it draws.", "")
+
+
+class Environment(Table):
+    """The content of environment.json: the software and the machine of a run."""
+
+    gantk: str = about("Version of gantk.", "")
+    packages: dict[str, str | None] = tables("Versions of the packages that gantk uses.")
+    command: str = about("The command line.", "")
+    folder: str = about("The working folder of the command.", "")
+    started: str = about("Start of the training: date and time with time zone.", "")
+    device: str = about("Device, such as `cpu` or `cuda`.", "")
+    precision: str = about("Precision: `bf16` or `fp32`.", "")
+    python: str = about("Version of Python.", "")
+    recipe: RecipeRecord = tables("What was run.", RecipeRecord)
+    matched: str = about("How the method matched training images, if it did.", "")
+
+
+class RecipeKeys(Table):
+    """The keys of a recipe's tables that the report reads."""
+
+    name: str | None = None
+    domains: list[str] | None = None
+    steps: Step | None = None
+
+
+class RecipeTables(Table):
+    """The content of recipe.toml; gantk.recipe checks all keys."""
+
+    summary: str = ""
+    method: RecipeKeys | None = None
+    data: RecipeKeys | None = None
+    train: RecipeKeys | None = None
+
+
+class LogLine(Table):
+    """A line of log.jsonl."""
+
+    step: Step = about("Number of finished steps; in every line.", ...)
+    epoch: Step | None = about("Number of finished epochs; at log points.")
+    stage: str | None = about("Name of the stage; at log points.")
+    seconds: Amount | None = about("Training time so far in seconds; at log points.")
+    images_per_s: Amount | None = about(
+        "Images per second since the last log point; at log points."
+    )
+    lr: float | None = about("Learning rate; at log points.")
+    losses: dict[str, float | None] = tables("Each loss as `PHASE/NAME`; at log points.")
+    validation: dict[str, dict[str, float | None]] = tables(
+        "Validation scores of each direction; at sample points, if the truth is known."
+    )
+    cycle: dict[str, float | None] = tables(
+        "Mean absolute difference of the sample images from their reconstructions, in network"
+        " intensities, by direction; at sample points of two-way methods."
+    )
+    selection: CheckpointScores = tables(
+        "The checkpoint's row of the `table` in best.json; at checkpoints."
+    )
+    alarm: str = about("Name of an alarm, if the outputs look wrong.", "")
+    message: str = about("The alarm in words.", "")
+    note: str = about(
+        "A phase that is computed in another way than the recipe asks for, and why.", ""
+    )
+    stopped: str = about("Why `train.patience` ended the training, in words.", "")
+
+
+class SampleImages(Table):
+    """The pictures of a direction in samples/index.json."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: str | None = Field(
+        default=None,
+        validation_alias="from",
+        serialization_alias="from",
+        description="Name of the source domain; null for images from noise.",
+    )
+    to: str = about("Name of the target domain.", ...)
+    count: Annotated[int, Field(ge=0, le=10_000)] = about("Number of pictures.", ...)
+    images: list[dict[str, str | None]] = tables(
+        "`patient` and `image` (its path) of each picture.", list
+    )
+    cycle: bool = about(
         "Whether `step-N/cycle` holds the pictures' reconstructions: translated there and back.",
-    ),
-)
-SCHEMAS = {
-    "meta.json": table(
-        "method",
-        "step",
-        "format",
-        "channels",
-        "intensity",
-        method=(str, "Name of the method."),
-        step=(Step, "Number of finished steps."),
-        steps=(Step, "Number of steps of the whole training."),
-        format=(Annotated[int, Field(ge=1)], "Version of the checkpoint's format."),
-        classes=(list[str], "Names of the classes, with data.labels."),
-        channels=(
-            dict[str, Annotated[int, Field(ge=1, le=2**16)]],
-            "Number of channels of each domain.",
-        ),
-        values=(by_name(VALUES), "Statistics of the training intensities of each domain."),
-        packed=(
-            table(
-                "left_out",
-                left_out=(list[str], "First parts of the names of weights that were left out."),
-                name=(str, "Name of the model."),
-                split=(str, "SHA-256 of the split."),
-                gantk=(str, "Version of gantk that packed the model."),
-                seen=(
-                    table(
-                        "train",
-                        by=(str | None, "How images were assigned to the sets, such as `patient`."),
-                        train=(
-                            list_of(table(sha256=(str, "SHA-256 of a training file."))),
-                            "The training files, without names.",
-                        ),
-                    ),
-                    "What identifies the training images.",
-                ),
-            ),
-            "The record of `gantk pack`; only in a packed model.",
-        ),
-        intensity=(
-            Annotated[
-                by_name(
-                    table(
-                        **MAPPING,
-                        lines=(list_of(LINE), "The mappings of the contrasts, if it has several."),
-                    )
-                ),
-                Field(min_length=1),
-            ],
-            "Intensity mapping of each domain, with its options and fitted values.",
-        ),
-    ),
-    "state.json": table(
-        step=(Step, "Number of finished steps."),
-        ema_updates=(Step, "Number of updates of the averaged weights."),
-        threads=(
-            Annotated[int, Field(ge=1, le=4096)],
-            "Number of threads; a resume uses the same number.",
-        ),
-        ranks=(list[dict[str, Any]], "Buffers of all ranks but the first, such as image pools."),
-        optimizers=(
-            by_name(
-                table(
-                    state=(dict[int, dict[str, Any]], "State of each parameter."),
-                    param_groups=(list[dict[str, Any]], "Options of each group of parameters."),
-                )
-            ),
-            "State of each phase's optimizer, as PyTorch stores it.",
-        ),
-    ),
-    "recipe.toml": table(  # the keys that the report reads; gantk.recipe checks all keys
-        summary=str,
-        method=table(name=str),
-        data=table(domains=list[str]),
-        train=table(steps=Step),
-    ),
-    "split.json": table(
-        "splits",
-        how=(str, "How the split was made, in words, with the number of images of each set."),
-        leakage_allowed=(str, "The leaks that `--allow-leakage` accepted; null without leaks."),
-        warnings=(list[str], "The warnings about the data at the start, repeated by a resume."),
-        notes=(list[str], "All notes and warnings that were printed at the start."),
-        catalog=(
-            list[dict[str, Any]] | None,
-            "Every image that the source found, with its files relative to the source's folder; a"
-            " resume reads these and lists no folder. Null where images are computed.",
-        ),
-        splits=(
-            table(
-                "by",
-                "train",
-                "validation",
-                "test",
-                by=(
-                    str | None,
-                    "How images were assigned: `patient`, `block`, `image`, `folders` or `file`.",
-                ),
-                consequences=(list[str], "Consequences of the split for the scores, in words."),
-                train=(IMAGES, "Training images."),
-                validation=(IMAGES, "Validation images."),
-                test=(IMAGES, "Held-out test images."),
-                set_aside=(IMAGES, "Images of the training set that the method does not use."),
-                left_out=(
-                    list[Annotated[list[str], Field(min_length=2, max_length=2)]],
-                    "Domain and key of each image that is in no set.",
-                ),
-            ),
-            "The sets, and how they were made.",
-        ),
-    ),
-    "log.jsonl": table(  # one line
-        "step",
-        step=(Step, "Number of finished steps; in every line."),
-        epoch=(Step, "Number of finished epochs; at log points."),
-        seconds=(Amount, "Training time so far in seconds; at log points."),
-        images_per_s=(Amount, "Images per second since the last log point; at log points."),
-        lr=(float, "Learning rate; at log points."),
-        losses=(dict[str, float | None], "Each loss as `PHASE/NAME`; at log points."),
-        stage=(str, "Name of the stage; at log points."),
-        validation=(
-            dict[str, dict[str, float | None]],
-            "Validation scores of each direction; at sample points, if the truth is known.",
-        ),
-        cycle=(
-            dict[str, float | None],
-            "Mean absolute difference of the sample images from their reconstructions, in network"
-            " intensities, by direction; at sample points of two-way methods.",
-        ),
-        selection=(
-            CheckpointScores,
-            "The checkpoint's row of the `table` in best.json; at checkpoints.",
-        ),
-        alarm=(str, "Name of an alarm, if the outputs look wrong."),
-        message=(str, "The alarm in words."),
-        note=(str, "A phase that is computed in another way than the recipe asks for, and why."),
-        stopped=(str, "Why `train.patience` ended the training, in words."),
-    ),
-    "best.json": Choice,
-    "usage.json": Speed,
-    "metrics.json": Results,
-    "patients.json": RootModel[dict[Part, HeldOutPatients]],
-    "index.json": table(
-        "directions",
-        "steps",
-        directions=(by_name(SHOWN, key=Part), "The pictures of each direction."),
-        steps=(list[Step], "Steps at which pictures were written."),
-        has_truth=(bool, "Whether the folder `truth` exists."),
-    ),
-    "environment.json": table(
-        gantk=(str, "Version of gantk."),
-        packages=(dict[str, str | None], "Versions of the packages that gantk uses."),
-        started=(str, "Start of the training: date and time with time zone."),
-        command=(str, "The command line."),
-        folder=(str, "The working folder of the command."),
-        recipe=(
-            table(
-                origin=(str, "The recipe's file, or the name of a bundled recipe."),
-                profile=(str, "The profile that was applied."),
-                changed=(
-                    dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]],
-                    "By key: value of the recipe's file, and value of the run.",
-                ),
-                data=(str, "The data source, with its path or what it draws."),
-            ),
-            "What was run.",
-        ),
-        matched=(str, "How the method matched training images, if it did."),
-        device=(str, "Device, such as `cpu` or `cuda`."),
-        precision=(str, "Precision: `bf16` or `fp32`."),
-    ),
-}
+        False,
+    )
+
+
+class SampleIndex(Table):
+    """The content of samples/index.json."""
+
+    directions: dict[Part, SampleImages] = about("The pictures of each direction.", ...)
+    steps: list[Step] = tables("Steps at which pictures were written.", list)
+    has_truth: bool = about("Whether the folder `truth` exists.", False)
+
+
+class Patients(RootModel[dict[Part, HeldOutPatients]]):
+    """The content of patients.json: the test patients of each direction."""
 
 
 def read(
     folder: Path,
     name: str,
-    schema: Any = None,
+    schema: type[Content],
     remedy: str = "copy the run again from the original",
-) -> dict[str, Any]:
-    """Read and check `folder/name`, a JSON or TOML file of a run; {} where it is absent.
+) -> Content | None:
+    """The content of `folder/name`, a JSON or TOML file of a run; None where it is absent.
 
     UserError that names file and key where the file is damaged, does not match its schema, is no
     regular file, or lies outside the folder.
@@ -316,9 +262,9 @@ def read(
     try:
         text = text_of(path, folder)
         parse = tomllib.loads if path.suffix == ".toml" else json.loads
-        return parse_checked(text, schema or SCHEMAS[path.name], parse)
+        return parse_checked(text, schema, parse)
     except FileNotFoundError:
-        return {}
+        return None
     except UserError as error:
         raise UserError(error.what, where=str(path), remedy=remedy) from None
     except (ValueError, OSError) as error:
@@ -332,7 +278,7 @@ def read_results(folder: Path) -> Results:
     as from `read`.
     """
     remedy = f"write it again: gantk eval {argument(folder)}"
-    return Results.model_validate(read(folder, "metrics.json", None, remedy))
+    return read(folder, "metrics.json", Results, remedy) or Results()
 
 
 def is_inside(run: Path, path: Path) -> bool:
@@ -345,7 +291,7 @@ def is_inside(run: Path, path: Path) -> bool:
         return False
 
 
-def read_log(run: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+def read_log(run: Path, problems: list[str]) -> Iterator[LogLine]:
     """Yield the readable lines of a run's log.jsonl; damaged or cut-off lines are counted in a
     message added to `problems`. UserError where it is no regular file, lies outside the run, or has
     more than MAX_LOG_LINES lines.
@@ -363,7 +309,7 @@ def read_log(run: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 what = f"'{run / LOG}' has more than {MAX_LOG_LINES:,} lines, which no log needs"
                 raise UserError(what, remedy="restore it from the original")
             try:
-                yield parse_checked(text.decode(), SCHEMAS[LOG])
+                yield parse_checked(text.decode(), LogLine)
             except ValueError as error:
                 skipped += 1
                 first_error = first_error or f"the first one is line {number}: {one_line(error)}"
@@ -384,19 +330,16 @@ def text_of(path: Path, folder: Path) -> str:
 
 
 def parse_checked(
-    text: str, schema: type[BaseModel], parse: Callable[[str], Any] = json.loads
-) -> dict[str, Any]:
+    text: str, schema: type[Content], parse: Callable[[str], Any] = json.loads
+) -> Content:
     """Parse a text and check it against a schema; ValueError that names the first key that does not
     match.
     """
     try:
-        value = parse(text)
-        schema.model_validate(value, strict=True)
+        return schema.model_validate(parse(text), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"])) or "all of it"
         raise ValueError(f"{key}: {first['msg']}") from None
     except RecursionError:
         raise ValueError("its tables are nested too deeply") from None
-
-    return value

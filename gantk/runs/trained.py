@@ -23,6 +23,8 @@ from gantk.nets.kernels import use_kernels
 from gantk.plugin.loader import registry
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
+from gantk.runs.results import PostLosses
+from gantk.runs.schemas import Meta
 
 
 def build_method(
@@ -68,7 +70,7 @@ def load_method(model: Model, saved: Path, range: tuple[float, float], runtime: 
     meta = checkpoint.load_meta_of(model.method.name, saved)
     expect_every_domain(meta, model.method.target.reads, saved)
     weights = inference_state(saved)
-    built_for = meta["channels"], tuple(meta.get("classes", ())), range
+    built_for = meta.channels, tuple(meta.classes), range
     require_same_networks(model, meta, weights, saved, _geometry(model, *built_for))
     small = probe_size(model.data.patch or model.data.size)
     require_memory(model, runtime, _geometry(model, *built_for, small))
@@ -78,7 +80,7 @@ def load_method(model: Model, saved: Path, range: tuple[float, float], runtime: 
 
 
 def require_same_networks(
-    model: Model, meta: dict[str, Any], weights: dict[str, Tensor], saved: Path, geometry: Geometry
+    model: Model, meta: Meta, weights: dict[str, Tensor], saved: Path, geometry: Geometry
 ) -> None:
     """UserError where the recipe's networks are not those of the weights; large ones are compared
     before they take memory.
@@ -122,12 +124,12 @@ def require_memory(model: Model, runtime: Runtime, probe: Geometry) -> None:
         )
 
 
-def expect_every_domain(meta: dict[str, Any], domains: Iterable[str], saved: Path) -> None:
+def expect_every_domain(meta: Meta, domains: Iterable[str], saved: Path) -> None:
     """UserError where a checkpoint's meta.json lacks one of the `domains`, or has others."""
     domains = set(domains)
     for key in ("channels", "intensity", "values"):
-        found = meta.get(key)
-        if found is not None and set(found) != domains and (found or key != "values"):
+        found = getattr(meta, key)
+        if set(found) != domains and (found or key != "values"):
             what = f"the checkpoint is damaged: '{key}' of its meta.json is not about all domains"
             remedy = "restore it from a copy, or train again"
             raise UserError(what, where=str(saved), allowed=sorted(domains), remedy=remedy)
@@ -155,12 +157,12 @@ def inference_state(saved: Path) -> dict[str, Tensor]:
 
 
 def add_left_out_networks(
-    weights: dict[str, Tensor], method: Method, meta: dict[str, Any]
+    weights: dict[str, Tensor], method: Method, meta: Meta
 ) -> dict[str, Tensor]:
     """Add the method's own tensors for the networks that a packed checkpoint leaves out, such as
     discriminators.
     """
-    left_out = tuple((meta.get("packed") or {}).get("left_out", ()))
+    left_out = tuple(meta.packed.left_out) if meta.packed else ()
     return {
         name: own for name, own in method.state_dict().items() if name.startswith(left_out)
     } | weights
@@ -207,10 +209,10 @@ class Posts:
         """The notes of the steps that have one."""
         return [step.note for step in self.steps if getattr(step, "note", "")]
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[PostLosses]:
         """What the steps measured in their last call."""
         found = [step.record() for step in self.steps if callable(getattr(step, "record", None))]
-        return [record for record in found if record]
+        return [PostLosses.model_validate(record) for record in found if record]
 
 
 class Examples:

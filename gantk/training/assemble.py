@@ -13,6 +13,7 @@ from torch import Tensor, get_num_threads
 from gantk.data.batches import Batches
 from gantk.data.dataset import Data
 from gantk.data.loader import Loader, LoaderBatches
+from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, doing
 from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
@@ -50,7 +51,7 @@ class Parts:
 def assemble(
     model: Model,
     runtime: Runtime,
-    known: dict[str, Any] | None = None,
+    known: RecordedSplit | None = None,
     loader: Loader | None = None,
     source: Any = None,
 ) -> Parts:
@@ -162,11 +163,11 @@ def restore(parts: Parts, folder: Path) -> None:
     """
     meta = checkpoint.load_meta_of(parts.model.method.name, folder)
     trained.expect_every_domain(meta, parts.method.reads, folder)
-    if meta.get("packed") is not None:
+    if meta.packed is not None:
         weights = trained.add_left_out_networks(trained.inference_state(folder), parts.method, meta)
         checkpoint.load_into(parts.method, weights, str(folder))
         parts.engine.ema = None
-        parts.engine.step = meta["step"]
+        parts.engine.step = meta.step
     else:
         live, average = trained.split_weights(checkpoint.load_weights(folder))
         state = checkpoint.load_state(folder)
@@ -179,6 +180,6 @@ def restore(parts: Parts, folder: Path) -> None:
         checkpoint.load_into(parts.method, live, str(folder))
         parts.engine.load_state_dict(state, average, str(folder))
 
-    parts.data.restore_intensity(meta["intensity"])
+    parts.data.restore_intensity({letter: state.dump() for letter, state in meta.intensity.items()})
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from gantk.data.check.check import warnings_about
 from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
+from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, count_noun, note_in, warn_of
 from gantk.files import lock_folder
 from gantk.formats.files import listed_once
@@ -23,11 +24,10 @@ from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
 from gantk.recipe.departures import changes_of_file
-from gantk.recipe.load import load_recipe, mapping, resolved
+from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.published import published_system
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
-from gantk.runs.schemas import read
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
 from gantk.training.loop import StepProfile, Training
@@ -185,14 +185,13 @@ def training(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
-            found = {
-                "leakage_allowed": str(leaks) if leaks else None,
-                "warnings": findings,
-                "notes": around.notes,
-            }
+            split = parts.data.split_json()
+            split.leakage_allowed = str(leaks) if leaks else None
+            split.warnings = findings
+            split.notes = around.notes
             folder.write_recipe(tables)
             folder.write_json("environment.json", _environment(loaded, changed, parts))
-            folder.write_json("split.json", parts.data.split_json() | found)
+            folder.write_json("split.json", split.model_dump(exclude_unset=True))
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
 
@@ -217,7 +216,7 @@ def _expect_none(options: Mapping[str, Any]) -> None:
 def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -> Training:
     """The training of a run folder, after its newest checkpoint."""
 
-    def open_checked() -> tuple[RunFolder, Model, dict[str, Any]]:
+    def open_checked() -> tuple[RunFolder, Model, RecordedSplit]:
         folder = RunFolder.open(path)
         model = folder.recipe().check()
         check_training(model, around.hooks)
@@ -239,8 +238,7 @@ def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -
 
 def _loader_again(folder: RunFolder, data: Any, model: Model) -> Loader | None:
     """The loader of a continued training, which needs one if it began with one."""
-    ran = mapping(read(folder.path, "environment.json").get("recipe"))
-    if ran.get("data") != LOADER:
+    if folder.environment.recipe.data != LOADER:
         if data is not None:
             what = "a training that is continued reads the images of its split.json"
             raise UserError(what, where="data", remedy="leave it out")
@@ -281,7 +279,7 @@ def _ready(
         around.say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
 
     if saved is not None:
-        for line in folder.split().get("warnings") or ():
+        for line in folder.split().warnings or ():
             around.say(line)
 
     around.ending.callback(parts.threads.reset)

@@ -29,14 +29,15 @@ from gantk.errors import (
     one_line,
 )
 from gantk.files import expect_inside, make_folder, whole_folder
-from gantk.machine.usage import Used, since_start
+from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.checkpoint_choice import Criterion
 from gantk.metrics.evaluate import Samples, alarms
 from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import Choice
+from gantk.runs.results import Choice, Speed
+from gantk.runs.speed import Used
 from gantk.terminal import stop_on_ctrl_c
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
@@ -119,7 +120,7 @@ class Training:
         self.choice = Choice(
             step=None, rule=self.criterion.rule, higher_is_better=self.criterion.higher, table=[]
         )
-        self.used = Used(run.usage() if run else {}, self.runtime.device)
+        self.used = Used(run.usage() if run else Speed(), self.runtime.device)
         # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
         self._interval_seconds = 0.0
@@ -241,8 +242,10 @@ class Training:
     def _choose_among_earlier_saves(self) -> None:
         """Find the best save in the log: a kill during a save may have lost best.json."""
         log = self.run.read_log()
-        self._known = {line.get("note") for line in log}
-        self.choice.add_log(log, self._regular)
+        self._known = {line.note for line in log}
+        for line in log:
+            if line.selection and self._regular(line.step):
+                self.choice.add(line.step, line.selection)
         self._keep_best()
 
     def _begin(self, view: LiveView) -> None:
@@ -310,7 +313,7 @@ class Training:
                 f" {self.choice.step}"
                 f" ({self.choice.rule})"
             )
-            if not any("stopped" in line for line in self.run.read_log()):
+            if not any(line.stopped for line in self.run.read_log()):
                 self.run.add_to_log({"step": step, "stopped": why})
 
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
@@ -423,8 +426,8 @@ class Training:
 
         make_folder(expect_inside(self.run.path, folder))
         steps = sorted({each for each in earlier if each < step} | {step})
-        index = self.sample_batch.index(self.parts.data) | {"steps": steps}
-        self.run.write_json("samples/index.json", index)
+        index = self.sample_batch.index(self.parts.data, steps)
+        self.run.write_json("samples/index.json", index.model_dump(by_alias=True))
 
     def _write_pictures(self, group: str, direction: str, images: Tensor | None) -> None:
         """Write one picture for each of the images, if there are any, to samples/GROUP."""
@@ -446,7 +449,7 @@ class Training:
 
             save_checkpoint(self.run, self.parts, buffers)
             seconds = self.seconds + self._interval_seconds
-            self.run.write_json("usage.json", self.used.state(step, seconds))
+            self.run.write_json("usage.json", self.used.state(step, seconds).dump())
             self._keep_best()
             view.busy = None
 

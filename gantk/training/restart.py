@@ -21,6 +21,7 @@ from gantk.runs.folder import RunFolder, flat
 
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
+    from gantk.data.split_json import RecordedSplit
 
 # machines may have the same files at different paths
 LOCAL = {"data.source.path", "data.split.file", "train.start"}
@@ -57,7 +58,7 @@ def _without_paths(value: Any) -> Any:
 
 def run_to_resume(
     out: str | Path | None, tables: dict[str, Any], process: Launch, locks: ExitStack
-) -> tuple[bool, Path | None, dict | None]:
+) -> tuple[bool, Path | None, RecordedSplit | None]:
     """Whether the folder `out` holds a run to resume, its newest checkpoint, and its split; None:
     from the start.
 

@@ -19,6 +19,7 @@ from gantk.nets.pretrained import read_state
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import find_model, split_of
+from gantk.runs.schemas import Meta
 
 WHERE = "train.start"
 MIN_SHARE = 0.01  # of weights that must fit: a few biases fit between any two networks
@@ -57,7 +58,7 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     that fits is not finite.
     """
     place = find_weights(name)
-    meta: dict[str, Any] = {}
+    meta = None
     if place.is_dir():
         meta = checkpoint.load_meta(place)
         tensors = checkpoint.load_weights(place)
@@ -113,12 +114,13 @@ def start_from(name: str, method: Method, data: Data) -> Start:
             f"start    not used, because this method lacks them: {_layers(unused, saved)}"
         )
 
-    printed += [f"note     {line}" for line in _differences(meta, data)]
+    if meta is not None:
+        printed += [f"note     {line}" for line in _differences(meta, data)]
     record = {
         "from": name,
         "path": str(place),
         "sha256": digest,
-        "step": meta.get("step"),
+        "step": meta.step if meta else None,
         "taken": [*copied],
         "not_there": drawn,
         "other_shape": misfits,
@@ -173,11 +175,11 @@ def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
     return f"{join_first([*dict.fromkeys(layers)])} ({count_noun(keys, 'tensor')})"
 
 
-def _differences(meta: dict[str, Any], data: Data) -> list[str]:
+def _differences(meta: Meta, data: Data) -> list[str]:
     """Lines on domains and intensity settings that differ between the start's training and this
     one.
     """
-    start_names = meta.get("domains")
+    start_names = meta.domains
     names = [*data.table.domains]
     notes = []
     if start_names and [*map(str.lower, start_names)] != [*map(str.lower, names)]:
@@ -187,7 +189,8 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
         )
 
     for letter, new in data.intensity_state().items():
-        old = meta.get("intensity", {}).get(letter, new)
+        state = meta.intensity.get(letter)
+        old = state.dump() if state else new
         other = []
         for key in sorted(old | new):
             learned = key in ("fitted", "contrasts", "lines")  # fitted to each data set
@@ -202,10 +205,13 @@ def _differences(meta: dict[str, Any], data: Data) -> list[str]:
     return [*dict.fromkeys(notes)]
 
 
-def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserError | None:
+def _leaks(name: str, meta: Meta, place: Path, data: Data) -> UserError | None:
     """A UserError if the start was trained on files that are held out here; None if it was not."""
-    split = split_of(place.parent.parent, meta.get("packed"))
-    trained_on = {image.get("sha256") for image in split.get("train", ())}
+    split = split_of(place.parent.parent, meta.packed)
+    if split is None:
+        return None
+
+    trained_on = {image.sha256 for image in split.train}
     paths = {
         record.path
         for name in ("validation", "test")
@@ -216,7 +222,7 @@ def _leaks(name: str, meta: dict[str, Any], place: Path, data: Data) -> UserErro
         path.name for path, digest in data.preparation.sha256(paths).items() if digest in trained_on
     ]
     # its files are in both sets
-    if not seen or "block" in (split.get("by"), getattr(data.splits, "by", None)):
+    if not seen or "block" in (split.by, getattr(data.splits, "by", None)):
         return None
 
     what = (

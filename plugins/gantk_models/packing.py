@@ -19,7 +19,7 @@ from gantk.files import expect_replaceable, make_folder, whole_folder, write_fil
 from gantk.method import Method
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, find_model, split_hash, weights_hash
-from gantk.runs.schemas import read_results
+from gantk.runs.schemas import Packing, SeenFile, SeenFiles, read_results
 from gantk.runs.trained import inference_state
 from gantk_models.shipped_card import OURS, fill_card, text_of
 
@@ -67,21 +67,21 @@ def pack(
     before = Translator.load(find_model(run, say), "cpu")
     source = before.run
     meta = source.meta(before.checkpoint)
-    noted = meta.get("packed") or {"gantk": __version__, "left_out": []} | _training_hashes(
-        source.split()
-    )
-    left_out = {*noted["left_out"], *_for_training(before.method, discriminators)}
+    noted = meta.packed or _training_hashes(source)
+    left_out = {*noted.left_out, *_for_training(before.method, discriminators)}
     weights = {
         k: each
         for k, each in inference_state(before.checkpoint).items()
         if not k.startswith(tuple(left_out))
     }
     weights = {f"model.{name}": to_dtype(each, dtype) for name, each in weights.items()}
-    about = {key: value for key, value in meta.items() if key != "sha256"}
-    about["packed"] = noted | {"name": out.name, "left_out": sorted(left_out)}
+    noted.name = out.name
+    noted.left_out = sorted(left_out)
+    about = meta.dump() | {"packed": noted.dump()}
+    about.pop("sha256", None)
     scores = read_results(source.path).model_dump(include=SCORES)
     with whole_folder(out, record=True) as made:
-        write_model(made, meta["step"], weights, about, _recipe(source), scores)
+        write_model(made, meta.step, weights, about, _recipe(source), scores)
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
         apart, on = _largest_difference(before, Translator.load(made, "cpu"))
         if not apart < 1:
@@ -140,13 +140,14 @@ def _for_training(method: Method, discriminators: bool) -> list[str]:
     return prefixes
 
 
-def _training_hashes(split: dict[str, Any]) -> dict[str, Any]:
+def _training_hashes(run: RunFolder) -> Packing:
     """Hashes of the split and of each training file: they identify the training images without
     names.
     """
-    train = sorted({image["sha256"] for image in split["splits"]["train"] if image.get("sha256")})
-    seen = {"by": split["splits"].get("by"), "train": [{"sha256": digest} for digest in train]}
-    return {"split": split_hash(split), "seen": seen}
+    sets = run.split().splits
+    train = sorted({image.sha256 for image in sets.train if image.sha256})
+    seen = SeenFiles(by=sets.by, train=[SeenFile(sha256=digest) for digest in train])
+    return Packing(gantk=__version__, left_out=[], split=split_hash(sets), seen=seen)
 
 
 def to_dtype(tensor: Tensor, dtype: str) -> Tensor:

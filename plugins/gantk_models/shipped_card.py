@@ -42,7 +42,7 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
     data = mapping(tables.get("data"))
     train = mapping(tables.get("train"))
     size = (run.latest() / "weights.safetensors").stat().st_size
-    noted = pack_record(run) or {}
+    noted = pack_record(run)
     length = f"{train['steps']:,} steps" if train.get("steps") else f"{train.get('epochs')} epochs"
     pixels = " x ".join(map(str, data.get("patch") or data.get("size") or []))
     facts = {
@@ -55,12 +55,12 @@ def fill_card(text: str, name: str, model: Path, dtype: str) -> str:
             f"{dtype}, {size / 2**20:.2f} MB, sha256 {code_span(weights_hash(model))}"
         ),
     }
-    if "split" in noted:
+    if noted and noted.split:
         facts["split"] = Markdown(
-            f"sha256 {code_span(noted['split'])} of the list of training and held-out images"
+            f"sha256 {code_span(noted.split)} of the list of training and held-out images"
         )
 
-    facts["made by"] = f"gantk {noted.get('gantk')}"
+    facts["made by"] = f"gantk {noted and noted.gantk}"
     values = {
         "name": escape_markdown(name),
         "summary": escape_markdown(tables.get("summary", "")),

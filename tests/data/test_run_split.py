@@ -13,6 +13,7 @@ from volumes import FROM_NOISE, PAIRED, SIZE, UNPAIRED, volume
 
 from gantk import evaluate, resume
 from gantk.data.dataset import Data
+from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError
 from gantk.recipe.load import Recipe
 
@@ -136,12 +137,12 @@ def seen(data):
 def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
     load, patient, root = study
     first = load()
-    known = json.loads(json.dumps(first.split_json()))
+    known = RecordedSplit.model_validate_json(first.split_json().model_dump_json())
     was = seen(first)
 
     assert seen(load(known)) == was
     assert not load(known).notes
-    earlier = {key: value for key, value in known.items() if key != "catalog"}
+    earlier = known.model_copy(update={"catalog": None})
     assert seen(load(earlier)) == was
 
     patient(root, COUNT)

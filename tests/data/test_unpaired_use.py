@@ -56,9 +56,7 @@ def test_images_that_unpaired_training_uses(sides, pattern, source, table, image
     assert len(data.training) == images
     assert data.leaks() is None
     assert [note in line for line in said] == ([True] if note else [])
-    recorded = data.split_json()["splits"][
-        "consequences"
-    ]  # what the report shows beside the verdict
+    recorded = data.split_json().splits.consequences  # what the report shows beside the verdict
     assert any(WHOLE in line for line in recorded) == (note == WHOLE)
 
 

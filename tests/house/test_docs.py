@@ -31,7 +31,7 @@ from gantk.plugin.loader import attach_commands, registry
 from gantk.plugin.spec import Table
 from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe
-from gantk.runs.schemas import SCHEMAS
+from gantk.runs.folder import RUN_FILES
 from gantk_serve import rules
 from gantk_serve.rules import load_rules
 
@@ -194,8 +194,9 @@ def test_reference_lists_every_recipe_part_command_and_key(generated):
         key for table in service for key in table.model_fields
     }
     assert heads("reference/python.md", r"^### (\w+)$") >= set(gantk.__all__)
-    files = {name.replace("index", "samples/index") for name in SCHEMAS} - {"recipe.toml"}
-    assert heads("reference/metrics-json.md", r"^## ([\w./]+)$") == files | {"patients.json"}
+    files = {name for name in RUN_FILES if ".json" in name}
+    files |= {"samples/index.json", "meta.json", "state.json"}
+    assert heads("reference/metrics-json.md", r"^## ([\w./]+)$") == files
     assert not heads("reference/metrics-json.md", r"^(\|.*\|  \|)$")  # every key has a meaning
 
 

@@ -127,7 +127,7 @@ def test_a_restarted_rank_ends_with_the_undisturbed_weights(tiny_recipe, tmp_pat
 
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    steps = [line["step"] for line in RunFolder(tmp_path / "broken").read_log() if "losses" in line]
+    steps = [line.step for line in RunFolder(tmp_path / "broken").read_log() if line.losses]
     assert steps == sorted(set(steps))
 
 

@@ -24,6 +24,7 @@ from gantk.metrics.pair_scores import IntensityMap
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice
+from gantk.runs.schemas import LogLine
 from gantk.training import loop as training
 
 QUIET = {"device": "cpu", "say": lambda line: None}
@@ -208,7 +209,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
         == [2, 4]
     )
     clock = {"seconds": 0, "images_per_s": 0}
-    assert [line | clock for line in run.read_log()] == [line | clock for line in left.read_log()]
+    assert [line | clock for line in run.log] == [line | clock for line in left.log]
 
 
 def test_a_model_that_makes_nan_cannot_be_chosen(study):
@@ -234,17 +235,17 @@ def stopped_run(tiny_recipe, tmp_path):
     return gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
 
 
-def stops_of(run) -> list[dict]:
-    return [line for line in run.read_log() if "stopped" in line]
+def stops_of(run) -> list[LogLine]:
+    return [line for line in run.read_log() if line.stopped]
 
 
 def test_patience_ends_a_training(stopped_run):
     (stopped,) = stops_of(stopped_run)
-    assert stopped["step"] == 6
-    assert "2 checkpoints without a better score than at step 2" in stopped["stopped"]
+    assert stopped.step == 6
+    assert "2 checkpoints without a better score than at step 2" in stopped.stopped
     log = stopped_run.read_log()
-    assert [line["step"] for line in log if "losses" in line][-1] == 6
-    assert [line["step"] for line in log if "validation" in line][-1] == 6
+    assert [line.step for line in log if line.losses][-1] == 6
+    assert [line.step for line in log if line.validation][-1] == 6
     assert stopped_run.latest().name == "step-000006"
     assert stopped_run.best().name == "step-000002"
     report = (stopped_run.path / "report.html").read_text("utf-8")

@@ -36,7 +36,7 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
     facts = found["facts"]
     run = RunFolder(tiny_run)
     weights = run.inference_checkpoint() / "weights.safetensors"
-    for digest in (split_hash(run.split()), sha256_of(weights)):
+    for digest in (split_hash(run.split().splits), sha256_of(weights)):
         assert digest in facts["hashes"]
         assert digest in text
 

@@ -420,6 +420,6 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(copied_run, tiny_reci
     run(str(copied_run / "recipe.toml"), **quiet)
 
     assert (copied_run / "checkpoints/step-000004/weights.safetensors").read_bytes() == weights
-    steps = [line["step"] for line in RunFolder(copied_run).read_log() if "losses" in line]
+    steps = [line.step for line in RunFolder(copied_run).read_log() if line.losses]
     assert steps == [1, 2, 3, 4]
     assert not (copied_run / "samples/step-000099").exists()

@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.report.build import write_report
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import read
+from gantk.runs.schemas import read_results
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_link_inside_the_run_is_followed(copied_run):
     shutil.move(copied_run / "metrics.json", copied_run / "scores.json")
     (copied_run / "metrics.json").symlink_to("scores.json")
 
-    assert read(copied_run, "metrics.json")["metrics"]
+    assert read_results(copied_run).metrics
 
 
 def test_files_that_are_too_large_are_not_read(tmp_path):

@@ -216,10 +216,10 @@ def series_of(folder) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every number that a run folder holds, by the name that trackers give it."""
     series: dict[str, list] = {}
     for line in folder.read_log():
-        step = line["step"]
-        for name, value in line.get("losses", {}).items():
+        step = line.step
+        for name, value in line.losses.items():
             series.setdefault(f"losses/{name}", []).append((step, value))
-        for to, scores in line.get("validation", {}).items():
+        for to, scores in line.validation.items():
             for metric, score in scores.items():
                 series.setdefault(f"validation/{to}/{metric}", []).append((step, score))
 

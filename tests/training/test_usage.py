@@ -33,13 +33,13 @@ def test_time_counts_from_the_start_of_the_process():
 def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
     folder = RunFolder(copied_run)
     used = folder.usage()
-    logged = [line["seconds"] for line in folder.read_log() if "seconds" in line]
+    logged = [line.seconds for line in folder.read_log() if line.seconds is not None]
 
-    assert used["step"] == 4
-    assert used["seconds"] == pytest.approx(logged[-1], abs=0.001)
-    assert used["first_step_s"] > 0
+    assert used.step == 4
+    assert used.seconds == pytest.approx(logged[-1], abs=0.001)
+    assert used.first_step_s > 0
     (copied_run / "usage.json").write_text("{half")
-    assert folder.usage() == {}
+    assert not folder.usage().model_fields_set
     assert "usage.json could not be read" in capsys.readouterr().err
 
     lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)

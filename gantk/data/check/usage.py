@@ -184,7 +184,10 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
     if not patients_in_doubt:
         usage.problems += [problem("patients", "note", said) for said in usage.consequences()]
 
-    leak = usage.leaks()
+    try:
+        leak = usage.leaks()
+    except UserError as error:  # an image that cannot be compared
+        leak = error
     if leak:
         kind = "same-patient" if leak.where == "data.same_patient" else "leak"
         severity = "note" if usage.guessed and kind == "same-patient" else "error"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from gantk.data.preparation import Record
+from gantk.data.preparation import Preparation, Record
 from gantk.data.split.near_duplicates import (
     SETS,
     Fingerprint,
@@ -19,6 +19,10 @@ from gantk.errors import UserError, join_first
 MAX_LISTED_LEAKS = 10  # leaks that an error lists
 
 
+class LeakageError(UserError):
+    """Leaks, which `--allow-leakage` accepts."""
+
+
 def check_leakage(
     splits: Mapping[str, Sequence[Record]],
     *,
@@ -27,8 +31,9 @@ def check_leakage(
     near: bool = True,  # look for near copies too: saved again, resized, shifted, rescaled
     # by domain and key, of images that were read already
     fingerprints: Mapping[tuple[str, str], Fingerprint] = {},
+    preparation: Preparation | None = None,  # whose cache is used and filled
 ) -> None:
-    """UserError that lists patients, identical pixels and near copies on two sides of a split.
+    """LeakageError that lists patients, identical pixels and near copies on two sides of a split.
 
     A split by blocks divides every patient on purpose, so only pixels are compared there; images
     without contrast (air) are ignored. `same_patient = False` is for unpaired methods: a patient in
@@ -42,7 +47,7 @@ def check_leakage(
         subjects = [record.subject for record in records]
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
     if len(set(sides)) > 1:
-        leaks += _copies_on_two_sides(records, sides, fingerprints, near)
+        leaks += _copies_on_two_sides(records, sides, fingerprints, near, preparation)
 
     if leaks:
         what = (
@@ -53,14 +58,18 @@ def check_leakage(
             "remove the copies, split by patient, or use --allow-leakage to train anyway (the run"
             " records this)"
         )
-        raise UserError(what, where="data.split", remedy=remedy)
+        raise LeakageError(what, where="data.split", remedy=remedy)
 
     if not same_patient:
         _expect_one_domain_each(splits["train"])
 
 
 def _copies_on_two_sides(
-    records: Sequence[Record], sides: Sequence[str], earlier: Mapping, near: bool
+    records: Sequence[Record],
+    sides: Sequence[str],
+    earlier: Mapping,
+    near: bool,
+    preparation: Preparation | None,
 ) -> list[str]:
     """Lines on equal files, identical pixels and near copies on two sides; `earlier` fingerprints
     are not computed again.
@@ -77,7 +86,9 @@ def _copies_on_two_sides(
                 equal += [(digests[i], records[n].key, sides[n]) for n in (i, j)]
         leaks += _on_two_sides("file", equal)
 
-    seen = [earlier.get(records[n].id) or fingerprint(records[n], near) for n in sample]
+    seen = [
+        earlier.get(records[n].id) or fingerprint(records[n], near, preparation) for n in sample
+    ]
     seen_sides = [sides[n] for n in sample]
     named = [(one.digest, one.name, side) for one, side in zip(seen, seen_sides, strict=True)]
     leaks += _on_two_sides("image", named)
@@ -92,7 +103,7 @@ def _copies_on_two_sides(
 
 
 def _expect_one_domain_each(records: Sequence[Record]) -> None:
-    """UserError where patients give training images of both domains."""
+    """LeakageError where patients give training images of both domains."""
     domains: dict[str, set[str]] = defaultdict(set)
     for record in records:
         domains[record.subject].add(record.domain)
@@ -109,7 +120,7 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
             "set data.unpair = true to train on one domain of each patient, or"
             " data.same_patient = true to train on both"
         )
-        raise UserError(what, where="data.same_patient", remedy=remedy)
+        raise LeakageError(what, where="data.same_patient", remedy=remedy)
 
 
 def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> list[str]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gantk.catalog.catalog import Row
 from gantk.data.preparation import Record
-from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.split import Splits
+from gantk.data.split_json import RECORDED_SETS, RecordedImage, RecordedSets
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import files_of
 
-RECORDED_SETS = (*SETS, "set_aside")
 Hash = Callable[[Iterable[Path]], dict[Path, str]]
 
 
@@ -23,9 +21,8 @@ def split_json(
     left_out: Sequence[Record],
     sha256: Hash,
     consequences: Sequence[str],
-) -> dict[str, Any]:
-    """The `splits` of split.json: for every record its domain, key, subject, pair, path and the
-    SHA-256 of its file, its class and missing contrasts if it has any; and how the split was made.
+) -> RecordedSets:
+    """The `splits` of split.json.
 
     The set `set_aside` holds training images that the method does not use, such as other halves of
     pairs. Of `left_out` only domain and key are listed.
@@ -33,28 +30,29 @@ def split_json(
     sets = {name: splits.get(name, []) for name in RECORDED_SETS}
     hashes = sha256({record.path for own in sets.values() for record in own if record.path})
 
-    def entry(record: Record) -> dict[str, Any]:
-        known: dict[str, Any] = {
-            "domain": record.domain,
-            "key": record.key,
-            "subject": record.subject,
-            "pair": record.pair,
-            "path": record.path and str(record.path),
-        }
+    def entry(record: Record) -> RecordedImage:
+        known = RecordedImage(
+            domain=record.domain,
+            key=record.key,
+            subject=record.subject,
+            pair=record.pair,
+            path=str(record.path) if record.path else None,
+        )
         if record.path:
-            known["sha256"] = hashes[record.path]
+            known.sha256 = hashes[record.path]
         if record.label is not None:
-            known["label"] = record.label
+            known.label = record.label
         if record.missing:
-            known["missing"] = list(record.missing)
+            known.missing = list(record.missing)
         return known
 
-    content = {"by": getattr(splits, "by", None), "consequences": [*consequences]}
-    content |= getattr(splits, "made", {})
-    for name, records in sets.items():
-        content[name] = [entry(record) for record in records]
-
-    return content | {"left_out": [record.id for record in left_out]}
+    return RecordedSets(
+        by=getattr(splits, "by", None),
+        consequences=[*consequences],
+        **{name: [entry(record) for record in records] for name, records in sets.items()},
+        left_out=[list(record.id) for record in left_out],
+        **getattr(splits, "made", {}),
+    )
 
 
 def hashes_of_rows(rows: Sequence[Row], sha256: Hash) -> list[list[str]]:
@@ -69,7 +67,7 @@ def hashes_of_rows(rows: Sequence[Row], sha256: Hash) -> list[list[str]]:
 
 
 def read_splits(
-    content: Mapping[str, Any], records: Sequence[Record], changed: Iterable[str], sha256: Hash
+    content: RecordedSets, records: Sequence[Record], changed: Iterable[str], sha256: Hash
 ) -> tuple[Splits, list[Record], list[Record]]:
     """The splits in a run's split.json, the training images that its method uses, and all records
     that it names.
@@ -80,11 +78,10 @@ def read_splits(
     # by a record's id: its entry, and the set that lists it
     entries = {}
     set_of = {}
-    for name in RECORDED_SETS:
-        for entry in content.get(name) or ():
-            key = (entry["domain"], entry["key"])
-            entries[key] = entry
-            set_of[key] = name
+    for name, images in content.named().items():
+        for entry in images:
+            entries[entry.id] = entry
+            set_of[entry.id] = name
 
     present = {record.id: record for record in records}
     _expect_unchanged(entries, present, changed, sha256)
@@ -95,7 +92,7 @@ def read_splits(
         sets[set_of[key]].append(record)
 
     # in the order of the source, and with the images that are set aside
-    left_out = {tuple(key) for key in content.get("left_out") or ()}
+    left_out = {tuple(key) for key in content.left_out or ()}
     training = sets["train"]
     sets["train"] = []
     named_records = []
@@ -107,18 +104,17 @@ def read_splits(
         elif record.id in left_out:
             named_records.append(record)
 
-    made = {key: content[key] for key in ("seed", "folds", "fold", "file") if key in content}
-    return Splits(sets, content["by"], made), training, named_records
+    return Splits(sets, content.by, content.model_extra or {}), training, named_records
 
 
-def _as_recorded(record: Record, entry: Mapping[str, Any]) -> Record:
+def _as_recorded(record: Record, entry: RecordedImage) -> Record:
     """A record with the pair and the class of its entry, and without a patient where it has none."""
-    subject = record.subject if entry["subject"] else ""
-    return replace(record, pair=entry["pair"], label=entry.get("label"), subject=subject)
+    subject = record.subject if entry.subject else ""
+    return replace(record, pair=entry.pair, label=entry.label, subject=subject)
 
 
 def _expect_unchanged(
-    entries: Mapping[tuple, Any],
+    entries: Mapping[tuple, RecordedImage],
     present: Mapping[tuple, Record],
     changed: Iterable[str],
     sha256: Hash,
@@ -129,7 +125,7 @@ def _expect_unchanged(
     hashes = sha256({path for path in paths.values() if path})
     changed = [*changed]
     for key, path in paths.items():
-        if path and entries[key].get("sha256") != hashes[path]:
+        if path and entries[key].sha256 != hashes[path]:
             changed.append(key[1])
 
     problems = []

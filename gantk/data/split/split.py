@@ -37,7 +37,7 @@ NAME_PATIENTS = (
 class Splits(Sets):
     """The records of `train`, `validation` and `test`; `by` is the unit that was never divided."""
 
-    def __init__(self, sets: Sets, by: str, made: Mapping = {}):
+    def __init__(self, sets: Sets, by: str | None, made: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
         self.made = made  # what else is needed to repeat the split: seed, fold, the file's hash

@@ -107,7 +107,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "gantk": __version__,
         "torch": torch.__version__,
         "method": model.method.name,
-        "trained": {"step": direction.saved["step"], "sha256": translator.identity()["sha256"]},
+        "trained": {"step": direction.saved.step, "sha256": translator.identity()["sha256"]},
         "left_out": [part.name for part in model.post],
         "contrasts": contrasts,
         "intensity": {end: translator.intensity[each].state() for end, each in ends.items()},

@@ -12,13 +12,12 @@ from gantk.errors import UserError, one_line
 from gantk.inference.frame import Frame, Name, Side, Sides
 from gantk.plugin.spec import Share, check
 from gantk.recipe.tables import require_bounded
-from gantk.runs.schemas import VALUES, by_name, parse_checked, table
+from gantk.runs.results import Table
+from gantk.runs.schemas import Values, parse_checked
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
 MAX_METADATA_CHARACTERS = 2**20  # most characters of the metadata
 REMEDY = "export or copy it again"
-# the statistics of the training images, as a run's meta.json holds them
-STATISTICS = table(frame=table(values=by_name(VALUES, Literal["source", "target"])))
 
 
 class Entry(BaseModel):
@@ -55,6 +54,18 @@ class Trained(Entry):
 
     sha256: Name
     step: int = 0
+
+
+class FrameStatistics(Table):
+    """The statistics of the training images, as a run's meta.json holds them."""
+
+    values: dict[Literal["source", "target"], Values] = {}
+
+
+class Statistics(Table):
+    """The part of the metadata that a run's meta.json has too."""
+
+    frame: FrameStatistics
 
 
 class Metadata(Entry):
@@ -105,7 +116,7 @@ def read_metadata(text: str, path: Path) -> Metadata:
 
         known = {key: each for key, each in found.items() if key in Metadata.model_fields}
         meta: Metadata = check(Metadata, known, "the file")
-        parse_checked(text, STATISTICS)
+        parse_checked(text, Statistics)
         dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
         wanted = meta.frame.channels
         problems = {

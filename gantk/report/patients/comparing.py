@@ -152,8 +152,8 @@ def _test_set(record: RunRecord) -> frozenset:
     """The test images' files or names; equal sets mean that two runs were scored on the same
     images.
     """
-    found = record.sets.get("test") or ()
-    return frozenset((str(one.get("path")), str(one.get("key"))) for one in found)
+    found = record.sets.test if record.sets else ()
+    return frozenset((one.path, one.key) for one in found)
 
 
 def _facts(name: str, record: RunRecord) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _facts(name: str, record: RunRecord) -> dict[str, Any]:
         "total": record.table("train").get("steps"),
         "seconds": record.log.seconds,
         "verdict": result["sentence"] or ("" if record.results.metrics else "Not scored."),
-        "consequences": record.sets.get("consequences") or (),
+        "consequences": (record.sets and record.sets.consequences) or (),
         "problems": record.problems,
     }
 

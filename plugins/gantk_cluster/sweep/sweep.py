@@ -23,10 +23,11 @@ from gantk.files import lock_folder, make_folder, read_file, write_file
 from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
 from gantk.runs.folder import new_folder
-from gantk.runs.schemas import read, table
+from gantk.runs.results import Table
+from gantk.runs.schemas import read
 from gantk.terminal import stop_on_ctrl_c
 from gantk_cluster.ray.cluster import Room, connect_cluster
-from gantk_cluster.sweep.trial import TRIAL_FILE, TRIAL_SCHEMA, scores_of, train
+from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, scores_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
 RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
@@ -37,14 +38,23 @@ FIXED_KEYS = ("method.name", "method.generator", "method.discriminator")
 TRIALS = 20
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
 SWEEP_FILE = "sweep.json"
-KINDS = {
-    "name": str,
-    "recipe": dict[str, Any],
-    "space": list[str],
-    "scheduler": Literal[SCHEDULERS],
-}
-KINDS |= dict.fromkeys(("steps", "every", "trials", "cpus"), int)
-SWEEP_SCHEMA = table(*KINDS, **KINDS, score=str, hours=float, device=str, gpus=float)
+
+
+class Sweep(Table):
+    """The content of sweep.json: what all trials share."""
+
+    name: str
+    recipe: dict[str, Any]
+    space: list[str]
+    scheduler: Literal[SCHEDULERS]
+    score: str | None = None
+    steps: int
+    every: int
+    trials: int
+    hours: float | None = None
+    device: str | None = None
+    cpus: int
+    gpus: float | None = None
 
 
 def sweep(
@@ -114,14 +124,14 @@ def sweep(
 
 def _saved_settings(folder: Path) -> dict[str, Any]:
     """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
-    asked = read(folder, SWEEP_FILE, SWEEP_SCHEMA, "start a new sweep")
-    if not asked:
+    asked = read(folder, SWEEP_FILE, Sweep, "start a new sweep")
+    if asked is None:
         raise UserError(
             f"'{folder}' is not the folder of a sweep",
             where="--resume",
             remedy="name the folder that `gantk sweep` wrote",
         )
-    return asked
+    return asked.dump()
 
 
 def _require_empty(folder: Path) -> None:
@@ -294,18 +304,18 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is
     scored.
     """
-    asked = read(folder, SWEEP_FILE, SWEEP_SCHEMA)
+    asked = _saved_settings(folder)
     rows = []
     rule = ""
     higher = False
     for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL_FILE}")):
-        known = read(run, TRIAL_FILE, TRIAL_SCHEMA)
+        known = read(run, TRIAL_FILE, Trial)
         scores = {}
         if (run / "best.json").is_file():
             rule, higher, scores = scores_of(run, asked["score"])
 
         best = (max if higher else min)(scores, key=scores.get, default=None)
-        if known["error"]:
+        if known.error:
             state = "failed"
         elif (run / "metrics.json").is_file():
             state = "finished"
@@ -314,9 +324,9 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
         row = {
             "trial": run.name,
-            "values": known["values"][-1][1],
-            "history": known["values"],
-            "error": known["error"],
+            "values": known.values[-1][1],
+            "history": known.values,
+            "error": known.error,
             "step": best,
             "score": scores.get(best),
             "steps": max(scores, default=0),

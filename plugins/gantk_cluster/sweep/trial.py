@@ -19,14 +19,22 @@ from gantk.files import lock_folder, make_folder, whole_folder, write_file
 from gantk.machine.runtime import ALONE
 from gantk.recipe.load import resolved
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import read, table
+from gantk.runs.results import Choice, Table
+from gantk.runs.schemas import read
 from gantk_cluster.sweep.reporting import REPORTING
 
 LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
 # in a trial's run folder: its name, its settings with their first step, and why it failed
 TRIAL_FILE = "trial.json"
-TRIAL_SCHEMA = table("trial", "values", trial=str, values=list[Any], error=str)
 LEFT_OUT = ("report.html", "metrics.json", "samples", "profile", ".*")
+
+
+class Trial(Table):
+    """The content of trial.json."""
+
+    trial: str
+    values: list[Any]
+    error: str | None = None
 
 
 def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -58,7 +66,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         if given := tune.get_checkpoint():
             with given.as_directory() as folder:
                 report.reported = RunFolder(Path(folder)).steps[-1]
-                if read(Path(folder), TRIAL_FILE, TRIAL_SCHEMA)["trial"] != trial.name:
+                if read(Path(folder), TRIAL_FILE, Trial).trial != trial.name:
                     with whole_folder(trial) as made:
                         shutil.copytree(folder, made, dirs_exist_ok=True)
 
@@ -98,7 +106,8 @@ class Reporter:
         why it failed.
         """
         make_folder(self.run)
-        known = read(self.run, TRIAL_FILE, TRIAL_SCHEMA).get("values", [])
+        before = read(self.run, TRIAL_FILE, Trial)
+        known = before.values if before else []
         if not known or known[-1][1] != config:
             known.append([max(RunFolder(self.run).steps, default=0), config])
 
@@ -116,7 +125,7 @@ class Reporter:
             return
 
         self.reported = step = saved[-1]
-        others = {*saved} - {step, read(self.run, "best.json")["step"]}
+        others = {*saved} - {step, read(self.run, "best.json", Choice).step}
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
         if score is None:
@@ -139,22 +148,22 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
     `metric`.
     """
     if metric is None:
-        chosen = read(run, "best.json")
+        chosen = read(run, "best.json", Choice)
         scored = {}
-        for row in chosen["table"]:
+        for row in chosen.table:
             if row.get("score") is not None:
                 scored[row["step"]] = row["score"]
-        return chosen["rule"], chosen["higher_is_better"], scored
+        return chosen.rule, chosen.higher_is_better, scored
 
     found: dict[int, float] = {}
     for line in RunFolder(run).read_log():
         of_directions = []
-        for scores in line.get("validation", {}).values():
+        for scores in line.validation.values():
             if scores.get(metric) is not None:
                 of_directions.append(scores[metric])
 
         if of_directions:
-            found[line["step"]] = sum(of_directions) / len(of_directions)
+            found[line.step] = sum(of_directions) / len(of_directions)
 
     higher = bool(registry().get("metric", metric).load().higher_is_better)
     return f"{metric} on the validation pairs", higher, found

@@ -16,13 +16,25 @@ from gantk.errors import one_line
 from gantk.files import open_file
 from gantk.plugin.spec import bind
 from gantk.runs.folder import flat
-from gantk.runs.results import Results, Step
-from gantk.runs.schemas import LOG, MAX_LOG_BYTES, is_inside, read, read_results, table
+from gantk.runs.results import Results, Step, Table
+from gantk.runs.schemas import LOG, MAX_LOG_BYTES, SampleIndex, is_inside, read, read_results
 from gantk.terminal import say
 
 # in the run folder: the last step sent to each tracker, and the tracker's id of the run
 FILE = "track.json"
-STATE_SCHEMA = RootModel[dict[str, table(brought=dict[str, Step], killed=dict[str, Step])]]
+
+
+class Sent(Table):
+    """What a tracker was sent: the last step of each kind, and what the tracker keeps of the run."""
+
+    brought: dict[str, Step] = {}
+    killed: dict[str, Step] | None = None
+
+
+class States(RootModel[dict[str, Sent]]):
+    """The content of track.json, by tracker."""
+
+
 _open: dict[Path, list[Follower]] = {}
 
 
@@ -48,7 +60,8 @@ class Follower:
         self.part = part
         self.last = -1
         self.log = open_file(run / LOG, run, MAX_LOG_BYTES)  # stays open, as it grows
-        self.state: dict[str, Any] = read(run, FILE, STATE_SCHEMA).get(part.name, {})
+        states = read(run, FILE, States) or States({})
+        self.state: dict[str, Any] = states.root.get(part.name, Sent()).dump()
         # The last step sent of each kind; after a kill, of the process before it, if the tracker
         # buffers in memory.
         self.brought = self.state["brought"] = self.state.pop(
@@ -97,7 +110,8 @@ class Follower:
 
     def _bring_samples(self) -> None:
         folder = self.run.path / "samples"
-        for step in read(self.run.path, "samples/index.json").get("steps", []):
+        index = read(self.run.path, "samples/index.json", SampleIndex)
+        for step in index.steps if index else ():
             if step <= self.last:
                 pictures = {f"samples/{p.stem}": p for p in folder.glob(f"step-{step:06d}/*.png")}
                 # reconstructions of two-way methods
@@ -122,9 +136,8 @@ class Follower:
             self._remember()
 
     def _remember(self) -> None:
-        self.run.write_json(
-            FILE, read(self.run.path, FILE, STATE_SCHEMA) | {self.part.name: self.state}
-        )
+        states = read(self.run.path, FILE, States) or States({})
+        self.run.write_json(FILE, states.model_dump() | {self.part.name: self.state})
 
 
 def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -163,7 +163,7 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
 
     return f"""# {escape_markdown(frame.source)} to {escape_markdown(frame.target)}
 
-Method: {escape_markdown(translator.model.method.name)}, {direction.saved["step"]} steps; gantk {__version__}.
+Method: {escape_markdown(translator.model.method.name)}, {direction.saved.step} steps; gantk {__version__}.
 
 {use}
 

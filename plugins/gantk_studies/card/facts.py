@@ -16,6 +16,7 @@ from gantk.metrics.verdict import baseline_words, short_metric_name
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.results import Score, Speed
+from gantk.runs.schemas import Environment, Packing
 from gantk.terminal import duration
 
 LIMITS = (
@@ -50,9 +51,7 @@ MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
 def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
     saved = any((record.path / "checkpoints").glob("step-*"))
-    packing = {}
-    if saved:
-        packing = pack_record(RunFolder(record.path)) or {}
+    packing = pack_record(RunFolder(record.path)) if saved else None
     facts = _data(record, packing) | _training(record, packing) | _evaluation(record)
     return {name: text for name, text in facts.items() if text}
 
@@ -108,7 +107,7 @@ def _join(*parts: str | None) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, str | None]:
+def _data(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
     data = run.table("data")
     sets = run.sets
     source = _without_paths(data.get("source") or {})
@@ -117,18 +116,18 @@ def _data(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, str | None]:
     if data:
         augmentation = _options(data, ["augment"]) or "no augmentation"
 
-    seed = f"seed {sets['seed']}" if "seed" in sets else ""
-    split = split_hash(run.split) if sets else noted.get("split")
+    seed = (sets and sets.model_extra or {}).get("seed")
+    split = split_hash(sets) if sets else noted and noted.split
     split_line = f"split sha256 {split}" if split else ""
     return {
         "source": _options({"source": source}, ["source"]),
         "licence": " ".join(licences.partition("\n## ")[0].split()),
-        "counts": _join(*_counts(sets)),
+        "counts": _join(*_counts(run)),
         "preprocessing": _options(data, DATA_OPTIONS),
         "missing": MISSING.get(data.get("missing")),
         "augmentation": augmentation,
-        "split": _join(run.split.get("how"), seed),
-        "disjoint": _disjoint(run, sets),
+        "split": _join(run.split and run.split.how, "" if seed is None else f"seed {seed}"),
+        "disjoint": _disjoint(run),
         "hashes": _join(split_line, *_weights(RunFolder(run.path))),
         "task": _task(run),
     }
@@ -144,27 +143,28 @@ def _task(run: RunRecord) -> str:
     return f"images of {', '.join(run.domains)}"
 
 
-def _disjoint(run: RunRecord, sets: Mapping[str, Any]) -> str:
+def _disjoint(run: RunRecord) -> str:
     """By what the sets of a split are disjoint, and what was allowed or follows."""
-    if not sets.get("by"):
+    split = run.split
+    if split is None or not split.splits.by:
         return ""
     leaks = ""
-    if run.split.get("leakage_allowed"):
+    if split.leakage_allowed:
         leaks = "patients on both sides of the split were allowed (--allow-leakage)"
-    return _join(f"by {sets['by']}", leaks, *(sets.get("consequences") or []))
+    return _join(f"by {split.splits.by}", leaks, *(split.splits.consequences or []))
 
 
-def _counts(sets: Mapping[str, Any]) -> Iterator[str]:
+def _counts(run: RunRecord) -> Iterator[str]:
     """Yield the numbers of patients and images of each set."""
-    for name in ("train", "validation", "test", "set_aside", "left_out"):
-        images = sets.get(name)
+    sets = run.sets
+    if sets is None:
+        return
+    for name, images in sets.named().items():
         if images:
-            people = set()
-            for image in images:
-                if isinstance(image, dict) and image.get("subject"):
-                    people.add(image["subject"])
-            patients = len(people) or "unknown"
+            patients = len({image.subject for image in images if image.subject}) or "unknown"
             yield f"{name.replace('_', ' ')}: {patients} patients, {len(images)} images"
+    if sets.left_out:
+        yield f"left out: unknown patients, {len(sets.left_out)} images"
 
 
 def _weights(run: RunFolder) -> Iterator[str]:
@@ -174,14 +174,14 @@ def _weights(run: RunFolder) -> Iterator[str]:
         yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"
 
 
-def _training(run: RunRecord, noted: Mapping[str, Any]) -> dict[str, str | None]:
+def _training(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
     method = run.table("method")
     train = run.table("train")
     about = run.environment
     facts = {
-        "hardware": _join(_options(about, MACHINE), *_cost(run.results.speed or Speed())),
+        "hardware": _join(_options(about.dump(), MACHINE), *_cost(run.results.speed or Speed())),
         "software": _join(*_software(about, noted)),
-        "reproduce": "recipe.toml of the run contains every setting" if about else "",
+        "reproduce": "recipe.toml of the run contains every setting" if about.gantk else "",
     }
     if method:
         summary = run.recipe.get("summary") or ""
@@ -214,22 +214,21 @@ def _cost(speed: Speed) -> Iterator[str]:
         yield f"peak memory {speed.peak_memory_gib:.2f} GiB"
 
 
-def _software(about: Mapping[str, Any], noted: Mapping[str, Any]) -> Iterator[str]:
+def _software(about: Environment, noted: Packing | None) -> Iterator[str]:
     """Yield the versions of gantk, Python and the packages."""
-    version = about.get("gantk") or noted.get("gantk")
+    version = about.gantk or (noted and noted.gantk)
     if version:
         yield f"gantk {version}"
-    if about.get("python"):
-        yield f"Python {about['python']}"
-    packages = about.get("packages") or {}
-    yield ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    if about.python:
+        yield f"Python {about.python}"
+    yield ", ".join(f"{name} {version}" for name, version in about.packages.items() if version)
 
 
 def _evaluation(run: RunRecord) -> dict[str, str | None]:
     rows = list(score_rows(run.results))
     results = _join(*(_result(run, row) for row in rows if row.score.value is not None))
     definitions = dict.fromkeys(f"{row.metric}: {row.score.definition}" for row in rows)
-    reasons = [alarm.get("message") for alarm in run.log.alarms]
+    reasons = [alarm.message for alarm in run.log.alarms]
     alarms = dict.fromkeys([*reasons, *run.results.alarms.values()])
     tested = [row for row in rows if row.verdict.test]
     facts = {

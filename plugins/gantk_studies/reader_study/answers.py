@@ -111,12 +111,11 @@ def load(
     UserError if all are.
     """
     file = Path(study) / "key.json"
-    content = read(file.parent, file.name, Key)
-    if not content:
+    key = read(file.parent, file.name, Key)
+    if key is None:
         remedy = "name the folder that `gantk study new` wrote"
         raise UserError(f"the folder '{study}' has no key.json", where="STUDY", remedy=remedy)
 
-    key = Key.model_validate(content)
     _check_questions(key, file)
     digest = sha256_of(file)
     accepted: dict[str, tuple[Rows, Path]] = {}
@@ -166,10 +165,9 @@ def _check_questions(key: Key, file: Path) -> None:
 def _read_answers(path: Path, key: Key, digest: str) -> Answers:
     """The answers in one file; UserError or ValueError where they are not of this study."""
     path = Path(os.path.realpath(path))  # a link to itself stays one
-    content = read(path.parent, path.name, Answers, "ask the reader to save the answers again")
-    if not content:
+    said = read(path.parent, path.name, Answers, "ask the reader to save the answers again")
+    if said is None:
         raise ValueError("it does not exist")
-    said = Answers.model_validate(content)
     if said.study != digest:
         raise ValueError("it belongs to another study, or key.json was changed")
     if said.reader not in key.readers:
@@ -238,8 +236,9 @@ def readers_of(run: Path, problems: list[str]) -> dict[str, StudyScores]:
     for path in sorted(run.glob("study/*/scores.json")):
         name = path.relative_to(run).as_posix()
         try:
-            content = read(run, name, StudyScores, "score the study again")
-            scores[path.parent.name] = StudyScores.model_validate(content)
+            study = read(run, name, StudyScores, "score the study again")
+            if study is not None:
+                scores[path.parent.name] = study
         except UserError as error:
             problems.append(error.what)
 

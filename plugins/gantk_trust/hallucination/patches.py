@@ -13,27 +13,30 @@ from pydantic import RootModel
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import Step
-from gantk.runs.schemas import Part, Preview, table
+from gantk.runs.results import Part, Step, Table
+from gantk.runs.schemas import Preview
 from gantk_trust.hallucination.sfrc import against_truth, candidates, planes
 
 MAX_LISTED_PATCHES = 20  # per direction
 MAX_DRAWN_PATCHES = 4
 REACH_PIXELS = 16  # pixels drawn on each side of a patch's centre
 KINDS = ("input", "output", "truth")
-PATCH = table(
-    "patient",
-    "row",
-    "column",
-    "score",
-    patient=str,
-    image=Step,
-    row=Step,
-    column=Step,
-    plane=Step,
-    score=float,
-    pictures=dict[str, Preview],
-)
+
+
+class Patch(Table):
+    """A suspicious patch of a test image."""
+
+    patient: str
+    image: Step = 0
+    row: Step
+    column: Step
+    plane: Step = 0
+    score: float
+    pictures: dict[str, Preview] = {}
+
+
+class Patches(RootModel[dict[Part, list[Patch]]]):
+    """The content of hallucinations.json."""
 
 
 def keep(run: Path, tested: dict[str, Tested]) -> None:
@@ -85,9 +88,10 @@ def section(record) -> dict[str, Any] | None:
     """Build the dict that the hook `gantk_report_section` returns; None where no patches were
     saved.
     """
-    found = record.read("hallucinations.json", RootModel[dict[Part, list[PATCH]]])
+    found = record.read("hallucinations.json", Patches)
+    by_direction = found.root if found else {}
     directions = [
-        {"label": record.label(key), "patches": rows} for key, rows in found.items() if rows
+        {"label": record.label(key), "patches": rows} for key, rows in by_direction.items() if rows
     ]
     about = {
         "folder": Path(__file__).parent,

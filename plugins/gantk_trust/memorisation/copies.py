@@ -14,8 +14,8 @@ from torch import Tensor
 from gantk.metrics.intervals import metric_score
 from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import Results, Score
-from gantk.runs.schemas import Preview, table
+from gantk.runs.results import Results, Score, Table
+from gantk.runs.schemas import Preview
 
 # Alarm: `copied` > MAX_COPIED with its whole interval, or with the ratio's < MIN_DISTANCE_RATIO; or
 # the whole of `membership`'s > MAX_MEMBERSHIP.
@@ -23,10 +23,20 @@ MAX_COPIED = 0.1
 MIN_DISTANCE_RATIO = 0.8
 MAX_MEMBERSHIP = 0.6
 KINDS = ("made", "training", "held out")
-MEMORISATION_SCHEMA = table(
-    "cases",
-    cases=list[table("ratio", "pictures", ratio=float, patient=str, pictures=dict[str, Preview])],
-)
+
+
+class Case(Table):
+    """A generated image beside its nearest training image."""
+
+    ratio: float
+    patient: str = ""
+    pictures: dict[str, Preview]
+
+
+class Copies(Table):
+    """The content of memorisation.json."""
+
+    cases: list[Case]
 
 
 def keep(run: Path, results: Results, scorer: Any, metric: Any) -> None:
@@ -101,10 +111,10 @@ def _picture(image: Tensor) -> str:
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where no copies were saved."""
-    found = record.read("memorisation.json", MEMORISATION_SCHEMA)
+    found = record.read("memorisation.json", Copies)
     about = {
         "folder": Path(__file__).parent,
         "template": "copies.html.j2",
         "styles": ["copies.css"],
     }
-    return about | {"cases": found["cases"], "kinds": KINDS} if found else None
+    return about | {"cases": found.cases, "kinds": KINDS} if found else None
