@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from gantk.training.assemble import Parts
     from gantk.training.loop import Training
 
+BASELINES_FITTED_ON_TEST_IMAGES = (
+    "the baselines are fitted on these images themselves, because those of the training are not"
+    " here: on other images they are worse"
+)
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share done from 0 to 1, name of the current file)
@@ -229,14 +233,15 @@ def evaluate(
         gantk.evaluate("runs/first", metrics=["psnr", "ssim", "lpips"])
 
     Args:
-        run: a run folder, or a packed model. A packed model is scored only on the images and the split
-            that it was trained with, and its folder is not changed.
+        run: a run folder, or a packed model, whose folder is not changed: it is scored on the images
+            and the split that it was trained with, or on `data`.
         metrics: names of metrics. Default: those of the recipe.
         uncertainty: a kind of uncertainty, as in `translate`, to be compared with the actual errors.
         by: columns of the data, such as scanner or sex, whose groups are scored separately.
         data: a file or folder of other images of the same domains: all are test images, with the
-            intensity mapping of the training. The run folder is not changed; the run's own images
-            must still be there, because baselines learn from them.
+            intensity mapping of the training. The run folder is not changed. Baselines learn from
+            the run's own images, which must still be there; those of a packed model, which has none,
+            from `data` itself.
         device: as in `run`.
         say: called with each line of output.
 
@@ -246,7 +251,7 @@ def evaluate(
     """
     from tempfile import TemporaryDirectory
 
-    from gantk.data.recipe_data import with_data
+    from gantk.data.recipe_data import with_data, without_training
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
@@ -254,8 +259,8 @@ def evaluate(
         copy_packed,
         find_model,
         pack_record,
-        refuse_other_data,
         require_split,
+        trained_on,
     )
     from gantk.training.assemble import assemble, restore
 
@@ -275,29 +280,35 @@ def evaluate(
 
         check_training(model)
 
+    other = None if data is None else with_data(recipe, data).check().data
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         packing = pack_record(folder)
-        if packing is not None and data is not None:
-            refuse_other_data(folder)
+        seen = trained_on(folder.path, packing)
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = RunFolder(copy_packed(folder, copy))
+            tables = {"train": model.train.model_copy(update={"start": ""})}  # not here either
+            if other is not None:
+                tables["data"] = other = without_training(other)
+            model = model.model_copy(update=tables)
 
         runtime.sync_errors(lambda: runtime.main and locks.enter_context(lock_folder(folder.path)))
         chosen = folder.inference_checkpoint()
         parts = assemble(model, runtime, None if packing is not None else folder.split())
-        require_split(packing, parts.data)
+        if other is None:
+            require_split(packing, parts.data)
         for line in parts.data.notes:
             say(line)
 
         restore(parts, chosen)
-        if data is None:
+        if other is None:
             return _evaluate(parts, folder, say)
 
-        other = with_data(recipe, data).check().data
-        parts.data.test_on(other, model.method.target)
+        parts.data.test_on(other, model.method.target, seen)
         say(f"data     all images of {data} are test images; the run folder is not changed")
+        if packing is not None:
+            say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")
         for warning in parts.data.consequences():
             say(f"warning  {warning}")
 

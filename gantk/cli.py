@@ -508,7 +508,7 @@ def sample(run, no_post, **options) -> None:
     place=1,
     examples=[
         "gantk eval runs/first                             # a run, on its test patients",
-        "gantk eval runs/first --data OTHER --json other.json   # on other images",
+        "gantk eval t1t2 --data SCANS --json scores.json   # a run or a model, on your own pairs",
         "gantk eval --pred translated --truth real_t2      # two folders of files",
     ],
 )

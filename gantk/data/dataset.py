@@ -315,9 +315,9 @@ class Data(Study):
         """The network intensities of black and white."""
         return network_range(self.intensity.values())
 
-    def test_on(self, table: DataTable, method: type[Method]) -> None:
+    def test_on(self, table: DataTable, method: type[Method], trained_on: set[str]) -> None:
         """Replace the test images by all images of another table; `consequences` then warns of
-        those that the training may have seen.
+        those that the training may have seen; `trained_on` as of `gantk.runs.models`.
 
         Intensities stay those of the training. UserError where channels or classes are others.
         """
@@ -334,7 +334,7 @@ class Data(Study):
             what = f"the run has no class '{min(unknown)}'"
             raise UserError(what, where="--data", allowed=self.classes)
 
-        self.warnings = self._seen_in_training(records)
+        self.warnings = self._seen_in_training(records, trained_on)
         by = "patient" if all(record.subject for record in records) else "image"
         self.preparation = _preparation(table, [*self.records, *records])
         self.splits = Splits({**self.splits, "test": records}, by)
@@ -345,20 +345,18 @@ class Data(Study):
         """As of `Study`; of other test images, the warnings about them."""
         return super().consequences() if self.warnings is None else self.warnings
 
-    def _seen_in_training(self, records: Sequence[Record]) -> list[str]:
+    def _seen_in_training(self, records: Sequence[Record], trained_on: set[str]) -> list[str]:
         """Warnings about images, or names of patients, that the training has too."""
         warnings = []
-        trained = {file for record in self.splits["train"] for file in record.files}
-        others = {file for record in records for file in record.files}
-        known = {*self.preparation.sha256(trained).values()}
-        copies = sum(each in known for each in self.preparation.sha256(others).values())
+        others = {record.path for record in records if record.path}
+        copies = sum(each in trained_on for each in self.preparation.sha256(others).values())
         if copies:
             warnings.append(
-                f"{count_noun(copies, 'file')} of these, the run was trained on: the scores are too"
+                f"{count_noun(copies, 'file')} of these, the model was trained on: the scores are too"
                 " good"
             )
 
-        same = sorted(patients_of(self.splits["train"]) & patients_of(records))
+        same = sorted(trained_on & patients_of(records))
         if same:
             warnings.append(
                 f"{count_noun(same, 'patient')} of these have the name of a training patient, such"

@@ -7,13 +7,14 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gantk.catalog.contrasts import usual_contrast
 from gantk.data.sources.source import source_for
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import DataTable, Model, SplitTable
 
 OPTIONS_NAMING_FILES = ("a", "b", "pairs")
 
@@ -58,6 +59,17 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     table["source"] = {**kept, **source} if same_source else dict(source)
     changed.overridden["data.source"] = f"--data {source.get('path', '')}"
     return changed
+
+
+def without_training(table: DataTable) -> DataTable:
+    """The table for a test of a model whose training images are not here: no image is held out, and
+    the source resamples the images of each patient onto the first domain's grid, if it can.
+    """
+    source = table.source
+    if source.options.get("onto") == "none":
+        source = replace(source, options=source.options | {"onto": "a"})
+    split = SplitTable(test=0.0, validation=0.0)
+    return table.model_copy(update={"source": source, "split": split})
 
 
 def _matches_below(folder: Any, pattern: str) -> bool:

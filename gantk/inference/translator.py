@@ -20,7 +20,6 @@ from torch import Tensor
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.preparation import middle_slice
-from gantk.data.split_json import RecordedSets
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
@@ -47,7 +46,7 @@ from gantk.prepare.module import Prepare, centre
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of, limits_of, split_of
+from gantk.runs.models import data_of, limits_of, trained_on
 from gantk.runs.results import PostLosses, Results, Score, Uncertainty
 from gantk.runs.schemas import Packing, read_results
 from gantk.runs.trained import (
@@ -140,12 +139,7 @@ class Translator(TrainedModel):
         the latter only.
         """
         with suppress(UserError):  # split.json is damaged, and no translation needs it
-            sets = split_of(self.run.path, self.packed)
-            if isinstance(sets, RecordedSets):
-                images = [*sets.train, *(sets.set_aside or ())]
-                return {each for one in images for each in (one.subject, one.sha256) if each}
-            if sets is not None:
-                return {file.sha256 for file in sets.train if file.sha256}
+            return trained_on(self.run.path, self.packed)
         return set()
 
     def identity(self) -> dict[str, str]:

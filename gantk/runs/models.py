@@ -26,9 +26,7 @@ if TYPE_CHECKING:  # these import torch, which translating a .onnx file does not
     from gantk.runs.folder import RunFolder
 
 CARD = "card.md"  # of a packed model: training data, scores and limits
-TRANSLATE_FIRST = (
-    "translate your own images, then run `gantk eval --pred FOLDER --truth FOLDER --match`"
-)
+SCORE_OTHERS = "score it on your own images: gantk eval MODEL --data PATH"
 MAX_CARD_BYTES = 2**20
 NAME = r"[\w.-]+"  # a model's name: no path separators
 # keys that identify an image of split.json
@@ -117,12 +115,6 @@ def refuse_packed(run: RunFolder) -> None:
         raise UserError(what, remedy="resume the run that it was packed from")
 
 
-def refuse_other_data(run: RunFolder) -> None:
-    """UserError for scoring a packed model on other images."""
-    what = f"'{run.path.name}' is packed, without the training images that the baselines learn from"
-    raise UserError(what, where="--data", remedy=TRANSLATE_FIRST)
-
-
 def copy_packed(run: RunFolder, target: Path) -> Path:
     """Copy the files of a packed model into a new folder, and return it."""
     saved = f"checkpoints/{run.latest().name}"
@@ -184,6 +176,19 @@ def split_of(run: Path, packed: Packing | None) -> RecordedSets | SeenFiles | No
     return split.splits if split else None
 
 
+def trained_on(run: Path, packed: Packing | None) -> set[str]:
+    """The SHA-256 of the files that a model was trained on and, of a run that was not packed, the names
+    of their patients.
+    """
+    sets = split_of(run, packed)
+    if isinstance(sets, RecordedSets):
+        images = [*sets.train, *(sets.set_aside or ())]
+        return {each for one in images for each in (one.subject, one.sha256) if each}
+    if sets is not None:
+        return {file.sha256 for file in sets.train if file.sha256}
+    return set()
+
+
 def data_of(run: RunFolder, table: DataTable, method: type) -> Data:
     """The data of a run with its recorded split; UserError where a packed model was split on other
     images.
@@ -205,4 +210,4 @@ def require_split(record: Packing | None, data: Data) -> None:
             "these images differ from those that the model was trained and scored on, so"
             " it may have seen some of them"
         )
-        raise UserError(what, remedy=TRANSLATE_FIRST)
+        raise UserError(what, remedy=SCORE_OTHERS)

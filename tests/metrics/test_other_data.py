@@ -5,11 +5,9 @@ import shutil
 
 import pytest
 import tomli_w
-from volumes import volume
+from volumes import far_apart, volume
 
 import gantk
-from gantk.errors import UserError
-from gantk.runs.folder import RunFolder
 
 
 def scans(folder, patients):
@@ -71,20 +69,48 @@ def test_the_runs_own_test_images_score_as_before(run, tmp_path):
     assert not any("too good" in line for line in said)
 
 
-def test_images_of_the_training_are_told(run):
-    from gantk.data.dataset import Data
+# who of the run's patients are scored again -> the warnings, in words
+SEEN = {
+    "those of the training": (
+        "train",
+        "run",
+        ("the model was trained on", "the name of a training"),
+    ),
+    "those of the test": ("test", "run", ()),
+    "those of a packed model's training": ("train", "packed", ("the model was trained on",)),
+    "those of a packed model's test": ("test", "packed", ()),
+}
 
-    model = RunFolder.open(run).recipe().check()
-    data = Data(model.data, model.method.target, RunFolder.open(run).split())
-    data.test_on(model.data, model.method.target)
-    copies, names = data.consequences()
 
-    assert "the run was trained on" in copies
-    assert "have the name of a training patient" in names
-    assert data.consequences() == [copies, names]
+@pytest.fixture(scope="module")
+def packed(run, tmp_path_factory):
+    from gantk_models.packing import pack
+
+    return pack(run, tmp_path_factory.mktemp("packed") / "model", say=lambda line: None)
 
 
-def test_a_packed_model_names_another_way(tmp_path):
-    with pytest.raises(UserError, match="t1t2' is packed") as refused:
-        gantk.evaluate("t1t2", data=tmp_path, device="cpu", say=lambda line: None)
-    assert "--pred FOLDER --truth FOLDER --match" in refused.value.remedy
+@pytest.mark.parametrize("case", SEEN)
+def test_images_of_the_training_are_told(case, run, packed, tmp_path, gantk):
+    part, kind, warnings = SEEN[case]
+    split = json.loads((run / "split.json").read_text())["splits"]
+    for patient in {entry["subject"] for entry in split[part]}:
+        shutil.copytree(run.parent / "own" / patient, tmp_path / "other" / patient)
+    model = {"run": run, "packed": packed}[kind]
+    before = contents(model)
+    out = tmp_path / "scores.json"
+    done = gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu")
+
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert text.count("warning") == len(warnings)
+    assert all(words in text for words in warnings)
+    assert ("fitted on these images themselves" in text) == (kind == "packed")
+    baselines = json.loads(out.read_text())["baselines"]
+    assert baselines.keys() == {"identity", "histogram", "intensity_map"}
+    assert contents(model) == before
+
+
+def test_a_packed_model_resamples_pairs_by_their_headers(packed, tmp_path, gantk):
+    far_apart(tmp_path)
+    done = gantk("eval", packed, "--data", tmp_path, "--device", "cpu")
+    assert done.code == 0, done.err
