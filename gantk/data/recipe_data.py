@@ -62,14 +62,16 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
 
 
 def without_training(table: DataTable) -> DataTable:
-    """The table for a test of a model whose training images are not here: no image is held out, and
-    the source resamples the images of each patient onto the first domain's grid, if it can.
+    """The table for a test of a model whose training images are not here: no image is held out, masks
+    and weights for training are not needed, and the source resamples the images of each patient onto the
+    first domain's grid, if it can.
     """
     source = table.source
     if source.options.get("onto") == "none":
         source = replace(source, options=source.options | {"onto": "a"})
     split = SplitTable(test=0.0, validation=0.0)
-    return table.model_copy(update={"source": source, "split": split})
+    changes = {"source": source, "split": split, "mask": False, "weights": ""}
+    return table.model_copy(update=changes)
 
 
 def _matches_below(folder: Any, pattern: str) -> bool:

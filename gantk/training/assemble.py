@@ -75,17 +75,6 @@ def assemble(
         if loader:
             batches = LoaderBatches(loader, data.intensity, batches)
         batches.end = train.steps_in_all(batches.steps_per_epoch)
-        if method.weighs_lesions and not model.data.mask:
-            remedy = (
-                "set data.mask = true (data.source.mask names the masks), or set"
-                " method.lesion = 1.0 if the method has this option"
-            )
-            raise UserError(
-                "the method needs lesion masks, but data.mask is false",
-                where="data.mask",
-                remedy=remedy,
-            )
-
         start = Start()
         if train.start and known is None and runtime.main:
             start = start_from(train.start, method, data)
@@ -107,7 +96,20 @@ def assemble(
 
 
 def prepare_batches(parts: Parts) -> None:
-    """Find the order and the companions of the training images, which only a training needs."""
+    """Find the order and the companions of the training images, which only a training needs, as it
+    does lesion masks (UserError).
+    """
+    if parts.method.weighs_lesions and not parts.model.data.mask:
+        remedy = (
+            "set data.mask = true (data.source.mask names the masks), or set"
+            " method.lesion = 1.0 if the method has this option"
+        )
+        raise UserError(
+            "the method needs lesion masks, but data.mask is false",
+            where="data.mask",
+            remedy=remedy,
+        )
+
     batches = parts.batches
     table = parts.model.data
     order = table.order() if table.order else lambda batches: None
