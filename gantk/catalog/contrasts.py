@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gantk.formats.files import split_suffix
+
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
 # word, end, word, ...
 WORD_ENDS = re.compile(
@@ -205,6 +207,45 @@ def word_in_naming(contrast: str, words: Sequence[str]) -> str:
 
     is_lower = bool(words) and all(word.islower() for word in words)
     return contrast.lower() if is_lower else contrast
+
+
+def named_after(names: Sequence[str], contrast: str) -> str:
+    """The name of an image of a contrast that is made of images with these names, in their style:
+    `007_t2f` of `007_t1n`; with the contrast at its end where they name none: `p01_T2` of `p01`.
+    """
+    word = word_in_naming(contrast, list(filter(None, map(contrast_word, names))))
+    for name in names:
+        replaced = with_contrast(name, word)
+        if replaced:
+            return replaced
+    return f"{names[0]}_{contrast}"
+
+
+def renamed(name: str, contrast: str) -> str:
+    """A name that says `contrast` where it says another one; unchanged where it says none, or MR of
+    one of MR's.
+    """
+    said = contrasts_in(name)
+    meant = CONTRASTS.get(one_word(contrast))
+    if meant in said or not any(exclude(each, meant) for each in said):
+        return name
+    return named_after([name], contrast)
+
+
+def result_paths(folder: Path, name: str, contrasts: Sequence[str]) -> dict[str, Path]:
+    """The paths of results in a folder, made of the image with this name: their contrast takes the
+    place of another one, also in names of folders. Where the input says none, its name stays; of
+    several results it gets the contrast at its end.
+    """
+    place = Path(name)
+    stem, suffix = split_suffix(place)
+    if len(contrasts) > 1:
+        beside = folder / place.parent
+        return {each: beside / f"{named_after([stem], each)}{suffix}" for each in contrasts}
+    (contrast,) = contrasts
+    for part in place.parts[:-1]:
+        folder /= renamed(part, contrast)
+    return {contrast: folder / f"{renamed(stem, contrast)}{suffix}"}
 
 
 @dataclass(frozen=True)

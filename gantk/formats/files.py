@@ -145,6 +145,14 @@ def stem_of(path: str | Path) -> str:
     return name[: len(name) - len(suffix_of(name))]
 
 
+def split_suffix(path: Path) -> tuple[str, str]:
+    """The name without the suffix of a format, and this suffix, as it is spelled; a folder of a series
+    has none, also where its name has dots.
+    """
+    stem = stem_of(path) if suffix_of(path) in formats() else path.name
+    return stem, path.name.removeprefix(stem)
+
+
 def is_image(path: str | Path) -> bool:
     """Whether the suffix is an image format's; not for DICOM files, which are parts of a series,
     and hidden files.
@@ -271,7 +279,7 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
 
 def sidecar_of(path: Path) -> Path:
     """The path of the JSON file beside an image: `x_flair.json` of `x_flair.nii.gz`."""
-    return path.with_name(f"{stem_of(path)}.json")
+    return path.with_name(f"{split_suffix(path)[0]}.json")
 
 
 def outline(path: Path | Scan, volume: int | None = None) -> Image:

@@ -100,7 +100,8 @@ class Image:
     made_of: tuple[Any, ...] = ()
     # folder for temporary files of large results; None: they stay in memory
     spill: Path | None = None
-    # of a translation: the notes and warnings about it and the image it was made of
+    # of a translation: the notes and warnings about it and the image it was made of, which DICOM
+    # files hold as comments
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

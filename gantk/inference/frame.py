@@ -1,4 +1,6 @@
-"""One direction of a model (`Frame`), and the options of a translation."""
+"""One direction of a model (`Frame`), the words on whether an image fits it, and the options of a
+translation.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,8 @@ from gantk.prepare.grid import FitMode, Plane
 from gantk.recipe.tables import current_fit
 
 OTHER = {"a": "b", "b": "a"}
+FIT = "fits the training data"
+FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 Name = Annotated[str, Field(max_length=1000)]
@@ -63,6 +67,17 @@ class TranslateOptions:
             where = "--uncertainty with --variants or --style"
             what = "--uncertainty cannot be combined with --variants or --style"
             raise UserError(what, where=where)
+
+
+def fit_words(fits: str) -> str:
+    """Whether a scan fits the training data, one of FITS, and what this does not say."""
+    limit = "lesions are not judged"
+    if fits == "not recorded":
+        limit = (
+            "another contrast may go unnoticed, because the model was trained before gantk stored"
+            f" the looks of training images, or on fewer than {MIN_PEOPLE} people"
+        )
+    return f"{FIT}: {fits}; {limit}"
 
 
 DEFAULT_OPTIONS = TranslateOptions()

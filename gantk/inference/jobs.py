@@ -12,14 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gantk.catalog.catalog import Case, Catalog, Row
-from gantk.catalog.contrasts import (
-    contrast_word,
-    exclude,
-    known_contrast,
-    usual_contrast,
-    with_contrast,
-    word_in_naming,
-)
+from gantk.catalog.contrasts import exclude, known_contrast, named_after, usual_contrast
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
 from gantk.errors import UserError, did_you_mean
@@ -109,15 +102,7 @@ class Job:
             return contrast
 
         stems = [io.stem_of(scan.path) for scan in files]
-        words = list(filter(None, map(contrast_word, stems)))
-        word = word_in_naming(contrast, words)
-        suffix = io.suffix_of(files[0].path)
-        for stem in stems:
-            name = with_contrast(stem, word)
-            if name:
-                return f"{name}{suffix}"
-
-        return f"{stems[0]}_{contrast}{suffix}"
+        return f"{named_after(stems, contrast)}{io.suffix_of(files[0].path)}"
 
 
 def inputs_below(

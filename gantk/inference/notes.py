@@ -18,7 +18,7 @@ from gantk.data.look import distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
 from gantk.formats.image import Image
-from gantk.inference.frame import PLANES, Frame
+from gantk.inference.frame import PLANES, Frame, fit_words
 from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
@@ -44,13 +44,13 @@ class Checked(NamedTuple):
 
     image: Image
     notes: list[Note]
-    fits: str  # the training data: "yes", "partly", "no" or "not recorded"
+    fits: str  # the training data: one of FITS
 
     def fit_note(self, contrast: str = "") -> Note:
         """Whether the image fits the training data; the notes say in what it does not."""
         prefix = f"{contrast}: " if contrast else ""
         kind = "warning" if self.fits == "no" else "note"
-        return kind, f"{prefix}fits the training data: {self.fits}"
+        return kind, prefix + fit_words(self.fits)
 
 
 def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str = "") -> Checked:
@@ -95,11 +95,14 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     unlike = _outside_of_training(image, frame)
     stated = _states_contrast(image, frame)
     # the looks are of single contrasts
-    if not contrast and len(frame.sources) == 1 and np.ptp(image.pixels) > 0:
+    has_look = not contrast and len(frame.sources) == 1
+    if has_look and np.ptp(image.pixels) > 0:
         unlike += _unlike_in_look(image, frame, stated)
     for line, is_far in unlike:
         (doubts if is_far else near).append(line)
-    fits = "yes" if "traits" in frame.values.get("source", {}) else "not recorded"
+    known = frame.values.get("source", {})
+    is_recorded = "traits" in known and ("looks" in known or not has_look)
+    fits = "yes" if is_recorded else "not recorded"
     is_named = not (image.is_array or image.path is None)
     if fits == "yes" and not contrast and stated is False and is_named:
         near.append(f"contrast: neither name nor header says that this is {frame.source}")

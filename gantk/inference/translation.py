@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gantk.catalog.catalog import Row, unread_note
-from gantk.catalog.contrasts import known_contrast
+from gantk.catalog.contrasts import known_contrast, result_paths
 from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan, in_channels
-from gantk.inference.frame import TranslateOptions
+from gantk.inference.frame import TranslateOptions, fit_words
 from gantk.inference.jobs import (
     Job,
     Output,
@@ -89,6 +89,7 @@ class Translation:
     keep_header: bool = False  # whether to copy header texts
     unjudged: bool = False  # whether to write an uncertainty that was not found to show errors
     overwrite: bool = False  # whether to replace what gantk did not write
+    describe: bool = True  # whether to write JSON files beside results
     workers: Callable[..., None] | None = None  # see `_shared_out`
     read: Callable[[Scan, int | None], Image] = read
 
@@ -243,21 +244,28 @@ class Translation:
             return [self.job_of(scans[0], target, source.name)], None
 
         self._say_unused(catalog, source, scans, "INPUT")
-        jobs = []
-        for scan in scans:
-            path = _with_suffix(target / scan.name, self.suffix)
-            jobs.append(self.job_of(scan, path, scan.name))
+        jobs = [self._job_into(target, scan) for scan in scans]
         return self._in_folder(jobs, source, target, catalog), target
 
     def _jobs_of_file(self, source: Path, target: Path) -> list[Job]:
         """The job of one file to a file, or into a folder, where a plugin may name the result."""
+        scan = Scan(source, (source,), source.name)
         path = _target_file(source, target, self.suffix)
-        job = self.job_of(Scan(source, (source,), source.name), path, source.name)
-        return [job] if path == target else self._name_results([job], target)
+        if path == target:
+            return [self.job_of(scan, path, source.name)]
+        return self._name_results([self._job_into(target, scan)], target)
 
     def job_of(self, scan: Scan, target: Path, name: str) -> Job:
         """The job of one image, which holds all contrasts, to the file `target`."""
         return Job(name, {self.frame.source: [scan]}, self.outputs_at(target))
+
+    def _job_into(self, folder: Path, scan: Scan) -> Job:
+        """The job of one image into a folder, where results are named after their contrasts."""
+        paths = result_paths(folder, scan.name, self.outputs)
+        outputs = self._outputs(
+            {key: _with_suffix(path, self.suffix) for key, path in paths.items()}
+        )
+        return replace(self.job_of(scan, folder, scan.name), outputs=outputs)
 
     def outputs_at(self, target: Path) -> tuple[Output, ...]:
         """The results of a job that makes all contrasts of the target domain: at `target`, or one
@@ -496,8 +504,9 @@ class Translation:
         files.expect_writable(paths, self.overwrite)
 
     def _has_sidecar(self, output: Output) -> bool:
-        """Whether a JSON file beside a result describes it."""
-        return files.is_image(output.path) and (bool(self.layout) or output.described)
+        """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        is_picture = files.is_image(output.path) and not files.is_volume(output.path)
+        return self.describe and (bool(self.layout) or output.described or not is_picture)
 
     def _say_notes(self) -> None:
         """Say the notes that were kept, each with the images that it applies to."""
@@ -737,7 +746,8 @@ class Translation:
             place = self.outputs.index(output.contrast)
             pixels = pixels[place : place + 1]
 
-        image = replace(result, pixels=pixels, keep_header=self.keep_header)
+        notes = self._verdicts(job, output.contrast)
+        image = replace(result, pixels=pixels, keep_header=self.keep_header, notes=notes)
         if self.suffix and suffix_of(output.path) != suffix_of(job.files[0]):
             image = self._for_other_format(output.path, image, job)
         if not self.clip:
@@ -788,6 +798,15 @@ class Translation:
         if stripped is not None:
             facts["SkullStripped"] = stripped
         return self.layout.describe(facts, sources, self._grid_of(job))
+
+    def _verdicts(self, job: Job, contrast: str) -> tuple[str, ...]:
+        """Whether the images that a contrast is made of fit the training data, and why not."""
+        lines = []
+        for name in self._sources_of(job, contrast):
+            fit = self.fits[job.name, name]
+            prefix = "" if self._is_one_image(job) else f"{name}: "
+            lines += [prefix + fit_words(fit["Fits"]), *fit["Reasons"]]
+        return tuple(lines)
 
     def _is_one_image(self, job: Job) -> bool:
         """Whether a job has one image of all contrasts."""
@@ -1005,18 +1024,13 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
 
 def _with_suffix(path: Path, suffix: str) -> Path:
     """`scan.png` with the suffix ".nii.gz" is `scan.nii.gz`; without one it is left as it is."""
-    return path.with_name(_stem(path) + suffix) if suffix else path
+    return path.with_name(files.split_suffix(path)[0] + suffix) if suffix else path
 
 
 def _with_tail(path: Path, tail: str) -> Path:
     """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem = _stem(path)
-    return path.with_name(f"{stem}{tail}{path.name[len(stem) :]}")
-
-
-def _stem(path: Path) -> str:
-    # a series is a folder
-    return files.stem_of(path) if suffix_of(path) in files.formats() else path.name
+    stem, suffix = files.split_suffix(path)
+    return path.with_name(f"{stem}{tail}{suffix}")
 
 
 def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.catalog.contrasts import contrast_in
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
 from gantk.data.sources.reader import KeptImages
@@ -215,14 +216,16 @@ def _scale_line(scale: ScaleFit) -> str:
 
 
 def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]]) -> list[FilePair]:
-    """Pairs of files with the same name up to the suffix, of two folders: without sub-folders where
-    these differ and file names alone are unique. UserError that lists names in one folder only.
+    """Pairs of files with the same name up to the suffix, of two folders; where these differ and
+    what is left is unique, without sub-folders, and then without the contrast. UserError that lists
+    names in one folder only.
     """
     names = [[scan.name.removesuffix(suffix_of(scan.name)) for scan in each] for each in images]
-    if set(names[0]) != set(names[1]):
-        alone = [[name.rpartition("/")[2] for name in each] for each in names]
-        if all(len(set(each)) == len(each) for each in alone):
-            names = alone
+    for shorten in (_without_folders, _without_contrast):
+        if set(names[0]) != set(names[1]):
+            shorter = [[*map(shorten, each)] for each in names]
+            if all(len(set(each)) == len(each) for each in shorter):
+                names = shorter
 
     by_name = []
     for folder, scans, own in zip(folders, images, names, strict=True):
@@ -245,6 +248,14 @@ def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]])
         raise UserError(what, where=WHERE, remedy="give each image the name of its truth")
 
     return [(scan, real[name]) for name, scan in made.items()]
+
+
+def _without_folders(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _without_contrast(name: str) -> str:
+    return contrast_in(name, set())[1]
 
 
 def _require_same_grid(pairs: list[FilePair], read: Read) -> None:

@@ -196,6 +196,7 @@ class WrittenTranslations:
             self._translations[key] = Translation(
                 *(self.translator, self._name(to), options, file.volume, lambda line: None),
                 read=file.reader.kept.read,
+                describe=False,
             )
         return self._translations[key]
 

@@ -44,6 +44,7 @@ from gantk_dicom.slices import header, kind_of, readable
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # file name of a slice in a folder
 WINDOW_PERCENTILES = (0.5, 99.5)  # percentiles of the values for a viewer's initial black and white
 WHOLE_NUMBER_TOLERANCE = 1e-3  # tolerance for whole numbers
+MAX_COMMENT_CHARACTERS = 10_240  # of an element of type LT
 MARK = "(gantk)"  # ends the SeriesDescription of everything that is written here
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
 FRAME_TYPES = {uid.EnhancedMRImageStorage: "MRImageFrameTypeSequence"}
@@ -214,6 +215,8 @@ def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset],
 
     sources = [each for each in image.made_of if isinstance(each, Headers)]
     new = _new_elements(headers[0], description, sources or [headers])
+    if image.notes:
+        new.ImageComments = ". ".join(image.notes)[:MAX_COMMENT_CHARACTERS]
     if image.channels == 3 and image.affine is None and count == 1:
         return _colour_dataset(image, new), True
 
@@ -489,7 +492,8 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
     if source.file_meta.TransferSyntaxUID in LOSSY:
         # once lossy, lossy for ever: PS3.3, C.7.6.1.1.5
         dataset.setdefault("LossyImageCompression", "01")
-    if not dataset.DerivationDescription.isascii():
+    texts = (dataset.DerivationDescription, dataset.get("ImageComments", ""))
+    if not "".join(texts).isascii():
         dataset.decode()
         dataset.SpecificCharacterSet = "ISO_IR 192"
 

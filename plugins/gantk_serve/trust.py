@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantk.errors import UserError
 from gantk.files import read_file
+from gantk.inference.frame import FIT, FITS
 from gantk.runs.models import scores_of
 from gantk.runs.schemas import read_results
 
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from gantk.metrics.verdict import Tone
     from gantk.runs.folder import RunFolder
 
-FIT = "fits the training data"  # is in the note that says whether a scan does
-FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
-# such a note, of one scan or of some: "T1: fits the training data: no (2 of 3 images: a.nii, b.nii)"
-SAID_FIT = rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?: \(\d+ of \d+ .*\))?"
+# a note of `fit_words`, of one scan or of some: "T1: fits the training data: no; lesions are not judged
+# (2 of 3 images: a.nii, b.nii)"
+SAID_FIT = rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:; .*)?"
 PAGE = "trust.md"
 PLACES = {  # in a checkout; a wheel has them in the folder `trust_page` beside this file
     PAGE: "docs/background",

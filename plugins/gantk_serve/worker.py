@@ -366,13 +366,13 @@ class Worker:
         record the model and the notes: whether the source fits the training data, and why not.
         """
         from gantk import translate
+        from gantk.inference.frame import FIT
         from gantk_serve.images import (
             expect_one_acquisition,
             name_results,
             source_digest,
             translation_key,
         )
-        from gantk_serve.trust import FIT
 
         rule = source.rule
         model, identity = self.model(rule.model)

@@ -44,13 +44,17 @@ def values_of_curves(gammas) -> dict:
     return values_of(images) | looks_of([look_of(each) for each in images], people)
 
 
-def model(traits=TRAITS, **options) -> TrainedModel:
-    """A model of T1 -> T2 that was trained on such heads; `traits` None: of an earlier version."""
+def model(traits=TRAITS, looks=True, **options) -> TrainedModel:
+    """A model of T1 -> T2 that was trained on such heads; `traits` None, or no `looks`: of an earlier
+    version.
+    """
     values = {domain: values_of_curves(gammas) for domain, gammas in GAMMAS.items()}
     if traits is None:
         values = {domain: values_of([scan().pixels]) for domain in values}
     else:
         values["source"]["traits"] = traits
+    if not looks:
+        del values["source"]["looks"]
     size = (32, 32)
     frame = Frame("T1", "T2", 2, size, 1, (-1.0, 1.0), values=values)
     found = TrainedModel()
@@ -100,6 +104,7 @@ CASES = {
     "a child": ({"age": 1.5}, {"traits": AGES}, "no", "age: 1.5 years"),
     "another contrast": ({"contrast": "T2"}, {}, "no", "says T2"),
     "a 3-D model": ({"spacing": (6.5, 1.0, 1.0)}, {"dims": 3}, "no", "spacing: 6.5 x 1 x 1 mm"),
+    "a model without looks": ({}, {"looks": False}, "not recorded", ""),
     "an earlier model": ({"spacing": (9.0, 3.0, 3.0)}, {"traits": None}, "not recorded", ""),
     "an earlier model, another contrast": ({"contrast": "T2"}, {"traits": None}, "no", "says T2"),
 }
@@ -114,7 +119,9 @@ def test_a_scan_is_compared_with_the_training_images(case):
     assert bool(checked.notes) == (fits in ("partly", "no"))
     assert any(words in text for _, text in checked.notes) or not words
     kind, text = checked.fit_note()
-    assert text == f"fits the training data: {fits}"
+    assert text.startswith(f"fits the training data: {fits}; ")
+    unseen = "another contrast may go unnoticed"
+    assert (unseen if fits == "not recorded" else "lesions are not judged") in text
     assert kind == ("warning" if fits == "no" else "note")
 
 

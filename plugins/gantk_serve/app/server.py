@@ -23,6 +23,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, count_noun, machine_failure
+from gantk.inference.frame import fit_words
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.verdict import baseline_words, title_of
 from gantk.runs.models import scores_of
@@ -40,6 +41,7 @@ OWN = SCRIPTS | {name: page_file(name) for name in PLACES if name != PAGE}
 WORDS = {"common.complete": "Done"}  # that Gradio's page lacks
 PAGES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
 PAGES.globals.update(
+    fit_words=fit_words,
     title_of=title_of,
     baseline_words=baseline_words,
     count_noun=count_noun,

@@ -6,17 +6,19 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gantk.catalog.contrasts import result_paths
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import WRITTEN, make_folder, write_file
-from gantk.formats.files import formats, read, stem_of, suffix_of
+from gantk.formats.files import read, split_suffix, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
-from gantk_serve.trust import FITS, Answer, answer_for, quality_on_unseen
+from gantk.inference.frame import FITS
+from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
 TAKEN = "taken"  # folder of the uploads that a session has taken, and of their results
@@ -130,17 +132,19 @@ class Service:
         make_folder(made, private=True, new=True)
         packed = source.is_dir()
         out = make_folder(made / "out", private=True)
-        said = self._translate_into(out, source, to, label, uncertainty, tell)
+        target = out if packed else _result_path(out, source.name, to)
+        said = self._translate_into(target, source, to, label, uncertainty, tell)
         tell(1.0, "Preparing the pictures")
         inputs = (
             self.model.images_in(source, to) if packed else [Scan(upload, (upload,), upload.name)]
         )
-        views = _views(inputs, out, MAX_VIEWS if show else 0, uncertainty=uncertainty)
+        paths = {scan: _result_path(out, scan.name, to) for scan in inputs}
+        views = _views(paths, made, MAX_VIEWS if show else 0, uncertainty=uncertainty)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
         if packed:
             shutil.make_archive(str(file.with_suffix("")), "zip", out)
         else:
-            (out / upload.name).rename(file)
+            target.rename(file)
 
         notes = []
         for line in said:
@@ -151,14 +155,16 @@ class Service:
 
     def _translate_into(
         self,
-        out: Path,
+        target: Path,
         source: Path,
         to: str,
         label: str | None,
         uncertainty: bool,
         tell: Tell,
     ) -> list[str]:
-        """Translate a file, or the images of a folder, into a folder; returns what was said."""
+        """Translate a file to a file, or the images of a folder into a folder; returns what was
+        said.
+        """
         from gantk import translate
 
         said: list[str] = []
@@ -166,7 +172,7 @@ class Service:
             translate(
                 self.model,
                 source,
-                out if source.is_dir() else out / source.name,
+                target,
                 to=to or None,
                 label=label or None,
                 uncertainty="auto" if uncertainty else None,
@@ -176,10 +182,10 @@ class Service:
             )
         except GantkError as error:
             text = self._without_places(str(error))
-            if isinstance(error, UserError) or not any(out.rglob("*")):
+            if isinstance(error, UserError) or not any(target.rglob("*")):
                 raise UserError(text) from None
             said.append(f"warning  {text}")  # some of a zip's files failed
-        for record in [*out.rglob(WRITTEN)]:  # is no result
+        for record in [*target.rglob(WRITTEN)]:  # is no result
             record.unlink()
         return said
 
@@ -231,19 +237,30 @@ def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
     return folder
 
 
+def _result_path(out: Path, name: str, to: str) -> Path:
+    """Where the translation to `to` of an image with this name lies below the folder `out`."""
+    # a series that is the whole input is written to `out`
+    return out if name == "." else result_paths(out, name, [to])[to]
+
+
 def _views(
-    inputs: Iterable[Scan], out: Path, most: int, *, uncertainty: bool
+    results: dict[Scan, Path], folder: Path, most: int, *, uncertainty: bool
 ) -> list[dict[str, Any]]:
-    """Data for the viewer of the first `most` translations; deletes the uncertainty maps, which
-    are shown and not saved.
+    """Data for the viewer, in a folder, of the first `most` translations, by scan; deletes the
+    uncertainty maps, which are shown and not saved.
     """
     views = []
-    for scan in inputs:
-        paths = results(scan, out)
+    for scan, target in results.items():
+        stem, suffix = split_suffix(target)
+        paths = [
+            path
+            for path in (target, target.with_name(f"{stem}_uncertainty{suffix}"))
+            if path.exists() and path.resolve().is_relative_to(folder.resolve())
+        ]
         if not uncertainty:
             paths = paths[:1]
         if paths and len(views) < most:
-            views.append(view((scan, *paths), out.parent, len(views)))
+            views.append(view((scan, *paths), folder, len(views)))
 
         for path in paths[1:]:
             if path.is_dir():
@@ -252,19 +269,6 @@ def _views(
                 path.unlink()
 
     return views
-
-
-def results(scan: Scan, out: Path) -> list[Path]:
-    """The existing ones of a scan's translation below the folder `out` and its uncertainty map."""
-    # a series that is the whole input is written to `out`
-    target = out if scan.name == "." else out / scan.name
-    stem = stem_of(target) if suffix_of(target) in formats() else target.name
-    spread = target.with_name(f"{stem}_uncertainty{target.name[len(stem) :]}")
-    return [
-        path
-        for path in (target, spread)
-        if path.exists() and path.resolve().is_relative_to(out.parent.resolve())
-    ]
 
 
 def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.contrasts import contrast_in
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
+from gantk.formats.image import Scan
 from gantk.inference.frame import OTHER
 from gantk.prepare.module import size_image
 from gantk.report.build import render
@@ -225,14 +227,26 @@ def choose_couples(
     return [couples[order[n]] for n in np.argsort(turns, kind="stable")[:pairs]]
 
 
+def _by_name(folder: Path) -> dict[str, Scan]:
+    """The images of a folder by name: without the contrast, which a translation has in its name, unless
+    some differ in it alone.
+    """
+    found = scans(folder)
+    stems = [stem_of(scan.name) for scan in found]
+    names = [contrast_in(stem, set())[1] for stem in stems]
+    if len(set(names)) < len(names):
+        names = stems
+    return dict(zip(names, found, strict=True))
+
+
 def of_folders(
     key: Key, real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]
 ) -> np.ndarray:
     """Add pairs of two folders to the key and return their images (N, 2, H, W): of equal names if
     there are enough, else random.
     """
-    reals = {stem_of(scan.name): scan for scan in scans(real)}
-    fakes = {stem_of(scan.name): scan for scan in scans(fake)}
+    reals = _by_name(real)
+    fakes = _by_name(fake)
     shared = sorted(reals.keys() & fakes.keys())
     couples = [(name, name) for name in shared]
     if len(shared) < (pairs or min(DEFAULT_PAIRS, len(reals), len(fakes))):
