@@ -75,7 +75,7 @@ def fit_words(fits: str) -> str:
     if fits == "not recorded":
         limit = (
             "another contrast may go unnoticed, because the model was trained before gantk stored"
-            f" the looks of training images, or on fewer than {MIN_PEOPLE} people"
+            f" the looks of training images, or on very few people; {limit}"
         )
     return f"{FIT}: {fits}; {limit}"
 
