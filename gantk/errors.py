@@ -13,7 +13,7 @@ import shlex
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 
 DISK_FULL_REMEDY = "Free disk space, or name a folder on another disk."
@@ -162,6 +162,7 @@ def warn_of(line: str) -> bool:
 
 
 WHILE = "while "  # begins the note of `doing`
+CHECK_FILE = "check the path and its permissions, or copy the file again"
 
 
 @contextmanager
@@ -179,6 +180,95 @@ def doing(what: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"{WHILE}{what}")
         raise
+
+
+@contextmanager
+def reading_file(
+    name: str | os.PathLike[str],
+    kind: str = "",
+    *,
+    where: str | None = None,
+    allowed: str | None = None,
+    remedy: str = CHECK_FILE,
+    in_words: Callable[[Exception], str] | None = None,
+) -> Iterator[None]:
+    """Context manager: whatever goes wrong while a user's file is read is one UserError, which names
+    the file and gives the library's words.
+
+    Libraries raise any kind of exception for a damaged file. A UserError of the block says more, and
+    stays; so do errors of the machine, such as too many open files.
+
+    Example:
+
+        with gantk.errors.reading_file(path, "JSON"):
+            content = json.loads(gantk.files.read_file(path))
+
+    Args:
+        name: the file, as the message names it.
+        kind: what it is read as, such as "NIfTI".
+        where: the option or key that names the file.
+        allowed: the files that can be read.
+        remedy: what to do, as an imperative.
+        in_words: what is said of an error, by default `file_error_words`; a function that quotes
+            nothing where the file may name a patient.
+    """
+    try:
+        yield
+    except UserError as error:
+        keys = ".".join(map(str, error.path))
+        if not keys and os.path.basename(name) in str(error):
+            raise
+        raise error.at(f"{name}, {keys}" if keys else str(name)) from error.__cause__
+    except Exception as error:
+        if memory_ended(error):
+            what = f"'{name}' does not fit into memory"
+            remedy = "close other programs, or use a smaller file"
+            raise UserError(what, where=where, remedy=remedy) from error
+
+        error.add_note(f"{WHILE}reading '{name}'")
+        raise_if_of_machine(error)
+        if isinstance(error, FileNotFoundError) and not os.path.exists(name):
+            raise UserError(f"'{name}' does not exist", where=where, remedy=remedy) from None
+
+        as_kind = f" as {kind}" if kind else ""
+        what = f"'{name}' cannot be read{as_kind}: {(in_words or file_error_words)(error)}"
+        raise UserError(what, where=where, allowed=allowed, remedy=remedy) from None
+
+
+def file_error_words(error: Exception) -> str:
+    """What a library's error says about a file, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"it lacks {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
+
+
+@contextmanager
+def importing(what: str, extra: str) -> Iterator[None]:
+    """Context manager: a package that the block lacks is a UserError, which says what needs it and
+    how to install it, by an extra of gantk.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).split(".")[0]
+        raise UserError(
+            f"{what} needs the package {missing}, which is not installed",
+            remedy=f'install it: pip install "gantk[{extra}]"',
+        ) from error
+
+
+def expect_format(what: str, found: int, known: int, where: str) -> None:
+    """UserError where a file is of a later format than this gantk knows."""
+    if found > known:
+        raise UserError(
+            f"{what} has format {found}, but this gantk reads formats up to {known}",
+            where=where,
+            remedy="upgrade gantk: pip install --upgrade gantk",
+        )
 
 
 def unforeseen(error: BaseException) -> str:

@@ -94,11 +94,9 @@ def regular_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_RE
         expect_inside(folder, path)
 
     status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"'{path}' is a folder, not a file", remedy="remove or rename it")
     if not stat.S_ISREG(status.st_mode):
-        what = f"'{path}' is a pipe or a device, not a file"
-        raise UserError(what, remedy="put a file in its place")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise UserError(f"'{path}' is {kind}, not a file", remedy="put a file in its place")
     if status.st_size > max_bytes:
         raise _too_large(path, max_bytes)
     return path
@@ -118,6 +116,15 @@ def read_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_READ_
     if len(content) > max_bytes:  # files of /proc state no size
         raise _too_large(path, max_bytes)
     return content
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is none that can be read."""
+    with suppress(OSError, ValueError, UserError, RecursionError):
+        content = json.loads(read_file(path))
+        if isinstance(content, dict):
+            return content
+    return {}
 
 
 def _too_large(path: Path, max_bytes: int) -> UserError:
@@ -180,15 +187,16 @@ def expect_file(file: str | Path, where: str | None = None, *, overwrite: bool =
     if Path(file).is_dir():
         raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")
 
-    if not Path(file).absolute().parent.is_dir():
-        raise UserError(
-            f"the folder '{Path(file).parent}' does not exist",
-            where=where,
-            remedy="create it first",
-        )
-
+    expect_parent(Path(file), where)
     expect_replaceable([Path(file)], overwrite, where)
     return str(file)
+
+
+def expect_parent(path: Path, where: str | None) -> None:
+    """UserError where the folder in which a file or folder is to be written does not exist."""
+    if not path.absolute().parent.is_dir():
+        what = f"the folder '{path.parent}' does not exist"
+        raise UserError(what, where=where, remedy="create it first")
 
 
 def expect_replaceable(

@@ -25,7 +25,7 @@ from gantk.downloads import (
     require_address,
     without_credentials,
 )
-from gantk.errors import GantkError, UserError, one_line
+from gantk.errors import GantkError, UserError, importing, one_line
 from gantk.files import make_folder, temporary_beside, write_file
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-])){0,95}"  # of a user or a repository: no .. or --
@@ -62,11 +62,8 @@ def parse_address(address: str) -> tuple[str, str | None]:
 
 def library() -> Any:
     """The package huggingface_hub; UserError where it is not installed."""
-    try:
+    with importing("a model on the hub", "hub"):
         import huggingface_hub.constants
-    except ImportError:
-        what = "models on the hub need the package huggingface_hub, which is not installed"
-        raise UserError(what, remedy='install it: pip install "gantk[hub]"') from None
     return huggingface_hub
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 import gantk
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, reading_file
 from gantk.files import read_file, write_file
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Results, Speed, Table, Verdict
@@ -109,11 +109,9 @@ class Row(Results):
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a JSONL file; raises UserError if it cannot be read or a line is no row."""
     path = Path(path)
-    try:
+    with reading_file(path, "rows of a bench", remedy=REMEDY):
         lines = read_file(path, max_bytes=MAX_ROWS_BYTES).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(f"'{path}' cannot be read: {why}", remedy=REMEDY) from None
+
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -122,7 +120,7 @@ def read_rows(path: str | Path) -> list[Row]:
             rows.append(Row.model_validate_json(line))
         except ValidationError as error:
             first, *_ = error.errors()
-            key = ".".join(map(str, first["loc"]))
+            key = ".".join(map(str, first["loc"])) or "all of it"
             what = f"this line is no row of a bench: {key}: {first['msg']}"
             remedy = f"{REMEDY}, or remove the line"
             raise UserError(what, where=f"{path}:{number}", remedy=remedy) from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrasts_in, one_word, same_contrast, usual_contrast
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, reading_file
 from gantk.files import read_file
 from gantk.formats.files import is_volume, stem_of
 
@@ -65,22 +65,17 @@ def channel_words(file: Path) -> dict[int, str]:
     name says one that no other name says. {} where it names none.
     """
     remedy = 'write for example {"channel_names": {"0": "T1", "1": "T2"}}'
-    try:
-        content = json.loads(read_file(file))
-    except (OSError, ValueError, RecursionError) as error:
-        what = f"'{file}', which names the channels of images, cannot be read: {one_line(error)}"
-        raise UserError(what, where="data.source.path", remedy=remedy) from error
-
-    names = _names_of_channels(content)
-    usual = {number: usual_contrast(name) or one_word(name) for number, name in names.items()}
-    alike = Counter(usual.values())
-    words: dict[int, str] = {}
-    for number, name in names.items():
-        word = usual[number] if alike[usual[number]] == 1 else one_word(name)
-        if word in words.values():
-            what = f"'{file}' gives several channels the name '{name[:40]}'"
-            raise UserError(what, where="data.source.path", remedy=f"use different names: {remedy}")
-        words[number] = word
+    kind = "names of the channels of images"
+    with reading_file(file, kind, where="data.source.path", remedy=remedy):
+        names = _names_of_channels(json.loads(read_file(file)))
+        usual = {number: usual_contrast(name) or one_word(name) for number, name in names.items()}
+        alike = Counter(usual.values())
+        words: dict[int, str] = {}
+        for number, name in names.items():
+            word = usual[number] if alike[usual[number]] == 1 else one_word(name)
+            if word in words.values():
+                raise ValueError(f"it gives several channels the name '{name[:40]}'")
+            words[number] = word
 
     return words
 

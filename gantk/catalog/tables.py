@@ -12,7 +12,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gantk.errors import UserError, did_you_mean, one_line
+from gantk.errors import UserError, did_you_mean, file_error_words, reading_file
 from gantk.files import open_file
 from gantk.formats.files import formats, suffix_of
 
@@ -247,34 +247,34 @@ def _undecodable_line(path: Path) -> int:
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells): first those of the header, then each row with a cell."""
-    try:
-        with (
-            _open_table(path, text) as stored,
-            TextIOWrapper(stored, _encoding(stored), newline="") as file,
-        ):
+
+    def in_words(error: Exception) -> str:
+        if isinstance(error, UnicodeDecodeError):
+            return f"line {_undecodable_line(path)} is not UTF-8 text"
+        return file_error_words(error)
+
+    with (
+        reading_file(
+            path,
+            "a table",
+            allowed="CSV or TSV as UTF-8 text, or UTF-16 with a byte-order mark",
+            remedy="check the path, or save the table again, in Excel as 'CSV UTF-8'",
+            in_words=in_words,
+        ),
+        _open_table(path, text) as stored,
+        TextIOWrapper(stored, _encoding(stored), newline="") as file,
+    ):
+        header = next((line for line in file if line.strip()), "")
+        separator = EXCEL_SEPARATOR.fullmatch(header.strip())
+        if separator:
             header = next((line for line in file if line.strip()), "")
-            separator = EXCEL_SEPARATOR.fullmatch(header.strip())
-            if separator:
-                header = next((line for line in file if line.strip()), "")
-            if "\0" in header:  # UTF-16 without a byte-order mark
-                raise UnicodeError
-            file.seek(0)
-            sign = separator[1] if separator else max(",;\t", key=header.count)
-            reader = csv.reader(file, delimiter=sign, strict=True)
-            if separator:
-                next(reader)
-            filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-            yield next(filled, (0, []))
-            yield from filled
-    except UnicodeError as error:
-        line = _undecodable_line(path) if isinstance(error, UnicodeDecodeError) else 1
-        raise UserError(
-            f"'{path}' cannot be read as a table: line {line} is not UTF-8 text",
-            allowed="UTF-8 text, or UTF-16 with a byte-order mark",
-            remedy="save the table as UTF-8, in Excel as 'CSV UTF-8'",
-        ) from error
-    except (OSError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(
-            f"'{path}' cannot be read as a table: {why}", allowed="UTF-8 text, CSV or TSV"
-        ) from error
+        if "\0" in header:  # UTF-16 without a byte-order mark
+            raise ValueError("line 1 is not UTF-8 text")
+        file.seek(0)
+        sign = separator[1] if separator else max(",;\t", key=header.count)
+        reader = csv.reader(file, delimiter=sign, strict=True)
+        if separator:
+            next(reader)
+        filled = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
+        yield next(filled, (0, []))
+        yield from filled

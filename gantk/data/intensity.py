@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import numpy as np
 
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, reading_file
 from gantk.plugin.spec import Positive
 
 if TYPE_CHECKING:
@@ -480,21 +480,16 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
         lines = [mapping_from(each) for each in state["lines"]]
         return PerChannel(lines, state["contrasts"], state["dims"])
 
-    try:
-        from gantk.plugin.loader import registry
+    from gantk.plugin.loader import registry
 
+    remedy = "use another checkpoint of the run"
+    with reading_file("intensity", "an intensity mapping", where="meta.json", remedy=remedy):
+        # the options of a plugin's kind may be damaged, or its figures not its own
         mapping = registry().get("intensity", state["name"]).load().from_state(state)
         start, end = mapping.range
         native = np.asarray(mapping.inverse(np.linspace(start, end, 9)[None, None]))
         if not (np.isfinite(native).all() and (np.diff(native) > 0).all()):
             raise ValueError("it does not increase")
-    except UserError:
-        raise
-    except Exception as error:  # the options of a plugin's kind, and figures that are not its own
-        what = f"the checkpoint's intensity mapping is not valid: {one_line(error)}"
-        raise UserError(
-            what, where="meta.json", remedy="use another checkpoint of the run"
-        ) from None
 
     return mapping
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gantk.errors import GantkError, UserError, count_noun
-from gantk.files import expect_replaceable
+from gantk.files import expect_parent, expect_replaceable
 from gantk.inference.frame import OTHER, Frame
 from gantk.inference.network import Network
 from gantk.inference.translator import Translator
@@ -50,10 +50,7 @@ def export(
         )
 
     expect_replaceable([out], overwrite, "--out")
-    if not out.absolute().parent.is_dir():
-        raise UserError(
-            f"there is no folder '{out.parent}'", where="--out", remedy="create it first"
-        )
+    expect_parent(out, "--out")
 
     translator = Translator.load(run, "cpu")
     direction = Direction(translator, to, label)

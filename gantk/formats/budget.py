@@ -32,6 +32,12 @@ FREE_SECONDS = 10.0  # that any file may take; most take milliseconds
 SECONDS_PER_MIB = 2.0  # for each MiB of a file; images of any format take less than 0.5
 
 
+class Broken(ValueError):
+    """A file is damaged or not supported; the message never quotes texts of the file, which may name
+    a patient.
+    """
+
+
 class OverBudget(UserError):
     """A file costs more than files of its kind and size do."""
 
@@ -150,15 +156,13 @@ def _max_gib() -> float:
     return float(limit)
 
 
-def expect_held(path: Path, declared: int, held: int, packing: str = "") -> None:
-    """UserError where a file's `held` bytes, packed or not, are too few for the `declared` bytes of
+def expect_held(declared: int, held: int, packing: str = "") -> None:
+    """Broken where a file's `held` bytes, packed or not, are too few for the `declared` bytes of
     its voxels.
     """
     if declared > held * BEST_COMPRESSION[packing]:
-        what = (
-            f"'{path}' is truncated, or its header is wrong: it declares {declared} bytes of voxels,"
-            f" but contains {held}"
+        compressed = " compressed bytes" if packing else ""
+        raise Broken(
+            f"it is truncated, or its header is wrong: it declares {declared} bytes of voxels, but"
+            f" contains {held}{compressed}"
         )
-        if packing:
-            what += " compressed bytes"
-        raise UserError(what, remedy="copy the file again, or leave it out")

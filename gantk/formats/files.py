@@ -14,7 +14,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,13 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.errors import UserError, one_line, raise_if_of_machine
+from gantk.errors import UserError, one_line, raise_if_of_machine, reading_file
 from gantk.files import (
+    ANY_SIZE,
     expect_replaceable,
     make_folder,
     record_written,
+    regular_file,
     restrict,
     sync,
     temporary_beside,
@@ -441,7 +443,9 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
     path = scan.path
     series = scan.files != (scan.path,)
     if not series:
-        _expect_file(path)
+        with reading_file(path):
+            if regular_file(path, max_bytes=ANY_SIZE).stat().st_size == 0:
+                raise ValueError("it is empty (0 bytes)")
 
     form = formats().get(suffix_of(scan.files[0])) or series_format(scan.files[0])
     if form is None:
@@ -453,26 +457,18 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
             remedy="remove --volume",
         )
 
-    try:
-        with reading(*scan.files):
-            if series and isinstance(form, SeriesFormat):
-                return form.read_series(scan.files, values)
-            return form.read(path, volume, values)
-    except MemoryError as error:
-        raise UserError(
-            f"'{path}' does not fit into memory", remedy="close other programs, or crop the image"
-        ) from error
-    except UserError as error:  # of a second file, or of a missing library
-        raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
-    except Exception as error:  # parsers and codecs raise any kind of error for a broken file
-        reason = f"it lacks {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
-        what = f"'{path}' cannot be read as {form.name}: {reason}"
-        plain = "NIfTI (.nii.gz)" if form.volumes else "PNG"
-        remedy = (
-            f"if other programs open it, save it as {plain} with one of them; if not, copy the file"
-            " again, or leave it out"
-        )
-        raise UserError(what, allowed=form.allowed, remedy=remedy) from None
+    plain = "NIfTI (.nii.gz)" if form.volumes else "PNG"
+    remedy = (
+        f"if other programs open it, save it as {plain} with one of them; if not, copy the file"
+        " again, or leave it out"
+    )
+    with (
+        reading_file(path, form.name, allowed=form.allowed, remedy=remedy),
+        reading(*scan.files),
+    ):
+        if series and isinstance(form, SeriesFormat):
+            return form.read_series(scan.files, values)
+        return form.read(path, volume, values)
 
 
 def scan_of(path: Path) -> Scan:
@@ -594,18 +590,6 @@ def listed_once() -> Iterator[None]:
         yield
     finally:
         _listings.reset(token)
-
-
-def _expect_file(path: Path) -> None:
-    """UserError unless the path is a regular file that is not empty."""
-    if not os.path.isfile(path):
-        kind = "is a pipe or a device, not a file" if os.path.exists(path) else "does not exist"
-        raise UserError(f"'{path}' {kind}", remedy="name one image file")
-    with suppress(OSError):  # removed meanwhile: `read` will report that
-        if path.stat().st_size == 0:
-            raise UserError(
-                f"'{path}' is empty (0 bytes)", remedy="copy the file again, or remove it"
-            )
 
 
 def unread_error(path: Path) -> UserError:

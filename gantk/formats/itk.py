@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.formats.budget import spend
+from gantk.formats.budget import Broken, spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
@@ -116,12 +116,6 @@ class ItkHeader:
         affine[:n, :n] = self.vectors
         affine[:n, 3] = self.origin
         return UPRIGHT @ affine
-
-
-class Broken(ValueError):
-    """A header is damaged or not supported; the message never quotes its remarks, which may name a
-    patient.
-    """
 
 
 class Itk(Format):

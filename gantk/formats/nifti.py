@@ -134,10 +134,7 @@ def _voxels_of(path: Path) -> Path:
 
     voxels = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
     if not voxels.is_file():
-        raise UserError(
-            f"the second file of '{path}', '{voxels.name}', does not exist",
-            remedy="put both files into one folder",
-        )
+        raise ValueError(f"its second file, '{voxels.name}', is not in the same folder")
 
     return voxels
 
@@ -175,8 +172,7 @@ def _read_volume_header(
     header = _header_of(path, voxels, file)
     dtype = header.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
-        what = f"'{path}' contains values of the type {dtype}"
-        raise UserError(what, allowed="integers and floats, one value for each voxel")
+        raise ValueError(f"its values are of the type {dtype}, not integers or floats")
 
     if not 1 <= header["dim"][0] <= 7:
         raise ValueError("its number of axes, dim[0], is not 1 to 7")

@@ -36,9 +36,8 @@ class Stored:
     scale: tuple[float, float] | None = None  # slope and intercept; None: stored as they are
 
     def expect_whole(self) -> None:
-        """UserError where the file is too small to hold the voxels, packed or not."""
+        """Broken where the file is too small to hold the voxels, packed or not."""
         expect_held(
-            self.path,
             self.end,
             regular_file(self.path, max_bytes=ANY_SIZE).stat().st_size - self.opens,
             self.packing,

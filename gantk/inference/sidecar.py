@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import UserError, count_noun
-from gantk.files import read_file, write_output
+from gantk.errors import count_noun
+from gantk.files import json_object, write_output
 from gantk.formats.files import sidecar_of
 from gantk.runs.results import Score
 
@@ -83,18 +83,9 @@ def write_sidecar(path: Path, content: dict[str, Any]) -> None:
     write_output(sidecar_of(path), text.encode())
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """The content of the JSON file beside an image; {} where there is none."""
-    try:
-        content = json.loads(read_file(sidecar_of(path)))
-    except (OSError, ValueError, UserError, RecursionError):  # none, or no JSON file of gantk's
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def is_generated(path: Path) -> bool:
     """Whether the JSON file beside an image says that gantk generated the image."""
-    return read_sidecar(path).get("SyntheticData") is True
+    return json_object(sidecar_of(path)).get("SyntheticData") is True
 
 
 def score_in_words(contrast: str, sources: Sequence[str], score: Score) -> str:

@@ -24,7 +24,7 @@ from gantk.catalog.catalog import Row, unread_note
 from gantk.catalog.contrasts import known_contrast, result_paths
 from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun
-from gantk.files import make_folder, sweep
+from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan, in_channels
@@ -46,7 +46,6 @@ from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import (
     facts_of,
-    read_sidecar,
     score_in_words,
     sidecar_content,
     write_sidecar,
@@ -763,7 +762,7 @@ class Translation:
         content = None
         if self._has_sidecar(output):
             content = self._sidecar(job, output, sources)
-            if read_sidecar(path) != content:  # none is better than a wrong one
+            if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
                 files.sidecar_of(path).unlink(missing_ok=True)
 
         is_uncertainty = output.tail == "_uncertainty"

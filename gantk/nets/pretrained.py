@@ -5,6 +5,7 @@ folder, the hub's cache or the hub, or with random ones.
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk import hub
-from gantk.errors import GantkError, UserError, did_you_mean, one_line
+from gantk.errors import GantkError, UserError, did_you_mean, one_line, reading_file
 from gantk.files import MAX_TENSORS_BYTES, regular_file
 
 VARIABLE = "GANTK_WEIGHTS"  # names a folder of weight files, for machines without a network
@@ -36,29 +37,22 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    detail = "it contains no named tensors"
-    try:
+    allowed = "a .safetensors file, or a PyTorch file of named tensors"
+    with reading_file(path, "weights", where=where, allowed=allowed):
+        regular_file(path, max_bytes=MAX_TENSORS_BYTES)
         if path.suffix == ".safetensors":
-            found = load_file(regular_file(path, max_bytes=MAX_TENSORS_BYTES))
+            found = load_file(path)
         else:
-            path = regular_file(path, max_bytes=MAX_TENSORS_BYTES)
-            found = torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # a damaged file may raise any error
-        if "weights_only" in str(error):
-            detail = "it is damaged, or it is a pickle file that may run code"
-        else:
-            detail = one_line(error)
-        found = None
+            try:
+                found = torch.load(path, "cpu", weights_only=True)
+            except pickle.UnpicklingError:  # torch advises to run the code in it
+                raise ValueError(
+                    "it is damaged, or it is a pickle file that may run code"
+                ) from None
 
-    state = _largest(found) if isinstance(found, dict) else {}
-    if not state:
-        remedy = "copy or save it again"
-        raise UserError(
-            f"'{path}' cannot be read as weights: {detail}",
-            where=where,
-            allowed="a .safetensors file, or a PyTorch file of named tensors",
-            remedy=remedy,
-        )
+        state = _largest(found) if isinstance(found, dict) else {}
+        if not state:
+            raise ValueError("it contains no named tensors")
 
     return state
 
@@ -195,14 +189,12 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     import timm
 
     overlay = {"state_dict": read_state(path), "custom_load": False}
-    try:
+    remedy = f"write it with: {_recipe(name)}"
+    with reading_file(path, f"the weights of '{name}'", where=VARIABLE, remedy=remedy):
         # without a head timm ignores missing weights: load the whole network to check the file
         if options:
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (RuntimeError, KeyError) as error:
-        what = f"'{path}' does not contain the weights of '{name}': {one_line(error)}"
-        raise UserError(what, where=VARIABLE, remedy=f"write it with: {_recipe(name)}") from None
 
     kept: Any = model.pretrained_cfg
     kept.pop("state_dict", None)  # timm keeps a reference to it, half a gigabyte

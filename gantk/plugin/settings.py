@@ -11,12 +11,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-from gantk.errors import UserError, one_line
+from gantk.errors import reading_file
 from gantk.files import read_file
 
 VARIABLE = "GANTK_DISABLE"
 FILE_NAME = "gantk.toml"
-EXAMPLE = '[plugins]\ndisable = ["gantk_serve"]'
+EXAMPLE = 'plugins.disable = ["gantk_serve"]'
 
 MAX_SETTINGS_BYTES = 2**18
 
@@ -54,25 +54,17 @@ def _words(text: str) -> list[str]:
 
 def _disabled_by(path: Path) -> list[str]:
     """The list `plugins.disable` of one `gantk.toml`."""
-    where = str(path)
-    try:
+    with reading_file(path, "settings", allowed=EXAMPLE):
         tables = tomllib.loads(read_file(path, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"this settings file cannot be read: {one_line(error)}", where=where
-        ) from error
-
-    packages = None
-    plugins = tables.pop("plugins", {})
-    other_keys = list(tables)
-    if isinstance(plugins, dict):
-        packages = plugins.pop("disable", [])
-        other_keys += [f"plugins.{key}" for key in plugins]
-    if other_keys:
-        what = f"there is no setting '{other_keys[0]}'"
-        raise UserError(what, where=where, allowed=["plugins.disable"])
-    if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
-        what = "plugins.disable must be a list of package names"
-        raise UserError(what, where=where, allowed=EXAMPLE)
+        packages = None
+        plugins = tables.pop("plugins", {})
+        other_keys = list(tables)
+        if isinstance(plugins, dict):
+            packages = plugins.pop("disable", [])
+            other_keys += [f"plugins.{key}" for key in plugins]
+        if other_keys:
+            raise ValueError(f"there is no setting '{other_keys[0]}'")
+        if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
+            raise ValueError("plugins.disable must be a list of package names")
 
     return packages

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from gantk.errors import UserError, did_you_mean, one_line
+from gantk.errors import UserError, did_you_mean, expect_format, reading_file
 from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.spec import Table, check, options_model, plain
@@ -211,12 +211,8 @@ class Recipe:
         tables.pop("profile", None)
         self._rename(tables)
         version = tables.get("format", FORMAT)
-        if isinstance(version, int) and version > FORMAT:
-            raise UserError(
-                f"this recipe has format {version}, but this gantk reads formats up to {FORMAT}",
-                where=self._place(("format",)),
-                remedy="upgrade gantk: pip install --upgrade gantk",
-            )
+        if isinstance(version, int):
+            expect_format("this recipe", version, FORMAT, self._place(("format",)))
 
         model = self._bind_tables(Model, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
@@ -292,36 +288,18 @@ def read_toml(
     compare are, and if the file is not one of `folder`.
     """
     remedy = f"compare it with a {kind} from {others}"
-    try:
+    with reading_file(origin, "TOML", remedy=remedy):
         with open_file(path, folder) as file:
             content = file.read(MAX_FILE_BYTES + 1)
         # Windows editors write a byte-order mark
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
         if len(content) > MAX_FILE_BYTES or TOO_DOTTED.search(text):
-            raise RecursionError
+            # parsing would take minutes, or all memory
+            raise ValueError(
+                f"it is longer than {MAX_FILE_BYTES:,} bytes, or its tables are nested deeper than"
+                f" {MAX_DEPTH} levels"
+            )
         return text, tomllib.loads(text)
-    except OSError as error:
-        raise UserError(
-            f"'{origin}' cannot be read: {error.strerror}", remedy="check the file's permissions"
-        ) from None
-    except UnicodeDecodeError:
-        raise UserError(
-            f"'{origin}' is not a text file",
-            remedy=f"name a TOML file; for a {kind} as an example, see {others}",
-        ) from None
-    except RecursionError:  # parsing would take minutes, or all memory
-        what = (
-            f"'{origin}' is longer than {MAX_FILE_BYTES:,} bytes, or its tables are nested"
-            f" deeper than {MAX_DEPTH} levels"
-        )
-        raise UserError(what, remedy=remedy) from None
-    except ValueError as error:
-        # its error for too many digits names no line
-        lines = re.split(r"[\d_]{4000}", text)[0].splitlines()
-        where = f"{origin}:{len(lines)}, {lines[-1][:40]} ..." if "digits" in str(error) else None
-        raise UserError(
-            f"'{origin}' is not valid TOML: {one_line(error)}", where=where, remedy=remedy
-        ) from None
 
 
 def find_recipe(name: str) -> tuple[Path, str]:

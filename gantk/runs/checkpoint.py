@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gantk.errors import UserError, count_noun, one_line
+from gantk.errors import UserError, count_noun, expect_format, reading_file
 from gantk.files import (
     MAX_TENSORS_BYTES,
     expect_inside,
@@ -173,14 +173,7 @@ def steps_saved(folder: Path) -> list[int]:
 def load_meta(checkpoint: Path) -> Meta:
     """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
     meta = _read(checkpoint, "meta.json", _read_meta)
-    if meta.format > FORMAT:
-        what = (
-            f"this checkpoint has format {meta.format}, but this gantk reads formats up to {FORMAT}"
-        )
-        raise UserError(
-            what, where=str(checkpoint), remedy="upgrade gantk: pip install --upgrade gantk"
-        )
-
+    expect_format("this checkpoint", meta.format, FORMAT, str(checkpoint))
     return meta
 
 
@@ -306,7 +299,13 @@ def _read(checkpoint: Path, name: str, read: Callable[[Path], T]) -> T:
     run, or differs from its SHA-256 in meta.json.
     """
     path = checkpoint / name
-    try:
+    remedy = "use an earlier checkpoint of the run, or copy this one again"
+    with reading_file(
+        path.name,
+        "a gantk checkpoint",
+        where=str(path),
+        remedy=f"{remedy}. gantk never loads pickled files",
+    ):
         result = read(regular_file(path, run_of(checkpoint), MAX_TENSORS_BYTES))
         meta = {}
         seal = None
@@ -320,13 +319,3 @@ def _read(checkpoint: Path, name: str, read: Callable[[Path], T]) -> T:
                 raise ValueError("its SHA-256 differs from the one that was saved")
 
         return result
-    except FileNotFoundError:
-        detail = "it is missing"
-    except UserError as error:
-        detail = error.what
-    except Exception as error:  # damaged bytes can make the readers raise any exception
-        detail = one_line(error)
-
-    what = f"'{path.name}' is not a readable gantk checkpoint: {detail}"
-    remedy = "use an earlier checkpoint of the run, or copy this one again"
-    raise UserError(what, where=str(path), remedy=f"{remedy}. gantk never loads pickled files")

@@ -45,6 +45,7 @@ from gantk.runs.schemas import (
     is_inside,
     read,
     read_log,
+    read_needed,
     read_results,
 )
 
@@ -380,11 +381,8 @@ class RunFolder:
         """The content of split.json: the images of each set as they were at training; UserError
         where it is missing.
         """
-        split = read(self.path, "split.json", RecordedSplit)
-        if split is not None:
-            return split
-        what = f"'{self.path / 'split.json'}' is missing; only this file lists the training images"
-        raise UserError(what, remedy="restore it from a backup")
+        remedy = "restore it from a backup: only this file lists the training images"
+        return read_needed(self.path, "split.json", RecordedSplit, remedy)
 
     def usage(self) -> Speed:
         """The content of usage.json (time, memory); empty where it is absent or, with a warning,

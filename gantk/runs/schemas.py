@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from gantk.data.look import QUANTILE_COUNT
-from gantk.errors import UserError, argument, count_noun, one_line
+from gantk.errors import UserError, argument, count_noun, file_error_words, reading_file
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.runs.results import (
     Amount,
@@ -27,6 +28,7 @@ from gantk.runs.results import (
 
 LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"  # of a checkpoint
+COPY_AGAIN = "copy the run again from the original"
 MAX_LINE_BYTES = 2**20  # of the log
 MAX_LOG_BYTES = 2**28
 MAX_LOG_LINES = 1_000_000
@@ -251,26 +253,29 @@ def read(
     folder: Path,
     name: str,
     schema: type[Content],
-    remedy: str = "copy the run again from the original",
+    remedy: str = COPY_AGAIN,
 ) -> Content | None:
-    """The content of `folder/name`, a JSON or TOML file of a run; None where it is absent.
+    """The content of `folder/name`, a JSON or TOML file of a run, as `read_needed`; None where it is
+    absent.
+    """
+    if os.path.lexists(folder / name):
+        return read_needed(folder, name, schema, remedy)
+    return None
+
+
+def read_needed(
+    folder: Path, name: str, schema: type[Content], remedy: str = COPY_AGAIN
+) -> Content:
+    """The content of `folder/name`, a JSON or TOML file of a run.
 
     UserError that names file and key where the file is damaged, does not match its schema, is no
     regular file, or lies outside the folder.
     """
     path = folder / name
-    try:
+    with reading_file(path.name, where=str(path), remedy=remedy):
         text = text_of(path, folder)
         parse = tomllib.loads if path.suffix == ".toml" else json.loads
         return parse_checked(text, schema, parse)
-    except FileNotFoundError:
-        return None
-    except UserError as error:
-        raise UserError(error.what, where=str(path), remedy=remedy) from None
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{path.name} could not be read: {one_line(error)}", where=str(path), remedy=remedy
-        ) from None
 
 
 def read_results(folder: Path) -> Results:
@@ -310,9 +315,10 @@ def read_log(run: Path, problems: list[str]) -> Iterator[LogLine]:
                 raise UserError(what, remedy="restore it from the original")
             try:
                 yield parse_checked(text.decode(), LogLine)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 skipped += 1
-                first_error = first_error or f"the first one is line {number}: {one_line(error)}"
+                words = file_error_words(error)
+                first_error = first_error or f"the first one is line {number}: {words}"
 
     if skipped:
         problems.append(
@@ -335,11 +341,10 @@ def parse_checked(
     """Parse a text and check it against a schema; ValueError that names the first key that does not
     match.
     """
+    value = parse(text)
     try:
-        return schema.model_validate(parse(text), strict=True)
+        return schema.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"])) or "all of it"
         raise ValueError(f"{key}: {first['msg']}") from None
-    except RecursionError:
-        raise ValueError("its tables are nested too deeply") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from gantk.errors import UserError
-from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
+from gantk.files import expect_parent, expect_replaceable, make_folder, whole_folder, write_file
 from gantk.plugin.loader import registry
 
 SHAPE = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_][A-Za-z0-9]+)*")
@@ -32,11 +32,7 @@ def new_plugin(
     """
     words = _names(name, kind)
     target = Path(folder) / words["distribution"]
-    if not Path(folder).is_dir():
-        raise UserError(
-            f"there is no folder '{folder}'", where="--folder", remedy="create it first"
-        )
-
+    expect_parent(target, "--folder")
     expect_replaceable([target], overwrite, "NAME")
     shared = [
         *TEMPLATES.glob("*.in"),

@@ -16,7 +16,7 @@ from typing import Any
 
 from gantk import __version__
 from gantk.errors import UserError
-from gantk.files import make_folder, read_file, write_output
+from gantk.files import json_object, make_folder, write_output
 from gantk.formats.files import sidecar_of, suffix_of
 from gantk_bids.names import Named, parse_name, suffix_of_contrast
 
@@ -61,7 +61,7 @@ class Derivatives:
         asked = [suffix_of_contrast(name) or name for name in frame.source.split("+")]
         of_source = [scan for scan in inside if any(map(scan.matches, asked))]
         self.scans = {scan.path: scan for scan in of_source or inside}
-        self.known = _read(target / DESCRIPTION)
+        self.known = json_object(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
             what = f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives"
             remedy = f"name a separate folder: {target / 'derivatives' / 'gantk'}"
@@ -95,7 +95,7 @@ class Derivatives:
 
     def describe(self, facts: dict[str, Any], files: Sequence[Path], grid: Path) -> dict[str, Any]:
         """The sidecar of a result that is made of `files`, on the grid of one of them."""
-        beside = _read(sidecar_of(files[0]))
+        beside = json_object(sidecar_of(files[0]))
         stripped = facts.get("SkullStripped", "desc-brain" in files[0].name)
         return {
             **facts,
@@ -142,14 +142,6 @@ def _root(scan: Named) -> Path:
     """
     subjects = [folder for folder in scan.path.parents if folder.name == scan.subject]
     return subjects[-1].parent if subjects else scan.path.parent
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(read_file(path).decode("utf-8"))
-    except (OSError, ValueError, UserError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

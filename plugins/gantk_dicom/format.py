@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gantk.errors import UserError, raise_if_of_machine
+from gantk.errors import importing, raise_if_of_machine
 from gantk.formats.files import series_format
 from gantk.formats.image import Image, Scan, SeriesFormat
 
@@ -106,9 +106,5 @@ def is_dicom(path: Path) -> bool:
 
 def room(name: str) -> ModuleType:
     """Import a module that needs the extra `dicom`; UserError where the extra is not installed."""
-    try:
+    with importing("DICOM", "dicom"):
         return importlib.import_module(f"gantk_dicom.{name}")
-    except ImportError as error:
-        missing = (error.name or str(error)).split(".")[0]
-        what = f"DICOM needs {missing}, which is not installed"
-        raise UserError(what, remedy='install it: pip install "gantk[dicom]"') from error

@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from gantk.errors import UserError, count_noun
-from gantk.formats.budget import spend
+from gantk.formats.budget import Broken, spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import (
@@ -47,7 +47,7 @@ from gantk_dicom.slices import (
     separate_stacks,
     without_strays,
 )
-from gantk_dicom.streams import Bounded, Broken, places_of_frames, whole
+from gantk_dicom.streams import Bounded, places_of_frames, whole
 
 # differences of the value of air that a missing intercept of -1000 or -1024 makes
 CT_OFFSETS = 980.0, 1050.0
@@ -180,9 +180,8 @@ def _choose_stack(
     if unplaced:
         first = headers[slices[0].path]
         if first.get("Modality") in FILMS or "FrameTime" in first or "FrameTimeVector" in first:
-            what = f"'{path}' is a film of {len(slices)} frames, not an image"
-            raise UserError(
-                what, allowed="slices and volumes", remedy="save single frames as separate files"
+            raise Broken(
+                f"it is a film of {len(slices)} frames: save single ones as separate files"
             )
 
         remark = (
@@ -255,8 +254,7 @@ def _in_words(slices: Sequence[Slice], first: Slice) -> str:
 def _picture(path: Path, stack: Stack, headers: Headers, values: bool) -> Image:
     """Read a picture in colour as RGB (3, H, W), in the file's orientation."""
     if len(stack.slices) > 1:
-        problem = f"'{path}' is a colour image with {len(stack.slices)} slices"
-        raise UserError(problem, allowed="colour images of one slice")
+        raise Broken(f"it is a colour image with {len(stack.slices)} slices, not one")
 
     rows, columns = stack.slices[0].shape
     headers.shape = (columns, rows, 1)

@@ -8,8 +8,8 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from gantk.errors import UserError, count_noun, raise_if_of_machine
-from gantk.formats.budget import expect_held, reading, spend
+from gantk.errors import UserError, count_noun, raise_if_of_machine, reading_file
+from gantk.formats.budget import Broken, expect_held, reading, spend
 from gantk.formats.files import natural
 from gantk.formats.image import UPRIGHT, Scan
 from gantk_dicom.names import (
@@ -36,7 +36,7 @@ from gantk_dicom.names import (
     text_of,
     value_of,
 )
-from gantk_dicom.streams import Broken, declared_bytes, header_of, pay_for_parsing
+from gantk_dicom.streams import declared_bytes, header_of, pay_for_parsing
 
 # Files of real scanners often hold values that violate their type's rules; the elements used here
 # are checked here. Silence pydicom's warnings and logs: they quote values, which may identify
@@ -126,32 +126,22 @@ PLANES = ("sagittal", "coronal", "axial")
 # --- headers
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Convert any exception raised while reading a damaged file into one UserError that names the
-    file.
+def readable(path: Path) -> AbstractContextManager[None]:
+    """Name a file that cannot be read, as `gantk.errors.reading_file`.
 
-    It states the exception's type and the element, but not its text: libraries quote values, and
-    after one changed byte any element's value may hold the rest of the file, the patient's name
+    The error states the exception's type and the element, but not its text: libraries quote values,
+    and after one changed byte any element's value may hold the rest of the file, the patient's name
     included.
     """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # parsers and codecs raise their own and builtin exceptions
-        what = (
-            f"'{path}' cannot be read as DICOM:"
-            f" {error if isinstance(error, Broken) else kind_of(error)}"
-        )
-        # no traceback either
-        raise UserError(what, remedy="copy it again, or leave it out") from None
+    return reading_file(path, "DICOM", remedy="copy it again, or leave it out", in_words=kind_of)
 
 
 def kind_of(error: Exception) -> str:
     """Describe a library's error: `it is damaged (ValueError at (0018,0050) SliceThickness)`, the
     element if known.
     """
+    if isinstance(error, Broken):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:  # the system's message
         return error.strerror
 
@@ -196,11 +186,7 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
     dataset = header(path)
     with readable(path):
         if other := _no_image(dataset):
-            raise UserError(
-                f"'{path}' is not an image: it is {other}",
-                allowed="MR, CT and other images",
-                remedy="leave it out",
-            )
+            raise Broken(f"it is {other}, not an image")
 
         if "MOSAIC" in (dataset.get("ImageType") or ()):
             what = f"'{path}' is a mosaic: it stores all slices of a volume as tiles of one picture"
@@ -213,23 +199,18 @@ def open_image(path: Path) -> tuple[Dataset, list[Slice]]:
         bits = int(dataset.get("BitsAllocated") or 16)
         kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
         if kind not in (*GRAY, *COLOUR):
-            raise UserError(
-                f"'{path}' has an unknown PhotometricInterpretation", allowed=(*GRAY, *COLOUR)
-            )
+            raise Broken(f"its PhotometricInterpretation is none of {', '.join([*GRAY, *COLOUR])}")
 
         if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
             raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
 
         if frames > 1 and in_colour(dataset):
-            raise UserError(
-                f"'{path}' is a colour image with {frames} frames",
-                allowed="colour images of one frame",
-            )
+            raise Broken(f"it is a colour image with {frames} frames, not one")
 
         spend(values=frames * rows * columns * samples)
         syntax = UID(dataset.file_meta.TransferSyntaxUID)
         if not syntax.is_encapsulated and syntax != DeflatedExplicitVRLittleEndian:
-            expect_held(path, declared_bytes(dataset), dataset.held)
+            expect_held(declared_bytes(dataset), dataset.held)
 
         return dataset, slices_of(dataset, path)
 

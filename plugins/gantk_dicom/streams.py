@@ -23,6 +23,7 @@ from gantk.formats.budget import (
     CHUNK_BYTES,
     FREE_BYTES,
     PARSING_SECONDS_PER_MIB,
+    Broken,
     pay_for_scans,
     spend,
 )
@@ -32,10 +33,6 @@ PIECE_SECONDS = 1e-6  # of looking for one frame among the pieces of a file
 PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
 # markers of JPEG and JPEG-LS that precede a size
 SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-
-
-class Broken(ValueError):
-    """Raised for a damaged file; its message never quotes text of the file."""
 
 
 class Bounded(io.BufferedReader):

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from gantk import Markdown, code_span, escape_markdown, markdown_table, score_table
-from gantk.errors import UserError, doing
+from gantk.errors import reading_file
 from gantk.files import read_file
 from gantk.recipe.load import mapping, read_toml
 from gantk.runs.folder import RunFolder
@@ -20,15 +20,13 @@ OURS = Path(__file__).with_suffix(".md")  # the default text
 
 def text_of(card: Path) -> str:
     """Read the text of a card to be filled in; UserError where it has no section on limits."""
-    with doing(f"reading '{card}'"):
+    with reading_file(card, where="--card"):
         text = read_file(card, max_bytes=MAX_CARD_BYTES).decode("utf-8")
-
-    if "\n## Limits\n" not in text:
-        what = (
-            f"'{card}' has no section '## Limits'; gantk prints its first paragraph whenever the"
-            " model is used"
-        )
-        raise UserError(what, where="--card", remedy="add the section, however short")
+        if "\n## Limits\n" not in text:
+            raise ValueError(
+                "it has no section '## Limits', of which gantk prints the first paragraph whenever"
+                " the model is used"
+            )
 
     return text
 

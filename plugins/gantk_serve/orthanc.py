@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from gantk.errors import UserError
+from gantk.errors import UserError, reading_file
 from gantk.files import read_file
 from gantk_serve.rules import OrthancTable, Rules
 
@@ -217,12 +217,8 @@ def parse_record(text: str) -> Json:
 def _password(file: str) -> str:
     if not file:
         raise UserError("orthanc.user needs a password", where="orthanc.password_file")
-    try:
+    with reading_file(file, "a password", where="orthanc.password_file"):
         return read_file(Path(file), None, MAX_PASSWORD_BYTES).decode().strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", "") or "it is no text"
-        what = f"the password cannot be read: {reason}"
-        raise UserError(what, where="orthanc.password_file") from None
 
 
 def _reason(answer: requests.Response) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gantk.catalog.contrasts import one_word, same_contrast
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, reading_file
 from gantk.files import read_file
 from gantk.plugin import spec
 
@@ -81,16 +81,11 @@ class Rules(spec.Table):
 def load_rules(path: Path) -> Rules:
     """Read a rules file, with all paths made absolute; UserError that names the first mistake."""
     where = str(path)
-    try:
+    with reading_file(path, "rules in TOML"):
         values = tomllib.loads(read_file(path, None, MAX_RULES_BYTES).decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"the rules cannot be read: {error.strerror}", where=where) from None
-    except (ValueError, RecursionError) as error:
-        what = f"the rules are not TOML: {one_line(error)}"
-        raise UserError(what, where=where, remedy="mend this line") from None
 
-    _expect_no_old_tables(values, where)
-    rules = _check_tables(values, where)
+        _expect_no_old_tables(values, where)
+        rules: Rules = spec.check(Rules, values, "the rules")
     base = path.absolute().parent
     files = {}
     for name in ("password_file", "ca"):
@@ -122,14 +117,6 @@ def _model(name: str, base: Path) -> str:
     """The name of a model, or the path of a run folder that is relative to the rules."""
     beside = base / name
     return str(beside) if beside.exists() else name
-
-
-def _check_tables(values: Mapping[str, Any], where: str) -> Rules:
-    try:
-        return spec.check(Rules, values, "the rules")
-    except UserError as error:
-        key = ".".join(map(str, error.path))
-        raise error.at(f"{where}, {key}" if key else where) from None
 
 
 def first_match(rules: Sequence[RuleTable], facts: Mapping[str, Any]) -> int | None:

@@ -35,7 +35,15 @@ from threading import Event
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import GantkError, UserError, machine_failure, may_pass, note_in, one_line
+from gantk.errors import (
+    GantkError,
+    UserError,
+    importing,
+    machine_failure,
+    may_pass,
+    note_in,
+    one_line,
+)
 from gantk.files import lock_folder, make_folder, restrict
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
@@ -605,11 +613,8 @@ def serve(rules: str | Path, *, say: Callable[[str], None] = print) -> None:
             has the worker's folder, a model cannot be loaded, or a package is missing.
     """
     loaded = load_rules(Path(rules))
-    try:
+    with importing("`gantk serve`", "serve"):
         from gantk_serve import images  # noqa: F401 (a package is missing before anything runs)
-    except ModuleNotFoundError as error:
-        what = f"gantk serve needs the package {error.name}, which is not installed"
-        raise UserError(what, remedy='install it: pip install "gantk[serve]"') from None
 
     warnings.simplefilter("ignore")  # those about DICOM quote headers
     orthanc = connect(loaded)

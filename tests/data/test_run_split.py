@@ -198,5 +198,5 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
 
     (copied_run / "split.json").unlink()
 
-    with pytest.raises(UserError, match="split.json' is missing"):
+    with pytest.raises(UserError, match="split.json' does not exist"):
         evaluate(copied_run, device="cpu")

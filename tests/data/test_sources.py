@@ -62,7 +62,7 @@ def by_pair(records):
         ({"path": "nowhere"}, "not exist"),
         ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
         ({"mask": "seg"}, "no file in .* matches the mask name 'seg'.*1.png.*data.source.mask"),
-        ({"pairs": "no.csv"}, "the CSV of pairs 'no.csv' does not exist"),
+        ({"pairs": "no.csv"}, "'no.csv' does not exist"),
         (
             {"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"},
             "'T1/9.png' in the column 'a' is not an image.*line 3",

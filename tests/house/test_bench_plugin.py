@@ -88,7 +88,7 @@ def test_the_quick_suite_needs_no_files_and_little_time():
         ("[recipe.cut_t1t3]\nlimit = 3", "there is no recipe 'cut_t1t3'. Did you mean 'cut_t1t2'?"),
         ("[recipe.cut_t1t2]\nsteps = 3", "recipe.cut_t1t2: there is no key 'steps' here."),
         ("recipe = 3", "recipe: input should be a table, not 3"),
-        ("limit = ", "is not valid TOML"),
+        ("limit = ", "cannot be read as TOML"),
     ],
 )
 def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):

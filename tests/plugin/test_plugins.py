@@ -297,7 +297,6 @@ def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
         ("disable = []", "there is no setting 'disable'. Allowed: plugins.disable"),
         ('[plugins]\noff = ["a"]', "there is no setting 'plugins.off'"),
         ('[plugins]\ndisable = "gantk_app"', "plugins.disable must be a list of package names"),
-        ("[plugins", "this settings file cannot be read"),
     ],
 )
 def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):

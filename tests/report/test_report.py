@@ -395,8 +395,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
 
     page = report(run)
 
-    assert "metrics.json could not be read" in page.words
-    assert "best.json could not be read" in page.words
+    assert "'metrics.json' cannot be read" in page.words
+    assert "'best.json' cannot be read" in page.words
     assert "was chosen" not in page.words
     assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
     assert page.data["charts"][0]["values"] == [[1.0, None, 2.0]]

@@ -121,7 +121,7 @@ def test_a_pickle_dressed_as_a_checkpoint_does_not_run(tmp_path, monkeypatch, na
         dress(Payload(), file)
 
     with pytest.raises(
-        UserError, match=f"'{name}' is not a readable gantk checkpoint.*never loads pickled"
+        UserError, match=f"'{name}' cannot be read as a gantk checkpoint.*never loads pickled"
     ):
         LOADERS[name](folder)
 
@@ -135,7 +135,7 @@ def test_missing_or_damaged_files_are_refused(tmp_path, name):
     path = folder / name
     whole = path.read_bytes()
     path.unlink()
-    with pytest.raises(UserError, match=f"'{name}' is not a readable gantk checkpoint"):
+    with pytest.raises(UserError, match=f"'{name}' does not exist"):
         LOADERS[name](path.parent)
 
     rng = random.Random(0)
@@ -285,7 +285,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path, name):
     whole[at] ^= 2
     path.write_bytes(whole)
     with pytest.raises(
-        UserError, match=f"'{name}' is not a readable.*(its SHA-256 differs|it is |column)"
+        UserError, match=f"'{name}' cannot be read.*(its SHA-256 differs|it is |column)"
     ):
         LOADERS[name](path.parent)
 

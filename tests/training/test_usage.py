@@ -40,7 +40,7 @@ def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
     assert used.first_step_s > 0
     (copied_run / "usage.json").write_text("{half")
     assert not folder.usage().model_fields_set
-    assert "usage.json could not be read" in capsys.readouterr().err
+    assert "'usage.json' cannot be read" in capsys.readouterr().err
 
     lines = (copied_run / "log.jsonl").read_text().splitlines(keepends=True)
     damaged = ['{"step": -1}', '{"step": 2, "losses": {"g/x": "y"}}', "[" * 10**5, "x" * 3 * 2**20]

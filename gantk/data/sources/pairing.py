@@ -26,8 +26,6 @@ def pair_by_table(images: Sequence[Row], root: Path, table: str) -> bool:
     there is one.
     """
     csv_path = root / table if (root / table).is_file() else Path(table)
-    if table and not csv_path.is_file():
-        raise UserError(f"the CSV of pairs '{table}' does not exist", where="data.source.pairs")
 
     for path in [csv_path] if table else _tables_in(root):
         try:

@@ -26,10 +26,6 @@ def read_split_file(records: Sequence[Record], file: str) -> tuple[list[Record],
     UserError, as is every other problem, with its line.
     """
     path = Path(file)
-    if not path.exists():
-        what = f"the file '{path}' does not exist"
-        raise UserError(what, where=WHERE, remedy="correct the path, or remove this key")
-
     try:
         header, lines = read_rows(path)
     except UserError as error:

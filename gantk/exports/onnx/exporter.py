@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gantk.errors import UserError
-from gantk.exports.onnx.model import EXTRA, OnnxModel, call, open_session
+from gantk.errors import UserError, importing
+from gantk.exports.onnx.model import OnnxModel, call, open_session
 from gantk.files import write_output
 
 
@@ -21,14 +20,10 @@ class Onnx:
         """Raise UserError if a package is missing or `out` is no .onnx file, before the model is
         loaded.
         """
-        missing = [
-            name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None
-        ]
-        if missing:
-            raise UserError(
-                f"the export to ONNX needs {' and '.join(missing)}, but this is not installed",
-                remedy=EXTRA,
-            )
+        with importing("the export to ONNX", "onnx"):
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
 
         if out.suffix.lower() != ".onnx" or out.is_dir():
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, expect_format
 from gantk.inference.frame import Frame, Name, Side, Sides
 from gantk.plugin.spec import Share, check
 from gantk.recipe.tables import require_bounded
@@ -17,7 +17,6 @@ from gantk.runs.schemas import Values, parse_checked
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
 MAX_METADATA_CHARACTERS = 2**20  # most characters of the metadata
-REMEDY = "export or copy it again"
 
 
 class Entry(BaseModel):
@@ -89,56 +88,37 @@ class Metadata(Entry):
 def read_metadata(text: str, path: Path) -> Metadata:
     """Parse the metadata and check the type and range of every key that a translation needs.
 
-    UserError where a key is damaged (it is named), the format is newer than this gantk, or the
-    model only samples.
+    UserError where the format is newer than this gantk, or the model only samples; ValueError or a
+    UserError with the key where something else is wrong.
     """
-    try:
-        if len(text) > MAX_METADATA_CHARACTERS:
-            raise UserError(f"it has more than {MAX_METADATA_CHARACTERS:,} characters")
+    if len(text) > MAX_METADATA_CHARACTERS:
+        raise ValueError(f"its metadata have more than {MAX_METADATA_CHARACTERS:,} characters")
 
-        found = json.loads(text)
-        require_bounded(found, lambda key: "")
-        if not isinstance(found, dict) or type(found.get("format")) is not int:
-            raise UserError("format: it should be a whole number")
+    found = json.loads(text)
+    require_bounded(found, lambda key: "")
+    if not isinstance(found, dict) or type(found.get("format")) is not int:
+        raise ValueError("format: it should be a whole number")
 
-        if found["format"] > FORMAT:
-            what = (
-                f"'{path}' has format {found['format']}, but this gantk reads formats up to"
-                f" {FORMAT}"
-            )
-            raise UserError(
-                what, where="format", remedy="upgrade gantk: pip install --upgrade gantk"
-            )
+    expect_format(f"'{path}'", found["format"], FORMAT, "format")
+    if found.get("kind") == "samples":
+        what = f"'{path}' generates images from noise and cannot translate"
+        raise UserError(what, where="kind", remedy="name a model that translates")
 
-        if found.get("kind") == "samples":
-            what = f"'{path}' generates images from noise and cannot translate"
-            raise UserError(what, where="kind", remedy="name a model that translates")
+    known = {key: each for key, each in found.items() if key in Metadata.model_fields}
+    meta: Metadata = check(Metadata, known, "the file")
+    parse_checked(text, Statistics)
+    dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
+    wanted = meta.frame.channels
+    problems = {
+        "frame.dims, frame.size and window have different numbers of sides": len(dims) > 1,
+        "frame.range: its start should be below its end": (
+            not meta.frame.range[0] < meta.frame.range[1]
+        ),
+        "overlap: it should be 0.9 at most": meta.overlap > 0.9,
+        "frame.source and frame.channels differ": len(meta.frame.sources) not in (1, wanted),
+        "frame.values: give both domains, or none": len(meta.frame.values) == 1,
+    }
+    if problem := next((what for what, so in problems.items() if so), None):
+        raise ValueError(problem)
 
-        known = {key: each for key, each in found.items() if key in Metadata.model_fields}
-        meta: Metadata = check(Metadata, known, "the file")
-        parse_checked(text, Statistics)
-        dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
-        wanted = meta.frame.channels
-        problems = {
-            "frame.dims, frame.size and window have different numbers of sides": len(dims) > 1,
-            "frame.range: its start should be below its end": (
-                not meta.frame.range[0] < meta.frame.range[1]
-            ),
-            "overlap: it should be 0.9 at most": meta.overlap > 0.9,
-            "frame.source and frame.channels differ": len(meta.frame.sources) not in (1, wanted),
-            "frame.values: give both domains, or none": len(meta.frame.values) == 1,
-        }
-        if problem := next((what for what, so in problems.items() if so), None):
-            raise UserError(problem)
-
-        return meta
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"the metadata of '{path}' is damaged: {one_line(error)}", remedy=REMEDY
-        ) from None
-    except UserError as error:
-        if error.where in ("format", "kind"):
-            raise
-        key = ".".join(map(str, error.path))
-        what = f"the metadata of '{path}' is damaged: {f'{key}: ' if key else ''}{error.what}"
-        raise UserError(what, allowed=error.allowed, remedy=REMEDY) from None
+    return meta

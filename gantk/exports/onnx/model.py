@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import mapping_from
-from gantk.errors import UserError, one_line
-from gantk.exports.onnx.metadata import REMEDY, Metadata, read_metadata
+from gantk.errors import UserError, importing, one_line, reading_file
+from gantk.exports.onnx.metadata import Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
@@ -27,7 +27,7 @@ from gantk.prepare.module import pad_to_size
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
 # 128 x 128 x 128; larger images are processed in windows even if the network takes any size
 MAX_WHOLE_IMAGE_PIXELS = 2**21
-EXTRA = 'install it: pip install "gantk[onnx]"'
+REMEDY = "export or copy it again"
 
 
 class OnnxModel(TrainedModel):
@@ -48,21 +48,7 @@ class OnnxModel(TrainedModel):
         self.frames = {meta.direction[-1]: meta.frame}
         self._window = meta.window
         self._free = meta.free
-        self._mappings = []
-        for end, state in meta.intensity:
-            try:
-                self._mappings.append(mapping_from(state))
-            except (
-                UserError,
-                KeyError,
-                TypeError,
-                ValueError,
-                AttributeError,
-                IndexError,
-            ) as error:
-                what = f"the metadata of '{path}' is damaged: intensity.{end}: {one_line(error)}"
-                raise UserError(what, remedy=REMEDY) from None
-
+        self._mappings = [mapping_from(state) for _, state in meta.intensity]
         given, *more = session.get_inputs()
         frame = meta.frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
@@ -70,11 +56,7 @@ class OnnxModel(TrainedModel):
         if not fits or any(
             isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)
         ):
-            what = (
-                f"the metadata of '{path}' is damaged: frame, window: its network takes"
-                f" {given.shape}"
-            )
-            raise UserError(what, allowed=str(shape[1:]), remedy=REMEDY)
+            raise ValueError(f"frame, window: its network takes {given.shape}, not {shape[1:]}")
 
     def __reduce__(self):
         return load_same, (OnnxModel.load, self.identity()["sha256"], self._path)
@@ -84,11 +66,6 @@ class OnnxModel(TrainedModel):
         """Load a file; UserError where it is missing, damaged, not written by gantk, or newer than
         this gantk.
         """
-        if not path.is_file():
-            raise UserError(
-                f"there is no file '{path}'", remedy="name a file that `gantk export` wrote"
-            )
-
         session = open_session(path)
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
@@ -98,7 +75,8 @@ class OnnxModel(TrainedModel):
             )
             raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
 
-        return cls(session, read_metadata(text, path), path)
+        with reading_file(path, "a model that gantk exported", remedy=REMEDY):
+            return cls(session, read_metadata(text, path), path)
 
     def class_to_translate(self, label: str | None) -> None:
         """UserError where `label` is not the class that was exported."""
@@ -181,12 +159,8 @@ def open_session(model: Path | bytes) -> Any:
     """Open an onnxruntime session on the CPU; UserError where onnxruntime is missing or the model
     is damaged.
     """
-    try:
+    with importing("an .onnx model", "onnx"):
         import onnxruntime
-    except ImportError:
-        raise UserError(
-            ".onnx models need onnxruntime, which is not installed", remedy=EXTRA
-        ) from None
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -194,16 +168,12 @@ def open_session(model: Path | bytes) -> Any:
     options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
     limit_memory(onnxruntime)
     options.add_session_config_entry("session.use_env_allocators", "1")
-    if not isinstance(model, bytes):
-        require_own_weights(model)
-
-    source = model if isinstance(model, bytes) else str(model)
-    try:
+    name = "the model" if isinstance(model, bytes) else model
+    with reading_file(name, "an ONNX model", remedy=REMEDY):
+        if not isinstance(model, bytes):
+            require_own_weights(model)
+        source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a different exception for each kind of damage
-        name = "the model" if isinstance(model, bytes) else f"'{model}'"
-        what = f"{name} is not a readable ONNX model: {one_line(error)}"
-        raise UserError(what, remedy="export or copy it again") from None
 
 
 @cache
@@ -220,7 +190,7 @@ def limit_memory(onnxruntime: Any) -> None:
 
 
 def require_own_weights(path: Path) -> None:
-    """Raise UserError where a model's weights are in a file outside its folder, or its graph has a
+    """Raise ValueError where a model's weights are in a file outside its folder, or its graph has a
     loop.
     """
     if not path.stat().st_size:
@@ -241,10 +211,10 @@ def require_own_weights(path: Path) -> None:
     here = path.parent.resolve()
     for name in map(os.fsdecode, names):
         if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
-            raise UserError(f"'{path}' refers to weights outside its folder", remedy=REMEDY)
+            raise ValueError("it refers to weights outside its folder")
 
     if repeats:
-        raise UserError(f"'{path}' contains a loop, which may never end", remedy=REMEDY)
+        raise ValueError("it contains a loop, which may never end")
 
 
 def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:

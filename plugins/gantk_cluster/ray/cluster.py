@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, importing
 from gantk.files import temporary_beside, write_file
 
 ANSWER_SECONDS = 5.0  # seconds to wait for a cluster to answer
@@ -44,14 +44,8 @@ def connect_cluster(
     a folder to write to.
     """
     os.environ |= ENVIRONMENT | os.environ
-    try:
+    with importing("a cluster", "cluster"):
         import ray
-    except ImportError:
-        raise UserError(
-            "Ray is not installed",
-            where="--address",
-            remedy="install it: pip install 'gantk[cluster]'",
-        ) from None
 
     remedy = "start one with `ray start --head`, or leave --address out to use only this machine"
     address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address or "local"

@@ -24,7 +24,7 @@ from gantk.recipe.load import Settings, parse_setting
 from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
-from gantk.runs.schemas import read
+from gantk.runs.schemas import read, read_needed
 from gantk.terminal import stop_on_ctrl_c
 from gantk_cluster.ray.cluster import Room, connect_cluster
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, scores_of, train
@@ -124,14 +124,8 @@ def sweep(
 
 def _saved_settings(folder: Path) -> dict[str, Any]:
     """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
-    asked = read(folder, SWEEP_FILE, Sweep, "start a new sweep")
-    if asked is None:
-        raise UserError(
-            f"'{folder}' is not the folder of a sweep",
-            where="--resume",
-            remedy="name the folder that `gantk sweep` wrote",
-        )
-    return asked.dump()
+    remedy = "name the folder that `gantk sweep` wrote, or start a new sweep"
+    return read_needed(folder, SWEEP_FILE, Sweep, remedy).dump()
 
 
 def _require_empty(folder: Path) -> None:

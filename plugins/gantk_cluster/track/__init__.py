@@ -2,10 +2,10 @@
 or MLflow.
 """
 
-import importlib.util
+import importlib
 from pathlib import Path
 
-from gantk.errors import UserError
+from gantk.errors import importing
 
 TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # package -> class
 
@@ -13,12 +13,9 @@ TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"} 
 def expect_installed(parts) -> None:
     """UserError for a tracker of the recipe whose library is not installed."""
     for part in parts:
-        if part.name in TRACKERS and importlib.util.find_spec(part.name) is None:
-            raise UserError(
-                f"the tracker '{part.name}' needs the package {part.name}, which is not installed",
-                where="track",
-                remedy=f'install it: pip install {part.name}, or all trackers with pip install "gantk[track]"',
-            )
+        if part.name in TRACKERS:
+            with importing(f"the tracker '{part.name}'", "track"):
+                importlib.import_module(part.name)
 
 
 def bring_up_to_date(run: Path, ending: bool) -> None:

@@ -28,7 +28,7 @@ from gantk.downloads import (
     without_credentials,
 )
 from gantk.errors import GantkError, UserError, count_noun, did_you_mean, may_pass, one_line
-from gantk.files import expect_name, make_folder, read_file, remove, write_file
+from gantk.files import expect_name, json_object, make_folder, remove, write_file
 from gantk.formats.budget import MAX_COMPRESSION, reading, spend
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
@@ -102,7 +102,7 @@ def fetch(
     try:
         with _lock_folder(target.with_name(f".{target.name}.fetching")) as staging:
             if target.exists() and (target.is_file() or any(target.iterdir())):
-                if _fetched_name(record) == name:
+                if json_object(record).get("name") == name:
                     say(f"exists   {target}")
                     return target
                 what = f"'{target}' exists and is not a download of the set '{name}' by gantk"
@@ -156,13 +156,6 @@ def _known_set(name: str) -> dict[str, Any]:
         raise UserError(what, where="NAME", remedy=remedy)
 
     return sets[name]
-
-
-def _fetched_name(record: Path) -> str:
-    """The name of the set in the record of an earlier download; "" without a readable record."""
-    with suppress(OSError, UserError, ValueError, TypeError, KeyError, RecursionError):
-        return str(json.loads(read_file(record))["name"])
-    return ""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk import registry, timm_model
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, one_line, reading_file
 from gantk.files import sha256_of
 from gantk.nets.pretrained import read_state, weights_file
 from gantk.plugin.spec import Side
@@ -212,10 +212,8 @@ def timm_with(name: str, path: Path) -> nn.Module:
     if channels not in ((), network.state_dict()[stem].shape[1:2]):
         network = timm_model(name, "random", num_classes=0, in_chans=channels[0])
 
-    try:
+    with reading_file(path, f"the weights of '{name}'", where=WHERE):
         network.load_state_dict(weights, strict=False)  # only batch counts are missing
-    except RuntimeError as error:
-        raise UserError(f"'{path}' does not fit '{name}': {one_line(error)}", where=WHERE) from None
 
     return network
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError, one_line
-from gantk.files import MAX_TENSORS_BYTES, regular_file
-from gantk.nets.pretrained import weights_file
+from gantk.nets.pretrained import read_state, weights_file
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 
@@ -35,9 +34,7 @@ class Inception(nn.Module):
         path = self.at_hand()
         download = inception.load_state_dict_from_url
         if path is not None:  # the constructor has no parameter for weights
-            inception.load_state_dict_from_url = lambda *_, **__: torch.load(
-                regular_file(path, max_bytes=MAX_TENSORS_BYTES), "cpu", weights_only=True
-            )
+            inception.load_state_dict_from_url = lambda *_, **__: read_state(path)
 
         try:
             # the constructor draws weights before it loads them

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gantk.catalog.contrasts import result_paths
-from gantk.errors import GantkError, UserError, one_line
+from gantk.errors import GantkError, UserError, reading_file
 from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import read, split_suffix, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
@@ -206,9 +206,11 @@ class Service:
             return folder
         try:
             return unpack_upload(upload, folder, self.most)
-        except (GantkError, OSError):
+        except (GantkError, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)  # else it would be taken for the whole
-            raise
+            if isinstance(error, OSError):
+                raise
+            raise UserError(self._without_places(str(error))) from None
 
 
 def is_zip(upload: Path) -> bool:
@@ -223,17 +225,9 @@ def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
     from gantk import unpack
 
     make_folder(folder, private=True)
-    try:
+    allowed = "a zip of DICOM series or images"
+    with reading_file(upload.name, "a zip file", allowed=allowed, remedy="pack it again"):
         unpack(upload, folder, most=most)
-    except OSError:
-        raise  # a full disk
-    # zipfile and its decompressors raise any exception for a malicious file
-    except Exception as error:
-        reason = one_line(error).replace(f"{upload.parent}{os.sep}", "")
-        what = f"the zip file '{upload.name}' cannot be unpacked: {reason}"
-        raise UserError(
-            what, allowed="a zip of DICOM series or images", remedy="pack it again"
-        ) from None
     return folder
 
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from gantk.errors import UserError
+from gantk.errors import UserError, importing, reading_file
 from gantk.files import make_folder, read_file, temporary_beside
 from gantk_serve.app.service import LOOPBACK, Service
 
@@ -35,12 +35,9 @@ def read_token(file: Path | None, host: str) -> str:
             where="--token-file",
             remedy="name a file with a password, made by: (umask 077; openssl rand -hex 32 > token)",
         )
-    try:
+    with reading_file(file, where="--token-file"):
         mode = stat.S_IMODE(file.stat().st_mode)
         token = read_file(file, None, MAX_TOKEN_BYTES).decode().strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", "") or "it is no text"
-        raise UserError(f"'{file}' cannot be read: {reason}", where="--token-file") from None
     if mode & 0o077:
         raise UserError(
             f"others can read '{file}': its mode is {mode:o}",
@@ -97,18 +94,15 @@ def app(
     """
     token = read_token(token_file, host)
     folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
-    try:
-        os.environ |= {  # before gradio is imported
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_TEMP_DIR": str(folder),
-            "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2"),
-        }
+    os.environ |= {  # before gradio is imported
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": str(folder),
+        "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2"),
+    }
+    with importing("`gantk app`", "app"):
         import uvicorn
 
         from gantk_serve.app.server import application
-    except ModuleNotFoundError as error:
-        what = f"gantk app needs the package {error.name}, which is not installed"
-        raise UserError(what, remedy='install it: pip install "gantk[app]"') from None
 
     listener = listen(host, port)
     make_folder(folder, private=True, new=True)

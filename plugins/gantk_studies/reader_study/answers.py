@@ -15,7 +15,7 @@ from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, one_line
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.runs.results import Amount, Score, Step, Table
-from gantk.runs.schemas import read
+from gantk.runs.schemas import read, read_needed
 
 HERE = Path(__file__).parent
 CHOICES = {"2afc": (0, 1), "yesno": (0, 1), "rating": (1, 2, 3, 4, 5)}
@@ -111,11 +111,8 @@ def load(
     UserError if all are.
     """
     file = Path(study) / "key.json"
-    key = read(file.parent, file.name, Key)
-    if key is None:
-        remedy = "name the folder that `gantk study new` wrote"
-        raise UserError(f"the folder '{study}' has no key.json", where="STUDY", remedy=remedy)
-
+    remedy = "name the folder that `gantk study new` wrote"
+    key = read_needed(file.parent, file.name, Key, remedy)
     _check_questions(key, file)
     digest = sha256_of(file)
     accepted: dict[str, tuple[Rows, Path]] = {}

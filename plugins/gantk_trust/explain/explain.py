@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, importing
 from gantk.files import expect_name, expect_replaceable, make_folder, write_output
 from gantk.formats.files import read, write
 from gantk.formats.image import UPRIGHT, Image
@@ -192,13 +192,8 @@ def _captum(method: str) -> Callable[..., Tensor]:
     """Return a function (score, x (1, C, *size), blurred, batch) -> attributions (1, C, *size);
     needs captum.
     """
-    try:
+    with importing("`gantk explain`", "explain"):
         from captum.attr import IntegratedGradients, Occlusion
-    except ImportError as error:
-        raise UserError(
-            "`gantk explain` needs the package captum, which is not installed",
-            remedy='install it: pip install "gantk[explain]"',
-        ) from error
 
     def attribute(score: Callable, x: Tensor, blurred: Tensor, batch: int) -> Tensor:
         if method == "gradients":

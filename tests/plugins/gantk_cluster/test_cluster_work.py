@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -166,26 +165,6 @@ def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch
     assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine has 0.0.9")
     probe.write_text(version)
     assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
-
-
-@pytest.mark.parametrize("command", ["translate", "bench", "sweep"])
-def test_without_ray_the_error_says_what_to_install(
-    gantk, tiny_run, tiny_file, tmp_path, monkeypatch, command
-):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.chdir(tmp_path)  # in which nothing is made
-    words = {"bench": [tiny_file], "sweep": [tiny_file, "--space", "method.cycle=1.0..20.0"]}
-    words["translate"] = [tiny_run, *draw_pictures(tmp_path / "in", 1), "out"]
-    before = {*tmp_path.iterdir()}
-    done = gantk(command, *words[command], "--address", "local")
-
-    assert done.code == 2
-    assert done.out == ""
-    assert {*tmp_path.iterdir()} == before
-    assert (
-        done.err
-        == "error  Ray is not installed. Install it: pip install 'gantk[cluster]'.  (--address)\n"
-    )
 
 
 def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):

@@ -5,7 +5,6 @@ names leak.
 import errno
 import random
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -354,11 +353,11 @@ REFUSED = {
     "flat axes": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
     "slope 0": ({"RescaleSlope": 0}, "RescaleSlope 0"),
     "mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
-    "colours": ({"PhotometricInterpretation": "HSV"}, "unknown PhotometricInterpretation"),
+    "colours": ({"PhotometricInterpretation": "HSV"}, "PhotometricInterpretation is none of"),
     "frames": ({"NumberOfFrames": 10**9}, "truncated|GiB"),
     "segmentation": (
         {"SOPClassUID": uid.SegmentationStorage},
-        "is not an image: it is Segmentation Storage",
+        "it is Segmentation Storage, not an image",
     ),
 }
 
@@ -373,16 +372,6 @@ def test_a_file_that_is_no_single_image_is_named(tmp_path, kind):
         io.read(path)
 
     assert path.name in str(told.value)
-
-
-def test_without_the_extra_one_message_says_what_to_install(tmp_path, monkeypatch):
-    path = made.series(tmp_path, made.head(1))[0]
-    for name in ("slices", "read", "write"):
-        monkeypatch.delitem(sys.modules, f"gantk_dicom.{name}", raising=False)
-    monkeypatch.setitem(sys.modules, "pydicom", None)
-
-    with pytest.raises(UserError, match=r"needs pydicom, which is not installed.*gantk\[dicom\]"):
-        io.read(path)
 
 
 # --- writing

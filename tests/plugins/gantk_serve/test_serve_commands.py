@@ -31,7 +31,7 @@ def rules(tmp_path):
 
 
 WRONG = {
-    "no TOML": ("[[rules]", "not TOML"),
+    "no TOML": ("[[rules]", "read as rules in TOML"),
     "an unknown key": ('[orthanc]\nurll = "x"', "Did you mean 'url'"),
     "a rule without a model": ('[[rules]]\nto = "T2"', "model"),
     "the tables of before": ("[dicom]\nport = 4243", "no longer receives images itself"),
@@ -39,7 +39,7 @@ WRONG = {
     "a password in the address": ('[orthanc]\nurl = "http://a:b@x"', "orthanc.url"),
     "a file as address, or a password": ('[orthanc]\nurl = "file:///etc/passwd"', "orthanc.url"),
     "a user without a password": ('[orthanc]\nuser = "a"', "needs a password"),
-    "a missing password": ('[orthanc]\nuser = "a"\npassword_file = "x"', "cannot be read"),
+    "a missing password": ('[orthanc]\nuser = "a"\npassword_file = "x"', "does not exist"),
 }
 
 
