@@ -41,9 +41,10 @@ Content = TypeVar("Content", bound=BaseModel)
 class MappingState(Table):
     """An intensity mapping, with its options and fitted values."""
 
-    name: str = about("Name of the intensity mapping, such as `percentile`.", ...)
-    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] = about(
-        "Lowest and highest intensity that the network sees.", ...
+    # absent where there are `lines`
+    name: str | None = about("Name of the intensity mapping, such as `percentile`.")
+    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = about(
+        "Lowest and highest intensity that the network sees."
     )
     lines: list[MappingState] | None = about("The mappings of the contrasts, if it has several.")
 
