@@ -41,8 +41,21 @@ from gantk.catalog.domains import (
     without_derived,
 )
 from gantk.catalog.masks import masks_named, set_masks, without_labels
-from gantk.catalog.patients import patients_in_names, patients_of, patients_of_volumes, unsure
-from gantk.catalog.patterns import CLASS_WORDS, PERSON, SPLIT_WORD, VISIT_FOLDER
+from gantk.catalog.patients import (
+    patient_places,
+    patients_in_names,
+    patients_of,
+    patients_of_volumes,
+    unsure,
+)
+from gantk.catalog.patterns import (
+    CLASS_WORDS,
+    DATE_WORD,
+    PERSON,
+    SPLIT_WORD,
+    VISIT_FOLDER,
+    VISIT_WORD,
+)
 from gantk.catalog.versions import leave_one_version, leave_out_standard_space
 from gantk.errors import UserError
 from gantk.formats.files import natural, stem_of
@@ -587,28 +600,50 @@ def _folder_names(places: Sequence[Parts]) -> dict[Parts, str]:
 
 
 def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]) -> None:
-    """By numbered folders; by a folder that holds one image of each contrast; else by name."""
+    """By numbered folders; by a folder that holds one image of each contrast; else by name, with the
+    folder where sites use the same names.
+    """
     beside = Counter((row.place, row.contrast) for row in rows)
     several = len({row.place for row in rows}) > 1
     by_name = patients_of_volumes([replace(row, place=()) for row in rows])
+    named: list[tuple[Row, Parts, str]] = []
     for row, name in zip(rows, by_name, strict=True):
-        is_numbered = several and bool(parts_with_digits(row.place))
-        if is_numbered or (row.place and beside[row.place, row.contrast] == 1):
+        folders, is_patient = patient_places(row.place)
+        alone = folders and beside[row.place, row.contrast] == 1
+        if (several and is_patient) or alone or (row.place and not (row.stem and name)):
             row.fill("subject", of_folder[row.place], "the folder")
         else:
+            named.append((row, folders, name or row.stem))
+
+    names = {name for _, _, name in named}
+    folders_of_names = {folders for _, folders, _ in named}
+    recur = len({(folders, name) for _, folders, name in named}) > len(names)
+    for row, folders, name in named:
+        if recur and len(names) < len(folders_of_names):  # the same few visits of many patients
+            row.fill("subject", of_folder[row.place], "the folder")
+        elif recur:
+            row.fill("subject", "/".join((*folders, name)), "folder and file name")
+        else:
             row.fill("subject", name, PATIENT_IN_NAME)
+    for row in rows:
         row.session = _session(row)
 
 
 def _session(row: Row) -> str:
-    """The visit: folders named after one, and what a folder or name says behind the patient."""
+    """The visit: dates, folders and names of one, and what a folder or name says behind the
+    patient.
+    """
     visits = [part for part in row.place if VISIT_FOLDER.fullmatch(part)]
+    if VISIT_WORD.fullmatch(row.stem):
+        visits.append(row.stem)
     own = row.subject.rpartition("/")[2]
     for text in row.place if own in "/".join(row.place) else (row.stem,):
         rest = text.removeprefix(own)
         if own and rest and rest != text:
             visits.append(rest.strip("_-. "))
             break
+    dates = DATE_WORD.findall("/".join((*row.place, row.stem)))
+    visits += [date for date in dates if not any(date in visit for visit in visits)]
     return "/".join(filter(None, visits))
 
 

@@ -13,11 +13,12 @@ from functools import lru_cache
 from statistics import median
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.contrasts import contrast_in, without_gaps
 from gantk.catalog.domains import Parts, parts_with_digits
 from gantk.catalog.patterns import (
     AROUND_LAST_NUMBER,
     CLASS_WORDS,
+    DATE_WORD,
     IMAGE_WORDS,
     LAST_NUMBER,
     LAST_WORD,
@@ -33,6 +34,12 @@ from gantk.catalog.patterns import (
 )
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError
+
+
+def undated(name: str) -> str:
+    """A name without its dates; the whole name if nothing else is in it."""
+    rest = without_gaps(DATE_WORD.sub("", name))
+    return rest if any(map(str.isalnum, rest)) else name
 
 
 def without_visit(name: str) -> str:
@@ -114,10 +121,14 @@ def _digits(names: Collection[str]) -> int:
 
 def patient_in(name: str) -> str:
     """The patient in the name of a volume: the word for a person and its number, else all but
-    contrasts and visit.
+    contrasts, dates and visit; "" if that is nothing.
     """
     person = PERSON.search(name)
-    return person[0] if person else without_visit(contrast_in(name, set())[1] or name)
+    if person:
+        return person[0]
+    rest = undated(contrast_in(name, set())[1] or name)
+    is_visit = VISIT_FOLDER.fullmatch(rest) or VISIT_WORD.fullmatch(rest)
+    return "" if is_visit else without_visit(rest)
 
 
 def patient_folders(place: Parts, shared: int = 0) -> str:
@@ -134,7 +145,7 @@ def patient_folders(place: Parts, shared: int = 0) -> str:
     """
     own, end = _with_patient(place, shared)
     if end is None:
-        return "/".join(own or place)
+        return "/".join(own or map(undated, place))
     return "/".join([*own[:end], without_visit(own[end])])
 
 
@@ -161,7 +172,7 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
     for i, folder in enumerate(place):
         is_visit = _is_no_patient(folder) or (i > shared and STARTS_WITH_DATE.match(folder))
         if i < shared or not is_visit:
-            own.append(folder)
+            own.append(undated(folder))
 
     candidates = []
     for i in range(shared, len(own)):
@@ -173,6 +184,14 @@ def _with_patient(place: Parts, shared: int) -> tuple[Parts, int | None]:
     single = [i for i in candidates if not SEVERAL_PATIENTS.search(own[i])]
     likeliest = [*persons[:1], *single[:1], *candidates[-1:]]
     return tuple(own), likeliest[0] if likeliest else None
+
+
+def patient_places(place: Parts) -> tuple[Parts, bool]:
+    """The folders without those of visits, and whether one of them is a single patient's by its
+    number.
+    """
+    own, patient = _with_patient(place, 0)
+    return own, patient is not None and not SEVERAL_PATIENTS.search(own[patient])
 
 
 def shared_folders(places: Collection[Parts]) -> int:

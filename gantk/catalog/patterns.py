@@ -9,7 +9,9 @@ Domain. The first rule that finds both domains decides:
 Patient. The first of these that is there decides:
     1. a folder, or a word of the file's name, that says person: `sub-01`, `Case003`, `002_S_0295`
     2. the first numbered folder that is no visit's, version's, scanner's or group's: `siteA/p07`
-    3. the volume's name without contrast and visit: `IXI002-Guys` of `IXI002-Guys-T1.nii.gz`
+    3. the volume's name without contrast, date and visit: `IXI002-Guys` of `IXI002-Guys-T1.nii.gz`;
+       with the folder if sites use the same names: `Berlin/001` of `Berlin/001_T1.nii.gz`; the
+       folder if it is nothing else: `Meier` of `Meier/2020-01-02_T1.nii.gz`
     4. of pictures, the number before the number of the slice: `12` of `12_030.png`
     Words before running numbers (`kirby_102.png`, `tcga_007.png`) may be patients: gantk asks.
 Everything else: `gantk data check SCANS --table scans.csv` writes what these rules understood, with
@@ -48,10 +50,11 @@ STRIPPED_WORD = re.compile(r"(?i)[\W_]+(?:brain|bet|(?:skull[\W_]?)?stripped)(?=
 
 # --- visits, versions, scanners
 
-_DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d-[0-3]\d-(?:19|20)\d\d)"
+_DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d[-.][0-3]\d[-.](?:19|20)\d\d)"
 _VISIT = (
-    r"(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
+    r"(?:(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
     r"[\W_]?[dmvw]?\d*"
+    r"|(?:pre|post)[\W_]?(?:op(?:erative)?|surgery|surgical|therapy|treatment|chemo|rt))"
 )
 _SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
 STARTS_WITH_DATE = re.compile(_DATE)

@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from itertools import combinations
 
-from gantk.catalog.patterns import DATE_WORD
+from gantk.catalog.patients import undated
 
 
 def people_of_two_names(domains_of: dict[str, set[str]]) -> list[list[str]]:
@@ -28,10 +28,7 @@ def people_of_two_names(domains_of: dict[str, set[str]]) -> list[list[str]]:
 
 def _plain_name(patient: str) -> str:
     """A patient's name without what programs add: `p1` of `P_01`, `p1.0` and `2020-01-02_p1`."""
-    name = unicodedata.normalize("NFKC", patient).casefold()
-    undated = DATE_WORD.sub("", name)
-    if any(map(str.isalpha, undated)):
-        name = undated
+    name = undated(unicodedata.normalize("NFKC", patient).casefold())
     name = re.sub(r"\.0+$", "", name)
     name = re.sub(r"(?<!\d)0+(?=\d)", "", name)
     return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", name)

@@ -19,6 +19,8 @@ from gantk.data.sources.files import Files
 THREE = ("001", "002", "003")
 FOUR = ("001", "002", "003", "004")
 CITIES = [f"{city}/{number}" for city in ("Berlin", "Paris") for number in THREE]
+PEOPLE = ("Meier_Hans", "Schulz_Eva", "Adam_B")
+DATES = ("20190302", "20200817")
 T1_T2 = {"T1": "T1", "T2": "T2"}
 SMALL = {"t1": "T1", "t2": "T2"}
 
@@ -111,6 +113,24 @@ TREES = {
     "one file for each patient": Tree("{c}/{p}.nii.gz", {"T1w": "T1", "T2w": "T2"}),
     "contrast before patient": Tree("{c}/p{p}/slice_{k}.png", T1_T2, slices=SLICES),
     "patient before contrast": Tree("p{p}/{c}/{k}.png", T1_T2, slices=SLICES),
+    "dates in names, below people": Tree("{p}/{s}_{c}.nii.gz", T1_T2, PEOPLE, DATES),
+    "dates after contrasts": Tree("{p}/{c}_{s}.nii.gz", T1_T2, PEOPLE, ("2019-03-02", "2020-08-17")),
+    "dates before people": Tree("{s}_{p}_{c}.nii.gz", T1_T2, PEOPLE, DATES),
+    "dates after people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("02.03.2019", "17.08.2020")),
+    "dates at the end": Tree("{p}_{c}_{s}.nii.gz", T1_T2, PEOPLE, DATES),
+    "dates as folders": Tree("{s}/{p}_{c}.nii.gz", T1_T2, THREE, DATES),
+    "dates before people's folders": Tree("{s}_{p}/{c}.nii.gz", T1_T2, PEOPLE, DATES),
+    "dates in people's folders": Tree("{p}_{s}/{c}.nii.gz", T1_T2, PEOPLE, DATES),
+    "visits in names, below people": Tree("{p}/{s}_{c}.nii.gz", T1_T2, PEOPLE, ("baseline", "followup")),
+    "numbers of visits below people": Tree("{p}/{c}_{s}.nii.gz", T1_T2, PEOPLE, ("V1", "V2")),
+    "before and after surgery": Tree("{s}/{p}_{c}.nii.gz", T1_T2, THREE, ("preop", "postop")),
+    "unknown words of visits": Tree("{p}/{s}_{c}.nii.gz", T1_T2, PEOPLE, ("early", "late")),
+    "sites with equal names of files": Tree("{p}_{c}.nii.gz", T1_T2, CITIES),
+    "groups with equal names of files": Tree(
+        "{p}_{c}.nii.gz", T1_T2, [f"{group}/{n}" for group in ("controls", "patients") for n in THREE]
+    ),
+    "numbered sites with files": Tree("site{p}_{c}.nii.gz", T1_T2, [f"{s}/{n}" for s in "12" for n in THREE]),
+    "folds": Tree("{p}_{c}.nii.gz", T1_T2, ("fold0/a1", "fold0/a2", "fold1/b1", "fold1/b2")),
     "slices in one folder": Tree("p{p}_s{k}_{c}.png", T1_T2, slices=SLICES),
     "folders of splits": Tree("{s}/{c}/p{p}_{k}.png", T1_T2, FOUR, ("train",), SLICES),
     "masks beside the scans": Tree(
@@ -296,6 +316,40 @@ def test_the_best_matching_contrast_of_a_patient_is_taken(tmp_path, kind):
 
     assert sorted(taken) == sorted(name for name in MIXED[kind].split() if "(" not in name)
     assert all(("T1" in name) == (contrast == "T1") for name, contrast in taken.items())
+
+
+# each of different dates: (patient, dates)
+VISITS = {"Meier_Hans": DATES, "Schulz_Eva": ("20180105", "20190706"), "0042": ("20210909",)}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{d}_{p}_{c}", "{p}_{d}_{c}", "{p}_{c}_{d}", "{p}/{d}_{c}", "{p}/{d}/{c}", "{p}_{d}/{c}"]
+    + ["{d}_{p}/{c}", "{d}/{p}/{c}", "{d}/{p}_{c}"],
+)
+def test_a_date_is_neither_a_patient_nor_a_part_of_one(tmp_path, pattern):
+    names = {}
+    for patient, dates in VISITS.items():
+        for date in dates:
+            for contrast in ("T1", "T2"):
+                names[f"{pattern.format(p=patient, d=date, c=contrast)}.nii.gz"] = patient, date
+    rows = list(rows_of(tmp_path, *names))
+    found = {row.path.relative_to(tmp_path).as_posix(): row for row in rows}
+    by_patient = {path: patient for path, (patient, _) in names.items()}
+    by_visit = {path: f"{patient} {date}" for path, (patient, date) in names.items()}
+
+    assert groups({path: row.subject for path, row in found.items()}) == groups(by_patient)
+    assert groups({path: row.pair for path, row in found.items()}) == groups(by_visit)
+
+
+def test_the_only_two_contrasts_of_a_patient_are_no_pair_if_years_apart(tmp_path):
+    for names in (
+        ["20190302_Meier_T1", "20200817_Meier_T2"],
+        ["Meier/20190302_T1", "Meier/20200817_T2"],
+    ):
+        rows = rows_of(tmp_path, *(f"{name}.nii.gz" for name in names))
+        assert {row.subject for row in rows} == {"Meier"}
+        assert len({row.pair for row in rows}) == 2
 
 
 def rows_of(tmp_path: Path, *paths: str, domains: tuple[str, ...] = ("T1", "T2")):
