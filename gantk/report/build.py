@@ -205,10 +205,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     return {
         "run": run,
         "title": _title(run),
-        "method": run.table("method").get("name"),
-        "total": run.table("train").get("steps"),  # None: it counts in epochs
         "speed": run.results.speed or Speed(),
-        "summary": run.recipe.get("summary") or "",
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
@@ -397,9 +394,7 @@ def _title(run: RunRecord) -> str:
 
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
-    """Numbers of images and subjects by set and domain, how they were split, and a leak that was
-    allowed.
-    """
+    """Numbers of images and subjects by set and domain, and who is held out."""
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
     domains: set[str] = set()
@@ -412,10 +407,7 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         domains.update(images)
 
     return {
-        "how": run.split and run.split.how,
         "held_out": held_out_patients(patients),
-        "leak": run.split and run.split.leakage_allowed,
         "rows": rows,
         "domains": sorted(domains),
-        "consequences": (run.sets and run.sets.consequences) or (),
     }

@@ -297,6 +297,16 @@ class RunRecord:
         return self.split.splits if self.split else None
 
     @property
+    def leak(self) -> str:
+        """The leaks of the split that `--allow-leakage` accepted; "" without any."""
+        return (self.split and self.split.leakage_allowed) or ""
+
+    @property
+    def consequences(self) -> list[str]:
+        """Consequences of the split for the scores, in words."""
+        return (self.sets and self.sets.consequences) or []
+
+    @property
     def holds_out_nothing(self) -> bool:
         """Whether all images were trained on, so that samples show training images."""
         return self.sets is not None and not self.sets.validation and not self.sets.test

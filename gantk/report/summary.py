@@ -68,8 +68,7 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
 
 def summarise(run: RunRecord) -> dict[str, str]:
     """The result in a sentence, its tone, and a sentence on baselines that need pairs."""
-    leaked = run.split and run.split.leakage_allowed
-    sentence = result_sentence(run.results, unseen=not leaked)
+    sentence = result_sentence(run.results, unseen=not run.leak)
     if run.results.metrics and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 

@@ -95,7 +95,7 @@ def comparison(records: list[RunRecord]) -> tuple[str, str, list[str]]:
     story = {
         "title": f"{len(named)} runs compared",
         "answers": answers,
-        "runs": [_facts(name, record) for name, record in named.items()],
+        "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         "reason": reason,
         "grids": _grids(named, of_files=of_files),
         "statistics": statistics,
@@ -154,22 +154,6 @@ def _test_set(record: RunRecord) -> frozenset:
     """
     found = record.sets.test if record.sets else ()
     return frozenset((one.path, one.key) for one in found)
-
-
-def _facts(name: str, record: RunRecord) -> dict[str, Any]:
-    """A run's row in the first table: method, steps, time and verdict."""
-    result = summarise(record)
-    return {
-        "name": name,
-        "path": str(record.path),
-        "method": record.table("method").get("name") or "",
-        "step": record.log.last_step or 0,
-        "total": record.table("train").get("steps"),
-        "seconds": record.log.seconds,
-        "verdict": result["sentence"] or ("" if record.results.metrics else "Not scored."),
-        "consequences": (record.sets and record.sets.consequences) or (),
-        "problems": record.problems,
-    }
 
 
 def _grids(named: dict[str, RunRecord], *, of_files: bool) -> list[ScoreGrid]:
