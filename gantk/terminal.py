@@ -31,7 +31,8 @@ from gantk.files import expect_file, write_output
 SECTIONS = ("Start", "Use", "Look", "Judge", "Scale", "Share", "Extend")
 OTHER_SECTION = "Other"  # of commands that name none
 LAST_PLACE = 100
-LINE_WIDTH = 80  # characters of a table's line that is not on a terminal
+LINE_WIDTH = 80  # characters of a line that is not on a terminal, in a table of texts
+MAX_TABLE_WIDTH = 1000  # characters of a line of a table of figures, whose cells are not wrapped
 SECONDS_BETWEEN_LINES = 30.0  # of the progress that a pipe or a log gets
 
 
@@ -117,8 +118,8 @@ def by_section(commands: Mapping[str, click.Command]) -> dict[str, list[str]]:
 
 
 class TextTable(str):
-    """A table that is printed as aligned text of at most `LINE_WIDTH` columns; `say` draws it at the
-    width of the terminal.
+    """A table of figures as aligned text, in which a row is a line however long it is; a terminal
+    gets it at its own width.
 
     `styles` has a style of rich for the last cell of each row; "" is plain.
     """
@@ -135,7 +136,7 @@ class TextTable(str):
     ) -> TextTable:
         styles = styles or [""] * len(rows)
         out = io.StringIO()
-        plain = Console(file=out, width=LINE_WIDTH, color_system=None, highlight=False)
+        plain = Console(file=out, width=MAX_TABLE_WIDTH, color_system=None, highlight=False)
         plain.print(_grid(headers, rows, [""] * len(rows)))
         text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
         made = super().__new__(cls, text)
@@ -144,19 +145,22 @@ class TextTable(str):
         made.styles = styles
         return made
 
-    def draw(self) -> Table:
-        """The table in colours."""
-        return _grid(self.headers, self.rows, self.styles)
+    def print_on(self, out: Console) -> None:
+        """Print the table: in colours on a terminal, else as text."""
+        if out.is_terminal:
+            out.print(_grid(self.headers, self.rows, self.styles), soft_wrap=False)
+        else:
+            out.print(Text(self), soft_wrap=True)
 
 
 def _grid(
     headers: tuple[str, ...], rows: Sequence[tuple[str, ...]], styles: Sequence[str]
 ) -> Table:
+    """The table for rich, which wraps cells between words only."""
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for header in headers:
-        grid.add_column(
-            styled(header), overflow="fold", no_wrap=header not in (headers[0], headers[-1])
-        )
+    for column in zip(headers, *rows, strict=True):
+        longest_word = max(len(word) for cell in column for word in printable(cell).split() or [""])
+        grid.add_column(styled(column[0]), overflow="fold", min_width=longest_word)
 
     for cells, style in zip(rows, styles, strict=True):
         texts = [styled(cell) for cell in cells]
@@ -198,7 +202,7 @@ def say(line: str, stderr: bool = False) -> None:
     """
     out = Console(highlight=False, soft_wrap=True, stderr=stderr)
     if isinstance(line, TextTable):
-        out.print(line.draw() if out.is_terminal else Text(line), soft_wrap=not out.is_terminal)
+        line.print_on(out)
         return
 
     label, _, rest = printable(line).partition("  ")

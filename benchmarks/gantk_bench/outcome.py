@@ -145,7 +145,7 @@ def _write_tables(rows: list[Row], path: Path, changes: Sequence[Change] | None)
 
 def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
     """Print the table of results, the statistics, the changes and the paths of the files."""
-    out.print(terminal(outcome.rows))
+    terminal(outcome.rows).print_on(out)
     for line in sentences(grouped(outcome.rows)):
         out.print(plain(line), markup=False, soft_wrap=True)
     if outcome.changes is not None:

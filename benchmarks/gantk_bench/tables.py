@@ -8,9 +8,6 @@ from functools import partial
 from statistics import fmean, median
 from textwrap import shorten
 
-from rich.table import Table
-from rich.text import Text
-
 from gantk.metrics.verdict import baseline_words
 from gantk.report.words import (
     digits,
@@ -21,7 +18,7 @@ from gantk.report.words import (
     short_time,
 )
 from gantk.runs.results import Score
-from gantk.terminal import duration
+from gantk.terminal import TextTable, duration
 from gantk_bench.rows import Row
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import FIRST, Judgement, Line, System, Values, systems
@@ -29,11 +26,12 @@ from gantk_bench.systems import FIRST, Judgement, Line, System, Values, systems
 # on the page only if a line has one
 MEASURED = ("Memory", "Bare step", "Of peak", "Full length")  # of a suite of fixed minutes
 OPTIONAL = {"Published, other data", "First step", "Energy", "Step time", *MEASURED}
-ON_TERMINAL = ("Recipe", "Direction", "PSNR / SSIM", "Verdict", "Step time", "Training")
+# the verdict last, as in all tables of scores, so that it has its colour
+ON_TERMINAL = ("Recipe", "Direction", "PSNR / SSIM", "Step time", "Training", "Verdict")
 BASELINES = ("Best baseline", "L1 regression", "Identity", "Published, other data")
 IN_MARKDOWN = (*ON_TERMINAL[:3], *BASELINES, "Verdict", "Training", "Images/s")
 MAX_CELL_CHARACTERS = 120  # bench.html has the whole text
-TONES = {"good": "green", "near": "yellow", "bad": "red"}
+TONES = {"good": "green", "bad": "red"}
 LEGEND = (
     "Identity returns the input. The best baseline is that of identity, histogram matching,"
     " the best map of intensity alone and an L1 U-Net regression, the last two fitted on"
@@ -364,16 +362,16 @@ def brief(row: Row) -> str:
     return plain("   ".join(texts))
 
 
-def terminal(rows: Sequence[Row]) -> Table:
+def terminal(rows: Sequence[Row]) -> TextTable:
     """A line for each direction of each system: mean (lowest to highest) over its seeds."""
-    table = Table(box=None, pad_edge=False)
-    for title in ON_TERMINAL:
-        table.add_column(title, overflow="fold")
+    texts = []
+    styles = []
     for system in systems(rows):
         for place, line in enumerate(cells(system, ON_TERMINAL)):
-            texts = [Text(plain(cell.whole), style=TONES.get(cell.tone, "")) for cell in line]
-            table.add_row("" if place else texts[0], *texts[1:])
-    return table
+            name, *others = [plain(cell.whole) for cell in line]
+            texts.append(("" if place else name, *others))
+            styles.append(TONES.get(line[-1].tone, ""))
+    return TextTable(ON_TERMINAL, texts, styles)
 
 
 def plain(text: str) -> str:

@@ -357,7 +357,8 @@ def _tested_on(results: Results, unseen: bool) -> str:
 
     if unseen:
         return f"On {whose} that the model had never seen,"
-    images = f"{_from_to(_counts(results, 'images') or patients)} test images"
+    counts = _counts(results, "images") or patients
+    images = "one test image" if counts == {1} else f"{_from_to(counts)} test images"
     if not patients_are_known(results):
         return f"On {images} whose patients are not known,"
     return f"On {images} of {whose},"

@@ -22,13 +22,13 @@ from markupsafe import Markup
 
 from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
-from gantk.errors import argument
+from gantk.errors import argument, count_noun
 from gantk.files import write_file
 from gantk.metrics.verdict import baselines
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
-from gantk.report.heading import system_of, undefined_figures, what_was_run
+from gantk.report.heading import subtitle, system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
@@ -183,7 +183,7 @@ def templates(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
-    templates.filters.update(markdown=escape_markdown)
+    templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
     templates.filters.update(duration=duration, median=median, quote=shlex.quote)
     return templates
 
@@ -206,6 +206,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "run": run,
         "title": _title(run),
         "speed": run.results.speed or Speed(),
+        "subtitle": subtitle(run),
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
@@ -222,7 +223,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
-        "oriented": _shows_left_and_right(run),
+        "oriented": shows_left_and_right(run),
         "baselines": [
             about for name, about in baselines().items() if name in run.results.baselines
         ],
@@ -240,7 +241,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
     }
 
 
-def _shows_left_and_right(run: RunRecord) -> bool:
+def shows_left_and_right(run: RunRecord) -> bool:
     """Whether the pictures are axial or coronal slices of scans that state their orientation: the
     patient's right is on their left.
     """
@@ -323,7 +324,7 @@ def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
     charts = []
     for key, steps in run.results.post.items():
         for step in steps:
-            images = f", mean of {step.images} images" if step.images else ""
+            images = f", mean of {count_noun(step.images, 'image')}" if step.images else ""
             for name, curve in step.curves.items():
                 title = f"{run.label(key)}, {step.name}: {name} loss{images}"
                 points = {float(number): loss for number, loss in enumerate(curve)}
@@ -394,7 +395,9 @@ def _title(run: RunRecord) -> str:
 
 
 def _split_summary(run: RunRecord) -> dict[str, Any]:
-    """Numbers of images and subjects by set and domain, and who is held out."""
+    """Numbers of images and subjects by set and domain, who is held out, and what was noted at the
+    start of the training.
+    """
     names = dict(zip("ab", run.domains, strict=False))
     rows = []
     domains: set[str] = set()
@@ -410,4 +413,7 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         "held_out": held_out_patients(patients),
         "rows": rows,
         "domains": sorted(domains),
+        "notes": [
+            note for note in (run.split and run.split.notes) or () if note not in run.consequences
+        ],
     }

@@ -43,6 +43,16 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
     }
 
 
+def subtitle(run: RunRecord) -> str:
+    """What the page's run is: the recipe's summary, or its data where they are not the recipe's."""
+    record = mapping(run.environment.get("recipe"))
+    changed = [".".join(key.split(".")[:2]) for key in mapping(record.get("changed"))]
+    if not {"data.source", "data.domains"} & {*changed}:
+        return run.recipe.get("summary") or ""
+    source, _, what = _data_here(run, record).partition(": ")
+    return f"Trained on {what or source}, with the settings of {record.get('origin')}."
+
+
 def system_of(run: RunRecord) -> PublishedSystem | None:
     """The published system of a run's recipe; None if it names none."""
     return published_system(run.recipe, run.environment.recipe.changed)

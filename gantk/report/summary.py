@@ -154,7 +154,7 @@ def _count(scores: dict[str, Score], *, from_noise: bool) -> str:
     """`8 patients, 64 images`; patients only where they are known."""
     count = max((score.n or 0 for score in scores.values()), default=0)
     if from_noise:
-        return f"{count} generated images" if count else ""
+        return count_noun(count, "generated image") if count else ""
 
     images = max((score.images or 0 for score in scores.values()), default=0)
     parts = []

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from gantk.errors import count_noun
 from gantk.plugin.spec import Share
 
 Step = Annotated[int, Field(ge=0, le=10**15)]
@@ -141,7 +142,11 @@ class Score(Table):
         """The size of the sample: `n = 8 (64 images)`; "" where it is unknown."""
         if self.n is None:
             return ""
-        images = f" ({self.images} images)" if self.images and self.images != self.n else ""
+        images = (
+            f" ({count_noun(self.images, 'image')})"
+            if self.images and self.images != self.n
+            else ""
+        )
         return f"n = {self.n}{images}"
 
 

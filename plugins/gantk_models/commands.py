@@ -38,11 +38,11 @@ def models(json_file, overwrite) -> None:
         found.append(told | {"from": owner, "sha256": weights_hash(folder), "folder": str(folder)})
 
     rows = [
-        (m["name"], m["domains"], f"{m['bytes'] / 2**20:.1f} MB", m["summary"], m["from"])
+        (m["name"], m["domains"], f"{m['bytes'] / 2**20:.1f} MB", m["from"], m["summary"])
         for m in found
     ]
     if json_file != "-":
-        shown = table(("model", "domains", "size", "summary", "from"), rows)
+        shown = table(("model", "domains", "size", "from", "summary"), rows)
         console().print(shown if rows else "No models are installed.")
 
     write_json(json_file, found, overwrite)

@@ -17,6 +17,35 @@ def test_tables_in_pipes_fit_80_columns(gantk, words):
     assert max(map(len, lines)) <= 80
 
 
+HEADS = ("direction", "score", "difference", "verdict")
+SCORES = [
+    (
+        "T1+T1CE -> FLAIR, whole files",
+        "PSNR in the foreground",
+        "0.85 better [0.42, 1.24]",
+        "better",
+    ),
+    ("", "SSIM", "0.023 worse [0.015, 0.030]", "ahead, perhaps by chance"),
+]
+
+
+def test_a_row_of_figures_in_a_pipe_is_one_line(capsys):
+    terminal.say(terminal.TextTable(HEADS, SCORES))
+    lines = capsys.readouterr().out.splitlines()
+
+    assert [line.split() for line in lines] == [" ".join(row).split() for row in (HEADS, *SCORES)]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_terminal_breaks_no_word_of_a_table_of_figures(width):
+    out = io.StringIO()
+    table = terminal.TextTable(HEADS, SCORES)
+    table.print_on(Console(file=out, force_terminal=True, color_system=None, width=width))
+    words = " ".join(" ".join(row) for row in (HEADS, *SCORES)).split()
+
+    assert sorted(out.getvalue().split()) == sorted(words)
+
+
 def test_texts_in_pipes_are_not_wrapped(capsys):
     terminal.console().print("word " * 50)
     assert len(capsys.readouterr().out.splitlines()) == 1

@@ -81,11 +81,11 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(
 @pytest.mark.parametrize(
     ("patients", "keys", "sets"),
     [
-        (2, {"folds": 2, "fold": 0, "validation": 0.0}, "1 train, 0 validation, 1 test patients"),
-        (3, {"folds": 3, "fold": 0, "validation": 0.0}, "2 train, 0 validation, 1 test patients"),
-        (5, {"folds": 5, "fold": 0, "validation": 0.0}, "4 train, 0 validation, 1 test patients"),
-        (6, {"test": 0.2, "validation": 0.1}, "4 train, 1 validation, 1 test patients"),
-        (8, {"test": 0.2, "validation": 0.1}, "5 train, 1 validation, 2 test patients"),
+        (2, {"folds": 2, "fold": 0, "validation": 0.0}, "1 train, 0 validation, 1 test ("),
+        (3, {"folds": 3, "fold": 0, "validation": 0.0}, "2 train, 0 validation, 1 test ("),
+        (5, {"folds": 5, "fold": 0, "validation": 0.0}, "4 train, 0 validation, 1 test ("),
+        (6, {"test": 0.2, "validation": 0.1}, "4 train, 1 validation, 1 test ("),
+        (8, {"test": 0.2, "validation": 0.1}, "5 train, 1 validation, 2 test ("),
     ],
 )
 def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path, instant_trials):

@@ -4,6 +4,7 @@ folder holds.
 
 import base64
 import hashlib
+import html
 import json
 import math
 import re
@@ -452,6 +453,44 @@ def test_the_page_begins_with_a_sentence_and_images(whole):
         name for name in whole.having("alt") if name in ("Input: T1", "Generated T2", "Real T2")
     ]
     assert "A held-out image at step 40" in whole.words
+
+
+OWN_SUMMARY = "Brain MR, T1 <-> T2, unpaired."
+OTHER_DATA = "Trained on /scans/heads, with the settings of x.toml (bundled with gantk)."
+
+
+@pytest.mark.parametrize(
+    ("changed", "subtitle"),
+    [
+        ({}, OWN_SUMMARY),
+        ({"train.steps": ["9", "8"]}, OWN_SUMMARY),
+        ({"data.source": ["phantom", "files"]}, OTHER_DATA),
+        ({"data.source.a": ["not given", "CT"]}, OTHER_DATA),
+        ({"data.domains": ["T1, T2", "CT, MR"]}, OTHER_DATA),
+    ],
+)
+def test_the_subtitle_says_what_was_trained_on(tmp_path, changed, subtitle):
+    about = {"origin": "x.toml (bundled with gantk)", "data": "files: /scans/heads"}
+    page = report(make_run(tmp_path, environment={"recipe": about | {"changed": changed}}))
+
+    assert f'<p class="lede">{html.escape(subtitle)}</p>' in page.source
+
+
+@pytest.mark.parametrize(
+    ("notes", "told", "times"),
+    [
+        ([], "on the data and the recipe", 0),
+        (["2 images left out: FLAIR (2)."], "1 note on the data and the recipe", 1),
+        (["a", "b"], "2 notes on the data and the recipe", 1),
+        (["All images were trained on."], "All images were trained on.", 1),
+    ],
+)
+def test_notes_of_the_start_are_on_the_page_once(tmp_path, notes, told, times):
+    splits = SETS | {"train": [], "test": [], "consequences": ["All images were trained on."]}
+    page = report(make_run(tmp_path, split={"splits": splits, "notes": notes}))
+
+    assert page.words.count(told) == times
+    assert all(note in page.words for note in notes)
 
 
 def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):

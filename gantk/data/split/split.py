@@ -225,7 +225,7 @@ def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
     if by == "patient":
         patients = {name: {record.subject for record in sets[name]} for name in SETS}
         counts = ", ".join(f"{len(patients[name])} {name}" for name in SETS)
-        return f"{counts} patients ({_counts(sets)})"
+        return f"{counts} ({_counts(sets)})"
 
     left_out = len(records) - sum(map(len, sets.values()))
     if left_out:

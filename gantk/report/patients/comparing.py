@@ -14,14 +14,14 @@ from gantk.files import expect_file, write_output
 from gantk.metrics.statistics.comparing import compare_systems
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
-from gantk.report.build import render
+from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
 from gantk.report.patients.section import HERE, error_window, pictures
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import ScoreGrid
 from gantk.report.summary import summarise
-from gantk.report.words import metric_name
+from gantk.report.words import ARROW, metric_name
 from gantk.runs.folder import flat
 from gantk.runs.results import Score, StoredImage
 
@@ -73,7 +73,7 @@ def write_report(
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
     page, label, answers = comparison([RunRecord(folder) for folder in folders])
     for answer in answers:
-        say(with_label(label, answer))
+        say(with_label(label, answer.replace(ARROW, " -> ")))
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
@@ -97,6 +97,7 @@ def comparison(records: list[RunRecord]) -> tuple[str, str, list[str]]:
         "answers": answers,
         "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         "reason": reason,
+        "oriented": all(shows_left_and_right(record) for record in records),
         "grids": _grids(named, of_files=of_files),
         "statistics": statistics,
         "charts": [*enumerate(charts)],

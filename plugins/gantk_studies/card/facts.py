@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from gantk import RunRecord
+from gantk.errors import count_noun
 from gantk.files import sha256_of
 from gantk.metrics.rows import ScoreRow, score_rows
 from gantk.metrics.verdict import baseline_words, short_metric_name
@@ -161,10 +162,11 @@ def _counts(run: RunRecord) -> Iterator[str]:
         return
     for name, images in sets.named().items():
         if images:
-            patients = len({image.subject for image in images if image.subject}) or "unknown"
-            yield f"{name.replace('_', ' ')}: {patients} patients, {len(images)} images"
+            people = {image.subject for image in images if image.subject}
+            patients = count_noun(people, "patient") if people else "unknown patients"
+            yield f"{name.replace('_', ' ')}: {patients}, {count_noun(images, 'image')}"
     if sets.left_out:
-        yield f"left out: unknown patients, {len(sets.left_out)} images"
+        yield f"left out: unknown patients, {count_noun(sets.left_out, 'image')}"
 
 
 def _weights(run: RunFolder) -> Iterator[str]:
@@ -209,7 +211,8 @@ def _training(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
 def _cost(speed: Speed) -> Iterator[str]:
     """Yield the time and the memory that a training took."""
     if speed.seconds:
-        yield f"{speed.steps} steps in {duration(speed.seconds)}"
+        steps = count_noun(speed.steps or 0, "step")
+        yield f"{steps} in {duration(speed.seconds)}"
     if speed.peak_memory_gib:
         yield f"peak memory {speed.peak_memory_gib:.2f} GiB"
 
@@ -311,5 +314,5 @@ def _worst(run: RunRecord) -> Iterator[str]:
         if values:
             unit = run.results.metrics.get(key, {}).get(metric, Score()).unit
             worst, middle = (Score(value=v, unit=unit).text() for v in (values[0], median(values)))
-            who = f"the worst of {len(values)} patients has {short_metric_name(metric)} {worst}"
+            who = f"the worst of {count_noun(values, 'patient')} has {short_metric_name(metric)} {worst}"
             yield f"{_label(run, key)}: {who}, the median is {middle}"
