@@ -45,12 +45,12 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
 
 def subtitle(run: RunRecord) -> str:
     """What the page's run is: the recipe's summary, or its data where they are not the recipe's."""
-    record = mapping(run.environment.get("recipe"))
-    changed = [".".join(key.split(".")[:2]) for key in mapping(record.get("changed"))]
-    if not {"data.source", "data.domains"} & {*changed}:
+    record = run.environment.recipe
+    changed = {".".join(key.split(".")[:2]) for key in record.changed}
+    if not changed & {"data.source", "data.domains"}:
         return run.recipe.get("summary") or ""
-    source, _, what = _data_here(run, record).partition(": ")
-    return f"Trained on {what or source}, with the settings of {record.get('origin')}."
+    source, _, what = _data_here(run).partition(": ")
+    return f"Trained on {what or source}, with the settings of {record.origin}."
 
 
 def system_of(run: RunRecord) -> PublishedSystem | None:
