@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tiny import ROOT
 
 from gantk import registry
-from gantk.nets import blocks, discriminators
+from gantk.nets import blocks
 from gantk.recipe.load import Recipe, load_recipe, resolved
 
 REPORTS = tomllib.loads((ROOT / "tests" / "fidelity" / "stated.toml").read_text("utf-8"))
@@ -36,7 +36,7 @@ for _report in REPORTS.values():
             _open,
         )
 KINDS = ("generator", "discriminator", "loss", "intensity", "optimizer", "schedule")
-HALVINGS = discriminators.halvings
+HALVINGS = blocks.halvings
 OF_TRAINING = observed.of_training
 OBSERVED = observed.observed
 WORDS = (
@@ -271,7 +271,7 @@ SABOTAGE = {  # what no setting of a recipe changes -> what to put in whose plac
     "generator.alike": built_otherwise(lambda method: one_norm_less(method, "g_ba")),
     "discriminator.alike": built_otherwise(lambda method: one_norm_less(method, "d_b")),
     "discriminator.doubling": (
-        discriminators,
+        blocks,
         "halvings",
         lambda d, i, f, *m: HALVINGS(d, i, f[-1:] * len(f), *m),
     ),
