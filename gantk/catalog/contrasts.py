@@ -17,7 +17,7 @@ WORD_ENDS = re.compile(
     r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))"
 )
 SYNONYMS = {
-    "t1": ("t1w", "t1wi", "t1dual", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr"),
+    "t1": ("t1w", "t1wi", "t1dual", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr", "bravo"),
     "t1ce": (
         "cet1",
         *(
@@ -30,7 +30,13 @@ SYNONYMS = {
     "flair": ("t2flair", "t2f", "fla", "darkfluid"),
     "pd": ("pdw", "pdwi"),
     "mr": ("mri",),
-    **dict.fromkeys(("dwi", "adc", "swi", "ct", "cbct", "pet", "t2star", "t1map", "t2map"), ()),
+    "ct": ("cct",),
+    "t2star": ("t2hemo",),
+    "stir": ("t2stir", "stirt2"),
+    "t1map": ("t1mapping",),
+    "t2map": ("t2mapping", "t2relaxation"),
+    "subtraction": ("t1subtraction",),
+    **dict.fromkeys(("dwi", "adc", "swi", "cbct", "pet"), ()),
 }
 # Words that mean a contrast only beside another one of the patient: CT1 of HD-GLIO, which is a CT
 # elsewhere, and FL of CaPTk.
@@ -101,6 +107,8 @@ def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
         return "t1ce"
     if contrast == "t2" and "flair" in said and "t1" not in said:
         return "flair"
+    if contrast == "t2" and "hemo" in words:
+        return "t2star"
     return word
 
 
@@ -268,7 +276,10 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
     """Find the contrast of a name, as `contrast_in` describes; None without one."""
     pieces = WORD_ENDS.split(name)
     places = [place for place in range(0, len(pieces), 2) if pieces[place]]
-    words = [pieces[place].lower() for place in places]
+    words = []
+    for place in places:
+        is_star = pieces[place + 1 : place + 2] and pieces[place + 1].startswith("*")  # T2*
+        words.append(pieces[place].lower() + ("star" if is_star else ""))
     found = list(_contrast_words(words, wanted))
     if not found:
         return None

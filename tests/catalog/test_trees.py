@@ -294,6 +294,10 @@ MIXED = {
         "p/3_T1_ax (p/5_T1_ax_KM) (p/t1_sag_post_gd) p/4_T2 (p/6_T2_ax_FLAIR) (p/t2_dark-fluid)"
         " (p/T2_star)"
     ),
+    "other sequences and maps": (
+        "p/T1_bravo (p/T1_mapping) (p/T1_subtraction) p/t2_tse (p/T2_stir) (p/STIR-T2-tra)"
+        " (p/t2_fl2d_tra_hemo) (p/T2_relaxation) (p/T2*_gre)"
+    ),
     "planes": (
         "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI"
         " (r/T1WI_C) s/2dT2"
