@@ -467,7 +467,7 @@ def translate(
             to,
             options,
             volume,
-            _say_after(_lost_note(model), say),
+            _say_after(_notes_on_model(model), say),
             progress or (lambda share, name: None),
             clip=clip,
             suffix=suffix,
@@ -482,14 +482,19 @@ def translate(
         return translation.path(Path(input), Path(output))
 
 
-def _lost_note(model: TrainedModel) -> list[str]:
-    """The first sentence of the run's report, where a baseline is better than the model."""
-    if model.run is None or not (model.run.path / "metrics.json").exists():
+def _notes_on_model(model: TrainedModel) -> list[str]:
+    """What a user of a run must know before its results: that a baseline is better, and that it
+    translates otherwise than it did.
+    """
+    if model.run is None:
         return []
-    from gantk.metrics.rows import judgement
+    lines = []
+    if (model.run.path / "metrics.json").exists():
+        from gantk.metrics.rows import lost_sentence
 
-    sentence, tone = judgement(model.run)
-    return [f"note     {sentence}"] if tone == "bad" else []
+        lines.append(lost_sentence(model.run))
+    lines += model.run.recipe().changed_effects()
+    return [f"note     {line}" for line in lines if line]
 
 
 def _say_after(lines: list[str], say: Say) -> Say:

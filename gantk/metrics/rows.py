@@ -210,7 +210,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
 def result_tone(results: Results) -> Tone:
     """The tone of `result_sentence`: that of the worst score."""
-    tones = (row.tone for own in main_rows(results).values() for row in own)
+    tones = (row.tone for own in _findings(results).values() for row in own)
     return min(tones, key=TONES.index, default="")
 
 
@@ -223,6 +223,12 @@ def judgement(run: RunFolder) -> tuple[str, Tone]:
     except UserError:
         return "", ""
     return result_sentence(results, unseen=not run.leaks), result_tone(results)
+
+
+def lost_sentence(run: RunFolder) -> str:
+    """The first sentence of a run's report where a baseline is better than the model; else ""."""
+    sentence, tone = judgement(run)
+    return sentence if tone == "bad" else ""
 
 
 def pairs_sentence(results: Results) -> str:

@@ -55,6 +55,14 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
+# Keys of earlier versions with values whose loss changes results, and what is different now.
+CHANGED_EFFECTS = {
+    ("translate.statistics", "window"): (
+        "this run was made to translate in windows that each have their own norms. Norms are now"
+        " taken over the whole image, so results differ from those of earlier versions"
+    )
+}
+
 TOO_DOTTED = re.compile(
     r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}"""
 )
@@ -196,6 +204,14 @@ class Recipe:
             if new is not None and tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, *parents, last))
+
+    def changed_effects(self) -> list[str]:
+        """What the recipe asks for that has no effect any more, but changed results."""
+        return [
+            line
+            for (key, value), line in CHANGED_EFFECTS.items()
+            if _at(self.tables, key.split(".")) == value
+        ]
 
     def check(self) -> Model:
         """Check every key, name and type, and bind the parts.

@@ -64,7 +64,14 @@ def quality_on_unseen(run: RunFolder, source: str, target: str) -> tuple[str, To
     """
     tone: Tone = ""
     sentence, psnr = _of_card(scores_of(run.path), f"{source} to {target}")
-    if not sentence:
+    if sentence:
+        from gantk.metrics.rows import lost_sentence  # imports torch
+
+        lost = lost_sentence(run)
+        if lost:
+            sentence += f" {lost}"
+            tone = "bad"
+    else:
         sentence, psnr, tone = _of_run(run, f"{source} -> {target}")
     if psnr is not None:
         share = error_share(psnr)
