@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import contrast_called
+from gantk.catalog.contrasts import contrast_called, known_contrast
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
@@ -90,6 +90,13 @@ class TrainedModel:
         if len(frame.sources) == 1:
             rows = rows_of_one(catalog, frame.source)
         return list(dict.fromkeys(row.scan_below(folder) for row in rows))
+
+    def acquired_in(self, folder: Path, to: str | None = None) -> list[Scan]:
+        """The images below a folder that show `to` already, as names or headers say."""
+        targets = self.frames[self.domain(to)].targets
+        rows = inputs_below(folder, folder, targets).of_kind("image")
+        shown = [row for row in rows if known_contrast(row.contrast, targets)]
+        return list(dict.fromkeys(row.scan_below(folder) for row in shown))
 
     def run_trained_on(self, image: Image) -> str:
         """The name of the run that was trained on the patient of an image, as far as its file or its

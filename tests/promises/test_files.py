@@ -2,6 +2,7 @@
 is.
 """
 
+import json
 import signal
 
 import files
@@ -29,6 +30,19 @@ def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
     assert names[0] == names[1]
     for series, count in (("mr", 5), ("ct", 4)):
         assert len(list((identity / "out" / series).glob("*.dcm"))) == count
+
+
+@pytest.mark.parametrize("name", ["oblique", "scaled", "lps", "header", "mr", "ct"])
+def test_a_scan_has_its_verdict_and_its_sources_beside_it(identity, name):
+    beside = json.loads((identity / "out" / f"{name}.json").read_text("utf-8"))
+    (fit,) = beside["FitsTrainingData"].values()
+    assert beside["SyntheticData"] is True
+    assert fit["Fits"] in ("yes", "partly", "no", "not recorded")
+    assert beside["Sources"][0].rpartition("/")[2].startswith(name)
+    for file in (identity / "out" / name).glob("*.dcm"):
+        said = dcmread(file).ImageComments
+        assert said.startswith(f"fits the training data: {fit['Fits']}")
+        assert all(reason in said for reason in fit["Reasons"])
 
 
 @pytest.mark.parametrize("name", ["oblique.nii.gz", "scaled.nii", "floats.nii.gz", "bytes.nii.gz"])

@@ -102,6 +102,10 @@ class Service:
         checked = {to: self.model.check(image, to) for to in self.directions}
         best = min(checked, key=lambda to: FITS.index(checked[to].fits))
         notes = [checked[best].fit_note(), *checked[best].notes]
+        acquired = self.model.acquired_in(source, best) if source.is_dir() else []
+        if acquired:
+            line = f"the zip has an acquired {best} already: '{acquired[0].name}'. Use that instead"
+            notes.append(("warning", line))
         return best, self._answer(
             [(kind, self._without_places(text)) for kind, text in notes], best
         )

@@ -241,6 +241,21 @@ def test_an_upload_chooses_its_direction_and_is_compared(service, tmp_path, name
     assert any("says FLAIR" in text for _, text in answer.reasons) == (name == "a_FLAIR")
 
 
+@pytest.mark.parametrize("names", [("T1", "T2"), ("T1",)])
+def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
+    files = {}
+    for name in names:
+        scan = volume(tmp_path / f"{name}.nii.gz", values=dicom_files.head(12, 40, 36).T)
+        files[f"p1/{name}.nii.gz"] = scan.read_bytes()
+    upload = service.place("study.zip")
+    upload.write_bytes(zipped(files))
+    found, answer = service.look(upload)
+
+    assert found == "T2"
+    told = [text for _, text in answer.reasons if "has an acquired T2 already" in text]
+    assert bool(told) == ("T2" in names)
+
+
 # notes about the scans of an upload -> the answer, and the number of reasons
 ANSWERS = {
     "one scan": ([("note", "fits the training data: partly"), ("note", "spacing")], "partly", 1),
