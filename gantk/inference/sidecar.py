@@ -44,6 +44,10 @@ def facts_of(
             f"{shown} generated from {', '.join(sources)} by a neural network; not acquired"
         ),
         "SyntheticData": True,
+        "Intensities": (
+            f"in the units of the training images of {contrast}: Hounsfield units for CT; MR has no"
+            " physical units"
+        ),
     }
     if model.get("limits"):
         facts["Limits"] = model["limits"]

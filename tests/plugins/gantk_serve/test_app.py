@@ -29,6 +29,7 @@ from volumes import volume
 import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
+from gantk.inference.frame import fit_words
 from gantk_serve.trust import answer_for, quality_on_unseen
 
 MOST = 300_000  # bytes of an upload
@@ -258,16 +259,16 @@ def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
 
 # notes about the scans of an upload -> the answer, and the number of reasons
 ANSWERS = {
-    "one scan": ([("note", "fits the training data: partly"), ("note", "spacing")], "partly", 1),
+    "one scan": ([("note", fit_words("partly")), ("note", "spacing")], "partly", 1),
     "the worst of a zip": (
         [
-            ("note", "fits the training data: yes (2 of 3 images: a.nii, c.nii)"),
-            ("warning", "fits the training data: no (1 of 3 images: b.nii)"),
+            ("note", f"{fit_words('yes')} (2 of 3 images: a.nii, c.nii)"),
+            ("warning", f"{fit_words('no')} (1 of 3 images: b.nii)"),
         ],
         "no",
         0,
     ),
-    "one contrast of several": ([("note", "T1: fits the training data: yes")], "yes", 0),
+    "one contrast of several": ([("note", f"T1: {fit_words('yes')}")], "yes", 0),
     "a header that quotes it": ([("note", "fits the training data: well")], "not recorded", 1),
 }
 
