@@ -288,7 +288,8 @@ def evaluate(
         if packing is not None:
             copy = Path(locks.enter_context(TemporaryDirectory())) / folder.path.name
             folder = RunFolder(copy_packed(folder, copy))
-            tables = {"train": model.train.model_copy(update={"start": ""})}  # not here either
+            without_start = model.train.model_copy(update={"start": ""})  # it may be elsewhere
+            tables: dict[str, Any] = {"train": without_start}
             if other is not None:
                 tables["data"] = other = without_training(other)
             model = model.model_copy(update=tables)
