@@ -45,6 +45,7 @@ class Key(Table):
     step: Step | None = None
     split: str | None = None
     target: str | None = None  # the contrast of the images
+    oriented: bool = False  # whether the images state, and show, left and right
 
 
 class Answer(Table):

@@ -23,7 +23,7 @@ from gantk.formats.files import read, scans, stem_of
 from gantk.formats.image import Scan
 from gantk.inference.frame import OTHER
 from gantk.prepare.module import size_image
-from gantk.report.build import render
+from gantk.report.build import render, shows_left_and_right
 from gantk_studies.reader_study.answers import CHOICES, HERE, Case, Key
 
 DEFAULT_PAIRS = 60  # default number of pairs, if there are as many
@@ -108,6 +108,7 @@ def new_study(
     key_bytes = json.dumps(key.dump()).encode()
     digest = sha256(key_bytes).hexdigest()
     study = {"study": digest, "kind": kind, "target": key.target or ""}
+    study["oriented"] = key.oriented
     with whole_folder(target, private=True) as folder:
         make_folder(folder / "pages", private=True)
         for name, order in orders.items():
@@ -262,11 +263,13 @@ def of_folders(
     couples = choose_couples(couples, [""] * len(couples), pairs, rng, where)
     planes = []
     eight_bit = True
+    key.oriented = True
     for name, other in couples:
         for scan in (reals[name], fakes[other]):  # one volume at a time
             image = read(scan)
             planes.append(plane(image.pixels))
             eight_bit &= image.dtype == np.uint8
+            key.oriented &= image.states_orientation and image.dims == 3
 
     size = tuple(np.min([each.shape for each in planes], axis=0).tolist())
     resized = [size_image(each[None], size)[0] for each in planes]
@@ -289,7 +292,7 @@ def of_run(
     """Add pairs of a run's split to the key and return their images. Translations are what `gantk
     translate` writes.
     """
-    from gantk import Translator
+    from gantk import RunRecord, Translator
     from gantk.metrics.references import RealImages, windows
     from gantk.metrics.written import WrittenTranslations
     from gantk.runs.folder import RunFolder
@@ -340,6 +343,7 @@ def of_run(
     key.step = int(model.checkpoint.name[5:])
     key.split = split
     key.target = names[first]
+    key.oriented = shows_left_and_right(RunRecord(model.run.path))
     return grays(np.array(images), *data.range)
 
 

@@ -84,7 +84,16 @@ function draw() {
     context.translate(canvas.width / 2, canvas.height / 2);
     context.scale(scale, scale);
     context.drawImage(sheet, -study.width * (0.5 + view.x), -study.height * (0.5 + view.y));
+    if (study.oriented) drawSides(context, ratio, canvas.clientWidth);
   });
+}
+
+function drawSides(context, ratio, width) {
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  Object.assign(context, { font: "600 16px system-ui, sans-serif", fillStyle: "#fff", shadowColor: "#000", shadowBlur: 4, textBaseline: "top" });
+  context.fillText("R", 10, 10);
+  context.textAlign = "right";
+  context.fillText("L", width - 10, 10);
 }
 
 const scaleOf = (canvas) => view.zoom * Math.min(canvas.clientWidth / study.width, canvas.clientHeight / study.height);

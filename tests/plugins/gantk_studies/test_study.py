@@ -7,6 +7,7 @@ import csv
 import json
 from hashlib import sha256
 
+import nibabel
 import numpy as np
 import pytest
 from browser import BROWSER, Browser
@@ -63,6 +64,31 @@ def study(gantk, tmp_path):
     return make
 
 
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ((1, 1), "The patient's right (R) is on the left"),
+        ((1, 0), "The pictures have no letters"),  # one header leaves it open
+    ],
+)
+def test_pages_have_letters_where_all_headers_state_the_sides(tmp_path, codes, told):
+    rng = np.random.default_rng(0)
+    for side, code in zip(("real", "made"), codes, strict=True):
+        (tmp_path / side).mkdir()
+        for n in range(3):
+            image = nibabel.Nifti1Image(rng.normal(100, 20, (16, 16, 8)), np.eye(4))
+            image.set_sform(np.eye(4), code)
+            image.set_qform(np.eye(4), code)
+            nibabel.save(image, tmp_path / side / f"p{n}.nii.gz")
+
+    folders = {"real": tmp_path / "real", "fake": tmp_path / "made", "out": tmp_path / "study"}
+    study = new_study(**folders, readers=1, say=lambda line: None)
+    page = (study / "pages" / "reader-1.html").read_text()
+
+    assert told in page
+    assert f'"oriented": {json.dumps(codes == (1, 1))}' in page
+
+
 def answered(folder, key, name, give):
     """A file as a page saves it: `give(case, which)` answers each question."""
     asked = enumerate(key["readers"][name])
@@ -117,7 +143,17 @@ def test_one_question_in_ten_comes_again_later(kind, pairs):
         assert [case, first_side, 0] in long_before
 
 
-PAGE_KEYS = {"study", "reader", "kind", "target", "height", "width", "images", "questions"}
+PAGE_KEYS = {
+    "study",
+    "reader",
+    "kind",
+    "oriented",
+    "target",
+    "height",
+    "width",
+    "images",
+    "questions",
+}
 
 
 def images_of(page: Page) -> list[np.ndarray]:
