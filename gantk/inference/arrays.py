@@ -23,7 +23,7 @@ from gantk.inference.jobs import (
     stack_on_one_grid,
 )
 from gantk.inference.library_images import Back, from_library_image
-from gantk.inference.notes import Note, ResultCheck, about_scale, check_input, warn
+from gantk.inference.notes import Note, about_scale, check_input, check_result, warn
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
 KINDS = (
@@ -70,10 +70,9 @@ def _image(
 
     image, notes, _ = check_input(image, frame, trained_on=model.run_trained_on(image))
     pipeline = model.pipeline(letter, options)
-    notes += about_scale(image, pipeline)
-    check = ResultCheck(pipeline, image)
     made = model(image, to, options, progress)
-    return made, [*notes, *check.notes(made[0].pixels, frame)]
+    notes += about_scale(image, pipeline)
+    return made, [*notes, *check_result(image, made[0], pipeline, frame)]
 
 
 def _as_image(value: Any) -> tuple[Image, Back]:

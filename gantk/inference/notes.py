@@ -187,18 +187,12 @@ def about_scale(image: Image, pipeline: Pipeline) -> list[Note]:
     return [("note", line)]
 
 
-class ResultCheck:
-    """Compares an image, of which it keeps some pixels, with its translation."""
-
-    def __init__(self, pipeline: Pipeline, image: Image):
-        step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
-        self._some = (slice(None), *[slice(None, None, step)] * image.dims)
-        given_in_units, self._made_in_units = pipeline.in_training_units(image)
-        # copied, because the image may be overwritten
-        self._given = given_in_units(image.pixels[self._some].copy())
-
-    def notes(self, made: np.ndarray, frame: Frame) -> list[Note]:
-        """The warnings about a result (C, *spatial)."""
-        shown = self._made_in_units(made[self._some])
-        lines = load().hook.gantk_translation_warning(given=self._given, made=shown, frame=frame)
-        return [("warning", line) for line in lines]
+def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:
+    """The warnings about the translation of an image; some pixels of both are compared."""
+    step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
+    some = (slice(None), *[slice(None, None, step)] * image.dims)
+    given_in_units, made_in_units = pipeline.in_training_units(image)
+    lines = load().hook.gantk_translation_warning(
+        given=given_in_units(image.pixels[some]), made=made_in_units(made.pixels[some]), frame=frame
+    )
+    return [("warning", line) for line in lines]

@@ -44,6 +44,8 @@ CROP_MEMORY_VOLUMES = (
     5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
 )
 MapKind = Literal["image", "spread"]
+# (rest, slope) of images at the network's size, see `fit_lines`; without a slope the images alone
+Lines = tuple[Tensor, Tensor | None]
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, maps x D, *size), on the CPU
 
 
@@ -59,16 +61,6 @@ class MirroredMean:
         made = self.network(seen)
         mirrored = self.network(seen.flip(-1))  # columns
         return (made + mirrored.flip(-1)) / 2
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What a network made of one image of a stack, not yet in native intensities."""
-
-    number: int
-    native: Tensor  # (1, C, *native)
-    seen: Tensor  # (1, C, *size)
-    outputs: tuple[Tensor, ...]  # one (1, D, *size) for each map
 
 
 class Pipeline:
@@ -106,27 +98,36 @@ class Pipeline:
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
         chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
-        outside = outside_of(image.pixels) if self.frame.masked else None
-        lowest = self._lowest_result(image)
         made = []
         for number, plane in enumerate(chosen):
             report = part_of_progress(progress, number, len(chosen))
-            last = number == len(chosen) - 1
-            own = image.own and last
-            made.append(self._along(image, plane, prepare, report, own))
+            grid, stack = self.stack_of(image, plane)
+            sides = list(stack.shape[2:])
+            resamples = grid.resamples(image)
+            sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
+            outputs, seen = self._run(stack, prepare, sharpens, report, image.spill)
+            lines: list[Lines] = [(output, None) for output in outputs]
+            if sharpens:
+                as_volume = resamples and self.frame.dims < image.dims
+                lines = self._lines(outputs, seen, image.spill, as_volume=as_volume)
+            made.append(self._on_file(image, grid, sides, lines, prepare))
 
         results = made[-1]
         if len(made) > 1:
             for axial, coronal, sagittal in zip(*made, strict=True):
                 _median_into_last(axial, coronal, sagittal)
+
+        outside = outside_of(image.pixels) if self.frame.masked else None
         if outside:
             self._mask(results, outside, prepare)
 
-        own_scale = result_scale is not self.target
-        arrays = [np.asarray(pixels, dtype=np.float32) for pixels in results]
+        lowest = self._lowest_result(image)
         if lowest is not None:
-            arrays = [np.maximum(pixels, lowest) for pixels in arrays]
-        return [replace(image, pixels=pixels, own_scale=own_scale) for pixels in arrays]
+            for pixels in results:
+                np.maximum(pixels, lowest, out=pixels)
+
+        own_scale = result_scale is not self.target
+        return [replace(image, pixels=pixels, own_scale=own_scale) for pixels in results]
 
     def _lowest_result(self, image: Image) -> float | None:
         """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):
@@ -175,75 +176,67 @@ class Pipeline:
         by_slice = self.frame.dims < image.dims
         return grid, np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]
 
-    def _along(
-        self,
-        image: Image,
-        plane: Plane,
-        prepare: Prepare,
-        progress: Progress | None,
-        own: bool,
-    ) -> list[np.ndarray]:
-        """The maps (D, *spatial) of an image, on its grid, by slices of one plane; if `own`, one
-        may overwrite it.
+    def _lines(
+        self, outputs: Sequence[Tensor], seen: Tensor, spill: Path | None, *, as_volume: bool
+    ) -> list[Lines]:
+        """What the network made of (N, C, *size), each image of which is a line of what it saw.
+
+        `as_volume`: the slices are matched in windows of several slices.
         """
-        by_slice = self.frame.dims < image.dims
-        grid, stacked = self.stack_of(image, plane)
-        seen = np.moveaxis(stacked, 0, 1) if by_slice else stacked[0]
-        unguided = (
-            seen.size == image.pixels.size
-            or self.frame.detail != "guided"
-            or np.isnan(image.pixels.max())
-        )
-        is_view = np.may_share_memory(seen, image.pixels)  # the grid only turns the image
-        reuse = own if is_view else unguided
-        maps = self._stack(stacked, prepare, progress, reuse, image.spill)
-        maps = [np.moveaxis(stack, 0, 1) if by_slice else stack[0] for stack in maps]
-        if is_view:
-            return [grid.inverse(pixels, image) for pixels in maps]
+        lines: list[Lines] = []
+        for output, kind in zip(outputs, self.maps, strict=True):
+            if kind == "spread":
+                lines.append((output, None))
+            elif as_volume:
+                volumes = (each.movedim(0, 1)[None] for each in (output, seen))
+                rest, slope = fit_in_slabs(*volumes, spill)
+                lines.append((rest[0].movedim(0, 1), slope[0].movedim(0, 1)))
+            else:
+                lines.append(fit_in_slabs(output, seen, spill))
 
-        return self._resampled_back(image, grid, seen, maps, unguided, own)
+        return lines
 
-    def _resampled_back(
+    def _on_file(
         self,
         image: Image,
         grid: SamplingGrid,
-        seen: np.ndarray,
-        maps: Sequence[np.ndarray],
-        unguided: bool,
-        own: bool,
+        sides: list[int],
+        lines: list[Lines],
+        prepare: Prepare,
     ) -> list[np.ndarray]:
-        """The maps on the image's own grid, with its detail unless `unguided`."""
-        lines: list[tuple[np.ndarray, np.ndarray | None]] = []
-        for pixels, kind in zip(maps, self.maps, strict=True):
-            if unguided or kind == "spread":
-                lines.append((pixels, None))
-            else:
-                lines.append(lines_in_slabs(pixels, seen, image.spill))
+        """The maps (D, *spatial) on the grid of the image: lines at the network's size, applied to
+        the image itself, a few planes at a time. `sides`: of what the network was shown.
+        """
+        by_slice = self.frame.dims < image.dims
+        native = grid.to_grid_order(image.pixels)
+        shape = (lines[0][0].shape[1], *image.pixels.shape[1:])
+        results = [zeros_beside(image.spill, shape) for _ in lines]
+        canvases = [grid.to_grid_order(result) for result in results]
 
-        shape = (len(maps[0]), *image.pixels.shape[1:])
-        results = []
-        if own and image.pixels.flags.writeable and shape == image.pixels.shape:
-            results.append(image.pixels)
+        def planes_of(line: Tensor, first: int, last: int) -> np.ndarray:
+            if by_slice:
+                return prepare.enlarge(line[first:last], sides).movedim(0, 1).numpy()
+            return prepare.enlarge(line, sides, first, last)[0].numpy()
 
-        while len(results) < len(maps):
-            results.append(zeros_beside(image.spill, shape))
+        whole = image.dims == 2 or (prepare.source.per_image and not by_slice)
+        for part in [slice(0, native.shape[1])] if whole else slabs(native.shape[1:]):
 
-        native, *canvases = map(grid.to_grid_order, (image.pixels, *results))
-        for part in slabs(native.shape[1:]) if image.dims == 3 else [slice(None)]:
-            enlarge = partial(grid.to_voxels, image=image, part=part)
-            made = []  # of all maps before the first is written: one may overwrite the image
-            for rest, slope in lines:
+            def enlarge(line: Tensor, part: slice = part) -> Tensor:
+                return as_images(grid.to_voxels(partial(planes_of, line), image, part), by_slice)
+
+            shown = as_images(native[:, part], by_slice)
+            for (rest, slope), kind, canvas in zip(lines, self.maps, canvases, strict=True):
                 values = enlarge(rest)
                 if slope is not None:
-                    detail = native[:, part]
-                    if len(detail) != len(slope):
-                        detail = detail.mean(axis=0, keepdims=True)
-                    values += enlarge(slope) * detail
-
-                made.append(values)
-
-            for canvas, values in zip(canvases, made, strict=True):
-                canvas[:, part] = values
+                    values += enlarge(slope) * prepare.detail(shown, values.shape[1])
+                if kind == "image":
+                    middle = values
+                    made = prepare.target.inverse(values)
+                else:  # a deviation from the image before it
+                    width = values.clamp(min=0)
+                    upper = prepare.target.inverse(middle + width)
+                    made = (upper - prepare.target.inverse(middle - width)).abs() / 2
+                canvas[:, part] = made.movedim(0, 1) if by_slice else made[0]
 
         return results
 
@@ -266,114 +259,53 @@ class Pipeline:
             frame.detail == "guided",
         )
 
-    def _stack(
+    def _run(
         self,
-        images: np.ndarray,
+        stack: np.ndarray,
         prepare: Prepare,
+        keep_seen: bool,
         progress: Progress | None,
-        own: bool,
         spill: Path | None,
-    ) -> list[np.ndarray]:
-        """Translate native images (N, C, *spatial), in slice order; returns an array (N, D,
-        *spatial) for each map.
+    ) -> tuple[list[Tensor], Tensor]:
+        """Run the network on native images (N, C, *spatial), in slice order; returns each of its maps,
+        (N, D, *size), and what it saw, (N, C, *size), if `keep_seen`.
 
-        Blank images skip the network. `own`: one map may overwrite the images. `spill`: the folder
-        for large maps.
+        Blank images skip the network. `spill`: the folder for large maps.
         """
-        expect_enlargement(images.shape[2:], self.frame)
-        total = len(images)
-        filled = [n for n in range(total) if np.nanmax(images[n]) > np.nanmin(images[n])]
-        canvases: list[np.ndarray] = []
-        waiting: list[_Result] = []  # their slices are neighbours of later ones
+        expect_enlargement(stack.shape[2:], self.frame)
+        total = len(stack)
+        filled = [n for n in range(total) if np.nanmax(stack[n]) > np.nanmin(stack[n])]
+        kept: list[Tensor] = []
         for first in range(0, len(filled) or 1, self.frame.batch):
             # all blank: the first gives the channel count
             numbers = filled[first : first + self.frame.batch] or [0]
             places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, total)
-            natives = [_with_neighbours(images, row) for row in places.tolist()]
-            inputs = [prepare(native) for native in natives]
-            made = self.network(torch.cat(inputs)).chunk(len(self.maps), dim=1)
-            outputs = zip(*[prepare.middle(each).split(1) for each in made], strict=True)
-            results = map(_Result, numbers, natives, inputs, outputs)
-            if not canvases:
-                channels = prepare.middle(made[0]).shape[1]
-                canvases = self._canvases(images, channels, own, spill)
-            if filled:
-                waiting += results
-
-            is_last = first + self.frame.batch >= len(filled)
-            if is_last:
-                unneeded = total
-            else:
-                unneeded = filled[first + self.frame.batch] - self.frame.neighbours
-
-            while waiting and waiting[0].number < unneeded:
-                one = waiting.pop(0)
-                self._write_result(one, prepare, [canvas[one.number] for canvas in canvases])
+            natives = [np.concatenate(stack[row])[None] for row in places.tolist()]
+            seen = torch.cat([prepare(torch.from_numpy(native)) for native in natives])
+            batch = [prepare.middle(each) for each in self.network(seen).chunk(len(self.maps), 1)]
+            if keep_seen:
+                batch.append(prepare.middle(seen))
+            if not kept:
+                shapes = [(total, *each.shape[1:]) for each in batch]
+                kept = [torch.from_numpy(zeros_beside(spill, shape)) for shape in shapes]
+            for whole, part in zip(kept, batch, strict=True):
+                whole[numbers] = part
 
             if progress:
+                is_last = first + self.frame.batch >= len(filled)
                 progress(total if is_last else numbers[-1] + 1, total)
 
-        for number in sorted(set(range(total)) - set(filled)):
-            self._write_blank(images[number], prepare, [canvas[number] for canvas in canvases])
+        outputs = kept[: len(self.maps)]
+        blank = sorted(set(range(total)) - set(filled))
+        if blank:
+            corners = torch.from_numpy(stack[(blank, slice(None), *[slice(1)] * self.frame.dims)])
+            for output, kind in zip(outputs, self.maps, strict=True):
+                level = prepare.blank_level(corners, output.shape[1])
+                output[blank] = level if kind == "image" else torch.zeros_like(level)
+            if keep_seen:
+                kept[-1][blank] = prepare.detail(corners, kept[-1].shape[1])
 
-        return canvases
-
-    def _write_result(
-        self, result: _Result, prepare: Prepare, canvases: Sequence[np.ndarray]
-    ) -> None:
-        """Write the maps of one image into canvases (D, *native), a few planes at a time."""
-        sides = list(result.native.shape[2:])
-        sharpens = prepare.sharpens(sides)
-        lines: list[tuple[Tensor, Tensor | None]] = []
-        for output, kind in zip(result.outputs, self.maps, strict=True):
-            if sharpens and kind == "image":
-                seen = prepare.middle(result.seen)[0].numpy()
-                fitted = lines_in_slabs(output[0].numpy(), seen)
-                lines.append((torch.from_numpy(fitted[0])[None], torch.from_numpy(fitted[1])[None]))
-            else:
-                lines.append((output, None))
-
-        whole = len(sides) == 2 or prepare.source.per_image
-        for part in [slice(0, sides[0])] if whole else slabs(tuple(sides)):
-            made: list[Tensor] = []  # of all maps before the first is written
-            for (rest, slope), kind in zip(lines, self.maps, strict=True):
-                each = prepare.apply_lines(rest, slope, result.native, part.start, part.stop)
-                if kind == "image":
-                    image = each
-                    made.append(prepare.target.inverse(image))
-                else:  # a deviation from the image before it
-                    width = each.clamp(min=0)
-                    upper = prepare.target.inverse(image + width)
-                    lower = prepare.target.inverse(image - width)
-                    made.append((upper - lower).abs() / 2)
-
-            for canvas, values in zip(canvases, made, strict=True):
-                canvas[:, part] = values[0].numpy()
-
-    def _write_blank(
-        self, image: np.ndarray, prepare: Prepare, canvases: Sequence[np.ndarray]
-    ) -> None:
-        """Write the target's value for that of a blank image (C, *native) into the canvases."""
-        first = image[(slice(None), *[slice(1)] * (image.ndim - 1))]
-        native = torch.from_numpy(first.copy())[None]
-        for canvas, kind in zip(canvases, self.maps, strict=True):
-            if kind == "image":
-                canvas[:] = prepare.blank(native, len(canvas))[0].numpy()
-
-    def _canvases(
-        self, images: np.ndarray, channels: int, own: bool, spill: Path | None
-    ) -> list[np.ndarray]:
-        """An empty array (N, channels, *spatial) for each map; if `own`, one may be the images."""
-        canvases = []
-        if own and images.flags.writeable and channels == images.shape[1]:
-            canvases.append(images)
-
-        while len(canvases) < len(self.maps):
-            # memory order of volumes, planes second
-            canvas = zeros_beside(spill, (channels, len(images), *images.shape[2:]))
-            canvases.append(np.moveaxis(canvas, 1, 0))
-
-        return canvases
+        return outputs, kept[-1]
 
     def scales(self, image: Image) -> tuple[Any, IntensityMapping]:
         """The intensity mappings of an image, see `own_scale`, and of its results, see
@@ -519,17 +451,16 @@ class Pipeline:
         for result, kind in zip(results, self.maps, strict=True):
             values = np.zeros(len(result))
             if kind == "image":
-                values = prepare.target_level(prepare.level(level), len(result)).flatten().numpy()
+                seen = prepare.target_level(prepare.level(level), len(result))
+                values = prepare.target.inverse(seen).flatten().numpy()
             outside.fill(result, values)
 
 
-def _with_neighbours(images: np.ndarray, places: Sequence[int]) -> Tensor:
-    """The images at these places of (N, C, *native) as one of more channels, (1, C', *native)."""
-    if len(places) == 1:
-        native = np.ascontiguousarray(images[places[0]], dtype=np.float32)  # strided if sliced
-    else:
-        native = np.concatenate([images[place] for place in places])
-    return torch.from_numpy(native if native.flags.writeable else native.copy())[None]
+def as_images(pixels: np.ndarray, by_slice: bool) -> Tensor:
+    """(C, *spatial) as what a network gets one by one: the slices of its first axis, or the whole;
+    (N, C, *spatial).
+    """
+    return torch.from_numpy(np.array(np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]))
 
 
 def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:
@@ -606,23 +537,20 @@ def brightest_tissue(mapping: IntensityMapping, values: dict[str, Any] | None) -
     return np.asarray(first.forward(np.array(values["quantiles"][-1])))
 
 
-def lines_in_slabs(
-    output: np.ndarray, seen: np.ndarray, spill: Path | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`gantk.prepare.module.fit_lines` of (D, *size) and the network's input (C, *size), a few planes
-    of a volume at a time; `spill` is the folder for large results.
+def fit_in_slabs(output: Tensor, seen: Tensor, spill: Path | None) -> tuple[Tensor, Tensor]:
+    """`gantk.prepare.module.fit_lines` of (N, D, *size) and the network's input (N, C, *size), a few
+    planes of a volume at a time; `spill` is the folder for large results.
     """
-    shown = torch.from_numpy(seen)[None]
-    made = torch.from_numpy(output)[None]
-    rest = zeros_beside(spill, output.shape)
-    slopes = zeros_beside(spill, output.shape)
-    least = least_variance(shown)
+    rest, slope = (torch.from_numpy(zeros_beside(spill, output.shape)) for _ in range(2))
     reach = 2 * WINDOW_REACH  # of two means
-    for part in slabs(output.shape[1:]):
-        begin = max(0, part.start - reach)
-        around = slice(begin, part.stop + reach)
-        inner = slice(part.start - begin, part.stop - begin)
-        found = fit_lines(made[:, :, around], shown[:, :, around], least)
-        rest[:, part], slopes[:, part] = (each[0, :, inner].numpy() for each in found)
+    for number in range(len(output)):
+        image = slice(number, number + 1)
+        least = least_variance(seen[image])
+        for part in slabs(tuple(output.shape[2:])):
+            begin = max(0, part.start - reach)
+            around = slice(begin, part.stop + reach)
+            inner = slice(part.start - begin, part.stop - begin)
+            fitted = fit_lines(output[image, :, around], seen[image, :, around], least)
+            rest[image, :, part], slope[image, :, part] = (each[:, :, inner] for each in fitted)
 
-    return rest, slopes
+    return rest, slope

@@ -42,7 +42,7 @@ from gantk.inference.jobs import (
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
-from gantk.inference.notes import Note, ResultCheck, about_scale, check_input
+from gantk.inference.notes import Note, about_scale, check_input, check_result
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import (
     facts_of,
@@ -670,22 +670,16 @@ class Translation:
             self.progress(begun + done / total / jobs, job.name)
 
         spill = next(folder for folder in job.outputs[0].path.absolute().parents if folder.is_dir())
-        # now, because the image may be overwritten
-        check = None
-        if self._is_one_image(job):
-            pipeline = self.model.pipeline(self.letter, self.options)
-            check = ResultCheck(pipeline, image)
-            if self.count > 1:
-                self._keep_notes(job, about_scale(image, pipeline))
-
-        own = replace(image, own=True, spill=spill)
         options = self.options
         if job.makes != self.outputs:
             options = replace(options, contrasts=tuple(job.makes))
         self._note_scores(job)
-        made = self.model(own, self.to, options, report)
-        if check:
-            self._keep_notes(job, check.notes(made[0].pixels, self.frame))
+        made = self.model(replace(image, spill=spill), self.to, options, report)
+        if self._is_one_image(job):
+            pipeline = self.model.pipeline(self.letter, self.options)
+            if self.count > 1:
+                self._keep_notes(job, about_scale(image, pipeline))
+            self._keep_notes(job, check_result(image, made[0], pipeline, self.frame))
 
         return made
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.files import zeros_beside
@@ -23,6 +24,10 @@ MAX_RESAMPLED_VOXELS = 2**30  # voxels that a resampled volume may have: 4 GiB
 MAX_IGNORED_SHIFT_VOXELS = (
     0.05  # voxels: an axis is not resampled if its outermost voxels would move by less
 )
+
+
+# (first, last) -> the planes from the first to before the last of (C, *spatial)
+Planes = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class SamplingGrid:
         """
         return tuple(count for count, _ in self._grid(native, spacing))
 
+    def resamples(self, image: Image) -> bool:
+        """Whether the grid does more than turn an image."""
+        return any(step != 1 for _, step in self._grid(image.pixels.shape[1:], image.spacing))
+
     def forward(self, image: Image) -> Image:
         """Resample an image to (C, stack, rows, columns) on this grid, about the same centre; it
         has no affine then.
@@ -66,15 +75,15 @@ class SamplingGrid:
             return image
 
         turned = self.to_grid_order(image.pixels)
-        grid = self._grid(image.pixels.shape[1:], image.spacing)
-        if image.spill is None or image.dims == 2 or all(step == 1 for _, step in grid):
-            return replace(image, pixels=resample(turned, grid), affine=None, header=None)
+        if not self.resamples(image):
+            return replace(image, pixels=turned, affine=None, header=None)
 
-        pixels = zeros_beside(
-            image.spill, (image.channels, *self.sides(image.pixels.shape[1:], image.spacing))
-        )
+        grid = self._grid(image.pixels.shape[1:], image.spacing)
+        pixels = zeros_beside(image.spill, (len(turned), *(count for count, _ in grid)))
         for part in slabs(pixels.shape[1:]):
-            pixels[:, part] = resample(turned, grid, part)
+            pixels[:, part] = resample(
+                lambda *ends: turned[:, slice(*ends)], turned.shape, grid, part
+            )
 
         return replace(image, pixels=pixels, affine=None, header=None)
 
@@ -82,17 +91,17 @@ class SamplingGrid:
         """Resample (C', stack, rows, columns) on this grid back to `image`'s own upright grid, (C',
         D, H, W).
         """
-        return self._flip_stack(self.to_voxels(pixels, image)).transpose(
-            np.argsort(self._axes(image.dims))
-        )
+        voxels = self.to_voxels(lambda *ends: pixels[:, slice(*ends)], image, slice(None))
+        return self._flip_stack(voxels).transpose(np.argsort(self._axes(image.dims)))
 
-    def to_voxels(self, pixels: np.ndarray, image: Image, part: slice = slice(None)) -> np.ndarray:
-        """Resample (C', stack, rows, columns) on this grid to the voxels, or a `part`, of
-        `to_grid_order(image.pixels)`.
-        """
+    def to_voxels(self, planes: Planes, image: Image, part: slice) -> np.ndarray:
+        """A `part` of the planes of `to_grid_order(image.pixels)`, resampled from this grid's."""
         native = image.pixels.shape[1:]
-        places = zip(self._axes(image.dims)[1:], self._grid(native, image.spacing), strict=True)
-        return resample(pixels, [(native[axis - 1], 1 / step) for axis, (_, step) in places], part)
+        grid = self._grid(native, image.spacing)
+        shape = (image.channels, *(count for count, _ in grid))
+        wanted = [native[axis - 1] for axis in self._axes(image.dims)[1:]]
+        back = [(count, 1 / step) for count, (_, step) in zip(wanted, grid, strict=True)]
+        return resample(planes, shape, back, part)
 
     def to_grid_order(self, pixels: np.ndarray) -> np.ndarray:
         """A view of upright pixels, (C, D, H, W) or (C, H, W), with axes in this grid's order."""
@@ -133,33 +142,31 @@ class SamplingGrid:
 
 
 def resample(
-    pixels: np.ndarray, grid: Sequence[tuple[int, float]], part: slice = slice(None)
+    planes: Planes, shape: Sequence[int], grid: Sequence[tuple[int, float]], part: slice
 ) -> np.ndarray:
-    """Resample (C, *spatial) to `count` voxels, `step` apart, about the same centre, along each
-    axis that changes.
-
-    `part`: only this part of a volume's first axis, which is then resampled first, else the axis
-    that shrinks most.
+    """Resample an image of this shape, (C, *spatial), to `count` voxels, `step` apart, about the same
+    centre, along each axis; of the first axis only this part.
     """
-    axes = sorted(range(len(grid)), key=lambda axis: grid[axis][0] / pixels.shape[axis + 1])
-    first, last, _ = part.indices(grid[0][0])
-    if (first, last) != (0, grid[0][0]):
-        axes.sort(key=bool)
+    (count, step), *in_plane = grid
+    first, last, _ = part.indices(count)
+    if step == 1:
+        pixels = planes(first, last)
+    else:
+        begin, weights = axis_weights(shape[1], count, step, first, last)
+        pixels = _weighted(planes(begin, begin + weights.shape[1]), 1, weights)
 
-    for axis in axes:
-        count, step = grid[axis]
-        chosen = (first, last) if axis == 0 else (0, count)
-        if (count, step, chosen) != (pixels.shape[axis + 1], 1.0, (0, count)):
-            pixels = _resample_axis(pixels, axis + 1, count, step, *chosen)
+    shrinks = [count / side for (count, _), side in zip(in_plane, shape[2:], strict=True)]
+    for axis in 2 + np.argsort(shrinks, kind="stable"):
+        count, step = in_plane[axis - 2]
+        if step != 1:
+            begin, weights = axis_weights(shape[axis], count, step)
+            pixels = _weighted(pixels, axis, weights, begin)
 
     return pixels
 
 
-def _resample_axis(
-    pixels: np.ndarray, axis: int, count: int, step: float, first: int, last: int
-) -> np.ndarray:
-    """Resample one axis of (C, *spatial) to the places from `first` to before `last`, float32."""
-    begin, weights = axis_weights(pixels.shape[axis], count, step, first, last)
+def _weighted(pixels: np.ndarray, axis: int, weights: Tensor, begin: int = 0) -> np.ndarray:
+    """Weighted sums (places, pixels) along an axis of (C, *spatial), from pixel `begin` on, float32."""
     used = np.moveaxis(pixels, axis, 0)[begin : begin + weights.shape[1]]
     made = np.tensordot(weights.float().numpy(), used, 1)
     return np.ascontiguousarray(np.moveaxis(made, 0, axis))

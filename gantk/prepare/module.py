@@ -145,42 +145,25 @@ class Prepare(nn.Module):
         `forward` made of `native`.
         """
         sides = list(native.shape[2:])
-        rest, slope = self.lines(output, seen, sides)
-        return self.target.inverse(self.apply_lines(rest, slope, native, 0, None))
-
-    def lines(self, output: Tensor, seen: Tensor, sides: list[int]) -> tuple[Tensor, Tensor | None]:
-        """`fit_lines` of a result where its native size, `sides`, is another; else the result alone."""
         if not self.sharpens(sides):
-            return output, None
+            return self.target.inverse(self.enlarge(output, sides))
 
         shown = self.middle(seen)
-        return fit_lines(output, shown, least_variance(shown))
+        rest, slope = fit_lines(output, shown, least_variance(shown))
+        detail = self.detail(self.middle(native), output.shape[1])
+        made = self.enlarge(rest, sides) + self.enlarge(slope, sides) * detail
+        return self.target.inverse(made)
 
     def sharpens(self, sides: list[int]) -> bool:
         """Whether results get detail: the network's size is another than these native sides."""
         return self.guided and self.content(sides) != sides
 
-    def apply_lines(
-        self,
-        rest: Tensor,
-        slope: Tensor | None,
-        native: Tensor,
-        first: int = 0,
-        last: int | None = None,
-    ) -> Tensor:
-        """What `lines` returned, at the native size with the input's detail, in network intensities;
-        of volumes only the planes from `first` to before `last`.
+    def detail(self, native: Tensor, channels: int) -> Tensor:
+        """Images (N, C, *native), without neighbours, in network intensities, to which the lines of a
+        result are applied; the mean of their contrasts where it has another number of channels.
         """
-        sides = list(native.shape[2:])
-        made = self.enlarge(rest, sides, first, last)
-        if slope is None:
-            return made
-
-        part = self.middle(native)[:, :, first:last]
-        detail = torch.where(part.isnan(), self.black, self.source(part.nan_to_num()))
-        if detail.shape[1] != made.shape[1]:
-            detail = detail.mean(dim=1, keepdim=True)
-        return made + self.enlarge(slope, sides, first, last) * detail
+        seen = torch.where(native.isnan(), self.black, self.source(native.nan_to_num()))
+        return seen if seen.shape[1] == channels else seen.mean(dim=1, keepdim=True)
 
     def enlarge(
         self, image: Tensor, sides: list[int], first: int = 0, last: int | None = None
@@ -200,9 +183,9 @@ class Prepare(nn.Module):
         highest = values.masked_fill(missing, -float("inf")).amax(dim=1)
         return ~(highest > values.masked_fill(missing, float("inf")).amin(dim=1))
 
-    def blank(self, shown: Tensor, channels: int) -> Tensor:
-        """The target's values (N, channels, *spatial) for blank images: of air the target's air; a
-        value brighter than air has no known translation, and becomes black.
+    def blank_level(self, shown: Tensor, channels: int) -> Tensor:
+        """The target's network intensities (N, channels, *spatial) for blank images: of air the
+        target's air; a value brighter than air has no known translation, and becomes black.
         """
         seen = self.level(shown)
         tissue = self.source.tissue
@@ -223,12 +206,12 @@ class Prepare(nn.Module):
         return torch.where(known, seen, usual)
 
     def target_level(self, seen: Tensor, channels: int) -> Tensor:
-        """The target's native values for network intensities of the source; black where the domains
-        have different numbers of channels.
+        """The target's network intensities for those of the source: the same, but black where the
+        domains have different numbers of channels.
         """
-        if channels != seen.shape[1]:
-            seen = torch.full_like(seen[:, :1], self.black).repeat_interleave(channels, dim=1)
-        return self.target.inverse(seen)
+        if channels == seen.shape[1]:
+            return seen
+        return torch.full_like(seen[:, :1], self.black).repeat_interleave(channels, dim=1)
 
     def middle(self, stacked: Tensor) -> Tensor:
         """The channels of the slice itself, without its neighbours."""
@@ -262,7 +245,7 @@ class Prepared(nn.Module):
         shown = prepare.middle(native)
         blank = prepare.is_blank(shown)
         if bool(blank.any()):
-            flat = prepare.blank(shown, made.shape[1])
+            flat = prepare.target.inverse(prepare.blank_level(shown, made.shape[1]))
             made = torch.where(_spread(blank[:, None], made.dim()), flat, made)
 
         return made

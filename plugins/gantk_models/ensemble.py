@@ -166,9 +166,7 @@ class Ensemble(TrainedModel):
         mean = square = None
         for_members = self._member_options(options)
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            # only the last may overwrite it
-            seen = replace(image, own=image.own and number == len(self.members))
-            (made,) = member(seen, name, for_members, share)
+            (made,) = member(image, name, for_members, share)
             if mean is None:
                 mean = made.pixels
                 if options.uncertainty:

@@ -209,7 +209,7 @@ def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatc
     expected = model(Image(pixels, affine=np.eye(4)), options=options)
     monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
     monkeypatch.setattr("gantk.prepare.grid.SLAB", 2**14)
-    image = Image(pixels.copy(), affine=np.eye(4), own=True, spill=tmp_path)
+    image = Image(pixels.copy(), affine=np.eye(4), spill=tmp_path)
     tracemalloc.start()
     done = model(image, options=options)
     _, peak = tracemalloc.get_traced_memory()
@@ -217,7 +217,6 @@ def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatc
     volumes = peak / pixels.nbytes
 
     assert volumes < most, f"{volumes:.2f} volumes beside the input"
-    assert np.may_share_memory(done[0].pixels, image.pixels)
     for one, other in zip(done, expected, strict=True):
         np.testing.assert_allclose(one.pixels, other.pixels, rtol=1e-4, atol=1e-3)
 

@@ -23,7 +23,8 @@ BRIGHT_SLICE = 3
 MENDED = ("tensor", "gradient")
 # It wrote negative values into scans of magnitudes. Where each scan has its own mapping, it measured
 # the images of a batch after they were resized: there the recording holds its result for each image
-# alone.
+# alone. It brought results to another spacing's voxels in two steps, the second in native units:
+# "scan, resampled" was recorded again when this became one.
 SCANS = ("scan", "scan, resampled")
 
 

@@ -101,9 +101,7 @@ class View:
 
         pixels = np.moveaxis(whole, 0, 1) if self.by_slice else whole[0]
         pixels = self.grid.inverse(pixels, self.given)
-        return replace(
-            self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None, own=False
-        )
+        return replace(self.given, pixels=np.ascontiguousarray(pixels, np.float32), dtype=None)
 
     def display_planes(self, seen: Tensor, made: Tensor, found: Tensor) -> list[np.ndarray]:
         """Input, translation, map and region as (H, W) in the file's size; for volumes the plane
