@@ -17,7 +17,7 @@ from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOpt
 from gantk.inference.jobs import inputs_below, rows_of_one
 from gantk.inference.notes import Checked, check_input
 from gantk.inference.pipeline import Pipeline
-from gantk.runs.results import Score
+from gantk.runs.results import Score, Uncertainty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,21 +135,16 @@ class TrainedModel:
             )
         return None if label is None else self.class_number(label)
 
-    def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
-        """The factor fitted for a kind of uncertainty, and the number of validation patients;
-        (None, 0) if none.
-        """
-        return None, 0
-
-    def judged_uncertainty(self, letter: str, kind: str) -> Score | None:
-        """How well a kind of uncertainty finds large errors on held-out patients (AUROC), in their
-        lesions if that is worse; None if it was not judged.
+    def judged_uncertainty(self, letter: str, kind: str) -> Uncertainty | None:
+        """How well a kind of uncertainty shows the errors on held-out patients, and the factor that
+        scales it to them; None if it was not judged.
         """
         return None
 
     def uncertainty_shows_errors(self, letter: str, kind: str) -> bool:
         """Whether a kind of uncertainty was measured to find large errors on held-out patients."""
-        score = self.judged_uncertainty(letter, kind)
+        judged = self.judged_uncertainty(letter, kind)
+        score = judged.detection if judged else None
         return score is not None and (score.value or 0.0) >= MIN_AUROC
 
     def case_score(self, given: Sequence[str], contrast: str) -> Score | None:

@@ -126,7 +126,8 @@ class Translation:
         was measured; a warning where the user wants it nevertheless.
         """
         direction = f"{self.frame.source} -> {self.frame.target}"
-        score = self.model.judged_uncertainty(self.letter, kind)
+        judged = self.model.judged_uncertainty(self.letter, kind)
+        score = judged.detection if judged else None
         if self.model.uncertainty_shows_errors(self.letter, kind):
             return
 
@@ -147,11 +148,12 @@ class Translation:
 
     def _say_scale(self, kind: str) -> None:
         """Say how the uncertainty was scaled to errors."""
-        factor, patients = self.model.spread_scale(self.letter, kind)
-        if factor:
-            fitted = f"as fitted on {count_noun(patients, 'validation patient')}"
+        judged = self.model.judged_uncertainty(self.letter, kind)
+        scale = judged.scale if judged else None
+        if scale and scale.factor:
+            fitted = f"as fitted on {count_noun(scale.patients or 0, 'validation patient')}"
             self.say(
-                f"note     the uncertainty is scaled by {factor:.3g} to match errors, {fitted}"
+                f"note     the uncertainty is scaled by {scale.factor:.3g} to match errors, {fitted}"
             )
         else:
             self.say("note     the uncertainty is not scaled to errors: it shows only the spread")

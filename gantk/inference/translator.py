@@ -347,8 +347,9 @@ class Translator(TrainedModel):
             others = earlier_weights(self.checkpoint)
 
         maker.check(method, 1 + len(others))
-        factor, _ = self.spread_scale(letter, kind)
-        maker.scale = factor or 1.0
+        judged = self.judged_uncertainty(letter, kind)
+        scale = judged.scale if judged else None
+        maker.scale = (scale.factor if scale else None) or 1.0
         any_size = AnySize(method, self.model, self.runtime)
         return lambda x: torch.cat(maker.maps(any_size, letter, x, others), dim=1)
 
@@ -363,21 +364,7 @@ class Translator(TrainedModel):
                 return score if score and score.value is not None else None
         return None
 
-    def spread_scale(self, letter: str, kind: str) -> tuple[float | None, int]:
-        found = self._judged(letter, kind)
-        if found is None or found.scale is None:
-            return None, 0
-        return found.scale.factor, found.scale.patients or 0
-
-    def judged_uncertainty(self, letter: str, kind: str) -> Score | None:
-        found = self._judged(letter, kind)
-        if found is None:
-            return None
-        known = [score for score in (found.auroc, found.auroc_10_lesions) if score is not None]
-        return min(known, key=lambda score: score.value or 0.0, default=None)
-
-    def _judged(self, letter: str, kind: str) -> Uncertainty | None:
-        """What was measured of this kind of uncertainty in a direction."""
+    def judged_uncertainty(self, letter: str, kind: str) -> Uncertainty | None:
         chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)
         found = self._results.uncertainty.get(f"{OTHER[letter]}_to_{letter}")
         return found if found is not None and found.kind == chosen else None

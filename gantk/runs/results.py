@@ -288,6 +288,12 @@ class Uncertainty(Table):
     )
 
     @property
+    def detection(self) -> Score | None:
+        """How well large errors are found: the AUROC, inside lesions if that is worse."""
+        known = [score for score in (self.auroc, self.auroc_10_lesions) if score is not None]
+        return min(known, key=lambda score: score.value or 0.0, default=None)
+
+    @property
     def scores(self) -> dict[str, Score]:
         """The scores that are known, by name."""
         known = {name: getattr(self, name) for name in type(self).model_fields}

@@ -20,7 +20,7 @@ from gantk.data.look import values_of
 from gantk.errors import GantkError, UserError
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
-from gantk.runs.results import Score
+from gantk.runs.results import Score, Uncertainty
 from gantk_trust.wrong_contrast import no_anatomy
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
@@ -297,7 +297,7 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
 )
 def test_only_a_judged_uncertainty_is_written(auroc, unjudged, says, tmp_path, monkeypatch):
     model = Stretched(RANGE)
-    found = Score(value=auroc, n=3) if auroc else None
+    found = Uncertainty(auroc=Score(value=auroc, n=3)) if auroc else None
     monkeypatch.setattr(model, "judged_uncertainty", lambda letter, kind: found, raising=False)
     monkeypatch.setattr("gantk.inference.load.load_model", lambda run, device=None, say=None: model)
     picture(tmp_path / "T1.png")

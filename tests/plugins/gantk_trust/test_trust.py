@@ -209,7 +209,8 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     model = toolkit.load(run, device="cpu")
 
     assert factor > 0
-    assert model.spread_scale("b", "suspicion") == (factor, 2)
+    scale = model.judged_uncertainty("b", "suspicion").scale
+    assert (scale.factor, scale.patients) == (factor, 2)
 
     doubt = "gantk_trust.wrong_contrast.doubt_of_result"
     monkeypatch.setattr(doubt, lambda *of: f"is {of[1].shape}, {of[2].target}")
