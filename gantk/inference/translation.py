@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,7 +55,7 @@ from gantk.plugin.loader import load
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 MAX_NAME_BYTES = 255  # of a file on common file systems
 MAX_LISTED = 3  # files in a message
-OVERLAP_BYTES = 1 << 30  # of three images, at most, for reading and writing while the network runs
+OVERLAP_BYTES = 1 << 30  # of four images, at most, for reading and writing while the network runs
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class Translation:
     def _jobs_of_file(self, source: Path, target: Path) -> list[Job]:
         """The job of one file to a file, or into a folder, where a plugin may name the result."""
         scan = Scan(source, (source,), source.name)
-        path = _target_file(source, target, self.suffix)
+        path = _target_file([source], target, self.suffix)
         if path == target:
             return [self.job_of(scan, path, source.name)]
         return self._name_results([self._job_into(target, scan)], target)
@@ -302,11 +302,7 @@ class Translation:
                 remedy=f"name a folder, or add --to {made[0]}",
             )
 
-        target = _target_file(patient.files[0], target, self.suffix)
-        if any(target.exists() and target.samefile(file) for file in job.files):
-            raise UserError(
-                "OUTPUT is one of the inputs", where=str(target), remedy="name another file"
-            )
+        target = _target_file(patient.files, target, self.suffix)
         outputs = self._outputs({made[0]: target}, described=self.frame.completes)
         return [replace(job, outputs=outputs)]
 
@@ -590,7 +586,7 @@ class Translation:
     ) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
-        While the network runs, the next job is read and the last one written, if three images fit
+        While the network runs, the next job is read and the last one written, if four images fit
         into OVERLAP_BYTES. Any other error, and Ctrl-C, stop all jobs once the current result is
         written.
         """
@@ -602,13 +598,15 @@ class Translation:
             for job, following in zip_longest(jobs, jobs[1:]):
                 try:
                     image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
-                    overlap = 3 * image.pixels.nbytes <= OVERLAP_BYTES
+                    overlap = 4 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
 
-                    made = self._translate_job(job, image, shares[job], len(shares))
+                    self.progress(shares[job], job.name)
+                    report = partial(self._report, job.name, shares[job], 1 / len(shares))
+                    made = self.model(image, self.to, self._options_of(job), report)
                     wait(last)
-                    writing[job] = writer.submit(self._write, job, made, ledger)
+                    writing[job] = writer.submit(self._write, job, image, made, ledger)
                     last = [writing[job]]
                     if not overlap:
                         wait(last)
@@ -623,11 +621,22 @@ class Translation:
 
         return outcomes
 
+    def _report(self, name: str, begun: float, share: float, done: int, total: int) -> None:
+        """Report the progress of a job, which is this `share` of all."""
+        self.progress(begun + share * done / total, name)
+
     def _read(self, job: Job) -> Image:
-        """The image of a job, of one file or of the contrasts of a patient on one grid, checked."""
+        """The image of a job, checked, with a folder for what does not fit into memory."""
         if job.problem:
             raise job.problem
 
+        image = self._image_of(job)
+        self._note_scores(job)
+        spill = next(folder for folder in job.outputs[0].path.absolute().parents if folder.is_dir())
+        return replace(image, spill=spill)
+
+    def _image_of(self, job: Job) -> Image:
+        """The image of one file, or of the contrasts of a patient on one grid."""
         scans = job.scans
         if self._is_one_image(job):
             image = self.read(scans[self.frame.source], self.volume)
@@ -664,26 +673,11 @@ class Translation:
             self.stripped[job.name] = is_stripped(image)
         return image
 
-    def _translate_job(self, job: Job, image: Image, begun: float, jobs: int) -> list[Image]:
-        """Translate a job's image; plugins may warn of the result of a single contrast."""
-        self.progress(begun, job.name)
-
-        def report(done: int, total: int) -> None:
-            self.progress(begun + done / total / jobs, job.name)
-
-        spill = next(folder for folder in job.outputs[0].path.absolute().parents if folder.is_dir())
-        options = self.options
-        if job.makes != self.outputs:
-            options = replace(options, contrasts=tuple(job.makes))
-        self._note_scores(job)
-        made = self.model(replace(image, spill=spill), self.to, options, report)
-        if self._is_one_image(job):
-            pipeline = self.model.pipeline(self.letter, self.options)
-            if self.count > 1:
-                self._keep_notes(job, about_scale(image, pipeline))
-            self._keep_notes(job, check_result(image, made[0], pipeline, self.frame))
-
-        return made
+    def _options_of(self, job: Job) -> TranslateOptions:
+        """The options for one job, which may make some contrasts only."""
+        if job.makes == self.outputs:
+            return self.options
+        return replace(self.options, contrasts=tuple(job.makes))
 
     def _note_scores(self, job: Job) -> None:
         """Say how good what is made of a patient is on held-out patients with the same contrasts."""
@@ -713,8 +707,16 @@ class Translation:
             return [f"-{number}" for number in range(1, self.options.variants + 1)]
         return ["", "_uncertainty"] if self.options.uncertainty else [""]
 
-    def _write(self, job: Job, results: Sequence[Image], ledger: Any) -> list[Path]:
-        """Write the results of a job, one file for each contrast; returns their paths."""
+    def _write(self, job: Job, image: Image, results: Sequence[Image], ledger: Any) -> list[Path]:
+        """Write the results of a job, one file for each contrast; returns their paths. Plugins may
+        warn of the result of a single image.
+        """
+        if self._is_one_image(job):
+            pipeline = self.model.pipeline(self.letter, self.options)
+            if self.count > 1:
+                self._keep_notes(job, about_scale(image, pipeline))
+            self._keep_notes(job, check_result(image, results[0], pipeline, self.frame))
+
         made = [self._as_file(job, output, results) for output in job.outputs]
         written = [output.path for output, _, _ in made]
         files.expect_writable(written, self.overwrite)
@@ -820,13 +822,16 @@ class Translation:
         onto = known_contrast(self.options.onto, scans) if self.options.onto else None
         return scans[onto or next(iter(scans))].path
 
-    @cached_property
-    def _range(self) -> tuple[float, float, bool]:
-        """The least and the largest value of the target's training images, and whether these were
-        whole numbers.
+    def _range_of(self, image: Image) -> tuple[float, float, bool]:
+        """The least and the largest value that a result may have, those of the target's training
+        images or of its own scale, and whether they are whole numbers.
         """
-        mapping = self.model.pipeline(self.letter, self.options).target
-        return value_range(mapping, self.frame.values.get("target"))
+        if not image.own_scale:
+            mapping = self.model.pipeline(self.letter, self.options).target
+            return value_range(mapping, self.frame.values.get("target"))
+        if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
+            return 0.0, float(np.iinfo(image.dtype).max), True
+        return float(image.pixels.min()), float(image.pixels.max()), False
 
     def _fit_to_file(
         self, output: Output, image: Image, job: Job
@@ -839,7 +844,7 @@ class Translation:
         """
         path = output.path
         limits = files.writer_of(path, image).limits(path, image)
-        low, high, whole = _own_range(image) if image.own_scale else self._range
+        low, high, whole = self._range_of(image)
         needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
         for least, most in limits:
             holds_range = least <= low + 0.05 * (high - low) and high <= most
@@ -872,7 +877,7 @@ class Translation:
         if most == np.inf:
             return written
 
-        low, high, whole = _own_range(image) if image.own_scale else self._range
+        low, high, whole = self._range_of(image)
         if image.own_scale:
             if whole and high <= most:
                 return replace(written, dtype=image.dtype)
@@ -899,7 +904,7 @@ class Translation:
         range; UserError where the user has asked for this format or file.
         """
         path = output.path
-        low, high, _ = self._range
+        low, high, _ = self._range_of(image)
         what = (
             f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
             f" {suffix_of(path)} file cannot hold"
@@ -930,13 +935,6 @@ def with_channels(image: Image, channels: int) -> Image:
     if image.affine is not None:
         return image
     return replace(image, pixels=in_channels(image.pixels, channels))
-
-
-def _own_range(image: Image) -> tuple[float, float, bool]:
-    """What `Translation._range` returns, for a result on the scale of its input."""
-    if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
-        return 0.0, float(np.iinfo(image.dtype).max), True
-    return float(image.pixels.min()), float(image.pixels.max()), False
 
 
 def _clipped_line(clipped: Sequence[Clipped]) -> str:
@@ -978,8 +976,11 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
     return lines
 
 
-def _target_file(source: Path, target: Path, suffix: str) -> Path:
-    """The path for the translation of one file; UserError if it cannot be written."""
+def _target_file(sources: Sequence[Path], target: Path, suffix: str) -> Path:
+    """The path for a translation that is named after the first source; UserError if it cannot be
+    written.
+    """
+    source = sources[0]
     part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
     if not files.is_image(source) and not part:
@@ -995,7 +996,7 @@ def _target_file(source: Path, target: Path, suffix: str) -> Path:
             remedy="name a folder",
         )
 
-    if target.exists() and target.samefile(source):
+    if target.exists() and any(map(target.samefile, sources)):
         raise UserError(
             "OUTPUT is the same as INPUT", where=str(target), remedy="name another file"
         )

@@ -126,7 +126,7 @@ def test_a_mistake_in_named_files_is_one_error(run, tmp_path, gantk):
             *("--t1", a, "--t1ce", source / "t1ce.nii.gz"),
             out,
         ),
-        "OUTPUT is one of the inputs": ("--t1", a, "--t2", source / "t2.nii.gz", "--to", "FLAIR")
+        "OUTPUT is the same as INPUT": ("--t1", a, "--t2", source / "t2.nii.gz", "--to", "FLAIR")
         + (source / "t2.nii.gz",),
         "the only contrast given is T1": ("--t1", a, "--to", "T1", out),
         "does not exist": ("--t1", tmp_path / "no.nii.gz", "--to", "FLAIR", out),
