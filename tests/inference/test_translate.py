@@ -208,7 +208,7 @@ def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatc
     options = TranslateOptions(planes=planes)
     expected = model(Image(pixels, affine=np.eye(4)), options=options)
     monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
-    monkeypatch.setattr("gantk.prepare.grid.SLAB", 2**14)
+    monkeypatch.setattr("gantk.formats.image.SLAB", 2**14)
     image = Image(pixels.copy(), affine=np.eye(4), spill=tmp_path)
     tracemalloc.start()
     done = model(image, options=options)
