@@ -413,7 +413,7 @@ def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
     assert found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"
 
 
-def test_a_run_that_translated_in_windows_says_once_what_is_different(copied_run, tmp_path):
+def test_a_run_that_translated_in_windows_says_so_once(copied_run, tmp_path):
     recipe = copied_run / "recipe.toml"
     text = recipe.read_text("utf-8")
     source = picture(tmp_path / "in.png")
