@@ -35,7 +35,7 @@ class Inspected:
     facts: dict[str, Any]
     error: UserError | None = None
     seen: Fingerprint | None = None
-    look: list[float] = field(default_factory=list)  # as of `look_of`; [] where it is not kept
+    look: list[float] = field(default_factory=list)  # as of `look_of`
     remarks: tuple[str, ...] = ()
     # its records, or those of its planes or parts, and their domains; filled in by `check`
     records: list[Record] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Inspected:
 
 def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
-    is not raised. With `read`, which returns its image, the file is not hashed and its look kept.
+    is not raised. With `read`, which returns its image, the file is not hashed.
 
     Facts:
 
@@ -98,8 +98,7 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
         return item
 
     item.facts |= _facts(image)
-    if read:
-        item.look = look_of(image.pixels)
+    item.look = look_of(image.pixels)
     item.seen = fingerprint_of(item.name, image.pixels)
     header_facts = dict(image.facts)
     item.header_patient = header_facts.pop("patient", "")

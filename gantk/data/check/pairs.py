@@ -22,7 +22,10 @@ COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 MAX_PAIRS = 16
 MAX_PICTURES = 16
 MIN_PAIRS = 4  # for telling chance
-ALIKE = 0.75  # least share of comparisons that pairs of one anatomy win
+# pairs of one anatomy that a network can learn from, see `Fit`
+MIN_LIKENESS = 0.75
+MAX_SHIFT = 2.0
+MIN_GAIN = 1.1
 # layouts of a picture of several images: the axis that is cut, and the number of parts
 HALVES = "two images side by side"
 LAYOUTS = {
@@ -30,70 +33,72 @@ LAYOUTS = {
     "three images side by side": (-1, 3),
     "two images, one above the other": (-2, 2),
 }
-MIN_LAYOUT_RATIO = 2.0
+MIN_LAYOUT_RATIO = 5.0
 SHIFT = 4  # pixels of COMPARED_SIDE (3 %) by which a pair is shifted for comparison
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well pairs fit each other, by medians over `count` pairs at 128 px.
+    """How well pairs fit each other, measured on `count` pairs at 128 px.
 
-    shift: the shift, in percent of the width, at which the edges correlate best. gain: mutual
-    information unshifted, as a multiple of that after a shift by 3 %. Measured gain and shift on
-    seven sets: 1.42 to 2.65 and 0 % on one grid, 1.16 and 0.8 % registered by hand; 1.03 to 1.07
-    with another patient's image as the partner (1.14 and 1.3 % where both are in one template's
-    space); 0.93 to 1.03 and 5 % after a shift by 5 %.
+    shift: the median shift, in percent of the width, at which the edges correlate best. gain: the
+    median of mutual information unshifted, as a multiple of that after a shift by 3 %. likeness:
+    how often an image shares more information with its partner than with another pair's image; None
+    for less than 4 pairs. The others are of other patients at the same place among their slices, or
+    a patient's neighbouring pairs where there is no other.
+
+    | pairs of six real sets                      | shift      | gain         | likeness     |
+    |---------------------------------------------|------------|--------------|--------------|
+    | true, registered by hand or on one template | 0 to 0.8   | 1.18 to 2.49 | 0.97 to 1    |
+    | partners drawn at random                    | 1.3 to 10  | 1.02 to 1.14 | 0.47 to 0.63 |
+    | moved by 2 % of the width                   | 1.8 to 2.2 | 1.08 to 1.23 | 0.88 to 1    |
+    | moved by 5 %                                | 4.4 to 5   | 0.96 to 1.04 | 0.53 to 0.84 |
     """
 
     shift: float
     gain: float
+    likeness: float | None
     count: int
 
     @property
     def good(self) -> bool:
-        """Whether the pairs fit well enough for a paired method."""
-        return self.shift <= 2.0 and self.gain >= 1.1
+        """Whether the pairs fit well enough for a paired method and for scores."""
+        alike = self.likeness is None or self.likeness >= MIN_LIKENESS
+        return alike and self.shift <= MAX_SHIFT and self.gain >= MIN_GAIN
 
     def __str__(self) -> str:
+        partners = ""
+        if self.likeness is not None:
+            partners = (
+                "images match their own partner better than other images in"
+                f" {self.likeness:.0%} of comparisons (chance is 50 %), "
+            )
         return (
-            f"their edges are {self.shift:.1f} % of the width apart, and a shift of 3 % divides their"
-            f" mutual information by {self.gain:.2f} (measured on {count_noun(self.count, 'pair')})"
+            f"{partners}their edges are {self.shift:.1f} % of the width apart, and a shift of 3 %"
+            f" divides their mutual information by {self.gain:.2f} (measured on"
+            f" {count_noun(self.count, 'pair')})"
         )
 
 
 def fit_of(pairs: Sequence[dict[str, Record]]) -> Fit | None:
-    """Measure how well pairs fit each other, on at most 16 spread over all; None without pairs."""
-    rows = []
-    for pair in spread(pairs, MAX_PAIRS):
-        one = _small(pair["a"].read())
-        other = _small(pair["b"].read())
-        rows.append((_shift(one, other), _gain(one, other)))
-
-    if not rows:
-        return None
-
-    shift, gain = np.median(rows, axis=0).round(2).tolist()
-    return Fit(shift, gain, len(rows))
-
-
-def likeness_of(pairs: Sequence[dict[str, Record]]) -> float | None:
-    """How often an image shares more information with its partner than with another pair's image,
-    at most 16 pairs.
-
-    0.5 is chance; None for less than 4 pairs. The others are of other patients at the same place
-    among their slices, or a patient's neighbouring pairs where there is no other. Measured on six
-    sets: 0.97 to 1 for true pairs, among them those registered by hand and those in one template's
-    space (0.91 where patients are unknown); up to 0.56 with partners drawn at random, or other
-    patients' at the same place (facades 0.69); 0.6 to 0.9 for pairs moved by 3 % of the width, and
-    0.92 to 1 by 2 %, which `Fit` finds.
-    """
-    if len(pairs) < MIN_PAIRS:
-        return None
-
+    """Measure how well pairs fit each other, on at most 16 of all patients; None without pairs."""
     compared = [
         (subject, rank, _small(pair["a"].read()), _small(pair["b"].read()))
         for subject, rank, pair in _pairs_of_all_patients(pairs)
     ]
+    if not compared:
+        return None
+
+    rows = [(_shift(one, other), _gain(one, other)) for _, _, one, other in compared]
+    shift, gain = np.median(rows, axis=0).round(2).tolist()
+    return Fit(shift, gain, _likeness(compared), len(compared))
+
+
+def _likeness(compared: Sequence[tuple[str, int, np.ndarray, np.ndarray]]) -> float | None:
+    """The likeness of `Fit` for (patient, rank, image, partner)."""
+    if len(compared) < MIN_PAIRS:
+        return None
+
     shares_won = []
     for subject, rank, image, partner in compared:
         others = [b for other, at, _, b in compared if other != subject and at == rank]
@@ -118,7 +123,7 @@ def _pairs_of_all_patients(
     for pair in pairs:
         stacks[pair["a"].subject].append(pair)
 
-    most = max(1, MAX_PAIRS // len(stacks))
+    most = max(1, MAX_PAIRS // max(1, len(stacks)))
     for subject, own in spread(list(stacks.items()), MAX_PAIRS):
         count = min(most, len(own))
         for rank in range(count):
@@ -170,21 +175,19 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def no_true_pairs(study: Study) -> Iterator[Problem]:
-    """Warn of registered pairs that are not more similar than images of different patients, as if
-    only their names were equal, or that are no halves of a picture.
+    """Warn of registered pairs that do not fit each other, as if only their names were equal, or
+    that are no halves of a picture.
     """
-    pairs = []
-    wholes = []
-    for pair in complete_pairs(study.records).values():
-        path = pair["a"].path
-        if path is None:
-            continue
-        pairs.append(pair)
-        if path == pair["b"].path and not is_volume(path):
-            wholes.append(path)
-    if not pairs:
+    pairs = [pair for pair in complete_pairs(study.records).values() if pair["a"].path]
+    fit = fit_of(pairs)
+    if fit is None or fit.good:
         return
 
+    wholes = []
+    for pair in pairs:
+        path = pair["a"].path
+        if path == pair["b"].path and path and not is_volume(path):
+            wholes.append(path)
     layout = HALVES
     if wholes:
         layout = layout_of([read(path).pixels for path in spread(wholes, MAX_PICTURES)])
@@ -193,9 +196,7 @@ def no_true_pairs(study: Study) -> Iterator[Problem]:
         remedy = "save each image as a file of its own, in a folder for each domain"
         yield problem("pairs", "warning", what, [wholes[0].name], remedy)
         return
-
-    likeness = likeness_of(pairs)
-    if likeness is None or likeness >= ALIKE:
+    if fit.likeness is None:
         return
 
     remedies = []
@@ -209,20 +210,20 @@ def no_true_pairs(study: Study) -> Iterator[Problem]:
         remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
     first = pairs[0]
     what = (
-        f"the pairs may show different patients or be badly aligned, but {used}. Images match"
-        f" their own partner better than other images in only {likeness:.0%} of comparisons (chance"
-        f" is 50 %). The first pair is '{first['a'].key}' and '{first['b'].key}'. If these are not"
-        f" pairs: {' or '.join(remedies) or 'correct them'}"
+        f"the pairs may show different patients or be badly aligned, but {used}: {fit}. The first"
+        f" pair is '{first['a'].key}' and '{first['b'].key}'. If these are not pairs:"
+        f" {' or '.join(remedies) or 'correct them'}"
     )
     yield problem("pairs", "warning", what)
 
 
 def layout_of(pictures: Sequence[np.ndarray]) -> str:
     """How pictures (C, H, W) of several images are laid out, a key of LAYOUTS: the cut whose first
-    two parts share the most information, if this is twice what the halves side by side share.
+    two parts share the most information, if this is a multiple of what the halves side by side
+    share.
 
-    Measured as multiples of that: 17 to 30 for three side by side and two one above the other; for
-    true halves 0.1 to 0.25, and for facades, which repeat themselves, 1.3 to 1.6.
+    Measured multiples: 17 to 30 for three side by side and two one above the other; for true halves
+    0.1 to 0.25, and for facades, which repeat themselves, 1.6 to 2.6.
     """
     shared = {}
     for name, (axis, count) in LAYOUTS.items():
