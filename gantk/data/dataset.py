@@ -32,11 +32,9 @@ from gantk.data.preparation import (
 )
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.data.split import (
-    Hash,
     Splits,
     consequences,
     describe_images,
-    hashes_of_rows,
     read_splits,
     split_json,
     split_origin,
@@ -133,7 +131,7 @@ class Study:
 
     def consequences(self) -> list[str]:
         """What the split and the choice of training images mean for the scores, in sentences."""
-        lines = consequences(self.splits)
+        lines = consequences(self.splits.with_training(self.training), self.fingerprints)
         chosen = self.method.paired or len(self.letters) == 1 or self.table.unpair != "auto"
         if not (chosen or self.guessed or unpairs(self.table, self.source)):
             lines.append(
@@ -182,7 +180,7 @@ class Data(Study):
         super().__init__(table, method, known.catalog if known else None, source)
         self.paired = method.paired
         self.notes: list[str] = []
-        # about the images of `test_on`
+        # of a run's own split, as split.json says; or about the images of `test_on`
         self.warnings: list[str] | None = None
         if known:
             self.records = self._read_known(known, self.records)
@@ -215,8 +213,8 @@ class Data(Study):
         """Take the splits of a run's split.json; returns all records that it names."""
         self.split_description = known.how or ""
         sha256 = _preparation(self.table, present).sha256
-        changed = self._changed_rows(known.catalog or (), sha256)
-        self.splits, self.training, records = read_splits(known.splits, present, changed, sha256)
+        self.warnings = known.splits.consequences
+        self.splits, self.training, records = read_splits(known.splits, present, sha256)
         named_ids = {record.id for record in records}
         new = {record.key for record in present if record.id not in named_ids}
         if new:
@@ -226,13 +224,6 @@ class Data(Study):
             )
 
         return records
-
-    def _changed_rows(self, known: Sequence[Mapping[str, Any]], sha256: Hash) -> list[str]:
-        """The keys of the source's rows whose files have other hashes than are known."""
-        before = {(row["domain"], row["key"]): row["sha256"] for row in known}
-        rows = getattr(self.source, "rows", ()) if known else ()
-        hashes = zip(rows, hashes_of_rows(rows, sha256), strict=True)
-        return [row.key for row, own in hashes if own != before[row.letter, row.key]]
 
     def _fit(self, letter: str, training: list[Record]) -> None:
         """Fit the intensity mapping of a domain to these training images only, and set its number
@@ -507,11 +498,7 @@ class Data(Study):
         seen |= {record.id for each in self.splits.values() for record in each}
         left_out = [record for record in self.records if record.id not in seen]
         listing = split_json(sets, left_out, self.preparation.sha256, self.consequences())
-        catalog = self.catalog()
-        if catalog is not None:
-            hashes = hashes_of_rows(self.source.rows, self.preparation.sha256)
-            catalog = [row | {"sha256": own} for row, own in zip(catalog, hashes, strict=True)]
-        return RecordedSplit(how=self.split_description, splits=listing, catalog=catalog)
+        return RecordedSplit(how=self.split_description, splits=listing, catalog=self.catalog())
 
     def catalog(self) -> list[dict[str, Any]] | None:
         """The rows of the source as JSON; None of a source that computes or wraps images."""

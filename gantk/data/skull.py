@@ -20,9 +20,10 @@ MIN_LAYER_VOXELS = 50
 
 
 def shows_skull(image: Image) -> bool | None:
-    """Whether a volume of a head shows skin and skull. None where this cannot be told: without a
-    position in space, where no plane is wider than twice BRAIN_DEPTH_MM, or where pixels are larger
-    than the layers.
+    """Whether a volume of a head shows skin and skull; False for a skull-stripped one, whose
+    background is masked. None where this cannot be told: without a position in space, where no
+    plane is wider than twice BRAIN_DEPTH_MM, where pixels are larger than the layers, or where
+    there is neither a skull nor a mask.
     """
     if image.dims != 3 or image.affine is None or len(image.spacing) != image.dims:
         return None
@@ -34,17 +35,9 @@ def shows_skull(image: Image) -> bool | None:
 
     darkest = BONE_LAYERS.start + int(np.argmin(bone))
     rim = min(1.0, float(np.nanmax(layers[:darkest])))
-    return bool(layers[darkest] < MAX_BONE_SHARE * rim)
-
-
-def is_stripped(image: Image) -> bool | None:
-    """Whether a volume of a head is skull-stripped: it shows no skull, and its background is masked.
-    None where this cannot be told.
-    """
-    shown = shows_skull(image)
-    if shown is None:
-        return None
-    return not shown and corner_levels(image.pixels) is not None
+    if layers[darkest] < MAX_BONE_SHARE * rim:
+        return True
+    return None if corner_levels(image.pixels) is None else False
 
 
 def _layers(image: Image) -> np.ndarray:

@@ -22,6 +22,10 @@ class RecordedImage(BaseModel):
         description="Path of the file; null if the image is not read from a file."
     )
     sha256: str | None = Field(default=None, description="SHA-256 of the file.")
+    all_sha256: str | None = Field(
+        default=None,
+        description="Hash of all files that are read for the image, where these are several.",
+    )
     label: str | None = Field(default=None, description="Class of the image, with data.labels.")
     missing: list[str] | None = Field(default=None, description="Contrasts that the patient lacks.")
 

@@ -115,7 +115,7 @@ class Translation:
         self.clipped: list[Clipped] = []
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
-        self.stripped: dict[str, bool | None] = {}  # by job: whether the input is skull-stripped
+        self.skulls: dict[str, bool | None] = {}  # by job: whether the input shows the skull
         self.warnings: dict[Path, list[str]] = defaultdict(list)  # by input
         # by job and contrast: whether the image fits the training data, and why
         self.fits: dict[tuple[str, str], dict[str, Any]] = {}
@@ -668,9 +668,9 @@ class Translation:
         elif checked.fits == "no":
             self.say(f"warning  '{job.name}' does not fit the training data, see below")
         if self.layout and image.dims == 3:
-            from gantk.data.skull import is_stripped  # other translations do not need it
+            from gantk.data.skull import shows_skull  # other translations do not need it
 
-            self.stripped[job.name] = is_stripped(image)
+            self.skulls[job.name] = shows_skull(image)
         return image
 
     def _options_of(self, job: Job) -> TranslateOptions:
@@ -791,9 +791,9 @@ class Translation:
         )
         if not self.layout:
             return sidecar_content(output.path, sources, self._model_identity, facts)
-        stripped = self.stripped.get(job.name)
-        if stripped is not None:
-            facts["SkullStripped"] = stripped
+        skull = self.skulls.get(job.name)
+        if skull is not None:
+            facts["SkullStripped"] = not skull
         return self.layout.describe(facts, sources, self._grid_of(job))
 
     def _verdicts(self, job: Job, contrast: str) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple
 
+from gantk.data.check.findings import test_of_another_kind
+from gantk.data.preparation import domain_letters, patients_of
 from gantk.data.split import SplitTable, split_records
 from gantk.errors import count_noun
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
@@ -210,30 +212,33 @@ def _split(seen: Scans) -> Line:
     if split.get("by") in ("folders", "file"):
         return Line("data.split", None, split["how"])
 
-    subjects: dict[str, set[str]] = {record.domain: set() for record in seen.records}
-    for record in seen.records:
-        if record.subject:
-            subjects[record.domain].add(record.subject)
+    letters = domain_letters(tuple(seen.domains))
+    patients = min(
+        len(patients_of(record for record in seen.records if record.domain == letter))
+        for letter in letters
+    )
+    if patients < 2:
+        why = "no name contains a patient"
+        if seen.patients:
+            why = "there are too few patients to hold one out"
+        why += ", so runs of neighbouring slices are held out; scores hold only for these patients"
+        placed = all(record.position is not None for record in seen.records)
+        by = "block" if placed else "image"
+        return Line("data.split", {"test": 0.2, "validation": 0.1, "by": by}, why)
 
-    patients = min(map(len, subjects.values()))
-    if 1 < patients < MIN_TEST_PATIENTS:
-        folds = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
-        _, how = split_records(seen.records, SplitTable.model_validate(folds))
-        return Line("data.split", folds, f"{how}; {_cross_validation(patients)}")
-    if patients > 1:
-        shares = {"test": 0.2, "validation": 0.1, "by": "patient"}
-        splits, how = split_records(seen.records, SplitTable.model_validate(shares))
-        if len({record.subject for record in splits["test"]}) < MIN_TEST_PATIENTS:
-            how += f"; {_cross_validation(5, ' --set data.split.folds=5')}"
-        return Line("data.split", shares, how)
-
-    why = "no name contains a patient"
-    if seen.patients:
-        why = "there are too few patients to hold one out"
-    why += ", so runs of neighbouring slices are held out; scores hold only for these patients"
-    placed = all(record.position is not None for record in seen.records)
-    by = "block" if placed else "image"
-    return Line("data.split", {"test": 0.2, "validation": 0.1, "by": by}, why)
+    values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
+    repeat = _cross_validation(5, " --set data.split.folds=5")
+    if patients < MIN_TEST_PATIENTS:
+        values = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
+        repeat = _cross_validation(patients)
+    splits, how = split_records(seen.records, SplitTable.model_validate(values))
+    names = dict(zip(letters, seen.domains, strict=True))
+    items = seen.examination.items
+    for each in test_of_another_kind(items, splits, names, spacing_is_set=False):
+        how += f"; {each['what']}"
+    if len(patients_of(splits["test"])) < MIN_TEST_PATIENTS:
+        how += f"; {repeat}"
+    return Line("data.split", values, how)
 
 
 def _cross_validation(folds: int, settings: str = "") -> str:

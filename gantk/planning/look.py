@@ -16,13 +16,11 @@ from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs, without_partner
-from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.method import domain_letters
 from gantk.planning.pixels import Pixels, pixels_of
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
-MAX_SKULLS = 4  # scans that are asked whether they show a skull
 
 
 @dataclass
@@ -84,10 +82,10 @@ class Scans:
         return bool(self.volumes) and self.empty > MIN_EMPTY
 
     @property
-    def is_stripped(self) -> bool:
-        """Whether the volumes are masked, and a few of them show no skull; CT is not asked."""
+    def is_stripped(self) -> bool | None:
+        """Whether most volumes are skull-stripped heads; None where this is unclear of all."""
         known = [file["skull"] for file in self.files if file.get("skull") is not None]
-        return self.is_masked and bool(known) and not any(spread(known, MAX_SKULLS))
+        return 2 * sum(known) < len(known) if known else None
 
     def warns(self, kind: str) -> bool:
         """Whether `data check` reported a warning or an error of this kind."""

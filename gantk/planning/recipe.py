@@ -25,7 +25,9 @@ USUAL_STEPS = 2400  # of a method that states none
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
 # problems of `data check` that the recipe solves
-SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
+SOLVED_PROBLEMS = ("channels", "split", "test", "patients", "same-patient")
+# keys whose reasons are told above the recipe
+TOLD_KEYS = ("method.name", "data.split")
 # kinds of notes that the recipe repeats: how scans were understood
 TOLD_NOTES = ("choice", "columns")
 # keys of what networks see, not of how scans are read
@@ -325,6 +327,13 @@ def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why:
             "background of the input stays background in the result",
         ),
         (not noise and seen.is_stripped, "stripped", True, "warn of heads with skull"),
+        (
+            not noise and seen.is_masked and seen.is_stripped is None,
+            "stripped",
+            None,
+            "not set, because it is unclear whether these show skulls. If they are skull-stripped"
+            " heads, set it to true, and `gantk translate` warns of heads with skull",
+        ),
     ]
     return [
         *lines,
@@ -396,10 +405,13 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         kind = "from noise"
 
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
-    split = next((line for line in lines if line.key == "data.split"), None)
+    of_key = {line.key: line for line in lines}
     for key, text in seen.found["summary"].items():
-        text = split.why if key == "split" and split else text
+        if key == "split" and "data.split" in of_key:
+            text = of_key["data.split"].why
         out += _comment(f"{key:9} {text}")
+    method = of_key["method.name"]
+    out += _comment(f"{'method':9} {method.value}: {method.why}")
 
     for problem in seen.found["problems"]:
         is_told = problem["severity"] != "note" or problem["kind"] in TOLD_NOTES
@@ -413,7 +425,7 @@ def _text(seen: Scans, lines: Iterable[Line], hours: float) -> str:
         if own:
             out += ["", f"[{table}]"]
         for line in own:
-            out += _key_lines(line._replace(why="see above") if line is split else line)
+            out += _key_lines(line._replace(why="see above") if line.key in TOLD_KEYS else line)
 
     return "\n".join(out) + "\n"
 

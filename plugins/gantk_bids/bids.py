@@ -46,6 +46,9 @@ class Bids(VolumeSource):
     mask: str = ""
     label: str = ""  # column of participants.tsv with the class of a patient; "" = none
 
+    # what the table of `data check` says of other images
+    uses = "images of the recipe's domains in sub-*/anat, of each session the first run"
+
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json

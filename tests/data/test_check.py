@@ -3,7 +3,6 @@ survived.
 """
 
 import csv
-import json
 import shutil
 from functools import cache
 from pathlib import Path
@@ -169,9 +168,12 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
     assert "near copy of 'testB/brighter.png' in test" in leak["what"]
 
 
-@pytest.mark.parametrize("name", ["t1t2_course", "ct_mri", "brainix_dicom"])
+@pytest.mark.parametrize("name", ["t1t2_course", "ct_mri", "brainix_dicom", "facades"])
 def test_real_folders_raise_no_alarm(shared_data, name):
     problems = check(shared_data / name)["problems"]
+    if name == "facades":
+        assert {each["severity"] for each in problems} == {"note"}
+        return
     assert [each["kind"] for each in problems] == ["patients"] * (
         name == "t1t2_course"
     ) or name == "brainix_dicom"
@@ -192,6 +194,27 @@ def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
     save(tmp_path / "T1" / "side.png", np.rot90(head[40]))
 
     assert problem(check(tmp_path), "planes")["files"] == ["T1/side.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("T1/{place:03d}.png", False),  # neighbours of test slices are left out of the training
+        ("T1/{shuffled:03d}.png", True),
+        ("T1/patient{shuffled:03d}.png", True),
+        ("{side}A/{shuffled:03d}.png", True),
+    ],
+)
+def test_slices_of_one_head_in_training_and_test_are_told(name, told, tmp_path):
+    record = phantom(("T1", "T2"), 3, (96, 64, 64), subjects=1).records()[0]
+    order = np.random.default_rng(1).permutation(48)
+    for place, shuffled in enumerate(order):
+        side = "train" if shuffled % 4 else "test"
+        path = tmp_path / name.format(place=place, shuffled=shuffled, side=side)
+        save(path, record.read()[0][24 + place])
+
+    found = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "neighbours"]
+    assert [" look like slices next to training images" in each for each in found] == [True] * told
 
 
 @pytest.mark.parametrize(
@@ -292,38 +315,23 @@ def test_numbers_glued_to_contrasts_are_a_warning(tmp_path, pictures, numbers, t
         assert "T1_1.png" in found[0]["remedy"]
 
 
-def slices_of_heads(cut=lambda image: image):
-    """(T1, T2) of 14 heads."""
-    subjects = sorted({subject for _, subject in heads()})
-    return [(cut(heads()["a", name]), cut(heads()["b", name])) for name in subjects]
-
-
 LAYOUTS = {
     "two images side by side": lambda one, other: np.hstack([one, other]),
     "three images side by side": lambda one, other: np.hstack([one, other, one]),
+    "two images, one moved": lambda one, other: np.hstack([one, np.roll(other, 6, 1)]),
     "two images, one above the other": lambda one, other: np.vstack([one, other]),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pictures_of_several_images_are_told_by_layout(tmp_path, layout):
-    for number, pair in enumerate(slices_of_heads()):
-        save(tmp_path / f"{number}.png", LAYOUTS[layout](*pair))
+def test_pictures_of_several_images_are_told(tmp_path, layout):
+    for subject in {subject for _, subject in heads()}:
+        pair = heads()["a", subject], heads()["b", subject]
+        save(tmp_path / f"{subject}.png", LAYOUTS[layout](*pair))
 
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        'format = 1\ntrain.steps = 1\nmethod.name = "pix2pix"\ndata.source.name = "aligned"\n'
-        f"data.source.path = {json.dumps(str(tmp_path))}\ndata.size = [32, 32]\n"
-        'data.domains = ["T1", "T2"]\n'
-    )
-    _, model = checked_recipe(recipe, None, [], None)
-    told = [
-        line for line in warnings_about(Data(model.data, model.method.target)) if "show" in line
-    ]
-    if layout.startswith("two images side"):
-        assert not told
-    else:
-        assert f"the pictures seem to show {layout}" in told[0]
+    settings = ["data.source.name=aligned", 'data.domains=["T1", "T2"]']
+    told = named(check(tmp_path, set=settings), "pairs")["pairs"]
+    assert len(told) == (layout != "two images side by side")
 
 
 @pytest.mark.parametrize(

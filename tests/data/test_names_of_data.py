@@ -10,10 +10,6 @@ import pytest
 from PIL import Image
 from volumes import volume
 
-from gantk.catalog.domains import (
-    domain_match,
-    rename_or_map,
-)
 from gantk.catalog.patients import reading_of
 from gantk.data.dataset import Data
 from gantk.data.recipe_data import checked_recipe
@@ -118,10 +114,6 @@ def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
     assert (
         "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol"
         in data_of("dualgan_t1t2", tmp_path, *ways)[3]
-    )
-    assert domain_match("p1_3DT1", "3DT1") == domain_match("7_my_scan", "my scan") == 2
-    assert rename_or_map({"T1", "CT", "FLAIR"}, ["CT", "MR"]).endswith(
-        'data.source.a="CT" --set data.source.b="T1"'
     )
 
 

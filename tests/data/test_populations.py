@@ -48,14 +48,6 @@ def test_unpaired_training_takes_people_of_the_usual_kind(tree):
     assert not [line for line in warnings_about(data) if "of different kinds" in line]
 
 
-def test_very_different_numbers_are_a_note(tree):
-    people = [(f"P{n}", "T1" if n < 3 else "T2") for n in range(17)]
-    told = check(tree(dict.fromkeys(people, 1.0)))["problems"]
-    (about,) = [each for each in told if each["kind"] == "populations"]
-    assert about["severity"] == "note"
-    assert "differ much in number" in about["what"]
-
-
 @pytest.mark.slow
 def test_a_raw_head_against_stripped_brains_is_a_warning(shared_data):
     told = check(shared_data / "open_ms")["problems"]

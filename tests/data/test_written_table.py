@@ -70,6 +70,10 @@ LAYOUTS = {
     "versions": [
         f"{v}/p{n}/{k}.nii" for v in ("orig", "pre") for n in range(4) for k in ("T1", "T2")
     ],
+    "BIDS and others": [
+        *(f"sub-{n:02d}/anat/sub-{n:02d}_{k}w.nii" for n in range(4) for k in ("T1", "T2")),
+        "hospital/p7/T1.nii",
+    ],
     "a mask": [f"p{n}/{k}.nii" for n in range(4) for k in ("T1", "T2", "seg")],
 }
 
@@ -77,7 +81,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     root = grown(tmp_path / "scans", LAYOUTS[layout])
-    result = check(root, table=tmp_path / "scans.csv")
+    result = check(root, table=tmp_path / "scans.csv", why=True)
     domains = tuple(result["domains"])
     found = records_of(root, domains)
 
@@ -85,6 +89,7 @@ def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     assert records_of(tmp_path / "scans.csv", domains) == found
     rows = rows_of(tmp_path / "scans.csv")
     assert {row["path"] for row in rows} == {f"scans/{name}" for name in LAYOUTS[layout]}
+    assert all(row["why"] for row in rows)
 
 
 VISITS = [

@@ -14,6 +14,7 @@ import PIL.Image
 import torch
 from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
+from systems import channels_of
 
 from gantk import Data, ImagePool
 from gantk.data.batches import Batches
@@ -162,11 +163,12 @@ def intensity_ranges(table) -> list[list[int]]:
 def built(model) -> Method:
     """The recipe's method at full width: networks without memory, all else on the CPU, random."""
     data = model.data
-    channels = data.source(data.domains, data.dims, data.size).channels()
     classes = ("healthy", "tumour") if data.labels else ()
     with torch.device("meta"):
         method = model.method(
-            Geometry(data.dims, data.size, channels, classes, tuple(data.intensity().range))
+            Geometry(
+                data.dims, data.size, channels_of(data), classes, tuple(data.intensity().range)
+            )
         )
 
     use_kernels(method, False)  # quicker ways to the same numbers, by other operations

@@ -5,6 +5,7 @@ trains them in a moment.
 import torch
 from tiny import ROOT
 
+from gantk.data.preparation import contrast_names, domain_letters
 from gantk.method import Geometry, Method
 from gantk.recipe.load import load_recipe
 
@@ -54,12 +55,17 @@ def small_model(name: str, *settings: str):
     return recipe_of(name, *SMALL[name], *settings)
 
 
+def channels_of(data) -> dict[str, int]:
+    """The channels of each domain: one for each contrast."""
+    names = zip(domain_letters(data.domains), data.domains, strict=True)
+    return {letter: len(contrast_names(name)) for letter, name in names}
+
+
 def build(model) -> Method:
     """A recipe's method on the CPU, its weights drawn from seed 0."""
     data = model.data
-    channels = data.source(data.domains, data.dims, data.size).channels()
     classes = ("healthy", "tumour") if data.labels else ()
     torch.manual_seed(0)
     return model.method(
-        Geometry(data.dims, data.size, channels, classes, tuple(data.intensity().range))
+        Geometry(data.dims, data.size, channels_of(data), classes, tuple(data.intensity().range))
     )

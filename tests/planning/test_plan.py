@@ -4,7 +4,6 @@ recipes train.
 
 import re
 import tomllib
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -15,8 +14,6 @@ from volumes import PAIRED, load, volume
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
-from gantk.data.check.pairs import fit_of
-from gantk.data.sources.pairing import complete_pairs
 from gantk.recipe.load import Recipe, resolved
 from gantk.training import trial
 
@@ -103,8 +100,14 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     assert "for k in 0 1" in said
 
 
-@pytest.mark.parametrize("contrasts", [("T1", "T2"), ("MR", "CT")])
-def test_a_recipe_of_stripped_heads_warns_of_a_skull(contrasts, tmp_path, instant_trials):
+@pytest.mark.parametrize(
+    ("contrasts", "mm", "stripped"),
+    [(("T1", "T2"), 2.0, True), (("MR", "CT"), 2.0, True), (("T1", "T2"), 20.0, None)],
+)
+def test_a_recipe_of_stripped_heads_warns_of_a_skull(
+    contrasts, mm, stripped, tmp_path, instant_trials
+):
+    """Contrasts, size of the voxels, which may be too large to tell -> `translate.stripped`."""
     x, y, z = np.mgrid[:40, :40, :40] - 19.5
     distance = np.maximum(np.hypot(x, y), abs(z))
     for number, contrast in product(range(3), contrasts):
@@ -114,9 +117,21 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(contrasts, tmp_path, instan
         air = -1000 if contrast == "CT" else 0
         voxels = np.where(distance < 15 + number, values, air).astype(np.int16)
         path = tmp_path / "data" / f"p{number}" / f"{contrast}.nii.gz"
-        volume(path, affine=TWO_MM, values=voxels)
+        volume(path, affine=np.diag([mm, mm, mm, 1.0]), values=voxels)
 
-    assert tomllib.loads(plan(tmp_path / "data"))["translate"]["stripped"]
+    text = plan(tmp_path / "data")
+    assert tomllib.loads(text)["translate"].get("stripped") == stripped
+    assert ("it is unclear whether these show skulls" in text) == (stripped is None)
+
+
+def test_a_test_patient_of_another_kind_is_told(tmp_path, instant_trials):
+    for number, (name, step) in enumerate(product(("T1", "T2"), (2.0, 8.0))):
+        path = tmp_path / f"p{step:g}" / f"{name}.nii.gz"
+        volume(path, number, affine=np.diag([2.0, 2.0, step, 1.0]))
+
+    text = plan(tmp_path).replace("\n#  ", "")
+    assert "T1 are of another kind than the training images: spacing:" in text
+    assert "test" in {each["kind"] for each in check(tmp_path)["problems"]}
 
 
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
@@ -143,28 +158,11 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
         assert sum("the pairs may show different patients" in line for line in said) == count
 
 
-def test_a_fit_falls_with_a_shift_and_with_another_patient():
-    pairs = list(complete_pairs(RECORDS).values())
-    turned = [
-        {"a": one["a"], "b": other["b"]}
-        for one, other in zip(pairs, pairs[5:] + pairs[:5], strict=True)
-    ]
-
-    rolled = [
-        {"a": pair["a"], "b": replace(pair["b"], read=lambda b=pair["b"]: np.roll(b.read(), 4, 2))}
-        for pair in pairs
-    ]
-    assert fit_of(pairs).good
-    assert fit_of(pairs).shift == 0
-    assert fit_of(pairs).likeness > 0.9
-    assert not fit_of(turned).good
-    assert not fit_of(rolled).good
-    assert fit_of([]) is None
-    assert fit_of(pairs[:3]).likeness is None
-
-
 def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
-    short, long = (tomllib.loads(plan(pictures(tmp_path), hours=hours)) for hours in (0.01, 10))
+    texts = [plan(pictures(tmp_path), hours=hours) for hours in (0.01, 10)]
+    short, long = map(tomllib.loads, texts)
+    assert "# method    regression: " in texts[0]
+    assert "only an L1 loss, because the training is short" in texts[0].replace("\n#  ", "")
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 

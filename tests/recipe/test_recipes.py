@@ -16,7 +16,7 @@ from volumes import volume
 import gantk
 from gantk import Data
 from gantk.data.batches import Batches
-from gantk.data.preparation import contrast_names
+from gantk.data.preparation import contrast_names, domain_letters
 from gantk.data.recipe_data import checked_recipe, with_data
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks
@@ -38,10 +38,9 @@ def build(model) -> Method:
     numbers.
     """
     data = model.data
-    source = data.source(data.domains, data.dims, data.size)
-    gray = dict.fromkeys(("a", "b"), 1)  # of real scans, which are not looked at here
-    known = source.channels() if data.source.name == "phantom" else gray
-    channels = {letter: count * (2 * data.neighbours + 1) for letter, count in known.items()}
+    slices = 2 * data.neighbours + 1
+    names = zip(domain_letters(data.domains), data.domains, strict=True)
+    channels = {letter: len(contrast_names(name)) * slices for letter, name in names}
     classes = ("healthy", "tumour") if data.labels else ()
     with torch.device("meta"):
         return model.method(Geometry(data.dims, data.patch or data.size, channels, classes))

@@ -248,17 +248,15 @@ def result_of(found: Examination) -> dict[str, Any]:
     """The result of `check` as JSON."""
     path, scans, _, items, usage, problems = found
     split: dict[str, Any] | None = None
-    set_of_record = {}
+    set_of: dict[tuple[str, str], str] = {}
     if usage and usage.split_description:
         sizes = {name: len(records) for name, records in usage.splits.items()}
         split = {"by": usage.splits.by, "how": usage.split_description} | sizes
-        set_of_record = {
-            record.id: name for name, records in usage.splits.items() for record in records
-        }
+        set_of = {each.id: name for name, records in usage.splits.items() for each in records}
 
     files = []
     for item in items:
-        own_sets = {set_of_record.get(record.id, "") for record in item.records} - {""}
+        own_sets = {set_of.get(record.id, "") for record in item.records} - {""}
         place = {"domains": item.domains, "patient": item.patient or None}
         files.append(item.facts | place | {"split": sorted(own_sets)})
 
@@ -300,6 +298,9 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         problems += findings.made_gray(items, study)
         problems += no_true_pairs(study)
         problems += findings.domains_of_two_kinds(items, study)
+        problems += findings.test_of_another_kind(
+            items, study.splits, study.names, study.table.spacing is not None
+        )
         problems = [each for each in problems if not _is_solved(each, study)]
 
     return problems + list(findings.copies(items))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,20 @@ from gantk.catalog.contrasts import CONTRASTS, exclude, one_word, usual_contrast
 from gantk.catalog.domains import contrasts_said
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
-from gantk.data.check.kinds import HEADS
-from gantk.data.check.populations import differing_traits
+from gantk.data.check.kinds import PLANE, SKULL, TRAITS, Facts, Trait
+from gantk.data.check.populations import SIZE, differing_traits
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO
 from gantk.data.look import content_box
-from gantk.data.preparation import Record, patients_of
+from gantk.data.preparation import Record
+from gantk.data.split import Splits
 from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, Fingerprint, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
 
-MAX_RATIO_OF_COUNTS = 4.0  # of the images of two domains, and of their people
+# of a test set against the training; the foreground varies from slice to slice
+TRAITS_OF_TEST = (*TRAITS[:-1], SIZE)
 MIN_IMAGES = 12  # per domain for finding outliers
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
@@ -144,7 +146,7 @@ UNLIKE = (  # kind, severity, function from an image's facts to a value or None,
     (
         "planes",
         "warning",
-        lambda facts: None if facts["plane"] == "any" else facts["plane"],
+        PLANE.value,
         "have different planes",
         "keep the images of one plane, or choose the plane with data.plane",
     ),
@@ -158,7 +160,7 @@ UNLIKE = (  # kind, severity, function from an image's facts to a value or None,
     (
         "skull",
         "warning",
-        lambda facts: HEADS.get(facts.get("skull")),
+        SKULL.value,
         "show partly the skull",
         "keep only one kind, or strip the skulls of all",
     ),
@@ -505,57 +507,59 @@ def single_slices(study: Study) -> Iterator[Problem]:
 # --- the training
 
 
-def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> list[Problem]:
-    """Warn of an unpaired training whose domains show different kinds of images; note very different
-    numbers of images or people.
-    """
+def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
+    """Warn of an unpaired training whose domains show different kinds of images."""
     if study.method.paired or len(study.names) != 2:
-        return []
+        return
 
-    counts = []
-    facts = []
-    for letter in study.names:
-        own = [record for record in study.training if record.domain == letter]
-        trained = {record.id for record in own}
-        counts.append((len(patients_of(own)), len(own)))
-        facts.append(
-            [item.facts for item in items if any(each.id in trained for each in item.records)]
-        )
-
-    if not all(facts):
-        return []
-
-    both = f"the training images of {' and '.join(study.names.values())}"
-    counted = " against ".join(map(_counts_in_words, counts))
-    first, second = facts
+    first, second = (
+        _facts(items, [record for record in study.training if record.domain == letter])
+        for letter in study.names
+    )
     traits = differing_traits(first, second, study.table.spacing is not None)
     if traits:
-        listed = "; ".join(f"{trait.name}: {a} against {b}" for trait, a, b in traits)
         changes = ", ".join(trait.changes for trait, _, _ in traits)
         what = (
-            f"{both} are of different kinds: {listed}; {counted}. An unpaired network learns these"
-            f" differences with the contrast, and changes {changes}"
+            f"the training images of {' and '.join(study.names.values())} are of different kinds:"
+            f" {_in_words(traits)}. An unpaired network learns these differences with the contrast,"
+            f" and changes {changes}"
         )
         remedy = (
             "train on people whose images of both domains are of one kind, or bring all to one:"
             " strip the skulls, set data.spacing, crop to one field of view"
         )
-        return [problem("populations", "warning", what, (), remedy)]
+        yield problem("populations", "warning", what, (), remedy)
 
-    ratios = [max(a, b) / min(a, b) for a, b in zip(*counts, strict=True) if min(a, b)]
-    if max(ratios) >= MAX_RATIO_OF_COUNTS:
-        what = (
-            f"{both} differ much in number: {counted}. The network learns the fewer ones by heart,"
-            " their anatomy included"
+
+def test_of_another_kind(
+    items: Sequence[Inspected], splits: Splits, names: Mapping[str, str], spacing_is_set: bool
+) -> Iterator[Problem]:
+    """Warn of test images of another kind than the training images, such as those of one patient
+    from another scanner. `names` are those of the domains, by letter.
+    """
+    for letter, name in names.items():
+        test, train = (
+            _facts(items, [record for record in splits[side] if record.domain == letter])
+            for side in ("test", "train")
         )
-        return [problem("populations", "note", what, (), "add images of that domain")]
-    return []
+        traits = differing_traits(test, train, spacing_is_set, TRAITS_OF_TEST)
+        if traits:
+            what = (
+                f"the test images of {name} are of another kind than the training images:"
+                f" {_in_words(traits)}. Scores say how well the model translates such images"
+            )
+            remedy = "to test others, set data.split.seed, or data.split.fold where there are folds"
+            yield problem("test", "warning", what, (), remedy)
 
 
-def _counts_in_words(counts: tuple[int, int]) -> str:
-    people, images = counts  # 0 people: unknown
-    of = f" of {count_noun(people, 'patient')}" if people else ""
-    return f"{count_noun(images, 'image')}{of}"
+def _facts(items: Iterable[Inspected], records: Iterable[Record]) -> list[Facts]:
+    """The facts of the items that these records come from."""
+    ids = {record.id for record in records}
+    return [item.facts for item in items if any(each.id in ids for each in item.records)]
+
+
+def _in_words(traits: Iterable[tuple[Trait, str, str]]) -> str:
+    return "; ".join(f"{trait.name}: {one} against {other}" for trait, one, other in traits)
 
 
 # --- copies

@@ -45,27 +45,27 @@ def _field_of_view(facts: Facts) -> list[float] | None:
     return [side * step for side, step in zip(facts["shape"], facts["spacing"], strict=True)]
 
 
+SKULL = Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}", "skulls")
+PLANE = Trait(
+    "plane", lambda facts: None if facts["plane"] == "any" else facts["plane"], 1, "{}", "views"
+)
+SPACING = Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm", "sharpness")
+FIELD_OF_VIEW = Trait("field of view", _field_of_view, 1.4, "{:.0f} mm", "sizes")
 TRAITS = (
-    Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}", "skulls"),
-    Trait(
-        "plane",
-        lambda facts: None if facts["plane"] == "any" else facts["plane"],
-        1,
-        "{}",
-        "views",
-    ),
-    Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm", "sharpness"),
-    Trait("field of view", _field_of_view, 1.4, "{:.0f} mm", "sizes"),
+    SKULL,
+    PLANE,
+    SPACING,
+    FIELD_OF_VIEW,
     # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
     Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
 )
 # Of one image the foreground also varies with the anatomy that it shows. A model of pixels of 1 mm
 # translates templates of 2 mm; these are blurred, and look so.
 TRAITS_OF_ONE = (
-    *(
-        replace(trait, max_ratio=2.05) if trait.name == "spacing" else trait
-        for trait in TRAITS[:-1]
-    ),
+    SKULL,
+    PLANE,
+    replace(SPACING, max_ratio=2.05),
+    FIELD_OF_VIEW,
     # 0 is what anonymized headers say
     Trait(
         "age",

@@ -15,25 +15,15 @@ from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
 from gantk.errors import count_noun
-from gantk.formats.files import is_volume, read
+from gantk.formats.files import is_volume
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
-# that are measured
-MAX_PAIRS = 16
-MAX_PICTURES = 16
+MAX_PAIRS = 16  # that are measured
 MIN_PAIRS = 4  # for telling chance
 # pairs of one anatomy that a network can learn from, see `Fit`
 MIN_LIKENESS = 0.75
 MAX_SHIFT = 2.0
 MIN_GAIN = 1.1
-# layouts of a picture of several images: the axis that is cut, and the number of parts
-HALVES = "two images side by side"
-LAYOUTS = {
-    HALVES: (-1, 2),
-    "three images side by side": (-1, 3),
-    "two images, one above the other": (-2, 2),
-}
-MIN_LAYOUT_RATIO = 5.0
 SHIFT = 4  # pixels of COMPARED_SIDE (3 %) by which a pair is shifted for comparison
 
 
@@ -176,27 +166,17 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
 
 def no_true_pairs(study: Study) -> Iterator[Problem]:
     """Warn of registered pairs that do not fit each other, as if only their names were equal, or
-    that are no halves of a picture.
+    as if pictures showed something else than two images side by side.
     """
     pairs = [pair for pair in complete_pairs(study.records).values() if pair["a"].path]
     fit = fit_of(pairs)
     if fit is None or fit.good:
         return
 
-    wholes = []
-    for pair in pairs:
-        path = pair["a"].path
-        if path == pair["b"].path and path and not is_volume(path):
-            wholes.append(path)
-    layout = HALVES
-    if wholes:
-        layout = layout_of([read(path).pixels for path in spread(wholes, MAX_PICTURES)])
-    if layout != HALVES:
-        what = f"the pictures seem to show {layout}, so that their halves are no pairs, such as:"
-        remedy = "save each image as a file of its own, in a folder for each domain"
-        yield problem("pairs", "warning", what, [wholes[0].name], remedy)
-        return
-    if fit.likeness is None:
+    first = pairs[0]
+    path = first["a"].path
+    are_halves = path == first["b"].path and path is not None and not is_volume(path)
+    if fit.likeness is None and not are_halves:
         return
 
     remedies = []
@@ -208,31 +188,14 @@ def no_true_pairs(study: Study) -> Iterator[Problem]:
         remedies.append("use dualgan or another unpaired method")
     if "pairs" in study.table.source.options:
         remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
-    first = pairs[0]
+    if are_halves:
+        remedies.append(
+            "where pictures show more than two images, or one above the other, save each image as a"
+            " file of its own, in a folder for each domain"
+        )
     what = (
         f"the pairs may show different patients or be badly aligned, but {used}: {fit}. The first"
         f" pair is '{first['a'].key}' and '{first['b'].key}'. If these are not pairs:"
         f" {' or '.join(remedies) or 'correct them'}"
     )
     yield problem("pairs", "warning", what)
-
-
-def layout_of(pictures: Sequence[np.ndarray]) -> str:
-    """How pictures (C, H, W) of several images are laid out, a key of LAYOUTS: the cut whose first
-    two parts share the most information, if this is a multiple of what the halves side by side
-    share.
-
-    Measured multiples: 17 to 30 for three side by side and two one above the other; for true halves
-    0.1 to 0.25, and for facades, which repeat themselves, 1.6 to 2.6.
-    """
-    shared = {}
-    for name, (axis, count) in LAYOUTS.items():
-        found = []
-        for picture in pictures:
-            side = picture.shape[axis] // count
-            parts = [picture.take(range(k * side, (k + 1) * side), axis) for k in range(2)]
-            found.append(_information(*map(_small, parts)))
-        shared[name] = float(np.median(found))
-
-    best = max(shared, key=lambda name: shared[name])
-    return best if shared[best] > MIN_LAYOUT_RATIO * shared[HALVES] else HALVES

@@ -4,7 +4,7 @@ with the contrast.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -18,12 +18,25 @@ from gantk.errors import count_noun, join_first
 MAX_PEOPLE_COMPARED = 16  # of more, random halves are of the same kinds
 
 
+# of pictures, which state no millimetres, besides the other traits
+SIZE = Trait(
+    "size",
+    lambda facts: facts["shape"] if facts["spacing"] is None else None,
+    1.4,
+    "{:.0f} pixels",
+    "sharpness",
+)
+
+
 def differing_traits(
-    one: Sequence[Facts], other: Sequence[Facts], spacing_is_set: bool
+    one: Sequence[Facts],
+    other: Sequence[Facts],
+    spacing_is_set: bool,
+    traits: Sequence[Trait] = TRAITS,
 ) -> list[tuple[Trait, str, str]]:
     """The traits in which two groups of images differ, with their usual values in words."""
     found = []
-    for trait in TRAITS:
+    for trait in traits:
         if spacing_is_set and trait.name == "spacing":
             continue
         usual, others = _usual(trait, one), _usual(trait, other)
@@ -56,18 +69,19 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     the largest group that is alike; none where that group is a single person, or of more than
     MAX_PEOPLE_COMPARED people.
     """
-    by_domain: dict[str, dict[str, Record]] = {"a": {}, "b": {}}
+    first: dict[tuple[str, str], Record] = {}
     for record in records:
-        if record.subject and record.scan_key and record.path and record.domain in by_domain:
-            by_domain[record.domain].setdefault(record.subject, record)
+        if record.subject and record.scan_key and record.path:
+            first.setdefault((record.domain, record.subject), record)
 
-    both = sorted(by_domain["a"].keys() & by_domain["b"].keys())
+    people = {person for _, person in first}
+    both = sorted(x for x in people if ("a", x) in first and ("b", x) in first)
     if not 2 < len(both) <= MAX_PEOPLE_COMPARED:
         return set()
 
     facts = {}
     for person in both:
-        record = by_domain["a"][person]
+        record = first["a", person]
         if record.file is None or len(record.file.scans) > 1:  # parts of files, several contrasts
             continue
         _, scan = next(scans_of(record))
@@ -75,13 +89,11 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
         if item.error is None:
             facts[person] = item.facts
 
-    alike = defaultdict(set)
-    for person, own in facts.items():
-        for other, its in facts.items():
-            if not differing_traits([own], [its], spacing_is_set):
-                alike[person].add(other)
+    groups = []
+    for own in facts.values():
+        groups.append({x for x in facts if not differing_traits([own], [facts[x]], spacing_is_set)})
 
-    largest = max(alike.values(), key=len, default=set())
+    largest = max(groups, key=len, default=set())
     return {*facts} - largest if len(largest) > 1 else set()
 
 

@@ -19,7 +19,7 @@ from gantk.data.check.inspect import Inspected, scans_of
 from gantk.data.dataset import Study, doubts_of
 from gantk.data.sources.pairing import complete_pairs, expect_pairs, without_partner
 from gantk.data.sources.source import source_for
-from gantk.data.split.near_duplicates import Fingerprint, place_fingerprint
+from gantk.data.split.near_duplicates import Fingerprint, like_training, place_fingerprint
 from gantk.errors import NothingFound, UserError
 from gantk.method import domain_letters
 from gantk.recipe.load import Recipe
@@ -182,7 +182,10 @@ def split_up(usage: Usage, items: Sequence[Inspected]) -> None:
 
     patients_in_doubt = any(each["kind"] == "patients" for each in usage.problems)
     if not patients_in_doubt:
-        usage.problems += [problem("patients", "note", said) for said in usage.consequences()]
+        kind, severity = "patients", "note"
+        if like_training(usage.splits, usage.fingerprints):
+            kind, severity = "neighbours", "warning"
+        usage.problems += [problem(kind, severity, said) for said in usage.consequences()]
 
     try:
         leak = usage.leaks()

@@ -60,13 +60,15 @@ def write_table(
 def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
     known = {row.path: row for row in usage.catalog}
+    uses = getattr(usage.source, "uses", "images of the recipe's domains")
+    rule = f"the source {usage.table.source.name} uses only {uses}"
     used = set()
     for record in usage.records:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
     for scan in scans:
         if used.isdisjoint(map(os.path.abspath, scan.files)):
             row = known.get(scan.path, Row((scan.path,)))
-            yield Row((scan.path,), row.contrast, split=LEFT_OUT, why=row.why)
+            yield Row((scan.path,), row.contrast, split=LEFT_OUT, why={"split": rule} | row.why)
 
 
 def _rows_in_use(usage: Usage) -> list[Row]:

@@ -39,15 +39,6 @@ class Mixed:
         self.parts = [make(domains, dims, size) for make in sources]
         self.doubts: list[UserError] = []
 
-    def channels(self) -> dict[str, int]:
-        """Channels by domain, from the first source that knows them before reading; {} where none
-        does.
-        """
-        counts = (
-            part.channels() for part in self.parts if callable(getattr(part, "channels", None))
-        )
-        return next(counts, {})
-
     def set_channels(self, channels: Literal[1, 3]) -> None:
         """Convert the images of all sources that read files to gray (1) or colour (3)."""
         for part in self.parts:

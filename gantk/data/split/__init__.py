@@ -6,7 +6,6 @@ from gantk.data.split.near_duplicates import SETS
 from gantk.data.split.recorded import (
     Hash,
     describe_images,
-    hashes_of_rows,
     read_splits,
     split_json,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "Splits",
     "consequences",
     "describe_images",
-    "hashes_of_rows",
     "held_out_patients",
     "read_splits",
     "split_json",

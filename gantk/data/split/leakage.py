@@ -77,14 +77,9 @@ def _copies_on_two_sides(
     leaks = []
     sample = sample_indices([record.key for record in records])
     if len(sample) < len(records):  # compares the bytes of all files
-        digests = {}
-        equal = []
-        for i, j in exact_copies(records):
-            if sides[i] != sides[j]:
-                if i not in digests:
-                    digests[i] = fingerprint(records[i], False).digest
-                equal += [(digests[i], records[n].key, sides[n]) for n in (i, j)]
-        leaks += _on_two_sides("file", equal)
+        pairs = [pair for pair in exact_copies(records) if sides[pair[0]] != sides[pair[1]]]
+        named_files = [(str(pair[0]), records[n].key, sides[n]) for pair in pairs for n in pair]
+        leaks += _on_two_sides("file", named_files)
 
     seen = [
         earlier.get(records[n].id) or fingerprint(records[n], near, preparation) for n in sample

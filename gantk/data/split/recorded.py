@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gantk.catalog.catalog import Row
+from gantk.data.cache import digest
 from gantk.data.preparation import Record
 from gantk.data.split.split import Splits
 from gantk.data.split_json import RECORDED_SETS, RecordedImage, RecordedSets
@@ -28,7 +28,7 @@ def split_json(
     pairs. Of `left_out` only domain and key are listed.
     """
     sets = {name: splits.get(name, []) for name in RECORDED_SETS}
-    hashes = sha256({record.path for own in sets.values() for record in own if record.path})
+    known_hashes = _hashes([record for own in sets.values() for record in own], sha256)
 
     def entry(record: Record) -> RecordedImage:
         known = RecordedImage(
@@ -37,9 +37,8 @@ def split_json(
             subject=record.subject,
             pair=record.pair,
             path=str(record.path) if record.path else None,
+            **known_hashes.get((record.files, record.mask_files), {}),
         )
-        if record.path:
-            known.sha256 = hashes[record.path]
         if record.label is not None:
             known.label = record.label
         if record.missing:
@@ -55,25 +54,30 @@ def split_json(
     )
 
 
-def hashes_of_rows(rows: Sequence[Row], sha256: Hash) -> list[list[str]]:
-    """For each row the SHA-256 of all files that are read for it: those of its series, contrasts
-    and mask, of the grid it is resampled onto, and separate voxels.
+def _hashes(records: Sequence[Record], sha256: Hash) -> dict[tuple, dict[str, str]]:
+    """By the files and masks of records, `sha256`: the hash of the first file; and, where more are
+    read, `all_sha256`: that of the hashes of all, with those of the other files of its series,
+    contrasts and mask, of the grid it is resampled onto, and separate voxels.
     """
-    files = [
-        sorted({part for file in row.files_with_mask for part in files_of(file)}) for row in rows
-    ]
-    hashes = sha256({file for own in files for file in own})
-    return [[hashes[file] for file in own] for own in files]
+    parts = {}
+    for files, masks in {(each.files, each.mask_files) for each in records if each.path}:
+        parts[files, masks] = {part for file in (*files, *masks) for part in files_of(file)}
+    hashes = sha256({part for own in parts.values() for part in own})
+    found = {}
+    for key, own in parts.items():
+        found[key] = {"sha256": hashes[key[0][0]]}
+        if len(own) > 1:
+            found[key]["all_sha256"] = digest(sorted(hashes[part] for part in own))
+    return found
 
 
 def read_splits(
-    content: RecordedSets, records: Sequence[Record], changed: Iterable[str], sha256: Hash
+    content: RecordedSets, records: Sequence[Record], sha256: Hash
 ) -> tuple[Splits, list[Record], list[Record]]:
     """The splits in a run's split.json, the training images that its method uses, and all records
     that it names.
 
-    UserError names images that are gone or have changed; new images are left out. `changed` are
-    known changes.
+    UserError names images that are gone or have changed; new images are left out.
     """
     # by a record's id: its entry, and the set that lists it
     entries = {}
@@ -84,7 +88,7 @@ def read_splits(
             set_of[entry.id] = name
 
     present = {record.id: record for record in records}
-    _expect_unchanged(entries, present, changed, sha256)
+    _expect_unchanged(entries, present, sha256)
 
     known = {key: _as_recorded(present[key], entry) for key, entry in entries.items()}
     sets: dict[str, list[Record]] = {name: [] for name in RECORDED_SETS}
@@ -114,19 +118,20 @@ def _as_recorded(record: Record, entry: RecordedImage) -> Record:
 
 
 def _expect_unchanged(
-    entries: Mapping[tuple, RecordedImage],
-    present: Mapping[tuple, Record],
-    changed: Iterable[str],
-    sha256: Hash,
+    entries: Mapping[tuple, RecordedImage], present: Mapping[tuple, Record], sha256: Hash
 ) -> None:
-    """UserError where images are not `present`, are known to have `changed`, or have another hash."""
+    """UserError where images are not `present`, or have other hashes."""
     gone = [key[1] for key in entries if key not in present]
-    paths = {key: present[key].path for key in entries if key in present}
-    hashes = sha256({path for path in paths.values() if path})
-    changed = [*changed]
-    for key, path in paths.items():
-        if path and entries[key].sha256 != hashes[path]:
-            changed.append(key[1])
+    records = [present[key] for key in entries if key in present]
+    hashes = _hashes(records, sha256)
+    changed = []
+    for record in records:
+        entry = entries[record.id]
+        own = hashes.get((record.files, record.mask_files), {})
+        # earlier runs know the hash of the first file only
+        others_changed = entry.all_sha256 not in (None, own.get("all_sha256"))
+        if entry.sha256 != own.get("sha256") or others_changed:
+            changed.append(record.key)
 
     problems = []
     if gone:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.preparation import Record
+from gantk.data.preparation import Record, patients_of
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
-from gantk.errors import UserError, join_first
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
 
@@ -223,8 +223,7 @@ def _expect_every_domain(
 def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
     """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
-        patients = {name: {record.subject for record in sets[name]} for name in SETS}
-        counts = ", ".join(f"{len(patients[name])} {name}" for name in SETS)
+        counts = ", ".join(f"{len(patients_of(sets[name]))} {name}" for name in SETS)
         return f"{counts} ({_counts(sets)})"
 
     left_out = len(records) - sum(map(len, sets.values()))
@@ -598,9 +597,12 @@ def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
     return "; ".join(parts)
 
 
-def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Sentences on what a split means for its scores: nothing held out, patients on both sides, or
-    images without patients.
+def consequences(
+    splits: Mapping[str, Sequence[Record]],
+    fingerprints: Mapping[tuple[str, str], Fingerprint] = {},
+) -> list[str]:
+    """Sentences on what a split means for its scores: nothing held out, patients on both sides,
+    images without patients, or test images that look like slices of training patients.
     """
     trained, tested = ({r.subject for r in splits[name]} for name in ("train", "test"))
     both = trained & tested - {""}
@@ -612,19 +614,25 @@ def consequences(splits: Mapping[str, Sequence[Record]]) -> list[str]:
         )
 
     if both:
-        patients, these = (
-            ("patients have", "these patients")
-            if len(both) > 1
-            else ("patient has", "this patient")
-        )
+        patients = "patients have" if len(both) > 1 else "patient has"
         lines.append(
-            f"{len(both)} {patients} slices in both training and test: scores hold only for {these}"
+            f"{len(both)} {patients} slices in both training and test: scores hold only for them"
         )
 
+    alike = near_duplicates.like_training(splits, fingerprints)
+    seen = f"{alike} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
     if "" in tested:
+        same = "so training and test may show the same one: scores may be"
+        if alike:
+            same = f"and {seen}, so both sets show the same ones: scores are"
         lines.append(
-            "the patients are not known, so training and test may show the same one: scores may be"
-            f" too good, and count as those of one patient. To change this, {NAME_PATIENTS}"
+            f"the patients are not known, {same} too good, and count as those of one patient. To"
+            f" change this, {NAME_PATIENTS}"
+        )
+    elif alike:
+        lines.append(
+            f"{seen} of other patients: if these are one person under two names, scores are too"
+            " good. Give each person one name"
         )
 
     return lines

@@ -178,10 +178,6 @@ class Phantom:
         self._heads: dict[int, Subject] = {}
         self._tissue: dict[int, Tensor] = {}  # cache: all slices and contrasts of a head share it
 
-    def channels(self) -> dict[str, int]:
-        """The number of channels of each domain: one for each of its contrasts."""
-        return dict(zip(self.letters, map(len, self.contrasts), strict=True))
-
     def records(self) -> list[Record]:
         """A record for every domain of every subject (2-D: of every slice); all domains of one
         image share a pair.

@@ -250,7 +250,7 @@ def _evaluation(run: RunRecord) -> dict[str, str | None]:
 
     facts |= _held_out([row.score for row in rows])
     power = [
-        f"{_label(run, row.key)} {row.name}: {row.verdict.test.needed} patients"
+        f"{_label(run, row.key)} {row.name}: {count_noun(row.verdict.test.needed, 'patient')}"
         for row in tested
         if row.verdict.test.needed
     ]
@@ -270,7 +270,7 @@ def _held_out(scores: list[Score]) -> dict[str, str]:
     patients = max((score.n or 0 for score in scores), default=0)
     if patients:
         facts["internal"] = (
-            f"{patients} held-out patients from the same source as the training data"
+            f"{count_noun(patients, 'held-out patient')} from the same source as the training data"
         )
     return facts
 
