@@ -161,8 +161,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
 def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
     texts = [plan(pictures(tmp_path), hours=hours) for hours in (0.01, 10)]
     short, long = map(tomllib.loads, texts)
-    assert "# method    regression: " in texts[0]
-    assert "only an L1 loss, because the training is short" in texts[0].replace("\n#  ", "")
+    assert re.search("# method    regression: .* only an L1 loss", texts[0].replace("\n#  ", ""))
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 

@@ -162,7 +162,7 @@ def _counts(run: RunRecord) -> Iterator[str]:
         return
     for name, images in sets.named().items():
         if images:
-            people = {image.subject for image in images if image.subject}
+            people = {image.subject for image in images} - {"", None}
             patients = count_noun(people, "patient") if people else "unknown patients"
             yield f"{name.replace('_', ' ')}: {patients}, {count_noun(images, 'image')}"
     if sets.left_out:
