@@ -213,8 +213,7 @@ def test_slices_of_one_head_in_training_and_test_are_told(name, told, tmp_path):
         path = tmp_path / name.format(place=place, shuffled=shuffled, side=side)
         save(path, record.read()[0][24 + place])
 
-    found = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "neighbours"]
-    assert [" look like slices next to training images" in each for each in found] == [True] * told
+    assert len(named(check(tmp_path), "neighbours")["neighbours"]) == told
 
 
 @pytest.mark.parametrize(
