@@ -10,9 +10,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gantk.data.check.findings import test_of_another_kind
-from gantk.data.preparation import domain_letters, patients_of
+from gantk.data.preparation import patients_of
 from gantk.data.split import SplitTable, split_records
 from gantk.errors import count_noun
+from gantk.method import domain_letters
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.planning.look import Scans
 from gantk.plugin.loader import registry

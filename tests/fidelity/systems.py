@@ -5,8 +5,8 @@ trains them in a moment.
 import torch
 from tiny import ROOT
 
-from gantk.data.preparation import contrast_names, domain_letters
-from gantk.method import Geometry, Method
+from gantk.data.preparation import contrast_names
+from gantk.method import Geometry, Method, domain_letters
 from gantk.recipe.load import load_recipe
 
 SMALL = {

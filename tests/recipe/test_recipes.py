@@ -16,10 +16,10 @@ from volumes import volume
 import gantk
 from gantk import Data
 from gantk.data.batches import Batches
-from gantk.data.preparation import contrast_names, domain_letters
+from gantk.data.preparation import contrast_names
 from gantk.data.recipe_data import checked_recipe, with_data
 from gantk.errors import UserError
-from gantk.method import Geometry, Method, check_networks
+from gantk.method import Geometry, Method, check_networks, domain_letters
 from gantk.recipe.departures import departures
 from gantk.recipe.load import Recipe, leaves, load_recipe, resolved
 
