@@ -368,8 +368,10 @@ def terminal(rows: Sequence[Row]) -> TextTable:
     styles = []
     for system in systems(rows):
         for place, line in enumerate(cells(system, ON_TERMINAL)):
-            name, *others = [plain(cell.whole) for cell in line]
-            texts.append(("" if place else name, *others))
+            name, *others = line  # what the recipe is stands in the files
+            texts.append(
+                ("" if place else plain(name.text), *(plain(each.whole) for each in others))
+            )
             styles.append(TONES.get(line[-1].tone, ""))
     return TextTable(ON_TERMINAL, texts, styles)
 
