@@ -97,6 +97,7 @@ class Pipeline:
         self._expect_fitting(image, planes)
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
+        outside = outside_of(image.pixels) if self.frame.masked else None
         chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
         made = []
         for number, plane in enumerate(chosen):
@@ -117,7 +118,6 @@ class Pipeline:
             for axial, coronal, sagittal in zip(*made, strict=True):
                 _median_into_last(axial, coronal, sagittal)
 
-        outside = outside_of(image.pixels) if self.frame.masked else None
         if outside:
             self._mask(results, outside, prepare)
 
