@@ -110,7 +110,7 @@ class Pipeline:
             lines: list[Lines] = [(output, None) for output in outputs]
             if sharpens:
                 as_volume = resamples and self.frame.dims < image.dims
-                lines = self._lines(outputs, seen, image.spill, as_volume=as_volume)
+                lines = self._lines(outputs, seen, image.spill, as_volume)
             made.append(self._on_file(image, grid, sides, lines, prepare))
 
         results = made[-1]
@@ -177,7 +177,7 @@ class Pipeline:
         return grid, np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]
 
     def _lines(
-        self, outputs: Sequence[Tensor], seen: Tensor, spill: Path | None, *, as_volume: bool
+        self, outputs: Sequence[Tensor], seen: Tensor, spill: Path | None, as_volume: bool
     ) -> list[Lines]:
         """What the network made of (N, C, *size), each image of which is a line of what it saw.
 
@@ -188,8 +188,8 @@ class Pipeline:
             if kind == "spread":
                 lines.append((output, None))
             elif as_volume:
-                volumes = (each.movedim(0, 1)[None] for each in (output, seen))
-                rest, slope = fit_in_slabs(*volumes, spill)
+                volume = output.movedim(0, 1)[None]
+                rest, slope = fit_in_slabs(volume, seen.movedim(0, 1)[None], spill)
                 lines.append((rest[0].movedim(0, 1), slope[0].movedim(0, 1)))
             else:
                 lines.append(fit_in_slabs(output, seen, spill))
@@ -298,10 +298,12 @@ class Pipeline:
         outputs = kept[: len(self.maps)]
         blank = sorted(set(range(total)) - set(filled))
         if blank:
-            corners = torch.from_numpy(stack[(blank, slice(None), *[slice(1)] * self.frame.dims)])
+            first_pixels: Any = (blank, slice(None), *[slice(1)] * self.frame.dims)
+            corners = torch.from_numpy(stack[first_pixels])
             for output, kind in zip(outputs, self.maps, strict=True):
-                level = prepare.blank_level(corners, output.shape[1])
-                output[blank] = level if kind == "image" else torch.zeros_like(level)
+                output[blank] = 0.0
+                if kind == "image":
+                    output[blank] = prepare.blank_level(corners, output.shape[1])
             if keep_seen:
                 kept[-1][blank] = prepare.detail(corners, kept[-1].shape[1])
 
