@@ -346,7 +346,7 @@ def test_a_date_is_neither_a_patient_nor_a_part_of_one(tmp_path, pattern):
     assert groups({path: row.pair for path, row in found.items()}) == groups(by_visit)
 
 
-def test_the_only_two_contrasts_of_a_patient_are_no_pair_if_years_apart(tmp_path):
+def test_two_contrasts_of_a_patient_years_apart_are_no_pair(tmp_path):
     for names in (
         ["20190302_Meier_T1", "20200817_Meier_T2"],
         ["Meier/20190302_T1", "Meier/20200817_T2"],
