@@ -103,7 +103,7 @@ def test_shipped_models_are_small_packed_and_have_cards():
         (name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"
     ):
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2**22
-        assert pack_record(RunFolder.open(folder))["name"] == name
+        assert pack_record(RunFolder.open(folder)).name == name
         assert limits_of(folder)
         assert "has not stated" not in card(folder)
 
