@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gantk.data.cache import digest
 from gantk.data.preparation import Record
@@ -54,7 +55,7 @@ def split_json(
     )
 
 
-def _hashes(records: Sequence[Record], sha256: Hash) -> dict[tuple, dict[str, str]]:
+def _hashes(records: Sequence[Record], sha256: Hash) -> dict[tuple, dict[str, Any]]:
     """By the files and masks of records, `sha256`: the hash of the first file; and, where more are
     read, `all_sha256`: that of the hashes of all, with those of the other files of its series,
     contrasts and mask, of the grid it is resampled onto, and separate voxels.
