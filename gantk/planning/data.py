@@ -234,8 +234,7 @@ def _split(seen: Scans) -> Line:
         repeat = _cross_validation(patients)
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
     names = dict(zip(letters, seen.domains, strict=True))
-    items = seen.examination.items
-    for each in test_of_another_kind(items, splits, names, spacing_is_set=False):
+    for each in test_of_another_kind(seen.examination.items, splits, names, spacing_is_set=False):
         how += f"; {each['what']}"
     if len(patients_of(splits["test"])) < MIN_TEST_PATIENTS:
         how += f"; {repeat}"
