@@ -72,7 +72,8 @@ def _image(
     pipeline = model.pipeline(letter, options)
     made = model(image, to, options, progress)
     notes += about_scale(image, pipeline)
-    return made, [*notes, *check_result(image, made[0], pipeline, frame)]
+    notes += check_result(image, made[0], pipeline, frame)
+    return made, [*notes, *model.notes_on_results()]
 
 
 def _as_image(value: Any) -> tuple[Image, Back]:

@@ -15,7 +15,7 @@ from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
 from gantk.inference.jobs import inputs_below, rows_of_one
-from gantk.inference.notes import Checked, check_input
+from gantk.inference.notes import Checked, Note, check_input
 from gantk.inference.pipeline import Pipeline
 from gantk.runs.results import Score, Uncertainty
 
@@ -103,6 +103,10 @@ class TrainedModel:
         header say; "" for others, and for models that do not list their training images.
         """
         return ""
+
+    def notes_on_results(self) -> list[Note]:
+        """What is to be said of the results so far, beside what their inputs tell."""
+        return []
 
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""

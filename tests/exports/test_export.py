@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -137,6 +138,20 @@ def test_exported_model_matches_its_run_on_native_images(run, exported):
     assert {model.domain(name) for name in ("t2", "T2w", "b", None)} == {"b"}
     assert model.frames["b"] == there.frames["b"]
     assert model.run is None, "nobody looks for the scores of an exported file"
+
+
+def test_windows_with_norms_of_their_own_are_told(onnx, tmp_path, monkeypatch):
+    monkeypatch.setattr("gantk.exports.onnx.model.MAX_WHOLE_IMAGE_PIXELS", 40 * 40)
+    cropped = small_run(tmp_path, {"name": "regression", "generator": UNET}, fit="crop")
+    model = toolkit.load(export(cropped, tmp_path / "t2.onnx"))
+    told = []
+    for side in (32, 40, 64):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.translate(native((side, side)))
+        told.append(any("each with its own norms" in str(each.message) for each in caught))
+
+    assert told == [False, False, True]
 
 
 def test_export_metadata_is_complete_and_anonymous(onnx, exported):

@@ -19,6 +19,7 @@ from gantk.exports.onnx.metadata import Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
+from gantk.inference.notes import Note
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.windows import at, by_windows
 from gantk.machine.usage import GIB, free_memory
@@ -48,6 +49,7 @@ class OnnxModel(TrainedModel):
         self.frames = {meta.direction[-1]: meta.frame}
         self._window = meta.window
         self._free = meta.free
+        self._was_cut = False  # whether an image so far was translated in windows
         self._mappings = [mapping_from(state) for _, state in meta.intensity]
         given, *more = session.get_inputs()
         frame = meta.frame
@@ -77,6 +79,17 @@ class OnnxModel(TrainedModel):
 
         with reading_file(path, "a model that gantk exported", remedy=REMEDY):
             return cls(session, read_metadata(text, path), path)
+
+    def notes_on_results(self) -> list[Note]:
+        """That windows have norms of their own, if an image was cut into some."""
+        if not self._was_cut:
+            return []
+        size = " x ".join(map(str, self._window))
+        line = (
+            f"translated in windows of {size} pixels, each with its own norms: grays may differ much"
+            " from those of the run, and between windows. Translate with the run"
+        )
+        return [("warning", line)]
 
     def class_to_translate(self, label: str | None) -> None:
         """UserError where `label` is not the class that was exported."""
@@ -151,6 +164,7 @@ class OnnxModel(TrainedModel):
                 raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
             return torch.from_numpy(made)
 
+        self._was_cut |= framed.shape[2:] != torch.Size(window)
         made = by_windows(framed, window, self.meta.overlap, forward, len(images))
         return made[at(inside)]
 
