@@ -113,7 +113,7 @@ def test_real_slurm_requeues_two_nodes_to_equal_weights(
     called("scontrol", "update", f"JobId={job}", "StartTime=now+5")  # not two minutes later
     called(*show, until="JobState=COMPLETED")
 
-    assert "after step 3 of 4" in Path("said").read_text()
+    assert "after step 2 of 4" in Path("said").read_text()
     assert {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
     found, expected = (
         load_weights(RunFolder(tmp_path / name).latest()) for name in ("out", "ranks")

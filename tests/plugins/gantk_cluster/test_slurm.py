@@ -37,7 +37,7 @@ if end := ends.get(" ".join([name, *words])):
 if words == ["show", "job", "7"]:
     print("JobId=7\\n   JobState=" + os.environ["STATE"] + " Reason=None")
 """
-# A plugin by which SLURM's signal comes in the middle: in step 3 of 4, as the second lasts until it
+# A plugin by which SLURM's signal comes in the middle: after step 2 of 4, whose logging lasts until it
 # is heard of.
 MIDDLE = """
 import os, signal, socket, subprocess
@@ -104,7 +104,7 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
     )
 
     assert (code, again) == (0, 1), said
-    assert "after step 3 of 4" in said, said
+    assert "after step 2 of 4" in said, said
     assert ranks == 1 or {end[0] for end in finish(start(tiny_recipe, tmp_path))} == {0}
 
     found, expected = (
