@@ -605,7 +605,7 @@ def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]
     """
     beside = Counter((row.place, row.contrast) for row in rows)
     several = len({row.place for row in rows}) > 1
-    by_name = patients_of_volumes([replace(row, place=()) for row in rows])
+    by_name = patients_of_volumes(rows)
     named: list[tuple[Row, Parts, str]] = []
     for row, name in zip(rows, by_name, strict=True):
         folders, is_patient = patient_places(row.place)
@@ -613,7 +613,8 @@ def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]
         if (several and is_patient) or alone or (row.place and not (row.stem and name)):
             row.fill("subject", of_folder[row.place], "the folder")
         else:
-            named.append((row, folders, name or row.stem))
+            dates = DATE_WORD.findall(row.stem)
+            named.append((row, folders, name or "_".join(dates) or row.stem))
 
     names = {name for _, _, name in named}
     folders_of_names = {folders for _, folders, _ in named}

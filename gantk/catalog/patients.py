@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import median
 
@@ -24,6 +24,7 @@ from gantk.catalog.patterns import (
     LAST_WORD,
     PERSON,
     SCANNER_FOLDER,
+    SERIES_WORDS,
     SEVERAL_PATIENTS,
     SLICE_AT_END,
     SLICE_BEFORE_NUMBER,
@@ -121,14 +122,14 @@ def _digits(names: Collection[str]) -> int:
 
 def patient_in(name: str) -> str:
     """The patient in the name of a volume: the word for a person and its number, else all but
-    contrasts, dates and visit; "" if that is nothing.
+    contrasts, dates and visit; "" if that is nothing, or says only how was scanned.
     """
     person = PERSON.search(name)
     if person:
         return person[0]
     rest = undated(contrast_in(name, set())[1] or name)
-    is_visit = VISIT_FOLDER.fullmatch(rest) or VISIT_WORD.fullmatch(rest)
-    return "" if is_visit else without_visit(rest)
+    no_patient = (VISIT_FOLDER, VISIT_WORD, SERIES_WORDS)
+    return "" if any(each.fullmatch(rest) for each in no_patient) else without_visit(rest)
 
 
 def patient_folders(place: Parts, shared: int = 0) -> str:
@@ -399,8 +400,27 @@ def patients_in_names(rows: Sequence[Row]) -> Reading | None:
 
 
 def patients_of_volumes(rows: Sequence[Row]) -> list[str]:
-    """The patient of each volume, by its own name."""
-    return without_visits([patient_in(row.name) for row in rows])
+    """The patient of each volume, by its own name without its folders; "" where names tell no
+    patients.
+    """
+    names = without_visits([patient_in(replace(row, place=()).name) for row in rows])
+    return [""] * len(names) if _are_series(rows, names) else names
+
+
+def _are_series(rows: Sequence[Row], names: Sequence[str]) -> bool:
+    """Whether names tell series, as in `2020-01-02/3_T1_ax` and `2020-01-02/4_T2_tse`: each is of one
+    contrast, but most dates are of several.
+    """
+    of_name: dict[str, set[str]] = defaultdict(set)
+    of_date: dict[str, set[str]] = defaultdict(set)
+    for row, name in zip(rows, names, strict=True):
+        of_name[name].add(row.contrast)
+        for date in DATE_WORD.findall("/".join((*row.place, row.stem))):
+            of_date[date].add(row.contrast)
+
+    shared = sum(len(own) > 1 for own in of_date.values())
+    one_each = all(len(own) == 1 for own in of_name.values())
+    return one_each and len(of_name) <= len(of_date) < 2 * shared
 
 
 def patients_of(places: Iterable[Parts], whole: bool = True) -> dict[Parts, str]:

@@ -11,7 +11,7 @@ Patient. The first of these that is there decides:
     2. the first numbered folder that is no visit's, version's, scanner's or group's: `siteA/p07`
     3. the volume's name without contrast, date and visit: `IXI002-Guys` of `IXI002-Guys-T1.nii.gz`;
        with the folder if sites use the same names: `Berlin/001` of `Berlin/001_T1.nii.gz`; the
-       folder if it is nothing else: `Meier` of `Meier/2020-01-02_T1.nii.gz`
+       folder if it is nothing else, or a series: `Meier` of `Meier/2020-01-02_T1_ax.nii.gz`
     4. of pictures, the number before the number of the slice: `12` of `12_030.png`
     Words before running numbers (`kirby_102.png`, `tcga_007.png`) may be patients: gantk asks.
 Everything else: `gantk data check SCANS --table scans.csv` writes what these rules understood, with
@@ -54,11 +54,17 @@ _DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d[-.][0-3]\d[-.](?:19|
 _VISIT = (
     r"(?:(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
     r"[\W_]?[dmvw]?\d*"
-    r"|(?:pre|post)[\W_]?(?:op(?:erative)?|surgery|surgical|therapy|treatment|chemo|rt))"
+    r"|(?:pre|post)(?:[\W_]?(?:op(?:erative)?|surgery|surgical|therapy|treatment|chemo|rt))?"
+    r"|before|after)"
 )
 _SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
 STARTS_WITH_DATE = re.compile(_DATE)
 DATE_WORD = re.compile(rf"(?<![^\W_]){_DATE}(?![^\W_])")
+# All that a name says of its series: `ax`, `sag_tse`.
+SERIES_WORDS = re.compile(
+    r"(?i)(?:(?:ax(?:ial)?|tra(?:ns(?:versal|verse)?)?|sag(?:ittal)?|cor(?:onal)?|[23]d|iso|t?se|fse"
+    r"|tfe|gre|tirm)(?:[\W_]+|$))+"
+)
 # A whole folder: `ses-01`, `2020-01-02`, `anat2`.
 VISIT_FOLDER = re.compile(rf"(?i)(?:{_DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
 # The end of a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's channel `_0000`.

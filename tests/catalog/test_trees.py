@@ -21,6 +21,7 @@ FOUR = ("001", "002", "003", "004")
 CITIES = [f"{city}/{number}" for city in ("Berlin", "Paris") for number in THREE]
 PEOPLE = ("Meier_Hans", "Schulz_Eva", "Adam_B")
 DATES = ("20190302", "20200817")
+DATES_OF_THREE = (*DATES, "20210909")
 T1_T2 = {"T1": "T1", "T2": "T2"}
 SMALL = {"t1": "T1", "t2": "T2"}
 
@@ -124,6 +125,17 @@ TREES = {
     "visits in names, below people": Tree("{p}/{s}_{c}.nii.gz", T1_T2, PEOPLE, ("baseline", "followup")),
     "numbers of visits below people": Tree("{p}/{c}_{s}.nii.gz", T1_T2, PEOPLE, ("V1", "V2")),
     "before and after surgery": Tree("{s}/{p}_{c}.nii.gz", T1_T2, THREE, ("preop", "postop")),
+    "before and after": Tree("{s}/{p}_{c}.nii.gz", T1_T2, THREE, ("pre", "post")),
+    "series in folders of dates": Tree(
+        "{p}/{c}.nii.gz", {"T1_ax": "T1", "T2_tse": "T2"}, DATES_OF_THREE
+    ),
+    "planes in folders of dates": Tree(
+        "{p}/{c}.nii.gz", {"T1_ax": "T1", "T2_ax": "T2"}, DATES_OF_THREE
+    ),
+    "planes after dates": Tree("{p}_{c}.nii.gz", {"T1_ax": "T1", "T2_ax": "T2"}, DATES_OF_THREE),
+    "numbered series in folders of dates": Tree(
+        "{p}/{c}.nii.gz", {"3_T1_fl": "T1", "4_T2_blade": "T2"}, DATES_OF_THREE
+    ),
     "unknown words of visits": Tree("{p}/{s}_{c}.nii.gz", T1_T2, PEOPLE, ("early", "late")),
     "sites with equal names of files": Tree("{p}_{c}.nii.gz", T1_T2, CITIES),
     "groups with equal names of files": Tree(
