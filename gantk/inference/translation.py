@@ -166,7 +166,7 @@ class Translation:
         end lists all failures. Results that an earlier call with the same options has written are
         kept.
         """
-        jobs, folder = self._jobs_of(source, target)
+        jobs, folder = self.jobs_of(source, target)
         ledger = Ledger(folder, self._identity()) if folder else None
         # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
@@ -191,7 +191,7 @@ class Translation:
 
             return self._finish(outcomes, folder, len(jobs) - len(new))
 
-    def _jobs_of(
+    def jobs_of(
         self, source: Path | Mapping[str, Path], target: Path
     ) -> tuple[Sequence[Job], Path | None]:
         """What is to be translated, and the folder of results; None where there is one input."""
@@ -199,7 +199,7 @@ class Translation:
             patient = job_of_files(source, self.contrasts)
             if self.several_contrasts:
                 return self._jobs_of_patient(patient, target), None
-            return self._jobs_of(patient.files[0], target)
+            return self.jobs_of(patient.files[0], target)
 
         if not source.exists():
             what = f"there is no file or folder '{source}'"

@@ -6,18 +6,18 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gantk.catalog.contrasts import result_paths
 from gantk.errors import GantkError, UserError, reading_file
 from gantk.files import WRITTEN, make_folder, write_file
-from gantk.formats.files import read, split_suffix, stem_of, suffix_of
+from gantk.formats.files import read, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
-from gantk.inference.frame import FITS
+from gantk.inference.frame import FITS, TranslateOptions
 from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
@@ -91,8 +91,13 @@ class Service:
 
     def look(self, upload: Path) -> tuple[str, Answer]:
         """The target whose training images an upload, made with `place`, fits best; and whether it
-        can be trusted. GantkError for a bad file.
+        can be trusted. UserError for a bad file.
         """
+        with self._names_as_sent():
+            return self._look(upload)
+
+    def _look(self, upload: Path) -> tuple[str, Answer]:
+        """As `look`; errors name files by their paths."""
         source = self._content_of(upload) if is_zip(upload) else upload
         first = next(iter(self.model.images_in(source)), None) if source.is_dir() else upload
         if first is None:
@@ -126,9 +131,17 @@ class Service:
         uncertainty: bool = False,
         tell: Tell = lambda *_: None,
     ) -> Result:
-        """Translate an upload made with `place`; `show` adds data for the viewer. GantkError for a
-        bad file. An earlier result of the upload is replaced.
+        """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a bad
+        file. An earlier result of the upload is replaced.
         """
+        options = TranslateOptions(uncertainty="auto" if uncertainty else None, label=label or None)
+        with self._names_as_sent():
+            return self._translate(upload, to, options, show, tell)
+
+    def _translate(
+        self, upload: Path, to: str, options: TranslateOptions, show: bool, tell: Tell
+    ) -> Result:
+        """As `translate`; errors name files by their paths."""
         source = self._content_of(upload) if is_zip(upload) else upload
         tell(0.0, "Reading the scan and comparing it with the training data")
         made = self.results_folder(upload.parts[-3])
@@ -136,14 +149,11 @@ class Service:
         make_folder(made, private=True, new=True)
         packed = source.is_dir()
         out = make_folder(made / "out", private=True)
-        target = out if packed else _result_path(out, source.name, to)
-        said = self._translate_into(target, source, to, label, uncertainty, tell)
+        target = out if packed else out / source.name
+        said = self._translate_into(target, source, to, options, tell)
         tell(1.0, "Preparing the pictures")
-        inputs = (
-            self.model.images_in(source, to) if packed else [Scan(upload, (upload,), upload.name)]
-        )
-        paths = {scan: _result_path(out, scan.name, to) for scan in inputs}
-        views = _views(paths, made, MAX_VIEWS if show else 0, uncertainty=uncertainty)
+        results = self.model.results_of(source, target, to, options)
+        views = _views(results, made, MAX_VIEWS if show else 0)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
         if packed:
             shutil.make_archive(str(file.with_suffix("")), "zip", out)
@@ -162,8 +172,7 @@ class Service:
         target: Path,
         source: Path,
         to: str,
-        label: str | None,
-        uncertainty: bool,
+        options: TranslateOptions,
         tell: Tell,
     ) -> list[str]:
         """Translate a file to a file, or the images of a folder into a folder; returns what was
@@ -178,20 +187,27 @@ class Service:
                 source,
                 target,
                 to=to or None,
-                label=label or None,
-                uncertainty="auto" if uncertainty else None,
+                label=options.label,
+                uncertainty=options.uncertainty,
                 unjudged=True,  # the page says what was measured before it is chosen
                 say=said.append,
                 progress=lambda share, name: tell(share, f"Translating to {to}, {share:.0%} done"),
             )
         except GantkError as error:
-            text = self._without_places(str(error))
             if isinstance(error, UserError) or not any(target.rglob("*")):
-                raise UserError(text) from None
-            said.append(f"warning  {text}")  # some of a zip's files failed
+                raise
+            said.append(f"warning  {error}")  # some of a zip's files failed
         for record in [*target.rglob(WRITTEN)]:  # is no result
             record.unlink()
         return said
+
+    @contextmanager
+    def _names_as_sent(self) -> Iterator[None]:
+        """Errors that a user of the page may see, as UserErrors without paths of the server."""
+        try:
+            yield
+        except GantkError as error:
+            raise UserError(self._without_places(str(error))) from None
 
     def _without_places(self, text: str) -> str:
         """A message that names files as their sender did, and no arguments of a command."""
@@ -210,11 +226,9 @@ class Service:
             return folder
         try:
             return unpack_upload(upload, folder, self.most)
-        except (GantkError, OSError) as error:
+        except (GantkError, OSError):
             shutil.rmtree(folder, ignore_errors=True)  # else it would be taken for the whole
-            if isinstance(error, OSError):
-                raise
-            raise UserError(self._without_places(str(error))) from None
+            raise
 
 
 def is_zip(upload: Path) -> bool:
@@ -235,32 +249,21 @@ def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
     return folder
 
 
-def _result_path(out: Path, name: str, to: str) -> Path:
-    """Where the translation to `to` of an image with this name lies below the folder `out`."""
-    # a series that is the whole input is written to `out`
-    return out if name == "." else result_paths(out, name, [to])[to]
-
-
-def _views(
-    results: dict[Scan, Path], folder: Path, most: int, *, uncertainty: bool
-) -> list[dict[str, Any]]:
+def _views(results: dict[Scan, list[Path]], folder: Path, most: int) -> list[dict[str, Any]]:
     """Data for the viewer, in a folder, of the first `most` translations, by scan; deletes the
     uncertainty maps, which are shown and not saved.
     """
     views = []
-    for scan, target in results.items():
-        stem, suffix = split_suffix(target)
-        paths = [
+    for scan, paths in results.items():
+        existing = [
             path
-            for path in (target, target.with_name(f"{stem}_uncertainty{suffix}"))
+            for path in paths
             if path.exists() and path.resolve().is_relative_to(folder.resolve())
         ]
-        if not uncertainty:
-            paths = paths[:1]
-        if paths and len(views) < most:
-            views.append(view((scan, *paths), folder, len(views)))
+        if existing and len(views) < most:
+            views.append(view((scan, *existing), folder, len(views)))
 
-        for path in paths[1:]:
+        for path in existing[1:]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -211,6 +211,30 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
     assert made["healthy"] != made["tumour"]
 
 
+@pytest.mark.parametrize("uncertainty", [False, True])
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("p1/T1.nii.gz", "p1/T2.nii.gz"),
+        (
+            "sub-01/anat/sub-01_T1w.nii.gz",
+            "sub-01/anat/sub-01_space-T1w_desc-gantk_T2w.nii.gz",
+        ),
+    ],
+)
+def test_translations_of_a_zip_are_shown(service, tmp_path, name, result, uncertainty):
+    scan = volume(tmp_path / "scan.nii.gz")
+    upload = service.place("study.zip")
+    upload.write_bytes(zipped({name: scan.read_bytes()}))
+    made = service.translate(upload, "T2", show=True, uncertainty=uncertainty)
+    images = [each for each in zipfile.ZipFile(made.file).namelist() if each.endswith(".gz")]
+
+    assert images == [result]
+    (view,) = made.views
+    assert view["name"] == name
+    assert ("uncertainty" in view["files"]) == uncertainty
+
+
 PNG = b"\x89PNG\r\n\x1a\n"
 HOSTILE = {
     "climbing": ("a.zip", zipped({"../evil.png": PNG}), "cannot be read as a zip file"),
@@ -316,9 +340,12 @@ def test_hostile_files_are_one_message(service, kind):
     name, content, words = HOSTILE[kind]
     upload = service.place(name)
     upload.write_bytes(content)
-    for _ in range(2):  # a damaged zip stays damaged
+    steps = [service.translate, service.translate]  # a damaged zip stays damaged
+    if kind != "no images":  # there is nothing to look at
+        steps.append(lambda upload, _: service.look(upload))
+    for step in steps:
         with pytest.raises(UserError) as failed:
-            service.translate(upload, "T2")
+            step(upload, "T2")
         assert words in str(failed.value)
         assert str(service.folder) not in str(failed.value)
     service.forget(upload)
