@@ -28,7 +28,7 @@ from gantk.metrics.verdict import baselines
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
-from gantk.report.heading import subtitle, system_of, undefined_figures, what_was_run
+from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
@@ -206,7 +206,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "run": run,
         "title": _title(run),
         "speed": run.results.speed or Speed(),
-        "subtitle": subtitle(run),
+        "subtitle": run.summary(),
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),

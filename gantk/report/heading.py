@@ -7,7 +7,6 @@ from typing import Any
 from gantk.errors import join_first
 from gantk.metrics.verdict import join_words, short_metric_name
 from gantk.recipe.departures import NOT_GIVEN
-from gantk.recipe.load import mapping
 from gantk.recipe.published import PublishedSystem, published_system
 from gantk.report import words
 from gantk.report.run_record import RunRecord
@@ -27,7 +26,7 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
     if system is not None:
         rows = [(key, *values) for key, values in system.departures.items()]
         if system.data:
-            rows.append(("data", system.data, _data_here(run)))
+            rows.append(("data", system.data, run.data))
 
     for key, (of_file, here) in record.changed.items():
         if system is None:
@@ -43,16 +42,6 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def subtitle(run: RunRecord) -> str:
-    """What the page's run is: the recipe's summary, or its data where they are not the recipe's."""
-    record = run.environment.recipe
-    changed = {".".join(key.split(".")[:2]) for key in record.changed}
-    if not changed & {"data.source", "data.domains"}:
-        return run.recipe.get("summary") or ""
-    source, _, what = _data_here(run).partition(": ")
-    return f"Trained on {what or source}, with the settings of {record.origin}."
-
-
 def system_of(run: RunRecord) -> PublishedSystem | None:
     """The published system of a run's recipe; None if it names none."""
     return published_system(run.recipe, run.environment.recipe.changed)
@@ -64,12 +53,6 @@ def _is_stated(key: str, system: PublishedSystem) -> bool:
     """
     stated = any(f"{key}.".startswith(f"{other}.") for other in system.stated)
     return stated or any(other.startswith(f"{key}.") for other in system.departures)
-
-
-def _data_here(run: RunRecord) -> str:
-    """The run's data in words; of a run that did not record them the name of the source."""
-    source = mapping(run.table("data").get("source"))
-    return run.environment.recipe.data or str(source.get("name") or "")
 
 
 def figures_beside(

@@ -16,6 +16,7 @@ from PIL import Image
 
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, one_line
+from gantk.recipe.load import mapping
 from gantk.report.words import arrow, direction_name
 from gantk.runs.results import Choice, Results
 from gantk.runs.schemas import (
@@ -316,6 +317,30 @@ class RunRecord:
         """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
         of_recipe = self.table("data").get("domains")
         return tuple(of_recipe or self.results.domains)
+
+    @property
+    def data(self) -> str:
+        """The data in words; of a run that did not record them the name of the source."""
+        source = mapping(self.table("data").get("source"))
+        return self.environment.recipe.data or str(source.get("name") or "")
+
+    def summary(self, *, with_paths: bool = True) -> str:
+        """What the run is: the recipe's summary, or its data where they are not the recipe's;
+        `with_paths`: of folders and files, or else only their names.
+        """
+        record = self.environment.recipe
+        changed = {".".join(key.split(".")[:2]) for key in record.changed}
+        if not changed & {"data.source", "data.domains"}:
+            return self.recipe.get("summary") or ""
+
+        source, _, what = self.data.partition(": ")
+        trained_on = what or source
+        settings = record.origin
+        if not with_paths:
+            settings = Path(settings).name
+            if mapping(self.table("data").get("source")).get("path"):
+                trained_on = Path(trained_on).name
+        return f"Trained on {trained_on}, with the settings of {settings}."
 
     def label(self, direction: str) -> str:
         """A direction in words: `a_to_b` is `T1 → T2`."""

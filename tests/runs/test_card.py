@@ -3,12 +3,16 @@ does not.
 """
 
 import json
+import tomllib
 
 import pytest
+import tomli_w
 
+from gantk import RunRecord
 from gantk.files import sha256_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import split_hash
+from gantk_studies.card.facts import facts_of
 
 
 @pytest.fixture
@@ -47,6 +51,29 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
     assert "seed 0" in facts["training"]
     assert "gantk" in facts["software"]
     assert "by patient" in facts["disjoint"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "technique"),
+    [
+        ({}, "own summary"),
+        ({"train.steps": ["9", "8"]}, "own summary"),
+        ({"data.source.path": ["a", "b"]}, "Trained on heads, with the settings of x.toml."),
+        ({"data.domains": ["T1", "CT"]}, "Trained on heads, with the settings of x.toml."),
+    ],
+)
+def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, technique):
+    recipe = copied_run / "recipe.toml"
+    tables = tomllib.loads(recipe.read_text("utf-8"))
+    tables["summary"] = "own summary"
+    tables["data"]["source"] = {"name": "files", "path": "/scans/heads"}
+    recipe.write_text(tomli_w.dumps(tables), "utf-8")
+    file = copied_run / "environment.json"
+    about = json.loads(file.read_text("utf-8"))
+    about["recipe"] = {"origin": "/home/x.toml", "data": "files: /scans/heads", "changed": changed}
+    file.write_text(json.dumps(about), "utf-8")
+
+    assert facts_of(RunRecord(copied_run))["technique"].endswith(f": {technique}")
 
 
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):

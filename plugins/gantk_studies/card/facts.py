@@ -186,7 +186,7 @@ def _training(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
         "reproduce": "recipe.toml of the run contains every setting" if about.gantk else "",
     }
     if method:
-        summary = run.recipe.get("summary") or ""
+        summary = run.summary(with_paths=False)
         facts["technique"] = f"deep learning, method '{method.get('name')}': {summary}"
         facts["model"] = _options({"method": method}, ["method"])
 
