@@ -91,22 +91,6 @@ class TrainedModel:
             rows = rows_of_one(catalog, frame.source)
         return list(dict.fromkeys(row.scan_below(folder) for row in rows))
 
-    def results_of(
-        self, source: Path, target: Path, to: str, options: TranslateOptions
-    ) -> dict[Scan, list[Path]]:
-        """The images of a file or folder that `translate` makes `to` from, each with the paths of its
-        results at `target`.
-        """
-        from gantk.inference.translation import Translation
-
-        translation = Translation(self, to, options, None, lambda line: None, unjudged=True)
-        results = {}
-        jobs, _ = translation.jobs_of(source, target)
-        for job in jobs:
-            for scan in job.scans.values():
-                results[scan] = [output.path for output in job.outputs]
-        return results
-
     def acquired_in(self, folder: Path, to: str | None = None) -> list[Scan]:
         """The images below a folder that show `to` already, as names or headers say."""
         targets = self.frames[self.domain(to)].targets

@@ -38,6 +38,7 @@ PUBLIC_MODULES = (
     "gantk.runs.trained",
     "gantk.prepare.module",
     "gantk.inference.frame",
+    "gantk.inference.translation",
     # scores and pages
     "gantk.metrics.evaluate",
     "gantk.metrics.intervals",

@@ -18,6 +18,7 @@ from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import read, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
 from gantk.inference.frame import FITS, TranslateOptions
+from gantk.inference.translation import Translation
 from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
@@ -152,7 +153,7 @@ class Service:
         target = out if packed else out / source.name
         said = self._translate_into(target, source, to, options, tell)
         tell(1.0, "Preparing the pictures")
-        results = self.model.results_of(source, target, to, options)
+        results = self._results_of(source, target, to, options)
         views = _views(results, made, MAX_VIEWS if show else 0)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
         if packed:
@@ -166,6 +167,18 @@ class Service:
             if kind in ("warning", "note", "clipped"):
                 notes.append((kind, self._without_places(text.strip())))
         return Result(file, notes, self._answer(notes, to), views)
+
+    def _results_of(
+        self, source: Path, target: Path, to: str, options: TranslateOptions
+    ) -> dict[Scan, list[Path]]:
+        """The images of a translation, each with the paths of its result and its uncertainty."""
+        translation = Translation(self.model, to, options, None, lambda line: None, unjudged=True)
+        jobs, _ = translation.jobs_of(source, target)
+        results = {}
+        for job in jobs:
+            for scan in job.scans.values():
+                results[scan] = [output.path for output in job.outputs]
+        return results
 
     def _translate_into(
         self,
