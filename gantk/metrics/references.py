@@ -258,12 +258,16 @@ class RealImages:
         self, letter: str, size: tuple[int, ...], all_classes: bool = False
     ) -> tuple[ImageGroup, ImageGroup, str]:
         """Sets of training and of held-out images (of `all_classes` known), and a note for the
-        scores' definitions.
+        scores' definitions; one set twice where none are held out, or all images are in both.
         """
         find = self.labelled_records if all_classes else self.records
-        train = self._set(find("train", letter), ("train", all_classes, letter), size)
-        test = None
+        known = find("train", letter)
         held_out = find("test", letter)
+        train = self._set(known, ("train", all_classes, letter), size)
+        if _places(known) == _places(held_out):
+            return train, train, "/training-and-test-images-are-the-same"
+
+        test = None
         if held_out:
             test = self._set(held_out, ("test", all_classes, letter), size)
         if test is None or len(test) < 2:
@@ -293,6 +297,11 @@ class RealImages:
             )
             self._sets[key] = self.group(windows(self.scored_images(records), size), records)
         return self._sets[key]
+
+
+def _places(records: Sequence[Record]) -> set[tuple[Any, str]]:
+    """Where each record's image is read from."""
+    return {(record.path, record.key) for record in records}
 
 
 def _volumes(records: Sequence[Record]) -> list[str]:

@@ -114,3 +114,14 @@ def test_a_packed_model_resamples_pairs_by_their_headers(packed, tmp_path, gantk
     far_apart(tmp_path)
     done = gantk("eval", packed, "--data", tmp_path, "--device", "cpu")
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("kind", ["run", "packed"])
+def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packed, tmp_path):
+    model = {"run": run, "packed": packed}[kind]
+    other = scans(tmp_path / "other", range(10, 14))
+    scores = gantk.evaluate(model, metrics=["kid"], data=other, device="cpu", say=lambda line: None)
+
+    (kid,) = scores["metrics"]["a_to_b"].values()
+    assert kid["value"] is not None
+    assert ("real_split" in scores["baselines"]) == (kind == "run")
