@@ -182,14 +182,14 @@ def figures(run: Path) -> dict[str, Any]:
             | {key: environment.get(key) for key in ("gantk", "python")}
         ),
         "data_hash": hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest(),
-        **_patients(run, split),
+        **_patients(run, split, result["metrics"]),
     }
 
 
-def _patients(run: Path, split: dict[str, Any]) -> dict[str, Any]:
-    """`patients`: direction -> metric -> hash of a patient's name -> score; `test_images`: a hash
-    of the test split, the data source and the [data] keys that shape an image. {} if the run has no
-    patients.json.
+def _patients(run: Path, split: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """`patients`: direction -> metric -> hash of a patient's name -> score, of metrics whose scores all
+    have a patient; `test_images`: a hash of the test split, the data source and the [data] keys that
+    shape an image. {} if the run has no patients.json.
     """
     if not (run / "patients.json").is_file():
         return {}
@@ -199,10 +199,14 @@ def _patients(run: Path, split: dict[str, Any]) -> dict[str, Any]:
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
     scores: dict[str, Any] = {}
     for direction, entry in stored.items():
-        for patient in entry["patients"]:
-            name = hashlib.sha256(patient["patient"].encode()).hexdigest()[:12]
-            for metric, value in patient["scores"].items():
-                scores.setdefault(direction, {}).setdefault(metric, {})[name] = value
+        for metric, score in metrics.get(direction, {}).items():
+            values = {}
+            for patient in entry["patients"]:
+                name = hashlib.sha256(patient["patient"].encode()).hexdigest()[:12]
+                values[name] = patient["scores"].get(metric)
+            scored = [value for value in values.values() if value is not None]
+            if score.get("n") == len(scored):  # else no patient is known
+                scores.setdefault(direction, {})[metric] = values
     images = hashlib.sha256(json.dumps(test_set, sort_keys=True, default=str).encode()).hexdigest()
     return {"patients": scores, "test_images": images}
 

@@ -1,5 +1,6 @@
 """`gantk bench` inside: suites and plans, comparisons, rows on the disk, bench.html and bench.md."""
 
+import json
 import re
 
 import pytest
@@ -13,7 +14,7 @@ from gantk.runs.results import Score
 from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
 from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
-from gantk_bench.rows import Row, read_rows
+from gantk_bench.rows import Row, figures, read_rows
 from gantk_bench.statistics import statistics
 from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems
@@ -179,6 +180,24 @@ def test_untrained_results_are_flagged_and_unranked():
 
     assert ranked == {"one", "three"}
     assert "training failed" in markdown([failed])
+
+
+@pytest.mark.parametrize(("patients", "compared"), [(2, True), (1, False)])
+def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path):
+    """Scores of two images of so many patients: unknown ones count as one."""
+    (tmp_path / "recipe.toml").write_text('[data]\nsource = {name = "files"}\n', "utf-8")
+    images = [{"patient": name, "scores": {"psnr": 20.0}} for name in ("001.png", "002.png")]
+    files = {
+        "metrics": {"metrics": {"a_to_b": {"psnr": {"value": 20.0, "n": patients}}}},
+        "patients": {"a_to_b": {"patients": images}},
+        "split": {"splits": {"test": []}},
+        "environment": {},
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), "utf-8")
+
+    found = figures(tmp_path)["patients"].get("a_to_b", {})
+    assert (len(found.get("psnr", {})) == 2) == compared
 
 
 def verdicts(now: Row, before: Row) -> dict[str, str]:
