@@ -6,6 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -302,24 +303,37 @@ def read_log(run: Path, problems: list[str]) -> Iterator[LogLine]:
     message added to `problems`. UserError where it is no regular file, lies outside the run, or has
     more than MAX_LOG_LINES lines.
     """
-    skipped = 0
-    first_error = ""
     try:
-        file = open_file(run / LOG, run, MAX_LOG_BYTES)
+        file = open_log(run)
     except FileNotFoundError:
         return
-
     with file:
-        for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-            if number > MAX_LOG_LINES:
-                what = f"'{run / LOG}' has more than {MAX_LOG_LINES:,} lines, which no log needs"
-                raise UserError(what, remedy="restore it from the original")
-            try:
-                yield parse_checked(text.decode(), LogLine)
-            except (ValueError, RecursionError) as error:
-                skipped += 1
-                words = file_error_words(error)
-                first_error = first_error or f"the first one is line {number}: {words}"
+        yield from further_lines(file, problems)
+
+
+def open_log(run: Path) -> BufferedReader:
+    """A run's log.jsonl, for `further_lines`; FileNotFoundError where it is absent, UserError where
+    it is no regular file, lies outside the run or is too large.
+    """
+    return open_file(run / LOG, run, MAX_LOG_BYTES)
+
+
+def further_lines(file: BufferedReader, problems: list[str]) -> Iterator[LogLine]:
+    """Yield the readable lines of an open log from where it was read to; damaged lines and too many
+    lines as for `read_log`.
+    """
+    skipped = 0
+    first_error = ""
+    for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+        if number > MAX_LOG_LINES:
+            what = f"'{file.name}' has more than {MAX_LOG_LINES:,} lines, which no log needs"
+            raise UserError(what, remedy="restore it from the original")
+        try:
+            yield parse_checked(text.decode(), LogLine)
+        except (ValueError, RecursionError) as error:
+            skipped += 1
+            words = file_error_words(error)
+            first_error = first_error or f"the first one is line {number}: {words}"
 
     if skipped:
         problems.append(

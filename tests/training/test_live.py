@@ -312,6 +312,55 @@ def test_a_tracker_that_fails_costs_one_warning_and_no_training(
     )
 
 
+LISTING = """
+from gantk import hookimpl
+
+@hookimpl
+def gantk_register(add):
+    add.tracker("listing", "gantk_listing:Listing")
+
+class Listing:
+    def __init__(self, run, recipe, state):
+        pass
+    def put(self, step, values):
+        if "losses/g/l1" in values:
+            print("sent", step, *(name for name in values))
+    def end(self, step, report):
+        print("ended", step)
+"""
+
+
+@pytest.mark.parametrize(
+    ("damaged", "told"),
+    [
+        ("", 0),
+        ("{half a line", 1),
+        ("5", 1),
+        ('{"losses": {"g/l1": 1.0}}', 1),
+        ('{"step": "2", "losses": {"g/l1": 1.0}}', 1),
+    ],
+)
+def test_trackers_get_the_readable_lines_of_a_log(copied_run, add_plugin, capsys, damaged, told):
+    from gantk_cluster.track import bring_up_to_date
+
+    add_plugin("gantk-listing", "gantk_listing", LISTING)
+    recipe = copied_run / "recipe.toml"
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("track = []", 'track = [{ name = "listing" }]'), "utf-8")
+    lines = ['{"step": 1, "losses": {"g/l1": 1.0}}', '{"step": 3, "losses": {"g/l1": 1.0}}']
+    lines[1:1] = [damaged] if damaged else []
+    (copied_run / "log.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    bring_up_to_date(copied_run, ending=True)
+    said = capsys.readouterr().out
+
+    assert [line for line in said.splitlines() if line.startswith(("sent", "ended"))] == [
+        "sent 1 losses/g/l1",
+        "sent 3 losses/g/l1",
+        "ended 3",
+    ]
+    assert said.count("1 line of log.jsonl cannot be read") == told
+
+
 def test_a_missing_tracker_is_an_error_before_writing(gantk, tiny_file, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     ended = gantk("run", tiny_file, "--out", tmp_path / "run", "--track", "mlflow")

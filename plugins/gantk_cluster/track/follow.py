@@ -4,7 +4,6 @@ resumed trainings.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,18 @@ from pydantic import RootModel
 
 from gantk import Part, Run
 from gantk.errors import one_line
-from gantk.files import open_file
 from gantk.plugin.spec import bind
 from gantk.runs.folder import flat
 from gantk.runs.results import Results, Step, Table
-from gantk.runs.schemas import LOG, MAX_LOG_BYTES, SampleIndex, is_inside, read, read_results
+from gantk.runs.schemas import (
+    LogLine,
+    SampleIndex,
+    further_lines,
+    is_inside,
+    open_log,
+    read,
+    read_results,
+)
 from gantk.terminal import say
 
 # in the run folder: the last step sent to each tracker, and the tracker's id of the run
@@ -59,7 +65,7 @@ class Follower:
         self.run = Run(run)
         self.part = part
         self.last = -1
-        self.log = open_file(run / LOG, run, MAX_LOG_BYTES)  # stays open, as it grows
+        self.log = open_log(run)  # stays open, as it grows
         states = read(run, FILE, States) or States({})
         self.state: dict[str, Any] = states.root.get(part.name, Sent()).dump()
         # The last step sent of each kind; after a kill, of the process before it, if the tracker
@@ -87,12 +93,15 @@ class Follower:
         self.tracker = self.tracker or self.part(
             self.run.path, self.run.recipe().tables, self.state
         )
-        for line in map(json.loads, self.log):
-            if line["step"] > self.last:  # now all pictures of the step before are written
+        problems: list[str] = []
+        for line in further_lines(self.log, problems):
+            if line.step > self.last:  # now all pictures of the step before are written
                 self._bring_samples()
-            self.last = line["step"]
+            self.last = line.step
             for kind, values in _values(line).items():
                 self._put(kind, self.last, values)
+        for problem in problems:
+            say(f"warning  {problem}")
 
         if not ending:
             return
@@ -140,20 +149,22 @@ class Follower:
         self.run.write_json(FILE, states.model_dump() | {self.part.name: self.state})
 
 
-def _values(line: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _values(line: LogLine) -> dict[str, dict[str, float]]:
     """The numbers of a log line by kind: {"losses": {"losses/generators/cycle_a": 1.2}}."""
     numbers = {}
     for kind in ("losses", "validation"):
-        named = flat({kind: line.get(kind, {})}, between="/")
+        named = flat({kind: getattr(line, kind)}, between="/")
         numbers[kind] = {name: value for name, value in named if value is not None}
 
-    if "losses" in line:
-        numbers["losses"] |= {
-            f"training/{key}": line[key] for key in ("lr", "images_per_s", "epoch")
-        }
+    if line.losses:
+        of_training = {"lr": line.lr, "images_per_s": line.images_per_s, "epoch": line.epoch}
+        for key, value in of_training.items():
+            if value is not None:
+                numbers["losses"][f"training/{key}"] = value
 
-    if line.get("selection", {}).get("score") is not None:
-        numbers["selection"] = {"selection/score": line["selection"]["score"]}
+    score = line.selection.get("score")
+    if score is not None:
+        numbers["selection"] = {"selection/score": score}
     return numbers
 
 
