@@ -41,7 +41,6 @@ from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
-from gantk.plugin.loader import registry
 from gantk.prepare.module import Prepare, centre
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
@@ -50,6 +49,7 @@ from gantk.runs.models import data_of, limits_of, trained_on
 from gantk.runs.results import PostLosses, Results, Score, Uncertainty
 from gantk.runs.schemas import Packing, read_results
 from gantk.runs.trained import (
+    UNCERTAINTY,
     Examples,
     Posts,
     compares_checkpoints,
@@ -341,7 +341,7 @@ class Translator(TrainedModel):
         self, method: Method, letter: str, kind: str, seed: int
     ) -> Callable[[Tensor], Tensor]:
         """A function that returns the translation and its uncertainty as channels."""
-        maker = registry().get("uncertainty", kind).load()(seed=seed)
+        maker = UNCERTAINTY.bind({"name": kind, "seed": seed})()
         others = []
         if compares_checkpoints(kind):
             others = earlier_weights(self.checkpoint)
@@ -365,7 +365,7 @@ class Translator(TrainedModel):
         return None
 
     def judged_uncertainty(self, letter: str, kind: str) -> Uncertainty | None:
-        chosen = registry().get("uncertainty", kind).load()().kind_for(self.method)
+        chosen = UNCERTAINTY.bind(kind)().kind_for(self.method)
         found = self._results.uncertainty.get(f"{OTHER[letter]}_to_{letter}")
         return found if found is not None and found.kind == chosen else None
 

@@ -41,7 +41,7 @@ from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import CEILING, alarm_of_foreground, pair_verdict, set_verdict, title_of
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.results import (
     Distributions,
@@ -53,7 +53,7 @@ from gantk.runs.results import (
     Verdict,
 )
 from gantk.runs.schemas import SampleImages, SampleIndex
-from gantk.runs.trained import Examples, Posts
+from gantk.runs.trained import UNCERTAINTY, Examples, Posts
 
 if TYPE_CHECKING:
     from gantk.metrics.written import WrittenTranslations
@@ -183,10 +183,12 @@ class Scorer:
         for number, name in enumerate(names):
             of_class = method if name is None else method.of_class(number)
             self._methods[name] = AnySize(of_class, model, runtime)
+        self.uncertainty: Part | None = None
         if model.evaluate.uncertainty != "none":
-            bind_or_raise("uncertainty", model.evaluate.uncertainty)().check(
-                method, model.train.keep
-            )
+            self.uncertainty = UNCERTAINTY.bind(model.evaluate.uncertainty)
+            self.uncertainty().check(method, model.train.keep)
+        # that are trained; bound here, so that one that does not fit is an error before the training
+        self.trained_baselines = self._bind_baselines()
 
     def _build_metrics(self) -> list[Any]:
         """The recipe's metrics, or the default ones; UserError where two have one name."""
@@ -204,6 +206,19 @@ class Scorer:
                 )
 
         return built
+
+    def _bind_baselines(self) -> list[Part]:
+        """The baselines that learn from pairs; UserError for one without their options."""
+        steps = self.model.evaluate.regression
+        parts = []
+        for name in registry().names("baseline") if steps else ():
+            options = {"name": name, "steps": steps, "seed": self.model.train.seed}
+            try:
+                parts.append(bind_or_raise("baseline", options))
+            except UserError as error:
+                what = "does not have the options `steps` and `seed` of a baseline"
+                raise registry().get("baseline", name).refusal(what, error) from error
+        return parts
 
     @property
     def two_way(self) -> bool:
@@ -379,8 +394,10 @@ class Scorer:
             if alarm:
                 results.alarms[key] = alarm
 
-        if self.model.evaluate.uncertainty != "none":
-            uncertainty = self._uncertainty(sources, inputs, references, to, others)
+        if self.uncertainty is not None:
+            uncertainty = self._uncertainty(
+                self.uncertainty(), sources, inputs, references, to, others
+            )
             results.uncertainty[key] = uncertainty
 
     def _translate_as_written(
@@ -583,16 +600,17 @@ class Scorer:
         if pairs:
             yield "intensity_map", IntensityMap(images_of_pairs(MAX_BASELINE_IMAGES))
 
-        steps = self.model.evaluate.regression
         count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
-        for name in registry().names("baseline") if pairs and steps else ():
-            options = {"name": name, "steps": steps, "seed": self.model.train.seed}
-            train_baseline = bind_or_raise("baseline", options)
+        for train_baseline in self.trained_baselines if pairs else ():
             training = images_of_pairs(count)
-            yield name, train_baseline(training, self.dims, *self.data.range, self.runtime)
+            yield (
+                train_baseline.name,
+                train_baseline(training, self.dims, *self.data.range, self.runtime),
+            )
 
     def _uncertainty(
         self,
+        maker: Any,
         sources: Sequence[Record],
         inputs: Tensor,
         references: References,
@@ -600,7 +618,6 @@ class Scorer:
         others: Sequence[Mapping[str, Tensor]],
     ) -> Uncertainty:
         """Scores of how well the uncertainty of translations predicts their errors."""
-        maker = bind_or_raise("uncertainty", self.model.evaluate.uncertainty)()
 
         def maps(label: str | None, images: Tensor) -> tuple[Tensor, Tensor]:
             return maker.maps(self._methods[label], to, images, others)

@@ -76,19 +76,27 @@ class Kind:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._bind)
 
+    def bind(self, value: Any) -> Part:
+        """`bind` a value to a part that fits; UserError also where it does not."""
+        part = bind(self.kind, value)
+        if not self._fits(registry().get(self.kind, part.name)):
+            raise UserError(self._refusal(part), allowed=self._fitting_names())
+        return part
+
     def _bind(self, value: Any) -> Part:
         try:
-            part = bind(self.kind, value)
-            if not self._fits(registry().get(self.kind, part.name)):
-                raise UserError(self._refusal(part), allowed=self._fitting_names())
-            return part
+            return self.bind(value)
         except UserError as error:  # as pydantic's own error, which records the parameter
             raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
     def _refusal(self, part: Part) -> str:
         """Why a part cannot be used here."""
         if self.takes is None:
-            return f"the {self.kind} '{part.name}' cannot be used here"
+            missing = [name for name in self.having if name not in dir(part.target)]
+            return (
+                f"the {self.kind} '{part.name}' cannot be used here: it has no"
+                f" {' and no '.join(missing)}"
+            )
         taken = in_words(loss_inputs(part.target))
         return (
             f"the {self.kind} '{part.name}' takes {taken}, but this key needs a {self.kind} of"

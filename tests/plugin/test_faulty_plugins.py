@@ -1,5 +1,6 @@
 """A third party's broken package costs one warning: it is named, switched off, and the rest works."""
 
+import copy
 import json
 import os
 import subprocess
@@ -114,6 +115,36 @@ def test_a_second_part_of_a_bundled_name_is_left_out_and_named(add_plugin, capsy
     assert registry().get("generator", "unet").owner == "gantk"
     assert capsys.readouterr().err.count("That of my-package is left out") == 1
     assert registry().get("loss", "x").owner == "my-package"
+
+
+WITHOUT = {
+    "baseline": (
+        "add.baseline('mine', 'mine:made')\ndef made(pairs, dims, low, high, runtime): pass",
+        {"regression": 2},
+        "'mine' does not have the options `steps` and `seed` of a baseline",
+    ),
+    "uncertainty": (
+        "add.uncertainty('mine', 'mine:Mine')\n"
+        "class Mine:\n    def check(self, method, checkpoints): pass\n    maps = kind_for = check",
+        {"uncertainty": "mine"},
+        "'mine' cannot be used here: it has no judge",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_a_part_that_cannot_score_is_an_error_before_training(
+    kind, add_plugin, tiny_recipe, tmp_path
+):
+    source, evaluate, says = WITHOUT[kind]
+    add_plugin("my-package", "mine", f"{HOOK}gantk_register(add):\n    {source}")
+    recipe = copy.deepcopy(tiny_recipe)
+    recipe["evaluate"] = recipe.get("evaluate", {}) | evaluate
+    with pytest.raises(UserError) as failed:
+        toolkit.run(recipe, out=tmp_path / "run", device="cpu")
+
+    assert says in str(failed.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("fault", ["raise SystemExit(0)", "raise GeneratorExit", "1 / 0"])
