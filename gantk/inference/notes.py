@@ -156,7 +156,7 @@ def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tup
     ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
     if ratio <= 1:
         return []
-    line = f"look: unlike the training images, {ratio:.1f} times their distance from each other"
+    line = f"look: unlike the training images, {ratio:.2f} times their distance from each other"
     return [(line, ratio > FAR_LOOK_RATIO)]
 
 

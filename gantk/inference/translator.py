@@ -510,7 +510,7 @@ class Translator(TrainedModel):
             rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
             write_output(lists[0], csv_text(("file", "label"), rows).encode())
 
-        measured = self._posts.records() if post else []
+        measured = [record.dump() for record in self._posts.records()] if post else []
         if measured:
             write_output(lists[1], json.dumps(measured, indent=1).encode())
 

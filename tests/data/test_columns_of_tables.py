@@ -139,7 +139,7 @@ def test_tables_of_other_encodings_say_line_and_remedy(tmp_path, scans, encoding
 
     assert f"line {line} is not UTF-8 text" in error.value.what
     assert "table.csv" in error.value.what
-    assert "save the table as UTF-8" in error.value.remedy
+    assert "save the table again, in Excel as 'CSV UTF-8'" in error.value.remedy
 
 
 def named(folder, pictures, rows):

@@ -172,6 +172,18 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
     assert all((row["ci95"] is not None) is ranked for row in found["tests"])
 
 
+def test_the_sentence_names_the_scores_in_which_the_leader_is_behind():
+    psnr, ssim = ("T1 → T2", "psnr"), ("T1 → T2", "ssim")
+    values = {
+        "x": {psnr: {"p": 21.0, "q": 22.0}, ssim: {"p": 0.7, "q": 0.7}},
+        "y": {psnr: {"p": 20.0, "q": 21.0}, ssim: {"p": 0.8, "q": 0.9}},
+    }
+    (said,) = gantk.compare_systems(values, {psnr: True, ssim: True})["sentences"]
+
+    assert said.startswith("T1 → T2: x is ahead of y")
+    assert said.endswith(" In SSIM it is behind.")
+
+
 def test_a_bench_states_its_tests_and_corrections():
     test = {"p": 0.001, "gain": 1.0, "n": 9, "holm": 1.0, "fdr": 1.0, "of": 1}
     score = {"value": 1.0, "higher_is_better": True}

@@ -87,7 +87,7 @@ def test_failed_scaffolds_leave_everything_as_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(UserError, match="there is no folder '.*nowhere'"):
+    with pytest.raises(UserError, match="the folder '.*nowhere' does not exist"):
         scaffold.new_plugin("mygan", tmp_path / "nowhere")
     with pytest.raises(OSError, match="No space left"):
         scaffold.new_plugin("mygan", tmp_path)

@@ -29,8 +29,8 @@ def check_leakage(
     # whether a patient may give training images of both domains; False: that is a leak
     same_patient: bool = True,
     near: bool = True,  # look for near copies too: saved again, resized, shifted, rescaled
-    # by domain and key, of images that were read already
-    fingerprints: Mapping[tuple[str, str], Fingerprint] = {},
+    # by domain and key, of images that were read already; those read here are added
+    fingerprints: dict[tuple[str, str], Fingerprint] | None = None,
     preparation: Preparation | None = None,  # whose cache is used and filled
 ) -> None:
     """LeakageError that lists patients, identical pixels and near copies on two sides of a split.
@@ -47,7 +47,8 @@ def check_leakage(
         subjects = [record.subject for record in records]
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
     if len(set(sides)) > 1:
-        leaks += _copies_on_two_sides(records, sides, fingerprints, near, preparation)
+        known = {} if fingerprints is None else fingerprints
+        leaks += _copies_on_two_sides(records, sides, known, near, preparation)
 
     if leaks:
         what = (
@@ -67,12 +68,12 @@ def check_leakage(
 def _copies_on_two_sides(
     records: Sequence[Record],
     sides: Sequence[str],
-    earlier: Mapping,
+    known: dict[tuple[str, str], Fingerprint],
     near: bool,
     preparation: Preparation | None,
 ) -> list[str]:
-    """Lines on equal files, identical pixels and near copies on two sides; `earlier` fingerprints
-    are not computed again.
+    """Lines on equal files, identical pixels and near copies on two sides. Fingerprints that are
+    not `known` are added.
     """
     leaks = []
     sample = sample_indices([record.key for record in records])
@@ -81,9 +82,10 @@ def _copies_on_two_sides(
         named_files = [(str(pair[0]), records[n].key, sides[n]) for pair in pairs for n in pair]
         leaks += _on_two_sides("file", named_files)
 
-    seen = [
-        earlier.get(records[n].id) or fingerprint(records[n], near, preparation) for n in sample
-    ]
+    for n in sample:
+        if records[n].id not in known:
+            known[records[n].id] = fingerprint(records[n], near, preparation)
+    seen = [known[records[n].id] for n in sample]
     seen_sides = [sides[n] for n in sample]
     named = [(one.digest, one.name, side) for one, side in zip(seen, seen_sides, strict=True)]
     leaks += _on_two_sides("image", named)

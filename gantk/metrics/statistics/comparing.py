@@ -14,7 +14,7 @@ import numpy as np
 from gantk.errors import join_first
 from gantk.metrics.intervals import bootstrap_draws
 from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
-from gantk.metrics.verdict import short_metric_name, verdict_words
+from gantk.metrics.verdict import short_metric_name, split_region, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
 NOT_COMPARED = (
@@ -121,12 +121,15 @@ def _sentences(tests: Sequence[dict[str, Any]], units: Mapping[Hashable, str]) -
     family = [test for of_direction in first.values() for test in of_direction]
     for test, (holm, _) in zip(family, corrected_p([test["p"] for test in family]), strict=True):
         test["primary_p"] = holm
-    return [_sentence(own, units.get(own[0]["score"], "")) for own in first.values()]
+    return [_sentence(own, units.get(own[0]["score"], ""), tests) for own in first.values()]
 
 
-def _sentence(tests: Sequence[dict[str, Any]], unit: str) -> str:
+def _sentence(
+    tests: Sequence[dict[str, Any]], unit: str, of_all_scores: Sequence[dict[str, Any]]
+) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
-    tests of all pairs of systems on one score.
+    tests of all pairs of systems on one score; of the other scores, those of whole images in which
+    that system is behind another one.
     """
     gains: Counter[str] = Counter()
     for test in tests:
@@ -157,8 +160,16 @@ def _sentence(tests: Sequence[dict[str, Any]], unit: str) -> str:
         than = f" than {nearest}" if len(of_rivals) > 1 else ""
         names = join_first([*of_rivals])
         clauses.append(f"{said.format(names)} ({figure}{than}, {gain.sample()})")
+    behind: dict[str, None] = {}
+    for test in of_all_scores:
+        *of, name = _parts_of(test["score"])
+        is_of_leader = of == direction and leader in (test["one"], test["other"])
+        sign = 1 if test["one"] == leader else -1
+        if is_of_leader and sign * test["gain"] < 0 and not split_region(name)[1]:
+            behind[short_metric_name(name)] = None
     place = f"{direction[-1]}: " if direction else ""
-    return f"{place}{leader} is {'; '.join(clauses)}."
+    sentence = f"{place}{leader} is {'; '.join(clauses)}."
+    return f"{sentence} In {join_first([*behind])} it is behind." if behind else sentence
 
 
 def _parts_of(score: Hashable) -> tuple[Any, ...]:
