@@ -111,7 +111,7 @@ class Frame:
     detail: Literal["guided", "none"] = "guided"  # how results are enlarged
     masked: bool = False  # whether regions masked out of the input are masked in the result
     stripped: bool = False  # whether the training images are skull-stripped
-    # by "source" and "target", see `distribution.values_of`
+    # by "source" and "target", see `gantk.data.look.values_of`
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     # whether it makes the contrasts that a patient lacks from those that the patient has
     completes: bool = False

@@ -518,8 +518,8 @@ def picture_scale(
     """The function from native intensities to a picture, in which 0 is their black and `white` their
     brightest tissue.
 
-    `mapping`: of the training images; `values`: their statistics (`distribution.values_of`), None for
-    models of earlier versions.
+    `mapping`: of the training images; `values`: their statistics (`gantk.data.look.values_of`), None
+    for models of earlier versions.
     """
     first = mapping.lines[0]
     black = float(first.inverse(np.array(first.range[0])))

@@ -211,7 +211,8 @@ def _split(seen: Scans) -> Line:
     """The line for the split: that of `data check`, or folds where few patients are known."""
     split = seen.found["split"] or {}
     if split.get("by") in ("folders", "file"):
-        return Line("data.split", None, split["how"])
+        told = [each["what"] for each in seen.found["problems"] if each["kind"] == "test"]
+        return Line("data.split", None, "; ".join([split["how"], *told]))
 
     letters = domain_letters(tuple(seen.domains))
     patients = min(
