@@ -28,6 +28,7 @@ MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
 # an image is of the other domain if its look is this many times nearer to that one's training
 # images. Measured: benchmarks/results/input-checks.md
 OTHER_LOOK_RATIO = 1.4
+ADULT_AGE = 18  # years
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -136,12 +137,18 @@ def _outside_of_training(image: Image, frame: Frame) -> list[tuple[str, bool]]:
         return []
     stack = PLANES.index(frame.plane) if frame.dims == 2 else None
     one_kind_of_heads = len(ranges.get("heads", ())) == 1
-    return outside(kind_of(image, skull=one_kind_of_heads), ranges, stack, unseen)
+    facts = kind_of(image, skull=one_kind_of_heads)
+    found = outside(facts, ranges, stack, unseen)
+    age = facts.get("age") or ADULT_AGE
+    if "age" not in ranges and age < ADULT_AGE:
+        line = f"age: {age:g} years, and the ages of the training people are not recorded"
+        found.append((line, False))
+    return found
 
 
 def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tuple[str, bool]]:
-    """Whether an image looks unlike the training images, or like the other domain's where neither
-    name nor header state a contrast; and whether that is a doubt.
+    """Whether an image looks unlike the training images, or like the other domain's; and whether
+    that is a doubt. Where name or header state the contrast, the other domain's look is none.
     """
     own = frame.values.get("source", {})
     is_known = own.get("looks") and own.get("look_near") is not None
@@ -150,14 +157,17 @@ def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tup
         return []
     distance = distance_to(look, own["looks"])
     others = frame.values.get("target", {}).get("looks")
-    if not stated and others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
+    lines: list[tuple[str, bool]] = []
+    if others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
         line = f"the input looks like {frame.target}, but this model translates {frame.source}"
-        return [(line, True)]
+        if not stated:
+            return [(line, True)]
+        lines.append((f"{line}, whatever name or header say", False))
     ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
     if ratio <= 1:
-        return []
+        return lines
     line = f"look: unlike the training images, {ratio:.2f} times their distance from each other"
-    return [(line, ratio > FAR_LOOK_RATIO)]
+    return [*lines, (line, ratio > FAR_LOOK_RATIO)]
 
 
 def _about_skull(image: Image, frame: Frame) -> list[str]:

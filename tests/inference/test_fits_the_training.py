@@ -96,6 +96,13 @@ CASES = {
         "no",
         "looks like T2, but this model translates T1",
     ),
+    "like the other domain, by name this one": ({"gamma": 3.0}, {}, "no", "looks like T2, but"),
+    "a child, among people of unknown ages": (
+        {"age": 3.0},
+        {},
+        "partly",
+        "age: 3 years, and the ages of the training people are not recorded",
+    ),
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
     "an array of several contrasts": ({"gamma": 0.4}, {"source": "T1+FLAIR"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
