@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.contrasts import contrast_in, contrasts_in, exclude
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
 from gantk.data.sources.reader import KeptImages
@@ -159,6 +159,9 @@ def compare(
     about_scale = _scale_line(scale)
     if about_scale:
         say(about_scale)
+    about_contrasts = _contrasts_line(pairs)
+    if about_contrasts:
+        say(about_contrasts)
     if unknown:
         say(NO_PATIENTS)
     if of_pairs:
@@ -213,6 +216,22 @@ def _scale_line(scale: ScaleFit) -> str:
         f"{words} truth = {scale.slope:.4g} x prediction {scale.offset:+.4g} (predictions:"
         f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
     )
+
+
+def _contrasts_line(pairs: Sequence[FilePair]) -> str:
+    """A note on predictions that show another contrast than their truth, as names say; "" without."""
+    others = []
+    for made, real in pairs:
+        shown = contrasts_in(made.name)
+        true = contrasts_in(real.name)
+        excluded = any(exclude(one, other) for one in shown for other in true)
+        if excluded and shown.isdisjoint(true):
+            others.append(f"'{made.name}' with '{real.name}'")
+    if not others:
+        return ""
+
+    which = join_first(others, most=1)
+    return with_label("note", f"images of different contrasts are compared, as names say: {which}")
 
 
 def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]]) -> list[FilePair]:

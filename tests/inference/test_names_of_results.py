@@ -33,23 +33,30 @@ def test_a_result_has_the_name_of_its_contrast(case):
     assert [path.as_posix() for path in found.values()] == [f"out/{each}" for each in expected]
 
 
-# names of predictions, and of their truth
+# names of predictions, and of their truth; whether they say other contrasts
 MATCHED = {
-    "one has the contrast": (["p01_T2.nii.gz", "p02_T2.nii.gz"], ["p01.nii.gz", "p02.nii.gz"]),
-    "spelled in another way": (["p01_T2.nii.gz", "p02_T2.nii.gz"], ["p01_T2w.nii", "p02_T2w.nii"]),
-    "in folders": (["p01/T2.nii", "p02/T2.nii"], ["p01/t2w.nii", "p02/t2w.nii"]),
+    "one has the contrast": (["p01_T2.nii.gz", "p02_T2.nii.gz"], ["p01.nii.gz", "p02.nii.gz"], 0),
+    "spelled in another way": (
+        ["p01_T2.nii.gz", "p02_T2.nii.gz"],
+        ["p01_T2w.nii", "p02_T2w.nii"],
+        0,
+    ),
+    "in folders": (["p01/T2.nii", "p02/T2.nii"], ["p01/t2w.nii", "p02/t2w.nii"], 0),
+    "unchanged inputs": (["p01_T1.nii.gz", "p02_T1.nii.gz"], ["p01_T2.nii", "p02_T2.nii"], 1),
 }
 
 
 @pytest.mark.parametrize("case", MATCHED)
 def test_results_find_their_truth(case, tmp_path, gantk):
-    for folder, names in zip(("made", "real"), MATCHED[case], strict=True):
+    *sides, others = MATCHED[case]
+    for folder, names in zip(("made", "real"), sides, strict=True):
         for seed, name in enumerate(names):
             volume(tmp_path / folder / name, seed)
     done = gantk("eval", "--pred", tmp_path / "made", "--truth", tmp_path / "real")
 
     assert done.code == 0, done.err
     assert "100" in done.out  # dB, of equal images
+    assert done.out.count("different contrasts") == others
 
 
 def test_a_translated_file_says_its_contrast(tiny_run, tmp_path, gantk):
