@@ -534,7 +534,8 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     needed = [record for record in records if record.domain in domains]
     without = [record.key for record in needed if record.label is None]
     if without:
-        what = f"{len(without)} of {len(needed)} images have no class. The first is '{without[0]}'"
+        have = "has" if len(without) == 1 else "have"
+        what = f"{len(without)} of {count_noun(needed, 'image')} {have} no class. The first is '{without[0]}'"
         remedy = "put every image into a folder named after its class, or set data.labels = false"
         raise UserError(what, where="data.labels", remedy=remedy)
     return tuple(sorted({record.label for record in needed if record.label is not None}))
@@ -626,9 +627,10 @@ def _expect(table: DataTable, method: type[Method], records: list[Record]) -> No
     ]
     if lacking:
         first = lacking[0]
+        lack = "lacks" if len(lacking) == 1 else "lack"
         which = "a contrast" if refused else "a contrast that is to be generated"
         what = (
-            f"{len(lacking)} of {len(needed)} images lack {which}. The first is '{first.key}',"
+            f"{len(lacking)} of {count_noun(needed, 'image')} {lack} {which}. The first is '{first.key}',"
             f" without {' and '.join(first.missing)}"
         )
         remedy = "remove them, or remove that contrast from data.domains"

@@ -15,7 +15,7 @@ import numpy as np
 
 from gantk.data.cache import Cache, digest
 from gantk.data.intensity import IntensityMapping
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
 from gantk.prepare.grid import FitMode
@@ -339,7 +339,7 @@ def neighbouring_slices(
     if unplaced:
         what = (
             f"neighbouring slices are needed, but the position of {len(unplaced)} of"
-            f" {len(records)} images is not known. The first is '{unplaced[0].key}'"
+            f" {count_noun(records, 'image')} is not known. The first is '{unplaced[0].key}'"
         )
         remedy = "set data.neighbours = 0, or use volumes or numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)

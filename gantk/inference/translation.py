@@ -947,7 +947,7 @@ def _clipped_line(clipped: Sequence[Clipped]) -> str:
     high = max(each.high for each in clipped)
     return (
         f"clipped  {100 * share:.2g} % of all values are clipped to {limits} in {affected} of"
-        f" {len(clipped)} images; values range from {low:.4g} to {high:.4g} (--format tif"
+        f" {count_noun(clipped, 'image')}; values range from {low:.4g} to {high:.4g} (--format tif"
         " keeps them)"
     )
 

@@ -460,9 +460,10 @@ def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:
     low = min(extremes)
     high = max(extremes)
     if high <= low:
-        what = (
-            f"all pixels of the truth are {low:g}, in all {len(paths)} images from '{paths[0]}' on"
-        )
+        where = f"in all {len(paths)} images from '{paths[0]}' on"
+        if len(paths) == 1:
+            where = f"in its only image '{paths[0]}'"
+        what = f"all pixels of the truth are {low:g}, {where}"
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.metrics.intervals import (
     GROUPS,
     group_numbers,
@@ -231,7 +231,9 @@ def set_scores(
     try:
         broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())
         if broken:
-            raise UserError(f"{broken} of {len(fake)} images contain NaN or infinite values")
+            raise UserError(
+                f"{broken} of {count_noun(len(fake), 'image')} contain NaN or infinite values"
+            )
         scores = metric(train, test, fake)
     except UserError as error:
         if strict:

@@ -599,9 +599,9 @@ def build_stack(
         names = ", ".join(copies[:3])
         if len(copies) > 3:
             names += ", ..."
+        because = "because it is a duplicate" if len(copies) == 1 else "because they are duplicates"
         remarks.append(
-            f"{where}: left out {len(copies)} of {len(slices)} slices because they are duplicates:"
-            f" {names}"
+            f"{where}: left out {len(copies)} of {len(slices)} slices {because}: {names}"
         )
 
     if len(kept) == 1:

@@ -19,7 +19,7 @@ def plan_augments(seen: Any) -> tuple[list[Any], str]:
     reasons = [f"left and right are {alike} (correlation {mirror:.2f})"]
     if seen.patients < MIN_PATIENTS_WITHOUT_AFFINE:
         augments.append({"name": "affine", "p": 0.8})
-        of = f"{len(seen.records)} images"
+        of = count_noun(seen.records, "image")
         if seen.patients:
             of = count_noun(seen.patients, "patient")
         reasons.append(f"small rotations, shifts and scalings vary the images of only {of}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gantk.errors import count_noun
+
 UNET_WIDTH = 16
 UNET = {"name": "unet", "width": UNET_WIDTH, "depth": 3, "stem": 1, "head": 2}
 EDGES = (
@@ -63,7 +65,8 @@ def plan_unpaired(
         return None
     why = f"the pairs do not fit: {seen.fit}" if seen.fit else "no pairs are known"
     if seen.alone:
-        why = f"{seen.alone} images have no partner (complete pairs would allow a paired method)"
+        have = "has" if seen.alone == 1 else "have"
+        why = f"{count_noun(seen.alone, 'image')} {have} no partner (complete pairs would allow a paired method)"
 
     ct = "ct" in seen.kinds
     mr = all(kind not in ("", "ct", "pet") for kind in seen.kinds)
@@ -86,7 +89,7 @@ def plan_unpaired(
     elif few:
         patches["receptive_field"] = 34
         why_patches = (
-            f"small patches: with only {seen.patients} patients, larger ones show the size"
+            f"small patches: with only {count_noun(seen.patients, 'patient')}, larger ones show the size"
             " of ventricles, and the generator would learn to change it"
         )
     if small:

@@ -221,7 +221,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     elif complete:
         lacking = domains[1 if broken[0].domain == "a" else 0]
         what = (
-            f"{len(broken)} of {len(records)} images {'has' if len(broken) == 1 else 'have'} no"
+            f"{len(broken)} of {count_noun(records, 'image')} {'has' if len(broken) == 1 else 'have'} no"
             f" partner. The first is"
             f" '{broken[0].key}', which has no image in {lacking}"
         )
@@ -229,7 +229,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     else:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
         what = (
-            f"none were found among {counts[0]} images of {domains[0]} and {counts[1]} of"
+            f"none were found among {count_noun(counts[0], 'image')} of {domains[0]} and {counts[1]} of"
             f" {domains[1]}. The first without a partner is '{records[0].key}'"
         )
         remedy = (

@@ -284,7 +284,7 @@ def _expect_patients(
     """UserError where some images say no patient, or where all are of one and some are tested."""
     if nameless:
         what = (
-            f"the patient is not known for {len(nameless)} of {len(records)} images. The first is"
+            f"the patient is not known for {len(nameless)} of {count_noun(records, 'image')}. The first is"
             f" '{nameless[0]}'"
         )
         remedy = f"leave these images out, or {NAME_PATIENTS}"
@@ -508,7 +508,7 @@ def _runs(count: int, shares: dict[str, float], table: SplitTable) -> list[str]:
     needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
     if needed > count:
         raise _too_few(
-            f"{count} slices of a stack, with a gap of {gap}, are",
+            f"{count_noun(count, 'slice')} of a stack, with a gap of {gap}, {'is' if count == 1 else 'are'}",
             shares,
             f"at least {needed} slices",
         )

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from gantk import Record
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.method import domain_letters
 from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
 from gantk_datasets.phantom.tissues import (
@@ -229,7 +229,7 @@ class Phantom:
             pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
             if len(pairs) < count:
                 what = (
-                    f"{self.subjects} subjects have {len(pairs)} images of the class {label}, but"
+                    f"{count_noun(self.subjects, 'subject')} made {count_noun(pairs, 'image')} of the class {label}, but"
                     f" counts requests {count}"
                 )
                 remedy = "increase subjects, slices or lesions, or reduce counts"

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from gantk.catalog.tables import csv_text
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, count_noun, one_line
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.runs.results import Amount, Score, Step, Table
 from gantk.runs.schemas import read, read_needed
@@ -272,7 +272,7 @@ def write_weights(
     for problem in problems:
         say(f"warning  {problem}")
 
-    say(f"written  {out}: {len(weights)} images")
+    say(f"written  {out}: {count_noun(weights, 'image')}")
     return Path(out)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gantk.errors import count_noun
+
 ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 
 
@@ -18,7 +20,7 @@ def plan(
     told = f"the folders are classes, and images of each can be generated: {', '.join(classes)}"
     heart = (
         "shifts every image that the discriminator sees, which could memorise only"
-        f" {len(seen.records)} images"
+        f" {count_noun(seen.records, 'image')}"
     )
     rows = [
         (
