@@ -251,7 +251,7 @@ def evaluate(
     """
     from tempfile import TemporaryDirectory
 
-    from gantk.data.recipe_data import with_data, without_training
+    from gantk.data.recipe_data import with_test_data, without_training
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
@@ -280,7 +280,7 @@ def evaluate(
 
         check_training(model)
 
-    other = None if data is None else with_data(recipe, data).check().data
+    other = None if data is None else with_test_data(recipe, data)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         packing = pack_record(folder)

@@ -61,17 +61,23 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     return changed
 
 
-def without_training(table: DataTable) -> DataTable:
-    """The table for a test of a model whose training images are not here: no image is held out, masks
-    and weights for training are not needed, and the source resamples the images of each patient onto the
-    first domain's grid, if it can.
+def with_test_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> DataTable:
+    """The table of `with_data` for images that are only tested: the source resamples those of each
+    patient onto the first domain's grid, if it can.
     """
+    table = with_data(recipe, path).check().data
     source = table.source
     if source.options.get("onto") == "none":
         source = replace(source, options=source.options | {"onto": "a"})
+    return table.model_copy(update={"source": source})
+
+
+def without_training(table: DataTable) -> DataTable:
+    """The table for a test of a model whose training images are not here: no image is held out, and
+    masks and weights for training are not needed.
+    """
     split = SplitTable(test=0.0, validation=0.0)
-    changes = {"source": source, "split": split, "mask": False, "weights": ""}
-    return table.model_copy(update=changes)
+    return table.model_copy(update={"split": split, "mask": False, "weights": ""})
 
 
 def _matches_below(folder: Any, pattern: str) -> bool:

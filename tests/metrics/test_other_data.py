@@ -110,10 +110,15 @@ def test_images_of_the_training_are_told(case, run, packed, tmp_path, gantk):
     assert contents(model) == before
 
 
-def test_a_packed_model_resamples_pairs_by_their_headers(packed, tmp_path, gantk):
-    far_apart(tmp_path)
-    done = gantk("eval", packed, "--data", tmp_path, "--device", "cpu")
+@pytest.mark.parametrize("kind", ["run", "packed"])
+def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path, gantk):
+    far_apart(tmp_path / "other")
+    out = tmp_path / "scores.json"
+    model = {"run": run, "packed": packed}[kind]
+    done = gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu")
+
     assert done.code == 0, done.err
+    assert json.loads(out.read_text())["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 
 @pytest.mark.parametrize("kind", ["run", "packed"])
