@@ -197,7 +197,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
         ),
         (LONE, dict(folds=4, fold=3), "no image of domain b is left for the .* set", "data.split"),
     ],
-    ids=["patients", "some", "slices", "unknown", "folds", "fold", "blocks", "domain"],
+    ids=["patients", "some", "slices", "one slice", "unknown", "folds", "fold", "blocks", "domain"],
 )
 def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, where):
     with pytest.raises(UserError, match=says) as error:
