@@ -72,8 +72,8 @@ class Headers(list[Dataset]):
 
     @property
     def facts(self) -> dict[str, object]:
-        """Facts for `data check`: modality, contrast, times in ms, age in years, pseudonyms of
-        patient, study and series.
+        """Facts for `data check`: modality, contrast, whether the header names a contrast agent, times
+        in ms, age in years, pseudonyms of patient, study and series.
         """
         from gantk_dicom.source import contrast_of_series
 
@@ -107,6 +107,7 @@ class Headers(list[Dataset]):
             "study": pseudonym(study),
             "series": pseudonym(series),
             "contrast": contrast_of_series(modality, (description, protocol)),
+            "agent": bool(value_of(self[0], "ContrastBolusAgent")),
         }
 
 

@@ -269,7 +269,7 @@ def contrast_of(text: str) -> str | None:
     """
     words = [word.lower() for word in words_of(re.sub(r"(?i)\bt2\W?\*", "t2star", text))]
     both = [one + other for one, other in zip(words, words[1:], strict=False)]
-    known = [CONTRASTS.get(word) or SEQUENCES.get(word) for word in (*words, *both)]
+    known = [CONTRASTS.get(word) or SEQUENCES.get(word) for word in (*both, *words)]
     known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
     if "t1" in known or "t1ce" in known:
         agent = AGENT.search(f" {' '.join(words)} ") or re.search(r"\+ ?c\b|\bc ?\+", text.lower())

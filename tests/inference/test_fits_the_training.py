@@ -25,11 +25,13 @@ AGES = TRAITS | {"age": [[20.0], [60.0]]}
 GAMMAS = {"source": (0.9, 0.95, 1.0, 1.05, 1.1), "target": (2.8, 2.9, 3.0, 3.1, 3.2)}
 
 
-def scan(spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", age=None) -> Image:
+def scan(
+    spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", age=None, agent=None
+) -> Image:
     """A head, upright, with this spacing of slices, rows and columns."""
     pixels = head(*SHAPE).astype(np.float32)
     pixels = pixels.max() * (pixels / pixels.max()) ** gamma
-    facts = {"contrast": contrast, "age": age}
+    facts = {"contrast": contrast, "age": age, "agent": agent}
     header = SimpleNamespace(
         facts={k: v for k, v in facts.items() if v not in ("", None)}, remarks=()
     )
@@ -103,6 +105,8 @@ CASES = {
         "partly",
         "age: 3 years, and the ages of the training people are not recorded",
     ),
+    "a contrast agent by name": ({"name": "T1_post_Gd.nii.gz"}, {}, "partly", "contrast agent"),
+    "a contrast agent by header": ({"agent": True}, {}, "partly", "contrast agent"),
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
     "an array of several contrasts": ({"gamma": 0.4}, {"source": "T1+FLAIR"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
