@@ -209,7 +209,8 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
     assert len(gantk.translate(trained, tmp_path / "in", out, **options)) == 4
     assert f"{len(times)} of 4 inputs were already translated" in said[-1]
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
-    assert sorted(path.name for path in out.glob("[!.]*")) == names
+    beside = [f"{k}.json" for k in range(4)]
+    assert sorted(path.name for path in out.glob("[!.]*")) == sorted(names + beside)
 
     at_once = tmp_path / "whole"
     gantk.translate(trained, tmp_path / "in", at_once, **options)
@@ -217,6 +218,8 @@ def test_a_folder_that_was_killed_holds_whole_files_and_goes_on(trained, tmp_pat
         one = nib.load(out / name).get_fdata()
         other = nib.load(at_once / name).get_fdata()
         assert np.array_equal(one, other)
+    for name in beside:
+        assert (out / name).read_bytes() == (at_once / name).read_bytes()
 
 
 def test_single_slices_of_their_own_scale_are_told(trained, tmp_path):
