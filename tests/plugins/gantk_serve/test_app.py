@@ -144,6 +144,8 @@ def test_a_password_is_asked_for_by_page_and_api(service, tmp_path, pictures):
             result, _ = call(scan)
             assert Path(result).stat().st_size > 0
 
+        wait_until(lambda: left(service) == [])
+
 
 TOKENS = {
     "no file": (None, 0, "without a password"),
