@@ -83,7 +83,7 @@ def sidecar_content(
 
 def write_sidecar(path: Path, content: dict[str, Any]) -> None:
     """Write the JSON file beside an image."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2) + "\n"  # ASCII: names need not be UTF-8
     write_output(sidecar_of(path), text.encode())
 
 
