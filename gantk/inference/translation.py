@@ -114,6 +114,7 @@ class Translation:
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.clipped: list[Clipped] = []
         self.targets: set[Path] = set()  # in a folder of results
+        self.shared_sidecars: set[Path] = set()
         self.count = 1  # images of INPUT
         self.skulls: dict[str, bool | None] = {}  # by job: whether the input shows the skull
         self.warnings: dict[Path, list[str]] = defaultdict(list)  # by input
@@ -182,6 +183,7 @@ class Translation:
                     self.targets.update(paths or ())
 
             self._expect_possible_names(jobs)
+            self._leave_out_shared_sidecars(jobs)
             self._expect_writable(new)
             if self.workers:
                 outcomes |= self._shared_out(self.workers, new, len(jobs), ledger)
@@ -490,6 +492,15 @@ class Translation:
             remedy = "shorten the names of the inputs"
             raise UserError(what, where="OUTPUT", remedy=remedy)
 
+    def _leave_out_shared_sidecars(self, jobs: Sequence[Job]) -> None:
+        """Write no JSON file that would describe several results, as of `p1.nii.gz` and `p1.nrrd`."""
+        described = [each for job in jobs for each in job.outputs if self._has_sidecar(each)]
+        sidecars = Counter(files.sidecar_of(output.path) for output in described)
+        self.shared_sidecars = {path for path, count in sidecars.items() if count > 1}
+        if self.shared_sidecars:
+            names = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
+            self.say(f"note     not written, because several results would share it: {names}")
+
     def _expect_writable(self, jobs: Sequence[Job]) -> None:
         """UserError where results of these jobs would replace what gantk did not write."""
         paths = []
@@ -502,6 +513,8 @@ class Translation:
 
     def _has_sidecar(self, output: Output) -> bool:
         """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        if files.sidecar_of(output.path) in self.shared_sidecars:
+            return False
         is_picture = files.is_image(output.path) and not files.is_volume(output.path)
         return self.describe and (bool(self.layout) or output.described or not is_picture)
 

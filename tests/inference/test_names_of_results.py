@@ -71,3 +71,13 @@ def test_a_translated_file_says_its_contrast(tiny_run, tmp_path, gantk):
     for folder in ("one", "all"):
         names = {path.name for path in (tmp_path / folder).iterdir() if path.name[0] != "."}
         assert names == {"p01_T2.nii.gz", "p01_T2.json"}
+
+
+def test_two_results_have_no_json_file_together(tiny_run, tmp_path, gantk):
+    for name in ("p01.nii", "p01.nii.gz", "p02.nii"):
+        volume(tmp_path / "in" / name, shape=(24, 24, 6))
+    done = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--to", "T2")
+
+    assert done.code == 0, done.err
+    assert "several results would share it: 'p01.json'" in done.out + done.err
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"p02.json"}
