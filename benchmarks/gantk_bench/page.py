@@ -202,12 +202,12 @@ def _plot(title: str, series: dict[str, Points]) -> Chart | None:
 
 def detail(system: System) -> dict[str, Any]:
     """The section on one system: scores beside every baseline, alarms, the command, hashes."""
-    selection = system.first("selection")
+    selections = [row.selection for row in system.rows if row.selection.step]
     alarms = [f"{each.alarm}: {each.message}" for row in system.rows for each in row.alarms]
     tones = [line.judgement.tone for line in system.lines]
     chosen = ""
-    if selection.step:
-        chosen = f"step {selection.step} chosen: {selection.rule}"
+    if selections:
+        chosen = f"step {selections[0].step} chosen: {selections[0].rule}"
     hashes = {"recipe": system.first("recipe_hash"), "data": system.first("data_hash")}
     return {
         "name": system.name,

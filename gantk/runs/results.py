@@ -42,7 +42,7 @@ def tables(meaning: str, kind: type = dict) -> Any:
 
 
 class Table(BaseModel):
-    """A JSON object of metrics.json. Unknown keys are kept; a key that is absent or null in a file
+    """A JSON object of a run's file. Unknown keys are kept; a key that is absent or null in a file
     has its default.
     """
 

@@ -12,7 +12,7 @@ from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk.runs.results import Score
 from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
-from gantk_bench.page import write_page
+from gantk_bench.page import detail, write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import Row, figures, read_rows
 from gantk_bench.statistics import statistics
@@ -198,6 +198,14 @@ def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path
 
     found = figures(tmp_path)["patients"].get("a_to_b", {})
     assert (len(found.get("psnr", {})) == 2) == compared
+
+
+def test_the_chosen_checkpoint_is_of_a_seed_that_has_one():
+    failed = row(label="dualgan_t1t2 seed=0", selection={})
+    trained = row(label="dualgan_t1t2 seed=1", selection={"step": 40, "rule": "PSNR"})
+    (system,) = systems([failed, trained])
+
+    assert detail(system)["chosen"] == "step 40 chosen: PSNR"
 
 
 def verdicts(now: Row, before: Row) -> dict[str, str]:
