@@ -89,7 +89,7 @@ def warnings_of(root, kind="patients", **options):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("scan_00{}_pre", "00{}-final"),
+        ("scan_00{}_first", "00{}-final"),
         ("p{}", "P0{}"),
         ("Mu\u0308ller {}", "M\u00fcller {}"),
     ],
