@@ -63,8 +63,8 @@ def of_data(model) -> dict[str, Any]:
     target = model.method.target
     source, records = source_and_records_of(table)
     other_seed = table.split.model_copy(update={"seed": table.split.seed + 1})
-    parts, _ = split_records(records, table.split)
-    other_parts, _ = split_records(records, other_seed)
+    parts, _ = split_records(records, table=table.split)
+    other_parts, _ = split_records(records, table=other_seed)
     training = training_of(table, target, source, parts["train"])
     subjects_of_a = {record.subject for record in training if record.domain == "a"}
     subjects_of_b = {record.subject for record in training if record.domain == "b"}

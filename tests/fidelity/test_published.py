@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tiny import ROOT
 
 from gantk import registry
+from gantk.data.split import SplitTable
 from gantk.nets import blocks
 from gantk.recipe.load import Recipe, load_recipe, resolved
 
@@ -266,6 +267,7 @@ def shows_the_image_twice(method):
     method._add = lambda plain, example: method.g_ab(torch.cat([plain, plain], 1))
 
 
+HALVES = SplitTable(test=0.5, validation=0.0)
 SABOTAGE = {  # what no setting of a recipe changes -> what to put in whose place
     "weights.drawn": with_other(blocks, "init_weights", gain=0.05),
     "generator.alike": built_otherwise(lambda method: one_norm_less(method, "g_ba")),
@@ -284,8 +286,8 @@ SABOTAGE = {  # what no setting of a recipe changes -> what to put in whose plac
         lambda x, w, b=None: torch.conv1d(x[..., None], w[..., None])[..., 0],
     ),
     "generator.orders_up": (torch.Tensor, "relu_", torch.Tensor.sigmoid_),
-    "data.parts": with_other(observed, "split_records", test=0.5, validation=0.0),
-    "data.random_parts": with_other(observed, "split_records", seed=0),
+    "data.parts": with_other(observed, "split_records", table=HALVES),
+    "data.random_parts": with_other(observed, "split_records", table=HALVES),
     "losses.identity": compares_another_image("identity"),
     "losses.style": compares_another_image("style"),
     "generator.sees_example": built_otherwise(shows_the_image_twice),
