@@ -172,7 +172,7 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
     assert all((row["ci95"] is not None) is ranked for row in found["tests"])
 
 
-def test_the_sentence_names_the_scores_in_which_the_leader_is_behind():
+def test_scores_in_which_the_leader_is_behind_are_named():
     psnr, ssim = ("T1 → T2", "psnr"), ("T1 → T2", "ssim")
     values = {
         "x": {psnr: {"p": 21.0, "q": 22.0}, ssim: {"p": 0.7, "q": 0.7}},
