@@ -14,7 +14,7 @@ from gantk.formats.files import split_suffix
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
 # word, end, word, ...
 WORD_ENDS = re.compile(
-    r"([^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))"
+    r"([^A-Za-z0-9*]+|(?<=[a-z])(?=[A-Z])|(?i:(?=t[12]|flair|pd)(?:(?<=[23]d|ax)|(?<=sag|cor))))"
 )
 SYNONYMS = {
     "t1": ("t1w", "t1wi", "t1dual", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr", "bravo"),
@@ -31,7 +31,7 @@ SYNONYMS = {
     "pd": ("pdw", "pdwi"),
     "mr": ("mri",),
     "ct": ("cct",),
-    "t2star": ("t2hemo",),
+    "t2star": ("t2*", "t2w*", "t2hemo"),
     "stir": ("t2stir", "stirt2"),
     "t1map": ("t1mapping",),
     "t2map": ("t2mapping", "t2relaxation"),
@@ -276,10 +276,7 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
     """Find the contrast of a name, as `contrast_in` describes; None without one."""
     pieces = WORD_ENDS.split(name)
     places = [place for place in range(0, len(pieces), 2) if pieces[place]]
-    words = []
-    for place in places:
-        is_star = pieces[place + 1 : place + 2] and pieces[place + 1].startswith("*")  # T2*
-        words.append(pieces[place].lower() + ("star" if is_star else ""))
+    words = [pieces[place].lower() for place in places]
     found = list(_contrast_words(words, wanted))
     if not found:
         return None

@@ -267,7 +267,7 @@ def contrast_of(text: str) -> str | None:
     T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent, and none for its
     absence, is T1ce.
     """
-    words = [word.lower() for word in words_of(re.sub(r"(?i)\bt2\W?\*", "t2star", text))]
+    words = [word.lower() for word in words_of(text)]
     both = [one + other for one, other in zip(words, words[1:], strict=False)]
     known = [CONTRASTS.get(word) or SEQUENCES.get(word) for word in (*both, *words)]
     known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
