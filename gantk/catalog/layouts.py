@@ -42,6 +42,7 @@ from gantk.catalog.domains import (
 )
 from gantk.catalog.masks import masks_named, set_masks, without_labels
 from gantk.catalog.patients import (
+    dates_of,
     patient_places,
     patients_in_names,
     patients_of,
@@ -616,18 +617,27 @@ def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]
             dates = DATE_WORD.findall(row.stem)
             named.append((row, folders, name or "_".join(dates) or row.stem))
 
+    _set_patients_of_named(named, of_folder)
+    for row in rows:
+        row.session = _session(row)
+
+
+def _set_patients_of_named(
+    named: Sequence[tuple[Row, Parts, str]], of_folder: Mapping[Parts, str]
+) -> None:
+    """By the names of volumes (row, folders, name); where they recur in several folders, these are
+    sites, or patients if there are more of them than names.
+    """
     names = {name for _, _, name in named}
     folders_of_names = {folders for _, folders, _ in named}
     recur = len({(folders, name) for _, folders, name in named}) > len(names)
     for row, folders, name in named:
-        if recur and len(names) < len(folders_of_names):  # the same few visits of many patients
+        if recur and len(names) < len(folders_of_names):  # the same few visits of many
             row.fill("subject", of_folder[row.place], "the folder")
         elif recur:
             row.fill("subject", "/".join((*folders, name)), "folder and file name")
         else:
             row.fill("subject", name, PATIENT_IN_NAME)
-    for row in rows:
-        row.session = _session(row)
 
 
 def _session(row: Row) -> str:
@@ -643,8 +653,7 @@ def _session(row: Row) -> str:
         if own and rest and rest != text:
             visits.append(rest.strip("_-. "))
             break
-    dates = DATE_WORD.findall("/".join((*row.place, row.stem)))
-    visits += [date for date in dates if not any(date in visit for visit in visits)]
+    visits += [date for date in dates_of(row) if not any(date in visit for visit in visits)]
     return "/".join(filter(None, visits))
 
 

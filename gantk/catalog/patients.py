@@ -43,6 +43,11 @@ def undated(name: str) -> str:
     return rest if any(map(str.isalnum, rest)) else name
 
 
+def dates_of(row: Row) -> list[str]:
+    """The dates in the folders and the name of an image."""
+    return DATE_WORD.findall("/".join((*row.place, row.stem)))
+
+
 def without_visit(name: str) -> str:
     """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
     visits = (match.start() for match in VISIT_WORD.finditer(name))
@@ -415,7 +420,7 @@ def _are_series(rows: Sequence[Row], names: Sequence[str]) -> bool:
     of_date: dict[str, set[str]] = defaultdict(set)
     for row, name in zip(rows, names, strict=True):
         of_name[name].add(row.contrast)
-        for date in DATE_WORD.findall("/".join((*row.place, row.stem))):
+        for date in dates_of(row):
             of_date[date].add(row.contrast)
 
     shared = sum(len(own) > 1 for own in of_date.values())
