@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -138,18 +138,14 @@ def _sentence(
     leader = max(gains, key=gains.__getitem__)
 
     rivals: dict[str, dict[str, Score]] = defaultdict(dict)  # what is said -> of whom, by how much
-    for test in tests:
-        if leader not in (test["one"], test["other"]):
-            continue
-        one_leads = test["one"] == leader
-        sign = 1 if one_leads else -1
+    for test, sign in _tests_of(leader, tests):
         ends = sorted(sign * end for end in test["ci95"] or ())
         gain = Score(value=sign * test["gain"], ci95=ends or None, n=test["n"], unit=unit)
         said = "no better than {}"
         if sign * test["gain"] > 0:
             verdict = Verdict(better=True, test=PairedTest.model_validate(test))
             said = verdict_words(verdict, rivals="{}")
-        rivals[said][test["other" if one_leads else "one"]] = gain
+        rivals[said][test["other" if sign > 0 else "one"]] = gain
 
     *direction, metric = _parts_of(tests[0]["score"])
     clauses = []
@@ -160,16 +156,31 @@ def _sentence(
         than = f" than {nearest}" if len(of_rivals) > 1 else ""
         names = join_first([*of_rivals])
         clauses.append(f"{said.format(names)} ({figure}{than}, {gain.sample()})")
-    behind: dict[str, None] = {}
-    for test in of_all_scores:
-        *of, name = _parts_of(test["score"])
-        is_of_leader = of == direction and leader in (test["one"], test["other"])
-        sign = 1 if test["one"] == leader else -1
-        if is_of_leader and sign * test["gain"] < 0 and not split_region(name)[1]:
-            behind[short_metric_name(name)] = None
     place = f"{direction[-1]}: " if direction else ""
     sentence = f"{place}{leader} is {'; '.join(clauses)}."
-    return f"{sentence} In {join_first([*behind])} it is behind." if behind else sentence
+    behind = _scores_behind(leader, direction, of_all_scores)
+    return f"{sentence} In {join_first(behind)} it is behind." if behind else sentence
+
+
+def _tests_of(
+    system: str, tests: Sequence[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], Literal[1, -1]]]:
+    """Yield the tests of a system, and the sign with which their gains are this system's."""
+    for test in tests:
+        if test["one"] == system:
+            yield test, 1
+        elif test["other"] == system:
+            yield test, -1
+
+
+def _scores_behind(system: str, direction: list[Any], tests: Sequence[dict[str, Any]]) -> list[str]:
+    """The names of a direction's scores of whole images in which a system is behind another one."""
+    behind = []
+    for test, sign in _tests_of(system, tests):
+        *of, name = _parts_of(test["score"])
+        if of == direction and sign * test["gain"] < 0 and not split_region(name)[1]:
+            behind.append(short_metric_name(name))
+    return list(dict.fromkeys(behind))
 
 
 def _parts_of(score: Hashable) -> tuple[Any, ...]:
