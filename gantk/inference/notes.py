@@ -107,10 +107,7 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     is_named = not (image.is_array or image.path is None)
     if fits == "yes" and not contrast and stated is False and is_named:
         near.append(f"contrast: neither name nor header says that this is {frame.source}")
-    if usual_contrast(frame.source) == "t1" and _has_agent(image):
-        near.append(
-            f"contrast agent: header or name say one; the {frame.source} of the training may show none"
-        )
+    near += _about_agent(image, frame)
     notes += [("warning", prefix + line) for line in doubts]
     notes += [("note", prefix + line) for line in near]
     if near:
@@ -120,10 +117,15 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     return Checked(image, notes, fits)
 
 
-def _has_agent(image: Image) -> bool:
-    """Whether header or name say that a T1 shows a contrast agent."""
+def _about_agent(image: Image, frame: Frame) -> list[str]:
+    """That header or name say a contrast agent, for a model of T1 without one."""
+    if usual_contrast(frame.source) != "t1":
+        return []
     names = names_with_contrast(image.facts, image.path, "t1") if image.path else []
-    return bool(image.facts.get("agent")) or "t1ce" in map(usual_contrast, names)
+    if not image.facts.get("agent") and "t1ce" not in map(usual_contrast, names):
+        return []
+    said = "contrast agent: header or name say one"
+    return [f"{said}; the {frame.source} of the training may show none"]
 
 
 def _states_contrast(image: Image, frame: Frame) -> bool | None:
