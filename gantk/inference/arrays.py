@@ -73,7 +73,7 @@ def _image(
     made = model(image, to, options, progress)
     notes += about_scale(image, pipeline)
     notes += check_result(image, made[0], pipeline, frame)
-    return made, [*notes, *model.notes_on_results()]
+    return made, [*notes, *model.notes_on_results(image, letter)]
 
 
 def _as_image(value: Any) -> tuple[Image, Back]:

@@ -104,8 +104,8 @@ class TrainedModel:
         """
         return ""
 
-    def notes_on_results(self) -> list[Note]:
-        """What is to be said of the results so far, beside what their inputs tell."""
+    def notes_on_results(self, image: Image, letter: str) -> list[Note]:
+        """What is to be said of the results of an image, beside what `check_result` sees."""
         return []
 
     def classes(self) -> tuple[str, ...]:

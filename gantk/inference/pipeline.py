@@ -164,14 +164,17 @@ class Pipeline:
                 remedy = 'cut it into parts, or use a model with data.fit = "pad"'
                 raise UserError(what, where="INPUT", remedy=remedy)
 
+    def grid_of(self, image: Image, plane: Plane | None = None) -> SamplingGrid:
+        """The sampling grid of an image: that of its training, and of an array its own."""
+        if image.is_array:
+            return SamplingGrid()
+        return SamplingGrid(plane or self.frame.plane, self.frame.spacing)
+
     def stack_of(self, image: Image, plane: Plane | None = None) -> tuple[SamplingGrid, np.ndarray]:
         """The sampling grid of an image, and what the network sees of it one by one: the slices of
         a plane, by default that of the training, or the whole image; (N, C, *spatial).
         """
-        grid = SamplingGrid(plane or self.frame.plane, self.frame.spacing)
-        if image.is_array:
-            grid = SamplingGrid()
-
+        grid = self.grid_of(image, plane)
         pixels = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
         return grid, np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]

@@ -729,7 +729,7 @@ class Translation:
             if self.count > 1:
                 self._keep_notes(job, about_scale(image, pipeline))
             self._keep_notes(job, check_result(image, results[0], pipeline, self.frame))
-            self._keep_notes(job, self.model.notes_on_results())
+            self._keep_notes(job, self.model.notes_on_results(image, self.letter))
 
         made = [self._as_file(job, output, results) for output in job.outputs]
         written = [output.path for output, _, _ in made]

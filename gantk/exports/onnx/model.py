@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, importing, one_line, reading_file
 from gantk.exports.onnx.metadata import Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
+from gantk.formats.image import Image
 from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.notes import Note
@@ -49,7 +51,6 @@ class OnnxModel(TrainedModel):
         self.frames = {meta.direction[-1]: meta.frame}
         self._window = meta.window
         self._free = meta.free
-        self._was_cut = False  # whether an image so far was translated in windows
         self._mappings = [mapping_from(state) for _, state in meta.intensity]
         given, *more = session.get_inputs()
         frame = meta.frame
@@ -80,9 +81,14 @@ class OnnxModel(TrainedModel):
         with reading_file(path, "a model that gantk exported", remedy=REMEDY):
             return cls(session, read_metadata(text, path), path)
 
-    def notes_on_results(self) -> list[Note]:
+    def notes_on_results(self, image: Image, letter: str) -> list[Note]:
         """That windows have norms of their own, if an image was cut into some."""
-        if not self._was_cut:
+        frame = self.meta.frame
+        grid = self.pipeline(letter).grid_of(image)
+        shown = grid.sides(image.pixels.shape[1:], image.spacing)[-frame.dims :]
+        windows = self._window_for(shown)
+        is_whole = all(side <= most for side, most in zip(shown, windows, strict=True))
+        if frame.fit != "crop" or is_whole:
             return []
         size = " x ".join(map(str, self._window))
         line = (
@@ -132,6 +138,19 @@ class OnnxModel(TrainedModel):
             remedy="name the run folder",
         )
 
+    def _window_for(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The sides of the windows in which images of a size are processed; all of a smaller one."""
+        sizes = self._free.sizes
+        if (
+            not sizes
+            or tuple(size) == self._window
+            or self.meta.statistics != "image"
+            or np.prod(size) > MAX_WHOLE_IMAGE_PIXELS
+        ):
+            return self._window
+        step = sizes.multiple
+        return tuple(-(-max(side, sizes.smallest) // step) * step for side in size)
+
     def _network(self, images: Tensor) -> Tensor:
         """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
 
@@ -139,19 +158,8 @@ class OnnxModel(TrainedModel):
         processed at once, padded by reflection to a size that it accepts. Others are processed in
         overlapping windows, each with its own norm statistics.
         """
-        window = self._window
         size = images.shape[2:]
-        sizes = self._free.sizes
-        if (
-            sizes
-            and size != window
-            and self.meta.statistics == "image"
-            and np.prod(size) <= MAX_WHOLE_IMAGE_PIXELS
-        ):
-            step = sizes.multiple
-            least = sizes.smallest
-            window = tuple(-(-max(side, least) // step) * step for side in size)
-
+        window = self._window_for(size)
         framed, inside = pad_to_size(images, tuple(map(max, size, window)))
 
         def forward(part: Tensor) -> Tensor:
@@ -164,7 +172,6 @@ class OnnxModel(TrainedModel):
                 raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
             return torch.from_numpy(made)
 
-        self._was_cut |= framed.shape[2:] != torch.Size(window)
         made = by_windows(framed, window, self.meta.overlap, forward, len(images))
         return made[at(inside)]
 
