@@ -315,7 +315,7 @@ def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None)
     """
     header = str(facts.get("contrast") or facts.get("modality") or "").lower()
     path = path.absolute()
-    vague = (None,) if meant in ("ct", "pet") else (None, "mr")
+    vague = (None,) if meant in ("ct", "pet", "mr") else (None, "mr")
     return [
         name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague
     ]

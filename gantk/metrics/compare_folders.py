@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in, contrasts_in, exclude
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError, join_first
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import grids_differ, readable, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
@@ -121,8 +122,11 @@ def compare(
     place = start(device, "fp32").device
     predicted = Path(predicted)
     truth = Path(truth)
-    made = _images(predicted, patient)
-    real = _images(truth, patient)
+    made_rows = _rows(predicted, patient)
+    rows = _rows(truth, patient)
+    real_rows = _of_contrasts(rows, {row.contrast for row in made_rows})
+    made = _patients(made_rows, predicted)
+    real = _patients(real_rows, truth)
     patients = made | real
     pairs: list[FilePair] = []
     scale = ScaleFit()
@@ -156,6 +160,14 @@ def compare(
     for line in summary_lines(result):
         say(line)
 
+    if len(real_rows) < len(rows):
+        shown = sorted({row.contrast for row in real_rows})
+        unused = f"{count_noun(len(rows) - len(real_rows), 'image')} of the truth not used"
+        say(
+            with_label(
+                "note", f"{unused}: the predictions show {' and '.join(shown)}, as names say"
+            )
+        )
     about_scale = _scale_line(scale)
     if about_scale:
         say(about_scale)
@@ -426,22 +438,32 @@ def _set_scores(
     return scores
 
 
-def _images(path: Path, pattern: str) -> dict[Scan, str]:
-    """The images below a folder, or the one that the path names, each with its patient, as names or
-    headers say it, or else its own name.
+def _rows(path: Path, pattern: str) -> list[Row]:
+    """The images below a folder, or the one that the path names; masks only where nothing else is.
+    UserError for a folder without images.
     """
     if path.is_file():
-        return {Scan(path, (path,), path.name): path.name}
+        return [Row((path,))]
 
-    images = {}
-    for row in scan(path, Asked(patient=pattern)):
-        if row.kind != "other":
-            image = row.scan_below(path)
-            images[image] = row.subject or image.name
-
-    if not images:
+    rows = [row for row in scan(path, Asked(patient=pattern)) if row.kind != "other"]
+    if not rows:
         raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
-    return images
+    return [row for row in rows if row.kind != "mask"] or rows
+
+
+def _of_contrasts(rows: list[Row], shown: set[str]) -> list[Row]:
+    """The true images of the contrasts that the predictions show; all of them where names do not
+    say these.
+    """
+    chosen = [row for row in rows if row.contrast in shown]
+    return rows if "" in shown or not chosen else chosen
+
+
+def _patients(rows: Iterable[Row], path: Path) -> dict[Scan, str]:
+    """Images with their patients, as names or headers say, or else with their own names."""
+    root = path.parent if path.is_file() else path
+    images = [(row.scan_below(root), row.subject) for row in rows]
+    return {image: subject or image.name for image, subject in images}
 
 
 def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:

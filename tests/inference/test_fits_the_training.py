@@ -107,6 +107,8 @@ CASES = {
     ),
     "a contrast agent by name": ({"name": "T1_post_Gd.nii.gz"}, {}, "partly", "contrast agent"),
     "a contrast agent by header": ({"agent": True}, {}, "partly", "contrast agent"),
+    "MR by name, for a model of MR": ({"name": "mr.nii.gz"}, {"source": "MR"}, "yes", ""),
+    "T2 by name, for a model of CT": ({"name": "t2.nii.gz"}, {"source": "CT"}, "no", "says T2"),
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
     "an array of several contrasts": ({"gamma": 0.4}, {"source": "T1+FLAIR"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),

@@ -57,6 +57,24 @@ def test_files_are_matched_by_name_where_folders_differ(tmp_path, volumes):
     assert rows_of(tmp_path, "mae")["mae"] == before
 
 
+def test_other_contrasts_and_masks_of_the_truth_are_left_out(tmp_path, volumes):
+    for number, (made, real) in enumerate(volumes):
+        volume(tmp_path / "made" / f"p{number}" / "ct.nii.gz", made)
+        patient = tmp_path / "scans" / f"p{number}"
+        volume(patient / "ct.nii.gz", real)
+        volume(patient / "mr.nii.gz", real + 500)
+        volume(patient / "mask.nii.gz", real > 0)
+    lines: list[str] = []
+
+    compared = gantk.compare(
+        tmp_path / "made", tmp_path / "scans", metrics=["mae"], say=lines.append
+    )
+    scores = compared["metrics"]["pred_to_truth"]
+
+    assert scores["mae"] == rows_of(tmp_path, "mae")["mae"]
+    assert any("3 images of the truth not used: the predictions show CT" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("slope", "offset", "another"),
     [(1, 0, False), (0.9, 10, False), (1 / 255, 0, True), (2, 99, True)],
