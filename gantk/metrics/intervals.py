@@ -1,4 +1,5 @@
-"""Means over patients, slices and volumes with 95 % intervals, from resampling patients.
+"""Means over patients, slices and volumes with 95 % intervals, from resampling patients; fewer than
+`MIN_PATIENTS` have no interval.
 
 Images whose patient is unknown ("") may be of one head: for n and for intervals they count as one
 patient.
@@ -13,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.data.split import least_patients
 from gantk.errors import UserError
 from gantk.runs.results import Score
 
+# with fewer no sign-flip p is below 0.05, and resampling repeats the same few values
+MIN_PATIENTS = least_patients()
 BOOTSTRAP_DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
 
@@ -68,6 +72,7 @@ def estimate(
     """Mean over images, then over patients, with a percentile interval from resampling patients
     (Efron, 1979), and further keys of the score.
 
+    Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval.
     With `alike` every value has the same weight, however many its patient has, and n is their
     number. nan (not scorable) is left out. Seeded: the same values give the same interval.
     """
@@ -80,18 +85,21 @@ def estimate(
 
     value = float(sums.sum() / counts.sum())
     ci95 = None
-    if len(sums) > 1:  # one says nothing about the others
+    if len(sums) >= MIN_PATIENTS:
         picks = bootstrap_draws(len(sums), draws)
         means = sums[picks].sum(1) / counts[picks].sum(1)
         ci95 = np.percentile(means, [2.5, 97.5]).tolist()
+    elif len(sums) > 1:
+        of_patients = sums / counts
+        about["range"] = [float(of_patients.min()), float(of_patients.max())]
     return Score(value=value, ci95=ci95, n=int(counts.sum()), **about)
 
 
 def probability_better(gains: np.ndarray) -> float | None:
     """Share of resamples of the patients in which their mean gain is positive; 0 counts half. None
-    for fewer than two patients.
+    for fewer than `MIN_PATIENTS`.
     """
-    if len(gains) < 2:
+    if len(gains) < MIN_PATIENTS:
         return None
 
     drawn = gains[bootstrap_draws(len(gains))].mean(axis=1)
@@ -110,11 +118,11 @@ def drawn_interval(
     """95 % percentile interval of `statistic(indices of images)` from resampling patients with
     replacement.
 
-    Resamples with a nan result are left out. None for fewer than two patients.
+    Resamples with a nan result are left out. None for fewer than `MIN_PATIENTS`.
     """
     numbers = head_numbers(patients)
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
-    if len(images) < 2:
+    if len(images) < MIN_PATIENTS:
         return None
 
     picks = bootstrap_draws(len(images), draws)
@@ -136,7 +144,7 @@ def left_out_interval(
     of the real ones, (F,) of the generated ones; `real` and `fake` are their patients. Resampling
     with replacement would put copies into a set, which such statistics take for similarity. Both
     variances add (two-sample jackknife, Arvesen 1969), the width is Student's. No interval if a set
-    has one patient, or would keep fewer than `least` images.
+    has fewer than `MIN_PATIENTS`, or would keep fewer than `least` images.
     """
     from scipy.special import stdtrit
 
@@ -144,7 +152,9 @@ def left_out_interval(
     whole = [np.ones(len(groups), dtype=bool) for groups in sides]
     value = statistic(*whole)
     counts = [len(np.unique(groups)) for groups in sides]
-    if min(counts) < 2 or any(len(groups) - np.bincount(groups).max() < least for groups in sides):
+    if min(counts) < MIN_PATIENTS or any(
+        len(groups) - np.bincount(groups).max() < least for groups in sides
+    ):
         return value, None
 
     variance = 0.0

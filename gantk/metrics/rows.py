@@ -17,6 +17,7 @@ from gantk.metrics.verdict import (
     join_words,
     metric_words,
     needs_pairs,
+    p_words,
     short_metric_name,
     split_region,
     title_of,
@@ -97,6 +98,11 @@ class ScoreRow:
     def words(self) -> str:
         """The verdict in words."""
         return verdict_words(self.verdict)
+
+    @property
+    def p_words(self) -> str:
+        """The p-value by which a lead can be chance, see `gantk.metrics.verdict.p_words`."""
+        return p_words(self.verdict)
 
     @property
     def fair_tone(self) -> Tone:
@@ -292,10 +298,13 @@ def _figures_in_brackets(of_images: Mapping[str, str]) -> str:
 
 
 def _figures(row: ScoreRow) -> str:
-    """`PSNR 24.93 dB against 23.20 dB`; "" where a value is missing."""
+    """`PSNR 24.93 dB against 23.20 dB`, and the p-value where that may be chance; "" where a value is
+    missing.
+    """
     if row.score.value is None or row.rival is None or row.rival.value is None:
         return ""
-    return f"{row.name} {row.score.text()} against {row.baseline}"
+    figures = f"{row.name} {row.score.text()} against {row.baseline}"
+    return f"{figures}; {row.p_words}" if row.p_words else figures
 
 
 def _clause(findings: Sequence[ScoreRow], *, from_noise: bool) -> tuple[str, str]:

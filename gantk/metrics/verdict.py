@@ -11,15 +11,16 @@ from typing import Literal
 
 import numpy as np
 
+from gantk.data.split import least_patients
+from gantk.data.split.split import SIGNIFICANCE
 from gantk.errors import count_noun
-from gantk.metrics.intervals import estimate, patient_means, probability_better
+from gantk.metrics.intervals import MIN_PATIENTS, estimate, patient_means, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, Scores
-from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
+from gantk.metrics.statistics.paired import paired_test
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score, Verdict
 
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
-SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
 # of scores of sets in old results, which state no p-value
 MIN_PROBABILITY_BETTER = 0.95
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
@@ -78,18 +79,53 @@ def tested_patients(verdict: Verdict) -> int | None:
     return verdict.patients
 
 
+def _deciding_p(verdict: Verdict) -> tuple[float | None, int | None]:
+    """The p-value that decides a verdict, and for how many comparisons it is corrected (None: that is
+    not known).
+    """
+    test = verdict.test
+    if test is None:
+        return verdict.holm, None
+    if test.primary_p is not None:
+        return test.primary_p, test.primary_of
+    if test.holm is not None:
+        return test.holm, test.of
+    return test.p, 1
+
+
+def _needed_patients(verdict: Verdict) -> int:
+    """The fewest patients with whom this verdict could be significant."""
+    _, comparisons = _deciding_p(verdict)
+    return least_patients(comparisons or 1)
+
+
 def _is_significant(verdict: Verdict) -> bool:
     """Whether a difference is unlikely to be chance; with few patients it always may be."""
     patients = tested_patients(verdict)
-    if patients is not None and patients < MIN_TEST_PATIENTS:
+    if patients is not None and patients < MIN_PATIENTS:
         return False
-    if verdict.test is not None:
-        test = verdict.test
-        p = next(p for p in (test.primary_p, test.holm, test.p) if p is not None)
+    p, _ = _deciding_p(verdict)
+    if p is not None:
         return p < SIGNIFICANCE
-    if verdict.holm is not None:
-        return verdict.holm < SIGNIFICANCE
     return (verdict.probability or 0.0) >= MIN_PROBABILITY_BETTER
+
+
+def p_words(verdict: Verdict) -> str:
+    """Why a lead can be chance: `p = 0.094, sign-flip test, corrected for 2 comparisons`; "" for other
+    verdicts, and where too few patients were tested for any p.
+    """
+    p, comparisons = _deciding_p(verdict)
+    patients = tested_patients(verdict)
+    if tone_of(verdict) != "near" or p is None:
+        return ""
+    if patients is not None and patients < _needed_patients(verdict):
+        return ""
+    words = f"p = {p:.2g}"
+    if verdict.test is not None:
+        words += ", sign-flip test"
+    if comparisons is None:
+        return f"{words}, corrected for all comparisons"
+    return f"{words}, corrected for {comparisons} comparisons" if comparisons > 1 else words
 
 
 def pair_verdict(
@@ -271,9 +307,12 @@ def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every
 
     reason = "perhaps by chance" if short else "but this can be chance"
     patients = tested_patients(verdict)
-    if patients is not None and patients < MIN_TEST_PATIENTS:
+    needed = _needed_patients(verdict)
+    if patients is not None and patients < needed:
         reason = f"{'' if short else 'but '}only {count_noun(patients, 'patient')}"
         reason += "" if short else f" {'was' if patients == 1 else 'were'} tested"
+        if needed > MIN_PATIENTS and not short:
+            reason += f" and {needed} are needed"
     return f"ahead, {reason}" if short else f"ahead of {rivals}, {reason}"
 
 

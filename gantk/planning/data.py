@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from gantk.data.check.findings import test_of_another_kind
 from gantk.data.preparation import patients_of
-from gantk.data.split import SplitTable, split_records
+from gantk.data.split import SplitTable, few_test_patients, least_patients, split_records
 from gantk.errors import count_noun
 from gantk.method import domain_letters
-from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS
 from gantk.planning.look import Scans
 from gantk.plugin.loader import registry
 
@@ -230,15 +229,16 @@ def _split(seen: Scans) -> Line:
 
     values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
     repeat = _cross_validation(5, " --set data.split.folds=5")
-    if patients < MIN_TEST_PATIENTS:
+    if patients < least_patients():
         values = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
         repeat = _cross_validation(patients)
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
     names = dict(zip(letters, seen.domains, strict=True))
     for each in test_of_another_kind(seen.examination.items, splits, names, spacing_is_set=False):
         how += f"; {each['what']}"
-    if len(patients_of(splits["test"])) < MIN_TEST_PATIENTS:
-        how += f"; {repeat}"
+    too_few = few_test_patients(splits, len(letters))
+    if too_few:
+        how += f"; {too_few}; {repeat}"
     return Line("data.split", values, how)
 
 
@@ -246,7 +246,6 @@ def _cross_validation(folds: int, settings: str = "") -> str:
     """How to test every patient once, where one run tests too few to tell a gain from chance."""
     numbers = " ".join(map(str, range(folds)))
     return (
-        f"one run tests fewer than {MIN_TEST_PATIENTS} patients, so a gain may be chance; to test"
-        f" each patient once: `for k in {numbers}; do gantk run RECIPE{settings} --set"
+        f"to test each patient once: `for k in {numbers}; do gantk run RECIPE{settings} --set"
         " data.split.fold=$k; done`"
     )

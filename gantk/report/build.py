@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gantk.data.look import AIR_SHARE
-from gantk.data.split import held_out_patients
+from gantk.data.split import held_out_patients, least_patients
 from gantk.errors import argument, count_noun
 from gantk.files import write_file
 from gantk.metrics.verdict import baselines
@@ -182,6 +182,7 @@ def templates(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals["least_patients"] = least_patients
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
     templates.filters.update(duration=duration, median=median, quote=shlex.quote)

@@ -66,5 +66,7 @@ def with_unit(score: Score, decimals: int | None = None) -> str:
 
 
 def interval(score: Score, decimals: int | None = None) -> str:
-    """The ends of a score's 95 % interval, such as `23.81 to 24.81`; "" where there is none."""
+    """A score's 95 % interval, such as `23.81 to 24.81`, or the range of its patients; "" where there
+    is none.
+    """
     return typographic(score.interval(decimals, "{} to {}"))

@@ -80,7 +80,10 @@ class Score(Table):
 
     value: float | None = about("Mean over patients; null if no image could be scored.")
     ci95: Pair | None = about(
-        "95 % interval of the mean, over patients; null for fewer than two patients."
+        "95 % interval of the mean, over patients; null for fewer than six patients."
+    )
+    range: Pair | None = about(
+        "Lowest and highest patient; only where `ci95` is null for too few patients."
     )
     n: Step | None = about("Number of patients that the mean is over.")
     images: Step | None = about("Number of scored images.")
@@ -134,9 +137,15 @@ class Score(Table):
         return f"{value} {self.unit}" if self.unit and self.value is not None else value
 
     def interval(self, decimals: int | None = None, form: str = "[{}, {}]") -> str:
-        """The 95 % interval, such as `[23.81, 24.81]`; "" without one."""
+        """The 95 % interval, such as `[23.81, 24.81]`; of too few patients for one the lowest and the
+        highest, as `patients [23.81, 24.81]`; "" where neither is known.
+        """
         places = self.decimals if decimals is None else decimals
-        return form.format(*(number_text(end, places) for end in self.ends)) if self.ends else ""
+        ends = self.ends or self.range
+        if not ends:
+            return ""
+        text = form.format(*(number_text(end, places) for end in ends))
+        return text if self.ends else f"patients {text}"
 
     def sample(self) -> str:
         """The size of the sample: `n = 8 (64 images)`; "" where it is unknown."""
@@ -176,6 +185,7 @@ class PairedTest(Table):
         "`p` of the recipe's first score, corrected by Holm's method for the directions; decides its"
         " verdict."
     )
+    primary_of: Step | None = about("Number of tests that `primary_p` is corrected for.")
     ci95: Pair | None = about("95 % interval of the gain; null below six patients.")
     wilcoxon: Share | None = about("p-value of the Wilcoxon signed-rank test.")
     effect: float | None = about("Hedges' g of the paired differences; null if it is not defined.")
@@ -197,7 +207,7 @@ class Verdict(Table):
     better: bool | None = about("Whether the model's mean is better than that of the baseline.")
     best_baseline: str = about("Name of the best baseline.", "")
     probability: Share | None = about(
-        "Probability that the model is better than this baseline; null for one patient."
+        "Probability that the model is better than this baseline; null for fewer than six patients."
     )
     patients: Step | None = about("Number of test patients; only for metrics of sets.")
     holm: Share | None = about(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from gantk.data.check.check import warnings_about
 from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
+from gantk.data.split import few_test_patients
 from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, count_noun, note_in, warn_of
 from gantk.files import lock_folder
@@ -315,8 +316,13 @@ def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> Non
 
 
 def _notes_of_parts(parts: Parts) -> list[str]:
-    """The notes of the method and of the post-steps."""
-    notes = [getattr(parts.method, "note", ""), *parts.scorer.posts.notes()]
+    """The notes of the method and of the post-steps, and one on a test set that is too small."""
+    directions = len(parts.method.directions()) or 1
+    notes = [
+        getattr(parts.method, "note", ""),
+        *parts.scorer.posts.notes(),
+        few_test_patients(parts.data.splits, directions),
+    ]
     return [f"note     {note}" for note in notes if note]
 
 

@@ -251,7 +251,7 @@ def test_samples_stand_between_noise_and_real_images():
     split = result["baselines"]["real_split"]["image"]
 
     assert row["n"] == 20
-    assert row["ci95"][0] < row["value"] < row["ci95"][1]
+    assert row["ci95"] is None, "of the real images of two patients"
     assert {"real_split", "noise"} == set(result["baselines"])
     assert split["kid_random"]["value"] < row["value"]
     assert result["verdict"]["image"]["kid_random"]["best_baseline"] == "noise"

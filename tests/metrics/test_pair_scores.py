@@ -68,7 +68,7 @@ def test_errors_have_native_units_by_each_mapping():
         found = rows[name]["in_units"]
         assert found["unit"] == "HU"
         assert found["value"] == pytest.approx((of_images * widths).mean().item(), rel=1e-4)
-        low, high = found["ci95"]
+        low, high = found["range"]  # four patients have no interval
         assert low < found["value"] < high
 
     assert "in_units" not in rows["psnr"]
@@ -161,10 +161,23 @@ def test_intervals_cover_the_true_mean_as_stated(alike):
     assert 0.88 < held / 400 < 0.97  # the percentile bootstrap of 20 is a little narrow
 
 
+@pytest.mark.parametrize(
+    ("patients", "shown"),
+    [
+        (["", ""], ""),
+        (["p", "p"], ""),
+        (["p", "p", "q"], "patients [0.500, 2.000]"),
+        ([*"ppqrst"], "patients [0.500, 5.000]"),
+        ([*"pqrstu"], "[1.167, 3.833]"),
+    ],
+    ids=["unknown", "one", "two", "five", "six"],
+)
+def test_fewer_than_six_patients_show_their_range_and_no_interval(patients, shown):
+    assert estimate(range(len(patients)), patients).interval(3) == shown
+
+
 @pytest.mark.parametrize("alike", [False, True])
-def test_one_patient_has_no_interval_and_nobody_no_value(alike):
-    assert estimate([1.0, 2.0], ["", ""]).ci95 is None
-    assert estimate([1.0, 3.0], ["p", "p"], alike=alike).ci95 is None
+def test_nobody_has_no_value(alike):
     empty = estimate([math.nan], ["p"], alike=alike)
     assert empty.value is None
     assert empty.ci95 is None
@@ -194,18 +207,18 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
 
 def test_pair_verdict_is_against_the_best_baseline():
     def scores(*errors: float):
-        truth = torch.zeros(4, 1, 4, 4)
+        truth = torch.zeros(6, 1, 4, 4)
         return scorer_of(PSNR, MAE)(
-            torch.tensor(errors)[:, None, None, None] + truth, References(truth, list("pqrs"))
+            torch.tensor(errors)[:, None, None, None] + truth, References(truth, list("pqrstu"))
         )
 
-    model = scores(0.12, 0.11, 0.10, 0.09)
+    model = scores(0.12, 0.11, 0.10, 0.09, 0.11, 0.10)
     baselines = {
-        "identity": scores(0.25, 0.25, 0.25, 0.25),
-        "histogram": scores(0.2, 0.18, 0.2, 0.18),
-        "intensity_map": scores(0.14, 0.10, 0.11, 0.11),
-        "regression": scores(0.08, 0.08, 0.08, 0.1),
-        "real_split": scores(0.01, 0.01, 0.01, 0.01),
+        "identity": scores(0.25, 0.25, 0.25, 0.25, 0.25, 0.25),
+        "histogram": scores(0.2, 0.18, 0.2, 0.18, 0.2, 0.18),
+        "intensity_map": scores(0.14, 0.10, 0.11, 0.11, 0.12, 0.10),
+        "regression": scores(0.08, 0.08, 0.08, 0.1, 0.08, 0.08),
+        "real_split": scores(0.01, 0.01, 0.01, 0.01, 0.01, 0.01),
     }
     for row in pair_verdict(model, baselines, SENSES).values():
         assert row.better is False
@@ -214,8 +227,7 @@ def test_pair_verdict_is_against_the_best_baseline():
         fair = row.without_pairs
         assert (fair.better, fair.best_baseline, fair.probability) == (True, "histogram", 1.0)
         assert fair.test.gain > 0 > row.test.gain
-        assert row.test.n == 4
-        assert fair.test.ci95 is None  # of four patients
+        assert row.test.n == 6
 
     del baselines["regression"]
     row = pair_verdict(model, baselines, SENSES)["psnr"]

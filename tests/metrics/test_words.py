@@ -4,7 +4,7 @@ import pytest
 
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.summary import summary_lines
-from gantk.metrics.verdict import tone_of, verdict_words
+from gantk.metrics.verdict import p_words, tone_of, verdict_words
 from gantk.runs.results import Results, Verdict
 from gantk.terminal import TextTable
 
@@ -63,6 +63,41 @@ def result(verdicts: dict, **more) -> Results:
 def test_only_a_significant_verdict_is_good(verdict, tone, words):
     judged = Verdict.model_validate(verdict)
     assert (tone_of(judged), verdict_words(judged)) == (tone, words)
+
+
+def decided(n: int, **test) -> Verdict:
+    """A better model, with the p-values of its test on n patients."""
+    return Verdict.model_validate(WON | {"test": {"n": n, "gain": 1.0, "p": 0.03} | test})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words", "p"),
+    [
+        (decided(6), "better than every baseline", ""),
+        (
+            decided(6, holm=0.06, of=2),
+            "ahead of every baseline, but only 6 patients were tested and 7 are needed",
+            "",
+        ),
+        (
+            decided(8, holm=0.06, of=2),
+            "ahead of every baseline, but this can be chance",
+            "p = 0.06, sign-flip test, corrected for 2 comparisons",
+        ),
+        (
+            decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2),
+            "ahead of every baseline, but this can be chance",
+            "p = 0.094, sign-flip test, corrected for 2 comparisons",
+        ),
+        (
+            Verdict.model_validate(WON | {"patients": 8, "holm": 0.2}),
+            "ahead of every baseline, but this can be chance",
+            "p = 0.2, corrected for all comparisons",
+        ),
+    ],
+)
+def test_a_lead_that_can_be_chance_states_the_p_that_decides(verdict, words, p):
+    assert (verdict_words(verdict), p_words(verdict)) == (words, p)
 
 
 def test_one_sentence_names_both_directions_and_their_figures():

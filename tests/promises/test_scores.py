@@ -64,6 +64,7 @@ def rows_of(result: dict) -> dict:
     kept = (
         "value",
         "ci95",
+        "range",
         "n",
         "images",
         "unit",

@@ -31,6 +31,7 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.reader import FileImage
 from gantk.data.sources.source import nothing_fits
+from gantk.data.split import few_test_patients
 from gantk.data.split.near_duplicates import sample_indices
 from gantk.data.spread import spread
 from gantk.errors import TooFewImages, UserError, count_noun, join_first
@@ -359,6 +360,9 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
     lines["split"] = usage.split_description or "none"
     if usage.splits.held_out:
         lines["held out"] = usage.splits.held_out
+    too_few = few_test_patients(usage.splits, len(usage.names))
+    if too_few:
+        lines["too few"] = too_few
     left_out = [item.name for item in readable if not item.domains]
     if left_out:
         files = count_noun(left_out, "file")

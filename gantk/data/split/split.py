@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from gantk.recipe.tables import SplitTable
 By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
 MIN_PATIENTS_FOR_VALIDATION = 4
+SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
 MAX_NAMED_PATIENTS = 10  # held-out patients of a set that are named
 FOLDERS_OR_TABLE = "the folders or the table"  # what gives the sets of most sources
 USE_BLOCKS = (
@@ -595,6 +597,31 @@ def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
         if held_out:
             parts.append(f"{name}: {join_first(held_out, most=MAX_NAMED_PATIENTS)}")
     return "; ".join(parts)
+
+
+def least_patients(comparisons: int = 1) -> int:
+    """The fewest test patients with whom a difference can be significant.
+
+    The smallest p of a two-sided sign-flip test on n patients is 2 / 2^n. Corrected by Holm's method
+    for so many comparisons it has to be below `SIGNIFICANCE`.
+    """
+    return next(n for n in count(1) if comparisons * 2.0 ** (1 - n) < SIGNIFICANCE)
+
+
+def few_test_patients(splits: Mapping[str, Sequence[Record]], directions: int) -> str:
+    """A sentence for a test set in which no score can be significantly better than a baseline's; ""
+    for others. One score of each direction is compared.
+    """
+    patients = patients_of(splits.get("test", ()))
+    least = least_patients(directions)
+    if not patients or len(patients) >= least:
+        return ""
+    tested = count_noun(patients, "patient")
+    corrected = f", corrected for {directions} directions" if directions > 1 else ""
+    return (
+        f"{tested} will be tested: with fewer than {least} no difference from a baseline can be"
+        f" significant (p < {SIGNIFICANCE}{corrected})"
+    )
 
 
 def consequences(

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gantk.data.split import least_patients
 from gantk.errors import join_first
-from gantk.metrics.intervals import bootstrap_draws
-from gantk.metrics.statistics.paired import MIN_TEST_PATIENTS, paired_test
-from gantk.metrics.verdict import short_metric_name, split_region, verdict_words
+from gantk.metrics.intervals import MIN_PATIENTS, bootstrap_draws
+from gantk.metrics.statistics.paired import paired_test
+from gantk.metrics.verdict import p_words, short_metric_name, split_region, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
 NOT_COMPARED = (
@@ -31,11 +32,14 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
     Args:
         tests: dictionaries with the key `p`. Each gets three further keys: `holm` (Holm 1979)
             controls the chance of any false finding, `fdr` (Benjamini and Hochberg 1995) the share
-            of false ones among the findings, and `of` is the number of tests.
+            of false ones among the findings, and `of` is the number of tests. `needed`, if it is
+            known, is at least the number of patients with whom a corrected p can be significant.
     """
     corrected = corrected_p([test["p"] for test in tests])
     for test, (holm, fdr) in zip(tests, corrected, strict=True):
         test.update(holm=holm, fdr=fdr, of=len(tests))
+        if test.get("needed"):
+            test["needed"] = max(test["needed"], least_patients(len(tests)))
 
 
 def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
@@ -96,7 +100,7 @@ def compare_systems(
                 tests.append({"score": score, "one": one, "other": other} | test.dump())
 
         shared = _shared_patients(scored)
-        if len(scored) > 1 and len(shared) >= MIN_TEST_PATIENTS:
+        if len(scored) > 1 and len(shared) >= MIN_PATIENTS:
             values = np.array([[own[patient] for patient in shared] for own in scored.values()])
             ranks += _ranks(score, values, sign, [*scored])
 
@@ -120,7 +124,7 @@ def _sentences(tests: Sequence[dict[str, Any]], units: Mapping[Hashable, str]) -
 
     family = [test for of_direction in first.values() for test in of_direction]
     for test, (holm, _) in zip(family, corrected_p([test["p"] for test in family]), strict=True):
-        test["primary_p"] = holm
+        test.update(primary_p=holm, primary_of=len(family))
     return [_sentence(own, units.get(own[0]["score"], ""), tests) for own in first.values()]
 
 
@@ -137,25 +141,30 @@ def _sentence(
         gains[test["other"]] -= test["gain"]
     leader = max(gains, key=gains.__getitem__)
 
-    rivals: dict[str, dict[str, Score]] = defaultdict(dict)  # what is said -> of whom, by how much
+    # what is said -> of whom, by how much, and the p-value where that may be chance
+    rivals: dict[str, dict[str, tuple[Score, str]]] = defaultdict(dict)
     for test, sign in _tests_of(leader, tests):
         ends = sorted(sign * end for end in test["ci95"] or ())
         gain = Score(value=sign * test["gain"], ci95=ends or None, n=test["n"], unit=unit)
         said = "no better than {}"
+        chance = ""
         if sign * test["gain"] > 0:
             verdict = Verdict(better=True, test=PairedTest.model_validate(test))
             said = verdict_words(verdict, rivals="{}")
-        rivals[said][test["other" if sign > 0 else "one"]] = gain
+            chance = p_words(verdict)
+        rivals[said][test["other" if sign > 0 else "one"]] = gain, chance
 
     *direction, metric = _parts_of(tests[0]["score"])
     clauses = []
     for said, of_rivals in rivals.items():
-        nearest = min(of_rivals, key=lambda name: of_rivals[name].value or 0.0)
-        gain = of_rivals[nearest]
+        nearest = min(of_rivals, key=lambda name: of_rivals[name][0].value or 0.0)
+        gain, chance = of_rivals[nearest]
         figure = f"{short_metric_name(metric)} better by {gain.text()} {gain.interval()}".rstrip()
         than = f" than {nearest}" if len(of_rivals) > 1 else ""
         names = join_first([*of_rivals])
-        clauses.append(f"{said.format(names)} ({figure}{than}, {gain.sample()})")
+        clauses.append(
+            f"{said.format(names)} ({figure}{than}, {gain.sample()}{chance and f'; {chance}'})"
+        )
     place = f"{direction[-1]}: " if direction else ""
     sentence = f"{place}{leader} is {'; '.join(clauses)}."
     behind = _scores_behind(leader, direction, of_all_scores)
@@ -238,14 +247,18 @@ def _correct_family(by_direction: Sequence[Sequence[Verdict]]) -> None:
     """Correct the tests of the verdicts of all directions, the primary score first in each."""
     family = [verdict for own in by_direction for verdict in own]
     tests = [verdict.test for verdict in family if verdict.test]
-    for test, (holm, fdr) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
-        test.holm = holm
-        test.fdr = fdr
-        test.of = len(tests)
+    corrected = [{"p": test.p, "needed": test.needed} for test in tests]
+    correct_tests(corrected)
+    for test, row in zip(tests, corrected, strict=True):
+        test.holm = row["holm"]
+        test.fdr = row["fdr"]
+        test.of = row["of"]
+        test.needed = row["needed"]
 
     primary = [own[0].test for own in by_direction if own and own[0].test]
     for test, (holm, _) in zip(primary, corrected_p([test.p for test in primary]), strict=True):
         test.primary_p = holm
+        test.primary_of = len(primary)
 
     known = [each for each in family if each.patients is not None and each.probability is not None]
     two_sided = [2 * min(p, 1 - p) for each in known if (p := each.probability) is not None]

@@ -8,13 +8,12 @@ from typing import cast
 
 import numpy as np
 
-from gantk.metrics.intervals import Values, estimate
+from gantk.metrics.intervals import MIN_PATIENTS, Values, estimate
 from gantk.runs.results import PairedTest
 
 # Up to this number of patients all sign patterns are tried, beyond it FLIPS random ones.
 MAX_EXACT_PATIENTS = 20
 FLIPS = 20_000
-MIN_TEST_PATIENTS = 6  # with fewer no sign-flip p is below 0.05
 MAX_NEEDED_PATIENTS = 10_000  # larger numbers are not stated
 # standard normal quantiles 0.975 + 0.80: the effect at 80 % power, in standard errors
 POWER_QUANTILES = 2.802
@@ -42,7 +41,7 @@ def paired_test(gains: Values) -> PairedTest | None:
     return PairedTest(
         n=n,
         gain=cast(float, mean.value),
-        ci95=mean.ci95 if n >= MIN_TEST_PATIENTS else None,
+        ci95=mean.ci95,
         p=sign_flip_p(values),
         wilcoxon=float(wilcoxon(values).pvalue) if values.any() else 1.0,
         effect=effect,
@@ -93,6 +92,6 @@ def patients_needed(effect: float | None) -> int | None:
     if about > MAX_NEEDED_PATIENTS:
         return None
 
-    counts = np.arange(max(MIN_TEST_PATIENTS, int(about) - 3), int(about) + 12)
+    counts = np.arange(max(MIN_PATIENTS, int(about) - 3), int(about) + 12)
     missed = nctdtr(counts - 1, abs(effect) * counts**0.5, stdtrit(counts - 1, 0.975))
     return int(counts[(missed <= 0.2).argmax()])

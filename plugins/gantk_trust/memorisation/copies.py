@@ -17,8 +17,9 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.results import Results, Score, Table
 from gantk.runs.schemas import Preview
 
-# Alarm: `copied` > MAX_COPIED with its whole interval, or with the ratio's < MIN_DISTANCE_RATIO; or
-# the whole of `membership`'s > MAX_MEMBERSHIP.
+# Alarm: `copied` > MAX_COPIED with its whole interval, or with the ratio's < MIN_DISTANCE_RATIO (of
+# fewer than six patients, who have no interval, with the ratio itself); or the whole of
+# `membership`'s > MAX_MEMBERSHIP.
 MAX_COPIED = 0.1
 MIN_DISTANCE_RATIO = 0.8
 MAX_MEMBERSHIP = 0.6
@@ -76,10 +77,12 @@ def copying(scores: dict[str, Score]) -> str:
     for end in ("", "_features"):
         copied = scores.get(f"copied{end}", Score())
         ratio = scores.get(f"distance_ratio{end}", Score())
-        if copied.value is None or not copied.ends:
+        if copied.value is None or copied.value <= MAX_COPIED:
             continue
-        nearer = ratio.ends is not None and ratio.ends[1] < MIN_DISTANCE_RATIO
-        if copied.value > MAX_COPIED and (copied.ends[0] > MAX_COPIED or nearer):
+        surely = copied.ends is not None and copied.ends[0] > MAX_COPIED
+        largest_ratio = ratio.ends[1] if ratio.ends else ratio.value
+        nearer = largest_ratio is not None and largest_ratio < MIN_DISTANCE_RATIO
+        if surely or nearer:
             return (
                 f"{copied.value:.0%} of the generated images are nearer to a training image than"
                 " chance explains"

@@ -147,6 +147,8 @@ def test_a_copier_is_told(memorised):
     rows = as_scores(scores)
     assert "generated images" in copying(rows)
     assert "AUC" in copying({"membership": rows["membership"]})
+    few = {name: Score(value=one.value) for name, one in rows.items()}
+    assert "generated images" in copying(few), "of too few patients for an interval"
 
 
 @pytest.mark.parametrize(
