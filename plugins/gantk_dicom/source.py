@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 
 from gantk import Catalog, Record, Row, VolumeSource
@@ -32,7 +32,8 @@ from gantk.catalog.domains import (
     split_of,
     splits_of,
 )
-from gantk.errors import UserError
+from gantk.catalog.tables import FILL_IN_TABLE
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
@@ -42,8 +43,10 @@ MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the 
 # Names of sequences that always have one contrast.
 SEQUENCES = {"bravo": "t1", "darkfl": "flair"}
 OWN = "(gantk)"  # end of the description of every series written by gantk
+PERSON = ("PatientBirthDate", "PatientSex", "IssuerOfPatientID")  # which one person has once
 SUMMARY = (
     "PatientID",
+    *PERSON,
     "StudyInstanceUID",
     "FrameOfReferenceUID",
     "Modality",
@@ -184,7 +187,8 @@ class Dicom(VolumeSource):
         splits = splits_of([series.place for own in chosen.values() for series in own])
         for row, split in zip(rows, splits, strict=True):
             row.fill("split", split or "", "a folder's name")
-        return Catalog(rows)
+        self.doubts = [] if self.pattern else _doubts_about_people(chain(*chosen.values()))
+        return Catalog(rows, self.doubts)
 
     def columns(self) -> list[str]:
         """The keys of the dicts that `about` returns."""
@@ -253,6 +257,40 @@ class Dicom(VolumeSource):
         study = names.study_pseudonym(row.subject, study)
         row.fill("pair", study, "study and frame of reference")
         return row
+
+
+def _doubts_about_people(found: Iterable[Series]) -> list[UserError]:
+    """The error for identifiers that stand for several people, or that differ in upper and lower
+    case alone: the first, and how many there are.
+    """
+    by_identifier: dict[str, list[Series]] = {}
+    for series in found:
+        identifier = series.said["PatientID"]
+        if identifier:
+            by_identifier.setdefault(identifier.casefold(), []).append(series)
+
+    contradictions = [*filter(None, map(_contradiction, by_identifier.values()))]
+    if not contradictions:
+        return []
+    count = count_noun(contradictions, "PatientID")
+    what = f"{contradictions[0]}, so it is not sure whose scans they are ({count} in all)"
+    remedy = (
+        "name the patients by data.source.patient = REGEX, whose group is the patient in a path."
+        f" {FILL_IN_TABLE}"
+    )
+    return [UserError(what, where="data.source.patient", remedy=remedy)]
+
+
+def _contradiction(found: Sequence[Series]) -> str:
+    """In what headers with one identifier differ that one person has once; "" if in nothing."""
+    for element in ("PatientID", *PERSON):
+        first = {series.said[element]: series for series in found if series.said[element]}
+        if len(first) > 1:
+            one, other = (f"'{series.scan.name}'" for series in [*first.values()][:2])
+            if element == "PatientID":
+                return f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
+            return f"{one} and {other} have one PatientID, but another {element}"
+    return ""
 
 
 def contrast_of_series(modality: str, texts: Iterable[str]) -> str:

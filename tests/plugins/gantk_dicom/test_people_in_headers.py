@@ -1,0 +1,64 @@
+"""Whose scan a DICOM series is: headers of several people that share an identifier are told."""
+
+import pytest
+from dicom_files import head, series
+from pydicom import uid
+
+import gantk
+
+PEOPLE = 4
+ONE = {"PatientID": "7", "PatientName": "Doe^Jane", "PatientBirthDate": "19700101"}
+
+# what the headers of four people say -> the element that the error names; "" for no error
+HEADERS = {
+    "identifiers of their own": ([{"PatientID": f"P{i}"} for i in range(PEOPLE)], ""),
+    "two visits each": ([{"PatientID": f"P{i % 2}"} for i in range(PEOPLE)], ""),
+    "one name, spelled in two ways": (
+        [
+            {"PatientID": f"P{i % 2}", "PatientName": ["Doe^J", "DOE^JANE"][i // 2]}
+            for i in range(4)
+        ],
+        "",
+    ),
+    "one identifier, other dates of birth": (
+        [ONE | {"PatientBirthDate": f"19{60 + i}0101"} for i in range(PEOPLE)],
+        "PatientBirthDate",
+    ),
+    "one identifier, other sexes": (
+        [ONE | {"PatientSex": "MFMF"[i]} for i in range(4)],
+        "PatientSex",
+    ),
+    "numbers of two hospitals": (
+        [{"PatientID": f"{i % 2}", "IssuerOfPatientID": "AB"[i // 2]} for i in range(PEOPLE)],
+        "IssuerOfPatientID",
+    ),
+    "small and capital letters": (
+        [{"PatientID": ["p0", "P0", "p1", "P1"][i]} for i in range(4)],
+        "case",
+    ),
+    "small and capital letters, without dates of birth": (
+        [{"PatientID": ["p0", "P0", "p1", "P1"][i], "PatientBirthDate": ""} for i in range(4)],
+        "case",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_an_identifier_of_several_people_is_told(tmp_path, name):
+    headers, told = HEADERS[name]
+    for number, header in enumerate(headers):
+        study = {
+            "StudyInstanceUID": uid.generate_uid(),
+            "FrameOfReferenceUID": uid.generate_uid(),
+        }
+        for contrast in ("T1", "T2"):
+            own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
+            pixels = head(seed=number)
+            series(tmp_path / f"{number}" / contrast, pixels, **study | own | header)
+
+    problems = gantk.check(tmp_path)["problems"]
+    told_of = [problem["what"] for problem in problems if "PatientID" in problem["what"]]
+
+    assert bool(told_of) == bool(told)
+    assert all(told in message for message in told_of)
+    assert "Doe" not in str(problems)
