@@ -33,6 +33,7 @@ TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
 TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best baseline")
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+MIN_SCALE_GAP = 3.0  # dB that a line through the gray values gains: half of the squared error
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
 
 
@@ -251,6 +252,39 @@ def pairs_sentence(results: Results) -> str:
     return (
         f"Fitting {names} needs registered pairs. The model is better than every baseline that"
         " needs none."
+    )
+
+
+def files_sentences(results: Results) -> Iterator[str]:
+    """Yield, by direction, what the whole written files score, and why that is not the table's
+    score.
+    """
+    for key, scores in results.files.items():
+        known = {name: score for name, score in scores.items() if score.value is not None}
+        if not known:
+            continue
+
+        figures = [f"{short_metric_name(name)} {score.text()}" for name, score in known.items()]
+        what = f"{title_of(key, results.domains)}, whole files: {', '.join(figures)}."
+        scale = scale_sentence(known)
+        if not scale:
+            yield f"{what} The table compares images of the network's size, from black to white"
+        elif scale_sentence(results.metrics.get(key, {})):
+            yield f"{what} {scale}"
+        else:
+            yield f"{what} {scale} Judge the model by the table, where each image has its own scale"
+
+
+def scale_sentence(scores: Mapping[str, Score]) -> str:
+    """Why scores are low, where it is only the scale of the gray values; else ""."""
+    psnr = scores.get("psnr", Score())
+    if psnr.value is None or psnr.corrected is None:
+        return ""
+    if psnr.corrected - psnr.value < MIN_SCALE_GAP:
+        return ""
+    return (
+        "The written gray values are on the scale of the training images, the true ones on another:"
+        f" rescaled by a line for each image, PSNR is {Score(value=psnr.corrected, unit='dB').text()}."
     )
 
 

@@ -10,7 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from gantk.metrics.pair_scores import FOREGROUND
-from gantk.metrics.rows import ScoreRow, main_rows, pairs_sentence, result_sentence
+from gantk.metrics.rows import (
+    ScoreRow,
+    files_sentences,
+    main_rows,
+    pairs_sentence,
+    result_sentence,
+)
 from gantk.metrics.verdict import CEILING, Tone, short_metric_name, title_of, verdict_words
 from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score, number_text
@@ -37,17 +43,15 @@ def summary_lines(results: Results) -> Iterator[str]:
     # all scores of the foreground are in the report
     rows = [row for own in main_rows(results).values() for row in own]
     titles = _titles(rows, results)
-    of_files = _rows_of_files(results)
     if any(row.tone for row in rows):
         cells = [(title, *_cells(row)) for title, row in zip(titles, rows, strict=True)]
-        cells += [(*row, "not compared", "", "") for row in of_files]
-        yield TextTable(
-            HEADERS, cells, [*(COLOURS[row.tone] for row in rows), *[""] * len(of_files)]
-        )
+        yield TextTable(HEADERS, cells, [COLOURS[row.tone] for row in rows])
     elif rows:
         cells = [(title, *_plain_cells(row)) for title, row in zip(titles, rows, strict=True)]
-        cells += [(*row, NO_VALUE, "") for row in of_files]
         yield TextTable(HEADERS_WITHOUT_BASELINES, cells)
+
+    for sentence in files_sentences(results):
+        yield with_label("files", sentence)
 
     needs_pairs = pairs_sentence(results)
     if needs_pairs:
@@ -140,18 +144,6 @@ def _remarks(results: Results) -> Iterator[str]:
                 f" above another one in {100 * (found.value or 0):.0f} % of cases (50 % is chance)"
             )
             yield with_label("note", what)
-
-
-def _rows_of_files(results: Results) -> list[tuple[str, str, str]]:
-    """Direction, score and value of the files that `gantk translate` writes of the test images."""
-    rows = []
-    for key, scores in results.files.items():
-        title = f"{title_of(key, results.domains)}, whole files"
-        for metric, score in scores.items():
-            if score.value is not None:
-                rows.append((title, short_metric_name(metric), _with_units(score)))
-                title = ""
-    return rows
 
 
 def _listed(scores: Mapping[str, Score]) -> str:

@@ -194,6 +194,27 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
     assert [cells[1] for cells in table.rows] == rows
 
 
+@pytest.mark.parametrize(
+    ("corrected", "of_table", "words"),
+    [
+        (18.0, 25.0, "The table compares images of the network's size"),
+        (32.0, 25.0, "is 32.00 dB. Judge the model by the table"),
+        (32.0, 30.0, "rescaled by a line for each image, PSNR is 32.00 dB."),
+        (None, None, "The table compares"),
+    ],
+)
+def test_two_scores_of_one_image_are_explained(corrected, of_table, words):
+    row = {"value": 17.7, "unit": "dB", "n": 8, "corrected": corrected}
+    found = result({"a_to_b": WON}, files={"a_to_b": {"psnr": row}})
+    found.metrics["a_to_b"]["psnr"].corrected = of_table
+    lines = [str(line) for line in summary_lines(found)]
+    (of_files,) = [" ".join(line.split()) for line in lines if line.startswith("files")]
+
+    assert of_files.startswith("files T1 -> T2, whole files: PSNR 17.70 dB.")
+    assert words in of_files
+    assert ("Judge" in of_files) == ("Judge" in words)
+
+
 def test_unseen_patients_are_claimed_only_without_leaks():
     for seen in (
         result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),

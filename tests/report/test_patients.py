@@ -208,6 +208,9 @@ def test_scores_on_other_scales_are_not_compared(
     assert ("say nothing about the models" in said) is bool(reason)
     assert ("say nothing about the models" in words) is bool(reason)
     assert reason in said and reason in words
+    assert ("score each OUT by `gantk eval --pred OUT --truth TRUE --match`" in said) is bool(
+        reason
+    )
     assert ("31.25" in words) is (", whole files scored" in words) is (bool(reason) and files)
     assert ("T1 → T2 scored" in words) is not (bool(reason) and files)
 

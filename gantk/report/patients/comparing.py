@@ -11,6 +11,7 @@ from typing import Any
 
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
+from gantk.metrics.rows import scale_sentence
 from gantk.metrics.statistics.comparing import compare_systems
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
@@ -126,26 +127,31 @@ def _why_not_compared(
     if len(set(sets)) > 1 or not sets[0]:
         return OTHER_IMAGES, False
 
-    scales = [
-        f"{key}: {', '.join(values)}"  # `data.size: [96, 96], [64, 64]`
+    scales = {
+        key: values
         for key, values in differences
         if key.startswith("data.") and key.split(".")[1] in SCALES
-    ]
+    }
     if not scales:
         return "", False
 
+    # `data.size: [96, 96], [64, 64]`
+    listed = "; ".join(f"{key}: {', '.join(values)}" for key, values in scales.items())
+    reason = (
+        f"The runs score images of the networks in other units or sizes ({listed}), so"
+        " differences of these scores say nothing about the models. To make them comparable,"
+        " translate the same scans by each (`gantk translate RUN SCANS OUT`) and score each OUT by"
+        " `gantk eval --pred OUT --truth TRUE --match`, or train with equal values of"
+        f" {' and '.join(scales)}."
+    )
     of_files = all(record.results.files for record in records)
     if of_files:
-        instead = "The page compares the scores of whole files, which are in the files' own values."
-    else:
-        instead = (
-            "Translate the test images with each run and compare the files by"
-            " `gantk eval --pred FOLDER --truth FOLDER`."
-        )
-    reason = (
-        f"The runs score images of the networks in other units or sizes ({'; '.join(scales)}), so"
-        f" differences of these scores say nothing about the models. {instead}"
-    )
+        reason += " The page compares the scores of whole files, in the files' own values."
+    for record in records:
+        for key, scores in record.results.files.items():
+            scale = scale_sentence(scores)
+            if scale:
+                reason += f" {record.path.resolve().name}, {record.label(key)}: {scale}"
     return reason, of_files
 
 
