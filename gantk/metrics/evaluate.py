@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
+from gantk.data.masks import outside_of
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.errors import UserError
@@ -283,6 +284,8 @@ class Scorer:
         scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to, records))
+            if self.model.translate.masked:  # as in the images that are written and tested
+                made = _masked_like(self.data.centre(sources), made, self.low)
             scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
 
         if self.method.samples and not self.method.directions() and self.set_metrics:
@@ -788,6 +791,17 @@ def _add_losses(results: Results, key: str, records: list[PostLosses]) -> None:
     """Add what the post-steps measured on the images of a direction."""
     if records:
         results.post[key] = records
+
+
+def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:
+    """Generated images, black in the regions that are masked out of their sources."""
+    masked = []
+    for source, image in zip(sources.cpu().numpy(), made.cpu(), strict=True):
+        outside = outside_of(source)
+        if outside is not None:
+            image = image.masked_fill(torch.from_numpy(outside.region), black)
+        masked.append(image)
+    return torch.stack(masked)
 
 
 def _without_errors_in(

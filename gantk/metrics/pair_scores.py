@@ -206,9 +206,16 @@ class PairScorer:
         if self.contrast.name in self.rows_of and LESION in masks:
             yield ("raw", self.contrast.name), self.contrast(made, real, masks[LESION])
 
+        # a line that also had to fit the head would lift the air, of which SSIM then sees nothing
+        # but the offset
+        inside = references.foreground
+        if inside is None:
+            corrected = linearly_corrected(made, real)
+        else:
+            inside = inside[part].to(self.device)
+            corrected = torch.where(inside, linearly_corrected(made, real, inside), made)
         for suffix, mask in masks.items():
             if suffix != LESION:
-                corrected = linearly_corrected(made, real, mask)
                 yield from self._scores("corrected", corrected, real, {suffix: mask})
 
     def _scores(

@@ -93,7 +93,8 @@ class Score(Table):
         "Whether higher values are better; null if neither direction is."
     )
     corrected: float | None = about(
-        "The score after the best linear correction of the output's intensities."
+        "The score after the best linear correction of the output's intensities in the foreground,"
+        " or in the whole image where no foreground is known."
     )
     per: dict[str, Score] = tables("The same score by `slice` and `volume`; `n` is their number.")
     in_units: Score | None = about("The same score in the units of the files, such as HU.")

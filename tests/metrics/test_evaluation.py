@@ -89,6 +89,25 @@ def test_pair_scores_share_one_foreground_with_baselines():
     assert row["value"] == pytest.approx(expected, abs=1e-5)
 
 
+class Glows(Keeps):
+    """Gives the input back, with gray air."""
+
+    def translate(self, image, to):
+        return torch.where(image == -1, -0.5, super().translate(image, to))
+
+
+def test_validation_masks_what_the_written_images_mask():
+    def validation_ssim(method, masked):
+        scorer = scorer_of(method, source={"noise": 0.0})
+        scorer.model.translate.masked = masked
+        return scorer.validate()["a_to_b"]["ssim"]
+
+    black_air = validation_ssim(Keeps, False)
+
+    assert validation_ssim(Glows, False) < black_air - 0.05
+    assert validation_ssim(Glows, True) == pytest.approx(black_air, abs=0.02)
+
+
 def test_a_foreground_that_is_the_whole_image_raises_an_alarm():
     result = (
         scorer_of(Translates, intensity={"name": "window", "low": -5000.0, "high": 600.0})

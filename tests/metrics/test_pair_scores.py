@@ -57,6 +57,19 @@ def test_rows_of_regions_see_their_region_only():
     assert rows["mae_lesion"]["n"] == 2
 
 
+def test_a_corrected_brightness_leaves_the_air_as_it_is():
+    _, truth = pair((3, 1, 32, 32))
+    inside = torch.zeros(3, 1, 32, 32, dtype=torch.bool)
+    inside[..., 8:24, 8:24] = True
+    truth = torch.where(inside, truth, -1.0)
+    inverted = torch.where(inside, -truth, -1.0)
+    rows = scored(inverted, truth, scorer_of(SSIM), foreground=inside)
+
+    for name in ("ssim", "ssim_foreground"):
+        assert rows[name]["value"] < 0.9
+        assert rows[name]["corrected"] == pytest.approx(1, abs=1e-3)
+
+
 def test_errors_have_native_units_by_each_mapping():
     output, truth = pair((4, 1, 12, 12), error=0.05)
     windows = [Window(low=0, high=high) for high in (100, 200, 400, 800)]
