@@ -326,9 +326,9 @@ class Data(Study):
             raise UserError(what, where="--data", allowed=self.classes)
 
         self.warnings = self._seen_in_training(records, trained_on)
-        by = "patient" if all(record.subject for record in records) else "image"
         self.preparation = _preparation(table, [*self.records, *records])
-        self.splits = Splits({**self.splits, "test": records}, by)
+        # whether the model has seen these people under other names is not known: held out by nobody
+        self.splits = Splits({**self.splits, "test": records}, None)
         if self.table.neighbours:
             self.preparation.stacks = neighbouring_slices(records, [records], self.table.neighbours)
 

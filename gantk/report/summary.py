@@ -4,8 +4,6 @@ baseline.
 
 from __future__ import annotations
 
-import math
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,31 +203,25 @@ def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[Figu
     for direction in run.directions[:MAX_TYPICAL_DIRECTIONS]:
         if direction.source is None:
             figures.append(_from_noise(samples, direction))
-        elif direction.key in scored and _complete_cases(scored[direction.key]):
-            figures.append(_typical_case(scored[direction.key]))
+            continue
+        found = scored.get(direction.key)
+        case = _median_case(found) if found else None
+        if found and case:
+            figures.append(_typical_case(found, case))
         else:
             figures.append(_latest_sample(samples, direction, held_out=not run.holds_out_nothing))
 
     return [figure for figure in figures if figure.rows]
 
 
-def _complete_cases(found: ShownPatients) -> list[StoredImage]:
-    return [case for case in found.cases if case.pictures]
+def _median_case(found: ShownPatients) -> StoredImage | None:
+    """The stored image with the median score of all test images; None in runs that kept none."""
+    return next((case for case in found.cases if case.median_of and case.pictures), None)
 
 
-def _typical_case(found: ShownPatients) -> Figure:
-    """The case with the score that is nearest to the median of the patients."""
+def _typical_case(found: ShownPatients, case: StoredImage) -> Figure:
+    """The pictures of the median image, and its score."""
     metric, of_all = next(iter(found.metrics.items()))
-    scores = [row.scores[metric] for row in found.patients]
-    known = [score for score in scores if score is not None]
-    middle = median(known) if known else 0.0
-    cases = _complete_cases(found)
-
-    def distance(case: StoredImage) -> float:
-        score = case.scores.get(metric)
-        return math.inf if score is None else abs(score - middle)
-
-    case = min(cases, key=distance)
     source, output, truth = (case.pictures[kind].pixels for kind in KINDS)
     error = np.abs(output - truth)
     largest = float(np.percentile(error, BRIGHTEST)) or 1.0
@@ -237,16 +229,15 @@ def _typical_case(found: ShownPatients) -> Figure:
         (f"Input: {found.source}", _grey_picture(source)),
         (f"Real {found.target}", _grey_picture(truth, truth)),
         (f"Generated {found.target}", _grey_picture(output, truth)),
-        ("Error: generated − real", png_uri(error_picture(error, largest))),
+        ("Absolute error", png_uri(error_picture(error, largest))),
     ]
-    caption = f"Of the stored test images the one nearest to the median, of {case.patient}."
-    if case.scores.get(metric) is not None:
-        value = Score(value=case.scores[metric], unit=of_all.unit)
-        caption += f" Its {short_metric_name(metric)} is {words.with_unit(value)};"
-        of_patients = Score(value=middle, unit=of_all.unit)
-        caption += f" the median of all {found.noun}s is {words.with_unit(of_patients)}."
+    value = Score(value=case.scores[metric], unit=of_all.unit)
+    caption = f"The median of {count_noun(case.median_of or 0, 'test image')}, of {case.patient}:"
+    caption += f" its {short_metric_name(metric)} is {words.with_unit(value)}."
     in_unit = Score(value=largest, unit="HU" if case.units[2] == "HU" else "")
-    caption += f" Error: black is 0, the palest yellow {words.with_unit(in_unit)}."
+    caption += (
+        f" Error, |generated − real|: black is 0, the palest yellow {words.with_unit(in_unit)}."
+    )
     return Figure(found.label, caption, [rows])
 
 

@@ -430,6 +430,9 @@ class StoredImage(StoredVolume):
 
     scores: dict[str, float | None] = about("Score by metric.", ...)
     rank: Step = about("Rank of the patient by the first metric; 1 is the worst.", ...)
+    median_of: Step | None = about(
+        "Number of scored images of which this is the median by the first metric; absent for others."
+    )
     input: str = about("Path of the input.", ...)
     truth: str = about("Path of the truth.", ...)
     image: str = about("Name of the input in split.json (`key`).", ...)

@@ -78,6 +78,9 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     page = Page(tiny_run / "report.html")
     assert refers_to_nothing(page)
 
+    values = [case["scores"]["psnr"] for case in found["cases"] if case.get("median_of")]
+    assert len(values) == 1
+    assert f"The median of {whole['images']} test images" in page.words
     for case in found["cases"]:
         assert case["patient"] in page.words
         assert case["image"] in page.having("title")

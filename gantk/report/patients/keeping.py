@@ -50,10 +50,14 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> HeldOutPatient
     rows = by_patient(one)
     cases = []
     volumes: list[StoredVolume] = []
-    for number, (place, row) in enumerate(_images_to_keep(one, rows).items()):
+    median, of_images = _median_image(one)
+    for number, (place, row) in enumerate(_images_to_keep(one, rows, median).items()):
         stem = f"{direction}-{number}"
         units = _write_kinds(one, [place], folder / stem)
-        cases.append(_case(one, place, row, 1 + rows.index(row), stem, units))
+        case = _case(one, place, row, 1 + rows.index(row), stem, units)
+        if place == median:
+            case.median_of = of_images
+        cases.append(case)
         places, voxel = _scan(one, place)
         known = [volume.patient for volume in volumes]
         if places and row.patient not in known and len(volumes) < MAX_VOLUMES:
@@ -95,11 +99,25 @@ def by_patient(tested: Tested) -> list[PatientScores]:
     return sorted(rows, key=lambda row: _rank(tested, row.scores[next(iter(raw))]))
 
 
-def _images_to_keep(tested: Tested, rows: list[PatientScores]) -> dict[int, PatientScores]:
-    """Image -> its patient's row: the worst image of the worst patients, and the middle one of
-    patients spread by name.
+def _median_image(tested: Tested) -> tuple[int | None, int]:
+    """The image with the median of the first metric (of an even number the lower one), and the number
+    of images with a score; None where no image has one.
+    """
+    values = next(iter(tested.scores.raw.values()))
+    places = np.flatnonzero(np.isfinite(values))
+    if not len(places):
+        return None, 0
+    ordered = places[np.argsort(values[places], kind="stable")]
+    return int(ordered[(len(ordered) - 1) // 2]), len(places)
 
-    The latter do not depend on scores, so that several runs on one split show the same images.
+
+def _images_to_keep(
+    tested: Tested, rows: list[PatientScores], median: int | None
+) -> dict[int, PatientScores]:
+    """Image -> its patient's row: the worst image of the worst patients, the middle one of patients
+    spread by name, and the median image.
+
+    The middle ones do not depend on scores, so that several runs on one split show the same images.
     """
     first_metric = next(iter(tested.scores.raw.values()))
     count = IMAGES_OF_WORST[tested.made.ndim - 2]
@@ -111,6 +129,10 @@ def _images_to_keep(tested: Tested, rows: list[PatientScores]) -> dict[int, Pati
     for row in spread(sorted(rows, key=lambda row: row.patient), count):
         middle = row.images[len(row.images) // 2]
         rows_of_images.setdefault(middle, row)
+
+    if median is not None:
+        owner = next(row for row in rows if median in row.images)
+        rows_of_images.setdefault(median, owner)
 
     return rows_of_images
 
