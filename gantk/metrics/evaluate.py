@@ -36,11 +36,19 @@ from gantk.metrics.references import (
     RealImages,
     direction_to,
     number_that_fits,
+    windows,
 )
 from gantk.metrics.sets import ImageGroup, Kid, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
-from gantk.metrics.verdict import CEILING, alarm_of_foreground, pair_verdict, set_verdict, title_of
+from gantk.metrics.verdict import (
+    CEILING,
+    alarm_of_foreground,
+    pair_verdict,
+    set_verdict,
+    short_metric_name,
+    title_of,
+)
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.tables import Model
@@ -171,6 +179,7 @@ class Scorer:
         scaling = (self.low, self.span, self.dims, self.batch, runtime.device)
         self.pairs = PairScorer(of_pairs, *scaling, model.evaluate.regions)
         self.curves = PairScorer(curves, *scaling, ["whole"])
+        self.kid = Kid(self.span, self.dims)  # while training, where no pairs are known
         mae = bind_or_raise("metric", "mae")(self.span, self.dims)
         self.cycles = PairScorer([mae], *scaling, ["whole", "foreground"])
         self.posts = Posts(model, data.range)
@@ -277,19 +286,57 @@ class Scorer:
                 reconstructions[key] = self.data.centre(back)
         return Samples(outputs, reconstructions)
 
+    @property
+    def validation_pairs(self) -> list[dict[str, Record]]:
+        """The pairs that are scored while training; none where no metric of pairs is."""
+        if not self.curves.metrics:
+            return []
+        return spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
+
+    @property
+    def validation_rule(self) -> str:
+        """Which checkpoint has the best `checkpoint_score`, in words."""
+        if self.validation_pairs:
+            return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
+        directions = self.method.directions()
+        if not directions:
+            return "generated images that look most like real ones (KID)"
+        split = self.reals.curve_split(OTHER[directions[0]])
+        whose = "training" if split == "train" else split
+        return (
+            f"translations of {whose} images that look most like real ones (KID), which"
+            " does not tell whether they keep the anatomy"
+        )
+
+    def checkpoint_score(
+        self, validation: Mapping[str, Mapping[str, float | None]]
+    ) -> float | None:
+        """The first validation score, mean over all directions; None where one has no value."""
+        name = self.curves.metrics[0].name if self.validation_pairs else self.kid.name
+        keys = [direction_to(to) for to in self.method.directions()] or ["image"]
+        values = [validation.get(key, {}).get(name) for key in keys]
+        known = [value for value in values if value is not None]
+        return round(sum(known) / len(known), 6) if len(known) == len(keys) else None
+
     def validate(self) -> dict[str, dict[str, float]]:
-        """Quick scores while training, by direction: PSNR and SSIM of validation pairs, KID of
-        images from noise.
+        """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
+        pairs KID of translations, and of images from noise.
         """
         scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
             made = self.data.centre(self.translate(sources, to, records))
             if self.model.translate.masked:  # as in the images that are written and tested
                 made = _masked_like(self.data.centre(sources), made, self.low)
-            scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
+            if references is None:
+                scores[direction_to(to)] = self._validation_kid(to, self.reals.group(made))
+            else:
+                scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
 
-        if self.method.samples and not self.method.directions() and self.set_metrics:
-            scores["image"] = self._validate_samples()
+        if self.method.samples and not self.method.directions():
+            count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
+            passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
+            images = self.data.centre(torch.cat(passes))
+            scores["image"] = self._validation_kid(self.letter, self._generated_group(images))
 
         results = {}
         for key, own in scores.items():
@@ -300,29 +347,27 @@ class Scorer:
 
         return results
 
-    def _validate_samples(self) -> dict[str, Score]:
-        """KID of a few images from noise, by its name."""
-        kid = Kid(self.span, self.dims)
-        train, real = self.reals.for_curves(self.letter)
-        count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
-        passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
-        images = self.data.centre(torch.cat(passes))
-        return {kid.name: kid(train, real, self._generated_group(images))}
+    def _validation_kid(self, letter: str, fake: ImageGroup) -> dict[str, Score]:
+        """KID of a few images of a domain, by its name."""
+        return set_scores_of(self.kid, *self.reals.for_curves(letter), fake)
 
     @cached_property
-    def _validation(self) -> dict[str, tuple[list[Record], Tensor, References]]:
-        """By target domain, the sources of the validation pairs, as network inputs too, and their
-        references.
+    def _validation(self) -> dict[str, tuple[list[Record], Tensor, References | None]]:
+        """By target domain, the images to translate, as network inputs too, and their references;
+        None where no pairs are known.
         """
-        found: dict[str, tuple[list[Record], Tensor, References]] = {}
-        pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
-        if not pairs:
-            return found
-
+        found: dict[str, tuple[list[Record], Tensor, References | None]] = {}
+        pairs = self.validation_pairs
         for to in self.method.directions():
-            records = [pair[OTHER[to]] for pair in pairs]
-            sources = self.reals.network_inputs(records)
-            found[to] = (records, sources, self.reals.references(pairs, to))
+            if pairs:
+                records = [pair[OTHER[to]] for pair in pairs]
+                sources = self.reals.network_inputs(records)
+                found[to] = (records, sources, self.reals.references(pairs, to))
+            else:
+                split = self.reals.curve_split(OTHER[to])
+                records = self.reals.curve_records(OTHER[to], split)
+                sources = windows(self.reals.network_inputs(records), self.method.geometry.size)
+                found[to] = (records, sources, None)
 
         return found
 

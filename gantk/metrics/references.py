@@ -26,7 +26,8 @@ from gantk.metrics.sets import ImageGroup
 OTHER = {"a": "b", "b": "a"}
 MAX_SET_IMAGES = 1024  # of more images, an evenly spaced choice
 MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
-MAX_CURVE_IMAGES = 64  # real images per set, for scores while training
+MAX_CURVE_IMAGES = 64  # images per set, for scores while training
+MAX_CURVE_BYTES = 2**28
 FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
 CT = re.compile(
     r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)"
@@ -276,17 +277,29 @@ class RealImages:
         note = f"/only-{len(test)}-held-out" if len(test) < FEW_IMAGES else ""
         return train, test, note
 
+    def curve_split(self, letter: str) -> str:
+        """The set whose images are scored while training: training images where there are too few
+        validation images.
+        """
+        enough = len(self.records("validation", letter)) >= FEW_IMAGES // 2
+        return "validation" if enough else "train"
+
+    def curve_records(self, letter: str, split: str) -> list[Record]:
+        """A few records of a set, to score while training; generated ones where none is real."""
+        records = self.records(split, letter) or self.training(letter)
+        size = self.data.table.size
+        return spread(records, number_that_fits(MAX_CURVE_IMAGES, MAX_CURVE_BYTES, size, least=8))
+
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
         """Small sets of training and of validation images; training images twice if the latter are
         too few.
         """
         size = tuple(self.data.table.patch or self.data.table.size)
-        training = spread(self.records("train", letter), MAX_CURVE_IMAGES)
-        held_out = spread(self.records("validation", letter), MAX_CURVE_IMAGES)
-        train = self._set(training, ("curve", "train", letter), size)
-        if len(held_out) < FEW_IMAGES // 2:
-            return train, train
-        return train, self._set(held_out, ("curve", "validation", letter), size)
+        train, held_out = (
+            self._set(self.curve_records(letter, split), ("curve", split, letter), size)
+            for split in ("train", self.curve_split(letter))
+        )
+        return train, held_out
 
     def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup:
         """The set of some records, read once; `name` says which records they are."""

@@ -182,7 +182,7 @@ class TrainTable(spec.Table):
     seed: spec.Seed = 0  # seed for weights, order and augmentation; data.split.seed is separate
     log_every: spec.Count = 20  # steps between log lines with losses and speed
     sample_every: spec.Count = 200  # steps between sample pictures with validation scores
-    # steps between checkpoints; each is scored without true images, see best.json
+    # steps between checkpoints; each is scored on validation images, see best.json
     save_every: spec.Count = 400
     keep: spec.Count = 3  # number of checkpoints to keep
     # stop after this many checkpoints without a better score in best.json; 0 = never
@@ -218,7 +218,7 @@ class EvaluateTable(spec.Table):
     regions: list[Literal["whole", "foreground", "lesion"]] = ["whole", "foreground", "lesion"]
     # steps to train an L1 U-Net, or others' baselines, on the training pairs; 0 = none
     regression: spec.Number = 0
-    # best is chosen without true images, see best.json
+    # best has the best validation score, see best.json
     checkpoint: Literal["last", "best"] = "last"
     # compare this uncertainty with the true errors: `gantk list uncertainty`
     uncertainty: str = "none"

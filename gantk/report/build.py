@@ -33,7 +33,7 @@ from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
 from gantk.report.run_record import Curves, Points, RunRecord
-from gantk.report.scores import best_checkpoint, score_grids
+from gantk.report.scores import score_grids
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import (
     cycle_sentences,
@@ -220,7 +220,6 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "error_scale": error_scale(),
         "ceiling": ceiling,
         "curves": numbered_curves,
-        "best": best_checkpoint(run),
         "marks": _marks(run),
         "split": _split_summary(run),
         "folder": argument(folder),
@@ -272,7 +271,6 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         "losses": losses,
         "validation": _charts_of_metrics(run, run.log.validation),
         "cycle": _charts_of_metrics(run, {"cycle_error": run.log.cycle} if run.log.cycle else {}),
-        "selection": _charts_of_metrics(run, run.log.selection),
         "intensities": _charts_of_values(run),
         "post": _charts_of_posts(run),
         "rejection": [],

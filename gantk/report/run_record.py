@@ -50,13 +50,11 @@ class Log:
     """The curves of log.jsonl: losses[group][name], validation[metric][direction]; and alarms,
     speed, stages.
 
-    `selection[criterion][direction]` are the values for choosing the checkpoint; the direction of
-    "score" is "". `cycle[direction]` are the differences after translation there and back.
+    `cycle[direction]` are the differences after translation there and back.
     """
 
     losses: Curves = field(default_factory=dict)
     validation: Curves = field(default_factory=dict)
-    selection: Curves = field(default_factory=dict)
     cycle: dict[str, Points] = field(default_factory=dict)
     alarms: list[LogLine] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
@@ -97,20 +95,10 @@ class Log:
         for direction, value in entry.cycle.items():
             self._add_point({"": self.cycle}, "", direction, step, value)
 
-        for direction, criteria in entry.selection.items():
-            if not isinstance(criteria, dict):  # such as the score over all directions
-                self._add_point(self.selection, direction, "", step, criteria)
-                continue
-            for name, value in criteria.items():
-                self._add_point(self.selection, name, direction, step, value)
-
-    def _add_point(self, curves: Curves, group: str, name: str, step: int, value: Any) -> None:
-        """Add a value to a curve: nan for None; texts, such as why a checkpoint was barred, are
-        not.
-        """
-        if isinstance(value, str):
-            return
-
+    def _add_point(
+        self, curves: Curves, group: str, name: str, step: int, value: float | None
+    ) -> None:
+        """Add a value to a curve: nan for None."""
         points = curves.get(group, {}).get(name)
         if points is None:
             if self.curves == MAX_CURVES:

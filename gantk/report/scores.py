@@ -1,18 +1,13 @@
-"""Prepares metrics.json and best.json for pages: all scores of all systems, and the chosen
-checkpoint.
-"""
+"""Prepares metrics.json for pages: all scores of all systems."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gantk.metrics.verdict import baseline_words, split_region
 from gantk.plugin.loader import registry
-from gantk.report import words
 from gantk.report.run_record import RunRecord
-from gantk.runs.folder import flat
 from gantk.runs.results import Score
 
 Scores = Mapping[str, Score]  # by metric
@@ -85,51 +80,3 @@ def _section(score: str) -> str:
     metric = registry().metric_of(score)
     section = metric.section if metric else ""
     return region.capitalize() or section or "Whole image"
-
-
-# ---- the chosen checkpoint
-
-
-def best_checkpoint(run: RunRecord) -> dict[str, Any]:
-    """best.json for the page: the chosen step, the rule, and the table of candidates; {} where none
-    was chosen.
-    """
-    step = run.best.step
-    if step is None:
-        return {}
-
-    rows = [dict(flat(row)) for row in run.best.table]
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = sorted(names, key=lambda name: {"step": -2, "score": -1, "barred": 1}.get(name, 0))
-    barred = ""
-    cells = []
-    for row in rows:
-        is_best = row.get("step") == step
-        if is_best and not barred:
-            barred = str(row.get("barred") or "")
-        cells.append((is_best, [_cell(row.get(name)) for name in columns]))
-
-    return {
-        "step": step,
-        "rule": run.best.rule,
-        "barred": barred,
-        "columns": [_column_title(run, name) for name in columns],
-        "rows": cells,
-    }
-
-
-def _column_title(run: RunRecord, column: str) -> str:
-    """The title of a column such as `a_to_b.kid_random`."""
-    direction, _, metric = column.rpartition(".")
-    title = words.metric_name(metric)
-    return f"{run.label(direction)} {title}" if direction else title
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return words.number(value)
-    if value is None:
-        return "–"
-    if type(value) is int:
-        return f"{value:,}"
-    return str(value)

@@ -10,7 +10,6 @@ import math
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -454,16 +453,13 @@ class HeldOutPatients(Table):
         return list(self.patients[0].scores) if self.patients else []
 
 
-def _require_numbers(row: dict[str, Any]) -> dict[str, Any]:
-    for key, value in row.items():
-        if isinstance(value, str) and key != "barred":
-            raise ValueError(f"'{key}' is not a number")
-    return row
+class CheckpointScore(Table):
+    """A scored checkpoint in best.json."""
 
-
-CheckpointScores = Annotated[
-    dict[str, dict[str, float | None] | float | int | str | None], AfterValidator(_require_numbers)
-]
+    step: Step = about("Step of the checkpoint.", ...)
+    score: float | None = about(
+        "The first validation score, mean over the directions; null if it could not be computed."
+    )
 
 
 class Choice(Table):
@@ -472,33 +468,27 @@ class Choice(Table):
     step: Step | None = about("Step of the best checkpoint; null if no checkpoint was scored.")
     rule: str = about("How checkpoints are scored, in words.", "")
     higher_is_better: bool = about("Whether a higher score is better.", False)
-    table: list[CheckpointScores] = tables(
-        "One row for each checkpoint: `step`, `score` and the parts of the score for each"
-        " direction.",
-        list,
-    )
+    table: list[CheckpointScore] = tables("One row for each checkpoint.", list)
 
-    def add(self, step: int, entry: CheckpointScores) -> None:
-        """Add a checkpoint's scores; they replace earlier ones of the same step."""
-        others = [row for row in self.table if row["step"] != step]
-        self.table = [*others, {"step": step} | entry | {"step": step}]
+    def add(self, step: int, score: float | None) -> None:
+        """Add a checkpoint's score; it replaces an earlier one of the same step."""
+        others = [row for row in self.table if row.step != step]
+        self.table = [*others, CheckpointScore(step=step, score=score)]
         self.step = self._best_step()
 
     def _best_step(self) -> int:
         """The step of the best score, the earlier of equal ones; without scores the newest."""
-        rows: list[dict[str, Any]] = [*self.table]
-        scored = self._scored_rows()
-        if not scored:
-            return max(row["step"] for row in rows)
-        sign = -1 if self.higher_is_better else 1
-        best = min(
-            scored, key=lambda row: (bool(row.get("barred")), sign * row["score"], row["step"])
-        )
-        return best["step"]
+        scores = self.scores
+        if not scores:
+            return max(row.step for row in self.table)
+        best = (max if self.higher_is_better else min)(scores.values())
+        return min(step for step, score in scores.items() if score == best)
 
-    def _scored_rows(self) -> list[dict[str, Any]]:
-        return [row for row in self.table if row.get("score") is not None]
+    @property
+    def scores(self) -> dict[int, float]:
+        """The score of each scored checkpoint, by its step."""
+        return {row.step: row.score for row in self.table if row.score is not None}
 
     def patience_used(self) -> int:
         """The number of scored checkpoints since the best one, none of them better."""
-        return sum(row["step"] > (self.step or 0) for row in self._scored_rows())
+        return sum(step > (self.step or 0) for step in self.scores)

@@ -17,7 +17,6 @@ from gantk.errors import UserError, argument, count_noun, file_error_words, read
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.runs.results import (
     Amount,
-    CheckpointScores,
     HeldOutPatients,
     Part,
     Results,
@@ -200,14 +199,12 @@ class LogLine(Table):
     lr: float | None = about("Learning rate; at log points.")
     losses: dict[str, float | None] = tables("Each loss as `PHASE/NAME`; at log points.")
     validation: dict[str, dict[str, float | None]] = tables(
-        "Validation scores of each direction; at sample points, if the truth is known."
+        "Validation scores of each direction; at sample points and checkpoints. The first one"
+        " chooses the checkpoint."
     )
     cycle: dict[str, float | None] = tables(
         "Mean absolute difference of the sample images from their reconstructions, in network"
         " intensities, by direction; at sample points of two-way methods."
-    )
-    selection: CheckpointScores = tables(
-        "The checkpoint's row of the `table` in best.json; at checkpoints."
     )
     alarm: str = about("Name of an alarm, if the outputs look wrong.", "")
     message: str = about("The alarm in words.", "")

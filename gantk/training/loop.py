@@ -31,7 +31,6 @@ from gantk.errors import (
 from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
-from gantk.metrics.checkpoint_choice import Criterion
 from gantk.metrics.evaluate import Samples, alarms
 from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
@@ -116,10 +115,14 @@ class Training:
         self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
         self.sample_batch = self.scorer.sample_batch()
-        self.criterion = Criterion(parts.scorer)
         self.choice = Choice(
-            step=None, rule=self.criterion.rule, higher_is_better=self.criterion.higher, table=[]
+            step=None,
+            rule=parts.scorer.validation_rule,
+            higher_is_better=bool(parts.scorer.validation_pairs),
+            table=[],
         )
+        self._validated = -1  # the step whose scores are `_scores`
+        self._scores: dict[str, dict[str, float]] = {}
         self.used = Used(run.usage() if run else Speed(), self.runtime.device)
         # Training time, before a resume too, without validation and saving.
         self.seconds = self.used.seconds_at(self.engine.step, seconds)
@@ -244,8 +247,9 @@ class Training:
         log = self.run.read_log()
         self._known = {line.note for line in log}
         for line in log:
-            if line.selection and self._regular(line.step):
-                self.choice.add(line.step, line.selection)
+            if line.validation and line.step and self._regular(line.step):
+                score = self.scorer.checkpoint_score(line.validation)
+                self.choice.add(line.step, score)
         self._keep_best()
 
     def _begin(self, view: LiveView) -> None:
@@ -258,9 +262,7 @@ class Training:
 
         if self.table.patience:
             saves = count_noun(self.table.patience, "checkpoint")
-            view.print(
-                f"patience {saves} without a better score, computed on {self.criterion.image_kind}"
-            )
+            view.print(f"patience {saves} without a better score: {self.choice.rule}")
 
     def _due(self) -> Due:
         """What is to be done after the step that has just ended."""
@@ -380,16 +382,12 @@ class Training:
             view.busy = "writing and scoring samples"
             with inference_weights(self.parts.method, self.engine):
                 samples = self.scorer.samples(self.sample_batch)
-                scores = self.scorer.validate()
 
             self._write_samples(step, samples)
             if samples.reconstructions:
                 errors = self._cycle_errors(samples.reconstructions)
                 self.run.add_to_log({"step": step, "cycle": errors})
-            if scores:
-                self.run.add_to_log({"step": step, "validation": scores})
-                view.update(step, validation=scores)
-
+            self._validate(view)
             domains = self.parts.model.data.domains
             for name, message in (
                 alarms(samples.outputs, self.sample_batch, domains) if step else []
@@ -445,7 +443,7 @@ class Training:
             step = self.engine.step
             view.busy = "scoring and saving a checkpoint"
             if self._regular(step):  # a save at an interruption is not scored
-                self._judge(view)
+                self.choice.add(step, self.scorer.checkpoint_score(self._validate(view)))
 
             save_checkpoint(self.run, self.parts, buffers)
             seconds = self.seconds + self._interval_seconds
@@ -455,17 +453,17 @@ class Training:
 
         self.runtime.wait()
 
-    def _judge(self, view: LiveView) -> None:
-        with inference_weights(self.parts.method, self.engine):
-            try:
-                judged = self.criterion()
-            except UserError as error:  # too few images for a distance must not end a training
-                judged = {"score": None, "barred": str(error)}
-                if self.table.patience:
-                    view.print(f"patience this checkpoint does not count: {error}", style="yellow")
-
-        self.choice.add(self.engine.step, judged)
-        self.run.add_to_log({"step": self.engine.step, "selection": judged})
+    def _validate(self, view: LiveView) -> dict[str, dict[str, float]]:
+        """The scores at this step, which are computed, shown and logged once."""
+        step = self.engine.step
+        if self._validated != step:
+            with inference_weights(self.parts.method, self.engine):
+                self._scores = self.scorer.validate()
+            self._validated = step
+            if self._scores:
+                self.run.add_to_log({"step": step, "validation": self._scores})
+                view.update(step, validation=self._scores)
+        return self._scores
 
     def _regular(self, step: int) -> bool:
         """Whether a training without interruptions saves at this step."""

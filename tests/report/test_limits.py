@@ -12,7 +12,6 @@ ENTRIES = {
     "losses": lambda value: {"losses": {"generators/cycle_a": value}},
     "validation": lambda value: {"validation": {"a_to_b": {"psnr": value}}},
     "cycle": lambda value: {"cycle": {"a_to_b": value}},
-    "selection": lambda value: {"selection": {"a_to_b": {"psnr": value}, "score": value}},
     "rate": lambda value: {"lr": value},
 }
 

@@ -219,12 +219,10 @@ def _statistics(named: dict[str, RunRecord]) -> dict[str, list[Any]]:
 
 
 def _curves(named: dict[str, RunRecord]) -> list[Chart]:
-    """A chart per validation metric and direction, or of the checkpoint selection score without
-    validation.
-    """
+    """A chart per validation metric and direction."""
     series: dict[str, dict[str, dict[float, float]]] = {}
     for name, record in named.items():
-        for metric, directions in (record.log.validation or record.log.selection).items():
+        for metric, directions in record.log.validation.items():
             for key, points in directions.items():
                 title = metric_name(metric)
                 if key:

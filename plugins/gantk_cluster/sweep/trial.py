@@ -149,11 +149,7 @@ def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float
     """
     if metric is None:
         chosen = read(run, "best.json", Choice)
-        scored = {}
-        for row in chosen.table:
-            if row.get("score") is not None:
-                scored[row["step"]] = row["score"]
-        return chosen.rule, chosen.higher_is_better, scored
+        return chosen.rule, chosen.higher_is_better, chosen.scores
 
     found: dict[int, float] = {}
     for line in RunFolder(run).read_log():

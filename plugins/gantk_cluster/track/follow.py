@@ -162,9 +162,6 @@ def _values(line: LogLine) -> dict[str, dict[str, float]]:
             if value is not None:
                 numbers["losses"][f"training/{key}"] = value
 
-    score = line.selection.get("score")
-    if score is not None:
-        numbers["selection"] = {"selection/score": score}
     return numbers
 
 

@@ -23,7 +23,7 @@ from gantk.files import expect_inside
 from gantk.runs.folder import flat
 
 # kinds of entries, in their order within a step
-KINDS = ("losses", "validation", "selection", "samples", "scores")
+KINDS = ("losses", "validation", "samples", "scores")
 
 
 class TensorBoard:
