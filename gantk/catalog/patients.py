@@ -18,6 +18,7 @@ from gantk.catalog.domains import Parts, parts_with_digits
 from gantk.catalog.patterns import (
     AROUND_LAST_NUMBER,
     CLASS_WORDS,
+    DATE_AND_SERIES,
     DATE_WORD,
     IMAGE_WORDS,
     LAST_NUMBER,
@@ -39,7 +40,7 @@ from gantk.errors import UserError
 
 def undated(name: str) -> str:
     """A name without its dates; the whole name if nothing else is in it."""
-    rest = without_gaps(DATE_WORD.sub("", name))
+    rest = without_gaps(DATE_AND_SERIES.sub("", name))
     return rest if any(map(str.isalnum, rest)) else name
 
 

@@ -50,7 +50,11 @@ STRIPPED_WORD = re.compile(r"(?i)[\W_]+(?:brain|bet|(?:skull[\W_]?)?stripped)(?=
 
 # --- visits, versions, scanners
 
-_DATE = r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d|[0-3]\d[-.][0-3]\d[-.](?:19|20)\d\d)"
+# `20190302`, `2019-03-02`, with its time `20190302101500`, `02.03.2019`, `02.03.19`
+_DATE = (
+    r"(?:(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d(?:[0-2]\d[0-5]\d[0-5]\d)?"
+    r"|[0-3]\d[-.][0-3]\d[-.](?:19|20)\d\d|[0-3]\d\.[01]\d\.\d\d)"
+)
 _VISIT = (
     r"(?:(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
     r"[\W_]?[dmvw]?\d*"
@@ -60,6 +64,8 @@ _VISIT = (
 _SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
 STARTS_WITH_DATE = re.compile(_DATE)
 DATE_WORD = re.compile(rf"(?<![^\W_]){_DATE}(?![^\W_])")
+# And the number of the series behind a date with its time, as dcm2niix names files.
+DATE_AND_SERIES = re.compile(DATE_WORD.pattern + r"(?:(?<=\d{14})_\d{1,4}$)?")
 # All that a name says of its series: `ax`, `sag_tse`.
 SERIES_WORDS = re.compile(
     r"(?i)(?:(?:ax(?:ial)?|tra(?:ns(?:versal|verse)?)?|sag(?:ittal)?|cor(?:onal)?|[23]d|iso|t?se|fse"

@@ -94,6 +94,9 @@ def classes(pattern: str, *names: str, **options) -> Tree:
 
 TREES = {
     # hospitals and small labs
+    "times of studies, as dcm2niix names them": Tree(
+        "{c}_{p}101500_3.nii.gz", {"T1_se_tra": "T1", "T2_tse_tra": "T2"}, DATES_OF_THREE
+    ),
     "two sites with equal numbers": Tree("{p}/{c}.nii.gz", SMALL, CITIES),
     "two sites and a third contrast": Tree("{p}/{c}.nii.gz", SMALL | {"flair": ""}, CITIES),
     "numbered sites": Tree("{p}/{c}.nii.gz", T1_T2, [f"site{s}/{n}" for s in "12" for n in THREE]),
@@ -343,10 +346,12 @@ VISITS = {"Meier_Hans": DATES, "Schulz_Eva": ("20180105", "20190706"), "0042": (
     ["{d}_{p}_{c}", "{p}_{d}_{c}", "{p}_{c}_{d}", "{p}/{d}_{c}", "{p}/{d}/{c}", "{p}_{d}/{c}"]
     + ["{d}_{p}/{c}", "{d}/{p}/{c}", "{d}/{p}_{c}"],
 )
-def test_a_date_is_neither_a_patient_nor_a_part_of_one(tmp_path, pattern):
+@pytest.mark.parametrize("written", ["{0}{1}{2}", "{0}{1}{2}101500", "{2}.{1}.{3}"])
+def test_a_date_is_neither_a_patient_nor_a_part_of_one(tmp_path, pattern, written):
     names = {}
     for patient, dates in VISITS.items():
-        for date in dates:
+        for each in dates:
+            date = written.format(each[:4], each[4:6], each[6:], each[2:4])
             for contrast in ("T1", "T2"):
                 names[f"{pattern.format(p=patient, d=date, c=contrast)}.nii.gz"] = patient, date
     rows = list(rows_of(tmp_path, *names))
