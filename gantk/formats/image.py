@@ -83,7 +83,7 @@ class Image:
     path: Path | None = None  # the file, or the folder of a DICOM series
     # the type of the stored values, which a writer keeps where it holds the new ones
     dtype: np.dtype | None = None
-    # the format's own metadata, kept for writing back; may have `remarks`, `facts` and
+    # the format's own metadata, kept for writing back; may have `remarks`, `facts`, `doubts` and
     # `states_orientation`
     header: Any = None
     # whether the header's texts, which may name the patient, are written back too
@@ -126,6 +126,13 @@ class Image:
         out.
         """
         return tuple(getattr(self.header, "remarks", ()))
+
+    @property
+    def doubts(self) -> tuple[tuple[str, bool], ...]:
+        """What the header says that makes the image unlike a measured scan, in words; and whether
+        it is none, as a localizer.
+        """
+        return tuple(getattr(self.header, "doubts", ()))
 
     @property
     def states_orientation(self) -> bool:

@@ -6,20 +6,21 @@ Files and folders print it; `model.translate` gives Python warnings, and the `no
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gantk.catalog.contrasts import names_with_contrast, usual_contrast
-from gantk.data.check.kinds import kind_of, outside
+from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
 from gantk.data.look import distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
 from gantk.formats.image import Image
 from gantk.inference.frame import PLANES, Frame, fit_words
 from gantk.inference.pipeline import Pipeline
+from gantk.inference.sidecar import is_generated
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
@@ -29,6 +30,12 @@ MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
 # images. Measured: benchmarks/results/input-checks.md
 OTHER_LOOK_RATIO = 1.4
 ADULT_AGE = 18  # years
+# whether a trait that earlier models do not record is another one than most training images have
+UNUSUAL: Mapping[str, Callable[[Any], bool]] = {
+    "age": lambda years: years[0] < ADULT_AGE,
+    "body part": lambda part: part != "head",
+    "field strength": lambda tesla: not 1 <= tesla[0] <= 3,
+}
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -93,7 +100,9 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     doubts: list[str] = load().hook.gantk_image_warning(image=image, frame=meant)
     doubts += _about_skull(image, frame)
     near: list[str] = []
-    unlike = _outside_of_training(image, frame)
+    unlike = [*image.doubts, *_outside_of_training(image, frame)]
+    if image.path and is_generated(image.path):
+        unlike.append(("kind: its JSON file says that gantk generated it", True))
     stated = _states_contrast(image, frame)
     # the looks are of single contrasts
     has_look = not contrast and len(frame.sources) == 1
@@ -151,10 +160,14 @@ def _outside_of_training(image: Image, frame: Frame) -> list[tuple[str, bool]]:
     one_kind_of_heads = len(ranges.get("heads", ())) == 1
     facts = kind_of(image, skull=one_kind_of_heads)
     found = outside(facts, ranges, stack, unseen)
-    age = facts.get("age") or ADULT_AGE
-    if "age" not in ranges and age < ADULT_AGE:
-        line = f"age: {age:g} years, and the ages of the training people are not recorded"
-        found.append((line, False))
+    for trait in TRAITS_OF_ONE:
+        value = trait.value(facts)
+        is_unusual = UNUSUAL.get(trait.name)
+        if trait.name in ranges or value is None or is_unusual is None:
+            continue
+        if is_unusual(value):
+            said = in_words(trait, value)
+            found.append((f"{trait.name}: {said}, and that of the training is not recorded", False))
     return found
 
 

@@ -26,6 +26,9 @@ MedicalRecordLocator AccessionNumber InstitutionName InstitutionAddress Admissio
 
 AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # of PatientAge, how many are a year
 
+HEAD = re.compile(r"head|brain|skull|cereb|cran|kopf|tete|encef", re.IGNORECASE)
+MAX_TESLA = 25  # a larger field strength is in another unit
+
 
 class Pseudonym(str):
     """A text that replaces another one (`of`) wherever it is shown or written, and sorts like the
@@ -101,6 +104,20 @@ def age_in_years(dataset: Dataset) -> float | None:
     """The patient's age, such as `018M`; None where the header does not say it."""
     said = re.fullmatch(r"(\d{1,3})([DWMY])", text_of(dataset, "PatientAge"))
     return int(said[1]) / AGE_UNITS[said[2]] if said else None
+
+
+def body_part(dataset: Dataset) -> str | None:
+    """The examined part of the body: `head` for all names of head and brain, else the header's word
+    in lower case; None where it says none.
+    """
+    said = text_of(dataset, "BodyPartExamined").lower()
+    return "head" if HEAD.search(said) else said or None
+
+
+def field_strength(dataset: Dataset) -> float | None:
+    """The magnet's field strength in T; None where the header does not say it in T."""
+    tesla = first_number(dataset, "MagneticFieldStrength")
+    return tesla if tesla and 0 < tesla <= MAX_TESLA else None
 
 
 def description_without_names(dataset: Dataset, keyword: str) -> str:

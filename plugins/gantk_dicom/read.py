@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from gantk.formats.files import chosen_volume
 from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import (
     age_in_years,
+    body_part,
     description_without_names,
+    field_strength,
     first_number,
     pseudonym,
     text_of,
@@ -41,6 +43,7 @@ from gantk_dicom.slices import (
     Slice,
     Stack,
     build_stack,
+    header,
     in_colour,
     open_image,
     readable,
@@ -65,6 +68,7 @@ class Headers(list[Dataset]):
     rescales: tuple[tuple[float, float], ...] = ()
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
     remarks: tuple[str, ...] = ()  # messages to the user about the reading
+    lacks: str = ""  # how many images of the series are not there, in words
 
     def get_data_shape(self) -> tuple[int, int, int]:
         """The number of voxels along the file's axes, as in nibabel's headers."""
@@ -73,7 +77,8 @@ class Headers(list[Dataset]):
     @property
     def facts(self) -> dict[str, object]:
         """Facts for `data check`: modality, contrast, whether the header names a contrast agent, times
-        in ms, age in years, pseudonyms of patient, study and series.
+        in ms, age in years, part of the body, field strength in T, pseudonyms of patient, study and
+        series.
         """
         from gantk_dicom.source import contrast_of_series
 
@@ -97,6 +102,8 @@ class Headers(list[Dataset]):
         return {name: first_number(self[0], keyword) for name, keyword in times.items()} | {
             "modality": text_of(self[0], "Modality") or None,
             "age": age_in_years(self[0]),
+            "body_part": body_part(self[0]),
+            "field_strength": field_strength(self[0]),
             "description": (
                 description_without_names(self[0], "SeriesDescription")
                 or description_without_names(self[0], "ProtocolName")
@@ -109,6 +116,26 @@ class Headers(list[Dataset]):
             "contrast": contrast_of_series(modality, (description, protocol)),
             "agent": bool(value_of(self[0], "ContrastBolusAgent")),
         }
+
+    @property
+    def doubts(self) -> list[tuple[str, bool]]:
+        """What the header says that a scan of a scanner does not say; and whether the image is none."""
+        from gantk_dicom.source import SUMMARY, no_scan, types_of
+
+        said = {name: value_of(self[0], name) for name in SUMMARY}
+        found = []
+        what = no_scan(said)
+        if what:
+            found.append((f"kind: the header says that it is {what}", True))
+        elif "DERIVED" in types_of(said):
+            found.append(("kind: the header says that it is computed from other images", False))
+        if value_of(self[0], "BurnedInAnnotation") == "YES":
+            found.append(("text: the header says that letters are burned into the pixels", False))
+        if value_of(self[0], "LossyImageCompression") == "01":
+            found.append(("compression: the header says that it is lossy", False))
+        if self.lacks:
+            found.append((self.lacks, True))
+        return found
 
 
 def read_files(files: Sequence[Path], volume: int | None = None, values: bool = True) -> Image:
@@ -142,7 +169,8 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
 
     affine = None if first.position is None else stack.affine
     headers.shape = shape[::-1]
-    headers.remarks = (*stack.remarks, *_lacking(path, headers, len(stack.slices)))
+    headers.remarks = stack.remarks
+    headers.lacks = _missing_images(files, headers)
     sides = shape if affine is None else upright_sides(shape[::-1], affine)
     sides = (1, *(n for n in sides if n > 1))
     if not values:
@@ -159,15 +187,23 @@ def read_files(files: Sequence[Path], volume: int | None = None, values: bool = 
         return Image(np.ascontiguousarray(pixels.reshape(sides)), affine, path, dtype, headers)
 
 
-def _lacking(path: Path, headers: Headers, count: int) -> tuple[str, ...]:
-    """A remark where a series that gantk wrote has fewer slices than were written."""
-    if text_of(headers[0], "Manufacturer") != "gantk":
-        return ()
-    written = int(first_number(headers[0], "ImagesInAcquisition") or 0)
-    if written <= count:
-        return ()
-    lacking = count_noun(written - count, "slice")
-    return (f"'{path}': {lacking} of the {written} that gantk wrote are missing",)
+def _missing_images(files: Sequence[Path], headers: Headers) -> str:
+    """How many images a series has fewer than its header states, in words; "" for a whole one.
+
+    Other files of it in the folder, such as another echo's, count. A single slice lacks nothing.
+    """
+    stated = max(int(first_number(each, "ImagesInAcquisition") or 0) for each in headers)
+    if len(files) == 1 or stated <= len(files):
+        return ""
+    own = value_of(headers[0], "SeriesInstanceUID")
+    others = 0
+    for file in set(files[0].parent.iterdir()) - set(files):
+        with suppress(UserError):  # no DICOM file, or a damaged one
+            others += value_of(header(file), "SeriesInstanceUID") == own
+    lacking = stated - len(files) - others
+    if lacking <= 0:
+        return ""
+    return f"missing: the series lacks {lacking} of the {stated} images that its header states"
 
 
 def _choose_stack(

@@ -5,7 +5,7 @@ name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +54,7 @@ SUMMARY = (
     "ProtocolName",
     "ImageType",
     "SOPClassUID",
+    "SyntheticData",
 )
 ABOUT = {
     "scanner": "ManufacturerModelName",
@@ -64,9 +65,19 @@ ABOUT = {
     "protocol": "ProtocolName",
 }
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
-EXCLUDED = re.compile(
-    r"locali[sz]er|scout|survey|topogram|dose.?report|screen.?save", re.IGNORECASE
-)
+# what an image is -> values of ImageType, and words of the description or the protocol
+NO_SCAN = {
+    "a localizer": ({"LOCALIZER"}, r"locali[sz]er|scout|survey|topogram"),
+    "a screen capture": (set(), r"dose.?report|screen.?save"),
+    "no magnitude image": (
+        {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY"},
+        r"\bpha\b",
+    ),
+    "a projection": ({"MIP", "MNIP", "MINIP", "PROJECTION IMAGE"}, r"\bmi(?:ni)?p\b"),
+    "a subtraction": ({"SUB", "SUBTRACT", "SUBTRACTION"}, r"\bsubtract"),
+}
+# trained on only if a pattern chooses it
+EXCLUDED = ("a localizer", "a screen capture", "a synthetic image")
 
 
 @dataclass(frozen=True)
@@ -99,12 +110,7 @@ class Series:
         """Whether it is a localizer, a screen capture or written by gantk: then used only if a
         pattern matches it.
         """
-        capture = (
-            self.said["SOPClassUID"].startswith(CAPTURE)
-            and self.said["Modality"] in MODALITIES.values()
-        )
-        own = self.words[0].endswith(OWN) or "LOCALIZER" in self.said["ImageType"]
-        return capture or own or bool(EXCLUDED.search(" ".join(self.words)))
+        return no_scan(self.said) in EXCLUDED
 
     @property
     def texts(self) -> Parts:
@@ -291,6 +297,29 @@ def _contradiction(found: Sequence[Series]) -> str:
                 return f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
             return f"{one} and {other} have one PatientID, but another {element}"
     return ""
+
+
+def no_scan(said: Mapping[str, str]) -> str:
+    """What an image is by the elements in SUMMARY, where it is not what a scanner measured: `a
+    localizer`; "" for a scan.
+    """
+    if said["SyntheticData"] == "YES" or said["SeriesDescription"].endswith(OWN):
+        return "a synthetic image"
+    is_capture = said["SOPClassUID"].startswith(CAPTURE)
+    if is_capture and said["Modality"] in MODALITIES.values():
+        return "a screen capture"
+
+    types = types_of(said)
+    words = f"{said['SeriesDescription']} {said['ProtocolName']}"
+    for what, (values, pattern) in NO_SCAN.items():
+        if types & values or re.search(pattern, words, re.IGNORECASE):
+            return what
+    return ""
+
+
+def types_of(said: Mapping[str, str]) -> set[str]:
+    """The values of ImageType."""
+    return {value.strip() for value in re.findall(r"[^'\[\],]+", said["ImageType"])}
 
 
 def contrast_of_series(modality: str, texts: Iterable[str]) -> str:

@@ -74,34 +74,31 @@ def instance_uid(file: Path) -> str:
 
 
 def expect_one_acquisition(folder: Path) -> None:
-    """UserError where the images of a series, all files of a folder, are fewer than a header states,
-    or not one volume of one patient; it names instance numbers, and no value of a header.
+    """UserError where the images of a series, all files of a folder, are not one volume of one
+    patient, or by their header no whole scan; it names instance numbers, and no value of a header.
 
     That no slice lacks between others is checked where the volume is read.
     """
     values: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in COMMON}
-    expected = 0
     files = sorted(folder.iterdir())
     for file in files:
         elements = _header(file)
         for name, found in values.items():
             found[str(elements.get(name) or "")].append(file)
-        if not elements.get("NumberOfFrames"):
-            expected = max(expected, int(elements.get("ImagesInAcquisition") or 0))
-
-    if len(files) < expected:
-        raise UserError(
-            f"the series lacks {expected - len(files)} of the {expected} images that its header"
-            f" states: it has {_numbers(files)}",
-            remedy="send all of its images",
-        )
     for name, found in values.items():
         if len(found) > 1:
             raise _mixed(f"{len(found)} {COMMON[name]}", found.values())
 
-    stacks = [scan.files for scan in scans(folder)]
+    stacks = scans(folder)
     if len(stacks) > 1:
-        raise _mixed(f"{len(stacks)} stacks of slices, such as echoes", stacks)
+        groups = [scan.files for scan in stacks]
+        raise _mixed(f"{len(stacks)} stacks of slices, such as echoes", groups)
+    for scan in stacks:
+        doubts = [line for line, is_no_scan in outline(scan).doubts if is_no_scan]
+        if doubts:
+            raise UserError(
+                f"{'; '.join(doubts)}: it has {_numbers(files)}", remedy="send a whole scan"
+            )
 
 
 def _mixed(what: str, groups: Iterable[Sequence[Path]]) -> UserError:

@@ -22,19 +22,18 @@ TRAITS = {
 }
 PIXELS = {"spacing": TRAITS["spacing"]}
 AGES = TRAITS | {"age": [[20.0], [60.0]]}
+HEADS = TRAITS | {"body part": ["head"], "field strength": [[1.5], [3.0]]}
 GAMMAS = {"source": (0.9, 0.95, 1.0, 1.05, 1.1), "target": (2.8, 2.9, 3.0, 3.1, 3.2)}
 
 
 def scan(
-    spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", age=None, agent=None
+    spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", doubts=(), **said
 ) -> Image:
-    """A head, upright, with this spacing of slices, rows and columns."""
+    """A head, upright, with this spacing of slices, rows and columns, and what its header says."""
     pixels = head(*SHAPE).astype(np.float32)
     pixels = pixels.max() * (pixels / pixels.max()) ** gamma
-    facts = {"contrast": contrast, "age": age, "agent": agent}
-    header = SimpleNamespace(
-        facts={k: v for k, v in facts.items() if v not in ("", None)}, remarks=()
-    )
+    facts = {k: v for k, v in (said | {"contrast": contrast}).items() if v not in ("", None)}
+    header = SimpleNamespace(facts=facts, remarks=(), doubts=doubts)
     affine = np.diag([*spacing[::-1], 1.0])
     return Image(pixels[None].astype(np.float32), affine, path=Path(name), header=header)
 
@@ -103,7 +102,7 @@ CASES = {
         {"age": 3.0},
         {},
         "partly",
-        "age: 3 years, and the ages of the training people are not recorded",
+        "age: 3 years, and that of the training is not recorded",
     ),
     "a contrast agent by name": ({"name": "T1_post_Gd.nii.gz"}, {}, "partly", "contrast agent"),
     "a contrast agent by header": ({"agent": True}, {}, "partly", "contrast agent"),
@@ -115,6 +114,20 @@ CASES = {
     "older": ({"age": 80.0}, {"traits": AGES}, "partly", "age: 80 years, in the training 20 years"),
     "an age of 0, which anonymized headers say": ({"age": 0.0}, {"traits": AGES}, "yes", ""),
     "a child": ({"age": 1.5}, {"traits": AGES}, "no", "age: 1.5 years"),
+    "a knee": ({"body_part": "knee"}, {"traits": HEADS}, "no", "body part: knee, in the training"),
+    "a head": ({"body_part": "head", "field_strength": 3.0}, {"traits": HEADS}, "yes", ""),
+    "a knee, among images of unknown parts": ({"body_part": "knee"}, {}, "partly", "part: knee"),
+    "a head, among images of unknown parts": (
+        {"body_part": "head", "field_strength": 1.5},
+        {},
+        "yes",
+        "",
+    ),
+    "7 T": ({"field_strength": 7.0}, {"traits": HEADS}, "partly", "7 T, in the training 1.5 T to"),
+    "7 T, among unknown ones": ({"field_strength": 7.0}, {}, "partly", "field strength: 7 T"),
+    "a portable magnet": ({"field_strength": 0.064}, {"traits": HEADS}, "no", "0.064 T"),
+    "a localizer": ({"doubts": [("it is a localizer", True)]}, {}, "no", "a localizer"),
+    "a reformatted scan": ({"doubts": [("it is computed", False)]}, {}, "partly", "computed"),
     "another contrast": ({"contrast": "T2"}, {}, "no", "says T2"),
     "a 3-D model": ({"spacing": (6.5, 1.0, 1.0)}, {"dims": 3}, "no", "spacing: 6.5 x 1 x 1 mm"),
     "a model without looks": ({}, {"looks": False}, "not recorded", ""),

@@ -108,7 +108,7 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.
     named = f"'{scan.path}'"
-    remarks = (*item.remarks, *image.remarks)
+    remarks = (*item.remarks, *image.remarks, *[line for line, _ in image.doubts])
     item.remarks = tuple(
         remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
     )

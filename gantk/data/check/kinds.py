@@ -74,12 +74,21 @@ TRAITS_OF_ONE = (
         "{:.2g} years",
         "anatomy",
     ),
+    Trait("body part", lambda facts: facts.get("body_part"), 1, "{}", "anatomy"),
+    Trait(
+        "field strength",
+        lambda facts: [facts["field_strength"]] if facts.get("field_strength") else None,
+        3,
+        "{:.2g} T",
+        "contrast",
+    ),
 )
+OF_HEADER = ("age", "body_part", "field_strength")  # facts that only a header says
 
 
 def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
     """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`,
-    `plane`, `oriented`, the patient's `age` if the header says it, and, of a volume, `skull`, which
+    `plane`, `oriented`, those OF_HEADER if the header says them, and, of a volume, `skull`, which
     takes the longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
@@ -90,8 +99,8 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
         "plane": plane,
         "oriented": image.states_orientation and plane != "sagittal",
     }
-    if "age" in image.facts:
-        facts["age"] = image.facts["age"]
+    said = image.facts
+    facts |= {name: said[name] for name in OF_HEADER if name in said}
     if image.dims == 3 and skull:
         is_ct = image.facts.get("modality") == "CT" or image.pixels.min() < CT_BELOW
         facts["skull"] = None if is_ct else shows_skull(image)
