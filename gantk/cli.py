@@ -424,8 +424,16 @@ def translate(run, input, output, files, **options) -> None:
     if output is None:
         raise click.UsageError("Missing argument 'OUTPUT'.")
 
-    with progress_bar() as progress:
-        api.translate(run, given, output, **options, say=say, progress=progress)
+    with progress_bar() as tell:
+        tell(0.0, "loading the model")
+        api.translate(
+            run,
+            given,
+            output,
+            **options,
+            say=say,
+            progress=lambda share, name: tell(share, f"translating {name}"),
+        )
 
 
 @cli.command(

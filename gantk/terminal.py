@@ -34,6 +34,7 @@ LAST_PLACE = 100
 LINE_WIDTH = 80  # characters of a line that is not on a terminal, in a table of texts
 MAX_TABLE_WIDTH = 1000  # characters of a line of a table of figures, whose cells are not wrapped
 SECONDS_BETWEEN_LINES = 30.0  # of the progress that a pipe or a log gets
+MIN_KNOWN_SHARE = 0.02  # of a work, from which the time that is left is estimated
 
 
 class Described(click.Command):
@@ -259,6 +260,15 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def time_left(share: float, seconds: float) -> str:
+    """`, about 4 min 10 s left` of work of which `share` took these seconds; "" where it has hardly
+    begun.
+    """
+    if share < MIN_KNOWN_SHARE:
+        return ""
+    return f", about {duration(seconds * (1 - share) / share)} left"
+
+
 @contextmanager
 def progress_bar():
     """Show a progress bar on the terminal until the end; without one, print a line on standard error
@@ -281,13 +291,16 @@ def progress_bar():
 
 def _lines_of_progress(err: Console) -> Callable[[float, str], None]:
     """Print the progress as a line, at most one every SECONDS_BETWEEN_LINES."""
-    last = time.monotonic()
+    begun = time.monotonic()
+    last = begun
 
     def tell(share: float, what: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            err.print(f"{100 * share:3.0f} %  {printable(what)}", soft_wrap=True, markup=False)
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            line = f"{100 * share:3.0f} %  {printable(what)}{time_left(share, now - begun)}"
+            err.print(line, soft_wrap=True, markup=False)
 
     return tell
 

@@ -60,4 +60,7 @@ def test_a_pipe_gets_progress_every_half_minute(monkeypatch):
         now[0] = seconds
         tell(seconds / 100, what)
 
-    assert out.getvalue().splitlines() == [" 31 %  b", " 62 %  d"]
+    assert out.getvalue().splitlines() == [
+        " 31 %  b, about 1 min 09 s left",
+        " 62 %  d, about 38 s left",
+    ]
