@@ -39,10 +39,11 @@ def facts_of(
             about it ("Reasons").
     """
     shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
+    description = f"{shown} generated from {', '.join(sources)} by a neural network; not acquired"
+    if any(fit["Fits"] == "no" for fit in fits.values()):
+        description += "; the input does not fit the training data"
     facts: dict[str, Any] = {
-        "Description": (
-            f"{shown} generated from {', '.join(sources)} by a neural network; not acquired"
-        ),
+        "Description": description,
         "SyntheticData": True,
         "Intensities": (
             f"in the units of the training images of {contrast}: Hounsfield units for CT; MR has no"

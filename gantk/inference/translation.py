@@ -28,7 +28,7 @@ from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan, in_channels
-from gantk.inference.frame import TranslateOptions, fit_words
+from gantk.inference.frame import FIT, TranslateOptions, fit_words
 from gantk.inference.jobs import (
     Job,
     Output,
@@ -192,6 +192,18 @@ class Translation:
                 outcomes |= self._translate_overlapped(new, shares, ledger)
 
             return self._finish(outcomes, folder, len(jobs) - len(new))
+
+    def compare(self, source: Path, target: Path) -> None:
+        """Say whether the inputs of `path` fit the training data, without translating them."""
+        jobs, _ = self.jobs_of(source, target)
+        for job in jobs:
+            try:
+                self._image_of(job)
+            except self.FAILURES as error:
+                if len(jobs) == 1:
+                    raise
+                self.notes["warning", f"cannot be read: {error}"].append(job.name)
+        self._say_notes()
 
     def jobs_of(
         self, source: Path | Mapping[str, Path], target: Path
@@ -679,7 +691,7 @@ class Translation:
         if self.count == 1:
             self._say_notes()  # before the work starts
         elif checked.fits == "no":
-            self.say(f"warning  '{job.name}' does not fit the training data, see below")
+            self.say(f"warning  '{job.name}': {FIT}: no; see below")
         if self.layout and image.dims == 3:
             from gantk.data.skull import shows_skull  # other translations do not need it
 
@@ -779,6 +791,10 @@ class Translation:
 
         is_uncertainty = output.tail == "_uncertainty"
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
+        if any(
+            self.fits[job.name, name]["Fits"] == "no" for name in self._sources_of(job, contrast)
+        ):
+            description += ", input does not fit"
         files.write(path, image, description, overwrite=self.overwrite)
         if content:
             write_sidecar(path, content)

@@ -67,6 +67,8 @@ def _table(found: list[Json], counts: Counter[str]) -> Iterator[str]:
         yield from textwrap.wrap(
             each["reason"], WIDTH, initial_indent=indent, subsequent_indent=indent
         )
+    if len(told) > SHOWN:
+        yield f"and {len(told) - SHOWN} more, before these (all of them: --json)"
 
 
 def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # a note of `fit_words`, of one scan or of some: "T1: fits the training data: no; lesions are not judged
 # (2 of 3 images: a.nii, b.nii)"
-SAID_FIT = rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:; .*)?"
+SAID_FIT = rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:; .*?)?( \(\d+ of \d+ .*)?"
 PAGE = "trust.md"
 PLACES = {  # in a checkout; a wheel has them in the folder `trust_page` beside this file
     PAGE: "docs/background",
@@ -43,7 +43,9 @@ class Answer(NamedTuple):
 
 
 def answer_for(notes: Iterable[tuple[str, str]], unseen: str, tone: Tone = "") -> Answer:
-    """Sort the notes about a scan; of several scans the worst answer counts."""
+    """Sort the notes about a scan; of several scans the worst answer counts, and each one's is a
+    reason.
+    """
     fits = []
     reasons = []
     for kind, text in notes:
@@ -51,6 +53,8 @@ def answer_for(notes: Iterable[tuple[str, str]], unseen: str, tone: Tone = "") -
         found = re.fullmatch(SAID_FIT, said)
         if found:
             fits.append(found[1])
+            if found[2]:
+                reasons.append((kind, said))
         elif said not in unseen:
             reasons.append((kind, said))
     return Answer(max(fits, key=FITS.index, default="not recorded"), reasons, unseen, tone)
@@ -75,7 +79,10 @@ def quality_on_unseen(run: RunFolder, source: str, target: str) -> tuple[str, To
         sentence, psnr, tone = _of_run(run, f"{source} -> {target}")
     if psnr is not None:
         share = error_share(psnr)
-        sentence += f" {psnr:.1f} dB is a typical error of {share} of the gray range."
+        sentence += (
+            f" {psnr:.1f} dB is a typical error of {share} of the gray range on them; the error on"
+            " this scan is not known."
+        )
     return sentence, tone
 
 

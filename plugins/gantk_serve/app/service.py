@@ -6,7 +6,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from gantk.formats.files import read, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
 from gantk.inference.frame import FITS, TranslateOptions
 from gantk.inference.translation import Translation
+from gantk.terminal import time_left
 from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 MAX_VIEWS = 8  # translations of a zip that the page shows
@@ -105,16 +107,16 @@ class Service:
             to = next(iter(self.directions))
             return to, self._answer([], to)
         image = read(first)
-        checked = {to: self.model.check(image, to) for to in self.directions}
-        best = min(checked, key=lambda to: FITS.index(checked[to].fits))
-        notes = [checked[best].fit_note(), *checked[best].notes]
+        fits = {to: FITS.index(self.model.check(image, to).fits) for to in self.directions}
+        best = min(fits, key=fits.__getitem__)
+        said: list[str] = []
+        translation = Translation(self.model, best, TranslateOptions(), None, said.append)
+        translation.compare(source, self.results_folder(upload.parts[-3]) / source.name)
         acquired = self.model.acquired_in(source, best) if source.is_dir() else []
         if acquired:
             line = f"the zip has an acquired {best} already: '{acquired[0].name}'. Use that instead"
-            notes.append(("warning", line))
-        return best, self._answer(
-            [(kind, self._without_places(text)) for kind, text in notes], best
-        )
+            said.append(f"warning  {line}")
+        return best, self._answer(self._notes_of(said), best)
 
     def _answer(self, notes: list[tuple[str, str]], to: str) -> Answer:
         """Whether a scan with these notes can be trusted to be translated well."""
@@ -161,12 +163,17 @@ class Service:
         else:
             target.rename(file)
 
+        notes = self._notes_of(said)
+        return Result(file, notes, self._answer(notes, to), views)
+
+    def _notes_of(self, said: Sequence[str]) -> list[tuple[str, str]]:
+        """What a translation said of its inputs and results, without paths of the server."""
         notes = []
         for line in said:
             kind, _, text = line.partition(" ")
             if kind in ("warning", "note", "clipped"):
                 notes.append((kind, self._without_places(text.strip())))
-        return Result(file, notes, self._answer(notes, to), views)
+        return notes
 
     def _results_of(
         self, source: Path, target: Path, to: str, options: TranslateOptions
@@ -194,6 +201,12 @@ class Service:
         from gantk import translate
 
         said: list[str] = []
+        begun = time.monotonic()
+
+        def progress(share: float, name: str) -> None:
+            left = time_left(share, time.monotonic() - begun)
+            tell(share, f"Translating to {to}, {share:.0%} done{left}")
+
         try:
             translate(
                 self.model,
@@ -204,7 +217,7 @@ class Service:
                 uncertainty=options.uncertainty,
                 unjudged=True,  # the page says what was measured before it is chosen
                 say=said.append,
-                progress=lambda share, name: tell(share, f"Translating to {to}, {share:.0%} done"),
+                progress=progress,
             )
         except GantkError as error:
             if isinstance(error, UserError) or not any(target.rglob("*")):
@@ -224,10 +237,9 @@ class Service:
 
     def _without_places(self, text: str) -> str:
         """A message that names files as their sender did, and no arguments of a command."""
-        root = re.escape(f"{self.folder}{os.sep}")
-        text = re.sub(
-            rf"{root}{TAKEN}/[^/']+/(?:(?:{SENT}|{CONTENT}|{RESULTS})(?:/|(?=')))?", "", text
-        )
+        root = rf"{re.escape(f'{self.folder}{os.sep}')}{TAKEN}/[^/']+/"
+        text = re.sub(rf"'{root}{CONTENT}'", "the zip", text)
+        text = re.sub(rf"{root}(?:(?:{SENT}|{CONTENT}|{RESULTS})(?:/|(?=')))?", "", text)
         for argument in ("INPUT", "--to", "--label"):
             text = text.replace(f"  ({argument})", "")
         return text

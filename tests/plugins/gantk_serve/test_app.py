@@ -29,7 +29,7 @@ from volumes import volume
 import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.inference.frame import fit_words
+from gantk.inference.frame import FIT, fit_words
 from gantk_serve.trust import answer_for, quality_on_unseen
 
 MOST = 300_000  # bytes of an upload
@@ -283,6 +283,27 @@ def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
     assert bool(told) == ("T2" in names)
 
 
+def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path):
+    files = {}
+    for number, protocol in enumerate(("T1 se", "T1 localizer")):
+        person = f"P{number}"
+        header = {
+            "ProtocolName": protocol,
+            "PatientID": person,
+            "SeriesInstanceUID": f"1.2.{number}",
+        }
+        dicom_files.series(tmp_path / person, dicom_files.head(), **header)
+        content = (tmp_path / person).iterdir()
+        files |= {f"{person}/{path.name}": path.read_bytes() for path in content}
+    upload = service.place("study.zip")
+    upload.write_bytes(zipped(files))
+    _, answer = service.look(upload)
+
+    told = [text for _, text in answer.reasons]
+    assert any(f"{FIT}: " in text and "P0" in text for text in told)
+    assert any("localizer" in text and text.endswith("(1 of 2 images: P1)") for text in told)
+
+
 # notes about the scans of an upload -> the answer, and the number of reasons
 ANSWERS = {
     "one scan": ([("note", fit_words("partly")), ("note", "spacing")], "partly", 1),
@@ -292,7 +313,7 @@ ANSWERS = {
             ("warning", f"{fit_words('no')} (1 of 3 images: b.nii)"),
         ],
         "no",
-        0,
+        2,
     ),
     "one contrast of several": ([("note", f"T1: {fit_words('yes')}")], "yes", 0),
     "a header that quotes it": ([("note", "fits the training data: well")], "not recorded", 1),
@@ -321,7 +342,10 @@ def test_quality_is_of_people_whom_the_model_has_not_seen(service, parts):
 
     assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
     assert "; single volumes: 16.9 to 25.0 dB." in shipped
-    assert shipped.endswith("21.7 dB is a typical error of 8 % of the gray range.")
+    assert shipped.endswith(
+        "21.7 dB is a typical error of 8 % of the gray range on them; the error on this scan is not"
+        " known."
+    )
     sentence, tone = quality_on_unseen(service.model.run, "T1", "T2")
     assert "PSNR" in sentence
     assert (tone == "bad") == ("not better than" in sentence)
