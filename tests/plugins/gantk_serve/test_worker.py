@@ -77,7 +77,7 @@ def test_a_stable_series_becomes_one_derived_series(work, orthanc, tmp_path):
     ((uid, made),) = orthanc.derived().items()
     sources = {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in made}
     assert sources == {pydicom.dcmread(file).SOPInstanceUID for file in files}
-    assert made[0].SeriesDescription.startswith("synthetic T2, cyclegan 0.1.0")
+    assert made[0].SeriesDescription.startswith("synthetic T2, input does not fit, cyclegan 0.1.0")
     found = record(orthanc, name)
     assert (found["outcome"], found["derived"]) == ("done", [uid])
     assert "fits the training data: " in found["notes"]
