@@ -27,7 +27,7 @@ SYNONYMS = {
         ),
     ),
     "t2": ("t2w", "t2wi", "t2spir"),
-    "flair": ("t2flair", "t2f", "fla", "darkfluid"),
+    "flair": ("t2flair", "t2f", "fla", "darkfluid", "darkfl"),
     "pd": ("pdw", "pdwi"),
     "mr": ("mri",),
     "ct": ("cct",),
@@ -50,10 +50,12 @@ NAMINGS = (
 )
 # Words for a contrast agent, and for its absence.
 AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
+PLUS_C = re.compile(r"(?i)\+ ?c\b|\bc ?\+")  # `T1 +C`
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )")
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
+CONTRASTS_OF_MODALITIES = {"CT": "ct", "PT": "pet"}  # those that DICOM's Modality says
 # Order of preference among several contrasts, where the user has chosen none.
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 
@@ -63,11 +65,13 @@ def words_of(name: str) -> list[str]:
     return [word for word in WORD_ENDS.split(name)[::2] if word]
 
 
-def join_contrast_words(words: Sequence[str]) -> list[str]:
-    """Words in lower case, two that name one contrast as one: p1, t2flair for p1, t2, flair.
+def join_contrast_words(name: str) -> list[str]:
+    """The words of a name in lower case, two that name one contrast as one: p1, t2flair for
+    `p1_T2_FLAIR`.
 
     T1 beside a word for a contrast agent becomes t1ce, and T2 beside FLAIR, without T1, flair.
     """
+    words = [word.lower() for word in words_of(name)]
     kept: list[str] = []
     for i, word in enumerate(words):
         if word in CONTRASTS and _is_of_target(words, i):
@@ -78,7 +82,7 @@ def join_contrast_words(words: Sequence[str]) -> list[str]:
             kept.append(word)
 
     said = set(map(CONTRASTS.get, kept)) - {None}
-    return [_meant(word, said, words) for word in kept] if said else kept
+    return [_meant(word, said, name) for word in kept] if said else kept
 
 
 def _is_of_target(words: Sequence[str], place: int) -> bool:
@@ -96,14 +100,16 @@ def _is_of_target(words: Sequence[str], place: int) -> bool:
     return any(word in CONTRASTS or word in SHORT_WORDS for word in others)
 
 
-def _meant(word: str, said: set[str | None], words: Sequence[str]) -> str:
+def _meant(word: str, said: set[str | None], name: str) -> str:
     """A word of a name that says these contrasts: t1ce for T1 beside a contrast agent, flair for T2
     beside FLAIR.
     """
     contrast = CONTRASTS.get(word)
+    words = [each.lower() for each in words_of(name)]
     text = f" {' '.join(words)} "
     is_native = NATIVE.search(text) and AGENT_OF_BIDS not in text
-    if contrast == "t1" and AGENT.search(text) and not is_native:
+    has_agent = AGENT.search(text) or PLUS_C.search(name)
+    if contrast == "t1" and has_agent and not is_native:
         return "t1ce"
     if contrast == "t2" and "flair" in said and "t1" not in said:
         return "flair"
@@ -283,7 +289,7 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
 
     specific = [each for each in found if each.word in wanted or CONTRASTS[each.word] != "mr"]
     chosen = (specific or found)[0]
-    meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in found}, words)
+    meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in found}, name)
 
     begin = places[chosen.begin]
     end = places[chosen.end - 1] + 1
@@ -323,9 +329,23 @@ def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None)
 
 def contrasts_in(name: str) -> set[str]:
     """All usual contrasts that a name contains; MR only where there is no other."""
-    words = join_contrast_words([word.lower() for word in words_of(name)])
-    said = {CONTRASTS[word] for word in words if word in CONTRASTS}
+    said = {CONTRASTS[word] for word in join_contrast_words(name) if word in CONTRASTS}
     return said - {"mr"} or said
+
+
+def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
+    """The contrast of a DICOM series by its Modality, or of MR by the first text that says one: T1
+    FLAIR is T1; "" where none does.
+    """
+    if modality in CONTRASTS_OF_MODALITIES:
+        return CONTRASTS_OF_MODALITIES[modality]
+    for text in texts:
+        words = [CONTRASTS[word] for word in join_contrast_words(text) if word in CONTRASTS]
+        said = [contrast for contrast in words if contrast not in ("ct", "mr", "pet")]
+        usual = [contrast for contrast in ("t1ce", "t1", "flair") if contrast in said]
+        if said:
+            return (usual or said)[0]
+    return ""
 
 
 def exclude(one: str | None, other: str | None) -> bool:

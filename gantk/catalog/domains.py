@@ -177,7 +177,7 @@ def domain_match(name: str, domain: str) -> int:
     with it or starts it, 0 not.
     """
     wanted = re.sub(r"[^a-z0-9]", "", domain.lower())
-    words = join_contrast_words([word.lower() for word in words_of(SPLIT_WORD.sub("", name))])
+    words = join_contrast_words(SPLIT_WORD.sub("", name))
     if "".join(words) == wanted:
         return 3
 

@@ -25,6 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from gantk.catalog.contrasts import contrast_of_series
 from gantk.errors import UserError, count_noun
 from gantk.formats.budget import Broken, spend
 from gantk.formats.files import chosen_volume
@@ -80,8 +81,6 @@ class Headers(list[Dataset]):
         in ms, age in years, part of the body, field strength in T, pseudonyms of patient, study and
         series.
         """
-        from gantk_dicom.source import contrast_of_series
-
         names = (
             "Modality",
             "SeriesDescription",

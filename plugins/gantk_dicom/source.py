@@ -14,10 +14,9 @@ from pathlib import Path
 
 from gantk import Catalog, Record, Row, VolumeSource
 from gantk.catalog.contrasts import (
-    AGENT,
     CONTRASTS,
-    NATIVE,
     contrast_in,
+    contrast_of_series,
     exclude,
     one_word,
     same_contrast,
@@ -40,8 +39,6 @@ from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone
-# Names of sequences that always have one contrast.
-SEQUENCES = {"bravo": "t1", "darkfl": "flair"}
 OWN = "(gantk)"  # end of the description of every series written by gantk
 PERSON = ("PatientBirthDate", "PatientSex", "IssuerOfPatientID")  # which one person has once
 SUMMARY = (
@@ -133,7 +130,7 @@ class Series:
         if wanted in CONTRASTS:
             return same_contrast(self.contrast, wanted)
 
-        unsaid = takewhile(lambda text: not contrast_of(text), self.texts)
+        unsaid = takewhile(lambda text: not contrast_of_series("MR", [text]), self.texts)
         return any(wanted in {*map(str.lower, words_of(text)), one_word(text)} for text in unsaid)
 
 
@@ -320,36 +317,6 @@ def no_scan(said: Mapping[str, str]) -> str:
 def types_of(said: Mapping[str, str]) -> set[str]:
     """The values of ImageType."""
     return {value.strip() for value in re.findall(r"[^'\[\],]+", said["ImageType"])}
-
-
-def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
-    """The contrast of a series: CT and PET by modality, others by the first text that says one."""
-    by_modality = {"CT": "ct", "PT": "pet"}.get(modality)
-    return by_modality or next(filter(None, map(contrast_of, texts)), "")
-
-
-def contrast_of(text: str) -> str | None:
-    """The contrast that a description names; None where it names none.
-
-    T2 FLAIR is FLAIR, and T1 FLAIR is T1; T1 with a word for a contrast agent, and none for its
-    absence, is T1ce.
-    """
-    words = [word.lower() for word in words_of(text)]
-    both = [one + other for one, other in zip(words, words[1:], strict=False)]
-    known = [CONTRASTS.get(word) or SEQUENCES.get(word) for word in (*both, *words)]
-    known = [contrast for contrast in known if contrast and contrast not in MODALITIES]
-    if "t1" in known or "t1ce" in known:
-        agent = AGENT.search(f" {' '.join(words)} ") or re.search(r"\+ ?c\b|\bc ?\+", text.lower())
-        if "t1ce" in known or (agent and not NATIVE.search(f" {' '.join(words)} ")):
-            return "t1ce"
-        return "t1"
-
-    if "flair" in known:
-        return "flair"
-    if known:
-        return known[0]
-
-    return None
 
 
 def _subject_of(place: Parts) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gantk.catalog.contrasts import contrast_of_series
 from gantk.catalog.domains import splits_of
 from gantk.catalog.layouts import Asked, read_names
 from gantk.data.sources.files import Files
@@ -439,3 +440,25 @@ def test_kinds_that_are_not_read_are_rows_and_a_note(tmp_path, pictures):
 def test_folders_of_validation_are_no_training(word):
     places = [("train", "p1"), (word, "p2"), ("test", "p3")]
     assert splits_of(places) == ["train", "validation", "test"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "texts", "contrast"),
+    [
+        ("CT", ["T1"], "ct"),
+        ("PT", [""], "pet"),
+        ("MR", ["sag", "FLAIR T1", "T2"], "t1"),
+        ("MR", ["Ax T1 FLAIR +C"], "t1ce"),
+        ("MR", ["T1 C+"], "t1ce"),
+        ("MR", ["AX T1 MPRAGE w/o contrast"], "t1"),
+        ("MR", ["t2_tirm_tra_dark-fluid"], "flair"),
+        ("MR", ["DarkFl tra"], "flair"),
+        ("MR", ["PET MRAC", "T2 TSE"], "t2"),
+        ("MR", ["T1 map"], "t1map"),
+        ("MR", ["t1_subtraction"], "subtraction"),
+        ("MR", ["t2_fl2d_tra_hemo"], "t2star"),
+        ("MR", ["MR brain"], ""),
+    ],
+)
+def test_a_series_says_its_contrast(modality, texts, contrast):
+    assert contrast_of_series(modality, texts) == contrast
