@@ -379,7 +379,6 @@ def translate(
     device: str | None = None,
     say: Say = tell,
     progress: Progress | None = None,
-    workers: Callable[..., None] | None = None,
 ) -> list[Path]:
     """Translate a picture, a volume, a DICOM series or a folder of them; results are files of the same
     kind.
@@ -425,8 +424,6 @@ def translate(
         device: as in `run`.
         say: called with each line of output.
         progress: called with the share that is done, from 0 to 1, and the name of the current file.
-        workers: a function that distributes the files to other processes; see
-            gantk_cluster.ray.translate.
 
     Returns:
         The paths of the written files. A folder that was translated in part is continued.
@@ -475,7 +472,6 @@ def translate(
             keep_header=keep_header,
             unjudged=unjudged,
             overwrite=overwrite,
-            workers=workers,
         )
         if isinstance(input, Mapping):
             files = {name: Path(path) for name, path in input.items()}

@@ -1,5 +1,5 @@
 """Commands and what they print: the class of `gantk` commands, with their section of `gantk --help`,
-their examples, modes and shared options; console, lines of text, tables, progress bar and JSON.
+their examples and shared options; console, lines of text, tables, progress bar and JSON.
 
 Read `Command` first. A plugin writes `@click.command("mine", cls=Command, section="Use", ...)`.
 """
@@ -37,7 +37,7 @@ SECONDS_BETWEEN_LINES = 30.0  # of the progress that a pipe or a log gets
 MIN_KNOWN_SHARE = 0.02  # of a work, from which the time that is left is estimated
 
 
-class Described(click.Command):
+class Command(click.Command):
     """A command that knows where `gantk --help` lists it and whose own help begins with examples.
 
     Args:
@@ -71,32 +71,7 @@ class Described(click.Command):
         super().format_help(ctx, formatter)
 
 
-class Command(Described):
-    """A command that plugins can give further modes: an option, and the function it runs instead."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.modes: dict[str, Callable[..., Any]] = {}  # name of the option -> the function
-
-    def add_mode(self, option: click.Option, function: Callable[..., Any]) -> None:
-        """Where `option` is given, call `function(**options)` in place of the command's own."""
-        if option.name in self.modes:
-            return
-        self.params.append(option)
-        self.modes[option.name] = function
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, or the mode whose option is given."""
-        chosen = [name for name in self.modes if ctx.params.get(name)]
-        for name in self.modes:
-            if name not in chosen[:1]:
-                ctx.params.pop(name, None)
-        if chosen:
-            return ctx.invoke(self.modes[chosen[0]], **ctx.params)
-        return super().invoke(ctx)
-
-
-class CommandGroup(Described, click.Group):
+class CommandGroup(Command, click.Group):
     """A command with subcommands."""
 
     command_class = Command

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from gantk.machine.runtime import ALONE
 from gantk_bench.plan import Job
@@ -182,33 +181,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def attended(folder: str, *arguments: Any) -> tuple[str, End]:
-    """(start time, End) of a child run in `folder`, for a Ray worker: a cancellation or
-    `stopping(log)` stops it.
-    """
-    os.chdir(folder)
-    child = Child(*arguments)
-    try:
-        while not (end := child.poll()):
-            try:
-                time.sleep(0.1)
-                asked = stopping(child.log).exists()
-            except KeyboardInterrupt:
-                asked = True
-            if asked:
-                child.stop("stopped")
-        return child.started, end
-    finally:
-        child.kill()
-
-
-def stopping(log: Path) -> Path:
-    """The file beside a child's log that tells a Ray worker to stop it: Ray alone loses some
-    cancellations.
-    """
-    return log.with_suffix(".stop")
 
 
 def now() -> str:

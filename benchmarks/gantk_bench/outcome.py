@@ -15,7 +15,7 @@ from gantk_bench.comparison import Change
 from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import Row, read_rows, write_rows
-from gantk_bench.running import Bench, Workers, print_line
+from gantk_bench.running import Bench, print_line
 from gantk_bench.statistics import sentences
 from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems as grouped
@@ -63,7 +63,6 @@ def bench(
     data: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    workers: Workers | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train and score recipes the same way, each in a process of its own; returns one row for each.
@@ -74,7 +73,6 @@ def bench(
         resume: skip rows that are "ok" and have the same recipe, settings and seed.
         jobs, limit, minutes: None: those of the suite.
         reference: a checkout whose CycleGAN is timed too, in a suite of fixed minutes.
-        workers: starts children on other machines, as --address does; None: this machine.
         console: where progress is shown; None: standard output.
 
     Raises UserError for invalid input before anything runs, and Interrupted on Ctrl-C, once the
@@ -99,7 +97,7 @@ def bench(
         expect_file(copy, "--json", overwrite=overwrite)
     if not (path / "rows.jsonl").is_file():
         expect_replaceable([path], overwrite, "--out")
-    if device is not None and workers is None:
+    if device is not None:
         start(device, "fp32")  # raises if the device does not exist
     console = console or standard_output()
 
@@ -107,7 +105,7 @@ def bench(
     if chosen.minutes is not None:
         seconds = 60 * (minutes or chosen.minutes)
         benchmark = TimedBench(planned, chosen, path, seconds, device, console, tiny, reference)
-    benchmark.run(resume, workers)
+    benchmark.run(resume)
     changes = _changes(benchmark, earlier, named)
     outcome = Outcome(benchmark.own_rows(), path, changes, judged=earlier is not None)
     if copy:

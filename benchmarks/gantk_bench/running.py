@@ -3,8 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,6 @@ from gantk_bench.rows import FORMAT, Row, commit, figures, read_rows, without_pa
 from gantk_bench.suite import Suite
 
 POLL_INTERVAL = 0.2  # seconds between polls of the children
-# (folder, threads, device, jobs) -> a context manager of (a callable like Child, children at once,
-# threads of each)
-Workers = Callable[
-    [Path, int, str | None, int | None],
-    AbstractContextManager[tuple[Callable[..., Child], int, int]],
-]
 
 
 class Bench:
@@ -54,19 +48,14 @@ class Bench:
         cores = _available_cores()
         self.jobs = jobs or min(suite.jobs, cores)
         self.threads = suite.threads or max(cores // self.jobs, 1)
-        self.child: Callable[..., Child] = Child
-        self.jobs_option = jobs
         self.commit = commit()
         self.file = path / "rows.jsonl"
         self.rows: dict[str, Row] = {}  # by label
         self.before: list[Row] | None = None
 
-    def run(self, resume: bool, workers: Workers | None = None) -> None:
+    def run(self, resume: bool) -> None:
         """Measure all planned rows; with `resume` only those that the folder does not have yet."""
         with ExitStack() as stack:
-            if workers:
-                pool = workers(self.path, self.threads, self.device, self.jobs_option)
-                self.child, self.jobs, self.threads = stack.enter_context(pool)
             self._open(stack, keep_before=not resume)
             todo = [job for job in self.planned if not (resume and self._is_done(job))]
             self._print_plan(done=len(self.planned) - len(todo))
@@ -166,7 +155,7 @@ class Bench:
                     # the child of a killed bench may still be saving its checkpoint
                     with lock_folder(run):
                         shutil.rmtree(run, ignore_errors=True)  # files of an earlier attempt
-                return self.child(job, run, log, self.threads, self.device)
+                return Child(job, run, log, self.threads, self.device)
             except (UserError, OSError) as error:  # no memory or disk space for another process
                 why = getattr(error, "strerror", error)
                 problem = End("failed", f"it could not be started: {why}")

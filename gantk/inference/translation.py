@@ -11,7 +11,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from copy import copy
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
@@ -89,7 +88,6 @@ class Translation:
     unjudged: bool = False  # whether to write an uncertainty that was not found to show errors
     overwrite: bool = False  # whether to replace what gantk did not write
     describe: bool = True  # whether to write JSON files beside results
-    workers: Callable[..., None] | None = None  # see `_shared_out`
     read: Callable[[Scan, int | None], Image] = read
 
     def __post_init__(self) -> None:
@@ -185,11 +183,8 @@ class Translation:
             self._expect_possible_names(jobs)
             self._leave_out_shared_sidecars(jobs)
             self._expect_writable(new)
-            if self.workers:
-                outcomes |= self._shared_out(self.workers, new, len(jobs), ledger)
-            else:
-                shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-                outcomes |= self._translate_overlapped(new, shares, ledger)
+            shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
+            outcomes |= self._translate_overlapped(new, shares, ledger)
 
             return self._finish(outcomes, folder, len(jobs) - len(new))
 
@@ -567,44 +562,6 @@ class Translation:
         users_fault = all(isinstance(error, UserError) for error in failed.values())
         failure.exit_code = 2 if users_fault and len(failed) == count else 1
         return failure
-
-    def translate_one(self, job: Job) -> tuple[Any, dict, list]:
-        """Translate one job; returns its paths or its error (one of FAILURES), its messages, and
-        what was clipped.
-        """
-        self.notes = defaultdict(list)
-        self.clipped = []
-        (outcome,) = self._translate_overlapped([job], {job: 0.0}, None).values()
-        return outcome, dict(self.notes), self.clipped
-
-    def _shared_out(
-        self, workers: Callable[..., None], jobs: list[Job], count: int, ledger: Any
-    ) -> dict[Job, Any]:
-        """Let workers translate the jobs; returns what `_translate_overlapped` returns.
-
-        Workers get a copy of this object without its model, call `translate_one` for a job, and
-        pass job and results to `done`.
-        """
-        clone = copy(self)
-        results: dict[Job, tuple[Any, dict, list]] = {}
-        clone.model = TrainedModel()  # each worker loads its own
-        clone.workers = None
-        clone.say = print
-        clone.progress = lambda share, name: None
-
-        def done(job: Job, outcome: Any, texts: dict, clipped: list) -> None:
-            results[job] = outcome, texts, clipped  # texts and numbers
-            if ledger and not isinstance(outcome, Exception):
-                ledger.add(job, outcome)
-            self.progress(1 - (len(jobs) - len(results)) / count, job.name)
-
-        workers(self, clone, jobs, done)
-        for _, texts, clipped in (results[job] for job in jobs):
-            self.clipped += clipped
-            for line, names in texts.items():
-                self.notes[line] += names
-
-        return {job: results[job][0] for job in jobs}
 
     def _translate_overlapped(
         self, jobs: list[Job], shares: dict[Job, float], ledger: Any

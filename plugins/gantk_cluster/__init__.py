@@ -14,14 +14,12 @@ def gantk_register(add) -> None:
 
 @hookimpl
 def gantk_commands(cli) -> None:
-    """Add `gantk sweep`, `gantk slurm`, and options of bench and translate."""
-    from gantk_cluster.ray.command import add_address
+    """Add `gantk sweep` and `gantk slurm`."""
     from gantk_cluster.slurm.command import slurm_command
     from gantk_cluster.sweep.command import command as sweep
 
     cli.add_command(sweep)
     cli.add_command(slurm_command)
-    add_address(cli)
 
 
 @hookimpl

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gantk.terminal import CommandGroup, Described
+from gantk.terminal import Command, CommandGroup
 
 START = "start"  # the command that `gantk serve RULES` stands for
 
@@ -34,7 +34,7 @@ def command() -> None:
     """
 
 
-@command.command(START, cls=Described)
+@command.command(START, cls=Command)
 @click.argument("rules", type=click.Path(path_type=Path))
 def start(rules: Path) -> None:
     """Start the worker of the file RULES. Ctrl-C stops it."""
@@ -44,7 +44,7 @@ def start(rules: Path) -> None:
     serve(rules, say=say)
 
 
-@command.command("status", cls=Described)
+@command.command("status", cls=Command)
 @click.argument("rules", type=click.Path(path_type=Path), default=Path("rules.toml"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(

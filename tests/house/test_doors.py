@@ -26,7 +26,7 @@ ALLOWED = {
     ("plugins/gantk_studies/viewer/section.py", "load"): "volumes that is_inside has accepted",
     ("plugins/gantk_studies/card/card.py", "read_text"): "the package's own items.toml",
     ("plugins/gantk_cluster/slurm/script.py", "read_text"): "the package's own template",
-    ("plugins/gantk_cluster/ray/cluster.py", "read_text"): "versions of the cluster's packages",
+    ("plugins/gantk_cluster/cluster.py", "read_text"): "versions of the cluster's packages",
     ("plugins/gantk_cluster/track/trackers.py", "open"): "pictures that is_inside has accepted",
     ("plugins/gantk_cluster/sweep/trial.py", "copytree"): "trials that the sweep itself writes",
 }

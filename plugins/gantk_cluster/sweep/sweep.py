@@ -26,7 +26,7 @@ from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import stop_on_ctrl_c
-from gantk_cluster.ray.cluster import Room, connect_cluster
+from gantk_cluster.cluster import Room, connect_cluster
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, scores_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"

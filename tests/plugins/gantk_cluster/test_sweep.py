@@ -5,6 +5,7 @@ it says it is.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from several import SRUN
 from tiny import TINY
 
 import gantk
+from gantk import __version__ as version
+from gantk_cluster import cluster as ray_cluster
 from gantk_cluster.sweep.sweep import axes_of, sweep, write_report
 
 STEPS = 24
@@ -204,3 +207,37 @@ def test_ctrl_c_resumes_and_bad_trials_end_early(tmp_path, recipe):
     assert len(rows) == 5
     assert {"finished", "stopped", "failed"} == {row["state"] for row in rows}
     assert rows[0]["state"] == "finished"
+
+
+def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "FILE_DELAY_SECONDS", 0.0)
+    probe = tmp_path / "probe"
+    probe.write_text("0.0.9")
+    node = f"the node {os.uname().nodename}"
+
+    assert (
+        ray_cluster.unusable([str(tmp_path / "away"), str(probe)])
+        == f"{node} does not see '{tmp_path / 'away'}'"
+    )
+    assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine has 0.0.9")
+    probe.write_text(version)
+    assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
+
+
+def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
+    words = ("sweep", tiny_file, "--space", SPACE[0], "--address")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        hangs = f"127.0.0.1:{silent.getsockname()[1]}"
+        told = [gantk(*words, address) for address in (hangs, "127.0.0.1")]
+
+    told.append(gantk(*words, hangs))
+    whys = (
+        (hangs, "the server is not Ray, or does not respond"),
+        ("127.0.0.1", "the address is not HOST:PORT"),
+        (hangs, "Connection refused"),
+    )
+    for done, (place, why) in zip(told, whys, strict=True):
+        assert done.code == 2
+        assert done.err.startswith(f"error  no Ray cluster answers at '{place}': {why}. Allowed")

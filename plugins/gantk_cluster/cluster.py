@@ -34,14 +34,13 @@ ENVIRONMENT = {
 
 @contextmanager
 def connect_cluster(
-    address: str | None, threads: int, device: str | None, *seen: Path
+    address: str | None, threads: int, device: str | None, folder: Path
 ) -> Iterator[Room]:
     """Yields the `Room` of the Ray cluster at `address`; disconnects at the end of the block.
 
     `address`: "HOST:PORT"; "auto", the cluster that this machine belongs to; "local" or None start
     a new one here. No usage statistics are sent. Raises UserError where Ray is not installed, no
-    cluster answers, no worker fits, or the nodes do not see the files `seen`, of which the first is
-    a folder to write to.
+    cluster answers, no worker fits, or the nodes do not see `folder`, which is written to.
     """
     os.environ |= ENVIRONMENT | os.environ
     with importing("a cluster", "cluster"):
@@ -79,7 +78,7 @@ def connect_cluster(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         room = Room(ray, threads, device)
-        room.check(*seen)
+        room.check(folder)
         yield room
     finally:
         ray.shutdown()
@@ -109,7 +108,6 @@ class Room:
             cores = cores // self.gpus  # of each GPU's run
 
         self.ray = ray
-        self.device = "cuda" if use_gpu else device
         self.threads = max(min(threads, cores), 1)
 
         runs_of = {}
@@ -132,9 +130,9 @@ class Room:
             f" {count_noun(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
         )
 
-    def check(self, folder: Path, *inputs: Path) -> None:
-        """Raises UserError where a node has another gantk, or does not see `folder`, `inputs` or
-        the working folder.
+    def check(self, folder: Path) -> None:
+        """Raises UserError where a node has another gantk, or does not see `folder` or the working
+        folder.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
@@ -144,7 +142,7 @@ class Room:
         probe = temporary_beside(folder / "probe")
         try:
             write_file(probe, __version__.encode())
-            needed = [os.getcwd(), *map(os.path.abspath, inputs), str(probe)]
+            needed = [os.getcwd(), str(probe)]
             task = self.ray.remote(num_cpus=0, max_retries=0)(unusable)
             found = [
                 task.options(scheduling_strategy=On(node, soft=False)).remote(needed)
