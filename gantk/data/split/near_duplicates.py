@@ -3,7 +3,8 @@ treats them.
 
 Every image has two thumbnails of 32 x 32: its whole frame, and the part that differs from the
 background. Copies are images whose fine detail correlates in either, even if they were saved again,
-rescaled in intensity or size, shifted, or given another margin. Measured correlations:
+rescaled in intensity or size, shifted, given another margin, mirrored or turned by 90 degrees.
+Measured correlations:
 
 * changed copies: 0.978 to 1
 * neighbouring slices of a CT: 0.973
@@ -12,7 +13,9 @@ rescaled in intensity or size, shifted, or given another margin. Measured correl
 * the same slice of two phantoms: at most 0.71
 
 Of 57 real slices, changed in eight ways, this finds 98 % of the copies without a false alarm; the
-perceptual hash of imagehash 66 % (7 % of shifted copies, 3 % of those with another margin).
+perceptual hash of imagehash 66 % (7 % of shifted copies, 3 % of those with another margin). Of 189
+mirrored or turned ones, also saved as JPEG, with noise or at 80 % of the size, it finds 99 %; in ten
+folders of real images no more images than without are taken for copies.
 """
 
 from __future__ import annotations
@@ -223,13 +226,27 @@ def _high_pass(images: np.ndarray) -> np.ndarray:
 
 
 def _detail(images: np.ndarray) -> np.ndarray:
-    """float32 (..., 2, n) of thumbnails, whose dot products are the mean correlation of the views'
-    detail.
+    """float32 (..., 4, n) of thumbnails, whose dot products are the mean correlation of the views'
+    detail: of frame and content as they are, and of both turned upright.
     """
     detail = _high_pass(images)
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
-    return detail.reshape(*images.shape[:-3], -1) / np.float32(np.sqrt(images.shape[-3]))
+    both = np.concatenate([detail, _upright(detail)], axis=-4)
+    return both.reshape(*both.shape[:-3], -1) / np.float32(np.sqrt(images.shape[-3]))
+
+
+def _upright(detail: np.ndarray) -> np.ndarray:
+    """Each image (..., n, n) mirrored and turned by 90 degrees so that all eight versions of one
+    become the same: the strongest detail is at the top, at the left, and rather at the top.
+    """
+    places = np.arange(detail.shape[-1]) - (detail.shape[-1] - 1) / 2
+    strength = np.abs(detail) ** 3  # noise counts less
+    down = (strength.sum(axis=-1) * places).sum(axis=-1)[..., None, None]
+    right = (strength.sum(axis=-2) * places).sum(axis=-1)[..., None, None]
+    upright = np.where(down > 0, detail[..., ::-1, :], detail)
+    upright = np.where(right > 0, upright[..., ::-1], upright)
+    return np.where(np.abs(right) > np.abs(down), upright.swapaxes(-2, -1), upright)
 
 
 # --- which images are copies
@@ -322,8 +339,9 @@ def _similar_pairs(thumbnails: Mapping[str, np.ndarray]) -> list[tuple[str, str,
             [_detail(np.stack([thumbnails[name] for name in part])) for part in parts]
         )
         for start in range(0, len(names), IMAGES_PER_BLOCK):
-            scores = np.maximum(
-                *(detail[start : start + IMAGES_PER_BLOCK, k] @ detail[start:, k].T for k in (0, 1))
+            block = detail[start : start + IMAGES_PER_BLOCK]
+            scores = np.max(
+                [block[:, k] @ detail[start:, k].T for k in range(detail.shape[1])], axis=0
             )
             rows, columns = np.nonzero(scores >= NEIGHBOUR_CORRELATION)
             alike = zip(rows, columns, scores[rows, columns].tolist(), strict=True)
