@@ -145,6 +145,53 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
     assert sorted(found) == [("T1/subject-003/slice.png",), ("T2/subject-007/slice.png",)]
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_domains_of_the_test_images_exchanged_as_a_whole_are_told(tmp_path, exchanged):
+    for (letter, subject), image in heads().items():
+        side = "test" if subject > "subject-012" else "train"
+        name = letter
+        if exchanged and side == "test":
+            name = "ba"["ab".index(letter)]
+        save(tmp_path / f"{side}{name.upper()}" / f"{subject}.png", image)
+
+    told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "contrast"]
+    assert any("seem to be exchanged" in what for what in told) == exchanged
+
+
+@pytest.mark.parametrize("swapped", [(), ("012", "013"), ("001", "013"), ("002", "004")])
+def test_partners_that_are_exchanged_are_named(tmp_path, swapped):
+    partner = dict(zip(swapped, swapped[::-1], strict=True))
+    for (letter, subject), image in heads().items():
+        number = subject[-3:]
+        if letter == "b":
+            number = partner.get(number, number)
+        save(tmp_path / CONTRAST[letter] / f"p{number}.png", image)
+
+    result = check(tmp_path, set=["data.split.test=0.3"])
+    told = {name for names in named(result, "pairs").get("pairs", ()) for name in names}
+    assert told == {f"T1/p{number}.png" for number in swapped}
+    assert "14 of 14 pairs and" in result["summary"]["pairs"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [np.fliplr, np.flipud, np.rot90, np.transpose, lambda image: np.rot90(image, 2) * 1.2 + 9],
+)
+def test_mirrored_and_turned_copies_leak(tmp_path, change):
+    for number, ((letter, subject), image) in enumerate(heads().items()):
+        side = "test" if subject > "subject-010" else "train"
+        save(tmp_path / (side + letter.upper()) / f"{number:02d}.png", image)
+    kinds = {each["kind"] for each in check(tmp_path)["problems"]}
+    assert not kinds & {"near-copies", "leak"}
+
+    save(tmp_path / "testA" / "again.png", change(heads()["a", "subject-001"]))
+    result = check(tmp_path)
+    first = [*heads()].index(("a", "subject-001"))
+    copies = ["testA/again.png", f"trainA/{first:02d}.png"]
+    assert problem(result, "near-copies")["files"] == copies
+    assert "near copy" in problem(result, "leak")["what"]
+
+
 def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
     for number, ((letter, subject), image) in enumerate(heads().items()):
         if subject > "subject-010":
@@ -238,7 +285,7 @@ def test_headers_speak_against_a_domain(domain, description, says, echo, told):
         Scan(Path("x"), (Path("x"),), "x/y"), facts, domains=[domain], header_says=says
     )
 
-    assert bool(list(wrong_contrast([item], [domain, "other"]))) == told
+    assert bool(list(wrong_contrast([item], [domain, "other"], {}))) == told
 
 
 # ---- tables of many rows

@@ -16,7 +16,7 @@ from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
 from gantk.data.check.findings import Problem, problem
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
-from gantk.data.check.pairs import no_true_pairs
+from gantk.data.check.pairs import measured_in_words, no_true_pairs
 from gantk.data.check.usage import (
     Usage,
     assign,
@@ -292,7 +292,7 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     problems += findings.ct_without_air(items)
     problems += findings.mixed_channels(items)
     if study:
-        problems += findings.wrong_contrast(items, study.table.domains)
+        problems += findings.wrong_contrast(items, study.table.domains, study.splits)
         problems += findings.named_otherwise(study)
         problems += findings.numbers_after_contrasts(study)
         problems += findings.single_slices(study)
@@ -355,7 +355,9 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
     lines["patients"] = str(len(patients_of(usage.records)) or "unknown")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)
-        lines["pairs"] = f"{len(pairs)} registered" if pairs else "none found"
+        lines["pairs"] = "none found"
+        if pairs:
+            lines["pairs"] = f"{len(pairs)} registered; {measured_in_words(usage)}"
 
     lines["split"] = usage.split_description or "none"
     if usage.splits.held_out:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -305,9 +305,28 @@ def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 # --- images in the wrong domain
 
 
-def wrong_contrast(items: Sequence[Inspected], domains: Sequence[str]) -> Iterator[Problem]:
-    """Finds images that belong to the other domain by their DICOM header or by their appearance."""
-    odd = _look_like_the_other(items, domains)
+def wrong_contrast(
+    items: Sequence[Inspected], domains: Sequence[str], splits: Mapping[str, Sequence[Record]]
+) -> Iterator[Problem]:
+    """Finds images that belong to the other domain by their DICOM header or by their appearance, and
+    test images whose domains are exchanged as a whole.
+    """
+    held_out = {record.id for side in ("validation", "test") for record in splits.get(side, ())}
+    odd = _look_like_the_other(items, domains, held_out)
+    exchanged = _exchanged_as_a_whole(items, domains, held_out, odd)
+    if exchanged:
+        odd = [item for item in odd if item not in exchanged]
+        what = (
+            f"the domains of test and validation seem to be exchanged: {len(exchanged)} of their"
+            f" images look more like the other of {' and '.join(domains)} in training:"
+        )
+        remedy = "look at them, and exchange the folders, or correct the table"
+        names = [item.name for item in exchanged]
+        yield problem("contrast", "warning", what, names, remedy)
+
+    smaller = min((sum(item.domains == [each] for item in items) for each in domains), default=0)
+    if len(odd) > MAX_OUTLIER_SHARE * smaller:
+        odd = []  # the looks say nothing
     for domain, other in zip(domains, domains[::-1], strict=False):
         looking = []
         for item in items:
@@ -431,42 +450,64 @@ def _header_contradicts(item: Inspected, domain: str) -> bool:
     return meant in ("t1", "t1ce", "pd") and echo > 60
 
 
-def _look_like_the_other(items: Sequence[Inspected], domains: Sequence[str]) -> list[Inspected]:
+def _exchanged_as_a_whole(
+    items: Sequence[Inspected],
+    domains: Sequence[str],
+    held_out: Collection[tuple[str, str]],
+    odd: Sequence[Inspected],
+) -> list[Inspected]:
+    """The odd images of test and validation, if they are most of them in each domain; else []."""
+    tested = [item for item in items if any(record.id in held_out for record in item.records)]
+    images = Counter(item.domains[0] for item in tested if len(item.domains) == 1)
+    odd_tested = [item for item in tested if item in odd]
+    odd_of = Counter(item.domains[0] for item in odd_tested)
+    are_most = all(2 * odd_of[each] > images[each] for each in domains)
+    return odd_tested if are_most else []
+
+
+def _look_like_the_other(
+    items: Sequence[Inspected], domains: Sequence[str], held_out: Collection[tuple[str, str]]
+) -> list[Inspected]:
     """Images whose third nearest neighbour by look is nearer by a fifth in the other domain than in
     their own. Of 3 images in the wrong folder this finds 95 to 100 % (four real sets).
 
-    Neighbours are of other patients. [] where a domain has fewer than 12 images or the domains look
-    alike.
+    Neighbours are of other patients, and none is `held_out` where a domain has 12 others. [] where
+    a domain has fewer than 12 images or the domains look alike.
     """
     if len(domains) != 2:
         return []
 
     compared = [item for item in items if item.look and item.domains in [[x] for x in domains]]
     in_first = np.array([item.domains == [domains[0]] for item in compared], dtype=bool)
-    smaller = min(in_first.sum(), (~in_first).sum())
-    if smaller < MIN_IMAGES:
+    nearby = np.array(
+        [not any(record.id in held_out for record in item.records) for item in compared], dtype=bool
+    )
+    if min((in_first & nearby).sum(), (~in_first & nearby).sum()) < MIN_IMAGES:
+        nearby[:] = True
+    if min((in_first & nearby).sum(), (~in_first & nearby).sum()) < MIN_IMAGES:
         return []
 
     patients = [item.patient or item.name for item in compared]
     looks = np.array([item.look for item in compared])
-    log_ratio = _log_distance_ratio(looks, in_first, patients)
+    log_ratio = _log_distance_ratio(looks, in_first, patients, nearby)
     if log_ratio is None:
         return []
 
-    odd = [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
-    return odd if len(odd) <= MAX_OUTLIER_SHARE * smaller else []
+    return [compared[i] for i in np.flatnonzero(log_ratio > 0.25)]
 
 
 def _log_distance_ratio(
-    looks: np.ndarray, in_first: np.ndarray, patients: Sequence[str]
+    looks: np.ndarray, in_first: np.ndarray, patients: Sequence[str], nearby: np.ndarray
 ) -> np.ndarray | None:
     """(N,) for each image the logarithm of its distance to its own domain over that to the other
-    one, by the third nearest neighbours; None where the two domains look alike.
+    one, by the third nearest neighbours of those `nearby`; None where the two domains look alike.
     """
     from sklearn.metrics.pairwise import euclidean_distances
 
     sides = (in_first, ~in_first)
-    neighbours = np.concatenate([spread(np.flatnonzero(side), MAX_NEIGHBOURS) for side in sides])
+    neighbours = np.concatenate(
+        [spread(np.flatnonzero(side & nearby), MAX_NEIGHBOURS) for side in sides]
+    )
     distance = euclidean_distances(looks, looks[neighbours])
     distance = np.maximum(distance, MIN_DISTANCE)
     numbers = np.unique(patients, return_inverse=True)[1]
@@ -478,7 +519,7 @@ def _log_distance_ratio(
     for side, own, other in ((in_first, first, second), (~in_first, second, first)):
         known = side & np.isfinite(own + other)
         log_ratio[known] = np.log(own[known] / other[known])
-        if np.median(log_ratio[side]) > -0.4:
+        if np.median(log_ratio[side & nearby]) > -0.4:
             return None
 
     return log_ratio
