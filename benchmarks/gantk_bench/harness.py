@@ -28,14 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import gantk
 from gantk.data.preparation import contrast_names
 from gantk.errors import GantkError
 from gantk.files import write_output
 from gantk.machine import device as machine
 from gantk.machine.runtime import Runtime, describe, start
 from gantk.method import Batch, Method, Stage, domain_letters
-from gantk.metrics.intervals import estimate
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import FastTable, Model
 from gantk.runs.trained import build_method
@@ -66,11 +64,6 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of the command lines
     "set": {"action": "append", "metavar": "KEY=VALUE", "help": "over the recipe; repeatable"},
     "rounds": {"type": int, "help": "default %(default)s"},
     "seconds": {"type": float, "help": "of timed steps for a case; default %(default)g"},
-    "out": {
-        "type": Path,
-        "help": "folder of the runs; those there are not trained again; default %(default)s",
-    },
-    "seeds": {"type": int, "nargs": "+", "help": "default %(default)s"},
 }
 PLAIN = ("train.fast=false", 'train.precision="fp32"')  # everything switched off
 
@@ -285,14 +278,6 @@ def reason(error: BaseException) -> str:
     return f"{text[:300]}  ({Path(at.filename).name}:{at.lineno})"
 
 
-def mean_text(values: Sequence[float], places: int = 2) -> str:
-    """The mean of one value per patient, with its bootstrap 95 % interval, as text: "1.25 [1.10,
-    1.38]".
-    """
-    result = estimate(values, [*map(str, range(len(values)))])
-    return interval_text(result.value, result.ci95, places)
-
-
 def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table."""
     lines = [
@@ -319,25 +304,6 @@ def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
     return options
 
 
-def open_or_train(recipe: Any, out: Path, **options: Any) -> gantk.Run:
-    """The finished run in the folder `out`, trained on the CPU with the options of `gantk.run` if
-    it is not there.
-    """
-    if (out / "metrics.json").exists():
-        return gantk.Run.open(out)
-    return gantk.run(recipe, out=out, device="cpu", **options)
-
-
-def scores_by_patient(run: gantk.Run) -> dict[str, dict[str, dict[str, float]]]:
-    """Direction -> patient, sorted by name -> scores of a run."""
-    stored = json.loads((run.path / "patients.json").read_text("utf-8"))
-    found = {
-        way: {one["patient"]: one["scores"] for one in each["patients"]}
-        for way, each in stored.items()
-    }
-    return {way: dict(sorted(scores.items())) for way, scores in found.items()}
-
-
 def command(arguments: Sequence[str] | None = None) -> str:
     """The command line for the record, with paths shortened to file names."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -354,14 +320,6 @@ def record(runtime: Runtime, **values: Any) -> dict[str, Any]:
         "machine": machine,
         "git": commit(),
     } | values
-
-
-def finish(file: Path | None, heads: Sequence[str], rows: list, **values: Any) -> None:
-    """Print a Markdown table of what was measured on the CPU, and write the record with its rows
-    and `values`.
-    """
-    print(table(heads, rows))
-    write(file, record(start("cpu"), rows=rows, **values))
 
 
 def write(file: Path | None, content: dict[str, Any]) -> None:
