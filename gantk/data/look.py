@@ -27,14 +27,39 @@ def look_of(pixels: np.ndarray) -> list[float]:
     brightness in rings, and how sharp it is. Those of a volume are the mean over four axial slices.
     [] for an image without contrast.
     """
-    gray = np.nan_to_num(pixels.mean(axis=0, dtype=np.float32))
-    planes = [gray]
-    if gray.ndim == 3:
-        low, high = content_box(scale_to_unit(gray[:, ::COARSE, ::COARSE]))[0]
-        places = [min(int(low + share * (high - low)), len(gray) - 1) for share in HEIGHTS]
-        planes = [gray[place] for place in places]
-    looks = [look for look in map(_look_of_slice, planes) if look is not None]
+    looks = [look for look in map(_look_of_slice, _middle_planes(pixels)) if look is not None]
     return [round(float(value), 4) for value in np.mean(looks, axis=0)] if looks else []
+
+
+def surroundings_of(pixels: np.ndarray) -> float:
+    """How bright an image (C, *spatial) is around its content, from 0 to 1: the border, or the
+    corners of the content, whichever is brighter. About 0 for a head in air, not for a photograph,
+    an inverted image, or one in a frame. The mean over the slices of `look_of`.
+    """
+    levels = []
+    for plane in _middle_planes(pixels):
+        gray = scale_to_unit(plane)
+        corners = _scaled_content(gray)[_distances() >= RINGS + 1]
+        levels.append(max(background_level(gray), float(np.median(corners))))
+    return float(np.mean(levels))
+
+
+def clipped_share(pixels: np.ndarray) -> float:
+    """The share of the pixels (C, *spatial) brighter than air that have the highest value."""
+    gray = pixels.mean(axis=0, dtype=np.float32)
+    low, high = np.percentile(gray, [1, 99.5])
+    tissue = np.count_nonzero(gray > low + AIR_SHARE * (high - low))
+    return np.count_nonzero(gray == gray.max()) / max(tissue, 1)
+
+
+def _middle_planes(pixels: np.ndarray) -> list[np.ndarray]:
+    """The gray values (H, W) of a picture, or of the axial slices of a volume at HEIGHTS."""
+    gray = np.nan_to_num(pixels.mean(axis=0, dtype=np.float32))
+    if gray.ndim == 2:
+        return [gray]
+    low, high = content_box(scale_to_unit(gray[:, ::COARSE, ::COARSE]))[0]
+    places = [min(int(low + share * (high - low)), len(gray) - 1) for share in HEIGHTS]
+    return [gray[place] for place in places]
 
 
 def scale_to_unit(gray: np.ndarray) -> np.ndarray:
@@ -43,22 +68,31 @@ def scale_to_unit(gray: np.ndarray) -> np.ndarray:
     return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
-def _look_of_slice(plane: np.ndarray) -> np.ndarray | None:
-    """The look of a slice; None where it shows no tissue."""
-    gray = scale_to_unit(plane)
+def _distances() -> np.ndarray:
+    """The distance of each of SIDE x SIDE pixels from the middle, in rings."""
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
+    return np.hypot(rows, columns) * (2 * RINGS / SIDE)
+
+
+def _scaled_content(gray: np.ndarray) -> np.ndarray:
+    """The content of a slice from 0 to 1, or all of it where it has none, as SIDE x SIDE pixels."""
     (top, bottom), (left, right) = content_box(gray)
     if bottom - top < 1 or right - left < 1:
         top, left = 0.0, 0.0
         bottom, right = gray.shape
     box = (left, top, right, bottom)
-    small = np.asarray(
+    return np.asarray(
         Picture.fromarray(gray).resize((SIDE, SIDE), Picture.Resampling.BILINEAR, box=box)
     )
+
+
+def _look_of_slice(plane: np.ndarray) -> np.ndarray | None:
+    """The look of a slice; None where it shows no tissue."""
+    small = _scaled_content(scale_to_unit(plane))
     tissue = small > AIR_SHARE
     if not tissue.any():
         return None
-    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
-    ring = (np.hypot(rows, columns) * (2 * RINGS / SIDE)).astype(int)
+    ring = _distances().astype(int)
     means = [small[ring == number].mean() for number in range(RINGS)]
     spreads = [small[ring // 2 == number].std() for number in range(RINGS // 2)]
     edges = np.hypot(*np.gradient(small))

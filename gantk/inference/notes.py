@@ -17,7 +17,7 @@ from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
 from gantk.data.look import distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
-from gantk.formats.image import Image
+from gantk.formats.image import Image, in_channels
 from gantk.inference.frame import PLANES, Frame, fit_words
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.sidecar import is_generated
@@ -36,6 +36,9 @@ UNUSUAL: Mapping[str, Callable[[Any], bool]] = {
     "body part": lambda part: part != "head",
     "field strength": lambda tesla: not 1 <= tesla[0] <= 3,
 }
+MIN_COLOUR = 0.15  # of the highest value: the least difference of channels that is a colour
+MIN_COLOURED_SHARE = 0.001  # of the pixels: fewer are traces of a compression
+MANY_COLOURED_SHARE = 0.1  # of the pixels: more are a photograph, not marks in a scan
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -79,6 +82,13 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     for line in image.remarks:
         notes.append(("note", prefix + line.removeprefix(f"'{image.path}'").lstrip(": ")))
 
+    unlike = [*image.doubts]
+    if not contrast:
+        converted = with_channels(image, frame.channels)
+        if converted.channels != image.channels:
+            unlike += _about_colour(image, notes)
+        image = converted
+
     if np.ptp(image.pixels) == 0:
         line = "the image has the same value everywhere"
         if not contrast:
@@ -100,7 +110,7 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     doubts: list[str] = load().hook.gantk_image_warning(image=image, frame=meant)
     doubts += _about_skull(image, frame)
     near: list[str] = []
-    unlike = [*image.doubts, *_outside_of_training(image, frame)]
+    unlike += _outside_of_training(image, frame)
     if image.path and is_generated(image.path):
         unlike.append(("kind: its JSON file says that gantk generated it", True))
     stated = _states_contrast(image, frame)
@@ -124,6 +134,29 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     if doubts:
         fits = "no"
     return Checked(image, notes, fits)
+
+
+def with_channels(image: Image, channels: int) -> Image:
+    """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
+    if image.affine is not None:
+        return image
+    return replace(image, pixels=in_channels(image.pixels, channels))
+
+
+def _about_colour(image: Image, notes: list[Note]) -> list[tuple[str, bool]]:
+    """Note that a picture is converted to gray or to colour; returns that it has colours which its
+    model does not see, and whether these are many.
+    """
+    if image.channels == 1:
+        notes.append(("note", "the gray image is converted to colour"))
+        return []
+    notes.append(("note", "the colour image is converted to gray"))
+    spread = np.ptp(image.pixels, axis=0)
+    share = np.mean(spread > MIN_COLOUR * image.pixels.max())
+    if share <= MIN_COLOURED_SHARE:
+        return []
+    line = f"colour: {100 * share:.2g} % of the pixels have a colour, which the model does not see"
+    return [(line, share > MANY_COLOURED_SHARE)]
 
 
 def _about_agent(image: Image, frame: Frame) -> list[str]:

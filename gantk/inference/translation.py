@@ -26,7 +26,7 @@ from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
-from gantk.formats.image import Image, Scan, in_channels
+from gantk.formats.image import Image, Scan
 from gantk.inference.frame import FIT, TranslateOptions, fit_words
 from gantk.inference.jobs import (
     Job,
@@ -621,8 +621,7 @@ class Translation:
         """The image of one file, or of the contrasts of a patient on one grid."""
         scans = job.scans
         if self._is_one_image(job):
-            image = self.read(scans[self.frame.source], self.volume)
-            return self._check_image(job, self._in_colours_of_model(image, job))
+            return self._check_image(job, self.read(scans[self.frame.source], self.volume))
 
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
@@ -905,23 +904,6 @@ class Translation:
         self.targets.add(tiff)
         self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
         return self._fit_to_file(replace(output, path=tiff), replace(image, dtype=None), job)
-
-    def _in_colours_of_model(self, image: Image, job: Job) -> Image:
-        """A picture in gray for a model of gray ones, and in colour for one of colour ones."""
-        converted = with_channels(image, self.frame.channels)
-        if converted.channels != image.channels:
-            what = "gray image is converted to colour"
-            if image.channels > 1:
-                what = "colour image is converted to gray"
-            self.notes["note", f"the {what}"].append(job.name)
-        return converted
-
-
-def with_channels(image: Image, channels: int) -> Image:
-    """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
-    if image.affine is not None:
-        return image
-    return replace(image, pixels=in_channels(image.pixels, channels))
 
 
 def _clipped_line(clipped: Sequence[Clipped]) -> str:

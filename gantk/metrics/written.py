@@ -23,7 +23,8 @@ from gantk.formats.files import NotFinite, read
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import Job, stack_on_one_grid
-from gantk.inference.translation import Translation, with_channels
+from gantk.inference.notes import with_channels
+from gantk.inference.translation import Translation
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method

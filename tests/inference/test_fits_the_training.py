@@ -22,16 +22,29 @@ TRAITS = {
 }
 PIXELS = {"spacing": TRAITS["spacing"]}
 AGES = TRAITS | {"age": [[20.0], [60.0]]}
+IN_AIR = TRAITS | {"background": ["dark"], "brightest values": ["not clipped"]}
 HEADS = TRAITS | {"body part": ["head"], "field strength": [[1.5], [3.0]]}
 GAMMAS = {"source": (0.9, 0.95, 1.0, 1.05, 1.1), "target": (2.8, 2.9, 3.0, 3.1, 3.2)}
 
 
+def in_a_frame(pixels: np.ndarray) -> np.ndarray:
+    framed = np.full_like(pixels, pixels.max())
+    framed[:, 2:-2, 2:-2] = pixels[:, 2:-2, 2:-2]
+    return framed
+
+
 def scan(
-    spacing=(3.0, 1.0, 1.0), name="t1.nii.gz", gamma=1.0, contrast="", doubts=(), **said
+    spacing=(3.0, 1.0, 1.0),
+    name="t1.nii.gz",
+    gamma=1.0,
+    contrast="",
+    doubts=(),
+    change=lambda pixels: pixels,
+    **said,
 ) -> Image:
     """A head, upright, with this spacing of slices, rows and columns, and what its header says."""
     pixels = head(*SHAPE).astype(np.float32)
-    pixels = pixels.max() * (pixels / pixels.max()) ** gamma
+    pixels = change(pixels.max() * (pixels / pixels.max()) ** gamma)
     facts = {k: v for k, v in (said | {"contrast": contrast}).items() if v not in ("", None)}
     header = SimpleNamespace(facts=facts, remarks=(), doubts=doubts)
     affine = np.diag([*spacing[::-1], 1.0])
@@ -126,6 +139,20 @@ CASES = {
     "7 T": ({"field_strength": 7.0}, {"traits": HEADS}, "partly", "7 T, in the training 1.5 T to"),
     "7 T, among unknown ones": ({"field_strength": 7.0}, {}, "partly", "field strength: 7 T"),
     "a portable magnet": ({"field_strength": 0.064}, {"traits": HEADS}, "no", "0.064 T"),
+    "a head in air": ({}, {"traits": IN_AIR}, "yes", ""),
+    "an inverted head": (
+        {"change": lambda pixels: pixels.max() - pixels},
+        {"traits": IN_AIR},
+        "no",
+        "background: bright, in the training dark",
+    ),
+    "a head in a frame": ({"change": in_a_frame}, {"traits": IN_AIR}, "no", "background: bright"),
+    "a windowed head": (
+        {"change": lambda pixels: pixels.clip(0, np.percentile(pixels, 98))},
+        {"traits": IN_AIR},
+        "partly",
+        "brightest values: clipped",
+    ),
     "a localizer": ({"doubts": [("it is a localizer", True)]}, {}, "no", "a localizer"),
     "a reformatted scan": ({"doubts": [("it is computed", False)]}, {}, "partly", "computed"),
     "another contrast": ({"contrast": "T2"}, {}, "no", "says T2"),
@@ -149,6 +176,25 @@ def test_a_scan_is_compared_with_the_training_images(case):
     assert text.endswith("; lesions are not judged")
     assert ("another contrast may go unnoticed" in text) == (fits == "not recorded")
     assert kind == ("warning" if fits == "no" else "note")
+
+
+# share of the pixels in colour -> whether a picture fits a gray model
+COLOURS = {"gray in colour": (0, "yes"), "a mark": (0.03, "partly"), "a photograph": (0.6, "no")}
+
+
+@pytest.mark.parametrize("case", COLOURS)
+def test_colours_that_a_gray_model_does_not_see_are_told(case):
+    share, fits = COLOURS[case]
+    plane = scan().pixels[0, SHAPE[0] // 2]
+    pixels = np.stack([plane, plane, plane])
+    rows = round(share * len(plane))
+    pixels[0, len(plane) // 2 - rows // 2 :][:rows] = plane.max()
+    checked = model().check(replace(scan(), pixels=pixels, affine=None))
+
+    assert (fits == "yes") == (not any("colour:" in text for _, text in checked.notes))
+    assert checked.fits == fits
+    assert checked.image.channels == 1
+    assert ("note", "the colour image is converted to gray") in checked.notes
 
 
 def pixels_without_look(kind: str) -> np.ndarray:

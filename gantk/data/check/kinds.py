@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gantk.data.look import clipped_share, surroundings_of
 from gantk.data.skull import shows_skull
 from gantk.formats.image import Image
 
@@ -25,6 +26,9 @@ HEADS: Mapping[bool | None, str] = {
     True: "whole heads",
     False: "skull-stripped heads",
 }  # by the fact `skull`
+# measured, see `benchmarks/results/input-checks.md`
+MAX_DARK = 0.2  # of the range: the brightness around a head is below it
+MAX_CLIPPED_SHARE = 0.005  # of the tissue: as many pixels may have the highest value
 NEAR_RATIO = 1.1  # by which an image may be outside the range of the training images
 
 
@@ -34,7 +38,7 @@ class Trait:
 
     name: str
     value: Callable[[Facts], Any]  # a word or numbers of an image's facts; None: unknown
-    max_ratio: float  # of medians, for numbers
+    max_ratio: float  # of medians, for numbers; inf where another word is never far
     text: str  # format of the values
     changes: str  # what a network learns to change
 
@@ -74,6 +78,8 @@ TRAITS_OF_ONE = (
         "{:.2g} years",
         "anatomy",
     ),
+    Trait("background", lambda facts: facts.get("background"), 1, "{}", "surroundings"),
+    Trait("brightest values", lambda facts: facts.get("brightest"), np.inf, "{}", "contrast"),
     Trait("body part", lambda facts: facts.get("body_part"), 1, "{}", "anatomy"),
     Trait(
         "field strength",
@@ -88,8 +94,8 @@ OF_HEADER = ("age", "body_part", "field_strength")  # facts that only a header s
 
 def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
     """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`,
-    `plane`, `oriented`, those OF_HEADER if the header says them, and, of a volume, `skull`, which
-    takes the longest.
+    `plane`, `oriented`, those OF_HEADER if the header says them, whether the `background` is dark
+    and the `brightest` values are clipped, and, of a volume, `skull`, which takes the longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
     plane = plane_of(image)
@@ -98,7 +104,10 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
         "spacing": spacing,
         "plane": plane,
         "oriented": image.states_orientation and plane != "sagittal",
+        "background": "bright" if surroundings_of(image.pixels) > MAX_DARK else "dark",
     }
+    is_clipped = clipped_share(image.pixels) > MAX_CLIPPED_SHARE
+    facts["brightest"] = "clipped" if is_clipped else "not clipped"
     said = image.facts
     facts |= {name: said[name] for name in OF_HEADER if name in said}
     if image.dims == 3 and skull:
@@ -166,7 +175,8 @@ def outside(
             continue
         if isinstance(value, str):
             if value not in known:
-                found.append((f"{trait.name}: {value}, in the training {' or '.join(known)}", True))
+                text = f"{trait.name}: {value}, in the training {' or '.join(known)}"
+                found.append((text, trait.max_ratio < np.inf))
             continue
 
         low, high = np.maximum(known, 1e-6)
