@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
@@ -35,11 +36,30 @@ def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
             of false ones among the findings, and `of` is the number of tests. `needed`, if it is
             known, is at least the number of patients with whom a corrected p can be significant.
     """
-    corrected = corrected_p([test["p"] for test in tests])
+    typed = [PairedTest.model_construct(p=test["p"], needed=test.get("needed")) for test in tests]
+    _correct(typed)
+    for test, corrected in zip(tests, typed, strict=True):
+        test.update(holm=corrected.holm, fdr=corrected.fdr, of=corrected.of)
+        if corrected.needed:
+            test["needed"] = corrected.needed
+
+
+def _correct(tests: Sequence[PairedTest]) -> None:
+    """Add corrected p-values to tests of one family, see `correct_tests`."""
+    corrected = corrected_p([test.p for test in tests])
     for test, (holm, fdr) in zip(tests, corrected, strict=True):
-        test.update(holm=holm, fdr=fdr, of=len(tests))
-        if test.get("needed"):
-            test["needed"] = max(test["needed"], least_patients(len(tests)))
+        test.holm = holm
+        test.fdr = fdr
+        test.of = len(tests)
+        if test.needed:
+            test.needed = max(test.needed, least_patients(len(tests)))
+
+
+def _correct_primary(tests: Sequence[PairedTest]) -> None:
+    """Correct the tests of the first score of each direction for themselves alone."""
+    for test, (holm, _) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
+        test.primary_p = holm
+        test.primary_of = len(tests)
 
 
 def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
@@ -53,6 +73,21 @@ def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
     holm = np.empty_like(p)
     holm[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return list(zip(holm.tolist(), false_discovery_control(p).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class SystemTest:
+    """The test of two systems on one score; its gain is that of `one` over `other`."""
+
+    score: Hashable
+    one: str
+    other: str
+    test: PairedTest
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """The score as a tuple: its direction, if it has one, and its metric."""
+        return self.score if isinstance(self.score, tuple) else (self.score,)
 
 
 def compare_systems(
@@ -75,7 +110,7 @@ def compare_systems(
         has its 95 % interval, and the share of bootstrap draws in which the system is first. Ranks
         need at least six patients that all systems share.
     """
-    tests: list[dict[str, Any]] = []
+    tests: list[SystemTest] = []
     ranks: list[dict[str, Any]] = []
     for score, higher in senses.items():
         if higher is None:
@@ -97,64 +132,63 @@ def compare_systems(
             ]
             test = paired_test(gains)
             if test:
-                tests.append({"score": score, "one": one, "other": other} | test.dump())
+                tests.append(SystemTest(score, one, other, test))
 
         shared = _shared_patients(scored)
         if len(scored) > 1 and len(shared) >= MIN_PATIENTS:
             values = np.array([[own[patient] for patient in shared] for own in scored.values()])
             ranks += _ranks(score, values, sign, [*scored])
 
-    correct_tests(tests)
+    _correct([each.test for each in tests])
     sentences = _sentences(tests, units or {})
     if not sentences and len(scores) > 1:
         sentences = [NOT_COMPARED]
-    return {"sentences": sentences, "tests": tests, "ranks": ranks}
+    rows = [
+        {"score": each.score, "one": each.one, "other": each.other} | each.test.dump()
+        for each in tests
+    ]
+    return {"sentences": sentences, "tests": rows, "ranks": ranks}
 
 
-def _sentences(tests: Sequence[dict[str, Any]], units: Mapping[Hashable, str]) -> list[str]:
+def _sentences(tests: Sequence[SystemTest], units: Mapping[Hashable, str]) -> list[str]:
     """For each direction which system leads in its first score. These tests are corrected for the
     directions and systems alone, as the first scores of a recipe are.
     """
-    first: dict[Hashable, list[dict[str, Any]]] = {}
-    for test in tests:
-        *direction, _ = _parts_of(test["score"])
-        of_direction = first.setdefault(tuple(direction), [])
-        if not of_direction or of_direction[0]["score"] == test["score"]:
-            of_direction.append(test)
+    first: dict[Hashable, list[SystemTest]] = {}
+    for each in tests:
+        of_direction = first.setdefault(each.place[:-1], [])
+        if not of_direction or of_direction[0].score == each.score:
+            of_direction.append(each)
 
-    family = [test for of_direction in first.values() for test in of_direction]
-    for test, (holm, _) in zip(family, corrected_p([test["p"] for test in family]), strict=True):
-        test.update(primary_p=holm, primary_of=len(family))
-    return [_sentence(own, units.get(own[0]["score"], ""), tests) for own in first.values()]
+    _correct_primary([each.test for of_direction in first.values() for each in of_direction])
+    return [_sentence(own, units.get(own[0].score, ""), tests) for own in first.values()]
 
 
-def _sentence(
-    tests: Sequence[dict[str, Any]], unit: str, of_all_scores: Sequence[dict[str, Any]]
-) -> str:
+def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[SystemTest]) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
     tests of all pairs of systems on one score; of the other scores, those of whole images in which
     that system is behind another one.
     """
     gains: Counter[str] = Counter()
-    for test in tests:
-        gains[test["one"]] += test["gain"]
-        gains[test["other"]] -= test["gain"]
+    for each in tests:
+        gains[each.one] += each.test.gain
+        gains[each.other] -= each.test.gain
     leader = max(gains, key=gains.__getitem__)
 
     # what is said -> of whom, by how much, and the p-value where that may be chance
     rivals: dict[str, dict[str, tuple[Score, str]]] = defaultdict(dict)
-    for test, sign in _tests_of(leader, tests):
-        ends = sorted(sign * end for end in test["ci95"] or ())
-        gain = Score(value=sign * test["gain"], ci95=ends or None, n=test["n"], unit=unit)
+    for rival, test, sign in _tests_of(leader, tests):
+        ends = sorted(sign * end for end in test.ci95 or () if end is not None)
+        gain = Score(value=sign * test.gain, ci95=[*ends] or None, n=test.n, unit=unit)
         said = "no better than {}"
         chance = ""
-        if sign * test["gain"] > 0:
-            verdict = Verdict(better=True, test=PairedTest.model_validate(test))
+        if sign * test.gain > 0:
+            verdict = Verdict(better=True, test=test)
             said = verdict_words(verdict, rivals="{}")
             chance = p_words(verdict)
-        rivals[said][test["other" if sign > 0 else "one"]] = gain, chance
+        rivals[said][rival] = gain, chance
 
-    *direction, metric = _parts_of(tests[0]["score"])
+    *direction, metric = tests[0].place
     clauses = []
     for said, of_rivals in rivals.items():
         nearest = min(of_rivals, key=lambda name: of_rivals[name][0].value or 0.0)
@@ -172,29 +206,27 @@ def _sentence(
 
 
 def _tests_of(
-    system: str, tests: Sequence[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], Literal[1, -1]]]:
-    """Yield the tests of a system, and the sign with which their gains are this system's."""
-    for test in tests:
-        if test["one"] == system:
-            yield test, 1
-        elif test["other"] == system:
-            yield test, -1
+    system: str, tests: Sequence[SystemTest]
+) -> Iterator[tuple[str, PairedTest, Literal[1, -1]]]:
+    """Yield a system's rivals, the tests against them, and the sign with which their gains are this
+    system's.
+    """
+    for each in tests:
+        if each.one == system:
+            yield each.other, each.test, 1
+        elif each.other == system:
+            yield each.one, each.test, -1
 
 
-def _scores_behind(system: str, direction: list[Any], tests: Sequence[dict[str, Any]]) -> list[str]:
+def _scores_behind(system: str, direction: list[Any], tests: Sequence[SystemTest]) -> list[str]:
     """The names of a direction's scores of whole images in which a system is behind another one."""
-    behind = []
-    for test, sign in _tests_of(system, tests):
-        *of, name = _parts_of(test["score"])
-        if of == direction and sign * test["gain"] < 0 and not split_region(name)[1]:
-            behind.append(short_metric_name(name))
-    return list(dict.fromkeys(behind))
-
-
-def _parts_of(score: Hashable) -> tuple[Any, ...]:
-    """A score as a tuple that ends with its metric."""
-    return score if isinstance(score, tuple) else (score,)
+    behind: dict[str, None] = {}
+    for each in tests:
+        *of, name = each.place
+        gains = [sign * test.gain for _, test, sign in _tests_of(system, [each])]
+        if of == direction and min(gains, default=0) < 0 and not split_region(name)[1]:
+            behind[short_metric_name(name)] = None
+    return [*behind]
 
 
 def _shared_patients(scored: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -247,19 +279,8 @@ def _correct_family(by_direction: Sequence[Sequence[Verdict]]) -> None:
     """Correct the tests of the verdicts of all directions, the primary score first in each."""
     family = [verdict for own in by_direction for verdict in own]
     tests = [verdict.test for verdict in family if verdict.test]
-    corrected = [{"p": test.p, "needed": test.needed} for test in tests]
-    correct_tests(corrected)
-    for test, row in zip(tests, corrected, strict=True):
-        test.holm = row["holm"]
-        test.fdr = row["fdr"]
-        test.of = row["of"]
-        test.needed = row["needed"]
-
-    primary = [own[0].test for own in by_direction if own and own[0].test]
-    for test, (holm, _) in zip(primary, corrected_p([test.p for test in primary]), strict=True):
-        test.primary_p = holm
-        test.primary_of = len(primary)
-
+    _correct(tests)
+    _correct_primary([own[0].test for own in by_direction if own and own[0].test])
     known = [each for each in family if each.patients is not None and each.probability is not None]
     two_sided = [2 * min(p, 1 - p) for each in known if (p := each.probability) is not None]
     for verdict, (holm, _) in zip(known, corrected_p(two_sided), strict=True):
