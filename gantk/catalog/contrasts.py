@@ -30,7 +30,7 @@ SYNONYMS = {
     "flair": ("t2flair", "t2f", "fla", "darkfluid", "darkfl"),
     "pd": ("pdw", "pdwi"),
     "mr": ("mri",),
-    "ct": ("cct",),
+    "ct": ("cct", "ldct", "ndct", "ncct", "cect"),
     "t2star": ("t2*", "t2w*", "t2hemo"),
     "stir": ("t2stir", "stirt2"),
     "t1map": ("t1mapping",),

@@ -59,7 +59,6 @@ from gantk.runs.results import (
     Score,
     SplitSummary,
     Uncertainty,
-    Verdict,
 )
 from gantk.runs.schemas import SampleImages, SampleIndex
 from gantk.runs.trained import UNCERTAINTY, Examples, Posts
@@ -422,12 +421,15 @@ class Scorer:
             made = _without_errors_in(padding, made, references.images)
             baselines = _without_errors_in(padding, baselines, references.images)
 
-        about = None
+        results.metrics |= {name: {} for name in made}
+        scores = {}
+        if references is not None:
+            scores = score_pairs(results, key, self.pairs, made, baselines, references)
         if self.set_metrics:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
+            self._score_sets(results, key, to, made, baselines, about)
 
-        scores = self._score(results, key, to, made, baselines, about, references)
         real = self.reals.test_images(to) if references is None else references.images
         results.values[key] = self._value_distributions(key, real, made)
         if references is None:
@@ -538,9 +540,8 @@ class Scorer:
             _add_losses(results, "image", self.posts.records())
 
         noise = {"noise": self.reals.noise(self.letter, count)}
-        self._score(
-            results, "image", self.letter, made, noise, self._generated_group(made["image"])
-        )
+        about = self._generated_group(made["image"])
+        self._score_sets(results, "image", self.letter, made, noise, about)
         real = self.reals.test_images(self.letter)
         results.values["image"] = self._value_distributions("image", real, made)
 
@@ -552,59 +553,23 @@ class Scorer:
         sets = {"real": real} | {names[name]: images for name, images in made.items()}
         return value_distributions(sets, self.low, self.span)
 
-    def _score(
+    def _score_sets(
         self,
         results: Results,
         key: str,
         letter: str,
-        made: dict[str, Tensor],
-        baselines: dict[str, Tensor],
-        about: ImageGroup | None,
-        references: References | None = None,
-    ) -> dict[str, Scores]:
-        """Score images (`made`, `baselines`, by name) in pairs and as sets; adds to `results`,
-        returns pair scores.
+        made: Mapping[str, Tensor],
+        baselines: Mapping[str, Tensor],
+        about: ImageGroup,
+    ) -> None:
+        """Score images (`made`, `baselines`, by name) as sets; adds scores and verdicts to results.
 
         `about`: patients, classes and masks of the images. `real_split` is a perfect generator's
         score: real images of other patients, scored as if generated.
         """
-        images = made | baselines
-        scores: dict[str, Scores] = {}
-        if references:
-            scores = {name: self.pairs(each, references) for name, each in images.items()}
-        rows = {name: self.pairs.scores(each) for name, each in scores.items()}
-        of_sets = self._set_scores(letter, made, baselines, about) if about else {}
-        for name in [*images, CEILING]:
-            every = rows.get(name, {}) | of_sets.get(name, {})
-            if name in made:
-                results.metrics[name] = every
-            elif name in baselines or every:
-                results.baselines.setdefault(name, {})[key] = every
-
-        rivals = {name: scores[name] for name in baselines if name in scores}
-        rivals_of_set = {name: of_sets[name] for name in baselines if name in of_sets}
-        patients = len({record.subject for record in self.reals.records("test", letter)})
-        for name in made:
-            verdicts: dict[str, Verdict | None] = {}
-            if name in scores:
-                verdicts |= pair_verdict(scores[name], rivals, self.pairs.senses)
-            if name in of_sets:
-                verdicts |= set_verdict(of_sets[name], rivals_of_set, patients)
-            results.verdict[name] = verdicts
-
-        return scores
-
-    def _set_scores(
-        self,
-        letter: str,
-        made: dict[str, Tensor],
-        baselines: dict[str, Tensor],
-        about: ImageGroup,
-    ) -> dict[str, dict[str, Score]]:
-        """The scores of sets, by name of the images, and of "real_split"."""
         groups = {
             name: replace(about, images=self.reals.group(each).images, found={})
-            for name, each in (made | baselines).items()
+            for name, each in {**made, **baselines}.items()
         }
         set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*groups, CEILING]}
         some = next(iter(made.values()))
@@ -623,7 +588,16 @@ class Scorer:
                 note = f"{note}/training-images-as-if-made"
                 set_scores[CEILING] |= set_scores_of(metric, train, test, real, note)
 
-        return set_scores
+        tested = len({record.subject for record in self.reals.records("test", letter)})
+        rivals = {name: set_scores[name] for name in baselines}
+        for name in made:
+            results.metrics.setdefault(name, {}).update(set_scores[name])
+            verdicts = set_verdict(set_scores[name], rivals, tested)
+            results.verdict.setdefault(name, {}).update(verdicts)
+        for name in (*baselines, CEILING):
+            if name in baselines or set_scores[name]:
+                of_directions = results.baselines.setdefault(name, {})
+                of_directions.setdefault(key, {}).update(set_scores[name])
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are
@@ -830,6 +804,27 @@ class Scorer:
             f" {' and '.join(counts) or 'none for images from noise'}"
         )
         return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
+
+
+def score_pairs(
+    results: Results,
+    key: str,
+    scorer: PairScorer,
+    made: Mapping[str, Tensor],
+    baselines: Mapping[str, Tensor],
+    references: References,
+) -> dict[str, Scores]:
+    """Score images (`made`, `baselines`, by name) against their truth; adds scores and verdicts to
+    results, those of baselines under the direction `key`. Returns the scores of each image.
+    """
+    scores = {name: scorer(images, references) for name, images in {**made, **baselines}.items()}
+    rivals = {name: scores[name] for name in baselines}
+    for name in made:
+        results.metrics[name] = scorer.scores(scores[name])
+        results.verdict[name] = {**pair_verdict(scores[name], rivals, scorer.senses)}
+    for name in baselines:
+        results.baselines.setdefault(name, {})[key] = scorer.scores(scores[name])
+    return scores
 
 
 def _add_losses(results: Results, key: str, records: list[PostLosses]) -> None:

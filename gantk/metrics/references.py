@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.catalog.contrasts import usual_contrast
 from gantk.data.dataset import Data, open_source
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
@@ -29,9 +29,6 @@ MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
 MAX_CURVE_IMAGES = 64  # images per set, for scores while training
 MAX_CURVE_BYTES = 2**28
 FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
-CT = re.compile(
-    r"(^|[^a-z])(s|p|cb|ld|nd|nc|ce)?ct([^a-z]|$)"
-)  # "CT", "sCT", "CBCT", "low-dose CT"
 HOUNSFIELD_BLACK = (
     -200.0
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120
@@ -391,7 +388,7 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
 
     domain = data.table.domains[data.letters.index(letter)]
     in_hounsfield = (
-        CT.search(domain.lower())
+        usual_contrast(domain) in ("ct", "cbct")
         and not any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
         and (all(each.name == "window" for each in mappings) or _black_is_air(mappings))
     )

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer
+from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, score_pairs
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import MAE, PSNR, SSIM
 from gantk.metrics.references import number_that_fits, spread
-from gantk.metrics.verdict import pair_verdict
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Results
 
@@ -56,12 +55,8 @@ def add_reconstructions(run: Path, scorer: Scorer, results: Results) -> None:
         metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"]
     )
     references = References(truth, [record.subject for record in records])
-    scores = pairs(output, references)
-    rival = pairs(mean, references)
-    results.metrics["reconstruction"] = pairs.scores(scores)
-    results.baselines.setdefault("mean_image", {})["reconstruction"] = pairs.scores(rival)
-    verdicts = pair_verdict(scores, {"mean_image": rival}, pairs.senses)
-    results.verdict["reconstruction"] = {**verdicts}
+    key = "reconstruction"
+    score_pairs(results, key, pairs, {key: output}, {"mean_image": mean}, references)
     rows = [torch.cat(spread(list(each), SHOWN_IMAGES), -1) for each in (truth, output)]
     RunFolder.open(run).write_picture(
         "reconstructions", "test", torch.cat(rows, -2).numpy(), low, high

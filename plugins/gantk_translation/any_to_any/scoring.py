@@ -7,10 +7,9 @@ from itertools import combinations
 
 import torch
 
-from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested
+from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested, score_pairs
 from gantk.metrics.pair_scores import IntensityMap, References, identity
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
-from gantk.metrics.verdict import pair_verdict
 from gantk.runs.results import Case, Results
 
 # Pairs scored at most: each image is translated once for every case.
@@ -73,17 +72,12 @@ def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
         truth = References(
             known.images[:, [place]], known.patients, None, known.foreground, known.volumes
         )
-        outputs = {"model": made[:, [place]], "identity": identity(scored_inputs[:, shown], 1)}
+        baselines = {"identity": identity(scored_inputs[:, shown], 1)}
         if pairs:
             known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
-            outputs["intensity_map"] = IntensityMap(known_pairs)(scored_inputs[:, shown])
+            baselines["intensity_map"] = IntensityMap(known_pairs)(scored_inputs[:, shown])
 
-        by_image = {name: scorer.pairs(output, truth) for name, output in outputs.items()}
-        of_model = by_image.pop("model")
-        results.metrics[key] = scorer.pairs.scores(of_model)
-        results.verdict[key] = {**pair_verdict(of_model, by_image, scorer.pairs.senses)}
-        for name, own in by_image.items():
-            results.baselines.setdefault(name, {})[key] = scorer.pairs.scores(own)
+        score_pairs(results, key, scorer.pairs, {key: made[:, [place]]}, baselines, truth)
 
 
 def references_at(known: References, places: Sequence[int]) -> References:
