@@ -563,6 +563,11 @@ class Translation:
         failure.exit_code = 2 if users_fault and len(failed) == count else 1
         return failure
 
+    def translate_one(self, job: Job) -> Any:
+        """Translate one job; returns its paths or its error (one of FAILURES)."""
+        (outcome,) = self._translate_overlapped([job], {job: 0.0}, None).values()
+        return outcome
+
     def _translate_overlapped(
         self, jobs: list[Job], shares: dict[Job, float], ledger: Any
     ) -> dict[Job, Any]:
