@@ -18,20 +18,20 @@ from contextlib import contextmanager
 
 DISK_FULL_REMEDY = "Free disk space, or name a folder on another disk."
 DENIED_REMEDY = "Write to a folder of your own, or change the permissions of this one."
-REMEDIES = {
+REMEDIES: dict[int | None, str] = {
     errno.ENOSPC: DISK_FULL_REMEDY,
     errno.EDQUOT: DISK_FULL_REMEDY,
     errno.EACCES: DENIED_REMEDY,
     errno.EPERM: DENIED_REMEDY,
     errno.EROFS: DENIED_REMEDY,
+    errno.EFBIG: "Raise the system limit for the size of files (ulimit -f).",
 }
 # arguments of commands, whose functions have parameters of the same names
 ARGUMENTS = ("FOLDER", "IMAGE", "INPUT", "NAME", "OUT", "OUTPUT", "RECIPE", "RUN", "SCANS", "STYLE")
-REMEDIES |= {errno.EFBIG: "Raise the system limit for the size of files (ulimit -f)."}
 
 
 # of the machine, not of a file: the same call may work later, or elsewhere
-MACHINE_ERRNOS = {*REMEDIES, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+MACHINE_ERRNOS = {*REMEDIES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 MACHINE_ERRNOS |= {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
 
 
@@ -163,6 +163,7 @@ def warn_of(line: str) -> bool:
 
 WHILE = "while "  # begins the note of `doing`
 CHECK_FILE = "check the path and its permissions, or copy the file again"
+CHECK_FOLDER = "check the path, its permissions and the free disk space"
 
 
 @contextmanager
@@ -227,7 +228,8 @@ def reading_file(
 
         error.add_note(f"{WHILE}reading '{name}'")
         raise_if_of_machine(error)
-        if isinstance(error, FileNotFoundError) and not os.path.exists(name):
+        missing = os.path.basename(getattr(error, "filename", None) or "")
+        if isinstance(error, FileNotFoundError) and missing == os.path.basename(name):
             raise UserError(f"'{name}' does not exist", where=where, remedy=remedy) from None
 
         as_kind = f" as {kind}" if kind else ""
@@ -235,10 +237,36 @@ def reading_file(
         raise UserError(what, where=where, allowed=allowed, remedy=remedy) from None
 
 
+@contextmanager
+def writing_file(
+    name: str | os.PathLike[str], *, where: str | None = None, remedy: str | None = None
+) -> Iterator[None]:
+    """Context manager: whatever goes wrong while a user's file or folder is written is one UserError,
+    which names it and gives the system's words. A UserError of the block says more, and stays.
+
+    Args:
+        name: the file or folder, as the message names it.
+        where: the option or key that names it.
+        remedy: what to do, as an imperative; by default what the error asks for.
+    """
+    try:
+        yield
+    except UserError as error:
+        if os.path.basename(name) not in str(error):
+            error.at(str(name))
+        raise
+    except (OSError, UnicodeEncodeError) as error:
+        what = f"'{name}' cannot be written: {file_error_words(error)}"
+        known = REMEDIES.get(getattr(error, "errno", None), CHECK_FOLDER)
+        raise UserError(what, where=where, remedy=remedy or known) from error
+
+
 def file_error_words(error: Exception) -> str:
     """What a library's error says about a file, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is not UTF-8"
     if isinstance(error, UnicodeError):
         return "it is not UTF-8 text"
     if isinstance(error, RecursionError):
@@ -248,15 +276,18 @@ def file_error_words(error: Exception) -> str:
 
 @contextmanager
 def importing(what: str, extra: str) -> Iterator[None]:
-    """Context manager: a package that the block lacks is a UserError, which says what needs it and
-    how to install it, by an extra of gantk.
+    """Context manager: a package that the block lacks, or that cannot be imported, is a UserError,
+    which says what needs it and how to install it, by an extra of gantk.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
-        missing = str(error.name).split(".")[0]
+    except ImportError as error:
+        package = str(error.name).split(".")[0]
+        fault = "is not installed"
+        if not isinstance(error, ModuleNotFoundError):
+            fault = f"cannot be imported ({one_line(error)})"
         raise UserError(
-            f"{what} needs the package {missing}, which is not installed",
+            f"{what} needs the package {package}, which {fault}",
             remedy=f'install it: pip install "gantk[{extra}]"',
         ) from error
 

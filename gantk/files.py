@@ -30,7 +30,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError, count_noun, printable
+from gantk.errors import UserError, count_noun, printable, writing_file
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -184,11 +184,12 @@ def expect_file(file: str | Path, where: str | None = None, *, overwrite: bool =
     """Return the path of a file to be written; UserError if it is a folder, if its folder does not
     exist, or if `expect_replaceable` refuses it.
     """
-    if Path(file).is_dir():
+    if os.path.isdir(file):
         raise UserError(f"'{file}' is a folder", where=where, remedy="name a file")
 
     expect_parent(Path(file), where)
-    expect_replaceable([Path(file)], overwrite, where)
+    with writing_file(file, where=where):
+        expect_replaceable([Path(file)], overwrite, where)
     return str(file)
 
 
@@ -294,12 +295,14 @@ def write_output(
     devices, pipes and /dev/stdout are written to directly.
     """
     named_device = str(path.absolute().parent) in ("/dev", "/dev/fd")
-    if not named_device and (path.is_file() or path.is_dir() or not path.exists()):
-        return write_file(path, content, private=private, record=True)
+    is_other = os.path.exists(path) and not (path.is_file() or path.is_dir())
+    if named_device or is_other:
+        with open(path, "ab") as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
+        return path
 
-    with open(path, "ab") as file:
-        file.writelines([content] if isinstance(content, bytes) else content)
-    return path
+    with writing_file(path):
+        return write_file(path, content, private=private, record=True)
 
 
 def write_file(

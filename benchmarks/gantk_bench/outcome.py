@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gantk.errors import GantkError, UserError
+from gantk.errors import UserError, writing_file
 from gantk.files import expect_file, expect_replaceable, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
@@ -14,7 +14,7 @@ from gantk_bench import comparison
 from gantk_bench.comparison import Change
 from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
-from gantk_bench.rows import Row, read_rows, write_rows
+from gantk_bench.rows import ROWS_ARE_THERE, Row, read_rows, write_rows
 from gantk_bench.running import Bench, print_line
 from gantk_bench.statistics import sentences
 from gantk_bench.suite import load_suite
@@ -131,14 +131,9 @@ def _changes(benchmark: Bench, reference: list[Row] | None, named: bool) -> list
 
 def _write_tables(rows: list[Row], path: Path, changes: Sequence[Change] | None) -> list[Path]:
     """Write bench.md and bench.html; returns their paths."""
-    try:
+    with writing_file(path, remedy=ROWS_ARE_THERE):
         written = write_file(path / "bench.md", markdown(rows).encode())
         return [written, write_page(rows, path, changes=changes)]
-    except OSError as error:
-        what = f"the tables cannot be written to '{path}': {error.strerror}"
-        raise GantkError(
-            f"{what}. All rows are there; make room and go on with --resume."
-        ) from None
 
 
 def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:

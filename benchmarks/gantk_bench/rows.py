@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 import gantk
-from gantk.errors import GantkError, UserError, reading_file
+from gantk.errors import GantkError, UserError, reading_file, writing_file
 from gantk.files import read_file, write_file
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Results, Speed, Table, Verdict
@@ -40,6 +40,7 @@ MACHINE_KEYS = (
 IMAGE_KEYS = ("domains", "dims", "size", "fit", "plane", "spacing", "intensity")
 MAX_ROWS_BYTES = 2**29  # of a file of rows, or of split.json
 REMEDY = "name a rows.jsonl that `gantk bench` wrote"
+ROWS_ARE_THERE = "all rows written before are there: make room and go on with --resume"
 
 
 class Alarm(Table):
@@ -128,17 +129,11 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Row | dict[str, Any]]) -> None:
-    """Replace a file by all rows, atomically; raises GantkError if it cannot be written."""
+    """Replace a file by all rows, atomically; UserError if it cannot be written."""
     tables = [row.dump() if isinstance(row, Row) else row for row in rows]
     lines = [json.dumps(finite(table), ensure_ascii=False, default=float) for table in tables]
-    try:
+    with writing_file(path, remedy=ROWS_ARE_THERE):
         write_file(path, "".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        what = (
-            f"the rows cannot be written to '{path}': {error.strerror}. Those written before are"
-            " still there"
-        )
-        raise GantkError(f"{what}; make room and go on with --resume.") from None
 
 
 def figures(run: Path) -> dict[str, Any]:

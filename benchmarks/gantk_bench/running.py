@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gantk.errors import GantkError, Interrupted, UserError, count_noun
+from gantk.errors import GantkError, Interrupted, UserError, count_noun, writing_file
 from gantk.files import lock_folder
 from gantk.terminal import stop_on_ctrl_c, styled
 from gantk_bench.board import Board
@@ -83,7 +83,7 @@ class Bench:
 
     def _open(self, stack: ExitStack, *, keep_before: bool) -> None:
         """Create the folder or reuse a bench folder; UserError if another process holds it."""
-        try:
+        with writing_file(self.path, where="--out"):
             for name in ("runs", "logs"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_folder(self.path))
@@ -92,9 +92,6 @@ class Bench:
             if self.rows and keep_before:
                 shutil.copyfile(self.file, self.path / "rows.before.jsonl")
                 self.before = list(self.rows.values())
-        except OSError as error:
-            what = f"'{self.path}' cannot be written to: {error.strerror}"
-            raise UserError(what, where="--out", remedy="choose another folder") from None
         write_rows(self.file, self.all_rows())
 
     def _is_done(self, job: Job) -> bool:

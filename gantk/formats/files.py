@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.errors import UserError, one_line, raise_if_of_machine, reading_file
+from gantk.errors import UserError, raise_if_of_machine, reading_file, writing_file
 from gantk.files import (
     ANY_SIZE,
     expect_replaceable,
@@ -331,15 +331,15 @@ def write(
     from one. `description` is what the image shows ("T2"), which only DICOM stores.
     """
     path = Path(path)
-    expect_writable([path], overwrite)
     if unusable_values(image.pixels):
         raise NotFinite(
             f"the image for '{path}' contains NaN or infinite values, or values above 1e15",
             remedy="check whether the training has diverged",
         )
 
-    form = writer_of(path, image)
-    try:
+    with writing_file(path):
+        expect_writable([path], overwrite)
+        form = writer_of(path, image)
         if isinstance(form, SeriesFormat) and suffix_of(path) not in formats():
             form.write_series(path, image, description)
         elif path.is_dir():
@@ -347,13 +347,6 @@ def write(
         else:
             with hidden_folder(path, overwrite) as folder:
                 form.write(folder / path.name, image, description)
-    except UserError as error:
-        raise error if path.name in str(error) else error.at(str(path)) from error.__cause__
-    except (OSError, UnicodeEncodeError) as error:
-        what = f"'{path}' cannot be written: {getattr(error, 'strerror', None) or one_line(error)}"
-        raise UserError(
-            what, remedy="check the permissions of the folder and the free disk space"
-        ) from error
 
 
 def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:

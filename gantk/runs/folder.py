@@ -21,7 +21,7 @@ from torch import Tensor
 from gantk import __version__
 from gantk.data.recipe_data import with_data
 from gantk.data.split_json import RecordedSplit
-from gantk.errors import UserError, argument
+from gantk.errors import UserError, argument, writing_file
 from gantk.files import (
     LOCK,
     append_to_file,
@@ -172,24 +172,18 @@ class RunFolder:
         has the lock, and where the run would replace other files (unless `overwrite`).
         """
         path = Path(out) if out else None
-        if path and not (again or (path / "recipe.toml").exists()):
-            written = [path / file for file in RUN_FILES]
-            # where links lead is checked below
-            written = [file for file in written if not file.is_symlink()]
-            expect_replaceable(written, overwrite, "--out")
-        try:
+        with writing_file(path or "runs", where="--out"):
+            if path and not (again or (path / "recipe.toml").exists()):
+                written = [path / file for file in RUN_FILES]
+                # where links lead is checked below
+                written = [file for file in written if not file.is_symlink()]
+                expect_replaceable(written, overwrite, "--out")
             # refuse names that are not UTF-8: some programs could not read the folder
             str(path).encode()
             path = path or new_folder(Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
             make_folder(path)
             make_folder(expect_inside(path, path / "checkpoints"))
             locks.enter_context(lock_folder(path))
-        except (OSError, UnicodeEncodeError) as error:
-            what = (
-                f"the folder '{path or 'runs'}' cannot be created:"
-                f" {getattr(error, 'strerror', 'its name is not UTF-8')}"
-            )
-            raise UserError(what, where="--out", remedy="name another folder") from None
 
         if (path / "recipe.toml").exists() and not again:
             raise cls(path).occupied_error()

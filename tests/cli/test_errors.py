@@ -7,13 +7,18 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import draw_pictures
 
 import gantk as api
-from gantk.errors import CtrlC, doing, machine_failure, one_line, unforeseen
+from gantk.errors import CtrlC, UserError, doing, machine_failure, one_line, unforeseen
+from gantk.files import write_output
+from gantk.formats.files import write
+from gantk.formats.image import Image
 from gantk.runs.folder import RunFolder
 
 
@@ -110,6 +115,31 @@ def full(*args, **kwargs):
 def test_what_the_machine_refused_is_told_with_a_remedy(error, says):
     found = machine_failure(error)
     assert found is None if says is None else found.startswith(says)
+
+
+# where nothing can be written -> what the system says
+UNWRITABLE = {
+    "below a file": ("file/x.nii", "(Not a directory|File exists)"),
+    "a name that no disk holds": (f"{'x' * 300}.nii", "File name too long"),
+}
+
+
+@pytest.mark.parametrize("way", ["text", "image", "run"])
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_what_cannot_be_written_is_one_error_and_leaves_nothing(case, way, tmp_path):
+    name, says = UNWRITABLE[case]
+    (tmp_path / "file").touch()
+    target = tmp_path / name
+    writers = {
+        "text": lambda: write_output(target, b"text"),
+        "image": lambda: write(target, Image(np.zeros((1, 9, 8), np.float32))),
+        "run": lambda: RunFolder.create(str(target), "x", ExitStack()),
+    }
+    with pytest.raises(UserError, match=f"cannot be written: {says}") as told:
+        writers[way]()
+
+    assert told.value.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.skipif(not FULL.is_char_device(), reason="the system has no /dev/full")

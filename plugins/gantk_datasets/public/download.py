@@ -27,7 +27,15 @@ from gantk.downloads import (
     require_address,
     without_credentials,
 )
-from gantk.errors import GantkError, UserError, count_noun, did_you_mean, may_pass, one_line
+from gantk.errors import (
+    GantkError,
+    UserError,
+    count_noun,
+    did_you_mean,
+    may_pass,
+    one_line,
+    writing_file,
+)
 from gantk.files import expect_name, json_object, make_folder, remove, write_file
 from gantk.formats.budget import MAX_COMPRESSION, reading, spend
 
@@ -99,39 +107,35 @@ def fetch(
     require_address(base, "--from")
     target = expect_name(Path(out or Path("data") / name).absolute(), "--out")
     record = target.with_name(f"{target.name}.fetched.json")
-    try:
-        with _lock_folder(target.with_name(f".{target.name}.fetching")) as staging:
-            if target.exists() and (target.is_file() or any(target.iterdir())):
-                if json_object(record).get("name") == name:
-                    say(f"exists   {target}")
-                    return target
-                what = f"'{target}' exists and is not a download of the set '{name}' by gantk"
-                raise UserError(
-                    what, where="--out", remedy="choose another folder, or move this one away"
-                )
+    unfinished = target.with_name(f".{target.name}.fetching")
+    with writing_file(target, where="--out"), _lock_folder(unfinished) as staging:
+        if target.exists() and (target.is_file() or any(target.iterdir())):
+            if json_object(record).get("name") == name:
+                say(f"exists   {target}")
+                return target
+            what = f"'{target}' exists and is not a download of the set '{name}' by gantk"
+            raise UserError(
+                what, where="--out", remedy="choose another folder, or move this one away"
+            )
 
-            say(f"fetch    {name} from {without_credentials(base)}")
-            files = [
-                _fetch_file(path, facts, base.rstrip("/"), staging, say, progress)
-                for path, facts in known["files"].items()
-            ]
-            unpacked = _unpack_files(known["files"], staging)
-            if "prepare" in known:
-                import_module(known["prepare"]).prepare(unpacked)
+        say(f"fetch    {name} from {without_credentials(base)}")
+        files = [
+            _fetch_file(path, facts, base.rstrip("/"), staging, say, progress)
+            for path, facts in known["files"].items()
+        ]
+        unpacked = _unpack_files(known["files"], staging)
+        if "prepare" in known:
+            import_module(known["prepare"]).prepare(unpacked)
 
-            about = {
-                "name": name,
-                "licence": known["licence"],
-                "cite": known["cite"],
-                "files": files,
-            }
-            write_file(record, (json.dumps(about, indent=1) + "\n").encode())
-            os.rename(unpacked, target)
-            shutil.rmtree(staging)
-    except OSError as error:
-        raise GantkError(
-            f"'{target}' cannot be created: {error.strerror or one_line(error)}."
-        ) from None
+        about = {
+            "name": name,
+            "licence": known["licence"],
+            "cite": known["cite"],
+            "files": files,
+        }
+        write_file(record, (json.dumps(about, indent=1) + "\n").encode())
+        os.rename(unpacked, target)
+        shutil.rmtree(staging)
 
     for label, text in (
         ("licence", known["licence"]),

@@ -336,7 +336,7 @@ def test_a_link_is_no_folder_for_unfinished_files(offer, tmp_path):
     offer(PLAIN)
     (tmp_path / "outside").mkdir()
     (tmp_path / ".heads.fetching").symlink_to(tmp_path / "outside")
-    wrong("cannot be created", tmp_path / "heads")
+    wrong("cannot be written", tmp_path / "heads")
     assert not names(tmp_path / "outside")
 
 
