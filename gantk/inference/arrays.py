@@ -23,7 +23,7 @@ from gantk.inference.jobs import (
     stack_on_one_grid,
 )
 from gantk.inference.library_images import Back, from_library_image
-from gantk.inference.notes import Note, about_scale, check_input, check_result, warn
+from gantk.inference.notes import Note, check_input, check_result, warn
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
 KINDS = (
@@ -71,7 +71,6 @@ def _image(
     image, notes, _ = check_input(image, frame, trained_on=model.run_trained_on(image))
     pipeline = model.pipeline(letter, options)
     made = model(image, to, options, progress)
-    notes += about_scale(image, pipeline)
     notes += check_result(image, made[0], pipeline, frame)
     return made, [*notes, *model.notes_on_results(image, letter)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.inference.arrays import batch_of, numbers, remove_batch_axes
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.tiles import TiledNetwork
 from gantk.prepare.module import Prepared, neighbour_places
 
 
@@ -48,10 +46,7 @@ def differentiable(model: Any, images: Tensor, to: str | None, options: Translat
     frame = pipeline.frame
     batch = batch_of(numbers(images), pipeline)
     native = images.reshape(batch.shape).to(model.runtime.device, torch.float32)
-    method = model.method_of_class(options.label)
-    network = TiledNetwork.of_method(
-        partial(method.translate, to=letter), method, model.model, model.runtime, graph=True
-    )
+    network = model.network_on_images(letter, options, graph=True)
     outputs = []
     for places, image in batch.scans:
         part = native[places]

@@ -32,13 +32,11 @@ class Output:
         path: of the file.
         contrast: what it shows, or whose uncertainty.
         tail: the end of its name: "-2" of a variant, "_uncertainty" of its map, else "".
-        described: whether sources and score of what is made of a patient are said beside it.
     """
 
     path: Path
     contrast: str
     tail: str = ""
-    described: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,23 +244,20 @@ def _about_skull(image: Image, frame: Frame) -> list[str]:
     return [f"{seen}, but this model was trained on skull-stripped heads"]
 
 
-def about_scale(image: Image, pipeline: Pipeline) -> list[Note]:
-    """The note that a single slice does not share the scale of its neighbours."""
-    if image.dims != 2 or pipeline.own_scale(image.pixels) is pipeline.source:
-        return []
-    line = (
-        "a single slice is scaled by its own intensities; slices of one head share a scale only as"
-        " one volume"
-    )
-    return [("note", line)]
-
-
 def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:
-    """The warnings about the translation of an image; some pixels of both are compared."""
+    """The notes and warnings about the translation of an image; some pixels of both are compared."""
+    notes: list[Note] = []
+    if image.dims == 2 and pipeline.own_scale(image.pixels) is not pipeline.source:
+        line = (
+            "a single slice is scaled by its own intensities; slices of one head share a scale only"
+            " as one volume"
+        )
+        notes.append(("note", line))
+
     step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
     some = (slice(None), *[slice(None, None, step)] * image.dims)
     given_in_units, made_in_units = pipeline.in_training_units(image)
     lines = load().hook.gantk_translation_warning(
         given=given_in_units(image.pixels[some]), made=made_in_units(made.pixels[some]), frame=frame
     )
-    return [("warning", line) for line in lines]
+    return notes + [("warning", line) for line in lines]

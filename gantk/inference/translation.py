@@ -41,7 +41,7 @@ from gantk.inference.jobs import (
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
-from gantk.inference.notes import Note, about_scale, check_input, check_result
+from gantk.inference.notes import Note, check_input, check_result
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import (
     facts_of,
@@ -251,7 +251,7 @@ class Translation:
         if len(scans) == 1 and scans[0].path == source:  # one DICOM series
             if suffix_of(target) not in files.formats():
                 target = _with_suffix(target, self.suffix)
-            return [self.job_of(scans[0], target, source.name)], None
+            return [self._job(replace(scans[0], name=source.name), self.outputs_at(target))], None
 
         self._say_unused(catalog, source, scans, "INPUT")
         jobs = [self._job_into(target, scan) for scan in scans]
@@ -262,20 +262,18 @@ class Translation:
         scan = Scan(source, (source,), source.name)
         path = _target_file([source], target, self.suffix)
         if path == target:
-            return [self.job_of(scan, path, source.name)]
+            return [self._job(scan, self.outputs_at(path))]
         return self._name_results([self._job_into(target, scan)], target)
 
-    def job_of(self, scan: Scan, target: Path, name: str) -> Job:
-        """The job of one image, which holds all contrasts, to the file `target`."""
-        return Job(name, {self.frame.source: [scan]}, self.outputs_at(target))
+    def _job(self, scan: Scan, outputs: tuple[Output, ...]) -> Job:
+        """The job of one image, which holds all contrasts."""
+        return Job(scan.name, {self.frame.source: [scan]}, outputs)
 
     def _job_into(self, folder: Path, scan: Scan) -> Job:
         """The job of one image into a folder, where results are named after their contrasts."""
         paths = result_paths(folder, scan.name, self.outputs)
-        outputs = self._outputs(
-            {key: _with_suffix(path, self.suffix) for key, path in paths.items()}
-        )
-        return replace(self.job_of(scan, folder, scan.name), outputs=outputs)
+        named = {key: _with_suffix(path, self.suffix) for key, path in paths.items()}
+        return self._job(scan, self._outputs(named))
 
     def outputs_at(self, target: Path) -> tuple[Output, ...]:
         """The results of a job that makes all contrasts of the target domain: at `target`, or one
@@ -285,14 +283,13 @@ class Translation:
             return self._outputs({self.outputs[0]: target})
         return self._outputs({name: _with_tail(target, f"_{name}") for name in self.outputs})
 
-    def _outputs(self, paths: Mapping[str, Path], *, described: bool = False) -> tuple[Output, ...]:
+    def _outputs(self, paths: Mapping[str, Path]) -> tuple[Output, ...]:
         """The results of a job, with the path of each contrast."""
-        outputs = []
-        for tail in self._tails:
-            for contrast, path in paths.items():
-                is_described = described and tail != "_uncertainty"
-                outputs.append(Output(_with_tail(path, tail), contrast, tail, is_described))
-        return tuple(outputs)
+        return tuple(
+            Output(_with_tail(path, tail), contrast, tail)
+            for tail in self._tails
+            for contrast, path in paths.items()
+        )
 
     def _jobs_of_patient(self, patient: Job, target: Path) -> list[Job]:
         """The job of files that are named by contrast to a file, or into a folder."""
@@ -312,8 +309,7 @@ class Translation:
             )
 
         target = _target_file(patient.files, target, self.suffix)
-        outputs = self._outputs({made[0]: target}, described=self.frame.completes)
-        return [replace(job, outputs=outputs)]
+        return [replace(job, outputs=self._outputs({made[0]: target}))]
 
     def _say_unused(
         self, catalog: Sequence[Row], source: Path, used: Sequence[Scan], how: str
@@ -333,15 +329,14 @@ class Translation:
         """The jobs of the patients with their results below the folder `target`; UserError where
         nothing is to be made of any.
         """
-        if not self.frame.completes:
-            return [self._with_domain(patient, target) for patient in patients]
-
         jobs = []
         complete: dict[str, UserError] = {}  # why nothing is made, by patient
         for patient in patients:
-            whose = f"'{patient.name}'"
+            names = self.outputs
             try:
-                names = contrasts_to_make(self.outputs, patient.candidates, self.to, whose)
+                if self.frame.completes:
+                    whose = f"'{patient.name}'"
+                    names = contrasts_to_make(names, patient.candidates, self.to, whose)
             except UserError as nothing_missing:
                 complete[patient.name] = nothing_missing
                 continue
@@ -356,7 +351,7 @@ class Translation:
                 name: _with_suffix(folder / patient.result_name(name), self.suffix)
                 for name in names
             }
-            jobs.append(replace(patient, outputs=self._outputs(paths, described=True)))
+            jobs.append(replace(patient, outputs=self._outputs(paths)))
 
         if not jobs:
             raise complete.popitem()[1]
@@ -364,16 +359,6 @@ class Translation:
             listed = _image_list([*complete], len(patients), "patients")
             self.say(f"note     left out, because no contrast is missing{listed}")
         return jobs
-
-    def _with_domain(self, patient: Job, target: Path) -> Job:
-        """The job that makes the target domain of a patient, in a file named after folder and
-        domain.
-        """
-        first = next(iter(patient.scans.values())).path
-        domain = self.frame.target.replace("+", "-")
-        name = f"{first.parent.name}_{domain}{suffix_of(first)}"
-        path = _with_suffix(target / patient.place.parent / name, self.suffix)
-        return replace(patient, outputs=self.outputs_at(path))
 
     def _in_folder(
         self, jobs: Sequence[Job], source: Path, target: Path, catalog: Sequence[Row]
@@ -523,7 +508,7 @@ class Translation:
         if files.sidecar_of(output.path) in self.shared_sidecars:
             return False
         is_picture = files.is_image(output.path) and not files.is_volume(output.path)
-        return self.describe and (bool(self.layout) or output.described or not is_picture)
+        return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
     def _say_notes(self) -> None:
         """Say the notes that were kept, each with the images that it applies to."""
@@ -667,7 +652,7 @@ class Translation:
 
     def _note_scores(self, job: Job) -> None:
         """Say how good what is made of a patient is on held-out patients with the same contrasts."""
-        for contrast in dict.fromkeys(each.contrast for each in job.outputs if each.described):
+        for contrast in job.makes:
             given = [*self._sources_of(job, contrast)]
             score = self.model.case_score(given, contrast)
             if score:
@@ -699,8 +684,6 @@ class Translation:
         """
         if self._is_one_image(job):
             pipeline = self.model.pipeline(self.letter, self.options)
-            if self.count > 1:
-                self._keep_notes(job, about_scale(image, pipeline))
             self._keep_notes(job, check_result(image, results[0], pipeline, self.frame))
             self._keep_notes(job, self.model.notes_on_results(image, self.letter))
 
@@ -765,9 +748,8 @@ class Translation:
     def _sidecar(self, job: Job, output: Output, sources: Sequence[Path]) -> dict[str, Any]:
         """The JSON file beside a result."""
         given = self._sources_of(job, output.contrast)
-        score = None
-        if output.described:
-            score = self.model.case_score([*given], output.contrast)
+        is_uncertainty = output.tail == "_uncertainty"
+        score = None if is_uncertainty else self.model.case_score([*given], output.contrast)
         warnings = [
             line for scan in given.values() for f in scan.files for line in self.warnings[f]
         ]
@@ -776,7 +758,7 @@ class Translation:
             [*given],
             self._model_identity,
             score,
-            is_uncertainty=output.tail == "_uncertainty",
+            is_uncertainty=is_uncertainty,
             warnings=list(dict.fromkeys(warnings)),
             fits={name: self.fits[job.name, name] for name in given},
         )

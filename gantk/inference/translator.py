@@ -228,7 +228,7 @@ class Translator(TrainedModel):
         if options.uncertainty:
             maps = ["image", "spread"]
 
-        network = self._network(letter, options)
+        network = self.network_on_images(letter, options)
         if self._posts.steps:
             network = partial(self._with_post_steps, network, letter, maps)
         frame = self.frames[letter]
@@ -308,9 +308,11 @@ class Translator(TrainedModel):
 
         return torch.cat(results, dim=1)
 
-    def _network(self, letter: str, options: TranslateOptions) -> Callable[[Tensor], Tensor]:
+    def network_on_images(
+        self, letter: str, options: TranslateOptions, *, graph: bool = False
+    ) -> Callable[[Tensor], Tensor]:
         """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty
-        are channels.
+        are channels. `graph`: on the model's device, with the autograd graph.
         """
         method = self.method_of_class(options.label)
         if options.contrasts:
@@ -335,7 +337,7 @@ class Translator(TrainedModel):
         else:
             network = partial(method.translate, to=letter)
 
-        return TiledNetwork.of_method(network, method, self.model, self.runtime)
+        return TiledNetwork.of_method(network, method, self.model, self.runtime, graph=graph)
 
     def _uncertain_network(
         self, method: Method, letter: str, kind: str, seed: int

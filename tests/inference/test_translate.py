@@ -304,12 +304,18 @@ def two_patients(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def test_contrasts_of_a_patient_make_one_file(contrasts, two_patients, tmp_path):
+@pytest.mark.parametrize("way", ["folders", "one folder"])
+def test_contrasts_of_a_patient_make_one_file(way, contrasts, two_patients, tmp_path):
+    expected = ["p1/t2.nii.gz", "p2/t2.nii.gz"]
+    if way == "one folder":
+        for path in [*two_patients.rglob("*.nii.gz")]:
+            path.rename(two_patients / f"{path.parent.name}_{path.name}")
+        expected = ["p1_t2.nii.gz", "p2_t2.nii.gz"]
     out = tmp_path / "out"
     written = translate(contrasts, two_patients, out)
     names = [path.relative_to(out).as_posix() for path in written]
 
-    assert names == ["p1_T2.nii.gz", "p2_T2.nii.gz"]
+    assert names == expected
     first = nib.load(written[0])
     assert first.shape == SHAPE
     np.testing.assert_array_equal(first.affine, np.diag([2.0, 2, 3, 1]))
