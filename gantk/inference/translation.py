@@ -183,10 +183,10 @@ class Translation:
             self._expect_possible_names(jobs)
             self._leave_out_shared_sidecars(jobs)
             self._expect_writable(new)
-            shares = {job: number / len(jobs) for number, job in enumerate(jobs)}
-            outcomes |= self._translate_overlapped(new, shares, ledger)
+            done_before = len(jobs) - len(new)
+            outcomes |= self.translate_jobs(new, ledger, done_before)
 
-            return self._finish(outcomes, folder, len(jobs) - len(new))
+            return self._finish(outcomes, folder, done_before)
 
     def compare(self, source: Path, target: Path) -> None:
         """Say whether the inputs of `path` fit the training data, without translating them."""
@@ -548,13 +548,8 @@ class Translation:
         failure.exit_code = 2 if users_fault and len(failed) == count else 1
         return failure
 
-    def translate_one(self, job: Job) -> Any:
-        """Translate one job; returns its paths or its error (one of FAILURES)."""
-        (outcome,) = self._translate_overlapped([job], {job: 0.0}, None).values()
-        return outcome
-
-    def _translate_overlapped(
-        self, jobs: list[Job], shares: dict[Job, float], ledger: Any
+    def translate_jobs(
+        self, jobs: Sequence[Job], ledger: Ledger | None = None, done_before: int = 0
     ) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
@@ -562,20 +557,21 @@ class Translation:
         into OVERLAP_BYTES. Any other error, and Ctrl-C, stop all jobs once the current result is
         written.
         """
+        total = done_before + len(jobs)
         outcomes: dict[Job, Any] = {}
         ahead: dict[Job, Future] = {}
         writing: dict[Job, Future] = {}
         last: list[Future] = []
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            for job, following in zip_longest(jobs, jobs[1:]):
+            for number, (job, following) in enumerate(zip_longest(jobs, jobs[1:])):
                 try:
                     image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
                     overlap = 4 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
 
-                    self.progress(shares[job], job.name)
-                    report = partial(self._report, job.name, shares[job], 1 / len(shares))
+                    self._report(job.name, done_before + number, total, 0, 1)
+                    report = partial(self._report, job.name, done_before + number, total)
                     made = self.model(image, self.to, self._options_of(job), report)
                     wait(last)
                     writing[job] = writer.submit(self._write, job, image, made, ledger)
@@ -593,9 +589,9 @@ class Translation:
 
         return outcomes
 
-    def _report(self, name: str, begun: float, share: float, done: int, total: int) -> None:
-        """Report the progress of a job, which is this `share` of all."""
-        self.progress(begun + share * done / total, name)
+    def _report(self, name: str, number: int, jobs: int, done: int, total: int) -> None:
+        """Report the progress of the job `number` of all jobs."""
+        self.progress((number + done / total) / jobs, name)
 
     def _read(self, job: Job) -> Image:
         """The image of a job, checked, with a folder for what does not fit into memory."""

@@ -180,7 +180,8 @@ class WrittenTranslations:
             # as of a folder: .tif where PNG cannot hold the values
             translation.targets = {output.path for output in outputs}
             candidates = {name: [scan] for name, scan in scans.items()}
-            outcome = translation.translate_one(Job(present.name, candidates, outputs))
+            job = Job(present.name, candidates, outputs)
+            outcome = translation.translate_jobs([job])[job]
             if isinstance(outcome, NotFinite):
                 return None
             if isinstance(outcome, Exception):
