@@ -30,8 +30,9 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
+from gantk.report.patients.section import ShownPatients, shown_patients
 from gantk.report.patients.section import section as patients_section
-from gantk.report.pictures import TEXTS, error_ceiling, error_scale, sample_blocks
+from gantk.report.pictures import TEXTS, SampleBlock, error_ceiling, error_scale, sample_blocks
 from gantk.report.run_record import Curves, Points, RunRecord
 from gantk.report.scores import score_grids
 from gantk.report.statistics import section as statistics_section
@@ -81,7 +82,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     reloads itself.
     """
     record = RunRecord(run)
-    test_patients = patients_section(record)
+    test_patients = shown_patients(record)
     sections = _further_sections(record, test_patients)
     live = None
     if renewed_after is not None:
@@ -118,7 +119,7 @@ def _render_page(story: dict[str, Any], sections: Sequence[dict[str, Any]]) -> s
 
 
 def _further_sections(
-    record: RunRecord, test_patients: dict[str, Any] | None
+    record: RunRecord, test_patients: list[ShownPatients]
 ) -> list[dict[str, Any]]:
     """Test patients, the sections of plugins, statistics: those that this run has.
 
@@ -126,7 +127,7 @@ def _further_sections(
     """
     sections: list[dict[str, Any]] = []
     if test_patients:
-        sections.append(test_patients)
+        sections.append(patients_section(test_patients))
 
     for found in load().hook.gantk_report_section(record=record):
         for section in found if isinstance(found, list) else [found]:
@@ -231,7 +232,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "data": {
             "live": live,
             "steps": steps,
-            "frames": {block["direction"].key: _frames(block) for block in blocks},
+            "frames": {block.direction.key: _frames(block) for block in blocks},
             "scores": {
                 direction.key: [_score_line(run, direction.key, step) for step in steps]
                 for direction in run.directions
@@ -252,11 +253,11 @@ def shows_left_and_right(run: RunRecord) -> bool:
     return oriented and run.table("data").get("plane") != "sagittal"
 
 
-def _frames(block: dict[str, Any]) -> dict[str, list]:
+def _frames(block: SampleBlock) -> dict[str, list]:
     """A block's pictures for the page's script: null for the last step's, which the page embeds."""
     return {
         kind: frames if kind in TEXTS else [*frames[:-1], None]
-        for kind, frames in block["frames"].items()
+        for kind, frames in block.frames.items()
     }
 
 
@@ -270,7 +271,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     drawn = {
         "losses": losses,
         "validation": _charts_of_metrics(run, run.log.validation),
-        "cycle": _charts_of_metrics(run, {"cycle_error": run.log.cycle} if run.log.cycle else {}),
+        "cycle": _charts_of_metrics(run, run.log.cycle),
         "intensities": _charts_of_values(run),
         "post": _charts_of_posts(run),
         "rejection": [],

@@ -35,7 +35,7 @@ class Run(RunFolder):
         # a training needs none of them before its first step
         from gantk.metrics.rows import TABLE_HEADS, score_rows
         from gantk.report.build import HERE, templates
-        from gantk.report.patients.section import section
+        from gantk.report.patients.section import shown_patients
         from gantk.report.run_record import RunRecord
         from gantk.report.summary import typical_images
 
@@ -52,7 +52,7 @@ class Run(RunFolder):
                 name=repr(self),
                 heads=(*TABLE_HEADS, "verdict"),
                 rows=rows,
-                figures=typical_images(record, section(record)),
+                figures=typical_images(record, shown_patients(record)),
                 report=self.report if self.report.is_file() else "",
             )
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from gantk.data.spread import spread
 from gantk.files import read_file
-from gantk.report.run_record import Samples
+from gantk.report.run_record import Direction, Samples
 
 # bytes of pictures embedded unchanged; above it earlier steps become small previews
 LOSSLESS_BUDGET = 4_000_000
@@ -66,12 +66,20 @@ def error_ceiling(samples: Samples | None) -> int:
     return ERROR_CEILINGS[-1]
 
 
-def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], list[dict[str, Any]]]:
-    """The steps for the page's slider and one block of data URIs per direction, within the budget
-    of bytes; error maps reach up to `ceiling` gray levels.
+class SampleBlock(NamedTuple):
+    """The pictures of a direction as data URIs: of image i, and frames[kind][step number][i] with
+    the kinds of `Frame`.
+    """
 
-    A block holds direction, inputs[i], truths[i], and frames[kind][step number][i], with the kinds
-    of `Frame`.
+    direction: Direction
+    inputs: list[str]
+    truths: list[str]
+    frames: dict[str, list[list[str]]]
+
+
+def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], list[SampleBlock]]:
+    """The steps for the page's slider and one block per direction, within the budget of bytes;
+    error maps reach up to `ceiling` gray levels.
     """
     if samples is None:
         return [], []
@@ -96,7 +104,7 @@ def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], lis
                 truths.append(data_uri(samples.picture("truth", d, i)))
 
         frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
-        blocks.append({"direction": d, "inputs": inputs, "truths": truths, "frames": frames})
+        blocks.append(SampleBlock(d, inputs, truths, frames))
 
     return steps, blocks
 

@@ -50,12 +50,12 @@ class Log:
     """The curves of log.jsonl: losses[group][name], validation[metric][direction]; and alarms,
     speed, stages.
 
-    `cycle[direction]` are the differences after translation there and back.
+    `cycle["cycle_error"][direction]` are the differences after translation there and back.
     """
 
     losses: Curves = field(default_factory=dict)
     validation: Curves = field(default_factory=dict)
-    cycle: dict[str, Points] = field(default_factory=dict)
+    cycle: Curves = field(default_factory=dict)
     alarms: list[LogLine] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)  # stage -> its first logged step
@@ -93,7 +93,7 @@ class Log:
                 self._add_point(self.validation, metric, direction, step, value)
 
         for direction, value in entry.cycle.items():
-            self._add_point({"": self.cycle}, "", direction, step, value)
+            self._add_point(self.cycle, "cycle_error", direction, step, value)
 
     def _add_point(
         self, curves: Curves, group: str, name: str, step: int, value: float | None

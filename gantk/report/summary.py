@@ -4,6 +4,7 @@ baseline.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,17 +189,15 @@ class Figure(NamedTuple):
     rows: list[list[tuple[str, str]]]
 
 
-def typical_images(run: RunRecord, patients: dict[str, Any] | None) -> list[Figure]:
+def typical_images(run: RunRecord, patients: Sequence[ShownPatients]) -> list[Figure]:
     """For each direction a caption and pictures with their titles: a typical test image, else a
     held-out image of the last step; generated and real images for those from noise.
-
-    `patients` is the section of test patients.
     """
     samples = run.samples
     if not samples:
         return []
 
-    scored = {found.key: found for found in (patients or {}).get("directions", ())}
+    scored = {found.key: found for found in patients}
     figures = []
     for direction in run.directions[:MAX_TYPICAL_DIRECTIONS]:
         if direction.source is None:

@@ -267,9 +267,9 @@ class RunFolder:
         private = Path(name).name not in SHARED
         write_file(place_in(self.path, name), text.encode(), private=private)
 
-    def add_to_log(self, line: dict[str, Any]) -> None:
+    def add_to_log(self, line: LogLine) -> None:
         """Append one line to log.jsonl."""
-        append_to_file(self.path / LOG, (json.dumps(line) + "\n").encode())
+        append_to_file(self.path / LOG, (json.dumps(line.dump()) + "\n").encode())
 
     def read_log(self) -> list[LogLine]:
         """All readable lines of log.jsonl; prints a warning that counts damaged lines."""

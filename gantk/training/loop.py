@@ -36,6 +36,7 @@ from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Speed
+from gantk.runs.schemas import LogLine
 from gantk.runs.speed import Used
 from gantk.terminal import stop_on_ctrl_c
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
@@ -316,7 +317,7 @@ class Training:
                 f" ({self.choice.rule})"
             )
             if not any(line.stopped for line in self.run.read_log()):
-                self.run.add_to_log({"step": step, "stopped": why})
+                self.run.add_to_log(LogLine(step=step, stopped=why))
 
             view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
 
@@ -354,25 +355,25 @@ class Training:
         values = torch.stack(list(losses.values())).tolist() if losses else []
         optimizer = next(iter(self.engine.optimizers.values()))
         named_losses = {name: round(value, 6) for name, value in zip(losses, values, strict=True)}
-        line = {
-            "step": step,
-            "epoch": step // self.parts.batches.steps_per_epoch,
-            "stage": stage.name,
-            "seconds": round(self.seconds, 3),
-            "images_per_s": round(speed, 2),
-            "lr": float(optimizer.param_groups[0]["lr"]),
-            "losses": named_losses,
-        }
+        line = LogLine(
+            step=step,
+            epoch=step // self.parts.batches.steps_per_epoch,
+            stage=stage.name,
+            seconds=round(self.seconds, 3),
+            images_per_s=round(speed, 2),
+            lr=float(optimizer.param_groups[0]["lr"]),
+            losses=named_losses,
+        )
         self.run.add_to_log(line)
         for note in self.engine.notes[self._notes_logged :]:
             if note not in self._known:  # logged before a resume
-                self.run.add_to_log({"step": step, "note": note})
+                self.run.add_to_log(LogLine(step=step, note=note))
             view.print(note, style="yellow")
 
         self._notes_logged = len(self.engine.notes)
         view.update(step, images_per_s=speed)
         self.hooks.gantk_step_logged(
-            run=self.run.path, stage=stage.name, step=step, logs=line, batch=batch
+            run=self.run.path, stage=stage.name, step=step, logs=line.dump(), batch=batch
         )
 
     def _samples(self, view: LiveView) -> None:
@@ -386,13 +387,13 @@ class Training:
             self._write_samples(step, samples)
             if samples.reconstructions:
                 errors = self._cycle_errors(samples.reconstructions)
-                self.run.add_to_log({"step": step, "cycle": errors})
+                self.run.add_to_log(LogLine(step=step, cycle=errors))
             self._validate(view)
             domains = self.parts.model.data.domains
             for name, message in (
                 alarms(samples.outputs, self.sample_batch, domains) if step else []
             ):
-                self.run.add_to_log({"step": step, "alarm": name, "message": message})
+                self.run.add_to_log(LogLine(step=step, alarm=name, message=message))
                 view.print(f"alarm: {message}", style="yellow")
 
             view.busy = None
@@ -461,7 +462,7 @@ class Training:
                 self._scores = self.scorer.validate()
             self._validated = step
             if self._scores:
-                self.run.add_to_log({"step": step, "validation": self._scores})
+                self.run.add_to_log(LogLine(step=step, validation=self._scores))
                 view.update(step, validation=self._scores)
         return self._scores
 

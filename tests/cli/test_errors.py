@@ -181,7 +181,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
         patch.setattr(
             RunFolder,
             "add_to_log",
-            lambda run, line: full() if line["step"] > 2 else write(run, line),
+            lambda run, line: full() if line.step > 2 else write(run, line),
         )
         # a second failure hides the first one of none
         patch.setattr("gantk.report.build.write_report", full)

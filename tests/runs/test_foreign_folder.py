@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.report.build import write_report
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import read_results
+from gantk.runs.schemas import LogLine, read_results
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ WRITES = {
         lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
     ),
     "the list of samples": ("samples", lambda run: run.write_json("samples/index.json", {})),
-    "a line of the log": ("log.jsonl", lambda run: run.add_to_log({"step": 5})),
+    "a line of the log": ("log.jsonl", lambda run: run.add_to_log(LogLine(step=5))),
 }
 
 PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "patients.json", "split.json"]

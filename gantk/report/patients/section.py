@@ -52,12 +52,13 @@ class ShownPatients:
     noun: str  # of what a row is: "patient", or "image" where patients are not known
 
 
-def section(record: RunRecord) -> dict[str, Any] | None:
-    """The section of the page; None where the run has no test patients (yet)."""
-    directions = [_direction(record, *each) for each in record.patients.items() if each[1].patients]
-    if not directions:
-        return None
+def shown_patients(record: RunRecord) -> list[ShownPatients]:
+    """The test patients of each direction; none where the run has none (yet)."""
+    return [_direction(record, *each) for each in record.patients.items() if each[1].patients]
 
+
+def section(directions: Sequence[ShownPatients]) -> dict[str, Any]:
+    """The section of the page."""
     return {
         "folder": HERE,
         "template": "patients.html.j2",
