@@ -145,8 +145,7 @@ class ScoreRow:
 
         sense = "better" if gain.value >= 0 else "worse"
         sign = 1 if gain.value >= 0 else -1
-        ends = sorted(sign * end for end in gain.ends or ())
-        size = Score(value=sign * gain.value, ci95=[*ends] or None, unit=gain.unit)
+        size = gain.times(sign)
         is_zero = float(number_text(size.value, self.score.decimals)) == 0
         return size, "equal" if is_zero else sense
 

@@ -129,6 +129,12 @@ class Score(Table):
         low, high = self.ci95 or (None, None)
         return None if low is None or high is None else (low, high)
 
+    def times(self, sign: int) -> Score:
+        """A difference seen from the other side where `sign` is -1."""
+        value = None if self.value is None else sign * self.value
+        ends = sorted(sign * end for end in self.ends or ())
+        return self.model_copy(update={"value": value, "ci95": ends or None})
+
     def text(self, decimals: int | None = None) -> str:
         """The value with its unit, such as `24.31 dB`; "-" without a value. `decimals`: of another
         score that it stands beside.

@@ -177,9 +177,8 @@ def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[Sy
 
     # what is said -> of whom, by how much, and the p-value where that may be chance
     rivals: dict[str, dict[str, tuple[Score, str]]] = defaultdict(dict)
-    for rival, test, sign in _tests_of(leader, tests):
-        ends = sorted(sign * end for end in test.ci95 or () if end is not None)
-        gain = Score(value=sign * test.gain, ci95=[*ends] or None, n=test.n, unit=unit)
+    for test, rival, sign in _tests_of(leader, tests):
+        gain = Score(value=test.gain, ci95=test.ci95, n=test.n, unit=unit).times(sign)
         said = "no better than {}"
         chance = ""
         if sign * test.gain > 0:
@@ -207,26 +206,24 @@ def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[Sy
 
 def _tests_of(
     system: str, tests: Sequence[SystemTest]
-) -> Iterator[tuple[str, PairedTest, Literal[1, -1]]]:
-    """Yield a system's rivals, the tests against them, and the sign with which their gains are this
-    system's.
-    """
+) -> Iterator[tuple[PairedTest, str, Literal[1, -1]]]:
+    """Yield the tests of a system, its rival, and the sign with which gains are this system's."""
     for each in tests:
         if each.one == system:
-            yield each.other, each.test, 1
+            yield each.test, each.other, 1
         elif each.other == system:
-            yield each.one, each.test, -1
+            yield each.test, each.one, -1
 
 
 def _scores_behind(system: str, direction: list[Any], tests: Sequence[SystemTest]) -> list[str]:
     """The names of a direction's scores of whole images in which a system is behind another one."""
-    behind: dict[str, None] = {}
+    behind = []
     for each in tests:
         *of, name = each.place
-        gains = [sign * test.gain for _, test, sign in _tests_of(system, [each])]
-        if of == direction and min(gains, default=0) < 0 and not split_region(name)[1]:
-            behind[short_metric_name(name)] = None
-    return [*behind]
+        loser = each.other if each.test.gain > 0 else each.one
+        if of == direction and loser == system and each.test.gain and not split_region(name)[1]:
+            behind.append(short_metric_name(name))
+    return list(dict.fromkeys(behind))
 
 
 def _shared_patients(scored: Mapping[str, Mapping[str, float]]) -> list[str]:
