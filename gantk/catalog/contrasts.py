@@ -49,7 +49,9 @@ NAMINGS = (
     {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"},
 )
 # Words for a contrast agent, and for its absence.
-AGENT = re.compile(r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|post(?! op| surg| treat))(?= )")
+AGENT = re.compile(
+    r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|(?<! ses )post(?! op| surg| treat))(?= )"
+)
 PLUS_C = re.compile(r"(?i)\+ ?c\b|\bc ?\+")  # `T1 +C`
 NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )")
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre

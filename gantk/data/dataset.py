@@ -98,20 +98,26 @@ class Study:
 
     @property
     def images_in_words(self) -> str:
-        """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices), patients unknown`: the images by
-        domain.
+        """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices from 25 to 75 % of each), patients
+        unknown`: the images by domain.
         """
         parts = []
+        low, high = (round(100 * share) for share in getattr(self.source, "planes", (0, 1)))
+        which = "" if (low, high) == (0, 100) else f" from {low} to {high} % of each"
         for letter, name in self.names.items():
             own = [record for record in self.records if record.domain == letter]
             scans = {record.scan_key for record in own} - {""}
             patients = patients_of(own)
             what = count_noun(own, "image")
             if scans:
-                what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')})"
+                what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
+            rows = [row for row in getattr(self.source, "rows", ()) if row.letter == letter]
+            visits = {(row.subject, row.session) for row in rows if row.subject}
             whose = ", patients unknown"
             if patients:
                 whose = f" of {count_noun(patients, 'patient')}"
+            if patients and len(visits) > len(patients):
+                whose += f" in {count_noun(visits, 'visit')}"
             parts.append(f"{name}: {what}{whose}")
 
         return "; ".join(parts)

@@ -103,11 +103,11 @@ def _source(seen: Scans, false: bool) -> Line:
     options = {
         key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())
     }
-    planes = [each.planes for each in seen.pixels.values() if each.planes]
     why = count_noun(seen.files, "file")
-    options.pop("planes", None)
-    if planes and "planes" in seen.source:
-        options["planes"] = [min(low for low, _ in planes), max(high for _, high in planes)]
+    if not seen.volumes:
+        options.pop("planes", None)
+    elif "planes" in options:
+        options["planes"] = [*options["planes"]]
         why += "; planes: slices that show at least a third as much as the fullest slice"
 
     if "onto" in options:

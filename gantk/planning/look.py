@@ -5,7 +5,7 @@ fit of pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,13 @@ def look(
         scans.pixels[letter] = pixels_of(
             [record for record in scans.records if record.domain == letter]
         )
+
+    planes = [each.planes for each in scans.pixels.values() if each.planes]
+    is_set = any(each.startswith("data.source.planes") for each in own)
+    if planes and "planes" in scans.source and not is_set:
+        low, high = min(low for low, _ in planes), max(high for _, high in planes)
+        own.append(f"data.source.planes=[{low}, {high}]")
+        scans = replace(_read(path, own, tell, scans), pixels=scans.pixels)
 
     there = {usual_contrast(item.contrast) for item in scans.examination.items}
     others = [name.upper() for name in there - {*scans.kinds} if name]

@@ -145,6 +145,26 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
     assert sorted(found) == [("T1/subject-003/slice.png",), ("T2/subject-007/slice.png",)]
 
 
+def test_visits_and_masks_of_bids_are_counted(tmp_path):
+    shown = phantom(("T1", "T2"), 3, (24, 24, 24), subjects=6).records()
+    for record in shown:
+        number = int(record.subject[-3:])
+        name = f"sub-{number // 2}_ses-{('pre', 'post')[number % 2]}"
+        folder = tmp_path / name.replace("_", "/") / "anat"
+        volume(folder / f"{name}_{CONTRAST[record.domain]}w.nii.gz", record.read()[0])
+        volume(folder / f"{name}_mask.nii.gz", record.read()[0] > 300)
+
+    for settings, counted in (([], "left out"), (["data.source.mask=mask"], "masks")):
+        result = check(tmp_path, set=settings)
+        assert (
+            "6 volumes (72 slices from 25 to 75 % of each) of 3 patients in 6 visits"
+            in (result["summary"]["domains"])
+        )
+        assert result["summary"].keys() & {"masks", "left out"} == {counted}
+        assert result["summary"][counted].startswith("6 files")
+        assert "contrast" not in {each["kind"] for each in result["problems"]}
+
+
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_domains_of_the_test_images_exchanged_as_a_whole_are_told(tmp_path, exchanged):
     for (letter, subject), image in heads().items():

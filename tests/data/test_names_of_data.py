@@ -112,7 +112,7 @@ def test_a_domain_that_no_name_says_is_an_error_whose_ways_work(tmp_path):
     ways = ("data.source.name=nifti", "data.source.a=*_0000*", "data.source.b=*_0001*")
 
     assert (
-        "T1: 5 volumes (20 slices) of 5 patients; T2: 5 vol"
+        "T1: 5 volumes (20 slices from 25 to 75 % of each) of 5 patients; T2: 5 vol"
         in data_of("dualgan_t1t2", tmp_path, *ways)[3]
     )
 

@@ -180,6 +180,8 @@ def test_hounsfield_units_and_settings_decide(tmp_path, instant_trials):
     assert tables["data"]["size"] == [48, 48]
     assert tables["train"]["seed"] == 4
     assert "seed = 4 # set by you" in text
+    assert tables["data"]["source"]["planes"] == [0.3, 0.6]
+    assert "slices from 30 to 60 % of each" in " ".join(text.replace("#", "").split())
 
 
 def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):

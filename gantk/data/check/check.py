@@ -365,7 +365,12 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
     too_few = few_test_patients(usage.splits, len(usage.names))
     if too_few:
         lines["too few"] = too_few
-    left_out = [item.name for item in readable if not item.domains]
+    without_domain = [item for item in readable if not item.domains]
+    masks = {file for record in usage.records for file in record.mask_files}
+    used = [item.name for item in without_domain if item.scan.path in masks]
+    if used:
+        lines["masks"] = f"{count_noun(used, 'file')} that are used as masks of lesions"
+    left_out = [item.name for item in without_domain if item.name not in used]
     if left_out:
         files = count_noun(left_out, "file")
         lines["left out"] = f"{files} that are not used: {join_first(left_out)}"
