@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -67,13 +66,10 @@ UNREAD_VOLUMES = {
 
 @dataclass(frozen=True)
 class FileKind:
-    """The kind of an image file, and whether gantk reads it."""
+    """The kind of an image file that `read` does not take."""
 
-    name: str  # "NIfTI", "DICOM", "GIF"
-    # "image": `read` takes the file; "series": one file of a series; "part": the voxels of the
-    # header beside it; "unread": no format reads it
-    role: Literal["image", "series", "part", "unread"]
-    remedy: str = ""  # for the user: what to do with the file where `read` does not take it
+    name: str  # "DICOM", "GIF"
+    remedy: str = ""  # for the user: what to do with the file
 
 
 class NotFinite(UserError):
@@ -177,38 +173,25 @@ def series_format(path: str | Path) -> SeriesFormat | None:
     return next((form for form in _series_formats() if form.owns(Path(path))), None)
 
 
-def kind_of(path: Path) -> FileKind | None:
-    """The kind of an image file by its suffix, or else by its first bytes; None for all other files,
-    and for hidden ones.
-    """
-    if is_image(path):
-        return FileKind(formats()[suffix_of(path)].name, "image")
-    series = series_format(path)
-    if series is not None:
-        return FileKind(series.name, "series")
-
-    suffix = suffix_of(path)
-    header = path.with_suffix(".HDR" if path.suffix.isupper() else ".hdr")
-    if path.name.startswith("."):
-        return None
-    if suffix == ".img" and header.is_file():
-        return FileKind("the voxels of a pair", "part", f"name its header, '{header}'")
-    return unread_kind(path)
-
-
 def unread_kind(path: Path) -> FileKind | None:
     """The kind of an image file that no format reads, by its suffix; None for all other files, and
     for hidden ones.
     """
     suffix = suffix_of(path)
-    if path.name.startswith("."):
+    if path.name.startswith(".") or _header_of_pair(path):
         return None
     if suffix in UNREAD_PICTURES.split(" "):
-        return FileKind(suffix[1:].upper(), "unread", "save it as PNG or TIFF")
+        return FileKind(suffix[1:].upper(), "save it as PNG or TIFF")
     if suffix in UNREAD_VOLUMES:
         name, program = UNREAD_VOLUMES[suffix]
-        return FileKind(name, "unread", f"convert it to NIfTI (.nii.gz) with {program}")
+        return FileKind(name, f"convert it to NIfTI (.nii.gz) with {program}")
     return None
+
+
+def _header_of_pair(voxels: Path) -> Path | None:
+    """The header beside a file of voxels; None for all other files."""
+    header = voxels.with_suffix(".HDR" if voxels.suffix.isupper() else ".hdr")
+    return header if suffix_of(voxels) == ".img" and header.is_file() else None
 
 
 def is_volume(path: str | Path) -> bool:
@@ -587,7 +570,13 @@ def listed_once() -> Iterator[None]:
 
 def unread_error(path: Path) -> UserError:
     """The error for a file that `read` does not take: its kind, and what to do."""
-    kind = kind_of(path)
+    header = _header_of_pair(path)
+    series = series_format(path)
+    kind = unread_kind(path)
+    if header:
+        kind = FileKind("the voxels of a pair", f"name its header, '{header}'")
+    elif series:
+        kind = FileKind(series.name)
     if kind is None:
         return _unknown_suffix(path, "read")
     what = f"cannot read '{path}' ({kind.name})"

@@ -320,38 +320,29 @@ UNREAD = {
 def test_kinds_that_are_not_read_are_named_with_a_remedy(tmp_path, name):
     (tmp_path / name).write_bytes(b"anything")
     kind, remedy = UNREAD[name]
-    found = files.kind_of(tmp_path / name)
-    assert found is not None
-    assert (found.role, kind in found.name) == ("unread", True)
     with pytest.raises(UserError, match=rf"cannot read .*\({kind}.*{remedy}"):
         files.read(tmp_path / name)
 
 
-ROLES = {
-    None: "x.txt x.csv x.json Thumbs.db ._x.png .x.gif x",
-    "image": "x.png X.JPEG x.nii.gz x.mhd x.nrrd x.hdr",
-}
+IMAGES = "x.png X.JPEG x.nii.gz x.mhd x.nrrd x.hdr"
+OTHERS = "x.txt x.csv x.json Thumbs.db ._x.png .x.gif x"
 
 
-@pytest.mark.parametrize(
-    ("role", "name"), [(role, n) for role, ns in ROLES.items() for n in ns.split()]
-)
-def test_kinds_are_told_by_name(tmp_path, role, name):
-    (tmp_path / name).write_bytes(b"anything")
-    found = files.kind_of(tmp_path / name)
-    assert (found and found.role) == role
+@pytest.mark.parametrize("name", [*IMAGES.split(), *OTHERS.split()])
+def test_images_are_told_by_name(name):
+    assert files.is_image(name) == (name in IMAGES.split())
 
 
 def test_the_voxels_of_a_pair_are_a_part_of_it(tmp_path):
     nib.save(nib.Nifti1Pair(VOLUME, np.eye(4)), tmp_path / "x.img")
-    assert files.kind_of(tmp_path / "x.img").role == "part"
+    assert files.unread_kind(tmp_path / "x.img") is None
     with pytest.raises(UserError, match="x.img.*ame its header, '.*x.hdr'"):
         files.read(tmp_path / "x.img")
 
 
 def test_a_dicom_file_of_any_name_is_part_of_a_series(tmp_path):
     (tmp_path / "IM1.img").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 32)
-    assert files.kind_of(tmp_path / "IM1.img").role == "series"
+    assert files.series_format(tmp_path / "IM1.img")
 
 
 def test_an_error_says_what_to_do_with_an_intact_file(tmp_path):
