@@ -4,7 +4,7 @@ and ranks the systems by bootstrap.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -169,7 +169,7 @@ def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[Sy
     tests of all pairs of systems on one score; of the other scores, those of whole images in which
     that system is behind another one.
     """
-    gains: Counter[str] = Counter()
+    gains: dict[str, float] = defaultdict(float)
     for each in tests:
         gains[each.one] += each.test.gain
         gains[each.other] -= each.test.gain
