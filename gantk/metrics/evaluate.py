@@ -54,7 +54,6 @@ from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.tables import Model
 from gantk.runs.results import (
     Distributions,
-    PostLosses,
     Results,
     Score,
     SplitSummary,
@@ -482,8 +481,9 @@ class Scorer:
             padding = written.padding
             if written.scores:
                 results.files[name] = written.scores
-            if posts:
-                _add_losses(results, key, translate.translator.post_records())
+            losses = translate.translator.post_records()
+            if losses:
+                results.post[key] = losses
 
         return made, padding
 
@@ -537,7 +537,9 @@ class Scorer:
             reach = self.data.table.neighbours
             examples = Examples(lambda: self.data, self.letter, device, classes, (), reach)
             made["image_post"] = self.posts(made["image"].to(device), examples).cpu()
-            _add_losses(results, "image", self.posts.records())
+            losses = self.posts.records()
+            if losses:
+                results.post["image"] = losses
 
         noise = {"noise": self.reals.noise(self.letter, count)}
         about = self._generated_group(made["image"])
@@ -825,12 +827,6 @@ def score_pairs(
     for name in baselines:
         results.baselines.setdefault(name, {})[key] = scorer.scores(scores[name])
     return scores
-
-
-def _add_losses(results: Results, key: str, records: list[PostLosses]) -> None:
-    """Add what the post-steps measured on the images of a direction."""
-    if records:
-        results.post[key] = records
 
 
 def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:
