@@ -166,7 +166,7 @@ def test_visits_and_masks_of_bids_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
-def test_domains_of_the_test_images_exchanged_as_a_whole_are_told(tmp_path, exchanged):
+def test_test_domains_exchanged_as_a_whole_are_told(tmp_path, exchanged):
     for (letter, subject), image in heads().items():
         side = "test" if subject > "subject-012" else "train"
         name = letter

@@ -185,7 +185,7 @@ def test_intervals_cover_the_true_mean_as_stated(alike):
     ],
     ids=["unknown", "one", "two", "five", "six"],
 )
-def test_fewer_than_six_patients_show_their_range_and_no_interval(patients, shown):
+def test_fewer_than_six_patients_show_a_range_and_no_interval(patients, shown):
     assert estimate(range(len(patients)), patients).interval(3) == shown
 
 

@@ -70,7 +70,7 @@ def test_a_header_tells_body_part_and_field_strength(tmp_path, elements, part, t
     assert (facts["body_part"], facts["field_strength"]) == (part, tesla)
 
 
-def test_a_result_of_a_scan_that_does_not_fit_says_so_in_its_description(tmp_path, gantk):
+def test_a_result_of_a_scan_that_does_not_fit_says_so(tmp_path, gantk):
     header = {"BodyPartExamined": "KNEE", "SeriesDescription": "T1 se"}
     made.series(tmp_path / "in", made.head(4, 160, 140), spacing=(1.0, 1.0), **header)
     done = gantk("translate", "t1t2", tmp_path / "in", tmp_path / "out", "--to", "T2")
