@@ -598,8 +598,8 @@ class Scorer:
             results.verdict.setdefault(name, {}).update(verdicts)
         for name in (*baselines, CEILING):
             if name in baselines or set_scores[name]:
-                of_directions = results.baselines.setdefault(name, {})
-                of_directions.setdefault(key, {}).update(set_scores[name])
+                of_baseline = results.baselines.setdefault(name, {}).setdefault(key, {})
+                of_baseline.update(set_scores[name])
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -198,7 +198,7 @@ class LogLine(Table):
     )
     lr: float | None = about("Learning rate; at log points.")
     losses: dict[str, float | None] = tables("Each loss as `PHASE/NAME`; at log points.")
-    validation: Mapping[str, Mapping[str, float | None]] = tables(
+    validation: dict[str, dict[str, float | None]] = tables(
         "Validation scores of each direction; at sample points and checkpoints. The first one"
         " chooses the checkpoint."
     )

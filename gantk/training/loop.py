@@ -462,7 +462,8 @@ class Training:
                 self._scores = self.scorer.validate()
             self._validated = step
             if self._scores:
-                self.run.add_to_log(LogLine(step=step, validation=self._scores))
+                line = LogLine.model_validate({"step": step, "validation": self._scores})
+                self.run.add_to_log(line)
                 view.update(step, validation=self._scores)
         return self._scores
 
