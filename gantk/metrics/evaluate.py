@@ -30,6 +30,7 @@ from gantk.metrics.pair_scores import (
     identity,
 )
 from gantk.metrics.references import (
+    MAX_CURVE_IMAGES,
     MAX_SET_BYTES,
     MAX_SET_IMAGES,
     OTHER,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
 
 MAX_VALIDATION_PAIRS = 16  # pairs scored while training
 VALIDATION_METRICS = ("psnr", "ssim")
-MAX_VALIDATION_SAMPLES = 64  # images from noise scored while training
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
 # Outputs have collapsed below this share of the difference between real images.
@@ -331,7 +331,7 @@ class Scorer:
                 scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
 
         if self.method.samples and not self.method.directions():
-            count = min(MAX_VALIDATION_SAMPLES, self.model.evaluate.images)
+            count = min(MAX_CURVE_IMAGES, self.model.evaluate.images)
             passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
             images = self.data.centre(torch.cat(passes))
             scores["image"] = self._validation_kid(self.letter, self._generated_group(images))
@@ -357,15 +357,16 @@ class Scorer:
         found: dict[str, tuple[list[Record], Tensor, References | None]] = {}
         pairs = self.validation_pairs
         for to in self.method.directions():
+            references = None
             if pairs:
                 records = [pair[OTHER[to]] for pair in pairs]
                 sources = self.reals.network_inputs(records)
-                found[to] = (records, sources, self.reals.references(pairs, to))
+                references = self.reals.references(pairs, to)
             else:
                 split = self.reals.curve_split(OTHER[to])
                 records = self.reals.curve_records(OTHER[to], split)
                 sources = windows(self.reals.network_inputs(records), self.method.geometry.size)
-                found[to] = (records, sources, None)
+            found[to] = records, sources, references
 
         return found
 
