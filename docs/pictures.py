@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "pictures"
@@ -40,12 +40,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "tests")]
 MAX_PICTURE_BYTES = 150_000
 MAX_TOTAL_BYTES = 1_600_000
 CELL = 160  # pixels of one image in a strip
-GAP = 6
-TITLE = 22  # pixels above a row
 COLOURS = (256, 128, 64)  # the most with which a picture is small enough
 PLAN_LINES = 36  # of the recipe
 PLAN_HEIGHT = 900  # pixels at most
 BACKGROUND = (20, 22, 26)
+INK = (225, 225, 225)
 SMALL = ("data.size=[64, 64]", "data.source.subjects=60")
 
 
@@ -117,37 +116,17 @@ def strip(name: str, work: Path) -> Image.Image:
     """The typical image of a run's first direction; generated above real ones for those from
     noise.
     """
-    from gantk.report.patients.section import section
+    from gantk.report.figures import draw_rows
+    from gantk.report.patients.section import shown_patients
     from gantk.report.run_record import RunRecord
     from gantk.report.summary import typical_images
 
     record = RunRecord(trained(name, work))
-    figure = typical_images(record, section(record))[0]
+    figure = typical_images(record, shown_patients(record))[0]
     rows = [[(title, _decode(uri)) for title, uri in row] for row in figure.rows]
     if len(rows) > 1:
         rows = [row[:4] for row in rows]
-    return draw_rows(rows)
-
-
-def draw_rows(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
-    """Pictures in rows, each with its title above; a title that repeats is written once."""
-    font = ImageFont.load_default(13)
-    columns = max(len(row) for row in rows)
-    width = columns * CELL + (columns + 1) * GAP
-    height = len(rows) * (CELL + TITLE + GAP) + GAP // 2
-    sheet = Image.new("RGB", (width, height), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    for line, row in enumerate(rows):
-        top = line * (CELL + TITLE + GAP)
-        written = ""
-        for column, (title, picture) in enumerate(row):
-            left = GAP + column * (CELL + GAP)
-            if title != written:
-                draw.text((left, top + 4), title, fill=(225, 225, 225), font=font)
-            written = title
-            square = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
-            sheet.paste(square, (left, top + TITLE))
-    return sheet
+    return draw_rows(rows, side=CELL, paper=BACKGROUND, ink=INK)
 
 
 def _decode(uri: str) -> Image.Image:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from gantk.errors import count_noun
 from gantk.metrics.rows import (
@@ -22,16 +21,16 @@ from gantk.metrics.rows import (
 )
 from gantk.metrics.verdict import short_metric_name
 from gantk.report import words
+from gantk.report.figures import BRIGHTEST, picture_row
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
-from gantk.report.patients.section import KINDS, ShownPatients
-from gantk.report.pictures import data_uri, error_picture, png_uri
+from gantk.report.patients.section import ShownPatients
+from gantk.report.pictures import data_uri, png_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.report.words import ARROW
 from gantk.runs.results import Score, StoredImage
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
-BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
 # end of the definition of a score of training images
 NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
 
@@ -221,15 +220,9 @@ def _median_case(found: ShownPatients) -> StoredImage | None:
 def _typical_case(found: ShownPatients, case: StoredImage) -> Figure:
     """The pictures of the median image, and its score."""
     metric, of_all = next(iter(found.metrics.items()))
-    source, output, truth = (case.pictures[kind].pixels for kind in KINDS)
-    error = np.abs(output - truth)
+    error = np.abs(case.pictures["output"].pixels - case.pictures["truth"].pixels)
     largest = float(np.percentile(error, BRIGHTEST)) or 1.0
-    rows = [
-        (f"Input: {found.source}", _grey_picture(source)),
-        (f"Real {found.target}", _grey_picture(truth, truth)),
-        (f"Generated {found.target}", _grey_picture(output, truth)),
-        ("Absolute error", png_uri(error_picture(error, largest))),
-    ]
+    row = [(title, png_uri(each)) for title, each in picture_row(case, found.titles, largest)]
     value = Score(value=case.scores[metric], unit=of_all.unit)
     caption = f"The median of {count_noun(case.median_of or 0, 'test image')}, of {case.patient}:"
     caption += f" its {short_metric_name(metric)} is {words.with_unit(value)}."
@@ -237,7 +230,7 @@ def _typical_case(found: ShownPatients, case: StoredImage) -> Figure:
     caption += (
         f" Error, |generated − real|: black is 0, the palest yellow {words.with_unit(in_unit)}."
     )
-    return Figure(found.label, caption, [rows])
+    return Figure(found.label, caption, [row])
 
 
 def _latest_sample(samples: Samples, direction: Direction, *, held_out: bool) -> Figure:
@@ -270,12 +263,3 @@ def _from_noise(samples: Samples, direction: Direction) -> Figure:
     if len(rows) > 1:
         caption += ", and real images below; no generated image has a real counterpart"
     return Figure(direction.label, f"{caption}.", rows)
-
-
-def _grey_picture(pixels: np.ndarray, like: np.ndarray | None = None) -> str:
-    """A PNG data URI, from the darkest value of `like` in black to its brightest in white."""
-    reference = pixels if like is None else like
-    low = float(reference.min())
-    high = float(np.percentile(reference, BRIGHTEST))
-    levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
-    return png_uri(Image.fromarray(levels.round().astype(np.uint8)))

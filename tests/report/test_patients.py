@@ -3,6 +3,7 @@ compared on one page.
 """
 
 import base64
+import csv
 import importlib
 import io
 import json
@@ -129,6 +130,27 @@ def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
         nibabel.load(next(run.path.glob("samples/test/*-scan-*-truth.nii.gz"))).header.get_zooms()
         == zooms
     )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
+    runs = [copied_run, shutil.copytree(copied_run, tmp_path / "again")][:count]
+    folder = tmp_path / "figures"
+    options = {} if count == 1 else {"out": tmp_path / "both.html"}
+    gantk.write_report(*runs, figures=folder, say=lambda line: None, **options)
+
+    scores = json.loads((copied_run / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]
+    with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["direction"] == "T1 -> T2"]
+    first = [row for row in rows if row["score"] == "psnr"][:count]
+
+    assert {float(row["value"]) for row in first} == {scores["psnr"]["value"]}
+    assert {row["score"] for row in rows} >= scores.keys()
+    text = (folder / "scores.tex").read_text("utf-8")
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") > 0
+    assert "% T1 -> T2" in text
+    with Image.open(folder / "T1_to_T2.png") as sheet:
+        assert sheet.width > (3 + count) * 320
 
 
 def test_runs_on_volumes_ask_for_niivue(copied_run):

@@ -608,16 +608,16 @@ def least_patients(comparisons: int = 1) -> int:
     return next(n for n in count(1) if comparisons * 2.0 ** (1 - n) < SIGNIFICANCE)
 
 
-def few_test_patients(splits: Mapping[str, Sequence[Record]], directions: int) -> str:
+def few_test_patients(splits: Mapping[str, Sequence[Record]], comparisons: int) -> str:
     """A sentence for a test set in which no score can be significantly better than a baseline's; ""
-    for others. One score of each direction is compared.
+    for others. `comparisons`: one score of each direction, without and with post-steps.
     """
     patients = patients_of(splits.get("test", ()))
-    least = least_patients(directions)
+    least = least_patients(comparisons)
     if not patients or len(patients) >= least:
         return ""
     tested = count_noun(patients, "patient")
-    corrected = f", corrected for {directions} directions" if directions > 1 else ""
+    corrected = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
     return (
         f"{tested} will be tested: with fewer than {least} no difference from a baseline can be"
         f" significant (p < {SIGNIFICANCE}{corrected})"

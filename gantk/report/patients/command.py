@@ -16,12 +16,18 @@ from gantk.terminal import Command, overwrite_option
     examples=[
         "gantk report runs/first",
         "gantk report runs/first runs/second   # compare runs on the same patients",
+        "gantk report runs/first --figures figures   # PNG, CSV and LaTeX for a paper",
     ],
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", metavar="FILE", help="Where a comparison goes. Default: comparison.html.")
+@click.option(
+    "--figures",
+    metavar="DIR",
+    help="Also write the test images as PNG, and the scores as scores.csv and scores.tex.",
+)
 @overwrite_option
-def report_command(runs, out, overwrite) -> None:
+def report_command(runs, out, figures, overwrite) -> None:
     """Write RUN's report again; of several runs, one page that compares them.
 
     Nothing is trained or scored: the page is made of the files in the run folders. One that is
@@ -30,4 +36,7 @@ def report_command(runs, out, overwrite) -> None:
     from gantk.report.patients.comparing import write_report
     from gantk.terminal import say
 
-    say(f"report   {write_report(*runs, out=out, overwrite=overwrite, say=say)}")
+    page = write_report(*runs, out=out, figures=figures, overwrite=overwrite, say=say)
+    if figures:
+        say(f"figures  {figures}")
+    say(f"report   {page}")

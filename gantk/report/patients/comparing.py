@@ -18,9 +18,10 @@ from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
-from gantk.report.patients.section import HERE, error_window, pictures
+from gantk.report.figures import TitledPictures, picture_row, write_figures
+from gantk.report.patients.section import HERE, error_window, pictures, shown_patients
 from gantk.report.run_record import RunRecord
-from gantk.report.scores import ScoreGrid
+from gantk.report.scores import ScoreGrid, score_grids
 from gantk.report.summary import summarise
 from gantk.report.words import ARROW, metric_name
 from gantk.runs.folder import flat
@@ -39,6 +40,7 @@ ComparedImage = tuple[str, StoredImage, dict[str, dict[str, float | None]]]
 def write_report(
     *runs: str | Path,
     out: str | Path | None = None,
+    figures: str | Path | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -51,6 +53,8 @@ def write_report(
     Args:
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
+        figures: a folder for the page's test images as PNG, one for each direction, and its scores as
+            scores.csv and scores.tex.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output, such as why scores cannot be compared.
 
@@ -61,6 +65,8 @@ def write_report(
         UserError: a folder is not a run, or a run is named twice.
     """
     if len(runs) == 1 and out is None:
+        if figures is not None:
+            _write_figures_of_run(RunRecord(runs[0]), figures, overwrite)
         return write_one(runs[0])
 
     folders = [Path(run) for run in runs]
@@ -72,15 +78,57 @@ def write_report(
         )
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    page, label, answers = comparison([RunRecord(folder) for folder in folders])
-    for answer in answers:
+    story = comparison([RunRecord(folder) for folder in folders])
+    for answer in story["answers"]:
+        label = "warning" if story["reason"] else "result"
         say(with_label(label, answer.replace(ARROW, " -> ")))
+    if figures is not None:
+        _write_figures_of_comparison(story, figures, overwrite)
+    page = render(
+        "compare.html.j2",
+        story,
+        folders=[HERE],
+        styles=("page.css", "patients.css"),
+        scripts=("charts.js", "patients.js"),
+    )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
-def comparison(records: list[RunRecord]) -> tuple[str, str, list[str]]:
-    """The HTML of the page that compares runs, and its first sentences with their label: which run is
-    better ("result"), or why the scores cannot be compared ("warning").
+def _write_figures_of_run(record: RunRecord, folder: str | Path, overwrite: bool) -> None:
+    """Write the scores and the stored test images of a run, see `write_figures`."""
+    directions = shown_patients(record)
+    window = error_window([case.pictures for shown in directions for case in shown.cases])
+    rows: dict[str, list[TitledPictures]] = {}
+    for shown in directions:
+        for case in shown.cases:
+            if case.pictures:
+                error = _largest_error(case, window)
+                rows.setdefault(shown.label, []).append(picture_row(case, shown.titles, error))
+    write_figures(folder, score_grids(record), rows, overwrite)
+
+
+def _write_figures_of_comparison(
+    story: dict[str, Any], folder: str | Path, overwrite: bool
+) -> None:
+    """Write the scores and the common test images of several runs, see `write_figures`."""
+    rows: dict[str, list[TitledPictures]] = {}
+    for label, case, of_runs in story["cases"]:
+        titles = {"input": "Input", "truth": "Real"}
+        titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
+        error = _largest_error(case, story["error_window"])
+        rows.setdefault(label, []).append(picture_row(case, titles, error))
+    write_figures(folder, {grid.title: [grid] for grid in story["grids"]}, rows, overwrite)
+
+
+def _largest_error(case: StoredImage, window: int) -> float:
+    """The brightest error of a picture, where it is `window` % of the truth's range."""
+    truth = case.pictures["truth"]
+    return (truth.high - truth.low) * window / 100 or 1.0
+
+
+def comparison(records: list[RunRecord]) -> dict[str, Any]:
+    """The variables of the page that compares runs. `answers` are its first sentences: which run is
+    better, or the `reason` why the scores cannot be compared.
     """
     names = [record.path.resolve().name for record in records]
     named = {}
@@ -92,10 +140,9 @@ def comparison(records: list[RunRecord]) -> tuple[str, str, list[str]]:
     differences = _differences(named)
     reason, of_files = _why_not_compared(records, differences)
     statistics = {"tests": [], "ranks": []} if reason else _statistics(named)
-    answers = [reason] if reason else statistics["sentences"]
-    story = {
+    return {
         "title": f"{len(named)} runs compared",
-        "answers": answers,
+        "answers": [reason] if reason else statistics["sentences"],
         "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         "reason": reason,
         "oriented": all(shows_left_and_right(record) for record in records),
@@ -107,14 +154,6 @@ def comparison(records: list[RunRecord]) -> tuple[str, str, list[str]]:
         "differences": differences,
         "data": {"charts": [each.data for each in charts]},
     }
-    page = render(
-        "compare.html.j2",
-        story,
-        folders=[HERE],
-        styles=("page.css", "patients.css"),
-        scripts=("charts.js", "patients.js"),
-    )
-    return page, "warning" if reason else "result", answers
 
 
 def _why_not_compared(

@@ -51,6 +51,15 @@ class ShownPatients:
     cases: list[StoredImage]
     noun: str  # of what a row is: "patient", or "image" where patients are not known
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """The title of each kind of picture."""
+        return {
+            "input": f"Input: {self.source}",
+            "truth": f"Real {self.target}",
+            "output": f"Generated {self.target}",
+        }
+
 
 def shown_patients(record: RunRecord) -> list[ShownPatients]:
     """The test patients of each direction; none where the run has none (yet)."""

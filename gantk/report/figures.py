@@ -1,0 +1,171 @@
+"""Figures for a paper: the test images as one picture for each direction, and the scores as a table
+for a spreadsheet and for LaTeX. The pages draw the same pictures and scores.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gantk.errors import UserError
+from gantk.files import expect_file, make_folder, write_output
+from gantk.report.pictures import error_picture
+from gantk.report.scores import ScoreGrid
+from gantk.report.words import ARROW, metric_name
+from gantk.runs.results import StoredImage
+
+TitledPictures = list[tuple[str, Image.Image]]
+BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
+SIDE = 320  # pixels of the height of a picture
+GAP = 8
+TITLE = 26  # pixels above a row
+CSV_HEADS = (
+    *("direction", "region", "system", "score", "unit", "value"),
+    *("ci95_low", "ci95_high", "patients", "images"),
+)
+LATEX_SPECIAL = re.compile(r"[&%$#_{}]")
+
+
+def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
+    """The pictures of a test image, by kind, under these titles, and the absolute error of each
+    output, whose palest yellow is `error`. Generated and real images share one window.
+    """
+    truth = case.pictures["truth"].pixels
+    row = []
+    errors = []
+    for kind, title in titles.items():
+        pixels = case.pictures[kind].pixels
+        row.append((title, _grey_picture(pixels, pixels if kind == "input" else truth)))
+        if kind.startswith("output"):
+            head = "Absolute error" if kind == "output" else f"Absolute error, {title}"
+            errors.append((head, error_picture(np.abs(pixels - truth), error)))
+    return row + errors
+
+
+def _grey_picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
+    """A picture from the darkest value of `like` in black to its brightest in white."""
+    low = float(like.min())
+    high = float(np.percentile(like, BRIGHTEST))
+    levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
+    return Image.fromarray(levels.round().astype(np.uint8))
+
+
+def draw_rows(
+    rows: Sequence[TitledPictures],
+    *,
+    side: int = SIDE,
+    paper: tuple[int, int, int] = (255, 255, 255),
+    ink: tuple[int, int, int] = (0, 0, 0),
+) -> Image.Image:
+    """Pictures in rows, all `side` pixels high, each with its title above; a title that repeats is
+    written once.
+    """
+    font = ImageFont.load_default(14)
+    cell = max(round(side * each.width / each.height) for row in rows for _, each in row)
+    columns = max(len(row) for row in rows)
+    size = GAP + columns * (cell + GAP), GAP + len(rows) * (side + TITLE + GAP)
+    sheet = Image.new("RGB", size, paper)
+    draw = ImageDraw.Draw(sheet)
+    for line, row in enumerate(rows):
+        top = GAP + line * (side + TITLE + GAP)
+        written = ""
+        for column, (title, picture) in enumerate(row):
+            left = GAP + column * (cell + GAP)
+            if title != written:
+                draw.text((left, top), title, fill=ink, font=font)
+            written = title
+            width = round(side * picture.width / picture.height)
+            large = picture.convert("RGB").resize((width, side), Image.Resampling.BICUBIC)
+            sheet.paste(large, (left, top + TITLE))
+    return sheet
+
+
+def write_figures(
+    folder: str | Path,
+    grids: Mapping[str, Sequence[ScoreGrid]],
+    rows: Mapping[str, Sequence[TitledPictures]],
+    overwrite: bool,
+) -> Path:
+    """Write scores.csv, scores.tex and a PNG of each direction's test images; returns the folder.
+
+    `grids` and `rows`, by the label of a direction: its scores and its rows of pictures. UserError
+    where there is neither.
+    """
+    if not grids and not rows:
+        remedy = "score the run first: gantk eval RUN"
+        raise UserError("there are no scores and no test images", where="--figures", remedy=remedy)
+
+    contents = {"scores.csv": _csv(grids).encode(), "scores.tex": _latex(grids).encode()}
+    for label, of_direction in rows.items():
+        png = io.BytesIO()
+        draw_rows(of_direction).save(png, "png", optimize=True)
+        name = re.sub(r"[^\w.-]+", "_", label.replace(ARROW, "_to_"))
+        contents[f"{name}.png"] = png.getvalue()
+
+    folder = make_folder(Path(folder), private=True)
+    for name, content in contents.items():
+        path = expect_file(folder / name, "--figures", overwrite=overwrite)
+        write_output(Path(path), content, private=True)
+    return folder
+
+
+def _csv(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
+    """A row for each score of each system."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(CSV_HEADS)
+    for label, of_direction in grids.items():
+        for grid in of_direction:
+            for _, system, scores in grid.rows:
+                for metric in filter(scores.__contains__, grid.columns):
+                    table.writerow(_csv_row(label, grid, system, metric, scores[metric]))
+    return text.getvalue()
+
+
+def _csv_row(label: str, grid: ScoreGrid, system: str, metric: str, score: Any) -> list[Any]:
+    low, high = score.ends or (None, None)
+    section = grid.title if grid.title != label else ""
+    place = [label.replace(ARROW, " -> "), section, system]
+    value = [metric, score.unit, score.value]
+    return [*place, *value, low, high, score.n, score.images]
+
+
+def _latex(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
+    """A tabular for each table of the page: a row for each system, a column for each score."""
+    lines = []
+    for label, of_direction in grids.items():
+        for grid in of_direction:
+            heads = [
+                metric_name(metric) + (f", {score.unit}" if score.unit else "")
+                for metric, score in grid.columns.items()
+            ]
+            title = dict.fromkeys([label, grid.title])
+            lines.append(f"% {', '.join(title).replace(ARROW, ' -> ')}")
+            lines.append(f"\\begin{{tabular}}{{l{'r' * len(heads)}}}\n\\hline")
+            lines.append(_latex_row(["", *heads]) + "\n\\hline")
+            for _, system, scores in grid.rows:
+                lines.append(_latex_row([system, *_latex_cells(grid, scores)]))
+            lines.append("\\hline\n\\end{tabular}\n")
+    return "\n".join(lines)
+
+
+def _latex_cells(grid: ScoreGrid, scores: Mapping[str, Any]) -> Iterable[str]:
+    """`24.31 [23.81, 24.81]` for each column; "" where a system has no such score."""
+    for metric, column in grid.columns.items():
+        score = scores.get(metric)
+        if score is None:
+            yield ""
+            continue
+        value = score.model_copy(update={"unit": ""}).text(column.decimals)
+        yield f"{value} {score.interval(column.decimals)}".rstrip()
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(LATEX_SPECIAL.sub(r"\\\g<0>", cell) for cell in cells) + r" \\"
