@@ -193,6 +193,15 @@ def test_partners_that_are_exchanged_are_named(tmp_path, swapped):
     assert "14 of 14 pairs and" in result["summary"]["pairs"]
 
 
+@pytest.mark.parametrize("change", [np.flipud, lambda image: np.roll(image, 5, 1)])
+def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
+    for (letter, subject), image in heads().items():
+        moved = (letter, subject) == ("b", "subject-012")
+        save(tmp_path / CONTRAST[letter] / f"{subject}.png", change(image) if moved else image)
+
+    assert named(check(tmp_path), "pairs")["pairs"] == [("T1/subject-012.png",)]
+
+
 @pytest.mark.parametrize(
     "change",
     [np.fliplr, np.flipud, np.rot90, np.transpose, lambda image: np.rot90(image, 2) * 1.2 + 9],

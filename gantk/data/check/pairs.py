@@ -41,7 +41,8 @@ class Fit:
     how often an image shares more information with its partner than with another pair's image; None
     for less than 4 pairs. The others are of other patients at the same place among their slices, or
     a patient's neighbouring pairs where there is no other. exchanged: names of the pairs whose
-    images share more information with each other's partners than with their own.
+    images share more information with each other's partners than with their own. unlike: those of
+    which likeness and gain are both too low; of patients the first pair of each stands for all.
 
     | pairs of six real sets                      | shift      | gain         | likeness     |
     |---------------------------------------------|------------|--------------|--------------|
@@ -57,16 +58,13 @@ class Fit:
     count: int
     total: int
     exchanged: tuple[str, ...]
-
-    @property
-    def alike(self) -> bool:
-        """Whether images match their own partners."""
-        return self.likeness is None or self.likeness >= MIN_LIKENESS
+    unlike: tuple[str, ...]
 
     @property
     def good(self) -> bool:
         """Whether the pairs fit well enough for a paired method and for scores."""
-        return self.alike and self.shift <= MAX_SHIFT and self.gain >= MIN_GAIN
+        alike = self.likeness is None or self.likeness >= MIN_LIKENESS
+        return alike and self.shift <= MAX_SHIFT and self.gain >= MIN_GAIN
 
     def __str__(self) -> str:
         partners = ""
@@ -108,49 +106,68 @@ def fit_of(pairs: Sequence[dict[str, Record]], most: int = MAX_PAIRS) -> Fit | N
         return None
 
     levels = [(_levels(each.image), _levels(each.partner)) for each in compared]
-    rows = [
-        (_shift(each.image, each.partner), _gain(*own))
-        for each, own in zip(compared, levels, strict=True)
-    ]
-    shift, gain = np.median(rows, axis=0).round(2).tolist()
+    shifts = [_shift(each.image, each.partner) for each in compared]
+    gains = [_gain(*own) for own in levels]
     information = np.array([[_information(a, b) for _, b in levels] for a, _ in levels])
-    likeness = _likeness(compared, information)
-    exchanged = _exchanged(compared, information)
-    return Fit(shift, gain, likeness, len(compared), len(pairs), exchanged)
+    shares_won = _shares_won(compared, information)
+    known = shares_won[~np.isnan(shares_won)]
+    likeness = None
+    if len(compared) >= MIN_PAIRS and known.size:
+        likeness = float(np.mean(known))
+
+    groups = _groups(compared)
+    unlike = [
+        compared[own[0]].name
+        for own in groups
+        if np.mean(shares_won[own]) < MIN_LIKENESS and np.median(np.array(gains)[own]) < MIN_GAIN
+    ]
+    return Fit(
+        shift=round(float(np.median(shifts)), 2),
+        gain=round(float(np.median(gains)), 2),
+        likeness=likeness,
+        count=len(compared),
+        total=len(pairs),
+        exchanged=_exchanged(compared, groups, information),
+        unlike=tuple(unlike) if likeness is not None else (),
+    )
 
 
-def _likeness(compared: Sequence[Compared], information: np.ndarray) -> float | None:
-    """The likeness of `Fit`; `information` (N, N) is that of each image with each partner."""
-    if len(compared) < MIN_PAIRS:
-        return None
+def _groups(compared: Sequence[Compared]) -> list[list[int]]:
+    """The places of the pairs of each patient; of one patient, or unknown ones, of each pair."""
+    patients = {each.subject for each in compared}
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, each in enumerate(compared):
+        groups[each.subject if len(patients) > 1 else each.name].append(number)
+    return [*groups.values()]
 
+
+def _shares_won(compared: Sequence[Compared], information: np.ndarray) -> np.ndarray:
+    """For each pair, how often its image shares more information with its partner than with another
+    one, as of `Fit`; NaN without others. `information` (N, N) is that of each image with each partner.
+    """
     subjects = np.unique([each.subject for each in compared], return_inverse=True)[1]
     ranks = np.array([each.rank for each in compared])
-    shares_won = []
+    shares_won = np.full(len(compared), np.nan)
     for number, own in enumerate(information):
         others = (subjects != subjects[number]) & (ranks == ranks[number])
         if not others.any():
             others = (subjects == subjects[number]) & (np.abs(ranks - ranks[number]) == 1)
         if others.any():
-            shares_won.append(np.mean(own[number] > own[others]))
+            shares_won[number] = np.mean(own[number] > own[others])
+    return shares_won
 
-    return float(np.mean(shares_won)) if shares_won else None
 
-
-def _exchanged(compared: Sequence[Compared], information: np.ndarray) -> tuple[str, ...]:
+def _exchanged(
+    compared: Sequence[Compared], groups: Sequence[list[int]], information: np.ndarray
+) -> tuple[str, ...]:
     """The names of the pairs, of patients the first of each, of which two share clearly more
     information with each other's partners than with their own.
 
     Of four real sets, the largest ratio of two true pairs was 1.11; of exchanged ones, 98 % exceed
     MIN_EXCHANGE_GAIN.
     """
-    patients = {each.subject for each in compared}
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, each in enumerate(compared):
-        groups[each.subject if len(patients) > 1 else each.name].append(number)
-
     names = set()
-    for one, other in combinations(groups.values(), 2):
+    for one, other in combinations(groups, 2):
         own = min(len(one), len(other))
         x, y = one[:own], other[:own]
         crossed = information[x, y].mean(), information[y, x].mean()
@@ -265,27 +282,33 @@ def no_true_pairs(study: Study) -> Iterator[Problem]:
         fit = fit_of(pairs, most)
         if fit is None:
             continue
-        # where few are tested, one patient's alignment, which varies, is their median
-        fits = fit.alike if which else fit.good
-        if not fits:
-            misfit = _misfit(study, which, pairs[0], fit)
+        if not which and not fit.good:
+            misfit = _misfit(study, pairs[0], fit)
             if misfit:
                 yield misfit
                 return
 
-        names = [name for name in fit.exchanged if name not in told]
-        told |= {*names}
-        if names:
-            what = (
-                f"the partners of these {which}pairs seem to be exchanged, because two images fit each"
-                f" other's partner better than their own ({fit.count} of"
-                f" {count_noun(fit.total, 'pair')} were measured):"
-            )
-            remedy = "look at them, and give each image its own partner"
-            yield problem("pairs", "warning", what, names, remedy)
+        counted = f"({fit.count} of {count_noun(fit.total, 'pair')} were measured)"
+        for found, what in (
+            (
+                fit.exchanged,
+                f"the partners of these {which}pairs seem to be exchanged, because two images fit"
+                f" each other's partner better than their own {counted}:",
+            ),
+            (
+                fit.unlike,
+                f"the partners of these {which}pairs may be of other patients or badly aligned,"
+                f" because images do not fit them better than others {counted}:",
+            ),
+        ):
+            names = [name for name in found if name not in told]
+            told |= {*names}
+            if names:
+                remedy = "look at them, and give each image its own partner"
+                yield problem("pairs", "warning", what, names, remedy)
 
 
-def _misfit(study: Study, which: str, first: dict[str, Record], fit: Fit) -> Problem | None:
+def _misfit(study: Study, first: dict[str, Record], fit: Fit) -> Problem | None:
     """The warning of pairs that do not fit each other, of which `first` is the first; None where too
     few are known.
     """
@@ -309,7 +332,7 @@ def _misfit(study: Study, which: str, first: dict[str, Record], fit: Fit) -> Pro
             " file of its own, in a folder for each domain"
         )
     what = (
-        f"the {which}pairs may show different patients or be badly aligned, but {used}: {fit}. The"
+        f"the pairs may show different patients or be badly aligned, but {used}: {fit}. The"
         f" first pair is '{first['a'].key}' and '{first['b'].key}'. If these are not pairs:"
         f" {' or '.join(remedies) or 'correct them'}"
     )
