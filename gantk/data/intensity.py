@@ -679,4 +679,9 @@ def some_of(values: np.ndarray, count: int = MAX_SCAN_VALUES) -> np.ndarray:
     values = np.ravel(values)
     if values.size <= count:
         return values
-    return values[np.random.default_rng(0).integers(values.size, size=count)]
+    rng = np.random.default_rng(0)
+    some = np.empty(count, values.dtype)
+    for first in range(0, count, MAX_VALUES_AT_ONCE):  # the places take twice the memory
+        part = some[first : first + MAX_VALUES_AT_ONCE]
+        part[:] = values[rng.integers(values.size, size=part.size)]
+    return some

@@ -45,8 +45,10 @@ def surroundings_of(pixels: np.ndarray) -> float:
 
 
 def clipped_share(pixels: np.ndarray) -> float:
-    """The share of the pixels (C, *spatial) brighter than air that have the highest value."""
-    gray = pixels.mean(axis=0, dtype=np.float32)
+    """The share of the pixels (C, *spatial) brighter than air that have the highest value; of a
+    volume COARSE decides which are looked at.
+    """
+    gray = _gray(_coarse(pixels))
     low, high = np.percentile(gray, [1, 99.5])
     tissue = np.count_nonzero(gray > low + AIR_SHARE * (high - low))
     return np.count_nonzero(gray == gray.max()) / max(tissue, 1)
@@ -54,12 +56,21 @@ def clipped_share(pixels: np.ndarray) -> float:
 
 def _middle_planes(pixels: np.ndarray) -> list[np.ndarray]:
     """The gray values (H, W) of a picture, or of the axial slices of a volume at HEIGHTS."""
-    gray = np.nan_to_num(pixels.mean(axis=0, dtype=np.float32))
-    if gray.ndim == 2:
-        return [gray]
-    low, high = content_box(scale_to_unit(gray[:, ::COARSE, ::COARSE]))[0]
-    places = [min(int(low + share * (high - low)), len(gray) - 1) for share in HEIGHTS]
-    return [gray[place] for place in places]
+    if pixels.ndim == 3:
+        return [_gray(pixels)]
+    low, high = content_box(scale_to_unit(_gray(_coarse(pixels))))[0]
+    places = [min(int(low + share * (high - low)), pixels.shape[1] - 1) for share in HEIGHTS]
+    return [_gray(pixels[:, place]) for place in places]
+
+
+def _coarse(pixels: np.ndarray) -> np.ndarray:
+    """Every COARSE-th row and column of a volume (C, D, H, W); a picture as it is."""
+    return pixels[:, :, ::COARSE, ::COARSE] if pixels.ndim == 4 else pixels
+
+
+def _gray(pixels: np.ndarray) -> np.ndarray:
+    """The mean of the contrasts of (C, *spatial), float32; 0 where it is not known."""
+    return np.nan_to_num(pixels.mean(axis=0, dtype=np.float32), copy=False)
 
 
 def scale_to_unit(gray: np.ndarray) -> np.ndarray:

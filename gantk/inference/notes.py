@@ -256,8 +256,11 @@ def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) ->
 
     step = max(1, round((image.pixels[0].size / COMPARED_PIXELS) ** (1 / image.dims)))
     some = (slice(None), *[slice(None, None, step)] * image.dims)
-    given_in_units, made_in_units = pipeline.in_training_units(image)
-    lines = load().hook.gantk_translation_warning(
-        given=given_in_units(image.pixels[some]), made=made_in_units(made.pixels[some]), frame=frame
-    )
+    given = image.pixels[some]
+    shown = made.pixels[some]
+    if made.own_scale:
+        given_in_units, made_in_units = pipeline.in_training_units(image)
+        given = given_in_units(given)
+        shown = made_in_units(shown)
+    lines = load().hook.gantk_translation_warning(given=given, made=shown, frame=frame)
     return notes + [("warning", line) for line in lines]

@@ -18,7 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.intensity import IntensityMapping, Linear, some_of
+from gantk.data.intensity import (
+    MAX_HISTOGRAM_VALUES,
+    IntensityMapping,
+    Linear,
+    some_of,
+)
 from gantk.data.masks import Outside, outside_of
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
@@ -30,6 +35,7 @@ from gantk.prepare.module import (
     WINDOW_REACH,
     Prepare,
     Scale,
+    as_batch_of_one,
     fit_lines,
     least_variance,
     neighbour_places,
@@ -283,8 +289,8 @@ class Pipeline:
             # all blank: the first gives the channel count
             numbers = filled[first : first + self.frame.batch] or [0]
             places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, total)
-            natives = [np.concatenate(stack[row])[None] for row in places.tolist()]
-            seen = torch.cat([prepare(torch.from_numpy(native)) for native in natives])
+            rows = (_with_neighbours(stack, row) for row in places.tolist())
+            seen = torch.cat([prepare(as_batch_of_one(native)) for native in rows])
             batch = [prepare.middle(each) for each in self.network(seen).chunk(len(self.maps), 1)]
             if keep_seen:
                 batch.append(prepare.middle(seen))
@@ -352,7 +358,8 @@ class Pipeline:
         expected = np.asarray(fitted.inverse(white)).flatten()
         # nan if all are nan
         known = ~np.isnan([np.fmax.reduce(channel, axis=None) for channel in pixels])
-        top = np.array([np.nanpercentile(some_of(pixels[n]), 99.5) for n in np.flatnonzero(known)])
+        some = [some_of(pixels[n], MAX_HISTOGRAM_VALUES) for n in np.flatnonzero(known)]
+        top = np.array([np.nanpercentile(values, 99.5) for values in some])
         ratio = top / np.where(expected[known] > 0, expected[known], np.nan)
         return bool(np.all((ratio >= 0.5) & (ratio <= 2.0)))
 
@@ -466,6 +473,12 @@ def as_images(pixels: np.ndarray, by_slice: bool) -> Tensor:
     (N, C, *spatial).
     """
     return torch.from_numpy(np.array(np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]))
+
+
+def _with_neighbours(stack: np.ndarray, row: list[int]) -> np.ndarray:
+    """Some images of a stack (N, C, *spatial) as the channels of one; a single one is not copied."""
+    shown = [stack[number] for number in row]
+    return np.concatenate(shown) if len(shown) > 1 else shown[0]
 
 
 def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:

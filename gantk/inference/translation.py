@@ -833,7 +833,7 @@ class Translation:
             high=float(image.pixels.max()),
             limits=f"{least:g} .. {most:g}",
         )
-        return output, replace(image, pixels=np.clip(rounded, least, most)), clipped
+        return output, replace(image, pixels=np.clip(rounded, least, most, out=rounded)), clipped
 
     def _for_other_format(self, path: Path, image: Image, job: Job) -> Image:
         """An image for a file of another format than its input, without the type of the input.

@@ -137,7 +137,7 @@ class Prepare(nn.Module):
 
     def forward(self, native: Tensor) -> Tensor:
         """The network's input, (N, C, *size); the padding is each channel's lowest value."""
-        fill = native.nan_to_num().flatten(2).amin(dim=2)
+        fill = native.flatten(2).amin(dim=2).nan_to_num()
         return self.source.or_black(self.to_size(native, fill), self.black)
 
     def restore(self, output: Tensor, native: Tensor, seen: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ class Prepared(nn.Module):
         return made
 
 
-def _as_batch(image: np.ndarray) -> Tensor:
+def as_batch_of_one(image: np.ndarray) -> Tensor:
     """An array as a batch of one, copied only if torch cannot use its memory."""
     return torch.from_numpy(np.require(image, np.float32, ("C", "W")))[None]
 
@@ -347,7 +347,7 @@ def size_image(
     """`size_images` of one array (C, *native), float32; the padding is `fill`, by default each
     channel's lowest value.
     """
-    tensor = _as_batch(image)
+    tensor = as_batch_of_one(image)
     lowest = tensor.flatten(2).amin(dim=2)
     padding = lowest if fill is None else torch.full_like(lowest, fill)
     return size_images(tensor, list(size), fit, padding, nearest)[0].numpy()
@@ -355,7 +355,7 @@ def size_image(
 
 def image_intensities(image: np.ndarray, mapping: Any) -> np.ndarray:
     """One array (C, *size) in network intensities, float32; a contrast that is missing is black."""
-    return Scale(mapping).or_black(_as_batch(image), mapping.range[0])[0].numpy()
+    return Scale(mapping).or_black(as_batch_of_one(image), mapping.range[0])[0].numpy()
 
 
 def resize(image: Tensor, size: list[int], first: int = 0, last: int | None = None) -> Tensor:

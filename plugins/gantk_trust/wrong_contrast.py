@@ -136,7 +136,7 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     and photographs with edges and several brightnesses are not recognised: see `benchmarks/results/input-checks.md`.
     """
     gray = pixels[:, :: max(1, pixels.shape[1] // COMPARED_PLANES)] if pixels.ndim == 4 else pixels
-    gray = np.nan_to_num(gray.mean(axis=0), posinf=0, neginf=0)
+    gray = np.nan_to_num(gray.mean(axis=0), copy=False, posinf=0, neginf=0)
     if not np.ptp(gray) > 0:
         return ""  # blank: reported elsewhere
 
@@ -169,12 +169,9 @@ def _neighbours(pixels: np.ndarray, axis: int) -> float:
     if pixels.shape[axis] < 3:
         return 1.0
 
-    apart = (pixels - pixels.mean()).astype(np.float64)
-    first, second = (
-        apart.take(range(*ends), axis)
-        for ends in ((0, pixels.shape[axis] - 1), (1, pixels.shape[axis]))
-    )
-    return float((first * second).mean() / np.square(apart).mean())
+    apart = np.moveaxis(pixels - pixels.mean(), axis, 0)
+    together = (apart[:-1] * apart[1:]).mean(dtype=np.float64)
+    return float(together / np.square(apart).mean(dtype=np.float64))
 
 
 def _spread(tissue: np.ndarray) -> float:
