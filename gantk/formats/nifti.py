@@ -204,7 +204,10 @@ def _read_volume_header(
     affine = np.diag([_millimetres(header)] * 3 + [1]) @ header.get_best_affine()
     if _millimetres(header) > 1:  # float32 metres are exact to 10 nm only
         affine = np.round(affine, 5)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+    axes = affine[:3, :3]
+    steps = np.linalg.norm(axes, axis=0)
+    spans = np.isfinite(affine).all() and np.linalg.matrix_rank(axes) == 3
+    if not (spans and np.all((steps > 0) & np.isfinite(steps))):
         raise ValueError("its affine (sform or qform) does not span a volume")
 
     return header, affine, stored

@@ -719,20 +719,21 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     scans = []
     series: dict[str, list[Slice]] = {}
     for file in files:
-        slices = []
+        is_single = True
         try:
             with readable(file), reading(file):
                 dataset = header(file)
                 if _no_image(dataset):
                     continue
                 slices = slices_of(dataset, file)
+                is_single = slices[0].frame is not None or _is_picture(dataset, slices[0])
         except UserError as error:  # reading the file reports the error
             raise_if_of_machine(error)
 
-        if slices and slices[0].frame is None and not _is_picture(dataset, slices[0]):
-            series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
-        else:
+        if is_single:
             scans.append(Scan(file, (file,), file.name))
+        else:
+            series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
 
     counts: Counter[str] = Counter()
     for slices in series.values():

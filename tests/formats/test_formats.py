@@ -472,6 +472,11 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
             (f"{name}.nii.gz", gzip.compress(changed, mtime=0)),
         ]
 
+    fine = bytearray(nib.Nifti2Image(np.ones((9, 8, 7), np.float32), np.eye(4)).to_bytes())
+    for axis, row in zip("xyz", 1e-310 * np.eye(4)[:3], strict=True):  # squares vanish
+        np.frombuffer(fine, nib.nifti2.header_dtype, count=1)[f"srow_{axis}"] = row
+    made.append(("fine.nii", bytes(fine)))
+
     made += [
         ("spacing.mha", line(mha, "ElementSpacing", f"1 {bad} 1")) for bad in ("0.0", "nan", "inf")
     ]

@@ -182,6 +182,18 @@ def test_unevenly_spaced_slices_are_refused(tmp_path):
         io.read(tmp_path)
 
 
+def test_a_slice_of_two_numbers_of_channels_is_listed_and_refused(tmp_path):
+    made.series(tmp_path, made.head(4))
+    damaged = sorted(tmp_path.iterdir())[0]
+    header = dcmread(damaged)
+    header.SamplesPerPixel = [1, 1]
+    header.save_as(damaged)
+
+    assert damaged.name in [scan.name for scan in io.scans(tmp_path)]
+    with pytest.raises(UserError, match="damaged"):
+        io.read(damaged)
+
+
 def test_copied_slices_are_dropped_and_conflicting_ones_named(tmp_path):
     paths = made.series(tmp_path, made.head())
     shutil.copy(paths[4], tmp_path / "exported again.dcm")
