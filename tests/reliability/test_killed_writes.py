@@ -17,13 +17,15 @@ from pathlib import Path
 
 import pytest
 
-WAYS = {  # what is translated again: at which calls it is killed, and what may be missing meanwhile
+# What is translated again: at which calls it is killed, and what may be missing meanwhile. The JSON
+# file beside a result is removed before its image is replaced: none is better than a wrong one.
+WAYS = {
     "series": (4, ()),  # a quick look at some of them
     "every series": (1, ()),
     "a disk that swaps no folders": (1, ("out", "notes.txt")),  # until the next call puts it back
     "uncertain series": (2, ("out_uncertainty",)),
     "uncertain .nii": (1, ("scan_uncertainty.nii",)),
-    "bids": (1, ("sub-1_space-T1w_desc-gantk_T2w.json",)),
+    "bids": (1, ()),
     ".nii.gz": (1, ()),
     ".hdr": (1, ()),  # its header is the same, so that the voxels alone are replaced
     ".nhdr": (1, ()),
@@ -172,7 +174,8 @@ def main(way: str, folder: Path) -> None:
         killed = dies(number, lambda: translate(way, folder / "in", place / "out", 0.5), str(place))
         seen = found(place)
         lacking = [name for name in old if name not in seen]
-        assert all(Path(name).name in missing for name in lacking), (number, lacking)
+        others = [Path(name).name for name in lacking if not name.endswith(".json")]
+        assert set(others) <= set(missing), (number, lacking)
         is_old = seen.items() <= old.items()
         is_new = seen.items() <= new.items()
         assert is_old or is_new, (number, seen, old, new)
