@@ -6,6 +6,7 @@ patients are read from many names in `patients.py`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,29 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
         masks = [row.path for row in catalog.of_kind("mask")]
         set_masks(chosen, masks, root, asked.mask, list(asked.contrasts))
     return catalog
+
+
+def read_patients(rows: Sequence[Row], root: Path, patient: str = "") -> list[UserError]:
+    """Set the patients of images whose contrasts are known by their paths below `root`, or below
+    the folder that holds all of them; returns the doubts. `patient` as of `Asked`.
+    """
+    asked = Asked(dict.fromkeys([row.contrast for row in rows], ""), patient=patient)
+    words = _words_wanted(asked)
+    named = []
+    for row in rows:
+        path = Path(os.path.abspath(row.display_path))
+        series = row.series and replace(row.series, path=path)
+        stem = contrast_in(stem_of(path), words)[1]
+        named.append(replace(row, files=(path,), series=series, stem=stem))
+
+    catalog = Catalog(named)
+    paths = [root.absolute(), *(row.display_path for row in named)]
+    folder = Path(os.path.commonpath(paths))
+    _set_places(catalog, asked, folder)
+    _set_patients(catalog, named, folder, asked)
+    for row, one in zip(rows, named, strict=True):
+        row.subject = one.subject
+    return catalog.doubts
 
 
 def _asked_for(catalog: Catalog, asked: Asked) -> list[Row]:
@@ -476,7 +500,7 @@ def _set_places(catalog: Catalog, asked: Asked, root: Path) -> None:
     words = _words_wanted(asked)
     of_groups = {part for parts in catalog.groups.values() for part in parts}
     for row in catalog:
-        row.place = _place_of(relative_to(row.path, root).parts[:-1], words, of_groups)
+        row.place = _place_of(relative_to(row.display_path, root).parts[:-1], words, of_groups)
 
     images = _asked_for(catalog, asked)
     _drop_folders_of_contrasts(images)
@@ -574,7 +598,7 @@ def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -
     pattern = regex_option(asked.patient)
     if pattern:
         for row in rows:
-            key = relative_to(row.path, root).as_posix()
+            key = relative_to(row.display_path, root).as_posix()
             row.fill(
                 "subject", patient_of(key, pattern), f"data.source.patient is '{asked.patient}'"
             )
@@ -670,10 +694,10 @@ def _set_patients_of_pictures(
 
     if numbered:
         return  # folders are named after patients, but not all
-    catalog.doubts += set_patients_by_names(rows, asked.patient)
+    catalog.doubts += _set_patients_by_names(rows, asked.patient)
 
 
-def set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]:
+def _set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]:
     """Set the patients in the names of pictures, where they are sure or `patient` is "names"; else
     returns the doubt, if names may contain patients.
     """

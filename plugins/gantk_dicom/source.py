@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 from gantk import Catalog, Record, Row, VolumeSource
 from gantk.catalog.contrasts import (
     CONTRASTS,
-    contrast_in,
     contrast_of_series,
     exclude,
     one_word,
@@ -25,10 +24,8 @@ from gantk.catalog.contrasts import (
 )
 from gantk.catalog.domains import (
     Parts,
-    parts_with_digits,
     patient_of,
     regex_option,
-    split_of,
     splits_of,
 )
 from gantk.catalog.tables import FILL_IN_TABLE
@@ -186,11 +183,17 @@ class Dicom(VolumeSource):
         if twice:
             raise self.in_both(min(twice))
 
+        used = [series for own in chosen.values() for series in own]
         rows = [self._row(letter, series) for letter, own in chosen.items() for series in own]
-        splits = splits_of([series.place for own in chosen.values() for series in own])
-        for row, split in zip(rows, splits, strict=True):
+        doubts = self.read_patients([row for row in rows if not row.subject])
+        splits = splits_of([series.place for series in used])
+        for row, series, split in zip(rows, used, splits, strict=True):
             row.fill("split", split or "", "a folder's name")
-        self.doubts = [] if self.pattern else _doubts_about_people(chain(*chosen.values()))
+            # registered scans share study and frame of reference
+            study = series.said["StudyInstanceUID"], series.said["FrameOfReferenceUID"]
+            pair = room("names").study_pseudonym(row.subject, study)
+            row.fill("pair", pair, "study and frame of reference")
+        self.doubts = doubts if self.pattern else [*_doubts_about_people(used), *doubts]
         return Catalog(rows, self.doubts)
 
     def columns(self) -> list[str]:
@@ -240,11 +243,10 @@ class Dicom(VolumeSource):
         return chosen
 
     def _row(self, letter: str, series: Series) -> Row:
-        header = series.said
         place = "/".join((*series.place, series.scan.path.name))
         names = room("names")
-        identifier = header["PatientID"]
-        subject = names.pseudonym(identifier) or _subject_of(series.place)
+        identifier = series.said["PatientID"]
+        subject = names.pseudonym(identifier)
         if self.pattern and (self.pattern.search(place) or not identifier):
             subject = patient_of(place, self.pattern)
         elif self.pattern:
@@ -252,13 +254,7 @@ class Dicom(VolumeSource):
 
         row = Row(series.scan.files, series=series.scan)
         row.fill("contrast", self.names[letter], "the header or the folders")
-        row.fill(
-            "subject", subject or self.key_of(Path(series.scan.name)), "the header or the folders"
-        )
-        # registered scans share both
-        study = (header["StudyInstanceUID"], header["FrameOfReferenceUID"])
-        study = names.study_pseudonym(row.subject, study)
-        row.fill("pair", study, "study and frame of reference")
+        row.fill("subject", subject, "the header, or data.source.patient")
         return row
 
 
@@ -317,13 +313,3 @@ def no_scan(said: Mapping[str, str]) -> str:
 def types_of(said: Mapping[str, str]) -> set[str]:
     """The values of ImageType."""
     return {value.strip() for value in re.findall(r"[^'\[\],]+", said["ImageType"])}
-
-
-def _subject_of(place: Parts) -> str:
-    """The patient from folder names: the first numbered one, else all that name neither contrast
-    nor split.
-    """
-    rests = [
-        rest for part in place if split_of((part,)) is None if (rest := contrast_in(part, set())[1])
-    ]
-    return next(iter(parts_with_digits(rests)), "/".join(rests))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
+from gantk.catalog.layouts import read_patients
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names
@@ -117,6 +118,10 @@ class FileSource(_Defaults):
         """A row of the catalog as an image of a domain."""
         key = self.key_of(Path(row.series.name if row.series else row.path))
         return replace(row, letter=letter, key=key)
+
+    def read_patients(self, rows: Sequence[Row]) -> list[UserError]:
+        """Set the patients that the names of files and folders say; returns the doubts."""
+        return read_patients(rows, self.folder, self.patient)
 
     def known_rows(self) -> list[Row]:
         """The rows of a run whose files exist; of a new run those of `find_rows`."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
-from gantk.catalog.contrasts import contrast_in, exclude, one_word, usual_contrast
-from gantk.catalog.domains import bare_stem, contrasts_said, patient_of
+from gantk.catalog.contrasts import exclude, usual_contrast
+from gantk.catalog.domains import bare_stem, contrasts_said
 from gantk.catalog.image_table import ImageTable
-from gantk.catalog.layouts import set_patients_by_names
 from gantk.catalog.tables import no_domain
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
@@ -76,8 +75,11 @@ class Manifest(VolumeSource):
 
     @cached_property
     def catalog(self) -> Catalog:
-        """A row for each image of the domains."""
-        return self.images.read()
+        """A row for each image of the domains; where no row says the patient, names do."""
+        catalog = self.images.read()
+        if not any(row.subject for row in catalog):
+            catalog.doubts = self.read_patients(catalog)
+        return catalog
 
     def find_rows(self) -> list[Row]:
         """A row for each image; one UserError lists all wrong cells with their lines."""
@@ -87,15 +89,14 @@ class Manifest(VolumeSource):
             word: count for word, count in table.words.items() if not table.contrast_of(word)
         }
         self.notes = self._notes()
-        self.doubts = []
         has_sets = any(row.split for row in catalog)
+        self.doubts = [] if has_sets else catalog.doubts
         rows = [self._row(row) for row in catalog]
         if not table.column_of and not any(table.words):
             self._expect_one_kind(rows)
-        if not any(row.subject for row in rows):
-            self._set_patients(rows, has_sets)
         if "patient" in table.own_names and not (has_sets or self.patient):
             self._ask_for_patients(catalog)
+
         by_name = False
         if "pair" not in table.columns and not table.column_of:
             by_name = not any(row.subject for row in rows)
@@ -112,8 +113,6 @@ class Manifest(VolumeSource):
     def _row(self, image: Row) -> Row:
         row = self.row_of(self.letter_of[image.contrast], image)
         row.key = self.images.key_of(row)
-        if not row.subject and row.is_volume:
-            row.subject = self._patient_in(row.key)
         with suppress(ValueError):  # it is a word, or empty
             row.position = float(row.stem)
         return row
@@ -171,12 +170,6 @@ class Manifest(VolumeSource):
                 self.images.columns, self.images.own_names["path"], {*map(str.upper, said)}
             )
 
-    def _patient_in(self, key: str) -> str:
-        """The patient of a volume, which is one patient's scan: its name may say whose."""
-        words = set(map(one_word, self.words.values()))
-        stem = io.stem_of(key)
-        return contrast_in(stem, words)[1] or Path(key).parent.name or stem
-
     def _name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
         """Set what a pair shares: its name, or the patient where it has one image per domain, else
         the patient and the slice.
@@ -191,23 +184,6 @@ class Manifest(VolumeSource):
                 row.pair = row.subject
             elif row.subject:
                 row.pair = f"{row.subject}/{row.stem}"
-
-    def _set_patients(self, rows: Sequence[Row], has_sets: bool) -> None:
-        """Set the patients that the file names say, where the table says none; a doubt where they
-        may say some, unless the table gives the split.
-        """
-        if self.pattern:
-            for row in rows:
-                row.subject = patient_of(row.key, self.pattern)
-            return
-
-        words = tuple(self.words.values())
-        named = [replace(row, stem=bare_stem(io.stem_of(row.key), words)) for row in rows]
-        doubts = set_patients_by_names(named, self.patient)
-        for row, one in zip(rows, named, strict=True):
-            row.subject = one.subject
-        if not has_sets:
-            self.doubts = doubts
 
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
