@@ -65,7 +65,7 @@ def records_of(source, path, domains=("T1", "T2"), dims=2, view=None, **options)
     """The records of a source, seen in a view."""
     built = source(domains, dims, (*SIZE, 16)[:dims], path=str(path), **options)
     if view:
-        built.sees(view)
+        built.reader.view = view
     return built.records()
 
 

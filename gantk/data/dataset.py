@@ -31,6 +31,7 @@ from gantk.data.preparation import (
     patients_of,
 )
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
+from gantk.data.sources.source import VolumeSource, file_sources
 from gantk.data.split import (
     Splits,
     consequences,
@@ -526,7 +527,10 @@ class Data(Study):
 def doubts_of(source: Any, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
     needs_patients = table.split.by == "auto" and not table.split.file
-    return list(getattr(source, "doubts", ())) if needs_patients else []
+    found = [*getattr(source, "doubts", ())] if needs_patients else []
+    for part in getattr(source, "parts", ()):
+        found += doubts_of(part, table)
+    return found
 
 
 def expect_no_doubts(source: Any, table: DataTable) -> None:
@@ -554,19 +558,21 @@ def open_source(table: DataTable, catalog: Sequence[Mapping[str, Any]] | None = 
     source = table.source(table.domains, table.dims, table.size)
     if catalog is not None and hasattr(source, "rows"):
         source.recorded = catalog
-    if table.channels is not None and hasattr(source, "set_channels"):
-        source.set_channels(table.channels)
+    of_files = list(file_sources(source))
+    for each in of_files:
+        each.reader.channels = table.channels
 
     grid = SamplingGrid(table.plane, table.spacing)
-    if not grid.is_plain and not hasattr(source, "sees"):
+    slicing = [each.reader for each in of_files if isinstance(each, VolumeSource)]
+    if not grid.is_plain and not slicing:
         raise UserError(
             f"the source '{table.source.name}' cannot resample its images to another plane or"
             " spacing",
             where="data.plane, data.spacing",
             remedy="use a source of volumes, such as 'files'",
         )
-    if not grid.is_plain:
-        source.sees(grid)
+    for reader in slicing:
+        reader.view = grid
     return source
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.plugin.spec import Source
-from gantk.prepare.grid import SamplingGrid
 
 
 class Mixed:
@@ -37,21 +35,6 @@ class Mixed:
             raise UserError(what, where="data.source.sources", remedy=remedy)
 
         self.parts = [make(domains, dims, size) for make in sources]
-        self.doubts: list[UserError] = []
-
-    def set_channels(self, channels: Literal[1, 3]) -> None:
-        """Convert the images of all sources that read files to gray (1) or colour (3)."""
-        for part in self.parts:
-            if hasattr(part, "set_channels"):
-                part.set_channels(channels)
-
-    def sees(self, view: SamplingGrid) -> None:
-        """Set the plane and spacing in which the sources slice volumes; computed heads do not use
-        them.
-        """
-        for part in self.parts:
-            if hasattr(part, "sees"):
-                part.sees(view)
 
     def records(self) -> list[Record]:
         """The records of all sources; the source's number is put before each subject, key, pair and
@@ -66,7 +49,6 @@ class Mixed:
                     for field in ("subject", "key", "pair", "scan_key")
                 }
                 records.append(replace(record, **names))
-            self.doubts += getattr(part, "doubts", ())
 
         # if one source sets splits, records without one are for training
         if any(record.split for record in records):

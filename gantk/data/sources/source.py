@@ -7,11 +7,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
@@ -25,7 +25,6 @@ from gantk.errors import NothingFound, TooFewImages, UserError
 from gantk.formats import files as io
 from gantk.method import domain_letters
 from gantk.plugin.spec import Onto
-from gantk.prepare.grid import SamplingGrid
 
 
 class _Defaults:
@@ -94,10 +93,6 @@ class FileSource(_Defaults):
         self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
         self.words = {x: self.asked_words[x] or name for x, name in self.names.items()}
         self.reader = Reader(self.dims)
-
-    def set_channels(self, channels: Literal[1, 3]) -> None:
-        """Convert all images to gray (1) or colour (3)."""
-        self.reader.channels = channels
 
     @property
     def catalog(self) -> Catalog:
@@ -230,10 +225,6 @@ class VolumeSource(FileSource):
     # part of each volume whose slices 2-D networks use: start and end as shares of the stack
     planes: tuple[float, float] = (0.25, 0.75)
 
-    def sees(self, view: SamplingGrid) -> None:
-        """Slice volumes along this plane, at this spacing; called before `records`."""
-        self.reader.view = view
-
     def masks_among(self, images: Sequence[Path]) -> list[Path]:
         """The images with the name of masks; UserError where the option `mask` names none."""
         return masks_named(images, self.root, self.mask)
@@ -252,6 +243,14 @@ class VolumeSource(FileSource):
                 remedy="resample the mask onto the grid of its image, or leave both out",
             )
         return masks[0]
+
+
+def file_sources(source: Any) -> Iterator[FileSource]:
+    """The sources of files that a source is or, by its `parts`, joins or wraps."""
+    if isinstance(source, FileSource):
+        yield source
+    for part in getattr(source, "parts", ()):
+        yield from file_sources(part)
 
 
 def source_for(path: Path, own: str | None = None) -> dict:

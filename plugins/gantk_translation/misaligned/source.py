@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -44,31 +44,17 @@ class Misaligned:
         validation: Held = 0.1,  # share of the validation set, scored while training
         seed: Seed = 0,  # seed of the displacement fields
     ):
-        self.part = source(domains, dims, size)
+        self.parts = [source(domains, dims, size)]
         self.size = tuple(size)
         self.pixels = pixels
         self.seed = seed
         self.shares = SplitTable(test=test, validation=validation)
-        self.doubts: list[UserError] = []
-
-    def set_channels(self, channels: Literal[1, 3]) -> None:
-        """Convert the images of the wrapped source to gray (1) or colour (3), if it reads files."""
-        if hasattr(self.part, "set_channels"):
-            self.part.set_channels(channels)
-
-    def sees(self, view: Any) -> None:
-        """Set the plane and spacing in which the wrapped source slices volumes; computed heads do
-        not use them.
-        """
-        if hasattr(self.part, "sees"):
-            self.part.sees(view)
 
     def records(self) -> list[Record]:
         """The records of the wrapped source with their splits; UserError where it has no registered
         pairs.
         """
-        found = self.part.records()
-        self.doubts = list(getattr(self.part, "doubts", ()))
+        found = self.parts[0].records()
         if not any(record.pair and record.domain == "b" for record in found):
             what = (
                 "'misaligned' moves the second image of registered pairs, but its source has no"
