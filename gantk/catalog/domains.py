@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +26,10 @@ from gantk.catalog.patterns import (
     SPLIT_WORD,
     SPLITS,
 )
-from gantk.errors import NothingFound, UserError, count_noun, one_line
+from gantk.errors import UserError, count_noun, one_line
 from gantk.formats.files import (
-    is_image,
     is_volume,
-    list_images,
     natural,
-    readable,
     stem_of,
 )
 
@@ -43,28 +39,6 @@ BY_ORDER = f"the first in the order {', '.join(USUAL)}"
 
 Parts = tuple[str, ...]  # the folders of a path
 GLOB = re.compile(r"[*?\[]")
-
-
-def images_of(folder: Path, option: str) -> tuple[Path, list[Path]]:
-    """The folder that a folder or glob starts from, and its images in natural order; what exists is
-    no glob.
-    """
-    for n, part in enumerate(folder.parts):
-        start = Path(*folder.parts[:n])
-        if not GLOB.search(part) or (start / part).exists():
-            continue
-
-        images: list[Path] = []
-        with suppress(ValueError):  # it is no glob
-            found = start.glob(str(Path(*folder.parts[n:])))
-            images = [path for path in found if is_image(path) and path.is_file()]
-
-        if images:
-            return start, sorted(images, key=natural)
-
-        raise NothingFound(f"no images match '{folder}'", where=option, allowed=readable())
-
-    return folder, list_images(folder, recursive=True)
 
 
 def relative_to(path: Path, root: Path) -> Path:

@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from gantk.catalog.domains import (
     Parts,
     bare_stem,
     domain_match,
-    images_of,
     parts_with_digits,
     patient_of,
     possible_originals,
@@ -49,6 +49,7 @@ from gantk.catalog.patients import (
     patients_of,
     patients_of_volumes,
     unsure,
+    visits_or_patients,
 )
 from gantk.catalog.patterns import (
     CLASS_WORDS,
@@ -59,8 +60,8 @@ from gantk.catalog.patterns import (
     VISIT_WORD,
 )
 from gantk.catalog.versions import leave_one_version, leave_out_standard_space
-from gantk.errors import UserError
-from gantk.formats.files import natural, stem_of
+from gantk.errors import NothingFound, UserError
+from gantk.formats.files import natural, readable, stem_of
 
 UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
 BEGINS_ALIKE = "a folder's name begins as the contrast's"
@@ -255,11 +256,19 @@ def _rows_of(
     """The rows of one contrast that is asked for."""
     text = asked.contrasts[contrast]
     where = f"data.source.{asked.options.get(contrast, '')}"
-    if text and (GLOB.search(text) or (root / text).is_dir()):
-        is_path = "/" in text or (root / text).is_dir()
-        pattern = root / text if is_path else root / "**" / text
-        matched = set(images_of(pattern, where)[1])
-        return _with_rule([row for row in rows if row.path in matched], f"{where} is '{text}'")
+    folder = root / text
+    if text and folder.is_dir():
+        below = [row for row in rows if row.path.is_relative_to(folder)]
+        return _with_rule(below, f"{where} is '{text}'")
+    if GLOB.search(text):
+        pattern = os.path.relpath(folder, root) if "/" in text else f"**/{text}"
+        paths: set[Path] = set()
+        with suppress(ValueError):  # it is no glob
+            paths = set(root.glob(pattern))
+        matched = [row for row in rows if row.path in paths]
+        if not matched:
+            raise NothingFound(f"no images match '{folder}'", where=where, allowed=readable())
+        return _with_rule(matched, f"{where} is '{text}'")
 
     with_words = _rows_with_words(text, rows, root)
     if with_words:
@@ -602,6 +611,11 @@ def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -
             row.fill(
                 "subject", patient_of(key, pattern), f"data.source.patient is '{asked.patient}'"
             )
+        return
+
+    doubts = visits_or_patients(rows)
+    if doubts:
+        catalog.doubts += doubts
         return
 
     volumes = [row for row in rows if row.is_volume]

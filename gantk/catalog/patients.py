@@ -33,6 +33,7 @@ from gantk.catalog.patterns import (
     VERSION_FOLDER,
     VISIT_FOLDER,
     VISIT_WORD,
+    YEAR_FOLDER,
 )
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError
@@ -228,6 +229,43 @@ def _common_folders(places: Collection[Parts]) -> int:
         if one != other or PERSON.search(one):
             return i
     return min(len(first), len(last))
+
+
+def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
+    """The doubt about folders with numbers that may be visits, sites or patients (`2019/001`,
+    `2020/001`): most names in them recur in others, and are not fewer.
+    """
+    names_of = defaultdict(set)
+    for row in rows:
+        own, _ = _with_patient(row.place, 0)
+        name = row.stem if row.is_volume else ""
+        *folders, last = (*own, *parts_with_digits([name])) or ("",)
+        if row.contrast == rows[0].contrast:  # others are other series
+            names_of["/".join(folders)].add(last)
+
+    folders_of = Counter(name for names in names_of.values() for name in names)
+    name, count = max(folders_of.items(), key=lambda item: item[1], default=("", 0))
+    recur = count > 1 and 2 * folders_of.total() > len(folders_of) * len(names_of)
+    if not recur or len(folders_of) < len(names_of) or not any(map(_may_be_visit, names_of)):
+        return []
+
+    first, other = [f"{folder}/{name}" for folder, names in names_of.items() if name in names][:2]
+    what = (
+        f"'{first}' and '{other}' may be two visits of one patient, or two patients. One person may"
+        " then be in training and test, and scores too good"
+    )
+    remedy = (
+        "say which with --set data.source.patient='[^/]+/([^/_.]+)' (one patient), or"
+        f" '([^/]+/[^/_.]+)' (two), or another REGEX. {FILL_IN_TABLE}"
+    )
+    return [UserError(what, where="data.source.patient", remedy=remedy)]
+
+
+def _may_be_visit(folder: str) -> bool:
+    """Whether a folder has a number, and is not called a person or a site."""
+    last = folder.rpartition("/")[2]
+    is_site = SEVERAL_PATIENTS.search(last) and not YEAR_FOLDER.fullmatch(last)
+    return bool(parts_with_digits([last])) and not is_site and not PERSON.search(last)
 
 
 # --- in the names of files

@@ -105,9 +105,10 @@ PERSON = re.compile(
     r"(?i)(?<![a-z])(?:(?:subject|subj|sub|patient|pat|pt|case|person)[\W_]*\d+|sub-[a-z0-9]+)"
     r"|(?<!\d)\d{3}_S_\d{4,5}"  # ADNI: `002_S_0295`
 )
-# A folder of several patients, although it has a number: `site2`, `Set2020_TrainingData`.
+YEAR_FOLDER = re.compile(r"(?:19|20)\d\d")
+# A folder of several patients, although it has a number: `site2`, `Set2020_TrainingData`, `2019`.
 SEVERAL_PATIENTS = re.compile(
-    r"(?i)^(?:train|test|val)"
+    rf"(?i)^(?:train|test|val|{YEAR_FOLDER.pattern}$)"
     r"|(?<![a-z])(?:(?:train(?:ing)?|test(?:ing)?|val|validation)(?:\D*$|[\W_]*data)|dataset"
     r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)"
     r"[\W_]*\d*$)"

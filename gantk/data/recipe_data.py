@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,11 @@ def opened_recipe(
 
     source = open_source(model.data)
     named_by_user = "data.domains" in loaded.overridden
-    if not named_by_user and hasattr(source, "expect_said_domain"):
-        source.expect_said_domain()
     note = None
-    if not (named_by_user or model.data.source.options.get("a")):
-        note = _nameless(source, model.data.domains)
-    if note is not None:
+    asks_for_a = named_by_user or model.data.source.options.get("a")
+    if not asks_for_a and hasattr(source, "nameless"):
+        note = source.nameless()
+    if note and any(map(usual_contrast, model.data.domains)):
         loaded = copy.deepcopy(loaded)
         domains = list(model.data.domains)
         loaded.tables["data"]["domains"] = ["A", "B"][: len(domains)]
@@ -129,13 +128,6 @@ def opened_recipe(
         model = loaded.check()
         source = open_source(model.data)
     return loaded, model, source
-
-
-def _nameless(source: Any, domains: Sequence[str]) -> str | None:
-    """A note that no name says usual contrasts, which the domains are; else None."""
-    if not hasattr(source, "nameless") or not any(map(usual_contrast, domains)):
-        return None
-    return source.nameless()
 
 
 def checked_recipe(

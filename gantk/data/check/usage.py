@@ -68,10 +68,11 @@ def _usage(table: DataTable, method: type[Any], recipe: str | None = None) -> Us
     if note:
         usage.problems.append(problem("choice", "note", note.what, (), note.remedy))
 
-    nameless = source.nameless() if hasattr(source, "nameless") else None
-    if nameless and recipe is None and len(table.domains) == 2:
+    if recipe is None and len(table.domains) == 2 and hasattr(source, "nameless"):
         remedy = "if these are classes of one domain, use --set 'data.domains=[\"MR\"]'"
-        usage.problems.append(problem("domains", "note", nameless, (), remedy))
+        nameless = source.nameless()
+        if nameless:
+            usage.problems.append(problem("domains", "note", nameless, (), remedy))
 
     # a run with this recipe would stop with this error
     severity = "warning" if recipe is None else "error"

@@ -117,7 +117,7 @@ class Manifest(VolumeSource):
             row.position = float(row.stem)
         return row
 
-    def expect_said_domain(self) -> None:
+    def nameless(self) -> None:
         """UserError where a recipe has one domain, the table one column of paths, and no row says a
         domain or a class.
         """
