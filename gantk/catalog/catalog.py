@@ -50,7 +50,6 @@ class Row:
         apart: a sentence on the image that would be its partner but for another grid.
         onto: the image onto whose grid it and its mask are resampled.
         outlines: outlines of its files that were read.
-        sha256: of an earlier run, the hashes of all its files.
     """
 
     files: tuple[Path, ...]
@@ -75,7 +74,6 @@ class Row:
     apart: str = ""
     onto: Source | None = None
     outlines: dict[Source, Image] = field(default_factory=dict, repr=False)
-    sha256: Sequence[str] = ()
 
     def as_json(self, root: Path) -> dict[str, Any]:
         """What a run records of it, for `of_json`; files below `root` relative to it."""
@@ -114,7 +112,6 @@ class Row:
         contrasts = recorded.get("contrasts", {})
         paths = {name: root / files[0] if files else None for name, files in contrasts.items()}
         row.contrasts = paths or None
-        row.sha256 = recorded.get("sha256", ())
         return row
 
     @property

@@ -235,21 +235,22 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
     """The doubt about folders with numbers that may be visits, sites or patients (`2019/001`,
     `2020/001`): most names in them recur in others, and are not fewer.
     """
-    names_of = defaultdict(set)
+    found = set()
     for row in rows:
-        own, _ = _with_patient(row.place, 0)
         name = row.stem if row.is_volume else ""
-        *folders, last = (*own, *parts_with_digits([name])) or ("",)
+        *folders, last = (*patient_places(row.place)[0], *parts_with_digits([name])) or ("",)
         if row.contrast == rows[0].contrast:  # others are other series
-            names_of["/".join(folders)].add(last)
+            found.add(("/".join(folders), last))
 
-    folders_of = Counter(name for names in names_of.values() for name in names)
-    name, count = max(folders_of.items(), key=lambda item: item[1], default=("", 0))
-    recur = count > 1 and 2 * folders_of.total() > len(folders_of) * len(names_of)
-    if not recur or len(folders_of) < len(names_of) or not any(map(_may_be_visit, names_of)):
+    folders = {folder for folder, _ in found}
+    names = Counter(name for _, name in found)
+    if not len(folders) <= len(names) < 2 * len(found) / max(1, len(folders)):
+        return []
+    if len(folders) < 2 or not any(map(_may_be_visit, folders)):
         return []
 
-    first, other = [f"{folder}/{name}" for folder, names in names_of.items() if name in names][:2]
+    name = names.most_common(1)[0][0]
+    first, other = sorted("/".join(each) for each in found if each[1] == name)[:2]
     what = (
         f"'{first}' and '{other}' may be two visits of one patient, or two patients. One person may"
         " then be in training and test, and scores too good"
@@ -264,8 +265,8 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
 def _may_be_visit(folder: str) -> bool:
     """Whether a folder has a number, and is not called a person or a site."""
     last = folder.rpartition("/")[2]
-    is_site = SEVERAL_PATIENTS.search(last) and not YEAR_FOLDER.fullmatch(last)
-    return bool(parts_with_digits([last])) and not is_site and not PERSON.search(last)
+    is_named = PERSON.search(last) or SEVERAL_PATIENTS.search(last)
+    return bool(YEAR_FOLDER.fullmatch(last) or (parts_with_digits([last]) and not is_named))
 
 
 # --- in the names of files

@@ -129,12 +129,8 @@ def _expect_unchanged(
     for record in records:
         entry = entries[record.id]
         own = hashes.get((record.files, record.mask_files), {})
-        known = entry.all_sha256
-        earlier = record.file.row.sha256 if record.file else []
-        if len(earlier) > 1:
-            known = digest(sorted(earlier))
-        # the earliest runs know the hash of the first file only
-        others_changed = known not in (None, own.get("all_sha256"))
+        # earlier runs know the hash of the first file only
+        others_changed = entry.all_sha256 not in (None, own.get("all_sha256"))
         if entry.sha256 != own.get("sha256") or others_changed:
             changed.append(record.key)
 
