@@ -290,7 +290,6 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     problems += findings.same_people(items)
     problems += findings.shared_series(items)
     problems += findings.ct_without_air(items)
-    problems += findings.mixed_channels(items)
     if study:
         problems += findings.wrong_contrast(items, study.table.domains, study.splits)
         problems += findings.named_otherwise(study)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.channels import numbered_channels
 from gantk.catalog.contrasts import CONTRASTS, exclude, one_word, usual_contrast
 from gantk.catalog.domains import contrasts_said
 from gantk.catalog.people import people_of_two_names
@@ -647,23 +646,6 @@ def shared_series(items: Sequence[Inspected]) -> Iterator[Problem]:
                 " SeriesInstanceUID of its own"
             )
             yield problem("series", "warning", what, [item.name for item in own], remedy)
-
-
-def mixed_channels(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Warn of a table's domain whose files differ in the number of a channel, as those of nnU-Net
-    do: `p1_0000` and `p1_0001` are two contrasts. (Elsewhere this is an error.)
-    """
-    images: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for item in items:
-        images[tuple(item.domains)].append(item.scan.path)
-
-    for domains, own in images.items():
-        channels = numbered_channels(own) if domains else []
-        if channels:
-            names = [stem_of(image) for image in channels]
-            what = f"images of {' and '.join(domains)} differ in the number of a channel:"
-            remedy = "give each channel, which is a contrast, a domain of its own in the table"
-            yield problem("domains", "warning", what, names, remedy)
 
 
 def made_gray(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:

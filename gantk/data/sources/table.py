@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.channels import numbered_channels
 from gantk.catalog.contrasts import exclude, usual_contrast
 from gantk.catalog.domains import bare_stem, contrasts_said
 from gantk.catalog.image_table import ImageTable
@@ -156,6 +157,14 @@ class Manifest(VolumeSource):
                 f"the column id of {table.called} differs in each row, so it is not read as the"
                 " patient. If it is the patient, rename it to patient"
             )
+        for word in self.letter_of:
+            images = [row.path for row in self.catalog if row.contrast == word]
+            channels = [path.name for path in numbered_channels(images)]
+            if channels:
+                notes.append(
+                    f"images of {word} differ in the number of a channel: {', '.join(channels)}."
+                    " If these are contrasts, give each a domain of its own in the table"
+                )
         return notes
 
     def _expect_one_kind(self, rows: Sequence[Row]) -> None:
