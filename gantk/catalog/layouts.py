@@ -256,10 +256,10 @@ def _rows_of(
     """The rows of one contrast that is asked for."""
     text = asked.contrasts[contrast]
     where = f"data.source.{asked.options.get(contrast, '')}"
+    rule = f"{where} is '{text}'"
     folder = root / text
     if text and folder.is_dir():
-        below = [row for row in rows if row.path.is_relative_to(folder)]
-        return _with_rule(below, f"{where} is '{text}'")
+        return _with_rule([row for row in rows if row.path.is_relative_to(folder)], rule)
     if GLOB.search(text):
         pattern = os.path.relpath(folder, root) if "/" in text else f"**/{text}"
         paths: set[Path] = set()
@@ -268,11 +268,11 @@ def _rows_of(
         matched = [row for row in rows if row.path in paths]
         if not matched:
             raise NothingFound(f"no images match '{folder}'", where=where, allowed=readable())
-        return _with_rule(matched, f"{where} is '{text}'")
+        return _with_rule(matched, rule)
 
     with_words = _rows_with_words(text, rows, root)
     if with_words:
-        return _with_rule(with_words, f"{where} is '{text}'")
+        return _with_rule(with_words, rule)
     found = _rows_saying(contrast, rows, said, asked)
     if text:
         return found

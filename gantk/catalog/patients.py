@@ -244,9 +244,9 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
 
     folders = {folder for folder, _ in found}
     names = Counter(name for _, name in found)
-    if not len(folders) <= len(names) < 2 * len(found) / max(1, len(folders)):
-        return []
-    if len(folders) < 2 or not any(map(_may_be_visit, folders)):
+    most_recur = 2 * len(found) > len(folders) * len(names)
+    unclear = any(map(_may_be_visit, folders))
+    if not (unclear and most_recur and 2 <= len(folders) <= len(names)):
         return []
 
     name = names.most_common(1)[0][0]
