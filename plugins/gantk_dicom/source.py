@@ -181,7 +181,9 @@ class Dicom(VolumeSource):
         names = [{series.scan.name for series in own} for own in chosen.values()]
         twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
-            raise self.in_both(min(twice))
+            what = f"'{min(twice)}' belongs to both domains, {' and '.join(self.domains)}"
+            remedy = f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}"
+            raise UserError(what, where="data.source", remedy=remedy)
 
         used = [series for own in chosen.values() for series in own]
         rows = [self._row(letter, series) for letter, own in chosen.items() for series in own]

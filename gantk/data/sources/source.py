@@ -17,7 +17,6 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.layouts import read_patients
 from gantk.catalog.masks import expect_one_mask, masks_named
-from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
@@ -143,15 +142,6 @@ class FileSource(_Defaults):
         option = "a" if letter == "image" else letter
         remedy = rename_or_map([word.upper() for word in said if word], self.domains)
         return NothingFound(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
-
-    def in_both(self, name: object) -> UserError:
-        """The error for an image that belongs to both domains."""
-        what = f"'{name}' belongs to both domains, {' and '.join(self.names.values())}"
-        return UserError(
-            what,
-            where="data.source",
-            remedy=f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}",
-        )
 
     def records(self) -> list[Record]:
         """One record for every row, or for every plane of it.
