@@ -686,8 +686,10 @@ class Translation:
         made = [self._as_file(job, output, results) for output in job.outputs]
         written = [output.path for output, _, _ in made]
         files.expect_writable(written, self.overwrite)
-        for path in written[1:]:  # deletes what an earlier call has left of these
-            files.writer_of(path, made[0][1]).withdraw(path)
+        for output, _, _ in made[1:]:  # deletes what an earlier call has left of these
+            if self._has_sidecar(output):
+                files.sidecar_of(output.path).unlink(missing_ok=True)
+            files.writer_of(output.path, made[0][1]).withdraw(output.path)
 
         for output, image, clipped in made:
             self._write_file(job, output, image)
