@@ -7,12 +7,11 @@ from statistics import fmean
 from typing import Any
 
 from gantk import compare_systems, correct_tests
-from gantk.metrics.verdict import baseline_words
+from gantk.metrics.verdict import SIGNIFICANCE, baseline_words
 from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, numbers
 
 Rows = list[dict[str, Any]]
-SIGNIFICANCE = 0.05
 
 
 def statistics(systems: Sequence[System]) -> dict[str, list[Any]]:

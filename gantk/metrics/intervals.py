@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.split import least_patients
+from gantk.data.test_size import least_patients
 from gantk.errors import UserError
 from gantk.runs.results import Score
 

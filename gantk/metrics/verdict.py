@@ -11,8 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.split import least_patients
-from gantk.data.split.split import SIGNIFICANCE
+from gantk.data.test_size import SIGNIFICANCE, least_patients
 from gantk.errors import count_noun
 from gantk.metrics.intervals import MIN_PATIENTS, estimate, patient_means, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, Scores

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from gantk.data.check.findings import test_of_another_kind
 from gantk.data.preparation import patients_of
-from gantk.data.split import SplitTable, few_test_patients, least_patients, split_records
+from gantk.data.split import SplitTable, few_test_patients, split_records
+from gantk.data.test_size import least_patients
 from gantk.errors import count_noun
 from gantk.method import domain_letters
 from gantk.planning.look import Scans

@@ -21,7 +21,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gantk.data.look import AIR_SHARE
-from gantk.data.split import held_out_patients, least_patients
+from gantk.data.split import held_out_patients
+from gantk.data.test_size import least_patients
 from gantk.errors import argument, count_noun
 from gantk.files import write_file
 from gantk.metrics.verdict import baselines

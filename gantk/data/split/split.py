@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
+from gantk.data.test_size import SIGNIFICANCE, least_patients
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
@@ -23,7 +23,6 @@ from gantk.recipe.tables import SplitTable
 By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
 MIN_PATIENTS_FOR_VALIDATION = 4
-SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
 MAX_NAMED_PATIENTS = 10  # held-out patients of a set that are named
 FOLDERS_OR_TABLE = "the folders or the table"  # what gives the sets of most sources
 USE_BLOCKS = (
@@ -597,15 +596,6 @@ def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
         if held_out:
             parts.append(f"{name}: {join_first(held_out, most=MAX_NAMED_PATIENTS)}")
     return "; ".join(parts)
-
-
-def least_patients(comparisons: int = 1) -> int:
-    """The fewest test patients with whom a difference can be significant.
-
-    The smallest p of a two-sided sign-flip test on n patients is 2 / 2^n. Corrected by Holm's method
-    for so many comparisons it has to be below `SIGNIFICANCE`.
-    """
-    return next(n for n in count(1) if comparisons * 2.0 ** (1 - n) < SIGNIFICANCE)
 
 
 def few_test_patients(splits: Mapping[str, Sequence[Record]], comparisons: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.split import least_patients
+from gantk.data.test_size import least_patients
 from gantk.errors import join_first
 from gantk.metrics.intervals import MIN_PATIENTS, bootstrap_draws
 from gantk.metrics.statistics.paired import paired_test

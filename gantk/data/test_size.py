@@ -1,0 +1,16 @@
+"""How many test patients it takes until a difference between scores can be significant."""
+
+from __future__ import annotations
+
+from itertools import count
+
+SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
+
+
+def least_patients(comparisons: int = 1) -> int:
+    """The fewest test patients with whom a difference can be significant.
+
+    The smallest p of a two-sided sign-flip test on n patients is 2 / 2^n. Corrected by Holm's method
+    for so many comparisons it has to be below `SIGNIFICANCE`.
+    """
+    return next(n for n in count(1) if comparisons * 2.0 ** (1 - n) < SIGNIFICANCE)
