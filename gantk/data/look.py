@@ -50,8 +50,8 @@ def clipped_share(pixels: np.ndarray) -> float:
     """
     gray = _gray(_coarse(pixels))
     low, high = np.percentile(gray, [1, 99.5])
-    tissue = np.count_nonzero(gray > low + AIR_SHARE * (high - low))
-    return np.count_nonzero(gray == gray.max()) / max(tissue, 1)
+    tissue = int(np.count_nonzero(gray > low + AIR_SHARE * (high - low)))
+    return int(np.count_nonzero(gray == gray.max())) / max(tissue, 1)
 
 
 def _middle_planes(pixels: np.ndarray) -> list[np.ndarray]:
