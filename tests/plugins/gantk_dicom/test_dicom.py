@@ -182,7 +182,7 @@ def test_unevenly_spaced_slices_are_refused(tmp_path):
         io.read(tmp_path)
 
 
-def test_a_slice_of_two_numbers_of_channels_is_listed_and_refused(tmp_path):
+def test_two_numbers_of_channels_are_listed_and_refused(tmp_path):
     made.series(tmp_path, made.head(4))
     damaged = sorted(tmp_path.iterdir())[0]
     header = dcmread(damaged)
