@@ -238,9 +238,9 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
     found = set()
     for row in rows:
         name = row.stem if row.is_volume else ""
-        *folders, last = (*patient_places(row.place)[0], *parts_with_digits([name])) or ("",)
+        *above, last = (*patient_places(row.place)[0], *parts_with_digits([name])) or ("",)
         if row.contrast == rows[0].contrast:  # others are other series
-            found.add(("/".join(folders), last))
+            found.add(("/".join(above), last))
 
     folders = {folder for folder, _ in found}
     names = Counter(name for _, name in found)
