@@ -110,7 +110,9 @@ class Service:
         fits = {to: FITS.index(self.model.check(image, to).fits) for to in self.directions}
         best = min(fits, key=fits.__getitem__)
         said: list[str] = []
-        translation = Translation(self.model, best, TranslateOptions(), None, said.append)
+        any_class = next(iter(self.model.classes()), None)  # the page asks for one afterwards
+        options = TranslateOptions(label=any_class)
+        translation = Translation(self.model, best, options, None, said.append)
         translation.compare(source, self.results_folder(upload.parts[-3]) / source.name)
         acquired = self.model.acquired_in(source, best) if source.is_dir() else []
         if acquired:

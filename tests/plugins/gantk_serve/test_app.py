@@ -209,7 +209,9 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
         made[label] = service.translate(upload, "FLAIR", label=label).file.read_bytes()
     with pytest.raises(UserError, match="healthy, tumour"):
         service.translate(upload, "FLAIR")
+    found, _ = service.look(upload)  # before a class is chosen
 
+    assert found == "FLAIR"
     assert made["healthy"] != made["tumour"]
 
 
