@@ -89,6 +89,15 @@ def expect_one_acquisition(folder: Path) -> None:
         if len(found) > 1:
             raise _mixed(f"{len(found)} {COMMON[name]}", found.values())
 
+    # of a single file, which may be chosen among others, no doubt says that others lack
+    stated = int(elements.get("ImagesInAcquisition") or 0)
+    if len(files) == 1 and stated > 1 and not elements.get("NumberOfFrames"):
+        raise UserError(
+            f"the series lacks {stated - 1} of the {stated} images that its header states: it has"
+            f" {_numbers(files)}",
+            remedy="send all of its images",
+        )
+
     stacks = scans(folder)
     if len(stacks) > 1:
         groups = [scan.files for scan in stacks]
