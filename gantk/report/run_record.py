@@ -322,7 +322,7 @@ class RunRecord:
             return self.recipe.get("summary") or ""
 
         source, _, what = self.data.partition(": ")
-        trained_on = what or source
+        trained_on = (what or source).removesuffix(".")
         settings = record.origin
         if not with_paths:
             settings = Path(settings).name

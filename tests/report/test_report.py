@@ -443,21 +443,23 @@ def test_the_page_begins_with_a_sentence_and_images(whole):
 
 
 OWN_SUMMARY = "Brain MR, T1 <-> T2, unpaired."
+HEADS = "files: /scans/heads"
 OTHER_DATA = "Trained on /scans/heads, with the settings of x.toml (bundled with gantk)."
 
 
 @pytest.mark.parametrize(
-    ("changed", "subtitle"),
+    ("changed", "data", "subtitle"),
     [
-        ({}, OWN_SUMMARY),
-        ({"train.steps": ["9", "8"]}, OWN_SUMMARY),
-        ({"data.source": ["phantom", "files"]}, OTHER_DATA),
-        ({"data.source.a": ["not given", "CT"]}, OTHER_DATA),
-        ({"data.domains": ["T1, T2", "CT, MR"]}, OTHER_DATA),
+        ({}, HEADS, OWN_SUMMARY),
+        ({"train.steps": ["9", "8"]}, HEADS, OWN_SUMMARY),
+        ({"data.source": ["phantom", "files"]}, HEADS, OTHER_DATA),
+        ({"data.source.a": ["not given", "CT"]}, HEADS, OTHER_DATA),
+        ({"data.domains": ["T1, T2", "CT, MR"]}, HEADS, OTHER_DATA),
+        ({"data.source": ["files", "phantom"]}, "phantom: /scans/heads.", OTHER_DATA),
     ],
 )
-def test_the_subtitle_says_what_was_trained_on(tmp_path, changed, subtitle):
-    about = {"origin": "x.toml (bundled with gantk)", "data": "files: /scans/heads"}
+def test_the_subtitle_says_what_was_trained_on(tmp_path, changed, data, subtitle):
+    about = {"origin": "x.toml (bundled with gantk)", "data": data}
     page = report(make_run(tmp_path, environment={"recipe": about | {"changed": changed}}))
 
     assert f'<p class="lede">{html.escape(subtitle)}</p>' in page.source
