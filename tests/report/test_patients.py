@@ -7,6 +7,7 @@ import csv
 import importlib
 import io
 import json
+import re
 import shutil
 
 import nibabel
@@ -238,6 +239,21 @@ def test_scores_on_other_scales_are_not_compared(
     )
     assert ("31.25" in words) is (", whole files scored" in words) is (bool(reason) and files)
     assert ("T1 → T2 scored" in words) is not (bool(reason) and files)
+
+
+def test_images_of_another_size_are_not_drawn_side_by_side(tiny_run, copied_run, tmp_path):
+    recipe = (copied_run / "recipe.toml").read_text("utf-8")
+    (copied_run / "recipe.toml").write_text(re.sub(r"(?m)^(size = \[\s*)32", r"\g<1>64", recipe))
+    for path in (copied_run / "samples" / "test").glob("*.nii.gz"):
+        pixels = np.asarray(nibabel.load(path).dataobj)
+        nibabel.save(nibabel.Nifti1Image(np.kron(pixels, np.ones((2, 2, 1))), np.eye(4)), path)
+
+    options = {"out": tmp_path / "both.html", "figures": tmp_path / "figures"}
+    page = Page(gantk.write_report(tiny_run, copied_run, **options))
+
+    assert "in other units or sizes (data.size: [32, 32], [64, 32])" in page.words
+    assert "output-0" not in page.having("data-kind")
+    assert not [*(tmp_path / "figures").glob("*.png")]
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):

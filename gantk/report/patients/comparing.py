@@ -276,7 +276,9 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
 
 
 def _cases(named: dict[str, RunRecord]) -> Iterator[ComparedImage]:
-    """Yield the test images that every run saved, each with all runs' outputs and scores."""
+    """Yield the test images that every run saved in one size, each with all runs' outputs and
+    scores.
+    """
     by_run = [_cases_of(record) for record in named.values()]
     for same, first in by_run[0].items():
         if not all(same in found for found in by_run):
@@ -287,6 +289,8 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[ComparedImage]:
             for record, found in zip(named.values(), by_run, strict=True)
         ]
         if any("output" not in each or "truth" not in each for each in drawn):
+            continue
+        if len({each["truth"].pixels.shape for each in drawn}) > 1:  # networks of other sizes
             continue
 
         shown = {"input": drawn[0]["input"], "truth": drawn[0]["truth"]}
