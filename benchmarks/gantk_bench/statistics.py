@@ -18,7 +18,8 @@ def statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
     """For the main metrics: `baselines`, the test of each system against its best baseline (that of
     the seed with the largest p), corrected together; `sentences` on the best system and `ranks` of
     systems on the same test images, by means over seeds; `tests` of the first system against the
-    others, corrected over all pairs. Failed trainings are left out.
+    others, or of all pairs where too few patients are ranked, corrected over all pairs. Failed
+    trainings are left out.
     """
     baselines: Rows = []
     scores: dict[str, dict[tuple, dict[str, float]]] = {}
@@ -41,7 +42,9 @@ def statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
     result = compare_systems(scores, higher_is_better, units)
     first = {row["score"]: row["system"] for row in reversed(result["ranks"])}
     result["tests"] = [
-        test for test in result["tests"] if first.get(test["score"]) in (test["one"], test["other"])
+        test
+        for test in result["tests"]
+        if first.get(test["score"]) in (None, test["one"], test["other"])
     ]
     for row in (*result["tests"], *result["ranks"]):
         *_, row["label"], row["score"] = row["score"]

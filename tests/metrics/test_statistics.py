@@ -18,7 +18,7 @@ from gantk.metrics.statistics.subgroups import group_names
 from gantk.metrics.verdict import tone_of
 from gantk.runs.results import Results
 from gantk_bench.rows import Row
-from gantk_bench.statistics import sentences
+from gantk_bench.statistics import sentences, statistics
 from gantk_bench.systems import systems
 
 GAINS = np.array([1.0, -0.5, 2.0, 2.0, 0.0, 0.25, -0.25, 1.5])  # with ties and a zero
@@ -172,6 +172,26 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
     assert all((row["ci95"] is not None) is ranked for row in found["tests"])
 
 
+@pytest.mark.parametrize(
+    ("score", "value", "words"),
+    [
+        (
+            "psnr",
+            float("nan"),
+            r"the value nan of 'q' is not a finite number.*scores\['y'\]\['psnr'\]",
+        ),
+        ("psnr", float("inf"), "the value inf of 'q'"),
+        ("psnr", "24", "the value '24' of 'q'"),
+        (1, 2.0, "1 is not the name of a score"),
+        (("T1 → T2", None), 2.0, "is not the name of a score"),
+    ],
+)
+def test_what_is_no_score_is_refused(score, value, words):
+    values = {"x": {score: {"p": 1.0, "q": 2.0}}, "y": {score: {"p": 1.0, "q": value}}}
+    with pytest.raises(UserError, match=words):
+        gantk.compare_systems(values, {score: True})
+
+
 def test_scores_in_which_the_leader_is_behind_are_named():
     psnr, ssim = ("T1 → T2", "psnr"), ("T1 → T2", "ssim")
     values = {
@@ -204,6 +224,10 @@ def test_a_bench_states_its_tests_and_corrections():
     assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
     assert "(0.2)" in tests
     assert "over draws of 6 patients" in ranks
+    few = {"patients": {"a_to_b": {"psnr": {"p": 1, "q": 2}}}}
+    found = statistics(systems([row.model_copy(update=few) for row in rows]))
+    assert [test["n"] for test in found["tests"]] == [2]
+    assert not found["ranks"]
     unknown = Row.model_validate(row | {"label": "one", "patients": None})
     assert list(sentences(systems([unknown]))) == []
 

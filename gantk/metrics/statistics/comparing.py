@@ -4,6 +4,7 @@ and ranks the systems by bootstrap.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.data.test_size import least_patients
-from gantk.errors import join_first
+from gantk.errors import UserError, join_first
 from gantk.metrics.intervals import MIN_PATIENTS, bootstrap_draws
 from gantk.metrics.statistics.paired import paired_test
 from gantk.metrics.verdict import p_words, short_metric_name, split_region, verdict_words
@@ -109,6 +110,9 @@ def compare_systems(
         better the system `one` is than `other`; all tests are corrected together. A rank (1 is best)
         has its 95 % interval, and the share of bootstrap draws in which the system is first. Ranks
         need at least six patients that all systems share.
+
+    Raises:
+        UserError: a score has no name, or a value is no finite number.
     """
     tests: list[SystemTest] = []
     ranks: list[dict[str, Any]] = []
@@ -116,11 +120,11 @@ def compare_systems(
         if higher is None:
             continue
 
+        _expect_name(score)
         sign = 1 if higher else -1
         scored = {}  # system -> patient -> value
         for system, of_score in scores.items():
-            by_patient = of_score.get(score, {})
-            known = {patient: value for patient, value in by_patient.items() if value is not None}
+            known = _known_values(of_score.get(score, {}), f"scores[{system!r}][{score!r}]")
             if known:
                 scored[system] = known
 
@@ -148,6 +152,28 @@ def compare_systems(
         for each in tests
     ]
     return {"sentences": sentences, "tests": rows, "ranks": ranks}
+
+
+def _expect_name(score: Hashable) -> None:
+    """UserError for a score that is neither a name nor a tuple that ends with one."""
+    name = score[-1] if isinstance(score, tuple) and score else score
+    if not isinstance(name, str):
+        allowed = "the name of a metric, or a tuple that ends with it"
+        raise UserError(f"{score!r} is not the name of a score", where="senses", allowed=allowed)
+
+
+def _known_values(by_patient: Mapping[str, float | None], where: str) -> dict[str, float]:
+    """The values that are not None; UserError for one that is no finite number."""
+    known = {patient: value for patient, value in by_patient.items() if value is not None}
+    for patient, value in known.items():
+        try:
+            is_finite = math.isfinite(value)
+        except TypeError:
+            is_finite = False
+        if not is_finite:
+            what = f"the value {value!r} of {patient!r} is not a finite number"
+            raise UserError(what, where=where, remedy="give None where there is no score")
+    return known
 
 
 def _sentences(tests: Sequence[SystemTest], units: Mapping[Hashable, str]) -> list[str]:
