@@ -81,11 +81,13 @@ def _mean_by_patient(line: Line, metric: str) -> dict[str, float] | None:
 
 
 def _same_images(line: Line, metric: str) -> tuple:
-    """Equal for scores of the same test images; seeds that differ in theirs match no other
-    system's.
+    """Equal for scores of the same test images on one gray scale, as the score of the unchanged input
+    shows; seeds that differ in theirs match no other system's.
     """
     images = dict.fromkeys(row.test_images for row in line.system.scored)
-    return (*images, line.label, metric)
+    unchanged = [row.baseline("identity", line.direction) for row in line.system.scored]
+    scales = dict.fromkeys(each[metric].text() for each in unchanged if metric in each)
+    return (*images, *scales, line.label, metric)
 
 
 def sentences(systems: Sequence[System]) -> Iterator[str]:

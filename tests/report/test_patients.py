@@ -212,6 +212,8 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
         (("high = 99.5", "high = 98.0"), False, "data.intensity.high: 99.5, 98.0"),
         (('fit = "pad"', 'fit = "crop"'), True, 'data.fit: "pad", "crop"'),
         (("cycle = 5.0", "cycle = 7.0"), True, ""),
+        # the intensities of its training images, which no key tells
+        (None, True, "the unchanged input shows (9.90 dB in one, 10.90 dB in two;"),
     ],
 )
 def test_scores_on_other_scales_are_not_compared(
@@ -219,9 +221,11 @@ def test_scores_on_other_scales_are_not_compared(
 ):
     runs = [copied_run.rename(tmp_path / "one"), shutil.copytree(tiny_run, tmp_path / "two")]
     recipe = (runs[1] / "recipe.toml").read_text("utf-8")
-    (runs[1] / "recipe.toml").write_text(recipe.replace(*change))
-    for run in runs:
+    (runs[1] / "recipe.toml").write_text(recipe.replace(*(change or ("", ""))))
+    for number, run in enumerate(runs):
         results = json.loads((run / "metrics.json").read_text("utf-8"))
+        unchanged = results["baselines"]["identity"]["a_to_b"]["psnr"]
+        unchanged["value"] = 9.9 + (number if change is None else 0)
         if files:
             results["files"] = {"a_to_b": {"psnr": {"value": 31.25, "unit": "dB", "n": 1}}}
         (run / "metrics.json").write_text(json.dumps(results))

@@ -5,13 +5,13 @@ recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
-from gantk.metrics.rows import scale_sentence
+from gantk.metrics.rows import scale_sentence, unlike_inputs
 from gantk.metrics.statistics.comparing import compare_systems
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
@@ -138,7 +138,7 @@ def comparison(records: list[RunRecord]) -> dict[str, Any]:
     charts = _curves(named)
     cases = list(_cases(named))
     differences = _differences(named)
-    reason, of_files = _why_not_compared(records, differences)
+    reason, of_files = _why_not_compared(named, differences)
     statistics = {"tests": [], "ranks": []} if reason else _statistics(named)
     return {
         "title": f"{len(named)} runs compared",
@@ -157,11 +157,12 @@ def comparison(records: list[RunRecord]) -> dict[str, Any]:
 
 
 def _why_not_compared(
-    records: Sequence[RunRecord], differences: Sequence[tuple[str, list[str]]]
+    named: Mapping[str, RunRecord], differences: Sequence[tuple[str, list[str]]]
 ) -> tuple[str, bool]:
     """Why the scores of the networks' images cannot be compared, or ""; and whether those of whole
     files are compared in their place.
     """
+    records = [*named.values()]
     sets = [_test_set(record) for record in records]
     if len(set(sets)) > 1 or not sets[0]:
         return OTHER_IMAGES, False
@@ -171,17 +172,26 @@ def _why_not_compared(
         for key, values in differences
         if key.startswith("data.") and key.split(".")[1] in SCALES
     }
-    if not scales:
+    unlike = unlike_inputs({name: record.results for name, record in named.items()})
+    if scales:
+        # `data.size: [96, 96], [64, 64]`
+        listed = "; ".join(f"{key}: {', '.join(values)}" for key, values in scales.items())
+        other = f"units or sizes ({listed})"
+        equal = f"equal values of {' and '.join(scales)}"
+    elif unlike:
+        other = (
+            f"gray values, as the unchanged input shows ({unlike}; data.intensity was fitted to other"
+            " training images)"
+        )
+        equal = 'data.intensity.per = "volume"'
+    else:
         return "", False
 
-    # `data.size: [96, 96], [64, 64]`
-    listed = "; ".join(f"{key}: {', '.join(values)}" for key, values in scales.items())
     reason = (
-        f"The runs score images of the networks in other units or sizes ({listed}), so"
-        " differences of these scores say nothing about the models. To make them comparable,"
-        " translate the same scans by each (`gantk translate RUN SCANS OUT`) and score each OUT by"
-        " `gantk eval --pred OUT --truth TRUE --match`, or train with equal values of"
-        f" {' and '.join(scales)}."
+        f"The runs score images of the networks in other {other}, so differences of these scores say"
+        " nothing about the models. To make them comparable, translate the same scans by each"
+        " (`gantk translate RUN SCANS OUT`) and score each OUT by"
+        f" `gantk eval --pred OUT --truth TRUE --match`, or train with {equal}."
     )
     of_files = all(record.results.files for record in records)
     if of_files:
