@@ -2,6 +2,7 @@
 paired on one grid.
 """
 
+import re
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import pytest
 import torch
 from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
+from gantk import check
 from gantk.data.augment import hide_contrasts
 from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
@@ -142,6 +144,20 @@ def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
     assert of(moved, "b")[0].files == (apart / "p0" / "T2.nii", apart / "p0" / "T1.nii")
     other = nifti(apart, onto="b", planes=(0.3, 0.6))
     assert of(other, "a")[0].read().shape == of(other, "b")[0].read().shape == (1, 26, 24)
+
+
+def test_a_check_tells_another_grid_from_a_missing_partner(tmp_path):
+    tree = tree_of(tmp_path)
+    far_apart(tree)
+    volume(tree / "p2" / "T1.nii")
+
+    found = check(tree, set=['data.domains=["T1", "T2"]'])
+    said = [each for each in found["problems"] if re.search("a partner|no partner", each["what"])]
+    assert [each["what"].partition(":")[0] for each in said] == [
+        "4 images have a partner, but on another grid",
+        "1 image has no partner in the other domain",
+    ]
+    assert 'data.source.onto = "a"' in said[0]["remedy"]
 
 
 # --- several contrasts of a patient

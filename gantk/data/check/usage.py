@@ -17,7 +17,13 @@ from gantk.catalog.image_table import kinds_in_table
 from gantk.data.check.findings import Problem, problem, scan_names, with_verb
 from gantk.data.check.inspect import Inspected, scans_of
 from gantk.data.dataset import Study, doubts_of
-from gantk.data.sources.pairing import complete_pairs, expect_pairs, without_partner
+from gantk.data.sources.pairing import (
+    complete_pairs,
+    expect_pairs,
+    on_other_grids,
+    remedy_of_grids,
+    without_partner,
+)
 from gantk.data.sources.source import source_for
 from gantk.data.split.near_duplicates import Fingerprint, like_training, place_fingerprint
 from gantk.errors import NothingFound, UserError
@@ -222,9 +228,16 @@ def incomplete(study: Study) -> Iterator[Problem]:
     complete = complete_pairs(records)
     paired = study.method.paired
     if complete:
-        names = scan_names(without_partner(records, complete))
+        severity = "error" if paired else "warning"
+        alone = without_partner(records, complete)
+        apart = on_other_grids(alone)
+        if apart:
+            names = scan_names(apart)
+            what = with_verb(names, "image", "has|have a partner, but on another grid:")
+            yield problem("pairs", severity, what, names, remedy_of_grids(apart[0]))
+
+        names = scan_names(record for record in alone if record not in apart)
         if names:
-            severity = "error" if paired else "warning"
             what = with_verb(names, "image", "has|have no partner in the other domain:")
             remedy = "complete the pairs, or remove these images"
             yield problem("pairs", severity, what, names, remedy)

@@ -139,7 +139,9 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
         differs = "" if grid else _mismatch_if_readable(a, b)
         if differs:
             shared = "are of one patient" if a.is_volume else "have one name"
-            a.apart = f"'{a.key}' and '{b.key}' {shared}, but their grids differ: {differs}"
+            a.apart = b.apart = (
+                f"'{a.key}' and '{b.key}' {shared}, but their grids differ: {differs}"
+            )
             apart.append(a.apart)
             continue
         registered.add(pair)
@@ -196,6 +198,21 @@ def without_partner(records: Sequence[Record], complete: Collection[str]) -> lis
     return [each for each in records if each.pair is not None and each.pair not in complete]
 
 
+def on_other_grids(records: Sequence[Record]) -> list[Record]:
+    """The records whose partner is there, but on another grid."""
+    return [record for record in records if record.file and record.file.row.apart]
+
+
+def remedy_of_grids(record: Record) -> str:
+    """How a record of `on_other_grids` gets its partner."""
+    if record.file.row.is_volume:
+        return (
+            'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
+            " (an option of the sources files, bids, dicom and manifest)"
+        )
+    return "resample one onto the grid of the other first"
+
+
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
@@ -209,15 +226,10 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         return
 
     unpaired = "use an unpaired method such as dualgan"
-    apart = [record.file.row for record in alone if record.file and record.file.row.apart]
+    apart = on_other_grids(alone)
     if apart:
-        what = apart[0].apart
-        remedy = f"resample one onto the grid of the other first, or {unpaired}"
-        if apart[0].is_volume:
-            remedy = (
-                'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
-                f" (an option of the sources files, bids, dicom and manifest). Or {unpaired}"
-            )
+        what = apart[0].file.row.apart
+        remedy = f"{remedy_of_grids(apart[0])}, or {unpaired}"
     elif complete:
         lacking = domains[1 if broken[0].domain == "a" else 0]
         what = (
