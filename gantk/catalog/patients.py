@@ -38,6 +38,8 @@ from gantk.catalog.patterns import (
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError
 
+MAX_DIGITS_BESIDE_WORDS = 2  # of a visit in whose folder patients have names without number
+
 
 def undated(name: str) -> str:
     """A name without its dates; the whole name if nothing else is in it."""
@@ -235,38 +237,65 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
     """The doubt about folders with numbers that may be visits, sites or patients (`2019/001`,
     `2020/001`): most names in them recur in others, and are not fewer.
     """
-    found = set()
+    found = {}
     for row in rows:
-        name = row.stem if row.is_volume else ""
-        *above, last = (*patient_places(row.place)[0], *parts_with_digits([name])) or ("",)
+        parts = _possible_patients(row)
         if row.contrast == rows[0].contrast:  # others are other series
-            found.add(("/".join(above), last))
+            *above, last = parts or ("",)
+            found["/".join(above), last] = row
 
     folders = {folder for folder, _ in found}
     names = Counter(name for _, name in found)
     most_recur = 2 * len(found) > len(folders) * len(names)
-    unclear = any(map(_may_be_visit, folders))
+    # a patient's number has as many digits as a visit's; names of people have none
+    digits = _digits(names) or MAX_DIGITS_BESIDE_WORDS
+    unclear = any(_may_be_visit(folder, digits) for folder in folders)
     if not (unclear and most_recur and 2 <= len(folders) <= len(names)):
         return []
 
     name = names.most_common(1)[0][0]
     first, other = sorted("/".join(each) for each in found if each[1] == name)[:2]
+    example = next(row for (_, last), row in found.items() if last == name)
+    end = _pattern_behind(name, example)
     what = (
         f"'{first}' and '{other}' may be two visits of one patient, or two patients. One person may"
         " then be in training and test, and scores too good"
     )
     remedy = (
-        "say which with --set data.source.patient='[^/]+/([^/_.]+)' (one patient), or"
-        f" '([^/]+/[^/_.]+)' (two), or another REGEX. {FILL_IN_TABLE}"
+        f"say which with --set data.source.patient='([^/_.]+){end}' (one patient), or"
+        f" '([^/]+/[^/_.]+){end}' (two), or another REGEX. {FILL_IN_TABLE}"
     )
     return [UserError(what, where="data.source.patient", remedy=remedy)]
 
 
-def _may_be_visit(folder: str) -> bool:
-    """Whether a folder has a number, and is not called a person or a site."""
+def _possible_patients(row: Row) -> list[str]:
+    """The folders of an image, and the name of a volume, up to the last that is no visit, series or
+    slice.
+    """
+    name = row.stem if row.is_volume else ""
+    parts = [*patient_places(row.place)[0], *parts_with_digits([name])]
+    no_patient = (VISIT_FOLDER, VISIT_WORD, SERIES_WORDS, SLICE_AT_END)
+    while parts and any(each.fullmatch(parts[-1]) for each in no_patient):
+        parts.pop()
+    return parts
+
+
+def _pattern_behind(name: str, row: Row) -> str:
+    """The pattern of what follows a name in the path of an image, to its end."""
+    parts = row.display_path.parts
+    behind = next((n for n, part in enumerate(reversed(parts)) if name in part), 0)
+    return "[^/]*" + "/[^/]*" * behind + "$"
+
+
+def _may_be_visit(folder: str, digits: int) -> bool:
+    """Whether a folder has a number, of at most so many digits or a year, and is not called a person
+    or a site.
+    """
     last = folder.rpartition("/")[2]
+    if YEAR_FOLDER.fullmatch(last):
+        return True
     is_named = PERSON.search(last) or SEVERAL_PATIENTS.search(last)
-    return bool(YEAR_FOLDER.fullmatch(last) or (parts_with_digits([last]) and not is_named))
+    return bool(parts_with_digits([last])) and not is_named and _digits([last]) <= digits
 
 
 # --- in the names of files

@@ -5,6 +5,7 @@ write of each: which files show which contrast, whose they are, and which belong
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gantk.catalog.contrasts import contrast_of_series
-from gantk.catalog.domains import splits_of
+from gantk.catalog.domains import patient_of, splits_of
 from gantk.catalog.layouts import Asked, read_names
 from gantk.data.sources.files import Files
 
@@ -411,10 +412,43 @@ def test_names_that_may_contain_patients_are_a_doubt(tmp_path):
     assert "may contain patients" in doubt.what
 
 
-def test_numbered_folders_that_may_be_visits_are_a_doubt(tmp_path):
-    names = ["/".join(each) + ".nii" for each in product(("2019", "FU1"), THREE, T1_T2)]
+@pytest.mark.parametrize(
+    ("pattern", "folders"),
+    [
+        ("{v}/{p}/{c}.nii", ("2019", "FU1")),
+        ("{v}/{p}/{c}/axial/1.png", ("1", "2")),
+        ("{c}/{v}/{p}.nii", ("2019", "2020")),
+    ],
+)
+def test_numbered_folders_that_may_be_visits_are_a_doubt(tmp_path, pattern, folders):
+    names = [pattern.format(v=v, p=p, c=c) for v, p, c in product(folders, THREE, T1_T2)]
     (doubt,) = rows_of(tmp_path, *names).doubts
     assert "may be two visits" in doubt.what
+
+    one, two = (re.compile(found) for found in re.findall(r"'(\(.+?\$)'", doubt.remedy))
+    assert {patient_of(name, one) for name in names} == {*THREE}
+    assert {patient_of(name, two) for name in names} == {
+        "/".join(each) for each in product(folders, THREE)
+    }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{p}/{c}/{k}.nii", "{p}/{c}_slice_0{k}.nii", "{p}/{c}_run{k}.nii", "{p}/V{k}/{c}.nii"],
+)
+def test_slices_runs_and_visits_of_numbered_patients_are_no_doubt(tmp_path, pattern):
+    names = [pattern.format(p=p, k=k, c=c) for p, k, c in product(THREE, "1234", T1_T2)]
+    catalog = rows_of(tmp_path, *names)
+    assert not catalog.doubts
+    assert {row.subject for row in catalog} == {*THREE}
+
+
+@pytest.mark.parametrize("planes", [("axial", "coronal", "sagittal"), ("head", "neck", "chest")])
+def test_words_below_numbered_patients_are_no_doubt(tmp_path, planes):
+    names = ["/".join(each) + "/1.png" for each in product(THREE, planes, T1_T2)]
+    catalog = rows_of(tmp_path, *names)
+    assert not catalog.doubts
+    assert {row.subject for row in catalog} == {*THREE}
 
 
 def test_volumes_of_one_file_are_known_by_dataset_json(tmp_path):
