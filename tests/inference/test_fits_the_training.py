@@ -221,6 +221,11 @@ def test_an_image_without_a_look_is_not_compared(kind):
     assert not any("look" in text for _, text in checked.notes)
 
 
+def test_the_brightest_values_of_a_blank_image_are_not_clipped():
+    checked = model(traits=IN_AIR).check(scan(change=np.zeros_like))
+    assert checked.fits == "yes", checked.notes
+
+
 @pytest.mark.parametrize("name", ["t1t2", "missing"])
 def test_a_shipped_model_knows_its_training_images(name):
     checked = gantk.load(name, device="cpu").check(scan((3.0, 4.0, 4.0)), "T2")

@@ -106,8 +106,9 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
         "oriented": image.states_orientation and plane != "sagittal",
         "background": "bright" if surroundings_of(image.pixels) > MAX_DARK else "dark",
     }
-    is_clipped = clipped_share(image.pixels) > MAX_CLIPPED_SHARE
-    facts["brightest"] = "clipped" if is_clipped else "not clipped"
+    if np.ptp(image.pixels) > 0:  # of a blank image all pixels have the highest value
+        is_clipped = clipped_share(image.pixels) > MAX_CLIPPED_SHARE
+        facts["brightest"] = "clipped" if is_clipped else "not clipped"
     said = image.facts
     facts |= {name: said[name] for name in OF_HEADER if name in said}
     if image.dims == 3 and skull:
