@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.contrasts import usual_contrast, words_of
 from gantk.data.dataset import Data, open_source
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
@@ -29,6 +29,8 @@ MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
 MAX_CURVE_IMAGES = 64  # images per set, for scores while training
 MAX_CURVE_BYTES = 2**28
 FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
+# synthetic and planning CT, in lower case: as names of domains only, as a patient may have a CT too
+KINDS_OF_CT = {"sct", "pct"}
 HOUNSFIELD_BLACK = (
     -200.0
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120
@@ -388,11 +390,16 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
 
     domain = data.table.domains[data.letters.index(letter)]
     in_hounsfield = (
-        usual_contrast(domain) in ("ct", "cbct")
+        _is_ct(domain)
         and not any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
         and (all(each.name == "window" for each in mappings) or _black_is_air(mappings))
     )
     return Units("HU" if in_hounsfield else "native", mappings)
+
+
+def _is_ct(domain: str) -> bool:
+    words = {word.lower() for word in words_of(domain)}
+    return usual_contrast(domain) in ("ct", "cbct") or bool(words & KINDS_OF_CT)
 
 
 def _black_is_air(mappings: Sequence[Any]) -> bool:

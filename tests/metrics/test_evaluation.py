@@ -225,9 +225,10 @@ def test_hounsfield_units_are_named_for_ct_domains():
         )
         return units_of(data, [Record("b", "p", "k", lambda: None, path=Path(path))] * 2, "b").name
 
-    for domain in ("CT", "sCT", "CBCT", "low-dose CT", "ct_bone"):
+    for domain in ("CT", "sCT", "sct", "PCT", "CBCT", "ldct", "low-dose CT", "ct_bone"):
         assert unit(domain, Window()) == unit(domain, learnt) == "HU"
 
+    assert unit("PET/CT", Window()) == "native"
     assert unit("CT", gray) == unit("octopus", Window()) == unit("OCT", Window()) == "native"
     assert unit("CT", Window(low=0, high=255), "ct.png") == "native"
 
