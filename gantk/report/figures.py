@@ -30,7 +30,12 @@ CSV_HEADS = (
     *("direction", "region", "system", "score", "unit", "value"),
     *("ci95_low", "ci95_high", "patients", "images"),
 )
-LATEX_SPECIAL = re.compile(r"[&%$#_{}]")
+LATEX_SPECIAL = {each: f"\\{each}" for each in "&%$#_{}"}
+LATEX_SPECIAL |= {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
@@ -110,9 +115,10 @@ def write_figures(
         contents[f"{name}.png"] = png.getvalue()
 
     folder = make_folder(Path(folder), private=True)
+    for name in contents:  # all are written or none
+        expect_file(folder / name, "--figures", overwrite=overwrite)
     for name, content in contents.items():
-        path = expect_file(folder / name, "--figures", overwrite=overwrite)
-        write_output(Path(path), content, private=True)
+        write_output(folder / name, content, private=True)
     return folder
 
 
@@ -168,4 +174,5 @@ def _latex_cells(grid: ScoreGrid, scores: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(LATEX_SPECIAL.sub(r"\\\g<0>", cell) for cell in cells) + r" \\"
+    special = str.maketrans(LATEX_SPECIAL)
+    return " & ".join(cell.translate(special) for cell in cells) + r" \\"

@@ -135,7 +135,7 @@ def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
-    runs = [copied_run, shutil.copytree(copied_run, tmp_path / "again")][:count]
+    runs = [copied_run, shutil.copytree(copied_run, tmp_path / "again~2^")][:count]
     folder = tmp_path / "figures"
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
     gantk.write_report(*runs, figures=folder, say=lambda line: None, **options)
@@ -150,6 +150,7 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     text = (folder / "scores.tex").read_text("utf-8")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") > 0
     assert "% T1 -> T2" in text
+    assert (r"again\textasciitilde{}2\textasciicircum{} &" in text) is (count == 2)
     with Image.open(folder / "T1_to_T2.png") as sheet:
         assert sheet.width > (3 + count) * 320
 
