@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gantk.data.check.findings import test_of_another_kind
+from gantk.data.check.kinds import width_ratio
 from gantk.data.preparation import patients_of
 from gantk.data.split import SplitTable, few_test_patients, split_records
 from gantk.data.test_size import least_patients
@@ -186,8 +187,7 @@ def _intensity(seen: Scans) -> Line:
 
         if seen.volumes:
             part |= {"low": 5.0, "per": "volume"}
-            widths = [each["range"][1] - each["range"][0] for each in own]
-            range_ratios.append(max(widths) / max(min(widths), 1e-9))
+            range_ratios.append(width_ratio(own))
 
         parts.append(part)
 

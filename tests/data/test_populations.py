@@ -5,7 +5,7 @@ learns every difference between them.
 import nibabel as nib
 import numpy as np
 import pytest
-from volumes import UNPAIRED, load
+from volumes import UNPAIRED, load, volume
 
 from gantk import check
 from gantk.data.check.check import warnings_about
@@ -54,3 +54,30 @@ def test_a_raw_head_against_stripped_brains_is_a_warning(shared_data):
     (about,) = [each for each in told if each["kind"] == "populations"]
     assert "heads: whole heads against skull-stripped heads" in about["what"]
     assert "changes skulls" in about["what"]
+
+
+@pytest.mark.parametrize(
+    ("factor", "lowest", "settings", "told"),
+    [
+        (3.4, 0, [], True),
+        (3.4, 0, ["data.intensity.per=volume"], False),
+        (3.4, 0, ['data.intensity={name="window"}'], False),
+        (3.4, -1000, [], False),  # Hounsfield units
+        (1.5, 0, [], False),
+    ],
+)
+def test_one_range_for_scans_of_two_scales_is_a_warning(factor, lowest, settings, told, tmp_path):
+    for n in range(6):
+        for domain in ("T1", "T2"):
+            scale = factor if (domain, n % 2) == ("T1", 1) else 1.0
+            values = np.random.default_rng(n).random((16, 16, 12)) * 900 * scale + lowest
+            volume(tmp_path / f"P{n}" / f"{domain}.nii", values=values.astype(np.float32))
+
+    domains = ['data.domains=["T1", "T2"]']
+    found = check(tmp_path, set=domains + settings)["problems"]
+    said = [each for each in found if "share no gray scale" in each["what"]]
+    assert [each["remedy"] for each in said] == ["use --set data.intensity.per=volume"] * told
+    assert all("T1" in each["what"] and f"{factor} to 1" in each["what"] for each in said)
+    if told:
+        data = load({"name": "files", "path": str(tmp_path)}, UNPAIRED)
+        assert any("share no gray scale" in line for line in warnings_about(data))

@@ -295,6 +295,7 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         problems += findings.named_otherwise(study)
         problems += findings.numbers_after_contrasts(study)
         problems += findings.single_slices(study)
+        problems += findings.scans_of_other_scales(items, study)
         problems += findings.made_gray(items, study)
         problems += no_true_pairs(study)
         problems += findings.domains_of_two_kinds(items, study)

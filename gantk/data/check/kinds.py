@@ -112,9 +112,14 @@ def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
     said = image.facts
     facts |= {name: said[name] for name in OF_HEADER if name in said}
     if image.dims == 3 and skull:
-        is_ct = image.facts.get("modality") == "CT" or image.pixels.min() < CT_BELOW
-        facts["skull"] = None if is_ct else shows_skull(image)
+        ct = is_ct(image.facts | {"min": image.pixels.min()})
+        facts["skull"] = None if ct else shows_skull(image)
     return facts
+
+
+def is_ct(facts: Facts) -> bool:
+    """Whether an image's header or its lowest value says that it is CT."""
+    return bool(facts.get("modality") == "CT" or facts["min"] < CT_BELOW)
 
 
 def plane_of(image: Image) -> str | None:
@@ -134,6 +139,15 @@ def plane_of(image: Image) -> str | None:
     thin = [axis for axis, side in enumerate(image.file_shape) if side == 1]
     direction = np.abs(image.affine[:3, thin[0]]) if len(thin) == 1 else np.zeros(3)
     return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
+
+
+def width_ratio(group: Sequence[Facts]) -> float:
+    """By which factor the intensity ranges of images differ at most; 1 where fewer than two have
+    contrast.
+    """
+    widths = [facts["range"][1] - facts["range"][0] for facts in group]
+    widths = [width for width in widths if width > 0]
+    return max(widths) / min(widths) if widths else 1.0
 
 
 def known_values(trait: Trait, group: Sequence[Facts]) -> list[Any]:
