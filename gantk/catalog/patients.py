@@ -29,6 +29,7 @@ from gantk.catalog.patterns import (
     SEVERAL_PATIENTS,
     SLICE_AT_END,
     SLICE_BEFORE_NUMBER,
+    SPLIT_WORD,
     STARTS_WITH_DATE,
     VERSION_FOLDER,
     VISIT_FOLDER,
@@ -409,7 +410,8 @@ def _by_word(rows: Sequence[Row]) -> Reading | None:
         before = SLICE_BEFORE_NUMBER.sub("", match[1]) if match else ""
         patients.append(before or row.stem)
         word = re.sub(r"[\W_]", "", before).lower()
-        if len(word) > 1 and word not in CLASS_WORDS | IMAGE_WORDS:
+        is_split = SPLIT_WORD.match(before) is not None
+        if len(word) > 1 and word not in CLASS_WORDS | IMAGE_WORDS and not is_split:
             counts[row.contrast, row.label, row.place][before] += 1
 
     for own in counts.values():

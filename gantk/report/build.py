@@ -23,7 +23,7 @@ from markupsafe import Markup
 from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
 from gantk.data.test_size import least_patients
-from gantk.errors import argument, count_noun
+from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.verdict import baselines
 from gantk.plugin.loader import load
@@ -410,11 +410,13 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
         rows.append({"name": name, "images": images, "subjects": len(patients[name])})
         domains.update(images)
 
+    said = (run.split and run.split.notes) or ()
+    found = (run.split and run.split.warnings) or ()
+    warned = [note_in(line) for line in found if line.startswith("warning")]
     return {
         "held_out": held_out_patients(patients),
+        "warnings": warned,
         "rows": rows,
         "domains": sorted(domains),
-        "notes": [
-            note for note in (run.split and run.split.notes) or () if note not in run.consequences
-        ],
+        "notes": [note for note in said if note not in {*run.consequences, *warned}],
     }

@@ -44,6 +44,13 @@ def test_words_before_running_numbers_ask_before_a_training(tmp_path):
     load(source(root), UNPAIRED, domains=("CT", "MR"), split={"by": "block"})
 
 
+def test_words_for_sets_before_running_numbers_are_no_patients(tmp_path):
+    root = drawn(tmp_path, [f"{word}_{i}" for word in ("train", "test") for i in range(9)])
+    data = load(source(root), UNPAIRED, domains=("CT", "MR"), split={})
+
+    assert {record.subject for each in data.splits.values() for record in each} == {""}
+
+
 def test_a_table_of_such_names_without_patients_asks_too(tmp_path):
     root = drawn(tmp_path, of_groups())
     rows = [f"{file.relative_to(root)},{file.parent.name}" for file in sorted(root.rglob("*.png"))]

@@ -465,6 +465,17 @@ def test_the_subtitle_says_what_was_trained_on(tmp_path, changed, data, subtitle
     assert f'<p class="lede">{html.escape(subtitle)}</p>' in page.source
 
 
+def test_warnings_about_the_data_stand_below_the_result(tmp_path):
+    splits = SETS | {"train": [], "test": []}
+    said = "the domains of test seem to be exchanged"
+    notes = {"notes": ["a", said], "warnings": [f"warning  {said}", "note     a"]}
+    page = report(make_run(tmp_path, split={"splits": splits} | notes))
+
+    assert "1 note on the data and the recipe" in page.words
+    assert page.words.count(said) == 1
+    assert page.words.index(said) < page.words.index("1 note on the data")
+
+
 @pytest.mark.parametrize(
     ("notes", "told", "times"),
     [
