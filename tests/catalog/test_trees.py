@@ -436,7 +436,7 @@ def test_numbered_folders_that_may_be_visits_are_a_doubt(tmp_path, pattern, fold
     "pattern",
     ["{p}/{c}/{k}.nii", "{p}/{c}_slice_0{k}.nii", "{p}/{c}_run{k}.nii", "{p}/V{k}/{c}.nii"],
 )
-def test_slices_runs_and_visits_of_numbered_patients_are_no_doubt(tmp_path, pattern):
+def test_slices_runs_and_visits_of_patients_are_no_doubt(tmp_path, pattern):
     names = [pattern.format(p=p, k=k, c=c) for p, k, c in product(THREE, "1234", T1_T2)]
     catalog = rows_of(tmp_path, *names)
     assert not catalog.doubts
