@@ -162,7 +162,7 @@ def verdict(line: Line) -> Cell:
 def _judgement_text(judged: Judgement) -> str:
     if judged.probability is None:
         return judged.words
-    return f"{judged.words} (p\u00a0{judged.probability:.2f})"
+    return f"{judged.words} (probability of being better {100 * judged.probability:.0f}\u00a0%)"
 
 
 def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
@@ -353,7 +353,9 @@ def _escaped(text: object) -> str:
 
 
 def brief(row: Row) -> str:
-    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (p 0.98)`."""
+    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (probability of
+    being better 98 %)`.
+    """
     texts = []
     for line in System(row.label, (row,)).lines:
         if line.direction:

@@ -18,7 +18,7 @@ from gantk_bench.rows import Row, figures, read_rows
 from gantk_bench.statistics import statistics
 from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems
-from gantk_bench.tables import markdown
+from gantk_bench.tables import brief, markdown
 
 pytestmark = pytest.mark.bench
 RESULTS = ROOT / "benchmarks" / "results"
@@ -206,6 +206,12 @@ def test_the_chosen_checkpoint_is_of_a_seed_that_has_one():
     (system,) = systems([failed, trained])
 
     assert detail(system)["chosen"] == "step 40 chosen: PSNR"
+
+
+def test_a_brief_line_says_what_its_probability_is_of():
+    ahead, behind = brief(row()).split("   ")
+    assert ahead.endswith("(probability of being better 98 %)")
+    assert behind.endswith("not better (probability of being better 7 %)")
 
 
 def verdicts(now: Row, before: Row) -> dict[str, str]:
