@@ -282,12 +282,14 @@ def importing(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        package = str(error.name).split(".")[0]
+        package = "a package"  # of a library that the system lacks, no name is known
+        if error.name:
+            package = f"the package {error.name.split('.')[0]}"
         fault = "is not installed"
         if not isinstance(error, ModuleNotFoundError):
             fault = f"cannot be imported ({one_line(error)})"
         raise UserError(
-            f"{what} needs the package {package}, which {fault}",
+            f"{what} needs {package}, which {fault}",
             remedy=f'install it: pip install "gantk[{extra}]"',
         ) from error
 
