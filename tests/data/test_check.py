@@ -193,6 +193,14 @@ def test_partners_that_are_exchanged_are_named(tmp_path, swapped):
     assert "14 of 14 pairs and" in result["summary"]["pairs"]
 
 
+def test_pairs_without_anatomy_are_not_called_wrong(tmp_path):
+    for (letter, subject), image in heads().items():
+        empty = subject in ("subject-002", "subject-005")
+        save(tmp_path / CONTRAST[letter] / f"{subject}.png", 0 * image if empty else image)
+
+    assert named(check(tmp_path), "pairs") == {"pairs": []}
+
+
 @pytest.mark.parametrize("change", [np.flipud, lambda image: np.roll(image, 5, 1)])
 def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
     for (letter, subject), image in heads().items():

@@ -29,6 +29,7 @@ MAX_SHIFT = 2.0
 MIN_GAIN = 1.1
 SHIFT = 4  # pixels of COMPARED_SIDE (3 %) by which a pair is shifted for comparison
 MIN_EXCHANGE_GAIN = 1.15  # of mutual information, from which partners are exchanged
+LEAST_INFORMATION = 1e-9  # in nats, that a constant image shares by rounding
 LEVELS = 24  # gray levels of which the mutual information is computed
 
 
@@ -143,7 +144,8 @@ def _groups(compared: Sequence[Compared]) -> list[list[int]]:
 
 def _shares_won(compared: Sequence[Compared], information: np.ndarray) -> np.ndarray:
     """For each pair, how often its image shares more information with its partner than with another
-    one, as of `Fit`; NaN without others. `information` (N, N) is that of each image with each partner.
+    one, as of `Fit`; NaN without others, and where one of the two is constant and so shares nothing.
+    `information` (N, N) is that of each image with each partner.
     """
     subjects = np.unique([each.subject for each in compared], return_inverse=True)[1]
     ranks = np.array([each.rank for each in compared])
@@ -152,7 +154,7 @@ def _shares_won(compared: Sequence[Compared], information: np.ndarray) -> np.nda
         others = (subjects != subjects[number]) & (ranks == ranks[number])
         if not others.any():
             others = (subjects == subjects[number]) & (np.abs(ranks - ranks[number]) == 1)
-        if others.any():
+        if others.any() and own[number] > LEAST_INFORMATION:
             shares_won[number] = np.mean(own[number] > own[others])
     return shares_won
 
