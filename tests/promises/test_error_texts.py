@@ -142,8 +142,8 @@ def bench(here: Path, *words: str) -> Args:
     return ["bench", "--out", "new", *words, "--suite", "small.toml", "--device", "cpu"]
 
 
-def sweep(here: Path, *words: str) -> Args:
-    files.recipe(here / "tiny.toml", train={"steps": 24})
+def sweep(here: Path, *words: str, **changes: dict) -> Args:
+    files.recipe(here / "tiny.toml", train={"steps": 24}, **changes)
     return ["sweep", "tiny.toml", "--out", "new", *words]
 
 
@@ -441,6 +441,9 @@ CASES: dict[str, Callable[[Path], Args]] = {
     ),
     "sweep by no score": lambda h: sweep(h, *SPACE, "--score", "nothing"),
     "sweep by a score that is not computed": lambda h: sweep(h, *SPACE, "--score", "ssim"),
+    "sweep by a score of the test alone": lambda h: sweep(
+        h, *SPACE, "--score", "mae", evaluate={"metrics": ["psnr", "mae"]}
+    ),
     "sweep that goes on with more": lambda h: sweep(h, *SPACE, "--resume", "somewhere"),
     **{
         f"package called '{name}'": lambda h, name=name: ["new", "plugin", name]

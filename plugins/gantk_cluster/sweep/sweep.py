@@ -183,9 +183,14 @@ def _shared_settings(
     compared = {"train.save_every": every, "train.log_every": log_every}
     if score is not None:
         registry().get("metric", score)
-        known = [metric.name for metric in model.evaluate.metrics]
+        from gantk.metrics.evaluate import VALIDATION_METRICS
+
+        computed = [metric.name for metric in model.evaluate.metrics]
+        known = [name for name in computed if name in VALIDATION_METRICS]
         if score not in known:
             problem = f"the recipe does not compute '{score}'"
+            if score in computed:
+                problem = f"'{score}' is not computed while training"
             raise UserError(problem, where="--score", allowed=known)
         compared["train.sample_every"] = every
 
