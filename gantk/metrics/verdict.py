@@ -17,7 +17,7 @@ from gantk.metrics.intervals import MIN_PATIENTS, estimate, patient_means, proba
 from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, Scores
 from gantk.metrics.statistics.paired import paired_test
 from gantk.plugin.loader import registry
-from gantk.runs.results import Score, Verdict
+from gantk.runs.results import PairedTest, Score, Verdict
 
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 # of scores of sets in old results, which state no p-value
@@ -82,9 +82,13 @@ def _deciding_p(verdict: Verdict) -> tuple[float | None, int | None]:
     """The p-value that decides a verdict, and for how many comparisons it is corrected (None: that is
     not known).
     """
-    test = verdict.test
-    if test is None:
+    if verdict.test is None:
         return verdict.holm, None
+    return _deciding_p_of(verdict.test)
+
+
+def _deciding_p_of(test: PairedTest) -> tuple[float, int | None]:
+    """The p-value of a test that decides, and for how many comparisons it is corrected."""
     if test.primary_p is not None:
         return test.primary_p, test.primary_of
     if test.holm is not None:
@@ -119,12 +123,32 @@ def p_words(verdict: Verdict) -> str:
         return ""
     if patients is not None and patients < _needed_patients(verdict):
         return ""
-    words = f"p = {p:.2g}"
     if verdict.test is not None:
-        words += ", sign-flip test"
+        return deciding_words(verdict.test)
+    return f"p = {p:.2g}{_correction(comparisons)}"
+
+
+def deciding_words(test: PairedTest) -> str:
+    """The p-value of a test that decides: `p = 0.094, sign-flip test, corrected for 2 comparisons`."""
+    p, comparisons = _deciding_p_of(test)
+    return f"p = {p:.2g}, sign-flip test{_correction(comparisons)}"
+
+
+def every_p_words(test: PairedTest) -> str:
+    """Every p-value of a test by its name, and which of them decides."""
+    _, comparisons = _deciding_p_of(test)
+    words = f"{deciding_words(test)} (this decides)"
+    if comparisons != 1:
+        words += f"; p {test.p:.2g} uncorrected"
+    if test.primary_p is not None and test.holm is not None:
+        words += f"; Holm {test.holm:.2g} for {count_noun(test.of or 1, 'comparison')}"
+    return words
+
+
+def _correction(comparisons: int | None) -> str:
     if comparisons is None:
-        return f"{words}, corrected for all comparisons"
-    return f"{words}, corrected for {comparisons} comparisons" if comparisons > 1 else words
+        return ", corrected for all comparisons"
+    return f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
 
 
 def pair_verdict(

@@ -25,7 +25,7 @@ from gantk.data.split import held_out_patients
 from gantk.data.test_size import least_patients
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
-from gantk.metrics.verdict import baselines
+from gantk.metrics.verdict import baselines, deciding_words
 from gantk.plugin.loader import load
 from gantk.report import words
 from gantk.report.charts import Chart, chart
@@ -46,7 +46,7 @@ from gantk.report.summary import (
 )
 from gantk.report.words import metric_name, number
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import Speed, Uncertainty
+from gantk.runs.results import PairedTest, Speed, Uncertainty
 from gantk.runs.schemas import Meta
 from gantk.terminal import duration
 
@@ -187,6 +187,7 @@ def templates(*folders: Path) -> Environment:
     templates.globals["least_patients"] = least_patients
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
+    templates.filters["deciding_p"] = lambda row: deciding_words(PairedTest.model_construct(**row))
     templates.filters.update(duration=duration, median=median, quote=shlex.quote)
     return templates
 

@@ -13,7 +13,7 @@ from gantk import RunRecord
 from gantk.errors import count_noun
 from gantk.files import sha256_of
 from gantk.metrics.rows import ScoreRow, score_rows
-from gantk.metrics.verdict import baseline_words, short_metric_name
+from gantk.metrics.verdict import baseline_words, every_p_words, short_metric_name
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.results import Score, Speed
@@ -25,10 +25,7 @@ LIMITS = (
     " not seen."
 )
 STATISTICS = "means over patients with 95 % intervals (bootstrap, 2,000 draws of patients)"
-TESTS = (
-    "two-sided sign-flip tests over patients against the best baseline, corrected for all"
-    " comparisons by Holm"
-)
+TESTS = "two-sided sign-flip tests over patients against the best baseline, corrected by Holm"
 MISSING = {
     "refuse": "patients with a missing contrast are refused",
     "mask": "the model is trained to work with missing contrasts",
@@ -283,8 +280,7 @@ def _label(run: RunRecord, key: str) -> str:
 def _test(run: RunRecord, row: ScoreRow) -> str:
     """The paired test of a score against the best baseline."""
     test = row.verdict.test
-    holm = 1.0 if test.holm is None else test.holm
-    p = f"p {test.p:.2g}, Holm {holm:.2g} of {test.of} comparisons, n={test.n}"
+    p = f"{every_p_words(test)}; n={test.n}"
     size, sense = row.difference()
     return f"{_label(run, row.key)} {row.name} {size.text(row.score.decimals)} {sense}, {p}"
 
