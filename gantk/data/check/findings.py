@@ -560,7 +560,7 @@ def scans_of_other_scales(items: Sequence[Inspected], study: Study) -> Iterator[
             if item.domains == [name] and len(item.facts["shape"]) == 3 and not is_ct(item.facts)
         ]
         widths = np.array([facts["range"][1] - facts["range"][0] for facts in own])
-        usual = of_usual_scale(widths) if own else []
+        usual = of_usual_scale(widths) if own else widths
         ratio = width_ratio([facts for facts, is_usual in zip(own, usual, strict=True) if is_usual])
         if ratio > MAX_WIDTH_RATIO:
             what = (
