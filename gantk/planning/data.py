@@ -248,5 +248,5 @@ def _cross_validation(folds: int, settings: str = "") -> str:
     numbers = " ".join(map(str, range(folds)))
     return (
         f"to test each patient once: `for k in {numbers}; do gantk run RECIPE{settings} --set"
-        " data.split.fold=$k; done`"
+        " data.split.fold=$k; done`, then `gantk report` of these runs"
     )

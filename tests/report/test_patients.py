@@ -261,6 +261,103 @@ def test_images_of_another_size_are_not_drawn_side_by_side(tiny_run, copied_run,
     assert not [*(tmp_path / "figures").glob("*.png")]
 
 
+REFUSED = ("These runs were not scored on the same test images", "Folds count as one where")
+OF_A = ("a-0", "a-1", "a-2")
+OF_B = ("b-0", "b-1", "b-2")
+
+
+@pytest.fixture
+def folds(tiny_run, tmp_path):
+    """Runs of two recipes, for each of three folds one: A scores 20, 22 ... 30 dB on its patients, B
+    1 dB less.
+    """
+    found = {}
+    for name in OF_A + OF_B:
+        run = found[name] = shutil.copytree(tiny_run, tmp_path / name)
+        fold = int(name[-1])
+        patients = {f"p{number}": 20.0 + 2 * number for number in (2 * fold, 2 * fold + 1)}
+        recipe = (run / "recipe.toml").read_text("utf-8")
+        changed = recipe.replace("folds = 0", "folds = 3").replace("fold = 0", f"fold = {fold}")
+        if name in OF_B:
+            changed = changed.replace("cycle = 5.0", "cycle = 7.0")
+            patients = {patient: value - 1 for patient, value in patients.items()}
+        (run / "recipe.toml").write_text(changed)
+
+        split = json.loads((run / "split.json").read_text("utf-8"))
+        image = split["splits"]["test"][0]
+        tested = [image | {"key": patient, "subject": patient} for patient in patients]
+        split["splits"] |= {"by": "patient", "test": tested}
+        (run / "split.json").write_text(json.dumps(split))
+        rows = [
+            {"patient": patient, "images": [place], "scores": {"psnr": value}}
+            for place, (patient, value) in enumerate(patients.items())
+        ]
+        stored = json.loads((run / "patients.json").read_text("utf-8"))["a_to_b"]["cases"][0]
+        cases = [stored | {"patient": image, "image": image} for image in list(patients)[:1]]
+        entry = {"patients": rows, "cases": cases, "volumes": []}
+        (run / "patients.json").write_text(json.dumps({"a_to_b": entry}))
+        mean = sum(patients.values()) / 2
+        score = {"value": mean, "n": 2, "images": 2, "unit": "dB", "higher_is_better": True}
+        unchanged = {"a_to_b": {"psnr": {"value": 10.0 + fold, "unit": "dB"}}}
+        results = {"metrics": {"a_to_b": {"psnr": score}}, "domains": ["T1", "T2"]}
+        results["baselines"] = {"identity": unchanged}
+        (run / "metrics.json").write_text(json.dumps(results))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("runs", "change", "shown", "said"),
+    [
+        (OF_A, (), 3, ["a-0 to a-2, 3 of 3 folds", "T1 -> T2: PSNR 25.00 dB [", ", n = 6."]),
+        (
+            OF_A + OF_B,
+            (),
+            3,
+            [
+                "a-0 to a-2 is better than b-0 to b-2 (PSNR better by 1.00 dB [1.00, 1.00], n = 6)",
+                "b-0 to b-2, 3 of 3 folds of one recipe, together: T1 -> T2: PSNR 24.00 dB",
+            ],
+        ),
+        (
+            ("b-1", "a-0", "b-0", "a-1"),
+            (),
+            2,
+            ["n = 4", "b-1 to b-0, 2 of 3 folds of one recipe, together: T1 -> T2: PSNR 22.00 dB"],
+        ),
+        (
+            OF_A + OF_B,
+            ("metrics.json", '"value": 11.0', '"value": 12.5'),
+            3,
+            ["the unchanged input shows (12.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2;"],
+        ),
+        (("a-0", "b-0"), (), 1, ["a-0 is ahead of b-0", "n = 2"]),
+        (("a-0", "a-1", "b-0"), (), 1, REFUSED),
+        (("a-0", "b-1"), (), 0, REFUSED),
+        (OF_A, ("recipe.toml", "cycle = 5.0", "cycle = 6.0"), 0, REFUSED),
+        (OF_A, ("split.json", '"by": "patient"', '"by": "image"'), 0, REFUSED),
+        (OF_A, ("split.json", '"p3"', '"p0"'), 0, REFUSED),
+        (OF_A, ("metrics.json", '"psnr"', '"mae"'), 3, ["no score that all have of each patient"]),
+        (OF_A, ("metrics.json", '"dB"', '"HU"'), 3, ["no score that all have of each patient"]),
+        (OF_A, ("metrics.json", '"metrics"', '"none"'), 0, REFUSED),
+    ],
+)
+def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, shown, said):
+    if change:
+        name, before, after = change
+        path = folds["a-1"] / name
+        path.write_text(path.read_text("utf-8").replace(before, after))
+
+    done = gantk("report", *(folds[name] for name in runs), "--out", tmp_path / "page.html")
+    page = Page(tmp_path / "page.html")
+
+    assert done.code == 0, done.err
+    assert refers_to_nothing(page)
+    assert page.having("data-kind").count("truth") == shown
+    for words in said:
+        assert words in " ".join(done.out.split())
+        assert words.replace(" -> ", " → ") in page.words
+
+
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
     for runs, words in (
         ((tiny_run, tiny_run), "named twice"),

@@ -1,11 +1,11 @@
-"""Writes a page that compares runs: scores, curves, the same test images, and differences of their
-recipes.
+"""Writes a page that compares runs, with folds of one recipe as one: scores, curves, the same test
+images, and differences of their recipes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
 from gantk.report.figures import TitledPictures, picture_row, write_figures
 from gantk.report.patients.section import HERE, error_window, pictures, shown_patients
+from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import ScoreGrid, score_grids
 from gantk.report.summary import summarise
@@ -31,9 +32,13 @@ OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
     " trainings one split: `--set data.split.file=FILE`, a table with the columns patient and split."
 )
+FOLDS = (
+    " Folds count as one where every run has scores, the recipes differ in data.split.fold alone and no"
+    " patient is tested twice; they are compared with the same folds of another recipe."
+)
 # keys of [data] that decide the pixels and the units in which the networks' images are scored
 SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
-# its direction in words, the image with all pictures, and each run's scores of it
+# its direction in words, the image with all pictures, and each system's scores of it
 ComparedImage = tuple[str, StoredImage, dict[str, dict[str, float | None]]]
 
 
@@ -135,18 +140,21 @@ def comparison(records: list[RunRecord]) -> dict[str, Any]:
     for name, record in zip(names, records, strict=True):
         named[name if names.count(name) == 1 else str(record.path)] = record
 
+    systems = systems_of(named)
     charts = _curves(named)
-    cases = list(_cases(named))
+    cases = list(_cases(systems))
     differences = _differences(named)
-    reason, of_files = _why_not_compared(named, differences)
-    statistics = {"tests": [], "ranks": []} if reason else _statistics(named)
+    reason, of_files = _why_not_compared(systems, differences)
+    statistics = {"tests": [], "ranks": []} if reason else _statistics(systems)
+    pooled = [system.sentence for system in systems if system.is_pooled]
     return {
-        "title": f"{len(named)} runs compared",
-        "answers": [reason] if reason else statistics["sentences"],
+        "title": f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
+        "systems": systems,
+        "answers": [reason] if reason else [*statistics["sentences"], *pooled],
         "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         "reason": reason,
         "oriented": all(shows_left_and_right(record) for record in records),
-        "grids": _grids(named, of_files=of_files),
+        "grids": _grids(systems, of_files=of_files),
         "statistics": statistics,
         "charts": [*enumerate(charts)],
         "cases": cases,
@@ -157,22 +165,24 @@ def comparison(records: list[RunRecord]) -> dict[str, Any]:
 
 
 def _why_not_compared(
-    named: Mapping[str, RunRecord], differences: Sequence[tuple[str, list[str]]]
+    systems: Sequence[System], differences: Sequence[tuple[str, list[str]]]
 ) -> tuple[str, bool]:
     """Why the scores of the networks' images cannot be compared, or ""; and whether those of whole
     files are compared in their place.
     """
-    records = [*named.values()]
-    sets = [_test_set(record) for record in records]
-    if len(set(sets)) > 1 or not sets[0]:
-        return OTHER_IMAGES, False
+    tests = [system.tests for system in systems]
+    if len({frozenset(each) for each in tests}) > 1 or not all(tests[0]):
+        has_folds = any(key == FOLD for key, _ in differences)
+        return OTHER_IMAGES + (FOLDS if has_folds else ""), False
 
     scales = {
         key: values
         for key, values in differences
         if key.startswith("data.") and key.split(".")[1] in SCALES
     }
-    unlike = unlike_inputs({name: record.results for name, record in named.items()})
+    unlike = ""
+    for images in tests[0]:
+        unlike = unlike or unlike_inputs({one.name: one.tests[images].results for one in systems})
     if scales:
         # `data.size: [96, 96], [64, 64]`
         listed = "; ".join(f"{key}: {', '.join(values)}" for key, values in scales.items())
@@ -193,73 +203,57 @@ def _why_not_compared(
         " (`gantk translate RUN SCANS OUT`) and score each OUT by"
         f" `gantk eval --pred OUT --truth TRUE --match`, or train with {equal}."
     )
-    of_files = all(record.results.files for record in records)
+    of_files = all(system.files for system in systems)
     if of_files:
         reason += " The page compares the scores of whole files, in the files' own values."
-    for record in records:
-        for key, scores in record.results.files.items():
+    for system in systems:
+        for label, scores in system.files.items():
             scale = scale_sentence(scores)
             if scale:
-                reason += f" {record.path.resolve().name}, {record.label(key)}: {scale}"
+                reason += f" {system.name}, {label}: {scale}"
     return reason, of_files
 
 
-def _test_set(record: RunRecord) -> frozenset:
-    """The test images' files or names; equal sets mean that two runs were scored on the same
-    images.
-    """
-    found = record.sets.test if record.sets else ()
-    return frozenset((one.path, one.key) for one in found)
-
-
-def _grids(named: dict[str, RunRecord], *, of_files: bool) -> list[ScoreGrid]:
-    """The scores of each direction: a row for each run, and for each baseline whose scores differ;
-    or those of whole files, which baselines have none of.
+def _grids(systems: Sequence[System], *, of_files: bool) -> list[ScoreGrid]:
+    """The scores of each direction: a row for each system, and for each baseline whose scores
+    differ; or those of whole files, which baselines have none of. Nor have they any of folds.
     """
     grids: dict[str, ScoreGrid] = {}
-    # (direction, baseline) -> run -> scores that no other run has
+    # (direction, baseline) -> system -> scores that no other system has
     baselines: dict[tuple[str, str], dict[str, dict[str, Score]]] = {}
-    for place, (name, record) in enumerate(named.items()):
-        scored = record.results.files if of_files else record.results.metrics
-        for key, scores in scored.items():
-            label = record.label(key) + (", whole files" if of_files else "")
-            grid = grids.setdefault(label, ScoreGrid(label, {}, []))
-            grid.rows.append((place, name, scores))
+    for system in systems:
+        for label, scores in (system.files if of_files else system.metrics).items():
+            title = label + (", whole files" if of_files else "")
+            grid = grids.setdefault(title, ScoreGrid(title, {}, []))
+            grid.rows.append((system.place, system.name, scores))
             for metric, score in scores.items():
                 grid.columns.setdefault(metric, score)
 
-            for rival in () if of_files else record.results.baselines:
-                by_run = baselines.setdefault((label, baseline_words(rival)), {})
-                of_rival = record.results.baseline(rival, key)
-                if of_rival and of_rival not in by_run.values():
-                    by_run[name] = of_rival
+            for rival, of_rival in () if of_files else system.baselines(label):
+                by_system = baselines.setdefault((label, baseline_words(rival)), {})
+                if of_rival and of_rival not in by_system.values():
+                    by_system[system.name] = of_rival
 
-    for (label, rival), by_run in baselines.items():
-        for name, scores in by_run.items():
-            title = f"{rival}, {name}" if len(by_run) > 1 else rival
+    for (label, rival), by_system in baselines.items():
+        for name, scores in by_system.items():
+            title = f"{rival}, {name}" if len(by_system) > 1 else rival
             grids[label].rows.append((None, title, scores))
 
     return [*grids.values()]
 
 
-def _statistics(named: dict[str, RunRecord]) -> dict[str, list[Any]]:
-    """The result of `gantk.compare_systems` for the runs, on metrics whose scores all have a
-    patient.
-    """
+def _statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
+    """The result of `gantk.compare_systems` for the metrics with a score of each patient."""
     scores: dict[str, dict[Hashable, dict[str, float | None]]] = {}
     senses: dict[Hashable, bool | None] = {}
     units: dict[Hashable, str] = {}
-    for name, record in named.items():
-        scores[name] = {}
-        for key, one in record.patients.items():
-            for metric, score in record.results.metrics.get(key, {}).items():
-                values = {each.patient: each.scores.get(metric) for each in one.patients}
-                scored = [value for value in values.values() if value is not None]
-                if score.n == len(scored):  # else no patient is known
-                    label = (record.label(key), metric)
-                    scores[name][label] = values
-                    senses[label] = score.higher_is_better
-                    units[label] = score.unit
+    for system in systems:
+        of_system = scores[system.name] = {}
+        for (label, metric), values in system.values.items():
+            score = system.metrics[label][metric]
+            of_system[label, metric] = values
+            senses[label, metric] = score.higher_is_better
+            units[label, metric] = score.unit
 
     found = compare_systems(scores, senses, units)
     for row in (*found["tests"], *found["ranks"]):
@@ -285,19 +279,15 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
     return [each for each in drawn if each]
 
 
-def _cases(named: dict[str, RunRecord]) -> Iterator[ComparedImage]:
-    """Yield the test images that every run saved in one size, each with all runs' outputs and
-    scores.
-    """
-    by_run = [_cases_of(record) for record in named.values()]
-    for same, first in by_run[0].items():
-        if not all(same in found for found in by_run):
+def _cases(systems: Sequence[System]) -> Iterator[ComparedImage]:
+    """Yield the test images that every system saved in one size, each with all outputs and scores."""
+    by_system = [_cases_of(system) for system in systems]
+    for same, (_, first) in by_system[0].items():
+        if not all(same in found for found in by_system):
             continue
 
-        drawn = [
-            pictures(record, found[same].stem)
-            for record, found in zip(named.values(), by_run, strict=True)
-        ]
+        stored = [found[same] for found in by_system]
+        drawn = [pictures(record, case.stem) for record, case in stored]
         if any("output" not in each or "truth" not in each for each in drawn):
             continue
         if len({each["truth"].pixels.shape for each in drawn}) > 1:  # networks of other sizes
@@ -308,16 +298,19 @@ def _cases(named: dict[str, RunRecord]) -> Iterator[ComparedImage]:
             shown[f"output-{place}"] = each["output"]
 
         first.pictures = shown
-        scores = {name: found[same].scores for name, found in zip(named, by_run, strict=True)}
+        scores = {
+            system.name: case.scores for system, (_, case) in zip(systems, stored, strict=True)
+        }
         yield same[0], first, scores
 
 
-def _cases_of(record: RunRecord) -> dict[tuple[str, str, str, str], StoredImage]:
-    """(Direction, image, input, truth) -> the case of a run, for those that it saved."""
+def _cases_of(system: System) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
+    """(Direction, image, input, truth) -> a case that the system saved, and the run that holds it."""
     found = {}
-    for key, one in record.patients.items():
-        for case in one.cases:
-            found[record.label(key), case.image, case.input, case.truth] = case
+    for record in system.runs:
+        for key, one in record.patients.items():
+            for case in one.cases:
+                found[record.label(key), case.image, case.input, case.truth] = record, case
     return found
 
 
