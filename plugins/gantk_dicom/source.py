@@ -36,6 +36,8 @@ from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone
+# CT of one dose or with an agent, which words tell from other CT
+KINDS_OF_CT = {"ldct", "ndct", "ncct", "cect"}
 OWN = "(gantk)"  # end of the description of every series written by gantk
 PERSON = ("PatientBirthDate", "PatientSex", "IssuerOfPatientID")  # which one person has once
 SUMMARY = (
@@ -121,10 +123,10 @@ class Series:
         unusual name by a text before the first that says a contrast.
         """
         wanted = one_word(domain)
-        modality = MODALITIES.get(CONTRASTS.get(wanted, ""))
-        if modality:
-            return self.said["Modality"] == modality
-        if wanted in CONTRASTS:
+        contrast = "" if wanted in KINDS_OF_CT else CONTRASTS.get(wanted, "")
+        if contrast in MODALITIES:
+            return self.said["Modality"] == MODALITIES[contrast]
+        if contrast:
             return same_contrast(self.contrast, wanted)
 
         unsaid = takewhile(lambda text: not contrast_of_series("MR", [text]), self.texts)

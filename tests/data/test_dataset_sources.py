@@ -363,6 +363,17 @@ def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
 
 
 @pytest.mark.slow
+def test_words_tell_kinds_of_ct_apart(tmp_path):
+    for n, (patient, kind) in enumerate((p, kind) for p in "123" for kind in ("LDCT", "NDCT")):
+        header = {"SeriesDescription": kind, "SeriesInstanceUID": f"1.9.{n}"}
+        folder = tmp_path / f"{patient}{kind}"
+        made.series(folder, made.head(8), modality="CT", PatientID=patient, **header)
+
+    records = records_of(Dicom, tmp_path, ("LDCT", "NDCT"))
+    for letter, kind in (("a", "LDCT"), ("b", "NDCT")):
+        assert all(kind in str(record.path) for record in of(records, letter))
+
+
 def test_a_regex_or_modality_selects_dicom_series(
     tmp_path,
 ):
