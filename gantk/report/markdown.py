@@ -54,7 +54,13 @@ def score_table(results: Results) -> str:
     """All scores of results with their intervals, next to the score of the best baseline, as a
     Markdown table.
     """
-    rows = [row.cells(title_of(row.key, results.domains)) for row in score_rows(results)]
+    rows = []
+    for row in score_rows(results):
+        title, name, value, *others = row.cells(title_of(row.key, results.domains))
+        interval = row.score.interval()  # numbers alone: its bracket closes no link
+        if interval:
+            value = Markdown(f"{escape_markdown(value.removesuffix(interval))} {interval}")
+        rows.append([title, name, value, *others])
     if rows:
         return markdown_table(TABLE_HEADS, rows)
     return "It was not scored: the run has no metrics.json."
