@@ -649,7 +649,9 @@ def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]
     for row, name in zip(rows, by_name, strict=True):
         folders, is_patient = patient_places(row.place)
         alone = folders and beside[row.place, row.contrast] == 1
-        if (several and is_patient) or alone or (row.place and not (row.stem and name)):
+        is_series = row.series is not None  # whose name numbers it in the patient's folder
+        of_patient = is_patient and (several or is_series)
+        if of_patient or alone or (row.place and not (row.stem and name)):
             row.fill("subject", of_folder[row.place], "the folder")
         else:
             dates = DATE_WORD.findall(row.stem)

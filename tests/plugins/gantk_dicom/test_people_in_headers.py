@@ -62,3 +62,21 @@ def test_an_identifier_of_several_people_is_told(tmp_path, name):
     assert bool(told_of) == bool(told)
     assert all(told in message for message in told_of)
     assert "Doe" not in str(problems)
+
+
+@pytest.mark.parametrize(
+    ("folders", "patients"),
+    [
+        (["P1/3_T1", "P1/4_T2", "P1/5_T1"], 1),
+        (["P1/3_T1", "P1/4_T2", "P2/3_T1", "P2/4_T2"], 2),
+        (["P1/s1/3_T1", "P1/s1/4_T2", "P2/s1/3_T1", "P2/s1/4_T2"], 2),
+    ],
+)
+def test_series_without_identifiers_are_of_their_folder(tmp_path, folders, patients):
+    for number, folder in enumerate(folders):
+        said = {"SeriesDescription": folder[-2:], "SeriesInstanceUID": uid.generate_uid()}
+        series(tmp_path / "export" / folder, head(seed=number), **said, PatientID="")
+
+    files = gantk.check(tmp_path)["files"]
+
+    assert len({file["patient"] for file in files}) == patients
