@@ -490,7 +490,8 @@ class Data(Study):
             return [
                 f"note     unpaired training uses one domain of each patient:"
                 f" {len(self.training)} of {len(available)} images. To use all, set data.unpair ="
-                " false and data.same_patient = true",
+                " false and data.same_patient = true; images may then be matched with their true"
+                " partners, which is no unpaired training",
                 *([f"note     {others}"] if others else []),
             ]
         return []

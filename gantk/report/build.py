@@ -9,7 +9,6 @@ import hashlib
 import re
 import shlex
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import count, pairwise
@@ -400,14 +399,11 @@ def _split_summary(run: RunRecord) -> dict[str, Any]:
     """Numbers of images and subjects by set and domain, who is held out, and what was noted at the
     start of the training.
     """
-    names = dict(zip("ab", run.domains, strict=False))
     rows = []
     domains: set[str] = set()
     patients: dict[str, set[str]] = {}
     for name in ("train", "validation", "test"):
-        records = getattr(run.sets, name, ())
-        images = Counter(names.get(record.domain, record.domain) for record in records)
-        patients[name] = {record.subject for record in records if record.subject}
+        images, patients[name] = run.images_of(name)
         rows.append({"name": name, "images": images, "subjects": len(patients[name])})
         domains.update(images)
 

@@ -285,6 +285,13 @@ class RunRecord:
         """The sets of split.json; None where they are unknown."""
         return self.split.splits if self.split else None
 
+    def images_of(self, name: str) -> tuple[Counter[str], set[str]]:
+        """The number of images of a set by domain, and its known patients."""
+        names = dict(zip("ab", self.domains, strict=False))
+        images = getattr(self.sets, name, ())
+        counts = Counter(names.get(image.domain, image.domain) for image in images)
+        return counts, {image.subject for image in images if image.subject}
+
     @property
     def leak(self) -> str:
         """The leaks of the split that `--allow-leakage` accepted; "" without any."""

@@ -4,21 +4,23 @@ checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, get_num_threads
 
-from gantk.data.batches import Batches
+from gantk.data.batches import Batches, ImageSet
 from gantk.data.dataset import Data
 from gantk.data.loader import Loader, LoaderBatches
+from gantk.data.preparation import Record
 from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, doing
 from gantk.machine.cores import Threads
 from gantk.machine.device import slow_bf16
 from gantk.machine.runtime import Runtime
-from gantk.method import Method, check_output_range
+from gantk.method import Companions, Method, check_output_range
 from gantk.metrics.evaluate import Scorer
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint, trained
@@ -97,7 +99,8 @@ def assemble(
 
 def prepare_batches(parts: Parts) -> None:
     """Find the order and the companions of the training images, which only a training needs, as it
-    does lesion masks (UserError).
+    does lesion masks (UserError). True partners among the companions join the notes on the
+    training.
     """
     if parts.method.weighs_lesions and not parts.model.data.mask:
         remedy = (
@@ -118,6 +121,49 @@ def prepare_batches(parts: Parts) -> None:
     )
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
+
+    if said := _matches_of_own_patient(batches.sets, companions):
+        parts.method.companions_note += f"; {said}"
+        known = parts.data.consequences()
+        parts.data.warnings = known if said in known else [*known, said]
+
+
+def _matches_of_own_patient(
+    sets: Mapping[str, ImageSet], companions: Mapping[str, Companions]
+) -> str:
+    """How many training images have their own patient, and their true partner, among their
+    matches; "" where none is known to.
+    """
+    images = 0
+    of_patient = 0
+    of_partner = 0
+    for letter, companion_of in companions.items():
+        likes = getattr(companion_of, "like", None)
+        if likes is None:
+            continue
+
+        others = sets[companion_of.other].records
+        for record, like in zip(sets[letter].records, likes.tolist(), strict=True):
+            images += 1
+            same = [
+                others[n] for n in like if record.subject and others[n].subject == record.subject
+            ]
+            of_patient += bool(same)
+            of_partner += any(_is_partner(record, each) for each in same)
+
+    if not of_patient:
+        return ""
+    return (
+        f"{of_patient} of {images} training images are matched with an image of their own patient,"
+        f" {of_partner} of them with their true partner, so this is no unpaired training"
+    )
+
+
+def _is_partner(record: Record, other: Record) -> bool:
+    """Whether two images of one patient show the same place in the same visit."""
+    if record.pair is not None and other.pair is not None:
+        return record.pair == other.pair
+    return record.position is not None and record.position == other.position
 
 
 def save_checkpoint(

@@ -179,9 +179,12 @@ def training(
             for line in findings:
                 around.say(line)
 
-        if parts.method.companions_note:
-            around.say(f"match    {parts.method.companions_note}")
+        before = parts.method.companions_note
+        if before:
+            around.say(f"match    {before}")
         prepare_batches(parts)
+        if found := parts.method.companions_note.removeprefix(before).removeprefix("; "):
+            around.say(f"match    {found}")
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )

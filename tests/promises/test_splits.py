@@ -4,6 +4,7 @@ out is on record.
 
 import hashlib
 import json
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -13,8 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gantk import check, translate
+from gantk import check, translate, write_report
 
+OF_OWN_PATIENT = r"\d+ of \d+ training images are matched with an image of their own patient, \d+"
 SIDES = ("train", "validation", "test")
 CSV = "patient,split\n" + "".join(
     f"p{k:02d},{'test' if k < 3 else 'validation' if k < 5 else 'none' if k == 9 else 'train'}\n"
@@ -182,6 +184,30 @@ def test_shared_patients_of_two_domains_are_refused_if_asked(scans):
     assert "in both domains" in (message := refused(scans, *options, "--set", "data.unpair=false"))
     assert "data.unpair" in message
     trained(scans, *options, "--set", "data.unpair=true")
+
+
+@pytest.mark.parametrize(("whole", "told"), [("true", True), ("false", False)])
+def test_matches_with_the_own_patient_are_said_beside_scores(scans, whole, told):
+    """Both domains of each patient -> whether it is said how many matches are true partners."""
+    unpair = "false" if whole == "true" else "true"
+    options = (f"data.unpair={unpair}", f"data.same_patient={whole}", 'method.pairs="weak_pairs"')
+    outcome = train(scans, *(word for option in options for word in ("--set", option)))
+    assert outcome.code == 0, outcome.err
+
+    run = scans.parent / "run"
+    other = shutil.copytree(run, scans.parent / "other")
+    write_report(run, other, out=scans.parent / "both.html")
+    recorded = json.loads((run / "environment.json").read_text("utf-8"))["matched"]
+    page = (run / "report.html").read_text("utf-8")
+    comparison = (scans.parent / "both.html").read_text("utf-8")
+    for said in (
+        outcome.out,
+        recorded,
+        page,
+        comparison,
+        (run / "metrics.json").read_text("utf-8"),
+    ):
+        assert bool(re.search(OF_OWN_PATIENT, " ".join(said.split()))) == told, said[:3000]
 
 
 @pytest.mark.parametrize(

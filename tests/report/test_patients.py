@@ -193,6 +193,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     for said in (page.words, " ".join(done.out.split())):
         assert "Which of them is better cannot be said: no two of them have scores" in said
     assert "not scored on the same" not in page.words
+    assert "not trained" not in page.words
     assert "method.cycle 5.0 7.0" in page.words
     assert "n = 1 (2 images)" in page.words
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
@@ -200,10 +201,13 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
 
     split = json.loads((other / "split.json").read_text("utf-8"))
     split["splits"]["test"] = split["splits"]["test"][:1]
+    split["splits"]["train"] = split["splits"]["train"][:1]
     (other / "split.json").write_text(json.dumps(split))
     apart = Page(write_report(tiny_run, other, out=tmp_path / "c.html"))
 
     assert "not scored on the same test images" in apart.words
+    assert "not trained on the same images (run: " in apart.words
+    assert "; other: 1 T1 of 1 patient)" in apart.words
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.metrics.rows import scale_sentence, unlike_inputs
 from gantk.metrics.statistics.comparing import compare_systems
@@ -87,6 +87,8 @@ def write_report(
     for answer in story["answers"]:
         label = "warning" if story["reason"] else "result"
         say(with_label(label, answer.replace(ARROW, " -> ")))
+    if story["unlike"]:
+        say(with_label("note", story["unlike"]))
     if figures is not None:
         _write_figures_of_comparison(story, figures, overwrite)
     page = render(
@@ -152,6 +154,8 @@ def comparison(records: list[RunRecord]) -> dict[str, Any]:
         "systems": systems,
         "answers": [reason] if reason else [*statistics["sentences"], *pooled],
         "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
+        "trained_on": {name: _training_images([record]) for name, record in named.items()},
+        "unlike": _unlike_trainings(systems),
         "reason": reason,
         "oriented": all(shows_left_and_right(record) for record in records),
         "grids": _grids(systems, of_files=of_files),
@@ -212,6 +216,44 @@ def _why_not_compared(
             if scale:
                 reason += f" {system.name}, {label}: {scale}"
     return reason, of_files
+
+
+def _unlike_trainings(systems: Sequence[System]) -> str:
+    """The sentence that the systems were trained on other images or for other numbers of steps; ""
+    where they were not.
+    """
+    unlike = []
+    images = {
+        frozenset(
+            frozenset((one.path, one.key) for one in getattr(run.sets, "train", ()))
+            for run in system.runs
+        )
+        for system in systems
+    }
+    if len(images) > 1:
+        texts = [f"{system.name}: {_training_images(system.runs)}" for system in systems]
+        unlike.append(f"on the same images ({'; '.join(texts)})")
+
+    steps = [{run.log.last_step or 0 for run in system.runs} for system in systems]
+    if any(own != steps[0] for own in steps):
+        texts = []
+        for system, own in zip(systems, steps, strict=True):
+            texts.append(f"{system.name}: {', '.join(f'{count:,}' for count in sorted(own))}")
+        unlike.append(f"for the same number of steps ({'; '.join(texts)})")
+
+    return f"The runs were not trained {' and not '.join(unlike)}." if unlike else ""
+
+
+def _training_images(records: Sequence[RunRecord]) -> str:
+    """`27 T1 + 7 T2 of 10 patients` of each run; `unknown` where it did not record its split."""
+    texts = []
+    for record in records:
+        counts, patients = record.images_of("train")
+        images = " + ".join(f"{count} {name}" for name, count in counts.items())
+        if patients:
+            images += f" of {count_noun(patients, 'patient')}"
+        texts.append(images or "unknown")
+    return ", ".join(dict.fromkeys(texts))
 
 
 def _grids(systems: Sequence[System], *, of_files: bool) -> list[ScoreGrid]:
