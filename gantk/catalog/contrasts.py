@@ -53,7 +53,9 @@ AGENT = re.compile(
     r" (?:gd|gad|gado\w*|km|ce|(?:post)?contrast|(?<! ses )post(?! op| surg| treat))(?= )"
 )
 PLUS_C = re.compile(r"(?i)\+ ?c\b|\bc ?\+")  # `T1 +C`
-NATIVE = re.compile(r" (?:no|non|without|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )")
+NATIVE = re.compile(
+    r" (?:no|none?|without|ohne|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )"
+)
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 
 import numpy as np
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -24,9 +25,23 @@ MedicalRecordLocator AccessionNumber InstitutionName InstitutionAddress Admissio
 """
 
 
+DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "StudyDescription")
 AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # of PatientAge, how many are a year
 
-HEAD = re.compile(r"head|brain|skull|cereb|cran|kopf|tete|encef", re.IGNORECASE)
+HEAD = re.compile(
+    r"head|brain|skull|cereb|cran|kopf|tete|ence[fp]|neuro|sch[aä]del|hirn", re.IGNORECASE
+)
+# words of descriptions for other parts, where the header has no element for the part
+OTHER_PARTS = {
+    "spine": r"(?:[ctl][ -]?)?spine|lumbar|cervical|[lhb]ws|wirbels\w*",
+    "knee": r"knee|knie",
+    "shoulder": r"shoulder|schulter",
+    "hip": r"hip|h[uü]fte",
+    "pelvis": r"pelvis|becken|prostat\w*",
+    "abdomen": r"abdom\w*|liver|leber",
+    "chest": r"chest|thorax|heart|cardiac|herz|breast|mamma",
+    "limb": r"elbow|wrist|ankle|ellenbogen|handgelenk|sprunggelenk",
+}
 MAX_TESLA = 25  # a larger field strength is in another unit
 
 
@@ -101,17 +116,37 @@ def first_number(dataset: Dataset, keyword: str) -> float | None:
 
 
 def age_in_years(dataset: Dataset) -> float | None:
-    """The patient's age, such as `018M`; None where the header does not say it."""
+    """The patient's age, such as `018M`, or else the time from birth to the study; None where the
+    header does not say it.
+    """
     said = re.fullmatch(r"(\d{1,3})([DWMY])", text_of(dataset, "PatientAge"))
-    return int(said[1]) / AGE_UNITS[said[2]] if said else None
+    if said:
+        return int(said[1]) / AGE_UNITS[said[2]]
+    try:
+        born, seen = (
+            datetime.strptime(text_of(dataset, name), "%Y%m%d")
+            for name in ("PatientBirthDate", "StudyDate")
+        )
+    except ValueError:
+        return None
+    years = (seen - born).days / AGE_UNITS["D"]
+    return years if years >= 0 else None
 
 
 def body_part(dataset: Dataset) -> str | None:
     """The examined part of the body: `head` for all names of head and brain, else the header's word
-    in lower case; None where it says none.
+    in lower case, else that of a word in the descriptions; None where these say none.
     """
     said = text_of(dataset, "BodyPartExamined").lower()
-    return "head" if HEAD.search(said) else said or None
+    if said:
+        return "head" if HEAD.search(said) else said
+    described = " ".join(text_of(dataset, name) for name in DESCRIPTIONS).lower()
+    if HEAD.search(described):
+        return "head"
+    for part, words in OTHER_PARTS.items():
+        if re.search(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", described):
+            return part
+    return None
 
 
 def field_strength(dataset: Dataset) -> float | None:

@@ -25,7 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from gantk.catalog.contrasts import contrast_of_series
+from gantk.catalog.contrasts import NATIVE, contrast_of_series
 from gantk.errors import UserError, count_noun
 from gantk.formats.budget import Broken, spend
 from gantk.formats.files import chosen_volume
@@ -93,6 +93,7 @@ class Headers(list[Dataset]):
         modality, description, protocol, patient, lossy, study, series = (
             value_of(self[0], name) for name in names
         )
+        agent = value_of(self[0], "ContrastBolusAgent")
         times = {
             "echo_time": "EchoTime",
             "repetition_time": "RepetitionTime",
@@ -113,7 +114,7 @@ class Headers(list[Dataset]):
             "study": pseudonym(study),
             "series": pseudonym(series),
             "contrast": contrast_of_series(modality, (description, protocol)),
-            "agent": bool(value_of(self[0], "ContrastBolusAgent")),
+            "agent": bool(agent) and not NATIVE.search(f" {agent.lower()} "),
         }
 
     @property

@@ -624,7 +624,7 @@ def test_errors_quote_at_most_200_characters_of_a_file():
 
 @pytest.mark.parametrize(
     ("said", "years"),
-    [("045Y", 45), ("018M", 1.5), ("026W", 0.5), ("007D", 0.02), ("45", None), ("", None)],
+    [("045Y", 45), ("018M", 1.5), ("026W", 0.5), ("007D", 0.02), ("45", 50), ("", 50)],
 )
 def test_a_header_tells_the_age_of_the_patient(tmp_path, said, years):
     (first, *_) = made.series(tmp_path, made.head(2, 12, 10), PatientAge=said)

@@ -60,6 +60,10 @@ def test_other_stacks_of_a_series_are_not_missing(tmp_path):
     [
         ({"BodyPartExamined": "BRAIN", "MagneticFieldStrength": 1.5}, "head", 1.5),
         ({"BodyPartExamined": "LSPINE", "MagneticFieldStrength": 15000}, "lspine", None),
+        ({"SeriesDescription": "t1_tse_sag LWS"}, "spine", None),
+        ({"StudyDescription": "MRT Knie rechts"}, "knee", None),
+        ({"StudyDescription": "MRT Kopf", "ProtocolName": "hip"}, "head", None),
+        ({"SeriesDescription": "T1 hippocampus"}, None, None),
         ({}, None, None),
     ],
 )
@@ -80,3 +84,20 @@ def test_a_result_of_a_scan_that_does_not_fit_says_so(tmp_path, gantk):
     assert "body part: knee, in the training head" in done.out
     assert result.SeriesDescription == "synthetic T2, input does not fit (gantk)"
     assert "the input does not fit" in (tmp_path / "out.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "agent"),
+    [("GADOVIST", True), ("", False), ("NO", False), ("NONE", False), ("ohne KM", False)],
+)
+def test_a_header_tells_a_contrast_agent(tmp_path, said, agent):
+    (first, *_) = made.series(tmp_path, made.head(2), ContrastBolusAgent=said)
+
+    assert io.read(first).facts["agent"] is agent
+
+
+def test_a_birth_date_tells_the_age_of_an_infant(tmp_path):
+    dates = {"PatientBirthDate": "20240601", "StudyDate": "20250310", "PatientAge": ""}
+    (first, *_) = made.series(tmp_path, made.head(2), **dates)
+
+    assert io.read(first).facts["age"] == pytest.approx(0.77, abs=0.01)
