@@ -142,7 +142,7 @@ def _matches_of_own_patient(
         if likes is None:
             continue
 
-        others = sets[companion_of.other].records
+        others = sets[getattr(companion_of, "other", "")].records
         for record, like in zip(sets[letter].records, likes.tolist(), strict=True):
             images += 1
             same = [
