@@ -82,28 +82,8 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     for line in image.remarks:
         notes.append(("note", prefix + line.removeprefix(f"'{image.path}'").lstrip(": ")))
 
-    unlike = [*image.doubts]
-    if not contrast:
-        converted = with_channels(image, frame.channels)
-        if converted.channels != image.channels:
-            unlike += _about_colour(image, notes)
-        image = converted
-
-    if np.ptp(image.pixels) == 0:
-        line = "the image has the same value everywhere"
-        if not contrast:
-            line += f", and so has its {frame.target}"
-        notes.append(("note", prefix + line))
-
-    pixels = frame.as_in_training(image.pixels)
-    if pixels is not image.pixels:
-        line = (
-            "the background is brighter than much of the tissue, as of z-scores; it is set to the"
-            " darkest value"
-        )
-        notes.append(("note", prefix + line))
-        image = replace(image, pixels=pixels)
-
+    image, changes, unlike = _as_model_takes_it(image, frame, contrast)
+    notes += [("note", prefix + line) for line in changes]
     meant = frame
     if contrast:  # the values of the training are those of all contrasts together
         meant = replace(frame, source=contrast, values={})
@@ -136,6 +116,36 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
     return Checked(image, notes, fits)
 
 
+def _as_model_takes_it(
+    image: Image, frame: Frame, contrast: str
+) -> tuple[Image, list[str], list[tuple[str, bool]]]:
+    """The image in the channels and with the background of the training; notes on what was changed;
+    and what its header and its colours say against it, and whether that is a doubt.
+    """
+    notes: list[str] = []
+    unlike = [*image.doubts]
+    if not contrast:
+        converted = with_channels(image, frame.channels)
+        if converted.channels != image.channels:
+            unlike += _about_colour(image, notes)
+        image = converted
+
+    if np.ptp(image.pixels) == 0:
+        line = "the image has the same value everywhere"
+        if not contrast:
+            line += f", and so has its {frame.target}"
+        notes.append(line)
+
+    pixels = frame.as_in_training(image.pixels)
+    if pixels is not image.pixels:
+        notes.append(
+            "the background is brighter than much of the tissue, as of z-scores; it is set to the"
+            " darkest value"
+        )
+        image = replace(image, pixels=pixels)
+    return image, notes, unlike
+
+
 def with_channels(image: Image, channels: int) -> Image:
     """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
     if image.affine is not None:
@@ -143,14 +153,14 @@ def with_channels(image: Image, channels: int) -> Image:
     return replace(image, pixels=in_channels(image.pixels, channels))
 
 
-def _about_colour(image: Image, notes: list[Note]) -> list[tuple[str, bool]]:
+def _about_colour(image: Image, notes: list[str]) -> list[tuple[str, bool]]:
     """Note that a picture is converted to gray or to colour; returns that it has colours which its
     model does not see, and whether these are many.
     """
     if image.channels == 1:
-        notes.append(("note", "the gray image is converted to colour"))
+        notes.append("the gray image is converted to colour")
         return []
-    notes.append(("note", "the colour image is converted to gray"))
+    notes.append("the colour image is converted to gray")
     spread = np.ptp(image.pixels, axis=0)
     share = np.mean(spread > MIN_COLOUR * image.pixels.max())
     if share <= MIN_COLOURED_SHARE:
