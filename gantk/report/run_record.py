@@ -285,6 +285,10 @@ class RunRecord:
         """The sets of split.json; None where they are unknown."""
         return self.split.splits if self.split else None
 
+    def files_of(self, name: str) -> frozenset[tuple[str | None, str]]:
+        """The files and names of a set's images; equal ones mean the same images in two runs."""
+        return frozenset((image.path, image.key) for image in getattr(self.sets, name, ()))
+
     def images_of(self, name: str) -> tuple[Counter[str], set[str]]:
         """The number of images of a set by domain, and its known patients."""
         names = dict(zip("ab", self.domains, strict=False))

@@ -223,13 +223,7 @@ def _unlike_trainings(systems: Sequence[System]) -> str:
     where they were not.
     """
     unlike = []
-    images = {
-        frozenset(
-            frozenset((one.path, one.key) for one in getattr(run.sets, "train", ()))
-            for run in system.runs
-        )
-        for system in systems
-    }
+    images = {frozenset(run.files_of("train") for run in system.runs) for system in systems}
     if len(images) > 1:
         texts = [f"{system.name}: {_training_images(system.runs)}" for system in systems]
         unlike.append(f"on the same images ({'; '.join(texts)})")

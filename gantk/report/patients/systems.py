@@ -37,8 +37,7 @@ class System:
         """The run that was scored on each set of test images, by their files or names."""
         found = {}
         for run in self.runs:
-            images = run.sets.test if run.sets else ()
-            found[frozenset((one.path, one.key) for one in images)] = run
+            found[run.files_of("test")] = run
         return found
 
     @cached_property
