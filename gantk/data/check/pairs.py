@@ -29,7 +29,7 @@ MAX_SHIFT = 2.0
 MIN_GAIN = 1.1
 SHIFT = 4  # pixels of COMPARED_SIDE (3 %) by which a pair is shifted for comparison
 MIN_EXCHANGE_GAIN = 1.15  # of mutual information, from which partners are exchanged
-LEAST_INFORMATION = 1e-9  # in nats, that a constant image shares by rounding
+INFORMATION_BY_ROUNDING = 1e-9  # in nats, that a constant image shares with another
 LEVELS = 24  # gray levels of which the mutual information is computed
 
 
@@ -128,7 +128,7 @@ def fit_of(pairs: Sequence[dict[str, Record]], most: int = MAX_PAIRS) -> Fit | N
         likeness=likeness,
         count=len(compared),
         total=len(pairs),
-        exchanged=_exchanged(compared, groups, information),
+        exchanged=_exchanged_pairs(compared, groups, information),
         unlike=tuple(unlike) if likeness is not None else (),
     )
 
@@ -154,12 +154,12 @@ def _shares_won(compared: Sequence[Compared], information: np.ndarray) -> np.nda
         others = (subjects != subjects[number]) & (ranks == ranks[number])
         if not others.any():
             others = (subjects == subjects[number]) & (np.abs(ranks - ranks[number]) == 1)
-        if others.any() and own[number] > LEAST_INFORMATION:
+        if others.any() and own[number] > INFORMATION_BY_ROUNDING:
             shares_won[number] = np.mean(own[number] > own[others])
     return shares_won
 
 
-def _exchanged(
+def _exchanged_pairs(
     compared: Sequence[Compared], groups: Sequence[list[int]], information: np.ndarray
 ) -> tuple[str, ...]:
     """The names of the pairs, of patients the first of each, of which two share clearly more

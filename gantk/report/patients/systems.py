@@ -66,7 +66,7 @@ class System:
         pooled: dict[str, dict[str, Score]] = {}
         for (label, metric), values in self.values.items():
             scores = [own[label][metric] for own in self._metrics_by_run]
-            pooled.setdefault(label, {})[metric] = _pooled(scores, values)
+            pooled.setdefault(label, {})[metric] = _mean_of_folds(scores, values)
         return pooled
 
     @property
@@ -156,7 +156,7 @@ def _are_alike(scores: list[Score]) -> bool:
     return len({(each.definition, each.unit, each.higher_is_better) for each in scores}) == 1
 
 
-def _pooled(scores: list[Score], values: Mapping[str, float | None]) -> Score:
+def _mean_of_folds(scores: list[Score], values: Mapping[str, float | None]) -> Score:
     """The mean over the patients of several scores of one metric."""
     known = {patient: value for patient, value in values.items() if value is not None}
     found = estimate([*known.values()], [*known])
