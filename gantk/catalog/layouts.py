@@ -78,7 +78,6 @@ class Asked:
         mask: word or glob of the names of masks; "": usual words.
         patient: regular expression for the patient in a path; "names": file names contain
             patients, without a doubt; "": folders, else names.
-        repeated: whether one file may be of several contrasts (volumes of a file).
         by_folders: whether two folders, or all images, may be taken for contrasts that no name says.
     """
 
@@ -86,7 +85,6 @@ class Asked:
     options: Mapping[str, str] = field(default_factory=dict)
     mask: str = ""
     patient: str = ""
-    repeated: bool = False
     by_folders: bool = True
 
     def text(self, contrast: str) -> str:
@@ -179,7 +177,7 @@ def _set_contrasts(catalog: Catalog, root: Path, asked: Asked) -> None:
     elif asked.by_folders and not any(asked.contrasts.values()):
         found = _told_apart_by_folders(catalog, found, root, asked)
 
-    _name_contrasts(catalog, found, asked)
+    _name_contrasts(catalog, found)
     for contrast in found or {row.contrast for row in rows if row.contrast}:
         _leave_out_derived(contrast, [row for row in rows if row.contrast == contrast])
 
@@ -373,7 +371,7 @@ def _say_others(groups: Mapping[str, Sequence[Row]]) -> bool:
     return False
 
 
-def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]], asked: Asked) -> None:
+def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]]) -> None:
     """Write the names of the contrasts asked for into their rows; UserError for a row of two."""
     taken: dict[int, str] = {}
     for contrast, rows in found.items():
@@ -381,10 +379,6 @@ def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]], asked: Ask
             if id(row) not in taken:
                 taken[id(row)] = contrast
                 row.contrast = contrast
-            elif asked.repeated:
-                again = replace(row, contrast=contrast, why=dict(row.why))
-                catalog.rows.append(again)
-                taken[id(again)] = contrast
             else:
                 both = " and ".join((taken[id(row)], contrast))
                 raise UserError(

@@ -56,18 +56,6 @@ BYTE_ORDER_MARKS = (
 )
 
 
-class NoHeader(UserError):
-    """A table whose first row names images instead of columns."""
-
-    def __init__(self, path: Path, images: Sequence[str]):
-        self.images = images
-        super().__init__(
-            f"'{path}' has no header: its first row names the image '{images[0][:100]}'",
-            allowed="names of columns in the first row, such as path,domain,patient",
-            remedy="add this row",
-        )
-
-
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV or TSV, and its rows with their line numbers; names in lower case,
     values without blanks.
@@ -92,7 +80,11 @@ def open_rows(path: Path, text: str = "") -> tuple[list[str], Iterator[tuple[int
     folder = path if text else path.parent
     images = [name for name in header if _names_image(name, folder)]
     if images:
-        raise NoHeader(path, images)
+        raise UserError(
+            f"'{path}' has no header: its first row names the image '{images[0][:100]}'",
+            allowed="names of columns in the first row, such as path,domain,patient",
+            remedy="add this row",
+        )
 
     columns = [name.lower() for name in header]
     twice = sorted({name for name in columns if name and columns.count(name) > 1})

@@ -16,7 +16,7 @@ from gantk.data.sources.source import source_for
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
 from gantk.recipe.tables import DataTable, Model, SplitTable
 
-OPTIONS_NAMING_FILES = ("a", "b", "pairs")
+OPTIONS_NAMING_FILES = ("a", "b")
 
 
 def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:

@@ -392,8 +392,8 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     """
     if count > 1 and volume is None:
         remedy = (
-            f"choose a volume from 0 to {count - 1} with --volume (in a recipe with"
-            " data.source.volumes), or save it as a file of its own"
+            f"choose a volume from 0 to {count - 1} with --volume, name the volumes in a"
+            " dataset.json as nnU-Net does (to train on them), or save it as a file of its own"
         )
         allowed = "one 2-D or 3-D image"
         error = SeveralVolumes(f"'{path}' contains {what}", allowed=allowed, remedy=remedy)

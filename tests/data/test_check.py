@@ -266,20 +266,6 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     ]
 
 
-def test_a_sagittal_picture_among_axial_ones_is_told(shared_data, tmp_path):
-    stored = nib.load(shared_data / "templates" / "canonical" / "avg152T1.nii")
-    head = np.asarray(stored.dataobj, np.float32)
-    head *= 900 / head.max()
-    for number in range(16):
-        axial = np.rot90(head[:, :, 30 + 2 * number])
-        save(tmp_path / "T1" / f"{number:02d}.png", axial)
-        save(tmp_path / "T2" / f"{number:02d}.png", 900 - axial * 7 / 9)
-
-    save(tmp_path / "T1" / "side.png", np.rot90(head[40]))
-
-    assert problem(check(tmp_path), "planes")["files"] == ["T1/side.png"]
-
-
 @pytest.mark.parametrize(
     ("name", "told"),
     [

@@ -62,26 +62,12 @@ def by_pair(records):
         ({"path": "nowhere"}, "not exist"),
         ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
         ({"mask": "seg"}, "no file in .* matches the mask name 'seg'.*1.png.*data.source.mask"),
-        ({"pairs": "no.csv"}, "'no.csv' does not exist"),
-        (
-            {"csv": "a,b\nT1/1.png,T2/1.png\nT1/9.png,T2/2.png\n"},
-            "'T1/9.png' in the column 'a' is not an image.*line 3",
-        ),
-        (
-            {"csv": "a,b\nT1/1.png,T2/1.png\nT1/1.png,T2/2.png\n"},
-            "'T1/1.png' is in two pairs.*line 3",
-        ),
-        ({"csv": "a,b\nx,y\n"}, "no column of image paths"),
     ],
     ids=str,
 )
 def test_a_wrong_option_is_explained(tmp_path, options, says):
     tree(tmp_path, *(f"{folder}/{n}.png" for folder in ("T1", "T2", "other") for n in "12"))
     options = dict(options)
-    if text := options.pop("csv", None):
-        (tmp_path / "p.csv").write_text(text)
-        options["pairs"] = "p.csv"
-
     with pytest.raises(UserError, match=says):
         folders(options.pop("path", tmp_path), **options)
 
@@ -89,7 +75,7 @@ def test_a_wrong_option_is_explained(tmp_path, options, says):
 # --- pairs
 
 
-def test_equal_names_or_a_csv_make_pairs(tmp_path):
+def test_equal_names_make_pairs(tmp_path):
     tree(
         tmp_path,
         *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)),
@@ -102,11 +88,6 @@ def test_equal_names_or_a_csv_make_pairs(tmp_path):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
 
     assert not by_pair(folders(tmp_path))
-
-    (tmp_path / "notes.csv").write_text("who,what\nme,this\n")
-    (tmp_path / "PAIRS.csv").write_text("no,t2,t1\n1,T2/8.png,T1/6.png\n2,T2/7.png,T1/7.png\n")
-
-    assert by_pair(folders(tmp_path)) == [("T1/6.png", "T2/8.png"), ("T1/7.png", "T2/7.png")]
 
 
 @pytest.mark.parametrize(
@@ -135,9 +116,6 @@ def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, register
     table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
     with nullcontext() if registered else pytest.raises(UserError, match=sizes):
         load(method=PAIRED, **table)
-    (tmp_path / "pairs.csv").write_text("t1,t2\n" + "".join(f"T1/{x},T2/{x}\n" for x in names))
-    with nullcontext() if registered else pytest.raises(UserError, match=f"no registered.*{sizes}"):
-        folders(tmp_path)
 
     lines = [f"{kind}/{name},{kind}\n" for kind in ("T1", "T2") for name in names]
     (tmp_path / "scans.csv").write_text("path,domain\n" + "".join(lines))
@@ -150,22 +128,15 @@ def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, register
 def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     pictures(tmp_path / "T1", 12, seed=1)
     pictures(tmp_path / "T2", 12, seed=2)
-    rows = [f"T1/slice-{n:02d}.png,T2/slice-{n:02d}.png" for n in range(9)]
-    (tmp_path / "pairs.csv").write_text("\n".join(["one,other", *rows]))
     table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
     data = load(method=PAIRED, **table)
 
-    assert sum(len(data.pairs(name)) for name in SETS) == 9
+    assert sum(len(data.pairs(name)) for name in SETS) == 12
     sets = {
         name: [record.pair for record in own.records] for name, own in data.training_sets().items()
     }
     assert sets["a"] == sets["b"]
 
-    (tmp_path / "pairs.csv").write_text("\n".join(rows))
-    with pytest.raises(UserError, match="has no header"):
-        load(method=UNPAIRED, **table)
-
-    (tmp_path / "pairs.csv").unlink()
     (tmp_path / "T2" / "slice-07.png").unlink()
 
     with pytest.raises(

@@ -284,7 +284,7 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
     problems = list(findings.about_each(items))
     for name, group in _comparable(items):
         of = f" of {name}" if name else ""
-        for finding in (findings.unlike, findings.far, findings.from_the_side):
+        for finding in (findings.unlike, findings.far):
             problems += finding(group, of)
 
     problems += findings.same_people(items)

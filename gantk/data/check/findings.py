@@ -23,10 +23,9 @@ from gantk.data.check.kinds import PLANE, SKULL, TRAITS, Facts, Trait, is_ct, wi
 from gantk.data.check.populations import SIZE, differing_traits
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
-from gantk.data.look import content_box
 from gantk.data.preparation import Record
 from gantk.data.split import Splits
-from gantk.data.split.near_duplicates import THUMBNAIL_SIDE, Fingerprint, near_copies
+from gantk.data.split.near_duplicates import Fingerprint, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite, stem_of
@@ -259,48 +258,6 @@ def far(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 def _numbers(values: np.ndarray) -> str:
     return " x ".join(f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
-
-
-def from_the_side(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Finds pictures that may be sagittal: wider and less symmetric than the others. (Pictures
-    state no plane.)
-    """
-    pictures = []
-    thumbnails = []
-    for item in items:
-        views = item.seen.thumbnails if item.seen else None
-        if item.facts["plane"] is None and len(item.facts["shape"]) == 2 and views is not None:
-            pictures.append(item)
-            thumbnails.append(views[:, 0])
-
-    if len(pictures) < MIN_IMAGES:
-        return
-
-    frames, contents = np.array(thumbnails, np.float32).swapaxes(0, 1)
-    symmetry = np.array([np.corrcoef(one.ravel(), one[:, ::-1].ravel())[0, 1] for one in contents])
-    # height and width of the content
-    boxes = np.diff([content_box(frame / 255) for frame in frames])[..., 0] / THUMBNAIL_SIDE
-    height, width = (boxes * [item.facts["shape"] for item in pictures]).T
-    area = boxes.prod(axis=1)
-    aspect = height / width
-    # Most must be axial. Small contents are left out: the lowest and highest slices of a head have
-    # any shape.
-    mostly_axial = np.median(symmetry) >= 0.7 and np.median(aspect) >= 1.05
-    if not mostly_axial:  # not a number is not, either
-        return
-
-    odd = (symmetry < 0.62) & (aspect < np.median(aspect) / 1.25) & (area > np.median(area) / 2)
-    names = [pictures[i].name for i in np.flatnonzero(odd)]
-    if 0 < len(names) <= MAX_OUTLIER_SHARE * len(pictures):
-        what = (
-            f"{count_noun(names, 'picture')}{of} may be sagittal, because"
-            f" {agreeing(names, 'it|they')} {agreeing(names, 'is|are')} wider and less symmetric than the others:"
-        )
-        remedy = (
-            "look at the pictures: their files do not state the plane. Coronal pictures cannot be"
-            " distinguished from axial ones"
-        )
-        yield problem("planes", "warning", what, names, remedy)
 
 
 # --- images in the wrong domain

@@ -327,7 +327,7 @@ def _misfit(study: Study, first: dict[str, Record], fit: Fit) -> Problem | None:
         used = "this method learns from them"
         remedies.append("use dualgan or another unpaired method")
     if "pairs" in study.table.source.options:
-        remedies.append("set data.source.pairs to none, or to a CSV of the true pairs")
+        remedies.append("set data.source.pairs to none, or list the true pairs in a table")
     if are_halves:
         remedies.append(
             "where pictures show more than two images, or one above the other, save each image as a"

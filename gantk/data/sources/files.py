@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
 from gantk.catalog.channels import refuse_numbered_channels
@@ -16,7 +17,7 @@ from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
-from gantk.data.sources.pairing import pair_by_table, pair_rows
+from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
@@ -40,12 +41,9 @@ class Files(VolumeSource):
     # word, folder or glob (T1w, patient07/T1_*) of the first domain's files; "" = its name
     a: str = ""
     b: str = ""  # the same for the second domain
-    # CSV with a column of paths for each domain; "" = a CSV in `path`, or names; "none" = no pairs
-    pairs: str = ""
+    pairs: Literal["", "none"] = ""  # "" = by patient or name; "none" = no pairs
     # resample the other image of each patient onto the grid of this domain, by the headers
     onto: Onto = "none"
-    # for 4-D files: the volume of each domain, counted from 0, such as [0, 1]
-    volumes: tuple[int, ...] = ()
     # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
     patient: str = ""
     # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
@@ -55,14 +53,6 @@ class Files(VolumeSource):
     def __post_init__(self):
         self.path = self.path or ("." if self.a else "")
         super().__post_init__()
-        if self.volumes and (len(self.volumes) != len(self.domains) or min(self.volumes) < 0):
-            what = (
-                f"volumes = {list(self.volumes)} does not choose one volume for each of"
-                f" {count_noun(self.domains, 'domain')}"
-            )
-            allowed = "one number for each domain, counted from 0"
-            raise UserError(what, where="data.source.volumes", allowed=allowed)
-
         # the contrasts of each domain, one channel each
         self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
         self.several = any(len(names) > 1 for names in self.contrasts.values())
@@ -88,7 +78,7 @@ class Files(VolumeSource):
             for place, contrast in enumerate(contrasts):
                 texts[contrast] = words[place] if words else ""
                 options[contrast] = option
-        return Asked(texts, options, self.mask, self.patient, repeated=len(set(self.volumes)) > 1)
+        return Asked(texts, options, self.mask, self.patient)
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -234,14 +224,12 @@ class Files(VolumeSource):
 
     def _rows_of_domains(self, images: Sequence[Row]) -> list[Row]:
         """The images, by domain."""
-        rows = []
-        for number, (letter, contrasts) in enumerate(self.contrasts.items()):
-            of_domain = [row for row in images if row.contrast == contrasts[0]]
-            for row in map(partial(self.row_of, letter), of_domain):
-                if self.volumes:
-                    row.volume = self.volumes[number]
-                rows.append(row)
-        return rows
+        return [
+            self.row_of(letter, row)
+            for letter, (contrast,) in self.contrasts.items()
+            for row in images
+            if row.contrast == contrast
+        ]
 
     def _rows_of_cases(self, images: Sequence[Row]) -> list[Row]:
         """A row for each domain and case, with a channel for each contrast; cases without a number
@@ -308,12 +296,10 @@ class Files(VolumeSource):
                 raise UserError(what, where="data.source.path", remedy=remedy)
 
     def _set_pairs(self, rows: Sequence[Row]) -> None:
-        """Set the pairs: by a table, of volumes by patient and visit, of pictures by name."""
+        """Set the pairs: of volumes by patient and visit, of pictures by name."""
         if self.pairs == "none" or len(self.names) < 2:
             for row in rows:
                 row.pair = ""
-            return
-        if pair_by_table(rows, self.root, self.pairs):
             return
         are_volumes = any(row.is_volume for row in rows)
         self.notes = [*self.notes, *pair_rows(rows, self.onto, by_name=not are_volumes)]

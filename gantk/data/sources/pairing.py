@@ -1,110 +1,20 @@
-"""Registered pairs: images of both domains that show the same anatomy, found by a CSV or by equal
-names.
-"""
+"""Registered pairs: images of both domains that show the same anatomy."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.tables import NoHeader, read_rows
 from gantk.data.preparation import Record
 from gantk.errors import UserError, count_noun
-from gantk.formats.files import files_below, grids_differ
+from gantk.formats.files import grids_differ
 
 ALONE = "alone/"  # start of the pair of an image without a partner
 # of the ratio of two pictures' aspect ratios: 1 % at each edge
 ASPECT_TOLERANCE = 0.02
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
-
-
-def pair_by_table(images: Sequence[Row], root: Path, table: str) -> bool:
-    """Set the pairs of images by the CSV `table`, or with "" by one in `root`; returns whether
-    there is one.
-    """
-    csv_path = root / table if (root / table).is_file() else Path(table)
-
-    for path in [csv_path] if table else _tables_in(root):
-        try:
-            names, lines = read_rows(path)
-        except UserError as error:
-            if table or _lists_pairs(error, images, root):
-                raise error.at("data.source.pairs") from error
-            continue  # not a table of pairs
-        if lines and _by_lines(images, root, path, names, lines):
-            return True
-
-    if table:
-        what = f"'{csv_path}' has no column of image paths for each of the two domains"
-        allowed = f"a header, and one column for each domain with paths relative to '{root}'"
-        raise UserError(what, where="data.source.pairs", allowed=allowed)
-
-    return False
-
-
-def _tables_in(root: Path) -> list[Path]:
-    """The CSV files of a folder, not of those below it."""
-    return files_below(root, True, lambda path: path.suffix == ".csv" and path.parent == root)
-
-
-def _lists_pairs(error: UserError, images: Sequence[Row], root: Path) -> bool:
-    """Whether a table without a header names images of both domains in its first line."""
-    named = error.images if isinstance(error, NoHeader) else ()
-    paths = {(root / name).resolve() for name in named}
-    return len({row.letter for row in images if row.display_path.resolve() in paths}) == 2
-
-
-def _by_lines(
-    images: Sequence[Row],
-    root: Path,
-    path: Path,
-    names: list[str],
-    lines: list[tuple[int, dict[str, str]]],
-) -> bool:
-    """Set pairs by the lines of a table; returns False where no two columns hold paths of images of
-    a and b.
-    """
-    by_path = {row.display_path.resolve(): row for row in images}
-
-    def image(cells: dict[str, str], column: str) -> Row | None:
-        return by_path.get((root / cells.get(column, "")).resolve())
-
-    columns: dict[str, str] = {}
-    for column in names:
-        if first := image(lines[0][1], column):
-            columns.setdefault(first.letter, column)
-
-    if len(columns) < 2:
-        return False
-
-    for one in images:
-        one.pair = ""
-    for line, cells in lines:
-        pair = []
-        for letter, column in sorted(columns.items()):
-            row = image(cells, column)
-            if row is None or row.letter != letter or row.pair:
-                if row is None or not row.pair:
-                    what = f"in the column '{column}' is not an image of this domain"
-                else:
-                    what = "is in two pairs"
-                what = f"'{cells.get(column, '')}' {what}"
-                raise UserError(what, where=f"{path}, line {line}", remedy="correct that row")
-
-            row.pair = cells[columns["a"]]
-            pair.append(row)
-
-        one, other = pair
-        differs = _mismatch_if_readable(one, other)
-        if differs:
-            what = f"'{one.key}' and '{other.key}' are no registered pair: {differs}"
-            remedy = "resample one onto the grid of the other first, or remove that row"
-            raise UserError(what, where=f"{path}, line {line}", remedy=remedy)
-
-    return True
 
 
 def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:
@@ -216,7 +126,7 @@ def remedy_of_grids(record: Record) -> str:
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
-    Images without `pair`, such as those that a CSV of pairs does not list, are allowed. The error
+    Images without `pair` are allowed. The error
     names a patient's two scans that are on different grids, if there are any.
     """
     complete = complete_pairs(records)
@@ -237,16 +147,14 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
             f" partner. The first is"
             f" '{broken[0].key}', which has no image in {lacking}"
         )
-        remedy = f"remove these images, list the pairs in a CSV (data.source.pairs), or {unpaired}"
+        remedy = f"remove these images, list the pairs in a table (--data pairs.csv), or {unpaired}"
     else:
         counts = [sum(record.domain == letter for record in records) for letter in "ab"]
         what = (
             f"none were found among {count_noun(counts[0], 'image')} of {domains[0]} and {counts[1]} of"
             f" {domains[1]}. The first without a partner is '{records[0].key}'"
         )
-        remedy = (
-            f"give a CSV of pairs (data.source.pairs), use side-by-side pictures, or {unpaired}"
-        )
+        remedy = f"list the pairs in a table (--data pairs.csv), use side-by-side pictures, or {unpaired}"
 
     if not apart:
         what = f"this method needs registered pairs, but {what}"
