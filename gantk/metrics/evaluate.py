@@ -578,9 +578,8 @@ class Scorer:
         some = next(iter(made.values()))
         patients = {"n": len(set(about.patients))}
         for metric in self.set_metrics:
-            classes = getattr(metric, "needs_classes", False)
             beside = getattr(metric, "baselines", True)
-            train, test, note = self.reals.sets(letter, tuple(some.shape[2:]), classes)
+            train, test, note = self.reals.sets(letter, tuple(some.shape[2:]))
             for name in groups if beside else made:
                 for row, score in set_scores_of(metric, train, test, groups[name], note).items():
                     set_scores[name][row] = score.model_copy(update=patients)
@@ -712,18 +711,8 @@ class Scorer:
         return images.float().cpu()
 
     def _generated_group(self, images: Tensor) -> ImageGroup:
-        """Images from noise as a set, with classes: in turn, or the only class in the training
-        images.
-        """
-        labels = None
-        known = {record.label for record in self.reals.training(self.letter)}
-        if self.classes:
-            labels = torch.arange(len(images)) % self.classes
-        elif len(known) == 1:
-            only = known.pop()
-            if only is not None:
-                labels = torch.full((len(images),), self.reals.classes.index(only))
-
+        """Images from noise as a set, with their classes, which are in turn."""
+        labels = torch.arange(len(images)) % self.classes if self.classes else None
         return self.reals.group(images, labels=labels)
 
     def _applies(self, metric: Any) -> bool:
@@ -764,29 +753,23 @@ class Scorer:
         """What is wrong where classes are not known on both sides of the split, and of images
         made.
         """
-        directions = self.method.directions()
-        letter = (directions or self.method.reads)[0]
-        train = {str(record.label) for record in self.reals.labelled_records("train", letter)}
-        test = {str(record.label) for record in self.reals.labelled_records("test", letter)}
-        if directions:
-            made_known = True
-        else:
-            one_image = torch.zeros(1, 1, *self.method.geometry.size)
-            made_known = self._generated_group(one_image).labels is not None
+        letter = (self.method.directions() or self.method.reads)[0]
+        classes = []
+        for split in ("train", "test"):
+            labels = {record.label for record in self.reals.records(split, letter)}
+            classes.append(labels - {None})
 
-        if len(train & test) >= 2 and made_known:
+        made_known = bool(self.method.directions() or self.classes)
+        if len(classes[0] & classes[1]) >= 2 and made_known:
             return None
 
-        known = " and ".join(", ".join(sorted(names)) or "none" for names in (train, test))
+        known = " and ".join(", ".join(sorted(names)) or "none" for names in classes)
         made_of = "one" if made_known else "a mixture"
         what = (
             "needs real images of two classes in the training and the test set (it finds"
             f" {known}), and generated images of a known class (it finds {made_of})"
         )
-        remedy = (
-            "use one folder per class and data.labels = true, or only one class (data.source.only)"
-        )
-        return what, remedy
+        return what, "use one folder per class and data.labels = true"
 
     def _without_masks(self) -> tuple[str, str] | None:
         """What is wrong where a domain has no lesion masks to learn from or to test."""

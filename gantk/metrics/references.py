@@ -4,10 +4,9 @@ intensities.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gantk.catalog.contrasts import usual_contrast, words_of
-from gantk.data.dataset import Data, open_source
+from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
@@ -72,57 +71,11 @@ class RealImages:
         count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size)
         return self.scored_images(spread(records, count))
 
-    def labelled_records(self, split: str, letter: str) -> list[Record]:
-        """Records of a split and domain whose class is known, of all classes."""
-        left_out = [r for r in self._left_out.get(split, ()) if r.domain == letter]
-        return [r for r in self.records(split, letter) + left_out if r.label is not None]
-
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of all classes of real images, including those left out of training."""
-        known: set[str] = set()
-        for records in [*self.data.splits.values(), *self._left_out.values()]:
-            known.update(record.label for record in records if record.label is not None)
-        # batch labels index data.classes, so these come first
-        return (*self.data.classes, *sorted(known.difference(self.data.classes)))
-
-    @cached_property
-    def _left_out(self) -> dict[str, list[Record]]:
-        """By split, the records of classes that the source leaves out by its option `only`.
-
-        Patients keep their split; new ones are split in the same shares.
-        """
-        table = self.data.table
-        part = table.source
-        default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
-        if table.neighbours or part.options.get("only", default) == default:
-            return {}
-
-        all_classes = replace(part, options=part.options | {"only": default})
-        whole_table = table.model_copy(update={"source": all_classes})
-        records = open_source(whole_table, self.data.catalog()).records()
-        in_splits = set()
-        split_of = {}  # by patient
-        for split, own in self.data.splits.items():
-            for record in own:
-                in_splits.add(record.id)
-                if record.subject:
-                    split_of[record.subject] = split
-
-        left_out = [record for record in records if record.id not in in_splits]
-        new = sorted({record.subject or record.key for record in left_out} - split_of.keys())
-        shuffled = np.random.default_rng(table.split.seed).permutation(new)
-        test = round(table.split.test * len(new))
-        held_out = test + round(table.split.validation * len(new))
-        sets = np.split(shuffled, [test, held_out])
-        for split, patients in zip(("test", "validation", "train"), sets, strict=True):
-            split_of |= dict.fromkeys(patients.tolist(), split)
-
-        by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
-        for record in left_out:
-            by_split[split_of[record.subject or record.key]].append(record)
-
-        return by_split
+        """The names of all classes of real images; batch labels index those of the data, the first."""
+        labels = {record.label for records in self.data.splits.values() for record in records}
+        return (*self.data.classes, *sorted(labels - {None, *self.data.classes}))
 
     def network_inputs(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""
@@ -254,22 +207,19 @@ class RealImages:
 
         return ImageGroup((images - self.data.range[0]).to(self.device), patients, labels, masks)
 
-    def sets(
-        self, letter: str, size: tuple[int, ...], all_classes: bool = False
-    ) -> tuple[ImageGroup, ImageGroup, str]:
-        """Sets of training and of held-out images (of `all_classes` known), and a note for the
-        scores' definitions; one set twice where none are held out, or all images are in both.
+    def sets(self, letter: str, size: tuple[int, ...]) -> tuple[ImageGroup, ImageGroup, str]:
+        """Sets of training and of held-out images, and a note for the scores' definitions; one set
+        twice where none are held out, or all images are in both.
         """
-        find = self.labelled_records if all_classes else self.records
-        known = find("train", letter)
-        held_out = find("test", letter)
-        train = self._set(known, ("train", all_classes, letter), size)
+        known = self.records("train", letter)
+        held_out = self.records("test", letter)
+        train = self._set(known, ("train", letter), size)
         if _places(known) == _places(held_out):
             return train, train, "/training-and-test-images-are-the-same"
 
         test = None
         if held_out:
-            test = self._set(held_out, ("test", all_classes, letter), size)
+            test = self._set(held_out, ("test", letter), size)
         if test is None or len(test) < 2:
             return train, train, "/against-training-images-as-none-are-held-out"
 

@@ -6,11 +6,9 @@ real images, and fakes.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from gantk.metrics.intervals import (
     patient_numbers,
 )
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Number, Side
+from gantk.plugin.spec import Number
 from gantk.runs.results import Score
 
 WHERE = "evaluate.metrics"
@@ -48,10 +46,9 @@ class Features:
     `data_range`: (N, d) float64.
 
     `features`: the name of registered features ("random"; "inception", which FID and KID were
-    published with), a file with such a name as its suffix ("NAME.onnx"), or else a network of timm.
-    What is registered is called with this name and the given ones of `weights`, `mean`, `std` and
-    `side`; it returns a network from pictures (n, `channels`, H, W), 0 to 1, to vectors (n, d),
-    with a `suffix` for the score's name and a description `what`.
+    published with), or else of a network of timm. What is registered is called with this name; it
+    returns a network from pictures (n, `channels`, H, W), 0 to 1, to vectors (n, d), with a `suffix`
+    for the score's name and a description `what`.
 
     Images with that number of channels are passed as they are; otherwise each channel is passed as
     a gray picture. Of a volume the three middle slices are passed. The vectors of the parts are
@@ -59,37 +56,15 @@ class Features:
     image holds NaN or infinite values.
     """
 
-    def __init__(
-        self,
-        features: str,
-        data_range: float,
-        dims: int,
-        *,
-        weights: str | None = None,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-        side: int | None = None,
-    ):
+    def __init__(self, features: str, data_range: float, dims: int):
         self.data_range = data_range
         self.dims = dims
-        options = {"weights": weights, "mean": mean, "std": std, "side": side}
-        given = {name: value for name, value in options.items() if value is not None}
-        make = registry().get("features", _registered_name(features)).load()
-        parameters = inspect.signature(make).parameters
-        unknown = given.keys() - parameters.keys()
-        if unknown:
-            raise UserError(
-                f"the features '{features}' have no option `{min(unknown)}`",
-                where=WHERE,
-                allowed=[name for name in options if name in parameters] or "no options",
-            )
-
-        self.network = make(features, **given).eval().requires_grad_(False)
+        registered = features if features in registry().names("features") else "timm"
+        make = registry().get("features", registered).load()
+        self.network = make(features).eval().requires_grad_(False)
         self.suffix = self.network.suffix
         self.standardised = getattr(self.network, "standardised", False)
-        self.what = self.network.what + "".join(
-            f"-{key}={given[key]}" for key in given if key != "weights"
-        )
+        self.what = self.network.what
         if dims == 3:
             self.what += "-of-middle-slices"
 
@@ -121,28 +96,15 @@ class Features:
         return torch.cat(vectors).cpu().double().numpy()
 
 
-def _registered_name(features: str) -> str:
-    """The registered features that a name, or a file's suffix, stands for; else those of timm."""
-    known = registry().names("features")
-    for name in (features, Path(features).suffix[1:]):
-        if name in known:
-            return name
-    return "timm"
-
-
 def published_metrics() -> list[dict[str, str]]:
-    """Metrics as they were published: of registered features whose weights, or of packages that are
-    installed.
-    """
+    """Metrics as they were published: of registered features whose weights are on this machine."""
     found = []
-    # by kind, the key of a metric's table that names the part
-    for kind, key in (("features", "features"), ("metric", "name")):
-        for entry in registry().of_kind(kind):
-            with suppress(UserError):  # of a plugin that does not load
-                part: Any = entry.load()
-                for name in getattr(part, "published", ()):
-                    if part.at_hand():
-                        found.append({"name": name, key: entry.name})
+    for entry in registry().of_kind("features"):
+        with suppress(UserError):  # of a plugin that does not load
+            part: Any = entry.load()
+            for name in getattr(part, "published", ()):
+                if part.at_hand():
+                    found.append({"name": name, "features": entry.name})
 
     return found
 
@@ -257,14 +219,8 @@ class InFeatures:
     data_range: float
     dims: int
     _: KW_ONLY
-    # feature network: random (seeded, no file), inception, a timm name, or a file X.onnx
+    # feature network: random (seeded, no file), inception, or the name of a network of timm
     features: str = "random"
-    weights: str | None = None  # file with weights for the timm network in `features`
-    # subtracted from intensities 0 to 1; None: timm's value for the network, 0 for X.onnx
-    mean: list[float] | None = None
-    # divides the result; None: timm's value for the network, 1 for X.onnx
-    std: list[float] | None = None
-    side: Side | None = None  # resize images to this side in pixels; None: the network's size
 
     sets = True
     kind = ""
@@ -272,15 +228,7 @@ class InFeatures:
     higher_is_better = False
 
     def __post_init__(self) -> None:
-        self.network = Features(
-            self.features,
-            self.data_range,
-            self.dims,
-            weights=self.weights,
-            mean=self.mean,
-            std=self.std,
-            side=self.side,
-        )
+        self.network = Features(self.features, self.data_range, self.dims)
         self.name = self.kind + self.network.suffix  # no suffix for the published features
         scale = "/asinh-standardised-on-training-images" if self.network.standardised else ""
         self.seen = f"features={self.network.what}{scale}"  # the features, for the definition

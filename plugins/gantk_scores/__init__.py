@@ -29,17 +29,6 @@ def gantk_register(add) -> None:
         },
     )
     add.metric(
-        "frd",
-        "gantk_scores.sets.frd:Frd",
-        section="Sets of images",
-        words={
-            "frd": (
-                "Fréchet radiomics distance (FRD)",
-                "How far texture and shape measures of the generated images are from real ones.",
-            ),
-        },
-    )
-    add.metric(
         "prdc",
         "gantk_scores.sets.neighbours:Prdc",
         section="Sets of images",
@@ -74,8 +63,7 @@ def gantk_register(add) -> None:
         },
     )
     add.features("inception", "gantk_scores.features.inception:Inception")
-    add.features("timm", "gantk_scores.features.backbones:timm_backbone")
-    add.features("onnx", "gantk_scores.features.backbones:onnx_backbone")
+    add.features("timm", "gantk_scores.features.timm_network:TimmFeatures")
     add.metric(
         "lpips",
         "gantk_scores.lpips_metric:LPIPS",
@@ -141,12 +129,3 @@ def gantk_register(add) -> None:
         },
     )
     add.metric("segmentation", "gantk_scores.tasks.segmentation:Segmentation", section="Tasks")
-    add.metric("inventory", "gantk_scores.tasks.inventory:Inventory", section="Tasks")
-
-
-@hookimpl
-def gantk_images_scored(result) -> None:
-    """Warn where features of RadImageNet judge without Inception's beside them."""
-    from gantk_scores.features.backbones import warn_of_radimagenet_alone
-
-    warn_of_radimagenet_alone(result)

@@ -37,7 +37,7 @@ UNSEEN = {
     "tensorboard",
     "mkdocs-material",
 }
-# What a required one brings, and two that pip alone cannot build.
+# What a required one brings.
 OPTIONAL = {
     "torchvision",
     "huggingface_hub",
@@ -46,8 +46,6 @@ OPTIONAL = {
     "urllib3",
     "fastapi",  # gradio's
     "uvicorn",
-    "frd_score",
-    "radiomics",
 }
 
 

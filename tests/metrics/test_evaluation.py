@@ -299,22 +299,6 @@ def test_samples_are_compared_with_available_real_images():
     assert solid["kid_random"]["ci95"] is None
 
 
-def test_a_generator_of_one_class_is_tested_on_patients_of_both():
-    scorer = scorer_of(Samples, QUICK, source={"only": "tumour", "lesions": 8})
-    assert scorer.reals.classes == ("healthy", "tumour")
-
-    subjects = {
-        split: {r.subject for r in scorer.reals.labelled_records(split, "image")}
-        for split in ("train", "test")
-    }
-
-    assert subjects["train"].isdisjoint(subjects["test"])
-    assert (
-        "+real-of-other-classes="
-        in scorer.test().dump()["metrics"]["image"]["classification"]["definition"]
-    )
-
-
 # ---- both
 
 

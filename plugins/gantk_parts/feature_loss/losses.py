@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import difference, weighted_mean
-from gantk.plugin.spec import Positive, Share, Side, Weight
+from gantk.plugin.spec import Positive, Share, Weight
 from gantk_parts.feature_loss.networks import open_network
 
 
@@ -33,10 +33,6 @@ class FeatureLoss:
         *,
         # run folder of the method segmenter, or a feature network: a timm name, or random
         network: str = "random",
-        # for feature networks: file with weights; None: its default weights
-        weights: str | None = None,
-        # for feature networks: resize images to this side; None: the network's size
-        side: Side | None = None,
         # names of the layers to compare, or "output"; (): the network's levels
         layers: tuple[str, ...] = (),
         layer_weights: tuple[Weight, ...] = (),  # one per layer; (): equal weights with sum 1
@@ -52,7 +48,7 @@ class FeatureLoss:
                 allowed="one weight per layer",
             )
 
-        self.source = (network, weights, side, tuple(layers))
+        self.source = (network, tuple(layers))
         self.norm = norm
         self.weight = weight
         self.layer_weights = layer_weights

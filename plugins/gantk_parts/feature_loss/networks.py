@@ -71,8 +71,7 @@ class Maps(nn.Module):
                 torch.cat(self(image, 0.0, 1.0), 1).sum().backward()
         except RuntimeError as error:  # networks that run outside torch have no gradients
             what = f"the network '{name}' has no gradients ({one_line(error, 80)})"
-            remedy = "use a timm network or a segmenter's run; ONNX files only work in metrics"
-            raise UserError(what, remedy=remedy) from None
+            raise UserError(what, remedy="use a timm network or a segmenter's run") from None
 
     def forward(self, images: Tensor, black: float, data_range: float) -> list[Tensor]:
         """Images (N, C, *size) in network intensities to features (N, d) per layer; d spans all
@@ -113,15 +112,13 @@ class Maps(nn.Module):
 
 
 @lru_cache(maxsize=8)
-def open_network(
-    network: str, weights: str | None, side: int | None, layers: tuple[str, ...]
-) -> Maps:
+def open_network(network: str, layers: tuple[str, ...]) -> Maps:
     """Load the network that a recipe names, see `FeatureLoss`; cached until the next training
     begins.
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         if not is_run(network):
-            found = Features(network, 1.0, 2, weights=weights, side=side).network
+            found = Features(network, 1.0, 2).network
             return Maps(found, network, layers, found.channels, (64, 64), True)
 
         run = RunFolder.open(network)
@@ -156,9 +153,7 @@ def pin(value: object, where: str) -> None:
         table = value.options
         name = value.options["network"]
         table["network"] = os.path.abspath(name) if is_run(name) else name
-        found = open_network(
-            *(table[key] for key in ("network", "weights", "side", "layers"))
-        ).sha256()
+        found = open_network(table["network"], table["layers"]).sha256()
         if table["sha256"] not in ("", found):
             what = (
                 f"'{name}' has other weights than at the start of this training: their SHA-256 is"

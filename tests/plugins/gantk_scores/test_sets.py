@@ -2,18 +2,15 @@
 say how.
 """
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.sets import ImageGroup, Kid, published_metrics, set_scores, squared_mmd
+from gantk.metrics.sets import ImageGroup, Kid, set_scores, squared_mmd
 from gantk_scores.sets.diversity import Diversity
 from gantk_scores.sets.fid import Fid, frechet, gaussian
-from gantk_scores.sets.frd import Frd
 from gantk_scores.sets.neighbours import NAMES, Prdc, expected_coverage, shares_of
 
 
@@ -204,42 +201,6 @@ def test_diversity_is_one_for_real_and_low_for_copies(distance):
     assert of_copies.ci95[1] < 0.5
     noise = group(2 * torch.rand(20, 1, 32, 32))
     assert score(train, test, noise).value > 1
-
-
-# ---- FRD
-
-
-def test_the_frechet_radiomics_distance_is_frd_scores(tmp_path):
-    frd_score = pytest.importorskip("frd_score")
-    sitk = pytest.importorskip("SimpleITK")
-    pytest.importorskip("radiomics")
-    noise = torch.rand(2, 9, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    sides = [blobs(9, side, width=5.0 - side) + noise[side] for side in range(2)]
-    paths = ([], [])
-    for side, images in enumerate(sides):
-        for number, image in enumerate(images):
-            path = str(tmp_path / f"{side}-{number}.mha")
-            sitk.WriteImage(sitk.GetImageFromArray((image[0] * 127.5).numpy()), path)
-            paths[side].append(path)
-
-    published = frd_score.compute_frd(list(paths), num_workers=1)
-    real, fake = map(group, sides)
-    score = Frd(2.0, 2)(real, real, fake)
-
-    assert score.value == pytest.approx(published, rel=1e-3)
-    low, high = score.ci95
-    assert low < score.value < high
-    assert score.value > Frd(2.0, 2)(real, real, real).value + 5
-
-
-def test_frd_without_its_packages_says_what_to_install(monkeypatch):
-    for there in ({"frd_score": "spec"}, {"frd_score": "spec", "radiomics": "spec"}):
-        monkeypatch.setattr("gantk_scores.sets.frd.find_spec", there.get)
-        assert ({"name": "frd"} in published_metrics()) == ("radiomics" in there)
-    monkeypatch.setitem(sys.modules, "frd_score", None)
-
-    with pytest.raises(UserError, match=r"frd-score.*pip install"):
-        Frd(2.0, 2)
 
 
 def test_fid_is_the_formula_of_its_vectors(sets):

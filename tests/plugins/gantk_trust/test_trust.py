@@ -18,7 +18,6 @@ from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score
-from gantk_scores.tasks.inventory import inventory
 from gantk_trust.hallucination.maps import suspicion
 from gantk_trust.hallucination.sfrc import (
     SFRC,
@@ -338,17 +337,3 @@ def test_inverted_or_unchanged_translations_are_doubted():
     assert "swapped" in doubt_of_result(source[0], inverted[0], frame)
     same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
     assert "nothing" in doubt_of_result(source[0], source[0] + 0.001, same)
-
-
-def test_lost_and_invented_lesions_are_counted():
-    before = torch.zeros(2, 1, 12, 12, dtype=torch.bool)
-    before[0, 0, 1:3, 1:3] = True
-    before[0, 0, 6:9, 6:9] = True
-    before[1, 0, 0, 0] = True
-    after = torch.zeros_like(before)
-    after[0, 0, 8:10, 8:10] = True  # the large one is kept in part
-    after[1, 0, 5:8, 5:8] = True
-    after[1, 0, 5, 10] = True
-
-    assert inventory(before, after, least=4).tolist() == [[2, 1, 1, 0], [0, 0, 1, 1]]
-    assert inventory(before, after)[1].tolist() == [1, 1, 2, 2]
