@@ -30,18 +30,6 @@ from gantk.terminal import Command, device_option, overwrite_option
     help="Recipe file to write. Default: recipe.toml.",
 )
 @click.option(
-    "--a",
-    metavar="GLOB",
-    default="",
-    help="First kind of image: a folder, glob or word of file names, such as T1 or p07/T1_*.",
-)
-@click.option(
-    "--b",
-    metavar="GLOB",
-    default="",
-    help="Second kind of image, named like --a. With only --a, images are generated from noise.",
-)
-@click.option(
     "--set",
     multiple=True,
     metavar="KEY=VALUE",

@@ -47,9 +47,9 @@ def proposals(kind: str, *about: Any, **options: Any) -> Iterator[Any]:
 def data_of(seen: Scans) -> list[Line]:
     """The lines for source, domains, augmentation, grid, intensities and split."""
     false = bool(seen.fit and not seen.fit.good)
-    others = (
-        f"; also found: {', '.join(seen.others)} (choose with --a and --b)" if seen.others else ""
-    )
+    others = ""
+    if seen.others:
+        others = f"; also found: {', '.join(seen.others)} (choose with --set data.domains)"
     augments: list[Any] = []
     reasons = []
     for parts, why in proposals("augment", seen):
@@ -109,8 +109,7 @@ def _source(seen: Scans, false: bool) -> Line:
     if not seen.volumes:
         options.pop("planes", None)
     elif "planes" in options:
-        options["planes"] = [*options["planes"]]
-        why += "; planes: slices that show at least a third as much as the fullest slice"
+        why += "; planes: the part of each stack whose slices are used"
 
     if "onto" in options:
         why += (

@@ -5,7 +5,7 @@ fit of pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,11 @@ class Scans:
         )
 
 
-def look(
-    path: Path, a: str, b: str, settings: Sequence[str], tell: Callable[[float, str], None]
-) -> Scans:
+def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
     """Find the source, domains and settings that read the scans best; UserError where no training
     could use them.
     """
-    own = [*settings, *_source_settings(a, b)]
+    own = [*settings]
     scans = _read(path, own, tell)
 
     # Where names may contain patients, split by them, so that no patient is on both sides of the
@@ -122,47 +120,12 @@ def look(
             [record for record in scans.records if record.domain == letter]
         )
 
-    planes = [each.planes for each in scans.pixels.values() if each.planes]
-    is_set = any(each.startswith("data.source.planes") for each in own)
-    if planes and "planes" in scans.source and not is_set:
-        low, high = min(low for low, _ in planes), max(high for _, high in planes)
-        own.append(f"data.source.planes=[{low}, {high}]")
-        scans = replace(_read(path, own, tell, scans), pixels=scans.pixels)
-
     there = {usual_contrast(item.contrast) for item in scans.examination.items}
     others = [name.upper() for name in there - {*scans.kinds} if name]
     scans.others = sorted(
         others, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
     )
     return scans
-
-
-def _source_settings(a: str, b: str) -> list[str]:
-    """The `--set` texts for the options --a and --b."""
-    if b and not a:
-        raise UserError(
-            "--b names the second kind of image, but nothing names the first",
-            where="--b",
-            remedy="add --a with the first kind of image",
-        )
-
-    texts = [each for each in (a, b) if each]
-    if not texts:
-        return []
-
-    names = []
-    for text, letter in zip(texts, "AB", strict=False):
-        contrast = usual_contrast(Path(text).name.strip("*")) or usual_contrast(text)
-        name = contrast.upper() if contrast else Path(text).name
-        names.append(name if name.isalnum() else letter)
-
-    if len(set(names)) < len(names):
-        names = ["A", "B"]
-
-    settings = [f"data.source.{letter}={text}" for letter, text in zip("ab", texts, strict=False)]
-    domains = ", ".join(f'"{name}"' for name in names)
-    settings.append(f"data.domains=[{domains}]")
-    return settings
 
 
 def _read(

@@ -25,8 +25,6 @@ class Pixels:
 
     shape: tuple[int, int]  # median rows and columns
     content: tuple[int, int]  # sides of the centred box that holds all foreground
-    # start and end of these planes as shares of the stack; None: pictures
-    planes: tuple[float, float] | None
     empty: float  # smallest share of pixels that are exactly the background's value
     seen: float  # mean share of foreground pixels
     mirror: float  # median correlation of the content with its mirror image
@@ -37,11 +35,8 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     """Measure some images of a domain."""
     stacks = {record.scan_key: record.scan for record in records if record.scan}
     images = []
-    extents = []
     for scan in spread(list(stacks.values()), MAX_VOLUMES):
-        full_planes, extent = _full_planes(scan()[0])
-        images += full_planes
-        extents.append(extent)
+        images += _full_planes(scan()[0])
 
     if not stacks:
         for record in spread(records, MAX_PICTURES):
@@ -51,15 +46,9 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     empty = [float((image == background_level(image)).mean()) for image in images]
     mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
     rows, columns = np.median([image.shape for image in images], axis=0)
-    planes = None
-    if extents:
-        start, end = np.median(extents, axis=0).round(2).tolist()
-        planes = (start, end)
-
     return Pixels(
         shape=(int(rows), int(columns)),
         content=(max(_reach(x, 0) for x in foregrounds), max(_reach(x, 1) for x in foregrounds)),
-        planes=planes,
         empty=min(empty),
         seen=float(np.mean([mask.mean() for mask in foregrounds])),
         mirror=float(np.median(mirrored)),
@@ -73,14 +62,11 @@ def _brightness(image: np.ndarray) -> float:
     return highest / max(high, 1e-9)
 
 
-def _full_planes(stack: np.ndarray) -> tuple[list[np.ndarray], tuple[float, float]]:
-    """Some planes of those with at least a third of the fullest one's content, and the start
-    and end of these as shares of the stack.
-    """
+def _full_planes(stack: np.ndarray) -> list[np.ndarray]:
+    """Some planes of those with at least a third of the fullest one's content."""
     areas = _foreground(stack).mean(axis=(1, 2))
     full = np.flatnonzero(areas >= areas.max() / 3)
-    extent = (full[0] / len(areas), (full[-1] + 1) / len(areas))
-    return [stack[i] for i in spread(full, MAX_PLANES)], extent
+    return [stack[i] for i in spread(full, MAX_PLANES)]
 
 
 def _foreground(image: np.ndarray) -> np.ndarray:

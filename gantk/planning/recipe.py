@@ -55,9 +55,6 @@ def plan(
     scans: str | Path,
     *,
     hours: float = 2.0,  # training time on this machine
-    # folder, glob or word in file names of the first kind of image; "": found by names and folders
-    a: str = "",
-    b: str = "",  # the same of the second kind
     set: Iterable[str] = (),  # `KEY=VALUE` settings that the caller has decided
     device: str | None = None,  # None: the best there is
     # called with the share done and the current step's name
@@ -75,9 +72,6 @@ def plan(
     Args:
         scans: the folder of the images.
         hours: training time on this machine.
-        a: a folder, a pattern or a word in the file names of the first kind of image. Default:
-            found by names and folders.
-        b: the same for the second kind of image.
         set: settings that you have decided yourself: `["data.size=[128, 128]"]`.
         device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
         progress: called with the share that is done, from 0 to 1, and the current operation.
@@ -94,7 +88,7 @@ def plan(
     reads = [
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
     ]
-    seen = look(Path(scans).absolute(), a, b, reads, tell)
+    seen = look(Path(scans).absolute(), reads, tell)
     tell(0.7, "timing training steps")
     lines = _choose_size(seen, hours, settings, device)
     recipe = Recipe(_tables(lines)).override(settings)

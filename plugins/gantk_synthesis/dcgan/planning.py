@@ -29,7 +29,7 @@ def plan(
             "dcgan",
             (
                 "the names show one kind of image, so images are generated from noise; to"
-                " translate, name two kinds with --a and --b"
+                " translate, name two kinds with --set data.domains"
             ),
         ),
         (len(classes) > 1, "conditional", True, told),
