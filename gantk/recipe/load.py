@@ -45,6 +45,7 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "train.overlap": None,
     "data.pin": "train.fast.pin",
     "data.source.channels": "data.channels",
+    "data.source.volumes": None,  # a run's split.json lists its volumes
     "translate.pipelined": None,
     "translate.statistics": None,
     "train.fast.pipelined": None,

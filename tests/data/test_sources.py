@@ -62,6 +62,7 @@ def by_pair(records):
         ({"path": "nowhere"}, "not exist"),
         ({"domains": ("PET", "SWI")}, "'other', 'T1', 'T2'.*data.source.a"),
         ({"mask": "seg"}, "no file in .* matches the mask name 'seg'.*1.png.*data.source.mask"),
+        ({"pairs": "pairs.csv"}, "'pairs.csv' is not a valid value.*--data pairs.csv"),
     ],
     ids=str,
 )

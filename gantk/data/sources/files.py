@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
 from gantk.catalog.channels import refuse_numbered_channels
@@ -41,7 +40,7 @@ class Files(VolumeSource):
     # word, folder or glob (T1w, patient07/T1_*) of the first domain's files; "" = its name
     a: str = ""
     b: str = ""  # the same for the second domain
-    pairs: Literal["", "none"] = ""  # "" = by patient or name; "none" = no pairs
+    pairs: str = ""  # "none" = no pairs; "" = by patient and visit, or by name
     # resample the other image of each patient onto the grid of this domain, by the headers
     onto: Onto = "none"
     # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
@@ -151,6 +150,13 @@ class Files(VolumeSource):
 
     def find_rows(self) -> list[Row]:
         """A row for each image of the domains; UserError where a domain has none."""
+        if self.pairs not in ("", "none"):
+            raise UserError(
+                f"'{self.pairs}' is not a valid value",
+                where="data.source.pairs",
+                allowed='"none" or ""',
+                remedy="to list pairs in a table, use it as the data: --data pairs.csv",
+            )
         wanted = [name for names in self.contrasts.values() for name in names]
         images = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
         found = {row.contrast for row in images}
