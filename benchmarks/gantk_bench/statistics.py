@@ -1,27 +1,35 @@
-"""Statistics over all rows of a bench: verdicts tested and corrected together, systems ranked on
+"""Statistics over all rows of a bench: verdicts tested and corrected together, systems compared on
 the same patients.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from gantk import compare_systems, correct_tests
+from gantk.metrics.rows import unchanged_input
+from gantk.metrics.statistics.comparing import SystemTest, leader_of
 from gantk.metrics.verdict import SIGNIFICANCE, baseline_words
 from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, numbers
 
-Rows = list[dict[str, Any]]
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the tests of a bench say, for the main metrics."""
+
+    # of each system against its best baseline, that of the seed with the largest p
+    baselines: list[SystemTest]
+    sentences: list[str]  # which systems lead
+    # of the leading system against the others on the same test images, by means over seeds
+    tests: list[SystemTest]
 
 
-def statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
-    """For the main metrics: `baselines`, the test of each system against its best baseline (that of
-    the seed with the largest p), corrected together; `sentences` on the best system and `ranks` of
-    systems on the same test images, by means over seeds; `tests` of the first system against the
-    others, or of all pairs where too few patients are ranked, corrected over all pairs. Failed
-    trainings are left out.
+def statistics(systems: Sequence[System]) -> Statistics:
+    """The tests of all systems, without failed trainings: those against baselines are corrected
+    together, and those of all pairs of systems.
     """
-    baselines: Rows = []
+    baselines: list[SystemTest] = []
     scores: dict[str, dict[tuple, dict[str, float]]] = {}
     higher_is_better: dict[tuple, bool | None] = {}
     units: dict[tuple, str] = {}
@@ -37,33 +45,32 @@ def statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
                 scores.setdefault(line.system.name, {})[key] = patients
                 higher_is_better[key] = line.score(metric).higher_is_better
                 units[key] = line.score(metric).unit
+
     correct_tests(baselines)
-
-    result = compare_systems(scores, higher_is_better, units)
-    first = {row["score"]: row["system"] for row in reversed(result["ranks"])}
-    result["tests"] = [
-        test
-        for test in result["tests"]
-        if first.get(test["score"]) in (None, test["one"], test["other"])
-    ]
-    for row in (*result["tests"], *result["ranks"]):
-        *_, row["label"], row["score"] = row["score"]
-    return {"baselines": baselines} | result
+    compared = compare_systems(scores, higher_is_better, units)
+    by_score: dict[tuple, list[SystemTest]] = {}
+    for test in compared.tests:
+        by_score.setdefault(test.place, []).append(test)
+    tests = []
+    for own in by_score.values():
+        leader = leader_of(own)
+        tests += [test for test in own if leader in (test.one, test.other)]
+    return Statistics(baselines, compared.sentences, tests)
 
 
-def _baseline_test(line: Line, metric: str) -> dict[str, Any] | None:
+def _baseline_test(line: Line, metric: str) -> SystemTest | None:
     """The test against the best baseline, of the seed with the largest p; None without a test."""
     verdicts = [row.verdict_of(line.direction, metric) for row in line.system.scored]
     tested = [(verdict.test.p, verdict) for verdict in verdicts if verdict.test]
     if not tested:
         return None
     _, weakest = max(tested, key=lambda pair: pair[0])
-    return {
-        "label": line.label,
-        "score": metric,
-        "one": line.system.name,
-        "other": baseline_words(weakest.best_baseline),
-    } | weakest.test.dump()
+    return SystemTest(
+        place=(line.label, metric),
+        one=line.system.name,
+        other=baseline_words(weakest.best_baseline),
+        **dict(weakest.test),
+    )
 
 
 def _mean_by_patient(line: Line, metric: str) -> dict[str, float] | None:
@@ -85,40 +92,29 @@ def _same_images(line: Line, metric: str) -> tuple:
     shows; seeds that differ in theirs match no other system's.
     """
     images = dict.fromkeys(row.test_images for row in line.system.scored)
-    unchanged = [row.baseline("identity", line.direction) for row in line.system.scored]
-    scales = dict.fromkeys(each[metric].text() for each in unchanged if metric in each)
+    unchanged = [unchanged_input(row, line.direction) for row in line.system.scored]
+    scales = dict.fromkeys(each[metric] for each in unchanged if metric in each)
     return (*images, *scales, line.label, metric)
 
 
 def sentences(systems: Sequence[System]) -> Iterator[str]:
-    """Which systems lead, tests and ranks as sentences; none if no row has scores per patient."""
+    """Which systems lead, and the tests as sentences; none if no row has scores per patient."""
     result = statistics(systems)
-    yield from result["sentences"]
-    if result["baselines"]:
-        yield _baseline_sentence(result["baselines"])
-    groups: dict[tuple[str, str], Rows] = {}
-    for row in result["ranks"]:
-        groups.setdefault((row["score"], row["label"]), []).append(row)
-    for (score, label), rows in groups.items():
-        ranked = [
-            f"{r['system']} (first in {r['first']:.0%}, rank {r['rank'][0]:g}-{r['rank'][1]:g})"
-            for r in rows
-        ]
-        yield (
-            f"Ranks in {metric_name(score)}, {label}, over draws of {rows[0]['n']} patients:"
-            f" {', '.join(ranked)}."
-        )
+    yield from result.sentences
+    if result.baselines:
+        yield _baseline_sentence(result.baselines)
 
 
-def _baseline_sentence(tests: Rows) -> str:
+def _baseline_sentence(tests: Sequence[SystemTest]) -> str:
     """How many tests against the best baseline are better, worse or undecided."""
-    decided = [test for test in tests if test["holm"] < SIGNIFICANCE]
-    better = sum(test["gain"] > 0 for test in decided)
-    worse = sum(test["gain"] < 0 for test in decided)
+    holm = [(test, test.holm or 0.0) for test in tests]
+    decided = [test for test, p in holm if p < SIGNIFICANCE]
+    better = sum(test.gain > 0 for test in decided)
+    worse = sum(test.gain < 0 for test in decided)
     undecided = [
-        f"{t['one']} {metric_name(t['score'])} {t['label']} ({number(t['holm'], 2)})"
-        for t in tests
-        if t["holm"] >= SIGNIFICANCE
+        f"{test.one} {metric_name(test.score)} {test.label} ({number(p, 2)})"
+        for test, p in holm
+        if p >= SIGNIFICANCE
     ]
     listed = f": {', '.join(undecided)}" if undecided else ""
     return (

@@ -34,7 +34,6 @@ TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best 
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
 MIN_SCALE_GAP = 3.0  # dB that a line through the gray values gains: half of the squared error
-SAME_SCALE = 0.001  # of a score of the unchanged input: how far it may differ on one scale
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
 
 
@@ -288,19 +287,24 @@ def scale_sentence(scores: Mapping[str, Score]) -> str:
     )
 
 
+def unchanged_input(results: Results, key: str) -> dict[str, str]:
+    """The scores of the unchanged input as texts, by metric: of the same images they are equal on
+    one gray scale alone.
+    """
+    return {metric: score.text() for metric, score in results.baseline("identity", key).items()}
+
+
 def unlike_inputs(results: Mapping[str, Results]) -> str:
     """`16.28 dB in pix2pix, 17.02 dB in cyclegan`: the score of the unchanged input in runs that were
     tested on the same images, where it differs, so that scores are of other gray scales; else "".
     """
-    runs = [*results.values()]
-    for key in runs[0].metrics:
-        unchanged = [each.baseline("identity", key) for each in runs]
-        for metric in unchanged[0]:
-            scores = [each.get(metric, Score()) for each in unchanged]
-            values = [score.value for score in scores if score.value is not None]
-            if values and max(values) - min(values) > SAME_SCALE * max(map(abs, values)):
-                said = zip(results, scores, strict=True)
-                return ", ".join(f"{score.text()} in {name}" for name, score in said)
+    first = next(iter(results.values()))
+    for key in first.metrics:
+        unchanged = {name: unchanged_input(each, key) for name, each in results.items()}
+        for metric in unchanged_input(first, key):
+            known = {name: own[metric] for name, own in unchanged.items() if metric in own}
+            if len(set(known.values())) > 1:
+                return ", ".join(f"{text} in {name}" for name, text in known.items())
     return ""
 
 

@@ -45,7 +45,7 @@ from gantk.report.summary import (
 )
 from gantk.report.words import metric_name, number
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import PairedTest, Speed, Uncertainty
+from gantk.runs.results import Speed, Uncertainty
 from gantk.runs.schemas import Meta
 from gantk.terminal import duration
 
@@ -186,7 +186,7 @@ def templates(*folders: Path) -> Environment:
     templates.globals["least_patients"] = least_patients
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
-    templates.filters["deciding_p"] = lambda row: deciding_words(PairedTest.model_construct(**row))
+    templates.filters["deciding_p"] = deciding_words
     templates.filters.update(duration=duration, median=median, quote=shlex.quote)
     return templates
 

@@ -6,32 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from gantk.metrics.rows import score_rows
-from gantk.runs.results import Results
+from gantk.metrics.statistics.comparing import SystemTest
 
 
 def section(record) -> dict[str, Any] | None:
     """The result of the hook `gantk_report_section`; None where metrics.json has neither tests nor
     subgroups.
     """
-    results: Results = record.results
     tests = []
-    for row in score_rows(results):
+    for row in score_rows(record.results):
         test = row.verdict.test
         if test and test.holm is not None:
-            about = {
-                "label": record.label(row.key),
-                "score": row.metric,
-                "one": "model",
-                "other": row.baseline_name,
-            }
-            tests.append(about | dict(test))
+            place = record.label(row.key), row.metric
+            tests.append(
+                SystemTest(place=place, one="model", other=row.baseline_name, **dict(test))
+            )
 
-    if not tests and not results.subgroups:
+    if not tests and not record.results.subgroups:
         return None
 
     return {
         "folder": Path(__file__).parent,
         "template": "statistics.html.j2",
         "tests": tests,
-        "groups": {record.label(direction): rows for direction, rows in results.subgroups.items()},
+        "groups": {
+            record.label(direction): rows for direction, rows in record.results.subgroups.items()
+        },
     }

@@ -193,18 +193,10 @@ class PairedTest(Table):
     )
     primary_of: Step | None = about("Number of tests that `primary_p` is corrected for.")
     ci95: Pair | None = about("95 % interval of the gain; null below six patients.")
-    wilcoxon: Share | None = about("p-value of the Wilcoxon signed-rank test.")
-    effect: float | None = about("Hedges' g of the paired differences; null if it is not defined.")
-    needed: Step | None = about(
-        "Number of patients for 80 % power at this effect; null above 10,000."
-    )
     holm: Share | None = about(
         "`p`, corrected by Holm's method for the chance of any false finding."
     )
-    fdr: Share | None = about(
-        "`p`, corrected by Benjamini and Hochberg for the share of false findings."
-    )
-    of: Step | None = about("Number of tests that the corrections cover.")
+    of: Step | None = about("Number of tests that `holm` is corrected for.")
 
 
 class Verdict(Table):
@@ -230,16 +222,6 @@ class Groups(Table):
     """The scores of subgroups of patients."""
 
     groups: dict[str, Score] = about("The score of each group.", ...)
-    too_few: list[str] = about(
-        "Groups that are not compared: fewer than five patients, or unknown.", ...
-    )
-    worst: str | None = about(
-        "Name of the worst group; absent if fewer than two groups are compared."
-    )
-    best: str | None = about("Name of the best group.")
-    gap: float | None = about("Difference between the means of the best and the worst group.")
-    p: Share | None = about("p-value of the gap, from random regrouping of the patients.")
-    holm: Share | None = about("`p`, corrected by Holm's method over all metrics and columns.")
 
     def text(self) -> str:
         """The groups with any patient: `A 24.31 (n = 5), B 23.02 (n = 7)`."""

@@ -313,7 +313,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             ["its T1 images are ahead of every baseline, but this can be chance"],
         ),
         (
-            {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "fdr": 1.0, "of": 1}},
+            {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "of": 1}},
             "near",
             ["its T1 images are ahead of every baseline, but only 2 patients were tested"],
         ),
@@ -495,7 +495,7 @@ def test_notes_of_the_start_are_on_the_page_once(tmp_path, notes, told, times):
 
 def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
     """A difference of 5 dB on two patients, of which the smallest p is 0.5."""
-    test = {"n": 2, "gain": 5.8, "p": 0.5, "holm": 0.5, "fdr": 0.5, "of": 1}
+    test = {"n": 2, "gain": 5.8, "p": 0.5, "holm": 0.5, "of": 1}
     metrics = scored(test=test)
     metrics["verdict"]["a_to_b"]["psnr"]["test"] = test
     run = make_run(tmp_path / "run", metrics=metrics)

@@ -1,6 +1,4 @@
-"""Compares systems on the same patients: tests each pair of systems, corrects all tests together,
-and ranks the systems by bootstrap.
-"""
+"""Compares systems on the same patients: tests each pair of systems, and corrects tests together."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gantk.data.test_size import least_patients
 from gantk.errors import UserError, join_first
-from gantk.metrics.intervals import MIN_PATIENTS, bootstrap_draws
 from gantk.metrics.statistics.paired import paired_test
 from gantk.metrics.verdict import p_words, short_metric_name, split_region, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
@@ -28,74 +24,62 @@ NOT_COMPARED = (
 Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
 
 
-def correct_tests(tests: Sequence[dict[str, Any]]) -> None:
-    """Add corrected p-values to tests of one family, in place.
+class SystemTest(PairedTest):
+    """The test of two systems on one score; its gain is that of `one` over `other`."""
 
-    Args:
-        tests: dictionaries with the key `p`. Each gets three further keys: `holm` (Holm 1979)
-            controls the chance of any false finding, `fdr` (Benjamini and Hochberg 1995) the share
-            of false ones among the findings, and `of` is the number of tests. `needed`, if it is
-            known, is at least the number of patients with whom a corrected p can be significant.
+    place: tuple[Any, ...]  # the score: its direction, if it has one, and its metric
+    one: str
+    other: str
+
+    @property
+    def score(self) -> str:
+        """The name of the metric."""
+        return self.place[-1]
+
+    @property
+    def label(self) -> str:
+        """The direction; "" where none is given."""
+        return self.place[-2] if len(self.place) > 1 else ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which system leads in the first score of each direction, and the tests of all pairs."""
+
+    sentences: list[str]
+    tests: list[SystemTest]
+
+
+def correct_tests(tests: Sequence[PairedTest]) -> None:
+    """Correct the p-values of tests of one family, in place: `holm` (Holm, 1979) controls the chance
+    of any false finding, `of` is the number of tests.
     """
-    typed = [PairedTest.model_construct(p=test["p"], needed=test.get("needed")) for test in tests]
-    _correct(typed)
-    for test, corrected in zip(tests, typed, strict=True):
-        test.update(holm=corrected.holm, fdr=corrected.fdr, of=corrected.of)
-        if corrected.needed:
-            test["needed"] = corrected.needed
-
-
-def _correct(tests: Sequence[PairedTest]) -> None:
-    """Add corrected p-values to tests of one family, see `correct_tests`."""
-    corrected = corrected_p([test.p for test in tests])
-    for test, (holm, fdr) in zip(tests, corrected, strict=True):
+    for test, holm in zip(tests, holm_of([test.p for test in tests]), strict=True):
         test.holm = holm
-        test.fdr = fdr
         test.of = len(tests)
-        if test.needed:
-            test.needed = max(test.needed, least_patients(len(tests)))
 
 
 def _correct_primary(tests: Sequence[PairedTest]) -> None:
     """Correct the tests of the first score of each direction for themselves alone."""
-    for test, (holm, _) in zip(tests, corrected_p([test.p for test in tests]), strict=True):
+    for test, holm in zip(tests, holm_of([test.p for test in tests]), strict=True):
         test.primary_p = holm
         test.primary_of = len(tests)
 
 
-def corrected_p(values: Sequence[float]) -> list[tuple[float, float]]:
-    """Each p-value of a family, corrected by Holm and by Benjamini and Hochberg."""
-    from scipy.stats import false_discovery_control
-
-    if not values:
-        return []
+def holm_of(values: Sequence[float]) -> list[float]:
+    """Each p-value of a family, corrected by Holm."""
     p = np.array(values)
     order = np.argsort(p)
     holm = np.empty_like(p)
     holm[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return list(zip(holm.tolist(), false_discovery_control(p).tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class SystemTest:
-    """The test of two systems on one score; its gain is that of `one` over `other`."""
-
-    score: Hashable
-    one: str
-    other: str
-    test: PairedTest
-
-    @property
-    def place(self) -> tuple[Any, ...]:
-        """The score as a tuple: its direction, if it has one, and its metric."""
-        return self.score if isinstance(self.score, tuple) else (self.score,)
+    return holm.tolist()
 
 
 def compare_systems(
     scores: Scores,
     senses: Mapping[Hashable, bool | None],
     units: Mapping[Hashable, str] | None = None,
-) -> dict[str, list[Any]]:
+) -> Comparison:
     """Compare systems, pair by pair, on the patients that both have scores of.
 
     Args:
@@ -105,17 +89,14 @@ def compare_systems(
         units: the unit of each score, for the sentences.
 
     Returns:
-        `sentences`, `tests` of all pairs and `ranks`. A sentence says which system leads in the first
-        score of a direction, and whether this can be chance. The `gain` of a test states how much
-        better the system `one` is than `other`; all tests are corrected together. A rank (1 is best)
-        has its 95 % interval, and the share of bootstrap draws in which the system is first. Ranks
-        need at least six patients that all systems share.
+        `sentences` and `tests` of all pairs. A sentence says which system leads in the first score of
+        a direction, and whether this can be chance. The `gain` of a test states how much better the
+        system `one` is than `other`; all tests are corrected together.
 
     Raises:
         UserError: a score has no name, or a value is no finite number.
     """
     tests: list[SystemTest] = []
-    ranks: list[dict[str, Any]] = []
     for score, higher in senses.items():
         if higher is None:
             continue
@@ -128,6 +109,7 @@ def compare_systems(
             if known:
                 scored[system] = known
 
+        place = score if isinstance(score, tuple) else (score,)
         for one, other in combinations(scored, 2):
             gains = [
                 sign * (value - scored[other][patient])
@@ -136,22 +118,13 @@ def compare_systems(
             ]
             test = paired_test(gains)
             if test:
-                tests.append(SystemTest(score, one, other, test))
+                tests.append(SystemTest(place=place, one=one, other=other, **dict(test)))
 
-        shared = _shared_patients(scored)
-        if len(scored) > 1 and len(shared) >= MIN_PATIENTS:
-            values = np.array([[own[patient] for patient in shared] for own in scored.values()])
-            ranks += _ranks(score, values, sign, [*scored])
-
-    _correct([each.test for each in tests])
+    correct_tests(tests)
     sentences = _sentences(tests, units or {})
     if not sentences and len(scores) > 1:
         sentences = [NOT_COMPARED]
-    rows = [
-        {"score": each.score, "one": each.one, "other": each.other} | each.test.dump()
-        for each in tests
-    ]
-    return {"sentences": sentences, "tests": rows, "ranks": ranks}
+    return Comparison(sentences, tests)
 
 
 def _expect_name(score: Hashable) -> None:
@@ -181,13 +154,27 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[Hashable, str]) -> li
     directions and systems alone, as the first scores of a recipe are.
     """
     first: dict[Hashable, list[SystemTest]] = {}
-    for each in tests:
-        of_direction = first.setdefault(each.place[:-1], [])
-        if not of_direction or of_direction[0].score == each.score:
-            of_direction.append(each)
+    for test in tests:
+        of_direction = first.setdefault(test.place[:-1], [])
+        if not of_direction or of_direction[0].place == test.place:
+            of_direction.append(test)
 
-    _correct_primary([each.test for of_direction in first.values() for each in of_direction])
-    return [_sentence(own, units.get(own[0].score, ""), tests) for own in first.values()]
+    _correct_primary([test for of_direction in first.values() for test in of_direction])
+    sentences = []
+    for own in first.values():
+        place = own[0].place
+        unit = units.get(place) or units.get(place[-1]) or ""
+        sentences.append(_sentence(own, unit, tests))
+    return sentences
+
+
+def leader_of(tests: Sequence[SystemTest]) -> str:
+    """The system with the largest gain over all others, of the tests of one score."""
+    gains: dict[str, float] = defaultdict(float)
+    for test in tests:
+        gains[test.one] += test.gain
+        gains[test.other] -= test.gain
+    return max(gains, key=gains.__getitem__)
 
 
 def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[SystemTest]) -> str:
@@ -195,11 +182,7 @@ def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[Sy
     tests of all pairs of systems on one score; of the other scores, those of whole images in which
     that system is behind another one.
     """
-    gains: dict[str, float] = defaultdict(float)
-    for each in tests:
-        gains[each.one] += each.test.gain
-        gains[each.other] -= each.test.gain
-    leader = max(gains, key=gains.__getitem__)
+    leader = leader_of(tests)
 
     # what is said -> of whom, by how much, and the p-value where that may be chance
     rivals: dict[str, dict[str, tuple[Score, str]]] = defaultdict(dict)
@@ -213,20 +196,20 @@ def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[Sy
             chance = p_words(verdict)
         rivals[said][rival] = gain, chance
 
-    *direction, metric = tests[0].place
     clauses = []
     for said, of_rivals in rivals.items():
         nearest = min(of_rivals, key=lambda name: of_rivals[name][0].value or 0.0)
         gain, chance = of_rivals[nearest]
-        figure = f"{short_metric_name(metric)} better by {gain.text()} {gain.interval()}".rstrip()
+        figure = f"{short_metric_name(tests[0].score)} better by {gain.text()} {gain.interval()}".rstrip()
         than = f" than {nearest}" if len(of_rivals) > 1 else ""
         names = join_first([*of_rivals])
         clauses.append(
             f"{said.format(names)} ({figure}{than}, {gain.sample()}{chance and f'; {chance}'})"
         )
-    place = f"{direction[-1]}: " if direction else ""
+    place = f"{tests[0].label}: " if tests[0].label else ""
     sentence = f"{place}{leader} is {'; '.join(clauses)}."
-    behind = _scores_behind(leader, direction, of_all_scores)
+    of_direction = [each for each in of_all_scores if each.place[:-1] == tests[0].place[:-1]]
+    behind = _scores_behind(leader, of_direction)
     return f"{sentence} In {join_first(behind)} it is behind." if behind else sentence
 
 
@@ -234,50 +217,21 @@ def _tests_of(
     system: str, tests: Sequence[SystemTest]
 ) -> Iterator[tuple[PairedTest, str, Literal[1, -1]]]:
     """Yield the tests of a system, its rival, and the sign with which gains are this system's."""
-    for each in tests:
-        if each.one == system:
-            yield each.test, each.other, 1
-        elif each.other == system:
-            yield each.test, each.one, -1
+    for test in tests:
+        if test.one == system:
+            yield test, test.other, 1
+        elif test.other == system:
+            yield test, test.one, -1
 
 
-def _scores_behind(system: str, direction: list[Any], tests: Sequence[SystemTest]) -> list[str]:
-    """The names of a direction's scores of whole images in which a system is behind another one."""
+def _scores_behind(system: str, tests: Sequence[SystemTest]) -> list[str]:
+    """The names of scores of whole images in which a system is behind another one."""
     behind = []
-    for each in tests:
-        *of, name = each.place
-        loser = each.other if each.test.gain > 0 else each.one
-        if of == direction and loser == system and each.test.gain and not split_region(name)[1]:
-            behind.append(short_metric_name(name))
+    for test in tests:
+        loser = test.other if test.gain > 0 else test.one
+        if loser == system and test.gain and not split_region(test.score)[1]:
+            behind.append(short_metric_name(test.score))
     return list(dict.fromkeys(behind))
-
-
-def _shared_patients(scored: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The patients of whom every system has a score, in the first system's order."""
-    first, *others = scored.values() or [{}]
-    return [patient for patient in first if all(patient in own for own in others)]
-
-
-def _ranks(
-    score: Hashable, values: np.ndarray, sign: int, names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield a row of ranks for each system from values (systems, patients), the best mean first."""
-    from scipy.stats import rankdata
-
-    count = values.shape[1]
-    places = rankdata(-sign * values[:, bootstrap_draws(count)].mean(2), axis=0)
-    means = values.mean(1)
-    for place in np.argsort(-sign * means, kind="stable"):
-        low, high = np.percentile(places[place], [2.5, 97.5])
-        row = {
-            "score": score,
-            "system": names[place],
-            "value": float(means[place]),
-            "n": count,
-            "first": float((places[place] == 1).mean()),
-            "rank": [float(low), float(high)],
-        }
-        yield row
 
 
 def add_tests(results: Results) -> None:
@@ -302,9 +256,9 @@ def _correct_family(by_direction: Sequence[Sequence[Verdict]]) -> None:
     """Correct the tests of the verdicts of all directions, the primary score first in each."""
     family = [verdict for own in by_direction for verdict in own]
     tests = [verdict.test for verdict in family if verdict.test]
-    _correct(tests)
+    correct_tests(tests)
     _correct_primary([own[0].test for own in by_direction if own and own[0].test])
     known = [each for each in family if each.patients is not None and each.probability is not None]
     two_sided = [2 * min(p, 1 - p) for each in known if (p := each.probability) is not None]
-    for verdict, (holm, _) in zip(known, corrected_p(two_sided), strict=True):
+    for verdict, holm in zip(known, holm_of(two_sided), strict=True):
         verdict.holm = holm

@@ -12,7 +12,7 @@ from typing import Any
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.metrics.rows import scale_sentence, unlike_inputs
-from gantk.metrics.statistics.comparing import compare_systems
+from gantk.metrics.statistics.comparing import Comparison, compare_systems
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render, shows_left_and_right
@@ -147,19 +147,19 @@ def comparison(records: list[RunRecord]) -> dict[str, Any]:
     cases = list(_cases(systems))
     differences = _differences(named)
     reason, of_files = _why_not_compared(systems, differences)
-    statistics = {"tests": [], "ranks": []} if reason else _statistics(systems)
+    statistics = Comparison([], []) if reason else _statistics(systems)
     pooled = [system.sentence for system in systems if system.is_pooled]
     return {
         "title": f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
         "systems": systems,
-        "answers": [reason] if reason else [*statistics["sentences"], *pooled],
+        "answers": [reason] if reason else [*statistics.sentences, *pooled],
         "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         "trained_on": {name: _training_images([record]) for name, record in named.items()},
         "unlike": _unlike_trainings(systems),
         "reason": reason,
         "oriented": all(shows_left_and_right(record) for record in records),
         "grids": _grids(systems, of_files=of_files),
-        "statistics": statistics,
+        "tests": statistics.tests,
         "charts": [*enumerate(charts)],
         "cases": cases,
         "error_window": error_window([case.pictures for _, case, _ in cases]),
@@ -278,7 +278,7 @@ def _grids(systems: Sequence[System], *, of_files: bool) -> list[ScoreGrid]:
     return [*grids.values()]
 
 
-def _statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
+def _statistics(systems: Sequence[System]) -> Comparison:
     """The result of `gantk.compare_systems` for the metrics with a score of each patient."""
     scores: dict[str, dict[Hashable, dict[str, float | None]]] = {}
     senses: dict[Hashable, bool | None] = {}
@@ -291,10 +291,7 @@ def _statistics(systems: Sequence[System]) -> dict[str, list[Any]]:
             senses[label, metric] = score.higher_is_better
             units[label, metric] = score.unit
 
-    found = compare_systems(scores, senses, units)
-    for row in (*found["tests"], *found["ranks"]):
-        row["label"], row["score"] = row["score"]
-    return found
+    return compare_systems(scores, senses, units)
 
 
 def _curves(named: dict[str, RunRecord]) -> list[Chart]:

@@ -246,15 +246,6 @@ def _evaluation(run: RunRecord) -> dict[str, str | None]:
         facts["limits"] += f" The model does not beat the best baseline in {', '.join(not_better)}."
 
     facts |= _held_out([row.score for row in rows])
-    power = [
-        f"{_label(run, row.key)} {row.name}: {count_noun(row.verdict.test.needed, 'patient')}"
-        for row in tested
-        if row.verdict.test.needed
-    ]
-    if power:
-        condition = "needed for 80 % power if the true effect equals the observed one"
-        facts["power"] = f"{condition}: {_join(*power)}"
-
     return facts
 
 
