@@ -4,7 +4,7 @@ translation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,6 +22,8 @@ from gantk.recipe.tables import current_fit
 OTHER = {"a": "b", "b": "a"}
 FIT = "fits the training data"
 FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
+# what the description of a result says of an input with this answer, the worst first
+FIT_MARKS = {"no": "input does not fit", "partly": "input fits partly"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
 Name = Annotated[str, Field(max_length=1000)]
@@ -78,6 +80,11 @@ def fit_words(fits: str) -> str:
             f" the looks of training images, or on very few people; {limit}"
         )
     return f"{FIT}: {fits}; {limit}"
+
+
+def fit_mark(fits: Collection[str]) -> str:
+    """What the description of a result says of inputs with these answers, each one of FITS."""
+    return next((mark for answer, mark in FIT_MARKS.items() if answer in fits), "")
 
 
 DEFAULT_OPTIONS = TranslateOptions()

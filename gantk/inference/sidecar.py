@@ -13,6 +13,7 @@ from gantk import __version__
 from gantk.errors import count_noun
 from gantk.files import json_object, write_output
 from gantk.formats.files import sidecar_of
+from gantk.inference.frame import fit_mark
 from gantk.runs.results import Score
 
 
@@ -40,8 +41,9 @@ def facts_of(
     """
     shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
     description = f"{shown} generated from {', '.join(sources)} by a neural network; not acquired"
-    if any(fit["Fits"] == "no" for fit in fits.values()):
-        description += "; the input does not fit the training data"
+    mark = fit_mark([fit["Fits"] for fit in fits.values()])
+    if mark:
+        description += f"; {mark}"
     facts: dict[str, Any] = {
         "Description": description,
         "SyntheticData": True,

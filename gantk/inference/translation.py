@@ -27,7 +27,7 @@ from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
-from gantk.inference.frame import FIT, TranslateOptions, fit_words
+from gantk.inference.frame import FIT, TranslateOptions, fit_mark, fit_words
 from gantk.inference.jobs import (
     Job,
     Output,
@@ -724,7 +724,8 @@ class Translation:
         path = output.path
         contrast = output.contrast
         make_folder(path.parent)
-        sources = [scan.path for scan in self._sources_of(job, contrast).values()]
+        given = self._sources_of(job, contrast)
+        sources = [scan.path for scan in given.values()]
         content = None
         if self._has_sidecar(output):
             content = self._sidecar(job, output, sources)
@@ -733,10 +734,9 @@ class Translation:
 
         is_uncertainty = output.tail == "_uncertainty"
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
-        if any(
-            self.fits[job.name, name]["Fits"] == "no" for name in self._sources_of(job, contrast)
-        ):
-            description += ", input does not fit"
+        mark = fit_mark([self.fits[job.name, name]["Fits"] for name in given])
+        if mark:
+            description += f", {mark}"
         files.write(path, image, description, overwrite=self.overwrite)
         if content:
             write_sidecar(path, content)

@@ -74,16 +74,23 @@ def test_a_header_tells_body_part_and_field_strength(tmp_path, elements, part, t
     assert (facts["body_part"], facts["field_strength"]) == (part, tesla)
 
 
-def test_a_result_of_a_scan_that_does_not_fit_says_so(tmp_path, gantk):
-    header = {"BodyPartExamined": "KNEE", "SeriesDescription": "T1 se"}
+@pytest.mark.parametrize(
+    ("elements", "said", "mark"),
+    [
+        ({"BodyPartExamined": "KNEE"}, "body part: knee, in the training", "input does not fit"),
+        ({"ContrastBolusAgent": "GADOVIST"}, "contrast agent: header", "input fits partly"),
+    ],
+)
+def test_a_result_of_a_scan_that_does_not_fit_says_so(tmp_path, gantk, elements, said, mark):
+    header = elements | {"SeriesDescription": "T1 se"}
     made.series(tmp_path / "in", made.head(4, 160, 140), spacing=(1.0, 1.0), **header)
     done = gantk("translate", "t1t2", tmp_path / "in", tmp_path / "out", "--to", "T2")
     result = dcmread(next((tmp_path / "out").glob("*.dcm")))
 
     assert done.code == 0
-    assert "body part: knee, in the training head" in done.out
-    assert result.SeriesDescription == "synthetic T2, input does not fit (gantk)"
-    assert "the input does not fit" in (tmp_path / "out.json").read_text()
+    assert said in done.out
+    assert result.SeriesDescription == f"synthetic T2, {mark} (gantk)"
+    assert mark in (tmp_path / "out.json").read_text()
 
 
 @pytest.mark.parametrize(
