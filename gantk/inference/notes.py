@@ -30,8 +30,10 @@ MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
 # images. Measured: benchmarks/results/input-checks.md
 OTHER_LOOK_RATIO = 1.4
 ADULT_AGE = 18  # years
+SQUARE_RATIO = 1.5  # of width and height: slices of a body are less long
 # whether a trait that earlier models do not record is another one than most training images have
 UNUSUAL: Mapping[str, Callable[[Any], bool]] = {
+    "aspect ratio": lambda ratio: not 1 / SQUARE_RATIO < ratio[0] < SQUARE_RATIO,
     "age": lambda years: years[0] < ADULT_AGE,
     "body part": lambda part: part != "head",
     "field strength": lambda tesla: not 1 <= tesla[0] <= 3,

@@ -21,6 +21,7 @@ TRAITS = {
     "field of view": [[70.0, 44.0, 38.0], [100.0, 50.0, 42.0]],
 }
 PIXELS = {"spacing": TRAITS["spacing"]}
+PICTURES = {"aspect ratio": [[0.83], [0.83]]}
 AGES = TRAITS | {"age": [[20.0], [60.0]]}
 IN_AIR = TRAITS | {"background": ["dark"], "brightest values": ["not clipped"]}
 HEADS = TRAITS | {"body part": ["head"], "field strength": [[1.5], [3.0]]}
@@ -40,14 +41,20 @@ def scan(
     contrast="",
     doubts=(),
     change=lambda pixels: pixels,
+    side_by_side=0,
     **said,
 ) -> Image:
-    """A head, upright, with this spacing of slices, rows and columns, and what its header says."""
+    """A head, upright, with this spacing of slices, rows and columns, and what its header says; or a
+    picture of one slice so many times `side_by_side`.
+    """
     pixels = head(*SHAPE).astype(np.float32)
     pixels = change(pixels.max() * (pixels / pixels.max()) ** gamma)
     facts = {k: v for k, v in (said | {"contrast": contrast}).items() if v not in ("", None)}
     header = SimpleNamespace(facts=facts, remarks=(), doubts=doubts)
     affine = np.diag([*spacing[::-1], 1.0])
+    if side_by_side:
+        affine = None
+        pixels = np.concatenate([pixels[SHAPE[0] // 2]] * side_by_side, axis=1)
     return Image(pixels[None].astype(np.float32), affine, path=Path(name), header=header)
 
 
@@ -152,6 +159,19 @@ CASES = {
         {"traits": IN_AIR},
         "partly",
         "brightest values: clipped",
+    ),
+    "a picture": ({"side_by_side": 1}, {"traits": PICTURES, "source": "T1+FLAIR"}, "yes", ""),
+    "two pictures side by side": (
+        {"side_by_side": 2},
+        {"traits": PICTURES},
+        "no",
+        "aspect ratio: 1.7 : 1, in the training 0.83 : 1",
+    ),
+    "two pictures side by side, for a model of scans": (
+        {"side_by_side": 2},
+        {"source": "T1+FLAIR"},
+        "partly",
+        "aspect ratio: 1.7 : 1, and that of the training is not recorded",
     ),
     "a localizer": ({"doubts": [("it is a localizer", True)]}, {}, "no", "a localizer"),
     "a reformatted scan": ({"doubts": [("it is computed", False)]}, {}, "partly", "computed"),

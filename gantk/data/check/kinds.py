@@ -43,6 +43,14 @@ class Trait:
     changes: str  # what a network learns to change
 
 
+def _aspect_ratio(facts: Facts) -> list[float] | None:
+    """Width to height of a picture; that of a scan is in its field of view."""
+    if facts["spacing"] is not None or len(facts["shape"]) != 2:
+        return None
+    height, width = facts["shape"]
+    return [width / height]
+
+
 def _field_of_view(facts: Facts) -> list[float] | None:
     if facts["spacing"] is None or len(facts["spacing"]) != len(facts["shape"]):
         return None
@@ -70,6 +78,8 @@ TRAITS_OF_ONE = (
     PLANE,
     replace(SPACING, max_ratio=2.05),
     FIELD_OF_VIEW,
+    # twice as large where two pictures are side by side in one file
+    Trait("aspect ratio", _aspect_ratio, 1.5, "{:.2g} : 1", "shapes"),
     # 0 is what anonymized headers say
     Trait(
         "age",
