@@ -48,7 +48,8 @@ MAX_FOLDER_DEPTH = 128  # folders above a file
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
 
 
-# suffixes of pictures that are not read, and of volumes: suffix -> (kind, program that converts it)
+# suffixes of archives and pictures that are not read, and of volumes: suffix -> (kind, program that converts it)
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 UNREAD_PICTURES = ".gif .webp .avif .heic .jxl .jp2 .pgm .ppm .tga .exr .psd .svs .ndpi .czi"
 UNREAD_VOLUMES = {
     ".mgz": ("FreeSurfer MGZ", "mri_convert"),
@@ -180,6 +181,8 @@ def unread_kind(path: Path) -> FileKind | None:
     suffix = suffix_of(path)
     if path.name.startswith(".") or _header_of_pair(path):
         return None
+    if suffix in ARCHIVES:
+        return FileKind(f"{suffix} archive", "unpack it, and name the folder")
     if suffix in UNREAD_PICTURES.split(" "):
         return FileKind(suffix[1:].upper(), "save it as PNG or TIFF")
     if suffix in UNREAD_VOLUMES:

@@ -313,6 +313,7 @@ UNREAD = {
     "x.npy": ("NumPy array", "NIfTI"),
     "X.PAR": ("Philips PAR/REC", "dcm2niix"),
     "x.img": ("Analyze", "hdr"),
+    "x.zip": (".zip archive", "[Uu]npack it"),
 }
 
 

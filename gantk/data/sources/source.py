@@ -290,7 +290,7 @@ def nothing_fits(path: Path) -> str:
 
     kinds = Counter(io.suffix_of(file) or "no suffix" for file in io.files_below(path, True, bool))
     contents = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(6)) or "nothing"
-    if kinds.keys() & {".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"}:
+    if kinds.keys() & {*io.ARCHIVES}:
         contents += ". Unpack the archives first"
 
     return f"'{path}' contains no readable images ({io.readable()}). It contains {contents}"
