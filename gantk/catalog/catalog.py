@@ -15,7 +15,7 @@ from gantk.files import write_output
 from gantk.formats.files import is_volume, outline, series_format, unread_kind
 from gantk.formats.image import Image, Scan
 
-Kind = Literal["image", "mask", "version", "other"]
+Kind = Literal["image", "mask", "version", "no scan", "other"]
 Source = Path | Scan  # what is read as one image: a file, or the files of a DICOM series
 
 
@@ -29,7 +29,7 @@ class Row:
         subject: the patient.
         session: the visit of the patient.
         kind: "image"; "mask"; "version", made from or replaced by another image of the table;
-            "other", a file that is not used.
+            "no scan", such as a localizer; "other", a file that is not used.
         split: "train", "validation" or "test", where folders say so.
         label: the class, such as "tumour".
         volume: which one of a file of several volumes, counted from 0.

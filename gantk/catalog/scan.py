@@ -53,11 +53,14 @@ def _row_of_series(series: Scan, asked: Asked, alone: bool) -> Row:
     if alone:
         return row
     try:
-        facts = io.outline(series).facts
+        outline = io.outline(series)
     except UserError as error:  # a damaged file, which `read` will report
         raise_if_of_machine(error)
         return row
 
+    facts = outline.facts
+    if outline.no_scan:
+        row.fill("kind", "no scan", f"the header says that it is {outline.no_scan}")
     folder = Path(series.name).name
     said = facts.get("contrast") or usual_contrast(folder) or folder
     contrast = known_contrast(said, asked.contrasts) or (usual_contrast(said) or "").upper()

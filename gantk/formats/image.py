@@ -83,8 +83,8 @@ class Image:
     path: Path | None = None  # the file, or the folder of a DICOM series
     # the type of the stored values, which a writer keeps where it holds the new ones
     dtype: np.dtype | None = None
-    # the format's own metadata, kept for writing back; may have `remarks`, `facts`, `doubts` and
-    # `states_orientation`
+    # the format's own metadata, kept for writing back; may have `remarks`, `facts`, `doubts`,
+    # `no_scan` and `states_orientation`
     header: Any = None
     # whether the header's texts, which may name the patient, are written back too
     keep_header: bool = False
@@ -133,6 +133,11 @@ class Image:
         it is none, as a localizer.
         """
         return tuple(getattr(self.header, "doubts", ()))
+
+    @property
+    def no_scan(self) -> str:
+        """What the header says that the image is, where it is no scan: `a localizer`; else ""."""
+        return getattr(self.header, "no_scan", "")
 
     @property
     def states_orientation(self) -> bool:

@@ -127,10 +127,10 @@ def inputs_below(
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     """The rows that a model of one contrast translates: where names or headers say the contrast, not
-    those that say another one or a mask; else all.
+    those that say another one, a mask or no scan; else all.
     """
     readable = [row for row in catalog if row.kind != "other"]
-    rows = [row for row in readable if row.kind != "mask"]
+    rows = [row for row in readable if row.kind not in ("mask", "no scan")]
     if any(known_contrast(row.contrast, [contrast]) for row in rows):
         own = usual_contrast(contrast)
         rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]

@@ -197,7 +197,8 @@ class Translation:
             except self.FAILURES as error:
                 if len(jobs) == 1:
                     raise
-                self.notes["warning", f"cannot be read: {error}"].append(job.name)
+                for line in (f"{FIT}: no", f"cannot be read: {error}"):
+                    self.notes["warning", line].append(job.name)
         self._say_notes()
 
     def jobs_of(
@@ -316,10 +317,10 @@ class Translation:
     ) -> None:
         """Say which images of a folder are not translated, and how to name one: `how`."""
         found = set(used)
-        images = [row.scan_below(source) for row in catalog if row.kind != "other"]
-        unused = [scan for scan in dict.fromkeys(images) if scan not in found]
+        images = {row.scan_below(source): row for row in catalog if row.kind != "other"}
+        unused = [scan for scan in images if scan not in found]
         if unused:
-            names = _first_names([f"'{scan.name}'" for scan in unused])
+            names = _first_names([_with_reason(scan, images[scan]) for scan in unused])
             self.say(
                 f"note     {count_noun(unused, 'image')} not used: {names} (to translate one, name"
                 f" it: {how})"
@@ -986,6 +987,12 @@ def _with_tail(path: Path, tail: str) -> Path:
 def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
     """Text with the number of images that a line applies to, of `count`, and the first names."""
     return f" ({len(names)} of {count} {noun}: {_first_names(names)})"
+
+
+def _with_reason(scan: Scan, row: Row) -> str:
+    """The name of a scan that is not used, and what its header says it is where that is no scan."""
+    reason = f" ({row.why['kind']})" if row.kind == "no scan" else ""
+    return f"'{scan.name}'{reason}"
 
 
 def _first_names(names: Sequence[str]) -> str:

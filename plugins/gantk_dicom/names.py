@@ -107,6 +107,11 @@ def text_of(dataset: Dataset, keyword: str) -> str:
     return text if len(text) <= 64 and text.isprintable() else ""
 
 
+def types_of(text: str) -> set[str]:
+    """The values of ImageType, as of `value_of`."""
+    return {value.strip() for value in re.findall(r"[^'\[\],]+", text)}
+
+
 def first_number(dataset: Dataset, keyword: str) -> float | None:
     """An element's number, or the first of several; None where it is absent or damaged."""
     try:

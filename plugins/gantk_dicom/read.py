@@ -38,6 +38,7 @@ from gantk_dicom.names import (
     first_number,
     pseudonym,
     text_of,
+    types_of,
     value_of,
 )
 from gantk_dicom.slices import (
@@ -118,16 +119,19 @@ class Headers(list[Dataset]):
         }
 
     @property
+    def no_scan(self) -> str:
+        """What the header says that the image is, where it is no scan: `a localizer`; else ""."""
+        from gantk_dicom.source import SUMMARY, no_scan
+
+        return no_scan({name: value_of(self[0], name) for name in SUMMARY})
+
+    @property
     def doubts(self) -> list[tuple[str, bool]]:
         """What the header says that a scan of a scanner does not say; and whether the image is none."""
-        from gantk_dicom.source import SUMMARY, no_scan, types_of
-
-        said = {name: value_of(self[0], name) for name in SUMMARY}
         found = []
-        what = no_scan(said)
-        if what:
-            found.append((f"kind: the header says that it is {what}", True))
-        elif "DERIVED" in types_of(said):
+        if self.no_scan:
+            found.append((f"kind: the header says that it is {self.no_scan}", True))
+        elif "DERIVED" in types_of(value_of(self[0], "ImageType")):
             found.append(("kind: the header says that it is computed from other images", False))
         if value_of(self[0], "BurnedInAnnotation") == "YES":
             found.append(("text: the header says that letters are burned into the pixels", False))

@@ -306,14 +306,9 @@ def no_scan(said: Mapping[str, str]) -> str:
     if is_capture and said["Modality"] in MODALITIES.values():
         return "a screen capture"
 
-    types = types_of(said)
+    types = room("names").types_of(said["ImageType"])
     words = f"{said['SeriesDescription']} {said['ProtocolName']}"
     for what, (values, pattern) in NO_SCAN.items():
         if types & values or re.search(pattern, words, re.IGNORECASE):
             return what
     return ""
-
-
-def types_of(said: Mapping[str, str]) -> set[str]:
-    """The values of ImageType."""
-    return {value.strip() for value in re.findall(r"[^'\[\],]+", said["ImageType"])}

@@ -18,7 +18,7 @@ from gantk.errors import GantkError, UserError, reading_file
 from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import read, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
-from gantk.inference.frame import FITS, TranslateOptions
+from gantk.inference.frame import FIT, FITS, TranslateOptions
 from gantk.inference.translation import Translation
 from gantk.terminal import time_left
 from gantk_serve.trust import Answer, answer_for, quality_on_unseen
@@ -224,7 +224,8 @@ class Service:
         except GantkError as error:
             if isinstance(error, UserError) or not any(target.rglob("*")):
                 raise
-            said.append(f"warning  {error}")  # some of a zip's files failed
+            # some of a zip's files failed
+            said += [f"warning  {FIT}: no", f"warning  {error}"]
         for record in [*target.rglob(WRITTEN)]:  # is no result
             record.unlink()
         return said

@@ -285,25 +285,39 @@ def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
     assert bool(told) == ("T2" in names)
 
 
-def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path):
+@pytest.mark.parametrize(
+    ("second", "fits", "words"),
+    [
+        (
+            {"ProtocolName": "T1 localizer"},
+            "not recorded",
+            "not used: 'P1' (the header says that it is",
+        ),
+        ({"ImageType": ["DERIVED", "SUB"]}, "not recorded", "says that it is a subtraction)"),
+        ({"skip": [4]}, "no", "lacks 1 slice"),
+    ],
+)
+def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, words):
     files = {}
-    for number, protocol in enumerate(("T1 se", "T1 localizer")):
+    for number, changed in enumerate(({}, second)):
         person = f"P{number}"
         header = {
-            "ProtocolName": protocol,
+            "ProtocolName": "T1 se",
             "PatientID": person,
             "SeriesInstanceUID": f"1.2.{number}",
-        }
-        dicom_files.series(tmp_path / person, dicom_files.head(), **header)
+        } | changed
+        dicom_files.series(tmp_path / person, dicom_files.head(12, 40, 36), **header)
         content = (tmp_path / person).iterdir()
         files |= {f"{person}/{path.name}": path.read_bytes() for path in content}
     upload = service.place("study.zip")
     upload.write_bytes(zipped(files))
     _, answer = service.look(upload)
+    translated = service.translate(upload, "T2").trust
 
     told = [text for _, text in answer.reasons]
-    assert any(f"{FIT}: " in text and "P0" in text for text in told)
-    assert any("localizer" in text and text.endswith("(1 of 2 images: P1)") for text in told)
+    assert translated.fits == answer.fits
+    assert answer.fits == fits, told
+    assert any(words in text and "P1" in text for text in told)
 
 
 # notes about the scans of an upload -> the answer, and the number of reasons
