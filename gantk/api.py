@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError, argument, count_noun, doing, machine_failure, warn_of
 
@@ -19,7 +19,6 @@ from gantk.errors import UserError, argument, count_noun, doing, machine_failure
 if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
     from gantk.plugin.callbacks import Hooks
-    from gantk.prepare.grid import Plane
     from gantk.recipe.load import Recipe, Settings
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
@@ -366,15 +365,11 @@ def translate(
     variants: int | None = None,
     seed: int = 0,
     style: str | Path | None = None,
-    planes: Plane | Literal["all"] | None = None,
     uncertainty: str | None = None,
     unjudged: bool = False,
-    tta: bool = False,
     label: str | None = None,
     volume: int | None = None,
-    clip: bool = True,
     format: str | None = None,
-    keep_header: bool = False,
     overwrite: bool = False,
     device: str | None = None,
     say: Say = tell,
@@ -404,21 +399,13 @@ def translate(
             draws their styles.
         seed: the seed of `variants`.
         style: an image of the target domain whose style the translation takes (multimodal methods).
-        planes: the slices of a volume that a 2-D network sees: "axial", "coronal", "sagittal", or "all"
-            for the median of the three. Default: the plane that it was trained on.
         uncertainty: write a second map, of how far each value may be off, in the target's units:
             "flips", "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for an
             ensemble "members". It must have been found to show the model's errors (`evaluate`).
         unjudged: whether to write the map even if that was not measured, or found to be false.
-        tta: whether to translate each image mirrored too and to return the mean. This takes twice the
-            time.
         label: the class of the images, such as "tumour", for methods that were trained with classes.
         volume: the volume to translate of a file that holds several, counted from 0.
-        clip: whether to clip values that the integers of a PNG, JPEG or TIFF cannot hold, with a note.
-            False: such values are an error.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"). Default: that of each input.
-        keep_header: whether to copy texts of NIfTI, NRRD and MetaImage headers, which may name the
-            patient.
         overwrite: whether to replace files that gantk did not write, or that were changed since. In
             the folder of a DICOM series all DICOM files are replaced.
         device: as in `run`.
@@ -452,9 +439,7 @@ def translate(
         variants,
         seed,
         None if style is None else read(Path(style)),
-        planes,
         uncertainty,
-        tta,
         label,
         onto,
     )
@@ -467,9 +452,7 @@ def translate(
             volume,
             _say_after(_notes_on_model(model), say),
             progress or (lambda share, name: None),
-            clip=clip,
             suffix=suffix,
-            keep_header=keep_header,
             unjudged=unjudged,
             overwrite=overwrite,
         )
@@ -551,7 +534,6 @@ def export(
     out: str | Path,
     to: str | None = None,
     label: str | None = None,
-    tolerance: float | None = None,
     overwrite: bool = False,
     say: Say = tell,
 ) -> Path:
@@ -566,7 +548,6 @@ def export(
         out: the .onnx file, or the folder of the bundle.
         to: the domain to make, by its name. Default: the second domain of the recipe.
         label: the class that the file translates, for methods that were trained with classes.
-        tolerance: the largest difference from PyTorch, as a share of the intensity range.
         overwrite: as in `translate`.
         say: called with each line of output.
 
@@ -574,14 +555,15 @@ def export(
         The path of the file or folder.
 
     Raises:
-        GantkError: the outputs differ by more than `tolerance`. No file is written.
+        GantkError: the outputs differ by more than a thousandth of the intensity range. No file is
+            written.
     """
     from gantk.exports.exporting import export as write
     from gantk.runs.models import find_model
 
     with doing(f"exporting '{run}' as {format}"):
         model = find_model(run, say)
-        return write(model, format, Path(out), to, label, tolerance, say, overwrite=overwrite)
+        return write(model, format, Path(out), to, label, say, overwrite=overwrite)
 
 
 @doing("scoring the test images")

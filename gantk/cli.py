@@ -345,11 +345,6 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
     help="Contrast whose grid the outputs have. Default: the first one that the patient has.",
 )
 @click.option(
-    "--planes",
-    metavar="PLANES",
-    help="Slices for a 2-D network: axial, coronal, sagittal, or all (median).",
-)
-@click.option(
     "--uncertainty",
     metavar="KIND",
     help="Write an uncertainty map too: auto, flips, dropout, members, suspicion ...",
@@ -358,11 +353,6 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
     "--unjudged",
     is_flag=True,
     help="Write it even if it was not found to show the model's errors on held-out patients.",
-)
-@click.option(
-    "--tta",
-    is_flag=True,
-    help="Average with the translation of the mirrored image. Takes twice the time.",
 )
 @click.option(
     "--label",
@@ -383,17 +373,9 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
     "--style", metavar="IMAGE", help="Translate in the style of this image (multimodal methods)."
 )
 @click.option(
-    "--clip/--no-clip",
-    default=True,
-    help="Clip values that the picture format cannot store, or stop with an error.",
-)
-@click.option(
     "--format",
     metavar="KIND",
     help="File type of the output: tif, png, nii.gz ... Default: the input's.",
-)
-@click.option(
-    "--keep-header", is_flag=True, help="Copy the texts of the header, which may name the patient."
 )
 @overwrite_option
 @device_option
@@ -464,12 +446,6 @@ def translate(run, input, output, files, **options) -> None:
     "--label",
     metavar="CLASS",
     help="Class to translate, such as tumour, for a model that was trained with classes.",
-)
-@click.option(
-    "--tolerance",
-    type=float,
-    metavar="T",
-    help="Largest allowed difference from PyTorch, as a share of the range.",
 )
 @overwrite_option
 def export(run, **options) -> None:

@@ -33,22 +33,13 @@ def export(
     out: Path,
     to: str | None,
     label: str | None,
-    tolerance: float | None,
     say: Callable,
     *,
     overwrite: bool = False,
 ) -> Path:
     """Export a trained model to a file and return its path: see `gantk.api.export`."""
-    tolerance = TOLERANCE if tolerance is None else tolerance
     exporter = registry().get("exporter", format).load()()
     exporter.check(out)
-    if not tolerance > 0:
-        raise UserError(
-            f"the tolerance cannot be {tolerance:g}",
-            where="--tolerance",
-            allowed="above 0, such as 0.001",
-        )
-
     expect_replaceable([out], overwrite, "--out")
     expect_parent(out, "--out")
 
@@ -63,7 +54,7 @@ def export(
         names = ", ".join(part.name for part in translator.model.post)
         say(f"warning  the file does not contain the post-steps of the recipe: {names}")
 
-    return exporter.write(direction, out, tolerance, say)
+    return exporter.write(direction, out, say)
 
 
 class Direction:
@@ -156,13 +147,12 @@ class Direction:
         self,
         found: Callable[..., np.ndarray],
         what: str,
-        tolerance: float,
         *,
         batches: bool = True,
         larger: int = 0,
     ) -> dict[str, Any]:
         """Compare a file's network `found` with PyTorch; returns the differences, GantkError above
-        the tolerance.
+        TOLERANCE.
 
         Differences are shares of the intensity range. `batches`: whether the file takes more than
         one image at a time; `larger`: pixels by which the sides of a larger test image grow, 0 = no
@@ -192,10 +182,10 @@ class Direction:
             f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on},"
             f" in batches of {', '.join([*map(str, batch_sizes), *sizes])}"
         )
-        if not largest <= tolerance:
+        if not largest <= TOLERANCE:
             raise GantkError(
                 f"the outputs of the {what} of {self.name} differ from those of PyTorch:"
-                f" {line}. The tolerance is {tolerance:g} of the range. No file was"
+                f" {line}. The tolerance is {TOLERANCE:g} of the range. No file was"
                 " written."
             )
 

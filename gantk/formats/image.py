@@ -86,8 +86,6 @@ class Image:
     # the format's own metadata, kept for writing back; may have `remarks`, `facts`, `doubts`,
     # `no_scan` and `states_orientation`
     header: Any = None
-    # whether the header's texts, which may name the patient, are written back too
-    keep_header: bool = False
     # whether a result is on the scale of the image it was made from, not in a model's units
     own_scale: bool = False
     # of an array: its slices are those that a network sees, whatever a recipe's plane and spacing

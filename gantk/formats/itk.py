@@ -8,15 +8,15 @@ intensity scales; pynrrd unpacks without a limit and drops remarks that are not 
 A file of two axes is a picture;
 three values per voxel make it a colour picture. A fourth axis, or several values per voxel, are
 several volumes: the caller chooses one. Files are written on the source's grid, compressed if the
-source was, as integers if all values are whole numbers (`gantk.formats.voxels`), and with the
-source's header remarks only where `Image.keep_header` is set.
+source was, as integers if all values are whole numbers (`gantk.formats.voxels`), and without the
+source's remarks, which may name a patient.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +68,6 @@ CONVERSION = (
 )
 # NRRD's kinds of axes that run over voxels, not over values
 DOMAINS = ("domain", "space", "time", "none", "???")
-# NRRD's own fields that are kept as remarks
-REMARK_FIELDS = ("content", "sample units")
 # signs of x, y to LPS
 SIGNS_TO_LPS = {
     "right-anterior": (-1, -1),
@@ -77,25 +75,17 @@ SIGNS_TO_LPS = {
     "left-anterior": (1, -1),
     "las": (1, -1),
 }
-# Fields of MetaImage that are written from the image; all other fields are remarks.
-GRID = """
-NDims DimSize ElementType ElementNumberOfChannels ElementSpacing ElementSize TransformMatrix Orientation Rotation Offset
-Position Origin AnatomicalOrientation CenterOfRotation BinaryData BinaryDataByteOrderMSB ElementByteOrderMSB CompressedData CompressedDataSize HeaderSize
-ObjectType ElementDataFile
-"""
 
 
 @dataclass(frozen=True)
 class ItkHeader:
-    """The grid and the remarks of one volume: axes in the file's order, LPS millimetres as in ITK."""
+    """The grid of one volume: axes in the file's order, LPS millimetres as in ITK."""
 
     # voxels along two or three axes; straight from `parse` along all axes that run over voxels
     size: tuple[int, ...]
     # (axes, axes) mm: column k is the step from one voxel to the next along axis k
     vectors: np.ndarray
     origin: np.ndarray  # (axes,) mm
-    # remarks; NRRD's own fields have the prefix "NRRD_"
-    metadata: dict[str, str] = field(default_factory=dict)
     compressed: bool = True
     states_orientation: bool = True  # whether the axes are said to be those of a patient
 
@@ -171,9 +161,6 @@ class Itk(Format):
         three channels.
         """
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
-        if not image.keep_header:  # remarks may name a patient
-            header = replace(header, metadata={})
-
         suffix = path.suffix.lower()
         is_colour = image.channels == 3 and image.dims == 2
         if image.channels != 1 and not is_colour:
@@ -191,8 +178,6 @@ class Itk(Format):
         stored.SetSpacing(spacing.tolist())
         stored.SetOrigin(header.origin.tolist())
         stored.SetDirection((header.vectors / spacing).ravel().tolist())
-        for key, text in header.metadata.items():
-            stored.SetMetaData(key, text)
         # the name in the header is that of the second file; another name need not be UTF-8
         plain = path if suffix == self.suffixes[1] else path.with_name(f"image{suffix}")
         try:
@@ -255,7 +240,10 @@ class Nrrd(Itk):
         end = re.search(rb"\r?\n\r?\n", start)
         if re.search(rb"(?im)^data ?file: *LIST", start[: end and end.start()]):
             raise _unread(path, SEVERAL_FILES)
-        fields, metadata = self._fields(start[start.index(b"\n") : end and end.start()])
+        lines = _lines(start[start.index(b"\n") : end and end.start()])
+        fields = {
+            name.replace(" ", "").lower(): value for name, sign, value in lines if sign == ":"
+        }
         _expect_plain(path, fields)
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
@@ -283,25 +271,8 @@ class Nrrd(Itk):
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
         size = tuple(sides[axis] for axis in axes)
-        header = ItkHeader(size, vectors, origin, metadata, states_orientation="space" in fields)
+        header = ItkHeader(size, vectors, origin, states_orientation="space" in fields)
         return header, stored, values_axis
-
-    def _fields(self, header: bytes) -> tuple[dict[str, str], dict[str, str]]:
-        """The fields of a header by their names without blanks; and its metadata, followed by the
-        fields that are kept as remarks.
-        """
-        fields = {}
-        metadata = {}
-        remarks = {}
-        for name, separator, value in _lines(header):
-            if separator == ":=":
-                metadata[name] = value
-            elif separator == ":":
-                fields[name.replace(" ", "").lower()] = value
-                if name in REMARK_FIELDS:
-                    remarks[f"NRRD_{name}"] = value
-
-        return fields, metadata | remarks
 
 
 class MetaImage(Itk):
@@ -361,8 +332,7 @@ class MetaImage(Itk):
 
         packing = "zlib" if true("CompressedData") else ""
         stored = Stored(file, shape, dtype, packing=packing, opens=opens)
-        metadata = {name: text for name, text in fields.items() if name not in GRID.split()}
-        return ItkHeader(sides, vectors, origin, metadata), stored, values_axis
+        return ItkHeader(sides, vectors, origin), stored, values_axis
 
 
 def _expect_plain(path: Path, fields: dict[str, str]) -> None:

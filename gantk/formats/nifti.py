@@ -103,9 +103,7 @@ class Nifti(Format):
         nifti.header["cal_min"] = 0
         nifti.header["cal_max"] = 0
         nifti.header.set_intent("none")
-        if not image.keep_header:
-            _clear_texts(nifti.header)
-
+        _clear_texts(nifti.header)
         nifti.header.set_slope_inter(slope, inter)
         nifti.to_filename(path)
 

@@ -41,10 +41,7 @@ class TranslateOptions:
     variants: int | None = None  # this many results, from styles drawn at random ...
     seed: int = 0  # ... with this seed
     example: Image | None = None  # or one result in the style of this image of the target domain
-    # the slices of a volume for a 2-D network; "all": the median over the three planes
-    planes: Plane | Literal["all"] | None = None
     uncertainty: str | None = None  # the kind of uncertainty returned as a second map
-    tta: bool = False  # whether to average with the result for the mirrored image
     label: str | None = None  # the class of the images, for conditional methods
     # the contrast on whose grid a patient's other contrasts are resampled; None: the first
     onto: str | None = None
@@ -59,10 +56,6 @@ class TranslateOptions:
         if self.variants is not None and self.variants < 1:
             what = f"the number of translations cannot be {self.variants}"
             raise UserError(what, where="--variants", allowed="1 or more")
-
-        if self.planes not in (None, "all", *PLANES):
-            what = f"'{self.planes}' is not a valid plane"
-            raise UserError(what, where="--planes", allowed=(*PLANES, "all"))
 
         several = self.variants is not None or self.example is not None
         if self.uncertainty and several:
@@ -154,10 +147,3 @@ class Frame:
         # z-scores have values far below the background of 0
         was_dark = values["low"] >= -RINGING_SHARE * values["high"]
         return with_dark_background(pixels) if was_dark else pixels
-
-
-def part_of_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
-    """The callback for the part `number` of `count` equal ones."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(number * total + done, count * total)

@@ -253,8 +253,7 @@ class TrainedModel:
         pipeline = self.pipeline(letter, options)
         pipeline.check_channels(image)
         return [
-            replace(each, pixels=each.pixels[part])
-            for each in pipeline.images(image, options.planes, progress)
+            replace(each, pixels=each.pixels[part]) for each in pipeline.images(image, progress)
         ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -28,9 +28,9 @@ from gantk.data.masks import Outside, outside_of
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import PLANES, Frame, Progress, part_of_progress
+from gantk.inference.frame import Frame, Progress
 from gantk.machine.usage import free_memory
-from gantk.prepare.grid import Plane, SamplingGrid
+from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import (
     WINDOW_REACH,
     Prepare,
@@ -55,20 +55,6 @@ Lines = tuple[Tensor, Tensor | None]
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, maps x D, *size), on the CPU
 
 
-@dataclass(frozen=True)
-class MirroredMean:
-    """A network whose result is the mean over an image and its mirror image, mirrored back (Wang
-    et al. 2019).
-    """
-
-    network: Network
-
-    def __call__(self, seen: Tensor) -> Tensor:
-        made = self.network(seen)
-        mirrored = self.network(seen.flip(-1))  # columns
-        return (made + mirrored.flip(-1)) / 2
-
-
 class Pipeline:
     """Applies one direction of a trained model to native images."""
 
@@ -80,50 +66,30 @@ class Pipeline:
         network: Network,  # in network intensities
         # in order; "spread": a deviation from the image
         maps: Sequence[MapKind] = ("image",),
-        tta: bool = False,  # whether to average over mirrored images
     ):
         self.frame = frame
         self.source = source
         self.target = target
         self.maps = tuple(maps)
-        self.network = MirroredMean(network) if tta else network
+        self.network = network
 
-    def images(
-        self,
-        image: Image,
-        planes: Plane | Literal["all"] | None = None,
-        progress: Progress | None = None,
-    ) -> list[Image]:
-        """Translate one file's image; returns an image on its own grid for each of `maps`.
-
-        `planes`: the slices of a volume that a 2-D network sees: one of PLANES, or "all", the
-        median of the three, which removes differences between neighbouring slices; None: the plane
-        of the training.
-        """
-        self._expect_fitting(image, planes)
+    def images(self, image: Image, progress: Progress | None = None) -> list[Image]:
+        """Translate one file's image; returns an image on its own grid for each of `maps`."""
+        self._expect_fitting(image)
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
         outside = outside_of(image.pixels) if self.frame.masked else None
-        chosen = PLANES if planes == "all" else (planes or self.frame.plane,)
-        made = []
-        for number, plane in enumerate(chosen):
-            report = part_of_progress(progress, number, len(chosen))
-            grid, stack = self.stack_of(image, plane)
-            sides = list(stack.shape[2:])
-            resamples = grid.resamples(image)
-            sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
-            outputs, seen = self._run(stack, prepare, sharpens, report, image.spill)
-            lines: list[Lines] = [(output, None) for output in outputs]
-            if sharpens:
-                as_volume = resamples and self.frame.dims < image.dims
-                lines = self._lines(outputs, seen, image.spill, as_volume)
-            made.append(self._on_file(image, grid, sides, lines, prepare))
+        grid, stack = self.stack_of(image)
+        sides = list(stack.shape[2:])
+        resamples = grid.resamples(image)
+        sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
+        outputs, seen = self._run(stack, prepare, sharpens, progress, image.spill)
+        lines: list[Lines] = [(output, None) for output in outputs]
+        if sharpens:
+            as_volume = resamples and self.frame.dims < image.dims
+            lines = self._lines(outputs, seen, image.spill, as_volume)
 
-        results = made[-1]
-        if len(made) > 1:
-            for axial, coronal, sagittal in zip(*made, strict=True):
-                _median_into_last(axial, coronal, sagittal)
-
+        results = self._on_file(image, grid, sides, lines, prepare)
         if outside:
             self._mask(results, outside, prepare)
 
@@ -143,21 +109,12 @@ class Pipeline:
             return None
         return min(0.0, float(np.fmin.reduce(image.pixels, axis=None)))
 
-    def _expect_fitting(self, image: Image, planes: str | None) -> None:
+    def _expect_fitting(self, image: Image) -> None:
         """UserError where the image's axes do not fit the model, or the memory does not suffice."""
         frame = self.frame
         if frame.dims > image.dims:
             what = f"'{image.path}' is a picture, but this model translates volumes"
             raise UserError(what, where="INPUT")
-
-        if planes and (frame.dims == image.dims or image.is_array):
-            if frame.dims == 3:
-                what = "this model translates whole volumes"
-            elif image.is_array:
-                what = "the slices of an array are those that it holds"
-            else:
-                what = f"'{image.path}' is a picture"
-            raise UserError(f"{what}, so it has no planes to choose from", where="--planes")
 
         if frame.dims == 3 and frame.fit == "crop":
             free = free_memory()
@@ -170,17 +127,17 @@ class Pipeline:
                 remedy = 'cut it into parts, or use a model with data.fit = "pad"'
                 raise UserError(what, where="INPUT", remedy=remedy)
 
-    def grid_of(self, image: Image, plane: Plane | None = None) -> SamplingGrid:
+    def grid_of(self, image: Image) -> SamplingGrid:
         """The sampling grid of an image: that of its training, and of an array its own."""
         if image.is_array:
             return SamplingGrid()
-        return SamplingGrid(plane or self.frame.plane, self.frame.spacing)
+        return SamplingGrid(self.frame.plane, self.frame.spacing)
 
-    def stack_of(self, image: Image, plane: Plane | None = None) -> tuple[SamplingGrid, np.ndarray]:
+    def stack_of(self, image: Image) -> tuple[SamplingGrid, np.ndarray]:
         """The sampling grid of an image, and what the network sees of it one by one: the slices of
-        a plane, by default that of the training, or the whole image; (N, C, *spatial).
+        the plane of the training, or the whole image; (N, C, *spatial).
         """
-        grid = self.grid_of(image, plane)
+        grid = self.grid_of(image)
         pixels = grid.forward(image).pixels
         by_slice = self.frame.dims < image.dims
         return grid, np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]
@@ -488,14 +445,6 @@ def _largest_value(pixels: np.ndarray, dtype: np.dtype | None) -> float | None:
     if dtype is not None and np.issubdtype(dtype, np.integer):
         return float(np.iinfo(dtype).max)
     return 1.0 if np.nanmax(np.abs(pixels)) <= 1 else None
-
-
-def _median_into_last(first: np.ndarray, second: np.ndarray, last: np.ndarray) -> None:
-    """Write the median of three maps (D, *spatial) into the last one, a few planes at a time."""
-    for part in slabs(last.shape[1:]):
-        low = np.minimum(first[:, part], second[:, part])
-        high = np.maximum(first[:, part], second[:, part])
-        np.maximum(low, np.minimum(high, last[:, part]), out=last[:, part])
 
 
 def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:

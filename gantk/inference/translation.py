@@ -82,9 +82,7 @@ class Translation:
     say: Callable[[str], None]
     progress: Callable[[float, str], None] = lambda share, name: None
     _: KW_ONLY
-    clip: bool = True  # whether to clip overshoot
     suffix: str = ""  # of results; "": the input's
-    keep_header: bool = False  # whether to copy header texts
     unjudged: bool = False  # whether to write an uncertainty that was not found to show errors
     overwrite: bool = False  # whether to replace what gantk did not write
     describe: bool = True  # whether to write JSON files beside results
@@ -453,9 +451,7 @@ class Translation:
             "volume": self.volume,
             **vars(self.options),
             "example": style,
-            "clip": self.clip,
             "format": self.suffix,
-            "keep_header": self.keep_header,
             "model": self._model_identity,
         }
 
@@ -713,11 +709,9 @@ class Translation:
             pixels = pixels[place : place + 1]
 
         notes = self._verdicts(job, output.contrast)
-        image = replace(result, pixels=pixels, keep_header=self.keep_header, notes=notes)
+        image = replace(result, pixels=pixels, notes=notes)
         if self.suffix and suffix_of(output.path) != suffix_of(job.files[0]):
             image = self._for_other_format(output.path, image, job)
-        if not self.clip:
-            return output, image, None
         return self._fit_to_file(output, image, job)
 
     def _write_file(self, job: Job, output: Output, image: Image) -> None:

@@ -237,7 +237,7 @@ class Translator(TrainedModel):
 
         source = self.intensity[OTHER[letter]]
         target = self.intensity[letter]
-        pipeline = Pipeline(frame, source, target, network, maps, options.tta)
+        pipeline = Pipeline(frame, source, target, network, maps)
         self._last = letter, options, pipeline
         return pipeline
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ from gantk.inference.frame import (
     Frame,
     Progress,
     TranslateOptions,
-    part_of_progress,
 )
 
 if TYPE_CHECKING:
@@ -197,7 +197,8 @@ class Ensemble(TrainedModel):
         name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
         count = len(self.members)
         for number, member in enumerate(self.members):
-            yield member, name, part_of_progress(progress, number, count)
+            share = progress and partial(_report_part, progress, number, count)
+            yield member, name, share
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member; UserError where the mean has no such result."""
@@ -214,6 +215,11 @@ class Ensemble(TrainedModel):
             raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
 
         return replace(options, uncertainty=None)
+
+
+def _report_part(progress: Progress, number: int, count: int, done: int, total: int) -> None:
+    """Report the progress of member `number` of `count`."""
+    progress(number * total + done, count * total)
 
 
 def _ends(frame: Frame) -> tuple[str, str]:

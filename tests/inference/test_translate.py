@@ -25,7 +25,6 @@ from gantk.errors import GantkError, UserError
 from gantk.formats.files import read, scan_of
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.pipeline import MirroredMean
 from gantk.runs.folder import RunFolder
 
 PIX2PIX = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
@@ -109,11 +108,11 @@ def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
 # ---- the pipeline around a network
 
 
-@pytest.mark.parametrize("planes", [None, "coronal", "all"])
-def test_an_identity_network_gives_the_volume_back(planes):
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_an_identity_network_gives_the_volume_back(plane):
     pixels = np.random.default_rng(0).uniform(0, 100, (1, 6, 50, 40)).astype(np.float32)
-    model = model_of(lambda seen: seen, size=(64, 64), white=100.0)
-    (done,) = model(Image(pixels), options=TranslateOptions(planes=planes))
+    model = model_of(lambda seen: seen, size=(64, 64), white=100.0, plane=plane)
+    (done,) = model(Image(pixels))
 
     np.testing.assert_allclose(done.pixels, pixels, atol=1e-3)
 
@@ -162,13 +161,12 @@ def test_masked_out_voxels_stay_and_holes_are_translated(shape):
     assert masked[closed].mean() > 10
 
 
-WAYS = {  # options of the frame, planes, maps, memory beside the input in volumes
-    "masked": ({"masked": True}, None, ("image",), 1.6),
-    "planes": ({}, "all", ("image",), 0.5),
-    "variants": ({}, None, ("image",) * 3, 0.3),
-    "uncertainty": ({"masked": True}, "all", ("image", "spread"), 1.6),
-    "coarser": ({"spacing": (1.4, 1.0, 1.6)}, None, ("image", "spread"), 1.2),
-    "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, None, ("image",), 2.5),
+WAYS = {  # options of the frame, maps, memory beside the input in volumes
+    "masked": ({"masked": True}, ("image",), 1.6),
+    "variants": ({}, ("image",) * 3, 0.3),
+    "uncertainty": ({"masked": True, "plane": "coronal"}, ("image", "spread"), 1.6),
+    "coarser": ({"spacing": (1.4, 1.0, 1.6)}, ("image", "spread"), 1.2),
+    "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, ("image",), 2.5),
 }
 
 
@@ -202,16 +200,15 @@ def model_of_maps(maps: tuple[str, ...], options: dict) -> OnePipeline:
 @pytest.mark.quick_cases("masked", "variants")
 @pytest.mark.parametrize("way", WAYS)
 def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
-    options, planes, maps, most = WAYS[way]
+    options, maps, most = WAYS[way]
     pixels = framed_block()
     model = model_of_maps(maps, options)
-    options = TranslateOptions(planes=planes)
-    expected = model(Image(pixels, affine=np.eye(4)), options=options)
+    expected = model(Image(pixels, affine=np.eye(4)))
     monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
     monkeypatch.setattr("gantk.formats.image.SLAB", 2**14)
     image = Image(pixels.copy(), affine=np.eye(4), spill=tmp_path)
     tracemalloc.start()
-    done = model(image, options=options)
+    done = model(image)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     volumes = peak / pixels.nbytes
@@ -249,8 +246,6 @@ def test_a_full_disk_is_an_error_before_the_reserve_is_used(
         tiny_run,
         volume(tmp_path / "t1.nii"),
         out := tmp_path / "t2.nii",
-        "--planes",
-        "all",
         "--device",
         "cpu",
     ]
@@ -477,18 +472,6 @@ def test_what_several_runs_cannot_do_is_one_error(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_tta_averages_over_mirrored_images():
-    model = model_of(lambda seen: seen * ramp, white=100.0)
-    scale = model.own.source
-    ramp = np.linspace(0.5, 1.0, 32, dtype=np.float32)
-    pixels = np.random.default_rng(0).uniform(5, 95, (3, 1, 32, 32)).astype(np.float32)
-    model.own.network = MirroredMean(model.own.network)
-    made = model.translate(pixels)
-    expected = scale.forward(pixels) * (ramp + ramp[::-1]) / 2
-
-    np.testing.assert_allclose(scale.forward(made), expected, atol=1e-5)
-
-
 # a recipe whose weights' hash a run adds to it
 FOLDED = {
     "method": PIX2PIX | {"target_losses": ["feature"]},
@@ -571,14 +554,3 @@ def test_the_skull_of_real_heads_is_seen(shared_data, place, is_whole):
     if not found:
         pytest.skip(f"no {place} among the real images")
     assert set(found) == {is_whole}
-
-
-@pytest.mark.parametrize("tta", [True, False])
-def test_tta_commutes_with_mirroring(runs, tta):
-    model = toolkit.load(runs["first"], device="cpu")
-    pixels = np.random.default_rng(0).uniform(5, 95, (32, 32)).astype(np.float32)
-    options = TranslateOptions(tta=tta)
-    one = model.translate(pixels, options=options)
-    other = model.translate(pixels[:, ::-1].copy(), options=options)
-
-    assert np.allclose(one, other[:, ::-1], atol=1e-3) is tta

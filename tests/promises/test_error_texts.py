@@ -365,7 +365,6 @@ CASES: dict[str, Callable[[Path], Args]] = {
         h, "content.png style.png out.png --recipe dualgan_t1t2"
     ),
     "style by a role": lambda h: stylize(h, "content.png style.png out.png --set role=style"),
-    "unknown plane": lambda h: of_scan(h, "--planes", "oblique"),
     "unknown uncertainty": lambda h: of_scan(h, "--uncertainty", "guesses"),
     "uncertainty of no dropout": lambda h: of_scan(h, "--uncertainty", "dropout"),
     "uncertainty of variants": lambda h: of_scan(h, "--uncertainty", "flips", "--variants", "2"),
@@ -415,7 +414,6 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "export that is there": lambda h: export(h, "there.onnx"),
     "export into no folder": lambda h: export(h, "no/such/x.onnx"),
     "export into a folder that is there": lambda h: export(h, "full", "--format", "monai"),
-    "export without tolerance": lambda h: export(h, "x.onnx", "--tolerance", "0"),
     "export of a domain that is not made": lambda h: export(h, "x.onnx", "--to", "FLAIR"),
     "bench of nothing": lambda h: bench(h),
     "bench of all and one": lambda h: bench(h, "tiny.toml", "--all"),

@@ -32,15 +32,13 @@ class Onnx:
                 remedy="name a file such as t2.onnx",
             )
 
-    def write(
-        self, direction: Any, out: Path, tolerance: float, say: Callable[[str], None]
-    ) -> Path:
+    def write(self, direction: Any, out: Path, say: Callable[[str], None]) -> Path:
         """Write the most general graph that exports and whose outputs equal PyTorch's to `out`;
         returns `out`.
         """
         from gantk.exports.onnx.graph import checked_file
 
-        content, parity, accepts = checked_file(direction, tolerance)
+        content, parity, accepts = checked_file(direction)
         say(f"parity   ONNX against PyTorch: {parity}")
         say(f"accepts  {accepts}")
         write_output(out, content)

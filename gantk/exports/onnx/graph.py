@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gantk import __version__
 from gantk.errors import GantkError, UserError
-from gantk.exports.exporting import Direction
+from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, call, open_session
 from gantk.inference.frame import OTHER
@@ -36,7 +36,7 @@ MAX_SIDE_MULTIPLE = 128  # pixels: the largest multiple that is tried as a netwo
 AXES = ("depth", "height", "width")
 
 
-def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, str]:
+def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     """The file's bytes, the difference of its outputs from PyTorch's, and the inputs it accepts, in
     words.
     """
@@ -61,7 +61,6 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             parity = direction.compare_outputs(
                 lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
                 "ONNX file",
-                tolerance,
                 batches=batch,
                 larger=larger,
             )
@@ -70,7 +69,7 @@ def checked_file(direction: Direction, tolerance: float) -> tuple[bytes, str, st
             continue
 
         takes = {"batch": batch, "sizes": free}
-        about = {"tolerance": tolerance, "parity": parity, "free": takes}
+        about = {"tolerance": TOLERANCE, "parity": parity, "free": takes}
         model.metadata_props.add(key=KEY, value=json.dumps(state(direction, about)))
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)

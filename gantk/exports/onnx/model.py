@@ -129,7 +129,7 @@ class OnnxModel(TrainedModel):
 
         self.class_to_translate(options.label)
         source, target = self._mappings
-        return Pipeline(self.meta.frame, source, target, self._network, tta=options.tta)
+        return Pipeline(self.meta.frame, source, target, self._network)
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""

@@ -43,9 +43,7 @@ class Monai:
     def check(self, out: Path) -> None:
         """Accept any output folder."""
 
-    def write(
-        self, direction: Direction, out: Path, tolerance: float, say: Callable[[str], None]
-    ) -> Path:
+    def write(self, direction: Direction, out: Path, say: Callable[[str], None]) -> Path:
         """Write the bundle after checking that its network's outputs equal PyTorch's; returns its
         path.
         """
@@ -68,12 +66,12 @@ class Monai:
             )
 
         config = inference(direction)
-        content, parity = _network(direction, tolerance)
+        content, parity = _network(direction)
         say(f"parity   TorchScript against PyTorch: {parity['line']}")
         weights = io.BytesIO()
         tensors = direction.network.method.state_dict().items()
         torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
-        about = metadata(direction, {"tolerance": tolerance, "parity": parity})
+        about = metadata(direction, {"parity": parity})
         files = {
             "LICENSE": LICENSE.encode(),
             "configs/metadata.json": _json(about),
@@ -91,7 +89,7 @@ class Monai:
         return out
 
 
-def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, Any]]:
+def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
     frame = direction.frame
@@ -103,7 +101,7 @@ def _network(direction: Direction, tolerance: float) -> tuple[bytes, dict[str, A
         try:
             plain = trace_network(direction.network, torch.from_numpy(direction.inputs[0][:count]))
             parity = direction.compare_outputs(
-                answers(load_torchscript(torchscript_bytes(plain))), "TorchScript", tolerance
+                answers(load_torchscript(torchscript_bytes(plain))), "TorchScript"
             )
             break
         except Exception as error:  # tracing can raise any exception of the network's code

@@ -102,10 +102,10 @@ def test_the_unit_is_restricted(key, value):
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({}, ["/model", "/input", "/output", "--tta"]),
+        ({}, ["/model", "/input", "/output", "--overwrite"]),
         (
             {"GANTK_MODEL": "t1t2", "GANTK_TO": "T2", "GANTK_INPUT": "/in put"},
-            ["t1t2", "/in put", "/output", "--to", "T2", "--tta"],
+            ["t1t2", "/in put", "/output", "--to", "T2", "--overwrite"],
         ),
     ],
 )
@@ -114,7 +114,7 @@ def test_variables_choose_what_the_image_translates(tmp_path, variables, words):
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
     done = subprocess.run(
-        ["sh", DEPLOY / "translate.sh", "--tta"],
+        ["sh", DEPLOY / "translate.sh", "--overwrite"],
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}"} | variables,
         capture_output=True,
         text=True,
