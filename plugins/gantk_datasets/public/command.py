@@ -23,8 +23,8 @@ def fetch(name, out, base_url) -> None:
     """Download the public data set NAME, or list the known sets.
 
     An interrupted download resumes where it stopped. A file is unpacked only after its size and
-    checksum were verified. Three sets publish no checksum. For sets that require registration the
-    command prints the address. Read the licence that it prints: you must comply with it.
+    checksum were verified. For sets that require registration the command prints the address. Read
+    the licence that it prints: you must comply with it.
     """
     from gantk.terminal import console, progress_bar, say, table
     from gantk_datasets.public import download

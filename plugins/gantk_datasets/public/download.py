@@ -5,7 +5,6 @@ atomically.
 from __future__ import annotations
 
 import fcntl
-import gzip
 import hashlib
 import json
 import os
@@ -30,20 +29,16 @@ from gantk.downloads import (
 from gantk.errors import (
     GantkError,
     UserError,
-    count_noun,
     did_you_mean,
     may_pass,
     one_line,
     writing_file,
 )
 from gantk.files import expect_name, json_object, make_folder, remove, write_file
-from gantk.formats.budget import MAX_COMPRESSION, reading, spend
+from gantk.formats.budget import MAX_COMPRESSION
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
-# Largest ratio of unpacked to packed size without a published checksum: pictures, about 1.
-MAX_UNCHECKED_COMPRESSION = 20
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-PIECE_BYTES = 2**20
 
 
 @cache
@@ -205,12 +200,9 @@ def _fetch_file(
     url = f"{base}/{quote(path)}"
     shown = without_credentials(url)
     size = known.get("size", 0)
-    expected = known.get("checksum", "")
+    expected = known["checksum"]
     if not file.exists():
         part = file.with_name(file.name + ".part")
-        if not expected:  # without a checksum, resuming could mix parts of two versions
-            part.unlink(missing_ok=True)
-
         try:
             download(
                 url,
@@ -235,22 +227,16 @@ def _fetch_file(
                 " --from."
             ) from None
 
-        if (size and _bytes(part) != size) or (expected and _checksum(part, expected) != expected):
+        if (size and _bytes(part) != size) or _checksum(part, expected) != expected:
             part.unlink()
             raise GantkError(
                 f"the download of '{shown}' differs from the published file ({size or '?'} bytes,"
-                f" {expected or 'no checksum'}). gantk deleted it. Try a mirror with --from."
+                f" {expected}). gantk deleted it. Try a mirror with --from."
             )
 
         os.rename(part, file)
 
-    return {
-        "path": path,
-        "url": shown,
-        "bytes": _bytes(file),
-        "checksum": expected or _checksum(file, "sha256"),
-        "published": bool(expected),
-    }
+    return {"path": path, "url": shown, "bytes": _bytes(file), "checksum": expected}
 
 
 def _checksum(path: Path, like: str) -> str:
@@ -272,41 +258,28 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     """Unpack the staged files into one folder and return it; a single top folder of an archive is
     dropped.
 
-    GantkError for a damaged archive or gzipped file, which is deleted, so that the next call
-    downloads it again.
+    GantkError for a damaged archive, which is deleted, so that the next call downloads it again.
     """
     result = staging / "unpacked"
     scratch = staging / "scratch"
     for path, known in files.items():
         file = staging / path.replace("/", "__")
         place = result / known.get("into", "") / path
-        is_archive = file.name.endswith(ARCHIVES)
-        try:
-            contents = [file]
-            if is_archive:
-                shutil.rmtree(scratch, ignore_errors=True)
-                make_folder(scratch, new=True)
-                ratio = MAX_COMPRESSION if known.get("checksum") else MAX_UNCHECKED_COMPRESSION
-                unpack(file, scratch, ratio)
-                _require_members(scratch, known.get("members", {}))
-                contents = list(scratch.rglob("*.gz"))
-
-            if not known.get("checksum"):  # a published checksum has already excluded damage
-                for packed in contents:
-                    if packed.suffix == ".gz":
-                        expect_sound(packed)
-        except Exception as error:
-            if may_pass(error):
-                raise
-            for failed in (scratch, result):
-                shutil.rmtree(failed, ignore_errors=True)
-            file.unlink()  # the next call downloads it again
-            raise GantkError(
-                f"the archive '{file.name}' is damaged or unsafe: {one_line(error)}."
-            ) from None
-
-        if is_archive:
+        if file.name.endswith(ARCHIVES):
             place = result / known.get("into", "")
+            shutil.rmtree(scratch, ignore_errors=True)
+            try:
+                unpack(file, make_folder(scratch, new=True), MAX_COMPRESSION)
+            except Exception as error:
+                if may_pass(error):
+                    raise
+                for failed in (scratch, result):
+                    shutil.rmtree(failed, ignore_errors=True)
+                file.unlink()  # the next call downloads it again
+                raise GantkError(
+                    f"the archive '{file.name}' is damaged or unsafe: {one_line(error)}."
+                ) from None
+
             inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
             file = scratch
             if len(inside) == 1 and inside[0].is_dir():
@@ -316,28 +289,3 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
         os.rename(file, place)
 
     return result
-
-
-def _require_members(folder: Path, expected: dict[str, int]) -> None:
-    """ValueError where an unpacked archive has no content, or fewer files than its set.
-
-    Args:
-        folder: where it was unpacked.
-        expected: pattern of names -> least number of such files that are not empty.
-    """
-    for pattern, least in ({"*": 1} | expected).items():
-        found = sum(path.is_file() and _bytes(path) > 0 for path in folder.rglob(pattern))
-        if found < least:
-            raise ValueError(
-                f"it contains {count_noun(found, 'file')} of the kind {pattern}, at least {least}"
-                " are expected"
-            )
-
-
-def expect_sound(path: Path) -> None:
-    """Read a gzipped file to the checksum at its end; raises zlib's or gzip's error where it is
-    damaged.
-    """
-    with reading(path), gzip.open(path) as file:
-        while file.read(PIECE_BYTES):
-            spend()
