@@ -1,123 +1,114 @@
-"""Times a recipe's training step with and without the parts of the fast path, in one process and in
-turns.
+"""Times a training step of a recipe against the same step with other settings, in one process and in
+turns, and prints the record as JSON.
 
-Fast is the default of a recipe; plain is `train.fast = false` in float32; `--each` also switches
-one part of `train.fast` at a time. The batch is already on the device: reading and augmentation are
-not timed.
+    python benchmarks/step_speed.py dualgan_t1t2                      # against all of train.fast off
+    python benchmarks/step_speed.py pix2pix_t1t2 --against train.fast.kernels=false --seconds 60
 
-    python benchmarks/step_speed.py [WHAT]... [--each] [--seconds 60] [--json FILE]
-    # CycleGAN at published widths, minutes a case
-    python benchmarks/step_speed.py 'cyclegan-*' --each --json FILE
-
-WHAT is a case of peers/cases.py, a pattern of cases, a recipe, or RECIPE@PROFILE. Rows of FILE that
-are measured again are replaced.
+The batch of noise is already on the device: reading and augmentation are not timed. Each side takes
+one turn a round, in reverse order every other round, so that other load on the machine falls on both
+alike. The ratio is the median over rounds of the ratio within a round, with a bootstrap 95 % interval.
 """
 
+import argparse
+import ctypes
 import json
 import sys
-from collections.abc import Iterator
-from fnmatch import fnmatch
-from statistics import median
+import time
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
 
-from peers.cases import CASES
+import numpy as np
 
 from gantk.errors import GantkError
-from gantk.machine.runtime import start
-from gantk.recipe.load import Recipe, load_recipe
-from gantk_bench.harness import (
-    PLAIN,
-    RecipeStep,
-    parser,
-    ratio,
-    ratio_text,
-    record,
-    switches,
-    table,
-    take_turns,
-    write,
-)
+from gantk.machine import device as machine
+from gantk.machine.runtime import describe
+from gantk.recipe.load import load_recipe
+from gantk_bench.harness import RecipeStep, synchronize
+from gantk_bench.rows import commit
+
+PLAIN = ("train.fast=false", 'train.precision="fp32"')  # everything switched off
+WARM_UP_STEPS = 2  # untimed steps first: memory is allocated, kernels are chosen
+ROUNDS = (4, 60)  # fewest rounds for an interval, and most rounds
+MIN_SAMPLE_SECONDS = 0.25  # so that the clock's resolution does not matter
+MAX_STEPS_PER_SAMPLE = 20
+BOOTSTRAP_DRAWS = 2000
 
 
-def recipes(chosen: list[str]) -> Iterator[tuple[str, Recipe]]:
-    """(name, recipe) of every case that matches a pattern; an argument that matches none is a
-    recipe.
+def take_turn(step: RecipeStep, steps: int) -> float:
+    """Mean seconds of `steps` steps, after one in which freed memory is handled as its recipe says."""
+    machine.keep_memory(step.keeps_memory)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # no side reuses memory that the other has kept
+    step()
+    synchronize(step.device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize(step.device)
+    return (time.perf_counter() - began) / steps
+
+
+def take_turns(sides: Sequence[RecipeStep], seconds: float) -> list[list[float]]:
+    """Seconds per step of every side, one sample a round: at least four rounds, about `seconds` in
+    all.
     """
-    for name in chosen:
-        cases = [case for case in CASES.values() if fnmatch(case.name, name) and not case.window]
-        yield from ((case.name, load_recipe(case.tables())) for case in cases)
-        if not cases:
-            recipe, _, profile = name.partition("@")
-            yield name, load_recipe(recipe).override([], profile or None)
+    guess = [take_turn(side, WARM_UP_STEPS + side.settling) for side in sides]
+    steps = int(np.clip(MIN_SAMPLE_SECONDS / max(guess), 1, MAX_STEPS_PER_SAMPLE))
+    rounds = int(np.clip(seconds / (steps * sum(guess)), *ROUNDS))
+    samples: list[list[float]] = [[] for _ in sides]
+    for number in range(rounds):
+        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
+        for side in order:
+            samples[side].append(take_turn(sides[side], steps))
+    return samples
 
 
-def measure(name: str, recipe: Recipe, options) -> dict:
-    """The row of one recipe: seconds per step of its default path, of the plain path and of the
-    chosen switches.
-    """
-    ways = {"fast": (), "plain": PLAIN}
-    ways |= switches(start(options.device).device) if options.each else {}
-    steps = {
-        label: RecipeStep.build(recipe, [*options.set, *own], options.device)
-        for label, own in ways.items()
-    }
-    samples = take_turns({label: step.turn() for label, step in steps.items()}, options.seconds)
-    for step in steps.values():
-        step.engine.check_finite("")
-    return {
-        "name": name,
-        "set": options.set,
-        "batch": steps["fast"].model.train.batch,
-        "seconds_per_step": samples,
-        "ratio_to_fast": {
-            label: ratio(found, samples["fast"])
-            for label, found in samples.items()
-            if label != "fast"
-        },
-        "notes": {label: step.notes for label, step in steps.items() if step.notes},
-    }
+def ratio(longer: Sequence[float], shorter: Sequence[float]) -> dict[str, Any]:
+    """The median over rounds of longer / shorter, with a bootstrap 95 % interval."""
+    ratios = np.asarray(longer) / np.asarray(shorter)
+    draws = np.random.default_rng(0).choice(ratios, (BOOTSTRAP_DRAWS, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return {"median": float(np.median(ratios)), "ci95": [float(low), float(high)]}
 
 
-def markdown(rows: list[dict]) -> str:
-    """Markdown table: seconds of the fast step, and the other steps' times as multiples of it."""
-    labels = list(dict.fromkeys(label for row in rows for label in row["ratio_to_fast"]))
-    lines = []
-    for row in rows:
-        fast = f"{median(row['seconds_per_step']['fast']):.4f}"
-        name = " ".join([f"`{row['name']}`", *row["set"]])
-        lines.append(
-            [name, fast, *(ratio_text(row["ratio_to_fast"].get(label)) for label in labels)]
-        )
-    return table(["recipe", "fast, s/step", *labels], lines)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure every named recipe, write the rows and print them."""
-    options = parser(__doc__, device=None, set=[], seconds=60.0)
-    options.add_argument(
-        "what",
-        nargs="*",
-        default=["dualgan_t1t2@plain"],
-        metavar="WHAT",
-        help="default: dualgan_t1t2@plain",
+def main() -> None:
+    cli = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--each", action="store_true", help="also switch one part at a time")
-    options = options.parse_args(arguments)
-    old = []
-    if options.json and options.json.exists():
-        old = json.loads(options.json.read_text("utf-8"))["rows"]
-    rows: list[dict] = []
-    try:
-        for name, recipe in recipes(options.what):
-            rows.append(measure(name, recipe, options))
-            measured = {(row["name"], *row["set"]) for row in rows}
-            kept = [row for row in old if (row["name"], *row["set"]) not in measured]
-            write(options.json, record(start(options.device), rows=[*kept, *rows]))
-    except GantkError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(markdown(rows))
-    return 0
+    setting = {"action": "append", "metavar": "KEY=VALUE", "default": []}
+    cli.add_argument("recipe", metavar="RECIPE[@PROFILE]")
+    cli.add_argument("--set", **setting, help="of both sides; repeatable")
+    cli.add_argument("--against", **setting, help=f"of the other side; default {' '.join(PLAIN)}")
+    cli.add_argument("--seconds", type=float, default=60.0, help="of timed steps")
+    cli.add_argument("--device", help="cpu, cuda, cuda:1; default the best there is")
+    options = cli.parse_args()
+    name, _, profile = options.recipe.partition("@")
+    recipe = load_recipe(name).override([], profile or None)
+    against = options.against or [*PLAIN]
+    sides = [
+        RecipeStep.build(recipe, [*options.set, *own], options.device) for own in ([], against)
+    ]
+    one, other = take_turns(sides, options.seconds)
+    for side in sides:
+        side.engine.check_finite("")  # computing with NaN or infinity may take another time
+    record = {
+        "date": date.today().isoformat(),
+        "recipe": options.recipe,
+        "set": options.set,
+        "against": against,
+        "git": commit(),
+        "machine": describe(sides[0].engine.runtime),
+        "seconds_per_step": one,
+        "seconds_per_step_against": other,
+        "ratio": ratio(other, one),
+    }
+    print(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except GantkError as error:
+        sys.exit(f"error: {error}")

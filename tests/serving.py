@@ -1,4 +1,4 @@
-"""`gantk serve`, Orthancs and senders in processes of their own, for its tests and its benchmarks."""
+"""`gantk serve`, Orthancs and senders in processes of their own, for its tests."""
 
 from __future__ import annotations
 
@@ -233,15 +233,9 @@ def study(
     return paths
 
 
-def store_until_kept(
-    orthanc: OrthancServer,
-    files: Sequence[Path],
-    stop: threading.Event,
-    pause_seconds: float = 0.0,
-    again_seconds: float = 0.1,
-) -> bool:
-    """Give an Orthanc files, with a pause after each, and after some time again those that were not
-    acknowledged, as a PACS does; False if stopped.
+def store_until_kept(orthanc: OrthancServer, files: Sequence[Path], stop: threading.Event) -> bool:
+    """Give an Orthanc files, and after some time again those that were not acknowledged, as a PACS
+    does; False if stopped.
     """
     left = list(files)
     while left and not stop.is_set():
@@ -249,8 +243,7 @@ def store_until_kept(
         for file in left:
             if not orthanc.store(file):
                 missing.append(file)
-            stop.wait(pause_seconds)
         left = missing
         if left:
-            stop.wait(again_seconds)
+            stop.wait(0.1)
     return not left

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from math import prod
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -232,37 +233,22 @@ def train_for(
     return steps
 
 
-def time_reference(
-    device: str | None, folder: str, case: str, batch: int, tiny: bool
-) -> dict[str, Any]:
+def time_reference(device: str | None, folder: str, case: str, tiny: bool) -> dict[str, Any]:
     """The step of a checkout of the reference implementation, at its own defaults; UserError where
-    it cannot run. Only in a clone of gantk, which has benchmarks/peers.
+    it cannot run. Only in a clone of gantk, which has benchmarks/reference_checkout.py.
     """
     try:
-        from peers.cases import CASES
-        from peers.run import parse_peers
-        from peers.sides import Setup, clone
+        from reference_checkout import reference_step
     except ImportError:
         remedy = "run it in a clone of gantk, with `make bench-gpu`"
-        raise UserError("other toolkits need benchmarks/peers", remedy=remedy) from None
-    from dataclasses import replace
-
-    chosen = replace(CASES[case], batch=batch)
-    chosen = replace(chosen, width=4, d_width=4, size=128) if tiny else chosen
-    (peer,) = parse_peers([f"reference={folder}"])
-    if absent := peer.unable(chosen):
-        raise UserError(absent, where="--peer")
+        raise UserError("--reference needs the folder benchmarks/", remedy=remedy) from None
     place = start(device).device
-    shape = (batch, 1, chosen.size, chosen.size)
-    images = {domain: torch.rand(shape) * 2 - 1 for domain in "ab"}
     with _emptied(device):
-        side = peer.build(Setup(chosen, {"a": 1, "b": 1}, place), clone(images))
-        placed = {domain: image.to(place) for domain, image in images.items()}
+        step, weights = reference_step(Path(folder), case, place, tiny)
         for _ in range(4):
-            side.step(dict(placed))
-        effort = TINY if tiny else EFFORT
-        timing = summary(samples(lambda: side.step(dict(placed)), place, **effort))
-    return timing | {"images_per_s": batch / timing["median_s"], "parameters": side.weights}
+            step()
+        timing = summary(samples(step, place, **(TINY if tiny else EFFORT)))
+    return timing | {"images_per_s": 1 / timing["median_s"], "parameters": weights}
 
 
 class Counter(TorchDispatchMode):

@@ -150,7 +150,6 @@ class TimedBench(Bench):
                     120.0,
                     folder=str(Path(str(self.reference)).absolute()),
                     case=case,
-                    batch=1,
                     tiny=self.tiny,
                 )
             except GantkError as error:

@@ -1,6 +1,5 @@
 """`gantk serve` beside a real Orthanc, with a second one as the PACS."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from serving import (
     tiny_model,
     wait_for,
 )
-from tiny import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -241,14 +239,3 @@ def _is_closed(orthanc: OrthancServer) -> bool:
         return requests.get(orthanc.url, timeout=10).status_code == 401
     except requests.RequestException:
         return False
-
-
-def test_kills_lose_double_and_change_nothing(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "serve_kills.py", "--kills", "10"]
-    file = tmp_path / "kills.json"
-    done = subprocess.run([*command, "--seed", "7", "--json", file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-
-    found = json.loads(file.read_text())
-    assert found["lost"] == found["doubled"] == found["changed"] == found["failed"] == []
-    assert found["sources"] > 0
