@@ -159,7 +159,6 @@ class Method(nn.Module):
     weighs_lesions: bool = False  # whether a loss needs the lesion masks of data.mask = true
     companions_note: str = ""  # what its companions are, for the user
     progress: Tensor
-    latent: int  # length of the noise vectors of a method with `sampler`
 
     def __init__(self, geometry: Geometry):
         super().__init__()

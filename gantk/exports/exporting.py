@@ -13,7 +13,7 @@ import torch
 
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import expect_parent, expect_replaceable
-from gantk.inference.frame import OTHER, Frame
+from gantk.inference.frame import OTHER
 from gantk.inference.network import Network
 from gantk.inference.translator import Translator
 from gantk.plugin.loader import registry
@@ -49,7 +49,7 @@ def export(
     if direction.why:
         say(f"warning  the export is compared on random images, not on real ones: {direction.why}")
 
-    require_steady(direction.torch_outputs, direction.inputs)
+    require_steady(direction.torch_outputs, direction.images)
     if translator.model.post:
         names = ", ".join(part.name for part in translator.model.post)
         say(f"warning  the file does not contain the post-steps of the recipe: {names}")
@@ -58,52 +58,28 @@ def export(
 
 
 class Direction:
-    """One direction of a trained model, or its sampling from noise, as an exporter needs it.
+    """One direction of a trained model, as an exporter needs it.
 
-    `network` is the module to export; `inputs` are arrays (N > 1), `torch_outputs(*inputs)`
-    PyTorch's outputs for them; `name` describes the direction, `on` the inputs, `why` the reason
+    `network` is the module to export; `images` is an array (N > 1), `torch_outputs(images)`
+    PyTorch's outputs for it; `name` describes the direction, `on` the inputs, `why` the reason
     for drawn inputs; `saved` is meta.json's content; `label` the class that is translated, if any.
     """
 
     def __init__(self, translator: Translator, to: str | None, label: str | None = None):
-        method = translator.method
-        model = translator.model
         self.translator = translator
         self.why = ""
-        self.samples = to is None and method.samples and not method.directions()
-        if self.samples and not hasattr(method, "sampler"):
-            what = (
-                f"the method '{model.method.name}' cannot be exported, because it has no"
-                " function sampler()"
-            )
-            raise UserError(what, remedy="generate images with `gantk sample` instead")
-
-        self.letter = "image" if self.samples else translator.domain(to)
+        self.letter = translator.domain(to)
+        self.frame = translator.frames[self.letter]
         self.target = translator.intensity[self.letter]  # the intensity mapping of the outputs
         self.label = label
         self.saved = load_meta(translator.checkpoint)
-        if self.samples:
-            classes = len(method.geometry.classes) if method.conditional else 0
-            noise = np.random.default_rng(0).standard_normal((4, method.latent)).astype(np.float32)
-            self.inputs: tuple[np.ndarray, ...] = (noise,)
-            if classes:
-                self.inputs = (noise, np.arange(4, dtype=np.int64) % classes)
-            self.on = "4 vectors of normal noise"
-            title = f"{model.data.domains[0]} from noise"
-        else:
-            method = translator.method_of_class(label)
-            self.inputs = (self._images(),)
-            title = f"{self.frame.source} to {self.frame.target}"
-            if label is not None:
-                title += f", class {label}"
+        self.images = self._images()
+        self.name = f"{translator.model.method.name}, {self.frame.source} to {self.frame.target}"
+        if label is not None:
+            self.name += f", class {label}"
 
-        self.name = f"{model.method.name}, {title}"
-        self.network = Network(method, self.letter, *map(torch.from_numpy, self.inputs))
-
-    @property
-    def frame(self) -> Frame:
-        """What the network sees; UserError for sampling from noise."""
-        return self.translator.frames[self.letter]
+        method = translator.method_of_class(label)
+        self.network = Network(method, self.letter, torch.from_numpy(self.images))
 
     def _images(self) -> np.ndarray:
         """Real images in network intensities, held-out ones where there are any; noise where the
@@ -138,14 +114,14 @@ class Direction:
         shape = count, method.geometry.channels[other], *size
         return np.random.default_rng(0).uniform(*method.geometry.range, shape).astype(np.float32)
 
-    def torch_outputs(self, *inputs: np.ndarray) -> np.ndarray:
-        """PyTorch's outputs for these inputs."""
+    def torch_outputs(self, images: np.ndarray) -> np.ndarray:
+        """PyTorch's outputs for these images."""
         with torch.no_grad():
-            return self.network(*map(torch.from_numpy, inputs)).numpy()
+            return self.network(torch.from_numpy(images)).numpy()
 
     def compare_outputs(
         self,
-        found: Callable[..., np.ndarray],
+        found: Callable[[np.ndarray], np.ndarray],
         what: str,
         *,
         batches: bool = True,
@@ -159,7 +135,7 @@ class Direction:
         larger image.
         """
         low, high = self.target.range
-        count = len(self.inputs[0])
+        count = len(self.images)
         batch_sizes = sorted({1, min(3, count), count} if batches else {1})
         calls = self._batches_of(batch_sizes)
         if larger:
@@ -168,8 +144,8 @@ class Direction:
         largest_of_call = []
         mean_of_call = []
         for call in calls:
-            output = found(*call)
-            expected = self.torch_outputs(*call)
+            output = found(call)
+            expected = self.torch_outputs(call)
             same_shape = output.shape == expected.shape
             difference = np.abs(output - expected) / (high - low) if same_shape else np.inf
             largest_of_call.append(np.max(difference))
@@ -177,7 +153,7 @@ class Direction:
 
         largest = float(np.max(largest_of_call))
         mean = float(np.mean(mean_of_call))
-        sizes = sorted({" x ".join(map(str, call[0].shape[2:])) for call in calls} - {""})
+        sizes = sorted({" x ".join(map(str, call.shape[2:])) for call in calls})
         line = (
             f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on},"
             f" in batches of {', '.join([*map(str, batch_sizes), *sizes])}"
@@ -198,30 +174,30 @@ class Direction:
             "line": line,
         }
 
-    def _batches_of(self, batch_sizes: Sequence[int]) -> list[tuple[np.ndarray, ...]]:
+    def _batches_of(self, batch_sizes: Sequence[int]) -> list[np.ndarray]:
         """The test images in batches of each size."""
-        count = len(self.inputs[0])
+        count = len(self.images)
         batches = []
         for size in batch_sizes:
             for first in range(0, count - size + 1, size):
-                batches.append(tuple(array[first : first + size] for array in self.inputs))
+                batches.append(self.images[first : first + size])
         return batches
 
-    def _enlarged_input(self, larger: int) -> tuple[np.ndarray, ...]:
+    def _enlarged_input(self, larger: int) -> np.ndarray:
         """The first test image with its edges repeated: by `larger` along the first axis, twice
         that along the second, and so on.
         """
-        axes = self.inputs[0].ndim - 2
+        axes = self.images.ndim - 2
         widths = [(0, 0), (0, 0), *((0, larger * (axis + 1)) for axis in range(axes))]
-        return tuple(np.pad(array[:1], widths, mode="edge") for array in self.inputs)
+        return np.pad(self.images[:1], widths, mode="edge")
 
 
-def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray, ...]) -> None:
+def require_steady(network: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> None:
     """UserError where a network is random in use, or mixes the images of a batch: an exported file
     cannot do that.
     """
-    first = network(*inputs)
-    again = network(*inputs)
+    first = network(images)
+    again = network(images)
     if not np.isfinite(first).all():
         raise UserError(
             "the network returns values that are not finite, because its training diverged"
@@ -234,9 +210,7 @@ def require_steady(network: Callable[..., np.ndarray], inputs: tuple[np.ndarray,
             remedy=remedy,
         )
 
-    singles = np.concatenate(
-        [network(*(each[n : n + 1] for each in inputs)) for n in range(len(first))]
-    )
+    singles = np.concatenate([network(images[n : n + 1]) for n in range(len(images))])
     if not np.abs(singles - first).max() <= TOLERANCE * np.ptp(first):
         remedy = "correct the eval() of the method: a layer stays in training mode"
         raise UserError(

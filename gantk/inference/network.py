@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Translates images (N, C, *size) to a domain `letter`; "image" samples from noise (N, latent)
-    and labels (N,).
+    """Translates images (N, C, *size) to a domain `letter`.
 
     A float32 copy of the method on the CPU in evaluation mode, without the networks that the
     direction does not use.
     """
 
-    def __init__(self, method: Any, letter: str, *inputs: Tensor):
+    def __init__(self, method: Any, letter: str, images: Tensor):
         super().__init__()
         self.method = copy.deepcopy(method)
         self.letter = letter
@@ -28,15 +27,12 @@ class Network(nn.Module):
         parts = [
             (name, part) for name, child in self.method.named_children() for part in child.modules()
         ]
-        if letter == "image":
-            self.sampler = self.method.sampler()
-
         hooks = [
             part.register_forward_pre_hook(lambda *_, name=name: used.add(name))
             for name, part in parts
         ]
         with torch.no_grad():
-            self(*inputs)
+            self(images)
 
         for hook in hooks:
             hook.remove()
@@ -45,7 +41,5 @@ class Network(nn.Module):
             # still an attribute, but no longer a submodule
             vars(self.method)[name] = self.method._modules.pop(name)
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        if self.letter == "image":
-            return self.sampler(image, label).float()
+    def forward(self, image: Tensor) -> Tensor:
         return self.method.translate(image, self.letter).float()

@@ -183,7 +183,7 @@ def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]
     for letter in one.method.directions() or [None]:
         label = one.classes()[0] if letter and one.classes() else None
         direction = letter and Direction(one, one.frames[letter].target, label)
-        images = direction and torch.from_numpy(direction.inputs[0])
+        images = direction and torch.from_numpy(direction.images)
         answers = []
         on.append(direction.on if direction else "4 images from noise")
         methods = (one.method, other.method)

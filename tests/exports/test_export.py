@@ -87,7 +87,7 @@ def test_a_difference_above_the_tolerance_is_an_error(run):
 )
 def test_layers_that_stay_in_training_mode_are_found(layer, message):
     """The best known reason why an exported network answers otherwise than the one it was made of."""
-    images = (np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8),)
+    images = np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8)
     if message is None:
         return require_steady(answers(layer), images)
 
@@ -189,7 +189,6 @@ def test_export_metadata_is_complete_and_anonymous(onnx, exported):
         ("cut short", "cannot be read as an ONNX model"),
         ({"frame": None}, "frame.*required"),
         ({"format": 2}, "format 2, but this gantk reads formats up to 1"),
-        ({"kind": "samples"}, "generates images from noise"),
         ({"window": [8, 10**9]}, r"16384.*window\.1"),
         ({"overlap": float("nan")}, "overlap: .*finite"),
         ({"frame": {"dims": 7}}, r"frame\.(dims|source|target)"),
@@ -264,37 +263,6 @@ def test_exported_directions_match_pytorch(onnx, case, tmp_path):
         pixels = native((2, frame.channels, *frame.size))
         expected = there.translate(pixels, to=letter)
         np.testing.assert_allclose(model.translate(pixels), expected, atol=1e-3 * np.ptp(expected))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("conditional", [False, True], ids=["plain", "conditional"])
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"name": "dcgan", "width": 4, "discriminator": {"name": "dcgan", "width": 4, "depth": 3}},
-        {"name": "progan", "width": 8},
-    ],
-    ids=lambda method: method["name"],
-)
-def test_images_from_noise_are_exported_with_the_noise_as_input(
-    onnx, method, conditional, tmp_path
-):
-    data = {"labels": True, "source": {"lesions": 1, "healthy": 0.5}} if conditional else {}
-    run = small_run(
-        tmp_path, method | {"latent": 8, "conditional": conditional}, 6, domains=["FLAIR"], **data
-    )
-    path = export(run, tmp_path / "x.onnx")
-    there = Translator.load(run, "cpu").method
-    noise = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
-    given = {"noise": noise} | ({"label": np.arange(5) % 2} if conditional else {})
-    with torch.no_grad():
-        expected = there.sampler()(
-            *map(torch.from_numpy, given.values()), *([] if conditional else [None])
-        )
-
-    np.testing.assert_allclose(answer_of(path, given), expected.numpy(), atol=1e-4)
-    with pytest.raises(UserError, match="a MONAI bundle translates files"):
-        export(run, tmp_path / "bundle", format="monai")
 
 
 @pytest.mark.slow

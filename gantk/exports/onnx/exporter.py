@@ -46,7 +46,7 @@ class Onnx:
         return out
 
     def load(self, path: Path) -> OnnxModel:
-        """Load an exported file as a model that translates or samples."""
+        """Load an exported file as a model that translates."""
         return OnnxModel.load(path)
 
     def network(

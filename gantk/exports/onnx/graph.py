@@ -46,7 +46,7 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     other_sizes = data.fit == "crop" or window != tuple(data.size)
     large = np.prod(window) > MAX_NATIVE_NORM_POSITIONS or other_sizes
     network = exact_norms(direction.network) if large else direction.network
-    sizes = None if direction.samples else sizes_of(method)
+    sizes = sizes_of(method)
     failure = GantkError(f"{direction.name} could not be exported")
     # (whether any number of images, which sizes): the freest that works
     ways: list[tuple[bool, dict[str, int] | None]] = [(True, None), (False, None)]
@@ -59,7 +59,7 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
             session = open_session(model.SerializeToString())
             larger = free["multiple"] if free else 0
             parity = direction.compare_outputs(
-                lambda *x, session=session, batch=batch: call(session, *x, one_by_one=not batch),
+                lambda x, session=session, batch=batch: call(session, x, one_by_one=not batch),
                 "ONNX file",
                 batches=batch,
                 larger=larger,
@@ -94,34 +94,27 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     translator = direction.translator
     letter = direction.letter
     model = translator.model
-    method = translator.method
-    ends = {"image": "image"} if direction.samples else {"source": OTHER[letter], "target": letter}
-    contrasts = {"image": model.data.domains[0].split("+")}
-    if not direction.samples:
-        contrasts = {"source": direction.frame.sources, "target": direction.frame.targets}
-    common = {
+    frame = direction.frame
+    whole = {
         "format": FORMAT,
         "opset": OPSET,
-        "kind": "samples" if direction.samples else "translation",
         "gantk": __version__,
         "torch": torch.__version__,
         "method": model.method.name,
         "trained": {"step": direction.saved.step, "sha256": translator.identity()["sha256"]},
         "left_out": [part.name for part in model.post],
-        "contrasts": contrasts,
-        "intensity": {end: translator.intensity[each].state() for end, each in ends.items()},
-        "window": tuple(method.geometry.size),
-    } | about
-    if direction.samples:
-        return common | {"latent": method.latent, "classes": list(method.geometry.classes)}
-
-    whole = common | {
+        "contrasts": {"source": frame.sources, "target": frame.targets},
+        "intensity": {
+            "source": translator.intensity[OTHER[letter]].state(),
+            "target": direction.target.state(),
+        },
+        "window": tuple(translator.method.geometry.size),
         "direction": f"{OTHER[letter]}_to_{letter}",
         "label": direction.label,
-        "frame": direction.frame,
+        "frame": frame,
         "overlap": model.translate.overlap,
         "statistics": "image",
-    }
+    } | about
     return whole | Metadata.model_validate(whole).model_dump(mode="json")
 
 
@@ -156,20 +149,18 @@ def to_onnx(
     """The network as an onnx.ModelProto in float32 with its weights; UserError where torch cannot
     export it.
     """
-    inputs = tuple(torch.from_numpy(each[: 2 if batch else 1]) for each in direction.inputs)
-    input_names = ("noise", "label")[: len(inputs)] if direction.samples else ("image",)
+    images = torch.from_numpy(direction.images[: 2 if batch else 1])
     axis_names = {0: "batch"} if batch else {}
     free = {0: torch.export.Dim("batch", min=1, max=4096)} if batch else {}
     if sizes:
         step = sizes["multiple"]
         least = max(2, sizes["smallest"] // step)
         most = MAX_SIDE_PIXELS // step
-        for axis, name in enumerate(AXES[5 - inputs[0].ndim :], 2):
+        for axis, name in enumerate(AXES[5 - images.ndim :], 2):
             free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)
             axis_names[axis] = name
 
-    shapes = tuple({k: axis for k, axis in free.items() if k < each.ndim} for each in inputs)
-    model = _export_model(network, inputs, input_names, shapes)
+    model = _export_model(network, images, free)
     _remove_notes(model)
     # "batch", "height", "width" in place of numbers
     for value in (*model.graph.input, *model.graph.output):
@@ -179,17 +170,17 @@ def to_onnx(
     return model
 
 
-def _export_model(network: nn.Module, inputs: tuple, input_names: tuple, shapes: tuple) -> Any:
+def _export_model(network: nn.Module, images: Tensor, free: dict[int, Any]) -> Any:
     """The network as torch exports it; UserError where it cannot."""
     hooks = nn.modules.module._global_buffer_registration_hooks
     before = set(hooks)
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
             written = torch.onnx.export(
                 program,
                 (),
-                input_names=input_names,
+                input_names=["image"],
                 output_names=["translated"],
                 dynamo=True,
                 opset_version=OPSET,

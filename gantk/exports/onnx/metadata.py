@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gantk.errors import UserError, expect_format
+from gantk.errors import expect_format
 from gantk.inference.frame import Frame, Name, Side, Sides
 from gantk.plugin.spec import Share, check
 from gantk.recipe.tables import require_bounded
@@ -88,8 +88,8 @@ class Metadata(Entry):
 def read_metadata(text: str, path: Path) -> Metadata:
     """Parse the metadata and check the type and range of every key that a translation needs.
 
-    UserError where the format is newer than this gantk, or the model only samples; ValueError or a
-    UserError with the key where something else is wrong.
+    UserError where the format is newer than this gantk; ValueError or a UserError with the key where
+    something else is wrong.
     """
     if len(text) > MAX_METADATA_CHARACTERS:
         raise ValueError(f"its metadata have more than {MAX_METADATA_CHARACTERS:,} characters")
@@ -100,10 +100,6 @@ def read_metadata(text: str, path: Path) -> Metadata:
         raise ValueError("format: it should be a whole number")
 
     expect_format(f"'{path}'", found["format"], FORMAT, "format")
-    if found.get("kind") == "samples":
-        what = f"'{path}' generates images from noise and cannot translate"
-        raise UserError(what, where="kind", remedy="name a model that translates")
-
     known = {key: each for key, each in found.items() if key in Metadata.model_fields}
     meta: Metadata = check(Metadata, known, "the file")
     parse_checked(text, Statistics)

@@ -238,23 +238,19 @@ def require_own_weights(path: Path) -> None:
         raise ValueError("it contains a loop, which may never end")
 
 
-def call(session: Any, *inputs: np.ndarray, one_by_one: bool = False) -> np.ndarray:
+def call(session: Any, images: np.ndarray, *, one_by_one: bool = False) -> np.ndarray:
     """Run a session's network on a batch; returns its first output. UserError where the run fails."""
-    names = [each.name for each in session.get_inputs()]
-    count = len(inputs[0])
-    step = 1 if one_by_one else count
+    name = session.get_inputs()[0].name
+    step = 1 if one_by_one else len(images)
     parts = []
-    for first in range(0, count, step):
-        given = {
-            name: np.ascontiguousarray(x[first : first + step])
-            for name, x in zip(names, inputs, strict=True)
-        }
+    for first in range(0, len(images), step):
         try:
-            parts.append(session.run(None, given)[0])
+            part = np.ascontiguousarray(images[first : first + step])
+            parts.append(session.run(None, {name: part})[0])
         except Exception as error:  # one type for each kind of damage, and one for lack of memory
             said = str(error)  # it starts with a position in onnxruntime's source
             why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
-            what = f"the network in the .onnx file does not accept {list(inputs[0].shape)}: {why}"
+            what = f"the network in the .onnx file does not accept {list(images.shape)}: {why}"
             raise UserError(what, remedy=REMEDY) from None
 
     return np.concatenate(parts)

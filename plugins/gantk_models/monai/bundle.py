@@ -48,10 +48,6 @@ class Monai:
         path.
         """
         model = direction.translator.model
-        if direction.samples:
-            what = "a MONAI bundle translates files, but this run generates images from noise"
-            raise UserError(what, where="--format", remedy="export ONNX, or use `gantk sample`")
-
         if model.data.fit == "crop":
             raise UserError(
                 "MONAI cannot cut windows like gantk", where="data.fit", remedy="export ONNX"
@@ -95,11 +91,11 @@ def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     frame = direction.frame
     size = tuple(translator.model.data.size)
     check_networks(direction.network.method, size)
-    larger, _ = pad_to_size(torch.from_numpy(direction.inputs[0]), size)
-    direction.inputs = (larger.numpy(),)
+    larger, _ = pad_to_size(torch.from_numpy(direction.images), size)
+    direction.images = larger.numpy()
     for count in (2, 1):  # a network may trace only with a batch of one
         try:
-            plain = trace_network(direction.network, torch.from_numpy(direction.inputs[0][:count]))
+            plain = trace_network(direction.network, torch.from_numpy(direction.images[:count]))
             parity = direction.compare_outputs(
                 answers(load_torchscript(torchscript_bytes(plain))), "TorchScript"
             )

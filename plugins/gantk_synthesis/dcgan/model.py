@@ -4,7 +4,6 @@ Chintala, ICLR 2016).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -179,12 +178,6 @@ class DCGAN(Method):
         """
         noise = self._noise(n, seed)
         return generate_in_parts(self, self._generate, noise, labels, IMAGES_PER_CALL)
-
-    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """The function from noise (n, latent), and labels (n,) where the method has classes, to
-        images.
-        """
-        return self._generate
 
     def _noise(self, n: int, seed: int) -> Tensor:
         """Noise (n, latent); row k depends on the seed and not on n. Drawn on the CPU: the same for

@@ -176,9 +176,9 @@ class ProGAN(Method):
         """
         noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed))
         noise = noise.to(self.level.device)
-        return generate_in_parts(self, self.sampler(), noise, labels, IMAGES_PER_CALL)
+        return generate_in_parts(self, self._sampler(), noise, labels, IMAGES_PER_CALL)
 
-    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def _sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """A function from noise (n, latent), and labels (n,) if conditional, to images at the
         current level.
         """

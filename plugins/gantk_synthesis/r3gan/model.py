@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from math import pi
 
@@ -117,13 +116,8 @@ class R3GAN(Method):
         """
         draw = partial(torch.randn, self.latent)
         noise = seeded_rows(n, seed, self.progress.device, draw)
-        return generate_in_parts(self, self.sampler(), noise, labels, IMAGES_PER_CALL)
-
-    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """What makes images of noise (n, latent), and of labels (n,) where the method knows
-        classes.
-        """
-        return lambda noise, label=None: self._generate(noise, label).clamp(*self.geometry.range)
+        images = generate_in_parts(self, self._generate, noise, labels, IMAGES_PER_CALL)
+        return images.clamp(*self.geometry.range)
 
     def _generate(self, noise: Tensor, label: Tensor | None) -> Tensor:
         return self.g(with_class(noise, label, self.classes))

@@ -195,9 +195,9 @@ class VAE(Method):
         classes in turn.
         """
         noise = seeded_rows(n, seed, self.progress.device, partial(torch.randn, self.latent))
-        return generate_in_parts(self, self.sampler(), noise, labels, IMAGES_PER_CALL)
+        return generate_in_parts(self, self._sampler(), noise, labels, IMAGES_PER_CALL)
 
-    def sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def _sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
         """A function from noise (n, latent), and labels (n,) if conditional, to images, with the
         current moments.
         """

@@ -29,7 +29,7 @@ from volumes import volume
 import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.inference.frame import FIT, fit_words
+from gantk.inference.frame import fit_words
 from gantk_serve.trust import answer_for, quality_on_unseen
 
 MOST = 300_000  # bytes of an upload
