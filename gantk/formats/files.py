@@ -58,7 +58,7 @@ UNREAD_VOLUMES = {
     ".head": ("AFNI", "3dAFNItoNIFTI"),
     ".brik": ("AFNI", "3dAFNItoNIFTI"),
     ".par": ("Philips PAR/REC", "dcm2niix"),
-    ".img": ("Analyze or NIfTI without its header", "its header (.hdr) beside it"),
+    **dict.fromkeys((".hdr", ".img"), ("Analyze or NIfTI pair", "nibabel; check left and right")),
     **dict.fromkeys((".npy", ".npz"), ("NumPy array", "nibabel")),
     **dict.fromkeys((".mat", ".h5", ".hdf5"), ("array", "nibabel")),
     **dict.fromkeys((".gipl", ".vtk", ".vti"), ("ITK or VTK volume", "SimpleITK or 3D Slicer")),
@@ -119,7 +119,7 @@ def formats() -> dict[str, Format]:
 
 
 def readable() -> str:
-    """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz, .hdr), NRRD (.nrrd,
+    """All formats with their suffixes, for messages: "NIfTI (.nii, .nii.gz), NRRD (.nrrd,
     .nhdr)".
     """
     every = (form for form in dict.fromkeys(formats().values()) if form.listed is not None)
@@ -179,7 +179,7 @@ def unread_kind(path: Path) -> FileKind | None:
     for hidden ones.
     """
     suffix = suffix_of(path)
-    if path.name.startswith(".") or _header_of_pair(path):
+    if path.name.startswith("."):
         return None
     if suffix in ARCHIVES:
         return FileKind(f"{suffix} archive", "unpack it, and name the folder")
@@ -189,12 +189,6 @@ def unread_kind(path: Path) -> FileKind | None:
         name, program = UNREAD_VOLUMES[suffix]
         return FileKind(name, f"convert it to NIfTI (.nii.gz) with {program}")
     return None
-
-
-def _header_of_pair(voxels: Path) -> Path | None:
-    """The header beside a file of voxels; None for all other files."""
-    header = voxels.with_suffix(".HDR" if voxels.suffix.isupper() else ".hdr")
-    return header if suffix_of(voxels) == ".img" and header.is_file() else None
 
 
 def is_volume(path: str | Path) -> bool:
@@ -573,12 +567,9 @@ def listed_once() -> Iterator[None]:
 
 def unread_error(path: Path) -> UserError:
     """The error for a file that `read` does not take: its kind, and what to do."""
-    header = _header_of_pair(path)
     series = series_format(path)
     kind = unread_kind(path)
-    if header:
-        kind = FileKind("the voxels of a pair", f"name its header, '{header}'")
-    elif series:
+    if series:
         kind = FileKind(series.name)
     if kind is None:
         return _unknown_suffix(path, "read")

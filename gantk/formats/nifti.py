@@ -1,5 +1,4 @@
-"""NIfTI-1 and -2 through nibabel: one file or a pair (.hdr, .img), gzipped or not, read upright and
-written back.
+"""NIfTI-1 and -2 through nibabel: one file, gzipped or not, read upright and written back.
 
 Reading: either byte order, integers and floats of any width, the header's scale applied in float64.
 Pixels are float32, so whole numbers beyond 16,777,216 are rounded to its 24 bits. Writing: on the
@@ -15,7 +14,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,8 @@ class Nifti(Format):
     """NIfTI: a volume or a slice (of several volumes one is chosen), with affine, scale and units."""
 
     name = "NIfTI"
-    suffixes = (".nii", ".nii.gz", ".hdr")
+    suffixes = (".nii", ".nii.gz")
     volumes = several = True
-
-    def files(self, path: Path) -> list[Path]:
-        """The file, or of a pair the header and its `.img`."""
-        return list(dict.fromkeys((path, _voxels_of(path))))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
@@ -64,8 +59,7 @@ class Nifti(Format):
             if values:
                 spend(values=int(np.prod(shape, dtype=object)))
                 upright = np.empty(sides, np.float32)
-                with _open_voxels(path, file) as voxels:
-                    stored.decode_from(voxels, in_file_order(upright, shape, affine))
+                stored.decode_from(file, in_file_order(upright, shape, affine))
 
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, header.get_data_dtype().newbyteorder("="), header)
@@ -98,7 +92,7 @@ class Nifti(Format):
         if header is not None:
             affine = np.diag([1 / _millimetres(header)] * 3 + [1]) @ affine
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
-        nifti = _kinds(path)[wide](data.reshape(sides), affine, header, dtype=data.dtype)
+        nifti = _kinds()[wide](data.reshape(sides), affine, header, dtype=data.dtype)
         # These describe the source's values: the window to show, and the kind of map.
         nifti.header["cal_min"] = 0
         nifti.header["cal_max"] = 0
@@ -117,24 +111,11 @@ def _clear_texts(header: Any) -> None:
             header[name] = empty[name]
 
 
-def _kinds(path: Path) -> tuple[Any, Any]:
-    """nibabel's classes for NIfTI-1 and -2 with this suffix."""
+def _kinds() -> tuple[Any, Any]:
+    """nibabel's classes for NIfTI-1 and -2."""
     import nibabel as nib
 
-    pair = path.suffix.lower() == ".hdr"
-    return (nib.Nifti1Pair, nib.Nifti2Pair) if pair else (nib.Nifti1Image, nib.Nifti2Image)
-
-
-def _voxels_of(path: Path) -> Path:
-    """The file that holds the voxels: the file itself, or of a pair the `.img` beside the header."""
-    if path.suffix.lower() != ".hdr":
-        return path
-
-    voxels = path.with_suffix(".IMG" if path.suffix.isupper() else ".img")
-    if not voxels.is_file():
-        raise ValueError(f"its second file, '{voxels.name}', is not in the same folder")
-
-    return voxels
+    return nib.Nifti1Image, nib.Nifti2Image
 
 
 @contextmanager
@@ -146,12 +127,6 @@ def _open(path: Path) -> Iterator[Any]:
             return
         with gzip.GzipFile(fileobj=stored) as file:
             yield file
-
-
-def _open_voxels(path: Path, file: Any) -> AbstractContextManager:
-    """The file that holds the voxels: the open one of `path` itself, or the `.img` beside it."""
-    voxels = _voxels_of(path)
-    return nullcontext(file) if voxels == path else _open(voxels)
 
 
 def _millimetres(header: Any) -> float:
@@ -166,8 +141,7 @@ def _read_volume_header(
     """The header of one volume, its affine in millimetres, and where its voxels are stored, checked
     against the size of the file.
     """
-    voxels = _voxels_of(path)
-    header = _header_of(path, voxels, file)
+    header = _header_of(file)
     dtype = header.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         raise ValueError(f"its values are of the type {dtype}, not integers or floats")
@@ -189,9 +163,8 @@ def _read_volume_header(
     header.remarks = _remarks(path, header)
     offset = int(header["vox_offset"])
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    with _open_voxels(path, file) as opened:
-        packing = "gzip" if isinstance(opened, gzip.GzipFile) else ""
-    stored = Stored(voxels, shape, dtype, offset + chosen * size, offset + count * size, packing)
+    packing = "gzip" if isinstance(file, gzip.GzipFile) else ""
+    stored = Stored(path, shape, dtype, offset + chosen * size, offset + count * size, packing)
     stored.expect_whole()
     header.check_fix(SILENT, error_level=40)
     if header.get_slope_inter()[0] is not None:
@@ -224,27 +197,18 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _header_of(path: Path, voxels: Path, file: Any) -> Any:
+def _header_of(file: Any) -> Any:
     """The header at the start of an open file, with its extensions."""
     start = file.read(540)
-    for kind in _kinds(path):
+    for kind in _kinds():
         header_class = kind.header_class
         if header_class.may_contain_header(start):
             break
     else:
-        if path.suffix.lower() == ".hdr" and len(start) == 348:
-            remedy = (
-                "convert both files to NIfTI with"
-                " nibabel.Nifti1Image.from_image(nibabel.load(HDR)).to_filename(NII). Then check"
-                " left and right in a viewer, and move the pair to another folder"
-            )
-            what = f"'{path}' is an Analyze 7.5 file, which does not state left and right"
-            raise UserError(what, remedy=remedy)
-
         raise ValueError("it has no NIfTI header")
 
     first = header_class(start[: header_class.sizeof_hdr], check=False)
-    length = int(first["vox_offset"]) if voxels == path else path.stat().st_size
+    length = int(first["vox_offset"])
     spend(unpacked=length, seconds=length / 2**20 * PARSING_SECONDS_PER_MIB)
     whole = start + file.read(max(0, length - len(start)))
     return header_class.from_fileobj(io.BytesIO(whole), check=False)

@@ -1,14 +1,13 @@
-"""PNG, JPEG, TIFF and BMP through Pillow: gray or colour, of 8 or 16 bits or (TIFF) float.
+"""PNG, JPEG, TIFF and BMP through Pillow: colour of 8 bits; gray of 8 or 16 bits, or (TIFF) float.
 
-Pillow supports colour of 8 bits only; SimpleITK reads and writes PNG and TIFF with several channels
-of 16 bits. tifffile reads the types of TIFF that neither of them knows, such as float64. A TIFF of several pages is refused, because it does
-not state what its third axis is, nor the distance between its pages. Store volumes as NIfTI.
+Colour of 16 bits is refused, which Pillow would silently reduce to 8. A TIFF of several pages is
+refused, because it does not state what its third axis is, nor the distance between its pages. Store
+volumes as NIfTI.
 """
 
 from __future__ import annotations
 
 import ctypes
-import logging
 import re
 import warnings
 from contextlib import suppress
@@ -23,7 +22,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from gantk.errors import UserError
 from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, zeros
-from gantk.formats.voxels import name_for_itk, simpleitk
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
 # A filter for the whole process, since one set and reset around each file would race between
@@ -62,32 +60,23 @@ ORIENTATION = 274
 SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
 SIDE_TAGS = (256, 257)
-# types of a gray TIFF that Pillow does not know, or only in one byte order
-TIFFFILE_TYPES = [np.dtype(kind) for kind in ("f8", "f2", "i8", "u8", "u4")]
 JPEGS = ("JPEG", "MPO")
 
 
 class Picture(Format):
-    """PNG, JPEG, TIFF and BMP: one gray or colour picture of 8 or 16 bits; TIFF also of floats."""
+    """PNG, JPEG, TIFF and BMP: one picture, gray of 8 or 16 bits or colour of 8; TIFF also of floats."""
 
     name = "a picture"
     listed = "PNG, JPEG, TIFF, BMP"
-    allowed = "complete PNG, JPEG, TIFF and BMP files of 8 or 16 bits (TIFF also of 32 and 64)"
+    allowed = "complete PNG, JPEG, TIFF and BMP files: gray of 8 or 16 bits (TIFF also of 32), colour of 8"
     suffixes = tuple(KINDS)
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's
         EXIF turn applied.
         """
-        try:
-            # a JPEG named .png is read as JPEG
-            picture = PIL.Image.open(path, formats=(*KINDS.values(),))
-        except PIL.UnidentifiedImageError:
-            if KINDS[path.suffix.lower()] != "TIFF":
-                raise
-            return _by_tifffile(path, values)
-
-        with picture:
+        # a JPEG named .png is read as JPEG
+        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
             # else Pillow maps the file, and truncating it meanwhile kills the process
             picture.filename = ""
             _expect_one_page(path, _has_several_pages(picture))
@@ -98,7 +87,7 @@ class Picture(Format):
             if not values:
                 return Image(zeros(*_shape_of(path, picture)), path=path)
 
-            array = _array_of(path, picture)
+            array = _array_of(picture)
             dtype = array.dtype.newbyteorder("=")
             # 16-bit gray in older versions of Pillow
             if picture.mode == "I" and picture.format == "PNG":
@@ -117,7 +106,7 @@ class Picture(Format):
         floats.
         """
         kind = KINDS[path.suffix.lower()]
-        whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image.dtype, kind)]
+        whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image, kind)]
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
         return whole + free if _is_integer(image.dtype) else free or whole
 
@@ -135,19 +124,10 @@ class Picture(Format):
                 what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)"
             )
 
-        array = _to_file_type(image.pixels, image.dtype, kind)
+        array = _to_file_type(image, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
-        if array.ndim == 3 and array.dtype != np.uint8:
-            sitk = simpleitk()
-            sitk.WriteImage(
-                sitk.GetImageFromArray(array, isVector=True),
-                name_for_itk(path),
-                True,
-                imageIO=f"{kind}ImageIO",
-            )
-        else:
-            options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-            PIL.Image.fromarray(array).save(path, format=kind, **options)
+        options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+        PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 
 def _has_late_exif(path: Path) -> bool:
@@ -178,31 +158,6 @@ def _imagej_scale(picture: TiffImageFile) -> tuple[float, float] | None:
     return float(fields["c0"]), float(fields["c1"])
 
 
-def _by_tifffile(path: Path, values: bool) -> Image:
-    """Read a gray TIFF of a type that Pillow does not know."""
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    with tifffile.TiffFile(path) as file:
-        _expect_one_page(path, file.pages.is_multipage)
-        page = file.pages.first
-        spend(values=page.nbytes // 4)
-        if page.dtype not in TIFFFILE_TYPES:
-            raise ValueError(f"its values are of the type {page.dtype}")
-        if page.axes != "YX" or page.photometric != 1 or page.tags.get(ORIENTATION) is not None:
-            raise ValueError(
-                "a TIFF of this type of values must be upright and gray, with black as 0"
-            )
-        if min(page.shape) < 1 or min(page.databytecounts) < 1:
-            raise ValueError("parts of its pixels are missing")  # tifffile would return zeros
-        array = page.asarray() if values else zeros(*page.shape)
-        if not array.size or array.shape != (page.imagelength, page.imagewidth):
-            raise ValueError("its header is damaged")
-
-    dtype = array.dtype.newbyteorder("=")
-    return Image(array[None].astype(np.float32, copy=False), path=path, dtype=dtype)
-
-
 def _is_deep(picture: ImageFile) -> bool:
     """Whether a picture has several channels of more than 8 bits, which Pillow would silently
     reduce to 8.
@@ -213,45 +168,26 @@ def _is_deep(picture: ImageFile) -> bool:
     return len(bits) > 1 and max(bits) > 8
 
 
-def _by_simpleitk(path: Path, picture: ImageFile) -> np.ndarray:
-    """Read a picture of 16-bit channels as (H, W, 3), without transparency."""
-    sitk = simpleitk()
-    try:
-        array = sitk.GetArrayFromImage(
-            sitk.ReadImage(name_for_itk(path), imageIO=f"{picture.format}ImageIO")
-        )
-    except RuntimeError:  # its message starts with a line of ITK's source
-        raise ValueError("its 16-bit colours cannot be decoded") from None
-
-    # ITK reduced it
-    if array.dtype == np.uint8 or array.shape not in [(*picture.size[::-1], n) for n in (3, 4)]:
-        raise ValueError("it has several channels of 16 bits that are not plain RGB")
-
-    return array[..., :3]
-
-
-def _types(dtype: np.dtype | None, kind: str) -> list[type]:
+def _types(image: Image, kind: str) -> list[type]:
     """The integer types that such a file can hold, narrowest first: the source's or wider ones."""
-    deep = kind in ("PNG", "TIFF")
-    wide = deep and _is_integer(dtype) and np.dtype(dtype).itemsize > 1
-    if wide:
-        return [np.uint16]
-    if deep:
-        return [np.uint8, np.uint16]
-    return [np.uint8]
+    if image.channels > 1 or kind not in ("PNG", "TIFF"):
+        return [np.uint8]
+    wide = _is_integer(image.dtype) and np.dtype(image.dtype).itemsize > 1
+    return [np.uint16] if wide else [np.uint8, np.uint16]
 
 
 def _is_integer(dtype: np.dtype | None) -> bool:
     return dtype is not None and np.issubdtype(dtype, np.integer)
 
 
-def _to_file_type(pixels: np.ndarray, dtype: np.dtype | None, kind: str) -> np.ndarray:
+def _to_file_type(image: Image, kind: str) -> np.ndarray:
     """The pixels in the source's type, or in the narrowest wider one that the format and the
     channels allow.
     """
+    pixels = image.pixels
     whole = np.rint(pixels)
-    types = _types(dtype, kind)
-    if _is_integer(dtype) or np.array_equal(whole, pixels):
+    types = _types(image, kind)
+    if _is_integer(image.dtype) or np.array_equal(whole, pixels):
         for bits in types:
             if whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
                 return whole.astype(bits)
@@ -295,14 +231,13 @@ def _shape_of(path: Path, picture: ImageFile) -> tuple[int, ...]:
     return channels, height, width
 
 
-def _array_of(path: Path, picture: ImageFile) -> np.ndarray:
+def _array_of(picture: ImageFile) -> np.ndarray:
     """The values of a picture: (H, W) or (H, W, 3), upright."""
     if _is_deep(picture):
-        array = _by_simpleitk(path, picture)
-    else:
-        upright = PIL.ImageOps.exif_transpose(picture)
-        array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
+        raise ValueError("it has several channels of 16 bits")
 
+    upright = PIL.ImageOps.exif_transpose(picture)
+    array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
     if not isinstance(picture, TiffImageFile):
         return array
 

@@ -10,7 +10,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK as sitk
-import tifffile
 
 from gantk.errors import UserError
 from gantk.formats import files
@@ -277,26 +276,15 @@ def test_exif_data_after_the_pixels_of_a_png_are_used(tmp_path):
         assert read(tmp_path / "x.png").pixels.shape == (1, 9, 4)
 
 
-@pytest.mark.parametrize("kind", ["f8", ">f8", "f4", "f2", "i8", "u4", ">u4", "i2"])
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}], ids=str)
-def test_tiff_of_every_type_is_read(tmp_path, kind, options):
+@pytest.mark.parametrize("kind", ["f4", "i2"])
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_adobe_deflate"}], ids=str)
+def test_tiff_of_floats_and_signed_numbers_is_read(tmp_path, kind, options):
     values = np.abs(PICTURE).astype(kind)
-    order = ">" if kind[0] == ">" else "<"
-    tifffile.imwrite(tmp_path / "x.tif", values, byteorder=order, **options)
-    expected = values.astype(np.float32)
+    PIL.Image.fromarray(values).save(tmp_path / "x.tif", **options)
     image = files.read(tmp_path / "x.tif")
-    np.testing.assert_array_equal(image.pixels[0], expected)
+    np.testing.assert_array_equal(image.pixels[0], values.astype(np.float32))
     files.write(tmp_path / "y.tif", image)
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "y.tif"), expected)
-
-
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"rowsperstrip": 3}], ids=str)
-def test_a_truncated_float64_tiff_is_refused(tmp_path, options):
-    tifffile.imwrite(tmp_path / "x.tif", PICTURE, **options)
-    content = (tmp_path / "x.tif").read_bytes()
-    (tmp_path / "x.tif").write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(UserError, match="x.tif"):
-        files.read(tmp_path / "x.tif")
+    np.testing.assert_array_equal(files.read(tmp_path / "y.tif").pixels, image.pixels)
 
 
 def test_signed_16_bits_of_imagej_are_used(tmp_path):
@@ -312,7 +300,8 @@ UNREAD = {
     "x.mgz": ("FreeSurfer MGZ", "mri_convert"),
     "x.npy": ("NumPy array", "NIfTI"),
     "X.PAR": ("Philips PAR/REC", "dcm2niix"),
-    "x.img": ("Analyze", "hdr"),
+    "x.img": ("Analyze or NIfTI pair", "nibabel"),
+    "x.hdr": ("Analyze or NIfTI pair", "nibabel"),
     "x.zip": (".zip archive", "[Uu]npack it"),
 }
 
@@ -325,20 +314,13 @@ def test_kinds_that_are_not_read_are_named_with_a_remedy(tmp_path, name):
         files.read(tmp_path / name)
 
 
-IMAGES = "x.png X.JPEG x.nii.gz x.mhd x.nrrd x.hdr"
+IMAGES = "x.png X.JPEG x.nii.gz x.mhd x.nrrd"
 OTHERS = "x.txt x.csv x.json Thumbs.db ._x.png .x.gif x"
 
 
 @pytest.mark.parametrize("name", [*IMAGES.split(), *OTHERS.split()])
 def test_images_are_told_by_name(name):
     assert files.is_image(name) == (name in IMAGES.split())
-
-
-def test_the_voxels_of_a_pair_are_a_part_of_it(tmp_path):
-    nib.save(nib.Nifti1Pair(VOLUME, np.eye(4)), tmp_path / "x.img")
-    assert files.unread_kind(tmp_path / "x.img") is None
-    with pytest.raises(UserError, match="x.img.*ame its header, '.*x.hdr'"):
-        files.read(tmp_path / "x.img")
 
 
 def test_a_dicom_file_of_any_name_is_part_of_a_series(tmp_path):

@@ -132,14 +132,12 @@ def test_palettes_and_transparency_are_read_as_seen(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
-@pytest.mark.parametrize("white", [65536, 200])
-def test_16_bit_colour_is_kept(tmp_path, name, white):
-    deep = RNG.integers(0, white, (3, 12, 9))
-    io.write(tmp_path / name, Image(deep.astype(np.float32), dtype=np.dtype(np.uint16)))
-    image = io.read(tmp_path / name)
-    same(image.pixels, deep)
+def test_16_bit_colour_is_refused(tmp_path, name):
+    deep = RNG.integers(0, 65536, (12, 9, 3), dtype=np.uint16)
+    itk(tmp_path / name, deep, vector=True)
 
-    assert image.dtype == np.uint16
+    with pytest.raises(UserError, match=f"{name}.*several channels of 16 bits"):
+        io.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg"])
@@ -171,12 +169,11 @@ def test_pixels_that_do_not_fit_the_grid_are_refused(tmp_path, name, source):
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u2", "i8", "f4", "f8"])
-@pytest.mark.parametrize("name, order", [("x.nii", ">"), ("x.nii.gz", "<"), ("x.hdr", "<")])
+@pytest.mark.parametrize("name, order", [("x.nii", ">"), ("x.nii.gz", "<")])
 def test_nifti_of_every_type_and_byte_order_comes_back(tmp_path, dtype, name, order):
     values = RNG.integers(0, 120, (5, 6, 7)).astype(dtype)
-    kind = nib.Nifti1Pair if name == "x.hdr" else nib.Nifti1Image
-    header = kind.header_class(endianness=order)
-    before = kind(values, np.diag([2, 2, 3, 1.0]), header, dtype=values.dtype)
+    header = nib.Nifti1Header(endianness=order)
+    before = nib.Nifti1Image(values, np.diag([2, 2, 3, 1.0]), header, dtype=values.dtype)
     before.to_filename(tmp_path / name)
 
     image = io.read(tmp_path / name)
@@ -382,10 +379,6 @@ def test_names_that_are_not_utf8_reach_no_library_that_they_end(tmp_path):
         io.write(tmp_path / name, volume)
         same(io.read(tmp_path / name).pixels, volume.pixels)
 
-    deep = Image(np.full((3, 4, 5), 999, np.float32), dtype=np.dtype(np.uint16))
-    with pytest.raises(UserError, match="cannot be written"):
-        io.write(tmp_path / "caf\udce9.png", deep)
-
 
 def test_the_space_of_nrrd_is_honoured(tmp_path):
     path = tmp_path / "x.nrrd"
@@ -489,7 +482,6 @@ def broken_files(whole: dict[str, bytes]) -> list[tuple[str, bytes]]:
             ("second.nhdr", re.sub(rb"\n\n.*", f"\ndata file: {name}\n".encode(), nrrd, flags=re.S))
         )
 
-    made.append(("second.hdr", one[:348].replace(b"n+1", b"ni1")))
     odd = ("mit Ümlaut.nii.gz", "50%s %(x)d {y}.nii.gz", "'quoted' \"2\".nii.gz")
     return made + [(name, whole["x.nii.gz"][:60]) for name in odd]
 

@@ -102,10 +102,9 @@ def corpus(folder: Path, real: Path | None) -> dict[str, dict[str, bytes]]:
     _write_volumes(folder, volume)
     _write_dicom(folder, gray)
 
-    later_parts = (".img", ".raw", ".zraw", ".gz", "")
+    later_parts = (".raw", ".zraw", ".gz", "")
     found = {path.name: [path] for path in folder.iterdir() if path.suffix not in later_parts}
     found |= {path.name: [path] for path in folder.glob("*.nii.gz")}
-    found["pair.hdr"].append(folder / "pair.img")
     for name in ("a.nhdr", "a.mhd", "raw.nhdr", "raw.mhd"):
         found[name] += files.files_of(folder / name)[1:]
 
@@ -148,7 +147,6 @@ def _write_volumes(folder: Path, volume: np.ndarray) -> None:
     kinds = {
         "one.nii": nib.Nifti1Image,
         "two.nii.gz": nib.Nifti2Image,
-        "pair.hdr": nib.Nifti1Pair,
     }
     for name, kind in kinds.items():
         image = kind(volume, affine)

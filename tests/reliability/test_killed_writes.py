@@ -27,7 +27,6 @@ WAYS = {
     "uncertain .nii": (1, ("scan_uncertainty.nii",)),
     "bids": (1, ()),
     ".nii.gz": (1, ()),
-    ".hdr": (1, ()),  # its header is the same, so that the voxels alone are replaced
     ".nhdr": (1, ()),
     ".mhd": (1, ("scan.mhd",)),  # its header tells how long the packed voxels are
 }
