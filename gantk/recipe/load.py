@@ -43,6 +43,7 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "train.capture": ("train.fast.cuda_graph", {"auto": True, "off": False}),
     "train.frozen": None,
     "train.overlap": None,
+    "train.recompute": None,
     "data.pin": "train.fast.pin",
     "data.source.channels": "data.channels",
     "data.source.volumes": None,  # a run's split.json lists its volumes

@@ -176,8 +176,6 @@ class TrainTable(spec.Table):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     # speed settings: true, false, or a table such as { kernels = false }: `gantk show fast`
     fast: FastTable = FastTable()
-    # compute activations twice to save memory (CPU: set fast.keep_memory = false too)
-    recompute: bool = False
     ema: spec.Fraction = 0.995  # moving average of generator weights, used for results; 0 = off
     seed: spec.Seed = 0  # seed for weights, order and augmentation; data.split.seed is separate
     log_every: spec.Count = 20  # steps between log lines with losses and speed

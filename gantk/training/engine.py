@@ -72,7 +72,7 @@ class Engine:
     def _capture(self, graph: Callable[[], Any] | None) -> Any:
         """The step as one CUDA graph where train.fast.cuda_graph is set and possible, else None."""
         wanted = self.runtime.device.type == "cuda" and self.table.fast.cuda_graph
-        if self.table.recompute or not (wanted or graph):
+        if not (wanted or graph):
             return None
         from gantk.training.accelerate.cuda_graph import Capture
 

@@ -35,22 +35,16 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
         on_device = ("train.fast.keep_memory=false",)
     elif train.fast.cuda_graph:  # a recorded step keeps memory of its own
         on_device = ("train.fast.cuda_graph=false",)
-    recomputing = () if train.recompute else ("train.recompute=true",)
     microbatches = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
     single = ("train.batch=1",) if train.batch > 1 else ()
-    options = [
-        recomputing,
-        microbatches,
-        recomputing + microbatches,
-        recomputing + single if single else (),
-    ]
-    yield from (on_device + option for option in dict.fromkeys(filter(None, options)))
+    for option in dict.fromkeys(filter(None, (microbatches, single))):
+        yield on_device + option
+
     for halvings in (1, 2):
         sides = [side >> halvings for side in data.patch or data.size]
         if min(sides) >= 8:
             yield (
                 *on_device,
-                *recomputing,
                 *single,
                 f"data.{'patch' if data.patch else 'size'}={sides}".replace(" ", ""),
             )

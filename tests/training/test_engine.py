@@ -146,9 +146,9 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
 
 def test_out_of_memory_says_what_to_lower(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "train_step", lambda engine, batch: torch.empty(2**60))
-    more = {"microbatch": 1, "recompute": True, "precision": "bf16"}
+    more = {"microbatch": 1, "precision": "bf16"}
     for changes, text in (
-        ({}, "recompute=true; .*microbatch=1; .*batch=1; .*size=.*bf16"),
+        ({}, "microbatch=1; .*batch=1; .*size=.*bf16"),
         (more, "batch=1"),
     ):
         tiny_recipe["train"] |= {"batch": 2} | changes

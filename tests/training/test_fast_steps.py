@@ -1,28 +1,16 @@
-"""Steps that are recorded or computed twice: training goes where it goes without, or says why it does
-not.
-"""
+"""Steps that are recorded: training goes where it goes without, or says why it does not."""
 
 import random
 
 import pytest
 import torch
-from method_options import METHODS
-from tiny import random_images
 from torch import nn
 
-from gantk import registry
-from gantk.errors import GantkError
-from gantk.machine.memory import Memory
-from gantk.machine.runtime import Runtime, start
+from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.nets.resnet import ResNet
-from gantk.nets.unet import UNet
-from gantk.recipe.load import load_recipe
 from gantk.testing import MethodContract
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
-from gantk.training.accelerate.recompute import recompute
-from gantk.training.assemble import assemble
 from gantk.training.engine import Engine
 from gantk.training.optim import Linear, adam, sgd
 
@@ -199,105 +187,3 @@ def test_nothing_between_two_log_points_makes_the_host_wait(rule):
 
     assert host_reads(lambda: [engine.train_step(batch) for batch in batches]) == []
     assert host_reads(lambda: engine.check_finite("")) != []  # a log point may
-
-
-# ---- computed twice ------------------------------------------------------------------------------
-
-
-class Lone(Method):
-    """A method of one network."""
-
-    reads = ("image",)
-
-    def __init__(self, network: nn.Module):
-        super().__init__(Geometry(2, (64, 64), {"image": 1}))
-        self.network = network
-
-    def phases(self) -> list[Phase]:
-        return [
-            Phase(
-                "only",
-                (self.network,),
-                lambda batch: {"l2": self.network(batch["image"]).square().mean()},
-            )
-        ]
-
-
-DROPPED = {
-    "generator": {"name": "unet", "width": 4, "depth": 3, "norm": "batch", "dropout": 0.5},
-    "discriminator": {"name": "patchgan", "width": 4, "layers": 3, "spectral": True},
-}
-TWICE = {
-    name: (name, METHODS.get(name, [{}])[-1], {"precision": "bf16"})
-    for name in registry().names("method")
-} | {
-    "dropout": ("pix2pix", DROPPED, {"precision": "fp32"}),
-    "microbatches": ("pix2pix", DROPPED, {"microbatch": 1}),
-    "volumes": ("pix2pix", DROPPED, {"dims": 3}),
-}
-
-
-@pytest.mark.quick_cases("dropout", "microbatches", "volumes", "dualgan", "dcgan")
-@pytest.mark.parametrize("case", TWICE)
-def test_a_training_that_recomputes_is_the_same_to_the_bit(case):
-    name, options, how = TWICE[case]
-    tools = contract(name, options)
-    ends = []
-    for on in (False, True):
-        method = tools.build(how.get("dims", 2))
-        more = {key: value for key, value in how.items() if key != "dims"}
-        engine = tools.engine(recompute(method) if on else method, steps=3, **more)
-        ends.append((engine, numbers(tools.train(engine, until=3))))
-
-    (plain, expected), (other, found) = ends
-
-    assert found == expected
-    assert same(plain.method, other.method)
-
-
-def waiting(network: nn.Module) -> int:
-    """Bytes that wait for the backward pass."""
-    with Memory() as memory:
-        loss = network(random_images(1, 1, (64, 64))).square().mean()
-        found = sum(memory._held.values())
-        loss.backward()
-    return found
-
-
-@pytest.mark.parametrize(
-    ("network", "share"),
-    [(ResNet(1, 1, 2, width=8, blocks=6), 0.45), (UNet(1, 1, 2, width=8, depth=4), 0.8)],
-    ids=["resnet", "unet"],
-)
-def test_less_waits_for_the_backward_pass(network, share):
-    plain = waiting(network)
-    recompute(Lone(network))
-
-    assert waiting(network) < share * plain
-
-
-class Hasty(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one = nn.Conv2d(4, 4, 3)
-        self.two = nn.Conv2d(4, 4, 3)
-
-    def forward(self, x):
-        return self.two(self.one(x.relu_()))
-
-
-def test_a_block_that_changes_its_input_stops_with_a_remedy():
-    network = Hasty()
-    recompute(Lone(network))
-
-    with pytest.raises(
-        GantkError, match=r"Hasty changes its input in place.*Set train.recompute = false\."
-    ):
-        network(random_images(1, 4, (16, 16)) * 2)
-
-
-def test_a_recipe_switches_it_on(tiny_recipe):
-    for on in (False, True):
-        recipe = load_recipe(tiny_recipe).override({"train.recompute": on})
-        engine = assemble(recipe.check(), start("cpu", "fp32")).engine
-        assert any("forward" in module.__dict__ for module in engine.method.modules()) is on

@@ -14,7 +14,7 @@ from gantk.recipe.tables import TrainTable
 
 
 def accelerate(method: Method, runtime: Runtime, train: TrainTable) -> None:
-    """Set up the method and this process as `train.fast` and `train.recompute` say.
+    """Set up the method and this process as `train.fast` says.
 
     The rest is set elsewhere: the memory format by `Runtime.place`, fused updates and CUDA graphs by
     the engine, pinned batches by the prefetcher.
@@ -25,8 +25,3 @@ def accelerate(method: Method, runtime: Runtime, train: TrainTable) -> None:
     keep_memory(fast.keep_memory, runtime.device.type)
     if runtime.device.type == "cuda":
         torch.backends.cudnn.benchmark = fast.benchmark
-
-    if train.recompute:
-        from gantk.training.accelerate.recompute import recompute
-
-        recompute(method)
