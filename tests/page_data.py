@@ -35,8 +35,8 @@ from gantk.cli import main
 if sys.argv[1:2] == ["run"]:
     settings = {SMALL!r} if "--try" in sys.argv else {(SHORT | SMALL)!r}
     settings |= {FEWER!r}.get(sys.argv[2], {{}}) if "--data" not in sys.argv else {{}}
-    if sys.argv[2] in ("segmenter", "r3gan_tumour", "dcgan_tumour"):  # which have no truth to be compared with
-        settings |= {{"evaluate.metrics": ["kid"] * (sys.argv[2] != "segmenter"), "data.size": [64, 64]}}
+    if sys.argv[2] in ("r3gan_tumour", "dcgan_tumour"):  # which have no truth to be compared with
+        settings |= {{"evaluate.metrics": ["kid"], "data.size": [64, 64]}}
     settings["data.size"] *= 1 + ("3d" in sys.argv[2])
     for key, value in settings.items():
         sys.argv += ["--set", key + "=" + json.dumps(value[:3] if key == "data.size" else value)]

@@ -43,13 +43,7 @@ def gantk_register(add) -> None:
         also=("att_unet", "attunet"),
         small={"width": 4, "depth": 2},
     )
-    add.loss(
-        "feature",
-        "gantk_parts.feature_loss.losses:FeatureLoss",
-        also=("vgg", "vgg16", "vgg19", "perceptual", "lpips", "content"),
-    )
-    add.loss("body_l1", "gantk_parts.feature_loss.losses:BodyL1")
-    add.method("segmenter", "gantk_parts.feature_loss.segmenter:Segmenter")
+    add.loss("body_l1", "gantk_parts.body_l1:BodyL1")
     add.intensity("nyul", "gantk_parts.nyul:Nyul")
     add.intensity("unit", "gantk_parts.nyul:Unit")
     windows = "gantk_parts.planning:plan_windows"
@@ -79,21 +73,3 @@ def gantk_register(add) -> None:
     add.post("slices", "gantk_parts.post.slices:AgreeingSlices")
     add.post("bias_field", "gantk_parts.post.bias_field:InputBiasField")
     add.post("bright_end", "gantk_parts.post.bright_end:BrightEnd")
-
-
-@hookimpl
-def gantk_before_training(model) -> None:
-    """Refuse feature losses whose weights have changed since the run began."""
-    from gantk_parts.feature_loss.networks import open_network, pin
-
-    open_network.cache_clear()  # files may have changed
-    pin(model.method.options, "method")
-
-
-@hookimpl
-def gantk_images_scored(result, scorer) -> None:
-    """Add a segmenter's Dice on the lesions of the test images."""
-    if scorer.model.method.name == "segmenter":
-        from gantk_parts.feature_loss.segmenter import add_dice
-
-        add_dice(result, scorer)

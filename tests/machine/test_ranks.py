@@ -311,7 +311,6 @@ CASES: dict[str, list[dict]] = {
     "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],
     # a stage for each size: most weights take no part at first
     "progan": [{"options": {"width": 8, "latent": 8}}],
-    "segmenter": [],  # its Dice is of all images of a batch together, on each rank of its own
     "spade": [{"lr": 1e-3}],  # sums of another order grow in spectral norms
     "style": [
         {

@@ -267,7 +267,7 @@ def refusal_of(recipe, kind):
     if table.get("mask"):
         more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
         said = "no image has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false"
-        return said, None if recipe == "segmenter" else more
+        return said, more
 
     return "", []
 
