@@ -4,6 +4,7 @@ split, and prepares the sets of images.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.inspect import inspect_kept, scans_of
-from gantk.data.check.kinds import ranges_of
+from gantk.data.check.kinds import kind_of, ranges_of
 from gantk.data.check.populations import left_out_people, people_of_other_kinds
 from gantk.data.intensity import (
     IntensityMapping,
@@ -20,7 +21,7 @@ from gantk.data.intensity import (
     network_range,
     other_scales,
 )
-from gantk.data.look import MAX_SAMPLED_IMAGES, looks_of, values_of
+from gantk.data.look import MAX_SAMPLED_IMAGES, look_of, looks_of, values_of
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -51,6 +52,7 @@ from gantk.data.split_json import RecordedSplit
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun
 from gantk.formats import files
+from gantk.formats.image import Image
 from gantk.method import domain_letters
 from gantk.prepare.grid import SamplingGrid
 
@@ -459,11 +461,12 @@ class Data(Study):
                 " sample of them"
             )
 
-        if self.classes:
-            labels = [record.label for record in self.training]
-            lines.append(
-                "classes  " + ", ".join(f"{labels.count(name)} {name}" for name in self.classes)
-            )
+        labels = Counter(record.label for record in self.training if record.label)
+        classes = self.classes or sorted(labels)
+        if self.classes or len(classes) > 1:
+            mixed = "" if self.classes else ", mixed: the method is not told them (data.labels)"
+            shown = ", ".join(f"{labels[name]} {name}" for name in classes)
+            lines.append(f"classes  {shown}{mixed}")
 
         if lacking := sum(bool(record.missing) for record in self.training):
             lines.append(
@@ -718,18 +721,22 @@ def training_of(
 
 def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
     """The kinds (`traits`) and looks of the images that records come from, by a few files."""
-    files = {record.path: record for record in records if record.file is not None}
-    items = []
+    files = {record.path: record for record in records if record.files}
+    facts = []
+    looks = []
     people = []
     for record in spread(list(files.values()), MAX_INSPECTED_FILES):
+        people.append(record.subject or record.key)
+        if record.file is None:  # a part of its file
+            image = Image(record.read(), path=record.path)
+            facts.append(kind_of(image))
+            looks.append(look_of(image.pixels))
+            continue
         _, scan = next(scans_of(record))
         item = inspect_kept(scan, record.file)  # the warnings of a run ask again
         if item.error:
             raise item.error
-        items.append(item)
-        people.append(record.subject or record.key)
-    facts = [item.facts for item in items]
+        facts.append(item.facts)
+        looks.append(item.look)
     oriented = bool(facts) and all(each["oriented"] for each in facts)
-    return {"traits": ranges_of(facts), "oriented": oriented} | looks_of(
-        [item.look for item in items], people
-    )
+    return {"traits": ranges_of(facts), "oriented": oriented} | looks_of(looks, people)

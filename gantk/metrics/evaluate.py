@@ -292,17 +292,23 @@ class Scorer:
         return spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
 
     @property
+    def scored_set(self) -> str:
+        """Whose images `validate` scores: `validation`, or `training` where too few are held out."""
+        if self.validation_pairs:
+            return "validation"
+        directions = self.method.directions()
+        split = self.reals.curve_split(OTHER[directions[0]] if directions else self.letter)
+        return "training" if split == "train" else split
+
+    @property
     def validation_rule(self) -> str:
         """Which checkpoint has the best `checkpoint_score`, in words."""
         if self.validation_pairs:
             return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
-        directions = self.method.directions()
-        if not directions:
-            return "generated images that look most like real ones (KID)"
-        split = self.reals.curve_split(OTHER[directions[0]])
-        whose = "training" if split == "train" else split
+        if not self.method.directions():
+            return f"generated images that look most like real {self.scored_set} images (KID)"
         return (
-            f"translations of {whose} images that look most like real ones (KID), which"
+            f"translations of {self.scored_set} images that look most like real ones (KID), which"
             " does not tell whether they keep the anatomy"
         )
 

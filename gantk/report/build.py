@@ -378,7 +378,7 @@ def _score_line(run: RunRecord, direction: str, step: int) -> str:
         value = curves.get(direction, {}).get(step)
         if value is not None:
             texts.append(f"{metric_name(name)} {number(value, 3)}")
-    return f"validation at this step: {', '.join(texts)}" if texts else ""
+    return f"scores at this step: {', '.join(texts)}" if texts else ""
 
 
 def _title(run: RunRecord) -> str:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gantk.errors import UserError
 from gantk.files import expect_file, make_folder, write_output
-from gantk.report.pictures import error_picture
+from gantk.report.pictures import error_picture, mean_error
 from gantk.report.scores import ScoreGrid
 from gantk.report.words import ARROW, metric_name
 from gantk.runs.results import StoredImage
@@ -47,19 +47,20 @@ def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> T
     errors = []
     for kind, title in titles.items():
         pixels = case.pictures[kind].pixels
-        row.append((title, _grey_picture(pixels, pixels if kind == "input" else truth)))
+        row.append((title, _picture(pixels, pixels if kind == "input" else truth)))
         if kind.startswith("output"):
             head = "Absolute error" if kind == "output" else f"Absolute error, {title}"
-            errors.append((head, error_picture(np.abs(pixels - truth), error)))
+            errors.append((head, error_picture(mean_error(pixels, truth), error)))
     return row + errors
 
 
-def _grey_picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
-    """A picture from the darkest value of `like` in black to its brightest in white."""
+def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
+    """Pixels (C, H, W) as a picture, from the darkest value of `like` in black to its brightest in white."""
     low = float(like.min())
     high = float(np.percentile(like, BRIGHTEST))
     levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
-    return Image.fromarray(levels.round().astype(np.uint8))
+    channels = np.moveaxis(levels.round().astype(np.uint8), 0, -1)
+    return Image.fromarray(channels.squeeze(-1) if len(pixels) == 1 else channels)
 
 
 def draw_rows(

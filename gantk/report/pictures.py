@@ -176,6 +176,11 @@ def absolute_error(output: Image.Image, truth: Image.Image) -> np.ndarray:
     return np.abs(first - second).reshape(*first.shape[:2], -1).mean(axis=2)
 
 
+def mean_error(output: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The absolute error (H, W) of pixels (C, H, W), the mean over their channels."""
+    return np.abs(output - truth).mean(axis=0)
+
+
 def error_scale() -> str:
     """The colour bar of every error map: 0 at the left, the ceiling's grey levels and more at the
     right.

@@ -24,7 +24,7 @@ from gantk.report import words
 from gantk.report.figures import BRIGHTEST, picture_row
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
 from gantk.report.patients.section import ShownPatients
-from gantk.report.pictures import data_uri, png_uri
+from gantk.report.pictures import data_uri, mean_error, png_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.report.words import ARROW
 from gantk.runs.results import Score, StoredImage
@@ -220,7 +220,7 @@ def _median_case(found: ShownPatients) -> StoredImage | None:
 def _typical_case(found: ShownPatients, case: StoredImage) -> Figure:
     """The pictures of the median image, and its score."""
     metric, of_all = next(iter(found.metrics.items()))
-    error = np.abs(case.pictures["output"].pixels - case.pictures["truth"].pixels)
+    error = mean_error(case.pictures["output"].pixels, case.pictures["truth"].pixels)
     largest = float(np.percentile(error, BRIGHTEST)) or 1.0
     row = [(title, png_uri(each)) for title, each in picture_row(case, found.titles, largest)]
     value = Score(value=case.scores[metric], unit=of_all.unit)

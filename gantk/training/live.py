@@ -41,6 +41,7 @@ class LiveView:
         shown: False on ranks that do not print.
         doing: returns the part of a step that is being computed.
         domains: names of the domains, for the titles of scores.
+        scored: which images the scores of `update` are of, in a word.
 
     Attributes:
         busy: the work between two steps, such as "saving the weights"; None if there is none.
@@ -55,12 +56,14 @@ class LiveView:
         shown: bool = True,
         doing: Callable[[], str] = lambda: "",
         domains: Sequence[str] = (),
+        scored: str = "validation",
     ):
         self.console = console or Console()
         self.shown = shown
         self.clock = clock
         self.total = total_steps
         self.domains = domains
+        self.scored = scored
         unwanted = (
             os.environ.get("NO_COLOR") or os.environ.get("CI") or self.console.is_dumb_terminal
         )
@@ -136,7 +139,7 @@ class LiveView:
         self._score_text = f"{name} {', '.join(texts.values())}"
         if self.plain:
             said = ", ".join(f"{title_of(key, self.domains)} {text}" for key, text in texts.items())
-            self._print_progress([self._time_left(), f"validation {name}: {said}"])
+            self._print_progress([self._time_left(), f"{self.scored} {name}: {said}"])
 
     def _with_change(self, direction: str, value: float) -> str:
         """`24.51 (+0.32)`: a score and its change since the last validation."""

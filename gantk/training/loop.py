@@ -191,6 +191,7 @@ class Training:
             shown=self._shown,
             doing=lambda: self.engine.doing,
             domains=self.parts.model.data.domains,
+            scored=self.scorer.scored_set,
         )
 
     def stop(self) -> None:

@@ -92,12 +92,13 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     assert kinds[:4] == ["input", "truth", "output", "error"]
 
 
-def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits():
-    pixels = np.linspace(-1024, 3071, 48, dtype=np.float32).reshape(6, 8)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits(channels):
+    pixels = np.linspace(-1024, 3071, 48 * channels, dtype=np.float32).reshape(channels, 6, 8)
     found = encode_pixels(pixels)
     png = base64.b64decode(found.uri.partition(",")[2])
     coded = np.array(Image.open(io.BytesIO(png))).astype(float)
-    levels = 256 * coded[..., 0] + coded[..., 1]
+    levels = (256 * coded[..., 0] + coded[..., 1]).reshape(pixels.shape)
     read = found.low + (found.high - found.low) * levels / 65535
 
     assert np.abs(read - pixels).max() < 0.05

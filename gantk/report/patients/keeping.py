@@ -16,6 +16,7 @@ from gantk.data.spread import spread
 from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
+from gantk.formats.pictures import Picture
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.references import OTHER, units_of
@@ -30,8 +31,8 @@ IMAGES_OF_WORST = {2: 3, 3: 1}
 
 
 def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
-    """Write patients.json and samples/test/NAME-KIND.nii.gz; kinds are input, output
-    and truth.
+    """Write patients.json and samples/test/NAME-KIND.nii.gz, a colour picture as .png; kinds are
+    input, output and truth.
 
     NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
     """
@@ -74,10 +75,9 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> HeldOutPatient
 def _write_kinds(
     one: Tested, places: list[int], stem: Path, voxel: tuple[float, ...] = ()
 ) -> list[str]:
-    """Write input, output and truth as STEM-KIND.nii.gz; returns their units."""
+    """Write input, output and truth as STEM-KIND.nii.gz or .png; returns their units."""
     return [
-        _write(one, places, kind, stem.with_name(f"{stem.name}-{kind}.nii.gz"), voxel)
-        for kind in KINDS
+        _write(one, places, kind, stem.with_name(f"{stem.name}-{kind}"), voxel) for kind in KINDS
     ]
 
 
@@ -206,10 +206,10 @@ def _pixel_of_network(scan: Image, plane: Sequence[float], table: Any) -> list[f
 
 
 def _write(
-    tested: Tested, places: list[int], kind: str, path: Path, voxel: tuple[float, ...] = ()
+    tested: Tested, places: list[int], kind: str, stem: Path, voxel: tuple[float, ...] = ()
 ) -> str:
-    """Write an image, or several as a volume, in file intensities (mean colour, first contrast);
-    returns their unit.
+    """Write an image, or several as a volume, in file intensities (of several contrasts the first),
+    a colour picture as PNG; returns their unit.
     """
     letter = OTHER[tested.to] if kind == "input" else tested.to
     images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}
@@ -220,18 +220,22 @@ def _write(
     for place in places:
         record = tested.pairs[place][letter]
         native, unit = _native(tested, record, images[kind][place], letter)
-        one_channel = native.mean(0) if colours else native[0]
-        slices.append(one_channel.numpy().astype(np.float32))
+        shown = native if colours else native[:1]
+        slices.append(shown.numpy().astype(np.float32))
         units.append(unit)
 
-    pixels = np.nan_to_num(slices[0] if len(places) == 1 else np.stack(slices))[None]
+    pixels = np.nan_to_num(slices[0] if len(places) == 1 else np.stack(slices, axis=1))
+    if len(pixels) > 1:
+        picture = Image(pixels.clip(0), dtype=np.dtype(np.uint8))
+        Picture().write(stem.with_suffix(".png"), picture)
+        return units[0]
     affine = None
     if pixels.ndim == 4:
         known = voxel or tested.data.table.spacing or ()
         depth, row, column = (*[1.0] * (3 - len(known)), *known)
         affine = UPRIGHT @ np.diag([column, row, depth, 1.0])
 
-    Nifti().write(path, Image(pixels, affine))
+    Nifti().write(stem.with_suffix(".nii.gz"), Image(pixels, affine))
     return units[0]
 
 

@@ -14,9 +14,10 @@ async function values(canvas) {
   const image = new Image();
   image.src = canvas.dataset.picture;
   await image.decode();
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const whole = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+  const context = whole.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
-  const bytes = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  const bytes = context.getImageData(0, 0, image.width, image.height).data; // channels below each other
   const [low, high] = [Number(canvas.dataset.low), Number(canvas.dataset.high)];
   return Float32Array.from({ length: bytes.length / 4 }, (_, i) => low + ((high - low) * (256 * bytes[4 * i] + bytes[4 * i + 1])) / 65535);
 }
@@ -24,12 +25,21 @@ async function values(canvas) {
 function paint(canvas, pixels, low, width, colours) { // from `low`, the first of the colours, over `width` to the last
   const context = canvas.getContext("2d");
   const drawn = context.createImageData(canvas.width, canvas.height);
-  for (let i = 0; i < pixels.length; i += 1) {
-    const k = 3 * Math.round(255 * Math.min(1, Math.max(0, (pixels[i] - low) / width)));
-    for (let c = 0; c < 3; c += 1) drawn.data[4 * i + c] = colours[k + c];
+  const size = canvas.width * canvas.height;
+  const next = pixels.length > size ? size : 0; // to the next channel
+  for (let i = 0; i < size; i += 1) {
+    for (let c = 0; c < 3; c += 1) {
+      const k = 3 * Math.round(255 * Math.min(1, Math.max(0, (pixels[i + c * next] - low) / width)));
+      drawn.data[4 * i + c] = colours[k + c];
+    }
     drawn.data[4 * i + 3] = 255;
   }
   context.putImageData(drawn, 0, 0);
+}
+
+function mean(pixels, size) { // over the channels
+  if (pixels.length === size) return pixels;
+  return pixels.slice(0, size).map((v, i) => (v + pixels[i + size] + pixels[i + 2 * size]) / 3);
 }
 
 for (const row of all(".case")) {
@@ -37,7 +47,7 @@ for (const row of all(".case")) {
   const others = all("canvas", row).filter((canvas) => canvas.dataset.picture);
   const ready = Promise.all(others.map(values)).then((found) => {
     const pixels = Object.fromEntries(others.map((canvas, i) => [canvas.dataset.kind, found[i]]));
-    for (const canvas of all("canvas[data-of]", row)) pixels[canvas.dataset.kind] = pixels[canvas.dataset.of].map((v, i) => Math.abs(v - pixels.truth[i]));
+    for (const canvas of all("canvas[data-of]", row)) pixels[canvas.dataset.kind] = mean(pixels[canvas.dataset.of].map((v, i) => Math.abs(v - pixels.truth[i])), canvas.width * canvas.height);
     return pixels;
   });
   const range = (canvas) => [Number(canvas.dataset.low), Number(canvas.dataset.high) - Number(canvas.dataset.low) || 1];
@@ -60,7 +70,7 @@ for (const row of all(".case")) {
     const pixels = await ready;
     for (const [kind, canvas] of Object.entries(views)) {
       const output = canvas.closest("figure").querySelector("output");
-      output.textContent = at === null ? "" : `${Number(pixels[kind][at[1] * canvas.width + at[0]].toPrecision(4))} ${output.dataset.unit === "HU" ? "HU" : ""}`;
+      output.textContent = at === null ? "" : `${Number(mean(pixels[kind], canvas.width * canvas.height)[at[1] * canvas.width + at[0]].toPrecision(4))} ${output.dataset.unit === "HU" ? "HU" : ""}`;
       if (at === null) continue;
       const [upright, level] = canvas.parentNode.querySelectorAll("i");
       upright.style.left = `${(100 * (at[0] + 0.5)) / canvas.width}%`;

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from gantk.errors import one_line
-from gantk.formats.nifti import Nifti
+from gantk.formats.files import read
 from gantk.metrics.rows import patients_are_known
-from gantk.report.pictures import png_uri
+from gantk.report.pictures import mean_error, png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import HeldOutPatients, PatientScores, Score, StoredImage
@@ -30,7 +30,7 @@ MAX_VISIBLE_ROWS = 12  # of the table, at first
 
 @dataclass(frozen=True)
 class EncodedPixels:
-    """Pixels (H, W), and a PNG of them in a data URI, in 16 bits from `low` to `high`."""
+    """Pixels (C, H, W), and a PNG of them in a data URI, in 16 bits from `low` to `high`."""
 
     uri: str
     low: float
@@ -87,7 +87,7 @@ def error_window(cases: Sequence[Mapping[str, EncodedPixels]]) -> int:
     for shown in cases:
         for kind in (kind for kind in shown if kind.startswith("output")):
             truth = shown["truth"]
-            difference = np.abs(shown[kind].pixels - truth.pixels)
+            difference = mean_error(shown[kind].pixels, truth.pixels)
             span = (truth.high - truth.low) or 1.0
             largest = max(largest, float(np.percentile(difference, BRIGHTEST_DIFFERENCE)) / span)
     return min(100, max(5, 5 * math.ceil(20 * largest)))
@@ -115,12 +115,13 @@ def pictures(record: RunRecord, stem: str) -> dict[str, EncodedPixels]:
     """
     found = {}
     for kind in KINDS:
-        path = record.path / "samples" / "test" / f"{stem}-{kind}.nii.gz"
+        colour = record.path / "samples" / "test" / f"{stem}-{kind}.png"
+        path = colour if colour.exists() else colour.with_suffix(".nii.gz")
         try:
             if is_inside(record.path, path):
-                pixels = Nifti().read(path).pixels[0]
+                pixels = read(path).pixels
                 found[kind] = encode_pixels(
-                    pixels if pixels.ndim == 2 else pixels[len(pixels) // 2]
+                    pixels if pixels.ndim == 3 else pixels[:, pixels.shape[1] // 2]
                 )
         except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
@@ -131,10 +132,13 @@ def pictures(record: RunRecord, stem: str) -> dict[str, EncodedPixels]:
 
 
 def encode_pixels(pixels: np.ndarray) -> EncodedPixels:
-    """Encode pixels (H, W): the high byte in red, the low byte in green."""
+    """Encode pixels (C, H, W), the channels below each other: the high byte in red, the low byte in
+    green.
+    """
     low = float(pixels.min())
     high = float(pixels.max())
     levels = np.round((pixels - low) / ((high - low) or 1) * 65535).astype(np.uint16)
+    levels = levels.reshape(-1, levels.shape[-1])
     bytes_ = np.stack([levels >> 8, levels & 255, np.zeros_like(levels)], axis=-1).astype(np.uint8)
     uri = png_uri(Image.fromarray(bytes_))
     return EncodedPixels(uri, low, high, pixels)
