@@ -304,7 +304,7 @@ class Data(Study):
         about = [
             contrasts,
             [record.key for record in training],
-            "of the usual scale, with looks, oriented",
+            "of the usual scale, with looks and shapes, oriented",
         ]
         state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
         self.restore_intensity({letter: state})
