@@ -70,6 +70,5 @@ def gantk_register(add) -> None:
             )
         },
     )
-    add.post("slices", "gantk_parts.post.slices:AgreeingSlices")
     add.post("bias_field", "gantk_parts.post.bias_field:InputBiasField")
     add.post("bright_end", "gantk_parts.post.bright_end:BrightEnd")

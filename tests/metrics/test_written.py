@@ -83,7 +83,7 @@ VARIATIONS = {
     "plain": {},
     "masked": {"translate": {"masked": True}},
     "crop": {"data": {"fit": "crop"}},
-    "post": {"post": [{"name": "slices", "strength": 0.5}]},
+    "post": {"post": ["bias_field"]},
 }
 
 

@@ -1,6 +1,4 @@
-"""Post-steps: errors of single slices go, edges of the input stay, volumes stay apart; the coil is
-the input's.
-"""
+"""Post-steps: volumes stay apart; the coil is the input's; the bright end is stretched."""
 
 from types import SimpleNamespace
 
@@ -14,9 +12,6 @@ from gantk.errors import UserError
 from gantk.runs.trained import Examples
 from gantk_parts.post.bias_field import InputBiasField
 from gantk_parts.post.bright_end import BrightEnd
-from gantk_parts.post.slices import AgreeingSlices, guided_filter, jump
-
-LEVEL = -0.9
 
 
 def head(seed: int, slices: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,86 +24,47 @@ def head(seed: int, slices: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
     return given, torch.where(air, -1.0, -0.3 * rods)[:, None]
 
 
-def made_of(truth: torch.Tensor) -> torch.Tensor:
-    """Each slice too bright or too dark by itself."""
-    return truth + 0.15 * torch.randn(
-        len(truth), 1, 1, 1, generator=torch.Generator().manual_seed(0)
-    )
-
-
 def examples_of(given: torch.Tensor, records=()) -> Examples:
     """As a run gives them."""
     return Examples(lambda: None, "b", "cpu", given, records)
 
 
-def jumps(volume: torch.Tensor) -> float:
-    return jump(volume.transpose(0, 1), LEVEL)
+def coiled(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An input with the bias field of its own coil, and an output without any."""
+    line = torch.linspace(-1, 1, 32)
+    given, made = head(seed)
+    return (given + 1) * torch.exp((0.12 + 0.1 * seed) * line) - 1, made
 
 
-def test_slice_errors_go_and_edges_of_the_input_stay():
-    given, truth = head(0)
-    made = made_of(truth)
-    done = AgreeingSlices(2, (-1.0, 1.0), strength=1.0)(made, examples_of(given))
-
-    error_before = (made - truth).square().mean()
-    error = (done - truth).square().mean()
-
-    assert error < 0.5 * error_before
-
-    excess_before = abs(jumps(made) / jumps(truth) - 1)
-    excess = abs(jumps(done) / jumps(truth) - 1)
-
-    assert excess < excess_before
-
-    smooth = AgreeingSlices(2, (-1.0, 1.0), strength=1.0, smooth=2)
-    assert jumps(smooth(made, examples_of(given))) < jumps(done)
-    constant = torch.full_like(made, 0.3)
-    torch.testing.assert_close(smooth(constant, examples_of(given)), constant)
-
-    volume = given.transpose(0, 1)
-    line_of_input = 0.5 * volume - 0.2
-    filtered = guided_filter(line_of_input, volume, 1e-8)
-
-    torch.testing.assert_close(filtered, line_of_input, atol=1e-3, rtol=0)
-
-
-def test_volumes_are_not_mixed_and_pictures_stay():
-    volumes = [(head(n), f"p{n}") for n in range(2)]
-    alone = [
-        AgreeingSlices(2, (-1, 1), strength=1.0)(made_of(b), examples_of(a))
-        for (a, b), _ in volumes
-    ]
+def test_volumes_are_not_mixed_and_pictures_are_apart():
+    post = InputBiasField(2, (-1.0, 1.0))
+    volumes = [coiled(0), coiled(1)]
+    alone = torch.cat([post(made, examples_of(given)) for given, made in volumes])
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    known = [(name, float(k)) for _, name in volumes for k in range(12)]
     records = [
-        SimpleNamespace(subject=known[n][0], scan_key="", key="x/y", position=known[n][1])
-        for n in order
+        SimpleNamespace(subject=f"p{n // 12}", scan_key="", key="x/y", position=float(n % 12))
+        for n in order.tolist()
     ]
-    given = torch.cat([a for (a, _), _ in volumes])[order]
-    mixed = torch.cat([made_of(b) for (_, b), _ in volumes])[order]
-    done = AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=records))
+    given, made = (torch.cat(each)[order] for each in zip(*volumes, strict=True))
+    done = post(made, examples_of(given, records=records))
 
-    torch.testing.assert_close(done, torch.cat(alone)[order])
+    torch.testing.assert_close(done, alone[order])
     pictures = [
         SimpleNamespace(subject="", scan_key="", key=f"{n}.png", position=None) for n in range(24)
     ]
-    assert torch.equal(
-        AgreeingSlices(2, (-1, 1), strength=1.0)(mixed, examples_of(given, records=pictures)), mixed
-    )
-
-    (one, truth), _ = volumes[0]
-    whole = [volume[:, 0][None, None] for volume in (made_of(truth), one, alone[0])]
-
-    torch.testing.assert_close(
-        AgreeingSlices(3, (-1, 1), strength=1.0)(whole[0], examples_of(whole[1])), whole[2]
-    )
+    done = post(made, examples_of(given, records=pictures))
+    single = [
+        post(made[n : n + 1], examples_of(given[n : n + 1], [picture]))
+        for n, picture in enumerate(pictures)
+    ]
+    torch.testing.assert_close(done, torch.cat(single))
     with pytest.raises(UserError, match="images from noise have none"):
-        AgreeingSlices(2, (-1, 1))(mixed, examples_of([]))
+        post(made, examples_of([]))
 
 
 def test_whole_volumes_are_post_processed_and_scored(tiny_recipe, tmp_path):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
-    recipe = tiny_recipe | {"method": method, "post": [{"name": "slices", "strength": 1.0}]}
+    recipe = tiny_recipe | {"method": method, "post": ["bias_field"]}
     run = gantk.run(recipe, out=tmp_path / "run", device="cpu", say=str)
 
     assert "a_to_b_post" in (run.path / "metrics.json").read_text("utf-8")
