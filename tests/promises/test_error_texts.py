@@ -434,9 +434,6 @@ CASES: dict[str, Callable[[Path], Args]] = {
     ),
     "space of an unknown key": lambda h: sweep(h, "--space", "method.cyle=1.0..2.0"),
     "space out of range": lambda h: sweep(h, "--space", "method.cycle=-1.0..2.0"),
-    "population of widths": lambda h: sweep(
-        h, "--space", "method.generator.width=4,8", "--scheduler", "pbt"
-    ),
     "sweep by no score": lambda h: sweep(h, *SPACE, "--score", "nothing"),
     "sweep by a score that is not computed": lambda h: sweep(h, *SPACE, "--score", "ssim"),
     "sweep by a score of the test alone": lambda h: sweep(

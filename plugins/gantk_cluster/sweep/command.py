@@ -8,13 +8,11 @@ SPACE = (
     "Key and values: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (integers), KEY=ls,bce. Repeatable."
 )
 
-GO_ON = "Scheduler. asha keeps the best third, then ninth; pbt copies the best trials; none."
+GO_ON = "Scheduler. asha keeps the best third, then ninth; none trains all to the end."
 
 SCORE = "Metric on the validation pairs. Default: the score that chooses a run's best checkpoint."
 
 ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only this machine."
-
-# run folder of a trial -> its reporter, while it trains
 
 
 @click.command(
@@ -40,7 +38,7 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
 )
 @click.option(
     "--scheduler",
-    type=click.Choice(["asha", "pbt", "none"]),
+    type=click.Choice(["asha", "none"]),
     default="asha",
     show_default=True,
     help=GO_ON,

@@ -31,10 +31,7 @@ from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, scores_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
 RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
-SCHEDULERS = ("asha", "pbt", "none")
-# Settings that may change within a training; networks, data and the number of steps may not.
-CHANGEABLE_KEYS = ("train.optimizer.", "train.optimizers.", "method.")
-FIXED_KEYS = ("method.name", "method.generator", "method.discriminator")
+SCHEDULERS = ("asha", "none")
 TRIALS = 20
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
 SWEEP_FILE = "sweep.json"
@@ -80,9 +77,8 @@ def sweep(
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
     `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
-    `connect_cluster`. "asha" is of Li et al. (2018); "pbt" of Jaderberg et al. (2017), with a
-    population of `trials`. "none" trains each combination of listed values once. Returns the folder: trials/*, each a run; best.toml, sweep.html,
-    sweep.jsonl.
+    `connect_cluster`. "asha" is of Li et al. (2018). "none" trains each combination of listed values once.
+    Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
     """
     folder = Path(resume or out) if resume or out else None
     if resume is not None:
@@ -165,11 +161,6 @@ def _shared_settings(
         raise UserError(problem, where="--scheduler", allowed=SCHEDULERS)
 
     for axis in axes_of(space):
-        changeable = axis.key.startswith(CHANGEABLE_KEYS) and not axis.key.startswith(FIXED_KEYS)
-        if scheduler == "pbt" and not changeable:
-            what = f"--scheduler pbt cannot vary '{axis.key}': it cannot change during a training"
-            allowed = "train.optimizer.*, train.optimizers.* and the numbers of the method"
-            raise UserError(what, where="--space", allowed=allowed, remedy="use --scheduler asha")
         for value in axis.ends:
             checked_recipe(loaded.tables, None, {axis.key: value}, None)
 
@@ -244,7 +235,6 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     axes = axes_of(asked["space"])
     grid = asked["trials"] == combinations(asked)
     seed = asked["recipe"].get("train", {}).get("seed", 0)
-    checkpoints = 4 if asked["scheduler"] == "pbt" else 1
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
     with stop_on_ctrl_c() as stopped:
         tune.run(
@@ -256,14 +246,13 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             metric="loss",
             mode="min",
             num_samples=1 if grid else asked["trials"],
-            scheduler=_scheduler(asked, axes),
+            scheduler=_scheduler(asked),
             search_alg=BasicVariantGenerator(random_state=seed),
             time_budget_s=asked["hours"] and 3600 * asked["hours"],
             resources_per_trial={"cpu": room.threads, "gpu": gpus},
             reuse_actors=True,
             max_failures=3,
             raise_on_failed_trial=False,
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=checkpoints),
             callbacks=[Lines()],
             verbose=0,
         )
@@ -275,28 +264,16 @@ def _trial_number(trial: Any) -> str:
     return trial.trial_id.rpartition("_")[2]
 
 
-def _scheduler(asked: dict[str, Any], axes: list[Axis]) -> Any:
+def _scheduler(asked: dict[str, Any]) -> Any:
     """The scheduler of Ray Tune that a sweep asks for; None for "none"."""
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    from ray.tune.schedulers import ASHAScheduler
 
-    steps = asked["steps"]
-    if asked["scheduler"] == "asha":
-        grace = max(steps // 9, 1)
-        return ASHAScheduler("step", max_t=steps, grace_period=grace, reduction_factor=3)
     if asked["scheduler"] == "none":
         return None
 
-    mutations = {}
-    for axis in axes:
-        mutations[axis.key] = [*axis.ends] if axis.sampler == "choice" else axis.domain(tune)
-
-    return PopulationBasedTraining(
-        "step",
-        perturbation_interval=asked["every"],
-        hyperparam_mutations=mutations,
-        custom_explore_fn=lambda config: {axis.key: axis.within(config[axis.key]) for axis in axes},
-    )
+    steps = asked["steps"]
+    grace = max(steps // 9, 1)
+    return ASHAScheduler("step", max_t=steps, grace_period=grace, reduction_factor=3)
 
 
 def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
@@ -323,8 +300,7 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
         row = {
             "trial": run.name,
-            "values": known.values[-1][1],
-            "history": known.values,
+            "values": known.values,
             "error": known.error,
             "step": best,
             "score": scores.get(best),
@@ -379,13 +355,6 @@ class Axis:
             return tune.choice(self.ends)
         low, high = self.ends
         return getattr(tune, self.sampler)(low, high + isinstance(high, int))
-
-    def within(self, value: Any) -> Any:
-        """A value that a population has changed, clamped to the range."""
-        if self.sampler == "choice":
-            return value
-        low, high = self.ends
-        return min(max(value, low), high)
 
     def place(self, value: Any) -> float:
         """The position of a value between the ends, 0 to 1."""

@@ -6,34 +6,28 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from gantk import checked_recipe, registry, resume, run
+from gantk import registry, resume, run
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import lock_folder, make_folder, whole_folder, write_file
+from gantk.files import lock_folder, make_folder, write_file
 from gantk.machine.runtime import ALONE
-from gantk.recipe.load import resolved
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Table
 from gantk.runs.schemas import read
 from gantk_cluster.sweep.reporting import REPORTING
 
 LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
-# in a trial's run folder: its name, its settings with their first step, and why it failed
-TRIAL_FILE = "trial.json"
-LEFT_OUT = ("report.html", "metrics.json", "samples", "profile", ".*")
+TRIAL_FILE = "trial.json"  # in a trial's run folder: its settings, and why it failed
 
 
 class Trial(Table):
     """The content of trial.json."""
 
-    trial: str
-    values: list[Any]
+    values: dict[str, Any]
     error: str | None = None
 
 
@@ -41,9 +35,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     """Train one trial; called by Ray Tune with `config`, the settings drawn for it, and `asked`,
     those of the sweep.
 
-    A trial whose worker died resumes from its own newest checkpoint; a trial of a population that
-    takes over another's checkpoint, from a copy of it with new settings. A failed trial reports the
-    reason.
+    A trial whose worker died resumes from its newest checkpoint. A failed trial reports the reason.
     """
     from ray import tune
 
@@ -62,26 +54,16 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         time.sleep(0.1)
 
     report = REPORTING[trial] = Reporter(trial, asked["score"])
+    note(trial, config)
     try:
-        if given := tune.get_checkpoint():
-            with given.as_directory() as folder:
-                report.reported = RunFolder(Path(folder)).steps[-1]
-                if read(Path(folder), TRIAL_FILE, Trial).trial != trial.name:
-                    with whole_folder(trial) as made:
-                        shutil.copytree(folder, made, dirs_exist_ok=True)
-
-        report.note(config)
         if RunFolder(trial).steps:
-            RunFolder(trial).write_recipe(
-                resolved(checked_recipe(asked["recipe"], None, config, None)[1])
-            )
             resume(trial, **options)
         else:
             run(asked["recipe"], set=config, out=trial, **options)
 
         report(done=True)
     except Exception as error:
-        report.note(config, str(error) if isinstance(error, GantkError) else one_line(error))
+        note(trial, config, str(error) if isinstance(error, GantkError) else one_line(error))
         if not isinstance(error, GantkError):
             raise  # Ray retries it three times
         tune.report(
@@ -89,6 +71,12 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         )
     finally:
         del REPORTING[trial]
+
+
+def note(trial: Path, config: dict[str, Any], error: str | None = None) -> None:
+    """Write trial.json: the settings of a trial, and why it failed."""
+    make_folder(trial)
+    write_file(trial / TRIAL_FILE, json.dumps({"values": config, "error": error}).encode())
 
 
 class Reporter:
@@ -101,21 +89,6 @@ class Reporter:
         self.score = score
         self.reported = 0
 
-    def note(self, config: dict[str, Any], error: str | None = None) -> None:
-        """Write trial.json: the trial's name, its settings with the step from which they hold, and
-        why it failed.
-        """
-        make_folder(self.run)
-        before = read(self.run, TRIAL_FILE, Trial)
-        known = before.values if before else []
-        if not known or known[-1][1] != config:
-            known.append([max(RunFolder(self.run).steps, default=0), config])
-
-        write_file(
-            self.run / TRIAL_FILE,
-            json.dumps({"trial": self.run.name, "values": known, "error": error}).encode(),
-        )
-
     def __call__(self, done: bool = False) -> None:
         from ray import tune
 
@@ -125,22 +98,13 @@ class Reporter:
             return
 
         self.reported = step = saved[-1]
-        others = {*saved} - {step, read(self.run, "best.json", Choice).step}
         _, higher, scores = scores_of(self.run, self.score)
         score = scores.get(step)
         if score is None:
             loss = LOSS_WITHOUT_SCORE
         else:
             loss = -score if higher else score
-        found = {"loss": loss, "score": score, "step": step}
-        with TemporaryDirectory(dir=self.run.parent, prefix=".") as made:  # hard links, no copies
-            left_out = shutil.ignore_patterns(
-                *LEFT_OUT, *(run.checkpoint_of(other).name for other in others)
-            )
-            folder = shutil.copytree(
-                self.run, Path(made) / "run", copy_function=os.link, ignore=left_out
-            )
-            tune.report(found | {"done": done}, checkpoint=tune.Checkpoint.from_directory(folder))
+        tune.report({"loss": loss, "score": score, "step": step, "done": done})
 
 
 def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:

@@ -19,7 +19,7 @@ from tiny import TINY
 import gantk
 from gantk import __version__ as version
 from gantk_cluster import cluster as ray_cluster
-from gantk_cluster.sweep.sweep import axes_of, sweep, write_report
+from gantk_cluster.sweep.sweep import axes_of, write_report
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
@@ -51,9 +51,7 @@ def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):
         run = tmp_path / "trials" / f"trial-{number:05}"
         run.mkdir(parents=True)
         values = {"method.cycle": 2.0 + number, "train.optimizer.lr": 2e-4}
-        (run / "trial.json").write_text(
-            json.dumps({"trial": f"{number}", "values": [[0, values]], "error": None})
-        )
+        (run / "trial.json").write_text(json.dumps({"values": values, "error": None}))
         table = [{"step": 2 * place + 2, "score": score} for place, score in enumerate(scores)]
         (run / "best.json").write_text(
             json.dumps({"rule": "lowest", "higher_is_better": False, "table": table})
@@ -101,10 +99,10 @@ def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
     recipe = json.loads((folder / "sweep.json").read_text())["recipe"]
     for run in sorted((folder / "trials").glob("trial-*")):
         noted = json.loads((run / "trial.json").read_text())
-        if len(noted["values"]) == 1 and (run / "metrics.json").is_file():
+        if (run / "metrics.json").is_file():
             alone = gantk.run(
                 recipe,
-                set=noted["values"][0][1],
+                set=noted["values"],
                 out=apart / run.name,
                 device="cpu",
                 say=lambda line: None,
@@ -152,39 +150,6 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
     assert again.wait() == 0, log.read_text()
     # what had been reported is not trained again
     assert log.read_text().count("trial    00000: step 4 of") == 1
-    assert_as_if_left_alone(out, tmp_path / "alone")
-
-
-@pytest.mark.slow
-def test_population_trials_move_and_copy_the_best_exactly(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    spaces = [
-        "method.cycle=1.0..20.0:log",
-        "train.optimizer.lr=1e-6..1e-2:log",
-        "method.adversarial=ls,bce",
-    ]
-    out = tmp_path / "out"
-    cluster = pytest.importorskip("ray.cluster_utils").Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False}
-    )
-    try:  # 4 trials, 3 workers: they wait for one another
-        where = {"address": cluster.address, "out": out, "device": "cpu", "say": lambda line: None}
-        sweep(RECIPE, spaces, trials=4, scheduler="pbt", **where)
-    finally:
-        cluster.shutdown()
-
-    rows = [json.loads(line) for line in (out / "sweep.jsonl").read_text().splitlines()]
-
-    assert len(rows) == 4
-    assert all(row["state"] == "finished" and row["steps"] == STEPS for row in rows)
-    assert any(len(row["history"]) > 1 for row in rows)  # somebody took over a better one's save
-
-    for step, values in (each for row in rows for each in row["history"]):
-        assert values["method.adversarial"] in ("ls", "bce")
-        assert 0 <= step < STEPS
-        assert 1 <= values["method.cycle"] <= 20
-        assert 1e-6 <= values["train.optimizer.lr"] <= 1e-2
-
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
