@@ -59,7 +59,7 @@ METHODS: dict[str, list[dict]] = {
         {"width": 4, "latent": 8},
         AUGMENTED | {"width": 4, "latent": 8, "plain": True, "gamma_end": 0.2, "conditional": True},
     ],
-    "reggan": [{}, {"registration": "search", "adversarial": "wgan_gp"}, {"gan": 0.0}],
+    "reggan": [{}, {"edges": 1.0, "adversarial": "wgan_gp"}, {"gan": 0.0}],
     "regression": [{}, {"both": True}],
     "spade": [
         SPADE,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from gantk.losses.reconstruction import difference, expect_named_once
+from gantk.losses.reconstruction import difference
 from gantk.losses.structure import EdgeDirection
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.plugin.spec import (
@@ -15,14 +13,11 @@ from gantk.plugin.spec import (
     Depth,
     Discriminator,
     Generator,
-    Loss,
     Positive,
     Share,
     Weight,
-    Width,
 )
-from gantk_translation.reggan.network import Registration, roughness, warp
-from gantk_translation.reggan.search import Search
+from gantk_translation.reggan.search import Search, warp
 
 
 class RegGAN(Method):
@@ -31,9 +26,9 @@ class RegGAN(Method):
 
     A generator G translates x to y^ = G(x). A displacement field T aligns y^ with the target y, and
     the loss compares y^ after T with y, so G need not learn the misalignment that T explains. A
-    discriminator keeps y^ an image of the target domain. T comes from a network R(y^, y) that is
-    trained with G, as in the paper, or from a search for each pair, which is more exact. At
-    inference only G is used, from a to b. `edges`, the search and `gain` are not in the paper.
+    discriminator keeps y^ an image of the target domain. T comes from a search for each pair, which is
+    more exact than the paper's network R(y^, y). At inference only G is used, from a to b. `edges`,
+    the search and `gain` are not in the paper.
     """
 
     paired = True
@@ -46,18 +41,13 @@ class RegGAN(Method):
         discriminator: Discriminator = "patchgan",  # discriminator network
         adversarial: AdversarialLoss = "bce",  # adversarial loss
         gan: Weight = 1.0,  # weight of the adversarial loss; 0 = no discriminator
-        correction: Positive = 20.0,  # weight of the correction loss: L1 of y and y^ after T
-        # weight of the smoothness loss: squared gradient of T; a search uses correction / 20
-        smoothness: Weight = 10.0,
-        target_losses: list[Loss] = [],  # further losses of y^ after T and y, each with a weight
+        correction: Positive = 80.0,  # weight of the correction loss: L1 of y and y^ after T
+        # weight of the squared gradient of T beside the correction, in the search alone
+        smoothness: Weight = 4.0,
         # weight of the loss that aligns edges of an output with those of its input; 0 in the paper
         edges: Weight = 0.0,
         # largest displacement of T along an axis, in pixels of the network's input
         displacement: Positive = 32.0,
-        # T from R as in the paper, or from a search for each pair
-        registration: Literal["network", "search"] = "network",
-        registration_width: Width = 32,  # filters of R's first convolution
-        registration_depth: Depth = 3,  # halvings in R; T has a control point every 2**this pixels
         refine: Depth = 6,  # search steps at each of seven resolutions
         # share by which a searched T must reduce a pair's error; else the pair counts as aligned
         gain: Share = 0.2,
@@ -65,24 +55,14 @@ class RegGAN(Method):
         super().__init__(geometry)
         self.gan = gan
         self.correction = correction
-        self.smoothness = smoothness
         self.edges = edges
         self.gain = gain
-        expect_named_once([part.name for part in target_losses], "method.target_losses")
-        self.further = {part.name: part() for part in target_losses}
         source = geometry.channels["a"]
         target = geometry.channels["b"]
         dims = geometry.dims
         self.g_ab = generator(source, target, dims)
         self.adversarial = adversarial()
-        self.learned = registration == "network"
-        if self.learned:
-            self.r_ab = Registration(
-                target, dims, registration_width, registration_depth, displacement
-            )
-        else:
-            self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
-
+        self.r_ab = Search(refine, 2 * smoothness / correction, displacement)
         if gan:
             self.d_b = discriminator(target, dims)
 
@@ -91,52 +71,37 @@ class RegGAN(Method):
         return ["b"]
 
     def phases(self) -> list[Phase]:
-        """G and R, min over both of L_total; then the discriminator on the translations of that
-        phase.
-        """
-        trained = (self.g_ab, self.r_ab) if self.learned else (self.g_ab,)
-        phases = [Phase("generators", trained, self.generator_losses, ema=True)]
+        """G, then the discriminator on the translations of that phase."""
+        phases = [Phase("generators", (self.g_ab,), self.generator_losses, ema=True)]
         if self.gan:
             phases.append(Phase("discriminators", (self.d_b,), self.discriminator_losses))
         return phases
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """L_total = gan L_Adv + correction L_Corr + smoothness L_Smooth; L_Corr = |y - y^ o T|,
-        mean over pixels.
-        """
+        """L_total = gan L_Adv + correction L_Corr; L_Corr = |y - y^ o T|, mean over pixels."""
         source = batch["a"]
         real = batch["b"]
-        weight = self.edges
-        fake = seen = self.translate(source, "b")
-        if self.learned:
-            field = self.r_ab(fake, real)
-        else:
-            field = self.r_ab(source, fake.detach(), real, self.progress)
-
+        fake = self.translate(source, "b")
+        field = self.r_ab(source, fake.detach(), real, self.progress)
         # linear ones blur, and y is sharp
         laid = warp(fake, field, "bicubic" if fake.ndim == 4 else "bilinear")
         # where T saves little it would follow G's own errors, and G be free to make them
-        if not self.learned:
-            axes = [*range(1, fake.ndim)]
-            still = (real - fake.detach()).abs().mean(axes, keepdim=True)
-            off = (real - laid.detach()).abs().mean(axes, keepdim=True)
-            laid = torch.where(off > (1 - self.gain) * still, fake.float(), laid)
-            # half of the images reach D unwarped, so that it also judges their corners
-            seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)
-            # little at first: edges do not tell which tissue is bright
-            weight = self.progress * weight
-
+        axes = [*range(1, fake.ndim)]
+        still = (real - fake.detach()).abs().mean(axes, keepdim=True)
+        off = (real - laid.detach()).abs().mean(axes, keepdim=True)
+        laid = torch.where(off > (1 - self.gain) * still, fake.float(), laid)
+        # half of the images reach D unwarped, so that it also judges their corners
+        seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)
         losses = {"correction_b": self.correction * difference(real, laid).abs().mean()}
-        if self.learned:
-            losses["smoothness_b"] = self.smoothness * roughness(field)
-
         batch["fake_b"] = seen.detach()
         if self.gan:
             losses["adversarial_b"] = self.gan * self.adversarial.generator(self.d_b(seen))
         if self.edges:
+            # little at first: edges do not tell which tissue is bright
+            weight = self.progress * self.edges
             losses["edges_b"] = weight * EdgeDirection(weight=1.0)(fake, source)
 
-        return losses | {f"{name}_b": unlike(laid, real) for name, unlike in self.further.items()}
+        return losses
 
     def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_Adv of D: images of the target domain against translations, without inputs."""

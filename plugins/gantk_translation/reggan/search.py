@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.losses.structure import along_axes, edges, gaussian_blur
-from gantk_translation.reggan.network import warp
 
 # By how much images are made smaller, in 2-D; intervals of the splines along an axis, 0: straight
 # lines; blur, pixels.
@@ -68,6 +67,24 @@ class Search(nn.Module):
             back, _ = zoom(inverse, before)
             self.zoom.lerp_((forth - back) / 2, 0.01)
             return field - self.zoom * places
+
+
+def warp(image: Tensor, field: Tensor, mode: str = "bilinear") -> Tensor:
+    """`image` o T: (N, C, *size) sampled where `field` (N, dims, *size), in pixels, points to;
+    float32, edges repeated.
+
+    Channel k of the field is along axis k of the size. Of zeros it leaves the image as it is.
+    `mode` is grid_sample's.
+    """
+    # grid_sample has -1 and 1 in the middle of the outermost pixels, and wants x first
+    sides = image.shape[2:]
+    at = torch.meshgrid(
+        *(torch.linspace(-1, 1, side, device=field.device) for side in sides), indexing="ij"
+    )
+    at = [line + field[:, n].float() * (2 / max(1, sides[n] - 1)) for n, line in enumerate(at)]
+    return F.grid_sample(
+        image.float(), torch.stack(at[::-1], -1), mode, padding_mode="border", align_corners=True
+    )
 
 
 def gray_levels(image: Tensor) -> Tensor:
