@@ -29,13 +29,6 @@ SCORES = [
 ]
 
 
-def test_a_row_of_figures_in_a_pipe_is_one_line(capsys):
-    terminal.say(terminal.TextTable(HEADS, SCORES))
-    lines = capsys.readouterr().out.splitlines()
-
-    assert [line.split() for line in lines] == [" ".join(row).split() for row in (HEADS, *SCORES)]
-
-
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_terminal_breaks_no_word_of_a_table_of_figures(width):
     out = io.StringIO()
@@ -44,23 +37,3 @@ def test_a_terminal_breaks_no_word_of_a_table_of_figures(width):
     words = " ".join(" ".join(row) for row in (HEADS, *SCORES)).split()
 
     assert sorted(out.getvalue().split()) == sorted(words)
-
-
-def test_texts_in_pipes_are_not_wrapped(capsys):
-    terminal.console().print("word " * 50)
-    assert len(capsys.readouterr().out.splitlines()) == 1
-
-
-def test_a_pipe_gets_progress_every_half_minute(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
-    out = io.StringIO()
-    tell = terminal._lines_of_progress(Console(file=out))
-    for seconds, what in ((10, "a"), (31, "b"), (40, "c"), (62, "d")):
-        now[0] = seconds
-        tell(seconds / 100, what)
-
-    assert out.getvalue().splitlines() == [
-        " 31 %  b, about 1 min 09 s left",
-        " 62 %  d, about 38 s left",
-    ]

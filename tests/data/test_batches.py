@@ -90,16 +90,6 @@ def test_batches_do_not_depend_on_ranks(workers, memory):
         each.close()
 
 
-@pytest.mark.parametrize(
-    ("counts", "batch", "world", "steps"),
-    [((11, 7), 3, 1, 4), ((7, 11), 3, 1, 4), ((12, 4), 3, 2, 2)],
-)
-def test_an_epoch_shows_the_larger_domain_once(counts, batch, world, steps):
-    batches = Batches(sets(counts=counts), batch, 0, False, 0, world, workers=0)
-
-    assert batches.steps_per_epoch == steps
-
-
 def test_each_epoch_shows_every_image_once_in_another_order():
     batches = Batches({"image": image_set(12)}, 4, 0, False, workers=0)
     assert batches.steps_per_epoch == 3
@@ -272,27 +262,6 @@ def test_no_slice_looks_across_a_split_a_subject_or_a_gap():
             seen.add((name, here - below, above - here))
 
     assert {("test", 1, 1), ("train", 1, 1), ("train", 1, 0), ("train", 0, 1)} <= seen
-
-
-def test_prepared_images_are_kept_until_the_mapping_changes():
-    read = []
-    two_images = 2 * (9 * 7 + 1) * 4 / 2**30  # an image, and a mask of one value
-    images = image_set(3, read=read, memory=two_images)
-    for brightest in (1e3, 500):
-        images.intensity = Window(low=0.0, high=1e3 / brightest, range=(0.0, 1.0))
-        for _ in range(2):
-            darkest = [float(images[n].min()) for n in range(3)]
-            assert darkest == [0, brightest, 2 * brightest]
-
-    assert read == [0, 1, 2, 2, 0, 1, 2, 2], "two have room"
-
-
-def test_patches_are_shared_by_pairs_and_masks_only():
-    batches = Batches(sets(**PATCHES), 4, 0, paired=False, workers=0)
-    seen = [batches.at(step) for step in range(6)]
-
-    assert any(not torch.equal(batch["a"] % 1e3, batch["b"] % 1e3) for batch in seen)
-    assert all(torch.equal(batch["mask_b"], batch["b"] % 2) for batch in seen)
 
 
 def test_a_label_is_that_of_its_image():

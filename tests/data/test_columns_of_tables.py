@@ -158,7 +158,6 @@ def six(name, domains):
 
 
 SWAPPED = {"T1": "T2", "T2": "T1"}
-OWN = {"T1": "T1", "T2": "T2"}
 
 
 @pytest.mark.parametrize("name", ["p{n}_{k}.png", "{k}w/p{n}.png", "p{n}/{k}/1.png"])
@@ -169,23 +168,6 @@ def test_domains_that_contradict_most_names_are_warned_of(tmp_path, pictures, na
         "6 of 6 images of T2 are called T1 by name",
     ]
     assert all(".png'" in each for each in told)
-
-
-@pytest.mark.parametrize(
-    ("name", "domains"),
-    [
-        ("p{n}_{k}.png", OWN),
-        ("p{n}_T1_T2_{k}.png", SWAPPED),
-        ("x{k}x{n}.png", SWAPPED),
-        ("PD{n}/{k}.png", OWN),
-        ("PD_{n}_x{k}x.png", SWAPPED),
-        ("p{n}_{k}.png", {"T1": "A", "T2": "B"}),
-        ("p{n}_{k}.png", {"T1": "MR", "CT": "CT"}),
-    ],
-)
-def test_names_with_both_words_or_none_are_not_warned_of(tmp_path, pictures, name, domains):
-    told = named(tmp_path, pictures, six(name, domains))
-    assert not [each for each in told if "by name" in each]
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "run"])

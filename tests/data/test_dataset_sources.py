@@ -16,7 +16,6 @@ from gantk.data.array_tables import source_of
 from gantk.data.sources.files import Files
 from gantk.data.sources.mixed import Mixed
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.source import source_for
 from gantk.data.sources.table import Manifest
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -424,35 +423,6 @@ def test_a_regex_or_modality_selects_dicom_series(
     computed = of(records_of(Dicom, root, ("CT", "MRI"), planes=(0, 1)), "a")
     assert len({record.scan_key for record in computed}) == 2
     assert min(r.read().min() for r in computed) == -1024
-
-
-def test_a_path_finds_the_source_of_its_kind(tmp_path):
-    for n in range(2):
-        for suffix, known in (("T1w", "T1"), ("T2w", "T2")):
-            volume(tmp_path / "bids" / f"sub-{n}" / "anat" / f"sub-{n}_{suffix}.nii.gz", n)
-            volume(tmp_path / "known" / f"p{n}" / f"{known}.nii.gz", n)
-        for name in ("T1w", "FLAIR"):
-            volume(tmp_path / "tree" / f"p{n}" / f"{name}.nii.gz", n)
-
-    (tmp_path / "study.csv").write_text("path,domain\n")
-    export(tmp_path / "scanner", 1)
-    made.series(tmp_path / "one", made.head())
-    for path, name in (
-        ("bids", "bids"),
-        ("tree", "files"),
-        ("study.csv", "manifest"),
-        ("scanner", "dicom"),
-    ):
-        expected = {"name": name, "path": str(tmp_path / path)}
-        assert source_for(tmp_path / path) == expected
-
-    assert source_for(tmp_path / "known")["name"] == "files"
-    assert source_for(tmp_path / "one")["name"] == "dicom"
-    assert source_for(tmp_path / "known", own="files")["name"] == "files", (
-        "the recipe's own source wins where it fits"
-    )
-    assert source_for(tmp_path / "bids", own="aligned")["name"] == "bids", "and only there"
-    assert source_for(tree_of(tmp_path / "contrasts"))["name"] == "files"
 
 
 # --- several sources as one

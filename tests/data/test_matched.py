@@ -94,20 +94,6 @@ def test_slices_shown_together_are_of_like_height(counts, options, most):
         assert len({*shown}) > 1.5 * epoch, "each stands beside others from epoch to epoch"
 
 
-def test_matched_order_depends_on_seed_and_step_only():
-    whole = batches()
-    resumed = batches(workers=2)  # nothing is remembered
-    ranks = [batches(batch=2, ranks=(rank, 2)) for rank in range(2)]
-    for step in (0, 11, 12, 17):
-        for name in "ab":
-            images = whole.at(step)[name]
-            assert torch.equal(images, resumed.at(step)[name])
-            of_ranks = torch.cat([rank.at(step)[name] for rank in ranks])
-            assert torch.equal(images, of_ranks)
-
-    resumed.close()
-
-
 def test_what_cannot_be_matched_or_compared_is_refused():
     sets = batches().sets
     matched = bind_or_raise("order", "matched")()

@@ -232,15 +232,6 @@ def table(tmp_path, *lines):
     return str(tmp_path / "split.csv")
 
 
-def test_unpairing_spares_a_patient_whose_domain_has_others():
-    records = study(1)
-    for n in range(3):
-        records += stack(2, "b", f"only-b-{n}")
-    kept = unpair(records)
-
-    assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
-
-
 @pytest.mark.parametrize("column, place", [("path", "images/"), ("key", "")])
 def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
     files = [tmp_path / "images" / f"{n}.png" for n in range(9)]

@@ -148,13 +148,6 @@ def test_units_and_scales_that_are_not_applied_are_refused(tmp_path, headers, ki
         files.read(path)
 
 
-def test_fields_that_change_nothing_are_accepted(tmp_path, headers):
-    meta = "DistanceUnits = mm\nElementToIntensityFunctionSlope = 1\nElementDataFile = LOCAL\n"
-    nrrd = 'space units: "mm" "mm" "mm"\n'
-    for path in (save_nrrd(tmp_path, headers, nrrd), save_meta(tmp_path, headers, meta, RAW)):
-        assert_equals_itk(path)
-
-
 @pytest.mark.parametrize("hostile", ["/etc/hostname", "../x.raw", "%s%n 0 1 1", "a\nLIST"])
 def test_a_header_cannot_open_files_elsewhere(tmp_path, headers, hostile):
     (tmp_path / "in").mkdir()
@@ -262,20 +255,6 @@ def test_pictures_are_read_as_viewers_show_them(tmp_path, name, orientation):
     assert files.outline(tmp_path / name).pixels.shape == image.pixels.shape
 
 
-def test_exif_data_after_the_pixels_of_a_png_are_used(tmp_path):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
-    PIL.Image.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / "x.png", exif=exif)
-    content = (tmp_path / "x.png").read_bytes()
-    start = content.index(b"eXIf") - 4
-    length = int.from_bytes(content[start : start + 4]) + 12
-    chunk = content[start : start + length]
-    rest = content[:start] + content[start + length :]
-    (tmp_path / "x.png").write_bytes(rest[:-12] + chunk + rest[-12:])
-    for read in (files.read, files.outline):
-        assert read(tmp_path / "x.png").pixels.shape == (1, 9, 4)
-
-
 @pytest.mark.parametrize("kind", ["f4", "i2"])
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_adobe_deflate"}], ids=str)
 def test_tiff_of_floats_and_signed_numbers_is_read(tmp_path, kind, options):
@@ -321,17 +300,6 @@ OTHERS = "x.txt x.csv x.json Thumbs.db ._x.png .x.gif x"
 @pytest.mark.parametrize("name", [*IMAGES.split(), *OTHERS.split()])
 def test_images_are_told_by_name(name):
     assert files.is_image(name) == (name in IMAGES.split())
-
-
-def test_a_dicom_file_of_any_name_is_part_of_a_series(tmp_path):
-    (tmp_path / "IM1.img").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 32)
-    assert files.series_format(tmp_path / "IM1.img")
-
-
-def test_an_error_says_what_to_do_with_an_intact_file(tmp_path):
-    (tmp_path / "x.png").write_text("<html>404</html>")
-    with pytest.raises(UserError, match="[Ii]f other programs open it, save it as PNG"):
-        files.read(tmp_path / "x.png")
 
 
 def test_a_volume_of_another_kind_is_written_where_itk_finds_it(tmp_path):

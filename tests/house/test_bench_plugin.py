@@ -12,13 +12,13 @@ from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk.runs.results import Score
 from gantk_bench.comparison import REGRESSION, Change, change_lines, compare, regressed
-from gantk_bench.page import detail, write_page
+from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import Row, figures, read_rows
 from gantk_bench.statistics import statistics
 from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems
-from gantk_bench.tables import brief, markdown
+from gantk_bench.tables import markdown
 
 pytestmark = pytest.mark.bench
 RESULTS = ROOT / "benchmarks" / "results"
@@ -97,15 +97,6 @@ def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
         suite(text)
     assert told in str(caught.value)
     assert "mine.toml" in str(caught.value)
-
-
-def test_a_hash_changes_with_settings_not_descriptions(suite, recipe):
-    hash_of = lambda path, **wish: planned([path], suite(), **wish)[0].facts["recipe_hash"]  # noqa: E731
-    first = hash_of(recipe())
-
-    assert first == hash_of(recipe("renamed", summary="another", paper={"system": "a system"}))
-    assert first != hash_of(recipe(), settings=("train.batch=3",))
-    assert first == hash_of(recipe(), settings=("train.batch=2",))  # as it is anyway
 
 
 # ---- comparisons and rows
@@ -198,20 +189,6 @@ def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path
 
     found = figures(tmp_path)["patients"].get("a_to_b", {})
     assert (len(found.get("psnr", {})) == 2) == compared
-
-
-def test_the_chosen_checkpoint_is_of_a_seed_that_has_one():
-    failed = row(label="dualgan_t1t2 seed=0", selection={})
-    trained = row(label="dualgan_t1t2 seed=1", selection={"step": 40, "rule": "PSNR"})
-    (system,) = systems([failed, trained])
-
-    assert detail(system)["chosen"] == "step 40 chosen: PSNR"
-
-
-def test_a_brief_line_says_what_its_probability_is_of():
-    ahead, behind = brief(row()).split("   ")
-    assert ahead.endswith("(probability of being better 98 %)")
-    assert behind.endswith("not better (probability of being better 7 %)")
 
 
 def verdicts(now: Row, before: Row) -> dict[str, str]:

@@ -67,15 +67,6 @@ def test_pictures_keep_bit_depth_and_brightness(folders, name):
     expect_same_brightness(made.pixels, given.pixels)
 
 
-def test_a_single_picture_is_as_in_a_folder(folders, tmp_path):
-    given, made = folders
-    package.translate(
-        "t1t2", given / "gray.png", tmp_path / "a.png", to="T2", device="cpu", say=lambda line: None
-    )
-
-    assert (tmp_path / "a.png").read_bytes() == (made / "gray.png").read_bytes()
-
-
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0, 255)])
 def test_normalised_arrays_come_back_on_their_scale(model, head, low, high):
     array = low + (high - low) * (head / 255)

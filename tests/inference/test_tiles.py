@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import by_windows
-from gantk.machine.memory import Memory
 from gantk.nets.blocks import (
     MAX_TORCH_NORM_POSITIONS,
     GroupNorm,
     InstanceNorm,
     channels_last,
-    fold_for_inference,
 )
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups
@@ -186,22 +184,6 @@ def test_an_image_is_reflected_to_the_networks_multiple(name, multiple):
         assert torch.equal(TiledNetwork(network, network)(x), network(larger)[(..., *inside)])
 
 
-def test_memory_decides_whether_an_image_goes_whole_and_is_kept():
-    network = drawn(UNet(1, 1, 2, width=16, depth=3, stem=1, head=1), 2)
-    x = images(2, (256, 320))[:1]
-    with Memory() as all_at_once:
-        reference = whole(network, x)
-
-    memory = all_at_once.peak // 3
-    tiling = tiled(network, memory=memory, batch=4)
-    with Memory() as used:
-        done = tiling(x)
-
-    assert tiling.plan((1, 256, 320)).split.level < math.inf
-    assert used.peak < 1.05 * memory + 4 * x.nbytes
-    assert difference(done, reference) < 1e-4
-
-
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.7])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_windows_of_exported_files_blend_to_the_image(dims, overlap):
@@ -230,26 +212,3 @@ def test_norms_are_right_over_millions_of_positions(make):
     exact = exact.reshape(x.shape) * norm.weight.reshape(-1, 1, 1) + norm.bias.reshape(-1, 1, 1)
 
     assert (norm(x) - exact).abs().max() <= 3e-5
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("up", ["resize", "linear", "transpose"])
-@torch.no_grad()
-def test_inference_copies_follow_changed_weights(dims, up):
-    network, other = (
-        drawn(NETWORKS["unet with stem and head"](dims, up=up), dims) for _ in range(2)
-    )
-    for part in other.parameters():
-        part.mul_(0.5)
-
-    x = channels_last(images(dims, (32,) * dims))
-    weights = other.state_dict()
-    before = network(x)
-    after = other(x)
-
-    assert fold_for_inference(network) is network
-    assert set(network.state_dict()) == set(weights)
-    assert difference(network(x), before) < 1e-5
-    assert difference(torch.func.functional_call(network, weights, (x,)), after) < 1e-5
-    network.load_state_dict(weights)
-    assert difference(network(x), after) < 1e-5

@@ -6,14 +6,12 @@ import csv
 import errno
 import json
 import os
-import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from one_pipeline import OnePipeline, model_of
+from one_pipeline import model_of
 from PIL import Image as Picture
 from tiny import PATCHGAN, UNET, small_run
 
@@ -170,56 +168,6 @@ WAYS = {  # options of the frame, maps, memory beside the input in volumes
 }
 
 
-def framed_block() -> np.ndarray:
-    """A volume of 72 x 96 x 96 of noise between dark borders."""
-    pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
-    pixels[:, 7] = 20.0
-    pixels[:, :, :4] = 20.0
-    pixels[:, :, -4:] = 20.0
-    pixels[..., :4] = 20.0
-    pixels[..., -4:] = 20.0
-    return pixels
-
-
-def model_of_maps(maps: tuple[str, ...], options: dict) -> OnePipeline:
-    """A model whose network gives paler images, and 0.1 everywhere for other maps."""
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        made = []
-        for number, kind in enumerate(maps):
-            paler = batch * (1 - 0.1 * number)
-            made.append(paler if kind == "image" else torch.full_like(batch, 0.1))
-        return torch.cat(made, 1)
-
-    made = model_of(run, maps, batch=2, **options)
-    # which draws at most 64 MB of a volume, more than this one has
-    made.own.own_scale = lambda pixels: made.own.source
-    return made
-
-
-@pytest.mark.quick_cases("masked", "variants")
-@pytest.mark.parametrize("way", WAYS)
-def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
-    options, maps, most = WAYS[way]
-    pixels = framed_block()
-    model = model_of_maps(maps, options)
-    expected = model(Image(pixels, affine=np.eye(4)))
-    monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
-    monkeypatch.setattr("gantk.formats.image.SLAB", 2**14)
-    image = Image(pixels.copy(), affine=np.eye(4), spill=tmp_path)
-    tracemalloc.start()
-    done = model(image)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    volumes = peak / pixels.nbytes
-
-    assert volumes < most, f"{volumes:.2f} volumes beside the input"
-    for one, other in zip(done, expected, strict=True):
-        np.testing.assert_allclose(one.pixels, other.pixels, rtol=1e-4, atol=1e-3)
-
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
     monkeypatch.setattr("gantk.inference.pipeline.free_memory", lambda: 2**-10)
     image = Image(np.zeros((1, 64, 64, 64), np.float32), path=Path("head.nii"))
@@ -277,17 +225,6 @@ def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
     (as_dark,) = translate(multimodal, bright, tmp_path / "as-dark", style=dark)
 
     assert not np.array_equal(values(as_bright), values(as_dark))
-
-
-@pytest.mark.parametrize("fit", ["pad", "resize", "crop"])
-def test_a_style_may_have_another_size_than_the_training_images(multimodal, fit):
-    model = toolkit.load(multimodal, device="cpu")
-    model.model.data.fit = fit
-    images = np.random.default_rng(0).uniform(0, 600, (2, 1, 32, 32)).astype(np.float32)
-    style = np.random.default_rng(1).uniform(0, 600, (1, 45, 33)).astype(np.float32)
-    made = model.translate(images, options=TranslateOptions(example=Image(style)))
-
-    assert made.shape == images.shape
 
 
 @pytest.fixture

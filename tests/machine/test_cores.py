@@ -8,20 +8,6 @@ from gantk.machine import cores
 from gantk.training.engine import Engine
 
 
-@pytest.mark.parametrize(
-    "limit", [{"cpu.max": "15 10", "a/b/cpu.max": "max 10"}, {"cpu,x/a/cpu.cfs_quota_us": "11"}]
-)
-def test_the_smallest_cgroup_quota_counts(tmp_path, monkeypatch, limit):
-    limit |= {"self/cgroup": "4:cpu,x:/a/b\n0::/a/b", "cpu,x/a/cpu.cfs_period_us": "10"}
-    for at, text in limit.items():
-        (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / at).write_text(text)
-    monkeypatch.setattr(cores, "PROC", tmp_path)
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
-
-    assert cores.cgroup_quota() == 2
-
-
 @pytest.fixture
 def two_threads(monkeypatch):
     """Torch has two threads, and the user chose no number."""
@@ -31,16 +17,6 @@ def two_threads(monkeypatch):
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def test_a_quota_bounds_the_threads(two_threads, monkeypatch):
-    monkeypatch.setattr(cores, "cgroup_quota", lambda: 1)
-    threads = cores.Threads(fixed=False)
-
-    assert threads.choose(0) == "threads  1 from step 0: the CPU quota of this container"
-    assert torch.get_num_threads() == 1
-    threads.reset()
-    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from gantk import registry
 from gantk.errors import UserError
 from gantk.machine import ranks as machine
 from gantk.machine.device import choose
-from gantk.machine.launch import Launch, first_host, launch
+from gantk.machine.launch import Launch, launch
 from gantk.machine.ranks import Reduction
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage
@@ -181,18 +181,6 @@ def test_a_process_knows_which_of_how_many_it_is(environment, expected):
     if expected.world > 1:  # what torch reads is there
         assert environment["MASTER_ADDR"] == "node01"
         assert 1024 < int(environment["MASTER_PORT"]) < 32768
-
-
-@pytest.mark.parametrize(
-    ("nodes", "host"),
-    [
-        ("node[01-04,07]", "node01"),
-        ("login,node[01-04]", "login"),
-        ("rack[1-2]n[03,4].org", "rack1n03.org"),
-    ],
-)
-def test_the_first_host_of_a_node_list(nodes, host):
-    assert first_host(nodes) == host
 
 
 @pytest.mark.parametrize(

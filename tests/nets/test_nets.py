@@ -30,8 +30,7 @@ from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
 from gantk.nets.unet import UNet
 from gantk_parts.attention_unet import AttentionUNet
-from gantk_style.encoder import LAYERS, VGG19
-from gantk_synthesis.dcgan.network import DCGANDiscriminator, DCGANGenerator
+from gantk_synthesis.dcgan.network import DCGANDiscriminator
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -235,44 +234,6 @@ def test_self_attention_is_the_papers_formula(dims):
     torch.testing.assert_close(block.float()(x).double(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("make", "published"),
-    [
-        # 54.414 M for colour, 54.408 M for gray (issue 1152 of that implementation): batch norm,
-        # the last offset only
-        (
-            lambda: UNet(3, 3, 2, depth=8, norm="batch", up="transpose", dropout=0.5, bias=False),
-            54_413_955,
-        ),
-        (
-            lambda: UNet(1, 1, 2, depth=8, norm="batch", up="transpose", dropout=0.5, bias=False),
-            54_407_809,
-        ),
-        # 7.838 M with 6 blocks, 11.378 M with 9, offsets everywhere; 11,388,675 with affine
-        # instance norm (issue 45)
-        (lambda: ResNet(3, 3, 2, blocks=6, bias=True), 7_837_699),
-        (lambda: ResNet(3, 3, 2, blocks=9, bias=True), 11_378_179),
-        (lambda: ResNet(3, 3, 2, blocks=9, bias=True, affine=True), 11_388_675),
-        # 2.766 M for colour, 2.769 M for a pair of colour images, 2.765 M for a gray pair
-        (lambda: PatchGAN(3, 2, norm="batch"), 2_765_633),
-        (lambda: PatchGAN(6, 2, norm="batch"), 2_768_705),
-        (lambda: PatchGAN(2, 2, norm="batch"), 2_764_609),
-        # 4 encoder units from 64 filters and one of 1,024 below; gates on all skips but that at
-        # full resolution
-        (lambda: AttentionUNet(1, 1, 2), 35_538_436),
-        # ours has offsets in the two convolutions of the discriminator that no batch norm follows,
-        # theirs has none
-        (lambda: DCGANGenerator(100, 3, (64, 64)), 3_576_704),
-        (lambda: DCGANDiscriminator(3, 2), 2_765_568 + 64 + 1),
-        # Simonyan and Zisserman 2015, table 1, E; as Keras lists it
-        (lambda: VGG19([LAYERS[-1]]), 20_024_384),
-    ],
-)
-def test_networks_have_the_published_number_of_parameters(make, published):
-    with torch.device("meta"):  # 54 million cost nothing there
-        assert sum(parameter.numel() for parameter in make().parameters()) == published
-
-
 # ---- convolutions as matrix products: what torch computes ----------------------------------------
 
 # transposed, inputs, outputs, side, kernel, stride, padding
@@ -403,18 +364,3 @@ def test_transformed_convolutions_are_torchs(transformed, monkeypatch):
     exact += slope_of_slope(module, x, module.weight)
 
     assert max(apart(found, exact)) < 2e-5
-
-
-def test_convolutions_are_transformed_in_float32_training_only(transformed, monkeypatch):
-    module, x = transformed
-    trained = passed(module, x)[0]
-    narrow = passed(module, x, bf16=True)
-    with torch.no_grad():
-        computed = module(x)
-
-    monkeypatch.setattr(winograd, "MIN_PRODUCTS", 1 << 60)
-
-    assert torch.equal(computed, module(x))
-    assert not torch.equal(trained, computed)
-    for one, other in zip(narrow, passed(module, x, bf16=True), strict=True):
-        assert torch.equal(one, other)

@@ -147,19 +147,6 @@ def test_a_part_that_cannot_score_is_an_error_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("fault", ["raise SystemExit(0)", "raise GeneratorExit", "1 / 0"])
-def test_scores_are_written_before_plugins_see_them(fault, add_plugin, copied_run, capsys):
-    (copied_run / "metrics.json").unlink()
-    code = f"gantk_images_scored(run, result):\n    (run / 'metrics.json').stat()\n    {fault}"
-    add_plugin("my-package", "mine", HOOK + code)
-    result = toolkit.evaluate(copied_run, device="cpu", say=lambda line: None)
-
-    assert json.loads((copied_run / "metrics.json").read_text("utf-8")) == result
-    said = " ".join(capsys.readouterr().err.split())
-    assert "the plugin 'mine' from my-package 1.0 is switched off: gantk_images_scored" in said
-    assert "FileNotFoundError" not in said
-
-
 @pytest.mark.parametrize(
     "change",
     ["result.metrics.clear(); 1 / 0", "result.x = object()", "result.metrics['a_to_b'] = 5"],

@@ -69,11 +69,6 @@ def train_one_step(place: tuple, *losses: object) -> dict[str, torch.Tensor]:
     return contract.train(contract.engine(method, steps=1), until=1)
 
 
-def test_the_options_of_methods_are_found():
-    assert {"method cyclegan cycle_loss", "method dualgan identity_loss"} <= PLACES.keys()
-    assert {"method pix2pix target_losses", "post style style_loss"} <= PLACES.keys()
-
-
 @pytest.mark.parametrize("key", PLACES)
 def test_a_loss_that_does_not_fit_is_refused_by_name(key):
     kind, name, _, mark, _ = place = PLACES[key]
@@ -153,19 +148,6 @@ def test_the_named_loss_is_the_one_that_is_minimised(key, spies):
     train_one_step(place, f"spy_{place[3].takes}")
 
     assert spies
-
-
-def test_an_undeclared_loss_compares_two_batches_of_images(spies):
-    assert loss_inputs(registry().get("loss", "unsaid").load()) == ("images", "source")
-    bind("method", {"name": "pix2pix", "target_losses": ["unsaid"]})
-    bind("method", {"name": "cyclegan", "source_losses": ["unsaid"]})
-    with pytest.raises(UserError, match="the loss 'unsaid' takes output and target, or output and"):
-        bind("method", {"name": "pix2pix", "adversarial": "unsaid"})
-
-
-def test_a_wrong_declaration_names_the_package(spies):
-    with pytest.raises(UserError, match=r"the loss 'wrong' .*`takes` cannot be 'pict.*my-package"):
-        bind("method", {"name": "pix2pix", "reconstruction": "wrong"})
 
 
 # ---- two-way methods: which losses, with which weight

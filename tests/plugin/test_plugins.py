@@ -39,17 +39,6 @@ def state(plugin: str) -> str | None:
 # ---- what is found -------------------------------------------------------------------------------
 
 
-def test_a_distribution_that_is_on_the_path_twice_is_found_once(add_plugin, tmp_path, monkeypatch):
-    folder = add_plugin("My_Package", "my_plugin", GENERATOR.format(name="mynet"))
-    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    (tmp_path / "elsewhere").symlink_to(folder)
-    load.cache_clear()
-
-    assert [plugin.name for plugin in load().plugins].count("my_plugin") == 1
-    assert state("my_plugin") is None
-    assert registry().get("generator", "mynet").owner == "My_Package"
-
-
 def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
     hidden = (
         "import importlib.metadata as metadata, sys\nevery ="

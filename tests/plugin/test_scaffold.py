@@ -2,7 +2,6 @@
 makes of one.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from packages import install, python
 from tiny import ROOT
 
-from gantk.errors import UserError
 from gantk.scaffold import scaffold
 
 KINDS = ("loss", "method", "generator", "discriminator", "metric", "source", "format")
@@ -80,19 +78,6 @@ def test_every_kind_of_part_is_written_with_next_steps(kind, gantk, tmp_path):
         f'add.{name}("my_gan2", "my_gan2.{part.removesuffix(".py")}:MyGAN2")'
         in texts["__init__.py"]
     )
-
-
-def test_failed_scaffolds_leave_everything_as_it_was(tmp_path, monkeypatch):
-    def full(*names):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(UserError, match="the folder '.*nowhere' does not exist"):
-        scaffold.new_plugin("mygan", tmp_path / "nowhere")
-    with pytest.raises(OSError, match="No space left"):
-        scaffold.new_plugin("mygan", tmp_path)
-
-    assert not list(tmp_path.iterdir())
 
 
 # ---- the parts that the pages in docs/own-parts/ write

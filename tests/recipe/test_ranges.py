@@ -2,16 +2,14 @@
 it would take.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, get_args, get_origin
 
 import pytest
 
 from gantk import registry
-from gantk.data.augment import Augmentation
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
-from gantk.plugin.spec import options_model, options_of
+from gantk.plugin.spec import options_of
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk.recipe.tables import TABLES
 
@@ -90,17 +88,6 @@ def test_oversized_recipe_files_are_one_message(name, tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match=words):
         load_recipe("x.toml").check()
-
-
-@dataclass(kw_only=True)
-class Elsewhere(Augmentation):
-    """A dataclass of a module that does not import what its base is annotated with."""
-
-    free: int = 3
-
-
-def test_parts_without_or_with_inherited_ranges_work():
-    assert options_model(Elsewhere).model_validate({"free": -(10**12), "p": 0.1}).p == 0.1
 
 
 @pytest.mark.parametrize(

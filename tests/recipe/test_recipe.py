@@ -364,23 +364,6 @@ def test_fast_is_one_switch_or_a_table_of_its_parts():
     ] == ["kernels"]
 
 
-def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
-    file = tmp_path / "old.toml"
-    file.write_text(
-        '[method]\nname = "cyclegan"\n[train]\nsteps = 1\nkernels = false\nallocator = "kep"\n'
-        "fast.compile = true\n"
-        "[profile.gpu]\ntrain.capture = 'off'\n"
-    )
-    recipe = load_recipe(str(file)).override(
-        ["train.allocator=keep", "train.fast.fused=false"], "gpu"
-    )
-
-    assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
-    assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
-    assert recipe.notes["train.fast.compile"] == "train.fast.compile no longer has an effect"
-    assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")
-
-
 def test_options_go_by_their_earlier_names_too(parts):
     again = small(method={"name": "munit", "local_ncc": 0.5}).override(["method.structure=0.75"])
     assert again.check().method.options["local_ncc"] == 0.75

@@ -17,7 +17,7 @@ import gantk
 from gantk import Data
 from gantk.data.batches import Batches
 from gantk.data.preparation import contrast_names
-from gantk.data.recipe_data import checked_recipe, with_data
+from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks, domain_letters
 from gantk.recipe.departures import departures
@@ -159,16 +159,6 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     assert resolved(load_recipe(tmp_path / "shown.toml").check()) == resolved(
         load_recipe(mine).check()
     )
-
-
-def test_recipes_without_held_out_files_test_on_yours(tmp_path):
-    assert load_recipe("t1t2_patients").check().data.split.test == 0
-
-    source = {"name": "nifti", "path": str(tmp_path)}
-    yours = with_data(load_recipe("t1t2_patients"), source).check().data.split
-
-    assert yours.test > 0
-    assert yours.by == "auto"
 
 
 # ---- every recipe takes `--data`: pictures, volumes, a DICOM export, a table; or says what it

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from gantk.report.build import write_report
-from gantk.report.run_record import MAX_CURVES, RunRecord
+from gantk.report.run_record import RunRecord
 
 ENTRIES = {
     "losses": lambda value: {"losses": {"generators/cycle_a": value}},
@@ -30,17 +30,6 @@ def test_extreme_values_in_a_log_make_a_page(kind, value, copied_run):
 
     problems = " ".join(RunRecord(copied_run).problems)
     assert "log.jsonl" in problems or value < 1 or kind == "rate"
-
-
-def test_a_log_with_many_curves_makes_a_small_page(copied_run):
-    losses = {f"group{number % 300}/loss{number}": 1.0 for number in range(2_000)}
-    write_log(copied_run, [{"losses": losses}, {"losses": losses}])
-
-    page = write_report(copied_run)
-
-    assert RunRecord(copied_run).log.curves == MAX_CURVES
-    assert "values of further curves are left out" in page.read_text()
-    assert page.stat().st_size < 2**21
 
 
 def test_large_samples_are_left_out_and_told(copied_run):

@@ -12,8 +12,7 @@ from markdown_it import MarkdownIt
 
 from gantk.errors import printable
 from gantk.files import sha256_of
-from gantk.report.build import render
-from gantk.report.markdown import escape_markdown, markdown_table, score_table
+from gantk.report.markdown import escape_markdown, score_table
 from gantk.runs.results import Results
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -92,39 +91,6 @@ def test_an_escaped_text_is_shown_as_it_is(text):
     assert shown(f"# {escaped}\n") in (wanted, [""])
     assert shown(f"- {escaped}\n") == wanted
     assert shown(f"Of {escaped} images") == [f"Of {line} images"]
-
-
-@with_hostile
-def test_an_escaped_text_stays_in_its_cell(text):
-    rows = [(text, "1"), ("2", text)]
-    assert shown(markdown_table(("a", text), rows)) == [
-        "a",
-        line_of(text),
-        line_of(text),
-        "1",
-        "2",
-        line_of(text),
-    ]
-
-
-@with_hostile
-def test_scores_of_a_study_show_names_as_they_are(text):
-    from gantk_studies.reader_study.answers import HERE
-
-    one = {"value": 0.5, "ci95": [0.4, 0.6], "n": 3, "readers": 2, "cases": 3}
-    reader = {"accuracy": one, "same_again": one, "learning": one, "seconds": 1.0}
-    story = {
-        "kind": "2afc",
-        "split": "test",
-        "target": text,
-        "pooled": {"accuracy": one},
-        "readers": {text: reader},
-        "learning": one,
-        "agreement": {"fleiss": one, "cohen": {text: 0.5}},
-        "fooled": [{"case": 1, text or "x": text}],
-        "left_out": [text],
-    }
-    shown(render("scores.md.j2", story, folders=[HERE], styles=(), scripts=()))
 
 
 @pytest.mark.parametrize("text", [" x ".join(HOSTILE), "<b>a</b>", "[a](http://b)", "```"])

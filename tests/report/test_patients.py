@@ -2,10 +2,8 @@
 compared on one page.
 """
 
-import base64
 import csv
 import importlib
-import io
 import json
 import re
 import shutil
@@ -21,7 +19,6 @@ from tiny import TINY
 import gantk
 from gantk import write_report
 from gantk.errors import UserError
-from gantk.report.patients.section import encode_pixels
 from gantk.training import loop
 
 
@@ -90,18 +87,6 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     kinds = [attributes["data-kind"] for tag, attributes in page.tags if tag == "canvas"]
 
     assert kinds[:4] == ["input", "truth", "output", "error"]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_keeps_the_intensities_of_its_file_to_16_bits(channels):
-    pixels = np.linspace(-1024, 3071, 48 * channels, dtype=np.float32).reshape(channels, 6, 8)
-    found = encode_pixels(pixels)
-    png = base64.b64decode(found.uri.partition(",")[2])
-    coded = np.array(Image.open(io.BytesIO(png))).astype(float)
-    levels = (256 * coded[..., 0] + coded[..., 1]).reshape(pixels.shape)
-    read = found.low + (found.high - found.low) * levels / 65535
-
-    assert np.abs(read - pixels).max() < 0.05
 
 
 @pytest.mark.quick_cases("spacing1-zooms1")

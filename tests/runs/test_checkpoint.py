@@ -290,27 +290,6 @@ def test_a_flipped_bit_in_a_checkpoint_is_an_error(tmp_path, name):
         LOADERS[name](path.parent)
 
 
-def test_optimizers_keep_options_they_changed_themselves():
-    class Own(torch.optim.Optimizer):
-        def __init__(self, params, lr=0.1):
-            super().__init__(list(params), {"lr": lr, "seen": 0, "pair": (1, 2)})
-
-        def step(self, closure):
-            self.param_groups[0]["seen"] += 1
-            return closure()
-
-    for rule, key, value, kept in (
-        (Own, "seen", 3, 3),
-        (Own, "pair", [3, 4], (3, 4)),
-        (adam, "eps", 0.5, 1e-8),
-    ):
-        _, state = trained(rule)
-        state["optimizers"]["play"]["param_groups"][0][key] = value
-        engine, _ = trained(rule, 0)
-        engine.load_state_dict(state, engine.ema.state_dict())
-        assert engine.optimizers["play"].param_groups[0][key] == kept
-
-
 def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
     with pytest.raises(
         UserError, match="contains a PosixPath, which a checkpoint cannot store.*: tensors, num"

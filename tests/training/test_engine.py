@@ -4,7 +4,6 @@ ones do.
 
 import ast
 import re
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import Linear
 
 CPU = Runtime(torch.device("cpu"), "fp32", False)
 
@@ -58,42 +56,10 @@ def test_a_phase_updates_its_own_modules_only():
     assert method.critic.weight.item() == pytest.approx(2.0 - 0.1 * 0.5)
 
 
-def test_optimizer_of_recipe_phase_wins_over_phase_over_recipe():
-    class Own(Toy):
-        def phases(self):
-            play, judge = super().phases()
-            return [Phase("play", play.updates, play.loss, optimizer=partial(sgd, lr=0.002)), judge]
-
-    for optimizers, expected in (({}, 0.002), ({"play": sgd}, 0.1)):
-        engine = engine_of(Own(), optimizers=optimizers)
-        rates = {
-            name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()
-        }
-        assert rates == {"play": expected, "judge": 0.1}
-
-
 def test_an_optimizer_that_ignores_its_closure_is_an_error():
     deaf = type("Deaf", (torch.optim.SGD,), {"step": lambda self, closure=None: None})
     with pytest.raises(UserError, match="never calls closure"):
         train(engine_of(Toy(), optimizers={"play": lambda parameters: deaf(parameters, lr=0.1)}))
-
-
-def test_repeated_closures_get_true_losses():
-    """L-BFGS evaluates several times a step; whole and in microbatches it must end at the same
-    place.
-    """
-
-    def lbfgs(parameters):
-        return torch.optim.LBFGS(parameters, lr=0.1, max_iter=4)
-
-    ends = []
-    for microbatch in (None, 1):
-        method = Toy()
-        losses = train(engine_of(method, 3, optimizers={"play": lbfgs}, microbatch=microbatch))
-        ends.append((method.player.weight.item(), losses[-1]["play/size"].item()))
-
-    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
-    assert ends[0][0] != 0.5
 
 
 LOSS = torch.ones((), requires_grad=True) * 2
@@ -160,19 +126,6 @@ def test_out_of_memory_says_what_to_lower(tiny_recipe, tmp_path, monkeypatch):
 
 
 # ---- schedules, stages, order, resuming ----------------------------------------------------------
-
-
-def test_the_learning_rate_and_the_progress_follow_the_schedule():
-    method = Toy()
-    engine = engine_of(method, 4, schedule=Linear)
-    rates = []
-    progress = []
-    for _ in engine.fit(ones):
-        rates.append(engine.optimizers["play"].param_groups[0]["lr"])
-        progress.append(method.progress.item())
-
-    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.05])
-    assert progress == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_stages_follow_each_other_and_resume_inside():

@@ -8,7 +8,6 @@ from torch import nn
 
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.testing import MethodContract
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
@@ -78,13 +77,6 @@ def assert_same(one: Engine, other: Engine) -> None:
 
 def numbers(losses: dict) -> dict[str, float]:
     return {name: float(loss) for name, loss in losses.items()}
-
-
-def contract(name: str, options: dict) -> MethodContract:
-    classes = ("healthy", "tumour") if options.get("conditional") else ()
-    return type(
-        "Contract", (MethodContract,), {"method": name, "options": options, "classes": classes}
-    )()
 
 
 # ---- recorded ------------------------------------------------------------------------------------

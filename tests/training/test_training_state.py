@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gantk import DiscriminatorAugment, ImagePool
-from gantk.losses.adversarial import BCE, LS, WGANGP, Hinge
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.small import small_part
-from gantk.training.adaptive import undecided_logit
 from gantk.training.ema import EMA
 from gantk.training.optim import adam, adamw, move_state, sgd
 
@@ -112,27 +110,6 @@ def adaptive(p: float = 0.0, dims: int = 2, **more) -> DiscriminatorAugment:
     augment = DiscriminatorAugment([BRIGHTER], dims, 0.6, **more)
     augment.p.fill_(p)
     return augment
-
-
-def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[float]:
-    """p after every image, while the discriminator says this of each real one."""
-    found = []
-    for _ in range(images):
-        augment.observe(torch.full((1, 1, 10, 10), logit))
-        found.append(float(augment.p))
-    return found
-
-
-def test_augmentation_p_follows_the_discriminator():
-    rising = observed(adaptive(), 2.0, 1000)
-    falling = observed(adaptive(p=0.05), -2.0, 500)
-
-    assert rising == sorted(rising)
-    assert falling == sorted(falling, reverse=True)
-    assert falling[-1] == 0.0
-    assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
-    assert undecided_logit(LS()) == 0.5
-    assert undecided_logit(BCE()) == undecided_logit(Hinge()) == undecided_logit(WGANGP()) == 0.0
 
 
 @pytest.mark.parametrize("dims", [2, 3])

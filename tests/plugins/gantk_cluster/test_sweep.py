@@ -19,20 +19,11 @@ from tiny import TINY
 import gantk
 from gantk import __version__ as version
 from gantk_cluster import cluster as ray_cluster
-from gantk_cluster.sweep.sweep import axes_of, write_report
+from gantk_cluster.sweep.sweep import write_report
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
 SPACE = ["method.cycle=1.0..20.0:log", "train.optimizer.lr=1e-4..1e-3:log"]
-
-
-def test_a_space_is_read_as_it_is_written():
-    whole, real, words = axes_of(["a=2..8", "b=1e-4..4e-4:log", "c=ls,bce"])
-    assert [axis.sampler for axis in (whole, real, words)] == ["randint", "loguniform", "choice"]
-    assert whole.ends == (2, 8)
-    assert real.ends == (1e-4, 4e-4)
-    assert words.ends == ("ls", "bce")
-    assert axes_of(["a=[1, 2],[3, 4]"])[0].ends == ([1, 2], [3, 4])
 
 
 def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):

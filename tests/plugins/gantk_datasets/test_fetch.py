@@ -10,7 +10,6 @@ import re
 import tarfile
 import threading
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -231,16 +230,6 @@ def test_what_a_server_refuses_is_one_sentence_with_a_way_out(server, offer, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_fetches_of_one_set_at_a_time_download_it_once(server, offer, tmp_path):
-    offer(PLAIN)
-    with ThreadPoolExecutor(4) as pool:
-        done = list(pool.map(quietly, [tmp_path / "heads"] * 4))
-
-    assert done == [tmp_path / "heads"] * 4
-    assert len(server.log) == 1
-    assert len(names(tmp_path / "heads")) == 4
-
-
 def member(**kind) -> bytes:
     """A tar archive with one member that is no plain file."""
     info = tarfile.TarInfo("set/odd")
@@ -316,14 +305,6 @@ def test_links_among_unfinished_files_are_not_followed(offer, tmp_path, name):
     assert (outside / "mine.txt").read_text() == "mine"
 
 
-def test_a_link_is_no_folder_for_unfinished_files(offer, tmp_path):
-    offer(PLAIN)
-    (tmp_path / "outside").mkdir()
-    (tmp_path / ".heads.fetching").symlink_to(tmp_path / "outside")
-    wrong("cannot be written", tmp_path / "heads")
-    assert not names(tmp_path / "outside")
-
-
 def test_what_the_user_got_wrong_touches_nothing(server, offer, tmp_path):
     offer(PLAIN)
     (tmp_path / "heads").mkdir()
@@ -395,17 +376,6 @@ def test_headers_and_folders_of_archives_are_bounded(offer, tmp_path, name):
     content, words = HEADERS[name]
     offer(gzip.compress(content + packed(PICTURES)), "heads.tar.gz")
     wrong(words, tmp_path / "heads")
-
-
-def test_public_sets_are_listed_with_their_size():
-    rows = gantk.public_sets()
-    for row in rows:
-        assert len(row) == 5
-        assert all(row)
-    size_of = {name: size for name, _, size, *_ in rows}
-
-    assert size_of["horse2zebra"] == "116.9 MB"
-    assert size_of["brats"] == "on request"
 
 
 PUBLISHED = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
@@ -590,17 +560,6 @@ def test_no_byte_past_the_limit_is_kept(hostile, monkeypatch, tmp_path, kind, pu
     assert len(server.asked) == 1, "an answer that is refused is not asked for again"
 
 
-def test_a_file_of_no_known_size_has_a_ceiling(hostile, monkeypatch, tmp_path):
-    monkeypatch.setattr(downloads, "MAX_UNSTATED_BYTES", 10**6)
-    server = hostile(Handler.endless)
-    wrong("more than 1,000,000 bytes", tmp_path / "heads")
-    assert server.sent < 10**6 + IN_FLIGHT
-
-    hostile(lambda handler: handler.drip(headers={"Content-Length": str(2**31 + 1)}))
-    wrong("states 2,147,483,649 bytes", tmp_path / "heads")
-    assert names(tmp_path) == set()
-
-
 @pytest.mark.parametrize("size", [0, 2**30])
 def test_single_bytes_now_and_then_are_given_up(hostile, monkeypatch, tmp_path, size):
     monkeypatch.setattr(downloads, "PIECE_SECONDS", 0.2)
@@ -636,15 +595,6 @@ def test_credentials_are_masked_everywhere(hostile, tmp_path, secret):
     assert any("***@127.0.0.1" in line for line in said)
     record = (tmp_path / "heads.fetched.json").read_text()
     assert "hunter2" not in record + "\n".join(said)
-
-
-@pytest.mark.parametrize(
-    "base", ["http://u:hunter2@127.0.0.1:9/", "ftp://u:hunter2@x/", "http://u:hunter2@[", "https://"]
-    + ["http://u:hunter2@127.0.0.1:99999/", "http:///x", "http://u:hunt/er2:hunter2@x/"],
-)  # fmt: skip
-def test_errors_mask_credentials(offer, tmp_path, base):
-    offer(PLAIN)
-    assert "hunter2" not in str(wrong("is not a valid|cannot be", tmp_path / "x", base_url=base))
 
 
 @pytest.mark.parametrize(

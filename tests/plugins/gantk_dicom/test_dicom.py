@@ -588,40 +588,6 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_patient_pseudonyms_sort_as_their_identifiers(tmp_path):
-    from gantk_dicom.names import pseudonym
-
-    raw = [f"P-{number}" for number in (9, 10, 2, 33, 4, 100)]
-    alias = [pseudonym(each) for each in raw]
-
-    assert [each.of for each in sorted(alias)] == sorted(raw)
-
-    made.series(tmp_path, made.head(2), **MARKS | {"SeriesDescription": "T1 se Qvornax ZQ7714093"})
-    (scan,) = io.scans(tmp_path)
-    facts = io.read(scan).facts
-
-    assert facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093"
-    assert facts["description"] == "T1 se"
-
-    other = MARKS | {"SeriesInstanceUID": "1.2.9", "SeriesDescription": "ilse T2"}
-    made.series(tmp_path, made.head(3), prefix="B", **other)
-
-    assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
-
-
-def test_errors_quote_at_most_200_characters_of_a_file():
-    said = str(UserError(f"'{'Doe John ' * 900}' is no split", where="x.csv, line 3"))
-    assert len(said) < 300
-    assert said.startswith("'Doe John")
-    assert said.endswith("(x.csv, line 3)")
-    path = "/data" + "/very-long-name" * 40
-    assert path in str(
-        UserError(
-            f"there is no file '{path}', as the run's own list says, which isn't the patient's"
-        )
-    )
-
-
 @pytest.mark.parametrize(
     ("said", "years"),
     [("045Y", 45), ("018M", 1.5), ("026W", 0.5), ("007D", 0.02), ("45", 50), ("", 50)],

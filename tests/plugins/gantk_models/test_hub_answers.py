@@ -2,7 +2,6 @@
 hub's cache.
 """
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -237,19 +236,3 @@ def test_without_an_answer_the_last_commit_is_used(fetch):
         fetch(lambda handler: handler.answer(status=404))
     with pytest.raises(GantkError, match="40 hexadecimal digits"):
         fetch(hub_reply(FILES, "..", {}))
-
-
-def test_two_threads_fetch_one_model(fetch, monkeypatch):
-    found = []
-    reply = hub_reply(FILES, COMMIT, {})
-    with serve(reply) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        own = lambda: found.append(find_model("hf://me/tiny"))  # noqa: E731
-        threads = [threading.Thread(target=own) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    assert len(found) == 4
-    assert files_of(found[0]) == SENT

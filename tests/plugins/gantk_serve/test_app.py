@@ -13,7 +13,6 @@ import threading
 import time
 import zipfile
 from base64 import b64decode
-from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 
@@ -337,14 +336,6 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_notes_become_one_answer(case):
-    notes, fits, reasons = ANSWERS[case]
-    answer = answer_for(notes, "PSNR 21.7 dB.")
-
-    assert (answer.fits, len(answer.reasons)) == (fits, reasons)
-
-
-@pytest.mark.parametrize("case", ANSWERS)
 def test_the_page_tells_what_does_not_hold(case, parts):
     notes, fits, _ = ANSWERS[case]
     told = parts.trust(answer_for(notes, "PSNR 21.7 dB."))
@@ -402,18 +393,6 @@ def test_a_name_cannot_lead_out_of_its_place(service):
         assert upload.parent.parent.parent == service.folder / "taken"
         assert not upload.name.startswith(".")
         service.forget(upload)
-
-
-def test_a_program_is_told_what_is_wrong_with_a_file(address, tmp_path, pictures):
-    from gradio_client.exceptions import AppError
-
-    (scan,) = pictures(tmp_path, 1)
-    (letter := tmp_path / "letter.txt").write_text("text")
-    wrong = {"unknown suffix '.txt'": (letter, "T2"), "Allowed: T2, T1": (scan, "T9")}
-    with program(address, tmp_path) as call:
-        for words, given in wrong.items():
-            with pytest.raises(AppError, match=words):
-                call(*given)
 
 
 def test_large_or_cross_site_requests_are_refused(client):
@@ -532,43 +511,6 @@ def test_files_that_were_not_uploaded_are_out_of_reach(service, tmp_path):
 
     link.unlink()
     link.parent.rmdir()
-
-
-def test_requests_wait_for_each_other(address, service, tmp_path, pictures, monkeypatch):
-    running = []
-    most = []
-    translate = service.translate
-
-    def watched(*given, **options):
-        running.append(1)
-        most.append(len(running))
-        try:
-            return translate(*given, **options)
-        finally:
-            running.pop()
-
-    monkeypatch.setattr(service, "translate", watched)
-    scans = pictures(tmp_path / "scans", 4)
-
-    def send(scan):
-        with program(address, tmp_path / scan.stem) as call:
-            return Path(call(scan)[0]).read_bytes()
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(send, scans))
-
-    assert most == [1, 1, 1, 1]
-    assert len(set(answers)) == 4
-
-
-def test_a_full_disk_is_told_and_a_defect_is_not_quoted(gradio, capfd):
-    from gantk_serve.app.server import failure_of
-
-    assert "No space left" in failure_of(OSError(28, "No space left on device"))
-    told = failure_of(ZeroDivisionError("Zweifel"))
-    assert "The terminal that runs gantk app" in told
-    assert "Zweifel" not in told
-    assert "Zweifel" in capfd.readouterr().err
 
 
 def test_a_used_port_is_one_message(gantk, tiny_run):

@@ -7,13 +7,10 @@ import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from tiny import ROOT
-
-from gantk_serve.rules import load_rules
 
 DEPLOY = ROOT / "plugins" / "gantk_serve" / "deploy"
 
@@ -26,16 +23,6 @@ def compose() -> dict:
 @pytest.fixture
 def orthanc() -> dict:
     return json.loads((DEPLOY / "orthanc.json").read_text("utf-8"))
-
-
-def test_rules_name_the_orthanc_of_the_compose_file(compose, orthanc):
-    rules = load_rules(DEPLOY / "rules.toml")
-
-    assert rules.orthanc.url == f"http://orthanc:{orthanc['HttpPort']}"
-    assert compose.keys() == {"gantk", "orthanc"}
-    assert orthanc["OverwriteInstances"]  # else corrected images are dropped
-    assert orthanc["CheckRevisions"]
-    assert orthanc["AuthenticationEnabled"]
 
 
 def test_only_orthanc_has_ports_and_only_dicom_is_open(compose, orthanc):
@@ -67,14 +54,6 @@ def test_every_mounted_file_exists(compose):
 
     assert {name for name in files if not (DEPLOY / name).is_file()} == {"users.json", "password"}
     assert all(each.endswith(":ro") for each in mounts)
-
-
-def test_compose_stores_where_the_image_allows_it(compose):
-    folder = Path(load_rules(DEPLOY / "rules.toml").service.folder)
-    mounts = [each.partition(":")[2] for each in compose["gantk"]["volumes"]]
-
-    assert str(folder.parent) in mounts
-    assert f"/output {folder.parent}" in (ROOT / "Dockerfile").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "gantk[dicom]"')
 
 import pydicom
-from dicom_files import change, head, series
+from dicom_files import change
 from orthanc_double import OrthancDouble
 from serving import study, tiny_model
 
@@ -20,7 +20,7 @@ from gantk.errors import UserError
 from gantk_serve.images import facts_of
 from gantk_serve.orthanc import Away, Refused, parse_record
 from gantk_serve.rules import Rules
-from gantk_serve.worker import MAX_ATTEMPTS, MAX_JOBS, Worker
+from gantk_serve.worker import MAX_ATTEMPTS, Worker
 
 
 @pytest.fixture(scope="module")
@@ -135,17 +135,6 @@ def test_corrected_pixels_make_another_series(work, orthanc, tmp_path, on_change
         assert any(b'"superseded": true' in each for each in orthanc.metadata.values())
 
 
-def test_late_slices_withdraw_the_first_series(work, orthanc, tmp_path):
-    files = study(tmp_path / "s", 1, slices=6)
-    orthanc.add(*files[:4])
-    work()
-    assert [len(made) for made in orthanc.derived().values()] == [4]
-
-    orthanc.add(*files[4:])
-    work()
-    assert [len(made) for made in orthanc.derived().values()] == [6]
-
-
 def test_slices_that_come_during_a_translation_count(work, orthanc, tmp_path, monkeypatch):
     files = study(tmp_path / "s", 1, slices=6)
     orthanc.add(*files[:4])
@@ -186,20 +175,6 @@ def test_mixed_series_are_refused_by_instance_number(work, orthanc, tmp_path, ki
     assert "instances 1, 2 against instances 3, 4" in found["reason"]
     assert "Other" not in found["reason"]
     assert orthanc.derived() == {}
-
-
-def test_echoes_in_one_series_are_refused(work, orthanc, tmp_path):
-    pixels = head(3)
-    first = series(tmp_path / "1", pixels, SeriesInstanceUID="1.2.7", EchoTime=10)
-    second = series(tmp_path / "2", pixels + 5, SeriesInstanceUID="1.2.7", EchoTime=90)
-    for number, file in enumerate(second, start=4):
-        edit(file, InstanceNumber=number)
-    name = orthanc.add(*first, *second)
-    work()
-
-    found = record(orthanc, name)
-    assert found["outcome"] == "refused"
-    assert "instances 1, 2, 3 against instances 4, 5, 6" in found["reason"]
 
 
 def test_the_header_of_a_deflated_bomb_takes_little_memory(tmp_path):
@@ -274,17 +249,6 @@ def test_synthetic_series_are_not_translated_again(work, orthanc, tmp_path):
     assert orthanc.derived() == {}
 
 
-def test_what_a_modality_still_has_is_told(work, orthanc, tmp_path):
-    files = study(tmp_path / "s", 1, slices=6)
-    name = orthanc.add(*files[:4])
-    work(send="PACS")
-    (first,) = orthanc.derived()
-    orthanc.add(*files[4:])
-    work(send="PACS")
-
-    assert record(orthanc, name)["note"] == f"PACS may still have {first}"
-
-
 def test_results_are_sent_until_the_modality_has_them(work, orthanc, tmp_path):
     name = orthanc.add(*study(tmp_path / "s", 1))
     worker = work(send="PACS")
@@ -314,19 +278,6 @@ def test_a_job_that_orthanc_has_lost_is_sent_again(work, orthanc, tmp_path):
         job["State"] = "Success"
     worker.step()
     assert record(orthanc, name)["outcome"] == "done"
-
-
-def test_few_jobs_of_orthanc_run_at_a_time(work, orthanc, tmp_path):
-    for number in range(MAX_JOBS + 2):
-        orthanc.add(*study(tmp_path / "s", number, slices=1))
-    worker = work(send="PACS")
-    assert len(orthanc.sent) == MAX_JOBS
-
-    for _ in range(2):
-        for job in orthanc.jobs.values():
-            job["State"] = "Success"
-        worker.step()
-    assert len(orthanc.sent) == MAX_JOBS + 2
 
 
 CUTS = {
@@ -407,20 +358,6 @@ def test_a_derived_series_that_was_stored_in_part_is_no_source(work, orthanc, tm
 
     outcomes = [parse_record(each.decode())["outcome"] for each in orthanc.metadata.values()]
     assert sorted(outcomes) == ["derived", "done"]
-
-
-def test_two_workers_make_one_series(work, orthanc, tmp_path):
-    names = [orthanc.add(*study(tmp_path / "s", number)) for number in range(3)]
-    one = work(0, "one")
-    two = work(0, "two")
-    one.follow()
-    two.follow()
-    one.work()
-    two.work()
-    one.work()
-
-    assert len(orthanc.derived()) == 3
-    assert {record(orthanc, name)["outcome"] for name in names} == {"done"}
 
 
 def test_two_workers_at_one_series_make_one(work, orthanc, tmp_path, monkeypatch):

@@ -79,22 +79,6 @@ def post(dims: int = 2, **options):
 # ---- the network and the objective
 
 
-def test_gray_images_and_volumes_are_seen_as_colour(encoder):
-    gray = blobs(1)
-    volume = blobs(2, size=(3, 16, 16))
-    wide, narrow = (VGG19(["conv1_1"], "random", range=(low, 1.0)) for low in (-1.0, 0.0))
-
-    torch.testing.assert_close(wide(gray)[0], narrow((gray + 1) / 2)[0])
-
-    for one, three in zip(encoder(gray), encoder(gray.expand(-1, 3, -1, -1)), strict=True):
-        torch.testing.assert_close(one, three)
-
-    for maps, slices in zip(
-        encoder(volume), encoder(volume.transpose(1, 2).reshape(6, 1, 16, 16)), strict=True
-    ):
-        torch.testing.assert_close(maps.transpose(1, 2).flatten(0, 1), slices)
-
-
 def test_the_gram_loss_compares_maps_and_refuses_images():
     loss = bind_or_raise("loss", "gram")()
     image = blobs(2, 3)

@@ -51,14 +51,6 @@ def double(x: Tensor) -> Tensor:
 # ---- pairs: Isola et al. (2017) ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pix2pix", "regression"])
-def test_one_way_is_the_default(name):
-    method = build(name, channels=(2, 1))
-    assert method.paired
-    assert method.directions() == ["b"]
-    assert not hasattr(method, "g_ba")
-
-
 def test_dropout_is_the_noise_if_the_recipe_wants_it():
     """In use it draws from torch's global generator: a seed there makes it repeatable."""
     image = pairs()["a"]
