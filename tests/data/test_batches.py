@@ -9,9 +9,10 @@ import pytest
 import torch
 from volumes import FROM_NOISE, load, volume
 
-from gantk.data.batches import Batches, ImageSet
+from gantk import Batches, Record
+from gantk.data.batches import ImageSet
 from gantk.data.intensity import Window
-from gantk.data.preparation import Preparation, Record, neighbouring_slices
+from gantk.data.preparation import Preparation, neighbouring_slices
 from gantk.data.split import SplitTable, split_records
 from gantk.errors import UserError
 

@@ -13,12 +13,10 @@ import pytest
 from PIL import Image as Picture
 from tiny import phantom
 
-from gantk import check
+from gantk import Data, check, checked_recipe
 from gantk.data.check.check import warnings_about
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
-from gantk.data.dataset import Data
-from gantk.data.recipe_data import checked_recipe
 from gantk.data.split import near_duplicates
 from gantk.formats.image import Scan
 

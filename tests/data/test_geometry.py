@@ -8,8 +8,9 @@ import pytest
 import torch
 from nibabel.processing import resample_from_to
 
+from gantk import resample_onto
 from gantk.formats.image import Image, to_upright
-from gantk.prepare.grid import SamplingGrid, resample_onto
+from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import size_image
 
 OBLIQUE = nib.affines.from_matvec(

@@ -5,9 +5,10 @@ outline of their input.
 import pytest
 import torch
 
-from gantk.data.batches import Batches, ImageSet
+from gantk import Batches, Record
+from gantk.data.batches import ImageSet
 from gantk.data.intensity import Window
-from gantk.data.preparation import Preparation, Record
+from gantk.data.preparation import Preparation
 from gantk.errors import UserError
 from gantk.plugin.spec import bind_or_raise
 

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
-from gantk import check
-from gantk.data.recipe_data import checked_recipe
+from gantk import check, checked_recipe
 from gantk.errors import UserError
 
 SPLIT = {"test": 0.4, "validation": 0.0}

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 from volumes import volume
 
+from gantk import Data, checked_recipe
 from gantk.catalog.patients import reading_of
-from gantk.data.dataset import Data
-from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 
 # ---- domains

@@ -11,8 +11,7 @@ import SimpleITK as sitk
 from tiny import draw_pictures
 from volumes import FROM_NOISE, PAIRED, SIZE, UNPAIRED, volume
 
-from gantk import evaluate, resume
-from gantk.data.dataset import Data
+from gantk import Data, evaluate, resume
 from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError
 from gantk.recipe.load import Recipe

@@ -11,7 +11,7 @@ import pytest
 import torch
 from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, records_of
 
-from gantk.data.batches import Batches
+from gantk import Batches
 from gantk.data.batches import order as order_of
 from gantk.data.sources.aligned import Aligned
 from gantk.data.sources.files import Files

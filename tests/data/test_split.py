@@ -18,7 +18,7 @@ from PIL import Image as Picture
 from scipy.ndimage import zoom
 from tiny import phantom
 
-from gantk.data.preparation import Record
+from gantk import Record
 from gantk.data.sources.files import Files
 from gantk.data.split import SETS, SplitTable, consequences, split_records, unpair
 from gantk.data.split.leakage import check_leakage

@@ -17,9 +17,9 @@ from tiny import PATCHGAN, ROOT, UNET, small_run
 from torch import nn
 
 import gantk as toolkit
+from gantk import Direction, Translator
 from gantk.errors import GantkError, UserError
-from gantk.exports.exporting import Direction, require_steady
-from gantk.inference.translator import Translator
+from gantk.exports.exporting import require_steady
 from gantk_models.monai.bundle import answers
 
 

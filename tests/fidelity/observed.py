@@ -16,8 +16,7 @@ from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
 from systems import channels_of
 
-from gantk import Data, ImagePool
-from gantk.data.batches import Batches
+from gantk import Batches, Data, ImagePool
 from gantk.data.dataset import training_of
 from gantk.data.split import split_records
 from gantk.machine.runtime import Runtime

@@ -25,9 +25,10 @@ from click.exceptions import NoArgsIsHelpError
 from page_data import prepared, shorten
 from tiny import ROOT
 
+from gantk import registry
 from gantk.cli import cli
 from gantk.errors import UserError
-from gantk.plugin.loader import attach_commands, registry
+from gantk.plugin.loader import attach_commands
 from gantk.plugin.spec import Table
 from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe

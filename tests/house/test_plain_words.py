@@ -5,7 +5,7 @@ import functools
 
 from tiny import ROOT
 
-from gantk.plugin.loader import registry
+from gantk import registry
 
 # words of the core too, by what they are there
 HOMONYMS = {

@@ -9,10 +9,10 @@ import pytest
 from dicom_files import head
 
 import gantk
+from gantk import TrainedModel
 from gantk.data.look import look_of, looks_of, values_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
-from gantk.inference.model import TrainedModel
 
 SHAPE = (24, 48, 40)
 TRAITS = {

@@ -176,9 +176,9 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
 )
 def test_samples_use_the_range_of_their_file(head, tmp_path, top, whole, kind):
     torch = pytest.importorskip("torch")
+    from gantk import Translator
     from gantk.data.intensity import Percentile
     from gantk.data.look import values_of
-    from gantk.inference.translator import Translator
     from gantk.machine.runtime import Runtime
 
     training = head / head.max() * top

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk import UNet
 from gantk.inference.tiles import TiledNetwork
 from gantk.inference.windows import by_windows
 from gantk.nets.blocks import (
@@ -19,7 +20,6 @@ from gantk.nets.blocks import (
 )
 from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups
-from gantk.nets.unet import UNet
 from gantk.prepare.module import pad_to_size
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}

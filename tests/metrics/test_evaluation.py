@@ -10,8 +10,8 @@ import pytest
 import torch
 from scorers import Keeps, Samples, scorer_of
 
+from gantk import Record
 from gantk.data.intensity import Percentile, Window
-from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.metrics.evaluate import alarms

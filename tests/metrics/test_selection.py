@@ -13,7 +13,7 @@ from scorers import CPU, Samples, scorer_of
 from tiny import TINY
 
 import gantk
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.errors import Interrupted
 from gantk.method import Geometry, Method
 from gantk.metrics.evaluate import Scorer

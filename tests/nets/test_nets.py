@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantk import UNet
 from gantk.errors import UserError
 from gantk.nets import kernels, winograd
 from gantk.nets.blocks import (
@@ -28,7 +29,6 @@ from gantk.nets.blocks import (
 from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
 from gantk.nets.kernels import use_kernels
 from gantk.nets.resnet import ResNet
-from gantk.nets.unet import UNet
 from gantk_parts.attention_unet import AttentionUNet
 from gantk_synthesis.dcgan.network import DCGANDiscriminator
 

@@ -6,8 +6,7 @@ from typing import Annotated, get_args, get_origin
 
 import pytest
 
-from gantk import registry
-from gantk.data.recipe_data import checked_recipe
+from gantk import checked_recipe, registry
 from gantk.errors import UserError
 from gantk.plugin.spec import options_of
 from gantk.recipe.load import all_recipes, load_recipe

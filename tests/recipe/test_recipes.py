@@ -14,10 +14,8 @@ from tiny import ROOT
 from volumes import volume
 
 import gantk
-from gantk import Data
-from gantk.data.batches import Batches
+from gantk import Batches, Data, checked_recipe
 from gantk.data.preparation import contrast_names
-from gantk.data.recipe_data import checked_recipe
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks, domain_letters
 from gantk.recipe.departures import departures

@@ -280,8 +280,8 @@ def dry_check(question: dict) -> None:
     """All that a training does before it draws its first image."""
     import torch
 
+    from gantk import checked_recipe
     from gantk.data.dataset import source_and_records
-    from gantk.data.recipe_data import checked_recipe
     from gantk.machine.runtime import start
     from gantk.method import check_networks
     from gantk.plugin.loader import load

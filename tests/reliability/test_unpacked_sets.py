@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from volumes import volume
 
+from gantk import checked_recipe
 from gantk.data.dataset import source_and_records
-from gantk.data.recipe_data import checked_recipe
 
 # Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made
 # from them.

@@ -5,7 +5,7 @@ import json
 import re
 
 import gantk
-from gantk.report.markdown import score_table
+from gantk import score_table
 from gantk.runs.results import Results
 
 SCORES = {"a_to_b": 21.25, "b_to_a": 33.5}

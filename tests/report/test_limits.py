@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
+from gantk import RunRecord
 from gantk.report.build import write_report
-from gantk.report.run_record import RunRecord
 
 ENTRIES = {
     "losses": lambda value: {"losses": {"generators/cycle_a": value}},

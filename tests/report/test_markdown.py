@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from gantk import escape_markdown, score_table
 from gantk.errors import printable
 from gantk.files import sha256_of
-from gantk.report.markdown import escape_markdown, score_table
 from gantk.runs.results import Results
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

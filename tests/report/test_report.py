@@ -18,12 +18,11 @@ from pages import Page, draw_samples
 from PIL import Image
 
 import gantk
-from gantk import Run
+from gantk import Run, RunRecord
 from gantk.errors import UserError
 from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
 from gantk.report.build import write_report
-from gantk.report.run_record import RunRecord
 
 RECIPE = """\
 format = 1

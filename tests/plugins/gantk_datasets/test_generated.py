@@ -7,7 +7,7 @@ import pytest
 from tiny import PATCHGAN, UNET, small_run
 
 import gantk as package
-from gantk.data.dataset import Data
+from gantk import Data
 from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.recipe.load import load_recipe

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantk.data.preparation import Record
+from gantk import Record
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
 from gantk_scores.tasks.classification import (

@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from tiny import draw_pictures
 
+from gantk import Data
 from gantk.data.batches import order
-from gantk.data.dataset import Data
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
 from gantk_studies.reader_study import making

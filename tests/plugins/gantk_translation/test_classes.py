@@ -7,8 +7,8 @@ from PIL import Image
 from tiny import draw_pictures, small_run
 
 import gantk
+from gantk import Translator
 from gantk.errors import UserError
-from gantk.inference.translator import Translator
 from gantk.metrics.evaluate import Scorer
 from gantk.runs.models import data_of
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pytest import approx
 
+from gantk import Data
 from gantk.data.batches import ImageSet
-from gantk.data.dataset import Data
 from gantk.recipe.load import load_recipe
 from gantk_translation.weak_pairs.loss import WeakPairs
 

@@ -7,10 +7,10 @@ from PIL import Image
 from tiny import PATCHGAN, UNET, random_images
 
 import gantk as package
+from gantk import UNet
 from gantk.errors import UserError
 from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.method import Batch, Geometry
-from gantk.nets.unet import UNet
 from gantk.plugin.spec import bind, bind_or_raise
 from gantk_translation.cut.patchnce import PatchNCE
 from gantk_translation.munit.model import MUNIT

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gantk as toolkit
+from gantk import registry
 from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
-from gantk.plugin.loader import registry
 from gantk.runs.results import Score
 from gantk_trust.hallucination.maps import suspicion
 from gantk_trust.hallucination.sfrc import (
