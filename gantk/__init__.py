@@ -40,6 +40,7 @@ _PUBLIC = {
     "gantk.errors": ["GantkError", "GantkWarning", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["hookimpl", "hookspec"],
     "gantk.plugin.loader": ["registry"],
+    "gantk.plugin.section": ["ReportSection"],
     "gantk.method": ["Batch", "Geometry", "Method", "Phase", "Stage"],
     "gantk.training.begin": ["training"],
     "gantk.training.loop": ["Step", "Training"],

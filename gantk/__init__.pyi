@@ -39,6 +39,7 @@ from gantk.planning.recipe import plan as plan
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec
 from gantk.plugin.loader import registry as registry
+from gantk.plugin.section import ReportSection as ReportSection
 from gantk.plugin.spec import AdversarialLoss as AdversarialLoss
 from gantk.plugin.spec import Augment as Augment
 from gantk.plugin.spec import Discriminator as Discriminator

@@ -58,29 +58,26 @@ def page(rows: list[Row], folder: Path, changes: Sequence[Change] | None = None)
 
     plots = over_time(lines)
     strips, left_out = gallery(groups, folder)
-    context = {
-        "title": title,
-        "folder": folder.name,
-        "facts": facts(rows, groups),
-        "failures": _failures(rows),
-        "changes": changes and _changes(changes),
-        "changed": [*change_lines(changes or [])][-1],
-        "columns": shown,
-        "groups": [_group(line, shown) for line in lines],
-        "statistics": statistics(groups),
-        "plots": plots,
-        "strips": strips,
-        "left_out": left_out,
-        "details": [detail(system) for system in groups],
-        "conditions": conditions(rows),
-        "data": {"charts": [plot.data for plot, _ in plots]},
-    }
     return render(
         "bench.html.j2",
-        context,
         folders=[HERE],
         styles=("page.css", "bench.css"),
         scripts=("charts.js", "zoom.js", "bench.js"),
+        title=title,
+        folder=folder.name,
+        facts=facts(rows, groups),
+        failures=_failures(rows),
+        changes=changes and _changes(changes),
+        changed=[*change_lines(changes or [])][-1],
+        columns=shown,
+        groups=[_group(line, shown) for line in lines],
+        statistics=statistics(groups),
+        plots=plots,
+        strips=strips,
+        left_out=left_out,
+        details=[detail(system) for system in groups],
+        conditions=conditions(rows),
+        data={"charts": [plot.data for plot, _ in plots]},
     )
 
 

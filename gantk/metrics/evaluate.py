@@ -762,8 +762,8 @@ class Scorer:
         letter = (self.method.directions() or self.method.reads)[0]
         classes = []
         for split in ("train", "test"):
-            labels = {record.label for record in self.reals.records(split, letter)}
-            classes.append(labels - {None})
+            labels = (record.label for record in self.reals.records(split, letter))
+            classes.append({label for label in labels if label is not None})
 
         made_known = bool(self.method.directions() or self.classes)
         if len(classes[0] & classes[1]) >= 2 and made_known:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,9 @@ class RealImages:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes of real images; batch labels index those of the data, the first."""
-        labels = {record.label for records in self.data.splits.values() for record in records}
-        return (*self.data.classes, *sorted(labels - {None, *self.data.classes}))
+        records = chain.from_iterable(self.data.splits.values())
+        labels = {record.label for record in records if record.label is not None}
+        return (*self.data.classes, *sorted(labels - {*self.data.classes}))
 
     def network_inputs(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""

@@ -12,9 +12,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import CtrlC, GantkError, one_line
+from gantk.plugin.section import ReportSection
 from gantk.terminal import warn
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ DECIDING_HOOKS = frozenset(
 RETURNED_TYPES: dict[str, tuple[type, ...]] = {
     "gantk_image_warning": (str,),
     "gantk_translation_warning": (str,),
-    "gantk_report_section": (dict, list),
+    "gantk_report_section": (ReportSection, list),
     "gantk_find_model": (str, os.PathLike),
 }
 # the methods that the object has which a hook returns
@@ -142,7 +144,7 @@ def _guard(
 
         if hook == "gantk_report_section" and returned:
             sections = returned if isinstance(returned, list) else [returned]
-            return [each | {"plugin": plugin} for each in sections if each]
+            return [replace(each, plugin=plugin) for each in sections if each]
         return returned
 
     return call
@@ -170,7 +172,7 @@ def _check_returned(hook: str, returned: Any) -> None:
         return
 
     sections = returned if isinstance(returned, list) else []
-    wrong = [each for each in sections if each is not None and not isinstance(each, dict)]
+    wrong = [each for each in sections if each is not None and not isinstance(each, ReportSection)]
     if wrong or not isinstance(returned, allowed):
         kind = type(wrong[0] if wrong else returned).__name__
         raise TypeError(f"it returned a value of type {kind}")

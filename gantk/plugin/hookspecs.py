@@ -95,13 +95,7 @@ def gantk_report_section(record):
         record: the gantk.RunRecord.
 
     Returns:
-        A dictionary, or None for no section. The template is rendered with the variables of the
-        page, and with the dictionary as `section`. Its keys are:
-
-    * `folder`: the folder of the files below.
-    * `template`: the name of the template.
-    * `styles`, `scripts`: names of CSS and JavaScript files (optional).
-    * `policy`: Content-Security-Policy directives, if the scripts do more than draw (optional).
+        A gantk.ReportSection, a list of them, or None for no section.
     """
 
 

@@ -9,12 +9,13 @@ import hashlib
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,6 +27,7 @@ from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.verdict import baselines, deciding_words
 from gantk.plugin.loader import load
+from gantk.plugin.section import ReportSection
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
@@ -88,44 +90,44 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     if renewed_after is not None:
         live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
 
-    story = _story(record, live) | {"typical": typical_images(record, test_patients)}
+    story = _story(record, test_patients, live)
     try:
         page = _render_page(story, sections)
     except Exception as error:
         from gantk.plugin.faults import fault_of, switch_off
 
-        own = [section for section in sections if "plugin" not in section]
+        own = [section for section in sections if section.plugin is None]
         page = _render_page(story, own)  # raises again where the fault is not a plugin's
         for section in sections:
-            plugin = section.get("plugin")
-            if plugin is not None and not plugin.problem:
-                switch_off(plugin, f"its section of the report failed with {fault_of(error)}")
+            if section.plugin is not None and not section.plugin.problem:
+                switch_off(
+                    section.plugin, f"its section of the report failed with {fault_of(error)}"
+                )
 
     content = page.encode("utf-8", "backslashreplace")
     return write_file(record.path / "report.html", content, private=True)
 
 
-def _render_page(story: dict[str, Any], sections: Sequence[dict[str, Any]]) -> str:
+def _render_page(story: Mapping[str, object], sections: Sequence[ReportSection]) -> str:
     """The HTML of the page, with these further sections."""
-    styles = [name for section in sections for name in section.get("styles", ())]
-    scripts = [name for section in sections for name in section.get("scripts", ())]
+    styles = [name for section in sections for name in section.styles]
+    scripts = [name for section in sections for name in section.scripts]
     return render(
         "page.html.j2",
-        story | {"sections": sections},
-        folders=[section["folder"] for section in sections],
+        folders=[section.folder for section in sections],
         styles=("page.css", *styles),
         scripts=("charts.js", "zoom.js", "page.js", *scripts, "live.js"),
+        sections=sections,
+        **story,
     )
 
 
-def _further_sections(
-    record: RunRecord, test_patients: list[ShownPatients]
-) -> list[dict[str, Any]]:
+def _further_sections(record: RunRecord, test_patients: list[ShownPatients]) -> list[ReportSection]:
     """Test patients, the sections of plugins, statistics: those that this run has.
 
     A plugin returns a section, a list of sections, or None.
     """
-    sections: list[dict[str, Any]] = []
+    sections: list[ReportSection] = []
     if test_patients:
         sections.append(patients_section(test_patients))
 
@@ -143,14 +145,14 @@ def _further_sections(
 
 def render(
     template: str,
-    story: dict[str, Any],
     *,
     folders: Sequence[Path] = (),  # searched before this one for the template and its files
     styles: Sequence[str] = ("page.css",),
     scripts: Sequence[str] = ("charts.js", "zoom.js", "page.js"),
+    **shown: object,
 ) -> str:
-    """Render a page and return its HTML: `story` is escaped, and the page's policy blocks scripts
-    not its own.
+    """Render a page and return its HTML: what is `shown` is escaped, and the page's policy blocks
+    scripts not its own.
     """
     environment = templates(*folders, HERE)
     loader = FileSystemLoader([*folders, HERE])
@@ -161,7 +163,7 @@ def render(
     script = join_sources(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     page = environment.get_template(template).render(
-        **story, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
+        **shown, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
     )
     return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", with_code(page))
 
@@ -191,7 +193,9 @@ def templates(*folders: Path) -> Environment:
     return templates
 
 
-def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
+def _story(
+    run: RunRecord, test_patients: list[ShownPatients], live: dict[str, float] | None
+) -> Mapping[str, object]:
     """The variables of page.html.j2."""
     ceiling = error_ceiling(run.samples)
     steps, blocks = sample_blocks(run.samples, ceiling)
@@ -213,6 +217,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
+        "typical": typical_images(run, test_patients),
         "numbers": main_numbers(run),
         "tables": score_tables(run),
         "cycles": list(cycle_sentences(run).values()),
@@ -223,7 +228,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> dict[str, Any]:
         "ceiling": ceiling,
         "curves": numbered_curves,
         "marks": _marks(run),
-        "split": _split_summary(run),
+        "split": _shown_split(run),
         "folder": argument(folder),
         "oriented": shows_left_and_right(run),
         "baselines": [
@@ -395,25 +400,38 @@ def _title(run: RunRecord) -> str:
     return " ↔ ".join(run.domains) or run.path.name
 
 
-def _split_summary(run: RunRecord) -> dict[str, Any]:
-    """Numbers of images and subjects by set and domain, who is held out, and what was noted at the
-    start of the training.
-    """
+class SetRow(NamedTuple):
+    """A set of images: how many of each domain, and of how many known patients."""
+
+    name: str
+    images: Counter[str]
+    subjects: int
+
+
+class ShownSplit(NamedTuple):
+    """The sets of a run, who is held out, and what was noted at the start of the training."""
+
+    rows: list[SetRow]
+    domains: list[str]
+    held_out: str
+    warnings: list[str]
+    notes: list[str]
+
+
+def _shown_split(run: RunRecord) -> ShownSplit:
     rows = []
-    domains: set[str] = set()
     patients: dict[str, set[str]] = {}
     for name in ("train", "validation", "test"):
         images, patients[name] = run.images_of(name)
-        rows.append({"name": name, "images": images, "subjects": len(patients[name])})
-        domains.update(images)
+        rows.append(SetRow(name, images, len(patients[name])))
 
     said = (run.split and run.split.notes) or ()
     found = (run.split and run.split.warnings) or ()
-    warned = [note_in(line) for line in found if line.startswith("warning")]
-    return {
-        "held_out": held_out_patients(patients),
-        "warnings": warned,
-        "rows": rows,
-        "domains": sorted(domains),
-        "notes": [note for note in said if note not in {*run.consequences, *warned}],
-    }
+    warned = [note_in(line) or "" for line in found if line.startswith("warning")]
+    return ShownSplit(
+        rows=rows,
+        domains=sorted({domain for row in rows for domain in row.images}),
+        held_out=held_out_patients(patients),
+        warnings=warned,
+        notes=[note for note in said if note not in {*run.consequences, *warned}],
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 from gantk.errors import join_first
 from gantk.metrics.verdict import join_words, short_metric_name
@@ -16,7 +16,19 @@ MAX_OPEN_ROWS = 8  # more settings are folded
 MAX_NAMED_KEYS = 3  # in one sentence; more are only counted
 
 
-def what_was_run(run: RunRecord) -> dict[str, Any]:
+class WhatWasRun(NamedTuple):
+    """A run's published system, and the settings that differ: key, published or of the recipe, here."""
+
+    system: PublishedSystem | None
+    rows: list[tuple[str, str, str]]
+
+    @property
+    def open(self) -> bool:
+        """Whether the settings are shown at once."""
+        return len(self.rows) <= MAX_OPEN_ROWS
+
+
+def what_was_run(run: RunRecord) -> WhatWasRun:
     """The recipe's file and profile, the published system, and the settings that differ from the
     published ones, or from the recipe's file where the report states none.
     """
@@ -35,11 +47,7 @@ def what_was_run(run: RunRecord) -> dict[str, Any]:
             in_recipe = "not in the recipe" if of_file == NOT_GIVEN else f"in the recipe {of_file}"
             rows.append((key, f"not stated; {in_recipe}", here))
 
-    return {
-        "system": system,
-        "rows": rows,
-        "open": len(rows) <= MAX_OPEN_ROWS,
-    }
+    return WhatWasRun(system, rows)
 
 
 def system_of(run: RunRecord) -> PublishedSystem | None:

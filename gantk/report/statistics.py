@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gantk.metrics.rows import score_rows
 from gantk.metrics.statistics.comparing import SystemTest
+from gantk.plugin.section import ReportSection
+from gantk.report.run_record import RunRecord
+from gantk.runs.results import Groups
 
 
-def section(record) -> dict[str, Any] | None:
-    """The result of the hook `gantk_report_section`; None where metrics.json has neither tests nor
-    subgroups.
-    """
+@dataclass(frozen=True, kw_only=True)
+class StatisticsSection(ReportSection):
+    """The section `Statistical tests`."""
+
+    tests: list[SystemTest]
+    groups: dict[str, dict[str, dict[str, Groups]]]  # direction in words -> column -> metric
+
+
+def section(record: RunRecord) -> StatisticsSection | None:
+    """The section of the report; None where metrics.json has neither tests nor subgroups."""
     tests = []
     for row in score_rows(record.results):
         test = row.verdict.test
@@ -25,11 +34,11 @@ def section(record) -> dict[str, Any] | None:
     if not tests and not record.results.subgroups:
         return None
 
-    return {
-        "folder": Path(__file__).parent,
-        "template": "statistics.html.j2",
-        "tests": tests,
-        "groups": {
+    return StatisticsSection(
+        folder=Path(__file__).parent,
+        template="statistics.html.j2",
+        tests=tests,
+        groups={
             record.label(direction): rows for direction, rows in record.results.subgroups.items()
         },
-    }
+    )

@@ -5,7 +5,7 @@ baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,7 +80,21 @@ def summarise(run: RunRecord) -> dict[str, str]:
 # ---- the table of scores
 
 
-def score_tables(run: RunRecord) -> list[dict[str, Any]]:
+class ScoreTable(NamedTuple):
+    """The main scores of a direction beside the best baseline."""
+
+    label: str
+    sample: str  # how many patients and images were tested
+    rows: list[ScoreRow]
+    cycle: tuple[str, str] | tuple[()]
+    figures: dict[str, str]  # published ones, by metric
+    published: str  # what stands below each of them
+    apart: str  # on published figures that stand beside no score
+    # region -> how many of its scores are better, and all of them
+    regions: dict[str, tuple[str, list[ScoreRow]]]
+
+
+def score_tables(run: RunRecord) -> list[ScoreTable]:
     """For each direction its main scores beside the best baseline, and all scores of a region that
     has more.
     """
@@ -95,21 +109,22 @@ def score_tables(run: RunRecord) -> list[dict[str, Any]]:
         for row in rows:
             regions.setdefault(row.region, []).append(row)
 
+        further = {
+            region: (_count_of_better(own), own)
+            for region, own in regions.items()
+            if not all(row in main[key] for row in own)
+        }
         tables.append(
-            {
-                "label": run.label(key),
-                "count": _count(scores, from_noise=key in FROM_NOISE),
-                "rows": main[key],
-                "cycle": cycles.get(key, ()),
-                "published": figures_note(system) if published else "",
-                "figures": published,
-                "apart": figures_apart(system, key, scores, run.label(key)),
-                "regions": {
-                    region: (_count_of_better(own), own)
-                    for region, own in regions.items()
-                    if not all(row in main[key] for row in own)
-                },
-            }
+            ScoreTable(
+                label=run.label(key),
+                sample=_count(scores, from_noise=key in FROM_NOISE),
+                rows=main[key],
+                cycle=cycles.get(key, ()),
+                figures=published,
+                published=figures_note(system) if published else "",
+                apart=figures_apart(system, key, scores, run.label(key)),
+                regions=further,
+            )
         )
     return tables
 

@@ -211,7 +211,7 @@ def weights_hash(checkpoint: Path) -> str:
     return sha256_of(checkpoint / WEIGHTS, run_of(checkpoint))
 
 
-def load_state(checkpoint: Path) -> dict[str, Any]:
+def load_state(checkpoint: Path) -> TrainingState:
     """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it
     fits the networks.
     """
@@ -229,7 +229,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     def read_state(path: Path) -> TrainingState:
         return parse_checked(_text(path), TrainingState, parse)
 
-    return _read(checkpoint, "state.json", read_state).dump()
+    return _read(checkpoint, "state.json", read_state)
 
 
 def run_of(checkpoint: Path) -> Path:

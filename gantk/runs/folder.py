@@ -42,6 +42,7 @@ from gantk.runs.schemas import (
     Environment,
     LogLine,
     Meta,
+    PluginsRecord,
     is_inside,
     read,
     read_log,
@@ -454,32 +455,33 @@ def new_folder(path: Path) -> Path:
             folder = path.with_name(f"{path.name}-{number}")
 
 
-def _plugins() -> dict[str, Any]:
+def _plugins() -> PluginsRecord:
     """What differs from gantk's own plugins: those of others, those left out, parts replaced."""
     loaded = load()
-    return {
-        "third_party": {
+    return PluginsRecord(
+        third_party={
             plugin.name: f"{plugin.distribution} {plugin.version}"
             for plugin in loaded.plugins
             if plugin.distribution != "gantk" and not plugin.problem
         },
-        "left_out": [plugin.module for plugin in loaded.plugins if plugin.disabled],
-        "overrides": {
+        left_out=[plugin.module for plugin in loaded.plugins if plugin.disabled],
+        overrides={
             f"{entry.kind} {entry.name}": f"{entry.owner} in place of {entry.replaced}"
             for entry in loaded.registry.overrides()
         },
-    }
+    )
 
 
-def environment() -> dict[str, Any]:
+def environment(**further: Any) -> Environment:
     """The software that made this run: versions, command and the folder where it was given, start
-    time.
+    time; and `further` facts.
     """
-    return {
-        "gantk": __version__,
-        "packages": {name: installed_version(name) for name in PACKAGES},
-        "plugins": _plugins(),
-        "command": " ".join(["gantk", *sys.argv[1:]]),
-        "folder": os.getcwd(),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
+    return Environment(
+        gantk=__version__,
+        packages={name: installed_version(name) for name in PACKAGES},
+        plugins=_plugins(),
+        command=" ".join(["gantk", *sys.argv[1:]]),
+        folder=os.getcwd(),
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        **further,
+    )

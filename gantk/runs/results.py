@@ -7,6 +7,7 @@ Read `Results` and `Score` first.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -98,16 +99,14 @@ class Score(Table):
     per: dict[str, Score] = tables("The same score by `slice` and `volume`; `n` is their number.")
     in_units: Score | None = about("The same score in the units of the files, such as HU.")
     how: str = about("How volumes are scored, such as `pooled-over-slices`; only in `per`.", "")
-    details: dict[str, Any] = tables("Further figures of the metric.")
+    details: Mapping[str, Score | int | float | str | None] = tables(
+        "Further figures of the metric."
+    )
 
     @property
     def figures(self) -> dict[str, Score]:
         """The details that are scores too, such as the same score of real images."""
-        return {
-            name: Score.model_validate(each)
-            for name, each in self.details.items()
-            if isinstance(each, dict) and "value" in each
-        }
+        return {name: each for name, each in self.details.items() if isinstance(each, Score)}
 
     @property
     def decimals(self) -> int:

@@ -154,11 +154,20 @@ class RecipeRecord(Table):
     data: str = about("The data source, with its path or what it draws.", "")
 
 
+class PluginsRecord(Table):
+    """What differs from gantk's own plugins, as environment.json states it."""
+
+    third_party: dict[str, str] = tables("By name: distribution and version of plugins of others.")
+    left_out: list[str] = tables("Families that were switched off.", list)
+    overrides: dict[str, str] = tables("By part: whose it is, and whose it replaces.")
+
+
 class Environment(Table):
     """The content of environment.json: the software and the machine of a run."""
 
     gantk: str = about("Version of gantk.", "")
     packages: dict[str, str | None] = tables("Versions of the packages that gantk uses.")
+    plugins: PluginsRecord = tables("What differs from gantk's own plugins.", PluginsRecord)
     command: str = about("The command line.", "")
     folder: str = about("The working folder of the command.", "")
     started: str = about("Start of the training: date and time with time zone.", "")

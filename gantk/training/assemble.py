@@ -220,10 +220,9 @@ def restore(parts: Parts, folder: Path) -> None:
         live, average = trained.split_weights(checkpoint.load_weights(folder))
         state = checkpoint.load_state(folder)
         rank = parts.runtime.rank
-        parts.threads.saved = state.get("threads") or get_num_threads()
-        buffers = state.get("ranks", [])  # of all ranks but the first
-        if rank > 0 and len(buffers) == parts.runtime.world - 1:
-            live |= buffers[rank - 1]
+        parts.threads.saved = state.threads or get_num_threads()
+        if rank > 0 and len(state.ranks) == parts.runtime.world - 1:  # of all but the first
+            live |= state.ranks[rank - 1]
 
         checkpoint.load_into(parts.method, live, str(folder))
         parts.engine.load_state_dict(state, average, str(folder))

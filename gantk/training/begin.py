@@ -29,6 +29,7 @@ from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.published import published_system
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
+from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
 from gantk.training.loop import StepProfile, Training
@@ -194,7 +195,7 @@ def training(
             split.warnings = findings
             split.notes = around.notes
             folder.write_recipe(tables)
-            folder.write_json("environment.json", _environment(loaded, changed, parts))
+            folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
             folder.write_json("split.json", split.model_dump(exclude_unset=True))
         if step_profile is not None:
             step_profile.folder = folder.path / "profile"
@@ -349,18 +350,21 @@ def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:
 
 def _environment(
     recipe: Recipe, changed: Mapping[str, tuple[str, str]], parts: Parts
-) -> dict[str, Any]:
+) -> Environment:
     """The content of environment.json: the software, the machine and what was run."""
-    ran = {
-        "origin": recipe.origin if recipe.text else "",
-        "profile": recipe.profile,
-        "changed": {key: list(values) for key, values in changed.items()},
-        "data": LOADER if parts.loader else _source_in_words(parts.model.data.source),
-    }
-    about = environment() | describe(parts.runtime) | parts.start.record | {"recipe": ran}
-    if parts.method.companions_note:
-        about["matched"] = parts.method.companions_note
-    return about | getattr(parts.data.source, "provenance", {})
+    ran = RecipeRecord(
+        origin=recipe.origin if recipe.text else "",
+        profile=recipe.profile,
+        changed={key: list(values) for key, values in changed.items()},
+        data=LOADER if parts.loader else _source_in_words(parts.model.data.source),
+    )
+    return environment(
+        **describe(parts.runtime),
+        **parts.start.record,
+        **getattr(parts.data.source, "provenance", {}),
+        recipe=ran,
+        matched=parts.method.companions_note,
+    )
 
 
 def _source_in_words(source: Part) -> str:

@@ -17,6 +17,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.recipe.tables import TrainTable
 from gantk.runs.checkpoint import check_same
+from gantk.runs.schemas import TrainingState
 from gantk.training.ema import EMA
 from gantk.training.optim import move_state, state_to_load
 
@@ -255,9 +256,9 @@ class Engine:
         }
 
     def load_state_dict(
-        self, state: dict, average: dict[str, Tensor], where: str = "a checkpoint"
+        self, state: TrainingState, average: dict[str, Tensor], where: str = "a checkpoint"
     ) -> None:
-        """Load a `state_dict`; `average` holds the moving average's tensors by name.
+        """Load a stored `state_dict`; `average` holds the moving average's tensors by name.
 
         UserError that names `where` the state is from, with nothing loaded, if it belongs to
         another training.
@@ -265,9 +266,9 @@ class Engine:
         name = "step"
         ready = {}
         try:
-            step = state["step"]
-            updates = state["ema_updates"]
-            if not 0 <= updates <= step <= self.steps:
+            step = state.step
+            updates = state.ema_updates
+            if step is None or updates is None or not 0 <= updates <= step <= self.steps:
                 raise ValueError(
                     f"step {step} of {self.steps} with {updates} updates of the moving average"
                 )
@@ -275,7 +276,7 @@ class Engine:
             for phase in self.phases:
                 name = f"optimizer of phase '{phase.name}'"
                 runs = -(-step // phase.every)
-                saved = state["optimizers"][phase.name]
+                saved = state.optimizers[phase.name]
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], saved, runs)
         except Exception as error:  # a damaged state may raise any error
             what = f"this state does not belong to this training: {name}: {one_line(error)}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gantk.plugin.spec import Count, Fraction, Share, Weight
+from gantk.runs.schemas import OptimizerState
 
 # options of this machine, never loaded
 RUN_OPTIONS = ("params", "fused", "foreach", "capturable", "differentiable")
@@ -213,21 +214,21 @@ def _prepare_group(group: dict[str, Any], device: torch.device, fused: bool) -> 
     group["lr"] = torch.tensor(rate, device=device) if needs_tensor else rate
 
 
-def state_to_load(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> dict[str, Any]:
+def state_to_load(optimizer: Optimizer, saved: OptimizerState, steps: int) -> dict[str, Any]:
     """Check a `state_dict` saved after `steps` steps; returns the one to load. ValueError if it is
     another optimizer's.
 
     Damaged ones may raise any error. torch's optimizers keep the recipe's options: a training
     changes none but the learning rate.
     """
-    saved_groups = saved["param_groups"]
+    saved_groups = saved.param_groups
     groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in saved_groups] != [group["params"] for group in groups]:
         raise ValueError("it belongs to other weights")
 
     _expect_in_range(saved_groups)
     if isinstance(optimizer, Adam | SGD | RMSprop):
-        _expect_state_of(optimizer, saved["state"], steps)
+        _expect_state_of(optimizer, saved.state, steps)
 
     is_torchs = any(
         base.__module__.startswith("torch.optim.") for base in type(optimizer).__mro__[:-2]
@@ -236,7 +237,7 @@ def state_to_load(optimizer: Optimizer, saved: dict[str, Any], steps: int) -> di
         for saved_group, group in zip(saved_groups, groups, strict=True):
             _take_options(saved_group, group)
 
-    return {"state": saved["state"], "param_groups": groups}
+    return {"state": saved.state, "param_groups": groups}
 
 
 def _expect_state_of(optimizer: Any, states: dict[int, dict[str, Any]], steps: int) -> None:

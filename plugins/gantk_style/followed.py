@@ -55,6 +55,6 @@ def add_scores(results: Results, scorer: Scorer) -> None:
         found = estimate(score(made, truth, region).tolist(), patients)
         before = estimate(score(x, truth, region).tolist(), patients)
         definition = f"{score.in_mask}/{where}/{images}"
-        details = {"details": {"inputs": before.dump()}}
+        details = {"details": {"inputs": before}}
         own = metric_score(score, found, count, definition).model_copy(update=details)
         scores[f"example_{score.name}"] = own

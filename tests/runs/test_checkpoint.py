@@ -70,15 +70,15 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
             tensor.flatten().view(torch.uint8)
         ), name
 
-    optimizer = checkpoint.load_state(folder)["optimizers"]["g"]
+    optimizer = checkpoint.load_state(folder).optimizers["g"]
 
-    assert torch.equal(optimizer["state"][0]["exp_avg"], moments)
-    assert optimizer["betas"] == [
+    assert torch.equal(optimizer.state[0]["exp_avg"], moments)
+    assert optimizer.betas == [
         0.5,
         0.9,
     ]
     # fused optimizers rely on it
-    assert optimizer["state"][0]["exp_avg"].stride() == moments.stride()
+    assert optimizer.state[0]["exp_avg"].stride() == moments.stride()
 
 
 PLAIN = (
@@ -306,7 +306,7 @@ def test_what_no_state_may_hold_is_named_where_it_is_saved(tmp_path):
 @given(STATES)
 def test_any_state_of_plain_values_comes_back_as_it_was(tmp_path_factory, state):
     folder = checkpoint.save(tmp_path_factory.mktemp("any"), 1, {}, {"held": state}, {})
-    assert repr(checkpoint.load_state(folder)["held"]) == repr(state)
+    assert repr(checkpoint.load_state(folder).held) == repr(state)
 
 
 # ---- resuming; tests/promises/test_killed_runs.py kills processes --------------------------------

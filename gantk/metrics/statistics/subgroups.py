@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from gantk.recipe.tables import Model
 from gantk.runs.results import Groups, Results
 
 BAND_YEARS = 20  # width of an age band
-MAX_SINGLE_NUMBERS = 8  # columns with more different numbers are divided into thirds
 UNKNOWN = "not known"
 
 
@@ -95,49 +93,19 @@ def _patient_data(one: Tested, scorer: Scorer) -> list[dict[str, str]]:
 
 
 def group_names(column: str, values: Sequence[str]) -> list[str]:
-    """The group of each value: ages in bands of 20 years, other numbers in thirds if there are
-    many, else the value.
+    """The group of each value: ages in bands of 20 years, else the value.
 
     Ages are years ("45", "89+") or DICOM age strings ("045Y", "018M").
     """
-    numbers: dict[str, float] = {}
-    for value in filter(None, values):
-        number = _number(column, value)
-        if number is None:  # a column of texts
-            return [value or UNKNOWN for value in values]
-        numbers[value] = number
-
-    names: dict[str, str] = {}
-    if column == "age":
-        names = {value: _age_band(years) for value, years in numbers.items()}
-    elif len(set(numbers.values())) > MAX_SINGLE_NUMBERS:
-        names = _thirds(numbers, [numbers[value] for value in values if value])
-
-    return [names.get(value, value) if value else UNKNOWN for value in values]
+    of = _age_band if column == "age" else str
+    return [of(value) if value else UNKNOWN for value in values]
 
 
-def _age_band(years: float) -> str:
+def _age_band(age: str) -> str:
+    match = re.match(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$", age, re.I)
+    if match is None:
+        return age
+    per_year = {"m": 12, "w": 52.18, "d": 365.25}
+    years = float(match[1]) / per_year.get(match[2].lower(), 1)
     low = int(years // BAND_YEARS) * BAND_YEARS
     return f"{low}-{low + BAND_YEARS - 1}"
-
-
-def _thirds(numbers: Mapping[str, float], known: Sequence[float]) -> dict[str, str]:
-    """The third, such as `50 to 60`, of each value; a third has as many of the `known` numbers."""
-    inner_ends = np.quantile(known, [1 / 3, 2 / 3])
-    ends = [min(known), *inner_ends.tolist(), max(known)]
-    names = [f"{low:g} to {high:g}" for low, high in pairwise(ends)]
-    return {
-        value: names[int(np.searchsorted(inner_ends, number, "right"))]
-        for value, number in numbers.items()
-    }
-
-
-def _number(name: str, text: str) -> float | None:
-    """The number in a cell, of an age in years; None where it is a text."""
-    if name != "age":
-        return float(text) if re.match(r"-?\d+(?:\.\d+)?$", text) else None
-    match = re.match(r"(\d+(?:\.\d+)?)\s*([ymwd]?)\+?$", text, re.I)
-    if match is None:
-        return None
-    per_year = {"m": 12, "w": 52.18, "d": 365.25}
-    return float(match[1]) / per_year.get(match[2].lower(), 1)

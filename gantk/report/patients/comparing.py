@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.metrics.rows import scale_sentence, unlike_inputs
-from gantk.metrics.statistics.comparing import Comparison, compare_systems
+from gantk.metrics.statistics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render, shows_left_and_right
@@ -83,20 +83,21 @@ def write_report(
         )
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    story = comparison([RunRecord(folder) for folder in folders])
-    for answer in story["answers"]:
-        label = "warning" if story["reason"] else "result"
+    shown = comparison([RunRecord(folder) for folder in folders])
+    for answer in shown.answers:
+        label = "warning" if shown.reason else "result"
         say(with_label(label, answer.replace(ARROW, " -> ")))
-    if story["unlike"]:
-        say(with_label("note", story["unlike"]))
+    if shown.unlike:
+        say(with_label("note", shown.unlike))
     if figures is not None:
-        _write_figures_of_comparison(story, figures, overwrite)
+        _write_figures_of_comparison(shown, figures, overwrite)
     page = render(
         "compare.html.j2",
-        story,
         folders=[HERE],
         styles=("page.css", "patients.css"),
         scripts=("charts.js", "patients.js"),
+        data={"charts": [each.data for each in shown.charts]},
+        **vars(shown),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
@@ -115,16 +116,16 @@ def _write_figures_of_run(record: RunRecord, folder: str | Path, overwrite: bool
 
 
 def _write_figures_of_comparison(
-    story: dict[str, Any], folder: str | Path, overwrite: bool
+    shown: ComparisonPage, folder: str | Path, overwrite: bool
 ) -> None:
     """Write the scores and the common test images of several runs, see `write_figures`."""
     rows: dict[str, list[TitledPictures]] = {}
-    for label, case, of_runs in story["cases"]:
+    for label, case, of_runs in shown.cases:
         titles = {"input": "Input", "truth": "Real"}
         titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
-        error = _largest_error(case, story["error_window"])
+        error = _largest_error(case, shown.error_window)
         rows.setdefault(label, []).append(picture_row(case, titles, error))
-    write_figures(folder, {grid.title: [grid] for grid in story["grids"]}, rows, overwrite)
+    write_figures(folder, {grid.title: [grid] for grid in shown.grids}, rows, overwrite)
 
 
 def _largest_error(case: StoredImage, window: int) -> float:
@@ -133,39 +134,55 @@ def _largest_error(case: StoredImage, window: int) -> float:
     return (truth.high - truth.low) * window / 100 or 1.0
 
 
-def comparison(records: list[RunRecord]) -> dict[str, Any]:
-    """The variables of the page that compares runs. `answers` are its first sentences: which run is
-    better, or the `reason` why the scores cannot be compared.
-    """
+@dataclass(frozen=True)
+class ComparisonPage:
+    """What the page that compares runs shows."""
+
+    title: str
+    systems: list[System]
+    answers: list[str]  # the first sentences: which run is better, or the reason
+    reason: str  # why the scores cannot be compared, or ""
+    runs: list[tuple[str, RunRecord, str]]  # name and verdict
+    trained_on: dict[str, str]  # the training images by run
+    unlike: str  # that the systems were trained on other images or for other numbers of steps
+    oriented: bool
+    grids: list[ScoreGrid]
+    tests: list[SystemTest]
+    charts: list[Chart]
+    cases: list[ComparedImage]
+    error_window: int
+    differences: list[tuple[str, list[str]]]  # recipe key, its value in each run
+
+
+def comparison(records: list[RunRecord]) -> ComparisonPage:
+    """Compare runs, with folds of one recipe as one system."""
     names = [record.path.resolve().name for record in records]
     named = {}
     for name, record in zip(names, records, strict=True):
         named[name if names.count(name) == 1 else str(record.path)] = record
 
     systems = systems_of(named)
-    charts = _curves(named)
     cases = list(_cases(systems))
     differences = _differences(named)
     reason, of_files = _why_not_compared(systems, differences)
     statistics = Comparison([], []) if reason else _statistics(systems)
     pooled = [system.sentence for system in systems if system.is_pooled]
-    return {
-        "title": f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
-        "systems": systems,
-        "answers": [reason] if reason else [*statistics.sentences, *pooled],
-        "runs": [(name, record, summarise(record)["sentence"]) for name, record in named.items()],
-        "trained_on": {name: _training_images([record]) for name, record in named.items()},
-        "unlike": _unlike_trainings(systems),
-        "reason": reason,
-        "oriented": all(shows_left_and_right(record) for record in records),
-        "grids": _grids(systems, of_files=of_files),
-        "tests": statistics.tests,
-        "charts": [*enumerate(charts)],
-        "cases": cases,
-        "error_window": error_window([case.pictures for _, case, _ in cases]),
-        "differences": differences,
-        "data": {"charts": [each.data for each in charts]},
-    }
+    return ComparisonPage(
+        title=f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
+        systems=systems,
+        answers=[reason] if reason else [*statistics.sentences, *pooled],
+        reason=reason,
+        runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
+        trained_on={name: _training_images([record]) for name, record in named.items()},
+        unlike=_unlike_trainings(systems),
+        oriented=all(shows_left_and_right(record) for record in records),
+        grids=_grids(systems, of_files=of_files),
+        tests=statistics.tests,
+        charts=_curves(named),
+        cases=cases,
+        error_window=error_window([case.pictures for _, case, _ in cases]),
+        differences=differences,
+    )
 
 
 def _why_not_compared(

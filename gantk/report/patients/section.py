@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from PIL import Image
 from gantk.errors import one_line
 from gantk.formats.files import read
 from gantk.metrics.rows import patients_are_known
+from gantk.plugin.section import ReportSection
 from gantk.report.pictures import mean_error, png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
@@ -66,17 +66,25 @@ def shown_patients(record: RunRecord) -> list[ShownPatients]:
     return [_direction(record, *each) for each in record.patients.items() if each[1].patients]
 
 
-def section(directions: Sequence[ShownPatients]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class PatientsSection(ReportSection):
+    """The section `Test patients`."""
+
+    directions: Sequence[ShownPatients]
+    error_window: int
+    rows: int = MAX_VISIBLE_ROWS
+
+
+def section(directions: Sequence[ShownPatients]) -> PatientsSection:
     """The section of the page."""
-    return {
-        "folder": HERE,
-        "template": "patients.html.j2",
-        "styles": ["patients.css"],
-        "scripts": ["patients.js"],
-        "directions": directions,
-        "rows": MAX_VISIBLE_ROWS,
-        "error_window": error_window([case.pictures for one in directions for case in one.cases]),
-    }
+    return PatientsSection(
+        folder=HERE,
+        template="patients.html.j2",
+        styles=("patients.css",),
+        scripts=("patients.js",),
+        directions=directions,
+        error_window=error_window([case.pictures for one in directions for case in one.cases]),
+    )
 
 
 def error_window(cases: Sequence[Mapping[str, EncodedPixels]]) -> int:

@@ -316,14 +316,16 @@ def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
         best_run = folder / "trials" / rows[0]["trial"]
         write_file(folder / "best.toml", read_file(best_run / "recipe.toml", best_run))
 
-    story = {
-        "asked": asked,
-        "axes": axes_of(asked["space"]),
-        "rows": rows,
-        "higher": higher,
-        "rule": rule,
-    }
-    page = render("sweep.html.j2", story, folders=[Path(__file__).parent], scripts=())
+    page = render(
+        "sweep.html.j2",
+        folders=[Path(__file__).parent],
+        scripts=(),
+        asked=asked,
+        axes=axes_of(asked["space"]),
+        rows=rows,
+        higher=higher,
+        rule=rule,
+    )
     write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
     return rows, rule
 

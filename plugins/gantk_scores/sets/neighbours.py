@@ -5,7 +5,6 @@ separately.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -66,7 +65,7 @@ class Prdc(InFeatures):
         scores = {}
         for place, name in enumerate(NAMES):
             definition = f"{name}/k={self.k}/{self.seen}/n={len(fake)},real={len(test)}"
-            details: dict[str, Any] = {}
+            details: dict[str, float | str] = {}
             if name in alike:
                 definition += f"/if-alike={alike[name]:.3f}"
                 details["if_alike"] = alike[name]

@@ -215,7 +215,7 @@ class Classification(Judge):
             return Score(value=statistic(found, truth), ci95=ci95, **about)
 
         accuracy = score(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
-        details = {"accuracy": accuracy.dump(), "auroc": score(area_under_roc).dump()}
+        details = {"accuracy": accuracy, "auroc": score(area_under_roc)}
         return score(balanced_accuracy, n=len(test), definition=definition, details=details)
 
 

@@ -85,12 +85,12 @@ class Segmentation:
             others = _images_with_masks("training", select_images(train, keep))
             segmenter = self.make().fit(others.images, others.masks)
             of_real = agreement([(segmenter(test.images), test)])
-            ceiling = Score(value=of_real.value, ci95=of_real.ci95).dump()
+            ceiling = Score(value=of_real.value, ci95=of_real.ci95)
             self._learned = known = source, keep, segmenter, len(others), ceiling
 
         *_, segmenter, count, ceiling = known
         dice = agreement([(segmenter(fake.images), fake)])
-        dice.details["real"] = ceiling
+        dice = dice.model_copy(update={"details": {**dice.details, "real": ceiling}})
         how = f"trained-on:real={count}/tested-on:made={len(fake)}"
         scores = {self.name: self._with_definition(dice, len(fake), how)}
         if self.teach:
@@ -157,8 +157,8 @@ def agreement(answers: list[tuple[Tensor, ImageGroup]]) -> Score:
     drawn = np.where(drawn > 0, drawn, np.nan)
     alarms = np.where(truth.any(1).numpy(), np.nan, found.any(1).numpy())
     details = {
-        "found": estimate(both / drawn, patients).dump(),
-        "false_alarms": estimate(alarms, names).dump(),
+        "found": estimate(both / drawn, patients),
+        "false_alarms": estimate(alarms, names),
     }
     return estimate(2 * both / (marked + drawn), patients, details=details)
 

@@ -83,8 +83,8 @@ class Transfer(Judge):
         right = self.answers(known.images.to(asked.device), labels, 2, asked).argmax(1)
         made, before, real = np.split(right, np.cumsum([len(fake), len(fake)]))
         details = {
-            "inputs": estimate_share(before).dump(),
-            "real": estimate_share(real).dump() if train is not test else None,
+            "inputs": estimate_share(before),
+            "real": estimate_share(real) if train is not test else None,
         }
         how = f"{self.definition}/trained-on:real={len(known)}/n={len(fake)}"
         return {

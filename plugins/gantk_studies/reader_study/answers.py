@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from gantk import ReportSection
 from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun, one_line
 from gantk.files import expect_file, sha256_of, write_output
@@ -70,7 +72,6 @@ class ReaderScores(Table):
     accuracy: Score
     same_again: Score  # share of repeats that were answered as before
     seconds: float  # median
-    learning: Score | None = None
     of_real: Score | None = None
     of_made: Score | None = None
     auc: Score | None = None
@@ -80,8 +81,6 @@ class Agreement(Table):
     """The agreement of several readers."""
 
     fleiss: Score
-    cohen: dict[str, float | None] = {}  # by two readers
-    cohen_weights: str | None = None
 
 
 class StudyScores(Table):
@@ -92,7 +91,6 @@ class StudyScores(Table):
     pooled: dict[str, Score]
     fooled: list[dict[str, int | str | None]]  # cases whose made image no reader recognised
     agreement: Agreement | None = None
-    learning: Score | None = None
     left_out: list[str] = []  # files of answers
     format: int = 1
     run: str | None = None
@@ -101,7 +99,7 @@ class StudyScores(Table):
     split: str | None = None
 
 
-# columns: case, which, repeat, answer, seconds, place (0 to 1), right, label, item
+# columns: case, which, repeat, answer, seconds, right, label, item
 Rows = dict[str, np.ndarray]
 
 
@@ -209,7 +207,6 @@ def rows_of(key: Key, said: Answers) -> Rows:
         "answer": answer,
         "seconds": seconds,
         "right": right,
-        "place": places / max(len(asked) - 1, 1),
         "label": label,
         "item": item,
     }
@@ -276,9 +273,16 @@ def write_weights(
     return Path(out)
 
 
-def section(record) -> dict | None:
-    """The report's section `Readers`, if studies of the run were scored."""
+@dataclass(frozen=True, kw_only=True)
+class ReadersSection(ReportSection):
+    """The section `Readers`."""
+
+    studies: dict[str, StudyScores]
+
+
+def section(record) -> ReadersSection | None:
+    """The section of the report, if studies of the run were scored."""
     studies = readers_of(record.path, record.problems)
     if not studies:
         return None
-    return {"folder": HERE, "template": "section.html.j2", "studies": studies}
+    return ReadersSection(folder=HERE, template="section.html.j2", studies=studies)

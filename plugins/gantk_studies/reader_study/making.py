@@ -107,12 +107,10 @@ def new_study(
 
     key_bytes = json.dumps(key.dump()).encode()
     digest = sha256(key_bytes).hexdigest()
-    study = {"study": digest, "kind": kind, "target": key.target or ""}
-    study["oriented"] = key.oriented
     with whole_folder(target, private=True) as folder:
         make_folder(folder / "pages", private=True)
-        for name, order in orders.items():
-            html = page(study | {"reader": name}, order, images, rng)
+        for name in orders:
+            html = page(key, digest, name, images, rng)
             write_file(folder / "pages" / f"{name}.html", html.encode(), private=True)
         write_file(folder / "key.json", key_bytes, private=True)
         if not overwrite:
@@ -181,26 +179,31 @@ def questions(kind: str, pairs: int, reader: int, seed: int) -> list[list[int]]:
     return order
 
 
-def page(
-    study: dict[str, Any], order: list[list[int]], images: np.ndarray, rng: np.random.Generator
-) -> str:
+def page(key: Key, digest: str, reader: str, images: np.ndarray, rng: np.random.Generator) -> str:
     """A reader's HTML: images in random order, and the indices of those of each question."""
     places = rng.permutation(2 * len(images))  # index in the page of image 2 * case + made
     flat = images.reshape(-1, *images.shape[2:])[np.argsort(places)]
     asked = []
-    for case, which, _ in order:
-        shown = [which, 1 - which] if study["kind"] == "2afc" else [which]
+    for case, which, _ in key.readers[reader]:
+        shown = [which, 1 - which] if key.kind == "2afc" else [which]
         asked.append([int(places[2 * case + made]) for made in shown])
 
-    data = study | {
+    about = {"study": digest, "kind": key.kind, "target": key.target or ""}
+    about |= {"oriented": key.oriented, "reader": reader}
+    data = about | {
         "height": flat.shape[1],
         "width": flat.shape[2],
         "images": [base64.b64encode(image.tobytes()).decode() for image in flat],
         "questions": asked,
     }
-    story = study | {"count": len(order), "data": data}
     return render(
-        "reader.html.j2", story, folders=[HERE], styles=("reader.css",), scripts=("reader.js",)
+        "reader.html.j2",
+        folders=[HERE],
+        styles=("reader.css",),
+        scripts=("reader.js",),
+        count=len(asked),
+        data=data,
+        **about,
     )
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
-from sklearn.metrics import cohen_kappa_score
 
 from gantk.files import write_file
 from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval, estimate_share
@@ -68,12 +65,11 @@ def score_study(
         split=key.split,
         readers=readers,
         pooled=pooled,
-        learning=trend(list(rows.values())),
-        agreement=agreement(kind, rows, count),
+        agreement=agreement(rows, count),
         fooled=_cases_that_fooled_all(key.cases, rows),
         left_out=problems,
     )
-    text = render("scores.md.j2", dict(result), folders=[HERE], styles=(), scripts=())
+    text = render("scores.md.j2", folders=[HERE], styles=(), scripts=(), **dict(result))
     stored = result.dump()
     write_file(Path(study) / "scores.json", f"{json.dumps(stored, indent=1)}\n".encode())
     write_file(Path(study) / "scores.md", text.encode())
@@ -137,23 +133,6 @@ def auc(rows: Rows, weights: np.ndarray) -> np.ndarray:
     return weighted_wins / np.maximum(real_weights.sum(1) * made_weights.sum(1), 1)
 
 
-def trend(several: list[Rows]) -> Score:
-    """The change of accuracy from first to last question: a line's slope within readers, with
-    Student's interval.
-    """
-    x = np.concatenate([rows["place"] - rows["place"].mean() for rows in several])
-    y = np.concatenate([rows["right"] - rows["right"].mean() for rows in several])
-    free = len(x) - len(several) - 1
-    if free < 1 or not x.any() or not y.any():
-        return Score(value=None, ci95=None)
-
-    slope = float(x @ y / (x @ x))
-    residuals = y - slope * x
-    standard_error = ((residuals**2).sum() / free / (x @ x)) ** 0.5
-    reach = float(stdtrit(free, 0.975) * standard_error)
-    return Score(value=slope, ci95=[slope - reach, slope + reach])
-
-
 def reader_row(kind: str, rows: Rows) -> ReaderScores:
     """One reader's scores, with the share of repeats that were answered as before."""
     repeat = rows["repeat"]
@@ -163,7 +142,6 @@ def reader_row(kind: str, rows: Rows) -> ReaderScores:
     row = ReaderScores(
         accuracy=estimate_share(first["right"]),
         same_again=estimate_share(first["label"][one] == again["label"][other]),
-        learning=trend([first]),
         seconds=float(np.median(rows["seconds"])),
     )
     if kind != "2afc":
@@ -173,10 +151,8 @@ def reader_row(kind: str, rows: Rows) -> ReaderScores:
     return row
 
 
-def agreement(kind: str, rows: dict[str, Rows], cases: int) -> Agreement | None:
-    """Fleiss' kappa over items that all readers answered, by bootstrap over items; Cohen's of each
-    two readers.
-    """
+def agreement(rows: dict[str, Rows], cases: int) -> Agreement | None:
+    """Fleiss' kappa over items that all readers answered, by bootstrap over items."""
     labels = items(rows.values(), cases, "label")
     labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
     count = labels.shape[1]
@@ -187,15 +163,7 @@ def agreement(kind: str, rows: dict[str, Rows], cases: int) -> Agreement | None:
     groups = [str(n) for n in range(count)]
     ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), groups, BOOTSTRAP_DRAWS)
     of_all = Score(value=None if np.isnan(value) else value, ci95=ci95, n=count)
-    weights = "quadratic" if kind == "rating" else None
-    cohen = {}
-    for (one, a), (other, b) in combinations(zip(rows, labels, strict=True), 2):
-        kappa = None
-        if len({*a, *b}) > 1:
-            kappa = float(cohen_kappa_score(a, b, weights=weights))
-        cohen[f"{one}, {other}"] = kappa
-
-    return Agreement(fleiss=of_all, cohen=cohen, cohen_weights=weights)
+    return Agreement(fleiss=of_all)
 
 
 def fleiss(labels: np.ndarray) -> float:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import base64
 import gzip
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 
+from gantk import ReportSection
 from gantk.formats.image import nifti_of_levels
+from gantk.runs.results import StoredVolume
 from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
@@ -25,39 +27,51 @@ MAX_VOLUMES = 2  # volumes on a page
 POLICY = " 'wasm-unsafe-eval'; worker-src blob:; connect-src data: blob:"
 
 
-def section(record) -> dict[str, Any] | None:
-    """The result of the hook `gantk_report_section`; None where the run folder has no volumes."""
+@dataclass(frozen=True)
+class EmbeddedVolumes:
+    """The volumes of a test patient, as the page's script reads them."""
+
+    patient: str
+    label: str  # the direction in words
+    files: dict[str, str]  # kind (and "error") -> a gzipped NIfTI file in base64
+    thin: int  # one voxel of so many is kept along each side
+    source: list[float]  # values shown as black and white
+    target: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumesSection(ReportSection):
+    """The section `Volumes`."""
+
+    volumes: list[EmbeddedVolumes]
+
+
+def section(record) -> VolumesSection | None:
+    """The section of the report; None where the run folder has no volumes."""
     rows = []
     for key, direction in record.patients.items():
         rows += [(record.label(key), row) for row in direction.volumes]
 
-    volumes = []
-    for label, row in rows[:MAX_VOLUMES]:
-        embedded = embed_volumes(record.path, row.stem)
-        if embedded:
-            volumes.append({"patient": row.patient, "label": label, **embedded})
-
+    embedded = [embed_volumes(record.path, label, row) for label, row in rows[:MAX_VOLUMES]]
+    volumes = [each for each in embedded if each]
     if not volumes:
         return None
 
-    return {
-        "template": "volumes.html.j2",
-        "styles": ["volumes.css"],
-        "scripts": ["niivue.umd.js", "volumes.js"],
-        "folder": HERE,
-        "policy": POLICY,
-        "volumes": volumes,
-    }
+    return VolumesSection(
+        folder=HERE,
+        template="volumes.html.j2",
+        styles=("volumes.css",),
+        scripts=("niivue.umd.js", "volumes.js"),
+        policy=POLICY,
+        volumes=volumes,
+    )
 
 
-def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
-    """Kind (and "error") -> a gzipped NIfTI file in base64, and display ranges; {} where a file is
-    missing.
-    """
-
-    paths = {kind: run / "samples" / "test" / f"{stem}-{kind}.nii.gz" for kind in KINDS}
+def embed_volumes(run: Path, label: str, volume: StoredVolume) -> EmbeddedVolumes | None:
+    """The volumes of a patient, thinned; None where a file is missing."""
+    paths = {kind: run / "samples" / "test" / f"{volume.stem}-{kind}.nii.gz" for kind in KINDS}
     if not all(is_inside(run, path) for path in paths.values()):
-        return {}
+        return None
 
     voxels = {}
     try:
@@ -66,7 +80,7 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
             voxels[kind] = np.asarray(image.dataobj, dtype=np.float32)
         voxels["error"] = abs(voxels["output"] - voxels["truth"])
     except Exception:  # damaged: the section of the patients reports it
-        return {}
+        return None
 
     thin = -(-max(voxels["truth"].shape) // MAX_SIDE_VOXELS)
     packed = {}
@@ -76,4 +90,4 @@ def embed_volumes(run: Path, stem: str) -> dict[str, Any]:
 
     target = np.percentile(voxels["truth"], DISPLAY_PERCENTILES).tolist()
     source = np.percentile(voxels["input"], DISPLAY_PERCENTILES).tolist()
-    return {"files": packed, "thin": thin, "target": target, "source": source}
+    return EmbeddedVolumes(volume.patient, label, packed, thin, source, target)

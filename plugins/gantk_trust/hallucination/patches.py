@@ -4,12 +4,14 @@ the report.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import RootModel
 
+from gantk import ReportSection
 from gantk.metrics.evaluate import Tested
 from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
@@ -84,18 +86,23 @@ def _picture(image: np.ndarray, row: int, column: int) -> str:
     return enlarged_preview(padded, 5)
 
 
-def section(record) -> dict[str, Any] | None:
-    """Build the dict that the hook `gantk_report_section` returns; None where no patches were
-    saved.
-    """
+@dataclass(frozen=True, kw_only=True)
+class PatchesSection(ReportSection):
+    """The section `Suspicious patches`."""
+
+    patches: dict[str, list[Patch]]  # by direction in words
+
+
+def section(record) -> PatchesSection | None:
+    """The section of the report; None where no patches were saved."""
     found = record.read("hallucinations.json", Patches)
     by_direction = found.root if found else {}
-    directions = [
-        {"label": record.label(key), "patches": rows} for key, rows in by_direction.items() if rows
-    ]
-    about = {
-        "folder": Path(__file__).parent,
-        "template": "patches.html.j2",
-        "styles": ["patches.css"],
-    }
-    return about | {"directions": directions, "kinds": KINDS} if directions else None
+    patches = {record.label(key): rows for key, rows in by_direction.items() if rows}
+    if not patches:
+        return None
+    return PatchesSection(
+        folder=Path(__file__).parent,
+        template="patches.html.j2",
+        styles=("patches.css",),
+        patches=patches,
+    )

@@ -4,6 +4,7 @@ report.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk import ReportSection
 from gantk.metrics.intervals import metric_score
 from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
@@ -112,12 +114,21 @@ def _picture(image: Tensor) -> str:
     return enlarged_preview(plane.numpy(), max(1, 128 // len(plane)))
 
 
-def section(record) -> dict[str, Any] | None:
-    """The result of the hook `gantk_report_section`; None where no copies were saved."""
+@dataclass(frozen=True, kw_only=True)
+class CopiesSection(ReportSection):
+    """The section `Nearest training images`."""
+
+    cases: list[Case]
+
+
+def section(record) -> CopiesSection | None:
+    """The section of the report; None where no copies were saved."""
     found = record.read("memorisation.json", Copies)
-    about = {
-        "folder": Path(__file__).parent,
-        "template": "copies.html.j2",
-        "styles": ["copies.css"],
-    }
-    return about | {"cases": found.cases, "kinds": KINDS} if found else None
+    if not found:
+        return None
+    return CopiesSection(
+        folder=Path(__file__).parent,
+        template="copies.html.j2",
+        styles=("copies.css",),
+        cases=found.cases,
+    )

@@ -88,7 +88,7 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     found = good["classification"]
     assert found.ci95[0] <= found.value <= found.ci95[1]
     assert found.n == 30
-    assert found.details["auroc"]["value"] > 0.9
+    assert found.details["auroc"].value > 0.9
     swapped = ImageGroup(made.images, made.patients, 1 - made.labels)
     bad = Classification(2.0, 2, **QUICK)(train, test, swapped)
     assert bad["classification"].value < 0.3
@@ -216,8 +216,8 @@ def test_dice_is_pooled_by_patient():
     score = answered((FOUND, DRAWN, ["p", "p", "q"]))
     # p: 2 x 2 shared of 3 found and 2 drawn; q: missed
     assert score.value == pytest.approx((4 / 5 + 0) / 2)
-    assert score.details["found"]["value"] == pytest.approx((2 / 2 + 0 / 1) / 2)
-    assert score.details["false_alarms"]["value"] == 1.0
+    assert score.details["found"].value == pytest.approx((2 / 2 + 0 / 1) / 2)
+    assert score.details["false_alarms"].value == 1.0
     in_parts = answered((FOUND[:1], DRAWN[:1], ["p"]), (FOUND[1:], DRAWN[1:], ["p", "q"]))
     assert in_parts == score
 
@@ -234,11 +234,11 @@ def test_keeping_lesions_scores_above_erasing_them(learned):
     assert kept.value > 0.7 > 0.2 > gone.value
     assert len(learned) == 1
     assert kept.details["real"] == gone.details["real"]
-    assert kept.details["found"]["value"] > 0.7 > 0.2 > gone.details["found"]["value"]
+    assert kept.details["found"].value > 0.7 > 0.2 > gone.details["found"].value
     assert kept.ci95[0] <= kept.value <= kept.ci95[1]
     assert kept.n == 18
-    assert real.value == real.details["real"]["value"] > 0.7
-    assert real.ci95 == real.details["real"]["ci95"]
+    assert real.value == real.details["real"].value > 0.7
+    assert real.ci95 == real.details["real"].ci95
 
 
 def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
@@ -332,7 +332,7 @@ def test_transfer_scores_good_translations_above_copies():
     copied, moved = (
         metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images)
     )
-    before = moved["transfer"].details["inputs"]["value"]
+    before = moved["transfer"].details["inputs"].value
 
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
     assert copied["transfer_ssim"].value == pytest.approx(1.0)
