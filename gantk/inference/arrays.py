@@ -22,13 +22,13 @@ from gantk.inference.jobs import (
     expect_sources,
     stack_on_one_grid,
 )
-from gantk.inference.library_images import Back, from_library_image
-from gantk.inference.notes import Note, check_input, check_result, warn
+from gantk.inference.library_images import Back, from_nibabel
+from gantk.inference.notes import Note, check_result, warn
 from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
 
 KINDS = (
-    "NumPy arrays, PyTorch tensors, images of nibabel and SimpleITK, paths, and lists of these, or"
-    " dicts of them by contrast"
+    "NumPy arrays, PyTorch tensors, images of nibabel, paths, and lists of these, or dicts of them by"
+    " contrast"
 )
 COMPARED_SIDE = 48  # about how many planes of each axis are compared with their mirror image
 MIN_COMPARED_SIDE = 8
@@ -68,7 +68,7 @@ def _image(
         image = replace(image, pixels=frame.as_in_training(image.pixels))
         return model(image, to, options, progress), []
 
-    image, notes, _ = check_input(image, frame, trained_on=model.run_trained_on(image))
+    image, notes, _ = model.check(image, to)
     pipeline = model.pipeline(letter, options)
     made = model(image, to, options, progress)
     notes += check_result(image, made[0], pipeline, frame)
@@ -76,17 +76,16 @@ def _image(
 
 
 def _as_image(value: Any) -> tuple[Image, Back]:
-    """An `Image` from a path or an image of a library, and the conversion of results back."""
+    """An `Image` from a path or an image of nibabel, and the conversion of results back."""
     if isinstance(value, Image):
         return value, lambda made: made
     if isinstance(value, (str, Path)):
         return read(value), lambda made: made
 
-    taken = from_library_image(value)
-    if taken is None:
-        what = f"an input of type {type_name(value)} cannot be translated"
-        raise UserError(what, allowed=KINDS)
-    return taken
+    if hasattr(value, "dataobj") and hasattr(value, "affine"):
+        return from_nibabel(value)
+    what = f"an input of type {type_name(value)} cannot be translated"
+    raise UserError(what, allowed=KINDS)
 
 
 def type_name(value: Any) -> str:
@@ -127,7 +126,7 @@ def _contrasts(
     for name, value in values.items():
         is_array = hasattr(value, "__array__")
         image, backs[name] = _one_contrast(value, frame) if is_array else _as_image(value)
-        images[name], notes, _ = check_input(image, frame, name, model.run_trained_on(image))
+        images[name], notes, _ = model.check(image, to, name)
         said += warn(notes)
 
     image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)

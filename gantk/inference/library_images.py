@@ -1,6 +1,4 @@
-"""Converts images of nibabel and SimpleITK to gantk's `Image`, as if read from a file, and results
-back.
-"""
+"""Converts images of nibabel to gantk's `Image`, as if read from a file, and results back."""
 
 from __future__ import annotations
 
@@ -22,16 +20,6 @@ from gantk.formats.image import (
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
-
-
-def from_library_image(value: Any) -> tuple[Image, Back] | None:
-    """Convert an image of nibabel or SimpleITK; returns it with the conversion back, or None for
-    any other object.
-    """
-    library = type(value).__module__.partition(".")[0]
-    if hasattr(value, "dataobj") and hasattr(value, "affine"):
-        return _nibabel(value, value.get_filename() or "the nibabel image")
-    return _simpleitk(value) if library == "SimpleITK" and hasattr(value, "GetDirection") else None
 
 
 def _image(voxels: np.ndarray, affine: np.ndarray, header: Any, name: str) -> Image:
@@ -72,9 +60,11 @@ def _voxels(made: Image, shape: tuple[int, int, int], affine: np.ndarray) -> np.
     return np.ascontiguousarray(in_file_order(upright, shape, affine), dtype=np.float32)
 
 
-def _nibabel(given: Any, name: str) -> tuple[Image, Back]:
+def from_nibabel(given: Any) -> tuple[Image, Back]:
+    """An image of nibabel as an `Image`, and the conversion of results back."""
     import nibabel as nib
 
+    name = given.get_filename() or "the nibabel image"
     if np.prod(given.shape[3:], dtype=int) != 1:
         count = int(np.prod(given.shape[3:]))
         what = f"{name} contains {count} volumes (shape {given.shape})"
@@ -105,33 +95,3 @@ def _nibabel(given: Any, name: str) -> tuple[Image, Back]:
         return done
 
     return _image(voxels, affine, given.header, name), back
-
-
-def _simpleitk(given: Any) -> tuple[Image, Back]:
-    import SimpleITK as sitk
-    from nibabel.spatialimages import SpatialImage
-
-    n = given.GetDimension()
-    parts = given.GetNumberOfComponentsPerPixel()
-    if n not in (2, 3) or parts != 1:
-        what = f"the SimpleITK image has {n} axes and {parts} values per voxel"
-        remedy = "select a volume with sitk.Extract, or a value with sitk.VectorIndexSelectionCast"
-        raise UserError(what, allowed="2 or 3 axes, one value per voxel", remedy=remedy)
-
-    spacing = np.array(given.GetSpacing())
-    direction = np.array(given.GetDirection()).reshape(n, n)
-    affine = np.eye(4)
-    affine[:n, :n] = direction * spacing
-    affine[:n, 3] = given.GetOrigin()
-    affine = UPRIGHT @ affine  # ITK's axes point left and posterior (LPS)
-    voxels = sitk.GetArrayFromImage(given).T
-    image, to_nibabel = _nibabel(SpatialImage(voxels, affine), "the SimpleITK image")
-
-    def back(made: Image) -> Any:
-        done = sitk.GetImageFromArray(np.asarray(to_nibabel(made).dataobj).T)
-        done.CopyInformation(given)
-        for key in given.GetMetaDataKeys():
-            done.SetMetaData(key, given.GetMetaData(key))
-        return done
-
-    return image, back

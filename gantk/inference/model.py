@@ -77,10 +77,13 @@ class TrainedModel:
             )
         return chosen
 
-    def check(self, image: Image, to: str | None = None) -> Checked:
-        """Compare an image with the training images of the domain that is translated to `to`."""
+    def check(self, image: Image, to: str | None = None, contrast: str = "") -> Checked:
+        """Compare an image with the training images of the domain that is translated to `to`;
+        `contrast` is its name where a patient has several.
+        """
         frame = self.frames[self.domain(to)]
-        return check_input(image, frame, trained_on=self.run_trained_on(image))
+        frame = replace(frame, target="+".join(frame.targets[frame.part(to)]))
+        return check_input(image, frame, contrast, self.run_trained_on(image))
 
     def images_in(self, folder: Path, to: str | None = None) -> list[Scan]:
         """The images below a folder that `translate` makes `to` from."""
@@ -184,8 +187,7 @@ class TrainedModel:
                   batch. To a model of several channels (C, H, W), or (C, D, H, W), is one image.
                   Floats keep their
                   type, whole numbers become float32; tensors stay on their device.
-                * images of nibabel and SimpleITK: float32 on the same grid, affine or origin and
-                  direction kept.
+                * images of nibabel: float32 on the same grid and affine.
                 * a path (a file, or a folder of one DICOM series) or an `Image` of
                   gantk.formats.image: an `Image`,
                   which `gantk.formats.files.write(path, image)` writes.

@@ -41,7 +41,7 @@ from gantk.inference.jobs import (
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import MIN_AUROC, TrainedModel
-from gantk.inference.notes import Note, check_input, check_result
+from gantk.inference.notes import Note, check_result
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import (
     facts_of,
@@ -92,7 +92,7 @@ class Translation:
         model = self.model
         options = self.options
         self.letter = model.domain(self.to)
-        model.class_to_translate(options.label)  # refuses a wrong class before any file is read
+        self.pipeline = model.pipeline(self.letter, options)  # refuses what the model cannot do
         self.frame = model.frames[self.letter]
         self.contrasts = self.frame.sources
         if options.onto and known_contrast(options.onto, self.contrasts) is None:
@@ -101,7 +101,6 @@ class Translation:
         self.outputs = self.frame.targets[self.frame.part(self.to)]  # the contrasts to write
         self.frame = replace(self.frame, target="+".join(self.outputs))
         if options.uncertainty:
-            model.pipeline(self.letter, options)  # refuses unknown kinds
             self._expect_judged(options.uncertainty)
             self._say_scale(options.uncertainty)
 
@@ -621,7 +620,7 @@ class Translation:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
         its name where a patient has several.
         """
-        checked = check_input(image, self.frame, contrast, self.model.run_trained_on(image))
+        checked = self.model.check(image, self.to, contrast)
         image = checked.image
         reasons = [line for _, line in checked.notes]
         which = job.name, contrast or self.frame.source
@@ -676,8 +675,7 @@ class Translation:
         warn of the result of a single image.
         """
         if self._is_one_image(job):
-            pipeline = self.model.pipeline(self.letter, self.options)
-            self._keep_notes(job, check_result(image, results[0], pipeline, self.frame))
+            self._keep_notes(job, check_result(image, results[0], self.pipeline, self.frame))
             self._keep_notes(job, self.model.notes_on_results(image, self.letter))
 
         made = [self._as_file(job, output, results) for output in job.outputs]
@@ -793,8 +791,7 @@ class Translation:
         images or of its own scale, and whether they are whole numbers.
         """
         if not image.own_scale:
-            mapping = self.model.pipeline(self.letter, self.options).target
-            return value_range(mapping, self.frame.values.get("target"))
+            return value_range(self.pipeline.target, self.frame.values.get("target"))
         if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
             return 0.0, float(np.iinfo(image.dtype).max), True
         return float(image.pixels.min()), float(image.pixels.max()), False
@@ -851,8 +848,7 @@ class Translation:
         elif image.affine is None or (whole and low >= 0 and high <= MAX_OF_BYTE):
             return written
         else:
-            target = self.model.pipeline(self.letter, self.options).target
-            scale = picture_scale(target, self.frame.values.get("target"), most)
+            scale = picture_scale(self.pipeline.target, self.frame.values.get("target"), most)
             pixels = np.asarray(scale(image.pixels))
             line = (
                 f"the values of {self.frame.target} are rescaled to 0 .. {most:g}, because a"

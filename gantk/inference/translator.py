@@ -24,8 +24,8 @@ from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
+from gantk.inference.arrays import batch_of, numbers, remove_batch_axes
 from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
-from gantk.inference.gradient import differentiable
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
 from gantk.inference.pipeline import (
@@ -41,7 +41,7 @@ from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
-from gantk.prepare.module import Prepare, centre
+from gantk.prepare.module import Prepare, Prepared, centre, neighbour_places
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
@@ -281,7 +281,52 @@ class Translator(TrainedModel):
     def with_gradients(
         self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
     ) -> Tensor:
-        return differentiable(self, images, to, options)
+        """Translate a tensor as `translate` does; returns float32 on the model's device, with its
+        autograd graph.
+
+        The choice of intensity mapping, the test for flat regions and the value of black are
+        constants of the graph. Images are processed whole, never in tiles, which takes the memory
+        of a training step.
+        """
+        letter = self.domain(to)
+        if (
+            options.variants is not None
+            or options.uncertainty
+            or options.example is not None
+            or self.model.post
+        ):
+            raise UserError(
+                "gradients are not available with variants, style, uncertainty or post-steps",
+                where="grad",
+                remedy="train without post-steps (post = [])" if self.model.post else None,
+            )
+
+        if not images.is_floating_point():
+            raise UserError(
+                f"a tensor of {images.dtype} has no gradients",
+                where="grad",
+                remedy="call .float() on it",
+            )
+
+        pipeline = self.pipeline(letter, options)
+        frame = pipeline.frame
+        batch = batch_of(numbers(images), pipeline)
+        native = images.reshape(batch.shape).to(self.runtime.device, torch.float32)
+        network = self.network_on_images(letter, options, graph=True)
+        outputs = []
+        for places, image in batch.scans:
+            part = native[places]
+            pixels = frame.as_in_training(image.pixels)
+            if pixels is not image.pixels:
+                dark = torch.from_numpy(batch.axes_of_batch(pixels).copy()).to(part.device)
+                part = torch.where(dark != part.detach(), dark, part)
+            mapping, scale = pipeline.scales(replace(image, pixels=pixels))
+            prepared = Prepared(pipeline.preparation(mapping, scale), network).to(part.device)
+            for middles in torch.arange(len(part)).split(frame.batch):
+                rows = neighbour_places(middles, frame.neighbours, len(part))
+                outputs.append(prepared(part[rows].flatten(1, 2)))
+
+        return remove_batch_axes(torch.cat(outputs)[:, self.frames[letter].part(to)], batch.kind)
 
     def _direction(self, source: str, to: str) -> str:
         """The letter of `to`, which is made from the domain `source`."""
