@@ -232,24 +232,6 @@ def table(tmp_path, *lines):
     return str(tmp_path / "split.csv")
 
 
-@pytest.mark.parametrize("column, place", [("path", "images/"), ("key", "")])
-def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
-    files = [tmp_path / "images" / f"{n}.png" for n in range(9)]
-    records = [
-        Record("a", "", file.name, partial(pixels, n), path=file) for n, file in enumerate(files)
-    ]
-    wanted = {
-        "train": ["0.png", "1.png", "2.png", "3.png", "4.png"],
-        "validation": ["5.png", "6.png"],
-        "test": ["7.png", "8.png"],
-    }
-    rows = [f"{place}{key},{split}" for split, keys in wanted.items() for key in keys]
-    file = table(tmp_path, f"{column},split", *rows)
-    splits, _ = split(records, file=file)
-
-    assert {split: [r.key for r in splits[split]] for split in SETS} == wanted
-
-
 @pytest.mark.parametrize(
     "rows, says",
     [
@@ -262,21 +244,9 @@ def test_a_file_may_name_images_by_path_or_by_key(tmp_path, column, place):
             "the column 'patient' is empty in this row.*line 3",
         ),
         (["patient,split", *(f"p0{n},test" for n in range(4))], "has no training images"),
-        (
-            [
-                "key,split",
-                *(
-                    f"p0{n}/{d}00{i},{'test' if d == 'b' else 'train'}"
-                    for n in range(4)
-                    for d in "ab"
-                    for i in range(2)
-                ),
-            ],
-            "is in the test set, but the image that is registered with it is in the train set",
-        ),
         ([""], "is empty"),
     ],
-    ids=["two sets", "nobody", "no training", "pair", "empty"],
+    ids=["two sets", "nobody", "no training", "empty"],
 )
 def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
     with pytest.raises(UserError) as error:
