@@ -447,15 +447,6 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "plan of no images": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--out", "recipe.toml"][
         1:
     ],
-    "plan of one kind": lambda h: [
-        (h / "empty").mkdir(),
-        "plan",
-        "empty",
-        "--b",
-        "T2",
-        "--out",
-        "recipe.toml",
-    ][1:],
     "plan of nothing": lambda h: ["plan", "gone", "--out", "recipe.toml"],
     "plan that is there": lambda h: [
         (h / "recipe.toml").write_text("mine"),
