@@ -400,8 +400,7 @@ def translate(
         seed: the seed of `variants`.
         style: an image of the target domain whose style the translation takes (multimodal methods).
         uncertainty: write a second map, of how far each value may be off, in the target's units:
-            "flips", "dropout", "checkpoints", "cycle", or "auto" for the method's own kind; for an
-            ensemble "members". It must have been found to show the model's errors (`evaluate`).
+            "flips", "cycle", or "auto" for the method's own kind; for an ensemble "members". It must have been found to show the model's errors (`evaluate`).
         unjudged: whether to write the map even if that was not measured, or found to be false.
         label: the class of the images, such as "tumour", for methods that were trained with classes.
         volume: the volume to translate of a file that holds several, counted from 0.
@@ -586,7 +585,6 @@ def _evaluate(
     from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_patients
     from gantk.runs.speed import speed_of
-    from gantk.runs.trained import compares_checkpoints, earlier_weights
     from gantk.training.loop import inference_weights
 
     main = parts.runtime.main
@@ -596,13 +594,10 @@ def _evaluate(
         if names:  # some of them take minutes
             say(f"score    test images and baselines by {', '.join(names)}")
 
-    by_checkpoints = main and compares_checkpoints(parts.model.evaluate.uncertainty)
     with inference_weights(parts.method, parts.engine):
         # all ranks score with the main rank's weights and norm statistics
         parts.runtime.broadcast(parts.method.state_dict().values())
-        results = parts.scorer.test(
-            earlier_weights(folder.inference_checkpoint()) if by_checkpoints else ()
-        )
+        results = parts.scorer.test()
 
     if not main:
         return {}

@@ -44,7 +44,7 @@ TRACE = "Trace N steps with torch.profiler; write a table and a trace to profile
 TRY = "Run three real steps only: print memory, time and settings that fit."
 MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
 PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
-UNCERTAINTY = "Compare an uncertainty with the actual errors: auto, flips, dropout, ..."
+UNCERTAINTY = "Compare an uncertainty with the actual errors: auto, flips, cycle."
 BY = "Score groups of patients separately, by columns such as scanner,sex,age."
 EXAMPLES = (
     "gantk run dualgan_t1t2                         # train on synthetic heads",
@@ -347,7 +347,7 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
 @click.option(
     "--uncertainty",
     metavar="KIND",
-    help="Write an uncertainty map too: auto, flips, dropout, members, suspicion ...",
+    help="Write an uncertainty map too: auto, flips, cycle; of several runs members.",
 )
 @click.option(
     "--unjudged",

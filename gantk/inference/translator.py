@@ -52,8 +52,6 @@ from gantk.runs.trained import (
     UNCERTAINTY,
     Examples,
     Posts,
-    compares_checkpoints,
-    earlier_weights,
     load_method,
 )
 
@@ -220,8 +218,7 @@ class Translator(TrainedModel):
             same = self._last[1] is options
             if same or (options.example is None and self._last[1] == options):
                 return self._last[2]  # what a network needs is measured once
-        # folded networks cannot load the weights of other checkpoints
-        if self.runtime.device.type == "cpu" and not compares_checkpoints(options.uncertainty):
+        if self.runtime.device.type == "cpu":
             fold_for_inference(self.method)
 
         maps: list[MapKind] = ["image"] * (options.variants or 1)
@@ -363,7 +360,7 @@ class Translator(TrainedModel):
         if options.contrasts:
             method = method.of_contrasts(options.contrasts)
         if options.uncertainty:
-            return self._uncertain_network(method, letter, options.uncertainty, options.seed)
+            return self._uncertain_network(method, letter, options.uncertainty)
 
         count = options.variants
         if count is not None:
@@ -385,20 +382,16 @@ class Translator(TrainedModel):
         return TiledNetwork.of_method(network, method, self.model, self.runtime, graph=graph)
 
     def _uncertain_network(
-        self, method: Method, letter: str, kind: str, seed: int
+        self, method: Method, letter: str, kind: str
     ) -> Callable[[Tensor], Tensor]:
         """A function that returns the translation and its uncertainty as channels."""
-        maker = UNCERTAINTY.bind({"name": kind, "seed": seed})()
-        others = []
-        if compares_checkpoints(kind):
-            others = earlier_weights(self.checkpoint)
-
-        maker.check(method, 1 + len(others))
+        maker = UNCERTAINTY.bind(kind)()
+        maker.check(method)
         judged = self.judged_uncertainty(letter, kind)
         scale = judged.scale if judged else None
         maker.scale = (scale.factor if scale else None) or 1.0
         any_size = AnySize(method, self.model, self.runtime)
-        return lambda x: torch.cat(maker.maps(any_size, letter, x, others), dim=1)
+        return lambda x: torch.cat(maker.maps(any_size, letter, x), dim=1)
 
     @cached_property
     def _results(self) -> Results:

@@ -194,7 +194,7 @@ class Scorer:
         self.uncertainty: Part | None = None
         if model.evaluate.uncertainty != "none":
             self.uncertainty = UNCERTAINTY.bind(model.evaluate.uncertainty)
-            self.uncertainty().check(method, model.train.keep)
+            self.uncertainty().check(method)
         # that are trained; bound here, so that one that does not fit is an error before the training
         self.trained_baselines = self._bind_baselines()
 
@@ -376,13 +376,12 @@ class Scorer:
 
         return found
 
-    def test(self, others: Sequence[Mapping[str, Tensor]] = ()) -> Results:
+    def test(self) -> Results:
         """Score all metrics and baselines on the test split; returns the results.
 
         All ranks run networks on their share of the images. Rank 0 computes the scores, which do
         not depend on the number of ranks; other ranks return results without scores. Fills
-        `self.tested` for those who draw images. `others` are weights of the run's other
-        checkpoints: the uncertainty `checkpoints` compares their outputs.
+        `self.tested` for those who draw images.
         """
         split = SplitSummary(
             by=self.data.splits.by,
@@ -392,16 +391,14 @@ class Scorer:
         results = Results(metrics={}, baselines={}, verdict={}, split=split)
         self._translators = {}  # of the current weights
         for to in self.method.directions():
-            self._test_direction(results, to, others)
+            self._test_direction(results, to)
 
         if self.method.samples and self.set_metrics:
             self._test_samples(results)
 
         return results
 
-    def _test_direction(
-        self, results: Results, to: str, others: Sequence[Mapping[str, Tensor]]
-    ) -> None:
+    def _test_direction(self, results: Results, to: str) -> None:
         key = direction_to(to)
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
@@ -451,9 +448,7 @@ class Scorer:
                 results.alarms[key] = alarm
 
         if self.uncertainty is not None:
-            uncertainty = self._uncertainty(
-                self.uncertainty(), sources, inputs, references, to, others
-            )
+            uncertainty = self._uncertainty(self.uncertainty(), sources, inputs, references, to)
             results.uncertainty[key] = uncertainty
 
     def _translate_as_written(
@@ -645,12 +640,11 @@ class Scorer:
         inputs: Tensor,
         references: References,
         to: str,
-        others: Sequence[Mapping[str, Tensor]],
     ) -> Uncertainty:
         """Scores of how well the uncertainty of translations predicts their errors."""
 
         def maps(label: str | None, images: Tensor) -> tuple[Tensor, Tensor]:
-            return maker.maps(self._methods[label], to, images, others)
+            return maker.maps(self._methods[label], to, images)
 
         def errors_and_spread(
             truth: References, records: Sequence[Record], inputs: Tensor

@@ -20,7 +20,6 @@ from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
-from gantk.plugin.loader import registry
 from gantk.plugin.spec import Kind
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
@@ -169,22 +168,6 @@ def add_left_out_networks(
     return {
         name: own for name, own in method.state_dict().items() if name.startswith(left_out)
     } | weights
-
-
-def compares_checkpoints(uncertainty: str | None) -> bool:
-    """Whether a kind of uncertainty needs the weights of a run's other checkpoints."""
-    if uncertainty in (None, "none"):
-        return False
-    kind = registry().get("uncertainty", str(uncertainty)).load()
-    return getattr(kind, "compares_checkpoints", False)
-
-
-def earlier_weights(saved: Path) -> list[dict[str, Tensor]]:
-    """The `inference_state` of each of the run's other checkpoints."""
-    folders = [
-        checkpoint.path_of(saved.parent, step) for step in checkpoint.steps_saved(saved.parent)
-    ]
-    return [inference_state(folder) for folder in folders if folder != saved]
 
 
 class Posts:

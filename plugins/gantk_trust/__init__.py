@@ -2,7 +2,7 @@
 
 from gantk import hookimpl
 
-UNCERTAINTIES = ("auto", "flips", "dropout", "checkpoints", "cycle", "members")
+UNCERTAINTIES = ("auto", "flips", "cycle", "members")
 
 
 @hookimpl
@@ -20,7 +20,6 @@ def gantk_register(add) -> None:
             ),
         },
     )
-    add.uncertainty("suspicion", "gantk_trust.hallucination.maps:Suspicion")
     add.metric(
         "memorisation",
         "gantk_trust.memorisation.memorisation:Memorisation",

@@ -366,7 +366,7 @@ CASES: dict[str, Callable[[Path], Args]] = {
     ),
     "style by a role": lambda h: stylize(h, "content.png style.png out.png --set role=style"),
     "unknown uncertainty": lambda h: of_scan(h, "--uncertainty", "guesses"),
-    "uncertainty of no dropout": lambda h: of_scan(h, "--uncertainty", "dropout"),
+    "uncertainty of several runs": lambda h: of_scan(h, "--uncertainty", "members"),
     "uncertainty of variants": lambda h: of_scan(h, "--uncertainty", "flips", "--variants", "2"),
     "variants by a style": lambda h: of_scan(h, "--variants", "2", "--style", "scan.nii"),
     "variants of one answer": lambda h: of_scan(h, "--variants", "2"),

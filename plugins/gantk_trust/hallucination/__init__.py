@@ -1,3 +1,1 @@
-"""Finds invented and lost structures: the metric `sfrc`, patches in the report, `--uncertainty
-suspicion`.
-"""
+"""Finds invented and lost structures: the metric `sfrc`, patches in the report."""

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from gantk import ReportSection
-from gantk.metrics.intervals import metric_score
 from gantk.report.pictures import enlarged_preview
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Results, Score, Table
@@ -43,21 +40,8 @@ class Copies(Table):
 
 
 def keep(run: Path, results: Results, scorer: Any, metric: Any) -> None:
-    """Add `membership_d` and the alarm to the result, and write memorisation.json."""
+    """Add the alarm to the result, and write memorisation.json."""
     scores = results.metrics["image"]
-    letter = metric.data.letters[0]
-    train = metric.training()
-    test = scorer.reals.sets(letter, tuple(scorer.method.geometry.size))[1]
-    network = getattr(scorer.method, "discriminator", None)
-    if network is not None and not scorer.method.conditional and "membership" in scores:
-        low, high = scorer.data.range
-        told = [
-            _discriminator_scores(network, (group.images + low).clamp(low, high), scorer)
-            for group in (train, test)
-        ]
-        score = metric.told_apart(*told, train, test, scores["membership"].definition)
-        scores["membership_d"] = metric_score(metric, score, score.n, score.definition)
-
     if what := copying(scores):
         results.alarms["image"] = f"{what}: check for copies before you share the model"
 
@@ -76,11 +60,9 @@ def keep(run: Path, results: Results, scorer: Any, metric: Any) -> None:
 
 def copying(scores: dict[str, Score]) -> str:
     """What the scores of `memorisation` say of a model that copies its training images, or ""."""
-    for end in ("", "_features"):
-        copied = scores.get(f"copied{end}", Score())
-        ratio = scores.get(f"distance_ratio{end}", Score())
-        if copied.value is None or copied.value <= MAX_COPIED:
-            continue
+    copied = scores.get("copied", Score())
+    ratio = scores.get("distance_ratio", Score())
+    if copied.value is not None and copied.value > MAX_COPIED:
         surely = copied.ends is not None and copied.ends[0] > MAX_COPIED
         largest_ratio = ratio.ends[1] if ratio.ends else ratio.value
         nearer = largest_ratio is not None and largest_ratio < MIN_DISTANCE_RATIO
@@ -98,13 +80,6 @@ def copying(scores: dict[str, Score]) -> str:
         )
 
     return ""
-
-
-@torch.no_grad()
-def _discriminator_scores(network: Any, images: Tensor, scorer: Any) -> np.ndarray:
-    """The discriminator's score of each image: its mean logit over patches."""
-    parts = images.to(scorer.runtime.device).split(scorer.batch)
-    return torch.cat([network(part).float().flatten(1).mean(1) for part in parts]).cpu().numpy()
 
 
 def _picture(image: Tensor) -> str:

@@ -4,7 +4,6 @@ that separates both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from gantk import Data
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval, left_out_interval
 from gantk.metrics.references import RealImages, number_that_fits
-from gantk.metrics.sets import ImageGroup, InFeatures, require_images
+from gantk.metrics.sets import ImageGroup, require_images
 from gantk.runs.results import Score
 
 COMPARED_SIDES = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
@@ -24,8 +23,7 @@ MIN_IMAGES = 8  # fewest training and held-out images for a score
 MAX_COMPARED_BYTES = 2**30  # most bytes of training images that are compared
 
 
-@dataclass(eq=False, kw_only=True)
-class Memorisation(InFeatures):
+class Memorisation:
     """Scores of how far a noise-to-image model copies its training images, compared with held-out
     images of the same kind.
 
@@ -33,27 +31,25 @@ class Memorisation(InFeatures):
       corrected for chance: (p - N / (N + M)) / (M / (N + M)) with N training and M held-out images.
       0 = no copies, 1 = only copies. Distances are between pixels at 32 a side without brightness
       and contrast, the smallest over mirroring and shifts by a pixel.
-      `copied_features`: the same with distances between features.
     - `distance_ratio`: mean distance of generated images to the nearest training image, divided by
       that of held-out images. 1 = no copies, 0 = only copies; blurred images are also below 1
       (Meehan et al. 2020).
     - `membership`: the AUC by which the distance to the nearest generated image separates training
-      from held-out images (Chen et al. 2020, GAN-Leaks). 0.5 = not at all. `membership_d`: the same
-      by the discriminator's score.
+      from held-out images (Chen et al. 2020, GAN-Leaks). 0.5 = not at all.
 
-    Intervals come from leaving out, or drawing, patients. An alarm is raised if `copied`, of pixels
-    or features, is above 0.1, and either its whole interval is above 0.1 or the whole interval of
+    Intervals come from leaving out, or drawing, patients. An alarm is raised if `copied` is above
+    0.1, and either its whole interval is above 0.1 or the whole interval of
     the ratio is below 0.8. It is also raised if the whole interval of `membership` is above 0.6.
     """
 
-    kind = "memorisation"
+    sets = True
+    name = "memorisation"
+    unit = ""
     higher_is_better = None
     baselines = False
+    definition = "memorisation"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name = "memorisation"
-        self.definition = f"memorisation/{self.seen}"
+    def __init__(self, data_range: float, dims: int):
         # of the images scored last, those nearest to training images
         self.nearest: list[dict[str, Any]] = []
 
@@ -83,19 +79,14 @@ class Memorisation(InFeatures):
         require_images(self.name, train, test, least=MIN_IMAGES)
         how = f"{self.definition}/n={len(fake)},train={len(train)},held-out={len(test)}"
         found = {}
-        distances = {
-            "": pixel_distances(train, test, fake),
-            "_features": feature_distances(train, test, fake, self.network),
-        }
-        for end, (away, between) in distances.items():
-            scores = _copy_scores(away, between, train, test, fake)
-            for name, (value, ci95) in zip(("copied", "distance_ratio"), scores, strict=True):
-                found[name + end] = Score(value=value, ci95=ci95, n=len(fake), definition=how)
+        away, between = pixel_distances(train, test, fake)
+        scores = _copy_scores(away, between, train, test, fake)
+        for name, (value, ci95) in zip(("copied", "distance_ratio"), scores, strict=True):
+            found[name] = Score(value=value, ci95=ci95, n=len(fake), definition=how)
 
-        away, _ = distances[""]
         to_train = away[:, : len(train)]
         to_test = away[:, len(train) :]
-        found["membership"] = self.told_apart(-to_train.min(0), -to_test.min(0), train, test, how)
+        found["membership"] = _membership(to_train, to_test, train, test, how)
         ratio = to_train.min(1) / np.maximum(to_test.min(1), 1e-9)
         for place in np.argsort(ratio)[:4]:
             closest = int(to_train[place].argmin())
@@ -114,27 +105,28 @@ class Memorisation(InFeatures):
         self.nearest = self.nearest[-4:]
         return found
 
-    def told_apart(
-        self, inside: Any, outside: Any, train: ImageGroup, test: ImageGroup, how: str
-    ) -> Score:
-        """The AUC by which a number (higher for training images) separates training from held-out
-        images.
-        """
-        from sklearn.metrics import roc_auc_score
 
-        values = np.concatenate([inside, outside])
-        truth = np.repeat([1, 0], [len(inside), len(outside)])
+def _membership(
+    to_train: np.ndarray, to_test: np.ndarray, train: ImageGroup, test: ImageGroup, how: str
+) -> Score:
+    """The AUC by which the distance to the nearest generated image separates training from held-out
+    images.
+    """
+    from sklearn.metrics import roc_auc_score
 
-        def auc(at: np.ndarray) -> float:
-            if 0 < truth[at].sum() < len(at):
-                return float(roc_auc_score(truth[at], values[at]))
-            return np.nan
+    nearness = -np.concatenate([to_train.min(0), to_test.min(0)])
+    truth = np.repeat([1, 0], [len(train), len(test)])
 
-        names = [f"t {patient}" for patient in train.patients]
-        names += [f"h {patient}" for patient in test.patients]
-        ci95 = drawn_interval(auc, names, draws=200)
-        value = auc(np.arange(len(values)))
-        return Score(value=value, ci95=ci95, n=len(values), definition=how)
+    def auc(at: np.ndarray) -> float:
+        if 0 < truth[at].sum() < len(at):
+            return float(roc_auc_score(truth[at], nearness[at]))
+        return np.nan
+
+    names = [f"t {patient}" for patient in train.patients]
+    names += [f"h {patient}" for patient in test.patients]
+    ci95 = drawn_interval(auc, names, draws=200)
+    value = auc(np.arange(len(nearness)))
+    return Score(value=value, ci95=ci95, n=len(nearness), definition=how)
 
 
 def _copy_scores(
@@ -212,16 +204,3 @@ def _small(images: Tensor) -> Tensor:
 def _unit(images: Tensor) -> Tensor:
     rows = images.flatten(1) - images.flatten(1).mean(1, keepdim=True)
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-9)
-
-
-def feature_distances(train: ImageGroup, test: ImageGroup, fake: ImageGroup, network: Any) -> tuple:
-    """Feature distances (F, N + M) and (M, N), each feature divided by its deviation over the
-    training images.
-    """
-    vectors = train.vectors(network)
-    mean = vectors.mean(0)
-    deviation = np.maximum(vectors.std(0), 1e-6)
-    own = torch.from_numpy((vectors - mean) / deviation)
-    other = torch.from_numpy((test.vectors(network) - mean) / deviation)
-    made = torch.from_numpy((fake.vectors(network) - mean) / deviation)
-    return torch.cdist(made, torch.cat([own, other])).numpy(), torch.cdist(other, own).numpy()
