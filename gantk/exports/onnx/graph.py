@@ -11,6 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
             session = open_session(model.SerializeToString())
             larger = free["multiple"] if free else 0
             parity = direction.compare_outputs(
-                lambda x, session=session, batch=batch: call(session, x, one_by_one=not batch),
+                partial(call, session, one_by_one=not batch),
                 "ONNX file",
                 batches=batch,
                 larger=larger,
@@ -113,7 +114,6 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "label": direction.label,
         "frame": frame,
         "overlap": model.translate.overlap,
-        "statistics": "image",
     } | about
     return whole | Metadata.model_validate(whole).model_dump(mode="json")
 

@@ -80,8 +80,6 @@ class Metadata(Entry):
     label: Name | None = None  # the class that the network translates
     frame: Frame
     overlap: Share
-    # of the norms of larger images: "window" of earlier versions
-    statistics: Literal["image", "window"]
     free: Free
 
 

@@ -141,12 +141,7 @@ class OnnxModel(TrainedModel):
     def _window_for(self, size: Sequence[int]) -> tuple[int, ...]:
         """The sides of the windows in which images of a size are processed; all of a smaller one."""
         sizes = self._free.sizes
-        if (
-            not sizes
-            or tuple(size) == self._window
-            or self.meta.statistics != "image"
-            or np.prod(size) > MAX_WHOLE_IMAGE_PIXELS
-        ):
+        if not sizes or tuple(size) == self._window or np.prod(size) > MAX_WHOLE_IMAGE_PIXELS:
             return self._window
         step = sizes.multiple
         return tuple(-(-max(side, sizes.smallest) // step) * step for side in size)
