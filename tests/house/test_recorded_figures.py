@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import recorded  # noqa: E402
 
+pytestmark = pytest.mark.bench
 INDEX = recorded.RESULTS / "README.md"
 # figures of published-items.md are settings, which test_published_items.py compares with recipes
 ELSEWHERE = ("README.md", "published-items.md")

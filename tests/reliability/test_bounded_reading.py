@@ -267,6 +267,10 @@ HOSTILE = {
 }
 
 
+LONG = ("60000 frames.dcm", "elements.dcm", "items.dcm", "header deflated.dcm", "pieces.dcm")
+
+
+@pytest.mark.quick_cases(*(name for name in HOSTILE if name not in LONG))
 @pytest.mark.parametrize("name", HOSTILE)
 def test_small_files_are_bounded_in_time_and_memory(tmp_path, monkeypatch, name):
     monkeypatch.setattr("gantk.formats.budget.FREE_SECONDS", 0.5)

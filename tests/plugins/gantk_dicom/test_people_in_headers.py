@@ -53,7 +53,7 @@ def test_an_identifier_of_several_people_is_told(tmp_path, name):
         }
         for contrast in ("T1", "T2"):
             own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
-            pixels = head(seed=number)
+            pixels = head(3, 20, 18, seed=number)
             series(tmp_path / f"{number}" / contrast, pixels, **study | own | header)
 
     problems = gantk.check(tmp_path)["problems"]

@@ -293,6 +293,7 @@ class Killed(BaseException):
     """Ends a worker at once."""
 
 
+@pytest.mark.quick_cases(*(f"{cut}-killed" for cut in CUTS))
 @pytest.mark.parametrize(
     "error", [Killed(), Away("gone"), Refused(507, "full")], ids=["killed", "away", "full"]
 )
