@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from gantk import api, registry
+from gantk import api
 from gantk.cli import cli
 from gantk.errors import GantkError
 from gantk.lookup.options import options_help
@@ -120,30 +120,6 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     assert "[/]" not in outcome.out
     monkeypatch.chdir("/")  # where no folder is called `data`
     assert gantk("eval", run, "--device", "cpu").code == 0
-
-
-def test_list_and_show_of_a_kind_take_singular_and_plural(gantk):
-    assert gantk("list", "losses").out == gantk("list", "loss").out
-    of_kind = gantk("list", "generator").out
-    assert gantk("list", "generators").out == of_kind
-    assert gantk("show", "generators").out == of_kind
-    names = [line.split()[:2] for line in of_kind.splitlines()[1:] if line[0] != " "]
-    assert names == [["generator", name] for name in sorted(registry().names("generator"))]
-
-
-@pytest.mark.parametrize(
-    ("part", "line"),
-    [
-        ("generator unet", r'^norm +"instance" \| "batch"'),
-        ("generator unet", r"^width +int >= 1, <= \d+ +64 +\S"),
-        ("generator unet", r"\(N, in_channels, \*size\)"),
-        ("method dualgan", "^generator +generator "),
-        ("method dualgan", "^augment +list of augment "),
-        ("method dualgan", r"^cycle_b +float >= 0 \| none "),
-    ],
-)
-def test_show_explains_the_options_of_a_part(gantk, part, line):
-    assert re.search(line, gantk("show", *part.split()).out, re.MULTILINE)
 
 
 def test_a_broken_plugin_is_reported_beside_what_works(gantk, add_plugin, monkeypatch):

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image as Picture
 from tiny import phantom
 
-from gantk import Data, check, checked_recipe
-from gantk.data.check.check import warnings_about
+from gantk import check
 from gantk.data.check.findings import wrong_contrast
 from gantk.data.check.inspect import Inspected
 from gantk.data.split import near_duplicates
@@ -423,19 +422,6 @@ def test_colour_is_told_where_it_is_lost(modes, settings, errors, made_gray, tmp
     found = named(check(tmp_path, set=settings), "channels", "colour")
     assert len(found["channels"]) == errors
     assert [len(files) for files in found["colour"]] == ([made_gray] if made_gray else [])
-
-
-def test_a_run_says_that_colour_is_converted(tmp_path):
-    rng = np.random.default_rng(0)
-    for domain, number in np.ndindex(2, 6):
-        path = tmp_path / "data" / "AB"[domain] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Picture.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(path)
-
-    settings = ["data.channels=1", "data.size=[32, 32]", 'data.domains=["A", "B"]']
-    _, model = checked_recipe("cyclegan_t1t2_64", tmp_path / "data", settings, None)
-    told = warnings_about(Data(model.data, model.method.target))
-    assert sum(line.startswith("note     ") and "converted to gray" in line for line in told) == 1
 
 
 CT_UNITS = {

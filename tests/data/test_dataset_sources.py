@@ -2,7 +2,6 @@
 found out.
 """
 
-import shutil
 from functools import partial
 
 import dicom_files as made
@@ -316,19 +315,6 @@ def test_the_split_comes_from_the_table(tmp_path, slices, monkeypatch, kind):
     pairs = [(pair["a"].path.stem, pair["b"].path.stem) for pair in data.pairs("test")]
     assert pairs == [(f"slice-0{n}", f"slice-0{n}") for n in range(3)]
     assert data.leaks() is None
-
-
-def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for n, row in enumerate(slices):  # no names in common, but positions
-        row["path"] = shutil.move(row["path"].replace("\\", "/"), f"{n}.png")
-        row["slice"] = str(n % 7 % 3)
-
-    slices[7]["split"] = "none"
-    data = load(source_of(slices), domains=("CT", "MR"))
-    keys = [(pair["a"].key, pair["b"].key) for pair in data.pairs("test")]
-
-    assert keys == [("8.png", "11.png"), ("9.png", "12.png")]
 
 
 def test_series_are_paired_by_their_headers(tmp_path):

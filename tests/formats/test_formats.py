@@ -373,13 +373,6 @@ def test_nrrd_and_metaimage_hold_pictures_gray_and_in_colour(tmp_path, name):
         same(sitk.GetArrayFromImage(written), array)
 
 
-def test_names_that_are_not_utf8_reach_no_library_that_they_end(tmp_path):
-    volume = Image(NUMBERS[None].astype(np.float32))
-    for name in ("caf\udce9.nrrd", "caf\udce9.mha"):
-        io.write(tmp_path / name, volume)
-        same(io.read(tmp_path / name).pixels, volume.pixels)
-
-
 def test_the_space_of_nrrd_is_honoured(tmp_path):
     path = tmp_path / "x.nrrd"
     itk(path, NUMBERS)

@@ -402,19 +402,6 @@ def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
     assert found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"
 
 
-def test_a_run_that_translated_in_windows_says_so_once(copied_run, tmp_path):
-    recipe = copied_run / "recipe.toml"
-    text = recipe.read_text("utf-8")
-    source = picture(tmp_path / "in.png")
-    for statistics, times in (("image", 0), ("window", 1)):
-        changed = text.replace("[translate]\n", f'[translate]\nstatistics = "{statistics}"\n')
-        recipe.write_text(changed, "utf-8")
-        said = []
-        target = tmp_path / f"{statistics}.png"
-        package.translate(copied_run, source, target, to="T2", say=said.append)
-        assert "\n".join(said).count("translate in windows that each have their own norms") == times
-
-
 @pytest.mark.parametrize("better", [True, False])
 def test_a_translation_says_that_its_model_lost_to_a_baseline(copied_run, better, tmp_path):
     file = copied_run / "metrics.json"

@@ -94,15 +94,6 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
     assert not (tmp_path / ".out.translation.json").exists()  # all is done
 
 
-def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
-    scans = [volume(tmp_path / "4d.nii.gz", shape=(*SHAPE, 3)), tmp_path / "3d.nii.gz"]
-    nib.save(nib.load(scans[0]).slicer[..., 2], scans[1])
-    for scan, number in zip(scans, (2, None), strict=True):
-        translate(tiny_run, scan, tmp_path / f"of-{scan.name}", volume=number)
-
-    assert np.array_equal(*(values(tmp_path / f"of-{scan.name}") for scan in scans))
-
-
 # ---- the pipeline around a network
 
 

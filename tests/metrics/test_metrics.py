@@ -326,12 +326,3 @@ def test_what_cannot_be_learned_from_is_refused():
     for some, word in (([], "registered training pairs"), (pairs(1) + odd, "one size")):
         with pytest.raises(UserError, match=word):
             Regression(some, **SETTINGS)
-
-
-def test_lesion_contrast_looks_at_the_lesion_and_a_ring_around():
-    truth, mask = images_with_lesions()
-    output = 0.5 + 0.5 * (truth - 0.5)
-    output[..., :4, :] = 9.0  # beyond the ring
-    score = LesionContrast(2.0, 2)(output, truth, mask)
-
-    assert score[:2].tolist() == pytest.approx([0.5] * 2, abs=1e-6)

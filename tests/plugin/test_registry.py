@@ -66,9 +66,3 @@ def test_names_of_other_toolkits_suggest_ours(kind, name, suggestion):
     with pytest.raises(UserError) as raised:
         registry().get(kind, name)
     assert f"Did you mean {suggestion}?" in str(raised.value)
-
-
-def test_no_other_name_is_ours():
-    for kind in registry():
-        for entry in registry().of_kind(kind):
-            assert not set(entry.also) & set(registry()[kind]), (kind, entry.name)

@@ -10,10 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from gantk import escape_markdown, score_table
+from gantk import escape_markdown
 from gantk.errors import printable
 from gantk.files import sha256_of
-from gantk.runs.results import Results
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 PLAIN = {"paragraph", "heading", "bullet_list", "list_item", "inline", "text", "table", "thead"}
@@ -130,9 +129,3 @@ def test_cards_show_what_files_say_as_it_is(copied_run, tmp_path, text):
             assert child.type in ("text", "text_special", "code_inline"), child
     assert packed.count("| domains |") == 1, "a name is no place for a table"
     assert sha256_of(next(folder.rglob("step-*/weights.safetensors"))) in packed
-
-
-def test_an_interval_in_a_table_has_no_backslash():
-    score = {"value": 20.0, "ci95": [18.03, 21.92], "n": 8}
-    table = score_table(Results.model_validate({"metrics": {"a_to_b": {"psnr": score}}}))
-    assert "[18.03, 21.92] |" in table

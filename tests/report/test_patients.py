@@ -141,31 +141,6 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
         assert sheet.width > (3 + count) * 320
 
 
-def test_runs_on_volumes_ask_for_niivue(copied_run):
-    names = json.loads((copied_run / "patients.json").read_text("utf-8"))
-    assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
-
-    names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
-    for kind in ("input", "output", "truth"):
-        nibabel.save(
-            nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
-            copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz",
-        )
-
-    (copied_run / "patients.json").write_text(json.dumps(names))
-    page = Page(gantk.write_report(copied_run))
-
-    assert "NiiVue" in page.words
-    assert refers_to_nothing(page)
-    (policy,) = [
-        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
-    ]
-    assert "connect-src data: blob:" in policy
-    assert "http" not in policy
-    assert "NiiVue" in page.words
-    assert len(page.source) < 4_000_000
-
-
 def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, tmp_path):
     recipe = (copied_run / "recipe.toml").read_text("utf-8")
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))

@@ -162,15 +162,6 @@ def test_the_engine_knows_no_model():
             assert not models & {word for word in words if isinstance(word, str)}, path
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
-def test_a_phase_runs_on_every_nth_step(every):
-    steps = train(engine_of(Toy(every=every), 7))
-    assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(
-        range(0, 7, every)
-    )
-    assert all("judge/critic" in losses for losses in steps)
-
-
 def test_random_numbers_depend_on_the_step_only():
     def drawn(others: int, seed: int = 0) -> list[torch.Tensor]:
         found = []

@@ -21,9 +21,6 @@ from gantk.training.live import LiveView
 # ---- the terminal: left as it was
 
 
-SCORES = {"a_to_b": {"psnr": 20.1, "ssim": 0.713}, "b_to_a": {"psnr": 19.0, "ssim": 0.7}}
-
-
 @pytest.fixture(autouse=True)
 def ordinary_terminal(monkeypatch):
     for name in ("NO_COLOR", "CI", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
@@ -33,31 +30,6 @@ def ordinary_terminal(monkeypatch):
 
 def terminal() -> Console:
     return Console(file=io.StringIO(), width=120, height=40, force_terminal=True, color_system=None)
-
-
-def test_plain_lines_are_golden():
-    now = [100.0]
-    console = Console(file=io.StringIO(), width=40)
-    with LiveView(2400, console=console, clock=lambda: now[0], domains=["T1", "T2"]) as view:
-        view.print("recipe   dualgan")
-        view.update(0, validation={"a_to_b": {"psnr": 18.5}})
-        for seconds, step in ((25, 200), (25, 400), (600, 2400)):
-            now[0] += seconds
-            view.update(step, images_per_s=31.24)
-            if step == 400:
-                view.update(step, validation=SCORES)
-                view.print("alarm: the output is nearly identical to the input", style="yellow")
-
-    assert console.file.getvalue().splitlines() == [
-        "recipe   dualgan",
-        "step 0/2400  0%  validation PSNR: T1 -> T2 18.50",
-        (
-            "step 400/2400  16%  left 4 min 10 s"
-            "  validation PSNR: T1 -> T2 20.10 (+1.6), T2 -> T1 19.00"
-        ),
-        "alarm: the output is nearly identical to the input",
-        "step 2400/2400  100%  31.2 images/s",
-    ]
 
 
 def test_the_live_line_says_what_is_done_and_what_is_left():

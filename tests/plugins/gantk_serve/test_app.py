@@ -441,22 +441,6 @@ def test_requests_that_no_page_sends_are_refused(client, body, capfd):
     assert told.out + told.err == ""
 
 
-@pytest.mark.parametrize("values", [[], ["\ud800", None, True], ["T9", None, True]])
-def test_values_that_no_control_sends_are_one_message(service, values):
-    import asyncio
-
-    import gradio as gr
-
-    from gantk_serve.app.server import window
-
-    page = window(service, "")
-    (go,) = (each for each in page.fns.values() if each.name == "go")
-    with pytest.raises(gr.Error, match="do not fit the page") as failed:
-        asyncio.run(page.process_api(go, values))
-
-    assert not failed.value.print_exception  # Gradio prints no traceback
-
-
 def untaken(service) -> list[str]:
     """Uploads that no session has taken."""
     return [path.name for path in service.folder.iterdir() if path.name != "taken"]

@@ -338,29 +338,6 @@ def test_a_cut_anywhere_loses_and_doubles_nothing(work, orthanc, tmp_path, cut, 
     assert orthanc.sent
 
 
-def test_a_derived_series_that_was_stored_in_part_is_no_source(work, orthanc, tmp_path):
-    orthanc.add(*study(tmp_path / "s", 1))
-    call = orthanc.call
-    stored = []
-
-    def cut_off(method, path, **options):
-        if (method, path) == ("POST", "/instances"):
-            stored.append(path)
-            if len(stored) == 2:
-                raise Away("gone")
-        return call(method, path, **options)
-
-    orthanc.call = cut_off
-    worker = work(0, quiet=0.0)
-    with pytest.raises(Away):
-        worker.step()
-    orthanc.make_stable(*orthanc.get("/series"))
-    worker.step()
-
-    outcomes = [parse_record(each.decode())["outcome"] for each in orthanc.metadata.values()]
-    assert sorted(outcomes) == ["derived", "done"]
-
-
 def test_two_workers_at_one_series_make_one(work, orthanc, tmp_path, monkeypatch):
     name = orthanc.add(*study(tmp_path / "s", 1))
     other = work(0, "other")

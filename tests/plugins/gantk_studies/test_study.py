@@ -315,18 +315,6 @@ def test_what_cannot_be_scored_is_named(gantk, partly_damaged):
     assert f"- '{folder / 'cut.json'}' is left out" in report
 
 
-def test_answers_beside_damaged_ones_are_scored(gantk, partly_damaged):
-    folder, fooled, damaged = partly_damaged
-    assert gantk("study", "score", folder, *fooled, *damaged).code == 0
-
-    scores = json.loads((folder / "scores.json").read_text())
-    expected = {"value": 0.5, "ci95": [0.5, 0.5], "readers": 2, "cases": 12}
-
-    assert scores["pooled"]["accuracy"] == expected
-    assert len(scores["fooled"]) == 12
-    assert "took for real: 12" in (folder / "scores.md").read_text()
-
-
 def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
     folder, fooled, _ = partly_damaged
     done = gantk("study", "score", folder, folder / "cut.json")

@@ -111,17 +111,6 @@ def test_a_copier_is_told(memorised):
     assert "generated images" in copying(few), "of too few patients for an interval"
 
 
-@pytest.mark.parametrize(
-    ("name", "chance"), [("copied", 0), ("distance_ratio", 1), ("membership", 0.5)]
-)
-def test_an_honest_generator_is_no_copier(memorised, name, chance):
-    _, scores, _ = memorised
-    low, high = scores[name].ci95
-
-    assert low < chance < high
-    assert not copying(as_scores(scores))
-
-
 PATIENT_NAMES = [f"p{number // 2}" for number in range(8)]
 
 
