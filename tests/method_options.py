@@ -70,9 +70,6 @@ METHODS: dict[str, list[dict]] = {
         STYLE
         | {
             "content_layers": ["conv1_2"],
-            "optimizer": "adam",
-            "init": "noise",
-            "variation": 0.1,
             "smooth": 1.0,
         },
     ],

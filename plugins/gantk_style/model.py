@@ -4,8 +4,6 @@ trained.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -13,15 +11,9 @@ from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.plugin.spec import Count
 from gantk_style.encoder import VGG19
+from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import DEFAULTS, Objective, StyleOptions
-from gantk_style.transfer import (
-    bounds,
-    check_channels,
-    first_canvas,
-    make_rule,
-    optimised_channels,
-    transfer,
-)
+from gantk_style.transfer import bounds, check_channels, transfer
 
 
 class Canvas(nn.Module):
@@ -64,16 +56,13 @@ class Style(Method):
         channels = geometry.channels
         self.register_buffer("contents", torch.zeros(images, channels["a"], *geometry.size))
         self.register_buffer("styles", torch.zeros(images, channels["b"], *geometry.size))
-        contents, styles = self._optimised_channels()
-        check_channels(contents, styles)
-        self.canvas = Canvas(torch.zeros_like(contents), self._frozen[0])
+        check_channels(self.contents, self.styles)
+        self.canvas = Canvas(torch.zeros_like(self.contents), self._frozen[0])
         self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are stored
 
     def phases(self) -> list[Phase]:
         """One phase for the canvases, with an optimizer that treats each image separately."""
-        return [
-            Phase("canvas", (self.canvas,), self.losses, optimizer=partial(make_rule, self.how))
-        ]
+        return [Phase("canvas", (self.canvas,), self.losses, optimizer=ImageLBFGS)]
 
     def directions(self) -> list[str]:
         """Only `b`: contents in the style of `b`."""
@@ -90,19 +79,15 @@ class Style(Method):
 
             self.contents.copy_(batch["a"][:count])
             self.styles.copy_(batch["b"][:count])
-            start = first_canvas(*self._optimised_channels(), self.how, self.geometry.range)
-            self.canvas.image.data.copy_(start)
+            self.canvas.image.data.copy_(self.contents)
             self.placed.fill_(1.0)
 
-        contents, styles = self._optimised_channels()
-        encoder = self._frozen[0].to(contents.device)
-        self._objective = Objective(contents, styles, encoder, self.how)
-        self._bounds = bounds(contents, self.geometry.range)
+        encoder = self._frozen[0].to(self.contents.device)
+        self._objective = Objective(self.contents, self.styles, encoder, self.how)
+        self._bounds = bounds(self.contents, self.geometry.range)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Content, style and variation losses, each the mean over the canvases; the batch is
-        ignored.
-        """
+        """Content and style losses, each the mean over the canvases; the batch is ignored."""
         with torch.no_grad():
             self.canvas.image.clamp_(*self._bounds)
         return {name: each.mean() for name, each in self._objective(self.canvas.image).items()}
@@ -113,7 +98,3 @@ class Style(Method):
             return image.clone()
         steps = self.translate_steps
         return transfer(image, self.styles, encoder=self._frozen[0], how=self.how, steps=steps)[0]
-
-    def _optimised_channels(self) -> tuple[Tensor, Tensor]:
-        contents = optimised_channels(self.contents, self.how.color)
-        return contents, optimised_channels(self.styles, self.how.color)

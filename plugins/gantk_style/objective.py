@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import FeatureMapLoss, Positive, Seed, Weight, bind
+from gantk.plugin.spec import FeatureMapLoss, Seed, Weight, bind
 from gantk_style.encoder import VGG19
 
 Sigma = Annotated[float, Field(ge=0, le=64)]
@@ -30,28 +30,16 @@ class StyleOptions:
     # weight of the style loss; "gram" is 1 where all Gram matrices are 0
     style_weight: Weight = 100.0
     style_loss: FeatureMapLoss = "gram"  # loss of the maps at style_layers
-    # weight of the mean difference of neighbouring pixels, as a share of the range
-    variation: Weight = 0.0
     # divide each filter by its mean activation over content and style (Gatys et al. 2016)
     rescale: bool = False
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # optimizer, applied to each image separately
-    lr: Positive | None = None  # learning rate; None: 1 for lbfgs, 0.05 for adam
-    init: Literal["content", "noise", "style"] = "content"  # initial image
-    # style: colours of the style; content: change only the brightness; gray: no colour
-    color: Literal["style", "content", "gray"] = "style"
     # sigma in pixels of a Gaussian filter that softens strong edges of the result
     smooth: Sigma = 0.0
-    seed: Seed = 0  # seed of random weights and of init = "noise"
+    seed: Seed = 0  # seed of random weights
 
     def __post_init__(self):
-        weights = {
-            name: getattr(self, name) for name in ("content_weight", "style_weight", "variation")
-        }
-        if not any(weights.values()):
-            raise UserError(
-                f"{', '.join(weights)} are all 0, so there is nothing to optimise",
-                where="content_weight",
-            )
+        if not self.content_weight and not self.style_weight:
+            what = "content_weight and style_weight are both 0, so there is nothing to optimise"
+            raise UserError(what, where="content_weight")
 
     @property
     def note(self) -> str:
@@ -73,7 +61,7 @@ DEFAULTS = StyleOptions()
 
 
 class Objective:
-    """The content, style and variation losses of each image (Gatys et al. 2016, equation 7).
+    """The content and style losses of each image (Gatys et al. 2016, equation 7).
 
     The style loss is the registered loss `how.style_loss`. Differences are divided by the mean
     square of the content's maps, or (in `gram`) of the style's Gram matrices, so that a weight means
@@ -128,9 +116,6 @@ class Objective:
 
         if how.style_weight:
             losses["style"] = how.style_weight * self._style_losses(maps)
-        if how.variation:
-            low, high = self.encoder.range
-            losses["variation"] = how.variation * total_variation(image) / (high - low)
 
         return losses
 
@@ -211,9 +196,3 @@ def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 def _mean_square(maps: Tensor) -> Tensor:
     return maps.square().flatten(1).mean(1)
-
-
-def total_variation(image: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, summed over axes: (N, C, *size) to (N,)."""
-    axes = (axis for axis in range(2, image.ndim) if image.shape[axis] > 1)
-    return sum(image.diff(dim=axis).abs().flatten(1).mean(1) for axis in axes)

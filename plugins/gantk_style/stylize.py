@@ -24,12 +24,13 @@ from gantk.recipe.load import Recipe, load_recipe
 from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
-from gantk_style.transfer import Watch, luminance
+from gantk_style.transfer import Watch
 
 # options of the post-step that do not apply to two files
 OF_GENERATORS = ("image", "role", "styles")
 PROGRESS_LINES = 5  # lines of progress that are printed
 RANGE = (-1.0, 1.0)
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def stylize(
@@ -93,14 +94,10 @@ def stylize(
         expect_file(losses, "--losses", overwrite=overwrite)
     known = _read(content, gray)
     example = _read(style, gray)
-    if known.channels != example.channels and options.get("color", "style") == "style":
+    if known.channels != example.channels:
         names = {1: "gray", 3: "in colour"}
         what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
-        remedy = (
-            "add --gray to convert both to gray, or --set color=content to keep the colours of"
-            " CONTENT"
-        )
-        raise UserError(what, where="STYLE", remedy=remedy)
+        raise UserError(what, where="STYLE", remedy="add --gray to convert both to gray")
 
     post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
@@ -215,12 +212,19 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
             raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
 
 
+def _luminance(pixels: np.ndarray) -> np.ndarray:
+    """The brightness (1, *size) of an RGB image (3, *size); gray images are returned unchanged."""
+    if len(pixels) != 3:
+        return pixels
+    return np.tensordot(LUMINANCE, pixels, 1)[None].astype(np.float32)
+
+
 def _read(path: Path, gray: bool) -> Image:
     """Read an image file; with `gray`, turn it to gray."""
     image = read(path)
     check_colours(image.channels, f"'{path}'", str(path))
     if gray:
-        return replace(image, pixels=luminance(torch.from_numpy(image.pixels[None]))[0].numpy())
+        return replace(image, pixels=_luminance(image.pixels))
     return image
 
 

@@ -5,7 +5,7 @@ another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from gantk_style.encoder import VGG19, check_colours
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import Objective, StyleOptions
 
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 Watch = Callable[[int, dict[str, Tensor]], None]  # (steps done, losses of each image by name)
 
 
@@ -44,8 +43,7 @@ def transfer(
             `shared`: a style for
             each content, M = N.
         encoder: the result of `how.encoder`.
-        how: options; a `color` other than "style" allows gray with RGB; noise as the start is the
-          same for all images.
+        how: options.
         watch: called before every step and after the last.
 
     Returns the images, like `content`, and the objective (steps + 1, N) from before the first step
@@ -54,9 +52,7 @@ def transfer(
     if content.is_meta:  # the caller needs only shapes
         return torch.empty_like(content), content.new_empty(steps + 1, len(content))
 
-    start, painted = (
-        optimised_channels(image, how.color).detach().float() for image in (content, style)
-    )
+    start, painted = (image.detach().float() for image in (content, style))
     check_channels(start, painted)
     for name, image in (("content", start), ("style", painted)):
         try:
@@ -65,33 +61,9 @@ def transfer(
             raise error.at(name) from None
 
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
-    example = painted[:1] if shared else painted
-    canvas = nn.Parameter(first_canvas(start, example, how, encoder.range))
+    canvas = nn.Parameter(start.clone(memory_format=torch.contiguous_format))
     best, history = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
-    merged = _merge_colours(content, best.to(content.dtype), how.color)
-    return smooth_edges(merged, how.smooth), history
-
-
-def make_rule(how: StyleOptions, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of canvases, which treats every image separately."""
-    # lr 0.05: change of a pixel in network intensities; lr 1: a Newton step
-    if how.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=how.lr or 0.05)
-    return ImageLBFGS(parameters, lr=how.lr or 1.0)
-
-
-def first_canvas(
-    content: Tensor, style: Tensor, how: StyleOptions, limits: tuple[float, float]
-) -> Tensor:
-    """The initial image, a new tensor like `content`."""
-    start = style if how.init == "style" else content
-    if how.init == "noise":
-        low, high = limits
-        generator = torch.Generator().manual_seed(how.seed)
-        noise = torch.rand(1, *content.shape[1:], generator=generator)
-        start = (low + (high - low) * noise).to(content)
-
-    return start.expand_as(content).clone(memory_format=torch.contiguous_format)
+    return smooth_edges(best.to(content.dtype), how.smooth), history
 
 
 def check_channels(content: Tensor, style: Tensor) -> None:
@@ -102,11 +74,7 @@ def check_channels(content: Tensor, style: Tensor) -> None:
     if style.shape[1] != content.shape[1]:
         names = {1: "gray", 3: "RGB"}
         what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
-        remedy = (
-            'set color = "content" to change only the brightness, or color = "gray" for a gray'
-            " result"
-        )
-        raise UserError(what, where="color", remedy=remedy)
+        raise UserError(what, where="style", remedy="use images of one kind, or data.channels = 1")
 
 
 def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -127,7 +95,7 @@ def _descend(
     watch: Watch | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the optimiser; returns each image's best state and the objective (steps + 1, N)."""
-    rule = make_rule(objective.how, [canvas])
+    rule = ImageLBFGS([canvas])
     history = []
     best = canvas.detach().clone()
     lowest = torch.tensor(math.inf, device=canvas.device)
@@ -159,33 +127,7 @@ def _descend(
     return best, torch.stack(history)
 
 
-# ---- colours and edges
-
-
-def luminance(image: Tensor) -> Tensor:
-    """The brightness of RGB images, (N, 1, *size); gray images are returned unchanged."""
-    if image.shape[1] != 3:
-        return image
-    weights = image.new_tensor(LUMINANCE).view(1, 3, *[1] * (image.ndim - 2))
-    return (image * weights).sum(1, keepdim=True)
-
-
-def optimised_channels(image: Tensor, color: str) -> Tensor:
-    """The channels of an image (N, C, *size) that are optimised: all, or only its brightness to
-    keep the colours.
-    """
-    return image if color == "style" else luminance(image)
-
-
-def _merge_colours(content: Tensor, result: Tensor, color: str) -> Tensor:
-    """The result in the content's channels: with its own colours, the content's, or none.
-
-    With the content's (Gatys et al. 2016b, "luminance-only transfer") every channel changes by the
-    brightness's change.
-    """
-    if color == "content":
-        return content + (result - luminance(content))
-    return result.expand_as(content) if color == "gray" else result
+# ---- edges
 
 
 def smooth_edges(image: Tensor, sigma: float) -> Tensor:
