@@ -83,8 +83,8 @@ METHODS: dict[str, list[dict]] = {
     ],
     "vae": [
         {"width": 4, "latent": 8},
-        {"width": 4, "latent": 8, "gan": 0.1, "conditional": True, "beta": 2.0},
-        {"width": 4, "latent": 8, "sigma": 0.1, "up": "transpose"},
+        {"width": 4, "latent": 8, "gan": 0.1, "conditional": True},
+        {"width": 4, "latent": 8, "up": "transpose"},
     ],
     "progan": [
         GROWN,

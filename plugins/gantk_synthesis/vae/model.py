@@ -7,15 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Method, Phase
 from gantk.nets.blocks import UpKind, with_class
-from gantk.plugin.spec import AdversarialLoss, Positive, Weight, Width
+from gantk.plugin.spec import AdversarialLoss, Weight, Width
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
 from gantk_synthesis.vae.network import Decoder, Encoder
 
@@ -32,12 +30,12 @@ class VAE(Method):
     The encoder maps an image to a normal distribution of codes, and the decoder maps a code to an
     image. The losses are the reconstruction error of a drawn code and the divergence of the codes
     from N(0, 1), equation 10 of the paper. The decoder's variance is its mean square error, which
-    is optimal (Rybkin et al. 2021, equation 5), unless `sigma` sets it. Without an adversarial loss
-    training is stable and covers every image, but images are smooth.
+    is optimal (Rybkin et al. 2021, equation 5). Without an adversarial loss training is stable and
+    covers every image, but images are smooth.
 
     Samples are decoded from codes of a Gaussian with the mean and covariance of the training codes
-    (after Ghosh et al. 2020), unless `prior` is "normal": the codes of few images leave gaps in
-    N(0, 1), which decode to no image.
+    (after Ghosh et al. 2020): the codes of few images leave gaps in N(0, 1), which decode to no
+    image.
 
     With `gan` above 0 it is VAE-GAN (Larsen et al. 2016): a discriminator scores reconstructions
     and samples, half a batch of each, which adds texture. Noise that no code can represent, such as
@@ -56,35 +54,15 @@ class VAE(Method):
         # filters of the encoder's first and the decoder's last level; others have up to 8 x width
         width: Width = 32,
         up: UpKind = "resize",  # upsampling of the decoder; resize avoids checkerboard patterns
-        # weight of the divergence; above 1, codes are closer to normal, but images blur (Higgins 2017)
-        beta: Weight = 1.0,
-        # standard deviation of the decoder's pixels in network intensities; None: fitted
-        sigma: Positive | None = None,
-        # distribution of the codes of samples: fitted Gaussian, or N(0, 1)
-        prior: Literal["fitted", "normal"] = "fitted",
         # weight of the adversarial loss; 0 = a VAE without a discriminator; 0.03 usual
         gan: Weight = 0.0,
-        # what the reconstruction loss compares: pixels, or features of the discriminator
-        compare: Literal["pixels", "features"] = "pixels",
         adversarial: AdversarialLoss = "bce",  # adversarial loss for gan above 0
         conditional: bool = False,  # generate images of a given class; needs data.labels
     ):
         super().__init__(geometry)
-        if compare == "features" and (sigma is not None or not gan):
-            what = 'method.compare = "features" needs a discriminator and cannot use method.sigma'
-            remedy = (
-                "set method.gan above 0 and leave method.sigma out, or set method.compare ="
-                ' "pixels"'
-            )
-            raise UserError(what, where="method.compare", remedy=remedy)
-
         self.conditional = conditional
         self.classes = geometry.known_classes(conditional)
-        self.beta = beta
-        self.sigma = sigma
         self.gan = gan
-        self.compare = compare
-        self.fitted = prior == "fitted"
         # random numbers per sample
         self.code = latent
         self.latent = latent + (prod(geometry.size) if gan else 0)
@@ -121,41 +99,31 @@ class VAE(Method):
         count = len(image)
         parts = [self.code]
         if self.gan:
-            parts += [count if self.fitted else self.code, self.latent - self.code]
+            parts += [count, self.latent - self.code]
 
         # one call of randn for all
         noise, *others = torch.randn(count, sum(parts), device=mean.device).split(parts, 1)
         code = mean + (0.5 * log_variance).exp() * noise
-        if self.fitted:
-            seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
-            # a matmul may use bf16
-            self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - MOMENT_DECAY)
-
-        target = image
+        seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
+        # a matmul may use bf16
+        self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - MOMENT_DECAY)
         output = self.decode(code, label)
-        if self.compare == "features":
-            _, target = self._judge(image, label)
-            _, output = self._judge(output, label)
-
-        error = (target.float() - output.float()).square().mean()
-        if self.sigma is None:
-            losses = {"reconstruction": 0.5 * (error + EPSILON).log()}
-        else:
-            losses = {"reconstruction": error / (2 * self.sigma**2)}
-
+        error = (image.float() - output.float()).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        losses["divergence"] = self.beta * divergence / target[0].numel()
+        losses = {
+            "reconstruction": 0.5 * (error + EPSILON).log(),
+            "divergence": divergence / image[0].numel(),
+        }
         if self.gan:
-            drawn, grain = others
-            if self.fitted:  # random sums of codes, with the codes' mean and covariance
-                away = code.detach() - self.moments[0, 1:]
-                drawn = self.moments[0, 1:] + (drawn[:, :, None] * away).sum(1) / count**0.5
-
+            # random sums of codes, with the codes' mean and covariance
+            weights, grain = others
+            away = code.detach() - self.moments[0, 1:]
+            drawn = self.moments[0, 1:] + (weights[:, :, None] * away).sum(1) / count**0.5
             half = count // 2
             codes = torch.cat([code[:half].detach(), drawn[half:]])
             fake = self.decode(codes, label, grain)
             batch["fake"] = fake.detach()
-            logits, _ = self._judge(fake, label)
+            logits = self._judge(fake, label)
             losses["adversarial"] = self.gan * self.adversarial.generator(logits)
 
         return losses
@@ -165,14 +133,14 @@ class VAE(Method):
         equation 8).
         """
         image, label = self._images_and_labels(batch)
-        judge = lambda each: self._judge(each, label)[0]  # noqa: E731
+        judge = partial(self._judge, label=label)
         return self.real_fake_losses("image", judge, self.adversarial, image, batch["fake"])
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent)
         each, float32.
         """
-        moments, _ = self.encoder(with_class(image, label, self.classes))
+        moments = self.encoder(with_class(image, label, self.classes))
         mean, log_variance = moments.float().chunk(2, 1)
         return mean, log_variance.clamp(-20.0, 20.0)
 
@@ -219,6 +187,6 @@ class VAE(Method):
         """Images, clipped to the range of a decoder that ends in tanh, and labels."""
         return batch["image"].clamp(*self.geometry.range), batch.get("label")
 
-    def _judge(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The discriminator's logits (N, 1) and feature maps."""
+    def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """The discriminator's logits (N, 1)."""
         return self.discriminator(with_class(image, label, self.classes))

@@ -21,8 +21,7 @@ def filters_of(width: int, size: tuple[int, ...]) -> list[int]:
 
 
 class Encoder(nn.Module):
-    """Images (N, in_channels, *size) to codes (N, outputs) and the second last feature map (or the
-    only one).
+    """Images (N, in_channels, *size) to codes (N, outputs).
 
     4x4 convolutions of stride 2 with leaky ReLU and, except for the first one, group norm; then a
     linear layer.
@@ -47,11 +46,11 @@ class Encoder(nn.Module):
         pixels = prod(side // 2 ** len(filters) for side in size)
         self.code = nn.Linear(filters[-1] * pixels, outputs)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        maps = [b.in_layout_of(self, x)]
+    def forward(self, x: Tensor) -> Tensor:
+        x = b.in_layout_of(self, x)
         for level in self.levels:
-            maps.append(level(maps[-1]))
-        return self.code(maps[-1].contiguous().flatten(1)), maps[max(1, len(maps) - 2)]
+            x = level(x)
+        return self.code(x.contiguous().flatten(1))
 
 
 class Decoder(nn.Module):
