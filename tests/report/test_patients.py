@@ -280,6 +280,7 @@ def folds(tiny_run, tmp_path):
             3,
             [
                 "a-0 to a-2 is better than b-0 to b-2 (PSNR better by 1.00 dB [1.00, 1.00], n = 6)",
+                "The tests are over patients, not over trainings",
                 "b-0 to b-2, 3 of 3 folds of one recipe, together: T1 -> T2: PSNR 24.00 dB",
             ],
         ),
@@ -321,6 +322,32 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
     for words in said:
         assert words in " ".join(done.out.split())
         assert words.replace(" -> ", " → ") in page.words
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        (
+            OF_A + OF_B,
+            ["3 of 3 folds with 2 seeds of one recipe", "PSNR 24.50 dB [", "24.00 dB to 25.00"],
+        ),
+        (("a-0", "b-0"), ["a-0 to b-0, 1 of 3 folds with 2 seeds of one recipe", "n = 2"]),
+        (("a-0", "a-1", "b-0"), REFUSED),
+    ],
+)
+def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):
+    for name in OF_B:
+        path = folds[name] / "recipe.toml"
+        recipe = path.read_text("utf-8").replace("cycle = 7.0", "cycle = 5.0")
+        before, table, after = recipe.partition("[train]")
+        path.write_text(before + table + after.replace("seed = 0", "seed = 1", 1))
+
+    done = gantk("report", *(folds[name] for name in runs), "--out", tmp_path / "page.html")
+
+    assert done.code == 0, done.err
+    assert "is better" not in done.out
+    for words in said:
+        assert words in " ".join(done.out.split())
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):

@@ -1,5 +1,5 @@
-"""Writes a page that compares runs, with folds of one recipe as one: scores, curves, the same test
-images, and differences of their recipes.
+"""Writes a page that compares runs, with folds and seeds of one recipe as one: scores, curves, the
+same test images, and differences of their recipes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ OTHER_IMAGES = (
 FOLDS = (
     " Folds count as one where every run has scores, the recipes differ in data.split.fold alone and no"
     " patient is tested twice; they are compared with the same folds of another recipe."
+)
+ONE_SEED = (
+    "The tests are over patients, not over trainings: a training with another seed gives other scores."
+    " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
 # keys of [data] that decide the pixels and the units in which the networks' images are scored
 SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
@@ -87,8 +91,8 @@ def write_report(
     for answer in shown.answers:
         label = "warning" if shown.reason else "result"
         say(with_label(label, answer.replace(ARROW, " -> ")))
-    if shown.unlike:
-        say(with_label("note", shown.unlike))
+    if shown.caution:
+        say(with_label("note", shown.caution))
     if figures is not None:
         _write_figures_of_comparison(shown, figures, overwrite)
     page = render(
@@ -144,7 +148,7 @@ class ComparisonPage:
     reason: str  # why the scores cannot be compared, or ""
     runs: list[tuple[str, RunRecord, str]]  # name and verdict
     trained_on: dict[str, str]  # the training images by run
-    unlike: str  # that the systems were trained on other images or for other numbers of steps
+    caution: str  # how the trainings limit what the scores say, see `_caution`
     oriented: bool
     grids: list[ScoreGrid]
     tests: list[SystemTest]
@@ -155,7 +159,7 @@ class ComparisonPage:
 
 
 def comparison(records: list[RunRecord]) -> ComparisonPage:
-    """Compare runs, with folds of one recipe as one system."""
+    """Compare runs, with folds and seeds of one recipe as one system."""
     names = [record.path.resolve().name for record in records]
     named = {}
     for name, record in zip(names, records, strict=True):
@@ -174,7 +178,7 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
         reason=reason,
         runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         trained_on={name: _training_images([record]) for name, record in named.items()},
-        unlike=_unlike_trainings(systems),
+        caution=_caution(systems),
         oriented=all(shows_left_and_right(record) for record in records),
         grids=_grids(systems, of_files=of_files),
         tests=statistics.tests,
@@ -235,10 +239,13 @@ def _why_not_compared(
     return reason, of_files
 
 
-def _unlike_trainings(systems: Sequence[System]) -> str:
-    """The sentence that the systems were trained on other images or for other numbers of steps; ""
-    where they were not.
+def _caution(systems: Sequence[System]) -> str:
+    """Sentences: that the systems were trained on other images or for other numbers of steps; and that
+    each was trained once.
     """
+    if len(systems) < 2:
+        return ""
+
     unlike = []
     images = {frozenset(run.files_of("train") for run in system.runs) for system in systems}
     if len(images) > 1:
@@ -252,7 +259,12 @@ def _unlike_trainings(systems: Sequence[System]) -> str:
             texts.append(f"{system.name}: {', '.join(f'{count:,}' for count in sorted(own))}")
         unlike.append(f"for the same number of steps ({'; '.join(texts)})")
 
-    return f"The runs were not trained {' and not '.join(unlike)}." if unlike else ""
+    sentences = []
+    if unlike:
+        sentences.append(f"The runs were not trained {' and not '.join(unlike)}.")
+    if any(len(system.seeds) == 1 for system in systems):
+        sentences.append(ONE_SEED)
+    return " ".join(sentences)
 
 
 def _training_images(records: Sequence[RunRecord]) -> str:
