@@ -296,7 +296,7 @@ def _relative(path: Path | None, folder: Path) -> str:
 
 # columns of a table -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {
-    "path": lambda row, folder: _relative(row.path, folder),
+    "path": lambda row, folder: _relative(row.display_path, folder),
     "domain": lambda row, folder: row.contrast,
     "patient": lambda row, folder: row.subject,
     "split": lambda row, folder: row.split,

@@ -127,3 +127,10 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
         ("T1", "a"),
         ("T2", "b"),
     }
+
+
+def test_halves_of_pictures_are_not_written_as_whole_ones(tmp_path):
+    for n in range(3):
+        Image.new("L", (32, 16), n).save(tmp_path / f"{n}.png")
+    with pytest.raises(UserError, match="'aligned' reads parts of files"):
+        check(tmp_path, table=tmp_path / "t.csv")

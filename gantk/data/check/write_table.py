@@ -77,20 +77,17 @@ def _rows_in_use(usage: Usage) -> list[Row]:
     splits = any(record.split for record in usage.records)
     # "images" is no contrast but the check's word for one unknown domain.
     known = {letter: "" if name == "images" else name for letter, name in usage.names.items()}
-    rows: dict[tuple[str, Path], Row] = {}
+    rows: dict[int, Row] = {}
     for record in usage.records:
-        found = record.file.row if record.file else Row(record.files[:1], pair=record.pair or "")
-        image = found.display_path
-        if (record.domain, image) in rows:  # another plane of the same volume
-            continue
-
-        row = Row((image,), known[record.domain], record.subject, why=found.why)
-        row.label = record.label or ""
-        row.mask = next(iter(record.mask_files), None)
-        if splits:
-            row.split = record.split or "train"
-        if record.pair in complete:
-            row.pair = found.pair
-        rows[record.domain, image] = row
+        if record.file is None:
+            what = f"the source '{usage.table.source.name}' reads parts of files as images"
+            raise UserError(what, where="--table", allowed="one file, or series, for each image")
+        row = record.file.row
+        rows[id(row)] = replace(
+            row,
+            contrast=known[record.domain],
+            split=(row.split or "train") if splits else "",
+            pair=row.pair if record.pair in complete else "",
+        )
 
     return list(rows.values())
