@@ -4,10 +4,10 @@ import sys
 
 import click
 
-from gantk.terminal import Command, device_option, json_option, write_json
+from gantk.terminal import Command, write_json
 
 
-def try_recipe(recipe, json_file, overwrite, precision=None, **options) -> None:
+def try_recipe(recipe, json_file, overwrite, precision, data, profile, device, **options) -> None:
     """Print the memory and time of a training; exit code 1 if it does not fit."""
     from dataclasses import asdict
 
@@ -18,9 +18,8 @@ def try_recipe(recipe, json_file, overwrite, precision=None, **options) -> None:
     if precision:
         settings.append(f'train.precision="{precision}"')
 
-    known = {name: options[name] for name in ("data", "profile", "device") if name in options}
     say = line_printer(json_file)
-    found = predict(recipe, set=settings, say=say, **known)
+    found = predict(recipe, set=settings, say=say, data=data, profile=profile, device=device)
     for line in found.lines():
         say(line)
 
@@ -36,33 +35,11 @@ def try_recipe(recipe, json_file, overwrite, precision=None, **options) -> None:
     place=4,
     examples=["gantk doctor"],
 )
-@click.option(
-    "--recipe", metavar="RECIPE", help="Try RECIPE instead, like `gantk run RECIPE --try`."
-)
-@click.option(
-    "--set",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe, such as train.batch=2.",
-)
-@click.option(
-    "--profile",
-    metavar="NAME",
-    help="Apply the recipe's [profile.NAME]: cpu, or several: cpu,by_class.",
-)
-@json_option("Also write the result of the trial as JSON")
-@device_option
-def examine(recipe, **options) -> None:
-    """Check the machine, the installed packages and the plugins; or try the training of a recipe."""
+def examine() -> None:
+    """Check the machine, the installed packages and the plugins."""
     from gantk.errors import count_noun
     from gantk.lookup.doctor import findings
     from gantk.terminal import console, styled, table
-
-    if recipe:
-        try_recipe(recipe, **options)
-
-    if any(options.values()):
-        raise click.UsageError("--set, --profile, --device and --json need --recipe")
 
     rows = []
     problems = 0

@@ -187,7 +187,7 @@ def test_json_to_standard_output_leaves_nothing_else_there(
         ["eval", tiny_run, "--device", "cpu"],
         ["eval", "--pred", tmp_path / "a", "--truth", tmp_path / "b", "--device", "cpu"],
         ["data", "check", tmp_path / "a", "--set", "data.source.patient=(s.*)"],
-        ["doctor", "--recipe", tiny_file, "--device", "cpu"],
+        ["run", tiny_file, "--try", "--device", "cpu"],
     ):
         assert json.loads(gantk(*command, "--json", "-").out)
 

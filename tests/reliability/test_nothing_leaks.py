@@ -133,7 +133,6 @@ def every_command(
         ["data", "check", data, "--json", "check.json"],
         ["data", "check", bad],
         ["run", "tiny.toml", "--data", data, "--try", *cpu],
-        ["doctor", "--recipe", "tiny.toml"],
         ["run", "tiny.toml", "--data", data, "--out", "run", *cpu, "--allow-leakage"],
         ["resume", "run", *cpu],
         ["report", "run"],
