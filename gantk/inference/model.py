@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gantk.catalog.contrasts import contrast_called, known_contrast
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
@@ -148,11 +148,26 @@ class TrainedModel:
         """
         return None
 
-    def uncertainty_shows_errors(self, letter: str, kind: str) -> bool:
-        """Whether a kind of uncertainty was measured to find large errors on held-out patients."""
+    def doubt_about_uncertainty(self, letter: str, kind: str) -> str:
+        """A sentence on why a kind of uncertainty may not show the errors of this model; "" where it
+        was measured to find large errors on held-out patients.
+        """
+        frame = self.frames[letter]
+        direction = f"{frame.source} -> {frame.target}"
         judged = self.judged_uncertainty(letter, kind)
         score = judged.detection if judged else None
-        return score is not None and (score.value or 0.0) >= MIN_AUROC
+        if score is None or score.value is None:
+            return (
+                f"it was never measured whether the uncertainty '{kind}' shows the errors of"
+                f" {direction}, as `gantk eval RUN --uncertainty {kind}` does"
+            )
+        if score.value >= MIN_AUROC:
+            return ""
+        return (
+            f"the uncertainty '{kind}' does not show the errors of {direction}: on"
+            f" {count_noun(score.n or 0, 'held-out patient')} its AUROC was {score.text()} (0.5 is"
+            f" chance, {MIN_AUROC} is needed)"
+        )
 
     def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
         """The PSNR of a contrast that is made of these others, on held-out patients, as in

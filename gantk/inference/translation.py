@@ -40,7 +40,7 @@ from gantk.inference.jobs import (
     stack_on_one_grid,
 )
 from gantk.inference.ledger import Ledger
-from gantk.inference.model import MIN_AUROC, TrainedModel
+from gantk.inference.model import TrainedModel
 from gantk.inference.notes import Note, check_result
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import (
@@ -121,26 +121,12 @@ class Translation:
         """UserError for a kind of uncertainty that does not show the errors of this model, as far as
         was measured; a warning where the user wants it nevertheless.
         """
-        direction = f"{self.frame.source} -> {self.frame.target}"
-        judged = self.model.judged_uncertainty(self.letter, kind)
-        score = judged.detection if judged else None
-        if self.model.uncertainty_shows_errors(self.letter, kind):
-            return
-
-        what = f"it was never measured whether the uncertainty '{kind}' shows the errors of {direction}"
-        if score is not None and score.value is not None:
-            what = (
-                f"the uncertainty '{kind}' does not show the errors of {direction}: on"
-                f" {count_noun(score.n or 0, 'held-out patient')} its AUROC was"
-                f" {score.text()} (0.5 is chance, {MIN_AUROC} is needed)"
-            )
-        if self.unjudged:
-            self.say(f"warning  {what}")
-            return
-        remedy = "add --unjudged to write the map nevertheless"
-        if score is None:
-            remedy = f"measure it with `gantk eval RUN --uncertainty {kind}`, or {remedy}"
-        raise UserError(what, where="--uncertainty", remedy=remedy)
+        doubt = self.model.doubt_about_uncertainty(self.letter, kind)
+        if doubt and not self.unjudged:
+            remedy = "add --unjudged to write the map nevertheless"
+            raise UserError(doubt, where="--uncertainty", remedy=remedy)
+        if doubt:
+            self.say(f"warning  {doubt}")
 
     def _say_scale(self, kind: str) -> None:
         """Say how the uncertainty was scaled to errors."""

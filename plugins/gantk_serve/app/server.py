@@ -350,12 +350,12 @@ def window(service: Service, limits: str) -> gr.Blocks:
                     visible=bool(classes),
                     elem_id="label",
                 )
-                shows_errors = all(map(service.uncertainty_shows_errors, service.directions))
-                about = (
-                    "slower" if shows_errors else "not found to show this model's errors; slower"
-                )
+                doubts = service.doubts_about_uncertainty()
                 unsure = gr.Checkbox(
-                    shows_errors, label=f"Show the uncertainty ({about})", elem_id="unsure"
+                    not doubts,
+                    label="Show the uncertainty (slower)",
+                    info=doubts[:1].upper() + doubts[1:],
+                    elem_id="unsure",
                 )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
                 gr.HTML(PARTS.scores(results, of_card), elem_id="scores")

@@ -88,9 +88,10 @@ class Service:
         """Delete an upload that was made with `place`, and its result."""
         shutil.rmtree(upload.parent.parent, ignore_errors=True)
 
-    def uncertainty_shows_errors(self, to: str) -> bool:
-        """Whether the model's own uncertainty was measured to show the errors of this direction."""
-        return self.model.uncertainty_shows_errors(self.model.domain(to), "auto")
+    def doubts_about_uncertainty(self) -> str:
+        """Why the model's own uncertainty may not show its errors; "" where it does."""
+        doubts = (self.model.doubt_about_uncertainty(to, "auto") for to in self.model.frames)
+        return "; ".join(filter(None, doubts))
 
     def look(self, upload: Path) -> tuple[str, Answer]:
         """The target whose training images an upload, made with `place`, fits best; and whether it
