@@ -103,6 +103,10 @@ class OrthancDouble(Orthanc):
             found = {each["series"] for each in self.files.values() if each["uid"] == uid}
             return Answer([{"ID": each, "Type": "Series"} for each in sorted(found)])
         wanted = set(json["Resources"])
+        if json["Level"] == "Study":
+            patients = {each["study"]: each["patient"] for each in self.files.values()}
+            found = {study: {"PatientID": each} for study, each in patients.items()}
+            return Answer([{"ID": k, "PatientMainDicomTags": found[k]} for k in wanted & {*found}])
         series = {
             each["series"]
             for name, each in self.files.items()
@@ -178,6 +182,7 @@ class OrthancDouble(Orthanc):
             "study": study,
             "series": series,
             "uid": made.SeriesInstanceUID,
+            "patient": made.PatientID,
             "uuid": f"file-{next(self.numbers)}",
             "tags": {
                 "SOPInstanceUID": made.SOPInstanceUID,

@@ -112,13 +112,13 @@ def _baseline_sentence(tests: Sequence[SystemTest]) -> str:
     better = sum(test.gain > 0 for test in decided)
     worse = sum(test.gain < 0 for test in decided)
     undecided = [
-        f"{test.one} {metric_name(test.score)} {test.label} ({number(p, 2)})"
+        f"{test.one} {metric_name(test.score)} {test.label} (p {number(p, 2)})"
         for test, p in holm
         if p >= SIGNIFICANCE
     ]
     listed = f": {', '.join(undecided)}" if undecided else ""
     return (
-        "Sign-flip permutation tests over patients against the best baseline, Holm over"
-        f" {len(tests)} comparisons: {better} better, {worse} worse,"
+        "Sign-flip permutation tests over patients against the best baseline, p corrected by Holm"
+        f" over {len(tests)} comparisons: {better} better, {worse} worse,"
         f" {len(undecided)} undecided at 5 %{listed}."
     )

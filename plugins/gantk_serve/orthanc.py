@@ -90,15 +90,15 @@ class Orthanc:
         page = self.get("/changes", since=since, limit=limit)
         return page["Changes"], page["Done"]
 
-    def series(self, resources: Iterable[str]) -> list[Json]:
-        """The series of patients, studies, series or instances, with their metadata; those that are
-        no longer there are left out.
+    def series(self, resources: Iterable[str], level: str = "Series") -> list[Json]:
+        """The series, or studies (`level`), of patients, studies, series or instances, with their
+        metadata; those that are no longer there are left out.
         """
         wanted = list(dict.fromkeys(resources))
         found: dict[str, Json] = {}
         for start in range(0, len(wanted), RESOURCES_PER_CALL):
             some = wanted[start : start + RESOURCES_PER_CALL]
-            asked = {"Resources": some, "Level": "Series", "Metadata": True}
+            asked = {"Resources": some, "Level": level, "Metadata": True}
             found |= {each["ID"]: each for each in self.post("/tools/bulk-content", asked)}
         return list(found.values())
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from gantk.errors import printable
 from gantk.files import write_file
 from gantk_serve.orthanc import Json, Orthanc, connect, record_of
 from gantk_serve.rules import load_rules
@@ -22,7 +23,7 @@ OUTCOMES = {  # outcome -> what it means
     "done": "the derived series is where it should be",
     "refused": "not one volume of one patient, or no input of its model",
     "failed": "a defect of a model, or it ended the worker ten times",
-    "left out": "no rule is for it, or it is synthetic",
+    "left out": "",  # the reasons
 }
 SHOWN = 20
 WIDTH = 80
@@ -32,7 +33,8 @@ def status_lines(
     rules: Path, *, as_json: bool = False, metrics: Path | None = None
 ) -> Iterator[str]:
     """The lines to print; with `metrics`, the numbers are written to that file too."""
-    found = list(series_outcomes(connect(load_rules(rules))))
+    orthanc = connect(load_rules(rules))
+    found = list(series_outcomes(orthanc))
     counts = Counter(dict.fromkeys(OUTCOMES, 0))
     counts.update(each["outcome"] for each in found)
     if metrics is not None:
@@ -41,17 +43,21 @@ def status_lines(
         yield json.dumps({"counts": counts, "series": found})
         return
 
-    yield from _table(found, counts)
+    yield from _table(orthanc, found, counts)
 
 
-def _table(found: list[Json], counts: Counter[str]) -> Iterator[str]:
-    """The number of series of each outcome, and the last series with times and reasons."""
+def _table(orthanc: Orthanc, found: list[Json], counts: Counter[str]) -> Iterator[str]:
+    """The number of series of each outcome, and the last series with times, patients, descriptions
+    and reasons.
+    """
     if not found:
         yield "Orthanc has no series yet"
         return
 
+    reasons = Counter(each["reason"] for each in found if each["outcome"] == "left out")
+    left_out = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
     yield "series  outcome      meaning"
-    for name, meaning in OUTCOMES.items():
+    for name, meaning in (OUTCOMES | {"left out": left_out}).items():
         if counts[name]:
             yield f"{counts[name]:6}  {name:11}  {meaning}"
 
@@ -60,12 +66,19 @@ def _table(found: list[Json], counts: Counter[str]) -> Iterator[str]:
     if told:
         yield ""
         yield f"{'time':16}  {'outcome':11}  series in Orthanc"
+    patients = {}
+    for study in orthanc.series([each["study"] for each in told[:SHOWN]], "Study"):
+        patients[study["ID"]] = study["PatientMainDicomTags"].get("PatientID", "")
     for each in told[:SHOWN]:
         time = datetime.fromisoformat(each["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
         yield f"{time}  {each['outcome']:11}  {each['series']}"
         indent = 18 * " "
+        told_of_it = (patients.get(each["study"]), each["description"], each["reason"])
         yield from textwrap.wrap(
-            each["reason"], WIDTH, initial_indent=indent, subsequent_indent=indent
+            printable("; ".join(filter(None, told_of_it))),
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
         )
     if len(told) > SHOWN:
         yield f"and {len(told) - SHOWN} more, before these (all of them: --json)"
@@ -86,6 +99,8 @@ def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
                 filter(None, (record.get(key) for key in ("reason", "note", "notes")))
             ),
             "time": record.get("time", ""),
+            "study": series["ParentStudy"],
+            "description": series["MainDicomTags"].get("SeriesDescription", ""),
             "model": record.get("model", {}).get("name", ""),
         }
 

@@ -66,16 +66,20 @@ def test_without_an_orthanc_it_says_how_to_get_one(rules, gantk):
 def test_status_fits_a_terminal_and_gives_reasons(orthanc, rules, gantk, tmp_path):
     done, refused = (orthanc.add(*study(tmp_path / "s", number)) for number in (1, 2))
     orthanc.add(*study(tmp_path / "s", 3), stable=False)
+    left_out = orthanc.add(*study(tmp_path / "s", 4))
     common = {"time": "2026-11-27T10:00:00+00:00", "model": {"name": "t1t2"}}
     reason = "the series lacks 2 of the 6 images that its header states: " + "word " * 30
-    for name, outcome, why in ((done, "done", ""), (refused, "refused", reason)):
+    outcomes = ((done, "done", ""), (refused, "refused", reason), (left_out, "left out", "no rule"))
+    for name, outcome, why in outcomes:
         made = common | {"outcome": outcome, "reason": why, "sources": {name: ""}}
         orthanc.metadata[name] = json.dumps(made).encode()
     told = gantk("serve", "status", rules("[orthanc]"), "--metrics", tmp_path / "gantk.prom")
 
     assert told.code == 0
     counts = [line.split()[:2] for line in told.out.partition("\n\n")[0].splitlines()[1:]]
-    assert counts == [["1", "receiving"], ["1", "done"], ["1", "refused"]]
+    assert counts == [["1", "receiving"], ["1", "done"], ["1", "refused"], ["1", "left"]]
+    assert "left out     no rule (1)" in told.out
+    assert f"{done}\n{' ' * 18}MRN-77-1; T1 tse tra" in told.out
     assert "lacks 2 of the 6 images" in told.out
     assert max(map(len, told.out.splitlines())) <= 80
     lines = (tmp_path / "gantk.prom").read_text().splitlines()
@@ -89,6 +93,15 @@ def test_status_as_json(orthanc, rules, gantk, tmp_path):
     told = json.loads(gantk("serve", "status", rules("[orthanc]"), "--json").out)
 
     assert told["counts"]["waiting"] == 1
+    study_of_it = told["series"][0].pop("study")
+    assert study_of_it in {each["study"] for each in orthanc.files.values()}
     assert told["series"] == [
-        {"series": name, "outcome": "waiting", "reason": "", "time": "", "model": ""}
+        {
+            "series": name,
+            "outcome": "waiting",
+            "reason": "",
+            "time": "",
+            "description": "T1 tse tra",
+            "model": "",
+        }
     ]
