@@ -144,9 +144,9 @@ class Study:
         chosen = self.method.paired or len(self.letters) == 1 or self.table.unpair != "auto"
         if not (chosen or self.guessed or unpairs(self.table, self.source)):
             lines.append(
-                f"all images of {' and '.join(self.names.values())} are used, because only"
-                " their file names suggest that both show the same patients. If they do, images may"
-                " have their true partners, and scores are not those of unpaired training: set"
+                f"all images of {' and '.join(self.names.values())} are used. Pairs are known by"
+                " their file names: where these are right, images may have their true partners, and"
+                " scores are not those of unpaired training. To use one domain of each patient, set"
                 " data.unpair = true"
             )
         return lines

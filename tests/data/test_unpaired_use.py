@@ -14,7 +14,7 @@ BY_NAME = "{side}/sub-0{patient}_slice-{slice}.png"
 BY_FOLDER = "{side}/patient{patient}/{slice}.png"
 FOLDERS_A_AND_B = ("trainA", "trainB")
 FOLDERS_OF_CONTRASTS = ("T1", "T2")
-WHOLE = "are used, because only their file names"
+WHOLE = "are used. Pairs are known by their file names"
 HALF = "uses one domain of each patient: 12 of 24 images"
 
 

@@ -196,8 +196,11 @@ def test_a_bench_states_its_tests_and_corrections():
     leading, tests = sentences(systems(rows))
 
     assert "one is no better than two (PSNR better by 0.0000 [0.0000, 0.0000], n = 6)" in leading
-    assert "Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR" in tests
-    assert "(0.2)" in tests
+    assert (
+        "corrected by Holm over 2 comparisons: 1 better, 0 worse, 1 undecided at 5 %: two PSNR"
+        in tests
+    )
+    assert "(p 0.2)" in tests
     few = {"patients": {"a_to_b": {"psnr": {"p": 1, "q": 2}}}}
     found = statistics(systems([row.model_copy(update=few) for row in rows]))
     assert [test.n for test in found.tests] == [2]
