@@ -9,6 +9,7 @@ import copy
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +26,7 @@ from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, call, open_session
 from gantk.inference.frame import OTHER
-from gantk.method import Method, check_networks
+from gantk.inference.receptive_field import Requirements, Unfit
 from gantk.nets.blocks import InstanceNorm
 
 OPSET = 18  # the first with every operator that our networks need; onnxruntime runs it from 1.14 on
@@ -33,7 +34,6 @@ MAX_NATIVE_NORM_POSITIONS = (
     2**14
 )  # positions of a map from which on onnxruntime's own norms are not accurate enough
 MAX_SIDE_PIXELS = 16384  # largest side in pixels that is declared for a network of any size
-MAX_SIDE_MULTIPLE = 128  # pixels: the largest multiple that is tried as a network's rule for sizes
 AXES = ("depth", "height", "width")
 
 
@@ -47,7 +47,7 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     other_sizes = data.fit == "crop" or window != tuple(data.size)
     large = np.prod(window) > MAX_NATIVE_NORM_POSITIONS or other_sizes
     network = exact_norms(direction.network) if large else direction.network
-    sizes = sizes_of(method)
+    sizes = sizes_of(direction.network, torch.from_numpy(direction.images))
     failure = GantkError(f"{direction.name} could not be exported")
     # (whether any number of images, which sizes): the freest that works
     ways: list[tuple[bool, dict[str, int] | None]] = [(True, None), (False, None)]
@@ -118,29 +118,22 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     return whole | Metadata.model_validate(whole).model_dump(mode="json")
 
 
-def sizes_of(method: Method) -> dict[str, int] | None:
-    """The image sides that the networks accept, {"multiple", "smallest"}; None where they accept
-    only one size.
+def sizes_of(network: nn.Module, images: Tensor) -> dict[str, int] | None:
+    """The image sides that a network accepts, {"multiple", "smallest"}; None where it accepts only
+    those of `images`.
     """
-    size = tuple(method.geometry.size)
-
-    def accepts(change: int) -> bool:
-        try:
-            check_networks(method, tuple(side + change for side in size))
-        except UserError:
-            return False
-        return min(size) + change > 0
-
-    multiple = next((step for step in range(1, MAX_SIDE_MULTIPLE + 1) if accepts(step)), None)
-    if multiple is None or any(side % multiple for side in size):
+    size = images.shape[2:]
+    needs = Requirements(network, network, images.shape[1], len(size))
+    try:
+        with torch.no_grad():
+            multiple = math.lcm(*needs.multiple)
+            smallest = max(*needs.base, 2 * multiple)
+    except Unfit:
         return None
 
-    smallest = min(size)
-    while accepts(smallest - multiple - min(size)):
-        smallest -= multiple
-
-    smallest = max(smallest, 2 * multiple)
-    return {"multiple": multiple, "smallest": smallest} if smallest <= min(size) else None
+    if smallest > min(size) or any(side % multiple for side in size):
+        return None
+    return {"multiple": multiple, "smallest": smallest}
 
 
 def to_onnx(
