@@ -79,8 +79,7 @@ class Headers(list[Dataset]):
     @property
     def facts(self) -> dict[str, object]:
         """Facts for `data check`: modality, contrast, whether the header names a contrast agent, times
-        in ms, age in years, part of the body, field strength in T, pseudonyms of patient, study and
-        series.
+        in ms, age in years, part of the body, field strength in T, pseudonyms of patient and study.
         """
         names = (
             "Modality",
@@ -89,9 +88,8 @@ class Headers(list[Dataset]):
             "PatientID",
             "LossyImageCompression",
             "StudyInstanceUID",
-            "SeriesInstanceUID",
         )
-        modality, description, protocol, patient, lossy, study, series = (
+        modality, description, protocol, patient, lossy, study = (
             value_of(self[0], name) for name in names
         )
         agent = value_of(self[0], "ContrastBolusAgent")
@@ -113,7 +111,6 @@ class Headers(list[Dataset]):
             "lossy": lossy == "01",
             "patient": pseudonym(patient),
             "study": pseudonym(study),
-            "series": pseudonym(series),
             "contrast": contrast_of_series(modality, (description, protocol)),
             "agent": bool(agent) and not NATIVE.search(f" {agent.lower()} "),
         }

@@ -288,7 +288,6 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
             problems += finding(group, of)
 
     problems += findings.same_people(items)
-    problems += findings.shared_series(items)
     problems += findings.ct_without_air(items)
     if study:
         problems += findings.wrong_contrast(items, study.table.domains, study.splits)

@@ -613,26 +613,6 @@ def same_people(items: Sequence[Inspected]) -> Iterator[Problem]:
         yield problem("patients", "warning", what, (), remedy)
 
 
-def shared_series(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Warn of DICOM series of several patients that have one SeriesInstanceUID, as anonymisers leave
-    them.
-    """
-    by_series: dict[str, list[Inspected]] = defaultdict(list)
-    for item in items:
-        if item.series:
-            by_series[item.series].append(item)
-
-    for own in by_series.values():
-        patients = {item.patient for item in own}
-        if len(patients) > 1:
-            what = f"scans of {len(patients)} patients share one SeriesInstanceUID:"
-            remedy = (
-                "gantk separates them, but other programs mix their slices: give each scan a"
-                " SeriesInstanceUID of its own"
-            )
-            yield problem("series", "warning", what, [item.name for item in own], remedy)
-
-
 def made_gray(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
     """A note that images in colour are read as gray ones."""
     names = [item.name for item in items if item.facts["channels"] == 3]

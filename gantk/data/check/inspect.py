@@ -41,7 +41,6 @@ class Inspected:
     records: list[Record] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
     header_patient: str = ""
-    series: str = ""  # pseudonym of the DICOM series
     contrast: str = ""  # what names or else headers say, filled in by `check`
     header_says: str = ""  # contrast in the DICOM header
 
@@ -103,7 +102,6 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     header_facts = dict(image.facts)
     item.header_patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)
-    item.series = header_facts.pop("series", "")
     item.header_says = header_facts.pop("contrast", "")
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.
