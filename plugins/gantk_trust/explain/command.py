@@ -17,7 +17,7 @@ from gantk.terminal import Command, device_option, overwrite_option
     place=5,
     examples=[
         "gantk explain runs/first head.png why --region 60:90,40:70",
-        "gantk explain runs/first t1.nii.gz why --mask lesion.nii.gz --method occlusion",
+        "gantk explain runs/first t1.nii.gz why --mask lesion.nii.gz",
     ],
 )
 @click.argument("run")
@@ -40,15 +40,6 @@ from gantk.terminal import Command, device_option, overwrite_option
 )
 @click.option(
     "--mask", metavar="FILE", help="Explain the region where this image is above 0 (IMAGE's grid)."
-)
-@click.option(
-    "--method",
-    type=click.Choice(["gradients", "occlusion"]),
-    default="gradients",
-    help=(
-        "Method. gradients: integrated gradients. occlusion: cover parts of the input; slower and coarser."
-        " Default: gradients."
-    ),
 )
 @click.option(
     "--slice",

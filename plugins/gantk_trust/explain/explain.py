@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from gantk_trust.explain.picture import panels, png
 from gantk_trust.explain.view import View
 
 INTEGRAL_STEPS = 32  # steps of the integral from the blurred image to the image
-WINDOWS = 10  # occlusion windows per side of the image
 BLUR = 1 / 10  # standard deviation of the blur, as a share of a side
 ALIKE = 0.5  # rank correlation with the map of random weights above which a warning is printed
 
@@ -40,7 +39,7 @@ class Explanation:
     # the same for absolute values, which depend on edges and the region's position
     random_magnitudes: float
     difference: float  # the region's mean minus that for the blurred input, in network intensities
-    # the map's sum at the networks' size: with gradients near `difference` (completeness)
+    # the map's sum at the networks' size: near `difference` (completeness)
     total: float
     paths: tuple[Path, ...] = ()
 
@@ -54,7 +53,6 @@ def explain(
     label: str | None = None,
     region: str = "",
     mask: str | Path | None = None,
-    method: Literal["gradients", "occlusion"] = "gradients",
     slice: int | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -62,10 +60,8 @@ def explain(
 ) -> Explanation:
     """Compute how much each pixel of an image contributes to a region of its translation.
 
-    `gradients` integrates the gradient of the region's mean from the blurred image to the image
-    (Sundararajan et al. 2017, eq. 1). `occlusion` replaces windows by the blurred image and records
-    the change of the mean (Zeiler & Fergus 2014). The baseline is blurred and not black, because
-    instance norms scale even the faintest image to full contrast: on a path from black everything
+    The gradient of the region's mean is integrated from the blurred image to the image
+    (Sundararajan et al. 2017, eq. 1). The baseline is blurred and not black, because instance norms scale even the faintest image to full contrast: on a path from black everything
     would change in the first step.
 
     The same map is computed with random weights, and `random_correlation` compares both. A map that
@@ -80,7 +76,6 @@ def explain(
         region: columns and rows of the slice as shown, "x0:x1,y0:y1". For volumes and 3-D networks
             also planes, ",z0:z1". Without region and mask: the whole image.
         mask: an image on the same grid. The region is where it is above 0.
-        method: "gradients" or "occlusion".
         slice: for a volume and 2-D networks, the slice along the run's plane, from 0. Default: the
             middle one, or the one with most of the mask.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
@@ -93,7 +88,7 @@ def explain(
     """
     if out is not None:
         expect_replaceable(_result_paths(expect_name(out, "OUT")), overwrite, "OUT")
-    attribute = _captum(method)
+    attribute = _captum()
     model, letter = _model(run, to, device, say)
     view = View(model, letter, label, read(Path(image)), slice, mask, region)
     x, blurred = (
@@ -188,30 +183,16 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
     return float(spearmanr(*flat).statistic) if min(map(np.ptp, flat)) else 0.0
 
 
-def _captum(method: str) -> Callable[..., Tensor]:
+def _captum() -> Callable[..., Tensor]:
     """Return a function (score, x (1, C, *size), blurred, batch) -> attributions (1, C, *size);
     needs captum.
     """
     with importing("`gantk explain`", "explain"):
-        from captum.attr import IntegratedGradients, Occlusion
+        from captum.attr import IntegratedGradients
 
     def attribute(score: Callable, x: Tensor, blurred: Tensor, batch: int) -> Tensor:
-        if method == "gradients":
-            options = {
-                "baselines": blurred,
-                "n_steps": INTEGRAL_STEPS,
-                "internal_batch_size": batch,
-            }
-            return IntegratedGradients(score).attribute(x, **options).detach()
-
-        window = [max(2, side // WINDOWS) for side in x.shape[2:]]
-        strides = (x.shape[1], *(max(1, side // 2) for side in window))
-        with torch.no_grad():
-            found = Occlusion(score).attribute(
-                x, (x.shape[1], *window), strides, baselines=blurred, perturbations_per_eval=batch
-            )
-
-        return found / (x.shape[1] * np.prod(window))  # divide a window's effect among its pixels
+        options = {"baselines": blurred, "n_steps": INTEGRAL_STEPS, "internal_batch_size": batch}
+        return IntegratedGradients(score).attribute(x, **options).detach()
 
     return attribute
 

@@ -27,21 +27,18 @@ def picture(tmp_path):
     return tmp_path / "in.png"
 
 
-@pytest.mark.parametrize("method", ["gradients", "occlusion"])
-def test_the_map_lies_where_the_region_came_from(tiny_run, picture, method):
+def test_the_map_lies_where_the_region_came_from(tiny_run, picture):
     model = gantk.load(tiny_run, device="cpu")
     said = []
     model.method.translate = lambda image, to: 0.5 * image.roll(8, -1)  # whatever the weights are
-    asked = {"region": "16:20,10:14", "method": method, "device": "cpu"}
+    asked = {"region": "16:20,10:14", "device": "cpu"}
     found = gantk.explain(model, picture, **asked, say=said.append)
 
     assert found.random_correlation == 1
     assert "WARNING: this map is similar to the map of random weights" in said[1]
     map = np.abs(found.map.pixels[0])
-    assert map[10:14, 8:12].sum() > (0.99 if method == "gradients" else 0.15) * map.sum()
-    assert map[9:15, 6:14].sum() > 0.5 * map.sum()  # windows are 3 pixels wide
-    if method == "gradients":
-        assert found.total == pytest.approx(found.difference, abs=1e-4)  # completeness
+    assert map[10:14, 8:12].sum() > 0.99 * map.sum()
+    assert found.total == pytest.approx(found.difference, abs=1e-4)  # completeness
 
 
 def test_a_learnt_map_is_told_from_that_of_random_weights(tiny_run, picture, tmp_path):
