@@ -138,6 +138,7 @@ class Tested:
     made: Tensor
     references: References
     scores: Scores  # one number per image and metric
+    baselines: Mapping[str, Scores]  # the same of each baseline, by its name
     senses: Mapping[str, bool | None]  # whether higher is better
 
 
@@ -439,7 +440,9 @@ class Scorer:
             return
 
         self.tested[key] = Tested(
-            self.data, pairs, to, shown, made[key], references, scores[key], self.pairs.senses
+            *(self.data, pairs, to, shown, made[key], references, scores[key]),
+            baselines={name: scores[name] for name in baselines},
+            senses=self.pairs.senses,
         )
         if references.foreground is not None:
             share = float(references.foreground.float().mean())

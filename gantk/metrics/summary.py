@@ -17,7 +17,14 @@ from gantk.metrics.rows import (
     pairs_sentence,
     result_sentence,
 )
-from gantk.metrics.verdict import CEILING, Tone, short_metric_name, title_of, verdict_words
+from gantk.metrics.verdict import (
+    CEILING,
+    Tone,
+    join_words,
+    short_metric_name,
+    title_of,
+    verdict_words,
+)
 from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score, number_text
 from gantk.terminal import LINE_WIDTH, TextTable
@@ -46,6 +53,8 @@ def summary_lines(results: Results) -> Iterator[str]:
     if any(row.tone for row in rows):
         cells = [(title, *_cells(row)) for title, row in zip(titles, rows, strict=True)]
         yield TextTable(HEADERS, cells, [COLOURS[row.tone] for row in rows])
+        names = dict.fromkeys(row.baseline_name for row in rows if row.baseline_name)
+        yield with_label("baseline", f"the best one for each score: {join_words([*names])}")
     elif rows:
         cells = [(title, *_plain_cells(row)) for title, row in zip(titles, rows, strict=True)]
         yield TextTable(HEADERS_WITHOUT_BASELINES, cells)

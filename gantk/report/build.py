@@ -272,7 +272,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     losses = []
     for group, series in run.log.losses.items():
         title = group.replace("_", " ").capitalize()
-        losses.append(chart(title, series, from_zero=True, allow_log=True))
+        losses.append(chart(title, series, from_zero=True))
 
     drawn = {
         "losses": losses,
@@ -334,7 +334,7 @@ def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
             for name, curve in step.curves.items():
                 title = f"{run.label(key)}, {step.name}: {name} loss{images}"
                 points = {float(number): loss for number, loss in enumerate(curve)}
-                charts.append(chart(title, {name: points}, from_zero=True, allow_log=True))
+                charts.append(chart(title, {name: points}, from_zero=True))
 
     return charts
 

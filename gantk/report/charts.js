@@ -2,10 +2,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// Charts: shows values at the pointer or by arrow keys, switches log or linear axes, hides and shows curves.
+// Charts: shows values at the pointer or by arrow keys, hides and shows curves.
 const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))).replace("-", "−"));
 for (const chart of all(".chart")) {
-  const { steps, values, axes, x } = data.charts[chart.dataset.chart];
+  const { steps, values, axis, x } = data.charts[chart.dataset.chart];
   const plot = chart.querySelector(".plot");
   const area = chart.querySelector(".area");
   const cross = chart.querySelector(".cross");
@@ -23,10 +23,10 @@ for (const chart of all(".chart")) {
     labels.forEach((label, i) => { label.textContent = at === null ? latest[i] : short(values[i][at]); });
     const left = at === null ? 0 : (100 * (steps[at] - steps[0])) / span;
     cross.style.left = `${left}%`;
-    const [low, high, isLog] = axes[chart.dataset.shown];
+    const [low, high] = axis;
     dots.forEach((dot, i) => {
       const value = at === null ? null : values[i][at];
-      const place = value === null ? NaN : (high - (isLog ? Math.log10(value) : value)) / (high - low);
+      const place = value === null ? NaN : (high - value) / (high - low);
       dot.hidden = hidden.has(i) || !Number.isFinite(place);
       dot.style.left = `${left}%`;
       dot.style.top = `${100 * place}%`;
@@ -50,13 +50,6 @@ for (const chart of all(".chart")) {
     at = at === null ? steps.length - 1 : Math.min(steps.length - 1, Math.max(0, at + by));
     draw();
   });
-  for (const button of all("[data-show]", chart)) {
-    button.addEventListener("click", () => {
-      chart.dataset.shown = button.dataset.show;
-      for (const other of all("[data-show]", chart)) other.setAttribute("aria-pressed", String(other === button));
-      draw();
-    });
-  }
   for (const button of all(".legend button", chart)) {
     button.addEventListener("click", () => {
       const i = Number(button.dataset.curve);

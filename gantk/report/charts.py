@@ -17,27 +17,27 @@ MAX_POINTS = 500  # longer curves are averaged in bins; the page states the bin 
 
 
 class Axis(NamedTuple):
-    """A vertical axis: `ticks` are (percent from the top, label); `low`, `high` are powers of ten
-    where `log`.
-    """
+    """A vertical axis: `ticks` are (percent from the top, label)."""
 
     low: float
     high: float
-    log: bool
     ticks: list[tuple[float, str]]
 
-    def place(self, values: Any) -> Any:
-        """The vertical positions of values, 0 at the top and 1 at the bottom."""
-        return (self.high - (np.log10(values) if self.log else values)) / (self.high - self.low)
+
+class Curve(NamedTuple):
+    """A curve of a chart."""
+
+    name: str
+    points: list[float | None]
+    latest: str  # the last value; "" where it is not shown
+    path: str  # in SVG
+    colour: int
 
 
 class Chart:
     """Named curves over training steps, or over the quantity that `x` names.
 
-    `steps` are the horizontal positions, `bin` the number of log entries averaged into a point,
-    `axes` the vertical axes by name, `shown` the axis shown first. Each of `curves` is a dict:
-    name, points, latest value, colour number, and per axis an SVG path and, for 60 points or more,
-    a path of their moving average.
+    `steps` are the horizontal positions, `bin` the number of log entries averaged into a point.
     """
 
     def __init__(
@@ -45,8 +45,7 @@ class Chart:
         title: str,
         series: dict[str, Points],
         *,
-        from_zero: bool = False,  # whether the linear axis begins at 0
-        allow_log: bool = False,  # whether to offer a logarithmic axis for positive values
+        from_zero: bool = False,  # whether the axis begins at 0
         x: str = "step {}",  # label of a position on the horizontal axis
         tick: str = "{}",  # label of a tick of that axis
         names: Sequence[str] = (),  # curves with the same colour in every chart, in order
@@ -56,64 +55,41 @@ class Chart:
     ):
         places, table, self.bin = _average_in_bins(series)
         finite = table[np.isfinite(table)]
-        low = float(finite.min())
-        high = float(finite.max())
         self.title = title
         self.x = x
         self.rest = "latest" if latest else ""  # which values the legend shows at first
-        self.shown = "linear"
-        self.axes = {"linear": _axis(low, high, from_zero=from_zero)}
-        if allow_log and low > 0:
-            self.axes["log"] = _axis(low, high, log=True)
-            self.shown = "log" if high > 30 * np.median(finite) else "linear"
-
+        self.axis = _axis(float(finite.min()), float(finite.max()), from_zero=from_zero)
         self.steps = [int(step) if step.is_integer() else step for step in places.tolist()]
         ticks = nice_ticks(self.steps[0], self.steps[-1])
         self.x_ticks = [
             (self.x_percent(at), tick.replace("{}", _position_text(at))) for at in ticks
         ]
-        self.curves = [
-            self._curve(name, row, joined) for name, row in zip(series, table, strict=True)
-        ]
         order = list(dict.fromkeys([*names, *series]))
-        for curve in self.curves:
-            curve["colour"] = order.index(curve["name"])
-            if not latest:
-                curve["latest"] = ""
+        self.curves = []
+        for name, row in zip(series, table, strict=True):
+            values = self._values(row, joined=joined)
+            known = [value for value in values if value is not None]
+            last = number(known[-1] if known else None) if latest else ""
+            self.curves.append(Curve(name, values, last, self._path(row), order.index(name)))
 
-    def _curve(self, name: str, row: np.ndarray, joined: bool) -> dict[str, Any]:
-        finite = np.isfinite(row)
-        steps = np.array(self.steps)
+    def _values(self, row: np.ndarray, *, joined: bool) -> list[float | None]:
+        """The values at all positions, to five digits."""
         if joined:
-            drawn = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
-        else:
-            drawn = row
+            finite = np.isfinite(row)
+            steps = np.array(self.steps)
+            row = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
+        return [float(f"{value:.5g}") if math.isfinite(value) else None for value in row]
 
-        values = [float(f"{value:.5g}") if math.isfinite(value) else None for value in drawn]
-        latest = next((number(value) for value in reversed(values) if value is not None), "–")
-        trends = self._paths(_trend(row)) if len(row) >= 60 and not joined else {}
-        return {
-            "name": name,
-            "points": values,
-            "latest": latest,
-            "paths": self._paths(row),
-            "trends": trends,
-        }
-
-    def _paths(self, row: np.ndarray) -> dict[str, str]:
-        """Axis name -> SVG path through the finite values."""
-        finite = np.isfinite(row)
-        paths = {}
-        across = [
-            VIEW_BOX_SIDE * self.x_percent(step) / 100 for step in np.array(self.steps)[finite]
-        ]
-        for name, axis in self.axes.items():
-            points = zip(across, VIEW_BOX_SIDE * axis.place(row[finite]), strict=True)
-            paths[name] = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-            if len(across) == 1:
-                paths[name] += "h0"  # a dot
-
-        return paths
+    def _path(self, row: np.ndarray) -> str:
+        """The SVG path through the finite values."""
+        points = []
+        for step, value in zip(self.steps, row.tolist(), strict=True):
+            if math.isfinite(value):
+                x = VIEW_BOX_SIDE * self.x_percent(step) / 100
+                y = VIEW_BOX_SIDE * (self.axis.high - value) / (self.axis.high - self.axis.low)
+                points.append(f"{x:.1f} {y:.1f}")
+        dot = "h0" if len(points) == 1 else ""
+        return f"M{'L'.join(points)}{dot}"
 
     def at(self, place: float) -> str:
         """The label of a position on the horizontal axis."""
@@ -127,10 +103,9 @@ class Chart:
         """The data by which the page's script shows values at the pointer."""
         return {
             "steps": self.steps,
-            "names": [curve["name"] for curve in self.curves],
-            "values": [curve["points"] for curve in self.curves],
-            "axes": {name: axis[:3] for name, axis in self.axes.items()},
-            "shown": self.shown,
+            "names": [curve.name for curve in self.curves],
+            "values": [curve.points for curve in self.curves],
+            "axis": [self.axis.low, self.axis.high],
             "x": self.x,
         }
 
@@ -183,43 +158,20 @@ def _average_in_bins(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray,
     return steps[ends], means, width
 
 
-def _trend(row: np.ndarray) -> np.ndarray:
-    """The centred moving average over a thirtieth of the curve."""
-    window = np.ones(2 * (len(row) // 60) + 1)
-    finite = np.isfinite(row)
-    total = np.convolve(np.where(finite, row, 0.0), window, mode="same")
-    return np.where(finite, total / np.convolve(finite, window, mode="same").clip(1), math.nan)
-
-
-def _axis(low: float, high: float, *, log: bool = False, from_zero: bool = False) -> Axis:
+def _axis(low: float, high: float, *, from_zero: bool) -> Axis:
     """Build an axis with ticks and a margin at both ends; no margin at 0 where `from_zero` and no
     value is below.
     """
-    if log:
-        low = math.log10(low)
-        high = math.log10(high)
-
     at_zero = from_zero and low >= 0
     if at_zero:
         low = 0.0
 
-    margin = 0.06 * (high - low)
-    if not margin:
-        margin = 0.1 if log else 0.05 * abs(high) or 1.0
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     if not at_zero:
         low -= margin
 
     high += margin
-    axis = Axis(low, high, log, [])
-    for value in _log_ticks(low, high) if log else nice_ticks(low, high):
-        axis.ticks.append((100 * float(axis.place(value)), number(value)))
-
-    return axis
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, and their multiples by 2 and 5 on a short axis, inside 10^[low, high]."""
-    multiples = (1,) if high - low > 2.5 else (1, 2, 5)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    values = [multiple * 10.0**power for power in powers for multiple in multiples]
-    return [value for value in values if low <= math.log10(value) <= high]
+    ticks = [
+        (100 * (high - value) / (high - low), number(value)) for value in nice_ticks(low, high)
+    ]
+    return Axis(low, high, ticks)

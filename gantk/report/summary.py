@@ -90,40 +90,25 @@ class ScoreTable(NamedTuple):
     figures: dict[str, str]  # published ones, by metric
     published: str  # what stands below each of them
     apart: str  # on published figures that stand beside no score
-    # region -> how many of its scores are better, and all of them
-    regions: dict[str, tuple[str, list[ScoreRow]]]
 
 
 def score_tables(run: RunRecord) -> list[ScoreTable]:
-    """For each direction its main scores beside the best baseline, and all scores of a region that
-    has more.
-    """
+    """For each direction its main scores beside the best baseline."""
     tables = []
     system = system_of(run)
     cycles = cycle_sentences(run)
-    main = main_rows(run.results)
-    for key, rows in rows_by_direction(run.results).items():
+    for key, rows in main_rows(run.results).items():
         scores = run.results.metrics[key]
         published = figures_beside(system, key, scores)
-        regions: dict[str, list[ScoreRow]] = {}
-        for row in rows:
-            regions.setdefault(row.region, []).append(row)
-
-        further = {
-            region: (_count_of_better(own), own)
-            for region, own in regions.items()
-            if not all(row in main[key] for row in own)
-        }
         tables.append(
             ScoreTable(
                 label=run.label(key),
                 sample=_count(scores, from_noise=key in FROM_NOISE),
-                rows=main[key],
+                rows=rows,
                 cycle=cycles.get(key, ()),
                 figures=published,
                 published=figures_note(system) if published else "",
                 apart=figures_apart(system, key, scores, run.label(key)),
-                regions=further,
             )
         )
     return tables
@@ -176,20 +161,6 @@ def _count(scores: dict[str, Score], *, from_noise: bool) -> str:
     if images:
         parts.append(count_noun(images, "image"))
     return ", ".join(parts)
-
-
-def _count_of_better(rows: list[ScoreRow]) -> str:
-    """`better than every baseline in 1 of 3 scores, ahead in 2 more`; ""
-    where nothing was compared.
-    """
-    tones = [row.tone for row in rows if row.tone]
-    if not tones:
-        return ""
-
-    words = f"better than every baseline in {tones.count('good')} of {len(tones)} scores"
-    if near := tones.count("near"):
-        words += f", ahead in {near} more"
-    return words
 
 
 # ---- typical images

@@ -402,6 +402,9 @@ class PatientScores(Table):
     patient: str = about("Name of the patient, or of the image if the patient is unknown.", ...)
     images: list[Step] = about("Numbers of the patient's test images, from 0.", ...)
     scores: dict[str, float | None] = about("Mean score by metric.", ...)
+    baselines: dict[str, dict[str, float | None]] = tables(
+        "The same of each baseline, by its name."
+    )
 
 
 class StoredVolume(Table):

@@ -255,7 +255,6 @@ WORDS = [
     "0.800 n = 10 (40 images) corrected 1.800 0.700",
     "the unchanged input – 0.100 n = 10 (40 images)",
     "Sets of images scored KID random",
-    "In the foreground only score model",
     "not compared: no baseline was measured",
     "Uncertainty against error",
     "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB",

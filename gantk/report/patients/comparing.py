@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
-from gantk.metrics.rows import scale_sentence, unlike_inputs
+from gantk.metrics.rows import result_tone, scale_sentence, unlike_inputs
 from gantk.metrics.statistics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.summary import with_label
 from gantk.metrics.verdict import baseline_words
@@ -170,11 +170,15 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
     differences = _differences(named)
     reason, of_files = _why_not_compared(systems, differences)
     statistics = Comparison([], []) if reason else _statistics(systems)
-    pooled = [system.sentence for system in systems if system.is_pooled]
+    said = [
+        system.sentence
+        for system in systems
+        if system.is_pooled or result_tone(system.results) == "bad"
+    ]
     return ComparisonPage(
         title=f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
         systems=systems,
-        answers=[reason] if reason else [*statistics.sentences, *pooled],
+        answers=[reason] if reason else [*statistics.sentences, *said],
         reason=reason,
         runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
         trained_on={name: _training_images([record]) for name, record in named.items()},
@@ -281,7 +285,7 @@ def _training_images(records: Sequence[RunRecord]) -> str:
 
 def _grids(systems: Sequence[System], *, of_files: bool) -> list[ScoreGrid]:
     """The scores of each direction: a row for each system, and for each baseline whose scores
-    differ; or those of whole files, which baselines have none of. Nor have they any of folds.
+    differ; or those of whole files, which baselines have none of.
     """
     grids: dict[str, ScoreGrid] = {}
     # (direction, baseline) -> system -> scores that no other system has

@@ -19,6 +19,7 @@ from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
+from gantk.metrics.pair_scores import Scores
 from gantk.metrics.references import OTHER, units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
@@ -83,7 +84,7 @@ def _write_kinds(
 
 def by_patient(tested: Tested) -> list[PatientScores]:
     """A row for each patient, the worst by the first metric first: name, indices of the images,
-    mean of every score.
+    mean of every score, also of the baselines.
 
     An image without a known patient has a row of its own under the image's key.
     """
@@ -93,8 +94,13 @@ def by_patient(tested: Tested) -> list[PatientScores]:
     for number in range(numbers.max() + 1):
         own = np.flatnonzero(numbers == number).tolist()
         record = tested.pairs[own[0]][tested.to]
-        means = {name: _mean(values[own]) for name, values in raw.items()}
-        rows.append(PatientScores(patient=record.subject or record.key, images=own, scores=means))
+        row = PatientScores(
+            patient=record.subject or record.key,
+            images=own,
+            scores=_means(tested.scores, own),
+            baselines={name: _means(of, own) for name, of in tested.baselines.items()},
+        )
+        rows.append(row)
 
     return sorted(rows, key=lambda row: _rank(tested, row.scores[next(iter(raw))]))
 
@@ -146,7 +152,7 @@ def _case(
     return StoredImage(
         patient=row.patient,
         stem=stem,
-        scores={metric: _mean(own[[place]]) for metric, own in tested.scores.raw.items()},
+        scores=_means(tested.scores, [place]),
         rank=rank,
         input=str(source.path or source.key),
         truth=str(truth.path or truth.key),
@@ -160,6 +166,11 @@ def _rank(tested: Tested, value: float | None) -> float:
     if value is None:
         return -np.inf
     return -value if tested.senses[next(iter(tested.scores.raw))] is False else value
+
+
+def _means(scores: Scores, places: list[int]) -> dict[str, float | None]:
+    """The mean of some images by each metric."""
+    return {metric: _mean(values[places]) for metric, values in scores.raw.items()}
 
 
 def _mean(values: np.ndarray) -> float | None:

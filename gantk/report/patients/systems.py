@@ -8,17 +8,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
+
+import numpy as np
 
 from gantk.metrics.intervals import estimate
-from gantk.metrics.verdict import short_metric_name
+from gantk.metrics.pair_scores import Scores
+from gantk.metrics.rows import result_sentence
+from gantk.metrics.statistics.comparing import add_tests
+from gantk.metrics.verdict import pair_verdict
 from gantk.recipe.load import mapping
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
-from gantk.runs.results import Score
+from gantk.runs.results import PatientScores, Results, Score
 
 FOLD = "data.split.fold"
 SEED = "train.seed"
-Scores = Mapping[str, Mapping[str, Score]]  # direction in words -> metric
+ByLabel = Mapping[str, Mapping[str, Score]]  # direction in words -> metric
 # (direction in words, metric) -> patient -> value
 Values = dict[tuple[str, str], dict[str, float | None]]
 
@@ -50,68 +56,58 @@ class System:
         return sorted({_seed(run) for run in self.runs})
 
     @cached_property
-    def values(self) -> Values:
-        """The scores of patients, of metrics that every run has alike of each of its patients; of
-        several seeds their mean.
+    def results(self) -> Results:
+        """The scores; of several runs those over all patients, without whole files, which are not
+        stored of each patient.
         """
-        by_run = [_values(run) for run in self.runs]
-        found: Values = {}
-        for label, metric in by_run[0]:
-            in_all = all((label, metric) in of_run for of_run in by_run)
-            if in_all and _are_alike([own[label][metric] for own in self._metrics_by_run]):
-                of_runs = [of_run[label, metric] for of_run in by_run]
-                found[label, metric] = {
-                    patient: _mean([values.get(patient) for values in of_runs])
-                    for values in of_runs
-                    for patient in values
-                }
-        return found
+        return _pooled(self.runs, len(self.seeds)) if self.is_pooled else self.runs[0].results
 
     @cached_property
-    def _metrics_by_run(self) -> list[Scores]:
-        return [_by_label(run, run.results.metrics) for run in self.runs]
-
-    @cached_property
-    def metrics(self) -> Scores:
-        """The scores; of folds the means over the patients of all of them."""
-        if not self.is_pooled:
-            return self._metrics_by_run[0]
-
-        pooled: dict[str, dict[str, Score]] = {}
-        for (label, metric), values in self.values.items():
-            scores = [own[label][metric] for own in self._metrics_by_run]
-            pooled.setdefault(label, {})[metric] = _mean_of_patients(
-                scores, values, len(self.seeds)
-            )
-        return pooled
+    def values(self) -> Values:
+        """The scores of each patient, of metrics with a score for each."""
+        return {
+            (label, metric): values
+            for key, label in self._labels.items()
+            for metric, values in _values(self.runs, key).items()
+        }
 
     @property
-    def files(self) -> Scores:
-        """The scores of whole files; none of folds, as they are not stored of each patient."""
-        return {} if self.is_pooled else _by_label(self.runs[0], self.runs[0].results.files)
+    def _labels(self) -> dict[str, str]:
+        return {key: self.runs[0].label(key) for key in self.results.metrics}
+
+    @property
+    def metrics(self) -> ByLabel:
+        """The scores by direction in words."""
+        return {label: self.results.metrics[key] for key, label in self._labels.items()}
+
+    @property
+    def files(self) -> ByLabel:
+        """The scores of whole files."""
+        files = self.results.files
+        return {label: files[key] for key, label in self._labels.items() if key in files}
 
     def baselines(self, label: str) -> Iterator[tuple[str, dict[str, Score]]]:
-        """Yield each baseline's name and scores of a direction; none of folds, as for `files`."""
-        if self.is_pooled:
-            return
-        (run,) = self.runs
-        for key in run.results.metrics:
-            if run.label(key) == label:
-                for name in run.results.baselines:
-                    yield name, run.results.baseline(name, key)
+        """Yield each baseline's name and scores of a direction."""
+        for key, own in self._labels.items():
+            if own == label:
+                for name in self.results.baselines:
+                    yield name, self.results.baseline(name, key)
 
     @property
     def sentence(self) -> str:
-        """Of several runs: what they are, and the first score of each direction over all patients."""
-        clauses = []
-        for label, own in self.metrics.items():
-            for metric, score in list(own.items())[:1]:
-                figures = f"{score.text()} {score.interval()}".rstrip()
-                clauses.append(f"{label}: {short_metric_name(metric)} {figures}, {score.sample()}")
-                if len(self.seeds) > 1:
-                    clauses[-1] += f", {self._by_seed(label, metric)}"
-        together = "; ".join(clauses) or "no score that all have of each patient"
-        return f"{self.name}, {self._parts}, together: {together}."
+        """The result in words; of several runs also what they are."""
+        leaks = any(run.leak for run in self.runs)
+        result = result_sentence(self.results, unseen=not leaks)
+        if not self.is_pooled:
+            return f"{self.name}: {result}"
+
+        together = f"{self.name}, {self._parts}, together"
+        if not self.results.metrics:
+            return f"{together}: no score that all have of each patient."
+        said = [result or "no baseline was measured of each patient."]
+        if len(self.seeds) > 1:
+            said += [f"{label}: {self._by_seed(label)}." for label in self.metrics]
+        return f"{together}: {' '.join(said)}"
 
     @property
     def _parts(self) -> str:
@@ -123,12 +119,12 @@ class System:
             parts.append(f"{len(self.seeds)} seeds")
         return f"{' with '.join(parts)} of one recipe"
 
-    def _by_seed(self, label: str, metric: str) -> str:
+    def _by_seed(self, label: str) -> str:
         """`24.10 dB to 25.32 dB by seed`: the lowest and the highest mean over the patients."""
         means = []
         for seed in self.seeds:
             of_seed = System("", 0, [run for run in self.runs if _seed(run) == seed])
-            means.append(of_seed.metrics[label][metric])
+            means += [*of_seed.metrics[label].values()][:1]
         means.sort(key=lambda score: score.value or 0.0)
         return f"{means[0].text()} to {means[-1].text()} by seed"
 
@@ -193,37 +189,90 @@ def _split(run: RunRecord) -> Mapping:
     return mapping(run.table("data").get("split"))
 
 
-def _values(run: RunRecord) -> Values:
-    """The scores of each patient of a run, of metrics with a score for each patient."""
-    found = {}
-    for key, one in run.patients.items():
-        for metric, score in run.results.metrics.get(key, {}).items():
-            values = {each.patient: each.scores.get(metric) for each in one.patients}
-            scored = [value for value in values.values() if value is not None]
-            if score.n == len(scored):  # else no patient is known
-                found[run.label(key), metric] = values
+def _rows(runs: Sequence[RunRecord], key: str) -> list[PatientScores]:
+    """The test patients of all runs."""
+    return [row for run in runs if key in run.patients for row in run.patients[key].patients]
+
+
+def _metrics_of_patients(runs: Sequence[RunRecord], key: str) -> list[str]:
+    """The metrics that every run has alike, and of each of its patients; none where no patient is
+    known.
+    """
+    found = []
+    for metric in runs[0].results.metrics.get(key, {}):
+        scores = [run.results.metrics.get(key, {}).get(metric, Score()) for run in runs]
+        alike = len({(each.definition, each.unit, each.higher_is_better) for each in scores}) == 1
+        values = [row.scores.get(metric) for row in _rows(runs, key)]
+        scored = sum(value is not None for value in values)
+        if alike and scored and scored == sum(each.n or 0 for each in scores):
+            found.append(metric)
     return found
 
 
-def _by_label(run: RunRecord, scores: Scores) -> Scores:
-    """Scores by direction, by the direction in words."""
-    return {run.label(key): own for key, own in scores.items()}
+def _values(
+    runs: Sequence[RunRecord], key: str, baseline: str = ""
+) -> dict[str, dict[str, float | None]]:
+    """Metric -> patient -> the model's score, or a baseline's: of several seeds the mean."""
+    found: dict[str, dict[str, float | None]] = {}
+    for metric in _metrics_of_patients(runs, key):
+        of_patients: dict[str, list[float]] = {}
+        for row in _rows(runs, key):
+            scores = row.baselines[baseline] if baseline else row.scores
+            value = scores.get(metric)
+            of_patients.setdefault(row.patient, []).extend([] if value is None else [value])
+        found[metric] = {name: fmean(own) if own else None for name, own in of_patients.items()}
+    return found
 
 
-def _are_alike(scores: list[Score]) -> bool:
-    return len({(each.definition, each.unit, each.higher_is_better) for each in scores}) == 1
+def _pooled(runs: Sequence[RunRecord], seeds: int) -> Results:
+    """The results of several runs, as if one run had tested the patients of all."""
+    first = runs[0].results
+    results = Results(domains=first.domains, split=first.split)
+    for key in first.metrics:
+        values = _values(runs, key)
+        if not values:
+            continue
+
+        model = _scores_of(values)
+        rivals = {
+            name: _scores_of(_values(runs, key, name))
+            for name in first.baselines
+            if all(name in row.baselines for row in _rows(runs, key))
+        }
+        like = {metric: [run.results.metrics[key][metric] for run in runs] for metric in values}
+        results.metrics[key] = _means(model, like, seeds)
+        for name, scores in rivals.items():
+            results.baselines.setdefault(name, {})[key] = _means(scores, like, seeds)
+        senses = {metric: scores[0].higher_is_better for metric, scores in like.items()}
+        results.verdict[key] = {**pair_verdict(model, rivals, senses)}
+
+    add_tests(results)
+    return results
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _scores_of(values: Mapping[str, Mapping[str, float | None]]) -> Scores:
+    """The scores of patients, as if each had one image."""
+    patients = [*next(iter(values.values()))]
+    raw = {
+        ("raw", metric): np.array([*own.values()], dtype=float)  # None becomes nan
+        for metric, own in values.items()
+    }
+    return Scores(raw, patients, [""] * len(patients), np.ones(len(patients), dtype=bool))
 
 
-def _mean_of_patients(scores: list[Score], values: Mapping[str, float | None], seeds: int) -> Score:
-    """The mean over the patients of several scores of one metric, each image scored once a seed."""
-    known = {patient: value for patient, value in values.items() if value is not None}
-    found = estimate([*known.values()], [*known])
-    about = ("unit", "definition", "higher_is_better")
-    kept = {key: getattr(scores[0], key) for key in about}
-    images = sum(each.images or 0 for each in scores) // seeds
-    return found.model_copy(update=kept | {"images": images})
+def _means(scores: Scores, like: Mapping[str, Sequence[Score]], seeds: int) -> dict[str, Score]:
+    """The means over patients, of the kind and on as many images as the scores of each run, each
+    image scored once a seed.
+    """
+    found = {}
+    for metric, of_runs in like.items():
+        first = of_runs[0]
+        found[metric] = estimate(
+            scores.raw[metric],
+            scores.patients,
+            unit=first.unit,
+            definition=first.definition,
+            higher_is_better=first.higher_is_better,
+            images=sum(each.images or 0 for each in of_runs) // seeds,
+        )
+    return found
