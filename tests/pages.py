@@ -1,4 +1,4 @@
-"""A page taken apart: what tests of report.html and bench.html look at."""
+"""A page taken apart: what tests of report.html look at."""
 
 import json
 from html.parser import HTMLParser

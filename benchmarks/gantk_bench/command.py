@@ -98,7 +98,7 @@ def command(names, everything, json_file, settings, minutes, hours, **options) -
     a row with the reason. The suite has the settings that all recipes share: quick takes minutes for
     each on two cores, full trains as published and needs a GPU. The suite gpu times the steps of each
     published network, as shares of the device's peak, and trains as many as fit into its minutes.
-    The bench folder gets rows.jsonl, bench.md, bench.html and the runs.
+    The bench folder gets rows.jsonl, bench.md and the runs.
 
     At the end gantk prints what changed since the last bench in the same folder. The exit code is 1
     if a row failed, or if --against found a regression.

@@ -1,6 +1,6 @@
-"""`gantk bench` from Python: plans the rows, runs them, compares, and writes the tables."""
+"""`gantk bench` from Python: plans the rows, runs them, compares, and writes the table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
 from gantk_bench import comparison
 from gantk_bench.comparison import Change
-from gantk_bench.page import write_page
 from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import ROWS_ARE_THERE, Row, read_rows, write_rows
 from gantk_bench.running import Bench, print_line
@@ -110,8 +109,8 @@ def bench(
     outcome = Outcome(benchmark.own_rows(), path, changes, judged=earlier is not None)
     if copy:
         write_rows(copy, benchmark.all_rows())
-    files = _write_tables(list(benchmark.all_rows()), path, changes)
-    _show(outcome, files, console)
+    table = _write_table(list(benchmark.all_rows()), path)
+    _show(outcome, table, console)
     return outcome
 
 
@@ -129,14 +128,13 @@ def _changes(benchmark: Bench, reference: list[Row] | None, named: bool) -> list
     return comparison.compare(benchmark.own_rows(), earlier)
 
 
-def _write_tables(rows: list[Row], path: Path, changes: Sequence[Change] | None) -> list[Path]:
-    """Write bench.md and bench.html; returns their paths."""
+def _write_table(rows: list[Row], path: Path) -> Path:
+    """Write bench.md; returns its path."""
     with writing_file(path, remedy=ROWS_ARE_THERE):
-        written = write_file(path / "bench.md", markdown(rows).encode())
-        return [written, write_page(rows, path, changes=changes)]
+        return write_file(path / "bench.md", markdown(rows).encode())
 
 
-def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
+def _show(outcome: Outcome, table: Path, out: Console) -> None:
     """Print the table of results, the statistics, the changes and the paths of the files."""
     terminal(outcome.rows).print_on(out)
     for line in sentences(grouped(outcome.rows)):
@@ -145,6 +143,5 @@ def _show(outcome: Outcome, files: Sequence[Path], out: Console) -> None:
         for line in comparison.change_lines(outcome.changes):
             style = "red" if line.startswith(comparison.REGRESSION) else None
             out.print(line, markup=False, soft_wrap=True, style=style)
-    paths = (outcome.folder / "rows.jsonl", *files)
-    for label, path in zip(("rows", "table", "page"), paths, strict=True):
-        print_line(out, f"{label:<7}  {path}")
+    print_line(out, f"rows     {outcome.folder / 'rows.jsonl'}")
+    print_line(out, f"table    {table}")

@@ -3,31 +3,20 @@ the same patients.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from gantk import compare_systems, correct_tests
 from gantk.metrics.rows import unchanged_input
-from gantk.metrics.statistics.comparing import SystemTest, leader_of
+from gantk.metrics.statistics.comparing import SystemTest
 from gantk.metrics.verdict import SIGNIFICANCE, baseline_words
 from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, numbers
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What the tests of a bench say, for the main metrics."""
-
-    # of each system against its best baseline, that of the seed with the largest p
-    baselines: list[SystemTest]
-    sentences: list[str]  # which systems lead
-    # of the leading system against the others on the same test images, by means over seeds
-    tests: list[SystemTest]
-
-
-def statistics(systems: Sequence[System]) -> Statistics:
-    """The tests of all systems, without failed trainings: those against baselines are corrected
-    together, and those of all pairs of systems.
+def sentences(systems: Sequence[System]) -> Iterator[str]:
+    """Which systems lead on the same test images, and how many are better than their best baseline,
+    without failed trainings; the tests of each question are corrected together. None if no row has
+    scores per patient.
     """
     baselines: list[SystemTest] = []
     scores: dict[str, dict[tuple, dict[str, float]]] = {}
@@ -46,16 +35,10 @@ def statistics(systems: Sequence[System]) -> Statistics:
                 higher_is_better[key] = line.score(metric).higher_is_better
                 units[key] = line.score(metric).unit
 
-    correct_tests(baselines)
-    compared = compare_systems(scores, higher_is_better, units)
-    by_score: dict[tuple, list[SystemTest]] = {}
-    for test in compared.tests:
-        by_score.setdefault(test.place, []).append(test)
-    tests = []
-    for own in by_score.values():
-        leader = leader_of(own)
-        tests += [test for test in own if leader in (test.one, test.other)]
-    return Statistics(baselines, compared.sentences, tests)
+    yield from compare_systems(scores, higher_is_better, units).sentences
+    if baselines:
+        correct_tests(baselines)
+        yield _baseline_sentence(baselines)
 
 
 def _baseline_test(line: Line, metric: str) -> SystemTest | None:
@@ -95,14 +78,6 @@ def _same_images(line: Line, metric: str) -> tuple:
     unchanged = [unchanged_input(row, line.direction) for row in line.system.scored]
     scales = dict.fromkeys(each[metric] for each in unchanged if metric in each)
     return (*images, *scales, line.label, metric)
-
-
-def sentences(systems: Sequence[System]) -> Iterator[str]:
-    """Which systems lead, and the tests as sentences; none if no row has scores per patient."""
-    result = statistics(systems)
-    yield from result.sentences
-    if result.baselines:
-        yield _baseline_sentence(result.baselines)
 
 
 def _baseline_sentence(tests: Sequence[SystemTest]) -> str:

@@ -88,11 +88,6 @@ class System:
         directions = dict.fromkeys(key for row in self.scored for key in row.metrics)
         return tuple(Line(self, direction) for direction in directions or [""])
 
-    @property
-    def by_seed(self) -> tuple["System", ...]:
-        """A system for each seed."""
-        return tuple(System(f"seed {row.seed}", (row,)) for row in self.rows)
-
 
 @dataclass(frozen=True)
 class Line:
@@ -146,32 +141,6 @@ class Line:
         """
         scored = (row.baseline(name, self.direction) for row in self.system.scored)
         return numbers(scores[metric].value for scores in scored if metric in scores)
-
-    @property
-    def curves(self) -> dict[str, dict[float, float]]:
-        """metric -> seconds of training -> validation score, averaged over the seeds scored at the
-        same step.
-        """
-        # (metric, step) -> (seconds, score) of each seed
-        points: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-        for row in self.system.rows:
-            for point in row.curve:
-                for metric, score in point.scores.get(self.direction, {}).items():
-                    if score is not None:
-                        points[metric, point.step].append((point.seconds, score))
-
-        averages: dict[str, dict[float, float]] = defaultdict(dict)
-        for (metric, _), of_seeds in points.items():
-            seconds, score = map(fmean, zip(*of_seeds, strict=True))
-            averages[metric][round(seconds, 2)] = score
-        return averages
-
-    @property
-    def baselines(self) -> list[str]:
-        """Baselines that have a score in this direction."""
-        names = dict.fromkeys(chain.from_iterable(row.baselines for row in self.system.scored))
-        metrics = self.metrics
-        return [name for name in names if any(self.baseline(name, metric) for metric in metrics)]
 
     def best(self, metric: str) -> str | None:
         """Name of the best baseline, by the first verdict that is recorded."""

@@ -1,5 +1,5 @@
-"""The tables of a bench on the page, in Markdown and on a terminal: columns, each of which turns a
-Line into a Cell.
+"""The tables of a bench, in Markdown and on a terminal: columns, each of which turns a Line into a
+Cell.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,20 +17,17 @@ from gantk.report.words import (
     number,
     short_time,
 )
-from gantk.runs.results import Score
 from gantk.terminal import TextTable, duration
 from gantk_bench.rows import Row
 from gantk_bench.statistics import sentences
 from gantk_bench.systems import FIRST, Judgement, Line, System, Values, systems
 
-# on the page only if a line has one
 MEASURED = ("Memory", "Bare step", "Of peak", "Full length")  # of a suite of fixed minutes
-OPTIONAL = {"Published, other data", "First step", "Energy", "Step time", *MEASURED}
 # the verdict last, as in all tables of scores, so that it has its colour
 ON_TERMINAL = ("Recipe", "Direction", "PSNR / SSIM", "Step time", "Training", "Verdict")
 BASELINES = ("Best baseline", "L1 regression", "Identity", "Published, other data")
 IN_MARKDOWN = (*ON_TERMINAL[:3], *BASELINES, "Verdict", "Training", "Images/s")
-MAX_CELL_CHARACTERS = 120  # bench.html has the whole text
+MAX_CELL_CHARACTERS = 120
 TONES = {"good": "green", "bad": "red"}
 LEGEND = (
     "Identity returns the input. The best baseline is that of identity, histogram matching,"
@@ -44,87 +41,21 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Cell:
-    """Contents of one table cell; `sort` is the sort key: a number as text, words in a column of
-    words, or "".
-    """
+    """Contents of one table cell: its text, small print and tone."""
 
     text: str = "–"
     small: str = ""
-    sort: str = ""
     tone: str = ""
-    title: str = ""
 
     @property
     def whole(self) -> str:
-        """Text and small print in one line, for tables without small print."""
+        """Text and small print in one line."""
         return ", ".join(part for part in (self.text, self.small) if part)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table, with the function that makes its cell from a Line."""
-
-    title: str
-    cell: Callable[[Line], Cell]
-    words: bool = False  # sorted as words, else as numbers
-    shown: bool = True  # on the page; else hidden until the reader chooses it
-    left: bool = False  # text aligned left, else right as for numbers
-    falling: bool = False  # whether the first click sorts in descending order
-    note: str = ""
-
-
-def columns(lines: Sequence[Line]) -> list[Column]:
-    """All columns for these lines, with one for each metric that they are scored by."""
-    scored = list(dict.fromkeys([m for line in lines for m in line.metrics]))
-    metrics = [m for m in FIRST if m in scored] + [m for m in scored if m not in FIRST]
-    main_metrics = {metric for line in lines for metric in line.main}
-    return [
-        Column("Recipe", _recipe, words=True),
-        Column("Direction", _direction, words=True),
-        Column(
-            "Verdict",
-            verdict,
-            falling=True,
-            left=True,
-            note="against the best baseline, with its probability",
-        ),
-        Column("PSNR / SSIM", _main_scores, shown=False, note="or the main metric, which is named"),
-        *(_metric_column(metric, metric in main_metrics, lines) for metric in metrics),
-        Column(
-            "Best baseline", lambda line: _baselines(line, line.best), note="in the main metrics"
-        ),
-        Column("L1 regression", partial(_one_baseline, name="regression"), shown=False),
-        Column("Identity", partial(_one_baseline, name="identity"), shown=False),
-        Column(
-            "Published, other data",
-            _published,
-            left=True,
-            note="of the system that the recipe reproduces",
-        ),
-        Column(
-            "Step time", _step_time, note="median over the run, fastest to slowest log interval"
-        ),
-        _speed_column("First step", "first_step_s", short_time, "from the start of the process"),
-        _speed_column("Images/s", "images_per_s", lambda value: number(value, 3), "", falling=True),
-        _speed_column("Memory", "peak_memory_gib", lambda value: f"{number(value, 3)} GiB", "peak"),
-        _speed_column("Training", "seconds", duration, ""),
-        _speed_column("Bare step", "step_s", short_time, "on a batch that stays on the device"),
-        _speed_column("Of peak", "of_conv", percent, "of the fastest convolution measured here"),
-        _speed_column(
-            "Full length", "full_s", duration, "of the published training, from bare steps"
-        ),
-    ]
 
 
 def cells(system: System, titles: Sequence[str]) -> list[list[Cell]]:
     """Line -> its cells in the columns of these titles."""
-    named = {column.title: column for column in columns(system.lines)}
-    return [[named[title].cell(line) for title in titles] for line in system.lines]
-
-
-def sortable(value: float | None) -> str:
-    """A number as JavaScript parses it; "" for None."""
-    return "" if value is None else repr(value)
+    return [[COLUMNS[title](line) for title in titles] for line in system.lines]
 
 
 def _recipe(line: Line) -> Cell:
@@ -132,12 +63,12 @@ def _recipe(line: Line) -> Cell:
     seeds = len(line.system.rows)
     parts = (line.system.first("method"), f"{seeds} seeds" if seeds > 1 else "", system)
     small = ", ".join(part for part in parts if part)
-    return Cell(line.system.name, small, line.system.name, title=system)
+    return Cell(line.system.name, small)
 
 
 def _direction(line: Line) -> Cell:
     plain, _, after = line.label.partition(", ")
-    return Cell(plain or "–", after, line.label)
+    return Cell(plain or "–", after)
 
 
 def verdict(line: Line) -> Cell:
@@ -146,7 +77,7 @@ def verdict(line: Line) -> Cell:
     if not system.scored:
         tone = "" if system.status == "skipped" else "bad"
         error = "".join(system.errors[:1])
-        return Cell(system.status, error, "-1", tone, title=error)
+        return Cell(system.status, error, tone)
     judged = line.judgement
     notes = []
     if judged.short_in:
@@ -156,45 +87,13 @@ def verdict(line: Line) -> Cell:
     if system.failed:
         notes.append(f"{len(system.failed)} of {len(system.rows)} seeds {system.status}")
     text = _judgement_text(judged) or "not judged"
-    return Cell(text, "; ".join(notes), sortable(judged.rank), judged.tone)
+    return Cell(text, "; ".join(notes), judged.tone)
 
 
 def _judgement_text(judged: Judgement) -> str:
     if judged.probability is None:
         return judged.words
     return f"{judged.words} (probability of being better {100 * judged.probability:.0f}\u00a0%)"
-
-
-def _metric_column(metric: str, shown: bool, lines: Sequence[Line]) -> Column:
-    score = next(line.score(metric) for line in lines if metric in line.metrics)
-    return Column(
-        f"{metric_name(metric)} ({score.unit})" if score.unit else metric_name(metric),
-        lambda line: _score(line, metric),
-        shown=shown,
-        falling=score.higher_is_better is not False,
-        note=_metric_note(score),
-    )
-
-
-def _metric_note(score: Score) -> str:
-    """Which direction is better, if one is, and the definition."""
-    parts = []
-    if score.higher_is_better is not None:
-        parts.append("higher is better" if score.higher_is_better else "lower is better")
-    if score.definition:
-        parts.append(score.definition)
-    return "; ".join(parts)
-
-
-def _score(line: Line, metric: str) -> Cell:
-    scores = line.scores(metric)
-    if not scores:
-        return Cell()
-    best = line.best(metric)
-    baseline = line.baseline(best, metric) if best else ()
-    title = f"{baseline_words(best)} {line.text(metric, baseline)}" if baseline else ""
-    text = line.text(metric, scores)
-    return Cell(text, spread(line, metric), sortable(fmean(scores)), title=title)
 
 
 def spread(line: Line, metric: str) -> str:
@@ -222,11 +121,8 @@ def _main_scores(line: Line) -> Cell:
 
 
 def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
-    """The score of the baseline `name_of(metric)` for each main metric, with the names beneath;
-    sorted by the first.
-    """
+    """The score of the baseline `name_of(metric)` for each main metric, with the names beneath."""
     texts = []
-    means = []
     names = []
     for metric in line.main:
         name = name_of(metric)
@@ -236,10 +132,9 @@ def _baselines(line: Line, name_of: Callable[[str], str | None]) -> Cell:
         scores = line.baseline(name, metric)
         if scores:
             texts.append(_labelled(line, metric, scores))
-            means.append(fmean(scores))
     if not texts:
         return Cell("")
-    return Cell(" / ".join(texts), ", ".join(dict.fromkeys(names)), sortable(means[0]))
+    return Cell(" / ".join(texts), ", ".join(dict.fromkeys(names)))
 
 
 def _one_baseline(line: Line, name: str) -> Cell:
@@ -256,12 +151,10 @@ def _published(line: Line) -> Cell:
     figures = line.published
     if not figures:
         return Cell()
-    first, *_ = figures.values()
-    first = sortable(figures.get("psnr", first))
     if figures.keys() <= set(FIRST):
-        return Cell(" / ".join(digits(figures.get(metric), 2) for metric in FIRST), "", first)
+        return Cell(" / ".join(digits(figures.get(metric), 2) for metric in FIRST))
     texts = [f"{figure_name(metric)} {number(value, 5)}" for metric, value in figures.items()]
-    return Cell(texts[0], ", ".join(texts[1:]), first)
+    return Cell(texts[0], ", ".join(texts[1:]))
 
 
 def _step_time(line: Line) -> Cell:
@@ -270,7 +163,7 @@ def _step_time(line: Line) -> Cell:
         return Cell()
     middle = median(steps)
     spread = f"{short_time(min(steps))} to {short_time(max(steps))}" if len(steps) > 1 else ""
-    return Cell(short_time(middle), spread, sortable(middle))
+    return Cell(short_time(middle), spread)
 
 
 def percent(share: float) -> str:
@@ -278,17 +171,29 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _speed_column(
-    title: str, key: str, text_of: Callable[[float], str], note: str, *, falling: bool = False
-) -> Column:
-    def cell(line: Line) -> Cell:
-        values = line.speed(key)
-        if not values:
-            return Cell()
-        mean = fmean(values)
-        return Cell(text_of(mean), "", sortable(mean))
+def _speed(line: Line, key: str, text_of: Callable[[float], str]) -> Cell:
+    """The mean over seeds of a figure of speed."""
+    values = line.speed(key)
+    return Cell(text_of(fmean(values))) if values else Cell()
 
-    return Column(title, cell, falling=falling, note=note)
+
+COLUMNS: dict[str, Callable[[Line], Cell]] = {
+    "Recipe": _recipe,
+    "Direction": _direction,
+    "Verdict": verdict,
+    "PSNR / SSIM": _main_scores,
+    "Best baseline": lambda line: _baselines(line, line.best),
+    "L1 regression": partial(_one_baseline, name="regression"),
+    "Identity": partial(_one_baseline, name="identity"),
+    "Published, other data": _published,
+    "Step time": _step_time,
+    "Images/s": lambda line: _speed(line, "images_per_s", lambda value: number(value, 3)),
+    "Memory": lambda line: _speed(line, "peak_memory_gib", lambda value: f"{number(value, 3)} GiB"),
+    "Training": partial(_speed, key="seconds", text_of=duration),
+    "Bare step": partial(_speed, key="step_s", text_of=short_time),
+    "Of peak": partial(_speed, key="of_conv", text_of=percent),
+    "Full length": partial(_speed, key="full_s", text_of=duration),
+}
 
 
 def markdown(rows: Iterable[Row]) -> str:

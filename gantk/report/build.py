@@ -1,6 +1,4 @@
-"""Writes report.html, one file that opens offline, from the files of a run folder only. `render`
-also writes bench.html.
-"""
+"""Writes report.html, one file that opens offline, from the files of a run folder only."""
 
 from __future__ import annotations
 
