@@ -27,7 +27,6 @@ from gantk.data.preparation import (
     Record,
     code_of,
     contrast_names,
-    middle_slice,
     neighbouring_slices,
     patients_of,
 )
@@ -55,6 +54,7 @@ from gantk.formats import files
 from gantk.formats.image import Image
 from gantk.method import domain_letters
 from gantk.prepare.grid import SamplingGrid
+from gantk.prepare.module import middle_slice
 
 if TYPE_CHECKING:
     from torch import Tensor

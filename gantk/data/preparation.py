@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from gantk.errors import UserError, count_noun
 from gantk.files import sha256_of
 from gantk.formats.files import files_of
 from gantk.prepare.grid import FitMode
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # raise it when the same file gives other pixels, or other intensities: part of the cache's keys
 VERSION = 6
@@ -316,13 +313,6 @@ def code_of(parts: Iterable[Any]) -> str:
             code |= set(Path(file).parent.glob("*.py")) if "." in name else {Path(file)}
 
     return digest(VERSION, [path.read_text("utf-8") for path in sorted(code)])
-
-
-def middle_slice(images: Tensor, neighbours: int) -> Tensor:
-    """A view of images (N, C, *size), whose channels are a slice and so many neighbours on each
-    side: the channels of the slice itself.
-    """
-    return images.chunk(2 * neighbours + 1, dim=1)[neighbours]
 
 
 def neighbouring_slices(

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
-from gantk.data.preparation import middle_slice
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
@@ -41,7 +40,7 @@ from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Method
 from gantk.nets.blocks import fold_for_inference
-from gantk.prepare.module import Prepare, Prepared, centre, neighbour_places
+from gantk.prepare.module import Prepare, Prepared, centre, middle_slice, neighbour_places
 from gantk.recipe.tables import Model
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder

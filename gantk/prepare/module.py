@@ -215,7 +215,7 @@ class Prepare(nn.Module):
 
     def middle(self, stacked: Tensor) -> Tensor:
         """The channels of the slice itself, without its neighbours."""
-        return stacked.chunk(2 * self.neighbours + 1, dim=1)[self.neighbours]
+        return middle_slice(stacked, self.neighbours)
 
     def content(self, sides: list[int]) -> list[int]:
         """The part of the network's size that an image with these sides fills."""
@@ -262,6 +262,13 @@ def neighbour_places(numbers: Tensor, neighbours: int, count: int) -> Tensor:
     """
     offsets = torch.arange(-neighbours, neighbours + 1, device=numbers.device)
     return (numbers[:, None] + offsets[None]).clamp(0, count - 1)
+
+
+def middle_slice(images: Tensor, neighbours: int) -> Tensor:
+    """A view of images (N, C, *size), whose channels are a slice and so many neighbours on each
+    side: the channels of the slice itself.
+    """
+    return images.chunk(2 * neighbours + 1, dim=1)[neighbours]
 
 
 def content_of(sides: list[int], size: list[int], fit: str) -> list[int]:

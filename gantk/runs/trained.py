@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.data.preparation import middle_slice
 from gantk.errors import UserError
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Hollow, Memory, probe_size
 from gantk.machine.runtime import Runtime
@@ -21,6 +20,7 @@ from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import Kind
+from gantk.prepare.module import middle_slice
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint
 from gantk.runs.results import PostLosses
