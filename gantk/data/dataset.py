@@ -446,10 +446,8 @@ class Data(Study):
             lines.append(f"held out {self.splits.held_out}")
         notes_on_fits = {x: getattr(each, "note", "") for x, each in self.intensity.items()}
         fitted = [f"{names[x]}: {note}" for x, note in notes_on_fits.items() if note]
-        lines += [
-            f"note     {x}"
-            for x in (*getattr(self.source, "notes", ()), *self.consequences(), *fitted)
-        ]
+        lines += [f"warning  {each}" for each in self.consequences()]
+        lines += [f"note     {each}" for each in (*getattr(self.source, "notes", ()), *fitted)]
         left_out = left_out_note(getattr(self.source, "left_out", {}), self.table.domains)
         if left_out:
             lines.append(f"note     {left_out}")
