@@ -61,8 +61,9 @@ def explain(
     """Compute how much each pixel of an image contributes to a region of its translation.
 
     The gradient of the region's mean is integrated from the blurred image to the image
-    (Sundararajan et al. 2017, eq. 1). The baseline is blurred and not black, because instance norms scale even the faintest image to full contrast: on a path from black everything
-    would change in the first step.
+    (Sundararajan et al. 2017, eq. 1). The baseline is blurred and not black, because instance norms
+    scale even the faintest image to full contrast: on a path from black everything would change in
+    the first step.
 
     The same map is computed with random weights, and `random_correlation` compares both. A map that
     hardly changes does not show what was learnt (Adebayo et al. 2018).

@@ -38,8 +38,8 @@ class Memorisation:
       from held-out images (Chen et al. 2020, GAN-Leaks). 0.5 = not at all.
 
     Intervals come from leaving out, or drawing, patients. An alarm is raised if `copied` is above
-    0.1, and either its whole interval is above 0.1 or the whole interval of
-    the ratio is below 0.8. It is also raised if the whole interval of `membership` is above 0.6.
+    0.1, and either its whole interval is above 0.1 or the whole interval of the ratio is below 0.8.
+    It is also raised if the whole interval of `membership` is above 0.6.
     """
 
     sets = True
