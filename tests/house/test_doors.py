@@ -28,7 +28,6 @@ ALLOWED = {
     ("plugins/gantk_cluster/slurm/script.py", "read_text"): "the package's own template",
     ("plugins/gantk_cluster/cluster.py", "read_text"): "versions of the cluster's packages",
     ("plugins/gantk_cluster/track/trackers.py", "open"): "pictures that is_inside has accepted",
-    ("plugins/gantk_cluster/sweep/trial.py", "copytree"): "trials that the sweep itself writes",
 }
 
 
