@@ -57,6 +57,10 @@ NATIVE = re.compile(
     r" (?:no|none?|without|ohne|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )"
 )
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
+# ms: the longest echo of T1 and PD, the shortest of T2, and the shortest inversion that darkens fluid
+MAX_SHORT_ECHO = 60
+MIN_T2_ECHO = 45
+MIN_FLUID_INVERSION = 1500
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 CONTRASTS_OF_MODALITIES = {"CT": "ct", "PT": "pet"}  # those that DICOM's Modality says
@@ -350,6 +354,27 @@ def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
         if said:
             return (usual or said)[0]
     return ""
+
+
+def times_contradict(facts: Mapping[str, Any], meant: str | None) -> bool:
+    """Whether the echo and inversion times (ms) of a header are not those of a contrast of MR: T1 and
+    PD have short echoes; T2 has long ones, and no inversion that darkens fluid, as FLAIR has.
+    """
+    echo = facts.get("echo_time")
+    if echo is None:
+        return False
+    inversion = facts.get("inversion_time") or 0
+    if meant == "t2":
+        is_flair = echo > MAX_SHORT_ECHO and inversion > MIN_FLUID_INVERSION
+        return is_flair or (echo < MIN_T2_ECHO and not inversion)
+    return meant in ("t1", "t1ce", "pd") and echo > MAX_SHORT_ECHO
+
+
+def times_in_words(facts: Mapping[str, Any]) -> str:
+    """The times of a header: `TR 9000, TE 100, TI 2500 ms`."""
+    times = {"TR": "repetition_time", "TE": "echo_time", "TI": "inversion_time"}
+    said = [f"{name} {facts[key]:g}" for name, key in times.items() if facts.get(key) is not None]
+    return f"{', '.join(said)} ms"
 
 
 def exclude(one: str | None, other: str | None) -> bool:

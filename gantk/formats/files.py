@@ -308,7 +308,8 @@ def write(
     cannot hold it, and where it would replace what gantk did not write (unless `overwrite`).
 
     A path without a known suffix is a folder for a derived DICOM series, where the image was read
-    from one. `description` is what the image shows ("T2"), which only DICOM stores.
+    from one. `description` is what the image shows ("T2"); DICOM, NIfTI and pictures store it, see
+    `label_of`.
     """
     path = Path(path)
     if unusable_values(image.pixels):

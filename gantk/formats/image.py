@@ -18,6 +18,7 @@ import numpy as np
 from gantk.errors import UserError
 
 GRID_TOLERANCE_VOXELS = 0.1  # by which equal grids may differ: headers are rounded
+MARK = "(gantk)"  # ends the description of every image that gantk made
 # the affine of a picture that has none; also LPS to RAS and back
 UPRIGHT = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Magnitude up to which differences, squares and sums of values stay finite in float32. What is
@@ -304,6 +305,14 @@ class SeriesFormat(Format):
         replace: all but those whose fields say that gantk wrote them.
         """
         return []
+
+
+def label_of(description: str, length: int) -> str:
+    """What the header of a generated image says of it, in at most `length` characters:
+    `synthetic T2, input does not fit, t1t2 0.1.0 (gantk)`.
+    """
+    label = " ".join(f"synthetic {description}".split())
+    return f"{label[: length - len(MARK) - 1]} {MARK}"
 
 
 def in_channels(pixels: np.ndarray, channels: int | None) -> np.ndarray:

@@ -30,6 +30,7 @@ from gantk.formats.image import (
     Image,
     expect_grid,
     in_file_order,
+    label_of,
     three_sides,
     upright_sides,
     zeros,
@@ -39,6 +40,7 @@ from gantk.formats.voxels import Stored, as_integers
 # warnings may quote a header's texts
 warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
 # hides what nibabel repairs in a header
+DESCRIP_BYTES = 79  # of NIfTI's `descrip`, without the byte that ends it
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)
 
 
@@ -98,6 +100,10 @@ class Nifti(Format):
         nifti.header["cal_max"] = 0
         nifti.header.set_intent("none")
         _clear_texts(nifti.header)
+        if description:
+            nifti.header["descrip"] = label_of(description, DESCRIP_BYTES).encode(
+                "ascii", "replace"
+            )
         nifti.header.set_slope_inter(slope, inter)
         nifti.to_filename(path)
 

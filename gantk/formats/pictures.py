@@ -12,16 +12,18 @@ import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
 from gantk.errors import UserError
 from gantk.formats.budget import pay_for_scans, spend
-from gantk.formats.image import Format, Image, zeros
+from gantk.formats.image import Format, Image, label_of, zeros
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
 # A filter for the whole process, since one set and reset around each file would race between
@@ -56,6 +58,7 @@ MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB
 BITS = 258
 WHITE = 262
 DESCRIPTION = 270
+PNG_CHARACTERS = 200  # of the text in a PNG that says what it shows
 ORIENTATION = 274
 SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
@@ -126,7 +129,10 @@ class Picture(Format):
 
         array = _to_file_type(image, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
-        options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+        options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+        if description and kind == "PNG":
+            options["pnginfo"] = PngInfo()
+            options["pnginfo"].add_text("Description", label_of(description, PNG_CHARACTERS))
         PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 

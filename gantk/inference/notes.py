@@ -5,6 +5,7 @@ Files and folders print it; `model.translate` gives Python warnings, and the `no
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -236,7 +237,8 @@ def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tup
     ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
     if ratio <= 1:
         return lines
-    line = f"look: unlike the training images, {ratio:.2f} times their distance from each other"
+    shown = math.ceil(100 * ratio) / 100  # above 1
+    line = f"look: unlike the training images, {shown:.2f} times their distance from each other"
     return [*lines, (line, ratio > FAR_LOOK_RATIO)]
 
 

@@ -40,7 +40,11 @@ def facts_of(
             about it ("Reasons").
     """
     shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
-    description = f"{shown} generated from {', '.join(sources)} by a neural network; not acquired"
+    taken_for = [
+        f"what was taken for {each}" if fits.get(each, {}).get("Fits") == "no" else each
+        for each in sources
+    ]
+    description = f"{shown} generated from {', '.join(taken_for)} by a neural network; not acquired"
     mark = fit_mark([fit["Fits"] for fit in fits.values()])
     if mark:
         description += f"; {mark}"

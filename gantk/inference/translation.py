@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gantk import __version__
 from gantk.catalog.catalog import Row, unread_note
 from gantk.catalog.contrasts import known_contrast, result_paths
 from gantk.catalog.image_table import read_table
@@ -237,6 +238,9 @@ class Translation:
                 target = _with_suffix(target, self.suffix)
             return [self._job(replace(scans[0], name=source.name), self.outputs_at(target))], None
 
+        people = {row.subject for row in rows if row.series and row.subject}
+        if len(people) > 1:
+            self.say(f"warning  INPUT has scans of {len(people)} patients, as the headers say")
         self._say_unused(catalog, source, scans, "INPUT")
         jobs = [self._job_into(target, scan) for scan in scans]
         return self._in_folder(jobs, source, target, catalog), target
@@ -714,8 +718,8 @@ class Translation:
         is_uncertainty = output.tail == "_uncertainty"
         description = f"uncertainty of {contrast}" if is_uncertainty else contrast
         mark = fit_mark([self.fits[job.name, name]["Fits"] for name in given])
-        if mark:
-            description += f", {mark}"
+        model = self._model_identity["name"].partition(" (")[0]
+        description = ", ".join(filter(None, (description, mark, f"{model} {__version__}")))
         files.write(path, image, description, overwrite=self.overwrite)
         if content:
             write_sidecar(path, content)
@@ -747,12 +751,16 @@ class Translation:
         return self.layout.describe(facts, sources, self._grid_of(job))
 
     def _verdicts(self, job: Job, contrast: str) -> tuple[str, ...]:
-        """Whether the images that a contrast is made of fit the training data, and why not."""
+        """Whether the images that a contrast is made of fit the training data, and why not; and the
+        model.
+        """
         lines = []
         for name in self._sources_of(job, contrast):
             fit = self.fits[job.name, name]
             prefix = "" if self._is_one_image(job) else f"{name}: "
             lines += [prefix + fit_words(fit["Fits"]), *fit["Reasons"]]
+        model = self._model_identity
+        lines.append(f"{model['name']}, weights sha256 {model['sha256']}")
         return tuple(lines)
 
     def _is_one_image(self, job: Job) -> bool:

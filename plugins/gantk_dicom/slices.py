@@ -735,26 +735,29 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
         else:
             series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
 
-    counts: Counter[str] = Counter()
+    found = []  # each stack, those of its series, and files of strays
     for slices in series.values():
         stacks, strays = without_strays(separate_stacks(slices))
         if are_one_series(stacks):
             stacks = [slices]
         largest = max(stacks, key=len)
         for stack in stacks:
-            paths = tuple(each.path for each in stack)
-            if len(paths) == 1:
-                scans.append(Scan(paths[0], paths, paths[0].name))
-                continue
+            beside = strays if stack is largest else []
+            found.append((stack, stacks, tuple(each.path for each in beside)))
 
-            name = _series_name(header(paths[0]), stack, stacks)
-            if stack is largest:
-                paths += tuple(each.path for each in strays)
-            counts[name] += 1
-            if counts[name] > 1:
-                name = f"{name}-{counts[name]}"
+    patients = {stack[0].marks["PatientID"] for stack, _, _ in found}
+    counts: Counter[str] = Counter()
+    for stack, stacks, beside in found:
+        paths = tuple(each.path for each in stack)
+        if len(paths) == 1:
+            scans.append(Scan(paths[0], paths, paths[0].name))
+            continue
 
-            scans.append(Scan(folder, paths, name))
+        name = _series_name(header(paths[0]), stack, stacks, several_patients=len(patients) > 1)
+        counts[name] += 1
+        if counts[name] > 1:
+            name = f"{name}-{counts[name]}"
+        scans.append(Scan(folder, paths + beside, name))
 
     return sorted(scans, key=lambda scan: natural(scan.name))
 
@@ -767,8 +770,12 @@ def _is_picture(dataset: Dataset, one: Slice) -> bool:
     return in_colour(dataset) or (bool(one.lacks) and unplaced)
 
 
-def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> str:
-    """NUMBER-DESCRIPTION of a series, with the mark that tells this stack from the others."""
+def _series_name(
+    dataset: Dataset, stack: Sequence[Slice], stacks: Sequence, several_patients: bool
+) -> str:
+    """NUMBER-DESCRIPTION of a series, with the mark that tells this stack from the others: the
+    patient's pseudonym where the folder has `several_patients`.
+    """
     words = (
         description_without_names(dataset, "SeriesDescription")
         or description_without_names(dataset, "ProtocolName")
@@ -778,7 +785,8 @@ def _series_name(dataset: Dataset, stack: Sequence[Slice], stacks: Sequence) -> 
     for mark in stack[0].marks:
         if mark in ("SeriesNumber", "SeriesDescription"):  # are in the name
             continue
-        if len({other[0].marks.get(mark, "") for other in stacks}) > 1:
+        tells_patients = mark == "PatientID" and several_patients
+        if tells_patients or len({other[0].marks.get(mark, "") for other in stacks}) > 1:
             label = stack[0].marks[mark]
             if mark != "plane":
                 label = f"{mark}_{label}"

@@ -31,14 +31,13 @@ from gantk.catalog.domains import (
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
-from gantk.formats.image import Scan
+from gantk.formats.image import MARK, Scan
 from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
 
 MODALITIES = {"ct": "CT", "mr": "MR", "pet": "PT"}  # domains determined by the modality alone
 # CT of one dose or with an agent, which words tell from other CT
 KINDS_OF_CT = {"ldct", "ndct", "ncct", "cect"}
-OWN = "(gantk)"  # end of the description of every series written by gantk
 PERSON = ("PatientBirthDate", "PatientSex", "IssuerOfPatientID")  # which one person has once
 SUMMARY = (
     "PatientID",
@@ -300,7 +299,7 @@ def no_scan(said: Mapping[str, str]) -> str:
     """What an image is by the elements in SUMMARY, where it is not what a scanner measured: `a
     localizer`; "" for a scan.
     """
-    if said["SyntheticData"] == "YES" or said["SeriesDescription"].endswith(OWN):
+    if said["SyntheticData"] == "YES" or said["SeriesDescription"].endswith(MARK):
         return "a synthetic image"
     is_capture = said["SOPClassUID"].startswith(CAPTURE)
     if is_capture and said["Modality"] in MODALITIES.values():

@@ -22,7 +22,6 @@ from gantk.errors import UserError, raise_if_of_machine
 from gantk.formats.files import outline, scans, series_format
 from gantk.formats.image import Scan
 
-MARK = "(gantk)"  # ends the SeriesDescription of what gantk writes
 # what all images of a series must have in common, in words
 COMMON = {
     "PatientID": "patients",
@@ -122,7 +121,8 @@ def _numbers(files: Sequence[Path]) -> str:
     """The instance numbers of files, which are their names."""
     names = [file.stem.removeprefix("instance ") for file in files]
     shown = ", ".join(names[:MAX_NUMBERS])
-    return f"instances {shown}{', ...' if len(names) > MAX_NUMBERS else ''}"
+    more = f" and {len(names) - MAX_NUMBERS} more" if len(names) > MAX_NUMBERS else ""
+    return f"instances {shown}{more}"
 
 
 # ---- UIDs
@@ -150,10 +150,9 @@ def translation_key(source: str, model: Mapping[str, str], to: str, label: str) 
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def name_results(folder: Path, key: str, model: Mapping[str, str]) -> dict[str, list[Path]]:
-    """Give the DICOM files of a translation their UIDs and the model's name.
-
-    Returns the files of each SeriesInstanceUID, sorted.
+def name_results(folder: Path, key: str) -> dict[str, list[Path]]:
+    """Give the DICOM files of a translation their UIDs; returns the files of each SeriesInstanceUID,
+    sorted.
     """
     series: dict[str, list[Path]] = {}
     for file in sorted(path for path in folder.rglob("*.dcm") if path.is_file()):
@@ -162,7 +161,6 @@ def name_results(folder: Path, key: str, model: Mapping[str, str]) -> dict[str, 
         dataset.SeriesInstanceUID = uid_of(f"{key}/{place.parent.as_posix()}")
         dataset.SOPInstanceUID = uid_of(f"{key}/{place.as_posix()}")
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.SeriesDescription = _description(str(dataset.SeriesDescription), model["name"])
         dataset.save_as(file, enforce_file_format=True)
         series.setdefault(dataset.SeriesInstanceUID, []).append(file)
     return series
@@ -172,11 +170,3 @@ def uid_of(text: str) -> str:
     """A UID that is a function of a text (PS3.5, B.2: 2.25. and a 128-bit number)."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
-
-
-def _description(written: str, model: str) -> str:
-    """The description with the model's name and gantk's version: at most 64 characters."""
-    shown = written.removesuffix(MARK).strip()
-    ending = f" {__version__} {MARK}"
-    start = f"{shown}, {model.split(' (')[0]}"
-    return start[: 64 - len(ending)] + ending

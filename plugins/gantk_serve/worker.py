@@ -415,7 +415,7 @@ class Worker:
             "model": {"name": identity["name"], "sha256": identity["sha256"]},
             "notes": self._without_places("; ".join(notes)),
         }
-        return name_results(work / "derived", key, identity), facts
+        return name_results(work / "derived", key), facts
 
     def _work_folder(self) -> Path:
         """An empty folder for a translation, which only this user can read."""

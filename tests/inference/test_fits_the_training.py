@@ -126,6 +126,20 @@ CASES = {
     ),
     "a contrast agent by name": ({"name": "T1_post_Gd.nii.gz"}, {}, "partly", "contrast agent"),
     "a contrast agent by header": ({"agent": True}, {}, "partly", "contrast agent"),
+    "T1 by name, with the times of FLAIR": (
+        {"contrast": "T1", "echo_time": 100.0, "inversion_time": 2500.0},
+        {},
+        "no",
+        "the header's TE 100, TI 2500 ms are not those of T1",
+    ),
+    "T1 with an inversion": ({"echo_time": 3.0, "inversion_time": 900.0}, {}, "yes", ""),
+    "T2 by name, with the times of FLAIR": (
+        {"name": "t2.nii.gz", "echo_time": 100.0, "inversion_time": 2500.0},
+        {"source": "T2"},
+        "no",
+        "are not those of T2",
+    ),
+    "labels": ({"change": lambda pixels: pixels // 300}, {}, "no", "the input is a label map"),
     "MR by name, for a model of MR": ({"name": "mr.nii.gz"}, {"source": "MR"}, "yes", ""),
     "T2 by name, for a model of CT": ({"name": "t2.nii.gz"}, {"source": "CT"}, "no", "says T2"),
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
@@ -246,9 +260,17 @@ def test_the_brightest_values_of_a_blank_image_are_not_clipped():
     assert checked.fits == "yes", checked.notes
 
 
-@pytest.mark.parametrize("name", ["t1t2", "missing"])
-def test_a_shipped_model_knows_its_training_images(name):
-    checked = gantk.load(name, device="cpu").check(scan((3.0, 4.0, 4.0)), "T2")
+@pytest.mark.parametrize(
+    ("name", "said", "limits"),
+    [("t1t2", {"field_strength": 0.2}, "1.5 to 3 T"), ("missing", {}, "adults")],
+)
+def test_a_shipped_model_knows_the_limits_of_its_card(name, said, limits):
+    model = gantk.load(name, device="cpu")
+    checked = model.check(scan((3.0, 4.0, 4.0), age=4.0, **said), "T2")
 
+    assert limits in model.identity()["limits"]
     assert checked.fits == "no"
-    assert any("spacing: 3 x 4 x 4 mm, in the training 1 x" in text for _, text in checked.notes)
+    warned = " ".join(text for kind, text in checked.notes if kind == "warning")
+    assert "spacing: 3 x 4 x 4 mm, in the training 1 x" in warned
+    assert "age: 4 years, in the training 18 years to" in warned
+    assert ("field strength: 0.2 T, in the training 1.5 T to 3 T" in warned) == bool(said)

@@ -52,6 +52,9 @@ def test_nifti_keeps_its_grid(identity, name):
     assert np.array_equal(after.affine, before.affine)
     assert nib.aff2axcodes(after.affine) == nib.aff2axcodes(before.affine)
     assert after.header.get_zooms() == before.header.get_zooms()
+    said = bytes(after.header["descrip"]).rstrip(b"\0")
+    assert said.startswith(b"synthetic T2, ")
+    assert said.endswith(b"promised-nothing 0.1.0 (gantk)")
     assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
     assert after.header["sform_code"] == before.header["sform_code"]
     assert after.header["qform_code"] == before.header["qform_code"]

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import CONTRASTS, exclude, one_word, usual_contrast
+from gantk.catalog.contrasts import (
+    CONTRASTS,
+    exclude,
+    one_word,
+    times_contradict,
+    usual_contrast,
+)
 from gantk.catalog.domains import contrasts_said
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
@@ -391,7 +397,7 @@ def _said_by_header(item: Inspected) -> str:
 
 
 def _header_contradicts(item: Inspected, domain: str) -> bool:
-    """Whether a header states another contrast, or an echo time (ms) that is not the domain's."""
+    """Whether a header states another contrast, or times that are not the domain's."""
     meant = CONTRASTS.get(one_word(domain), "")
     said = CONTRASTS.get(item.header_says, item.header_says)
     if not meant:
@@ -399,13 +405,7 @@ def _header_contradicts(item: Inspected, domain: str) -> bool:
     if said and said != meant and {meant, said} != {"t1", "t1ce"}:
         return meant not in ("mr", "ct", "pet") or said in ("ct", "pet")
 
-    echo = item.facts.get("echo_time")
-    if echo is None or said:
-        return False
-    if meant == "t2":
-        return echo < 45 and not item.facts.get("inversion_time")
-
-    return meant in ("t1", "t1ce", "pd") and echo > 60
+    return times_contradict(item.facts, meant)
 
 
 def _exchanged_as_a_whole(

@@ -37,6 +37,7 @@ EVERY_SECOND = range(0, COUNT, 2)
 ALL = range(COUNT)
 TWO_ACQUISITIONS = {
     "patient above": among(UPPER, PatientID="P2", PatientName="Roe^Jim"),
+    "patients with own series": among(UPPER, PatientID="P2", SeriesInstanceUID="1.2.3"),
     "patients interleaved": among(EVERY_SECOND, PatientID="P2"),
     "name": among(UPPER, PatientName="Roe^Jim"),
     "birth date": among(UPPER, PatientBirthDate="19500505"),
@@ -76,6 +77,7 @@ def test_two_acquisitions_of_one_series_are_two_scans(tmp_path, name):
     scans = io.scans(series(tmp_path, TWO_ACQUISITIONS[name]))
     assert [len(scan.files) for scan in scans] == [COUNT // 2] * 2
     assert len({scan.name for scan in scans}) == 2
+    assert not name.startswith("patient") or all("patient-" in scan.name for scan in scans)
     for scan in scans:
         image = io.read(scan)
         assert image.pixels.shape[1] == COUNT // 2

@@ -468,7 +468,10 @@ def test_derived_series_say_so(derived):
         assert list(result.ImageType) == ["DERIVED", "SECONDARY", "OTHER"]
         assert result.SyntheticData == "YES"
         assert result.SeriesDescription == "synthetic T2 (gantk)"
-        assert result.SeriesNumber == 1003
+        assert result.SpacingBetweenSlices == 3
+        assert result.SeriesNumber > 1000
+        assert result.SeriesNumber % 1000 == 3
+        assert "not for diagnosis" in result.DerivationDescription
         assert result.ContributingEquipmentSequence[0].Manufacturer == "Scanner Works"
 
 

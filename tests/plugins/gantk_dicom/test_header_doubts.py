@@ -78,6 +78,11 @@ def test_a_header_tells_body_part_and_field_strength(tmp_path, elements, part, t
     ("elements", "said", "mark"),
     [
         ({"BodyPartExamined": "KNEE"}, "body part: knee, in the training", "input does not fit"),
+        (
+            {"EchoTime": 100, "RepetitionTime": 9000, "InversionTime": 2500},
+            "the header's TR 9000, TE 100, TI 2500 ms are not those of T1",
+            "input does not fit",
+        ),
         ({"ContrastBolusAgent": "GADOVIST"}, "contrast agent: header", "input fits partly"),
     ],
 )
@@ -89,7 +94,8 @@ def test_a_result_of_a_scan_that_does_not_fit_says_so(tmp_path, gantk, elements,
 
     assert done.code == 0
     assert said in done.out
-    assert result.SeriesDescription == f"synthetic T2, {mark} (gantk)"
+    assert result.SeriesDescription == f"synthetic T2, {mark}, t1t2 0.1.0 (gantk)"
+    assert "t1t2 (pix2pix), weights sha256 eb816851" in result.ImageComments
     assert mark in (tmp_path / "out.json").read_text()
 
 

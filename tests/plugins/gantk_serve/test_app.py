@@ -317,6 +317,7 @@ def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, w
     assert translated.fits == answer.fits
     assert answer.fits == fits, told
     assert any(words in text and "P1" in text for text in told)
+    assert any("scans of 2 patients" in text for text in told) == ("skip" in second)
 
 
 # notes about the scans of an upload -> the answer, and the number of reasons
