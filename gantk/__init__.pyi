@@ -36,10 +36,10 @@ from gantk.metrics.statistics.comparing import correct_tests as correct_tests
 from gantk.nets.pretrained import timm_model as timm_model
 from gantk.nets.unet import UNet as UNet
 from gantk.planning.recipe import plan as plan
+from gantk.plugin.hookspecs import ReportSection as ReportSection
 from gantk.plugin.hookspecs import hookimpl as hookimpl
 from gantk.plugin.hookspecs import hookspec as hookspec
 from gantk.plugin.loader import registry as registry
-from gantk.plugin.section import ReportSection as ReportSection
 from gantk.plugin.spec import AdversarialLoss as AdversarialLoss
 from gantk.plugin.spec import Augment as Augment
 from gantk.plugin.spec import Discriminator as Discriminator

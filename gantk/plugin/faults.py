@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import CtrlC, GantkError, one_line
-from gantk.plugin.section import ReportSection
+from gantk.plugin.hookspecs import ReportSection
 from gantk.terminal import warn
 
 if TYPE_CHECKING:

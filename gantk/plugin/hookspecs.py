@@ -6,7 +6,10 @@ gantk passes the arguments by name, so an implementation may leave out those tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -17,6 +20,21 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("gantk")
 hookimpl = pluggy.HookimplMarker("gantk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSection:
+    """A section of report.html. A subclass has fields for what it shows.
+
+    The template is rendered with the variables of the page, and with this as `section`.
+    """
+
+    folder: Path  # of the files below
+    template: str  # name of the template
+    styles: Sequence[str] = ()  # names of CSS files
+    scripts: Sequence[str] = ()  # names of JavaScript files
+    policy: str = ""  # Content-Security-Policy directives, if the scripts do more than draw
+    plugin: Any = None  # whose section this is; set by gantk where it is a third party's
 
 
 @hookspec

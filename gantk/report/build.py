@@ -24,8 +24,8 @@ from gantk.data.test_size import least_patients
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.verdict import baselines, deciding_words
+from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import load
-from gantk.plugin.section import ReportSection
 from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run

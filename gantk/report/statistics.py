@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gantk.metrics.rows import score_rows
 from gantk.metrics.statistics.comparing import SystemTest
-from gantk.plugin.section import ReportSection
+from gantk.plugin.hookspecs import ReportSection
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Groups
 

@@ -15,7 +15,7 @@ from PIL import Image
 from gantk.errors import one_line
 from gantk.formats.files import read
 from gantk.metrics.rows import patients_are_known
-from gantk.plugin.section import ReportSection
+from gantk.plugin.hookspecs import ReportSection
 from gantk.report.pictures import mean_error, png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
