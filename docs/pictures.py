@@ -183,8 +183,7 @@ def failure(work: Path) -> Image.Image:
 
 
 def app(work: Path) -> Image.Image:
-    """The window of `gantk app` with one slice of a synthetic head, translated by the shipped model."""
-    run = trained("dualgan", work)
+    """The window of `gantk app` with a synthetic head, translated by the shipped model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -193,7 +192,8 @@ def app(work: Path) -> Image.Image:
     server = subprocess.Popen(arguments, cwd=work, env=environment)
     try:
         _wait_for(port)
-        scan = next((run / "samples" / "test").glob("a_to_b-0-input.nii.gz"))
+        _write_scans(work / "head", subjects=1, size=(40, 128, 128), spacing=(4.0, 1.5, 1.5))
+        (scan,) = (work / "head").rglob("T1.nii.gz")
         content = base64.b64encode(scan.read_bytes()).decode()
         with browser(f"http://127.0.0.1:{port}/") as page:
             page.until("document.querySelector('#scan input[type=file]')")
@@ -268,19 +268,26 @@ def plan(work: Path) -> Image.Image:
         return sheet.crop((0, 0, 1000, min(int(height), PLAN_HEIGHT)))
 
 
-def _write_scans(folder: Path) -> None:
-    """Write synthetic heads of eight patients as PATIENT/T1.nii.gz and PATIENT/T2.nii.gz."""
+def _write_scans(
+    folder: Path,
+    subjects: int = 8,
+    size: tuple[int, int, int] = (24, 64, 64),
+    spacing: tuple[float, float, float] = (6.0, 3.0, 3.0),
+) -> None:
+    """Write synthetic heads of patients as PATIENT/T1.nii.gz and PATIENT/T2.nii.gz, of this size and
+    spacing (mm) of slices, rows and columns.
+    """
     import nibabel
     import numpy as np
 
     from gantk_datasets.phantom.phantom import Phantom
 
-    heads = Phantom(("T1", "T2"), 3, (24, 64, 64), subjects=8)
+    heads = Phantom(("T1", "T2"), 3, size, subjects=subjects)
     for record in heads.records():
         contrast = "T2" if record.domain == "b" else "T1"
         path = folder / record.subject / f"{contrast}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        affine = np.diag([-3.0, -3.0, 6.0, 1.0])
+        affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
         nibabel.save(nibabel.Nifti1Image(record.read()[0].T, affine), path)
 
 

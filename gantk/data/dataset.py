@@ -49,7 +49,7 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.data.split_json import RecordedSplit
 from gantk.data.spread import spread
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files
 from gantk.formats.image import Image
 from gantk.method import domain_letters
@@ -349,11 +349,14 @@ class Data(Study):
         """Warnings about images, or names of patients, that the training has too."""
         warnings = []
         others = {record.path for record in records if record.path}
-        copies = sum(each in trained_on for each in self.preparation.sha256(others).values())
+        digests = self.preparation.sha256(others)
+        copies = sorted(
+            f"{path.parent.name}/{path.name}" for path in others if digests[path] in trained_on
+        )
         if copies:
             warnings.append(
-                f"{count_noun(copies, 'file')} of these, the model was trained on: the scores are too"
-                " good"
+                f"{count_noun(copies, 'file')} of these, the model was trained on"
+                f" ({join_first(copies)}): the scores are too good"
             )
 
         same = sorted(trained_on & patients_of(records))

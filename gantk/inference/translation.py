@@ -240,7 +240,7 @@ class Translation:
 
         people = {row.subject for row in rows if row.series and row.subject}
         if len(people) > 1:
-            self.say(f"warning  INPUT has scans of {len(people)} patients, as the headers say")
+            self.say(f"note     these are scans of {len(people)} patients, as the headers say")
         self._say_unused(catalog, source, scans, "INPUT")
         jobs = [self._job_into(target, scan) for scan in scans]
         return self._in_folder(jobs, source, target, catalog), target
@@ -898,10 +898,11 @@ def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
     messages: dict[str, str] = {}
     names = defaultdict(list)
     for job, error in errors.items():
-        message = f"{job.files[0]}: {error or type(error).__name__}"
+        scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
+        message = f"{scan.path}: {error or type(error).__name__}"
         text = message
         path = job.outputs[0].path
-        for name in (str(job.files[0]), str(path), path.name):
+        for name in (str(scan.path), str(path), path.name):
             text = text.replace(name, "")
         text = re.sub(r"-?\d[\d.]*", "", text)
         messages.setdefault(text, message)

@@ -102,11 +102,11 @@ def expect_one_acquisition(folder: Path) -> None:
         groups = [scan.files for scan in stacks]
         raise _mixed(f"{len(stacks)} stacks of slices, such as echoes", groups)
     for scan in stacks:
-        doubts = [line for line, is_no_scan in outline(scan).doubts if is_no_scan]
+        header = outline(scan)
+        doubts = [line for line, is_no_scan in header.doubts if is_no_scan]
         if doubts:
-            raise UserError(
-                f"{'; '.join(doubts)}: it has {_numbers(files)}", remedy="send a whole scan"
-            )
+            remedy = None if header.no_scan else "send all of its images"
+            raise UserError(f"{'; '.join(doubts)}: it has {_numbers(files)}", remedy=remedy)
 
 
 def _mixed(what: str, groups: Iterable[Sequence[Path]]) -> UserError:

@@ -56,6 +56,8 @@ class RuleTable(spec.Table):
     to: str = ""  # the domain to make; "": the model's second, or contrasts that a study lacks
     label: str = ""  # the class, for a model with classes
     send: list[str] | str = []  # Orthanc's modalities that get the derived series
+    # how well a series must fit the training data of the model; others are refused
+    fits: Literal["yes", "partly", "no"] = "no"
     # "series": each series that matches by itself; "study": all of a study's together, for models
     # of several contrasts
     each: Literal["series", "study"] = "series"

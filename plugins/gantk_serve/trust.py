@@ -49,14 +49,13 @@ def answer_for(notes: Iterable[tuple[str, str]], unseen: str, tone: Tone = "") -
     fits = []
     reasons = []
     for kind, text in notes:
-        said = text.partition(" (--")[0]
-        found = re.fullmatch(SAID_FIT, said)
+        found = re.fullmatch(SAID_FIT, text)
         if found:
             fits.append(found[1])
             if found[2]:
-                reasons.append((kind, said))
-        elif said not in unseen:
-            reasons.append((kind, said))
+                reasons.append((kind, text))
+        elif text not in unseen:
+            reasons.append((kind, text))
     return Answer(max(fits, key=FITS.index, default="not recorded"), reasons, unseen, tone)
 
 
@@ -155,4 +154,6 @@ def page_html(pictures: str) -> str:
         r"(!\[[^]]*\]\()(?:\.\./)+(?:pictures|benchmarks/results)/", rf"\1{pictures}", text
     )
     text = re.sub(rf"(?<!!){LINK_TO_PAGE}", r"\1", text)
-    return MarkdownIt().enable("table").render(text)
+    page = MarkdownIt().enable("table").render(text)
+    # the app links to each picture
+    return re.sub(r'(<img src="(?:[^"/]*/)*([^"/]+)")', r'\1 id="\2"', page)

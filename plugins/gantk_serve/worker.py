@@ -374,13 +374,14 @@ class Worker:
         record the model and the notes: whether the source fits the training data, and why not.
         """
         from gantk import translate
-        from gantk.inference.frame import FIT
+        from gantk.inference.frame import FIT, FITS
         from gantk_serve.images import (
             expect_one_acquisition,
             name_results,
             source_digest,
             translation_key,
         )
+        from gantk_serve.trust import answer_for
 
         rule = source.rule
         model, identity = self.model(rule.model)
@@ -411,6 +412,12 @@ class Worker:
             label=rule.label or None,
             say=note,
         )
+        answer = answer_for([("note", text) for text in notes], "")
+        if FITS.index(answer.fits) > FITS.index(rule.fits):
+            reasons = [text for _, text in answer.reasons] or ["no reason is recorded"]
+            raise UserError(
+                f"{FIT}: {answer.fits}, but the rule asks for {rule.fits}; {'; '.join(reasons)}"
+            )
         facts = {
             "model": {"name": identity["name"], "sha256": identity["sha256"]},
             "notes": self._without_places("; ".join(notes)),

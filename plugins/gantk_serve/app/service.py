@@ -16,7 +16,7 @@ import numpy as np
 
 from gantk.errors import GantkError, UserError, reading_file
 from gantk.files import WRITTEN, make_folder, write_file
-from gantk.formats.files import read, stem_of, suffix_of
+from gantk.formats.files import read, sidecar_of, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
 from gantk.inference.frame import FIT, FITS, TranslateOptions
 from gantk.inference.translation import Translation
@@ -28,6 +28,7 @@ TAKEN = "taken"  # folder of the uploads that a session has taken, and of their 
 SENT = "in"  # folder of a file with its sender's name, within that of an upload
 CONTENT = "input"  # folder of what a zip holds, beside it
 RESULTS = "made"  # folder of what was made of an upload, beside it
+TERMINAL_WORDS = r"--\w|data\.\w"  # of a remedy: an option, or a key of a recipe
 LOOPBACK = ("127.0.0.1", "localhost")
 Tell = Callable[[float, str], None]  # receives (finished share, current operation)
 
@@ -36,6 +37,9 @@ class Result(NamedTuple):
     """The result of one translation."""
 
     file: Path  # the translated image or zip
+    sidecar: (
+        Path | None
+    )  # the JSON file about it; None of a picture, and of a zip, which holds its own
     notes: list[tuple[str, str]]  # (warning, note or clipped; text)
     trust: Answer
     views: list[dict[str, Any]]  # data for the viewer, see `view`
@@ -161,13 +165,16 @@ class Service:
         results = self._results_of(source, target, to, options)
         views = _views(results, made, MAX_VIEWS if show else 0)
         file = made / f"{stem_of(upload)}_synthetic_{to}{suffix_of(upload)}"
+        sidecar = None
         if packed:
             shutil.make_archive(str(file.with_suffix("")), "zip", out)
         else:
             target.rename(file)
+            if sidecar_of(target).exists():
+                sidecar = sidecar_of(target).rename(sidecar_of(file))
 
         notes = self._notes_of(said)
-        return Result(file, notes, self._answer(notes, to), views)
+        return Result(file, sidecar, notes, self._answer(notes, to), views)
 
     def _notes_of(self, said: Sequence[str]) -> list[tuple[str, str]]:
         """What a translation said of its inputs and results, without paths of the server."""
@@ -237,6 +244,8 @@ class Service:
         try:
             yield
         except GantkError as error:
+            if isinstance(error, UserError) and re.search(TERMINAL_WORDS, error.remedy or ""):
+                error.remedy = None
             raise UserError(self._without_places(str(error))) from None
 
     def _without_places(self, text: str) -> str:
@@ -246,7 +255,7 @@ class Service:
         text = re.sub(rf"{root}(?:(?:{SENT}|{CONTENT}|{RESULTS})(?:/|(?=')))?", "", text)
         for argument in ("INPUT", "--to", "--label"):
             text = text.replace(f"  ({argument})", "")
-        return text
+        return re.sub(r" \(--[^)]*\)", "", text)
 
     def _content_of(self, upload: Path) -> Path:
         """The folder of a zip's content; UserError as of `unpack_upload`."""

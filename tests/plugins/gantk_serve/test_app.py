@@ -17,6 +17,7 @@ from html import unescape
 from pathlib import Path
 
 import dicom_files
+import nibabel as nib
 import numpy as np
 import pytest
 import requests
@@ -255,6 +256,11 @@ HOSTILE = {
     "a letter": ("letter.txt", b"text", "unknown suffix '.txt'"),
     "another kind": ("a.nii.gz", PNG, "cannot be read as NIfTI"),
     "empty": ("a.nii", b"", "is empty"),
+    "two volumes": (
+        "a.nii",
+        nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), np.eye(4)).to_bytes(),
+        "Allowed: one 2-D or 3-D image.",
+    ),
 }
 
 
@@ -294,6 +300,7 @@ def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
         ),
         ({"ImageType": ["DERIVED", "SUB"]}, "not recorded", "says that it is a subtraction)"),
         ({"skip": [4]}, "no", "lacks 1 slice"),
+        ({"PatientID": "P1"}, "not recorded", "fits the training data"),
     ],
 )
 def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, words):
@@ -317,7 +324,7 @@ def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, w
     assert translated.fits == answer.fits
     assert answer.fits == fits, told
     assert any(words in text and "P1" in text for text in told)
-    assert any("scans of 2 patients" in text for text in told) == ("skip" in second)
+    assert any("scans of 2 patients" in text for text in told) == ("PatientID" in second)
 
 
 # notes about the scans of an upload -> the answer, and the number of reasons
@@ -382,6 +389,7 @@ def test_hostile_files_are_one_message(service, kind):
             step(upload, "T2")
         assert words in str(failed.value)
         assert str(service.folder) not in str(failed.value)
+        assert "--" not in str(failed.value)
     service.forget(upload)
 
     assert not upload.parent.parent.exists()

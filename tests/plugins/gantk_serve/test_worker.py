@@ -83,6 +83,16 @@ def test_a_stable_series_becomes_one_derived_series(work, orthanc, tmp_path):
     assert "fits the training data: " in found["notes"]
 
 
+def test_a_rule_refuses_series_that_do_not_fit(work, orthanc, tmp_path):
+    name = orthanc.add(*study(tmp_path / "s", 1, slices=4))
+    work(fits="partly")
+    found = record(orthanc, name)
+
+    assert orthanc.derived() == {}
+    assert found["outcome"] == "refused"
+    assert "fits the training data: no, but the rule asks for partly; " in found["reason"]
+
+
 def test_a_series_that_still_arrives_is_left_alone(work, orthanc, tmp_path):
     name = orthanc.add(*study(tmp_path / "s", 1), stable=False)
     work()
