@@ -358,11 +358,11 @@ def window(service: Service, limits: str) -> gr.Blocks:
                     elem_id="unsure",
                 )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
-                gr.HTML(PARTS.scores(results, of_card), elem_id="scores")
 
             with gr.Column(scale=3, min_width=300):
                 status = gr.HTML(PARTS.start(), elem_id="said")
                 _ = gr.HTML("<div id='viewer' hidden></div>")
+        gr.HTML(PARTS.scores(results, of_card), elem_id="scores")
 
         result_data = gr.JSON(visible=False)
         asked = {"api_visibility": "private", "concurrency_limit": None}

@@ -35,7 +35,7 @@
       figure.innerHTML = `<figcaption><span></span><output></output></figcaption><div><canvas data-kind="${kind}"></canvas></div>`;
       figure.querySelector("span").textContent = names(kind);
       volumes.append(figure);
-      const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: false, showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1], fontMinPx: 20, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 0.5, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
+      const view = new niivue.Niivue({ logLevel: "error", backColor: [0, 0, 0, 1], show3Dcrosshair: false, isOrientationTextVisible: false, showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1], fontMinPx: 14, multiplanarPadPixels: 12, isRadiologicalConvention: true, multiplanarShowRender: 0, crosshairWidth: 0.5, crosshairWidthUnit: "percent", crosshairColor: [0.37, 0.83, 0.55, 0.8], dragAndDropEnabled: false });
       await view.attachToCanvas(figure.querySelector("canvas"));
       view.opts.multiplanarLayout = 2;
       views[kind] = view;
