@@ -198,13 +198,32 @@ def test_pairs_without_anatomy_are_not_called_wrong(tmp_path):
     assert named(check(tmp_path), "pairs") == {"pairs": []}
 
 
-@pytest.mark.parametrize("change", [np.flipud, lambda image: np.roll(image, 5, 1)])
+@pytest.mark.parametrize("change", [np.fliplr, np.flipud, lambda image: np.roll(image, 5, 1)])
 def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
     for (letter, subject), image in heads().items():
         moved = (letter, subject) == ("b", "subject-012")
         save(tmp_path / CONTRAST[letter] / f"{subject}.png", change(image) if moved else image)
 
     assert named(check(tmp_path), "pairs")["pairs"] == [("T1/subject-012.png",)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda pixels: pixels, None),
+        (lambda pixels: pixels[::-1], "seem to be mirrored"),
+        (lambda pixels: np.roll(pixels, 3, axis=2), "seem to lie some slices away"),
+    ],
+)
+def test_a_volume_that_is_mirrored_or_slices_away_is_named(tmp_path, change, said):
+    for record in phantom(("T1", "T2"), 3, (48, 48, 48), subjects=4).records():
+        pixels = record.read()[0]
+        if (record.domain, record.subject) == ("b", "subject-002"):
+            pixels = change(pixels)
+        volume(tmp_path / record.subject / f"{CONTRAST[record.domain]}.nii.gz", pixels)
+
+    told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "pairs"]
+    assert [said in what and "subject-002" in what for what in told] == ([True] if said else [])
 
 
 @pytest.mark.parametrize(
