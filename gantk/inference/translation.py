@@ -238,9 +238,13 @@ class Translation:
                 target = _with_suffix(target, self.suffix)
             return [self._job(replace(scans[0], name=source.name), self.outputs_at(target))], None
 
-        people = {row.subject for row in rows if row.series and row.subject}
-        if len(people) > 1:
-            self.say(f"note     these are scans of {len(people)} patients, as the headers say")
+        people = defaultdict(set)  # by folder, as headers say
+        for row in rows:
+            if row.series and row.subject:
+                people[row.display_path].add(row.subject)
+        for folder, found in people.items():
+            if len(found) > 1:
+                self.say(f"warning  '{folder}' has scans of {len(found)} patients")
         self._say_unused(catalog, source, scans, "INPUT")
         jobs = [self._job_into(target, scan) for scan in scans]
         return self._in_folder(jobs, source, target, catalog), target

@@ -23,8 +23,8 @@ MIN_NEIGHBOUR_CORRELATION = (
 )
 # spread of tissue values over the training images': 741 heads have 0.55 or more, bottles 0.4
 MIN_RELATIVE_SPREAD = 0.5
-# a label map has few whole values, and most neighbours share one: label maps of five sets have 0.9 or
-# more, 250 images of MR and CT with so few values at most 0.63
+# a label map has few whole values, and most neighbours along both sides share one, see
+# `benchmarks/results/input-checks.md`
 MAX_LABELS = 256
 MIN_SHARED_VALUE = 0.75
 COMPARED_PLANES = 8  # planes of a volume in which neighbours are compared
@@ -55,7 +55,8 @@ def doubt(image: Image, frame: Any) -> str | None:
             " model translates"
         )
 
-    if meant and _is_label_map(image.pixels):
+    # CT in a narrow window is as flat
+    if meant not in (None, "ct") and _is_label_map(image.pixels):
         return f"the input is a label map, but this model translates {frame.source}"
 
     if strange := no_anatomy(image.pixels, frame.values.get("source")):

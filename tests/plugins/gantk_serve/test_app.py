@@ -300,7 +300,6 @@ def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
         ),
         ({"ImageType": ["DERIVED", "SUB"]}, "not recorded", "says that it is a subtraction)"),
         ({"skip": [4]}, "no", "lacks 1 slice"),
-        ({"PatientID": "P1"}, "not recorded", "fits the training data"),
     ],
 )
 def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, words):
@@ -324,7 +323,29 @@ def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, w
     assert translated.fits == answer.fits
     assert answer.fits == fits, told
     assert any(words in text and "P1" in text for text in told)
-    assert any("scans of 2 patients" in text for text in told) == ("PatientID" in second)
+
+
+@pytest.mark.parametrize("second", ["P1", "P2"])
+def test_patients_in_one_folder_of_a_zip_are_told(service, tmp_path, second):
+    for series, person in enumerate(("P1", second)):
+        header = {
+            "PatientID": person,
+            "SeriesInstanceUID": f"1.2.{series}",
+            "ProtocolName": "T1 se",
+        }
+        pixels = dicom_files.head(12, 40, 36, seed=series)
+        dicom_files.series(tmp_path / "all", pixels, prefix=f"s{series}-", **header)
+    upload = service.place("study.zip")
+    files = {f"all/{path.name}": path.read_bytes() for path in (tmp_path / "all").iterdir()}
+    upload.write_bytes(zipped(files))
+    _, answer = service.look(upload)
+    made = service.translate(upload, "T2").file
+    results = [name for name in zipfile.ZipFile(made).namelist() if name.endswith(".dcm")]
+
+    told = ("warning", "'all' has scans of 2 patients") in answer.reasons
+    assert told == (second == "P2")
+    assert len(results) == 24
+    assert all(("patient-" in name) == told for name in results)
 
 
 # notes about the scans of an upload -> the answer, and the number of reasons
