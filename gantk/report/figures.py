@@ -28,8 +28,9 @@ GAP = 8
 TITLE = 26  # pixels above a row
 CSV_HEADS = (
     *("direction", "region", "system", "score", "unit", "value"),
-    *("ci95_low", "ci95_high", "patients", "images"),
+    *("ci95_low", "ci95_high", "lowest_patient", "highest_patient", "patients", "images"),
 )
+BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
 LATEX_SPECIAL = {each: f"\\{each}" for each in "&%$#_{}"}
 LATEX_SPECIAL |= {
     "\\": r"\textbackslash{}",
@@ -39,17 +40,19 @@ LATEX_SPECIAL |= {
 
 
 def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
-    """The pictures of a test image, by kind, under these titles, and the absolute error of each
-    output, whose palest yellow is `error`. Generated and real images share one window.
+    """The pictures of a test image, by kind, under these titles, the input with its patient, and the
+    absolute error of each output, whose palest yellow is `error`. Generated and real images share one window.
     """
     truth = case.pictures["truth"].pixels
     row = []
     errors = []
     for kind, title in titles.items():
         pixels = case.pictures[kind].pixels
-        row.append((title, _picture(pixels, pixels if kind == "input" else truth)))
+        name = f"{title}, {case.patient}" if kind == "input" else title
+        row.append((name, _picture(pixels, pixels if kind == "input" else truth)))
         if kind.startswith("output"):
-            head = "Absolute error" if kind == "output" else f"Absolute error, {title}"
+            head = f"Absolute error, 0 to {error:.3g}"
+            head += f", {title}" if kind != "output" else ""
             errors.append((head, error_picture(mean_error(pixels, truth), error)))
     return row + errors
 
@@ -137,11 +140,11 @@ def _csv(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
 
 
 def _csv_row(label: str, grid: ScoreGrid, system: str, metric: str, score: Any) -> list[Any]:
-    low, high = score.ends or (None, None)
+    ends = [*(score.ends or (None, None)), *(score.range or (None, None))]
     section = grid.title if grid.title != label else ""
     place = [label.replace(ARROW, " -> "), section, system]
     value = [metric, score.unit, score.value]
-    return [*place, *value, low, high, score.n, score.images]
+    return [*place, *value, *ends, score.n, score.images]
 
 
 def _latex(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
@@ -155,6 +158,8 @@ def _latex(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
             ]
             title = dict.fromkeys([label, grid.title])
             lines.append(f"% {', '.join(title).replace(ARROW, ' -> ')}")
+            samples = {score.sample() for _, _, scores in grid.rows for score in scores.values()}
+            lines.append(f"% {BRACKETS}; {'; '.join(sorted(filter(None, samples)))}")
             lines.append(f"\\begin{{tabular}}{{l{'r' * len(heads)}}}\n\\hline")
             lines.append(_latex_row(["", *heads]) + "\n\\hline")
             for _, system, scores in grid.rows:
