@@ -530,7 +530,7 @@ class Translation:
 
     def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
         """One error for all inputs, of `count`, that could not be translated."""
-        kind = "files" if len(self.contrasts) == 1 else "patients"
+        kind = "patients" if self.several_contrasts else "images"
         lines = [f"{len(failed)} of {count} {kind} could not be translated:"]
         lines += _reasons(failed, count)
         failure = GantkError("\n  ".join(lines))

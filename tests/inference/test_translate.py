@@ -75,7 +75,7 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
 
     def times(run: Path = tiny_run, **options) -> list[int]:
         with pytest.raises(
-            GantkError, match=r"1 of 4 files could not be translated(.|\n)*bad\.nii\.gz"
+            GantkError, match=r"1 of 4 images could not be translated(.|\n)*bad\.nii\.gz"
         ):
             translate(run, source, out, say=said.append, **options)
         return [(out / f"{k}.nii.gz").stat().st_mtime_ns for k in range(3)]

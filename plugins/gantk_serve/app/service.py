@@ -251,7 +251,7 @@ class Service:
     def _without_places(self, text: str) -> str:
         """A message that names files as their sender did, and no arguments of a command."""
         root = rf"{re.escape(f'{self.folder}{os.sep}')}{TAKEN}/[^/']+/"
-        text = re.sub(rf"'{root}{CONTENT}'", "the zip", text)
+        text = re.sub(rf"'{root}{CONTENT}'|{root}{CONTENT}(?=:)", "the zip", text)
         text = re.sub(rf"{root}(?:(?:{SENT}|{CONTENT}|{RESULTS})(?:/|(?=')))?", "", text)
         for argument in ("INPUT", "--to", "--label"):
             text = text.replace(f"  ({argument})", "")

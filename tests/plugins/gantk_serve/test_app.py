@@ -323,6 +323,8 @@ def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, w
     assert translated.fits == answer.fits
     assert answer.fits == fits, told
     assert any(words in text and "P1" in text for text in told)
+    # no file of a series is at fault
+    assert not any("P1/IM" in text for _, text in translated.reasons)
 
 
 @pytest.mark.parametrize("second", ["P1", "P2"])
