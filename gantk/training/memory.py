@@ -32,13 +32,14 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
     data = model.data
     on_device: tuple[str, ...] = ()
     if device.startswith("cpu"):
-        on_device = ("train.fast.keep_memory=false",)
+        on_device = ("train.fast.keep_memory=false",) if train.fast.keep_memory else ()
     elif train.fast.cuda_graph:  # a recorded step keeps memory of its own
         on_device = ("train.fast.cuda_graph=false",)
     microbatches = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
     single = ("train.batch=1",) if train.batch > 1 else ()
-    for option in dict.fromkeys(filter(None, (microbatches, single))):
-        yield on_device + option
+    for option in dict.fromkeys((microbatches, single)):
+        if settings := on_device + option:
+            yield settings
 
     for halvings in (1, 2):
         sides = [side >> halvings for side in data.patch or data.size]

@@ -79,21 +79,25 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_does_not_fit_is_tried_with_less(monkeypatch):
+@pytest.mark.parametrize(
+    ("batch", "less"), [(2, "train.microbatch=1"), (1, "train.fast.keep_memory=false")]
+)
+def test_what_does_not_fit_is_tried_with_less(monkeypatch, batch, less):
     asked = []
 
     def child(recipe, settings, device, memory, say, warn=False):
         asked.append(settings)
-        fits = any("microbatch" in each for each in settings)
+        fits = less in settings
         return Trial(fits, "cpu", memory, 1.0, 0.1, 0.2, 20.0, settings)
 
     monkeypatch.setattr(trial, "_in_child", child)
-    found = gantk.predict(TINY, device="cpu", memory=0.5)
+    found = gantk.predict(TINY, set=[f"train.batch={batch}"], device="cpu", memory=0.5)
 
     assert not found.fits
     assert found.ways[-1].fits
     assert asked[0] == ()
-    assert any("train.microbatch=1" in each for each in found.ways[-1].settings)
+    assert less in found.ways[-1].settings
+    assert not any("data.size" in each for each in found.ways[-1].settings)
     assert "does not fit" in next(found.lines())
 
 

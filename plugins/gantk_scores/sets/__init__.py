@@ -1,3 +1,3 @@
-"""Metrics of sets of images beside KID: FID, FRD, precision, recall, density, coverage, diversity;
+"""Metrics of sets of images beside KID: FID, precision, recall, density, coverage, diversity;
 and MS-SSIM.
 """
