@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from volumes import FROM_NOISE, SIZE, load, records_of, volume
+from volumes import FROM_NOISE, SIZE, UNPAIRED, load, records_of, volume
 
+from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
 from gantk.data.sources.files import Files
+from gantk_parts.nyul import Nyul
 
 LONG_AGO = 1e9  # seconds: entries that no run uses any more
 GIB = 2**30
@@ -208,3 +210,49 @@ def test_training_is_the_same_with_and_without_cache(study, options, no_decoding
     table = ONE_CONTRAST | options | {"source": source}
     for data in data_with_cache(table, no_decoding):
         assert data.leaks() is None
+
+
+def test_whoever_changes_prepared_pixels_raises_the_version(study):
+    """Entries are named by it: with other figures here, other images would be read from earlier
+    entries.
+    """
+    image = all_images(study, None)[7]
+    mapping = Nyul()
+    mapping.fit([record.scan() for record in records_of(Files, study, ("MR",), planes=PLANES)[::6]])
+    figures = [
+        image.mean(),
+        image.std(),
+        image[0, 3, 5],
+        image[0, 10, 10],
+        *mapping.fitted["mean"][:2],
+    ]
+    expected = {6: [366.37494, 206.86739, 525.72327, 630.16248, 222.66667, 453.66667]}
+
+    np.testing.assert_allclose(figures, expected[preparing.VERSION], rtol=1e-5)
+
+
+def test_masks_and_missing_contrasts_are_cached(study, no_decoding):
+    for number in range(6):
+        patient = study / f"patient{number}"
+        contrasts = ("T1", "T2") if number == 1 else ("T1", "T2", "FLAIR")
+        for k, name in enumerate(contrasts):
+            save(patient / f"{name}.nii", 10 * number + k)
+        save(patient / "seg.nii", 99 + number, above=700)
+
+    source = {"name": "contrasts", "path": str(study), "mask": "seg"}
+    options = {"source": source, "mask": True, "missing": "mask"}
+    options |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
+    for data in data_with_cache(ONE_CONTRAST | options, no_decoding):
+        assert any(data.training_sets()["a"].image_and_mask(0)[1].flatten())
+
+
+def test_unsafe_or_foreign_entries_are_made_anew(study, cache):
+    expected = all_images(study, cache)
+    first, second, third = entries(cache)
+    first.rename(study / "first")
+    second.rename(first)  # whole, and another image's
+    (study / "first").rename(second)
+    third.chmod(0o622)
+
+    np.testing.assert_array_equal(all_images(study, Cache.default()), expected)
+    assert all(entry.stat().st_mode & 0o777 == 0o600 for entry in entries(cache))

@@ -2,6 +2,7 @@
 found out.
 """
 
+import shutil
 from functools import partial
 
 import dicom_files as made
@@ -430,3 +431,16 @@ def test_mixed_sources_keep_their_patients_and_pairs_apart(tree):
     for one, other in zip(mixed, [*volumes, *heads, *volumes], strict=True):
         assert (one.pair is None) == (other.pair is None)
         assert np.array_equal(one.read(), other.read())
+
+
+def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for n, row in enumerate(slices):  # no names in common, but positions
+        row["path"] = shutil.move(row["path"].replace("\\", "/"), f"{n}.png")
+        row["slice"] = str(n % 7 % 3)
+
+    slices[7]["split"] = "none"
+    data = load(source_of(slices), domains=("CT", "MR"))
+    keys = [(pair["a"].key, pair["b"].key) for pair in data.pairs("test")]
+
+    assert keys == [("8.png", "11.png"), ("9.png", "12.png")]

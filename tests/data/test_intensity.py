@@ -267,3 +267,30 @@ def test_air_stays_black_and_off_the_end_of_tanh(darkest, air, per):
 
     # whatever lies below air, tissue is 5 % above
     assert threshold == pytest.approx(lowest + 0.05 * (1000 - lowest))
+
+
+MEASURED_PER = [
+    *((kind, per) for kind in LINES for per in ("set", "volume", "image")),
+    *((kind, "set") for kind in (Window, Unit)),
+    *((Nyul, per) for per in ("volume", "image")),
+]
+
+
+def mapping_per(kind, per):
+    """A mapping to 0 and 1, fitted to a dark scan; what is not measured takes no `per`."""
+    options = {} if kind in (Window, Unit) else {"per": per}
+    return fitted(kind, [HEADS[0] / 5], range=(0.0, 1.0), **options)
+
+
+@pytest.mark.parametrize(("kind", "per"), MEASURED_PER)
+def test_checkpoints_restore_the_same_mapping(kind, per):
+    mapping = mapping_per(kind, per)
+    state = json.loads(json.dumps(mapping.state()))
+
+    assert kind.from_state(state).state() == mapping.state()
+
+    array = HEADS[1]
+    for again in (kind.from_state(state), mapping_from(state), mapping.of(array)):
+        assert type(again) is kind
+        assert again.range == (0.0, 1.0)
+        np.testing.assert_array_equal(again.forward(array), mapping.forward(array))

@@ -605,3 +605,12 @@ def test_a_damaged_tiff_prints_nothing_of_its_library(compression, tmp_path, cap
 
     assert refused > 5
     assert capfd.readouterr().err == ""
+
+
+def test_the_byte_order_of_metaimage_is_honoured(tmp_path):
+    path = tmp_path / "x.mha"
+    itk(path, NUMBERS)
+    content = path.read_bytes().replace(b"MSB = False", b"MSB = True")
+    header = content[: -NUMBERS.nbytes]
+    path.write_bytes(header + NUMBERS.astype(">i2").tobytes())
+    same(io.read(path).pixels[0], NUMBERS)

@@ -193,3 +193,12 @@ def test_samples_use_the_range_of_their_file(head, tmp_path, top, whole, kind):
     assert made.dtype == kind
     expect_same_brightness(made.pixels / np.iinfo(made.dtype).max, head / 255)
     assert ("because a .png file has no units" in "".join(said)) == (kind == "uint16")
+
+
+def test_gradients_flow_on_the_scale_of_normalised_arrays(model, head):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(head / 255.0)[None, None].float()
+    plain = model.translate(tensor, to="T2")
+    differentiable = model.translate(tensor.requires_grad_(), to="T2", grad=True)
+
+    assert torch.allclose(plain, differentiable, atol=1e-4)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
+from tiny import ROOT
 
 import gantk as package
 from gantk.data.intensity import Percentile
@@ -392,3 +393,26 @@ def test_a_translation_says_that_its_model_lost_to_a_baseline(copied_run, better
     source = picture(tmp_path / "in.png")
     package.translate(copied_run, source, tmp_path / "out.png", to="T2", say=said.append)
     assert any("not better than" in line for line in said) != better
+
+
+def test_independent_scorer_accepts_any_axis_order(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from score_volumes import score
+
+    def save(name, voxels, affine):
+        path = str(tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+        return path
+
+    head = np.zeros((40, 36, 12))
+    head[6:34, 6:30] = np.random.default_rng(0).uniform(100, 1000, (28, 24, 12))
+    affine = np.diag([-2.0, 2.0, 3.0, 1.0])
+    order = np.array([[0, 1, 0, 0], [0, 0, -1, 35], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    truth = save("truth", head, affine)
+    same = save("same", head[:, ::-1].transpose(2, 0, 1), affine @ order)
+    inverted = save("inverted", 1100 * (head > 0) - head, affine)
+    found = score(same, truth, inverted)
+
+    assert found["prediction"] == pytest.approx((100, 1, 1), abs=1e-3)
+    assert found["input"][0] < 10
+    assert found["map"][0] > found["input"][0], "a falling map undoes the inversion in part"

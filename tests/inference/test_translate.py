@@ -6,12 +6,14 @@ import csv
 import errno
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from one_pipeline import model_of
+import torch
+from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
 from tiny import PATCHGAN, UNET, small_run
 
@@ -157,6 +159,56 @@ WAYS = {  # options of the frame, maps, memory beside the input in volumes
     "coarser": ({"spacing": (1.4, 1.0, 1.6)}, ("image", "spread"), 1.2),
     "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, ("image",), 2.5),
 }
+
+
+def framed_block() -> np.ndarray:
+    """A volume of 72 x 96 x 96 of noise between dark borders."""
+    pixels = np.random.default_rng(0).uniform(50, 200, (1, 72, 96, 96)).astype(np.float32)
+    pixels[:, 7] = 20.0
+    pixels[:, :, :4] = 20.0
+    pixels[:, :, -4:] = 20.0
+    pixels[..., :4] = 20.0
+    pixels[..., -4:] = 20.0
+    return pixels
+
+
+def model_of_maps(maps: tuple[str, ...], options: dict) -> OnePipeline:
+    """A model whose network gives paler images, and 0.1 everywhere for other maps."""
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        made = []
+        for number, kind in enumerate(maps):
+            paler = batch * (1 - 0.1 * number)
+            made.append(paler if kind == "image" else torch.full_like(batch, 0.1))
+        return torch.cat(made, 1)
+
+    made = model_of(run, maps, batch=2, **options)
+    # which draws at most 64 MB of a volume, more than this one has
+    made.own.own_scale = lambda pixels: made.own.source
+    return made
+
+
+@pytest.mark.quick_cases("masked")
+@pytest.mark.parametrize("way", WAYS)
+def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
+    options, maps, most = WAYS[way]
+    pixels = framed_block()
+    model = model_of_maps(maps, options)
+    expected = model(Image(pixels, affine=np.eye(4)))
+    monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
+    monkeypatch.setattr("gantk.formats.image.SLAB", 2**14)
+    image = Image(pixels.copy(), affine=np.eye(4), spill=tmp_path)
+    tracemalloc.start()
+    done = model(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    volumes = peak / pixels.nbytes
+
+    assert volumes < most, f"{volumes:.2f} volumes beside the input"
+    for one, other in zip(done, expected, strict=True):
+        np.testing.assert_allclose(one.pixels, other.pixels, rtol=1e-4, atol=1e-3)
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_volume_too_large_for_cropping_is_refused_first(monkeypatch):
@@ -481,3 +533,12 @@ def test_the_skull_of_real_heads_is_seen(shared_data, place, is_whole):
     if not found:
         pytest.skip(f"no {place} among the real images")
     assert set(found) == {is_whole}
+
+
+def test_one_volume_of_several_is_chosen_by_its_number(tiny_run, tmp_path):
+    scans = [volume(tmp_path / "4d.nii.gz", shape=(*SHAPE, 3)), tmp_path / "3d.nii.gz"]
+    nib.save(nib.load(scans[0]).slicer[..., 2], scans[1])
+    for scan, number in zip(scans, (2, None), strict=True):
+        translate(tiny_run, scan, tmp_path / f"of-{scan.name}", volume=number)
+
+    assert np.array_equal(*(values(tmp_path / f"of-{scan.name}") for scan in scans))

@@ -37,3 +37,27 @@ def test_a_resume_takes_the_threads_of_its_save(two_threads, monkeypatch, tiny_r
     assert set(taken) == {1}
     assert torch.get_num_threads() == 2
     assert (last / "weights.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    "limit", [{"cpu.max": "15 10", "a/b/cpu.max": "max 10"}, {"cpu,x/a/cpu.cfs_quota_us": "11"}]
+)
+def test_the_smallest_cgroup_quota_counts(tmp_path, monkeypatch, limit):
+    limit |= {"self/cgroup": "4:cpu,x:/a/b\n0::/a/b", "cpu,x/a/cpu.cfs_period_us": "10"}
+    for at, text in limit.items():
+        (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / at).write_text(text)
+    monkeypatch.setattr(cores, "PROC", tmp_path)
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
+
+    assert cores.cgroup_quota() == 2
+
+
+def test_a_quota_bounds_the_threads(two_threads, monkeypatch):
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: 1)
+    threads = cores.Threads(fixed=False)
+
+    assert threads.choose(0) == "threads  1 from step 0: the CPU quota of this container"
+    assert torch.get_num_threads() == 1
+    threads.reset()
+    assert torch.get_num_threads() == 2

@@ -305,3 +305,16 @@ def test_a_metric_of_one_number_per_batch_is_refused():
 
     with pytest.raises(UserError, match=r"the metric 'mean' returns \(\) for 2 images"):
         scored(*pair((2, 1, 20, 20)), scorer_of(mean))
+
+
+def test_pair_scores_do_not_depend_on_the_batch():
+    output, truth = pair((5, 1, 24, 24))
+    found = [
+        scored(output, truth, scorer_of(PSNR, SSIM, batch=n), foreground=truth > -0.5)
+        for n in (1, 2, 5)
+    ]
+
+    assert found[0] == found[1] == found[2]
+    assert found[0]["ssim"]["value"] == pytest.approx(
+        SSIM(2.0, 2)(output + 1, truth + 1).mean().item(), abs=1e-6
+    )

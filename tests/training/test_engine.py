@@ -4,6 +4,7 @@ ones do.
 
 import ast
 import re
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gantk import registry
 from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses
+from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 
@@ -185,3 +187,39 @@ def test_random_numbers_depend_on_the_step_only():
         seeds.add(torch.initial_seed())
 
     assert len(seeds) == 64
+
+
+def test_optimizer_of_recipe_phase_wins_over_phase_over_recipe():
+    class Own(Toy):
+        def phases(self):
+            play, judge = super().phases()
+            return [Phase("play", play.updates, play.loss, optimizer=partial(sgd, lr=0.002)), judge]
+
+    for optimizers, expected in (({}, 0.002), ({"play": sgd}, 0.1)):
+        engine = engine_of(Own(), optimizers=optimizers)
+        rates = {
+            name: optimizer.param_groups[0]["lr"] for name, optimizer in engine.optimizers.items()
+        }
+        assert rates == {"play": expected, "judge": 0.1}
+
+
+def test_the_learning_rate_and_the_progress_follow_the_schedule():
+    method = Toy()
+    engine = engine_of(method, 4, schedule=bind_or_raise("schedule", "linear"))
+    rates = []
+    progress = []
+    for _ in engine.fit(ones):
+        rates.append(engine.optimizers["play"].param_groups[0]["lr"])
+        progress.append(method.progress.item())
+
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.05])
+    assert progress == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_phase_runs_on_every_nth_step(every):
+    steps = train(engine_of(Toy(every=every), 7))
+    assert [index for index, losses in enumerate(steps) if "play/size" in losses] == list(
+        range(0, 7, every)
+    )
+    assert all("judge/critic" in losses for losses in steps)

@@ -222,3 +222,22 @@ def test_optimizer_state_in_another_order_is_moved_right(rule, other, options, l
         move_state(mixed, CPU)  # as after a checkpoint
 
     torch.testing.assert_close(list(one.parameters()), list(two.parameters()), rtol=1e-6, atol=1e-7)
+
+
+def observed(augment: DiscriminatorAugment, logit: float, images: int) -> list[float]:
+    """p after every image, while the discriminator says this of each real one."""
+    found = []
+    for _ in range(images):
+        augment.observe(torch.full((1, 1, 10, 10), logit))
+        found.append(float(augment.p))
+    return found
+
+
+def test_augmentation_p_follows_the_discriminator():
+    rising = observed(adaptive(), 2.0, 1000)
+    falling = observed(adaptive(p=0.05), -2.0, 500)
+
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] == 0.0
+    assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)

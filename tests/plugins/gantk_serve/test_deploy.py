@@ -12,6 +12,8 @@ import pytest
 import yaml
 from tiny import ROOT
 
+from gantk_serve.rules import load_rules
+
 DEPLOY = ROOT / "plugins" / "gantk_serve" / "deploy"
 
 
@@ -112,3 +114,13 @@ def test_systemd_understands_the_unit(tmp_path):
         ["systemd-analyze", "verify", path], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+def test_rules_name_the_orthanc_of_the_compose_file(compose, orthanc):
+    rules = load_rules(DEPLOY / "rules.toml")
+
+    assert rules.orthanc.url == f"http://orthanc:{orthanc['HttpPort']}"
+    assert compose.keys() == {"gantk", "orthanc"}
+    assert orthanc["OverwriteInstances"]  # else corrected images are dropped
+    assert orthanc["CheckRevisions"]
+    assert orthanc["AuthenticationEnabled"]

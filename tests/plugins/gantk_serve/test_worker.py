@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "gantk[dicom]"')
 
 import pydicom
-from dicom_files import change
+from dicom_files import change, head, series
 from orthanc_double import OrthancDouble
 from serving import study, tiny_model
 
@@ -514,3 +514,28 @@ def test_contrasts_of_a_study_are_translated_together(work, orthanc, tmp_path, m
 
     assert given == [names]
     assert {record(orthanc, name)["outcome"] for name in names} == {"done"}
+
+
+def test_echoes_in_one_series_are_refused(work, orthanc, tmp_path):
+    pixels = head(3)
+    first = series(tmp_path / "1", pixels, SeriesInstanceUID="1.2.7", EchoTime=10)
+    second = series(tmp_path / "2", pixels + 5, SeriesInstanceUID="1.2.7", EchoTime=90)
+    for number, file in enumerate(second, start=4):
+        edit(file, InstanceNumber=number)
+    name = orthanc.add(*first, *second)
+    work()
+
+    found = record(orthanc, name)
+    assert found["outcome"] == "refused"
+    assert "instances 1, 2, 3 against instances 4, 5, 6" in found["reason"]
+
+
+def test_what_a_modality_still_has_is_told(work, orthanc, tmp_path):
+    files = study(tmp_path / "s", 1, slices=6)
+    name = orthanc.add(*files[:4])
+    work(send="PACS")
+    (first,) = orthanc.derived()
+    orthanc.add(*files[4:])
+    work(send="PACS")
+
+    assert record(orthanc, name)["note"] == f"PACS may still have {first}"

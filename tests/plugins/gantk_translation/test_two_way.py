@@ -13,7 +13,7 @@ from volumes import load, volume
 
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.losses.reconstruction import L1, L2, Cycle, Identity
+from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
 from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind_or_raise
 from gantk_translation.any_to_any.scoring import cases
@@ -285,3 +285,25 @@ def test_incomplete_patients_are_refused_unless_asked_for(incomplete_study):
     options, _ = incomplete_study
     with pytest.raises(UserError, match=r"lack a contrast.*data\.missing"):
         load(method=type(built()), **options)
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "regression"])
+def test_one_mask_serves_both_images_of_a_pair(name):
+    method = build(name, lesion=4.0, both=True)
+    batch = pairs()
+    losses = method.generator_losses(batch)
+    mask = batch.pop("mask_b")
+    batch["mask_a"] = mask
+
+    assert torch.equal(method.generator_losses(batch)["l1_b"], losses["l1_b"])
+
+
+def test_a_lesion_weighs_what_the_recipe_says():
+    mask = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3)
+    assert lesion_weight(mask, 5.0).flatten().tolist() == [1.0, 3.0, 5.0]
+    assert lesion_weight(mask, 1.0) is None
+    assert lesion_weight(None, 1.0) is None
+
+    unmasked = Batch({name: pairs()[name] for name in "ab"})
+    with pytest.raises(UserError, match=r"no lesion masks.*data\.mask = true.*method\.lesion"):
+        build("cyclegan", lesion=4.0).generator_losses(unmasked)

@@ -294,3 +294,23 @@ def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):
     )
     assert refused.code == 2
     assert "removing a tumour" in refused.err.lower()
+
+
+def test_under_bf16_the_heads_learn_as_they_do_in_float32():
+    """Autocast keeps weights that it made for sources, which get no gradient, and would use them
+    for outputs too.
+    """
+    torch.manual_seed(0)
+    nce = PatchNCE([4], width=8)
+    query = torch.rand(1, 4, 6, 6)
+    key = torch.rand(1, 4, 6, 6)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = nce([query], [key])
+        found.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(nce.parameters()))])
+        )
+
+    assert (found[0] - found[1]).norm() < 0.2 * found[0].norm()

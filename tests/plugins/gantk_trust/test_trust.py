@@ -277,3 +277,14 @@ def test_inverted_or_unchanged_translations_are_doubted():
     assert "swapped" in doubt_of_result(source[0], inverted[0], frame)
     same = SimpleNamespace(values=values | {"target": values["source"]}, target="T2")
     assert "nothing" in doubt_of_result(source[0], source[0] + 0.001, same)
+
+
+@pytest.mark.parametrize(
+    ("name", "chance"), [("copied", 0), ("distance_ratio", 1), ("membership", 0.5)]
+)
+def test_an_honest_generator_is_no_copier(memorised, name, chance):
+    _, scores, _ = memorised
+    low, high = scores[name].ci95
+
+    assert low < chance < high
+    assert not copying(as_scores(scores))
