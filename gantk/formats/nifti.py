@@ -39,8 +39,8 @@ from gantk.formats.voxels import Stored, as_integers
 
 # warnings may quote a header's texts
 warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
-# hides what nibabel repairs in a header
 DESCRIP_BYTES = 79  # of NIfTI's `descrip`, without the byte that ends it
+# hides what nibabel repairs in a header
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)
 
 

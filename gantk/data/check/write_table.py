@@ -86,7 +86,8 @@ def _rows_in_use(usage: Usage) -> list[Row]:
         rows[id(row)] = replace(
             row,
             contrast=known[record.domain],
-            split=(row.split or "train") if splits else "",
+            subject=record.subject,
+            split=(record.split or "train") if splits else "",
             pair=row.pair if record.pair in complete else "",
         )
 

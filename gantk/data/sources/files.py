@@ -16,7 +16,7 @@ from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record, contrast_names
-from gantk.data.sources.pairing import pair_rows
+from gantk.data.sources.pairing import pair_rows, unread_tables
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
@@ -308,7 +308,8 @@ class Files(VolumeSource):
                 row.pair = ""
             return
         are_volumes = any(row.is_volume for row in rows)
-        self.notes = [*self.notes, *pair_rows(rows, self.onto, by_name=not are_volumes)]
+        notes = pair_rows(rows, self.onto, by_name=not are_volumes)
+        self.notes = [*self.notes, *notes, *unread_tables(rows, self.root)]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         use_all = not are_volumes or self.domains == ("A", "B")  # which say nothing of patients

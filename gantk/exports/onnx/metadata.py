@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gantk.errors import expect_format
+from gantk.errors import UserError, expect_format
 from gantk.inference.frame import Frame, Name, Side, Sides
 from gantk.plugin.spec import Share, check
 from gantk.recipe.tables import require_bounded
@@ -98,6 +98,10 @@ def read_metadata(text: str, path: Path) -> Metadata:
         raise ValueError("format: it should be a whole number")
 
     expect_format(f"'{path}'", found["format"], FORMAT, "format")
+    if found.get("statistics") == "window":
+        what = f"'{path}' was made to translate in windows that each have their own norms"
+        raise UserError(what, where="statistics", remedy="export the run again")
+
     known = {key: each for key, each in found.items() if key in Metadata.model_fields}
     meta: Metadata = check(Metadata, known, "the file")
     parse_checked(text, Statistics)
