@@ -170,6 +170,9 @@ class Recipe:
     def _current_setting(self, key: str, value: Any) -> tuple[str | None, Any]:
         """A setting's current key and value; the key is None where it has no effect any more."""
         renamed = RENAMED.get(key, key)
+        if renamed == key or self._is_option(key):
+            return key, value
+
         values: dict[str, Any] = {}
         if isinstance(renamed, tuple):
             new, values = renamed
@@ -179,13 +182,24 @@ class Recipe:
         else:
             new = renamed
 
-        if new == key:
-            return key, value
-        if key.startswith("method.") and not _has_option(self.tables.get("method"), new, key):
+        if key.startswith("method.") and not self._is_option(new):
             return key, value
 
         self.notes[key] = f"{key} is now {new}"
         return new, values.get(value, value) if isinstance(value, str) else value
+
+    def _is_option(self, key: str) -> bool:
+        """Whether the recipe's method or data source has an option of this name."""
+        *parents, last = key.split(".")
+        kind = {"method": "method", "data.source": "source"}.get(".".join(parents))
+        if kind is None:
+            return False
+        part = _at(self.tables, parents)
+        name = part.get("name") if isinstance(part, Mapping) else part
+        try:
+            return last in options_model(registry().get(kind, str(name)).load()).model_fields
+        except UserError:  # `check` will raise it
+            return False
 
     def _rename(self, tables: dict[str, Any], inside: tuple[str, ...] = ()) -> None:
         """Move values of old keys to the current keys, in place; `inside` are the keys of these
@@ -542,16 +556,6 @@ def _merge(tables: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(tables[key], value)
         else:
             tables[key] = value
-
-
-def _has_option(method: Any, new: str, old: str) -> bool:
-    """Whether a recipe's method has the option of the key `new`, and no option of the key `old`."""
-    name = method.get("name") if isinstance(method, Mapping) else method
-    try:
-        options = options_model(registry().get("method", str(name)).load()).model_fields
-    except UserError:  # `check` will raise it
-        return False
-    return new.split(".")[1] in options and old.split(".")[1] not in options
 
 
 def leaves(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -52,14 +52,18 @@ class Shift:
 
 @pytest.fixture
 def parts(monkeypatch):
-    """The augmentation 'sampler', the post-step 'shift' and the method 'own', whose options have
-    names of 0.1.
+    """The augmentation 'sampler', the post-step 'shift', and the method 'own' and the source
+    'slides', whose options have names of 0.1.
     """
 
     def own(geometry, *, structure: float = 0.0, local_ncc: float = 0.0):
         """A third party's."""
 
+    def slides(domains, dims, size, *, volumes: int = 1, channels: int = 1):
+        """A third party's too."""
+
     for kind, name, target in (
+        ("source", "slides", slides),
         ("augment", "sampler", Sampler),
         ("post", "shift", Shift),
         ("method", "own", own),
@@ -364,6 +368,23 @@ def test_fast_is_one_switch_or_a_table_of_its_parts():
     ] == ["kernels"]
 
 
+def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
+    file = tmp_path / "old.toml"
+    file.write_text(
+        '[method]\nname = "cyclegan"\n[train]\nsteps = 1\nkernels = false\nallocator = "kep"\n'
+        "fast.compile = true\n"
+        "[profile.gpu]\ntrain.capture = 'off'\n"
+    )
+    recipe = load_recipe(str(file)).override(
+        ["train.allocator=keep", "train.fast.fused=false"], "gpu"
+    )
+
+    assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
+    assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
+    assert recipe.notes["train.fast.compile"] == "train.fast.compile no longer has an effect"
+    assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")
+
+
 def test_options_go_by_their_earlier_names_too(parts):
     again = small(method={"name": "munit", "local_ncc": 0.5}).override(["method.structure=0.75"])
     assert again.check().method.options["local_ncc"] == 0.75
@@ -371,3 +392,7 @@ def test_options_go_by_their_earlier_names_too(parts):
     own = small(method={"name": "own"}).override(["method.structure=1.0"])
     assert own.check().method.options == {"structure": 1.0, "local_ncc": 0.0}
     assert not own.notes
+    slides = small(data={"source": {"name": "slides", "volumes": 2}})
+    slides = slides.override(["data.source.channels=3"])
+    assert slides.check().data.source.options == {"volumes": 2, "channels": 3}
+    assert not slides.notes
