@@ -18,6 +18,7 @@ from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import to_upright
 from gantk_dicom import write
+from gantk_dicom.names import pseudonym
 
 # pydicom warns of odd files, which some tests make; a reader that is closed after its file prints a
 # traceback.
@@ -580,6 +581,25 @@ def test_a_disks_refusal_is_one_error_without_a_traceback(tmp_path):
 
     assert refused.value.errno == errno.EFBIG
     assert "Traceback" not in str(refused.value)
+
+
+def test_pseudonyms_keep_order_and_names_leave_texts(tmp_path):
+    raw = [f"P-{number}" for number in (9, 10, 2, 33, 4, 100)]
+    alias = [pseudonym(each) for each in raw]
+
+    assert [each.of for each in sorted(alias)] == sorted(raw), "a split stays the same"
+
+    made.series(tmp_path, made.head(2), **MARKS | {"SeriesDescription": "T1 se Qvornax ZQ7714093"})
+    (scan,) = io.scans(tmp_path)
+    facts = io.read(scan).facts
+
+    assert facts["patient"] == pseudonym("ZQ7714093") != "ZQ7714093"
+    assert facts["description"] == "T1 se"
+
+    other = MARKS | {"SeriesInstanceUID": "1.2.9", "SeriesDescription": "ilse T2"}
+    made.series(tmp_path, made.head(3), prefix="B", **other)
+
+    assert [scan.name for scan in io.scans(tmp_path)] == ["3-T1_se", "3-T2"]
 
 
 @pytest.mark.slow
