@@ -88,7 +88,12 @@ CASES = {
     "like the training": ({}, {}, "yes", ""),
     "a name without a contrast": ({"name": "b.nii.gz"}, {}, "partly", "neither name nor header"),
     "slices farther apart": ({"spacing": (6.5, 1.0, 1.0)}, {}, "partly", "spacing: 6.5 x 1 x 1 mm"),
-    "finer pixels": ({"spacing": (3.0, 0.8, 0.8)}, {}, "partly", "in the training 3 x 1 x 1 mm to"),
+    "finer pixels": (
+        {"spacing": (3.0, 0.8, 0.8)},
+        {},
+        "partly",
+        "this model is for 3 x 1 x 1 mm to",
+    ),
     "far coarser pixels": ({"spacing": (3.0, 2.5, 2.5)}, {}, "no", "spacing: 3 x 2.5 x 2.5 mm"),
     "far finer pixels": (
         {"spacing": (3.0, 0.4, 0.4)},
@@ -102,7 +107,7 @@ CASES = {
         "partly",
         "spacing: 3 x 0.4 x 0.4 mm",
     ),
-    "another plane": ({"spacing": (1.0, 1.0, 3.0)}, {}, "no", "plane: sagittal, in the training"),
+    "another plane": ({"spacing": (1.0, 1.0, 3.0)}, {}, "no", "plane: sagittal, this model is for"),
     "twice as coarse": (
         {"spacing": (3.0, 2.0, 2.0)},
         {"traits": PIXELS},
@@ -145,10 +150,20 @@ CASES = {
     "a model of no contrast": ({"name": "b.nii.gz"}, {"source": "Horse"}, "yes", ""),
     "an array of several contrasts": ({"gamma": 0.4}, {"source": "T1+FLAIR"}, "yes", ""),
     "as old as they were": ({"age": 63.0}, {"traits": AGES}, "yes", ""),
-    "older": ({"age": 80.0}, {"traits": AGES}, "partly", "age: 80 years, in the training 20 years"),
+    "older": (
+        {"age": 80.0},
+        {"traits": AGES},
+        "partly",
+        "age: 80 years, this model is for 20 years",
+    ),
     "an age of 0, which anonymized headers say": ({"age": 0.0}, {"traits": AGES}, "yes", ""),
     "a child": ({"age": 1.5}, {"traits": AGES}, "no", "age: 1.5 years"),
-    "a knee": ({"body_part": "knee"}, {"traits": HEADS}, "no", "body part: knee, in the training"),
+    "a knee": (
+        {"body_part": "knee"},
+        {"traits": HEADS},
+        "no",
+        "body part: knee, this model is for",
+    ),
     "a head": ({"body_part": "head", "field_strength": 3.0}, {"traits": HEADS}, "yes", ""),
     "a knee, among images of unknown parts": ({"body_part": "knee"}, {}, "partly", "part: knee"),
     "a head, among images of unknown parts": (
@@ -157,7 +172,12 @@ CASES = {
         "yes",
         "",
     ),
-    "7 T": ({"field_strength": 7.0}, {"traits": HEADS}, "partly", "7 T, in the training 1.5 T to"),
+    "7 T": (
+        {"field_strength": 7.0},
+        {"traits": HEADS},
+        "partly",
+        "7 T, this model is for 1.5 T to",
+    ),
     "7 T, among unknown ones": ({"field_strength": 7.0}, {}, "partly", "field strength: 7 T"),
     "a portable magnet": ({"field_strength": 0.064}, {"traits": HEADS}, "no", "0.064 T"),
     "a head in air": ({}, {"traits": IN_AIR}, "yes", ""),
@@ -165,7 +185,7 @@ CASES = {
         {"change": lambda pixels: pixels.max() - pixels},
         {"traits": IN_AIR},
         "no",
-        "background: bright, in the training dark",
+        "background: bright, this model is for dark",
     ),
     "a head in a frame": ({"change": in_a_frame}, {"traits": IN_AIR}, "no", "background: bright"),
     "a windowed head": (
@@ -179,7 +199,7 @@ CASES = {
         {"side_by_side": 2},
         {"traits": PICTURES},
         "no",
-        "aspect ratio: 1.7 : 1, in the training 0.83 : 1",
+        "aspect ratio: 1.7 : 1, this model is for 0.83 : 1",
     ),
     "two pictures side by side, for a model of scans": (
         {"side_by_side": 2},
@@ -271,6 +291,6 @@ def test_a_shipped_model_knows_the_limits_of_its_card(name, said, limits):
     assert limits in model.identity()["limits"]
     assert checked.fits == "no"
     warned = " ".join(text for kind, text in checked.notes if kind == "warning")
-    assert "spacing: 3 x 4 x 4 mm, in the training 1 x" in warned
-    assert "age: 4 years, in the training 18 years to" in warned
-    assert ("field strength: 0.2 T, in the training 1.5 T to 3 T" in warned) == bool(said)
+    assert "spacing: 3 x 4 x 4 mm, this model is for 1 x" in warned
+    assert "age: 4 years, this model is for 18 years to" in warned
+    assert ("field strength: 0.2 T, this model is for 1.5 T to 3 T" in warned) == bool(said)

@@ -187,8 +187,8 @@ def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
 def outside(
     facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None, unseen: Collection[str]
 ) -> list[tuple[str, bool]]:
-    """In which traits an image is outside the `ranges` of a model's training images, in words; and
-    whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
+    """In which traits an image is outside the `ranges` of a model's training images, or the limits that
+    its makers state, in words; and whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
     which it sees neither distances nor sizes: what differs there is never far. Nor is a smaller
     value of the traits `unseen`, which does not change what the network sees.
     """
@@ -200,7 +200,7 @@ def outside(
             continue
         if isinstance(value, str):
             if value not in known:
-                text = f"{trait.name}: {value}, in the training {' or '.join(known)}"
+                text = f"{trait.name}: {value}, this model is for {' or '.join(known)}"
                 found.append((text, trait.max_ratio < np.inf))
             continue
 
@@ -215,7 +215,7 @@ def outside(
             span = in_words(trait, low)
             if not np.array_equal(low, high):
                 span += f" to {in_words(trait, high)}"
-            text = f"{trait.name}: {in_words(trait, value)}, in the training {span}"
+            text = f"{trait.name}: {in_words(trait, value)}, this model is for {span}"
             if trait.name in unseen:
                 ratios = larger
             found.append((text, bool(ratios[seen].max() > trait.max_ratio)))

@@ -77,7 +77,7 @@ def test_a_header_tells_body_part_and_field_strength(tmp_path, elements, part, t
 @pytest.mark.parametrize(
     ("elements", "said", "mark"),
     [
-        ({"BodyPartExamined": "KNEE"}, "body part: knee, in the training", "input does not fit"),
+        ({"BodyPartExamined": "KNEE"}, "body part: knee, this model is for", "input does not fit"),
         (
             {"EchoTime": 100, "RepetitionTime": 9000, "InversionTime": 2500},
             "the header's TR 9000, TE 100, TI 2500 ms are not those of T1",
