@@ -5,6 +5,7 @@ mistakes are named.
 from collections import Counter
 from contextlib import nullcontext
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pytest
@@ -316,3 +317,24 @@ def test_data_channels_1_turns_colour_into_luminance(tmp_path):
     assert (gray[0, :, 8:] == 0).all()
     assert data.channels == {"a": 1, "b": 1}
     assert {len(record.read()) for record in data.training} == {1}
+
+
+@pytest.mark.parametrize("values", [None, np.uint8, np.uint16])
+def test_only_pictures_of_8_bits_become_colour(values, tmp_path):
+    """What gray files hold, None: volumes; a result in colour fits into pictures of 8 bits alone."""
+    for domain in ("T1", "T2"):
+        (tmp_path / domain).mkdir()
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 255, (16, 16))
+            path = tmp_path / domain / str(number)
+            if values is None:
+                volume = nibabel.Nifti1Image(pixels[..., None].astype(np.float32), np.eye(4))
+                nibabel.save(volume, f"{path}.nii.gz")
+            else:
+                PIL.Image.fromarray(pixels.astype(values)).save(f"{path}.png")
+
+    source = {"name": "files", "path": str(tmp_path)}
+    refused = pytest.raises(UserError, match="cannot be made a colour picture")
+    with nullcontext() if values is np.uint8 else refused:
+        data = load(source, channels=3, split=SPLIT)
+        assert data.channels == {"a": 3, "b": 3}

@@ -19,6 +19,7 @@ from tiny import TINY
 import gantk
 from gantk import write_report
 from gantk.errors import UserError
+from gantk.formats.files import read as gantk_read
 from gantk.training import loop
 
 
@@ -142,6 +143,56 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     assert (r"again\textasciitilde{}2\textasciicircum{} &" in text) is (count == 2)
     with Image.open(folder / "T1_to_T2.png") as sheet:
         assert sheet.width > (3 + count) * 320
+
+
+@pytest.mark.parametrize(
+    ("colours", "suffix", "white"), [("pictures", "png", 255), ("arrays", "nii.gz", 1.0)]
+)
+def test_test_images_in_colour_keep_their_values(colours, suffix, white, tmp_path):
+    """Where the images are -> the kind of file that holds them in the run folder, and its range."""
+    rng = np.random.default_rng(0)
+    images = rng.random((2, 12, 3, 8, 8)).repeat(4, axis=3).repeat(4, axis=4).astype(np.float32)
+    data = {"T1": list(images[0]), "T2": list(images[1])}
+    if colours == "pictures":
+        data = tmp_path / "pictures"
+        for domain, own in zip(("T1", "T2"), np.rint(255 * images).astype(np.uint8), strict=True):
+            (data / domain).mkdir(parents=True)
+            for number, image in enumerate(own):
+                Image.fromarray(np.moveaxis(image, 0, -1)).save(data / domain / f"{number:02}.png")
+
+    settings = ["data.split.by='image'", "train.steps=1"]
+    settings.append(f"data.intensity={{name='window', low=0, high={white}}}")
+    options = {"out": tmp_path / "run", "device": "cpu", "say": lambda line: None}
+    run = gantk.run(TINY, data=data, set=settings, **options)
+    kept = gantk_read(run.path / f"samples/test/a_to_b-0-truth.{suffix}").pixels
+    known = images[1] * white if suffix == "png" else images[1].mean(axis=1, keepdims=True)
+
+    assert np.abs(known - kept).max(axis=(1, 2, 3)).min() < 0.003 * white
+
+
+def test_runs_on_volumes_ask_for_niivue(copied_run):
+    names = json.loads((copied_run / "patients.json").read_text("utf-8"))
+    assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
+
+    names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
+    for kind in ("input", "output", "truth"):
+        nibabel.save(
+            nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
+            copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz",
+        )
+
+    (copied_run / "patients.json").write_text(json.dumps(names))
+    page = Page(gantk.write_report(copied_run))
+
+    assert "NiiVue" in page.words
+    assert refers_to_nothing(page)
+    (policy,) = [
+        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert "connect-src data: blob:" in policy
+    assert "http" not in policy
+    assert "NiiVue" in page.words
+    assert len(page.source) < 4_000_000
 
 
 def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, tmp_path):
@@ -334,6 +385,7 @@ def folds(tiny_run, tmp_path):
         (OF_A, ("split.json", '"by": "patient"', '"by": "image"'), 0, REFUSED),
         (OF_A, ("split.json", '"p3"', '"p0"'), 0, REFUSED),
         (OF_A, ("metrics.json", '"psnr"', '"mae"'), 3, ["no score that all have of each patient"]),
+        (OF_A, ("metrics.json", '"dB"', '"HU"'), 3, ["no score that all have of each patient"]),
         (OF_A, ("metrics.json", '"metrics"', '"none"'), 0, REFUSED),
     ],
 )
@@ -375,6 +427,12 @@ def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):
         recipe = path.read_text("utf-8").replace("cycle = 7.0", "cycle = 5.0")
         before, table, after = recipe.partition("[train]")
         path.write_text(before + table + after.replace("seed = 0", "seed = 1", 1))
+
+    for run in folds.values():  # the first score is not of patients
+        results = json.loads((run / "metrics.json").read_text("utf-8"))
+        of_sets = {"fid": {"value": 3.0, "n": 2, "higher_is_better": False}}
+        results["metrics"]["a_to_b"] = of_sets | results["metrics"]["a_to_b"]
+        (run / "metrics.json").write_text(json.dumps(results))
 
     done = gantk("report", *(folds[name] for name in runs), "--out", tmp_path / "page.html")
 

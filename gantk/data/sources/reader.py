@@ -165,6 +165,8 @@ class Reader:
                 allowed=f"at least {MIN_SIDE_PIXELS} pixels on each side",
             )
 
+        if self.channels == 3 and len(pixels) == 1:
+            self._expect_picture(row)
         pixels = in_channels(pixels, self.channels)
         channels, first = self._first.setdefault(row.letter, (len(pixels), row.display_path))
         if len(pixels) != channels:
@@ -176,6 +178,19 @@ class Reader:
             )
 
         return np.ascontiguousarray(pixels)
+
+    def _expect_picture(self, row: Row) -> None:
+        """UserError for a gray volume or picture of 16 bits: no file of its kind holds the colours
+        that a model would make of it.
+        """
+        image = self.kept.read(row.source, row.volume)
+        if image.affine is not None or image.dtype == np.uint16:
+            raise UserError(
+                f"'{row.display_path}' is gray and no picture of 8 bits, so it cannot be made a colour"
+                " picture",
+                where="data.channels",
+                remedy="set data.channels = 1",
+            )
 
     def on_grid(self, image: Image, row: Row) -> Image:
         """An image on the grid of a row's file, as this reader samples it."""

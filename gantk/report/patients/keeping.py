@@ -219,25 +219,29 @@ def _pixel_of_network(scan: Image, plane: Sequence[float], table: Any) -> list[f
 def _write(
     tested: Tested, places: list[int], kind: str, stem: Path, voxel: tuple[float, ...] = ()
 ) -> str:
-    """Write an image, or several as a volume, in file intensities (of several contrasts the first),
-    a colour picture as PNG; returns their unit.
+    """Write an image, or several as a volume, in file intensities (of several contrasts the first,
+    of colours their mean), a colour picture of 8 bits as PNG; returns their unit.
     """
     letter = OTHER[tested.to] if kind == "input" else tested.to
     images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}
 
-    colours = len(tested.data.contrasts[letter]) == 1
+    records = [tested.pairs[place][letter] for place in places]
+    contrasts = tested.data.contrasts[letter]
+    in_colour = len(records) == len(contrasts) == 1 and _is_colour_picture(records[0])
     slices = []
     units = []
-    for place in places:
-        record = tested.pairs[place][letter]
+    for place, record in zip(places, records, strict=True):
         native, unit = _native(tested, record, images[kind][place], letter)
-        shown = native if colours else native[:1]
-        slices.append(shown.numpy().astype(np.float32))
+        if len(contrasts) > 1:
+            native = native[:1]
+        elif not in_colour:
+            native = native.mean(0, keepdim=True)
+        slices.append(native.numpy().astype(np.float32))
         units.append(unit)
 
     pixels = np.nan_to_num(slices[0] if len(places) == 1 else np.stack(slices, axis=1))
     if len(pixels) > 1:
-        picture = Image(pixels.clip(0), dtype=np.dtype(np.uint8))
+        picture = Image(pixels.clip(0, 255), dtype=np.dtype(np.uint8))
         Picture().write(stem.with_suffix(".png"), picture)
         return units[0]
     affine = None
@@ -248,6 +252,14 @@ def _write(
 
     Nifti().write(stem.with_suffix(".nii.gz"), Image(pixels, affine))
     return units[0]
+
+
+def _is_colour_picture(record: Record) -> bool:
+    """Whether a record is a colour picture of 8 bits, whose values a PNG holds."""
+    if record.file is None:
+        return False
+    image = record.file.read()
+    return image.dims == 2 and image.channels == 3 and image.dtype == np.uint8
 
 
 def _native(
