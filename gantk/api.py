@@ -400,7 +400,8 @@ def translate(
         seed: the seed of `variants`.
         style: an image of the target domain whose style the translation takes (multimodal methods).
         uncertainty: write a second map, of how far each value may be off, in the target's units:
-            "flips", "cycle", or "auto" for the method's own kind; for an ensemble "members". It must have been found to show the model's errors (`evaluate`).
+            "flips", "cycle", or "auto" for the method's own kind; for an
+            ensemble "members". It must have been found to show the model's errors (`evaluate`).
         unjudged: whether to write the map even if that was not measured, or found to be false.
         label: the class of the images, such as "tumour", for methods that were trained with classes.
         volume: the volume to translate of a file that holds several, counted from 0.

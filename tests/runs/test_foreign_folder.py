@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.report.build import write_report
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.runs.schemas import read_results
+from gantk.runs.schemas import LogLine, read_results
 
 
 @pytest.fixture
@@ -45,6 +45,27 @@ def link(path, target):
         path.unlink(missing_ok=True)
     path.symlink_to(target)
 
+
+WRITES = {
+    "a checkpoint": (
+        "checkpoints",
+        lambda run: checkpoint.save(run.checkpoints, 9, {}, None, {"method": "x"}),
+    ),
+    "old checkpoints": (
+        "checkpoints",
+        lambda run: checkpoint.prune(run.checkpoints, 1, (), lambda step: True),
+    ),
+    "a sample": (
+        "samples",
+        lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
+    ),
+    "a sample of a group": (
+        "samples/truth",
+        lambda run: run.write_picture("truth", "a_to_b-0", np.zeros((1, 4, 4)), 0, 1),
+    ),
+    "the list of samples": ("samples", lambda run: run.write_json("samples/index.json", {})),
+    "a line of the log": ("log.jsonl", lambda run: run.add_to_log(LogLine(step=5))),
+}
 
 PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "patients.json", "split.json"]
 PIPED += ["samples/index.json", "report.html", "environment.json", "recipe.toml"]
@@ -187,6 +208,18 @@ def test_networks_that_the_weights_do_not_fill_are_not_built(copied_run, monkeyp
     monkeypatch.setattr(trained, "build_method", build)
     with pytest.raises(UserError, match="belongs to another method or network"):
         gantk.load(copied_run, device="cpu")
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_nothing_is_written_through_a_link(what, copied_run, outside):
+    name, write = WRITES[what]
+    link(copied_run / name, outside / "log.jsonl" if name == "log.jsonl" else outside)
+    before = listing(outside)
+
+    with pytest.raises(UserError, match="is a link"):
+        write(RunFolder(copied_run))
+
+    assert listing(outside) == before
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "samples", "study"])

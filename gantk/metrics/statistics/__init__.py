@@ -1,3 +1,1 @@
-"""Paired tests over patients, corrected for multiple comparisons; ranks of several systems; scores
-of subgroups.
-"""
+"""Paired tests over patients, corrected for multiple comparisons; scores of subgroups."""
