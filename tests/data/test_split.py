@@ -232,6 +232,24 @@ def table(tmp_path, *lines):
     return str(tmp_path / "split.csv")
 
 
+def test_unpairing_spares_a_patient_whose_domain_has_others():
+    records = study(1)
+    for n in range(3):
+        records += stack(2, "b", f"only-b-{n}")
+    kept = unpair(records)
+
+    assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
+
+
+def test_a_file_cannot_put_a_pair_into_two_sets(tmp_path):
+    records = [replace(each, subject=each.subject + each.domain) for each in study(4)]
+    rows = [f"p0{n}{x},{'test' if x == 'b' else 'train'}" for n in range(4) for x in "ab"]
+    says = "is in the test set, but the image that is registered with it is in the train set"
+
+    with pytest.raises(UserError, match=says):
+        split(records, file=table(tmp_path, "patient,split", *rows))
+
+
 @pytest.mark.parametrize(
     "rows, says",
     [
