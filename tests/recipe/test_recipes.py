@@ -159,6 +159,18 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     )
 
 
+def test_recipes_without_held_out_files_test_on_yours(tmp_path):
+    assert load_recipe("t1t2_patients").check().data.split.test == 0
+
+    for number in range(6):
+        for contrast in ("T1", "T2"):
+            volume(tmp_path / f"p{number}" / f"{contrast}.nii.gz", number)
+    _, yours = gantk.checked_recipe("t1t2_patients", tmp_path, [], None)
+
+    assert yours.data.split.test > 0
+    assert yours.data.split.by == "auto"
+
+
 # ---- every recipe takes `--data`: pictures, volumes, a DICOM export, a table; or says what it
 # wants instead
 

@@ -196,3 +196,24 @@ def test_prdc_shares_match_their_definitions(neighbourhood):
     assert len(set(expected)) == 4
     every = shares_of(real, fake, k)(np.ones(26, bool), np.ones(21, bool))
     assert every.tolist() == pytest.approx(expected)
+
+
+def test_prdc_scores_are_shares_of_its_vectors(neighbourhood):
+    k, real, fake = neighbourhood
+    scores = Prdc(2.0, 2, k=k)(*groups(real, fake))
+    values = {name: score.value for name, score in scores.items()}
+    names = [f"{name}_random" for name in ("precision", "recall", "density", "coverage")]
+    shares = naive(np.arcsinh(real), np.arcsinh(fake), k)
+
+    assert values == pytest.approx(dict(zip(names, shares, strict=True)))
+
+
+def test_fid_is_the_formula_of_its_vectors(sets):
+    real = np.arcsinh(sets[0])
+    fake = np.arcsinh(sets[1])
+    value, interval = left_out_interval(lambda r, f: fid_of(real[r], fake[f]), drawn(60), drawn(60))
+    low, high = interval
+    fid = Fid(2.0, 2)(*groups(*sets))
+
+    assert fid.value == pytest.approx(value, rel=1e-9)
+    assert fid.ci95 == pytest.approx((max(0, low), high), rel=1e-9)
