@@ -274,7 +274,7 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     if name == "facades":
         assert {each["severity"] for each in problems} == {"note"}
         return
-    assert [each["kind"] for each in problems] == ["patients"] * (
+    assert [each["kind"] for each in problems] == ["versions", "patients"] * (
         name == "t1t2_course"
     ) or name == "brainix_dicom"
     assert not [
