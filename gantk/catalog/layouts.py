@@ -702,17 +702,20 @@ def _set_patients_of_pictures(
             row.session = _session(row)
         return
 
-    if numbered:
+    if numbered and asked.patient != "names":
         return  # folders are named after patients, but not all
     catalog.doubts += _set_patients_by_names(rows, asked.patient)
 
 
 def _set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]:
     """Set the patients in the names of pictures, where they are sure or `patient` is "names"; else
-    returns the doubt, if names may contain patients.
+    returns the doubt, if names may contain patients. With "names", those that share no patient are
+    one each.
     """
     reading = patients_in_names(rows)
     if reading is None:
+        if patient == "names":
+            _set_patients_of_named([(row, row.place, row.stem) for row in rows], {})
         return []
     if reading.sure or patient == "names":
         for row, name in zip(rows, reading.patients, strict=True):

@@ -419,6 +419,14 @@ def test_pictures_of_several_images_are_told(tmp_path, layout):
     assert len(told) == (layout != "two images side by side")
 
 
+def test_a_pattern_without_a_patient_is_the_cause(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.png", np.zeros((16, 32)))
+
+    told = check(tmp_path, set=[r"data.source.patient=patient_(\d+)"])["problems"]
+    assert "finds no patient in '0.png'" in " ".join(each["what"] for each in told)
+
+
 @pytest.mark.parametrize(
     ("modes", "settings", "errors", "made_gray"),
     [

@@ -192,6 +192,20 @@ def test_side_by_side_pictures_are_registered_halves(side_by_side, order, a, b):
     assert first["b"].max() == b
 
 
+@pytest.mark.parametrize(
+    ("patient", "patients"),
+    [
+        ("", [""]),
+        ("names", ["0", "1", "2", "3"]),
+        (r"(\d)\.", ["0", "1", "2", "3"]),
+        ("^(t)", ["t"]),
+    ],
+)
+def test_patients_of_side_by_side_pictures(side_by_side, patient, patients):
+    records = records_of(Aligned, side_by_side, patient=patient)
+    assert sorted({record.subject for record in records}) == patients
+
+
 # --- classes
 
 

@@ -102,9 +102,10 @@ def _usage_by_guess(path: Path, items: Sequence[Inspected], settings: Sequence[s
         except UserError as error:
             if is_about_setting(error):
                 raise
-            if domains != ("A", "B"):  # nobody said that there are two domains
+            is_missing = isinstance(error, NothingFound)
+            if domains != ("A", "B") or not is_missing:  # nobody said that there are two domains
                 refusal = refusal or error
-            if not isinstance(error, NothingFound):
+            if not is_missing:
                 break  # the domains exist but cannot be used: report that error
 
     raise refusal or NothingFound(f"no data source can use '{path}'")

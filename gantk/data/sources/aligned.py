@@ -25,7 +25,7 @@ class Aligned(FileSource):
     """
 
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
-    # regex whose group is the patient (in path or file name); "" = folder or file names
+    # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
     patient: str = ""
 
     def __post_init__(self):
