@@ -463,18 +463,13 @@ def translate(
 
 
 def _notes_on_model(model: TrainedModel) -> list[str]:
-    """What a user of a run must know before its results: that a baseline is better, and that it
-    translates otherwise than it did.
-    """
-    if model.run is None:
+    """What a user of a run must know before its results: that a baseline is better."""
+    if model.run is None or not (model.run.path / "metrics.json").exists():
         return []
-    lines = []
-    if (model.run.path / "metrics.json").exists():
-        from gantk.metrics.rows import lost_sentence
+    from gantk.metrics.rows import lost_sentence
 
-        lines.append(lost_sentence(model.run))
-    lines += model.run.recipe().changed_effects()
-    return [f"note     {line}" for line in lines if line]
+    line = lost_sentence(model.run)
+    return [f"note     {line}"] if line else []
 
 
 def _say_after(lines: list[str], say: Say) -> Say:

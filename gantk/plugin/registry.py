@@ -104,6 +104,8 @@ class Entry:
         return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
 
 
+NO_SUCH_PART = "no_such_part"  # `kind` of the error for an unknown name
+
 # Names of earlier versions, which recipes and runs may contain -> the current name.
 EARLIER_NAMES = {("source", name): "files" for name in ("folders", "images", "nifti", "contrasts")}
 
@@ -237,7 +239,9 @@ class Registry:
         remedy = " ".join(
             filter(None, [self.suggestion(kind, name), f"Note that {notes}" if notes else None])
         )
-        raise UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
+        error = UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
+        error.kind = NO_SUCH_PART
+        raise error
 
     def _warn_of_left_out(self, kind: str, name: str) -> None:
         """Say once that another distribution's part of a used name is not the one that is used."""

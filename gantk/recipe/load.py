@@ -5,6 +5,7 @@ data, how, and how to score it.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.resources
 import re
 import tomllib
@@ -15,10 +16,11 @@ from typing import Any
 
 from pydantic import create_model
 
-from gantk.errors import UserError, did_you_mean, expect_format, reading_file
+from gantk.errors import UserError, did_you_mean, expect_format, one_line, reading_file
 from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
-from gantk.plugin.spec import Table, check, options_model, plain
+from gantk.plugin.registry import NO_SUCH_PART
+from gantk.plugin.spec import Table, check, options_model, plain, toml
 from gantk.recipe.tables import (
     FORMAT,
     MAX_DEPTH,
@@ -29,27 +31,17 @@ from gantk.recipe.tables import (
     require_bounded,
 )
 
-# Keys of earlier versions -> the current key, with the current values where these changed; None: no
-# effect any more.
-RENAMED: dict[str, str | None | tuple[str, dict]] = {
+# Keys of earlier versions -> the current key, with the current values where these changed.
+RENAMED: dict[str, str | tuple[str, dict]] = {
     **{
         f"train.{name}": f"train.fast.{name}"
         for name in ("channels_last", "fused", "kernels", "benchmark")
     },
-    "train.compile": None,
-    "train.fast.compile": None,
     "train.batched": "train.fast.batched_forward",
     "train.allocator": ("train.fast.keep_memory", {"keep": True, "system": False}),
     "train.capture": ("train.fast.cuda_graph", {"auto": True, "off": False}),
-    "train.frozen": None,
-    "train.overlap": None,
-    "train.recompute": None,
     "data.pin": "train.fast.pin",
     "data.source.channels": "data.channels",
-    "data.source.volumes": None,  # a run's split.json lists its volumes
-    "translate.pipelined": None,
-    "translate.statistics": None,
-    "train.fast.pipelined": None,
     # of methods that have the new key and not the old one
     "method.structure": "method.local_ncc",
     "method.flatness": "method.flat_region",
@@ -57,13 +49,11 @@ RENAMED: dict[str, str | None | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
-# Keys of earlier versions with values whose loss changes results, and what is different now.
-CHANGED_EFFECTS = {
-    ("translate.statistics", "window"): (
-        "this run was made to translate in windows that each have their own norms. Norms are now"
-        " taken over the whole image, so results differ from those of earlier versions"
-    )
-}
+# Kinds of errors for what a run may have and this version of gantk lacks, which is left out. A
+# training that goes on needs its parts.
+LACKING = ("extra_forbidden", NO_SUCH_PART)
+LACKING_IN_TRAINING = LACKING[:1]
+MAX_LEFT_OUT = 100  # each costs a check of all tables
 
 TOO_DOTTED = re.compile(
     r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){32}"""
@@ -102,6 +92,8 @@ class Recipe:
     # old key -> a note for the user on its current name
     notes: dict[str, str] = field(default_factory=dict)
     profile: str = ""  # the profile that was applied, or several: "cpu,by_class"
+    # kinds of errors whose keys, or parts of a list, `check` leaves out with a note
+    leaves_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_bounded(self.tables, self._place)
@@ -158,8 +150,6 @@ class Recipe:
         where = f"--set {setting}"
         require_bounded({old_key: old_value}, lambda path: where)
         key, value = self._current_setting(old_key, old_value)
-        if key is None:
-            return
         if typed:
             self.texts[key] = setting.partition("=")[2].strip()
         if key in ("train.steps", "train.epochs") and value is not None:
@@ -167,21 +157,13 @@ class Recipe:
 
         self.overridden[_put(self.tables, key, value, setting)] = where
 
-    def _current_setting(self, key: str, value: Any) -> tuple[str | None, Any]:
-        """A setting's current key and value; the key is None where it has no effect any more."""
+    def _current_setting(self, key: str, value: Any) -> tuple[str, Any]:
+        """A setting's current key and value."""
         renamed = RENAMED.get(key, key)
         if renamed == key or self._is_option(key):
             return key, value
 
-        values: dict[str, Any] = {}
-        if isinstance(renamed, tuple):
-            new, values = renamed
-        elif renamed is None:
-            self.notes[key] = f"{key} no longer has an effect"
-            return None, value
-        else:
-            new = renamed
-
+        new, values = renamed if isinstance(renamed, tuple) else (renamed, {})
         if key.startswith("method.") and not self._is_option(new):
             return key, value
 
@@ -217,17 +199,9 @@ class Recipe:
 
             del table[last]
             # The current key wins where both are set.
-            if new is not None and tuple(new.split(".")) not in leaves(tables):
+            if tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, *parents, last))
-
-    def changed_effects(self) -> list[str]:
-        """What the recipe asks for that has no effect any more, but changed results."""
-        return [
-            line
-            for (key, value), line in CHANGED_EFFECTS.items()
-            if _at(self.tables, key.split(".")) == value
-        ]
 
     def check(self) -> Model:
         """Check every key, name and type, and bind the parts.
@@ -269,11 +243,16 @@ class Recipe:
         key needs one.
         """
         texts = dict(self.texts)
+        lacking: list[str] = []
         require_bounded(tables, self._place)
         while True:
             try:
-                return check(model, tables, "the recipe")
+                bound = check(model, tables, "the recipe")
+                break
             except UserError as error:
+                if self._may_leave_out(error) and len(lacking) < MAX_LEFT_OUT:
+                    lacking.append(_take_out(tables, error.path))
+                    continue
                 key = ".".join(map(str, error.path))
                 typed = texts.pop(key, "")
                 if typed and error.kind == "string_type":
@@ -282,6 +261,19 @@ class Recipe:
                 if typed.startswith(("[", "{")) and typed == _at(tables, error.path):
                     error.remedy = ". ".join(filter(None, [error.remedy, NO_TOML]))
                 raise at_its_key(error, self._place) from None
+
+        if lacking:
+            _say_once(
+                f"{self.origin} has {', '.join(lacking)}, which this version of gantk does not"
+                " have. These are left out: where one of them changed results, they are not those"
+                " of the version that made the run"
+            )
+        return bound
+
+    def _may_leave_out(self, error: UserError) -> bool:
+        """Whether an error is for an option, or a part of a list, that `leaves_out` covers."""
+        in_list = isinstance(next(reversed(error.path), None), int)
+        return error.kind in self.leaves_out and (in_list or error.kind != NO_SUCH_PART)
 
     def _place(self, path: tuple) -> str:
         """`file:line` of a key, or the command-line option that set it."""
@@ -532,6 +524,23 @@ def _put(tables: dict[str, Any], key: str, value: Any, setting: str) -> str:
 
     tables[last] = value
     return created or key
+
+
+def _take_out(tables: Any, path: tuple) -> str:
+    """Remove a key, or an item of a list, in place; returns it as `key = value`."""
+    *parents, last = path
+    for key in parents:
+        tables = tables[key]
+    value = tables.pop(last)
+    is_item = isinstance(last, int)
+    return f"{'.'.join(map(str, parents if is_item else path))} = {one_line(toml(value))}"
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    from gantk.terminal import complain
+
+    complain("note", line, style="bold")
 
 
 def _at(tables: Any, path: Iterable) -> Any:

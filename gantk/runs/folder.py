@@ -34,7 +34,7 @@ from gantk.files import (
     write_file,
 )
 from gantk.plugin.loader import installed_version, load
-from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, read_toml
+from gantk.recipe.load import LACKING, Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice, Score, Speed
 from gantk.runs.schemas import (
@@ -242,8 +242,10 @@ class RunFolder:
         """The software and the machine of the run; empty where they are unknown."""
         return read(self.path, "environment.json", Environment) or Environment()
 
-    def recipe(self) -> Recipe:
-        """The run's recipe with all defaults filled in."""
+    def recipe(self, leaves_out: tuple[str, ...] = LACKING) -> Recipe:
+        """The run's recipe with all defaults filled in; its `check` leaves out what this version of
+        gantk does not have.
+        """
         path = self.path / "recipe.toml"
         others = "`gantk recipes`, or restore the file from a backup"
         text, tables = read_toml(path, str(path), "recipe", others, folder=self.path)
@@ -257,7 +259,7 @@ class RunFolder:
             original = Path(self.environment.folder) / path_of_data
             source |= {"path": str(original)} if original.exists() else {}
 
-        return Recipe(tables, self.path.name, str(path), text)
+        return Recipe(tables, self.path.name, str(path), text, leaves_out=leaves_out)
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
         write_file(self.path / "recipe.toml", tomli_w.dumps(tables).encode())

@@ -25,7 +25,7 @@ from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
 from gantk.recipe.departures import changes_of_file
-from gantk.recipe.load import load_recipe, resolved
+from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
 from gantk.recipe.published import published_system
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
@@ -223,7 +223,7 @@ def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -
 
     def open_checked() -> tuple[RunFolder, Model, RecordedSplit]:
         folder = RunFolder.open(path)
-        model = folder.recipe().check()
+        model = folder.recipe(LACKING_IN_TRAINING).check()
         check_training(model, around.hooks)
         refuse_packed(folder)
         return folder, model, folder.split()

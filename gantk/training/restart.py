@@ -15,7 +15,7 @@ from gantk import __version__
 from gantk.errors import UserError, argument
 from gantk.files import lock_folder, regular_file
 from gantk.machine.launch import Launch
-from gantk.recipe.load import load_recipe, resolved
+from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
 from gantk.recipe.tables import Model
 from gantk.runs.folder import RunFolder, flat
 
@@ -77,12 +77,11 @@ def run_to_resume(
     saved = folder.steps
     automatic = process.restarts or (process.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
-    if (
-        unfinished
-        and resolved(load_recipe(regular_file(folder.path / "recipe.toml", folder.path)).check())
-        == tables
-    ):
-        return (True, folder.latest(), folder.split()) if saved else (True, None, None)
+    if unfinished:
+        recorded = load_recipe(regular_file(folder.path / "recipe.toml", folder.path))
+        recorded.leaves_out = LACKING_IN_TRAINING
+        if resolved(recorded.check()) == tables:
+            return (True, folder.latest(), folder.split()) if saved else (True, None, None)
 
     raise folder.occupied_error()
 

@@ -372,7 +372,6 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
     file = tmp_path / "old.toml"
     file.write_text(
         '[method]\nname = "cyclegan"\n[train]\nsteps = 1\nkernels = false\nallocator = "kep"\n'
-        "fast.compile = true\n"
         "[profile.gpu]\ntrain.capture = 'off'\n"
     )
     recipe = load_recipe(str(file)).override(
@@ -381,7 +380,6 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
 
     assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
     assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
-    assert recipe.notes["train.fast.compile"] == "train.fast.compile no longer has an effect"
     assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")
 
 

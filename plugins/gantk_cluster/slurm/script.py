@@ -14,6 +14,7 @@ from jinja2 import Environment, Template
 
 from gantk import checked_recipe
 from gantk.errors import UserError
+from gantk.recipe.load import LACKING_IN_TRAINING
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import refuse_packed
 
@@ -110,7 +111,7 @@ def _training_options(settings: Iterable[str], data: str | None, profile: str | 
 def _check_run(folder: str) -> None:
     """UserError where the run in a folder cannot be resumed."""
     run = RunFolder.open(folder)
-    run.recipe().check()
+    run.recipe(LACKING_IN_TRAINING).check()
     refuse_packed(run)
     run.latest()
 

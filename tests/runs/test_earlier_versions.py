@@ -1,0 +1,74 @@
+"""A run whose recipe has what gantk no longer has is used as it is: a note names what is left out.
+The same in a recipe of the user's own is an error.
+"""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+import torch
+
+import gantk
+
+IMAGE = torch.linspace(0, 255, 32 * 32).reshape(1, 1, 32, 32).numpy()
+GONE = {"name": "gone", "strength": 2.0}
+
+OPTIONS = [  # dotted key, value, in the note
+    ("train.recompute", False, "train.recompute = false"),
+    ("method.once", [0.5], "method.once = [0.5]"),
+    ("method.generator.once", "a\nb", 'method.generator.once = "a\\nb"'),
+    ("evaluate.metrics", [{"name": "psnr", "once": 1}], "evaluate.metrics.0.once = 1"),
+]
+PARTS = [  # of lists
+    ("evaluate.metrics", ["psnr", GONE], 'evaluate.metrics = { name = "gone", strength = 2.0 }'),
+    ("post", ["gone"], 'post = "gone"'),
+]
+
+
+def change_recipe(run: Path, key: str, value: object) -> None:
+    """Set a dotted key in the recipe of a run."""
+    path = run / "recipe.toml"
+    tables = table = tomllib.loads(path.read_text("utf-8"))
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table[parent]
+    table[last] = value
+    path.write_text(tomli_w.dumps(tables), "utf-8")
+
+
+@pytest.mark.parametrize(("key", "value", "noted"), OPTIONS + PARTS)
+def test_a_run_translates_without_what_is_gone(copied_run, capsys, key, value, noted):
+    before = gantk.load(copied_run, device="cpu").translate(IMAGE)
+    assert not capsys.readouterr().err
+
+    change_recipe(copied_run, key, value)
+    after = gantk.load(copied_run, device="cpu").translate(IMAGE)
+
+    said = capsys.readouterr().err
+    assert f"has {noted}, which this version of gantk does not have" in " ".join(said.split())
+    assert (after == before).all()
+    with pytest.raises(gantk.UserError, match="no option|no key|there is no"):
+        gantk.load_recipe(copied_run / "recipe.toml").check()
+
+
+@pytest.mark.parametrize(("key", "value"), [OPTIONS[0][:2], PARTS[0][:2]])
+def test_a_run_is_scored_without_what_is_gone(copied_run, key, value):
+    change_recipe(copied_run, key, value)
+    scores = gantk.evaluate(copied_run, device="cpu", say=lambda line: None)
+    assert "psnr" in scores["metrics"]["a_to_b"]
+
+
+def test_a_training_goes_on_without_options_not_without_parts(copied_run):
+    change_recipe(copied_run, *OPTIONS[1][:2])
+    gantk.training(copied_run, device="cpu")
+    change_recipe(copied_run, *PARTS[1][:2])
+    with pytest.raises(gantk.UserError, match="there is no post 'gone'"):
+        gantk.training(copied_run, device="cpu")
+
+
+@pytest.mark.parametrize("part", ["method.generator", "method", "data.source"])
+def test_a_run_whose_networks_or_images_are_gone_is_refused(copied_run, part):
+    change_recipe(copied_run, part, {"name": "gone"})
+    with pytest.raises(gantk.UserError, match="there is no .* 'gone'"):
+        gantk.load(copied_run, device="cpu")
