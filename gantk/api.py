@@ -303,7 +303,10 @@ def evaluate(
 
         restore(parts, chosen)
         if other is None:
-            return _evaluate(parts, folder, say)
+            scores = _evaluate(parts, folder, say)
+            if runtime.main and packing is None:
+                say(f"report   {_write_report(folder)}")
+            return scores
 
         parts.data.test_on(other, model.method.target, seen)
         say(f"data     all images of {data} are test images; the run folder is not changed")

@@ -45,7 +45,7 @@ def in_short(tables: Mapping) -> str:
     parts = [f"changes {', '.join(changed)}" if changed else "as stated"]
     for name, profile in mapping(tables.get("profile")).items():
         changed = [
-            ".".join(path[1:])
+            ".".join(path[1:] or path)
             for path in leaves(mapping(profile))
             if _at(profile, path) != _at(tables, path)
         ]

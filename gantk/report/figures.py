@@ -25,6 +25,7 @@ TitledPictures = list[tuple[str, Image.Image]]
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
 SIDE = 320  # pixels of the height of a picture
 GAP = 8
+ERROR = "Absolute error"
 TITLE = 26  # pixels above a row
 CSV_HEADS = (
     *("direction", "region", "system", "score", "unit", "value"),
@@ -40,21 +41,30 @@ LATEX_SPECIAL |= {
 
 
 def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
-    """The pictures of a test image, by kind, under these titles, the input with its patient, and the
-    absolute error of each output, whose palest yellow is `error`. Generated and real images share one window.
+    """The pictures of a test image, by kind, under these titles, and the absolute error of each
+    output, whose palest yellow is `error`. Generated and real images share one window.
     """
     truth = case.pictures["truth"].pixels
     row = []
     errors = []
     for kind, title in titles.items():
         pixels = case.pictures[kind].pixels
-        name = f"{title}, {case.patient}" if kind == "input" else title
-        row.append((name, _picture(pixels, pixels if kind == "input" else truth)))
+        row.append((title, _picture(pixels, pixels if kind == "input" else truth)))
         if kind.startswith("output"):
-            head = f"Absolute error, 0 to {error:.3g}"
-            head += f", {title}" if kind != "output" else ""
+            head = ERROR if kind == "output" else f"{ERROR}, {title}"
             errors.append((head, error_picture(mean_error(pixels, truth), error)))
     return row + errors
+
+
+def with_patient(row: TitledPictures, patient: str, error: float) -> TitledPictures:
+    """A row of `picture_row` that says whose image it shows, and the scale of the errors: it has no
+    caption.
+    """
+    titled = []
+    for number, (title, picture) in enumerate(row):
+        more = patient if number == 0 else f"0 to {error:.3g}" * title.startswith(ERROR)
+        titled.append((", ".join(filter(None, (title, more))), picture))
+    return titled
 
 
 def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
