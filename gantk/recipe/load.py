@@ -271,9 +271,12 @@ class Recipe:
         return bound
 
     def _may_leave_out(self, error: UserError) -> bool:
-        """Whether an error is for an option, or a part of a list, that `leaves_out` covers."""
+        """Whether an error is for an option, or a part of a list, that `leaves_out` covers: no
+        post-step, as results are not the run's without it.
+        """
         in_list = isinstance(next(reversed(error.path), None), int)
-        return error.kind in self.leaves_out and (in_list or error.kind != NO_SUCH_PART)
+        is_spare = in_list and error.path[0] != "post"
+        return error.kind in self.leaves_out and (is_spare or error.kind != NO_SUCH_PART)
 
     def _place(self, path: tuple) -> str:
         """`file:line` of a key, or the command-line option that set it."""

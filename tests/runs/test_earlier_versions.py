@@ -22,7 +22,6 @@ OPTIONS = [  # dotted key, value, in the note
 ]
 PARTS = [  # of lists
     ("evaluate.metrics", ["psnr", GONE], 'evaluate.metrics = { name = "gone", strength = 2.0 }'),
-    ("post", ["gone"], 'post = "gone"'),
 ]
 
 
@@ -62,13 +61,16 @@ def test_a_run_is_scored_without_what_is_gone(copied_run, key, value):
 def test_a_training_goes_on_without_options_not_without_parts(copied_run):
     change_recipe(copied_run, *OPTIONS[1][:2])
     gantk.training(copied_run, device="cpu")
-    change_recipe(copied_run, *PARTS[1][:2])
-    with pytest.raises(gantk.UserError, match="there is no post 'gone'"):
+    change_recipe(copied_run, *PARTS[0][:2])
+    with pytest.raises(gantk.UserError, match="there is no metric 'gone'"):
         gantk.training(copied_run, device="cpu")
 
 
-@pytest.mark.parametrize("part", ["method.generator", "method", "data.source"])
-def test_a_run_whose_networks_or_images_are_gone_is_refused(copied_run, part):
-    change_recipe(copied_run, part, {"name": "gone"})
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("method.generator", GONE), ("method", GONE), ("data.source", GONE), ("post", [GONE])],
+)
+def test_a_run_whose_results_need_what_is_gone_is_refused(copied_run, part, value):
+    change_recipe(copied_run, part, value)
     with pytest.raises(gantk.UserError, match="there is no .* 'gone'"):
         gantk.load(copied_run, device="cpu")
