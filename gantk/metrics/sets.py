@@ -35,10 +35,7 @@ SUBSET = 1000  # images, as published; smaller sets are compared whole
 SUBSETS = 100
 VECTORS_PER_BLOCK = 1024  # vectors per side of a block of the kernel matrix
 FEW_IMAGES = 32  # definitions say so if there are fewer images
-WARNING = (
-    f"with fewer than {FEW_IMAGES} images the value is unbiased, but depends much on chance. Read"
-    " the interval, not the value"
-)
+WARNING = f"with fewer than {FEW_IMAGES} images the value is unbiased, but depends much on chance"
 
 
 class Features:
@@ -295,7 +292,8 @@ class Kid(InFeatures):
         details = {}
         if fewest < FEW_IMAGES:
             definition += "/few-images"
-            details = {"warning": WARNING}
+            advice = ". Read the interval, not the value" if ci95 else ""
+            details = {"warning": WARNING + advice}
 
         return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
 
