@@ -305,7 +305,8 @@ def evaluate(
         if other is None:
             scores = _evaluate(parts, folder, say)
             if runtime.main and packing is None:
-                say(f"report   {_write_report(folder)}")
+                with suppress(OSError):  # a full disk: the scores are shown and returned
+                    say(f"report   {_write_report(folder)}")
             return scores
 
         parts.data.test_on(other, model.method.target, seen)

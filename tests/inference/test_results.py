@@ -155,7 +155,7 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
         translate(source, tmp_path / "b.png")
 
     picture(tmp_path / "in" / "a.bmp")  # would become a.tif too
-    with pytest.raises(GantkError, match=r"1 of 2 files could not(.|\n)*a.png(.|\n)*--format tif"):
+    with pytest.raises(GantkError, match=r"1 of 2 images could not(.|\n)*a.png(.|\n)*--format tif"):
         translate(source.parent, tmp_path / "two")
 
 

@@ -89,7 +89,7 @@ def test_torn_and_damaged_lists_of_results_are_understood(tmp_path):
     source = pictures(tmp_path / "in", 6)
     (source / "slice-00004.png").write_bytes(b"no picture")
 
-    with pytest.raises(GantkError, match="1 of 6 files"):
+    with pytest.raises(GantkError, match="1 of 6 images"):
         translate(source, tmp_path / "out")
 
     ledger = tmp_path / ".out.translation.json"
