@@ -56,15 +56,14 @@ def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> T
     return row + errors
 
 
-def with_patient(row: TitledPictures, patient: str, error: float) -> TitledPictures:
-    """A row of `picture_row` that says whose image it shows, and the scale of the errors: it has no
-    caption.
-    """
-    titled = []
-    for number, (title, picture) in enumerate(row):
-        more = patient if number == 0 else f"0 to {error:.3g}" * title.startswith(ERROR)
-        titled.append((", ".join(filter(None, (title, more))), picture))
-    return titled
+def captioned_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
+    """As `picture_row`; the titles also say whose image it is and the scale of the errors."""
+    (first, picture), *others = picture_row(case, titles, error)
+    row = [(f"{first}, {case.patient}", picture)]
+    for title, other in others:
+        scale = f", 0 to {error:.3g}" if title.startswith(ERROR) else ""
+        row.append((title + scale, other))
+    return row
 
 
 def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:

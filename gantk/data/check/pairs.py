@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -137,6 +138,8 @@ def fit_of(pairs: Sequence[dict[str, Record]], most: int = MAX_PAIRS) -> Fit | N
         for own in groups
         if np.mean(shares_won[own]) < MIN_LIKENESS and np.median(np.array(gains)[own]) < MIN_GAIN
     ]
+    images = [image for image, _ in levels]
+    placed_better = partial(_placed_better, compared, groups, images, information.diagonal())
     return Fit(
         shift=round(float(np.median(shifts)), 2),
         gain=round(float(np.median(gains)), 2),
@@ -145,8 +148,8 @@ def fit_of(pairs: Sequence[dict[str, Record]], most: int = MAX_PAIRS) -> Fit | N
         total=len(pairs),
         exchanged=_exchanged_pairs(compared, groups, information),
         unlike=tuple(unlike) if likeness is not None else (),
-        turned=_better_placed(compared, groups, [each.turned for each in compared]),
-        moved=_better_placed(compared, groups, [each.away for each in compared]),
+        turned=placed_better([each.turned for each in compared]),
+        moved=placed_better([each.away for each in compared]),
     )
 
 
@@ -197,24 +200,31 @@ def _exchanged_pairs(
     return tuple(sorted(names))
 
 
-def _better_placed(
-    compared: Sequence[Compared], groups: Sequence[list[int]], places: Sequence[list[np.ndarray]]
+def _placed_better(
+    compared: Sequence[Compared],
+    groups: Sequence[list[int]],
+    images: Sequence[np.ndarray],
+    straight: np.ndarray,
+    places: Sequence[list[np.ndarray]],
 ) -> tuple[str, ...]:
     """The names of the pairs, of patients the first of each, whose image shares clearly more
-    information with its partner at one of its other `places`.
+    information with its partner at one of the pair's `places` than as it is (`straight`). `images`
+    are gray levels.
     """
     names = []
     for group in groups:
-        shared = []  # by pair: with the partner as it is, and at each place
-        for number in group:
-            image = _levels(compared[number].image)
-            partners = [compared[number].partner, *places[number]]
-            if places[number]:
-                shared.append([_information(image, _levels(partner)) for partner in partners])
-        if shared:
-            straight, *elsewhere = np.mean(shared, axis=0)
-            if max(elsewhere) > max(MIN_PLACE_GAIN * straight, INFORMATION_BY_ROUNDING):
-                names.append(compared[group[0]].name)
+        with_places = [number for number in group if places[number]]
+        if not with_places:
+            continue
+
+        shared = [
+            [_information(images[number], _levels(partner)) for partner in places[number]]
+            for number in with_places
+        ]
+        elsewhere = np.mean(shared, axis=0).max()
+        least = MIN_PLACE_GAIN * np.mean(straight[with_places])
+        if elsewhere > max(least, INFORMATION_BY_ROUNDING):
+            names.append(compared[group[0]].name)
     return tuple(names)
 
 

@@ -18,7 +18,7 @@ from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
-from gantk.report.figures import TitledPictures, picture_row, with_patient, write_figures
+from gantk.report.figures import TitledPictures, captioned_row, write_figures
 from gantk.report.patients.section import HERE, error_window, pictures, shown_patients
 from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
@@ -115,8 +115,7 @@ def _write_figures_of_run(record: RunRecord, folder: str | Path, overwrite: bool
         for case in shown.cases:
             if case.pictures:
                 error = _largest_error(case, window)
-                row = with_patient(picture_row(case, shown.titles, error), case.patient, error)
-                rows.setdefault(shown.label, []).append(row)
+                rows.setdefault(shown.label, []).append(captioned_row(case, shown.titles, error))
     write_figures(folder, score_grids(record), rows, overwrite)
 
 
@@ -129,8 +128,7 @@ def _write_figures_of_comparison(
         titles = {"input": "Input", "truth": "Real"}
         titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
         error = _largest_error(case, shown.error_window)
-        row = with_patient(picture_row(case, titles, error), case.patient, error)
-        rows.setdefault(label, []).append(row)
+        rows.setdefault(label, []).append(captioned_row(case, titles, error))
     write_figures(folder, {grid.title: [grid] for grid in shown.grids}, rows, overwrite)
 
 

@@ -144,13 +144,10 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
         by_seed: dict[int, dict[str, RunRecord]] = {}
         for name, run in repeated.items():
             by_seed.setdefault(_seed(run), {})[name] = run
-        of_seeds = [_folds_together(folds, places) for folds in by_seed.values()]
-        are_alike = (
-            len({frozenset(system.tests) for of_seed in of_seeds for system in of_seed}) == 1
-        )
-        if are_alike and all(len(of_seed) == 1 for of_seed in of_seeds):
-            of_seeds = [[_system(repeated, places)]]
-        systems += [system for of_seed in of_seeds for system in of_seed]
+        apart = [system for folds in by_seed.values() for system in _folds_together(folds, places)]
+        have_same_tests = len({frozenset(system.tests) for system in apart}) == 1
+        is_one = have_same_tests and len(apart) == len(by_seed)  # each seed's folds are one system
+        systems += [_system(repeated, places)] if is_one else apart
     return sorted(systems, key=lambda system: system.place)
 
 
