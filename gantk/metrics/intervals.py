@@ -1,5 +1,5 @@
-"""Means over patients, slices and volumes with 95 % intervals, from resampling patients; fewer than
-`MIN_PATIENTS` have no interval.
+"""Means over patients with 95 % intervals, from resampling patients; fewer than `MIN_PATIENTS` have no
+interval.
 
 Images whose patient is unknown ("") may be of one head: for n and for intervals they count as one
 patient.
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gantk.data.test_size import least_patients
 from gantk.errors import UserError
@@ -61,38 +59,24 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
     return head_numbers(patients) % GROUPS
 
 
-def estimate(
-    values: Values,
-    patients: Sequence[str],
-    *,
-    alike: bool = False,
-    draws: int = BOOTSTRAP_DRAWS,
-    **about: Any,
-) -> Score:
+def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
     """Mean over images, then over patients, with a percentile interval from resampling patients
     (Efron, 1979), and further keys of the score.
 
     Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval.
-    With `alike` every value has the same weight, however many its patient has, and n is their
-    number. nan (not scorable) is left out. Seeded: the same values give the same interval.
+    nan (not scorable) is left out. Seeded: the same values give the same interval.
     """
-    sums, counts = _by_patient(values, patients)
-    if not len(sums):
+    means = patient_means(values, patients)
+    if not len(means):
         return Score(value=None, ci95=None, n=0, **about)
-    if not alike:
-        sums = sums / counts
-        counts = np.ones(len(sums))
 
-    value = float(sums.sum() / counts.sum())
     ci95 = None
-    if len(sums) >= MIN_PATIENTS:
-        picks = bootstrap_draws(len(sums), draws)
-        means = sums[picks].sum(1) / counts[picks].sum(1)
-        ci95 = np.percentile(means, [2.5, 97.5]).tolist()
-    elif len(sums) > 1:
-        of_patients = sums / counts
-        about["range"] = [float(of_patients.min()), float(of_patients.max())]
-    return Score(value=value, ci95=ci95, n=int(counts.sum()), **about)
+    if len(means) >= MIN_PATIENTS:
+        drawn = means[bootstrap_draws(len(means))].mean(axis=1)
+        ci95 = np.percentile(drawn, [2.5, 97.5]).tolist()
+    elif len(means) > 1:
+        about["range"] = [float(means.min()), float(means.max())]
+    return Score(value=float(means.mean()), ci95=ci95, n=len(means), **about)
 
 
 def probability_better(gains: np.ndarray) -> float | None:
@@ -108,8 +92,21 @@ def probability_better(gains: np.ndarray) -> float | None:
 
 def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
     """The mean of each patient's values without nan, for patients with any value."""
-    sums, counts = _by_patient(values, patients)
-    return sums / counts
+    if len(values) != len(patients):
+        raise UserError(f"{len(values)} values do not fit the patients of {len(patients)} images")
+
+    scores = np.asarray(values, dtype=float)
+    numbers = head_numbers(patients)
+    known = ~np.isnan(scores)
+    sums = np.bincount(numbers[known], scores[known])
+    counts = np.bincount(numbers[known])
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def mean_score(values: Values, patients: Sequence[str]) -> float | None:
+    """The mean over patients; None where no image could be scored."""
+    means = patient_means(values, patients)
+    return float(means.mean()) if len(means) else None
 
 
 def drawn_interval(
@@ -169,61 +166,6 @@ def left_out_interval(
 
     reach = stdtrit(min(counts) - 1, 0.975) * variance**0.5
     return value, [value - reach, value + reach]
-
-
-def per_level(
-    scores: np.ndarray,
-    patients: Sequence[str],
-    volumes: Sequence[str],
-    dims: int,
-    pooled: tuple[Callable[[Tensor], Tensor], np.ndarray, np.ndarray] | None = None,
-) -> dict[str, Score]:
-    """Scores by "slice" and "volume": value, ci95, n and how volumes are scored; for dims 3
-    "volume" only.
-
-    `volumes`: each slice's volume, "" if unknown; no such level if none is known or each has one
-    slice. `pooled`, for scores of a mean: (score of a mean, each slice's mean, its pixel count,
-    used as its weight).
-    """
-    if dims == 3:
-        return {"volume": estimate(scores, patients, alike=True, how="whole")}
-
-    levels = {"slice": estimate(scores, patients, alike=True)}
-    if not any(volumes) or len(set(volumes)) == len(volumes):
-        return levels
-
-    if pooled:
-        of_mean, means, weights = pooled
-        how = "pooled-over-slices"
-    else:
-        of_mean = None
-        means = scores
-        weights = np.ones(len(scores))
-        how = "mean-of-slices"
-
-    numbers = patient_numbers(volumes)
-    known = ~np.isnan(means)
-    owners = [patients[first] for first in np.unique(numbers, return_index=True)[1]]
-    totals = np.bincount(numbers[known], weights[known], len(owners))
-    sums = np.bincount(numbers[known], (weights * means)[known], len(owners))
-    values = np.divide(sums, totals, out=np.full(len(owners), np.nan), where=totals > 0)
-    if of_mean:
-        values = of_mean(torch.from_numpy(values)).numpy()
-
-    return levels | {"volume": estimate(values, owners, alike=True, how=how)}
-
-
-def _by_patient(values: Values, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of each patient's values without nan, for patients with any value."""
-    if len(values) != len(patients):
-        raise UserError(f"{len(values)} values do not fit the patients of {len(patients)} images")
-
-    scores = np.asarray(values, dtype=float)
-    numbers = head_numbers(patients)
-    known = ~np.isnan(scores)
-    sums = np.bincount(numbers[known], scores[known])
-    counts = np.bincount(numbers[known])
-    return sums[counts > 0], counts[counts > 0]
 
 
 def estimate_share(right: np.ndarray, **about: Any) -> Score:

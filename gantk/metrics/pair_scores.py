@@ -1,4 +1,4 @@
-"""Scores of outputs against references: by metric, region and level, before and after a linear
+"""Scores of outputs against references: by metric and region, before and after a linear
 correction, in network intensities and in the units of the files. And the baselines that a model
 must beat: identity, histogram matching, and the best intensity map; plugins register others.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.metrics.intervals import estimate, metric_score, per_level
+from gantk.metrics.intervals import estimate, mean_score, metric_score
 from gantk.metrics.pairs import LesionContrast
 from gantk.runs.results import Score
 
@@ -36,15 +36,12 @@ TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 @dataclass(frozen=True)
 class References:
-    """The true images (N, C, *size) for outputs, their patients, and, if known, masks, volumes and
-    units.
-    """
+    """The true images (N, C, *size) for outputs, their patients, and, if known, masks and units."""
 
     images: Tensor
     patients: list[str]
     masks: Tensor | None = None  # of lesions (N, 1, *size)
     foreground: Tensor | None = None  # not air (N, 1, *size)
-    volumes: list[str] = field(default_factory=list)  # the volume of each slice, "" if unknown
     units: Any = None  # the intensities of the files, see gantk.metrics.references.Units
     above: str = ""  # the share(s) of the range above which pixels are `foreground`
 
@@ -53,13 +50,11 @@ class References:
 class Scores:
     """The scores of a model or baseline, one number per image: (kind, row) -> (N,).
 
-    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units; "mean" and
-    "weight" of a map.
+    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units.
     """
 
     values: dict[tuple[str, str], np.ndarray]
     patients: list[str]
-    volumes: list[str]
     finite: np.ndarray  # (N,) whether all values of an output are finite
     unit: str = ""  # of native values
     above: str = ""  # of the references
@@ -90,7 +85,6 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
     return Scores(
         values,
         patients=list(chain.from_iterable(part.patients for part in parts)),
-        volumes=list(chain.from_iterable(part.volumes for part in parts)),
         finite=np.concatenate([part.finite for part in parts]),
     )
 
@@ -173,9 +167,8 @@ class PairScorer:
 
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
         unit = references.units.name if references.units is not None else ""
-        volumes = references.volumes or [""] * len(output)
         all_finite = torch.cat(finite).cpu().numpy()
-        return Scores(values, references.patients, volumes, all_finite, unit, references.above)
+        return Scores(values, references.patients, all_finite, unit, references.above)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
@@ -237,12 +230,8 @@ class PairScorer:
             if of_mean is not None:
                 # A metric of a map computes it once for all regions.
                 means = metric.means(made, real, [*regions.values()])
-                for suffix, (mean, weight) in zip(regions, means, strict=True):
-                    name = metric.name + suffix
-                    yield (kind, name), of_mean(mean)
-                    if kind == "raw":
-                        yield ("mean", name), mean
-                        yield ("weight", name), weight
+                for suffix, mean in zip(regions, means, strict=True):
+                    yield (kind, metric.name + suffix), of_mean(mean)
             elif kind != "native":
                 for suffix, mask in regions.items():
                     yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
@@ -270,15 +259,9 @@ class PairScorer:
         count = int((~np.isnan(raw)).sum())
         gap = None
         if ("corrected", name) in scores.values:
-            gap = estimate(scores.values["corrected", name], patients, draws=1).value
+            gap = mean_score(scores.values["corrected", name], patients)
 
         score = metric_score(metric, estimate(raw, patients), count, definition, gap)
-        pooled = None
-        if ("mean", name) in scores.values:
-            pooled = (metric.of_mean, scores.values["mean", name], scores.values["weight", name])
-
-        levels = {"per": per_level(raw, patients, scores.volumes, self.dims, pooled)}
-        score = score.model_copy(update=levels)
         if ("native", name) in scores.values:
             kind = "hounsfield" if scores.unit == "HU" else "native"
             where = definition.rpartition("/")[2]

@@ -102,23 +102,19 @@ class PairMetric:
 
 
 class MapMetric(PairMetric):
-    """A score computed from the mean of a map: one map serves all regions, and slices can be pooled
-    to volumes.
-    """
+    """A score computed from the mean of a map: one map serves all regions."""
 
     def means(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """The map's mean over each mask (None: the whole image), and the number of its values
-        there: (N,) each.
-        """
+    ) -> list[Tensor]:
+        """The map's mean over each mask (None: the whole image): (N,) each."""
         with self._comparison(output, reference):
             found = self._map(output.float(), reference.float())
             insides = [
                 self._on_map(None if mask is None else (mask > 0).expand_as(output))
                 for mask in masks
             ]
-            return [(region_mean(found, inside), region_count(found, inside)) for inside in insides]
+            return [region_mean(found, inside) for inside in insides]
 
     def of_mean(self, mean: Tensor) -> Tensor:
         """The score for a map's mean."""
@@ -140,8 +136,7 @@ class PSNR(MapMetric):
     """Peak signal-to-noise ratio, 10 log10(range^2 / mean square error), in decibels. Equal images
     get 100 dB.
 
-    The range is that of the recipe, never an image's own maximum. The PSNR of a volume is computed
-    from the squared error of all its slices together, not as the mean of their PSNRs.
+    The range is that of the recipe, never an image's own maximum.
     """
 
     name = "psnr"
@@ -298,11 +293,4 @@ def region_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of each image over all its values, or over those inside the mask: (N,)."""
     if mask is None:
         return values.flatten(1).mean(1)
-    return torch.where(mask, values, 0).flatten(1).sum(1) / region_count(values, mask)
-
-
-def region_count(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Number of values that `region_mean` averages: (N,)."""
-    if mask is None:
-        return torch.full((len(values),), float(values[0].numel()), device=values.device)
-    return mask.flatten(1).sum(1).float()
+    return torch.where(mask, values, 0).flatten(1).sum(1) / mask.flatten(1).sum(1).float()

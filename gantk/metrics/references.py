@@ -186,7 +186,7 @@ class RealImages:
     def references(
         self, pairs: Sequence[dict[str, Record]], to: str, sources: Tensor | None = None
     ) -> References:
-        """References in domain `to` of pairs; with `sources` (N, C, *size) also masks, volumes and
+        """References in domain `to` of pairs; with `sources` (N, C, *size) also masks and
         units.
         """
         records = [pair[to] for pair in pairs]
@@ -207,7 +207,6 @@ class RealImages:
             patients,
             masks=all_masks if all_masks.any() else None,
             foreground=foreground((sources, tissue_of_sources), (images, tissue)),
-            volumes=_volumes(records),
             units=units_of(self.data, records, to),
             above=self._shares([*tissue, *tissue_of_sources]),
         )
@@ -221,7 +220,6 @@ class RealImages:
             images,
             [record.subject for record in records],
             foreground=foreground((images, tissue)),
-            volumes=_volumes(records),
             units=units_of(self.data, records, letter),
             above=self._shares(tissue),
         )
@@ -312,14 +310,6 @@ class RealImages:
 def _places(records: Sequence[Record]) -> set[tuple[Any, str]]:
     """Where each record's image is read from."""
     return {(record.path, record.key) for record in records}
-
-
-def _volumes(records: Sequence[Record]) -> list[str]:
-    """The volume of each record: its patient, and its scan if that is known."""
-    return [
-        f"{record.subject}/{record.scan_key}" if record.scan_key else record.subject
-        for record in records
-    ]
 
 
 def windows(images: Tensor, size: Sequence[int] | None) -> Tensor:

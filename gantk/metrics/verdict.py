@@ -13,7 +13,7 @@ import numpy as np
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients
 from gantk.errors import count_noun
-from gantk.metrics.intervals import MIN_PATIENTS, estimate, patient_means, probability_better
+from gantk.metrics.intervals import MIN_PATIENTS, mean_score, patient_means, probability_better
 from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, Scores
 from gantk.metrics.statistics.paired import paired_test
 from gantk.plugin.loader import registry
@@ -171,7 +171,7 @@ def pair_verdict(
             for rival, scores in baselines.items()
             if name in scores.raw and not scores.trouble(name)
         }
-        value = estimate(values, model.patients, draws=1).value
+        value = mean_score(values, model.patients)
         if model.trouble(name):
             value = -math.inf if higher else math.inf
         verdict = _verdict(value, rivals, higher)
@@ -190,7 +190,7 @@ def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
         of_patients = patient_means(gains if higher else -gains, model.patients)
         probability = probability_better(of_patients)
         verdict = Verdict(probability=probability, test=paired_test(of_patients))
-    return estimate(values, model.patients, draws=1).value, verdict
+    return mean_score(values, model.patients), verdict
 
 
 def set_verdict(

@@ -59,13 +59,9 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
 
 
 def _other_figures(scores: Scores) -> dict[str, dict[str, Score]]:
-    """What stands beside the scores of the model: per slice and volume, and in the files' units."""
+    """The scores of the model in the files' units, where they are known."""
     found: dict[str, dict[str, Score]] = {}
     for metric, score in scores.items():
-        for level, figure in score.per.items():
-            with_unit = figure.model_copy(update={"unit": score.unit})
-            found.setdefault(f"per {level}", {})[metric] = with_unit
-
         if score.in_units:
             unit = score.in_units.unit
             title = "in image intensities" if unit in ("", "native") else f"in {unit}"

@@ -96,9 +96,7 @@ class Score(Table):
         "The score after the best linear correction of the output's intensities in the foreground,"
         " or in the whole image where no foreground is known."
     )
-    per: dict[str, Score] = tables("The same score by `slice` and `volume`; `n` is their number.")
     in_units: Score | None = about("The same score in the units of the files, such as HU.")
-    how: str = about("How volumes are scored, such as `pooled-over-slices`; only in `per`.", "")
     details: Mapping[str, Score | int | float | str | None] = tables(
         "Further figures of the metric."
     )

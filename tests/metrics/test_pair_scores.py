@@ -87,27 +87,6 @@ def test_errors_have_native_units_by_each_mapping():
     assert "in_units" not in rows["psnr"]
 
 
-def test_volume_psnr_pools_squared_errors_of_slices():
-    output, truth = pair((6, 1, 12, 12))
-    output[:3] = truth[:3] + torch.tensor([0.01, 0.1, 0.4])[:, None, None, None]
-    scorer = scorer_of(PSNR, MAE, batch=4)
-    rows = scored(output, truth, scorer, list("pppqqq"), volumes=list("vvvwww"))
-
-    def psnr_of_volume(part):
-        made, real = (slices[part].transpose(0, 1)[None] for slices in (output, truth))
-        return PSNR(2.0, 3)(made, real).item()
-
-    volume = rows["psnr"]["per"]["volume"]
-    expected = (psnr_of_volume(slice(3)) + psnr_of_volume(slice(3, 6))) / 2
-
-    assert volume["value"] == pytest.approx(expected, abs=1e-3)
-    assert volume["n"] == 2
-    of_slices = PSNR(2.0, 2)(output, truth).mean().item()
-    assert rows["psnr"]["per"]["slice"]["value"] == pytest.approx(of_slices, abs=1e-4)
-    error = (output - truth).abs().mean().item()
-    assert rows["mae"]["per"]["volume"]["value"] == pytest.approx(error, abs=1e-5)
-
-
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_nan_outputs_leave_no_plausible_score(wrong):
     output, truth = pair((4, 1, 16, 16))
@@ -131,22 +110,20 @@ def test_nan_outputs_leave_no_plausible_score(wrong):
 
 
 @pytest.mark.parametrize(
-    ("values", "patients", "options", "value", "n"),
+    ("values", "patients", "value", "n"),
     [
-        ([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"], {}, 2.5, 2),
-        ([1.0, 1.0, 1.0, 4.0], ["p", "p", "p", "q"], {"alike": True}, 1.75, 4),
-        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], {}, 3.0, 2),
+        ([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"], 2.5, 2),
+        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, 2),
     ],
-    ids=["patients", "images", "unknown ones may be of one head"],
+    ids=["patients", "unknown ones may be of one head"],
 )
-def test_patients_count_alike_however_many_images_they_have(values, patients, options, value, n):
-    found = estimate(values, patients, **options)
+def test_patients_count_alike_however_many_images_they_have(values, patients, value, n):
+    found = estimate(values, patients)
     assert found.value == value
     assert found.n == n
 
 
-@pytest.mark.parametrize("alike", [False, True])
-def test_intervals_cover_the_true_mean_as_stated(alike):
+def test_intervals_cover_the_true_mean_as_stated():
     """400 studies of 20 patients with 3 images each, whose patients differ more than their images
     do.
     """
@@ -155,7 +132,7 @@ def test_intervals_cover_the_true_mean_as_stated(alike):
     patients = [f"p{i // 3}" for i in range(60)]
     for _ in range(400):
         values = np.repeat(rng.normal(30, 2, 20), 3) + rng.normal(0, 0.5, 60)
-        low, high = estimate(values, patients, alike=alike, draws=400).ci95
+        low, high = estimate(values, patients).ci95
         held += low < 30 < high
 
     assert 0.88 < held / 400 < 0.97  # the percentile bootstrap of 20 is a little narrow

@@ -57,9 +57,7 @@ def differences(found: object, kept: object, tolerance: float, where: str = "") 
 
 
 def rows_of(result: dict) -> dict:
-    """Of each score its value, interval, number and definition, whole and per slice, volume or
-    patient.
-    """
+    """Of each score its value, interval, number and definition."""
     assert list(result["metrics"]) == ["pred_to_truth"]
     kept = (
         "value",
@@ -71,7 +69,6 @@ def rows_of(result: dict) -> dict:
         "definition",
         "higher_is_better",
         "corrected",
-        "per",
     )
     rows = result["metrics"]["pred_to_truth"]
     return {name: {key: row[key] for key in kept if key in row} for name, row in rows.items()}

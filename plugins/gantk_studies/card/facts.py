@@ -252,7 +252,7 @@ def _evaluation(run: RunRecord) -> dict[str, str | None]:
 def _held_out(scores: list[Score]) -> dict[str, str]:
     """Facts on the images that the scores are computed on."""
     facts = {}
-    if any(score.per for score in scores):
+    if any(score.corrected is not None for score in scores):
         facts["reference"] = "the registered true image of the same patient"
 
     patients = max((score.n or 0 for score in scores), default=0)

@@ -69,9 +69,7 @@ def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
         is_there = torch.isin(contrast, torch.tensor(shown))
         seen = torch.where(is_there, images, data.range[0])
         made = data.centre(scorer.translate_contrast(seen, tested.to, target))
-        truth = References(
-            known.images[:, [place]], known.patients, None, known.foreground, known.volumes
-        )
+        truth = References(known.images[:, [place]], known.patients, None, known.foreground)
         baselines = {"identity": identity(scored_inputs[:, shown], 1)}
         if pairs:
             known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
@@ -84,5 +82,4 @@ def references_at(known: References, places: Sequence[int]) -> References:
     """The references of the images at these places."""
     foreground = None if known.foreground is None else known.foreground[places]
     patients = [known.patients[place] for place in places]
-    volumes = [known.volumes[place] for place in places] if known.volumes else []
-    return References(known.images[places], patients, None, foreground, volumes)
+    return References(known.images[places], patients, None, foreground)
