@@ -219,7 +219,6 @@ def evaluate(
     *,
     metrics: Iterable[str] | None = None,
     uncertainty: str | None = None,
-    by: Iterable[str] | None = None,
     data: str | Path | None = None,
     device: str | None = None,
     say: Say = tell,
@@ -229,14 +228,13 @@ def evaluate(
 
     Example:
 
-        gantk.evaluate("runs/first", metrics=["psnr", "ssim", "lpips"])
+        gantk.evaluate("runs/first", metrics=["psnr", "ssim", "nrmse"])
 
     Args:
         run: a run folder, or a packed model, whose folder is not changed: it is scored on the images
             and the split that it was trained with, or on `data`.
         metrics: names of metrics. Default: those of the recipe.
         uncertainty: a kind of uncertainty, as in `translate`, to be compared with the actual errors.
-        by: columns of the data, such as scanner or sex, whose groups are scored separately.
         data: a file or folder of other images of the same domains: all are test images, with the
             intensity mapping of the training. The run folder is not changed. Baselines learn from
             the run's own images, which must still be there; those of a packed model, which has none,
@@ -268,17 +266,11 @@ def evaluate(
     changes = {
         "metrics": metrics and list(metrics),
         "uncertainty": uncertainty,
-        "by": by and list(by),
     }
     recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {
         key: each for key, each in changes.items() if each
     }
     model = recipe.check()
-    if model.evaluate.by:
-        from gantk.training.checks import check_training
-
-        check_training(model)
-
     other = None if data is None else with_test_data(recipe, data)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
@@ -330,15 +322,6 @@ def _keep_earlier_uncertainty(folder: RunFolder, results: Results) -> None:
         before = read_results(folder.path)
         if before.step == results.step and before.uncertainty and not results.uncertainty:
             results.uncertainty = before.uncertainty
-
-
-def _add_statistics(results: Results, scorer: Any) -> None:
-    """Add a corrected test to every verdict over pairs, and the scores of subgroups."""
-    from gantk.metrics.statistics.comparing import add_tests
-    from gantk.metrics.statistics.subgroups import add_subgroups
-
-    add_tests(results)
-    results.lines += add_subgroups(scorer.tested, results, scorer)
 
 
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
@@ -579,6 +562,7 @@ def _evaluate(
     `scratch`: the folder that gets the files, where they are not about the run's own images.
     """
     kept = scratch or folder
+    from gantk.metrics.statistics.comparing import add_tests
     from gantk.metrics.summary import published_lines, summary_lines
     from gantk.plugin.callbacks import Hooks
     from gantk.recipe.load import resolved
@@ -612,7 +596,7 @@ def _evaluate(
         _keep_earlier_uncertainty(kept, results)
         kept.write_json("metrics.json", results.dump())  # whatever plugins do, it is not lost
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
-        _add_statistics(results, parts.scorer)
+        add_tests(results)
         kept.write_json("metrics.json", results.dump())
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [

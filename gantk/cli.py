@@ -45,7 +45,6 @@ TRY = "Run three real steps only: print memory, time and settings that fit."
 MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
 PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
 UNCERTAINTY = "Compare an uncertainty with the actual errors: auto, flips, cycle."
-BY = "Score groups of patients separately, by columns such as scanner,sex,age."
 EXAMPLES = (
     "gantk run dualgan_t1t2                         # train on synthetic heads",
     "gantk run dualgan_t1t2 --data SCANS            # train on your scans",
@@ -510,7 +509,6 @@ def sample(run, no_post, **options) -> None:
     help="Metrics, separated by commas: psnr,ssim,mae. Default: the recipe's.",
 )
 @click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
-@click.option("--by", metavar="LIST", help=BY)
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
@@ -523,7 +521,6 @@ def evaluate(
     patient,
     metrics,
     uncertainty,
-    by,
     json_file,
     overwrite,
     device,
@@ -544,15 +541,14 @@ def evaluate(
         options = {
             "metrics": names,
             "uncertainty": uncertainty,
-            "by": split_names(by),
             "data": data,
         }
         scores = api.evaluate(run, **options, device=device, say=speak)
         write_json(json_file, scores, overwrite)
         return
 
-    if uncertainty or by or data:
-        raise click.UsageError("--uncertainty, --by and --data need a RUN")
+    if uncertainty or data:
+        raise click.UsageError("--uncertainty and --data need a RUN")
 
     from gantk.metrics.compare_folders import PAIR_METRICS, compare
 

@@ -220,8 +220,6 @@ class EvaluateTable(spec.Table):
     checkpoint: Literal["last", "best"] = "last"
     # compare this uncertainty with the true errors: `gantk list uncertainty`
     uncertainty: str = "none"
-    # columns of the data table, such as scanner, sex, age: scores for each group of patients
-    by: list[str] = []
 
 
 class TranslateTable(spec.Table):

@@ -215,17 +215,6 @@ class Verdict(Table):
     without_pairs: Verdict | None = about("The same against the best baseline that needs no pairs.")
 
 
-class Groups(Table):
-    """The scores of subgroups of patients."""
-
-    groups: dict[str, Score] = about("The score of each group.", ...)
-
-    def text(self) -> str:
-        """The groups with any patient: `A 24.31 (n = 5), B 23.02 (n = 7)`."""
-        known = {group: score for group, score in self.groups.items() if score.n}
-        return ", ".join(f"{name} {each.text()} ({each.sample()})" for name, each in known.items())
-
-
 class Speed(Table):
     """Time and memory of a training."""
 
@@ -361,9 +350,6 @@ class Results(Table):
     alarms: dict[str, str] = tables(
         "A warning for each direction whose foreground is too large to be a head in air."
     )
-    subgroups: dict[str, dict[str, dict[str, Groups]]] = tables(
-        "Scores of subgroups, by direction, column of `evaluate.by` and metric."
-    )
     uncertainty: dict[str, Uncertainty] = tables(
         "How well the uncertainty map finds errors, by direction."
     )
@@ -376,7 +362,7 @@ class Results(Table):
     speed: Speed | None = about("Time and memory of the training.")
     domains: list[str] = tables("Names of the domains.", list)
     step: Step | None = about("Step of the scored checkpoint.")
-    lines: list[str] = tables("What plugins and subgroups print after the scores.", list)
+    lines: list[str] = tables("What plugins print after the scores.", list)
 
     def baseline(self, name: str, key: str) -> dict[str, Score]:
         """A baseline's scores of a direction; after the post-steps those of the plain direction, as

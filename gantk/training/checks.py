@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 def check_training(model: Model, hooks: Hooks | None = None) -> None:
     """Raise a UserError to refuse a new or resumed training: what the core knows, then hooks."""
     # imported here: the command line reads this module, and these import torch
-    from gantk.metrics.statistics.subgroups import check_columns
     from gantk.training.memory import require_memory
-
-    if model.evaluate.by:
-        check_columns(model)
 
     (hooks or Hooks()).gantk_before_training(model=model)
     require_memory(model)

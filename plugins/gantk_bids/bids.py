@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from gantk import Catalog, Record, Row, VolumeSource
+from gantk import Catalog, Row, VolumeSource
 from gantk.catalog.contrasts import CONTRASTS
 from gantk.catalog.tables import LEFT_OUT, read_rows, split_in
 from gantk.errors import UserError, did_you_mean
@@ -133,21 +133,6 @@ class Bids(VolumeSource):
             paths = on_its_grid or paths
 
         return self.mask_of(scan.path, paths)
-
-    def columns(self) -> list[str]:
-        """The columns of participants.tsv; [] without that file."""
-        path = self.root / "participants.tsv"
-        return read_rows(path)[0] if path.is_file() else []
-
-    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
-        """The row of each record's subject in participants.tsv, by column, without n/a; {} where it
-        has none.
-        """
-        known = {}
-        for _, row in read_rows(self.root / "participants.tsv")[1]:
-            known[subject_of(row)] = {column: value for column, value in row.items() if value}
-
-        return [known.get(record.subject, {}) for record in records]
 
     def _participants(self) -> dict[str, dict[str, str]]:
         """Subject -> its `split` and `label` in participants.tsv."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 
-from gantk import Catalog, Record, Row, VolumeSource
+from gantk import Catalog, Row, VolumeSource
 from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_of_series,
@@ -51,14 +51,6 @@ SUMMARY = (
     "SOPClassUID",
     "SyntheticData",
 )
-ABOUT = {
-    "scanner": "ManufacturerModelName",
-    "manufacturer": "Manufacturer",
-    "field": "MagneticFieldStrength",
-    "sex": "PatientSex",
-    "age": "PatientAge",
-    "protocol": "ProtocolName",
-}
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
 # what an image is -> values of ImageType, and words of the description or the protocol
 NO_SCAN = {
@@ -198,20 +190,6 @@ class Dicom(VolumeSource):
             row.fill("pair", pair, "study and frame of reference")
         self.doubts = doubts if self.pattern else [*_doubts_about_people(used), *doubts]
         return Catalog(rows, self.doubts)
-
-    def columns(self) -> list[str]:
-        """The keys of the dicts that `about` returns."""
-        return [*ABOUT]
-
-    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
-        """Scanner, sex, age and so on of each record's scan, from its header; "" where absent."""
-        names = room("names")
-        headers = {r.path: room("slices").header(r.path) for r in records}
-        said = {
-            path: {k: names.text_of(found, tag) for k, tag in ABOUT.items()}
-            for path, found in headers.items()
-        }
-        return [said[record.path] for record in records]
 
     def _of_domain(self, letter: str, found: Sequence[Series]) -> list[Series]:
         pattern = self.patterns[letter]

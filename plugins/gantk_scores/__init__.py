@@ -1,4 +1,4 @@
-"""Scores beyond the core: sets of images, learned features, LPIPS, and what images are good for."""
+"""Scores beyond the core: sets of images, learned features, and what images are good for."""
 
 from gantk import hookimpl
 
@@ -64,16 +64,6 @@ def gantk_register(add) -> None:
     )
     add.features("inception", "gantk_scores.features.inception:Inception")
     add.features("timm", "gantk_scores.features.timm_network:TimmFeatures")
-    add.metric(
-        "lpips",
-        "gantk_scores.lpips_metric:LPIPS",
-        words={
-            "lpips": (
-                "Learned perceptual distance (LPIPS)",
-                "How different the images look to a trained network; 0 means equal images.",
-            ),
-        },
-    )
     add.baseline(
         "regression",
         "gantk_scores.tasks.regression:Regression",
@@ -114,17 +104,6 @@ def gantk_register(add) -> None:
             "transfer_ssim": (
                 "Structural similarity of translations and their inputs (SSIM to the input)",
                 "How far the anatomy of the input is kept; 1 means an unchanged image.",
-            ),
-        },
-    )
-    add.metric(
-        "two_sample",
-        "gantk_scores.tasks.classification:TwoSample",
-        section="Sets of images",
-        words={
-            "two_sample": (
-                "Classifier that tells generated from real images (two-sample test)",
-                "How often a classifier tells generated from real images; 0.5 means by chance.",
             ),
         },
     )

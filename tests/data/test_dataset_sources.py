@@ -77,12 +77,6 @@ def test_participants_tsv_gives_split_and_class(dataset):
     masked = [record for record in records if record.mask]
     assert {r.path.name[:12] for r in masked} == {"sub-01_T1w.n", "sub-01_T2w.n", "sub-03_ses-2"}
     assert masked[0].mask().sum() == 27
-    source = Bids(("T1", "T2"), 3, (16, 16, 16), path=str(dataset))
-    assert "age" in source.columns()
-    assert [row.get("age") for row in source.about(records[:2])] == [
-        "30",
-        None,
-    ]
 
 
 @pytest.mark.parametrize(
@@ -133,12 +127,6 @@ def test_a_row_for_each_image(tree):
         ("a", "patient1/T1.nii.gz", "bert", "test", None, False),
         ("b", "patient1/T2.nii.gz", "bert", "test", None, False),
     ]
-    source = Manifest(("T1", "T2"), 2, (16, 16), path=str(tree / "study.csv"))
-    assert [(row["patient"], row["label"]) for row in source.about(records[1:3])] == [
-        ("anna", "ill"),
-        ("bert", ""),
-    ]
-    assert source.columns() == ["path", "domain", "patient", "split", "label", "mask"]
     assert len(complete_pairs(records)) == 2
     assert len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
     assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}

@@ -106,7 +106,7 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
     assert ("add --match: truth = " in said.out) is another
     assert "no baseline: score the unchanged inputs too" in said.out
     assert (
-        gantk("eval", *folders, "--by", "sex").code
+        gantk("eval", *folders, "--data", tmp_path).code
         == gantk("eval", "RUN", "--patient", "p").code
         == 2
     )

@@ -154,7 +154,7 @@ def test_lesions_are_scored_apart_for_model_and_baselines():
 @pytest.fixture(scope="module")
 def broken():
     """A scorer of a model that makes NaN, and what it found."""
-    scorer = scorer_of(Breaks, "psnr", "kid", "two_sample")
+    scorer = scorer_of(Breaks, "psnr", "kid")
     return scorer, scorer.test().dump()
 
 

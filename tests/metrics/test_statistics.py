@@ -1,7 +1,6 @@
-"""Statistics: known p-values, corrections, errors of the first kind, power, subgroups."""
+"""Statistics: known p-values, corrections, errors of the first kind, power."""
 
 import json
-import re
 from itertools import product
 
 import numpy as np
@@ -14,7 +13,6 @@ from gantk.errors import UserError
 from gantk.metrics.statistics import paired
 from gantk.metrics.statistics.comparing import add_tests
 from gantk.metrics.statistics.paired import paired_test
-from gantk.metrics.statistics.subgroups import group_names
 from gantk.metrics.verdict import tone_of
 from gantk.runs.results import PairedTest, Results
 from gantk_bench.rows import Row
@@ -205,80 +203,29 @@ def test_a_bench_states_its_tests_and_corrections():
     assert list(sentences(systems([unknown]))) == []
 
 
-# ---- subgroups
-
-
-def test_values_become_groups_ages_in_bands_of_twenty_years():
-    assert group_names("age", ["045Y", "61", "18M", "89+", ""]) == [
-        "40-59",
-        "60-79",
-        "0-19",
-        "80-99",
-        "not known",
-    ]
-    assert group_names("sex", ["F", "", "M"]) == ["F", "not known", "M"]
-    assert group_names("field", ["1.5", "3"]) == ["1.5", "3"]
-
-
-def study(folder) -> dict:
-    """A recipe of 24 patients in a table, 14 of them tested; the truth of those of scanner B is
-    another image.
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A run of 24 patients in a table, 14 of them tested; the truth of every other one is another
+    image.
     """
+    folder = tmp_path_factory.mktemp("study")
     a = draw_pictures(folder / "T1", 24, seed=0)
     b = draw_pictures(folder / "T2", 24, seed=0)
     other = draw_pictures(folder / "other", 24, seed=5)
-    rows = ["T1,T2,patient,Scanner,sex,split"]
+    rows = ["T1,T2,patient,split"]
     for n in range(24):
-        if n % 2:
-            truth = other[n]
-            scanner = "B"
-        else:
-            truth = b[n]
-            scanner = "C" if n == 0 else "A"
-
-        sex = "FFMM"[n % 4]
-        split = "test" if n < 14 else "train"
-        rows.append(f"{a[n]},{truth},p{n},{scanner},{sex},{split}")
+        truth = other[n] if n % 2 else b[n]
+        rows.append(f"{a[n]},{truth},p{n},{'test' if n < 14 else 'train'}")
 
     (folder / "study.csv").write_text("\n".join(rows))
     source = {"name": "manifest", "path": str(folder / "study.csv")}
     data = TINY["data"] | {"source": source, "split": {"test": 0.5, "validation": 0.0}}
-    evaluate = {"metrics": ["psnr"], "samples": 1, "by": ["scanner", "sex"]}
-    return TINY | {"data": data, "evaluate": evaluate}
+    recipe = TINY | {"data": data, "evaluate": {"metrics": ["psnr"], "samples": 1}}
+    return gantk.run(recipe, out=folder / "run", device="cpu", say=lambda line: None)
 
 
-@pytest.fixture(scope="module")
-def scored_by_scanner(tmp_path_factory):
-    """A run of that study, scored again by scanner alone, and the lines that were said."""
-    folder = tmp_path_factory.mktemp("study")
-    run = gantk.run(study(folder), out=folder / "run", device="cpu", say=lambda line: None)
-    lines = []
-    gantk.evaluate(run, by=["scanner"], device="cpu", say=lines.append)
-    return run, lines
-
-
-def read_json(path):
-    return json.loads(path.read_text("utf-8"))
-
-
-def test_subgroups_come_from_columns_of_the_table(scored_by_scanner):
-    run, _ = scored_by_scanner
-    metrics = read_json(run.path / "metrics.json")
-    row = metrics["subgroups"]["a_to_b"]["scanner"]["psnr"]
-    groups = row["groups"]
-
-    assert {name: group["n"] for name, group in groups.items()} == {"A": 6, "B": 7, "C": 1}
-    assert groups["C"]["ci95"] is None
-
-    patients = read_json(run.path / "patients.json")["a_to_b"]["patients"]
-    of_b = [one["scores"]["psnr"] for one in patients if int(one["patient"][1:]) % 2]
-
-    assert groups["B"]["value"] == pytest.approx(np.mean(of_b))
-
-
-def test_every_verdict_is_tested(scored_by_scanner):
-    run, _ = scored_by_scanner
-    metrics = read_json(run.path / "metrics.json")
+def test_every_verdict_is_tested(scored):
+    metrics = json.loads((scored.path / "metrics.json").read_text("utf-8"))
     test = metrics["verdict"]["a_to_b"]["psnr"]["test"]
 
     assert test["n"] == 14
@@ -286,30 +233,10 @@ def test_every_verdict_is_tested(scored_by_scanner):
     assert '"gains"' not in json.dumps(metrics)
 
 
-def test_subgroups_and_tests_are_told_and_reported(scored_by_scanner):
-    run, lines = scored_by_scanner
-    said = "\n".join(lines)
-
-    assert re.search("PSNR by scanner: A .*n = 6.*, B .*n = 7", said)
-    words = Page(gantk.write_report(run)).words
-    assert "by scanner" in words
+def test_tests_are_reported(scored):
+    words = Page(gantk.write_report(scored)).words
     assert "best baseline" in words
     assert "for all 4 comparisons" in words
-
-
-def test_a_missing_column_is_an_error_that_lists_the_others(tmp_path):
-    says = "no column 'scaner'.*t1, t2, patient, scanner, sex, split.*mean 'scanner'"
-    with pytest.raises(UserError, match=says):
-        gantk.run(
-            study(tmp_path) | {"evaluate": {"by": ["scaner"]}},
-            out=tmp_path / "no",
-            say=lambda line: None,
-        )
-
-    with pytest.raises(UserError, match="the source 'phantom' has no table"):
-        gantk.run(TINY | {"evaluate": {"by": ["sex"]}}, out=tmp_path / "no", say=lambda line: None)
-
-    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from gantk.catalog.contrasts import exclude, usual_contrast
 from gantk.catalog.domains import bare_stem, contrasts_said
 from gantk.catalog.image_table import ImageTable
 from gantk.catalog.tables import no_domain
-from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import UserError, count_noun, join_first
@@ -128,18 +127,6 @@ class Manifest(VolumeSource):
         domain = table.own_names.get("domain", "domain")
         if not any(cells.get(domain) or cells.get("label") for _, cells in table.lines()):
             raise no_domain(table.columns, table.own_names["path"], domain=self.domains[0])
-
-    def columns(self) -> list[str]:
-        """Names of the table's columns, the keys of `about`."""
-        return self.images.columns
-
-    def about(self, records: Sequence[Record]) -> list[dict[str, str]]:
-        """The row of each record's image, column -> cell; {} for an image without a row."""
-        table = self.images
-        line_of = {(self.letter_of[r.contrast], table.key_of(r)): r.line for r in self.catalog}
-        cells_of = dict(table.lines())
-        lines = (line_of.get((r.domain, r.scan_key or r.key)) for r in records)
-        return [cells_of.get(line or 0, {}) for line in lines]
 
     def _notes(self) -> list[str]:
         """How columns with other names were understood, in sentences."""

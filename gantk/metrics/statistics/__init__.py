@@ -1,1 +1,1 @@
-"""Paired tests over patients, corrected for multiple comparisons; scores of subgroups."""
+"""Paired tests over patients, corrected for multiple comparisons."""

@@ -1,13 +1,11 @@
-"""Metrics by classifiers: trained on generated images and tested on real patients, or separating
-the two kinds.
-"""
+"""A metric by classifiers: trained on generated images and tested on real patients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,10 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk import timm_model
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval
-from gantk.metrics.references import spread
 from gantk.metrics.sets import IMAGES_PER_PASS, ImageGroup, halves, middle_slices, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
@@ -26,14 +22,13 @@ from gantk_scores.tasks.small_networks import mirror_randomly, train_network
 
 BATCH = 16  # images per training step
 TOO_FEW = "too few patients to train on some and test on others"
-SMALL_NETWORK_RATE = 3e-3  # AdamW's learning rate for the small network, with cosine decay to 0
-TIMM_RATES = {"random": 1e-3, "pretrained": 1e-4}  # and for timm's networks
+LEARNING_RATE = 3e-3  # of AdamW, with cosine decay to 0
 LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
 
 @dataclass(eq=False)
 class Judge:
-    """A metric of sets that trains classifiers: a backbone with a linear head.
+    """A metric of sets that trains classifiers: four convolutions with a linear head.
 
     All classes are sampled equally often in training; a volume is represented by its three middle
     slices, as channels.
@@ -42,11 +37,7 @@ class Judge:
     data_range: float
     dims: int
     _: KW_ONLY
-    backbone: str = "small"  # a network of timm, or small: four convolutions, seconds on one core
-    # random: from scratch; pretrained: timm's weights
-    weights: Literal["random", "pretrained"] = "random"
-    # steps of 16 images for each classifier; a step takes 0.3 s (resnet18) or 0.05 s (small) on a core
-    steps: Count = 200
+    steps: Count = 200  # steps of 16 images for each classifier; a step takes 0.05 s on a core
     side: LearntSide = 64  # side in pixels to which images are resized
     seed: Seed = 0  # seed of the classifier's weights and of the order of its batches
 
@@ -74,8 +65,7 @@ class Judge:
             varied = varied.contiguous(memory_format=torch.channels_last)
             return F.cross_entropy(network(varied), labels[picked])
 
-        rate = SMALL_NETWORK_RATE if self.backbone == "small" else TIMM_RATES[self.weights]
-        optimizer = partial(torch.optim.AdamW, lr=rate, weight_decay=0.01)
+        optimizer = partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.01)
         parts = []
         with torch.autocast(pictures.device.type, enabled=False):
             network = train_network(make, loss, self.steps, self.seed, optimizer)
@@ -86,14 +76,8 @@ class Judge:
         return torch.cat(parts).double().cpu().numpy()
 
     def _network(self, channels: int, classes: int) -> nn.Module:
-        """The backbone with a linear head, for pictures (N, channels, side, side)."""
-        if self.backbone == "small":
-            body = SmallConv(channels)
-        else:
-            body = timm_model(
-                self.backbone, self.weights, seed=self.seed, num_classes=0, in_chans=channels
-            )
-
+        """The convolutions with a linear head, for pictures (N, channels, side, side)."""
+        body = SmallConv(channels)
         width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
         return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True)
 
@@ -111,8 +95,7 @@ class Judge:
 
     @property
     def definition(self) -> str:
-        made = "small" if self.backbone == "small" else f"{self.backbone}-{self.weights}"
-        return f"{self.name}/balanced-accuracy/{made}/{self.side}px/steps={self.steps}x{BATCH}"
+        return f"{self.name}/balanced-accuracy/small/{self.side}px/steps={self.steps}x{BATCH}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -122,14 +105,14 @@ class Classification(Judge):
 
     Three classifiers are trained: on synthetic images ("classification"), on real training images
     ("classification_real"), and on both ("classification_both"). Each is tested on the held-out
-    real images. The value is the balanced accuracy, the mean recall over classes. Accuracy and the
-    area under the ROC curve are in the details, with 95 % intervals from bootstrap over patients.
+    real images. The value is the balanced accuracy, the mean recall over classes; the accuracy is in
+    the details. Their 95 % intervals come from bootstrap over patients.
     No classifier is tested on patients that it was trained on: translations of test patients are
     split into halves, and training on one half tests the other. Classes that the generator does not
     produce come from real images.
     """
 
-    # steps of 16 images for each of three classifiers; a step takes 0.05 s on a core, resnet18 0.3 s
+    # steps of 16 images for each of three classifiers; a step takes 0.05 s on a core
     steps: Count = 300
 
     baselines = False
@@ -215,57 +198,8 @@ class Classification(Judge):
             return Score(value=statistic(found, truth), ci95=ci95, **about)
 
         accuracy = score(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
-        details = {"accuracy": accuracy, "auroc": score(area_under_roc)}
+        details = {"accuracy": accuracy}
         return score(balanced_accuracy, n=len(test), definition=definition, details=details)
-
-
-class TwoSample(Judge):
-    """Classifier two-sample test of generated and real images (Lopez-Paz and Oquab, 2017): 0.5 is
-    chance, 1 separable.
-
-    A classifier is trained on real training images and half of the fakes, in equal numbers. It is
-    tested on held-out real images and the other half, so that copies of training images do not
-    improve the score. The value is the balanced accuracy. `p_value` in the details is the
-    probability of at least as many correct answers by guessing.
-    """
-
-    name = "two_sample"
-    higher_is_better = False
-
-    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        from scipy.special import bdtrc
-
-        if train is test:
-            train, test = halves(test)
-
-        known, asked = halves(fake)
-        # a fake translated from a patient's other contrast reveals the patient
-        test = without_patients_of(test, known)
-        train = without_patients_of(without_patients_of(train, test), fake)
-        count = min(len(train), len(known))
-        tested = min(len(test), len(asked))
-        if min(count, tested) < 2:
-            sizes = f"{len(train)} and {len(test)} real and {len(fake)} generated images"
-            what = f"two_sample has too few images: {sizes}"
-            raise UserError(what, where="evaluate.metrics", allowed="4 or more of each")
-
-        learned = torch.cat([_spread(train, count).images, _spread(known, count).images])
-        real = _spread(test, tested)
-        made = _spread(asked, tested)
-        labels = torch.arange(2).repeat_interleave(count)
-        truth = np.repeat([0, 1], tested)
-        found = self.answers(learned, labels, 2, torch.cat([real.images, made.images]))
-        names = [patient or f"real {i}" for i, patient in enumerate(real.patients)]
-        names += [f"made {i}" for i in range(tested)]
-        ci95 = drawn_interval(lambda i: balanced_accuracy(found[i], truth[i]), names)
-        right = int((found.argmax(1) == truth).sum())
-        chance = float(bdtrc(right - 1, 2 * tested, 0.5)) if right else 1.0
-        details = {"right": right, "asked": 2 * tested, "p_value": chance}
-        how = f"learned-from={count}+{count}/asked-about={tested}+{tested}"
-        value = balanced_accuracy(found, truth)
-        return Score(
-            value=value, ci95=ci95, n=tested, definition=f"{self.definition}/{how}", details=details
-        )
 
 
 class SmallConv(nn.Module):
@@ -370,33 +304,3 @@ def balanced_accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
     guess = probabilities.argmax(1)
     recalls = [(guess[truth == label] == label).mean() for label in np.unique(truth)]
     return float(np.mean(recalls))
-
-
-def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The area under the ROC curve, one class against the others, as the mean over classes; nan if
-    only one is present.
-
-    Computed as the Mann-Whitney statistic, with ties as half; scikit-learn's function takes seconds
-    for the thousand draws of an interval.
-    """
-    labels = np.unique(truth)
-    if len(labels) < 2:
-        return float("nan")
-    if probabilities.shape[1] == 2:
-        labels = labels[1:]  # with two classes both areas are equal
-
-    areas = []
-    for label in labels:
-        inside = truth == label
-        scores = probabilities[:, label]
-        more = scores[inside][:, None] - scores[~inside]
-        areas.append((more > 0).mean() + (more == 0).mean() / 2)
-
-    return float(np.mean(areas))
-
-
-def _spread(group: ImageGroup, count: int) -> ImageGroup:
-    """`count` images of a set, evenly spread over it."""
-    keep = torch.zeros(len(group), dtype=torch.bool)
-    keep[spread(range(len(group)), count)] = True
-    return select_images(group, keep)

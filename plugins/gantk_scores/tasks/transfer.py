@@ -43,7 +43,7 @@ class Transfer(Judge):
     image. For domains that are classes.
     """
 
-    steps: Count = 300  # steps of 16 images; a step takes 0.05 s on a core, resnet18 0.3 s
+    steps: Count = 300  # steps of 16 images; a step takes 0.05 s on a core
 
     baselines = False
     uses_masks = True

@@ -237,7 +237,6 @@ def _evaluation(run: RunRecord) -> dict[str, str | None]:
         "statistics": _join(STATISTICS if results else "", TESTS if tested else ""),
         "results": results,
         "tests": _join(*(_test(run, row) for row in tested)),
-        "subgroups": _join(*_subgroups(run)),
         "failures": _join(*_worst(run), *alarms),
         "limits": limits_of(run.path) or LIMITS,
     }
@@ -280,14 +279,6 @@ def _result(run: RunRecord, row: ScoreRow) -> str:
     """One score with its interval."""
     value = f"{row.score.text()} {row.score.interval()}".rstrip()
     return f"{_label(run, row.key)} {row.name} {value}, {row.score.sample()}"
-
-
-def _subgroups(run: RunRecord) -> Iterator[str]:
-    """Yield one line for each score and column: the value of each group."""
-    for key, columns in run.results.subgroups.items():
-        for column, rows in columns.items():
-            for metric, row in rows.items():
-                yield f"{_label(run, key)} {short_metric_name(metric)} by {column}: {row.text()}"
 
 
 def _worst(run: RunRecord) -> Iterator[str]:

@@ -12,16 +12,11 @@ import torch
 from gantk import Record
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
-from gantk_scores.tasks.classification import (
-    Classification,
-    TwoSample,
-    area_under_roc,
-    balanced_accuracy,
-)
+from gantk_scores.tasks.classification import Classification, balanced_accuracy
 from gantk_scores.tasks.segmentation import Segmentation, Segmenter, agreement
 from gantk_scores.tasks.transfer import Transfer
 
-QUICK = {"backbone": "small", "steps": 40, "side": 16}
+QUICK = {"steps": 40, "side": 16}
 SEGMENTS = {"steps": 16, "side": 16}
 
 
@@ -53,7 +48,7 @@ def tumours(count: int, seed: int, only: int | None = None, named: str = "") -> 
     return ImageGroup(torch.from_numpy(images), patients, torch.from_numpy(labels))
 
 
-def test_accuracy_and_auc_match_scikit_learn():
+def test_accuracy_matches_scikit_learn():
     from sklearn import metrics
 
     rng = np.random.default_rng(0)
@@ -64,15 +59,6 @@ def test_accuracy_and_auc_match_scikit_learn():
     assert balanced_accuracy(found, truth) == pytest.approx(
         metrics.balanced_accuracy_score(truth, found.argmax(1))
     )
-    assert area_under_roc(found, truth) == pytest.approx(metrics.roc_auc_score(truth, likely))
-
-    three = rng.integers(0, 3, 60)
-    scores = rng.dirichlet([1, 1, 1], 60)
-
-    assert area_under_roc(scores, three) == pytest.approx(
-        metrics.roc_auc_score(three, scores, multi_class="ovr")
-    )
-    assert np.isnan(area_under_roc(found, np.ones(60, int)))
 
 
 @pytest.mark.slow
@@ -88,7 +74,6 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     found = good["classification"]
     assert found.ci95[0] <= found.value <= found.ci95[1]
     assert found.n == 30
-    assert found.details["auroc"].value > 0.9
     swapped = ImageGroup(made.images, made.patients, 1 - made.labels)
     bad = Classification(2.0, 2, **QUICK)(train, test, swapped)
     assert bad["classification"].value < 0.3
@@ -124,34 +109,6 @@ def test_classifiers_are_tested_on_unseen_patients(monkeypatch):
 
     assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18]
     assert found.n == 12
-
-
-def test_two_sample_test_is_at_chance_for_real_images():
-    from scipy.stats import binomtest
-
-    train = tumours(60, 0, named="p")
-    test = tumours(60, 1, named="q")
-    score = TwoSample(2.0, 2, **QUICK)
-    noise = torch.rand(120, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    same, noise = (
-        score(train, test, made) for made in (tumours(120, 2), ImageGroup(2 * noise, [""] * 120))
-    )
-
-    assert same.ci95[0] < 0.5 < same.ci95[1]
-    assert same.details["p_value"] > 0.05
-    assert noise.value > 0.9
-    assert noise.ci95[0] > 0.5
-    assert noise.details["p_value"] < 1e-6
-
-    for found in (same, noise):
-        expected = binomtest(
-            found.details["right"], found.details["asked"], 0.5, alternative="greater"
-        ).pvalue
-        assert found.details["p_value"] == pytest.approx(expected)
-
-    halved = score(train, train, tumours(60, 1))  # one set is training and held-out images
-
-    assert "learned-from=30+30/asked-about=30+30" in halved.definition
 
 
 def patients(count: int, seed: int, named: str) -> ImageGroup:
@@ -292,9 +249,6 @@ def test_unlabelled_images_are_left_out():
     test = patients(9, 1, "q")
     metric = Segmentation(2.0, 2, **SEGMENTS | {"steps": 1})
     bare = ImageGroup(test.images, test.patients)
-
-    with pytest.raises(UserError, match="two_sample has too few images"):
-        TwoSample(2.0, 2, **QUICK)(tumours(2, 0), tumours(2, 1), tumours(2, 2))
 
     for groups, word in (
         ((bare, test, test), "training images"),
