@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gantk.catalog.contrasts import contrast_called, known_contrast
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
@@ -165,8 +165,7 @@ class TrainedModel:
             return ""
         return (
             f"the uncertainty '{kind}' does not show the errors of {direction}: on"
-            f" {count_noun(score.n or 0, 'held-out patient')} its AUROC was {score.text()} (0.5 is"
-            f" chance, {MIN_AUROC} is needed)"
+            f" {score.held_out()} its AUROC was {score.text()} (0.5 is chance, {MIN_AUROC} is needed)"
         )
 
     def case_score(self, given: Sequence[str], contrast: str) -> Score | None:

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import count_noun
 from gantk.files import json_object, write_output
 from gantk.formats.files import sidecar_of
 from gantk.inference.frame import fit_mark
@@ -101,5 +100,4 @@ def is_generated(path: Path) -> bool:
 
 def score_in_words(contrast: str, sources: Sequence[str], score: Score) -> str:
     """`FLAIR from T1, T2: PSNR 23.1 dB on 5 held-out patients`."""
-    patients = count_noun(score.n or 0, "held-out patient")
-    return f"{contrast} from {', '.join(sources)}: PSNR {score.text()} on {patients}"
+    return f"{contrast} from {', '.join(sources)}: PSNR {score.text()} on {score.held_out()}"

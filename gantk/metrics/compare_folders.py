@@ -41,8 +41,8 @@ MIN_ERROR_OF_RANGE = 0.05
 MAX_ERROR_LEFT = 0.5
 MAX_LISTED_NAMES = 5
 NO_PATIENTS = (
-    "note     n counts images, not patients: set --patient REGEX to find the patient in the file"
-    " names"
+    "note     the patients are not known, so the scores have no intervals: set --patient REGEX to find"
+    " them in the file names"
 )
 NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
@@ -75,7 +75,7 @@ class FolderResults(Results):
     """The results of files against files."""
 
     scale: ScaleFit
-    patients_unknown: bool  # each image counts as a patient
+    patients_unknown: bool
 
 
 PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
@@ -149,7 +149,7 @@ def compare(
             definition = f"{score.definition}/predictions-matched-linearly"
             scores[name] = score.model_copy(update={"definition": definition})
 
-    unknown = len(pairs) > 1 and all(patients[each] == each.name for _, each in pairs)
+    unknown = len(pairs) > 1 and not all(patients[each] for _, each in pairs)
     result = FolderResults(
         metrics={"pred_to_truth": scores},
         baselines={},
@@ -460,10 +460,9 @@ def _of_contrasts(rows: list[Row], shown: set[str]) -> list[Row]:
 
 
 def _patients(rows: Iterable[Row], path: Path) -> dict[Scan, str]:
-    """Images with their patients, as names or headers say, or else with their own names."""
+    """Images with their patients, as names or headers say; "" where these do not."""
     root = path.parent if path.is_file() else path
-    images = [(row.scan_below(root), row.subject) for row in rows]
-    return {image: subject or image.name for image, subject in images}
+    return {row.scan_below(root): row.subject for row in rows}
 
 
 def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from gantk.errors import UserError
 from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
+from gantk.metrics.intervals import count_patients
 from gantk.metrics.pair_scores import (
     HistogramMatching,
     IntensityMap,
@@ -580,7 +581,7 @@ class Scorer:
         }
         set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*groups, CEILING]}
         some = next(iter(made.values()))
-        patients = {"n": len(set(about.patients))}
+        patients = {"n": count_patients(about.patients)}
         for metric in self.set_metrics:
             beside = getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(some.shape[2:]))
@@ -594,7 +595,8 @@ class Scorer:
                 note = f"{note}/training-images-as-if-made"
                 set_scores[CEILING] |= set_scores_of(metric, train, test, real, note)
 
-        tested = len({record.subject for record in self.reals.records("test", letter)})
+        real = [record.subject for record in self.reals.records("test", letter)]
+        tested = count_patients(real) or 0
         rivals = {name: set_scores[name] for name in baselines}
         for name in made:
             results.metrics.setdefault(name, {}).update(set_scores[name])

@@ -1,8 +1,8 @@
 """Means over patients with 95 % intervals, from resampling patients; fewer than `MIN_PATIENTS` have no
 interval.
 
-Images whose patient is unknown ("") may be of one head: for n and for intervals they count as one
-patient.
+Images whose patient is unknown ("") may be of one head: with any of them the number of patients is
+unknown, and there is no interval and no test.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def head_numbers(patients: Sequence[str]) -> np.ndarray:
     return np.array([numbers.setdefault(name, len(numbers)) for name in patients], dtype=int)
 
 
+def count_patients(patients: Sequence[str]) -> int | None:
+    """The number of the images' patients; None where that of any image is unknown ("")."""
+    return None if "" in patients else len(set(patients))
+
+
 def group_numbers(patients: Sequence[str]) -> np.ndarray:
     """The jackknife group (N,), 0 to 19, of each image; images of one patient share a group."""
     return head_numbers(patients) % GROUPS
@@ -63,13 +68,16 @@ def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
     """Mean over images, then over patients, with a percentile interval from resampling patients
     (Efron, 1979), and further keys of the score.
 
-    Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval.
-    nan (not scorable) is left out. Seeded: the same values give the same interval.
+    Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval;
+    of unknown ones neither, and no n. nan (not scorable) is left out. Seeded: the same values give
+    the same interval.
     """
     means = patient_means(values, patients)
     if not len(means):
         return Score(value=None, ci95=None, n=0, **about)
 
+    if "" in patients:
+        return Score(value=float(means.mean()), ci95=None, n=None, **about)
     ci95 = None
     if len(means) >= MIN_PATIENTS:
         drawn = means[bootstrap_draws(len(means))].mean(axis=1)
@@ -115,11 +123,12 @@ def drawn_interval(
     """95 % percentile interval of `statistic(indices of images)` from resampling patients with
     replacement.
 
-    Resamples with a nan result are left out. None for fewer than `MIN_PATIENTS`.
+    Resamples with a nan result are left out. None for fewer than `MIN_PATIENTS`, and for unknown
+    ones.
     """
     numbers = head_numbers(patients)
     images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
-    if len(images) < MIN_PATIENTS:
+    if "" in patients or len(images) < MIN_PATIENTS:
         return None
 
     picks = bootstrap_draws(len(images), draws)
@@ -141,7 +150,7 @@ def left_out_interval(
     of the real ones, (F,) of the generated ones; `real` and `fake` are their patients. Resampling
     with replacement would put copies into a set, which such statistics take for similarity. Both
     variances add (two-sample jackknife, Arvesen 1969), the width is Student's. No interval if a set
-    has fewer than `MIN_PATIENTS`, or would keep fewer than `least` images.
+    has unknown patients or fewer than `MIN_PATIENTS`, or would keep fewer than `least` images.
     """
     from scipy.special import stdtrit
 
@@ -149,8 +158,10 @@ def left_out_interval(
     whole = [np.ones(len(groups), dtype=bool) for groups in sides]
     value = statistic(*whole)
     counts = [len(np.unique(groups)) for groups in sides]
-    if min(counts) < MIN_PATIENTS or any(
-        len(groups) - np.bincount(groups).max() < least for groups in sides
+    if (
+        "" in {*real, *fake}
+        or min(counts) < MIN_PATIENTS
+        or any(len(groups) - np.bincount(groups).max() < least for groups in sides)
     ):
         return value, None
 

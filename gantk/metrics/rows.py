@@ -424,6 +424,10 @@ def _tested_on(results: Results, unseen: bool) -> str:
         return "Compared with real test images,"
 
     patients = _counts(results, "n")
+    counts = _counts(results, "images") or patients
+    images = "one test image" if counts == {1} else f"{_from_to(counts)} test images"
+    if counts and not patients_are_known(results):
+        return f"On {images} whose patients are not known,"
     if not patients:
         return "On the test images,"
     if patients == {1}:
@@ -433,17 +437,12 @@ def _tested_on(results: Results, unseen: bool) -> str:
 
     if unseen:
         return f"On {whose} that the model had never seen,"
-    counts = _counts(results, "images") or patients
-    images = "one test image" if counts == {1} else f"{_from_to(counts)} test images"
-    if not patients_are_known(results):
-        return f"On {images} whose patients are not known,"
     return f"On {images} of {whose},"
 
 
 def patients_are_known(results: Results) -> bool:
-    """Whether the test images are of known patients: unknown ones count as one."""
-    unknown = results.split is not None and results.split.unknown_patients
-    return not unknown or _counts(results, "n") != {1}
+    """Whether the patient of every test image is known."""
+    return results.split is None or not results.split.unknown_patients
 
 
 def _counts(results: Results, key: Literal["n", "images"]) -> set[int]:

@@ -72,7 +72,9 @@ def tone_of(verdict: Verdict) -> Tone:
 
 
 def tested_patients(verdict: Verdict) -> int | None:
-    """The number of patients that a verdict is based on; None if unknown."""
+    """The number of patients that a verdict is based on, 0 where images are of unknown ones; None
+    where it was not stored.
+    """
     if verdict.test is not None:
         return verdict.test.n
     return verdict.patients
@@ -188,15 +190,19 @@ def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
     if not model.trouble(name):
         gains = model.raw[name] - values
         of_patients = patient_means(gains if higher else -gains, model.patients)
+        if "" in model.patients:
+            of_patients = of_patients[:0]  # they are not known
         probability = probability_better(of_patients)
-        verdict = Verdict(probability=probability, test=paired_test(of_patients))
+        test = paired_test(of_patients)
+        tested = None if test else len(of_patients)
+        verdict = Verdict(probability=probability, test=test, patients=tested)
     return mean_score(values, model.patients), verdict
 
 
 def set_verdict(
     model: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]], patients: int
 ) -> dict[str, Verdict]:
-    """The same from scores alone, of so many test patients: the probability follows from both
+    """The same from scores alone, of so many test patients, 0 if unknown: the probability follows from both
     intervals, assuming independent normal errors.
     """
     verdicts = {}
@@ -331,7 +337,9 @@ def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every
     reason = "perhaps by chance" if short else "but this can be chance"
     patients = tested_patients(verdict)
     needed = _needed_patients(verdict)
-    if patients is not None and patients < needed:
+    if patients == 0:
+        reason = "patients unknown" if short else "but the patients are not known"
+    elif patients is not None and patients < needed:
         reason = f"{'' if short else 'but '}only {count_noun(patients, 'patient')}"
         reason += "" if short else f" {'was' if patients == 1 else 'were'} tested"
         if needed > MIN_PATIENTS and not short:

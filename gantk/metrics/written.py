@@ -146,8 +146,7 @@ class WrittenTranslations:
             real = truth.file.read()
             if real.channels == made.channels and made.grid.same_as(real.grid):
                 written = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
-                patient = truth.subject or truth.key
-                scores = scorer(written, torch.tensor(real.pixels)[None], patient)
+                scores = scorer(written, torch.tensor(real.pixels)[None], truth.subject)
 
         if made.affine is None:  # a picture may be on a scale of its own
             pipeline = self.translator.pipeline(to)

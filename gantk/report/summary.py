@@ -15,6 +15,7 @@ from gantk.metrics.rows import (
     ScoreRow,
     main_rows,
     pairs_sentence,
+    patients_are_known,
     result_sentence,
     result_tone,
     rows_by_direction,
@@ -37,7 +38,8 @@ NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
 
 def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
     """The three numbers of the page's top: the first score of each direction (of one direction its
-    first two) beside the best baseline's, and the number of test patients.
+    first two) beside the best baseline's, and the number of test patients, or of images where these
+    are unknown.
     """
     by_direction = rows_by_direction(run.results)
     returned = [
@@ -54,12 +56,16 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
             about += f"; {row.baseline_name}: {words.with_unit(row.rival, row.score.decimals)}"
         numbers.append((words.with_unit(row.score), about))
 
-    counts = [row.score.n for rows in returned for row in rows if row.score.n]
-    if counts:
-        of_what = "generated image" if chosen[0].key in FROM_NOISE else "test patient"
-        count, of_what = count_noun(max(counts), of_what).split(" ", 1)
-        if run.results.split and run.results.split.unknown_patients:
-            of_what += " for the scores: images whose patients are not known count as one"
+    scores = [row.score for rows in returned for row in rows]
+    if chosen[0].key in FROM_NOISE:
+        of_what, counts = "generated image", [score.n for score in scores]
+    elif patients_are_known(run.results):
+        of_what, counts = "test patient", [score.n for score in scores]
+    else:
+        of_what, counts = "test image", [score.images for score in scores]
+    known = [count for count in counts if count]
+    if known:
+        count, of_what = count_noun(max(known), of_what).split(" ", 1)
         numbers.append((count, of_what))
     return numbers
 
@@ -149,17 +155,19 @@ def there_and_back(label: str) -> str:
 
 
 def _count(scores: dict[str, Score], *, from_noise: bool) -> str:
-    """`8 patients, 64 images`; patients only where they are known."""
+    """`8 patients, 64 images`."""
     count = max((score.n or 0 for score in scores.values()), default=0)
     if from_noise:
         return count_noun(count, "generated image") if count else ""
 
     images = max((score.images or 0 for score in scores.values()), default=0)
     parts = []
-    if count > 1:
-        parts.append(f"{count} patients")
+    if count:
+        parts.append(count_noun(count, "patient"))
     if images:
         parts.append(count_noun(images, "image"))
+    if images and not count:
+        parts.append("patients unknown")
     return ", ".join(parts)
 
 

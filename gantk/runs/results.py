@@ -80,12 +80,14 @@ class Score(Table):
 
     value: float | None = about("Mean over patients; null if no image could be scored.")
     ci95: Pair | None = about(
-        "95 % interval of the mean, over patients; null for fewer than six patients."
+        "95 % interval of the mean, over patients; null for unknown patients and for fewer than six."
     )
     range: Pair | None = about(
         "Lowest and highest patient; only where `ci95` is null for too few patients."
     )
-    n: Step | None = about("Number of patients that the mean is over.")
+    n: Step | None = about(
+        "Number of patients that the mean is over; null where that of any image is unknown."
+    )
     images: Step | None = about("Number of scored images.")
     unit: str = about("Unit of the value, such as `dB`.", "")
     definition: str = about("How the score is computed: metric, data range and region.", "")
@@ -151,15 +153,23 @@ class Score(Table):
         return text if self.ends else f"patients {text}"
 
     def sample(self) -> str:
-        """The size of the sample: `n = 8 (64 images)`; "" where it is unknown."""
+        """The size of the sample: `n = 8 (64 images)`, `64 images, patients unknown`; "" where it is
+        unknown.
+        """
         if self.n is None:
-            return ""
+            return f"{count_noun(self.images, 'image')}, patients unknown" if self.images else ""
         images = (
             f" ({count_noun(self.images, 'image')})"
             if self.images and self.images != self.n
             else ""
         )
         return f"n = {self.n}{images}"
+
+    def held_out(self) -> str:
+        """Whom the mean is over: `8 held-out patients`, `held-out images of unknown patients`."""
+        if self.n is None:
+            return "held-out images of unknown patients"
+        return count_noun(self.n, "held-out patient")
 
 
 def number_text(value: float | None, decimals: int) -> str:
@@ -204,7 +214,9 @@ class Verdict(Table):
     probability: Share | None = about(
         "Probability that the model is better than this baseline; null for fewer than six patients."
     )
-    patients: Step | None = about("Number of test patients; only for metrics of sets.")
+    patients: Step | None = about(
+        "Number of test patients, 0 where these are unknown; only without `test`."
+    )
     holm: Share | None = about(
         "Probability that such a difference is chance, corrected by Holm's method; only for metrics"
         " of sets."
@@ -316,7 +328,7 @@ class SplitSummary(Table):
     by: str | None = about("How images were assigned to the sets, such as `patient`.")
     consequences: list[str] = tables("Consequences of the split for the scores, in words.", list)
     unknown_patients: bool = about(
-        "Whether test images have an unknown patient; all such images count as one.", False
+        "Whether the patient of any test image is unknown; scores then have no `n`.", False
     )
 
 

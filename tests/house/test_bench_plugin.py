@@ -172,9 +172,9 @@ def test_untrained_results_are_flagged_and_unranked():
     assert "training failed" in markdown([failed])
 
 
-@pytest.mark.parametrize(("patients", "compared"), [(2, True), (1, False)])
+@pytest.mark.parametrize(("patients", "compared"), [(2, True), (None, False)])
 def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path):
-    """Scores of two images of so many patients: unknown ones count as one."""
+    """Scores of two images of so many patients, None if unknown."""
     (tmp_path / "recipe.toml").write_text('[data]\nsource = {name = "files"}\n', "utf-8")
     images = [{"patient": name, "scores": {"psnr": 20.0}} for name in ("001.png", "002.png")]
     files = {

@@ -113,9 +113,9 @@ def test_nan_outputs_leave_no_plausible_score(wrong):
     ("values", "patients", "value", "n"),
     [
         ([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"], 2.5, 2),
-        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, 2),
+        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, None),
     ],
-    ids=["patients", "unknown ones may be of one head"],
+    ids=["patients", "unknown ones may be of one head, so their number is unknown"],
 )
 def test_patients_count_alike_however_many_images_they_have(values, patients, value, n):
     found = estimate(values, patients)
@@ -146,8 +146,9 @@ def test_intervals_cover_the_true_mean_as_stated():
         (["p", "p", "q"], "patients [0.500, 2.000]"),
         ([*"ppqrst"], "patients [0.500, 5.000]"),
         ([*"pqrstu"], "[1.167, 3.833]"),
+        ([*"pqrstu", ""], ""),
     ],
-    ids=["unknown", "one", "two", "five", "six"],
+    ids=["unknown", "one", "two", "five", "six", "six and an unknown one"],
 )
 def test_fewer_than_six_patients_show_a_range_and_no_interval(patients, shown):
     assert estimate(range(len(patients)), patients).interval(3) == shown

@@ -42,6 +42,7 @@ def result(verdicts: dict, **more) -> Results:
         (with_test(5, 0.01), "near", "ahead of every baseline, but only 5 patients were tested"),
         (with_test(2, 0.5), "near", "ahead of every baseline, but only 2 patients were tested"),
         (WON | {"patients": 5}, "near", "ahead of every baseline, but only 5 patients were tested"),
+        (WON | {"patients": 0}, "near", "ahead of every baseline, but the patients are not known"),
         (
             WON | {"patients": 8, "holm": 0.2},
             "near",

@@ -24,6 +24,7 @@ SETS = [
     {"name": "diversity", "distance": "l1"},
     {"name": "prdc", "k": 3},
 ]
+PATIENT = r"(\d+)"  # in a file's name
 EXACT = 1e-6  # of the value, or absolute
 NETWORKS = 1e-5  # the same of what convolutions in float32 see: processors add up in other orders
 
@@ -104,9 +105,8 @@ FOLDERS = {
 def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
     folder = pair(tmp_path, *FOLDERS[name])
     sides = ["--pred", folder / "pred", "--truth", folder / "truth"]
-    outcome = files.gantk(
-        "eval", *sides, "--metrics", PAIRS, "--json", tmp_path / "s.json", "--device", "cpu"
-    )
+    asked = ["--metrics", PAIRS, "--patient", PATIENT, "--json", tmp_path / "s.json"]
+    outcome = files.gantk("eval", *sides, *asked, "--device", "cpu")
 
     assert outcome.code == 0, outcome.err
     expect_recorded(name, rows_of(json.loads((tmp_path / "s.json").read_text("utf-8"))))
@@ -124,5 +124,7 @@ def test_scores_of_sets_are_equal_to_those_recorded(metric, tmp_path):
         )
 
     sides = tmp_path / "pred", tmp_path / "truth"
-    result = gantk.compare(*sides, metrics=[metric], device="cpu", say=lambda line: None)
+    result = gantk.compare(
+        *sides, metrics=[metric], patient=PATIENT, device="cpu", say=lambda line: None
+    )
     expect_recorded(f"{json.dumps(metric)} of pictures", rows_of(result), NETWORKS)

@@ -251,14 +251,17 @@ def test_one_known_patient_is_refused_without_blocks(tmp_path):
     assert 'data.split.by = "block"' in refused(scans)
 
 
-def test_slices_without_patient_are_one_patient(tmp_path):
+def test_slices_without_patient_have_no_number_of_patients(tmp_path):
     outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false")
     assert outcome.code == 0
     assert "the patients are not known" in outcome.out
+    assert "On 6 test images whose patients are not known" in outcome.out
+    assert "one patient" not in outcome.out
     assert "data.source.patient" in outcome.out
-    row = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"][
-        "psnr"
-    ]
-    assert row["n"] == 1
+    results = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    row = results["metrics"]["a_to_b"]["psnr"]
+    verdict = results["verdict"]["a_to_b"]["psnr"]
+    assert row["n"] is None
     assert row["images"] == 6
     assert row["ci95"] is None
+    assert verdict["test"] is None

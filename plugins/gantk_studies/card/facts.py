@@ -12,7 +12,7 @@ from typing import Any
 from gantk import RunRecord
 from gantk.errors import count_noun
 from gantk.files import sha256_of
-from gantk.metrics.rows import ScoreRow, score_rows
+from gantk.metrics.rows import ScoreRow, patients_are_known, score_rows
 from gantk.metrics.verdict import baseline_words, every_p_words, short_metric_name
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
@@ -254,11 +254,9 @@ def _held_out(scores: list[Score]) -> dict[str, str]:
     if any(score.corrected is not None for score in scores):
         facts["reference"] = "the registered true image of the same patient"
 
-    patients = max((score.n or 0 for score in scores), default=0)
-    if patients:
-        facts["internal"] = (
-            f"{count_noun(patients, 'held-out patient')} from the same source as the training data"
-        )
+    if scores:
+        largest = max(scores, key=lambda score: score.n or 0)
+        facts["internal"] = f"{largest.held_out()} from the same source as the training data"
     return facts
 
 
@@ -282,8 +280,8 @@ def _result(run: RunRecord, row: ScoreRow) -> str:
 
 
 def _worst(run: RunRecord) -> Iterator[str]:
-    """Yield one line per direction: the worst patient's score and the median, without the patient's
-    name.
+    """Yield one line per direction: the score of the worst patient, or image of unknown patients, and
+    the median, without names.
     """
     for key, direction in run.patients.items():
         metric, *_ = direction.metrics or [""]  # patients are ordered by their first score
@@ -292,5 +290,6 @@ def _worst(run: RunRecord) -> Iterator[str]:
         if values:
             unit = run.results.metrics.get(key, {}).get(metric, Score()).unit
             worst, middle = (Score(value=v, unit=unit).text() for v in (values[0], median(values)))
-            who = f"the worst of {count_noun(values, 'patient')} has {short_metric_name(metric)} {worst}"
+            noun = "patient" if patients_are_known(run.results) else "image"
+            who = f"the worst of {count_noun(values, noun)} has {short_metric_name(metric)} {worst}"
             yield f"{_label(run, key)}: {who}, the median is {middle}"
