@@ -13,7 +13,7 @@ from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun
 from gantk.files import write_output
 from gantk.formats.files import is_volume, outline, series_format, unread_kind
-from gantk.formats.image import Image, Scan
+from gantk.formats.image import Image, Scan, SeriesHeader
 
 Kind = Literal["image", "mask", "version", "no scan", "other"]
 Source = Path | Scan  # what is read as one image: a file, or the files of a DICOM series
@@ -39,6 +39,7 @@ class Row:
         place: the folders, without those of contrasts, splits and classes.
         stem: the name without suffix and contrast.
         series: the DICOM series; None for a file.
+        header: what the header of the series says; None where it cannot be read.
         line: of the table that lists it.
 
     Of an image that a run uses:
@@ -66,6 +67,7 @@ class Row:
     place: tuple[str, ...] = ()
     stem: str = ""
     series: Scan | None = None
+    header: SeriesHeader | None = field(default=None, repr=False)
     line: int = 0
     letter: str = ""
     key: str = ""
@@ -175,6 +177,10 @@ class Row:
         if self.series is not None:
             return self.series
         return Scan(self.path, self.files, os.path.relpath(self.path, root).replace(os.sep, "/"))
+
+    def folders_below(self, root: Path) -> tuple[str, ...]:
+        """The folders below `root` that its files lie in."""
+        return self.path.parent.relative_to(root).parts
 
     @property
     def name(self) -> str:

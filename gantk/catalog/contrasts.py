@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ MIN_T2_ECHO = 45
 MIN_FLUID_INVERSION = 1500
 # usual name -> contrast
 CONTRASTS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
+# CT of one dose or with an agent, which words tell from other CT
+KINDS_OF_CT = {"ldct", "ndct", "ncct", "cect"}
 CONTRASTS_OF_MODALITIES = {"CT": "ct", "PT": "pet"}  # those that DICOM's Modality says
 # Order of preference among several contrasts, where the user has chosen none.
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
@@ -354,6 +357,25 @@ def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
         if said:
             return (usual or said)[0]
     return ""
+
+
+def shown_by_series(modality: str, texts: Sequence[str], asked: Iterable[str]) -> str:
+    """Which of the contrasts `asked` a DICOM series shows: an unusual name by a text before the first
+    that says a contrast, MR by its modality, others as of `contrast_of_series`; else what that
+    says, in capitals.
+    """
+    said = contrast_of_series(modality, texts)
+    unsaid = takewhile(lambda text: not contrast_of_series("MR", [text]), texts)
+    words = {word for text in unsaid for word in (one_word(text), *map(str.lower, words_of(text)))}
+    found = ""
+    for name in asked:
+        wanted = one_word(name)
+        usual = "" if wanted in KINDS_OF_CT else CONTRASTS.get(wanted, "")
+        if not usual and wanted in words:
+            return name
+        if usual and (usual == said or usual == modality.lower()):
+            found = found or name
+    return found or said.upper()
 
 
 def times_contradict(facts: Mapping[str, Any], meant: str | None) -> bool:

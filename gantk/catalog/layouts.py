@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,11 +157,24 @@ def _set_kinds(catalog: Catalog, root: Path, asked: Asked) -> None:
     others = [row.path for row in catalog if row.path not in named]
     texts = [asked.text(contrast) for contrast in asked.contrasts]
     images = set(without_labels(others, root, texts))
+    computed = (
+        set() if any("derivatives" in text for text in texts) else _derivatives(catalog, root)
+    )
     for row in catalog:
+        if row.path in computed:
+            row.fill("kind", "version", "in derivatives/, beside the scans of a BIDS data set")
         if row.path in named:
             row.fill("kind", "mask", f"the name matches data.source.mask, '{asked.mask}'")
         elif row.path not in images:
             row.fill("kind", "mask", "the name has a word for masks")
+
+
+def _derivatives(rows: Iterable[Row], root: Path) -> set[Path]:
+    """The files in derivatives/ and sourcedata/ beside the folders of subjects."""
+    first = {row.path: relative_to(row.path, root).parts[0] for row in rows}
+    if not any(name.startswith("sub-") for name in first.values()):
+        return set()
+    return {path for path, name in first.items() if name in ("derivatives", "sourcedata")}
 
 
 # --- contrasts

@@ -4,16 +4,17 @@ series of files show.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row, unread_rows
-from gantk.catalog.contrasts import known_contrast, usual_contrast
-from gantk.catalog.layouts import Asked, read_names
+from gantk.catalog.contrasts import shown_by_series
+from gantk.catalog.domains import splits_of
+from gantk.catalog.layouts import Asked, read_names, read_patients
 from gantk.catalog.versions import without_whole_heads
 from gantk.errors import UserError, raise_if_of_machine
 from gantk.formats import files as io
-from gantk.formats.image import Scan
+from gantk.formats.image import Scan, SeriesHeader
 
 
 def scan(
@@ -39,32 +40,45 @@ def scan(
         catalog.rows.append(Row((image,), kind="version", why=why))
 
     series = [each for each in scans if not io.is_image(each.path)]
-    catalog.rows += [_row_of_series(each, asked, alone=len(scans) == 1) for each in series]
+    if len(scans) == 1:  # the only image is asked for, whatever its header says
+        rows = [Row(each.files, series=each) for each in series]
+    else:
+        rows = rows_of_series(folder, series, asked)
+        nameless = [row for row in rows if row.header and not row.subject]
+        catalog.doubts += read_patients(nameless, folder, asked.patient)
+    catalog.rows += rows
     catalog.rows.sort(key=lambda row: io.natural(row.scan_below(folder).name))
     catalog.rows += unread_rows(paths)
     return catalog
 
 
-def _row_of_series(series: Scan, asked: Asked, alone: bool) -> Row:
-    """The row of a series, filled from its header and its folder's name; not filled where it is
-    `alone` or cannot be read.
+def rows_of_series(root: Path, scans: Iterable[Scan], asked: Asked) -> list[Row]:
+    """A row for each series below `root`, filled from its header and the folders that it lies in; of
+    an unreadable one nothing is known.
     """
-    row = Row(series.files, series=series)
-    if alone:
-        return row
-    try:
-        outline = io.outline(series)
-    except UserError as error:  # a damaged file, which `read` will report
-        raise_if_of_machine(error)
-        return row
+    rows = [Row(each.files, series=each) for each in scans]
+    for row in rows:
+        form = io.series_format(row.path)
+        try:
+            row.header = form.describe(row.path) if form else None
+        except UserError as error:  # a damaged file, which `read` will report
+            raise_if_of_machine(error)
+        if row.header:
+            _fill(row, row.header, root, asked)
 
-    facts = outline.facts
-    if outline.no_scan:
-        row.fill("kind", "no scan", f"the header says that it is {outline.no_scan}")
-    folder = Path(series.name).name
-    said = facts.get("contrast") or usual_contrast(folder) or folder
-    contrast = known_contrast(said, asked.contrasts) or (usual_contrast(said) or "").upper()
-    row.fill("contrast", contrast, "the header" if facts.get("contrast") else "the folder")
-    row.fill("subject", facts.get("patient", ""), "the header")
-    row.fill("session", facts.get("study", ""), "the header")
-    return row
+    known = [row for row in rows if row.header]
+    splits = splits_of([row.folders_below(root) for row in known])
+    for row, split in zip(known, splits, strict=True):
+        row.fill("split", split or "", "a folder's name")
+    return rows
+
+
+def _fill(row: Row, header: SeriesHeader, root: Path, asked: Asked) -> None:
+    if header.no_scan:
+        row.fill("kind", "no scan", f"the header says that it is {header.no_scan}")
+    folders = row.folders_below(root)
+    contrast = shown_by_series(header.modality, (*header.words, *folders[::-1]), asked.contrasts)
+    row.fill("contrast", contrast, "the header or the folders")
+    row.fill("subject", header.patient, "the header")
+    row.fill("session", header.study, "the header")
+    row.fill("pair", header.pair, "study and frame of reference")

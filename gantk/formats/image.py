@@ -8,7 +8,7 @@ inferior to superior. Writers convert back to the axes of the file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,30 @@ class Scan:
     # relative name of the result: the file's path, for a series its folder or
     # folder/NUMBER-DESCRIPTION
     name: str
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """What the header of a series says of it; "" where it says nothing.
+
+    Attributes:
+        modality: as DICOM names it: MR, CT, PT.
+        words: descriptions, which may say its contrast.
+        label: modality and description for messages, without names of people.
+        no_scan: what the image is, where a scanner did not measure it: "a localizer".
+        patient, study, pair: pseudonyms of the patient, of the study, and of what registered
+            series of a patient share.
+        person: what one person has once, such as the date of birth, by its element.
+    """
+
+    modality: str
+    words: tuple[str, ...]
+    label: str
+    no_scan: str
+    patient: str
+    study: str
+    pair: str
+    person: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,6 +308,10 @@ class SeriesFormat(Format):
 
     def header(self, path: Path) -> Any:
         """The header of a file, without its pixels; UserError if unreadable."""
+        raise NotImplementedError
+
+    def describe(self, path: Path) -> SeriesHeader:
+        """What the header of a file says of its series; UserError if unreadable."""
         raise NotImplementedError
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:

@@ -91,8 +91,7 @@ ALSO = {
     ("schedule", "constant"): ("none",),
     ("metric", "mae"): ("l1",),
     ("metric", "rmse"): ("mse", "l2"),
-    ("source", "folders"): ("unaligned",),
-    ("source", "images"): ("single",),
+    ("source", "files"): ("unaligned", "single", "folders", "images"),
     ("source", "aligned"): ("paired",),
     ("source", "manifest"): ("csv",),
 }

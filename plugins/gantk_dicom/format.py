@@ -15,7 +15,7 @@ from typing import Any
 
 from gantk.errors import importing, raise_if_of_machine
 from gantk.formats.files import series_format
-from gantk.formats.image import Image, Scan, SeriesFormat
+from gantk.formats.image import Image, Scan, SeriesFormat, SeriesHeader
 
 
 class Dicom(SeriesFormat):
@@ -53,6 +53,10 @@ class Dicom(SeriesFormat):
     def header(self, path: Path) -> Any:
         """The dataset of a file."""
         return room("slices").header(path)
+
+    def describe(self, path: Path) -> SeriesHeader:
+        """What the header of a file says of its series, without names of people."""
+        return room("names").describe(room("slices").header(path))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from gantk.catalog.contrasts import CONTRASTS
+from gantk.formats.image import MARK, SeriesHeader
 
 # Elements that identify a person, in addition to all elements of type PN (person name).
 NAMING = """
@@ -25,7 +26,8 @@ MedicalRecordLocator AccessionNumber InstitutionName InstitutionAddress Admissio
 """
 
 
-DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "StudyDescription")
+OF_SERIES = ("SeriesDescription", "ProtocolName")
+DESCRIPTIONS = (*OF_SERIES, "StudyDescription")
 AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # of PatientAge, how many are a year
 
 HEAD = re.compile(
@@ -41,6 +43,25 @@ OTHER_PARTS = {
     "abdomen": r"abdom\w*|liver|leber",
     "chest": r"chest|thorax|heart|cardiac|herz|breast|mamma",
     "limb": r"elbow|wrist|ankle|ellenbogen|handgelenk|sprunggelenk",
+}
+PERSON = (
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "IssuerOfPatientID",
+)  # which one person has once
+MODALITIES = ("CT", "MR", "PT")  # whose scans are trained on
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture Image Storage, and its multi-frame kinds
+# what an image is -> values of ImageType, and words of the description or the protocol
+NO_SCAN = {
+    "a localizer": ({"LOCALIZER"}, r"locali[sz]er|scout|survey|topogram"),
+    "a screen capture": (set(), r"dose.?report|screen.?save"),
+    "no magnitude image": (
+        {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY"},
+        r"\bpha\b",
+    ),
+    "a projection": ({"MIP", "MNIP", "MINIP", "PROJECTION IMAGE"}, r"\bmi(?:ni)?p\b"),
+    "a subtraction": ({"SUB", "SUBTRACT", "SUBTRACTION"}, r"\bsubtract"),
 }
 MAX_TESLA = 25  # a larger field strength is in another unit
 
@@ -85,6 +106,24 @@ def study_pseudonym(patient: str, study: tuple[str, str]) -> str:
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def describe(found: Dataset) -> SeriesHeader:
+    """What a header says of its series, without names of people."""
+    modality = text_of(found, "Modality")
+    patient = pseudonym(value_of(found, "PatientID"))
+    study = value_of(found, "StudyInstanceUID")
+    frame = value_of(found, "FrameOfReferenceUID")
+    return SeriesHeader(
+        modality=modality,
+        words=tuple(value_of(found, name) for name in OF_SERIES),
+        label=f"{modality} {description_without_names(found, 'SeriesDescription')}",
+        no_scan=no_scan(found),
+        patient=patient,
+        study=pseudonym(study),
+        pair=study_pseudonym(patient, (study, frame)),
+        person={name: value_of(found, name) for name in PERSON},
+    )
 
 
 def value_of(dataset: Dataset, keyword: str | BaseTag) -> str:
@@ -183,3 +222,21 @@ def _is_name(tag: BaseTag) -> bool:
         return dictionary_VR(tag) == "PN"
     except KeyError:  # private, or unknown
         return False
+
+
+def no_scan(found: Dataset) -> str:
+    """What an image is by its header, where it is not what a scanner measured: `a localizer`; ""
+    for a scan.
+    """
+    said = [value_of(found, name) for name in OF_SERIES]
+    if value_of(found, "SyntheticData") == "YES" or said[0].endswith(MARK):
+        return "a synthetic image"
+    is_capture = value_of(found, "SOPClassUID").startswith(CAPTURE)
+    if is_capture and value_of(found, "Modality") in MODALITIES:
+        return "a screen capture"
+
+    types = types_of(value_of(found, "ImageType"))
+    for what, (values, pattern) in NO_SCAN.items():
+        if types & values or re.search(pattern, " ".join(said), re.IGNORECASE):
+            return what
+    return ""

@@ -33,11 +33,11 @@ from gantk.formats.image import UPRIGHT, Image, to_upright, upright_sides, zeros
 from gantk_dicom.names import (
     age_in_years,
     body_part,
+    describe,
     description_without_names,
     field_strength,
     first_number,
-    pseudonym,
-    text_of,
+    no_scan,
     types_of,
     value_of,
 )
@@ -81,17 +81,7 @@ class Headers(list[Dataset]):
         """Facts for `data check`: modality, contrast, whether the header names a contrast agent, times
         in ms, age in years, part of the body, field strength in T, pseudonyms of patient and study.
         """
-        names = (
-            "Modality",
-            "SeriesDescription",
-            "ProtocolName",
-            "PatientID",
-            "LossyImageCompression",
-            "StudyInstanceUID",
-        )
-        modality, description, protocol, patient, lossy, study = (
-            value_of(self[0], name) for name in names
-        )
+        said = describe(self[0])
         agent = value_of(self[0], "ContrastBolusAgent")
         times = {
             "echo_time": "EchoTime",
@@ -99,7 +89,7 @@ class Headers(list[Dataset]):
             "inversion_time": "InversionTime",
         }
         return {name: first_number(self[0], keyword) for name, keyword in times.items()} | {
-            "modality": text_of(self[0], "Modality") or None,
+            "modality": said.modality or None,
             "age": age_in_years(self[0]),
             "body_part": body_part(self[0]),
             "field_strength": field_strength(self[0]),
@@ -108,19 +98,17 @@ class Headers(list[Dataset]):
                 or description_without_names(self[0], "ProtocolName")
                 or None
             ),
-            "lossy": lossy == "01",
-            "patient": pseudonym(patient),
-            "study": pseudonym(study),
-            "contrast": contrast_of_series(modality, (description, protocol)),
+            "lossy": value_of(self[0], "LossyImageCompression") == "01",
+            "patient": said.patient,
+            "study": said.study,
+            "contrast": contrast_of_series(said.modality, said.words),
             "agent": bool(agent) and not NATIVE.search(f" {agent.lower()} "),
         }
 
     @property
     def no_scan(self) -> str:
         """What the header says that the image is, where it is no scan: `a localizer`; else ""."""
-        from gantk_dicom.source import SUMMARY, no_scan
-
-        return no_scan({name: value_of(self[0], name) for name in SUMMARY})
+        return no_scan(self[0])
 
     @property
     def doubts(self) -> list[tuple[str, bool]]:

@@ -273,13 +273,21 @@ def test_a_tree_gives_the_table_of_a_careful_person(tmp_path, name):
     for file, content in tree.files.items():
         (tmp_path / file).write_text(content)
     images = [tmp_path / path for path in tree.paths()]
-    catalog = read_names(tmp_path, images, Asked(dict.fromkeys(tree.domains, "")))
-    found = {
-        row.path.relative_to(tmp_path).as_posix(): row
-        for row in catalog.of_kind("image")
-        if row.contrast in tree.domains
-    }
+    # as a training asks, and as a translation does, which takes no folders for contrasts
+    found, translated = (
+        {
+            row.path.relative_to(tmp_path).as_posix(): row
+            for row in read_names(tmp_path, images, asked).of_kind("image")
+            if row.contrast in tree.domains
+        }
+        for asked in (
+            Asked(dict.fromkeys(tree.domains, "")),
+            Asked(dict.fromkeys(tree.domains, ""), by_folders=False),
+        )
+    )
     expected = tree.rows()
+    for path, row in translated.items():
+        assert (row.contrast, row.subject) == (found[path].contrast, found[path].subject)
 
     assert {path: (row.contrast, row.split, row.label) for path, row in found.items()} == {
         path: (contrast, split, label) for path, (contrast, _, _, split, label) in expected.items()
@@ -314,6 +322,10 @@ MIXED = {
     "other sequences and maps": (
         "p/T1_bravo (p/T1_mapping) (p/T1_subtraction) p/t2_tse (p/T2_stir) (p/STIR-T2-tra)"
         " (p/t2_fl2d_tra_hemo) (p/T2_relaxation) (p/T2*_gre)"
+    ),
+    "derivatives of BIDS": (
+        "sub-01/anat/sub-01_T1w sub-01/anat/sub-01_T2w sub-02/anat/sub-02_T1w sub-02/anat/sub-02_T2w"
+        " (derivatives/prep/sub-01/anat/sub-01_desc-preproc_T1w) (sourcedata/sub-02/sub-02_T2w)"
     ),
     "planes": (
         "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI"

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
-from gantk.catalog.layouts import read_patients
+from gantk.catalog.layouts import Asked, read_patients
 from gantk.catalog.masks import expect_one_mask, masks_named
+from gantk.catalog.scan import rows_of_series
 from gantk.data.preparation import Record, contrast_names
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
@@ -112,6 +113,11 @@ class FileSource(_Defaults):
         """A row of the catalog as an image of a domain."""
         key = self.key_of(Path(row.series.name if row.series else row.path))
         return replace(row, letter=letter, key=key)
+
+    def series_rows(self) -> list[Row]:
+        """A row for each series of files below the root, filled from its header and folders."""
+        scans = [scan for scan in io.scans(self.root) if not io.is_image(scan.path)]
+        return rows_of_series(self.root, scans, Asked(dict.fromkeys(self.domains, "")))
 
     def read_patients(self, rows: Sequence[Row]) -> list[UserError]:
         """Set the patients that the names of files and folders say; returns the doubts."""

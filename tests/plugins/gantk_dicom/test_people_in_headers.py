@@ -80,3 +80,41 @@ def test_series_without_identifiers_are_of_their_folder(tmp_path, folders, patie
     files = gantk.check(tmp_path)["files"]
 
     assert len({file["patient"] for file in files}) == patients
+
+
+# folders, description and further header of a series -> what it shows, "" for what is left out
+SERIES = {
+    "described": ("P{n}/3", "t1_se_tra", {}, "T1"),
+    "folder of the contrast": ("P{n}/T1", "", {}, "T1"),
+    "folder above": ("T1/P{n}/IM", "", {}, "T1"),
+    "described against its folder": ("T2/P{n}", "t1_se", {}, "T1"),
+    "projection": ("P{n}/MIP", "t1 MIP", {}, ""),
+    "phase": ("P{n}/3", "t1_se", {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, ""),
+    "subtraction": ("P{n}/3", "t1_se", {"ImageType": ["DERIVED", "PRIMARY", "SUB"]}, ""),
+    "localizer": ("P{n}/3", "t1 localizer", {}, ""),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_training_and_translation_see_the_same_series(name, tmp_path, tiny_run):
+    odd, description, elements, shows = SERIES[name]
+    scans = tmp_path / "scans"
+    for number in range(4):
+        is_odd = number < 2
+        of_t1 = elements if is_odd else {}
+        place = odd if is_odd else "P{n}/1"
+        for n, (folder, said, own) in enumerate(
+            [(place, description if is_odd else "t1_se", of_t1), ("P{n}/2", "t2_tse", {})]
+        ):
+            header = {"SeriesInstanceUID": f"1.{number}.{n}", "PatientID": f"P{number}"}
+            pixels = head(3, 20, 18, seed=number)
+            folder = scans / folder.format(n=number)
+            series(folder, pixels, SeriesDescription=said, **header, **own)
+
+    expected = 4 if shows else 2
+    files = gantk.check(scans)["files"]
+    trained_on = [each for each in files if "T1" in each["domains"]]
+    assert len(trained_on) == expected
+
+    gantk.translate(tiny_run, scans, tmp_path / "out", to="T2", say=lambda line: None)
+    assert len([*(tmp_path / "out").rglob("*.json")]) == expected
