@@ -19,8 +19,7 @@ from gantk.method import Batch, Method, Stage, domain_letters
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.recipe.tables import Model
 from gantk.runs.trained import build_method
-from gantk.training.accelerate import accelerate
-from gantk.training.accelerate.cuda_graph import WARM_UP
+from gantk.training.cuda_graph import WARM_UP
 from gantk.training.engine import Engine
 from gantk_bench.rows import without_paths
 
@@ -133,7 +132,6 @@ class RecipeStep:
             images[f"near_{letter}"] = runtime.place(torch.stack(near), model.data.dims)
         method.begin(stage, images)
         engine = Engine(method, model.train, TRAINING_STEPS, runtime)
-        accelerate(method, runtime, model.train)
         return cls(model, engine, images, runtime.device)
 
     def __call__(self) -> dict[str, Tensor]:

@@ -164,7 +164,7 @@ class MethodContract(Contract):
         if not self.captures:
             pytest.skip("reads values from the device")
 
-        monkeypatch.setattr("gantk.training.accelerate.cuda_graph.WARM_UP", 1)
+        monkeypatch.setattr("gantk.training.cuda_graph.WARM_UP", 1)
         # every kind of step runs at least three times
         steps = max(12, 6 * len(self.build(d).stages(1000)))
         plain = self.engine(self.build(d), steps=steps, schedule=Linear)

@@ -2,7 +2,7 @@
 
 Read first: begin (`training`: from a recipe to a `Training`), then loop (the steps and what is due
 between them), engine (one step) and assemble (builds data, method, optimizers). optim holds
-optimizers and schedules of the learning rate, accelerate/ what makes a step faster. Imports nothing
+optimizers and schedules of the learning rate, cuda_graph a step as one graph. Imports nothing
 of planning, the API or the command line.
 """
 

@@ -25,7 +25,6 @@ from gantk.metrics.evaluate import Scorer
 from gantk.recipe.tables import Model
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
-from gantk.training.accelerate import accelerate
 from gantk.training.engine import Engine
 from gantk.training.restart import identity_of
 from gantk.training.start import Start, start_from
@@ -90,7 +89,6 @@ def assemble(
     runtime.broadcast(method.state_dict().values())
     steps = train.steps_in_all(batches.steps_per_epoch)
     engine = runtime.sync_errors(lambda: Engine(method, train, steps, runtime))
-    accelerate(method, runtime, train)
     if note := slow_bf16(runtime.device, runtime.precision):
         engine.notes.append(note)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import GantkError, UserError, doing, one_line
+from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
 from gantk.recipe.tables import TrainTable
@@ -65,6 +66,9 @@ class Engine:
         for parameter in set(method.parameters()) - set(self._trained):
             parameter.requires_grad_(False)
 
+        keep_memory(table.fast.keep_memory, runtime.device.type)
+        if runtime.device.type == "cuda":
+            torch.backends.cudnn.benchmark = table.fast.benchmark
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
         self.capture = self._capture(graph)  # called instead of `take`
         # (step, names, losses) since `check_finite`
@@ -75,7 +79,7 @@ class Engine:
         wanted = self.runtime.device.type == "cuda" and self.table.fast.cuda_graph
         if not (wanted or graph):
             return None
-        from gantk.training.accelerate.cuda_graph import Capture
+        from gantk.training.cuda_graph import Capture
 
         return Capture(self, graph)
 
