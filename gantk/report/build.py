@@ -33,7 +33,7 @@ from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import ShownPatients, shown_patients
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, SampleBlock, error_ceiling, error_scale, sample_blocks
-from gantk.report.run_record import Curves, Points, RunRecord
+from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import score_grids
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import (
@@ -45,7 +45,7 @@ from gantk.report.summary import (
 )
 from gantk.report.words import metric_name, number
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import Speed, Uncertainty
+from gantk.runs.results import Speed
 from gantk.runs.schemas import Meta
 from gantk.terminal import duration
 
@@ -278,13 +278,7 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
         "cycle": _charts_of_metrics(run, run.log.cycle),
         "intensities": _charts_of_values(run),
         "post": _charts_of_posts(run),
-        "rejection": [],
-        "reliability": [],
     }
-    for key, judged in run.results.uncertainty.items():
-        drawn["rejection"].append(_rejection_chart(run.label(key), judged))
-        drawn["reliability"].append(_reliability_chart(run.label(key), judged))
-
     return {section: [each for each in charts if each] for section, charts in drawn.items()}
 
 
@@ -335,35 +329,6 @@ def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
                 charts.append(chart(title, {name: points}, from_zero=True))
 
     return charts
-
-
-def _rejection_chart(title: str, judged: Uncertainty) -> Chart | None:
-    """The remaining error when the most uncertain pixels are set aside."""
-    aside = [round(100 * (1 - kept), 1) for kept in judged.rejection.get("kept", ())]
-    names = {"error": "by uncertainty", "oracle": "by error itself", "random": "at random"}
-    series = _named_series(judged.rejection, names, aside)
-    return chart(title, series, from_zero=True, x="{} % set aside", tick="{} %")
-
-
-def _reliability_chart(title: str, judged: Uncertainty) -> Chart | None:
-    """How often the error lies within its stated interval, beside how often it should."""
-    shares = {}
-    for name, curve in judged.reliability.items():
-        shares[name] = [round(100 * share, 2) for share in curve]
-
-    names = {"observed": "as stated", "unscaled": "before scaling", "nominal": "promised"}
-    series = _named_series(shares, names, shares.get("nominal", []))
-    return chart(title, series, from_zero=True, x="{} % promised", tick="{} %")
-
-
-def _named_series(
-    curves: Mapping[str, list[float]], names: Mapping[str, str], places: list[float]
-) -> dict[str, Points]:
-    """The curves under their names in words, each over the same places."""
-    return {
-        label: dict(zip(places, curves.get(name) or (), strict=False))
-        for name, label in names.items()
-    }
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:

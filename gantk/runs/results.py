@@ -264,21 +264,7 @@ class Uncertainty(Table):
     )
     auroc_10: Score | None = about("The same for errors above 10 % of the data range.")
     auroc_10_lesions: Score | None = about("`auroc_10` inside lesions, where masks are known.")
-    ause: Score | None = about(
-        "Area between the rejection curve and the ideal one, as a share of the mean error; 0 is"
-        " perfect."
-    )
-    spearman: Score | None = about(
-        "Rank correlation of error and uncertainty: 1 is perfect, 0 is guessing."
-    )
     coverage: Score | None = about("Share of errors within one scaled spread; 0.6827 is ideal.")
-    rejection: Curves = tables(
-        "Curves of the mean error of the share `kept`: `error` removes uncertain pixels first,"
-        " `oracle` large errors, `random` any pixels."
-    )
-    reliability: Curves = tables(
-        "Curves of the `observed` and `unscaled` coverage at each `nominal` one."
-    )
     scale: Scale | None = about(
         "The factor with which 68.27 % of the validation errors are within one spread."
     )

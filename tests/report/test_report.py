@@ -87,13 +87,7 @@ def full() -> dict:
             0.1, unit="", ci95=None
         )
 
-    curve = {
-        "kept": [1.0, 0.95, 0.9],
-        "error": [0.06, 0.05, 0.04],
-        "oracle": [0.06, 0.04, 0.03],
-        "random": [0.06] * 3,
-    }
-    metrics["uncertainty"] = {"a_to_b": {"kind": "flips", "auroc": score(0.83), "rejection": curve}}
+    metrics["uncertainty"] = {"a_to_b": {"kind": "flips", "auroc": score(0.83)}}
     metrics["speed"] |= {
         "step_seconds": [0.02, 0.025, 0.04],
         "first_step_s": 6.4,

@@ -1,11 +1,8 @@
-"""Measures how well uncertainty maps predict position and size of errors: AUROC, AUSE, rank
-correlation, coverage.
-"""
+"""Measures how well uncertainty maps predict position and size of errors: AUROC and coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from torch import Tensor
@@ -13,13 +10,7 @@ from torch import Tensor
 from gantk.metrics.intervals import estimate, patient_numbers
 from gantk.runs.results import Scale, Score, Uncertainty
 
-# 100 % of the pixels, 95 %, ... down to 5 %
-KEPT_SHARES = np.array([round(1 - step / 20, 2) for step in range(20)])
-NOMINAL = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)  # nominal coverages
-# coverage of one spread for normal errors, to which the scale is fitted
-ONE = NOMINAL.index(0.6827)
-# number of spreads for each coverage
-SPREADS_FOR_NOMINAL = np.array([NormalDist().inv_cdf(0.5 + share / 2) for share in NOMINAL])
+ONE_SPREAD = 0.6827  # share of normal errors within one standard deviation
 LARGE_ERROR_SHARE = 0.1  # share of the data range above which an error is large
 WORST_QUANTILE = (
     0.9  # quantile of a patient's errors above which an error should have high uncertainty
@@ -51,50 +42,23 @@ def judge_uncertainty(
       uncertain than a pixel below. 1 perfect, 0.5 guessing.
     - `auroc_10`: the same for errors above 10 % of the range; patients without any are left out.
       `auroc_10_lesions`: the same in the lesions alone.
-    - `ause`: mean distance of the rejection curve from the oracle's, as a share of the mean error
-      (Ilg et al. 2018,
-      5.2). 0 perfect; `random` is the value of guessing.
-    - `spearman`: rank correlation of error and uncertainty. 1 perfect, 0 guessing.
-    - `rejection`: mean error of the share `kept` when the most uncertain pixels are removed first;
-      `oracle`: when
-      those with the largest errors are; `random`: when random ones are.
     - `scale`: the factor on a spread with which 68.27 % of the errors of `fitted_on` are within it
       (conformal).
     - `coverage`: the share of errors within one scaled spread, ideally 0.6827; `unscaled` is that
       without the factor.
-    - `reliability`: the `observed` and `unscaled` coverages at the spreads that hold `nominal` of
-      normal errors.
     """
-    from scipy.stats import spearmanr
-
     scale, others = _scale(*fitted_on) if fitted_on else (None, 0)
-    scores = []
-    curves = []
-    covered = []
+    rows = []
     owners = []
     for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
-        varied = min(np.ptp(e), np.ptp(u)) > 0
-        auroc = _auroc(e > np.quantile(e, WORST_QUANTILE), u)
-        auroc_10 = _auroc(e > LARGE_ERROR_SHARE * (span or np.inf), u)
-        rejected = _rejection(e, u)
-        oracle = _rejection(e, e)
-        random = np.full(len(KEPT_SHARES), e.mean())
-        spearman = spearmanr(e, u).statistic if varied else np.nan
-        scores.append((auroc, _area(rejected, oracle), spearman, _area(random, oracle), auroc_10))
-        curves.append((rejected, oracle, random))
-        spreads = SPREADS_FOR_NOMINAL * u[:, None]
-        scaled = (e[:, None] <= spreads * (scale or 1.0)).mean(0)
-        unscaled_share = (e[:, None] <= spreads).mean(0)
-        covered.append([scaled, unscaled_share])
+        worst = _auroc(e > np.quantile(e, WORST_QUANTILE), u)
+        large = _auroc(e > LARGE_ERROR_SHARE * (span or np.inf), u)
+        rows.append((worst, large, (e <= u * (scale or 1.0)).mean(), (e <= u).mean()))
         owners.append(patient)
 
-    columns = np.array(scores, dtype=float).reshape(-1, 5).T
-    auroc, ause, spearman, guessed, auroc_10 = (estimate(values, owners) for values in columns)
-    shares = np.array(covered).reshape(-1, 2, len(NOMINAL))
-    within, raw = (estimate(shares[:, kind, ONE], owners) for kind in (0, 1))
-    observed, unscaled = shares.mean(0).tolist() if len(shares) else ([], [])
+    columns = np.array(rows, dtype=float).reshape(-1, 4).T
+    auroc, auroc_10, within, unscaled = (estimate(values, owners) for values in columns)
     how = f"scaled-by-{others}-validation-patients" if scale else "not-scaled"
-    mean = np.mean(curves, axis=0).tolist() if curves else [[], [], []]
 
     def score(
         found: Score, definition: str, higher: bool | None, region: str = "foreground"
@@ -103,33 +67,22 @@ def judge_uncertainty(
         about = {"unit": "", "definition": named, "higher_is_better": higher}
         return found.model_copy(update=about)
 
-    large = {}
+    of_large: dict[str, Score] = {}
     if span:
         name = "auroc/error-above-10-percent-of-range"
-        large["auroc_10"] = score(auroc_10, name, True)
+        of_large["auroc_10"] = score(auroc_10, name, True)
         if lesions is not None:
             inside = _by_patient(errors, uncertainties, lesions, patients)
             found = {patient: _auroc(e > LARGE_ERROR_SHARE * span, u) for patient, e, u in inside}
             of_lesions = estimate([*found.values()], [*found])
-            large["auroc_10_lesions"] = score(of_lesions, name, True, "lesions")
+            of_large["auroc_10_lesions"] = score(of_lesions, name, True, "lesions")
 
-    spread_name = f"errors-within-one-spread/nominal=0.6827/{how}"
-    area = score(ause, "ause/share-of-error/rejected-0-to-95-percent", False)
-    coverage = score(within, spread_name, None)
+    coverage = score(within, f"errors-within-one-spread/nominal={ONE_SPREAD}/{how}", None)
     return Uncertainty(
         auroc=score(auroc, "auroc/error-above-patient-p90", True),
-        **large,
-        ause=area.model_copy(update={"random": guessed.value}),
-        spearman=score(spearman, "spearman/error-uncertainty", True),
-        rejection={
-            "kept": KEPT_SHARES.tolist(),
-            "error": mean[0],
-            "oracle": mean[1],
-            "random": mean[2],
-        },
+        **of_large,
         scale=Scale(factor=scale, patients=others),
-        coverage=coverage.model_copy(update={"unscaled": raw.value}),
-        reliability={"nominal": list(NOMINAL), "observed": observed, "unscaled": unscaled},
+        coverage=coverage.model_copy(update={"unscaled": unscaled.value}),
     )
 
 
@@ -171,24 +124,6 @@ def _scale(
     """
     factors = []
     for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
-        factors.append(np.quantile(e / np.maximum(u, 1e-6), NOMINAL[ONE]))
+        factors.append(np.quantile(e / np.maximum(u, 1e-6), ONE_SPREAD))
 
     return (float(np.mean(factors)), len(factors)) if factors else (None, 0)
-
-
-def _rejection(errors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Mean error of the shares KEPT_SHARES with the lowest `order`; pixels of equal order count
-    with their mean error.
-    """
-    _, places, counts = np.unique(order, return_inverse=True, return_counts=True)
-    shared = np.repeat(np.bincount(places, errors) / counts, counts)
-    kept = np.maximum(np.rint(KEPT_SHARES * len(errors)).astype(int), 1)
-    return np.cumsum(shared)[kept - 1] / kept
-
-
-def _area(curve: np.ndarray, oracle: np.ndarray) -> float:
-    """The area between two curves as a share of the mean error; nan where there is no error."""
-    if not curve[0]:
-        return float("nan")
-    apart = (curve - oracle) / curve[0]
-    return float((apart[1:] + apart[:-1]).mean() / 2)
