@@ -255,7 +255,7 @@ def _scores_of(values: Mapping[str, Mapping[str, float | None]]) -> Scores:
         ("raw", metric): np.array([*own.values()], dtype=float)  # None becomes nan
         for metric, own in values.items()
     }
-    return Scores(raw, patients, [""] * len(patients), np.ones(len(patients), dtype=bool))
+    return Scores(raw, patients, finite=np.ones(len(patients), dtype=bool))
 
 
 def _means(scores: Scores, like: Mapping[str, Sequence[Score]], seeds: int) -> dict[str, Score]:
