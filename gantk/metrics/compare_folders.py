@@ -22,7 +22,7 @@ from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import (
     PairScorer,
     References,
-    Scores,
+    ImageScores,
     concatenate_scores,
     too_small_for,
 )
@@ -362,7 +362,7 @@ class FileScorer:
         self._scorers: dict[int, PairScorer] = {}  # by dimensions
         self._left_out: dict[str, Score] = {}
 
-    def __call__(self, made: Tensor, real: Tensor, patient: str) -> Scores:
+    def __call__(self, made: Tensor, real: Tensor, patient: str) -> ImageScores:
         """The scores of one file, (1, C, *size), of a patient."""
         dims = real.ndim - 2
         if dims not in self._scorers:
@@ -373,7 +373,7 @@ class FileScorer:
             self._scorers[dims] = PairScorer(metrics, *scaling, ["whole"])
         return self._scorers[dims](made, References(real, [patient]))
 
-    def scores(self, of_files: Sequence[Scores]) -> dict[str, Score]:
+    def scores(self, of_files: Sequence[ImageScores]) -> dict[str, Score]:
         """The scores over all files, by name; without a value where files are too small for a
         metric.
         """

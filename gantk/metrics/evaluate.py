@@ -27,7 +27,7 @@ from gantk.metrics.pair_scores import (
     IntensityMap,
     PairScorer,
     References,
-    Scores,
+    ImageScores,
     identity,
 )
 from gantk.metrics.references import (
@@ -138,8 +138,8 @@ class Tested:
     inputs: Tensor  # (N, C, *size) in network intensities, as `made`
     made: Tensor
     references: References
-    scores: Scores  # one number per image and metric
-    baselines: Mapping[str, Scores]  # the same of each baseline, by its name
+    scores: ImageScores  # one number per image and metric
+    baselines: Mapping[str, ImageScores]  # the same of each baseline, by its name
     senses: Mapping[str, bool | None]  # whether higher is better
 
 
@@ -804,7 +804,7 @@ def score_pairs(
     made: Mapping[str, Tensor],
     baselines: Mapping[str, Tensor],
     references: References,
-) -> dict[str, Scores]:
+) -> dict[str, ImageScores]:
     """Score images (`made`, `baselines`, by name) against their truth; adds scores and verdicts to
     results, those of baselines under the direction `key`. Returns the scores of each image.
     """

@@ -47,7 +47,7 @@ class References:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ImageScores:
     """The scores of a model or baseline, one number per image: (kind, row) -> (N,).
 
     Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units.
@@ -76,13 +76,13 @@ class Scores:
         return f"{infinite} of {count} images have an infinite score" if infinite else None
 
 
-def concatenate_scores(parts: Sequence[Scores]) -> Scores:
+def concatenate_scores(parts: Sequence[ImageScores]) -> ImageScores:
     """Concatenate the scores of several calls."""
     values = {}
     for key in parts[0].values:
         values[key] = np.concatenate([part.values[key] for part in parts])
 
-    return Scores(
+    return ImageScores(
         values,
         patients=list(chain.from_iterable(part.patients for part in parts)),
         finite=np.concatenate([part.finite for part in parts]),
@@ -154,7 +154,7 @@ class PairScorer:
 
         self.senses = {name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()}
 
-    def __call__(self, output: Tensor, references: References) -> Scores:
+    def __call__(self, output: Tensor, references: References) -> ImageScores:
         """Compute all scores of outputs (N, C, *size) in network intensities."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         finite = []
@@ -168,7 +168,7 @@ class PairScorer:
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
         unit = references.units.name if references.units is not None else ""
         all_finite = torch.cat(finite).cpu().numpy()
-        return Scores(values, references.patients, all_finite, unit, references.above)
+        return ImageScores(values, references.patients, all_finite, unit, references.above)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
@@ -236,7 +236,7 @@ class PairScorer:
                 for suffix, mask in regions.items():
                     yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
 
-    def scores(self, scores: Scores) -> dict[str, Score]:
+    def scores(self, scores: ImageScores) -> dict[str, Score]:
         """The scores over all images, by name."""
         return {
             name: self._score(name, scores)
@@ -244,7 +244,7 @@ class PairScorer:
             if ("raw", name) in scores.values
         }
 
-    def _score(self, name: str, scores: Scores) -> Score:
+    def _score(self, name: str, scores: ImageScores) -> Score:
         metric, suffix = self.rows_of[name]
         patients = scores.patients
         definition = metric.in_mask if suffix else metric.definition

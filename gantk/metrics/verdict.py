@@ -14,7 +14,7 @@ import numpy as np
 from gantk.data.test_size import SIGNIFICANCE, least_patients
 from gantk.errors import count_noun
 from gantk.metrics.intervals import MIN_PATIENTS, mean_score, patient_means, probability_better
-from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, Scores
+from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, ImageScores
 from gantk.metrics.statistics.paired import paired_test
 from gantk.plugin.loader import registry
 from gantk.runs.results import PairedTest, Score, Verdict
@@ -154,7 +154,7 @@ def _correction(comparisons: int | None) -> str:
 
 
 def pair_verdict(
-    model: Scores, baselines: Mapping[str, Scores], senses: Mapping[str, bool | None]
+    model: ImageScores, baselines: Mapping[str, ImageScores], senses: Mapping[str, bool | None]
 ) -> dict[str, Verdict]:
     """For each score: whether the model's mean beats the best baseline's, in which share of
     resamples of patients, and the paired test, not yet corrected for other tests.
@@ -183,7 +183,7 @@ def pair_verdict(
     return verdicts
 
 
-def _rival(model: Scores, baseline: Scores, name: str, higher: bool) -> Rival:
+def _rival(model: ImageScores, baseline: ImageScores, name: str, higher: bool) -> Rival:
     """A baseline's mean, the probability that the model is better, and the test."""
     values = baseline.raw[name]
     verdict = Verdict(probability=0.0)

@@ -29,7 +29,7 @@ from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
-from gantk.metrics.pair_scores import Scores
+from gantk.metrics.pair_scores import ImageScores
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import Model
@@ -81,7 +81,7 @@ class WrittenTranslations:
         if truths is not None:
             scorer = self._file_scorer([truths[group[0]] for group in groups])
 
-        def work(group: Sequence[int]) -> tuple[Tensor, Tensor, Scores | None]:
+        def work(group: Sequence[int]) -> tuple[Tensor, Tensor, ImageScores | None]:
             truth = truths[group[0]] if truths is not None else None
             return self._translate([sources[number] for number in group], truth, to, scorer)
 
@@ -124,7 +124,7 @@ class WrittenTranslations:
         truth: Record | None,
         to: str,
         scorer: FileScorer | None,
-    ) -> tuple[Tensor, Tensor, Scores | None]:
+    ) -> tuple[Tensor, Tensor, ImageScores | None]:
         """The translations (n, C, *size) of the records of one image, their padding, and the scores
         of its file.
         """

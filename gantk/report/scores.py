@@ -10,9 +10,9 @@ from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score
 
-Scores = Mapping[str, Score]  # by metric
+ScoresByMetric = Mapping[str, Score]  # by metric
 # place among the compared runs (None: no run), name of the system, and its scores
-GridRow = tuple[int | None, str, Scores]
+GridRow = tuple[int | None, str, ScoresByMetric]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
     return grids
 
 
-def _other_figures(scores: Scores) -> dict[str, dict[str, Score]]:
+def _other_figures(scores: ScoresByMetric) -> dict[str, dict[str, Score]]:
     """The scores of the model in the files' units, where they are known."""
     found: dict[str, dict[str, Score]] = {}
     for metric, score in scores.items():

@@ -318,22 +318,24 @@ class SplitSummary(Table):
     )
 
 
-Scores = dict[str, dict[str, Score]]  # by direction and metric
+ScoresByDirection = dict[str, dict[str, Score]]  # by direction and metric
 
 
 class Results(Table):
     """The content of metrics.json: all scores of an evaluation."""
 
-    metrics: Scores = tables(
+    metrics: ScoresByDirection = tables(
         "The model's scores, by direction (`a_to_b`, `b_to_a`, `image`) and metric."
         " `psnr_foreground` and `psnr_lesion` are PSNR in these regions."
     )
-    baselines: dict[str, Scores] = tables("The same scores of each baseline, by its name.")
+    baselines: dict[str, ScoresByDirection] = tables(
+        "The same scores of each baseline, by its name."
+    )
     verdict: dict[str, dict[str, Verdict | None]] = tables(
         "Whether the model is better than the best baseline, by direction and metric."
     )
     split: SplitSummary | None = about("How test patients were held out.")
-    files: Scores = tables(
+    files: ScoresByDirection = tables(
         "By direction, scores of the files that `gantk translate` writes for the test images, as"
         " `gantk eval --pred --truth` computes them: whole, in their own values."
     )
@@ -341,7 +343,7 @@ class Results(Table):
         "Of methods that make any contrast from others, by direction: what is there and what is"
         " made."
     )
-    cycle: Scores = tables(
+    cycle: ScoresByDirection = tables(
         "Of two-way methods, by direction: `mae` and `mae_foreground` between test images and their"
         " reconstructions, which are translated there and back."
     )

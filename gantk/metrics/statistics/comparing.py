@@ -21,7 +21,7 @@ NOT_COMPARED = (
 )
 
 # system -> score -> patient -> value
-Scores = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
+PatientScoresOfSystems = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
 
 
 class SystemTest(PairedTest):
@@ -76,7 +76,7 @@ def holm_of(values: Sequence[float]) -> list[float]:
 
 
 def compare_systems(
-    scores: Scores,
+    scores: PatientScoresOfSystems,
     senses: Mapping[Hashable, bool | None],
     units: Mapping[Hashable, str] | None = None,
 ) -> Comparison:

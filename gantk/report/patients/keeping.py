@@ -19,7 +19,7 @@ from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
-from gantk.metrics.pair_scores import Scores
+from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.references import OTHER, units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
@@ -168,7 +168,7 @@ def _rank(tested: Tested, value: float | None) -> float:
     return -value if tested.senses[next(iter(tested.scores.raw))] is False else value
 
 
-def _means(scores: Scores, places: list[int]) -> dict[str, float | None]:
+def _means(scores: ImageScores, places: list[int]) -> dict[str, float | None]:
     """The mean of some images by each metric."""
     return {metric: _mean(values[places]) for metric, values in scores.raw.items()}
 

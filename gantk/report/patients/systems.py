@@ -13,7 +13,7 @@ from statistics import fmean
 import numpy as np
 
 from gantk.metrics.intervals import estimate
-from gantk.metrics.pair_scores import Scores
+from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.statistics.comparing import add_tests
 from gantk.metrics.verdict import pair_verdict
@@ -248,17 +248,19 @@ def _pooled(runs: Sequence[RunRecord], seeds: int) -> Results:
     return results
 
 
-def _scores_of(values: Mapping[str, Mapping[str, float | None]]) -> Scores:
+def _scores_of(values: Mapping[str, Mapping[str, float | None]]) -> ImageScores:
     """The scores of patients, as if each had one image."""
     patients = [*next(iter(values.values()))]
     raw = {
         ("raw", metric): np.array([*own.values()], dtype=float)  # None becomes nan
         for metric, own in values.items()
     }
-    return Scores(raw, patients, finite=np.ones(len(patients), dtype=bool))
+    return ImageScores(raw, patients, finite=np.ones(len(patients), dtype=bool))
 
 
-def _means(scores: Scores, like: Mapping[str, Sequence[Score]], seeds: int) -> dict[str, Score]:
+def _means(
+    scores: ImageScores, like: Mapping[str, Sequence[Score]], seeds: int
+) -> dict[str, Score]:
     """The means over patients, of the kind and on as many images as the scores of each run, each
     image scored once a seed.
     """
