@@ -20,13 +20,13 @@ from gantk.formats.files import grids_differ, readable, suffix_of
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
 from gantk.metrics.pair_scores import (
+    ImageScores,
     PairScorer,
     References,
-    ImageScores,
     concatenate_scores,
     too_small_for,
 )
-from gantk.metrics.sets import ImageGroup, set_scores
+from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.runs.results import Results, Score, Table
@@ -188,7 +188,11 @@ def _metric_parts(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
     of_sets = []
     for name in names:
         part = bind_or_raise("metric", name)
-        unit = getattr(part.target, "of_unit", "")
+        if issubclass(part.target, SetMetric):
+            of_sets.append(part)
+            continue
+
+        unit = part.target.of_unit
         if unit:
             what = (
                 f"the metric '{part.name}' is only for runs, which know their units; files are"
@@ -196,11 +200,7 @@ def _metric_parts(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
             )
             remedy = "use mae, which is in the unit of the files"
             raise UserError(what, where="--metrics", remedy=remedy)
-
-        if getattr(part.target, "sets", False):
-            of_sets.append(part)
-        else:
-            of_pairs.append(part)
+        of_pairs.append(part)
 
     return of_pairs, of_sets
 
@@ -369,8 +369,15 @@ class FileScorer:
             metrics = [part(self._range, dims) for part in self._parts]
             self._left_out = too_small_for(metrics, self._sizes)
             metrics = [metric for metric in metrics if metric.name not in self._left_out]
-            scaling = (self._black, self._range, dims, 1, self._device)
-            self._scorers[dims] = PairScorer(metrics, *scaling, ["whole"])
+            self._scorers[dims] = PairScorer(
+                metrics,
+                low=self._black,
+                data_range=self._range,
+                dims=dims,
+                batch=1,
+                device=self._device,
+                regions=["whole"],
+            )
         return self._scorers[dims](made, References(real, [patient]))
 
     def scores(self, of_files: Sequence[ImageScores]) -> dict[str, Score]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,12 +24,13 @@ from gantk.method import Method
 from gantk.metrics.intervals import count_patients
 from gantk.metrics.pair_scores import (
     HistogramMatching,
+    ImageScores,
     IntensityMap,
     PairScorer,
     References,
-    ImageScores,
     identity,
 )
+from gantk.metrics.pairs import Metric, PairMetric
 from gantk.metrics.references import (
     MAX_CURVE_IMAGES,
     MAX_SET_BYTES,
@@ -40,7 +41,7 @@ from gantk.metrics.references import (
     number_that_fits,
     windows,
 )
-from gantk.metrics.sets import ImageGroup, Kid, halves, published_metrics, select_images
+from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import (
@@ -173,15 +174,22 @@ class Scorer:
         self.classes = len(method.geometry.classes) if method.conditional else 0
         self.reals = RealImages(data, runtime.device)
         built = [metric for metric in self._build_metrics() if self._applies(metric)]
-        self.set_metrics = [metric for metric in built if getattr(metric, "sets", False)]
-        of_pairs = [metric for metric in built if metric not in self.set_metrics]
+        self.set_metrics = [metric for metric in built if isinstance(metric, SetMetric)]
+        of_pairs = [metric for metric in built if not isinstance(metric, SetMetric)]
         curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
-        scaling = (self.low, self.span, self.dims, self.batch, runtime.device)
-        self.pairs = PairScorer(of_pairs, *scaling, model.evaluate.regions)
-        self.curves = PairScorer(curves, *scaling, ["whole"])
+        scorer = partial(
+            PairScorer,
+            low=self.low,
+            data_range=self.span,
+            dims=self.dims,
+            batch=self.batch,
+            device=runtime.device,
+        )
+        self.pairs = scorer(of_pairs, regions=model.evaluate.regions)
+        self.curves = scorer(curves, regions=["whole"])
         self.kid = Kid(self.span, self.dims)  # while training, where no pairs are known
         mae = bind_or_raise("metric", "mae")(self.span, self.dims)
-        self.cycles = PairScorer([mae], *scaling, ["whole", "foreground"])
+        self.cycles = scorer([mae], regions=["whole", "foreground"])
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by whether the post-steps are applied
@@ -200,7 +208,7 @@ class Scorer:
         # that are trained; bound here, so that one that does not fit is an error before the training
         self.trained_baselines = self._bind_baselines()
 
-    def _build_metrics(self) -> list[Any]:
+    def _build_metrics(self) -> list[Metric]:
         """The recipe's metrics, or the default ones; UserError where two have one name."""
         parts = self.model.evaluate.metrics
         if parts is None:
@@ -441,7 +449,13 @@ class Scorer:
             return
 
         self.tested[key] = Tested(
-            *(self.data, pairs, to, shown, made[key], references, scores[key]),
+            data=self.data,
+            pairs=pairs,
+            to=to,
+            inputs=shown,
+            made=made[key],
+            references=references,
+            scores=scores[key],
             baselines={name: scores[name] for name in baselines},
             senses=self.pairs.senses,
         )
@@ -583,13 +597,12 @@ class Scorer:
         some = next(iter(made.values()))
         patients = {"n": count_patients(about.patients)}
         for metric in self.set_metrics:
-            beside = getattr(metric, "baselines", True)
             train, test, note = self.reals.sets(letter, tuple(some.shape[2:]))
-            for name in groups if beside else made:
+            for name in groups if metric.baselines else made:
                 for row, score in set_scores_of(metric, train, test, groups[name], note).items():
                     set_scores[name][row] = score.model_copy(update=patients)
 
-            if beside and train is not test:
+            if metric.baselines and train is not test:
                 real = halves(train)[1]
                 real = select_images(real, torch.arange(len(real)) < len(some))
                 note = f"{note}/training-images-as-if-made"
@@ -720,11 +733,11 @@ class Scorer:
         labels = torch.arange(len(images)) % self.classes if self.classes else None
         return self.reals.group(images, labels=labels)
 
-    def _applies(self, metric: Any) -> bool:
+    def _applies(self, metric: Metric) -> bool:
         """Whether a metric says that it scores such data; UserError where it does not suit them, or
         this method.
         """
-        if getattr(metric, "uses_masks", False) or getattr(metric, "needs_masks", False):
+        if metric.uses_masks or metric.needs_masks:
             self.reals.masks = True
 
         unfit = self._unfit(metric)
@@ -736,20 +749,19 @@ class Scorer:
                 remedy=f"{remedy}, or leave the metric out",
             )
 
-        return not hasattr(metric, "expect_data") or metric.expect_data(self.data) is not False
+        return metric.expect_data(self.data)
 
-    def _unfit(self, metric: Any) -> tuple[str, str] | None:
+    def _unfit(self, metric: Metric) -> tuple[str, str] | None:
         """(what is wrong, remedy) where a metric does not suit, else None."""
-        of_pairs = not getattr(metric, "sets", False)
-        if of_pairs and not self.method.directions():
+        if isinstance(metric, PairMetric) and not self.method.directions():
             what = "compares an output with its truth, but images from noise have no truth"
             return what, "use a metric of sets, such as kid, fid or prdc"
 
-        if of_pairs and hasattr(metric, "expect_size") and self.data.pairs("test"):
+        if isinstance(metric, PairMetric) and self.data.pairs("test"):
             metric.expect_size(self.model.data.size)
-        elif getattr(metric, "needs_classes", False):
+        elif metric.needs_classes:
             return self._without_classes()
-        elif getattr(metric, "needs_masks", False):
+        elif metric.needs_masks:
             return self._without_masks()
 
         return None

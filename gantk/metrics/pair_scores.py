@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, mean_score, metric_score
-from gantk.metrics.pairs import LesionContrast
+from gantk.metrics.pairs import LesionContrast, MapMetric, PairMetric
 from gantk.runs.results import Score
 
 # Suffixes of the names of scores in a region, by region as recipes name them.
@@ -89,7 +89,9 @@ def concatenate_scores(parts: Sequence[ImageScores]) -> ImageScores:
     )
 
 
-def too_small_for(metrics: Sequence[Any], sizes: Collection[tuple[int, ...]]) -> dict[str, Score]:
+def too_small_for(
+    metrics: Sequence[PairMetric], sizes: Collection[tuple[int, ...]]
+) -> dict[str, Score]:
     """Scores without a value, by metric, for those that cannot score images of all sizes: SSIM needs
     11 pixels on each side. Their definitions state the reason.
     """
@@ -116,7 +118,7 @@ class PairScorer:
 
     def __init__(
         self,
-        metrics: Sequence[Any],
+        metrics: Sequence[PairMetric],
         low: float,
         data_range: float,
         dims: int,
@@ -130,9 +132,7 @@ class PairScorer:
         self.batch = batch
         self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        whole_only = [
-            metric.name for metric in self.metrics if not getattr(metric, "in_mask", None)
-        ]
+        whole_only = [metric.name for metric in self.metrics if not metric.in_mask]
         if not self.suffixes or (whole_only and "" not in self.suffixes):
             if whole_only:
                 what = f"the metric '{whole_only[0]}' cannot be limited to a region"
@@ -142,7 +142,7 @@ class PairScorer:
                 what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
             )
 
-        self.rows_of: dict[str, tuple[Any, str]] = {}  # row -> its metric and region
+        self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
             for metric in self.metrics:
                 if not suffix or metric.name not in whole_only:
@@ -221,17 +221,18 @@ class PairScorer:
     ) -> Iterator[tuple[tuple[str, str], Tensor]]:
         """Yield the scores by every metric of this unit and in every region."""
         for metric in self.metrics:
-            if getattr(metric, "of_unit", "") != unit:
+            if metric.of_unit != unit:
                 continue
 
-            in_mask = getattr(metric, "in_mask", None)
-            regions = {suffix: mask for suffix, mask in masks.items() if not suffix or in_mask}
-            of_mean = getattr(metric, "in_units" if kind == "native" else "of_mean", None)
-            if of_mean is not None:
-                # A metric of a map computes it once for all regions.
-                means = metric.means(made, real, [*regions.values()])
-                for suffix, mean in zip(regions, means, strict=True):
-                    yield (kind, metric.name + suffix), of_mean(mean)
+            regions = {
+                suffix: mask for suffix, mask in masks.items() if not suffix or metric.in_mask
+            }
+            if isinstance(metric, MapMetric):  # one map serves all regions
+                score = metric.in_units if kind == "native" else metric.of_mean
+                if score is not None:
+                    means = metric.means(made, real, [*regions.values()])
+                    for suffix, mean in zip(regions, means, strict=True):
+                        yield (kind, metric.name + suffix), score(mean)
             elif kind != "native":
                 for suffix, mask in regions.items():
                     yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
@@ -276,7 +277,7 @@ class PairScorer:
         return score
 
 
-def _one_per_image(metric: Any, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
+def _one_per_image(metric: PairMetric, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
     """The scores (n,) of images by a metric; UserError where it returns something else."""
     scores = metric(made, real) if mask is None else metric(made, real, mask)
     if scores.shape != (len(made),):

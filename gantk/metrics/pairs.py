@@ -7,14 +7,18 @@ by an outlier.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
+
+if TYPE_CHECKING:
+    from gantk.data.dataset import Data
 
 CEILING = 100.0  # dB, the PSNR of equal images
 # pixels of SSIM's Gaussian windows
@@ -26,7 +30,23 @@ MIN_LESION_CONTRAST = (
 )
 
 
-class PairMetric:
+class Metric:
+    """What every metric says of itself: base of `PairMetric` and of `gantk.metrics.sets.SetMetric`."""
+
+    name: str
+    definition: str
+    unit: str
+    higher_is_better: bool | None
+    needs_classes = False  # of real images, and of images made
+    needs_masks = False  # of lesions, to learn from and to test
+    uses_masks = False  # of lesions, where they are known
+
+    def expect_data(self, data: Data) -> bool:
+        """Whether the metric scores such data; UserError where it is no use with them."""
+        return True
+
+
+class PairMetric(Metric):
     """A score of images (N, C, *size) against their references: (N,), float32, on the images'
     device.
 
@@ -34,10 +54,10 @@ class PairMetric:
     whose mask is empty scores nan. Nothing is clipped. UserError if shapes differ.
     """
 
-    name: str
-    unit: str
-    higher_is_better: bool | None
     smallest = 1  # least side of images in pixels
+    of_unit = (
+        ""  # unit of the intensities that it is called with, and of the domains that it scores
+    )
 
     def __init__(self, data_range: float, dims: int):
         if data_range <= 0:
@@ -50,7 +70,7 @@ class PairMetric:
         self.dims = dims
 
     @property
-    def definition(self) -> str:
+    def definition(self) -> str:  # type: ignore[override]
         """How the number is computed, as results state it."""
         return f"{self._method()}/whole-image"
 
@@ -102,7 +122,12 @@ class PairMetric:
 
 
 class MapMetric(PairMetric):
-    """A score computed from the mean of a map: one map serves all regions."""
+    """A score computed from the mean of a map: one map serves all regions.
+
+    `in_units` is the score of a mean in the files' units; None where it has none.
+    """
+
+    in_units: Callable[[Tensor], Tensor] | None = None
 
     def means(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]

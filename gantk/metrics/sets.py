@@ -1,8 +1,4 @@
-"""Sets of images, compared by feature vectors: the features, KID, and what all metrics of sets share.
-
-Each metric is built with (data_range, dims) and called with three sets: training images, held-out
-real images, and fakes.
-"""
+"""Sets of images, compared by feature vectors: the features, KID, and what all metrics of sets share."""
 
 from __future__ import annotations
 
@@ -24,6 +20,7 @@ from gantk.metrics.intervals import (
     metric_score,
     patient_numbers,
 )
+from gantk.metrics.pairs import Metric
 from gantk.plugin.loader import registry
 from gantk.runs.results import Score
 
@@ -171,7 +168,7 @@ def require_images(
 
 
 def set_scores(
-    metric: Any,
+    metric: SetMetric,
     train: ImageGroup,
     test: ImageGroup,
     fake: ImageGroup,
@@ -184,30 +181,44 @@ def set_scores(
     If the metric fails, the value is None and the definition states the reason; with `strict` a
     UserError is raised.
     """
+    found: Score | dict[str, Score]
     try:
         broken = len(fake) - int(fake.images.isfinite().flatten(1).all(1).sum())
         if broken:
             raise UserError(
                 f"{broken} of {count_noun(len(fake), 'image')} contain NaN or infinite values"
             )
-        scores = metric(train, test, fake)
+        found = metric(train, test, fake)
     except UserError as error:
         if strict:
             raise
         definition = f"{metric.definition}/not-computed: {error}"
-        scores = Score(value=None, ci95=None, n=len(fake), definition=definition)
+        found = Score(value=None, ci95=None, n=len(fake), definition=definition)
 
-    if not isinstance(scores, dict):
-        scores = {metric.name: scores}
-
+    scores = found if isinstance(found, dict) else {metric.name: found}
     return {
-        name: metric_score(metric, score, score.n, score.definition + note)
+        name: metric_score(metric, score, score.n or 0, score.definition + note)
         for name, score in scores.items()
     }
 
 
+class SetMetric(Metric):
+    """A score of a set of generated images, built with (data_range, dims) and called with training
+    images, held-out real images, and generated ones.
+
+    Returns a `Score`, or several by name; UserError where the sets do not suit it.
+    """
+
+    baselines = True  # whether the outputs of baselines are scored too
+
+    def __call__(
+        self, train: ImageGroup, test: ImageGroup, fake: ImageGroup
+    ) -> Score | dict[str, Score]:
+        raise NotImplementedError
+
+
 @dataclass(eq=False)
-class InFeatures:
+class InFeatures(SetMetric):
     """Base of metrics that compare held-out real images with fakes by feature vectors."""
 
     data_range: float
@@ -216,7 +227,6 @@ class InFeatures:
     # feature network: random (seeded, no file), inception, or the name of a network of timm
     features: str = "random"
 
-    sets = True
     kind = ""
     unit = ""
     higher_is_better = False

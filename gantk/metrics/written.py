@@ -65,7 +65,13 @@ class WrittenTranslations:
         # a copy, because the translator changes it into a form for inference only
         own = copy.deepcopy(method).requires_grad_(False)
         self.translator = Translator(
-            *(model, own, data.intensity, runtime, Path()), values=data.values, data=data
+            model=model,
+            method=own,
+            intensity=data.intensity,
+            runtime=runtime,
+            checkpoint=Path(),
+            values=data.values,
+            data=data,
         )
         self._translations: dict[tuple[str, str | None, int | None], Translation] = {}
 
@@ -195,7 +201,11 @@ class WrittenTranslations:
         if key not in self._translations:
             options = TranslateOptions(label=label)
             self._translations[key] = Translation(
-                *(self.translator, self._name(to), options, file.volume, lambda line: None),
+                model=self.translator,
+                to=self._name(to),
+                options=options,
+                volume=file.volume,
+                say=lambda line: None,
                 read=file.reader.kept.read,
                 describe=False,
             )

@@ -13,7 +13,7 @@ from gantk.data.intensity import Window
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, left_out_interval
 from gantk.metrics.pair_scores import PairScorer, References
-from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM
+from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM, PairMetric
 from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.runs.results import Score
@@ -261,14 +261,16 @@ def test_uncertainty_scores_rank_perfect_above_inverted(uncertainties_of, auroc)
 
 
 def test_a_metric_of_one_number_per_batch_is_refused():
-    mean = type(
-        "Mean",
-        (MAE,),
-        {"name": "mean", "of_mean": None, "_score": lambda self, *images: images[0].mean()},
-    )
+    class Mean(PairMetric):
+        name = "mean"
+        unit = ""
+        higher_is_better = False
+
+        def _score(self, output, reference, mask):
+            return output.mean()
 
     with pytest.raises(UserError, match=r"the metric 'mean' returns \(\) for 2 images"):
-        scored(*pair((2, 1, 20, 20)), scorer_of(mean))
+        scored(*pair((2, 1, 20, 20)), scorer_of(Mean))
 
 
 def test_pair_scores_do_not_depend_on_the_batch():

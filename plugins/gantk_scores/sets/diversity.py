@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from gantk.metrics.intervals import left_out_interval, patient_numbers
-from gantk.metrics.sets import ImageGroup, require_images
+from gantk.metrics.sets import ImageGroup, SetMetric, require_images
 from gantk.runs.results import Score
 from gantk_scores.sets.ms_ssim import MSSSIM
 
 MAX_PAIRS = 512  # most pairs of images that are compared
 
 
-class Diversity:
+class Diversity(SetMetric):
     """Diversity of the generated images relative to real images: 1 is equally diverse, 0 is no
     diversity.
 
@@ -25,7 +25,6 @@ class Diversity:
     1 is not better: noise is also diverse.
     """
 
-    sets = True
     name = "diversity"
     unit = ""
     higher_is_better = None

@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval
-from gantk.metrics.sets import IMAGES_PER_PASS, ImageGroup, halves, middle_slices, select_images
+from gantk.metrics.sets import (
+    IMAGES_PER_PASS,
+    ImageGroup,
+    SetMetric,
+    halves,
+    middle_slices,
+    select_images,
+)
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
 from gantk_scores.tasks.small_networks import mirror_randomly, train_network
@@ -27,7 +34,7 @@ LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
 
 @dataclass(eq=False)
-class Judge:
+class Judge(SetMetric):
     """A metric of sets that trains classifiers: four convolutions with a linear head.
 
     All classes are sampled equally often in training; a volume is represented by its three middle
@@ -41,7 +48,6 @@ class Judge:
     side: LearntSide = 64  # side in pixels to which images are resized
     seed: Seed = 0  # seed of the classifier's weights and of the order of its batches
 
-    sets = True
     name = ""
     unit = ""
     higher_is_better = True

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, patient_numbers
-from gantk.metrics.sets import ImageGroup, halves, select_images
+from gantk.metrics.sets import ImageGroup, SetMetric, halves, select_images
 from gantk.plugin.spec import Count, Seed
 from gantk.runs.results import Score
 from gantk_scores.tasks.classification import TOO_FEW, LearntSide, cross_folds, strangers
@@ -28,7 +28,7 @@ MAX_BATCH_POSITIONS = 2**20  # most positions of a batch at inference
 
 
 @dataclass(eq=False)
-class Segmentation:
+class Segmentation(SetMetric):
     """Segmentation agreement: the Dice score of the lesions that a segmenter of real images finds in
     translations.
 
@@ -55,7 +55,6 @@ class Segmentation:
     teach: bool = False
     seed: Seed = 0  # seed of the segmenter's weights and of the order of its batches
 
-    sets = True
     needs_masks = True
     name = "segmentation"
     unit = ""

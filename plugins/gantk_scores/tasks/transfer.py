@@ -49,7 +49,7 @@ class Transfer(Judge):
     uses_masks = True
     name = "transfer"
 
-    def expect_data(self, data: Data) -> None:
+    def expect_data(self, data: Data) -> bool:
         """Set the data that the classifier is trained on; UserError where a domain has too few
         training images.
         """
@@ -68,6 +68,7 @@ class Transfer(Judge):
             )
 
         self.data = data
+        return True
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.inputs is None:

@@ -15,7 +15,7 @@ from gantk import Data
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval, left_out_interval
 from gantk.metrics.references import RealImages, number_that_fits
-from gantk.metrics.sets import ImageGroup, require_images
+from gantk.metrics.sets import ImageGroup, SetMetric, require_images
 from gantk.runs.results import Score
 
 COMPARED_SIDES = {2: 32, 3: 16}  # pixels or voxels of the longest side at which images are compared
@@ -23,7 +23,7 @@ MIN_IMAGES = 8  # fewest training and held-out images for a score
 MAX_COMPARED_BYTES = 2**30  # most bytes of training images that are compared
 
 
-class Memorisation:
+class Memorisation(SetMetric):
     """Scores of how far a noise-to-image model copies its training images, compared with held-out
     images of the same kind.
 
@@ -42,7 +42,6 @@ class Memorisation:
     It is also raised if the whole interval of `membership` is above 0.6.
     """
 
-    sets = True
     name = "memorisation"
     unit = ""
     higher_is_better = None
@@ -53,7 +52,7 @@ class Memorisation:
         # of the images scored last, those nearest to training images
         self.nearest: list[dict[str, Any]] = []
 
-    def expect_data(self, data: Data) -> None:
+    def expect_data(self, data: Data) -> bool:
         """Set the data from which all training images are read; UserError where the method
         translates.
         """
@@ -61,6 +60,7 @@ class Memorisation:
             what = "the metric 'memorisation' is for images from noise, but this method translates"
             raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
         self.data = data
+        return True
 
     def training(self) -> ImageGroup:
         """The training images, at most 1 GiB of them."""
