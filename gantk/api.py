@@ -228,7 +228,7 @@ def evaluate(
 
     Example:
 
-        gantk.evaluate("runs/first", metrics=["psnr", "ssim", "nrmse"])
+        gantk.evaluate("runs/first", metrics=["psnr", "ssim", "lpips"])
 
     Args:
         run: a run folder, or a packed model, whose folder is not changed: it is scored on the images

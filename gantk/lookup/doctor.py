@@ -21,6 +21,7 @@ NEEDED_PACKAGES = (
     "nibabel",
     "safetensors",
     "pytorch-fid",
+    "lpips",
 )
 DEVELOPER_EXTRAS = ("dev", "docs")
 REQUIRED_BY_EXTRA = re.compile(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]")
@@ -103,7 +104,7 @@ def _torch() -> Iterator[tuple[str, str, str | None]]:
         yield "cuda", about, cuda_trouble()
 
     try:
-        import torchvision  # noqa: F401  (timm and pytorch-fid need it)
+        import torchvision  # noqa: F401  (timm, lpips and pytorch-fid need it)
     except Exception as error:
         why = one_line(error, 60)
         problem = f"it does not match this torch ({why}): install the matching version"

@@ -1,4 +1,4 @@
-"""Scores beyond the core: sets of images, learned features, and what images are good for."""
+"""Scores beyond the core: sets of images, learned features, LPIPS, and what images are good for."""
 
 from gantk import hookimpl
 
@@ -64,6 +64,16 @@ def gantk_register(add) -> None:
     )
     add.features("inception", "gantk_scores.features.inception:Inception")
     add.features("timm", "gantk_scores.features.timm_network:TimmFeatures")
+    add.metric(
+        "lpips",
+        "gantk_scores.lpips_metric:LPIPS",
+        words={
+            "lpips": (
+                "Learned perceptual distance (LPIPS)",
+                "How different the images look to a trained network; 0 means equal images.",
+            ),
+        },
+    )
     add.baseline(
         "regression",
         "gantk_scores.tasks.regression:Regression",

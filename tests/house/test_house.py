@@ -128,7 +128,7 @@ def test_the_parts_that_contributing_shows_work():
 
 
 HEAVY = (
-    "torch torchvision timm kornia numpy scipy nibabel nilearn matplotlib PIL pydicom"
+    "torch torchvision timm kornia lpips numpy scipy nibabel nilearn matplotlib PIL pydicom"
     " SimpleITK sklearn"
 )
 HEAVY += " pandas jinja2 onnxruntime"
@@ -136,7 +136,7 @@ SLOW = (
     "torch._dynamo sympy triton scipy.stats scipy.integrate nilearn sklearn pandas kornia timm"
     " torchvision"
 )
-SLOW += " matplotlib jinja2"  # what torch and gantk can both do without at first
+SLOW += " matplotlib jinja2 lpips"  # what torch and gantk can both do without at first
 LOOKING = [["--help"], ["list"], ["list", "generators"], ["plugins"], ["recipes"]]
 
 # One interpreter for all: what one command imports is still there for the next, so the order is

@@ -13,7 +13,7 @@ HOMONYMS = {
     *("domains", "contrast", "slices", "affine", "crop", "auto", "blur"),  # keys and their values
     "checkpoints",  # a folder of a run
     "ct",  # a kind of image
-    "timm",  # a library
+    *("timm", "lpips"),  # libraries
     "style",  # of a console
 }
 DEFAULTS = {"phantom"}  # of a recipe: the data that need no download

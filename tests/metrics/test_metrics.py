@@ -1,6 +1,8 @@
-"""Pair metrics agree with scikit-image, torchmetrics and closed forms; baselines are what
+"""Pair metrics agree with scikit-image, torchmetrics, lpips and closed forms; baselines are what
 they claim.
 """
+
+import urllib.error
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.metrics.pair_scores import HistogramMatching, IntensityMap, linearly_corrected
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, RMSE, SSIM, LesionContrast
+from gantk_scores.lpips_metric import LPIPS, NETS
 from gantk_scores.sets.ms_ssim import MSSSIM
 from gantk_scores.tasks.regression import Regression
 
@@ -113,6 +116,50 @@ def test_ms_ssim_matches_torchmetrics_parts(size, scales):
     assert torch.allclose(found, expected, atol=1e-4)
 
 
+@pytest.fixture
+def published_lpips(tmp_path, monkeypatch):
+    """LPIPS of its package on images from 0 to 3, by a drawn network that ours uses too."""
+    import lpips
+    from torchvision import models
+
+    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        known = models.squeezenet1_1(weights=None).state_dict()
+
+    torch.save(known, tmp_path / NETS["squeeze"][0])
+    reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
+    own = reference.net.state_dict()
+    named = {name: known[f"features.{name.partition('.')[2]}"] for name in own}
+    reference.net.load_state_dict(named)
+
+    @torch.no_grad()
+    def distance(output, truth):
+        colour = [(2 * x / 3.0 - 1).expand(-1, 3, -1, -1) for x in (output, truth)]
+        return reference(*colour).flatten()
+
+    return distance
+
+
+def drawn_images(seed: int) -> torch.Tensor:
+    """Two images of three channels from 0 to 3."""
+    return torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def test_lpips_matches_its_package(published_lpips):
+    output = drawn_images(0)
+    truth = drawn_images(1)
+    metric = LPIPS(3.0, 2, net="squeeze")
+    colour = published_lpips(output, truth)
+
+    assert torch.allclose(metric(output, truth), colour, atol=1e-6)
+
+    gray = [published_lpips(output[:, c : c + 1], truth[:, c : c + 1]) for c in range(2)]
+    two_channels = metric(output[:, :2], truth[:, :2])
+
+    assert torch.allclose(two_channels, sum(gray) / 2, atol=1e-6)
+
+
 # ---- closed forms
 
 
@@ -164,11 +211,21 @@ REFUSED = {
     "small": (lambda x: SSIM(2.0, 2)(x[..., :9], x[..., :9]), "11 or more"),
     "unmaskable": (lambda x: MSSSIM(2.0, 2)(x, x, x), "mask"),
     "lesions": (lambda x: LesionContrast(2.0, 2)(x, x), "lesion masks"),
+    "no weights": (lambda x: LPIPS(2.0, 2), "(?s)alexnet-owt-7be5be79.pth.*GANTK_WEIGHTS"),
+    "broken weights": (lambda x: LPIPS(2.0, 2, net="squeeze"), NETS["squeeze"][0]),
 }
 
 
 @pytest.mark.parametrize(("make", "word"), REFUSED.values(), ids=REFUSED)
-def test_metrics_name_what_they_cannot_compare(make, word):
+def test_metrics_name_what_they_cannot_compare_or_have(make, word, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANTK_WEIGHTS", str(tmp_path))
+    (tmp_path / NETS["squeeze"][0]).write_bytes(b"not weights")
+
     with pytest.raises(UserError, match=word):
         make(torch.zeros(1, 1, 16, 16))
 

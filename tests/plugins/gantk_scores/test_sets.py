@@ -138,7 +138,7 @@ def naive(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("metric", "option", "words"),
-    [(Prdc, {"k": 0}, "k = 0")],
+    [(Kid, {"subset": 9}, "9 or more.*subset = 0"), (Prdc, {"k": 0}, "k = 0")],
 )
 def test_options_that_do_not_fit_the_sets_are_refused(metric, option, words):
     enough = group(blobs(8))
@@ -175,14 +175,18 @@ def test_diversity_is_one_for_real_and_low_for_copies(distance):
     assert score(train, test, noise).value > 1
 
 
-def test_kid_is_the_formula_of_its_vectors(sets):
+@pytest.mark.parametrize(("subset", "tolerance"), [(0, 1e-9), (30, 0.15)])
+def test_kid_is_the_formula_of_its_vectors(sets, subset, tolerance, monkeypatch):
     trio = groups(*sets)
     expected, _ = squared_mmd(np.arcsinh(sets[0]), np.arcsinh(sets[1]))
-    kid = Kid(2.0, 2)(*trio)
+    kid = Kid(2.0, 2, subset=subset)(*trio)
 
-    assert kid.value == pytest.approx(expected, rel=1e-9)
+    assert kid.value == pytest.approx(expected, rel=tolerance)
     low, high = kid.ci95
     assert low < expected < high
+    # subsets are drawn of sets of more than 1000
+    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)
+    assert Kid(2.0, 2)(*trio) == kid
 
 
 def test_prdc_shares_match_their_definitions(neighbourhood):

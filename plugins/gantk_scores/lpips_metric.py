@@ -1,0 +1,131 @@
+"""LPIPS of images and volumes, by the package lpips with weights that are downloaded, read from a
+folder or random.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gantk.errors import UserError, one_line
+from gantk.files import MAX_TENSORS_BYTES, regular_file
+from gantk.metrics.pairs import PairMetric
+from gantk.metrics.sets import middle_slices
+from gantk.nets.pretrained import weights_file
+from gantk.plugin.spec import Seed
+
+# torchvision's file of weights; the smallest side in pixels for which the last layer has an output
+NETS = {
+    "alex": ("alexnet-owt-7be5be79.pth", 31),
+    "vgg": ("vgg16-397923af.pth", 16),
+    "squeeze": ("squeezenet1_1-b8a52dc0.pth", 17),
+}
+
+
+class LPIPS(PairMetric):
+    """Learned perceptual image patch similarity (Zhang et al., 2018, eq. 1). 0 for equal images;
+    higher is worse.
+
+    The score is the squared difference of a network's normalised activations in five layers (seven
+    for SqueezeNet), averaged over positions and weighted to fit people's judgement, as in version
+    0.1 of the package lpips. Images are scaled to [-1, 1] (black to white) and not clipped. Images
+    of 3 channels are colour images. Otherwise each channel is scored as a gray image, a volume by
+    its three middle slices, and the mean is returned. Missing weights are an error.
+
+    With weights = "random" the metric is named lpips_random and is not LPIPS: the network's weights
+    are drawn from a seed, and all activations have the same weight. It measures differences of
+    edges and textures, and needs no file.
+    """
+
+    unit = ""
+    higher_is_better = False
+    in_mask = None
+
+    def __init__(
+        self,
+        data_range: float,
+        dims: int,
+        *,
+        # network: AlexNet, VGG16 or SqueezeNet 1.1
+        net: Literal["alex", "vgg", "squeeze"] = "alex",
+        # random: needs no file; the metric is then named lpips_random
+        weights: Literal["pretrained", "random"] = "pretrained",
+        seed: Seed = 0,  # seed of the random weights
+    ):
+        super().__init__(data_range, dims)
+        drawn = weights == "random"
+        self.smallest = NETS[net][1]
+        self.name = "lpips_random" if drawn else "lpips"
+        self.which = f"net={net}-random-seed-{seed}" if drawn else f"version-0.1/net={net}"
+        self.network = lpips_network(net, seed if drawn else None)
+
+    def _method(self) -> str:
+        return f"{super()._method()}/{self.which}" + ("/middle-slices" if self.dims == 3 else "")
+
+    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+        self.network.to(output.device)
+        output = 2 * output / self.data_range - 1
+        reference = 2 * reference / self.data_range - 1
+        pairs = [(output, reference)]
+        if self.dims == 3:
+            pairs = list(zip(middle_slices(output), middle_slices(reference), strict=True))
+
+        if output.shape[1] != 3:
+            # each channel on its own, as a gray picture
+            of_channels = []
+            for one, other in pairs:
+                of_channels += zip(one.split(1, 1), other.split(1, 1), strict=True)
+            pairs = [
+                (one.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
+                for one, other in of_channels
+            ]
+
+        distances = [self.network(one, other).flatten() for one, other in pairs]
+        return torch.stack(distances).mean(0)
+
+
+def lpips_network(net: str, seed: int | None) -> nn.Module:
+    """The package's network with random weights of a seed and equal layer weights, or (None) with
+    published weights.
+
+    Published backbone weights come from $GANTK_WEIGHTS, torch's cache or the web, else UserError;
+    the layer weights fitted to people's judgement come with the package. The global random
+    generator's state is restored.
+    """
+    import lpips
+
+    file = NETS[net][0]
+    path = weights_file(file) if seed is None else None
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")  # it uses an argument that torchvision has deprecated
+            torch.default_generator.manual_seed(seed or 0)
+            network = lpips.LPIPS(
+                net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None
+            )
+
+        if path is not None:
+            weights = torch.load(
+                regular_file(path, max_bytes=MAX_TENSORS_BYTES),
+                map_location="cpu",
+                weights_only=True,
+            )
+            own = network.net.state_dict()  # slice2.3.weight is features.3.weight
+            network.net.load_state_dict(
+                {name: weights[f"features.{name.partition('.')[2]}"] for name in own}
+            )
+    except Exception as error:  # no network, a damaged file, or the weights of another network
+        what = f"'{path}' does not contain" if path else "this machine lacks and cannot download"
+        what += f" the weights of the network '{net}' of lpips ({one_line(error)})"
+        remedy = (
+            f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights ="
+            ' "random"'
+        )
+        raise UserError(
+            what, where="evaluate.metrics", remedy=f"{remedy} (the score is then not LPIPS)"
+        ) from None
+
+    return network.eval().requires_grad_(False)
