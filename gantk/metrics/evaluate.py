@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -175,7 +175,7 @@ class Scorer:
         self.reals = RealImages(data, runtime.device)
         built = [metric for metric in self._build_metrics() if self._applies(metric)]
         self.set_metrics = [metric for metric in built if isinstance(metric, SetMetric)]
-        of_pairs = [metric for metric in built if not isinstance(metric, SetMetric)]
+        of_pairs = cast(list[PairMetric], [each for each in built if each not in self.set_metrics])
         curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
         scorer = partial(
             PairScorer,

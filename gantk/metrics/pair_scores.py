@@ -248,7 +248,7 @@ class PairScorer:
     def _score(self, name: str, scores: ImageScores) -> Score:
         metric, suffix = self.rows_of[name]
         patients = scores.patients
-        definition = metric.in_mask if suffix else metric.definition
+        definition = (metric.in_mask if suffix else "") or metric.definition
         if suffix == FOREGROUND:
             definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(scores.above)}"
 

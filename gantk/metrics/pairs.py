@@ -55,9 +55,9 @@ class PairMetric(Metric):
     """
 
     smallest = 1  # least side of images in pixels
-    of_unit = (
-        ""  # unit of the intensities that it is called with, and of the domains that it scores
-    )
+    native = ""  # name of the score in the files' units, where it has one
+    # unit of the intensities that it is called with, and of the domains that it scores
+    of_unit = ""
 
     def __init__(self, data_range: float, dims: int):
         if data_range <= 0:
@@ -127,7 +127,7 @@ class MapMetric(PairMetric):
     `in_units` is the score of a mean in the files' units; None where it has none.
     """
 
-    in_units: Callable[[Tensor], Tensor] | None = None
+    in_units: Callable[..., Tensor] | None = None
 
     def means(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
@@ -181,7 +181,7 @@ class MAE(MapMetric):
     name = "mae"
     unit = ""
     higher_is_better = False
-    native = "mae"  # name of the score that `in_units` returns
+    native = "mae"
     in_units = MapMetric.of_mean
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:

@@ -254,7 +254,7 @@ def shows_left_and_right(run: RunRecord) -> bool:
     meta = folder.steps and run.read(f"checkpoints/{folder.latest().name}/meta.json", Meta)
     values = meta.values.values() if meta else ()
     oriented = bool(values) and all(known.oriented for known in values)
-    return oriented and run.table("data").get("plane") != "sagittal"
+    return oriented and run.recipe.data.plane != "sagittal"
 
 
 def _frames(block: SampleBlock) -> dict[str, list]:

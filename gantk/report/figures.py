@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gantk.errors import UserError
 from gantk.files import expect_file, make_folder, write_output
+from gantk.report.patients.section import ShownImage
 from gantk.report.pictures import error_picture, mean_error
 from gantk.report.scores import ScoreGrid
 from gantk.report.words import ARROW, metric_name
-from gantk.runs.results import StoredImage
 
 TitledPictures = list[tuple[str, Image.Image]]
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
@@ -40,7 +40,7 @@ LATEX_SPECIAL |= {
 }
 
 
-def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
+def picture_row(case: ShownImage, titles: Mapping[str, str], error: float) -> TitledPictures:
     """The pictures of a test image, by kind, under these titles, and the absolute error of each
     output, whose palest yellow is `error`. Generated and real images share one window.
     """
@@ -56,10 +56,10 @@ def picture_row(case: StoredImage, titles: Mapping[str, str], error: float) -> T
     return row + errors
 
 
-def captioned_row(case: StoredImage, titles: Mapping[str, str], error: float) -> TitledPictures:
+def captioned_row(case: ShownImage, titles: Mapping[str, str], error: float) -> TitledPictures:
     """As `picture_row`; the titles also say whose image it is and the scale of the errors."""
     (first, picture), *others = picture_row(case, titles, error)
-    row = [(f"{first}, {case.patient}", picture)]
+    row = [(f"{first}, {case.stored.patient}", picture)]
     for title, other in others:
         scale = f", 0 to {error:.3g}" if title.startswith(ERROR) else ""
         row.append((title + scale, other))

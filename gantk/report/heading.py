@@ -52,7 +52,7 @@ def what_was_run(run: RunRecord) -> WhatWasRun:
 
 def system_of(run: RunRecord) -> PublishedSystem | None:
     """The published system of a run's recipe; None if it names none."""
-    return published_system(run.recipe, run.environment.recipe.changed)
+    return published_system(run.recipe.dump(), run.environment.recipe.changed)
 
 
 def _is_stated(key: str, system: PublishedSystem) -> bool:

@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, one_line
-from gantk.recipe.load import mapping
 from gantk.report.words import arrow, direction_name
 from gantk.runs.results import Choice, Results
 from gantk.runs.schemas import (
@@ -242,7 +240,8 @@ class RunRecord:
 
         self.path = path
         self.problems: list[str] = []
-        self.recipe = (self.read("recipe.toml", RecipeTables) or RecipeTables()).dump()
+        recipe = self.read("recipe.toml", RecipeTables)
+        self.recipe = recipe or RecipeTables()
         self.environment = self.read("environment.json", Environment) or Environment()
         self.split = self.read("split.json", RecordedSplit)
         self.results = self.read("metrics.json", Results) or Results()
@@ -251,7 +250,7 @@ class RunRecord:
             self.results.domains = list(self.domains)
         patients = self.read("patients.json", Patients)
         self.patients = patients.root if patients else {}
-        self.recipe_text = text_of(path / "recipe.toml", path) if self.recipe else ""
+        self.recipe_text = text_of(path / "recipe.toml", path) if recipe else ""
         index = self.read("samples/index.json", SampleIndex)
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
@@ -275,10 +274,6 @@ class RunRecord:
     def is_evaluated(self) -> bool:
         """Whether metrics.json has any content."""
         return bool(self.results.model_fields_set)
-
-    def table(self, name: str) -> dict[str, Any]:
-        """A table of the recipe; {} where it is absent."""
-        return self.recipe.get(name) or {}
 
     @property
     def sets(self) -> RecordedSets | None:
@@ -314,14 +309,12 @@ class RunRecord:
     @property
     def domains(self) -> tuple[str, ...]:
         """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
-        of_recipe = self.table("data").get("domains")
-        return tuple(of_recipe or self.results.domains)
+        return tuple(self.recipe.data.domains or self.results.domains)
 
     @property
     def data(self) -> str:
         """The data in words; of a run that did not record them the name of the source."""
-        source = mapping(self.table("data").get("source"))
-        return self.environment.recipe.data or str(source.get("name") or "")
+        return self.environment.recipe.data or self.recipe.data.source.name
 
     def summary(self, *, with_paths: bool = True) -> str:
         """What the run is: the recipe's summary, or its data where they are not the recipe's;
@@ -330,14 +323,14 @@ class RunRecord:
         record = self.environment.recipe
         changed = {".".join(key.split(".")[:2]) for key in record.changed}
         if not changed & {"data.source", "data.domains"}:
-            return self.recipe.get("summary") or ""
+            return self.recipe.summary
 
         source, _, what = self.data.partition(": ")
         trained_on = (what or source).removesuffix(".")
         settings = record.origin
         if not with_paths:
             settings = Path(settings).name
-            if mapping(self.table("data").get("source")).get("path"):
+            if self.recipe.data.source.path:
                 trained_on = Path(trained_on).name
         return f"Trained on {trained_on}, with the settings of {settings}."
 

@@ -24,11 +24,11 @@ from gantk.metrics.verdict import short_metric_name
 from gantk.report import words
 from gantk.report.figures import BRIGHTEST, picture_row
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
-from gantk.report.patients.section import ShownPatients
+from gantk.report.patients.section import ShownImage, ShownPatients
 from gantk.report.pictures import data_uri, mean_error, png_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.report.words import ARROW
-from gantk.runs.results import Score, StoredImage
+from gantk.runs.results import Score
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
@@ -206,21 +206,23 @@ def typical_images(run: RunRecord, patients: Sequence[ShownPatients]) -> list[Fi
     return [figure for figure in figures if figure.rows]
 
 
-def _median_case(found: ShownPatients) -> StoredImage | None:
+def _median_case(found: ShownPatients) -> ShownImage | None:
     """The stored image with the median score of all test images; None in runs that kept none."""
-    return next((case for case in found.cases if case.median_of and case.pictures), None)
+    return next((case for case in found.cases if case.stored.median_of), None)
 
 
-def _typical_case(found: ShownPatients, case: StoredImage) -> Figure:
+def _typical_case(found: ShownPatients, case: ShownImage) -> Figure:
     """The pictures of the median image, and its score."""
     metric, of_all = next(iter(found.metrics.items()))
     error = mean_error(case.pictures["output"].pixels, case.pictures["truth"].pixels)
     largest = float(np.percentile(error, BRIGHTEST)) or 1.0
     row = [(title, png_uri(each)) for title, each in picture_row(case, found.titles, largest)]
-    value = Score(value=case.scores[metric], unit=of_all.unit)
-    caption = f"The median of {count_noun(case.median_of or 0, 'test image')}, of {case.patient}:"
+    stored = case.stored
+    value = Score(value=stored.scores[metric], unit=of_all.unit)
+    images = count_noun(stored.median_of or 0, "test image")
+    caption = f"The median of {images}, of {stored.patient}:"
     caption += f" its {short_metric_name(metric)} is {words.with_unit(value)}."
-    in_unit = Score(value=largest, unit="HU" if case.units[2] == "HU" else "")
+    in_unit = Score(value=largest, unit="HU" if stored.units[2] == "HU" else "")
     caption += (
         f" Error, |generated − real|: black is 0, the palest yellow {words.with_unit(in_unit)}."
     )

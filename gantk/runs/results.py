@@ -410,8 +410,6 @@ class StoredImage(StoredVolume):
     truth: str = about("Path of the truth.", ...)
     image: str = about("Name of the input in split.json (`key`).", ...)
     units: list[str] = about("Units of input, output and truth.", ...)
-    # of a page: kind -> picture
-    pictures: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
 
 class HeldOutPatients(Table):

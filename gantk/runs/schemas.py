@@ -178,21 +178,51 @@ class Environment(Table):
     matched: str = about("How the method matched training images, if it did.", "")
 
 
-class RecipeKeys(Table):
-    """The keys of a recipe's tables that the report reads."""
+class RecipePart(Table):
+    """A part of a recipe, of whose options the report reads the path."""
 
-    name: str | None = None
-    domains: list[str] | None = None
+    name: str = ""
+    path: str = ""
+
+
+class RecipeSplit(Table):
+    """The table data.split of a recipe."""
+
+    folds: Step = 0
+
+
+class RecipeData(Table):
+    """The keys of a recipe's table data that the report reads."""
+
+    domains: list[str] = tables("", list)
+    plane: str = ""
+    source: RecipePart = tables("", RecipePart)
+    split: RecipeSplit = tables("", RecipeSplit)
+
+
+class RecipeTrain(Table):
+    """The keys of a recipe's table train that the report reads."""
+
     steps: Step | None = None
+    seed: int = 0
+    start: str = ""
+    ema: float = 0.0
+
+
+class RecipeEvaluate(Table):
+    """The key of a recipe's table evaluate that a card reads."""
+
+    checkpoint: str = ""
 
 
 class RecipeTables(Table):
-    """The content of recipe.toml; gantk.recipe checks all keys."""
+    """The content of recipe.toml, with all keys; gantk.recipe checks them."""
 
     summary: str = ""
-    method: RecipeKeys | None = None
-    data: RecipeKeys | None = None
-    train: RecipeKeys | None = None
+    method: RecipePart = tables("", RecipePart)
+    data: RecipeData = tables("", RecipeData)
+    train: RecipeTrain = tables("", RecipeTrain)
+    evaluate: RecipeEvaluate = tables("", RecipeEvaluate)
 
 
 class LogLine(Table):

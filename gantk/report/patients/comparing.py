@@ -19,7 +19,13 @@ from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart
 from gantk.report.figures import TitledPictures, captioned_row, write_figures
-from gantk.report.patients.section import HERE, error_window, pictures, shown_patients
+from gantk.report.patients.section import (
+    HERE,
+    ShownImage,
+    error_window,
+    pictures,
+    shown_patients,
+)
 from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import ScoreGrid, score_grids
@@ -43,7 +49,7 @@ ONE_SEED = (
 # keys of [data] that decide the pixels and the units in which the networks' images are scored
 SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
 # its direction in words, the image with all pictures, and each system's scores of it
-ComparedImage = tuple[str, StoredImage, dict[str, dict[str, float | None]]]
+ComparedImage = tuple[str, ShownImage, dict[str, dict[str, float | None]]]
 
 
 def write_report(
@@ -113,9 +119,8 @@ def _write_figures_of_run(record: RunRecord, folder: str | Path, overwrite: bool
     rows: dict[str, list[TitledPictures]] = {}
     for shown in directions:
         for case in shown.cases:
-            if case.pictures:
-                error = _largest_error(case, window)
-                rows.setdefault(shown.label, []).append(captioned_row(case, shown.titles, error))
+            error = _largest_error(case, window)
+            rows.setdefault(shown.label, []).append(captioned_row(case, shown.titles, error))
     write_figures(folder, score_grids(record), rows, overwrite)
 
 
@@ -132,7 +137,7 @@ def _write_figures_of_comparison(
     write_figures(folder, {grid.title: [grid] for grid in shown.grids}, rows, overwrite)
 
 
-def _largest_error(case: StoredImage, window: int) -> float:
+def _largest_error(case: ShownImage, window: int) -> float:
     """The brightest error of a picture, where it is `window` % of the truth's range."""
     truth = case.pictures["truth"]
     return (truth.high - truth.low) * window / 100 or 1.0
@@ -363,11 +368,10 @@ def _cases(systems: Sequence[System]) -> Iterator[ComparedImage]:
         for place, each in enumerate(drawn):
             shown[f"output-{place}"] = each["output"]
 
-        first.pictures = shown
         scores = {
             system.name: case.scores for system, (_, case) in zip(systems, stored, strict=True)
         }
-        yield same[0], first, scores
+        yield same[0], ShownImage(first, shown), scores
 
 
 def _cases_of(system: System) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
@@ -384,7 +388,7 @@ def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
     """(Recipe key, its value in each run) for the keys in which the runs differ."""
     recipes = []
     for record in named.values():
-        values = flat(record.recipe)
+        values = flat(record.recipe.dump())
         recipes.append({key: json.dumps(value, ensure_ascii=False) for key, value in values})
 
     rows = []

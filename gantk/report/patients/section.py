@@ -38,6 +38,17 @@ class EncodedPixels:
     pixels: np.ndarray
 
 
+Pictures = Mapping[str, EncodedPixels]  # by kind: "input", "truth", "output"; several outputs
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A test image in samples/test with its pictures."""
+
+    stored: StoredImage
+    pictures: Pictures
+
+
 @dataclass(frozen=True)
 class ShownPatients:
     """The test patients of a direction, as the page shows them."""
@@ -48,7 +59,7 @@ class ShownPatients:
     target: str
     metrics: dict[str, Score]  # the scores of all patients
     patients: list[PatientScores]
-    cases: list[StoredImage]
+    cases: list[ShownImage]
     noun: str  # of what a row is: "patient", or "image" where patients are not known
 
     @property
@@ -87,7 +98,7 @@ def section(directions: Sequence[ShownPatients]) -> PatientsSection:
     )
 
 
-def error_window(cases: Sequence[Mapping[str, EncodedPixels]]) -> int:
+def error_window(cases: Sequence[Pictures]) -> int:
     """The difference that is drawn brightest, in % of the truth's range: few pixels of the pictures
     of cases exceed it.
     """
@@ -105,16 +116,23 @@ def _direction(record: RunRecord, key: str, found: HeldOutPatients) -> ShownPati
     """A direction's entry of patients.json with its labels and pictures."""
     label = record.label(key)
     source, _, target = label.partition(ARROW)
-    for case in found.cases:
-        case.pictures = pictures(record, case.stem)
-
+    cases = [ShownImage(stored, pictures(record, stored.stem)) for stored in found.cases]
     of_all = record.results.metrics.get(key, {})
     metrics = {name: of_all.get(name, Score()) for name in found.metrics}
     noun = "patient" if patients_are_known(record.results) else "image"
-    return ShownPatients(key, label, source, target, metrics, found.patients, found.cases, noun)
+    return ShownPatients(
+        key=key,
+        label=label,
+        source=source,
+        target=target,
+        metrics=metrics,
+        patients=found.patients,
+        cases=[case for case in cases if case.pictures],
+        noun=noun,
+    )
 
 
-def pictures(record: RunRecord, stem: str) -> dict[str, EncodedPixels]:
+def pictures(record: RunRecord, stem: str) -> Pictures:
     """Kind -> a picture for the page's script: an image, or a volume's middle plane, in 16 bits
     from `low` to `high`.
 

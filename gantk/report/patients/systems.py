@@ -17,7 +17,6 @@ from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.statistics.comparing import add_tests
 from gantk.metrics.verdict import pair_verdict
-from gantk.recipe.load import mapping
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
 from gantk.runs.results import PatientScores, Results, Score
@@ -113,7 +112,8 @@ class System:
     def _parts(self) -> str:
         """`3 of 5 folds of one recipe`, `2 seeds of one recipe`."""
         parts = []
-        if folds := _split(self.runs[0]).get("folds"):
+        folds = self.runs[0].recipe.data.split.folds
+        if folds:
             parts.append(f"{len(self.runs) // len(self.seeds)} of {folds} folds")
         if len(self.seeds) > 1:
             parts.append(f"{len(self.seeds)} seeds")
@@ -171,20 +171,16 @@ def _recipe_of(run: RunRecord) -> tuple[str, ...]:
     scores.
     """
     left_out = {SEED, FOLD} if _has_folds(run) else {SEED}
-    values = {key: value for key, value in flat(run.recipe) if key not in left_out}
+    values = {key: value for key, value in flat(run.recipe.dump()) if key not in left_out}
     return ("recipe", json.dumps(values)) if run.results.metrics else ()
 
 
 def _has_folds(run: RunRecord) -> bool:
-    return bool(_split(run).get("folds") and run.sets and run.sets.by == "patient")
+    return bool(run.recipe.data.split.folds and run.sets and run.sets.by == "patient")
 
 
 def _seed(run: RunRecord) -> int:
-    return int(run.table("train").get("seed", 0))
-
-
-def _split(run: RunRecord) -> Mapping:
-    return mapping(run.table("data").get("split"))
+    return run.recipe.train.seed
 
 
 def _rows(runs: Sequence[RunRecord], key: str) -> list[PatientScores]:

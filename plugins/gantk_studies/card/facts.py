@@ -106,7 +106,7 @@ def _join(*parts: str | None) -> str:
 
 
 def _data(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
-    data = run.table("data")
+    data = run.recipe.data.dump()
     sets = run.sets
     source = _without_paths(data.get("source") or {})
     _, _, licences = card(run.path).partition("\n## Data and licences\n")
@@ -174,8 +174,8 @@ def _weights(run: RunFolder) -> Iterator[str]:
 
 
 def _training(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
-    method = run.table("method")
-    train = run.table("train")
+    method = run.recipe.method.dump()
+    train = run.recipe.train.dump()
     about = run.environment
     facts = {
         "hardware": _join(_options(about.dump(), MACHINE), *_cost(run.results.speed or Speed())),
@@ -184,20 +184,20 @@ def _training(run: RunRecord, noted: Packing | None) -> dict[str, str | None]:
     }
     if method:
         summary = run.summary(with_paths=False)
-        facts["technique"] = f"deep learning, method '{method.get('name')}': {summary}"
+        facts["technique"] = f"deep learning, method '{run.recipe.method.name}': {summary}"
         facts["model"] = _options({"method": method}, ["method"])
 
     if train:
         facts["training"] = _options(train, TRAINING_OPTIONS)
-        if train.get("start"):
-            facts["start"] = f"the weights of {Path(train['start']).name}"
+        if run.recipe.train.start:
+            facts["start"] = f"the weights of {Path(run.recipe.train.start).name}"
         else:
-            facts["start"] = f"random, from the seed {train.get('seed')}"
+            facts["start"] = f"random, from the seed {run.recipe.train.seed}"
         facts["ensemble"] = "one network"
-        if train.get("ema"):
+        if run.recipe.train.ema:
             facts["ensemble"] += ", a moving average of its weights"
 
-    if run.table("evaluate").get("checkpoint") == "best":
+    if run.recipe.evaluate.checkpoint == "best":
         facts["chosen"] = f"the best checkpoint by {run.best.rule}"
     elif train:
         facts["chosen"] = "the last checkpoint"
