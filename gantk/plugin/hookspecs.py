@@ -33,7 +33,6 @@ class ReportSection:
     template: str  # name of the template
     styles: Sequence[str] = ()  # names of CSS files
     scripts: Sequence[str] = ()  # names of JavaScript files
-    policy: str = ""  # Content-Security-Policy directives, if the scripts do more than draw
     plugin: Any = None  # whose section this is; set by gantk where it is a third party's
 
 

@@ -391,16 +391,11 @@ class PatientScores(Table):
     )
 
 
-class StoredVolume(Table):
-    """A scan of a test patient in samples/test."""
+class StoredImage(Table):
+    """A test image in samples/test, which the report shows."""
 
     patient: str = about("Name of the patient.", ...)
     stem: Part = about("First part of the names of its files in samples/test.", ...)
-
-
-class StoredImage(StoredVolume):
-    """A test image in samples/test, which the report shows."""
-
     scores: dict[str, float | None] = about("Score by metric.", ...)
     rank: Step = about("Rank of the patient by the first metric; 1 is the worst.", ...)
     median_of: Step | None = about(
@@ -417,7 +412,6 @@ class HeldOutPatients(Table):
 
     patients: list[PatientScores] = about("The patients, the worst by the first metric first.", ...)
     cases: list[StoredImage] = about("The images that the report shows.", ...)
-    volumes: list[StoredVolume] = tables("The scans that are stored as volumes.", list)
 
     @property
     def metrics(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Looking at results: volumes in the browser, model cards, reader studies."""
+"""Looking at results: model cards, reader studies."""
 
 from gantk import hookimpl
 
@@ -32,9 +32,8 @@ def gantk_images_scored(run, tested, result) -> None:
 
 
 @hookimpl
-def gantk_report_section(record) -> list:
-    """The sections `Volumes` and `Readers`, where the run has what they show."""
-    from gantk_studies.reader_study import answers
-    from gantk_studies.viewer import section as viewer
+def gantk_report_section(record):
+    """The section `Readers`, where the run has answers of readers."""
+    from gantk_studies.reader_study.answers import section
 
-    return [viewer.section(record), answers.section(record)]
+    return section(record)

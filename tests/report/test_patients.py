@@ -90,36 +90,6 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     assert kinds[:4] == ["input", "truth", "output", "error"]
 
 
-@pytest.mark.quick_cases("spacing1-zooms1")
-@pytest.mark.parametrize(
-    ("spacing", "zooms"), [([], (1, 2, 6)), ([4.0, 2.0], (2, 4, 6)), ([3.0, 4.0, 2.0], (2, 4, 3))]
-)
-def test_held_out_scans_are_kept_as_volumes(spacing, zooms, tmp_path):
-    random = np.random.default_rng(0)
-    scans = tmp_path / "scans"
-    for path in [
-        scans / f"p{number}/{contrast}.nii" for number in range(5) for contrast in ("T1", "T2")
-    ]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(
-            nibabel.Nifti1Image(random.normal(size=(32, 16, 24)), np.diag([1.0, 2, 6, 1])), path
-        )
-
-    settings = [f"data.spacing={spacing}"] * bool(spacing) + [
-        "data.size=[16, 16]",
-        'data.fit="crop"',
-        "train.steps=1",
-    ]
-    run = gantk.run(
-        TINY, data=scans, set=settings, out=tmp_path / "run", device="cpu", say=lambda line: None
-    )
-
-    assert (
-        nibabel.load(next(run.path.glob("samples/test/*-scan-*-truth.nii.gz"))).header.get_zooms()
-        == zooms
-    )
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     runs = [copied_run, shutil.copytree(copied_run, tmp_path / "again~2^")][:count]
@@ -168,31 +138,6 @@ def test_test_images_in_colour_keep_their_values(colours, suffix, white, tmp_pat
     known = images[1] * white if suffix == "png" else images[1].mean(axis=1, keepdims=True)
 
     assert np.abs(known - kept).max(axis=(1, 2, 3)).min() < 0.003 * white
-
-
-def test_runs_on_volumes_ask_for_niivue(copied_run):
-    names = json.loads((copied_run / "patients.json").read_text("utf-8"))
-    assert "NiiVue" not in Page(gantk.write_report(copied_run)).words
-
-    names["a_to_b"]["volumes"] = [{"patient": "anna", "stem": "a_to_b-0"}]
-    for kind in ("input", "output", "truth"):
-        nibabel.save(
-            nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)),
-            copied_run / f"samples/test/a_to_b-0-{kind}.nii.gz",
-        )
-
-    (copied_run / "patients.json").write_text(json.dumps(names))
-    page = Page(gantk.write_report(copied_run))
-
-    assert "NiiVue" in page.words
-    assert refers_to_nothing(page)
-    (policy,) = [
-        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
-    ]
-    assert "connect-src data: blob:" in policy
-    assert "http" not in policy
-    assert "NiiVue" in page.words
-    assert len(page.source) < 4_000_000
 
 
 def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, tmp_path):

@@ -4,9 +4,7 @@ units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +21,15 @@ from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.references import OTHER, units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage, StoredVolume
+from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage
 
-MIN_SLICES = 8  # of a scan that is saved as a volume
-MAX_VOLUMES = 2  # of one direction
 # by dims: images of the worst patients, and as many of patients chosen without scores
 IMAGES_OF_WORST = {2: 3, 3: 1}
 
 
 def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
-    """Write patients.json and samples/test/NAME-KIND.nii.gz, a colour picture as .png; kinds are
-    input, output and truth.
-
-    NAME is DIRECTION-NUMBER for an image, DIRECTION-scan-NUMBER for the slices of a whole scan.
+    """Write patients.json and samples/test/DIRECTION-NUMBER-KIND.nii.gz, a colour picture as .png;
+    kinds are input, output and truth.
     """
     make_folder(expect_inside(run, run / "samples"))
     with whole_folder(run / "samples" / "test", private=True) as made:
@@ -51,35 +45,16 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> HeldOutPatient
     """Write a direction's images to `folder`; returns its entry of patients.json."""
     rows = by_patient(one)
     cases = []
-    volumes: list[StoredVolume] = []
     median, of_images = _median_image(one)
     for number, (place, row) in enumerate(_images_to_keep(one, rows, median).items()):
         stem = f"{direction}-{number}"
-        units = _write_kinds(one, [place], folder / stem)
+        units = [_write(one, place, kind, folder / f"{stem}-{kind}") for kind in KINDS]
         case = _case(one, place, row, 1 + rows.index(row), stem, units)
         if place == median:
             case.median_of = of_images
         cases.append(case)
-        places, voxel = _scan(one, place)
-        known = [volume.patient for volume in volumes]
-        if places and row.patient not in known and len(volumes) < MAX_VOLUMES:
-            stem = f"{direction}-scan-{number}"
-            volumes.append(StoredVolume(patient=row.patient, stem=stem))
-            _write_kinds(one, places, folder / stem, voxel)
 
-    if not volumes and one.made.ndim == 5:
-        volumes += [StoredVolume(patient=case.patient, stem=case.stem) for case in cases]
-
-    return HeldOutPatients(patients=rows, cases=cases, volumes=volumes)
-
-
-def _write_kinds(
-    one: Tested, places: list[int], stem: Path, voxel: tuple[float, ...] = ()
-) -> list[str]:
-    """Write input, output and truth as STEM-KIND.nii.gz or .png; returns their units."""
-    return [
-        _write(one, places, kind, stem.with_name(f"{stem.name}-{kind}"), voxel) for kind in KINDS
-    ]
+    return HeldOutPatients(patients=rows, cases=cases)
 
 
 def by_patient(tested: Tested) -> list[PatientScores]:
@@ -179,79 +154,33 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if len(known) and np.isfinite(known).all() else None
 
 
-def _scan(tested: Tested, place: int) -> tuple[list[int], tuple[float, ...]]:
-    """Indices of all axial slices of an image's scan, in order, and their voxel (z, row, column) in
-    mm; or [], ().
-    """
-    table = tested.data.table
-    records = [pair[tested.to] for pair in tested.pairs]
-    own = records[place]
-    if not own.scan_key or table.plane != "axial" or own.file is None:
-        return [], ()
-
-    positions = {}
-    for index, record in enumerate(records):
-        if record.subject == own.subject and record.scan_key == own.scan_key:
-            positions[index] = record.position or 0.0
-
-    if len(positions) < MIN_SLICES:
-        return [], ()
-
-    scan: Image = own.file.read(next(filter(None, own.file.scans)))
-    slices_apart = float(np.median(np.diff(sorted(positions.values()))))
-    spacing = table.spacing or ()  # mm of rows and columns only, or of the slices too
-    depth, *plane = (*scan.spacing[: 3 - len(spacing)], *spacing)
-    voxel = (slices_apart * depth, *_pixel_of_network(scan, plane, table))
-    return sorted(positions, key=lambda index: positions[index]), voxel
-
-
-def _pixel_of_network(scan: Image, plane: Sequence[float], table: Any) -> list[float]:
-    """mm of a pixel at the networks' size; `plane`: mm of rows and columns before the resize."""
-    shrunk = []
-    for side, native_mm, mm, to in zip(
-        scan.pixels.shape[-2:], scan.spacing[-2:], plane, table.size, strict=True
-    ):
-        shrunk.append(side * native_mm / mm / to)
-    factors = {"pad": [max(shrunk)] * 2, "crop": [1.0, 1.0], "resize": shrunk}[table.fit]
-    return [mm * factor for mm, factor in zip(plane, factors, strict=True)]
-
-
-def _write(
-    tested: Tested, places: list[int], kind: str, stem: Path, voxel: tuple[float, ...] = ()
-) -> str:
-    """Write an image, or several as a volume, in file intensities (of several contrasts the first,
-    of colours their mean), a colour picture of 8 bits as PNG; returns their unit.
+def _write(tested: Tested, place: int, kind: str, stem: Path) -> str:
+    """Write an image in file intensities (of several contrasts the first, of colours their mean), a
+    colour picture of 8 bits as PNG; returns their unit.
     """
     letter = OTHER[tested.to] if kind == "input" else tested.to
     images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}
 
-    records = [tested.pairs[place][letter] for place in places]
-    contrasts = tested.data.contrasts[letter]
-    in_colour = len(records) == len(contrasts) == 1 and _is_colour_picture(records[0])
-    slices = []
-    units = []
-    for place, record in zip(places, records, strict=True):
-        native, unit = _native(tested, record, images[kind][place], letter)
-        if len(contrasts) > 1:
-            native = native[:1]
-        elif not in_colour:
-            native = native.mean(0, keepdim=True)
-        slices.append(native.numpy().astype(np.float32))
-        units.append(unit)
+    record = tested.pairs[place][letter]
+    native, unit = _native(tested, record, images[kind][place], letter)
+    if len(tested.data.contrasts[letter]) > 1:
+        native = native[:1]
+    elif not _is_colour_picture(record):
+        native = native.mean(0, keepdim=True)
 
-    pixels = np.nan_to_num(slices[0] if len(places) == 1 else np.stack(slices, axis=1))
+    pixels = np.nan_to_num(native.numpy().astype(np.float32))
     if len(pixels) > 1:
         picture = Image(pixels.clip(0, 255), dtype=np.dtype(np.uint8))
         Picture().write(stem.with_suffix(".png"), picture)
-        return units[0]
+        return unit
     affine = None
     if pixels.ndim == 4:
-        known = voxel or tested.data.table.spacing or ()
-        depth, row, column = (*[1.0] * (3 - len(known)), *known)
+        spacing = tested.data.table.spacing or ()
+        depth, row, column = (*[1.0] * (3 - len(spacing)), *spacing)
         affine = UPRIGHT @ np.diag([column, row, depth, 1.0])
 
     Nifti().write(stem.with_suffix(".nii.gz"), Image(pixels, affine))
-    return units[0]
+    return unit
 
 
 def _is_colour_picture(record: Record) -> bool:

@@ -12,7 +12,6 @@ import time
 import traceback
 from collections import defaultdict
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +33,7 @@ from gantk_serve.trust import PAGE, PLACES, page_file, page_html
 
 HERE = Path(__file__).parent
 SCRIPTS = {
-    "niivue.js": files("gantk_studies.viewer") / "niivue.umd.js",
+    "niivue.js": HERE / "niivue.umd.js",
     "viewer.js": HERE / "viewer.js",
 }
 OWN = SCRIPTS | {name: page_file(name) for name in PLACES if name != PAGE}
