@@ -5,11 +5,9 @@ SimpleITK writes them. They are parsed here because ITK's own readers (5.4) retu
 damaged voxels of a compressed MetaImage, open any file that a header names, and ignore units and
 intensity scales; pynrrd unpacks without a limit and drops remarks that are not ASCII. What is rare
 (lists of files, voxels as text) is left to ITK: the error names the conversion.
-A file of two axes is a picture;
-three values per voxel make it a colour picture. A fourth axis, or several values per voxel, are
-several volumes: the caller chooses one. Files are written on the source's grid, compressed if the
-source was, as integers if all values are whole numbers (`gantk.formats.voxels`), and without the
-source's remarks, which may name a patient.
+A file of two axes is a picture. A fourth axis, and several values per voxel, are refused. Files are
+written on the source's grid, compressed if the source was, as integers if all values are whole
+numbers (`gantk.formats.voxels`), and without the source's remarks, which may name a patient.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import numpy as np
 
 from gantk.errors import UserError, one_line
 from gantk.formats.budget import Broken, spend
-from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
     Format,
@@ -67,7 +64,7 @@ CONVERSION = (
     "convert it in Python with SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'converted.nrrd')"
 )
 # NRRD's kinds of axes that run over voxels, not over values
-DOMAINS = ("domain", "space", "time", "none", "???")
+DOMAINS = {"domain", "space", "time", "none", "???"}
 # signs of x, y to LPS
 SIGNS_TO_LPS = {
     "right-anterior": (-1, -1),
@@ -112,69 +109,51 @@ class Itk(Format):
     """Reads and writes a text header with voxels after it or in a second file: what NRRD and
     MetaImage share.
 
-    A subclass has `parse`, which takes the start of a file and returns the header, where the voxels
-    are stored (all axes, the fastest first) and the axis of the values of one voxel.
+    A subclass has `parse`, which takes the start of a file and returns the header and where the
+    voxels are stored, both with all axes, the fastest first.
     """
 
-    volumes = several = True
+    volumes = True
 
-    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
+    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
         """Parse the start of a file, see above."""
         raise NotImplementedError
 
     def files(self, path: Path) -> list[Path]:
         """The header's file and the file that holds the voxels, often the same one."""
-        return list(dict.fromkeys((path, self._open_volume(path, 0)[1].path)))
+        return list(dict.fromkeys((path, self._open(path)[1].path)))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """Read float32 (1, D, H, W), (1, H, W), or (3, H, W) of a colour picture; axes of one voxel
-        are dropped.
-        """
-        header, stored, axis, chosen = self._open_volume(path, volume)
-        shape = header.shape
-        affine = header.affine
-        sides = upright_sides(shape, affine)
-        pixels = zeros(len(chosen), *sides)
+        """Read float32 (1, D, H, W) or (1, H, W); axes of one voxel are dropped."""
+        header, stored = self._open(path)
+        sides = upright_sides(header.shape, header.affine)
+        upright = zeros(*sides)
         if values:
-            spend(values=int(np.prod(shape if axis is None else stored.shape, dtype=object)))
-            pixels = np.empty((len(chosen), *sides), np.float32)
-            views = [in_file_order(upright, shape, affine) for upright in pixels]
-            if axis is None:
-                start = chosen[0] * int(np.prod(shape)) * stored.dtype.itemsize
-                replace(stored, shape=shape, start=start).decode(views[0])
-            else:  # the axis of a voxel's values may stand at any place among the axes
-                flat = np.empty(
-                    (*stored.shape[:2], int(np.prod(stored.shape[2:]))), np.float32, order="F"
-                )
-                replace(stored, shape=flat.shape).decode(flat)
-                every = np.moveaxis(flat.reshape(stored.shape, order="F"), axis, -1).reshape(
-                    *shape, -1, order="F"
-                )
-                for view, number in zip(views, chosen, strict=True):
-                    view[:] = every[..., number]
+            spend(values=int(np.prod(header.shape, dtype=object)))
+            upright = np.empty(sides, np.float32)
+            stored.decode(in_file_order(upright, header.shape, header.affine))
 
-        pixels = pixels.reshape(len(chosen), *(n for n in sides if n > 1))
-        return Image(pixels, affine, path, stored.dtype.newbyteorder("="), header)
+        pixels = upright.reshape(1, *(n for n in sides if n > 1))
+        return Image(pixels, header.affine, path, stored.dtype.newbyteorder("="), header)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
-        """Write on the grid of the source file, or of the image's affine; only pictures may have
-        three channels.
-        """
+        """Write on the grid of the source file, or of the image's affine."""
         header = image.header if isinstance(image.header, ItkHeader) else _header_for(image)
         suffix = path.suffix.lower()
-        is_colour = image.channels == 3 and image.dims == 2
-        if image.channels != 1 and not is_colour:
+        if image.channels != 1:
             raise UserError(
-                f"a {suffix} file cannot store a volume of {image.channels} channels",
-                allowed="one channel, or a colour picture",
-                remedy="write each channel to a file of its own",
+                f"a {suffix} file cannot store an image of {image.channels} channels",
+                allowed="one channel",
+                remedy="write a PNG file, or each channel to a file of its own",
             )
 
         expect_grid(image, header.shape, header.affine)
-        voxels = _voxels_to_store(image, header).reshape(-1, *header.size)
+        view = in_file_order(image.pixels[0], header.shape, header.affine)
+        voxels = as_integers(view, image.dtype)
+        voxels = view if voxels is None else voxels
         spacing = np.linalg.norm(header.vectors, axis=0)
         sitk = simpleitk()
-        stored = sitk.GetImageFromArray(voxels.T if is_colour else voxels[0].T, isVector=is_colour)
+        stored = sitk.GetImageFromArray(voxels.reshape(header.size).T)
         stored.SetSpacing(spacing.tolist())
         stored.SetOrigin(header.origin.tolist())
         stored.SetDirection((header.vectors / spacing).ravel().tolist())
@@ -186,17 +165,13 @@ class Itk(Format):
             raise OSError(errno.EIO, one_line(str(error).splitlines()[-1])) from error
         plain.rename(path)
 
-    def _open_volume(
-        self, path: Path, volume: int | None
-    ) -> tuple[ItkHeader, Stored, int | None, tuple[int, ...]]:
-        """The header of one volume, where all voxels are stored, the axis of values, and the
-        volumes to read.
-        """
+    def _open(self, path: Path) -> tuple[ItkHeader, Stored]:
+        """The header of the volume, and where its voxels are stored; UserError for several."""
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
 
         try:
-            header, stored, axis = self.parse(path, start)
+            header, stored = self.parse(path, start)
         except (Broken, KeyError, UserError):
             raise
         # its message may quote the header, and a damaged line may hold any text
@@ -204,33 +179,24 @@ class Itk(Format):
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
 
         sides = stored.shape
-        size = header.size
-        spread = sum(n > 1 for n in size[:3])
-        if not 2 <= len(size) <= 4 or min(sides) < 1 or spread < 2:
-            raise ValueError(
-                f"its axes have the sizes {sides}, but it needs 2 or 3 axes of space, then at most"
-                " one of time"
-            )
+        if not 2 <= len(sides) <= 4 or min(sides) < 1 or sum(n > 1 for n in sides[:3]) < 2:
+            raise ValueError(f"its axes have the sizes {sides}, but it needs 2 or 3 axes of space")
+        if max(sides[3:], default=1) > 1:
+            raise _several(path, f"{sides[3]} volumes (sides {sides})")
 
-        stored = replace(stored, end=int(np.prod(sides, dtype=object)) * stored.dtype.itemsize)
+        end = int(np.prod(sides, dtype=object)) * stored.dtype.itemsize
+        stored = replace(stored, end=end, shape=three_sides(sides))
         stored.expect_whole()
-        header = _in_space(header, compressed=bool(stored.packing))
-        parts = 1 if axis is None else sides[axis]
-        if sum(n > 1 for n in size) == 2 and parts == 3 and volume is None:
-            return header, stored, axis, (0, 1, 2)
-
-        count = parts * int(np.prod(size[3:]))
-        what = f"{count} volumes" if parts == 1 else f"{parts} values in each voxel"
-        return header, stored, axis, (chosen_volume(path, volume, count, f"{what} (sides {size})"),)
+        return _in_space(header, compressed=bool(stored.packing)), stored
 
 
 class Nrrd(Itk):
-    """NRRD: a volume or a picture (of several volumes one is chosen), with directions and metadata."""
+    """NRRD: a volume or a picture, with directions and metadata."""
 
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
 
-    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
+    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
         """Parse a header by Teem's definition of the format; lists of files and skipped bytes are
         not supported.
         """
@@ -259,9 +225,11 @@ class Nrrd(Itk):
         if fields.get("lineskip", "0") != "0" or fields.get("byteskip", "0") != "0":
             raise _unread(path, "skips lines or bytes before its voxels")
 
-        values_axis = _axis_of_values(fields)
-        axes = [axis for axis in range(len(sides)) if axis != values_axis]
-        vectors, origin = _space_of_nrrd(fields, axes, len(sides))
+        kinds = fields.get("kinds", "").lower().split()
+        if {*kinds} - DOMAINS or "none" in _directions(fields):
+            raise _several(path, "several values in each voxel")
+
+        vectors, origin = _space_of_nrrd(fields, len(sides))
         if "datafile" in fields:
             file = _voxel_file(path, fields["datafile"])
             opens = 0
@@ -270,20 +238,16 @@ class Nrrd(Itk):
             opens = end.end() if end else len(start)
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
-        size = tuple(sides[axis] for axis in axes)
-        header = ItkHeader(size, vectors, origin, states_orientation="space" in fields)
-        return header, stored, values_axis
+        return ItkHeader(sides, vectors, origin, states_orientation="space" in fields), stored
 
 
 class MetaImage(Itk):
-    """MetaImage: a volume or a picture (of several volumes one is chosen), with directions and
-    metadata.
-    """
+    """MetaImage: a volume or a picture, with directions and metadata."""
 
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
 
-    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored, int | None]:
+    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
         """Parse a header by ITK's definition of the format: binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
@@ -301,7 +265,8 @@ class MetaImage(Itk):
         sides = tuple(map(int, fields["DimSize"].split()))
         data = fields["ElementDataFile"]
         n = len(sides)
-        parts = int(fields.get("ElementNumberOfChannels", 1))
+        if int(fields.get("ElementNumberOfChannels", 1)) != 1:
+            raise _several(path, "several values in each voxel")
         big_endian = true("BinaryDataByteOrderMSB ElementByteOrderMSB")
         dtype = _voxel_type(fields["ElementType"].removesuffix("_ARRAY"), 0, big_endian)
         if dtype is None or not n == int(fields["NDims"]) <= MAX_AXES:
@@ -324,15 +289,9 @@ class MetaImage(Itk):
             if opens < 0:
                 raise _unread(path, "counts the bytes of its voxels from the end of their file")
 
-        values_axis = None
-        shape = sides
-        if parts != 1:
-            values_axis = 0
-            shape = (parts, *sides)
-
         packing = "zlib" if true("CompressedData") else ""
-        stored = Stored(file, shape, dtype, packing=packing, opens=opens)
-        return ItkHeader(sides, vectors, origin), stored, values_axis
+        stored = Stored(file, sides, dtype, packing=packing, opens=opens)
+        return ItkHeader(sides, vectors, origin), stored
 
 
 def _expect_plain(path: Path, fields: dict[str, str]) -> None:
@@ -347,17 +306,17 @@ def _expect_plain(path: Path, fields: dict[str, str]) -> None:
             )
 
 
+def _several(path: Path, what: str) -> UserError:
+    return UserError(
+        f"'{path}' holds {what}",
+        allowed="one 2-D or 3-D image, with one value in each voxel",
+        remedy="save each volume, or each of the values, as a file of its own",
+    )
+
+
 def _unread(path: Path, what: str) -> UserError:
     """The error for an intact file of a rare kind."""
     return UserError(f"'{path}' {what}, which gantk does not read", remedy=CONVERSION)
-
-
-def _voxels_to_store(image: Image, header: ItkHeader) -> np.ndarray:
-    """(channels, *axes of the file): integers if all values are whole numbers, else floats."""
-    views = [in_file_order(channel, header.shape, header.affine) for channel in image.pixels]
-    integers = [as_integers(view, image.dtype) for view in views]
-    whole = [part for part in integers if part is not None]
-    return np.stack(whole if len(whole) == len(views) else views)
 
 
 def _voxel_type(name: str, column: int, big_endian: bool) -> np.dtype | None:
@@ -408,36 +367,21 @@ def _in_space(header: ItkHeader, compressed: bool) -> ItkHeader:
     )
 
 
-def _axis_of_values(fields: dict[str, str]) -> int | None:
-    """The axis of an NRRD that is none of space or time, such as that of colours."""
-    for axis, kind in enumerate(fields.get("kinds", "").lower().split()):
-        if kind not in DOMAINS:
-            return axis
-    for axis, step in enumerate(_directions(fields)):
-        if step == "none":
-            return axis
-    return None
-
-
 def _directions(fields: dict[str, str]) -> list[str]:
     """`(1,0,0)` or `none` for each axis of an NRRD; [] where it states only spacings."""
     return re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
 
 
-def _space_of_nrrd(
-    fields: dict[str, str], axes: list[int], count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors (columns) of the axes of space, of `count` in all, and the origin, in LPS."""
-    nothing = [0.0] * len(axes)
+def _space_of_nrrd(fields: dict[str, str], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors (columns) of the `count` axes, and the origin, in LPS."""
+    nothing = [0.0] * count
     directions = _directions(fields)
     if directions:
-        rows = [(_floats(directions[axis]) + nothing)[: len(axes)] for axis in axes]
-        vectors = np.array(rows).T
+        vectors = np.array([(_floats(each) + nothing)[:count] for each in directions]).T
     else:
-        spacings = _floats(fields.get("spacings", "1 " * count))
-        vectors = np.diag([1.0 if np.isnan(spacings[axis]) else spacings[axis] for axis in axes])
+        vectors = np.diag(np.nan_to_num(_floats(fields.get("spacings", "1 " * count)), nan=1.0))
 
-    origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[: len(axes)])
+    origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[:count])
     space = re.sub("-superior.*", "", fields.get("space", "").lower())
     for axis, sign in enumerate(SIGNS_TO_LPS.get(space, ())):
         vectors[axis] *= sign
