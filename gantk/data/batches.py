@@ -1,6 +1,4 @@
-"""Batches: the images of each step, in an order set by (seed, step). Threads read them ahead and
-copy them to the device.
-"""
+"""Batches: the images of each step, in an order set by (seed, step). Threads read them ahead."""
 
 from __future__ import annotations
 
@@ -18,7 +16,6 @@ from torch import Tensor
 from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Preparation, Record
 from gantk.machine.cores import use_one_thread
-from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Companions
 
 BATCHES_AHEAD_PER_WORKER = 2  # batches that are read ahead, for each worker
@@ -188,11 +185,6 @@ class Batches:
 
         return self._ahead.pop(step).result()
 
-    def is_ready(self, step: int) -> bool:
-        """Whether a step's batch has been read without an error, so that `at` would not wait."""
-        future = self._ahead.get(step)
-        return future is not None and future.done() and future.exception() is None
-
     def close(self) -> None:
         """Stop reading ahead; `at` starts it again."""
         self._ahead.clear()
@@ -264,66 +256,3 @@ def order(seed: int, stream: int, epoch: int, count: int, weights: bytes = b"") 
     return np.searchsorted(
         ends[:-1] / ends[-1] * count, rng.random() + np.arange(count), side="right"
     )[shuffled]
-
-
-class Prefetcher:
-    """The batches of a training on its device, in its memory format.
-
-    On CUDA with `pin`, a batch is copied from pinned memory by a stream of its own as soon as it
-    has been read, mostly while the step before it computes.
-    """
-
-    def __init__(self, batches: Batches, runtime: Runtime, dims: int, pin: bool = True):
-        self.batches = batches
-        self.runtime = runtime
-        self.dims = dims
-        self.stream: torch.cuda.Stream | None = None
-        if pin and runtime.device.type == "cuda":
-            self.stream = torch.cuda.Stream(runtime.device)
-        self._sent: tuple[int, Batch, Any] | None = None  # the step whose copy has begun ahead
-
-    def at(self, step: int) -> Batch:
-        """The batch of a step, on the device; raises errors of its reading. Never waits for the
-        device.
-        """
-        if self.stream is None:
-            batch = self.batches.at(step)
-        else:
-            sent = self._sent
-            self._sent = None
-            if sent is None or sent[0] != step:
-                sent = self.send(step)
-            _, batch, event = sent
-            if self.batches.is_ready(step + 1):
-                self._sent = self.send(step + 1)
-            self.receive(batch, event)
-
-        return Batch(
-            {name: self.runtime.place(tensor, self.dims) for name, tensor in batch.items()}
-        )
-
-    def send(self, step: int) -> tuple[int, Batch, Any]:
-        """Start copying a step's batch: returns the step, the batch on the device, and the event of
-        the copy's end.
-        """
-        batch = self.batches.at(step)
-        with torch.cuda.stream(self.stream):
-            copies = {
-                name: x.pin_memory().to(self.runtime.device, non_blocking=True)
-                for name, x in batch.items()
-            }
-            return step, Batch(copies), torch.cuda.current_stream().record_event()
-
-    def receive(self, batch: Batch, event: Any) -> None:
-        """Make the current stream wait for the copy, and keep the batch's memory until that stream
-        has used it.
-        """
-        stream = torch.cuda.current_stream(self.runtime.device)
-        stream.wait_event(event)
-        for tensor in batch.values():
-            tensor.record_stream(stream)
-
-    def close(self) -> None:
-        """Drop the batches that were read and copied ahead; `at` starts again."""
-        self._sent = None
-        self.batches.close()

@@ -40,7 +40,6 @@ RENAMED: dict[str, str | tuple[str, dict]] = {
     "train.batched": "train.fast.batched_forward",
     "train.allocator": ("train.fast.keep_memory", {"keep": True, "system": False}),
     "train.capture": ("train.fast.cuda_graph", {"auto": True, "off": False}),
-    "data.pin": "train.fast.pin",
     "data.source.channels": "data.channels",
     # of methods that have the new key and not the old one
     "method.structure": "method.local_ncc",

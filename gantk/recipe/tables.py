@@ -152,7 +152,6 @@ class FastTable(spec.Table):
     # CUDA: replay each step as one recorded graph; if that is impossible, the log says why
     cuda_graph: bool = True
     benchmark: bool = True  # CUDA: time all algorithms of each convolution and use the fastest
-    pin: bool = True  # CUDA: copy the next batch to the device while a step computes
 
 
 class TrainTable(spec.Table):

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.data.augment import augment_batch, hide_contrasts
-from gantk.data.batches import Prefetcher
 from gantk.errors import (
     FailedOnOtherRank,
     Interrupted,
@@ -112,7 +111,6 @@ class Training:
         self.runtime = parts.runtime
         self.table = parts.model.train
         data = parts.model.data
-        self.feed = Prefetcher(parts.batches, parts.runtime, data.dims, self.table.fast.pin)
         self.augments = [augment(data.dims) for augment in data.augment]
         self.scorer = parts.scorer
         self.sample_batch = self.scorer.sample_batch()
@@ -159,7 +157,7 @@ class Training:
             self._stops.clear()
             self.was_stopped = False
         traced = self.profile.profiler if self.profile else nullcontext()
-        with view, closing(self.feed), ExitStack() as tracing:
+        with view, closing(self.parts.batches), ExitStack() as tracing:
             tracing.callback(self._free_memory)
             self._begin(view)
             if self._out_of_patience(view):  # it had ended before this resume
@@ -335,7 +333,10 @@ class Training:
 
     def batch_at(self, step: int, stage: Stage) -> Batch:
         """The step's images on the device, at the stage's size, augmented."""
-        batch = resize_batch(self.feed.at(step), stage.size)
+        dims = self.parts.model.data.dims
+        read = self.parts.batches.at(step)
+        batch = Batch({name: self.runtime.place(each, dims) for name, each in read.items()})
+        batch = resize_batch(batch, stage.size)
         batch = augment_batch(batch, self.augments, self.parts.data.paired)
         hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
         return hide_contrasts(batch, self.parts.data) if hiding else batch

@@ -291,7 +291,7 @@ def _time_stages(
         seconds += stage.steps * step_s
         first += stage.steps
 
-    training.feed.close()
+    training.parts.batches.close()
     return step_s, seconds
 
 
