@@ -25,7 +25,6 @@ RUNS = {
     "neighbours": {"neighbours": 1, "source": {"slices": 5}},
     "contrasts": {"domains": ["T1+FLAIR", "T2+PD"], "missing": "mask"},
     "scan": {"intensity": {"name": "percentile", "per": "volume"}, "fit": "resize"},
-    "image": {"intensity": {"name": "zscore", "per": "image"}},
     "volume": {"dims": 3, "size": [16, 16, 16]},
 }
 AFFINE = np.diag([-1.2, -0.9, 2.5, 1.0])

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     Numbers = Sequence[float] | np.ndarray
 
-Foreground = Literal[False, True, "otsu"]
 OTSU_BINS = 256  # of the histogram for Otsu's threshold
 MAX_HISTOGRAM_VALUES = 2**20  # values in this histogram, at most
 MAX_SCAN_VALUES = 2**24  # values of one scan that are used; a larger one is sampled
@@ -94,25 +93,19 @@ class IntensityMapping:
 
     def of(self, pixels: np.ndarray) -> Any:
         """The mapping of one scan (C, *spatial): its own with per = "volume", else this one."""
-        return self.fitted_to(pixels) if self.per == "volume" else self
-
-    def fitted_to(self, pixels: np.ndarray) -> Any:
-        """The mapping of one scan (C, *spatial) by its own figures."""
-        return self.for_scan(self.measure(pixels))
+        return self.for_scan(self.measure(pixels)) if self.per == "volume" else self
 
     def forward(self, image: Pixels) -> Pixels:
-        """Map native values to network values; with per = "volume" or "image" only by the figures
-        of `image`.
-        """
-        return self._map(image, "forward", own=self.per in ("volume", "image"))
-
-    def inverse(self, image: Pixels) -> Pixels:
-        """Map network values to native values, of the training set or of the scan that `of` was
+        """Map native values to network values, of the training set or of the scan that `of` was
         called with.
         """
+        return self._map(image, "forward")
+
+    def inverse(self, image: Pixels) -> Pixels:
+        """Map network values to native values, as `forward` does."""
         return self._map(image, "inverse")
 
-    def _map(self, image: Any, way: str, own: bool = False) -> Any:
+    def _map(self, image: Any, way: str) -> Any:
         import torch
 
         from gantk.prepare.module import Scale
@@ -124,10 +117,7 @@ class IntensityMapping:
             values = torch.tensor(array, dtype=kind)
 
         batch = self.as_batch(values)
-        mapping = self
-        if own:
-            mapping = self.fitted_to(batch.detach().cpu().transpose(0, 1).numpy())
-        function = getattr(Scale(mapping).to(values.device), way)
+        function = getattr(Scale(self).to(values.device), way)
         parts = [function(part) for part in batch.split(MAX_VALUES_AT_ONCE, dim=2)]
         mapped = torch.cat(parts, dim=2).reshape(values.shape)
         return mapped if values is image else mapped.numpy()[()]
@@ -138,10 +128,9 @@ class Mapping(IntensityMapping):
     """Maps a contrast's native intensities to `range` and back: rising, piecewise linear, never
     clipped.
 
-    `per` is what the mapping is fitted to: the training "set"; each "volume", the whole scan that a
-    slice belongs to; or each "image". In the last two cases results are mapped back by the mean of
-    the training scans on the usual scale, and scans without contrast are mapped by it. `inverse` is
-    exact.
+    `per` is what the mapping is fitted to: the training "set", or each "volume", the whole scan that
+    a slice belongs to. Then results are mapped back by the mean of the training scans on the usual
+    scale, and scans without contrast are mapped by it. `inverse` is exact.
 
     Arrays are computed in float64 and returned in their own precision, integers as float32; torch
     tensors stay tensors. A subclass, `class Mine(Mapping, name="mine")`, defines `measure(pixels)`,
@@ -165,6 +154,9 @@ class Mapping(IntensityMapping):
                 where="data.intensity.range",
                 allowed="[start, end] with start below end",
             )
+        if self.per == "image":  # of an earlier version
+            what = "each image cannot be mapped by its own values any more"
+            raise UserError(what, where="data.intensity.per", allowed=("set", "volume"))
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         """Set `fitted` from the figures of all training scans."""
@@ -209,11 +201,13 @@ class Mapping(IntensityMapping):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Mapping:
         """The mapping of this kind that `state` describes."""
-        options = dict(state)
-        del options["name"]
-        fitted = options.pop("fitted")
+        options = {field.name: state[field.name] for field in fields(cls) if field.name in state}
+        # options of earlier versions, which had these values where they changed nothing
+        for name in state.keys() - options.keys() - {"name", "fitted"}:
+            if state[name] != getattr(cls, name, False):
+                raise UserError(f"a mapping with {name} = {state[name]!r} cannot be used any more")
         mapping = cls(**options)
-        mapping.fitted = fitted
+        mapping.fitted = state["fitted"]
         return mapping
 
 
@@ -265,10 +259,8 @@ class Learnt(Linear):
     ends.
     """
 
-    # fit one mapping to the whole training set, or one to each volume or image
-    per: Literal["set", "volume", "image"] = "set"
-    # use only values above each image's mean (true) or above its Otsu threshold ("otsu")
-    foreground: Foreground = False
+    # fit one mapping to the whole training set, or one to each volume
+    per: Literal["set", "volume"] = "set"
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         if self.per == "set":
@@ -290,10 +282,10 @@ class Learnt(Linear):
 
         lowest = low
         # only `percentile` with low = 0 starts at air
-        if getattr(self, "low", 1) == 0 and not self.foreground:
+        if getattr(self, "low", 1) == 0:
             lowest = min(low, float(min(image.min() for image in images)))
 
-        air = air_of(_values(images, False), high)
+        air = air_of(_values(images), high)
         if air is None:
             tissue = AIR_SHARE
         else:
@@ -341,11 +333,8 @@ class Percentile(Learnt, name="percentile"):
             raise UserError(what, where="data.intensity", allowed="0 <= low < high <= 100")
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
-        values = _values(images, self.foreground)
+        values = _values(images)
         low, high = np.percentile(values, (self.low, self.high))
-        if self.foreground:
-            return low, high
-
         # the extremes must not depend on the sampling
         if self.high == 100:
             high = max(image.max() for image in images)
@@ -364,8 +353,6 @@ class MinMax(Learnt, name="minmax"):
     """Maps the smallest and the largest value of the training images to the ends of the range."""
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
-        if self.foreground:
-            images = [split_values(image, self.foreground)[0] for image in images]
         return min(image.min() for image in images), max(image.max() for image in images)
 
 
@@ -378,7 +365,7 @@ class ZScore(Learnt, name="zscore"):
     spread: Positive = 3.0  # standard deviations between the middle and each end of the range
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
-        values = _values(images, self.foreground).astype(np.float64)
+        values = _values(images).astype(np.float64)
         mean = values.mean()
         reach = self.spread * values.std()
         return mean - reach, mean + reach
@@ -494,27 +481,13 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
     return mapping
 
 
-def split_values(pixels: np.ndarray, foreground: Foreground) -> tuple[np.ndarray, np.ndarray]:
-    """The foreground values of an image, and the others, each in one row; a constant image is all
-    foreground.
-
-    Otsu's threshold depends little on the zeros of a stripped skull and on the share of air.
-    """
-    values = some_of(pixels)
-    if not foreground or not rises(values.min(), values.max()):
-        return values, values[:0]
-
-    threshold = otsu(values) if foreground == "otsu" else values.mean()
-    above = values > threshold
-    return values[above], values[~above]
-
-
 def otsu(values: np.ndarray) -> float:
     """The threshold of largest variance between the two classes of values; the middle of several
     equal ones.
 
     Otsu (1979), IEEE Trans. Syst. Man Cybern. 9(1), of a histogram that ends at the 99.9th
-    percentile. Without contrast it is the lowest value.
+    percentile. Without contrast it is the lowest value. It depends little on the zeros of a stripped
+    skull and on the share of air.
     """
     values = some_of(values, MAX_HISTOGRAM_VALUES)
     low = values.min()
@@ -662,13 +635,13 @@ def other_scales(images: Sequence[np.ndarray], groups: Sequence[str]) -> set[str
     return {group for group, near in zip(ranges, usual, strict=True) if not near}
 
 
-def _values(images: Sequence[np.ndarray], foreground: Foreground) -> np.ndarray:
-    """The foreground values of all images in one row, sampled to MAX_PERCENTILE_VALUES."""
+def _values(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The values of all images in one row, sampled to MAX_PERCENTILE_VALUES."""
     share = max(1, MAX_PERCENTILE_VALUES // len(images))
     rng = np.random.default_rng(0)
     rows = []
     for image in images:
-        row, _ = split_values(image, foreground)
+        row = some_of(image)
         rows.append(row if row.size <= share else rng.choice(row, share))
 
     return np.concatenate(rows)

@@ -184,8 +184,8 @@ class Pipeline:
                 return prepare.enlarge(line[first:last], sides).movedim(0, 1).numpy()
             return prepare.enlarge(line, sides, first, last)[0].numpy()
 
-        whole = image.dims == 2 or (prepare.source.per_image and not by_slice)
-        for part in [slice(0, native.shape[1])] if whole else slabs(native.shape[1:]):
+        whole = [slice(0, native.shape[1])]
+        for part in whole if image.dims == 2 else slabs(native.shape[1:]):
 
             def enlarge(line: Tensor, part: slice = part) -> Tensor:
                 return as_images(grid.to_voxels(partial(planes_of, line), image, part), by_slice)
@@ -337,9 +337,6 @@ class Pipeline:
             return self.target
 
         own = mapping.lines[0]
-        if own.per != "set":
-            own = own.fitted_to(pixels)
-
         ends = np.array(self.frame.range, dtype=np.float64)
         line = Linear(range=self.frame.range)
         line.fitted = np.asarray(own.inverse(ends), dtype=np.float64).tolist()
@@ -373,7 +370,7 @@ class Pipeline:
     def _fixes_scale(self, pixels: np.ndarray) -> bool:
         """Whether the source's mapping is the same for every image, whatever its values."""
         line = self.source.lines[0]
-        if line.per in ("volume", "image"):
+        if line.per == "volume":
             return False
 
         own = deepcopy(line)

@@ -371,11 +371,7 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
     if len(intensity.lines) > 1:
         return None
 
-    if intensity.per == "image":
-        mappings = [intensity.fitted_to(preparation.to_size(record)) for record in records]
-    else:
-        mappings = [preparation.mapping(record, intensity) for record in records]
-
+    mappings = [preparation.mapping(record, intensity) for record in records]
     domain = data.table.domains[data.letters.index(letter)]
     in_hounsfield = (
         _is_ct(domain)

@@ -40,14 +40,9 @@ class Scale(nn.Module):
         tissue = torch.tensor(list(mapping.tissue), dtype=torch.float64)
         self.register_buffer("tissue", tissue)
         self.nearest = bool(mapping.nearest)  # a label map
-        # each image is mapped by its own values; only in Python
-        self.per_image = mapping.per in ("volume", "image")
-        self._mapping = mapping if self.per_image else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Native intensities to those of the network."""
-        if self.per_image:
-            return self._each(images)
         return piecewise_linear(images, self.native, self.network)
 
     def or_black(self, images: Tensor, black: float) -> Tensor:
@@ -58,11 +53,6 @@ class Scale(nn.Module):
     def inverse(self, images: Tensor) -> Tensor:
         """Network intensities to native ones."""
         return piecewise_linear(images, self.network, self.native)
-
-    @torch.jit.unused
-    def _each(self, images: Tensor) -> Tensor:
-        mapping: Any = self._mapping
-        return torch.stack([mapping.forward(image) for image in images])
 
 
 def _corners(line: Any) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from gantk.data.intensity import (
     AIR_SHARE,
-    Foreground,
     Linear,
     Mapping,
     Percentile,
@@ -20,7 +19,6 @@ from gantk.data.intensity import (
     option_fields,
     rises,
     some_of,
-    split_values,
 )
 from gantk.errors import UserError
 from gantk.plugin.spec import Weight
@@ -51,12 +49,10 @@ class Nyul(Mapping, name="nyul"):
 
     # increasing percentiles of a scan; the last is mapped to the end of the range
     percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
-    # compute the percentiles of each scan, or of each slice
-    per: Literal["volume", "image"] = "volume"
-    # voxels that count: true = above the mean; "otsu" = above Otsu's threshold; false = all;
-    # "tissue" = above air (the 5th percentile) + 5 % of the way to the 99th percentile of the values
-    # above air
-    foreground: Foreground | Literal["tissue"] = True
+    per: Literal["volume"] = "volume"  # compute the percentiles of each scan
+    # voxels that count: true = above the mean; "tissue" = above air (the 5th percentile) + 5 % of
+    # the way to the 99th percentile of the values above air
+    foreground: Literal[True, "tissue"] = True
     unit: Literal["last", "median"] = "last"  # percentile that divides the others
 
     def __post_init__(self):
@@ -78,6 +74,10 @@ class Nyul(Mapping, name="nyul"):
             )
             raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
 
+        if self.foreground not in (True, "tissue"):  # of an earlier version
+            what = f"foreground = {self.foreground!r} cannot be used any more"
+            raise UserError(what, where="data.intensity.foreground", allowed=("true", "tissue"))
+
         # index of the unit
         self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)
         # of one scan; None: the mean of the training scans
@@ -85,15 +85,17 @@ class Nyul(Mapping, name="nyul"):
 
     def measure(self, pixels: np.ndarray) -> list[float]:
         """The landmarks of one scan: air and its percentiles."""
+        values = some_of(pixels)
+        air = values.min()
         if self.foreground == "tissue":
-            values = some_of(pixels)
             air = np.percentile(values, 5)
             above = values[values > air]
             if above.size:
                 values = above[above > air + AIR_SHARE * (np.percentile(above, 99) - air)]
-        else:
-            values, others = split_values(pixels, self.foreground)
-            air = np.median(others) if others.size else values.min()
+        elif rises(air, values.max()):
+            above = values > values.mean()
+            air = np.median(values[~above])
+            values = values[above]
 
         return [float(air), *map(float, np.percentile(values, self.percentiles))]
 

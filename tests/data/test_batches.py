@@ -155,13 +155,8 @@ def images(path, **options):
     return load({"name": "images", "path": str(path)}, FROM_NOISE, **table)
 
 
-KINDS = [
-    "percentile",
-    {"name": "zscore", "foreground": True},
-    {"name": "minmax", "per": "image"},
-    "nyul",
-]
-KINDS += [{"name": "percentile", "per": "volume", "foreground": "otsu"}]
+KINDS = ["percentile", "zscore", {"name": "minmax", "per": "volume"}, "nyul"]
+KINDS += [{"name": "percentile", "per": "volume"}]
 
 
 def held_and_trained(data):

@@ -13,7 +13,7 @@ import numpy as np
 
 MAPS = {
     "percentile": {"name": "percentile"},
-    "percentile_each": {"name": "percentile", "per": "image"},
+    "percentile_each": {"name": "percentile", "per": "volume"},
     "minmax": {"name": "minmax"},
     "zscore": {"name": "zscore"},
     "nyul": {"name": "nyul"},

@@ -54,7 +54,7 @@ class Monai:
             )
 
         source = direction.translator.intensity[OTHER[direction.letter]]
-        if source.per in ("volume", "image"):
+        if source.per == "volume":
             raise UserError(
                 "a bundle's network sees no whole scan, but each scan has its own intensity mapping",
                 where="data.intensity",
