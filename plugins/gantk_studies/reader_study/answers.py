@@ -77,12 +77,6 @@ class ReaderScores(Table):
     auc: Score | None = None
 
 
-class Agreement(Table):
-    """The agreement of several readers."""
-
-    fleiss: Score
-
-
 class StudyScores(Table):
     """The content of scores.json."""
 
@@ -90,7 +84,6 @@ class StudyScores(Table):
     readers: dict[str, ReaderScores]
     pooled: dict[str, Score]
     fooled: list[dict[str, int | str | None]]  # cases whose made image no reader recognised
-    agreement: Agreement | None = None
     left_out: list[str] = []  # files of answers
     format: int = 1
     run: str | None = None

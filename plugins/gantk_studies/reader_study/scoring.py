@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from gantk.files import write_file
-from gantk.metrics.intervals import BOOTSTRAP_DRAWS, drawn_interval, estimate_share
+from gantk.metrics.intervals import BOOTSTRAP_DRAWS, estimate_share
 from gantk.report.build import render
 from gantk.runs.results import Score
 from gantk_studies.reader_study.answers import (
     HERE,
-    Agreement,
     Case,
     ReaderScores,
     Rows,
@@ -65,7 +64,6 @@ def score_study(
         split=key.split,
         readers=readers,
         pooled=pooled,
-        agreement=agreement(rows, count),
         fooled=_cases_that_fooled_all(key.cases, rows),
         left_out=problems,
     )
@@ -149,27 +147,3 @@ def reader_row(kind: str, rows: Rows) -> ReaderScores:
         row.of_made = estimate_share(first["right"][first["which"] == 1])
 
     return row
-
-
-def agreement(rows: dict[str, Rows], cases: int) -> Agreement | None:
-    """Fleiss' kappa over items that all readers answered, by bootstrap over items."""
-    labels = items(rows.values(), cases, "label")
-    labels = labels[:, ~np.isnan(labels).any(0)].astype(int)
-    count = labels.shape[1]
-    if len(rows) < 2 or count < 2:
-        return None
-
-    value = fleiss(labels)
-    groups = [str(n) for n in range(count)]
-    ci95 = drawn_interval(lambda drawn: fleiss(labels[:, drawn]), groups, BOOTSTRAP_DRAWS)
-    of_all = Score(value=None if np.isnan(value) else value, ci95=ci95, n=count)
-    return Agreement(fleiss=of_all)
-
-
-def fleiss(labels: np.ndarray) -> float:
-    """Fleiss' kappa (1971) of (readers, items) categories; nan where all are equal."""
-    counts = np.stack([(labels == each).sum(0) for each in np.unique(labels)], 1)
-    n = len(labels)
-    expected = ((counts.sum(0) / counts.sum()) ** 2).sum()
-    observed = ((counts**2).sum(1) - n).mean() / (n * (n - 1))
-    return float((observed - expected) / (1 - expected)) if expected < 1 else np.nan
