@@ -188,8 +188,6 @@ class Scorer:
         self.pairs = scorer(of_pairs, regions=model.evaluate.regions)
         self.curves = scorer(curves, regions=["whole"])
         self.kid = Kid(self.span, self.dims)  # while training, where no pairs are known
-        mae = bind_or_raise("metric", "mae")(self.span, self.dims)
-        self.cycles = scorer([mae], regions=["whole", "foreground"])
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by whether the post-steps are applied
@@ -413,8 +411,6 @@ class Scorer:
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
         if not pairs and not (sources and self.set_metrics):
-            if self.two_way and self.runtime.main:
-                self._test_cycle_alone(results, to, sources)
             return
 
         inputs = self.reals.network_inputs(sources)
@@ -424,9 +420,6 @@ class Scorer:
             return
 
         shown = self.data.centre(inputs)
-        if self.two_way:
-            self._add_cycle(results, to, inputs, sources)
-
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         references = None
         if pairs and self.pairs.metrics:
@@ -506,38 +499,6 @@ class Scorer:
                 results.post[key] = losses
 
         return made, padding
-
-    def _test_cycle_alone(self, results: Results, to: str, sources: Sequence[Record]) -> None:
-        """Add the cycle error of images without a truth: of the held-out `sources` or, where there
-        are none, of training images.
-        """
-        note = ""
-        if not sources:
-            sources = spread(self.reals.training(OTHER[to]), MAX_BASELINE_IMAGES)
-            note = "/training-images-as-none-are-held-out"
-
-        self._add_cycle(results, to, self.reals.network_inputs(sources), sources, note)
-
-    def _add_cycle(
-        self,
-        results: Results,
-        to: str,
-        inputs: Tensor,
-        sources: Sequence[Record],
-        note: str = "",
-    ) -> None:
-        """Add how far images (N, C, *size) that a two-way method translates to `to` and back are
-        from the originals.
-        """
-        made = self.translate(inputs, to, sources)
-        back = self.data.centre(self.translate(made, OTHER[to], sources))
-        references = self.reals.originals(sources, OTHER[to], self.data.centre(inputs))
-        way = f"{direction_to(to)}_to_{OTHER[to]}"
-        scores = {}
-        for name, score in self.cycles.scores(self.cycles(back, references)).items():
-            definition = f"{way}/{score.definition}{note}"
-            scores[name] = score.model_copy(update={"definition": definition})
-        results.cycle[direction_to(to)] = scores
 
     def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images

@@ -211,19 +211,6 @@ class RealImages:
             above=self._shares([*tissue, *tissue_of_sources]),
         )
 
-    def originals(self, records: Sequence[Record], letter: str, images: Tensor) -> References:
-        """The `images` (N, C, *size) of records of a domain, as references for reconstructions of
-        them.
-        """
-        tissue = self.data.intensity[letter].tissue
-        return References(
-            images,
-            [record.subject for record in records],
-            foreground=foreground((images, tissue)),
-            units=units_of(self.data, records, letter),
-            above=self._shares(tissue),
-        )
-
     def _shares(self, levels: Sequence[float]) -> str:
         """Network intensities as shares of the range, such as `5%`, for a definition."""
         low, high = self.data.range

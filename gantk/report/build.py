@@ -37,7 +37,6 @@ from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import score_grids
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import (
-    cycle_sentences,
     main_numbers,
     score_tables,
     summarise,
@@ -218,7 +217,6 @@ def _story(
         "typical": typical_images(run, test_patients),
         "numbers": main_numbers(run),
         "tables": score_tables(run),
-        "cycles": list(cycle_sentences(run).values()),
         "grids": score_grids(run),
         "steps": steps,
         "blocks": blocks,

@@ -27,13 +27,10 @@ from gantk.report.heading import figures_apart, figures_beside, figures_note, sy
 from gantk.report.patients.section import ShownImage, ShownPatients
 from gantk.report.pictures import data_uri, mean_error, png_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
-from gantk.report.words import ARROW
 from gantk.runs.results import Score
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
-# end of the definition of a score of training images
-NOTHING_HELD_OUT = "/training-images-as-none-are-held-out"
 
 
 def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
@@ -92,7 +89,6 @@ class ScoreTable(NamedTuple):
     label: str
     sample: str  # how many patients and images were tested
     rows: list[ScoreRow]
-    cycle: tuple[str, str] | tuple[()]
     figures: dict[str, str]  # published ones, by metric
     published: str  # what stands below each of them
     apart: str  # on published figures that stand beside no score
@@ -102,7 +98,6 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
     """For each direction its main scores beside the best baseline."""
     tables = []
     system = system_of(run)
-    cycles = cycle_sentences(run)
     for key, rows in main_rows(run.results).items():
         scores = run.results.metrics[key]
         published = figures_beside(system, key, scores)
@@ -111,47 +106,12 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
                 label=run.label(key),
                 sample=_count(scores, from_noise=key in FROM_NOISE),
                 rows=rows,
-                cycle=cycles.get(key, ()),
                 figures=published,
                 published=figures_note(system) if published else "",
                 apart=figures_apart(system, key, scores, run.label(key)),
             )
         )
     return tables
-
-
-def cycle_sentences(run: RunRecord) -> dict[str, tuple[str, str]]:
-    """Direction -> how far images that are translated there and back are from the originals, as a
-    sentence, and the definition of its number; {} where the method is not two-way.
-    """
-    sentences = {}
-    for key, scores in run.results.cycle.items():
-        score = scores.get("mae")
-        if score is None or score.value is None:
-            continue
-
-        whose = "training" if score.definition.endswith(NOTHING_HELD_OUT) else "test"
-        value = words.with_unit(score)
-        ends = words.interval(score)
-        if ends:
-            value += f" ({ends})"
-
-        sentence = (
-            f"{there_and_back(run.label(key))}: translated there and back, the {whose} images"
-            f" differ from the originals by {value} on average"
-        )
-        foreground = scores.get("mae_foreground")
-        if foreground is not None and foreground.value is not None:
-            sentence += f", and by {words.with_unit(foreground)} in the foreground"
-        sentences[key] = (f"{sentence} (MAE).", score.definition)
-
-    return sentences
-
-
-def there_and_back(label: str) -> str:
-    """`T1 → T2 → T1` for the direction `T1 → T2`."""
-    source, *targets = label.split(ARROW)
-    return ARROW.join([source, *targets, source])
 
 
 def _count(scores: dict[str, Score], *, from_noise: bool) -> str:

@@ -343,10 +343,6 @@ class Results(Table):
         "Of methods that make any contrast from others, by direction: what is there and what is"
         " made."
     )
-    cycle: ScoresByDirection = tables(
-        "Of two-way methods, by direction: `mae` and `mae_foreground` between test images and their"
-        " reconstructions, which are translated there and back."
-    )
     alarms: dict[str, str] = tables(
         "A warning for each direction whose foreground is too large to be a head in air."
     )
