@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from gantk import compare_systems, correct_tests
+from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import unchanged_input
 from gantk.metrics.statistics.comparing import SystemTest
-from gantk.metrics.verdict import SIGNIFICANCE, baseline_words
+from gantk.metrics.verdict import SIGNIFICANCE
 from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, numbers
 

@@ -12,7 +12,8 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
-from gantk.metrics.verdict import baseline_words, needs_pairs, split_region, tone_of
+from gantk.metrics.names import baseline_words, needs_pairs, split_region
+from gantk.metrics.verdict import tone_of
 from gantk.report.words import (
     digits,
     direction_name,

@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean, median
 from textwrap import shorten
 
-from gantk.metrics.verdict import baseline_words
+from gantk.metrics.names import baseline_words
 from gantk.report.words import (
     digits,
     figure_name,

@@ -22,6 +22,7 @@ from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.intervals import count_patients
+from gantk.metrics.names import CEILING, short_metric_name, title_of
 from gantk.metrics.pair_scores import (
     HistogramMatching,
     ImageScores,
@@ -44,14 +45,7 @@ from gantk.metrics.references import (
 from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
-from gantk.metrics.verdict import (
-    CEILING,
-    alarm_of_foreground,
-    pair_verdict,
-    set_verdict,
-    short_metric_name,
-    title_of,
-)
+from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.recipe.tables import Model

@@ -20,13 +20,10 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, mean_score, metric_score
+from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES
 from gantk.metrics.pairs import LesionContrast, MapMetric, PairMetric
 from gantk.runs.results import Score
 
-# Suffixes of the names of scores in a region, by region as recipes name them.
-FOREGROUND = "_foreground"
-LESION = "_lesion"
-SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
 NOTHING = Score(value=None, ci95=None, n=0)
 QUANTILES = 4096  # of a domain's pooled intensities
 BINS = 256  # of the intensity map

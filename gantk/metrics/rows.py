@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gantk.errors import UserError
-from gantk.metrics.verdict import (
-    Tone,
+from gantk.metrics.names import (
     baseline_words,
     join_words,
     metric_words,
     needs_pairs,
-    p_words,
     short_metric_name,
     split_region,
     title_of,
-    tone_of,
-    verdict_words,
 )
+from gantk.metrics.verdict import Tone, p_words, tone_of, verdict_words
 from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, Verdict, number_text
 
 if TYPE_CHECKING:

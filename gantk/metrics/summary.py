@@ -9,7 +9,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from gantk.metrics.pair_scores import FOREGROUND
+from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
 from gantk.metrics.rows import (
     ScoreRow,
     files_sentences,
@@ -17,14 +17,7 @@ from gantk.metrics.rows import (
     pairs_sentence,
     result_sentence,
 )
-from gantk.metrics.verdict import (
-    CEILING,
-    Tone,
-    join_words,
-    short_metric_name,
-    title_of,
-    verdict_words,
-)
+from gantk.metrics.verdict import Tone, verdict_words
 from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score, number_text
 from gantk.terminal import LINE_WIDTH, TextTable

@@ -1,6 +1,4 @@
-"""Verdicts: whether the model beats the best baseline, with which probability, and in which words.
-Plugins bring the words of their baselines and metrics.
-"""
+"""Verdicts: whether the model beats the best baseline, with which probability, and in which words."""
 
 from __future__ import annotations
 
@@ -14,49 +12,19 @@ import numpy as np
 from gantk.data.test_size import SIGNIFICANCE, least_patients
 from gantk.errors import count_noun
 from gantk.metrics.intervals import MIN_PATIENTS, mean_score, patient_means, probability_better
-from gantk.metrics.pair_scores import FOREGROUND, SUFFIXES, ImageScores
+from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
+from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.statistics.paired import paired_test
-from gantk.plugin.loader import registry
 from gantk.runs.results import PairedTest, Score, Verdict
 
-CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 # of scores of sets in old results, which state no p-value
 MIN_PROBABILITY_BETTER = 0.95
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 
-# plain name of a baseline, and what it is; plugins add theirs
-BASELINES = {
-    "identity": (
-        "the unchanged input",
-        "The input image itself, scored as if it were the result.",
-    ),
-    "histogram": (
-        "histogram matching",
-        "The input with as many dark and bright pixels as the images of the other domain.",
-    ),
-    "intensity_map": (
-        "a simple intensity map",
-        "The best replacement of each gray value by another one. It is fitted on registered training"
-        " pairs, which an unpaired method never sees.",
-    ),
-    "real_split": (
-        "real images of other patients",
-        "Real images, scored as if they were generated: the best score that can be expected.",
-    ),
-    "noise": (
-        "pixel noise",
-        "Images of random gray values, for models that generate images from noise.",
-    ),
-}
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
 Rival = tuple[float | None, Verdict]  # a baseline's mean, and the verdict against it
-
-
-def needs_pairs(baseline: str) -> bool:
-    """Whether a baseline is fitted on registered pairs, as all that plugins register."""
-    return baseline == "intensity_map" or baseline in registry()["baseline"]
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -292,34 +260,6 @@ def alarm_of_foreground(scores: Mapping[str, Score], share: float) -> str | None
     )
 
 
-def title_of(key: str, domains: Sequence[str]) -> str:
-    """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not
-    known.
-    """
-    if key.endswith("_post") and domains:
-        return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
-    if key == "image" and domains:
-        return f"{domains[0]} from noise"
-
-    names = dict(zip("ab", domains, strict=False))
-    source, _, target = key.partition("_to_")
-    if names and target:
-        return f"{names.get(source, source)} -> {names.get(target, target)}"
-
-    return key
-
-
-def baselines() -> dict[str, tuple[str, str]]:
-    """Baseline -> its plain name, and what it is."""
-    return BASELINES | registry().words("baseline")
-
-
-def baseline_words(name: str) -> str:
-    """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name."""
-    words, _ = baselines().get(name, ("", ""))
-    return words or name.replace("_", " ")
-
-
 def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every baseline") -> str:
     """A verdict in words, such as "better than every baseline" or "not better than a simple intensity
     map"; `short` for a narrow column.
@@ -345,51 +285,3 @@ def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every
         if needed > MIN_PATIENTS and not short:
             reason += f" and {needed} are needed"
     return f"ahead, {reason}" if short else f"ahead of {rivals}, {reason}"
-
-
-def metric_words(score: str) -> tuple[str, str]:
-    """A score's name in plain words and what it says, without its region; ("", "") where they are
-    not known.
-    """
-    plain, _ = split_region(score)
-    name, meaning, rest = _words_of(plain)
-    return f"{name}, by {rest} features" if name and rest else name, meaning
-
-
-def short_metric_name(score: str) -> str:
-    """`psnr_foreground` is `PSNR in the foreground`, `ms_ssim` is MS-SSIM."""
-    plain, region = split_region(score)
-    name, _, rest = _words_of(plain)
-    short = plain.replace("_", " ")
-    if name.endswith(")"):
-        abbreviation = name.rpartition("(")[2].removesuffix(")")
-        short = f"{abbreviation} {rest}".rstrip()
-    return f"{short} in the {region}" if region else short
-
-
-def split_region(score: str) -> tuple[str, str]:
-    """A score's name without its region, and the region at its end; "" for the whole image."""
-    for region, suffix in SUFFIXES.items():
-        if suffix and score.endswith(suffix):
-            return score.removesuffix(suffix), region
-    return score, ""
-
-
-def _words_of(score: str) -> tuple[str, str, str]:
-    """Name and meaning of a score, and what stands behind a metric's name in it: `kid_random` is a
-    KID by `random` features; ("", "", "") where they are not known.
-    """
-    known = registry().words("metric")
-    head, _, rest = score.partition("_")
-    if score in known:
-        return *known[score], ""
-    if head in known:
-        return *known[head], rest.replace("_", " ")
-    return "", "", ""
-
-
-def join_words(items: Sequence[str]) -> str:
-    """`A`, `A and B`, `A, B and C`."""
-    if len(items) == 1:
-        return items[0]
-    return f"{', '.join(items[:-1])} and {items[-1]}"

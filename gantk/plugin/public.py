@@ -42,6 +42,7 @@ PUBLIC_MODULES = (
     # scores and pages
     "gantk.metrics.evaluate",
     "gantk.metrics.intervals",
+    "gantk.metrics.names",
     "gantk.metrics.pair_scores",
     "gantk.metrics.pairs",
     "gantk.metrics.references",

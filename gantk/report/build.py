@@ -23,7 +23,8 @@ from gantk.data.split import held_out_patients
 from gantk.data.test_size import least_patients
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
-from gantk.metrics.verdict import baselines, deciding_words
+from gantk.metrics.names import baselines
+from gantk.metrics.verdict import deciding_words
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import load
 from gantk.report import words

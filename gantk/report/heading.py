@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gantk.errors import join_first
-from gantk.metrics.verdict import join_words, short_metric_name
+from gantk.metrics.names import join_words, short_metric_name
 from gantk.recipe.departures import NOT_GIVEN
 from gantk.recipe.published import PublishedSystem, published_system
 from gantk.report import words

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from gantk.errors import printable
+from gantk.metrics.names import title_of
 from gantk.metrics.rows import TABLE_HEADS, score_rows
-from gantk.metrics.verdict import title_of
 from gantk.runs.results import Results
 
 # What begins or ends something in Markdown or HTML, wherever it stands.

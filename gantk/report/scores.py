@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gantk.metrics.verdict import baseline_words, split_region
+from gantk.metrics.names import baseline_words, split_region
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score

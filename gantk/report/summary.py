@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gantk.errors import count_noun
+from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
     FROM_NOISE,
     ScoreRow,
@@ -20,7 +21,6 @@ from gantk.metrics.rows import (
     result_tone,
     rows_by_direction,
 )
-from gantk.metrics.verdict import short_metric_name
 from gantk.report import words
 from gantk.report.figures import BRIGHTEST, picture_row
 from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gantk.metrics.verdict import short_metric_name, title_of
+from gantk.metrics.names import short_metric_name, title_of
 from gantk.runs.results import NO_VALUE, Score, number_text
 from gantk.terminal import duration
 

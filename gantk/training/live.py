@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
 from gantk.errors import printable
-from gantk.metrics.verdict import short_metric_name, title_of
+from gantk.metrics.names import short_metric_name, title_of
 from gantk.runs.results import Score
 from gantk.terminal import duration
 

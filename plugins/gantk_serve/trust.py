@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gantk.errors import UserError
 from gantk.files import read_file
 from gantk.inference.frame import FIT, FITS
+from gantk.metrics.names import join_words, title_of
 from gantk.runs.models import scores_of
 from gantk.runs.schemas import read_results
 
@@ -94,7 +95,6 @@ def _of_card(table: list[list[str]], direction: str) -> tuple[str, float | None]
     """The sentence and the PSNR of a direction in the mean row of a card's table, whose cells are
     PSNR / SSIM; the columns up to the next direction are baselines.
     """
-    from gantk.metrics.verdict import join_words  # imports torch
 
     people = re.fullmatch(r"mean of (\d+) people", table[-1][0]) if table else None
     if people is None or direction not in table[0]:
@@ -125,7 +125,6 @@ def _of_run(run: RunFolder, direction: str) -> tuple[str, float | None, Tone]:
     and the sentence's tone.
     """
     from gantk.metrics.rows import judgement  # imports torch
-    from gantk.metrics.verdict import title_of
 
     try:
         results = read_results(run.path)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from gantk.errors import UserError, join_first
+from gantk.metrics.names import short_metric_name, split_region
 from gantk.metrics.statistics.paired import paired_test
-from gantk.metrics.verdict import p_words, short_metric_name, split_region, verdict_words
+from gantk.metrics.verdict import p_words, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
 NOT_COMPARED = (

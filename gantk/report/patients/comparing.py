@@ -11,10 +11,10 @@ from pathlib import Path
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
+from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import result_tone, scale_sentence, unlike_inputs
 from gantk.metrics.statistics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.summary import with_label
-from gantk.metrics.verdict import baseline_words
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.charts import Chart, chart

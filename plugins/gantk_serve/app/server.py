@@ -23,8 +23,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from gantk.errors import GantkError, UserError, count_noun, machine_failure
 from gantk.inference.frame import fit_words
+from gantk.metrics.names import baseline_words, title_of
 from gantk.metrics.rows import patients_are_known
-from gantk.metrics.verdict import baseline_words, title_of
 from gantk.runs.models import scores_of
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results

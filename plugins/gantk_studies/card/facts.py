@@ -12,8 +12,9 @@ from typing import Any
 from gantk import RunRecord
 from gantk.errors import count_noun
 from gantk.files import sha256_of
+from gantk.metrics.names import baseline_words, short_metric_name
 from gantk.metrics.rows import ScoreRow, patients_are_known, score_rows
-from gantk.metrics.verdict import baseline_words, every_p_words, short_metric_name
+from gantk.metrics.verdict import every_p_words
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, limits_of, pack_record, split_hash
 from gantk.runs.results import Score, Speed

@@ -1,0 +1,121 @@
+"""The names of scores, regions, baselines and directions, in plain words; plugins bring the words of
+their metrics and baselines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gantk.plugin.loader import registry
+
+# Suffixes of the names of scores in a region, by region as recipes name them.
+FOREGROUND = "_foreground"
+LESION = "_lesion"
+SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
+CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
+
+# plain name of a baseline, and what it is; plugins add theirs
+BASELINES = {
+    "identity": (
+        "the unchanged input",
+        "The input image itself, scored as if it were the result.",
+    ),
+    "histogram": (
+        "histogram matching",
+        "The input with as many dark and bright pixels as the images of the other domain.",
+    ),
+    "intensity_map": (
+        "a simple intensity map",
+        "The best replacement of each gray value by another one. It is fitted on registered training"
+        " pairs, which an unpaired method never sees.",
+    ),
+    "real_split": (
+        "real images of other patients",
+        "Real images, scored as if they were generated: the best score that can be expected.",
+    ),
+    "noise": (
+        "pixel noise",
+        "Images of random gray values, for models that generate images from noise.",
+    ),
+}
+
+
+def title_of(key: str, domains: Sequence[str]) -> str:
+    """Title of a direction: `T1 -> T2`, `T1 from noise`; the key itself if the domains are not
+    known.
+    """
+    if key.endswith("_post") and domains:
+        return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
+    if key == "image" and domains:
+        return f"{domains[0]} from noise"
+
+    names = dict(zip("ab", domains, strict=False))
+    source, _, target = key.partition("_to_")
+    if names and target:
+        return f"{names.get(source, source)} -> {names.get(target, target)}"
+
+    return key
+
+
+def baselines() -> dict[str, tuple[str, str]]:
+    """Baseline -> its plain name, and what it is."""
+    return BASELINES | registry().words("baseline")
+
+
+def baseline_words(name: str) -> str:
+    """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name."""
+    words, _ = baselines().get(name, ("", ""))
+    return words or name.replace("_", " ")
+
+
+def needs_pairs(baseline: str) -> bool:
+    """Whether a baseline is fitted on registered pairs, as all that plugins register."""
+    return baseline == "intensity_map" or baseline in registry()["baseline"]
+
+
+def metric_words(score: str) -> tuple[str, str]:
+    """A score's name in plain words and what it says, without its region; ("", "") where they are
+    not known.
+    """
+    plain, _ = split_region(score)
+    name, meaning, rest = _words_of(plain)
+    return f"{name}, by {rest} features" if name and rest else name, meaning
+
+
+def short_metric_name(score: str) -> str:
+    """`psnr_foreground` is `PSNR in the foreground`, `ms_ssim` is MS-SSIM."""
+    plain, region = split_region(score)
+    name, _, rest = _words_of(plain)
+    short = plain.replace("_", " ")
+    if name.endswith(")"):
+        abbreviation = name.rpartition("(")[2].removesuffix(")")
+        short = f"{abbreviation} {rest}".rstrip()
+    return f"{short} in the {region}" if region else short
+
+
+def split_region(score: str) -> tuple[str, str]:
+    """A score's name without its region, and the region at its end; "" for the whole image."""
+    for region, suffix in SUFFIXES.items():
+        if suffix and score.endswith(suffix):
+            return score.removesuffix(suffix), region
+    return score, ""
+
+
+def _words_of(score: str) -> tuple[str, str, str]:
+    """Name and meaning of a score, and what stands behind a metric's name in it: `kid_random` is a
+    KID by `random` features; ("", "", "") where they are not known.
+    """
+    known = registry().words("metric")
+    head, _, rest = score.partition("_")
+    if score in known:
+        return *known[score], ""
+    if head in known:
+        return *known[head], rest.replace("_", " ")
+    return "", "", ""
+
+
+def join_words(items: Sequence[str]) -> str:
+    """`A`, `A and B`, `A, B and C`."""
+    if len(items) == 1:
+        return items[0]
+    return f"{', '.join(items[:-1])} and {items[-1]}"
