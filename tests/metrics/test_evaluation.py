@@ -183,7 +183,7 @@ def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
 
 
 @pytest.mark.parametrize(
-    ("name", "per"), [("percentile", "set"), ("percentile", "volume"), ("nyul", "image")]
+    ("name", "per"), [("percentile", "set"), ("percentile", "volume"), ("nyul", "volume")]
 )
 def test_native_units_are_those_of_the_files(name, per):
     scorer = scorer_of(Translates, intensity={"name": name, "per": per})
