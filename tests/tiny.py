@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gantk import registry
 from gantk.plugin.spec import bind_or_raise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +53,16 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    def ok(self) -> "Outcome":
+        """The same, of a command that must succeed."""
+        assert self.code == 0, self.err + self.out
+        return self
+
+    def refused(self) -> str:
+        """What a command that must refuse what it is given says, on one line."""
+        assert self.code == 2, self.err + self.out
+        return " ".join(self.err.split())
 
 
 UNET = {"name": "unet", "width": 4, "depth": 2}
@@ -98,6 +109,11 @@ def draw_pictures(
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(paths[-1])
 
     return paths
+
+
+def registered(kind: str, name: str):
+    """The class or function of a part, by its name in a recipe."""
+    return registry().get(kind, name).load()
 
 
 def phantom(domains: tuple[str, ...], dims: int, size: tuple[int, ...], **options):

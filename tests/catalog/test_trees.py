@@ -12,11 +12,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from tiny import registered
 
 from gantk.catalog.contrasts import contrast_of_series
 from gantk.catalog.domains import patient_of, splits_of
 from gantk.catalog.layouts import Asked, read_names
-from gantk.data.sources.files import Files
+
+Files = registered("source", "files")
 
 THREE = ("001", "002", "003")
 FOUR = ("001", "002", "003", "004")

@@ -57,10 +57,8 @@ def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, t
     }
     planted(pipe.with_suffix(""))  # a name without a suffix may be a DICOM file
 
-    for option, words in commands.items():
-        outcome = gantk(*words)
-        assert outcome.code == 2, option
-        assert outcome.err.count("error  ") == 1
+    for words in commands.values():
+        assert gantk(*words).refused().count("error ") == 1
 
 
 @pytest.mark.parametrize("way", ["pipe", "zero", "nested", "link", "folder", "itself", "long"])
@@ -81,9 +79,8 @@ def test_a_planted_ledger_does_no_harm(way, tmp_path, tiny_run, gantk):
     }
     plant[way]()
 
-    outcome = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu")
+    gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu").ok()
 
-    assert outcome.code == 0, outcome.err
     assert len([*(tmp_path / "out").glob("*.png")]) == 2
     assert kept.read_text() == "mine"
 

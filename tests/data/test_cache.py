@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import registered
 from volumes import FROM_NOISE, SIZE, UNPAIRED, load, records_of, volume
 
 from gantk.data import preparation as preparing
 from gantk.data.cache import Cache
 from gantk.data.preparation import Preparation
-from gantk.data.sources.files import Files
-from gantk_parts.nyul import Nyul
+
+Files = registered("source", "files")
+Nyul = registered("intensity", "nyul")
 
 LONG_AGO = 1e9  # seconds: entries that no run uses any more
 GIB = 2**30

@@ -8,20 +8,21 @@ from functools import partial
 import dicom_files as made
 import numpy as np
 import pytest
-from tiny import draw_pictures, phantom
+from tiny import draw_pictures, phantom, registered
 from volumes import load, of, records_of, tree_of, volume
 
 from gantk import check
 from gantk.data.array_tables import source_of
-from gantk.data.sources.files import Files
-from gantk.data.sources.mixed import Mixed
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.table import Manifest
 from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk_bids.bids import Bids
 from gantk_dicom.names import pseudonym
-from gantk_dicom.source import Dicom
+
+Files = registered("source", "files")
+Mixed = registered("source", "mixed")
+Manifest = registered("source", "manifest")
+Bids = registered("source", "bids")
+Dicom = registered("source", "dicom")
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny import registered
 
 from gantk.data.intensity import MinMax, Percentile, PerChannel, Window, ZScore, mapping_from, otsu
 from gantk.errors import UserError
 from gantk.prepare.module import image_intensities, size_image
-from gantk_parts.nyul import Nyul, Unit
+
+Nyul = registered("intensity", "nyul")
+Unit = registered("intensity", "unit")
 
 LINES = [Percentile, MinMax, ZScore]
 KINDS = [*LINES, Window, Unit, Nyul]

@@ -10,16 +10,18 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tiny import registered
 from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, records_of
 
 from gantk import Batches
 from gantk.data.batches import order as order_of
-from gantk.data.sources.aligned import Aligned
-from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.table import Manifest
 from gantk.data.split import SETS
 from gantk.errors import UserError
+
+Aligned = registered("source", "aligned")
+Files = registered("source", "files")
+Manifest = registered("source", "manifest")
 
 SPLIT = {"test": 0.2, "validation": 0.2, "by": "image"}
 

@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 from scipy.ndimage import zoom
-from tiny import phantom
+from tiny import phantom, registered
 
 from gantk import Record
-from gantk.data.sources.files import Files
 from gantk.data.split import SETS, SplitTable, consequences, split_records, unpair
 from gantk.data.split.leakage import check_leakage
 from gantk.data.split.near_duplicates import (
@@ -29,6 +28,8 @@ from gantk.data.split.near_duplicates import (
     near_copies,
 )
 from gantk.errors import UserError
+
+Files = registered("source", "files")
 
 
 def pixels(number):

@@ -10,15 +10,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from tiny import registered
 from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
 from gantk import check
 from gantk.data.augment import hide_contrasts
-from gantk.data.sources.files import Files
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
 from gantk.errors import UserError
 from gantk.method import Batch
 from gantk.prepare.grid import SamplingGrid
+
+Files = registered("source", "files")
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 

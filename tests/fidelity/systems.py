@@ -5,7 +5,6 @@ trains them in a moment.
 import torch
 from tiny import ROOT
 
-from gantk.data.preparation import contrast_names
 from gantk.method import Geometry, Method, domain_letters
 from gantk.recipe.load import load_recipe
 
@@ -58,7 +57,7 @@ def small_model(name: str, *settings: str):
 def channels_of(data) -> dict[str, int]:
     """The channels of each domain: one for each contrast."""
     names = zip(domain_letters(data.domains), data.domains, strict=True)
-    return {letter: len(contrast_names(name)) for letter, name in names}
+    return {letter: len(name.split("+")) for letter, name in names}
 
 
 def build(model) -> Method:

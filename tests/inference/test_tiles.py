@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import registered
 from torch import Tensor, nn
 
 from gantk import UNet
@@ -18,9 +19,10 @@ from gantk.nets.blocks import (
     InstanceNorm,
     channels_last,
 )
-from gantk.nets.resnet import ResNet
 from gantk.nets.statistics import groups
 from gantk.prepare.module import pad_to_size
+
+ResNet = registered("generator", "resnet")
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SIZES = {2: (41, 58), 3: (20, 27, 25)}  # no multiples of anything

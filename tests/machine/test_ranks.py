@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 from several import children, finish, free_port, start, torchrun
-from tiny import random_images
+from tiny import random_images, registered
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
@@ -38,8 +38,9 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.testing.small import small_part, small_size, train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import sgd
 from gantk.training.restart import identity_of
+
+sgd = registered("optimizer", "sgd")
 
 # ---- commands that run as several processes
 

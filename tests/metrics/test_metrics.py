@@ -6,15 +6,18 @@ import urllib.error
 
 import pytest
 import torch
+from tiny import registered
 from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.metrics.pair_scores import HistogramMatching, IntensityMap, linearly_corrected
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, RMSE, SSIM, LesionContrast
-from gantk_scores.lpips_metric import LPIPS, NETS
-from gantk_scores.sets.ms_ssim import MSSSIM
-from gantk_scores.tasks.regression import Regression
+from gantk_scores.lpips_metric import NETS
+
+LPIPS = registered("metric", "lpips")
+MSSSIM = registered("metric", "ms_ssim")
+Regression = registered("baseline", "regression")
 
 MAPS = [PSNR, SSIM, MAE, RMSE, NRMSE]
 

@@ -84,9 +84,8 @@ def test_images_of_the_training_are_told(case, run, packed, tmp_path, gantk):
     model = {"run": run, "packed": packed}[kind]
     before = contents(model)
     out = tmp_path / "scores.json"
-    done = gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu")
+    done = gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu").ok()
 
-    assert done.code == 0, done.err
     text = " ".join(done.out.split())
     assert text.count("warning") == len(warnings)
     assert all(words in text for words in warnings)
@@ -101,9 +100,8 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
     far_apart(tmp_path / "other")
     out = tmp_path / "scores.json"
     model = {"run": run, "packed": packed}[kind]
-    done = gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu")
+    gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu").ok()
 
-    assert done.code == 0, done.err
     assert json.loads(out.read_text())["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 

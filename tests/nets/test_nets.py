@@ -12,6 +12,7 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import registered
 from torch import Tensor, nn
 
 from gantk import UNet
@@ -26,11 +27,13 @@ from gantk.nets.blocks import (
     channels_last,
     conv,
 )
-from gantk.nets.discriminators import RECEPTIVE_FIELDS, PatchGAN
+from gantk.nets.discriminators import RECEPTIVE_FIELDS
 from gantk.nets.kernels import use_kernels
-from gantk.nets.resnet import ResNet
-from gantk_parts.attention_unet import AttentionUNet
-from gantk_synthesis.dcgan.network import DCGANDiscriminator
+
+PatchGAN = registered("discriminator", "patchgan")
+ResNet = registered("generator", "resnet")
+AttentionUNet = registered("generator", "attention_unet")
+DCGANDiscriminator = registered("discriminator", "dcgan")
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 

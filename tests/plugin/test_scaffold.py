@@ -55,8 +55,7 @@ def test_the_package_works_as_written(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["plugin", *KINDS])
 def test_every_kind_of_part_is_written_with_next_steps(kind, gantk, tmp_path):
-    written = gantk("new", kind, "My-GAN2", "--folder", tmp_path)
-    assert written.code == 0
+    written = gantk("new", kind, "My-GAN2", "--folder", tmp_path).ok()
     assert "next     pip install -e '" in written.out
     assert "[dev]' && pytest " in written.out  # pytest comes with the package
 

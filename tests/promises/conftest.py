@@ -29,8 +29,7 @@ def identity(tmp_path_factory):
     folder = tmp_path_factory.mktemp("identity")
     files.every_kind(folder / "in")
     installed = files.install_plugin(folder / "installed")
-    done = files.python(
+    files.python(
         files.Path(files.__file__).with_name("through.py"), folder, installed=installed
-    )
-    assert done.code == 0, done.err + done.out
+    ).ok()
     return folder

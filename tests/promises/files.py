@@ -160,8 +160,7 @@ def several(*commands: Sequence[object], cwd: Path, installed: Path) -> list[Out
     path = os.pathsep.join(
         [str(installed), str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     )
-    done = ended(process(given, cwd=cwd, before=("-c", code), PYTHONPATH=path))
-    assert done.code == 0, done.err
+    done = ended(process(given, cwd=cwd, before=("-c", code), PYTHONPATH=path)).ok()
     return [Outcome(**each) for each in json.loads(done.out)]
 
 

@@ -21,8 +21,7 @@ NAMES = json.loads((HERE / "names.json").read_text("utf-8"))
 
 def said(*words: object) -> str:
     """What a command that succeeds prints."""
-    done = gantk(*words)
-    assert done.code == 0, f"gantk {words}: {done.err}{done.out}"
+    done = gantk(*words).ok()
     return done.out
 
 

@@ -236,8 +236,7 @@ def test_single_slices_of_their_own_scale_are_told(trained, tmp_path):
     for name in ("in", "volume"):
         done = files.gantk(
             "translate", trained, name, f"{name}-out", "--device", "cpu", cwd=tmp_path
-        )
-        assert done.code == 0, done.err
+        ).ok()
         said[name] = done.out
     assert "scaled by its own intensities" in said["in"]
     assert "2 of 2 images" in said["in"]

@@ -76,8 +76,7 @@ def killed(request, tmp_path_factory) -> tuple[Path, Path]:
     )
     os.killpg(victim.pid, signal.SIGKILL)
     assert ended(victim).code == -signal.SIGKILL
-    whole = gantk(*run, "whole", cwd=folder)
-    assert whole.code == 0, whole.err
+    gantk(*run, "whole", cwd=folder).ok()
     assert saved(folder / "killed")[-1] < f"step-{STEPS:06d}"
     return folder / "killed", folder / "whole"
 
@@ -97,9 +96,8 @@ def test_a_killed_run_resumes_to_the_bit(killed, tmp_path):
     run = Path(shutil.copytree(killed[0], tmp_path / "run"))
     if killed[0].parent.name.startswith("cyclegan"):
         half_written(run)  # which is not in the way
-    done = gantk("resume", run, "--device", "cpu")
+    gantk("resume", run, "--device", "cpu").ok()
 
-    assert done.code == 0, done.err
     assert_same_end(run, killed[1])
 
 

@@ -83,8 +83,7 @@ def test_another_file_is_refused_unless_overwrite(here, name, output):
     assert "--overwrite" in refused.err
     assert files.tree(here) == before
 
-    replaced = run(name, here, "--overwrite")
-    assert replaced.code == 0, replaced.out + replaced.err
+    run(name, here, "--overwrite").ok()
     assert not (here / output).is_file() or (here / output).read_bytes() != content
 
 
@@ -92,18 +91,17 @@ def test_another_file_is_refused_unless_overwrite(here, name, output):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_own_file_is_replaced_unless_changed(here, name):
     output = here / COMMANDS[name][1][0]
-    assert run(name, here).code == 0
-    again = run(name, here)
-    assert again.code == 0, again.out + again.err
+    run(name, here).ok()
+    run(name, here).ok()
 
     output.write_bytes(FOREIGN)
-    assert run(name, here).code == 2
+    run(name, here).refused()
     assert output.read_bytes() == FOREIGN
 
 
 def test_emptied_file_is_replaced(here):
     (here / "scans.csv").touch()
-    assert run("table", here).code == 0
+    run("table", here).ok()
 
 
 def test_run_keeps_other_files_of_its_folder(here):
@@ -111,24 +109,22 @@ def test_run_keeps_other_files_of_its_folder(here):
     files.recipe(here / "tiny.toml")
     command = ["run", "tiny.toml", "--out", "new", "--device", "cpu"]
     before = files.tree(here)
-    refused = files.gantk(*command, cwd=here)
-    assert refused.code == 2
-    assert "'new/metrics.json'" in refused.err
+    told = files.gantk(*command, cwd=here).refused()
+    assert "'new/metrics.json'" in told
     assert files.tree(here) == before
 
 
 @pytest.mark.parametrize("name", ["translate to a folder", "card", "pack"])
 def test_own_file_is_known_without_attributes(here, name, monkeypatch):
     monkeypatch.delattr("os.setxattr")
-    assert run(name, here).code == 0
-    again = run(name, here)
-    assert again.code == 0, again.out + again.err
+    run(name, here).ok()
+    run(name, here).ok()
     (here / COMMANDS[name][1][0]).write_bytes(FOREIGN)
-    assert run(name, here).code == 2
+    run(name, here).refused()
 
 
 def test_results_have_no_other_files_beside_them(here):
-    assert run("translate to a folder", here).code == 0
+    run("translate to a folder", here).ok()
     names = {path.name for path in (here / "out").iterdir()}
     if ".gantk-written" in names:
         pytest.skip("this file system has no extended attributes")

@@ -61,8 +61,7 @@ def sides(run: Path) -> dict[str, set[str]]:
 
 
 def trained(data: Path, *options: str, out: str = "run") -> dict[str, set[str]]:
-    outcome = train(data, *options, out=out)
-    assert outcome.code == 0, outcome.err
+    train(data, *options, out=out).ok()
     return sides(data.parent / out)
 
 
@@ -112,7 +111,7 @@ def test_held_out_patients_are_named_and_known_to_translate(divided):
     found_by_check = check(divided.parent / "scans", recipe=divided.parent / "tiny.toml")
     assert line == found_by_check["summary"]["held out"]
     packed = divided.parent / "packed"
-    assert files.gantk("pack", divided, packed).code == 0
+    files.gantk("pack", divided, packed).ok()
     for model, side in product((divided, packed), ("train", "test")):
         records = [each for each in split_of(divided)["splits"][side] if each["domain"] == "a"]
         said: list[str] = []
@@ -191,8 +190,7 @@ def test_matches_with_the_own_patient_are_said_beside_scores(scans, whole, told)
     """Both domains of each patient -> whether it is said how many matches are true partners."""
     unpair = "false" if whole == "true" else "true"
     options = (f"data.unpair={unpair}", f"data.same_patient={whole}", 'method.pairs="weak_pairs"')
-    outcome = train(scans, *(word for option in options for word in ("--set", option)))
-    assert outcome.code == 0, outcome.err
+    outcome = train(scans, *(word for option in options for word in ("--set", option))).ok()
 
     run = scans.parent / "run"
     other = shutil.copytree(run, scans.parent / "other")
@@ -220,9 +218,8 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
     scans = files.patients(tmp_path / "scans", count, (20, 40, 40))
     outcome = train(
         scans, *("--set", "data.split.validation=0.1", "--set", f'data.split.by="{by or "auto"}"')
-    )
+    ).ok()
 
-    assert outcome.code == 0, outcome.err
     run = tmp_path / "run"
     assert tuple(map(len, sides(run).values())) == counts
 
@@ -252,8 +249,7 @@ def test_one_known_patient_is_refused_without_blocks(tmp_path):
 
 
 def test_slices_without_patient_have_no_number_of_patients(tmp_path):
-    outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false")
-    assert outcome.code == 0
+    outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false").ok()
     assert "the patients are not known" in outcome.out
     assert "On 6 test images whose patients are not known" in outcome.out
     assert "one patient" not in outcome.out

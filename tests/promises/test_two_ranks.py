@@ -43,11 +43,10 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     )
     both = process(*run, "two", cwd=tmp_path, before=torchrun)
     for name, batch in (("one", 4), ("half", 2)):
-        assert gantk(*run, tmp_path / name, "--set", f"train.batch={batch}").code == 0
+        gantk(*run, tmp_path / name, "--set", f"train.batch={batch}").ok()
 
-    done = ended(both)
+    done = ended(both).ok()
 
-    assert done.code == 0, done.err
     # one of them speaks
     assert done.out.count("recipe   ") == 1
     assert "2 ranks" in done.out

@@ -15,7 +15,6 @@ from volumes import volume
 
 import gantk
 from gantk import Batches, Data, checked_recipe
-from gantk.data.preparation import contrast_names
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks, domain_letters
 from gantk.recipe.departures import departures
@@ -38,7 +37,7 @@ def build(model) -> Method:
     data = model.data
     slices = 2 * data.neighbours + 1
     names = zip(domain_letters(data.domains), data.domains, strict=True)
-    channels = {letter: len(contrast_names(name)) * slices for letter, name in names}
+    channels = {letter: len(name.split("+")) * slices for letter, name in names}
     classes = ("healthy", "tumour") if data.labels else ()
     with torch.device("meta"):
         return model.method(Geometry(data.dims, data.patch or data.size, channels, classes))
@@ -277,9 +276,7 @@ def checked(data, recipe, kind, *settings, profile=None):
     cannot by nature.
     """
     contrasts = (
-        name
-        for each in load_recipe(recipe).tables["data"]["domains"]
-        for name in contrast_names(each)
+        name for each in load_recipe(recipe).tables["data"]["domains"] for name in each.split("+")
     )
     path = data(tuple(contrasts), kind)
     says, over = refusal_of(recipe, kind)

@@ -18,8 +18,9 @@ from gantk_studies.card.facts import facts_of
 @pytest.fixture
 def card(tiny_run, tmp_path, gantk):
     """The card of a run as text and as items, and what the command printed."""
-    done = gantk("card", tiny_run, "--out", tmp_path / "card.md", "--json", tmp_path / "card.json")
-    assert done.code == 0, done.err
+    done = gantk(
+        "card", tiny_run, "--out", tmp_path / "card.md", "--json", tmp_path / "card.json"
+    ).ok()
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
     return (tmp_path / "card.md").read_text("utf-8"), found, done.out
 
@@ -80,7 +81,7 @@ def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
     for name in ("metrics", "split", "environment", "patients"):
         (copied_run / f"{name}.json").unlink()
 
-    assert gantk("card", copied_run, "--json", tmp_path / "card.json").code == 0
+    gantk("card", copied_run, "--json", tmp_path / "card.json").ok()
 
     found = json.loads((tmp_path / "card.json").read_text("utf-8"))
     (item,) = (
@@ -96,7 +97,8 @@ def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
         "gone": "no folder 'gone'",
     }
     for words, says in wrong.items():
-        done = gantk("card", *(copied_run if word == "RUN" else word for word in words.split()))
-        assert done.code == 2
-        assert says in done.err
-        assert "Traceback" not in done.err
+        told = gantk(
+            "card", *(copied_run if word == "RUN" else word for word in words.split())
+        ).refused()
+        assert says in told
+        assert "Traceback" not in told

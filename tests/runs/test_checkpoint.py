@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import registered
 from toy_method import Toy
 
 from gantk import resume, run
@@ -26,7 +27,12 @@ from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.testing.small import small_part, train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import adam, adamw, lbfgs, rmsprop, sgd
+
+adam = registered("optimizer", "adam")
+adamw = registered("optimizer", "adamw")
+lbfgs = registered("optimizer", "lbfgs")
+rmsprop = registered("optimizer", "rmsprop")
+sgd = registered("optimizer", "sgd")
 
 META = {
     "method": "dualgan",

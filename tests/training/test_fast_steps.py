@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from tiny import registered
 from torch import nn
 
 from gantk.machine.runtime import Runtime
@@ -11,7 +12,10 @@ from gantk.method import Batch, Geometry, Method, Phase, Stage
 from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import Linear, adam, sgd
+
+Linear = registered("schedule", "linear")
+adam = registered("optimizer", "adam")
+sgd = registered("optimizer", "sgd")
 
 CPU = Runtime(torch.device("cpu"), "fp32", True)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import registered
 from torch import nn
 
 from gantk import DiscriminatorAugment, ImagePool
@@ -15,7 +16,11 @@ from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind
 from gantk.testing.small import small_part
 from gantk.training.ema import EMA
-from gantk.training.optim import adam, adamw, move_state, sgd
+from gantk.training.optim import move_state
+
+adam = registered("optimizer", "adam")
+adamw = registered("optimizer", "adamw")
+sgd = registered("optimizer", "sgd")
 
 CPU = torch.device("cpu")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import registered
 
 import gantk
 from gantk.data.intensity import Percentile, mapping_from
@@ -15,9 +16,10 @@ from gantk.errors import UserError
 from gantk.losses.structure import LocalNCC
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
-from gantk_parts.ct.intensity import Windows
-from gantk_parts.ct.loss import CorrelationRatio
-from gantk_parts.ct.metric import HounsfieldMAE
+
+Windows = registered("intensity", "ct")
+CorrelationRatio = registered("loss", "correlation_ratio")
+HounsfieldMAE = registered("metric", "mae_hu")
 
 HU = np.linspace(-1024, 3071, 4096, dtype=np.float32).reshape(1, 64, 64)  # all that 12 bits hold
 

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET
+from tiny import PATCHGAN, UNET, registered
 
 import gantk
 from gantk.errors import UserError
 from gantk.runs.trained import Examples
-from gantk_parts.post.bias_field import InputBiasField
-from gantk_parts.post.bright_end import BrightEnd
+
+InputBiasField = registered("post", "bias_field")
+BrightEnd = registered("post", "bright_end")
 
 
 def head(seed: int, slices: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny import registered
 from torch import nn
 
 from gantk import timm_model
@@ -15,7 +16,9 @@ from gantk.errors import UserError
 from gantk.metrics.evaluate import default_metrics
 from gantk.metrics.sets import Features, Kid
 from gantk.nets.pretrained import weights_file
-from gantk_scores.features.inception import FILE, Inception
+from gantk_scores.features.inception import FILE
+
+Inception = registered("features", "inception")
 
 
 @pytest.fixture

@@ -5,13 +5,17 @@ say how.
 import numpy as np
 import pytest
 import torch
+from tiny import registered
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, Kid, set_scores, squared_mmd
-from gantk_scores.sets.diversity import Diversity
-from gantk_scores.sets.fid import Fid, frechet, gaussian
-from gantk_scores.sets.neighbours import Prdc, shares_of
+from gantk_scores.sets.fid import frechet, gaussian
+from gantk_scores.sets.neighbours import shares_of
+
+Diversity = registered("metric", "diversity")
+Fid = registered("metric", "fid")
+Prdc = registered("metric", "prdc")
 
 
 def blobs(

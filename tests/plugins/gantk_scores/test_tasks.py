@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny import registered
 
 from gantk import Record
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, halves
-from gantk_scores.tasks.classification import Classification, balanced_accuracy
-from gantk_scores.tasks.segmentation import Segmentation, Segmenter, agreement
-from gantk_scores.tasks.transfer import Transfer
+from gantk_scores.tasks.classification import balanced_accuracy
+from gantk_scores.tasks.segmentation import Segmenter, agreement
+
+Classification = registered("metric", "classification")
+Segmentation = registered("metric", "segmentation")
+Transfer = registered("metric", "transfer")
 
 QUICK = {"steps": 40, "side": 16}
 SEGMENTS = {"steps": 16, "side": 16}

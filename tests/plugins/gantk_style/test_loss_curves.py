@@ -98,7 +98,7 @@ def test_the_report_draws_losses_intensities_and_accuracies(styled, scores):
 
 def test_samples_and_stylized_files_come_with_their_losses(styled, gantk, pictures, tmp_path):
     out = tmp_path / "samples"
-    assert gantk("sample", styled[0], "-n", 2, "--out", out, "--device", "cpu").code == 0
+    gantk("sample", styled[0], "-n", 2, "--out", out, "--device", "cpu").ok()
     (record,) = json.loads((out / "post.json").read_text("utf-8"))
     assert record["images"] == 2
 

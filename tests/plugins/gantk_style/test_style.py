@@ -237,8 +237,7 @@ def files(tmp_path, monkeypatch):
 
 def test_stylize_keeps_size_bits_and_range(gantk, files):
     for name in ("out", "again"):
-        done = gantk("stylize", "content.png", "style.png", f"{name}.png", *OPTIONS)
-        assert done.code == 0, done.err
+        done = gantk("stylize", "content.png", "style.png", f"{name}.png", *OPTIONS).ok()
 
     assert "the style is resized from 24 x 36 to the content's 32 x 40" in done.out
     content, out, again = (
@@ -266,8 +265,7 @@ def test_stylize_keeps_size_bits_and_range(gantk, files):
     ],
 )
 def test_stylize_takes_options_of_recipes(gantk, files, content, style, options, mode):
-    done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options)
-    assert done.code == 0, done.err
+    done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options).ok()
     assert Image.open("out.png").mode.startswith(mode)
     assert "--recipe" not in options or "step 1 of 1" in done.out
 

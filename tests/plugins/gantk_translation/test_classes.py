@@ -55,12 +55,11 @@ def test_a_translation_is_of_the_class_asked_for(gantk, run, picture, tmp_path):
 def test_a_folder_without_a_valid_class_is_refused_first(
     gantk, run, picture, tmp_path, more, words
 ):
-    refused = gantk("translate", run, picture.parent, tmp_path / "out", *more)
+    told = gantk("translate", run, picture.parent, tmp_path / "out", *more).refused()
 
-    assert refused.code == 2
-    assert words in " ".join(refused.err.split())
-    assert "healthy" in refused.err
-    assert "tumour" in refused.err
+    assert words in told
+    assert "healthy" in told
+    assert "tumour" in told
     assert not (tmp_path / "out").exists()
 
 
@@ -107,10 +106,9 @@ def test_evaluation_translates_each_image_as_its_own_class(run):
 
 def test_a_model_without_classes_takes_none(gantk, picture, tmp_path):
     run = small_run(tmp_path, PIX2PIX | {"conditional": False})
-    refused = gantk("translate", run, picture, tmp_path / "out.png", "--label", "tumour")
+    told = gantk("translate", run, picture, tmp_path / "out.png", "--label", "tumour").refused()
 
-    assert refused.code == 2
-    assert "no classes" in " ".join(refused.err.split())
+    assert "no classes" in told
 
 
 @pytest.mark.slow

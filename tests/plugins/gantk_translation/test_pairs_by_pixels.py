@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from pytest import approx
+from tiny import registered
 
 from gantk import Data
 from gantk.data.batches import ImageSet
 from gantk.recipe.load import load_recipe
-from gantk_translation.weak_pairs.loss import WeakPairs
+
+WeakPairs = registered("loss", "weak_pairs")
 
 SMALL = {
     "data.source": {"name": "phantom", "subjects": 10, "slices": 2},

@@ -7,12 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, random_images
+from tiny import PATCHGAN, UNET, random_images, registered
 
 from gantk.method import Batch, Geometry
 from gantk.plugin.spec import bind_or_raise
-from gantk_translation.weak_pairs.loss import WeakPairs
 from gantk_translation.weak_pairs.matching import grid, sample_at
+
+WeakPairs = registered("loss", "weak_pairs")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, small_run
+from tiny import PATCHGAN, UNET, registered, small_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,11 +18,13 @@ from gantk import registry
 from gantk.metrics.evaluate import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.runs.results import Score
-from gantk_trust.hallucination.sfrc import SFRC, against_truth, candidates
+from gantk_trust.hallucination.sfrc import against_truth, candidates
 from gantk_trust.memorisation.copies import copying
-from gantk_trust.memorisation.memorisation import Memorisation
 from gantk_trust.uncertainty.judging import judge_uncertainty
 from gantk_trust.wrong_contrast import doubt_of_result
+
+SFRC = registered("metric", "sfrc")
+Memorisation = registered("metric", "memorisation")
 
 
 def smooth(count: int, seed: int, side: int = 48) -> torch.Tensor:
