@@ -2,6 +2,9 @@
 project lies.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 
 from gantk import registry
+from gantk.method import Geometry, Method
 from gantk.plugin.spec import bind_or_raise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +67,20 @@ class Outcome:
         """What a command that must refuse what it is given says, on one line."""
         assert self.code == 2, self.err + self.out
         return " ".join(self.err.split())
+
+
+def python(*words: object, cwd: Path | None = None, **environment: str) -> Outcome:
+    """What `python WORDS` left, a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 UNET = {"name": "unet", "width": 4, "depth": 2}
@@ -119,6 +137,19 @@ def registered(kind: str, name: str):
 def phantom(domains: tuple[str, ...], dims: int, size: tuple[int, ...], **options):
     """The source of synthetic heads with options, as a recipe names it."""
     return bind_or_raise("source", {"name": "phantom"} | options)(domains, dims, size)
+
+
+def method_of(
+    table: dict,
+    size: tuple[int, ...] = (16, 16),
+    channels: Iterable[int] | dict[str, int] = (1, 1),
+    **about,
+) -> Method:
+    """A recipe's method for the domains a and b, or for those named, its weights drawn from seed 0."""
+    if not isinstance(channels, dict):
+        channels = dict(zip("ab", channels, strict=True))
+    torch.manual_seed(0)
+    return bind_or_raise("method", table)(Geometry(len(size), size, channels, **about))
 
 
 def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> torch.Tensor:

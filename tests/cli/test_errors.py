@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import draw_pictures
+from tiny import draw_pictures, python
 
 import gantk as api
 from gantk.errors import CtrlC, UserError, doing, machine_failure, one_line, unforeseen
@@ -156,7 +156,7 @@ def test_a_picture_is_translated_without_any_standard_stream(tiny_run, tmp_path)
         "import os, sys; [os.close(n) for n in (0, 1, 2)]; os.execv(sys.executable, sys.argv[1:])"
     )
 
-    assert subprocess.run([sys.executable, "-c", code, *COMMAND, *words]).returncode == 0
+    python("-c", code, *COMMAND, *words).ok()
     assert (tmp_path / "made.png").stat().st_size > 100
 
 
@@ -208,13 +208,8 @@ def test_a_stop_is_reported_without_a_working_output():
             os.close(1)
             raise Interrupted("all was saved")
         Commands(commands={"stop": stop}).main(["stop"])"""
-    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=buffered
-    )
+    done = python("-c", code, PYTHONUNBUFFERED="")
 
-    assert (done.returncode, "all was saved" in done.stderr, "error" in done.stderr) == (
-        130,
-        True,
-        False,
-    )
+    assert done.code == 130
+    assert "all was saved" in done.err
+    assert "error" not in done.err

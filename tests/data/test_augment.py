@@ -4,9 +4,9 @@ graph.
 
 import pytest
 import torch
+from tiny import method_of
 
-from gantk.method import Batch, Geometry
-from gantk.plugin.spec import bind
+from gantk.method import Batch
 from gantk.testing.recorded import Recording, host_reads
 from gantk_parts import AUGMENTATIONS
 from gantk_parts import augment as changes
@@ -97,7 +97,7 @@ def test_a_curve_keeps_black_and_the_order_of_tissues(dims):
 def test_paired_sources_are_augmented_and_targets_are_not(method):
     generator = {"name": "unet", "width": 2, "depth": 1}
     table = {"name": method, "generator": generator, "vary": [{"name": "curve", "p": 1.0}]}
-    model = bind("method", table)(Geometry(2, (64, 64), {"a": 1, "b": 1}))
+    model = method_of(table, (64, 64))
     a, b = (torch.rand(2, 1, 64, 64) * 2 - 1 for _ in range(2))
     shown = []
 

@@ -4,8 +4,6 @@ name no machine.
 
 import json
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, ROOT, UNET, small_run
+from tiny import PATCHGAN, ROOT, UNET, python, small_run
 from torch import nn
 
 import gantk as toolkit
@@ -350,12 +348,9 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
         "numpy.save('out.npy', network(torch.from_numpy(numpy.load('in.npy'))).detach().numpy())\n"
         "print('gantk' in sys.modules, len(weights))\n"
     )
-    command = [sys.executable, "-c", script, str(bundle)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=True, cwd=tmp_path
-    )
+    done = python("-c", script, bundle, cwd=tmp_path).ok()
 
-    assert done.stdout.split() == [
+    assert done.out.split() == [
         "False",
         str(sum(name.startswith("g_ab") for name in there.method.state_dict())),
     ]

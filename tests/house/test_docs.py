@@ -11,7 +11,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 import tomllib
 from collections import namedtuple
@@ -23,7 +22,7 @@ import pytest
 from browser import BROWSER, Browser
 from click.exceptions import NoArgsIsHelpError
 from page_data import prepared, shorten
-from tiny import ROOT
+from tiny import ROOT, python
 
 from gantk import registry
 from gantk.cli import cli
@@ -307,9 +306,7 @@ def site(tmp_path_factory) -> Path:
     """The site, built as `make docs` builds it: a warning is an error."""
     pytest.importorskip("mkdocs", reason="needs mkdocs: pip install gantk[docs]")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    python("-m", "mkdocs", "build", "--strict", "--site-dir", folder, cwd=ROOT).ok()
     return folder
 
 

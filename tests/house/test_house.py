@@ -6,7 +6,6 @@ import ast
 import functools
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from import_closure import ENTRIES, closure
-from tiny import ROOT, draw_pictures
+from tiny import ROOT, draw_pictures, python
 
 from gantk.cli import cli
 
@@ -179,11 +178,8 @@ def test_what_each_command_imports_of_others(tiny_run, tiny_recipe, tmp_path):
     (picture,) = draw_pictures(tmp_path, 1)
     looking = LOOKING + [[name, "--help"] for name in sorted(cli.commands)]
     given = json.dumps([looking, str(tiny_run), tiny_recipe, str(picture), HEAVY, SLOW])
-    command = [sys.executable, "-c", SCRIPT, given]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=True
-    )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    done = python("-c", SCRIPT, given, cwd=tmp_path).ok()
+    found = json.loads(done.out.strip().splitlines()[-1])
 
     assert len(found) == len(looking) + 3
     assert {what: names for what, names in found.items() if names} == {}

@@ -1,11 +1,9 @@
 """`gantk bench --suite gpu`, tried out on the CPU with tiny networks."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from tiny import ROOT
+from tiny import ROOT, python
 
 import gantk_bench
 from gantk.errors import GantkError
@@ -114,11 +112,9 @@ def test_every_published_network_is_in_the_suite():
 
 @pytest.mark.slow
 def test_all_of_the_suite_runs_on_a_cpu(tmp_path):
-    command = [sys.executable, "-m", "gantk", "bench", "--suite", "gpu", "--device", "cpu"]
-    command += ["--tiny", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    bench = ("bench", "--suite", "gpu", "--device", "cpu", "--tiny", "--out", tmp_path / "out")
+    python("-m", "gantk", *bench).ok()
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").open()]
 
-    assert done.returncode == 0, done.stdout
     assert [row["recipe"] for row in rows] == SUITE.recipes
     assert {row["status"] for row in rows} == {"ok"}

@@ -13,11 +13,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from packages import python
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from tiny import ROOT
+from tiny import ROOT, python
 
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import all_models, card, limits_of, pack_record
@@ -51,18 +50,8 @@ def wheel(tmp_path_factory) -> Path:
 
 def build(checkout: Path, target: str) -> Path:
     """The wheel or sdist of a checkout."""
-    done = python(
-        "-m",
-        "hatchling",
-        "build",
-        "--target",
-        target,
-        "--directory",
-        "dist",
-        cwd=checkout,
-        path=checkout,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = ("build", "--target", target, "--directory", "dist")
+    python("-m", "hatchling", *words, cwd=checkout, PYTHONPATH=str(checkout)).ok()
     (built,) = (checkout / "dist").glob("*.whl" if target == "wheel" else "*.tar.gz")
     return built
 
@@ -121,20 +110,10 @@ def test_a_wheel_made_from_the_source_archive_is_the_same(wheel, tmp_path):
 @pytest.mark.slow
 def test_an_installed_wheel_works_from_another_folder(wheel, tmp_path):
     environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    python("-m", "venv", "--without-pip", environment).ok()
     (packages,) = (environment / "lib").glob("python*/site-packages")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        str(packages),
-    ]
-    subprocess.run([*pip, str(wheel)], check=True)
+    options = ("--quiet", "--no-deps", "--no-index", "--target", packages)
+    python("-m", "pip", "install", *options, wheel).ok()
     # The libraries of this environment, behind the wheel and without this checkout's own .pth
     # files.
     libraries = [path for path in sys.path if Path(path).name == "site-packages"]

@@ -5,7 +5,7 @@ autocast.
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import registered
+from tiny import method_of, registered
 
 from gantk.errors import UserError
 from gantk.losses.adversarial import gradient_penalty
@@ -16,8 +16,6 @@ from gantk.losses.structure import (
     air_left_empty,
     local_ncc_and_flat_region,
 )
-from gantk.method import Geometry
-from gantk.plugin.spec import bind
 
 BCE = registered("loss", "bce")
 LS = registered("loss", "ls")
@@ -183,7 +181,6 @@ def test_air_is_black_and_almost_black_surroundings():
 
 
 def test_two_losses_of_one_name_are_refused_before_one_is_lost():
-    geometry = Geometry(2, (16, 16), {"a": 1, "b": 1})
     own = {"name": "correlation_ratio", "tissue": [0.0, 1.0]}
     for twice in (
         {"source_losses": [own, own]},
@@ -192,7 +189,7 @@ def test_two_losses_of_one_name_are_refused_before_one_is_lost():
         with pytest.raises(
             UserError, match="two losses are called '(correlation_ratio|local_ncc)'"
         ):
-            bind("method", {"name": "cyclegan"} | twice)(geometry)
+            method_of({"name": "cyclegan"} | twice)
 
 
 # ---- structural similarity of a pair

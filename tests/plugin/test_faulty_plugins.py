@@ -3,12 +3,10 @@
 import copy
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from packages import put_distribution
-from tiny import ROOT
+from tiny import ROOT, python
 
 import gantk as toolkit
 from gantk import registry
@@ -54,14 +52,7 @@ DAMAGED = {
 
 def command(site, *words, cwd):
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins", ROOT / "benchmarks", site)))
-    return subprocess.run(
-        [sys.executable, "-m", "gantk", *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+    return python("-m", "gantk", *words, cwd=cwd, PYTHONPATH=paths)
 
 
 def test_each_broken_package_is_named_and_the_rest_works(tmp_path):
@@ -75,34 +66,30 @@ def test_each_broken_package_is_named_and_the_rest_works(tmp_path):
         site, "pkg-good", "zgood", COMMANDS + "cli.add_command(click.Command('greet'))"
     )
 
-    listed = command(site, "plugins", cwd=tmp_path)
-    assert listed.returncode == 0, listed.stderr
-    rows = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
+    listed = command(site, "plugins", cwd=tmp_path).ok()
+    rows = {line.split()[0]: line for line in listed.out.splitlines() if line.strip()}
     for name in (*BROKEN, *DAMAGED):
         assert "did not load" in rows[name], name
     assert "did not load" not in rows["zgood"]
 
-    worked = command(site, "show", "generator", "unet", cwd=tmp_path)
-    assert worked.returncode == 0, worked.stderr
-    assert "Traceback" not in worked.stderr
-    assert "width" in worked.stdout
+    worked = command(site, "show", "generator", "unet", cwd=tmp_path).ok()
+    assert "Traceback" not in worked.err
+    assert "width" in worked.out
     for name in (*BROKEN, *DAMAGED):
-        assert f"the plugin '{name}' from " in worked.stderr, name
+        assert f"the plugin '{name}' from " in worked.err, name
 
-    helped = command(site, "-h", cwd=tmp_path)
-    assert helped.returncode == 0, helped.stderr
-    assert "greet" in helped.stdout
-    assert "  run " in helped.stdout
+    helped = command(site, "-h", cwd=tmp_path).ok()
+    assert "greet" in helped.out
+    assert "  run " in helped.out
 
 
 def test_a_package_with_unreadable_entry_points_is_one_message(tmp_path):
     site = put_distribution(tmp_path / "site", "pkg-torn", "torn", "")
     (site / "pkg_torn-1.0.dist-info" / "entry_points.txt").write_bytes(b"[gantk]\n\xff\xfe = a\n")
-    refused = command(site, "recipes", cwd=tmp_path)
+    refused = command(site, "recipes", cwd=tmp_path).refused()
 
-    assert refused.returncode == 2
-    assert "the package 'pkg-torn' is damaged" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "the package 'pkg-torn' is damaged" in refused
+    assert "Traceback" not in refused
 
 
 def test_a_second_part_of_a_bundled_name_is_left_out_and_named(add_plugin, capsys):

@@ -6,13 +6,11 @@ import importlib
 import inspect
 import pkgutil
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
-from tiny import ROOT, draw_pictures
+from tiny import ROOT, draw_pictures, python
 
 import gantk
 from gantk import registry
@@ -47,15 +45,11 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
         " p.endswith(('/plugins', '/benchmarks'))]\nsys.argv = ['gantk', 'plugins']\nfrom"
         " gantk.cli import main\nmain()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", hidden], capture_output=True, text=True, cwd=tmp_path
-    )
-
-    assert done.returncode == 0, done.stderr
-    starts = [line.split()[:3] for line in done.stdout.splitlines()]
+    said = python("-c", hidden, cwd=tmp_path).ok().out
+    starts = [line.split()[:3] for line in said.splitlines()]
     assert ["translation", "gantk", "source"] in starts
     assert ["bench", "gantk", "source"] in starts
-    assert "did not load" not in done.stdout
+    assert "did not load" not in said
 
 
 # ---- collisions and broken plugins ---------------------------------------------------------------

@@ -1,9 +1,7 @@
 """The registry from Python, and the names that errors suggest."""
 
-import subprocess
-import sys
-
 import pytest
+from tiny import python
 
 import gantk
 from gantk import registry
@@ -33,10 +31,7 @@ def test_the_registry_needs_no_torch():
         "import gantk, sys; parts = gantk.registry(); str(parts); parts['loss'];"
         " parts.get('generator', 'unet').target; print('torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.strip() == "False"
+    assert python("-c", code).ok().out.strip() == "False"
 
 
 @pytest.mark.parametrize(

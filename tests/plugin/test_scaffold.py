@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from packages import install, python
-from tiny import ROOT
-
-from gantk.scaffold import scaffold
+from packages import install
+from tiny import ROOT, python
 
 KINDS = ("loss", "method", "generator", "discriminator", "metric", "source", "format")
 
@@ -18,39 +16,27 @@ def assert_works(package: Path, kind: str, name: str, work: Path) -> None:
     """Installed into `work`, a package passes its contract, is shown, and trains its recipe where
     it has one.
     """
-    site = work / "installed"
-    install(package, site, work)
-    tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, path=site)
-    assert tests.returncode == 0, tests.stdout
-    assert " passed" in tests.stdout, tests.stdout
-    shown = python("-m", "gantk", "show", kind, name, cwd=work, path=site)
-    assert shown.returncode == 0, shown.stderr
-    assert f"{kind} {name}" in shown.stdout, shown.stderr
+    site = {"PYTHONPATH": str(work / "installed"), "PYTHONDONTWRITEBYTECODE": "1"}
+    install(package, work / "installed", work)
+    tests = python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package, **site).ok()
+    assert " passed" in tests.out
+    shown = python("-m", "gantk", "show", kind, name, cwd=work, **site).ok()
+    assert f"{kind} {name}" in shown.out
     if kind in ("source", "format"):  # they show what they are for on files of one's own
         return
 
     tiny = ["train.steps=2", "data.source.subjects=6", "data.source.slices=2", "data.size=[32, 32]"]
     settings = [word for setting in tiny for word in ("--set", setting)]
-    run = [
-        "run",
-        f"{name}_t1t2",
-        "--out",
-        "run",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        *settings,
-    ]
-    trained = python("-m", "gantk", *run, cwd=work, path=site)
-    assert trained.returncode == 0, trained.stderr
-    assert (work / "run" / "report.html").is_file(), trained.stderr
+    run = ("run", f"{name}_t1t2", "--out", "run", "--device", "cpu", "--precision", "fp32")
+    trained = python("-m", "gantk", *run, *settings, cwd=work, **site).ok()
+    assert (work / "run" / "report.html").is_file(), trained.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_package_works_as_written(kind, tmp_path):
-    assert_works(scaffold.new_plugin("My-GAN2", tmp_path, kind), kind, "my_gan2", tmp_path)
+def test_the_package_works_as_written(kind, gantk, tmp_path):
+    gantk("new", kind, "My-GAN2", "--folder", tmp_path).ok()
+    assert_works(tmp_path / "my-gan2", kind, "my_gan2", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["plugin", *KINDS])
@@ -90,8 +76,9 @@ PARTS = {"ConvNeXt": "generator", "NCC": "loss", "GcGAN": "method", "Lab": "sour
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), PARTS.items())
-def test_each_part_of_the_pages_passes_its_contract_and_trains(name, kind, tmp_path):
-    package = scaffold.new_plugin(name, tmp_path, kind)
+def test_each_part_of_the_pages_passes_its_contract_and_trains(name, kind, gantk, tmp_path):
+    gantk("new", kind, name, "--folder", tmp_path).ok()
+    package = tmp_path / name.lower()
     for file, text in FILES.items():
         if file.startswith(f"{package.name}/"):
             (tmp_path / file).write_text(text, "utf-8")
@@ -110,11 +97,9 @@ def test_the_command_and_hooks_of_the_page_work(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n', "utf-8")
 
-    last = python("-m", "gantk", "last-losses", "run", cwd=tmp_path, path=site)
-    assert last.returncode == 0, last.stderr
-    assert '"step": 2' in last.stdout
+    last = python("-m", "gantk", "last-losses", "run", cwd=tmp_path, PYTHONPATH=str(site)).ok()
+    assert '"step": 2' in last.out
 
     words = ["run", "dualgan_t1t2", "--set", "train.batch=65", "--out", "refused"]
-    refused = python("-m", "gantk", *words, cwd=tmp_path, path=site)
-    assert refused.returncode == 2
-    assert "does not fit into our GPUs" in refused.stderr
+    refused = python("-m", "gantk", *words, cwd=tmp_path, PYTHONPATH=str(site)).refused()
+    assert "does not fit into our GPUs" in refused

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 
 import pytest
+from tiny import python
 
 # What is translated again: at which calls it is killed, and what may be missing meanwhile. The JSON
 # file beside a result is removed before its image is replaced: none is better than a wrong one.
@@ -38,14 +38,8 @@ def test_a_killed_write_leaves_the_old_or_new_result(way, tmp_path):
     pytest.importorskip("pydicom")
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, __file__, way, str(tmp_path)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    kinds = done.stdout.split()
+    done = python(__file__, way, tmp_path, OMP_NUM_THREADS="1", PYTHONPATH=path).ok()
+    kinds = done.out.split()
     assert "old" in kinds
     assert kinds[-1] == "new"
 

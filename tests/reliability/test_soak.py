@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import tomli_w
-from tiny import TINY
+from tiny import TINY, python
 
 STEPS = 50_000
 EVERY = 2_500
@@ -61,21 +59,9 @@ def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
         "PYTHONPATH": str(tmp_path / "installed"),
         "WATCH_EVERY": str(EVERY),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "gantk",
-        "run",
-        recipe,
-        "--out",
-        tmp_path / "run",
-        "--device",
-        "cpu",
-    ]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
-
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"step"')]
+    run = ("run", recipe, "--out", tmp_path / "run", "--device", "cpu")
+    done = python("-m", "gantk", *run, **environment).ok()
+    rows = [json.loads(line) for line in done.err.splitlines() if line.startswith('{"step"')]
     assert len(rows) == STEPS // EVERY
 
     # settled: the first samples, saves and reports are behind

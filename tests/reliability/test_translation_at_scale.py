@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from one_pipeline import model_of
 from PIL import Image
+from tiny import python
 
 from gantk.errors import GantkError, UserError
 from gantk.files import lock_folder
@@ -208,11 +209,7 @@ def test_a_volume_takes_little_more_memory_than_its_own(dims, kind, tmp_path):
         ]
         nib.save(nib.Nifti1Image(voxels, np.diag([0.5, 0.5, 0.5, 1.0])), tmp_path / name)
 
-    command = [sys.executable, "-c", MEASURE, str(run)]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=True
-    )
-    small, large = json.loads(done.stdout)
+    small, large = json.loads(python("-c", MEASURE, run, cwd=tmp_path).ok().out)
     size = 512 * 512 * VOLUME * 4
 
     assert large - small <= 2.2 * size, f"{(large - small) / size:.2f} times its float32 voxels"

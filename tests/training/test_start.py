@@ -8,12 +8,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TINY, draw_pictures
+from tiny import TINY, draw_pictures, method_of
 
 from gantk import pack, resume, run
 from gantk.errors import UserError
-from gantk.method import Geometry
-from gantk.plugin.spec import bind
 from gantk.runs import checkpoint, trained
 
 QUIET = {"device": "cpu", "say": lambda line: None}
@@ -174,7 +172,7 @@ def test_the_start_translates_as_in_use_while_the_rest_trains():
         "generator": PAIRS["generator"] | {"dropout": 0.5},
         "match": 0.0,
     }
-    method = bind("method", method)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
+    method = method_of(method, (32, 32))
     image = torch.rand(1, 1, 32, 32)
     method.begin(None, {})
 

@@ -2,12 +2,10 @@
 its learning rate.
 """
 
-import subprocess
-import sys
 import time
 
 import pytest
-from tiny import TINY
+from tiny import TINY, python
 
 import gantk
 from gantk.errors import UserError
@@ -23,8 +21,7 @@ def test_time_counts_from_the_start_of_the_process():
     )
     code += "print(usage.since_start(), time.monotonic() - usage.IMPORTED, time.monotonic() - t)"
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    since, imported, before = map(float, done.stdout.split())
+    since, imported, before = map(float, python("-c", code).ok().out.split())
 
     assert imported < before <= since + 0.02  # the kernel counts in hundredths
     assert since <= time.monotonic() - began + 0.02

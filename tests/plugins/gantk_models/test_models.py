@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,7 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import ROOT, draw_pictures
+from tiny import ROOT, draw_pictures, python
 from volumes import volume
 
 from gantk import load
@@ -294,11 +292,7 @@ def hub(tmp_path, monkeypatch):
     def call(*commands: list[object]) -> list[tuple[int, str]]:
         Hub.asked = []
         given = json.dumps([[str(word) for word in words] for words in commands])
-        command = [sys.executable, "-c", SEVERAL, given]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, check=True
-        )
-        return json.loads(done.stdout)
+        return json.loads(python("-c", SEVERAL, given, cwd=tmp_path, **own).ok().out)
 
     yield call
     server.shutdown()

@@ -1,8 +1,6 @@
 """`gantk serve` beside a real Orthanc, with a second one as the PACS."""
 
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from serving import (
     tiny_model,
     wait_for,
 )
+from tiny import python
 
 pytestmark = [
     pytest.mark.slow,
@@ -222,14 +221,11 @@ def test_a_password_lets_the_worker_in(tmp_path, model):
     site.orthanc.get = lambda path: get(path) or _is_closed(site.orthanc)
     with site.orthanc:
         site.orthanc.start()
-        command = [sys.executable, "-m", "gantk", "serve", "status", str(worker.rules)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert "401" in done.stderr
+        status = ("-m", "gantk", "serve", "status", worker.rules)
+        assert "401" in python(*status).refused()
 
         (tmp_path / "password").write_text("secret\n")
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "no series yet" in done.stdout
+        assert "no series yet" in python(*status).ok().out
 
 
 def _is_closed(orthanc: OrthancServer) -> bool:

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny import method_of
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Geometry
+from gantk.method import Batch
 from gantk.plugin.spec import bind_or_raise
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
@@ -68,8 +69,7 @@ def styled(content, style, encoder, steps: int = 100, shared: bool = True, **opt
 
 
 def method(channels: tuple[int, int] = (1, 1), **options):
-    part = bind_or_raise("method", {"name": "style", "translate_steps": 4} | FAST | options)
-    return part(Geometry(2, (32, 32), dict(zip("ab", channels, strict=True))))
+    return method_of({"name": "style", "translate_steps": 4} | FAST | options, (32, 32), channels)
 
 
 def post(dims: int = 2, **options):

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from PIL import Image
-from tiny import random_images, registered, small_run
+from tiny import method_of, random_images, registered, small_run
 from torch.distributions import Normal, kl_divergence
 
 from gantk.errors import UserError
@@ -32,9 +32,7 @@ DCGAN = {
 
 
 def dcgan(size=(32, 32), classes=(), span=(-1.0, 1.0), **options):
-    torch.manual_seed(0)
-    part = bind_or_raise("method", DCGAN | options)
-    return part(Geometry(len(size), size, {"image": 1}, classes, span))
+    return method_of(DCGAN | options, size, {"image": 1}, classes=classes, range=span)
 
 
 def trained(method, batch_at, steps, ema=0.9, rule=adam):
@@ -145,9 +143,8 @@ def progan(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...
 
 
 def built(**options):
-    torch.manual_seed(0)
-    part = bind_or_raise("method", {"name": "vae", "width": 4, "latent": 6} | options)
-    return part(Geometry(2, (16, 16), {"image": 1}))
+    table = {"name": "vae", "width": 4, "latent": 6} | options
+    return method_of(table, channels={"image": 1})
 
 
 def test_the_loss_is_the_papers_bound_per_pixel():

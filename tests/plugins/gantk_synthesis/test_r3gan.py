@@ -5,11 +5,10 @@ error.
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import random_images
+from tiny import method_of, random_images
 
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry
-from gantk.plugin.spec import bind_or_raise
+from gantk.method import Batch
 from gantk_synthesis.r3gan.networks import Residual
 
 SMALL = {"name": "r3gan", "width": 4, "latent": 8}
@@ -18,10 +17,8 @@ SMALL = {"name": "r3gan", "width": 4, "latent": 8}
 def build(
     side: int = 16, dims: int = 2, classes: tuple[str, ...] = (), ends=(-1.0, 1.0), **options
 ):
-    torch.manual_seed(0)
-    return bind_or_raise("method", SMALL | options)(
-        Geometry(dims, (side,) * dims, {"image": 1}, classes, ends)
-    )
+    size = (side,) * dims
+    return method_of(SMALL | options, size, {"image": 1}, classes=classes, range=ends)
 
 
 def losses_of(method, batch: Batch) -> dict[str, float]:
@@ -64,7 +61,7 @@ def test_losses_match_the_paper_and_blocks_start_as_identity(options):
 
 def test_what_cannot_be_is_one_message():
     with pytest.raises(UserError, match="R3GAN cannot process images of 20 x 33.*Set data.size"):
-        bind_or_raise("method", SMALL)(Geometry(2, (20, 33), {"image": 1}))
+        method_of(SMALL, (20, 33), {"image": 1})
     with pytest.raises(UserError, match="one class only, 'tumour'.*method.conditional = false"):
         build(classes=("tumour",), conditional=True)
     with pytest.raises(UserError, match="adapt needs changes"):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import PATCHGAN, UNET, random_images
+from tiny import PATCHGAN, UNET, method_of, random_images
 
 import gantk
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry
+from gantk.method import Batch
 from gantk.plugin.spec import bind_or_raise
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.search import edges, find_field, warp
@@ -23,10 +23,7 @@ HEALTH = ("healthy", "tumour")
 
 
 def build(dims: int = 2, side: int = 16, **options):
-    torch.manual_seed(0)
-    return bind_or_raise("method", METHOD | options)(
-        Geometry(dims, (side,) * dims, {"a": 1, "b": 2})
-    )
+    return method_of(METHOD | options, (side,) * dims, (1, 2))
 
 
 @pytest.mark.parametrize("dims", [2, 3])

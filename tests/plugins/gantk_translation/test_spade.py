@@ -5,13 +5,12 @@ new ones.
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, random_images
+from tiny import PATCHGAN, method_of, random_images
 from volumes import volume
 
 import gantk
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry
-from gantk.plugin.spec import bind_or_raise
+from gantk.method import Batch
 from gantk_translation.label_maps import placed_anew
 from gantk_translation.spade.network import SPADE
 
@@ -52,9 +51,7 @@ def test_equation_1_scales_and_shifts_by_the_map(dims, norm):
 
 
 def test_one_map_gives_many_images():
-    method = bind_or_raise("method", METHOD | {"grain": True})(
-        Geometry(2, (16, 16), {"a": 1, "b": 2})
-    ).eval()
+    method = method_of(METHOD | {"grain": True}, channels=(1, 2)).eval()
     classes = (
         torch.tensor([[0, 1], [2, 1]])
         .expand(2, 1, 2, 2)

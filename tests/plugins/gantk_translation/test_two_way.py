@@ -7,15 +7,14 @@ from itertools import combinations
 
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, random_images, small_run
+from tiny import PATCHGAN, UNET, method_of, random_images, small_run
 from torch import Tensor, nn
 from volumes import load, volume
 
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
-from gantk.method import Batch, Geometry, Method
-from gantk.plugin.spec import bind_or_raise
+from gantk.method import Batch, Method
 from gantk_translation.any_to_any.scoring import cases
 
 
@@ -23,13 +22,11 @@ def build(
     name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int = 2, **options
 ) -> Method:
     """A small method on images of 16 pixels a side."""
-    torch.manual_seed(0)
     table = {"name": name, "generator": UNET} | (
         {} if name == "regression" else {"discriminator": PATCHGAN}
     )
     table |= {"pool": 0} if name in ("cyclegan", "dualgan") else {}
-    part = bind_or_raise("method", table | options)
-    return part(Geometry(dims, (16,) * dims, dict(zip("ab", channels, strict=True))))
+    return method_of(table | options, (16,) * dims, channels)
 
 
 def pairs(channels: tuple[int, int] = (1, 1), dims: int = 2, n: int = 2) -> Batch:
@@ -132,11 +129,8 @@ METHOD = {"name": "anytoany", "generator": UNET, "discriminator": PATCHGAN}
 
 
 def built(planes=1, **options):
-    torch.manual_seed(0)
-    geometry = Geometry(
-        2, (16, 16), dict.fromkeys("ab", 4 * planes), contrasts=dict.fromkeys("ab", NAMES)
-    )
-    return bind_or_raise("method", METHOD | options)(geometry)
+    contrasts = dict.fromkeys("ab", NAMES)
+    return method_of(METHOD | options, channels=[4 * planes] * 2, contrasts=contrasts)
 
 
 @pytest.fixture(scope="module")

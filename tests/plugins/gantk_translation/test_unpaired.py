@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import PATCHGAN, UNET, random_images, registered
+from tiny import PATCHGAN, UNET, method_of, random_images, registered
 
 import gantk as package
 from gantk import UNet
 from gantk.errors import UserError
 from gantk.losses.structure import local_ncc_and_flat_region
 from gantk.method import Batch, Geometry
-from gantk.plugin.spec import bind, bind_or_raise
+from gantk.plugin.spec import bind
 from gantk_translation.cut.patchnce import PatchNCE
 from gantk_translation.munit.network import AdaIN, LayerNorm
 
@@ -24,9 +24,7 @@ SMALL = {"width": 4, "blocks": 1, "mlp_dim": 16, "discriminator": JUDGE}
 
 
 def build(dims: int = 2, side: int = 32, channels: tuple[int, int] = (1, 1), **options) -> MUNIT:
-    torch.manual_seed(0)
-    part = bind_or_raise("method", {"name": "munit"} | SMALL | options)
-    return part(Geometry(dims, (side,) * dims, dict(zip("ab", channels, strict=True))))
+    return method_of({"name": "munit"} | SMALL | options, (side,) * dims, channels)
 
 
 def batch_of(method: MUNIT, count: int = 2, seed: int = 0) -> Batch:
@@ -142,7 +140,6 @@ RESNET = {"name": "resnet", "width": 4, "blocks": 2}
 
 
 def cut(channels: tuple[int, int] = (1, 1), **options):
-    torch.manual_seed(0)
     table = {
         "name": "cut",
         "generator": RESNET,
@@ -150,9 +147,7 @@ def cut(channels: tuple[int, int] = (1, 1), **options):
         "width": 8,
         "patches": 16,
     }
-    return bind_or_raise("method", table | options)(
-        Geometry(2, (16, 16), dict(zip("ab", channels, strict=True)))
-    )
+    return method_of(table | options, channels=channels)
 
 
 def test_patchnce_is_equation_3_averaged_over_maps():
@@ -227,8 +222,7 @@ PHANTOM = {
 
 
 def method(**options):
-    torch.manual_seed(0)
-    return bind_or_raise("method", STYLE_GAN | options)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
+    return method_of(STYLE_GAN | options, (32, 32))
 
 
 def test_translations_follow_the_most_similar_example():
@@ -251,7 +245,7 @@ def test_translations_follow_the_most_similar_example():
         model.variants(y, "a", 2, 0)
 
     with pytest.raises(UserError, match="needs? domains with equal numbers of channels"):
-        bind_or_raise("method", STYLE_GAN)(Geometry(2, (32, 32), {"a": 1, "b": 2}))
+        method_of(STYLE_GAN, channels=(1, 2))
 
 
 def test_command_line_adds_and_removes_a_tumour(gantk, tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, random_images, registered
+from tiny import PATCHGAN, UNET, method_of, random_images, registered
 
-from gantk.method import Batch, Geometry
+from gantk.method import Batch
 from gantk.plugin.spec import bind_or_raise
 from gantk_translation.weak_pairs.matching import grid, sample_at
 
@@ -72,7 +72,7 @@ def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
         "pairs": "weak_pairs",
     }
     table |= {"identity": 0.0} if name == "cyclegan" else {}
-    method = bind_or_raise("method", table)(Geometry(2, (16, 16), {"a": 1, "b": 2}))
+    method = method_of(table, channels=(1, 2))
     images = {
         "a": random_images(3, 1, (16, 16), seed=1),
         "b": random_images(4, 2, (16, 16), seed=2),
@@ -97,11 +97,10 @@ def test_a_method_with_pairs_pulls_both_outputs_towards_them(name):
 
 @pytest.mark.parametrize(("in_warmup", "small_has_it"), [(True, True), (False, False)])
 def test_source_losses_can_be_left_out_of_the_half_size_steps(in_warmup, small_has_it):
-    torch.manual_seed(0)
     table = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}
     table |= {"source_losses": ["edge_direction"], "source_losses_in_warmup": in_warmup}
     table |= {"flat_region": 1.0, "low_res_warmup": 0.5}
-    method = bind_or_raise("method", table)(Geometry(2, (32, 32), {"a": 1, "b": 1}))
+    method = method_of(table, (32, 32))
 
     def names(side):
         images = {name: random_images(2, 1, (side, side), seed=1) for name in "ab"}
