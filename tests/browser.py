@@ -120,7 +120,7 @@ class Browser:
             code = CODES.get(key, ord(key[0].upper()))
             self("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 
-    def drag(self, selector: str, dx: int = 0, dy: int = 0) -> None:
+    def drag(self, selector: str, dy: int = 0) -> None:
         """The mouse goes down in the middle of an element, moves, and goes up; without a way it is
         a click.
         """
@@ -133,5 +133,5 @@ class Browser:
             ("mouseMoved", 1, 1),
             ("mouseReleased", 1, 0),
         ):
-            place = {"x": x + share * dx, "y": y + share * dy, "button": "left", "buttons": held}
+            place = {"x": x, "y": y + share * dy, "button": "left", "buttons": held}
             self("Input.dispatchMouseEvent", type=kind, clickCount=1, **place)

@@ -44,10 +44,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def endless(self, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
+    def endless(self, headers: Mapping[str, str] | None = None) -> None:
         """Send chunks until the reader hangs up or the test ends; counts them in `server.sent`."""
         piece = bytes(2**16)
-        self.start(status, {"Transfer-Encoding": "chunked", **(headers or {})})
+        self.start(200, {"Transfer-Encoding": "chunked", **(headers or {})})
         while not self.server.ended.is_set():
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             self.server.sent += len(piece)

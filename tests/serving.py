@@ -210,7 +210,6 @@ def study(
     number: int,
     contrasts: Sequence[str] = ("T1",),
     slices: int = 3,
-    size: tuple[int, int] = (24, 20),
     **elements: Any,
 ) -> list[Path]:
     """The files of a study of small series, one for each contrast; `number` makes its UIDs."""
@@ -228,7 +227,7 @@ def study(
             "ProtocolName": f"{contrast} tse tra",
             "SeriesNumber": each + 1,
         }
-        pixels = head(slices, *size, seed=97 * number + each)
+        pixels = head(slices, seed=97 * number + each)
         paths += series(folder / f"{number}-{each}", pixels, **header | elements)
     return paths
 

@@ -14,17 +14,12 @@ from gantk.data.batches import ImageSet
 from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation, neighbouring_slices
 from gantk.data.split import SplitTable, split_records
-from gantk.errors import UserError
 
 SIZE = (9, 7)
 
 
-def picture(number, wrong=None, read=None):
+def picture(number):
     """Every pixel another value, and every image apart from the others."""
-    if number == wrong:
-        raise UserError(f"image {number} is broken", where="here")
-    if read is not None:
-        read.append(number)
     return (np.arange(np.prod(SIZE), dtype=np.float32) + 1e3 * number).reshape(1, *SIZE)
 
 

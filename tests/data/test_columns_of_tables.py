@@ -122,8 +122,8 @@ def test_a_recipe_of_one_domain_names_no_images_of_a_table(tmp_path, scans, gant
     assert not (tmp_path / "run").exists()
 
 
-def encoded(folder, rows, encoding, separator=","):
-    lines = [separator.join(row) for row in [("path", "domain", "patient"), *rows]]
+def encoded(folder, rows, encoding):
+    lines = [",".join(row) for row in [("path", "domain", "patient"), *rows]]
     (folder / "table.csv").write_bytes("\r\n".join(lines).encode(encoding))
     return folder / "table.csv"
 

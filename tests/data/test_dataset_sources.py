@@ -251,9 +251,9 @@ def slices(tmp_path):
 # --- dicom
 
 
-def export(root, patients=2):
-    """Patients with a T1 and a T2 series each, by header."""
-    for n in range(patients):
+def export(root):
+    """Two patients with a T1 and a T2 series each, by header."""
+    for n in range(2):
         made.patient(root, n)
     return root
 

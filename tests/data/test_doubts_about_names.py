@@ -13,8 +13,8 @@ from gantk.errors import UserError
 GROUPS = {"kirby": 102, "ms26": 84, "tcga6692": 60, "oasis": 7, "p": 1}
 
 
-def drawn(root, stems, kinds=("CT", "MR")):
-    for b, kind in enumerate(kinds):
+def drawn(root, stems):
+    for b, kind in enumerate(("CT", "MR")):
         for n, stem in enumerate(stems):
             noise = np.random.default_rng([b, n]).integers(0, 255, (16, 16), dtype=np.uint8)
             (root / kind).mkdir(parents=True, exist_ok=True)
@@ -22,8 +22,8 @@ def drawn(root, stems, kinds=("CT", "MR")):
     return root
 
 
-def of_groups(start=0):
-    return [f"{word}_{first + i:03d}" for word, first in GROUPS.items() for i in range(start, 9)]
+def of_groups():
+    return [f"{word}_{first + i:03d}" for word, first in GROUPS.items() for i in range(9)]
 
 
 def source(path, name="folders", **options):
@@ -89,8 +89,10 @@ def test_a_run_names_the_contrasts_that_it_leaves_out(tmp_path, as_table, domain
     assert "--set 'data.domains=" in note
 
 
-def warnings_of(root, kind="patients", **options):
-    return [each["what"] for each in check(root, **options)["problems"] if each["kind"] == kind]
+def warnings_of(root, **options):
+    return [
+        each["what"] for each in check(root, **options)["problems"] if each["kind"] == "patients"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,11 @@ A = (9, 13, 10)
 B = (8, 12)
 
 
-def head(
-    radius: float, tissues: tuple[float, ...] = MR, size: tuple[int, ...] = (32, 32)
-) -> torch.Tensor:
+def head(radius: float, tissues: tuple[float, ...]) -> torch.Tensor:
     """A ball of shells of the tissues, each 2 pixels thick, around the middle of an image of air."""
-    axes = torch.meshgrid(*[torch.arange(side) - side / 2 for side in size], indexing="ij")
-    distance = sum(axis**2 for axis in axes).sqrt()
-    image = torch.full(size, -1.0)
+    rows, columns = torch.meshgrid(*[torch.arange(32) - 16] * 2, indexing="ij")
+    distance = (rows**2 + columns**2).sqrt()
+    image = torch.full((32, 32), -1.0)
     for shell, value in enumerate(tissues):
         image[distance < radius - 2 * shell] = value
 

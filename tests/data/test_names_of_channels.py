@@ -15,15 +15,15 @@ from gantk.errors import UserError
 SPLIT = {"test": 0.4, "validation": 0.0}
 
 
-def nnunet(root, names=None, key="channel_names", channels=2, people=4):
-    for n, channel in np.ndindex(people, channels):
+def nnunet(root, names=None, channels=2):
+    for n, channel in np.ndindex(4, channels):
         name = f"imagesTr/p_{n:02d}_{channel:04d}.nii"
         volume(root / name, n * channels + channel, (12, 12, 4))
-    for n in range(people):
+    for n in range(4):
         volume(root / f"labelsTr/p_{n:02d}.nii", n, (12, 12, 4))
     if names is not None:
         numbered = {str(number): name for number, name in enumerate(names)}
-        (root / "dataset.json").write_text(json.dumps({key: numbered}))
+        (root / "dataset.json").write_text(json.dumps({"channel_names": numbered}))
     return root
 
 

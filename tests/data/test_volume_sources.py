@@ -257,11 +257,9 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
 
 
 def test_hidden_contrasts_leave_one_and_the_target():
-    def hidden(contrasts=3, slices=1, paired=True, count=4000):
-        batch = Batch(
-            {"a": torch.ones(count, contrasts * slices, 2, 2), "b": torch.ones(count, 2, 2, 2)}
-        )
-        names = {"a": tuple("xyz"[:contrasts]), "b": ("u", "v")}
+    def hidden(slices=1, paired=True):
+        batch = Batch(a=torch.ones(4000, 3 * slices, 2, 2), b=torch.ones(4000, 2, 2, 2))
+        names = {"a": tuple("xyz"), "b": ("u", "v")}
         torch.manual_seed(0)
         return hide_contrasts(
             batch, SimpleNamespace(contrasts=names, paired=paired, range=(-1.0, 1.0))

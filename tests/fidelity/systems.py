@@ -43,10 +43,10 @@ SMALL = {
 }
 
 
-def recipe_of(name: str, *settings: str, profile: str | None = None):
+def recipe_of(name: str, *settings: str):
     """The checked recipe of a published system, with further settings."""
     recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
-    return recipe.override(list(settings), profile).check()
+    return recipe.override(list(settings)).check()
 
 
 def small_model(name: str, *settings: str):

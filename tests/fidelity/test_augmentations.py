@@ -26,9 +26,9 @@ SHARES["dualgan_t1t2_unet15"] = SHARES["cyclegan_t1t2_unet15"]
 EFFECTS = sorted({(name, part) for name, shares in SHARES.items() for part in shares})
 
 
-def images(side=8):
+def images():
     """Images that no flip or turn leaves as they are, each another, within [-1, 1]."""
-    return 2 * torch.rand(COUNT, 1, side, side, generator=torch.Generator().manual_seed(0)) - 1
+    return 2 * torch.rand(COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
 
 
 def changed_by(name, part, given, always=True):

@@ -22,7 +22,7 @@ def weights_after_each_step(rule: str, **options) -> list[float]:
     return values
 
 
-def adam_of_the_paper(lr, betas, penalty, shrink, epsilon=1e-8) -> list[float]:
+def adam_of_the_paper(lr, betas, penalty, shrink) -> list[float]:
     """Kingma and Ba 2015, algorithm 1. `penalty`: L2, added to the gradient. `shrink`: decoupled
     weight decay (Loshchilov and Hutter 2019, algorithm 2).
     """
@@ -35,7 +35,7 @@ def adam_of_the_paper(lr, betas, penalty, shrink, epsilon=1e-8) -> list[float]:
         unbiased_mean = mean / (1 - betas[0] ** step)
         unbiased_square = square / (1 - betas[1] ** step)
         weight -= lr * shrink * weight
-        weight -= lr * unbiased_mean / (unbiased_square**0.5 + epsilon)
+        weight -= lr * unbiased_mean / (unbiased_square**0.5 + 1e-8)
         values.append(weight)
 
     return values

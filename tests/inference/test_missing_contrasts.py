@@ -45,10 +45,10 @@ def volume(path: Path, seed: int, shape=SHAPE, affine=GRID) -> Path:
     return path
 
 
-def patient(folder: Path, stems: dict[str, str], names=NAMES, seed: int = 0) -> Path:
+def patient(folder: Path, stems: dict[str, str], names=NAMES) -> Path:
     for number, name in enumerate(NAMES):
         if name in names:
-            volume(folder / f"{stems[name]}.nii.gz", seed + number)
+            volume(folder / f"{stems[name]}.nii.gz", number)
     return folder
 
 
@@ -380,9 +380,9 @@ def model(run):
     return toolkit.load(run, device="cpu")
 
 
-def images(count: int = 2, shape=SHAPE[::-1]) -> dict[str, np.ndarray]:
+def images() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {name: rng.uniform(0, 600, shape).astype(np.float32) for name in NAMES[:count]}
+    return {name: rng.uniform(0, 600, SHAPE[::-1]).astype(np.float32) for name in NAMES[:2]}
 
 
 def test_arrays_by_contrast_give_an_array_of_one(model):

@@ -75,11 +75,11 @@ def test_results_are_reused_for_equal_inputs_and_options(tiny_run, tmp_path):
 
     (source / "bad.nii.gz").write_bytes(b"no image at all")
 
-    def times(run: Path = tiny_run, **options) -> list[int]:
+    def times(**options) -> list[int]:
         with pytest.raises(
             GantkError, match=r"1 of 4 images could not be translated(.|\n)*bad\.nii\.gz"
         ):
-            translate(run, source, out, say=said.append, **options)
+            translate(tiny_run, source, out, say=said.append, **options)
         return [(out / f"{k}.nii.gz").stat().st_mtime_ns for k in range(3)]
 
     first = times()
@@ -477,8 +477,9 @@ def test_folds_are_one_model_however_they_are_named(scan, tmp_path):
 # ---- backgrounds of z-scores
 
 
-def stripped_scan(shape=(12, 40, 40), radius: float = 14.0) -> np.ndarray:
+def stripped_scan(radius: float = 14.0) -> np.ndarray:
     """A ball of tissue from 60 to 300 in a background of 0."""
+    shape = (12, 40, 40)
     places = np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij")
     inside = sum(np.square(place) for place in places) < radius**2
     tissue = np.random.default_rng(0).uniform(60, 300, shape)

@@ -235,10 +235,9 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
 # ---- how well an uncertainty predicts the error
 
 
-def judged(errors, uncertainties, inside=None, patients=None) -> dict:
-    inside = np.ones_like(errors[:, :1]) if inside is None else inside
-    patients = patients or [""] * len(errors)
-    return judge_uncertainty(errors, uncertainties, inside, patients).dump()
+def judged(errors, uncertainties) -> dict:
+    inside = np.ones_like(errors[:, :1])
+    return judge_uncertainty(errors, uncertainties, inside, [""] * len(errors)).dump()
 
 
 @pytest.mark.parametrize(

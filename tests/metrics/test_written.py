@@ -87,8 +87,8 @@ VARIATIONS = {
 }
 
 
-def write_scans(folder: Path, kind: Kind, people: int = 5) -> Path:
-    for number in range(people):
+def write_scans(folder: Path, kind: Kind) -> Path:
+    for number in range(5):
         for domain, values in contrasts(number, kind.shape).items():
             path = folder / domain / kind.name.format(f"p{number:02d}")
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -283,10 +283,9 @@ def image(
     return channels_last(drawn).detach().requires_grad_()
 
 
-def passed(module: nn.Module, x: Tensor, bf16: bool = False) -> list[Tensor]:
+def passed(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Output and gradients, of the input first, for a fixed random gradient of the output."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        y = module(x)
+    y = module(x)
     gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
     return [y.detach(), *torch.autograd.grad(y, (x, *module.parameters()), gradient)]
 

@@ -43,10 +43,10 @@ def other(here: Path, method: dict, *options: object, **changes: dict) -> Args:
 
 
 def on_pictures(
-    here: Path, change: Callable[[Path], object] = lambda data: None, a: int = 16, b: int = 16
+    here: Path, change: Callable[[Path], object] = lambda data: None, b: int = 16
 ) -> Args:
     """`gantk run` on pictures in two folders of which something is wrong."""
-    change(files.two_domains(here / "data", a, b))
+    change(files.two_domains(here / "data", b=b))
     return train(here, "--data", "data")
 
 

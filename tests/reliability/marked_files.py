@@ -26,8 +26,8 @@ def mark(place: str, digits: bool = False) -> str:
     return f"99877{number}" if digits else f"Markzq{number}"
 
 
-def dicom_tree(root: Path, patients: int = 6) -> Path:
-    for number in range(patients):
+def dicom_tree(root: Path) -> Path:
+    for number in range(6):
         name = f"{mark('PatientName')}^{mark('PatientName')}"
         identity = {"PatientName": name, "PatientID": mark("PatientID", digits=number % 2 == 0)}
         study = {
@@ -106,8 +106,8 @@ def hide(path: Path) -> None:
     found.save_as(path)
 
 
-def nifti_tree(root: Path, patients: int = 6) -> Path:
-    for number in range(patients):
+def nifti_tree(root: Path) -> Path:
+    for number in range(6):
         for place, contrast in enumerate(("t1", "t2")):
             kind = (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Image)[number % 3]
             image = kind(made.head(16, 32, 32, seed=10 * number + place).T, np.diag([1.0, 1, 2, 1]))
@@ -158,8 +158,8 @@ def itk_files(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.suffix not in (".raw", ".zraw"))
 
 
-def picture_tree(root: Path, patients: int = 6) -> Path:
-    for number, kind in zip(range(patients), ["png", "jpg", "tif"] * 9, strict=False):
+def picture_tree(root: Path) -> Path:
+    for number, kind in enumerate(["png", "jpg", "tif"] * 2):
         for place, contrast in enumerate(("T1", "T2")):
             (root / contrast).mkdir(parents=True, exist_ok=True)
             path = root / contrast / f"p{number}.{kind}"

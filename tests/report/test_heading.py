@@ -33,8 +33,8 @@ def gantk_toml(tables: dict) -> str:
     return tomli_w.dumps(tables)
 
 
-def page_of(folder, name: str, settings=(), profile=None, **environment) -> Page:
-    record, text, _ = recorded(name, settings, profile)
+def page_of(folder, name: str, **environment) -> Page:
+    record, text, _ = recorded(name, (), None)
     files = {"environment": {"recipe": record} | environment, "metrics": METRICS}
     return Page(write_report(make_run(folder / "run", recipe=text, **files)))
 

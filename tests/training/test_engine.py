@@ -29,16 +29,16 @@ def sgd(parameters, lr: float = 0.1):
     return torch.optim.SGD(parameters, lr=lr)
 
 
-def engine_of(method: Method, steps: int = 4, ema: float = 0.0, **keys) -> Engine:
-    return Engine(method, train_table(sgd, ema=ema, **keys), steps, CPU)
+def engine_of(method: Method, steps: int = 4, **keys) -> Engine:
+    return Engine(method, train_table(sgd, ema=0.0, **keys), steps, CPU)
 
 
 def ones(step: int = 0, stage: Stage | None = None) -> Batch:
     return Batch(image=torch.ones(2, 1))
 
 
-def train(engine: Engine, batch_at=ones) -> list[dict]:
-    return [losses for _, _, losses in engine.fit(batch_at)]
+def train(engine: Engine) -> list[dict]:
+    return [losses for _, _, losses in engine.fit(ones)]
 
 
 # ---- phases --------------------------------------------------------------------------------------

@@ -58,14 +58,14 @@ def images(step: int = 0, stage: Stage | None = None) -> Batch:
     return Batch(image=torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
 
 
-def sketched(graph=None, rule=adam, steps: int = 14, **options) -> Engine:
+def sketched(graph=None, rule=adam, **options) -> Engine:
     """An engine of the sketch, recorded by `graph`."""
     method = CPU.place(Sketch(**options), 2)
-    return Engine(method, train_table(rule, schedule=Linear, seed=3), steps, CPU, graph=graph)
+    return Engine(method, train_table(rule, schedule=Linear, seed=3), 14, CPU, graph=graph)
 
 
-def train(engine: Engine, batch_at=images) -> list[dict]:
-    return [losses for _, _, losses in engine.fit(batch_at)]
+def train(engine: Engine) -> list[dict]:
+    return [losses for _, _, losses in engine.fit(images)]
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

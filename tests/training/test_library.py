@@ -16,12 +16,12 @@ GUIDE = ROOT / "docs" / "guides" / "engine-in-your-program.md"
 CPU = {"device": "cpu"}
 
 
-def images(seed=0, count=2, size=(32, 32), low=-1.0, high=1.0):
+def images(seed=0, size=(32, 32), low=-1.0, high=1.0):
     """A batch of T1 and T2, with an entry that is no image."""
     drawn = torch.Generator().manual_seed(seed)
-    shape = (count, 1, *size)
+    shape = (2, 1, *size)
     batch = {name: torch.rand(shape, generator=drawn) * (high - low) + low for name in ("T1", "T2")}
-    return batch | {"path": ["somewhere"] * count}
+    return batch | {"path": ["somewhere"] * 2}
 
 
 def endless():

@@ -72,31 +72,29 @@ def options_of(name: str, number: int | str) -> dict:
     return EVERYTHING[name] if number == "everything" else METHODS[name][number]
 
 
-def method_of(name: str, number: int | str, dims: int = 2, **changes) -> Method:
+def method_of(name: str, number: int | str, **changes) -> Method:
     """A method at its last stage, fading in where it can."""
     torch.manual_seed(0)
     options = options_of(name, number) | changes
     part = small_part("method", name, options)
-    size = small_size(dims)
+    size = small_size(2)
     classes = ("one", "other") if options.get("conditional") else ()
-    method = part(Geometry(dims, size, dict.fromkeys(part.target.reads, 1), classes)).train()
+    method = part(Geometry(2, size, dict.fromkeys(part.target.reads, 1), classes)).train()
     stages = [stage for stage in method.stages(100) if stage.size == size]
     method.progress.fill_(0.75)  # in the middle of the last fade-in of progan
     method.begin(stages[0], batch_of(method))
     return method
 
 
-def batch_of(method: Method, count: int = 2, seed: int = 0) -> Batch:
+def batch_of(method: Method) -> Batch:
     size = method.geometry.size
     batch = Batch()
     for place, name in enumerate(method.reads):
-        batch[name] = random_images(count, 1, size, seed=seed + place)
-        batch[f"mask_{name}"] = (
-            random_images(count, 1, size, seed=seed + 10 + place) > 0.5
-        ).float()
+        batch[name] = random_images(2, 1, size, seed=place)
+        batch[f"mask_{name}"] = (random_images(2, 1, size, seed=10 + place) > 0.5).float()
 
     if method.geometry.classes:
-        batch["label"] = torch.arange(count) % 2
+        batch["label"] = torch.arange(2)
     return batch
 
 

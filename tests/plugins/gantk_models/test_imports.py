@@ -214,10 +214,10 @@ def options_of(network: str, norm: str = "instance", channels: int = 1, **more) 
     return options | {"preprocess": "resize_and_crop", "n_epochs": 100} | more
 
 
-def draw_picture(path: Path, side: int, channels: int, brightest: int = 255) -> np.ndarray:
+def draw_picture(path: Path, side: int, channels: int) -> np.ndarray:
     rng = np.random.default_rng(side + channels)
     shape = (side // 8, side // 8, 3)[: 3 if channels == 3 else 2]
-    small = Image.fromarray(rng.integers(0, brightest + 1, shape).astype(np.uint8))
+    small = Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8))
     small.resize((side, side), Image.BICUBIC).save(path)
     return np.asarray(Image.open(path))
 

@@ -15,10 +15,10 @@ InputBiasField = registered("post", "bias_field")
 BrightEnd = registered("post", "bright_end")
 
 
-def head(seed: int, slices: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+def head(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """An input and the truth, dark where it is bright, (D, 1, 32, 32): rods that lean, in air."""
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    steps = torch.arange(slices)[:, None, None] / 2 + seed
+    steps = torch.arange(12)[:, None, None] / 2 + seed
     rods = torch.sin((rows + steps) / 3).sign() * torch.sin((columns - steps) / 4).sign()
     air = (rows - 16) ** 2 + (columns - 16) ** 2 > 144
     given = torch.where(air, -1.0, 0.4 * rods)[:, None]

@@ -18,20 +18,13 @@ Fid = registered("metric", "fid")
 Prdc = registered("metric", "prdc")
 
 
-def blobs(
-    count: int, seed: int = 0, size=(32, 32), width: float = 5.0, channels: int = 1
-) -> torch.Tensor:
-    """Images of one soft disc each, at a random place, from 0 to 2."""
+def blobs(count: int, seed: int = 0) -> torch.Tensor:
+    """Images (count, 1, 32, 32) of one soft disc each, at a random place, from 0 to 2."""
     rng = np.random.default_rng(seed)
-    grids = np.meshgrid(*[np.arange(side) for side in size], indexing="ij")
-    images = []
-    for _ in range(count * channels):
-        centre = [rng.uniform(0.3, 0.7) * side for side in size]
-        squares = [(grid - c) ** 2 for grid, c in zip(grids, centre, strict=True)]
-        images.append(2 * np.exp(-sum(squares) / (2 * width**2)))
-
-    stacked = torch.tensor(np.array(images), dtype=torch.float32)
-    return stacked.reshape(count, channels, *size)
+    rows, columns = np.indices((32, 32))
+    centres = 32 * rng.uniform(0.3, 0.7, (count, 2))
+    images = [2 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 50) for y, x in centres]
+    return torch.tensor(np.array(images), dtype=torch.float32)[:, None]
 
 
 def drawn(count: int, named: str = "drawn ") -> list[str]:
@@ -39,8 +32,8 @@ def drawn(count: int, named: str = "drawn ") -> list[str]:
     return [f"{named}{i}" for i in range(count)]
 
 
-def group(images: torch.Tensor, named: str = "drawn ") -> ImageGroup:
-    return ImageGroup(images, drawn(len(images), named))
+def group(images: torch.Tensor) -> ImageGroup:
+    return ImageGroup(images, drawn(len(images)))
 
 
 def groups(real: np.ndarray, fake: np.ndarray) -> list[ImageGroup]:

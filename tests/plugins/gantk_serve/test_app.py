@@ -90,8 +90,8 @@ def left(service) -> list[str]:
     return [str(path) for path in service.folder.rglob("*") if path.name != "taken"]
 
 
-def wait_until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
+def wait_until(condition):
+    end = time.monotonic() + 60.0
     while not condition() and time.monotonic() < end:
         threading.Event().wait(0.05)
     assert condition()

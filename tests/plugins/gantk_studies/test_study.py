@@ -195,7 +195,7 @@ def test_nothing_in_a_page_but_the_pixels_tells_real_from_made(kind, study):
     assert abs(np.mean(places) - 0.5) < 4 * error, "real ones stand anywhere"
 
 
-def simulated(kind, skills, rng, hard=0.0, slope=0.0):
+def simulated(kind, skills, rng, hard):
     """60 pairs' answers of readers who are right with these probabilities; over cases their logits
     vary by `hard`.
     """
@@ -208,7 +208,7 @@ def simulated(kind, skills, rng, hard=0.0, slope=0.0):
         chance = 1 / (
             1 + np.exp(-np.log(skill / (1 - skill)) - shift[[case for case, *_ in asked]])
         )
-        right = rng.random(len(asked)) < chance + slope * np.linspace(-0.5, 0.5, len(asked))
+        right = rng.random(len(asked)) < chance
         given = [
             which if (kind == "2afc") == ok else 1 - which
             for (_, which, _), ok in zip(asked, right, strict=True)

@@ -51,9 +51,9 @@ def blobs(
     )
 
 
-def stripes(channels: int = 1, size: tuple[int, int] = (32, 32)) -> torch.Tensor:
-    """A style: (1, channels, *size), unlike any blob."""
-    return torch.sin(torch.arange(size[1]).float()).expand(1, channels, *size).clone()
+def stripes(size: tuple[int, int] = (32, 32)) -> torch.Tensor:
+    """A style: (1, 1, *size), unlike any blob."""
+    return torch.sin(torch.arange(size[1]).float()).expand(1, 1, *size).clone()
 
 
 def styled(content, style, encoder, steps: int = 100, shared: bool = True, **options):

@@ -14,8 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Geometry
-from gantk.plugin.spec import bind_or_raise
+from gantk.method import Batch
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 
@@ -31,8 +30,8 @@ DCGAN = {
 }
 
 
-def dcgan(size=(32, 32), classes=(), span=(-1.0, 1.0), **options):
-    return method_of(DCGAN | options, size, {"image": 1}, classes=classes, range=span)
+def dcgan(size=(32, 32), classes=(), **options):
+    return method_of(DCGAN | options, size, {"image": 1}, classes=classes)
 
 
 def trained(method, batch_at, steps, ema=0.9, rule=adam):
@@ -119,24 +118,6 @@ def test_averaged_weights_have_their_own_batch_statistics():
 
     assert scaled.mean().abs() < 0.2
     assert 0.8 < scaled.std() < 1.2
-
-
-# ---- ProGAN --------------------------------------------------------------------------------------
-
-PROGAN = {"name": "progan", "latent": 8, "base": 32, "width": 8}
-
-
-def progan(side: int = 16, dims: int = 2, seed: int = 0, classes: tuple[str, ...] = (), **options):
-    torch.manual_seed(seed)
-    return bind_or_raise("method", PROGAN | options)(
-        Geometry(dims, (side,) * dims, {"image": 1}, classes)
-    )
-
-
-# The pair of the paper's table 2: 1024 px, 3 channels.
-
-
-# Layers against their formulas, in float64.
 
 
 # ---- VAE

@@ -22,15 +22,11 @@ SMALL = {
 }
 
 
-def data_of(recipe: str, profile: str | None = None, **more) -> Data:
-    """The data of a bundled recipe, of ten small heads."""
-    model = load_recipe(recipe).override(SMALL | more, profile).check()
-    return Data(model.data, model.method.target)
-
-
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return data_of("dualgan_t1t2")
+    """The data of a bundled recipe, of ten small heads."""
+    model = load_recipe("dualgan_t1t2").override(SMALL).check()
+    return Data(model.data, model.method.target)
 
 
 @pytest.fixture(scope="module")

@@ -18,27 +18,21 @@ from gantk.method import Batch, Method
 from gantk_translation.any_to_any.scoring import cases
 
 
-def build(
-    name: str = "pix2pix", channels: tuple[int, int] = (1, 1), dims: int = 2, **options
-) -> Method:
+def build(name: str = "pix2pix", **options) -> Method:
     """A small method on images of 16 pixels a side."""
     table = {"name": name, "generator": UNET} | (
         {} if name == "regression" else {"discriminator": PATCHGAN}
     )
     table |= {"pool": 0} if name in ("cyclegan", "dualgan") else {}
-    return method_of(table | options, (16,) * dims, channels)
+    return method_of(table | options)
 
 
-def pairs(channels: tuple[int, int] = (1, 1), dims: int = 2, n: int = 2) -> Batch:
-    """Random pairs with lesions in one corner; the same for the same shape."""
-    size = (16,) * dims
-    batch = {
-        name: random_images(n, count, size, seed=count)
-        for name, count in zip("ab", channels, strict=True)
-    }
-    mask = torch.zeros(n, 1, *size)
-    mask[(slice(None), slice(None), *[slice(0, 6)] * dims)] = 1.0
-    return Batch(batch | {"mask_a": mask, "mask_b": mask.flip(2)})
+def pairs() -> Batch:
+    """Random pairs, always the same, with lesions in one corner."""
+    images = {name: random_images(2, 1, (16, 16), seed=1) for name in "ab"}
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, :6, :6] = 1.0
+    return Batch(images | {"mask_a": mask, "mask_b": mask.flip(2)})
 
 
 def double(x: Tensor) -> Tensor:

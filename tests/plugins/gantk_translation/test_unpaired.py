@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import PATCHGAN, UNET, method_of, random_images, registered
+from tiny import PATCHGAN, UNET, method_of, random_images
 
 import gantk as package
 from gantk import UNet
 from gantk.errors import UserError
 from gantk.losses.structure import local_ncc_and_flat_region
-from gantk.method import Batch, Geometry
+from gantk.method import Batch, Geometry, Method
 from gantk.plugin.spec import bind
 from gantk_translation.cut.patchnce import PatchNCE
 from gantk_translation.munit.network import AdaIN, LayerNorm
-
-MUNIT = registered("method", "munit")
 
 # ---- MUNIT ---------------------------------------------------------------------------------------
 
@@ -23,19 +21,12 @@ JUDGE = {"name": "munit", "width": 4, "layers": 2}
 SMALL = {"width": 4, "blocks": 1, "mlp_dim": 16, "discriminator": JUDGE}
 
 
-def build(dims: int = 2, side: int = 32, channels: tuple[int, int] = (1, 1), **options) -> MUNIT:
-    return method_of({"name": "munit"} | SMALL | options, (side,) * dims, channels)
+def build(**options) -> Method:
+    return method_of({"name": "munit"} | SMALL | options, (32, 32))
 
 
-def batch_of(method: MUNIT, count: int = 2, seed: int = 0) -> Batch:
-    channels = method.geometry.channels
-    size = method.geometry.size
-    return Batch(
-        {
-            name: random_images(count, channels[name], size, seed=seed + k)
-            for k, name in enumerate("ab")
-        }
-    )
+def images() -> Batch:
+    return Batch({name: random_images(2, 1, (32, 32), seed=k) for k, name in enumerate("ab")})
 
 
 def count(module: torch.nn.Module) -> int:
@@ -99,7 +90,7 @@ def test_losses_are_the_formulas_of_the_paper():
     that were drawn.
     """
     method = build(image=10.0, content=1.0, style=2.0, cycle=3.0, local_ncc=4.0, flat_region=5.0)
-    batch = batch_of(method)
+    batch = images()
     torch.manual_seed(5)
     losses = method.generator_losses(batch)
     torch.manual_seed(5)
@@ -126,7 +117,7 @@ def test_losses_are_the_formulas_of_the_paper():
         )
 
     assert len(losses) == 14
-    none = build(image=0.0, content=0.0, style=0.0).generator_losses(batch_of(method))
+    none = build(image=0.0, content=0.0, style=0.0).generator_losses(images())
     assert set(none) == {"adversarial_a", "adversarial_b"}
     torch.testing.assert_close(
         batch["fake_a"], auto_a.decode(auto_b.content(b), drawn_a), rtol=1e-4, atol=1e-5

@@ -35,11 +35,11 @@ def smooth(count: int, seed: int, side: int = 48) -> torch.Tensor:
     return images + 0.02 * torch.randn(images.shape, generator=draw)
 
 
-def with_disc(images: torch.Tensor, row: int, column: int, height: float = 0.5) -> torch.Tensor:
+def with_disc(images: torch.Tensor, row: int, column: int) -> torch.Tensor:
     rows, columns = torch.meshgrid(
         *[torch.arange(side) for side in images.shape[2:]], indexing="ij"
     )
-    return images + height * (((rows - row) ** 2 + (columns - column) ** 2) <= 9)
+    return images + 0.5 * (((rows - row) ** 2 + (columns - column) ** 2) <= 9)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
