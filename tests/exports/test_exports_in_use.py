@@ -10,6 +10,8 @@ from tiny import PATCHGAN, ROOT, UNET, small_run
 
 import gantk as toolkit
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = sorted(
     path.parent.name for path in ROOT.glob("plugins/gantk_models/shipped/*/recipe.toml")
 )
@@ -80,7 +82,6 @@ def expect_same_files(model, exported: Path, patient: Path, contrasts, out: Path
         assert difference.mean() < 1e-6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_exported_file_translates_as_its_run(case, patients, tmp_path):
     method, data, contrasts = CASES[case]
@@ -91,7 +92,6 @@ def test_an_exported_file_translates_as_its_run(case, patients, tmp_path):
     expect_same_files(run, path, patients / "p1", contrasts, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_exported_shipped_model_translates_as_itself(name, patients, tmp_path):
     path = toolkit.export(name, out=tmp_path / "model.onnx", say=lambda line: None)

@@ -8,6 +8,8 @@ from systems import recipe_of
 
 from gantk.data.augment import augment_batch
 
+pytestmark = pytest.mark.fidelity
+
 COUNT = 600  # images of which each is changed by itself
 # system -> how often each of its augmentations changes an image
 SHARES = {
@@ -114,13 +116,11 @@ def assert_rotate(name):
     assert spread(torch.atan2(along, across) * 180 / math.pi, -10.0, 10.0)
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize(("name", "part"), EFFECTS)
 def test_an_augmentation_changes_images_as_stated(name, part):
     globals()[f"assert_{part}"](name)
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize(("name", "part"), EFFECTS)
 def test_an_augmentation_changes_its_share_of_the_images(name, part):
     given = images()
@@ -129,7 +129,6 @@ def test_an_augmentation_changes_its_share_of_the_images(name, part):
     assert float(changed.float().mean()) == pytest.approx(SHARES[name][part], abs=0.06)
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", SHARES)
 def test_both_domains_of_a_batch_are_augmented_apart(name):
     parts = [part(2) for part in recipe_of(name).data.augment]

@@ -8,6 +8,8 @@ import tomllib
 import pytest
 from tiny import ROOT
 
+pytestmark = pytest.mark.fidelity
+
 REPORTS = tomllib.loads((ROOT / "tests" / "fidelity" / "stated.toml").read_text("utf-8"))
 FIGURES = {
     recipe: system["paper"]["figures"]
@@ -125,7 +127,6 @@ def scores_cell(figures):
     return "<br>".join(cells)
 
 
-@pytest.mark.fidelity
 def test_recipes_state_the_published_figures_and_no_other():
     recipes = {
         path.stem: tomllib.loads(path.read_text("utf-8"))
@@ -140,7 +141,6 @@ def test_recipes_state_the_published_figures_and_no_other():
     assert published == FIGURES
 
 
-@pytest.mark.fidelity
 def test_pages_show_published_figures_beside_their_system():
     wrong = []
     for page in PAGES:
@@ -151,7 +151,6 @@ def test_pages_show_published_figures_beside_their_system():
     assert wrong == []
 
 
-@pytest.mark.fidelity
 def test_no_published_figure_stands_without_its_system():
     alone = []
     for page in PAGES:
@@ -166,7 +165,6 @@ def test_no_published_figure_stands_without_its_system():
     assert alone == []
 
 
-@pytest.mark.fidelity
 def test_readme_and_page_show_both_published_scores():
     for page in (ROOT / "README.md", ROOT / "benchmarks" / "results" / "published-systems.md"):
         shown = {found.groups()[:3] for found in re.finditer(SCORES, text_of(page))}
@@ -174,7 +172,6 @@ def test_readme_and_page_show_both_published_scores():
         assert shown == {("CycleGAN", "T1 -> T2", "8.09"), ("DualGAN", "T2 -> T1", "10.91")}
 
 
-@pytest.mark.fidelity
 def test_the_page_shows_all_six_accuracies():
     page = ROOT / "benchmarks" / "results" / "published-systems.md"
     shown = {found.groups() for found in re.finditer(ACCURACY, text_of(page))}

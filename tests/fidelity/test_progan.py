@@ -10,6 +10,8 @@ from systems import build, recipe_of, small_model
 
 from gantk.method import Batch
 
+pytestmark = pytest.mark.fidelity
+
 LEVEL = 2  # 16 px, the size of the small system
 HE = math.sqrt(2)  # gain of a layer ahead of a ReLU (He et al. 2015)
 
@@ -76,7 +78,6 @@ def draw_biases(method):
                 values.normal_()
 
 
-@pytest.mark.fidelity
 def test_both_networks_compute_the_layers_of_karras():
     method, batch = trained()
     draw_biases(method)
@@ -93,7 +94,6 @@ def test_both_networks_compute_the_layers_of_karras():
     )
 
 
-@pytest.mark.fidelity
 def test_a_discriminator_fades_a_size_in_as_the_generator_does():
     method, batch = trained()
     draw_biases(method)
@@ -104,7 +104,6 @@ def test_a_discriminator_fades_a_size_in_as_the_generator_does():
     torch.testing.assert_close(found, stated, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("side", [4, 32])
 def test_large_maps_are_doubled_and_convolved_as_small_ones_are(side):
     method, _ = trained()
@@ -118,7 +117,6 @@ def test_large_maps_are_doubled_and_convolved_as_small_ones_are(side):
     torch.testing.assert_close(found, equal(layer, doubled), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.fidelity
 def test_filters_are_those_of_table_2():
     with torch.device("meta"):
         method = build(recipe_of("progan_tumour"))
@@ -128,7 +126,6 @@ def test_filters_are_those_of_table_2():
     assert method.g.first.weight.shape == (16 * 512, 512)
 
 
-@pytest.mark.fidelity
 def test_samples_are_made_of_normal_noise_at_the_last_size():
     method, _ = trained()
     method.double()  # float32 rounds differently on each processor
@@ -151,7 +148,6 @@ def test_samples_are_made_of_normal_noise_at_the_last_size():
     assert float(noise.pow(4).mean()) == pytest.approx(3.0, abs=0.8)  # 1.8 of a uniform one
 
 
-@pytest.mark.fidelity
 def test_weights_start_normal_of_deviation_1_and_biases_at_0():
     method, _ = trained()
     for name, values in method.named_parameters():
@@ -163,7 +159,6 @@ def test_weights_start_normal_of_deviation_1_and_biases_at_0():
             assert abs(float(weight.mean())) < 0.2
 
 
-@pytest.mark.fidelity
 def test_losses_are_wasserstein_with_gradient_penalty_and_drift():
     method, batch = trained()
     torch.manual_seed(7)
@@ -192,7 +187,6 @@ def test_losses_are_wasserstein_with_gradient_penalty_and_drift():
     assert not batch["fake"].requires_grad
 
 
-@pytest.mark.fidelity
 def test_a_size_is_faded_in_over_half_of_its_steps():
     method, batch = trained()
     sizes = [(stage.name, stage.steps) for stage in method.stages(100)]

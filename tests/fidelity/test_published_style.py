@@ -18,6 +18,8 @@ from gantk_style.encoder import LAYERS, VGG19
 from gantk_style.gram import gram
 from gantk_style.objective import Objective
 
+pytestmark = pytest.mark.fidelity
+
 # VGG19 (Simonyan and Zisserman 2015, table 1, column E): filters of its convolutions, a pooling
 # behind every block
 BLOCKS = [[64] * 2, [128] * 2, [256] * 4, [512] * 4, [512] * 4]
@@ -71,7 +73,6 @@ def post_of(name):
         return recipe_of(name).post[0](2, (-1.0, 1.0))
 
 
-@pytest.mark.fidelity
 def test_the_network_is_vgg19_as_pretrained_on_imagenet():
     asked = []
     build = encoder.timm_model
@@ -93,7 +94,6 @@ def test_the_network_is_vgg19_as_pretrained_on_imagenet():
     assert kinds == {"Conv2d", "AvgPool2d"}  # no dense layers
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize(("channels", "low"), [(1, -1.0), (3, -1.0), (1, 0.0)])
 def test_vgg19_averages_and_gives_what_is_behind_its_relus(channels, low):
     network = small_vgg(range=(low, 1.0))
@@ -105,7 +105,6 @@ def test_vgg19_averages_and_gives_what_is_behind_its_relus(channels, low):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.fidelity
 def test_a_gram_matrix_is_the_mean_product_of_two_filters():
     maps = torch.tensor([[[[1.0, 2.0]], [[3.0, 5.0]]]])  # two filters at two positions
 
@@ -122,7 +121,6 @@ def share(found, wanted):
     return ((found - wanted) ** 2).mean() / (wanted**2).mean()
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", STYLED)
 def test_content_and_style_losses_are_those_of_gatys(name):
     how = post_of(name).how
@@ -154,7 +152,6 @@ def test_content_and_style_losses_are_those_of_gatys(name):
         assert float(found[key]) == pytest.approx(float(loss), rel=1e-3)
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", STYLED)
 def test_the_real_image_is_content_the_generated_one_style(name):
     post = post_of(name)
@@ -172,7 +169,6 @@ def test_the_real_image_is_content_the_generated_one_style(name):
     assert shown == [(0.5, -0.5, False, 100)]
 
 
-@pytest.mark.fidelity
 def test_every_real_image_meets_a_synthesized_one_of_its_own():
     post = post_of("dcgan_tumour_style")
     post.batch = 2
@@ -193,7 +189,6 @@ def test_every_real_image_meets_a_synthesized_one_of_its_own():
     assert torch.equal(found, real)
 
 
-@pytest.mark.fidelity
 def test_each_image_of_a_batch_has_its_own_style():
     how = post_of("dcgan_tumour_style").how
     how = replace(how, content_layers=("conv1_2",), style_layers=("conv1_1", "conv2_1"))
@@ -210,7 +205,6 @@ def test_each_image_of_a_batch_has_its_own_style():
             torch.testing.assert_close(together[key][own], loss, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", STYLED)
 def test_the_best_image_on_the_way_from_the_content_is_returned(name):
     how = replace(post_of(name).how, smooth=0.0, content_layers=("conv1_2",))
@@ -233,7 +227,6 @@ def test_the_best_image_on_the_way_from_the_content_is_returned(name):
     assert found.abs().max() <= 1
 
 
-@pytest.mark.fidelity
 def test_pix2pix_images_are_smoothed_at_their_edges_only():
     image = torch.full((1, 1, 32, 32), -0.5)
     image[..., 16:] = 0.5  # an edge between two columns
@@ -250,7 +243,6 @@ def test_pix2pix_images_are_smoothed_at_their_edges_only():
     assert others == [0.0, 0.0]
 
 
-@pytest.mark.fidelity
 def test_the_result_of_a_transfer_is_what_is_smoothed():
     how = post_of("pix2pix_tumour_style").how
     how = replace(how, content_layers=("conv1_1",), style_layers=("conv1_1",))

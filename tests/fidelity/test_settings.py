@@ -15,6 +15,8 @@ from tiny import ROOT
 
 from gantk.recipe.load import load_recipe, resolved
 
+pytestmark = pytest.mark.fidelity
+
 RECORD = ROOT / "tests" / "fidelity" / "settings.json"
 
 
@@ -49,7 +51,6 @@ def recorded():
     return json.loads(RECORD.read_text("utf-8"))
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_no_setting_of_a_published_system_changes_unnoticed(name):
     known = recorded()[name]
@@ -59,7 +60,6 @@ def test_no_setting_of_a_published_system_changes_unnoticed(name):
     assert sorted(written(name).keys() - known.keys()) == []
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_recipe_calls_ours_what_its_report_leaves_open(name):
     paper = load_recipe(ROOT / "recipes" / f"{name}.toml").tables["paper"]
@@ -78,7 +78,6 @@ def test_a_recipe_calls_ours_what_its_report_leaves_open(name):
     ] == []
 
 
-@pytest.mark.fidelity
 def test_the_other_learning_rate_of_r4_stands_at_the_generator():
     for name in ("dcgan_tumour", "pix2pix_tumour", "progan_tumour"):
         lines = (ROOT / "recipes" / f"{name}.toml").read_text("utf-8").splitlines()
@@ -86,7 +85,6 @@ def test_the_other_learning_rate_of_r4_stands_at_the_generator():
         assert naming == (["optimizers.generator"] if name == "dcgan_tumour" else [])
 
 
-@pytest.mark.fidelity
 def test_the_width_of_the_smoothing_is_said_to_be_ours():
     text = (ROOT / "recipes" / "pix2pix_tumour_style.toml").read_text("utf-8")
     (line,) = re.findall(r"^smooth = .*#.*", text, re.MULTILINE)
@@ -94,7 +92,6 @@ def test_the_width_of_the_smoothing_is_said_to_be_ours():
     assert "does not state" in line
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", ["cyclegan_t1t2_unet15", "cyclegan_t1t2_64", "cyclegan_ct_mr"])
 def test_black_and_white_are_the_ends_of_the_range(name):
     mapping = recipe_of(name).data.intensity()

@@ -14,6 +14,8 @@ from gantk import Training
 from gantk.machine.runtime import Runtime
 from gantk.training.assemble import assemble
 
+pytestmark = pytest.mark.fidelity
+
 NATIVE = (27, 22)  # rows, columns: the shape of a slice of 217 x 181 pixels
 COUNTS = {"R1": (43, 46), "R0": (20, 20), "R3": (12, 10)}
 
@@ -59,7 +61,6 @@ def r1(tmp_path_factory):
     return training_on_pictures("cyclegan_t1t2_64", ("T1", "T2"), COUNTS["R1"], folder)
 
 
-@pytest.mark.fidelity
 def test_r1_trains_on_all_slices_for_1500_steps(r1):
     data = r1.parts.data
     sizes = {letter: len(images) for letter, images in data.training_sets().items()}
@@ -70,7 +71,6 @@ def test_r1_trains_on_all_slices_for_1500_steps(r1):
     assert any("nothing is held out" in line for line in data.description())
 
 
-@pytest.mark.fidelity
 def test_r1_is_shown_gray_squares_and_their_mirror_images(r1):
     for letter in "ab":
         plain = prepared(r1, letter)
@@ -87,7 +87,6 @@ def test_r1_is_shown_gray_squares_and_their_mirror_images(r1):
         assert set(kinds) == {(True, False), (False, True)}
 
 
-@pytest.mark.fidelity
 def test_r0_is_shown_gray_squares_and_each_in_another_way(tmp_path):
     training = training_on_pictures("dualgan_t1t2_unet15", ("T1", "T2"), COUNTS["R0"], tmp_path)
     plain = prepared(training, "a")
@@ -102,7 +101,6 @@ def test_r0_is_shown_gray_squares_and_each_in_another_way(tmp_path):
     assert not any(is_among(image, plain) for image in shown)  # all are cropped, at least
 
 
-@pytest.mark.fidelity
 def test_r3_is_shown_squares_as_they_are(tmp_path):
     training = training_on_pictures("cyclegan_ct_mr", ("CT", "MR"), COUNTS["R3"], tmp_path)
     for letter in "ab":

@@ -6,6 +6,8 @@ from systems import build, small_model
 
 from gantk.method import Batch
 
+pytestmark = pytest.mark.fidelity
+
 
 def shown_to(network):
     """Lists that get what a network is given in each call, and what it makes of it."""
@@ -25,7 +27,6 @@ def images(count, seed):
     return torch.rand(count, 1, 32, 32, generator=numbers) * 2 - 1
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize(("to", "way"), [("b", "g_ab"), ("a", "g_ba")])
 @pytest.mark.parametrize("name", ["cyclegan_ct_mr", "dualgan_t1t2_unet15"])
 def test_a_direction_is_translated_by_its_own_generator(name, to, way):
@@ -40,7 +41,6 @@ def test_a_direction_is_translated_by_its_own_generator(name, to, way):
     assert torch.equal(found, stated)
 
 
-@pytest.mark.fidelity
 def test_dcgan_samples_from_other_uniform_noise_for_each_image():
     method = build(small_model("dcgan_tumour", "method.latent=64")).eval()
     inputs, outputs = shown_to(method.generator)
@@ -57,7 +57,6 @@ def test_dcgan_samples_from_other_uniform_noise_for_each_image():
     assert torch.equal(found, torch.cat(outputs))
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("label", [0, 1])
 def test_pix2pix_translates_a_real_image_with_noise_and_class(label):
     method = build(small_model("pix2pix_tumour")).eval()
@@ -86,7 +85,6 @@ def style_gan():
     return method.eval(), examples
 
 
-@pytest.mark.fidelity
 def test_style_gan_adds_the_tumour_of_its_example(style_gan):
     method, examples = style_gan
     inputs, outputs = shown_to(method.g_ab)
@@ -102,7 +100,6 @@ def test_style_gan_adds_the_tumour_of_its_example(style_gan):
     torch.testing.assert_close(found, (real + 2 * outputs[0]).clamp(-1, 1))
 
 
-@pytest.mark.fidelity
 def test_style_gan_takes_the_tumour_away_by_the_second_network(style_gan):
     method, examples = style_gan
     inputs, outputs = shown_to(method.g_ba)

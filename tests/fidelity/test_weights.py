@@ -8,6 +8,8 @@ from losses import networks
 from systems import SMALL, build, small_model
 from torch import nn
 
+pytestmark = pytest.mark.fidelity
+
 NAMES = sorted(SMALL.keys() - {"progan_tumour"})  # which has its own, in test_progan
 
 
@@ -31,7 +33,6 @@ def is_normal(weights, mean, deviation):
     )
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", NAMES)
 def test_every_layer_starts_at_a_normal_distribution_of_002(name):
     for _, network in networks(build(small_model(name))).values():
@@ -48,7 +49,6 @@ def test_every_layer_starts_at_a_normal_distribution_of_002(name):
         assert is_normal(torch.cat(kernels), 0.0, 0.02)  # many: a uniform one has other moments
 
 
-@pytest.mark.fidelity
 @pytest.mark.parametrize("name", NAMES)
 def test_no_two_networks_start_alike(name):
     method = build(small_model(name))

@@ -11,6 +11,8 @@ import pytest
 from files import HERE, install_plugin, numbers, pictures, python, recipe, several
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 METHOD = '''
 """A least-squares GAN that translates one way without pairs."""
 from gantk import AdversarialLoss, Discriminator, Generator, Geometry, Method, Phase, hookimpl
@@ -132,7 +134,6 @@ def commands_alone(request, alone, tmp_path_factory):
     return kind, folder, scan, dict(zip(commands, ends, strict=True))
 
 
-@pytest.mark.slow
 def test_core_works_with_every_bundled_plugin_off(commands_alone):
     _, folder, _, ends = commands_alone
     assert "\n".join(end.err for end in ends.values() if end.code) == ""
@@ -144,7 +145,6 @@ def test_core_works_with_every_bundled_plugin_off(commands_alone):
     assert set(environment["plugins"]["left_out"]) == {*FAMILIES, "gantk_bench"}
 
 
-@pytest.mark.slow
 def test_core_lists_what_is_left_without_bundled_plugins(commands_alone):
     _, _, _, ends = commands_alone
     assert "foreign" in ends["list"].out
@@ -156,7 +156,6 @@ def test_core_lists_what_is_left_without_bundled_plugins(commands_alone):
     assert left_out == len(FAMILIES) + 1
 
 
-@pytest.mark.slow
 def test_core_translates_files_and_folders_on_their_grid(commands_alone):
     kind, folder, scan, _ = commands_alone
     inputs = {path.name for path in scan.parent.iterdir()}
@@ -182,7 +181,6 @@ print(gantk.load('run').translate(image, to='T2').shape)
 """
 
 
-@pytest.mark.slow
 def test_core_translates_arrays(alone, commands_alone):
     site, _ = alone
     _, folder, _, _ = commands_alone

@@ -30,6 +30,8 @@ from tiny import PATCHGAN, UNET, small_run
 
 from gantk.recipe.load import all_recipes, load_recipe, resolved
 
+pytestmark = pytest.mark.slow
+
 RECIPES = 400
 METADATA = 200
 SECONDS = 20.0
@@ -214,7 +216,6 @@ def answers(kind: str, questions: dict[str, str], folder: Path) -> dict[str, dic
     return found
 
 
-@pytest.mark.slow
 def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
     rng = random.Random(SEEDS[0])
     texts = []
@@ -245,7 +246,6 @@ def test_a_fuzzed_recipe_is_sound_or_told_in_one_message(tmp_path):
     answers("recipe", questions, tmp_path)
 
 
-@pytest.mark.slow
 def test_fuzzed_model_metadata_are_sound_or_one_message(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
