@@ -2,12 +2,14 @@
 project lies.
 """
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,6 +111,10 @@ def small_run(folder: Path, method: dict, steps: int = 0, post=(), **data) -> Pa
         "evaluate": {"samples": 1, "images": 8},
     }
     return gantk.run(tables, out=folder / "run", device="cpu", say=lambda line: None).path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
 
 
 def draw_pictures(

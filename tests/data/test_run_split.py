@@ -2,13 +2,11 @@
 data since.
 """
 
-import json
-
 import dicom_files as made
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny import draw_pictures
+from tiny import draw_pictures, read_json
 from volumes import FROM_NOISE, PAIRED, SIZE, UNPAIRED, volume
 
 from gantk import Data, evaluate, resume
@@ -177,13 +175,13 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
     recipe = copied_run / "recipe.toml"
     metrics = copied_run / "metrics.json"
     text = recipe.read_text()
-    was = json.loads(metrics.read_text())
+    was = read_json(metrics)
     said = []
     recipe.write_text(text.replace("subjects = 6", "subjects = 9"))  # which would hold out others
     for again in (evaluate, resume):
         metrics.unlink()
         again(copied_run, device="cpu", say=said.append)
-        assert json.loads(metrics.read_text())["metrics"] == was["metrics"]
+        assert read_json(metrics)["metrics"] == was["metrics"]
 
     assert (
         sum("6 images ('subject-006/slice-000'" in line and "left out" in line for line in said)

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, ROOT, UNET, python, small_run
+from tiny import PATCHGAN, ROOT, UNET, python, read_json, small_run
 from torch import nn
 
 import gantk as toolkit
@@ -300,8 +300,7 @@ copyright network_data_format"""
 def configs(bundle: Path) -> tuple[dict, dict]:
     """metadata.json and inference.json."""
     return tuple(
-        json.loads((bundle / "configs" / f"{name}.json").read_text())
-        for name in ("metadata", "inference")
+        read_json(bundle / "configs" / f"{name}.json") for name in ("metadata", "inference")
     )
 
 
@@ -325,7 +324,7 @@ def test_a_bundles_metadata_are_what_the_specification_asks_for(bundle):
 
 def test_a_bundles_card_states_scores_limits_and_licence(run, bundle):
     meta, _ = configs(bundle)
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json")
     psnr = metrics["metrics"]["a_to_b"]["psnr"]["value"]
 
     assert meta["eval_metrics"]["psnr"] == psnr

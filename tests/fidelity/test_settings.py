@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from systems import recipe_of
 from test_published import SYSTEMS, settings
-from tiny import ROOT
+from tiny import ROOT, read_json
 
 from gantk.recipe.load import load_recipe, resolved
 
@@ -48,7 +48,7 @@ def recorded():
     if os.environ.get("GANTK_RECORD") == "1":
         recipes = [f' "{name}": {{\n{lines_of(name)}\n }}' for name in sorted(SYSTEMS)]
         RECORD.write_text("{\n" + ",\n".join(recipes) + "\n}\n", "utf-8")
-    return json.loads(RECORD.read_text("utf-8"))
+    return read_json(RECORD)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

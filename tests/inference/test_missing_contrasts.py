@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import torch
 from dicom_files import head, series
-from tiny import PATCHGAN, UNET, small_run
+from tiny import PATCHGAN, UNET, read_json, small_run
 
 import gantk as toolkit
 from gantk.catalog.contrasts import (
@@ -231,7 +231,7 @@ def test_a_derivative_refers_to_the_input_whose_grid_it_has(run, tmp_path, onto)
         volume(folder / f"sub-01_{suffix}.nii.gz", seed, (side, side, 4))
 
     (made,) = translate(run, tmp_path / "in", tmp_path / "out", to="T1", onto=onto)
-    beside = json.loads((tmp_path / "out" / made.replace(".nii.gz", ".json")).read_text())
+    beside = read_json(tmp_path / "out" / made.replace(".nii.gz", ".json"))
 
     suffix = beside["SpatialReference"].split("sub-01_")[1].removesuffix(".nii.gz")
     assert suffix == ("ce-gadolinium_T1w" if onto == "T1CE" else "T1w")
@@ -360,7 +360,7 @@ def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, ther
     lines = []
 
     toolkit.translate(scored, tmp_path / "p1", tmp_path / "out", to="FLAIR", say=lines.append)
-    beside = json.loads((tmp_path / "out" / "flair.json").read_text())
+    beside = read_json(tmp_path / "out" / "flair.json")
 
     line = f"FLAIR from {', '.join(there)}: PSNR 23.14 dB on 5 held-out patients"
     assert any(line in each for each in lines)

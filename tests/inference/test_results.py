@@ -12,7 +12,7 @@ import pytest
 import torch
 from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
-from tiny import ROOT
+from tiny import ROOT, read_json
 
 import gantk as package
 from gantk.data.intensity import Percentile
@@ -256,7 +256,7 @@ def test_a_bids_tree_becomes_a_derivative(bids):
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
 
     assert files == expected
-    described = json.loads((out / "dataset_description.json").read_text())
+    described = read_json(out / "dataset_description.json")
     assert described["DatasetType"] == "derivative"
     assert described["DatasetLinks"] == {"raw": "../.."}
     assert described["GeneratedBy"][0]["Name"] == "gantk"
@@ -266,7 +266,7 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
     out = bids / "derivatives" / "gantk"
     translate(bids, out)
     path = out / "sub-02" / "anat" / "sub-02_space-MNI_desc-gantk_T2w.json"
-    sidecar = json.loads(path.read_text())
+    sidecar = read_json(path)
 
     assert sidecar["Sources"] == [f"bids:raw:{BIDS_NAMES[1]}.nii.gz"]
     assert sidecar["SpatialReference"] == sidecar["Sources"][0]
@@ -378,7 +378,7 @@ def test_almost_constant_values_are_mapped_to_finite_ones(scale):
 @pytest.mark.parametrize("better", [True, False])
 def test_a_translation_says_that_its_model_lost_to_a_baseline(copied_run, better, tmp_path):
     file = copied_run / "metrics.json"
-    results = json.loads(file.read_text())
+    results = read_json(file)
     for scores in results["verdict"].values():
         for verdict in scores.values():
             verdict["better"] = better

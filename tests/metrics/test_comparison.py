@@ -1,12 +1,12 @@
 """Files against files: names that fit, and one clear message where two folders cannot be compared."""
 
-import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import read_json
 
 import gantk
 
@@ -111,7 +111,7 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
     )
 
     matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
-    result = json.loads((tmp_path / "scores.json").read_text())
+    result = read_json(tmp_path / "scores.json")
 
     assert "rescaled by one line, to the mean and spread of the truth" in matched.out
     assert "(no least-squares fit, so scores may fall): truth = " in matched.out

@@ -1,10 +1,10 @@
 """`gantk eval RUN --data OTHER` scores a run on other images and leaves the run as it is."""
 
-import json
 import shutil
 
 import pytest
 import tomli_w
+from tiny import read_json
 from volumes import far_apart, volume
 
 import gantk
@@ -41,14 +41,14 @@ def contents(folder):
 
 
 def test_the_runs_own_test_images_score_as_before(run, tmp_path):
-    split = json.loads((run / "split.json").read_text())
+    split = read_json(run / "split.json")
     tested = {entry["subject"] for entry in split["splits"]["test"]}
     other = tmp_path / "other"
     for patient in tested:
         shutil.copytree(run.parent / "own" / patient, other / patient)
     said: list[str] = []
     scores = gantk.evaluate(run, data=other, device="cpu", say=said.append)
-    own = json.loads((run / "metrics.json").read_text())
+    own = read_json(run / "metrics.json")
     for metric in ("psnr", "mae"):
         value = scores["metrics"]["a_to_b"][metric]["value"]
         assert value == pytest.approx(own["metrics"]["a_to_b"][metric]["value"], rel=1e-6)
@@ -78,7 +78,7 @@ def packed(run, tmp_path_factory):
 @pytest.mark.parametrize("case", SEEN)
 def test_images_of_the_training_are_told(case, run, packed, tmp_path, gantk):
     part, kind, warnings = SEEN[case]
-    split = json.loads((run / "split.json").read_text())["splits"]
+    split = read_json(run / "split.json")["splits"]
     for patient in {entry["subject"] for entry in split[part]}:
         shutil.copytree(run.parent / "own" / patient, tmp_path / "other" / patient)
     model = {"run": run, "packed": packed}[kind]
@@ -90,7 +90,7 @@ def test_images_of_the_training_are_told(case, run, packed, tmp_path, gantk):
     assert text.count("warning") == len(warnings)
     assert all(words in text for words in warnings)
     assert ("fitted on these images themselves" in text) == (kind == "packed")
-    baselines = json.loads(out.read_text())["baselines"]
+    baselines = read_json(out)["baselines"]
     assert baselines.keys() == {"identity", "histogram", "intensity_map"}
     assert contents(model) == before
 
@@ -102,7 +102,7 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
     model = {"run": run, "packed": packed}[kind]
     gantk("eval", model, "--data", tmp_path / "other", "--json", out, "--device", "cpu").ok()
 
-    assert json.loads(out.read_text())["metrics"]["a_to_b"]["psnr"]["n"] == 2
+    assert read_json(out)["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 
 @pytest.mark.parametrize("kind", ["run", "packed"])

@@ -1,7 +1,6 @@
 """The best checkpoint is chosen on validation images: no copy and no collapse wins, a resume agrees."""
 
 import copy
-import json
 import os
 import shutil
 import signal
@@ -10,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scorers import CPU, Samples, scorer_of
-from tiny import TINY
+from tiny import TINY, read_json
 
 import gantk
 from gantk import Data
@@ -130,7 +129,7 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
     assert run.best().name == "step-000002"
     assert run.latest().name == "step-000005"
-    best = json.loads((run.path / "best.json").read_text())
+    best = read_json(run.path / "best.json")
     assert best["step"] == 2
     assert [row["score"] for row in best["table"]] == scores
 

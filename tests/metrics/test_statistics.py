@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 from pages import Page
-from tiny import TINY, draw_pictures
+from tiny import TINY, draw_pictures, read_json
 
 import gantk
 from gantk.errors import UserError
@@ -225,7 +225,7 @@ def scored(tmp_path_factory):
 
 
 def test_every_verdict_is_tested(scored):
-    metrics = json.loads((scored.path / "metrics.json").read_text("utf-8"))
+    metrics = read_json(scored.path / "metrics.json")
     test = metrics["verdict"]["a_to_b"]["psnr"]["test"]
 
     assert test["n"] == 14

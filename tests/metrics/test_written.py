@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from opens import count_opens
 from PIL import Image as Picture
+from tiny import read_json
 
 import gantk
 from gantk.errors import UserError
@@ -123,7 +124,7 @@ def train(scans: Path, out: Path, kind: Kind, **tables: dict) -> Path:
 
 def link_test_files(run: Path, scans: Path, folder: Path) -> tuple[Path, Path]:
     """Folders with the test patients' files of T1 and of T2."""
-    listed = json.loads((run / "split.json").read_text())["splits"]["test"]
+    listed = read_json(run / "split.json")["splits"]["test"]
     patients = set(re.findall(r"\bp[0-9]{2}", json.dumps(listed)))
     sides = []
     for domain in ("T1", "T2"):

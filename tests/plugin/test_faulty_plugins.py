@@ -1,12 +1,11 @@
 """A third party's broken package costs one warning: it is named, switched off, and the rest works."""
 
 import copy
-import json
 import os
 
 import pytest
 from packages import put_distribution
-from tiny import ROOT, python
+from tiny import ROOT, python, read_json
 
 import gantk as toolkit
 from gantk import registry
@@ -139,11 +138,11 @@ def test_a_part_that_cannot_score_is_an_error_before_training(
     ["result.metrics.clear(); 1 / 0", "result.x = object()", "result.metrics['a_to_b'] = 5"],
 )
 def test_scores_that_a_plugin_damages_are_kept(change, add_plugin, copied_run, capsys):
-    before = json.loads((copied_run / "metrics.json").read_text("utf-8"))
+    before = read_json(copied_run / "metrics.json")
     add_plugin("my-package", "mine", HOOK + f"gantk_images_scored(result): {change}")
     toolkit.evaluate(copied_run, device="cpu", say=lambda line: None)
 
-    after = json.loads((copied_run / "metrics.json").read_text("utf-8"))
+    after = read_json(copied_run / "metrics.json")
     assert after["metrics"] == before["metrics"]
     assert "is switched off" in capsys.readouterr().err
 

@@ -5,7 +5,6 @@ names.json holds the options of every command and of every part that a recipe ca
 version offered them.
 """
 
-import json
 import re
 import shutil
 import tomllib
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 from files import HERE, NOISE, TINY, gantk, log_of, pictures, recipe, saved
 from PIL import Image
+from tiny import read_json
 
-NAMES = json.loads((HERE / "names.json").read_text("utf-8"))
+NAMES = read_json(HERE / "names.json")
 
 
 def said(*words: object) -> str:
@@ -111,9 +111,7 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
         assert any(row[0] == name and "did not load" not in " ".join(row) for row in rows), name
 
     known = {line.split()[0] for line in said("recipes").splitlines() if line.strip()}
-    recorded = {
-        name.partition("@")[0] for name in json.loads((HERE / "recipes.json").read_text("utf-8"))
-    } - {"most"}
+    recorded = {name.partition("@")[0] for name in read_json(HERE / "recipes.json")} - {"most"}
 
     assert recorded <= known
     said("recipes", "copy", "dualgan_t1t2", tmp_path / "mine.toml")
@@ -136,7 +134,7 @@ def test_a_recipe_is_tried(tmp_path):
     rows = [line.split()[0] for line in said_of_it.splitlines() if line.strip()]
 
     assert {"memory", "step", "training"} <= set(rows)
-    assert json.loads((tmp_path / "forecast.json").read_text("utf-8"))
+    assert read_json(tmp_path / "forecast.json")
 
 
 # ---- what a run leaves ---------------------------------------------------------------------------
@@ -163,7 +161,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text("utf-8"))
+    return read_json(path)
 
 
 def test_a_run_leaves_the_files_that_the_readme_lists(run):
@@ -230,7 +228,7 @@ def test_an_onnx_file_gives_what_its_run_gives(run, scans, tmp_path):
 
 def test_data_are_looked_at_before_training(scans, tmp_path):
     assert "24 png" in said("data", "check", scans, "--json", tmp_path / "found.json")
-    assert json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert read_json(tmp_path / "found.json")
 
     broken = tmp_path / "broken"
     shutil.copytree(scans, broken)

@@ -2,7 +2,6 @@
 installed, every command of the core works on folders of pictures and on NIfTI volumes.
 """
 
-import json
 from pathlib import Path
 
 import nibabel
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from files import HERE, install_plugin, numbers, pictures, python, recipe, several
 from PIL import Image
+from tiny import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -137,10 +137,10 @@ def commands_alone(request, alone, tmp_path_factory):
 def test_core_works_with_every_bundled_plugin_off(commands_alone):
     _, folder, _, ends = commands_alone
     assert "\n".join(end.err for end in ends.values() if end.code) == ""
-    scores = json.loads((folder / "run" / "metrics.json").read_text("utf-8"))["metrics"]
+    scores = read_json(folder / "run" / "metrics.json")["metrics"]
     assert {"psnr", "kid_random"} <= scores["a_to_b"].keys()
     assert (folder / "run" / "report.html").stat().st_size > 10_000
-    environment = json.loads((folder / "run" / "environment.json").read_text("utf-8"))
+    environment = read_json(folder / "run" / "environment.json")
     assert environment["plugins"]["third_party"] == {"foreign": "gantk-foreign 1.0"}
     assert set(environment["plugins"]["left_out"]) == {*FAMILIES, "gantk_bench"}
 

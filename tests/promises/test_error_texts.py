@@ -16,6 +16,7 @@ import files
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import read_json
 
 FILE = Path(__file__).with_name("errors.json")
 RECORD = os.environ.get("GANTK_RECORD") == "1"
@@ -107,7 +108,7 @@ def changed(here: Path, **method: object) -> Args:
 
 def newer(here: Path) -> Args:
     path = next(shutil.copytree(here.parent / "RUN", here / "copy").glob("checkpoints/*/meta.json"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99, "sha256": {}}))
+    path.write_text(json.dumps(read_json(path) | {"format": 99, "sha256": {}}))
     return ["resume", "copy"]
 
 
@@ -483,7 +484,7 @@ def test_a_mistake_is_one_recorded_message(name, trained, tmp_path):
     outcome = files.gantk(*args, cwd=here)
     text = outcome.err.replace(str(here.resolve()), "HERE").replace(str(here), "HERE")
     text = re.sub(r"0x[0-9a-f]+", "0x", text.replace(str(tmp_path), "ABOVE")).strip()
-    kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+    kept = read_json(FILE) if FILE.exists() else {}
     if RECORD:
         kept = {
             each: text if each == name else kept[each]
@@ -503,7 +504,7 @@ def test_a_process_and_a_function_end_with_the_same_words(tmp_path, monkeypatch)
     """What is called in one process above is what the shell sees, and what Python raises."""
     import gantk
 
-    kept = json.loads(FILE.read_text("utf-8"))["check of nothing"]
+    kept = read_json(FILE)["check of nothing"]
     done = files.python("-m", "gantk", "data", "check", "nowhere")
 
     assert done.code == 2

@@ -2,7 +2,6 @@
 is.
 """
 
-import json
 import signal
 
 import files
@@ -14,6 +13,7 @@ from PIL import Image
 from pydicom import dcmread
 from test_scores import expect_recorded
 from through import MAPS
+from tiny import read_json
 
 
 def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
@@ -34,7 +34,7 @@ def test_a_folder_in_is_a_folder_out_with_the_same_names(identity):
 
 @pytest.mark.parametrize("name", ["oblique", "scaled", "lps", "header", "mr", "ct"])
 def test_a_scan_has_its_verdict_and_its_sources_beside_it(identity, name):
-    beside = json.loads((identity / "out" / f"{name}.json").read_text("utf-8"))
+    beside = read_json(identity / "out" / f"{name}.json")
     (fit,) = beside["FitsTrainingData"].values()
     assert beside["SyntheticData"] is True
     assert fit["Fits"] in ("yes", "partly", "no", "not recorded")

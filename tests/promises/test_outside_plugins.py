@@ -4,7 +4,6 @@ what it imports.
 
 import importlib
 import importlib.metadata
-import json
 import shutil
 from pathlib import Path
 
@@ -12,12 +11,13 @@ import pytest
 from files import HERE, install_plugin, log_of, saved, several
 from packages import install
 from PIL import Image
+from tiny import read_json
 
 PACKAGES = HERE / "third_party"
 
 # What 0.1 told plugins to build on, and what its bundled ones and the package that it scaffolds
 # import.
-PUBLIC = json.loads((HERE / "names.json").read_text("utf-8"))["modules"]
+PUBLIC = read_json(HERE / "names.json")["modules"]
 
 EVERY_HOOK = '''
 """A plugin of one module that offers a part of every kind and watches trainings."""
@@ -131,7 +131,7 @@ def test_its_method_trains_resumes_and_translates(installed, tmp_path):
 
     assert run.code == 0, run.err
     folder = tmp_path / "run"
-    assert "a_to_b" in json.loads((folder / "metrics.json").read_text("utf-8"))["metrics"]
+    assert "a_to_b" in read_json(folder / "metrics.json")["metrics"]
     watched = (folder / "watched.txt").read_text("utf-8").splitlines()
     assert [int(line.split()[1]) for line in watched] == [1, 2, 3, 4]
     losses = [line["losses"] for line in log_of(folder) if "losses" in line]

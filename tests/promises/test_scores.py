@@ -12,6 +12,7 @@ from pathlib import Path
 import files
 import numpy as np
 import pytest
+from tiny import read_json
 
 FILE = Path(__file__).with_name("scores.json")
 RECORD = os.environ.get("GANTK_RECORD") == "1"
@@ -34,7 +35,7 @@ def expect_recorded(name: str, found: object, tolerance: float = EXACT) -> None:
     """The same keys, words and whole numbers as in scores.json, and the same numbers to the
     tolerance.
     """
-    kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+    kept = read_json(FILE) if FILE.exists() else {}
     if RECORD:
         text = json.dumps(dict(sorted((kept | {name: found}).items())), indent=1)
         FILE.write_text(text + "\n", "utf-8")
@@ -109,7 +110,7 @@ def test_scores_of_pairs_are_equal_to_those_recorded(name, tmp_path):
     asked = ["--metrics", PAIRS, "--patient", PATIENT, "--json", tmp_path / "s.json"]
     files.gantk("eval", *sides, *asked, "--device", "cpu").ok()
 
-    expect_recorded(name, rows_of(json.loads((tmp_path / "s.json").read_text("utf-8"))))
+    expect_recorded(name, rows_of(read_json(tmp_path / "s.json")))
 
 
 @pytest.mark.parametrize("metric", [LPIPS, *SETS], ids=json.dumps)

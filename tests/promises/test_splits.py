@@ -13,6 +13,7 @@ import files
 import nibabel as nib
 import numpy as np
 import pytest
+from tiny import read_json
 
 from gantk import check, translate, write_report
 
@@ -51,7 +52,7 @@ def as_csv_says(scans: Path) -> tuple[str, str]:
 
 
 def split_of(run: Path) -> dict:
-    return json.loads((run / "split.json").read_text("utf-8"))
+    return read_json(run / "split.json")
 
 
 def sides(run: Path) -> dict[str, set[str]]:
@@ -130,7 +131,7 @@ def test_the_split_depends_on_its_own_seed_only(scans):
 
 def test_the_scores_are_of_the_patients_held_out(divided):
     found = sides(divided)
-    psnr = json.loads((divided / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    psnr = read_json(divided / "metrics.json")["metrics"]["a_to_b"]["psnr"]
     tested = [record for record in split_of(divided)["splits"]["test"] if record["domain"] == "a"]
 
     assert psnr["n"] == len(found["test"]) == 2
@@ -195,7 +196,7 @@ def test_matches_with_the_own_patient_are_said_beside_scores(scans, whole, told)
     run = scans.parent / "run"
     other = shutil.copytree(run, scans.parent / "other")
     write_report(run, other, out=scans.parent / "both.html")
-    recorded = json.loads((run / "environment.json").read_text("utf-8"))["matched"]
+    recorded = read_json(run / "environment.json")["matched"]
     page = (run / "report.html").read_text("utf-8")
     comparison = (scans.parent / "both.html").read_text("utf-8")
     for said in (
@@ -223,7 +224,7 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
     run = tmp_path / "run"
     assert tuple(map(len, sides(run).values())) == counts
 
-    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+    metrics = read_json(run / "metrics.json")
     report = (run / "report.html").read_text("utf-8")
     said = f"{count} patients have slices in both training and test"
     for text in (
@@ -240,7 +241,7 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
     assert row["n"] == counts[2] < row["images"]
     assert (row["ci95"] is None) == (verdict["probability"] is None)
     assert (row["ci95"] is None) == (counts[2] < 6)
-    assert json.loads((run / "best.json").read_text("utf-8"))["step"] == 1
+    assert read_json(run / "best.json")["step"] == 1
 
 
 def test_one_known_patient_is_refused_without_blocks(tmp_path):
@@ -254,7 +255,7 @@ def test_slices_without_patient_have_no_number_of_patients(tmp_path):
     assert "On 6 test images whose patients are not known" in outcome.out
     assert "one patient" not in outcome.out
     assert "data.source.patient" in outcome.out
-    results = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    results = read_json(tmp_path / "run" / "metrics.json")
     row = results["metrics"]["a_to_b"]["psnr"]
     verdict = results["verdict"]["a_to_b"]["psnr"]
     assert row["n"] is None

@@ -2,13 +2,11 @@
 trains.
 """
 
-import json
-
 import numpy as np
 import pytest
 from files import ended, gantk, process, recipe, saved
 from safetensors.numpy import load_file
-from tiny import draw_pictures
+from tiny import draw_pictures, read_json
 
 
 @pytest.mark.slow
@@ -64,4 +62,4 @@ def test_two_ranks_of_batch_2_are_one_process_of_batch_4(tmp_path):
     assert max(apart.values()) <= 1e-5, apart
     # half the images: not so
     assert max(float(np.abs(one[name] - other[name]).max(initial=0)) for name in one) > 1e-4
-    assert json.loads((tmp_path / "two" / "environment.json").read_text("utf-8"))["ranks"] == 2
+    assert read_json(tmp_path / "two" / "environment.json")["ranks"] == 2

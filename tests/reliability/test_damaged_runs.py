@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import draw_pictures
+from tiny import draw_pictures, read_json
 from warm import Warm
 
 pytestmark = pytest.mark.slow
@@ -181,7 +181,7 @@ def damage(path: Path, rng: random.Random) -> str:
 def results(command: str, place: Path) -> Any:
     """What must not be another one without a word: scores, or a picture."""
     if command in ("eval", "resume"):
-        found = json.loads((place / "run/metrics.json").read_text())
+        found = read_json(place / "run/metrics.json")
         return found["metrics"], found["baselines"]
     return np.asarray(Image.open(place / "out.png")).tolist() if command == "translate" else None
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import TINY, draw_pictures
+from tiny import TINY, draw_pictures, read_json
 
 from gantk import api, errors
 
@@ -126,7 +126,7 @@ def promised(run: Path) -> dict[str, object]:
     found: dict[str, object] = {
         path.relative_to(run).as_posix(): path.read_bytes() for path in files
     }
-    found["metrics.json"] = json.loads((run / "metrics.json").read_text()) | {"speed": None}
+    found["metrics.json"] = read_json(run / "metrics.json") | {"speed": None}
     for number, text in enumerate((run / "log.jsonl").read_text().splitlines()):
         found[f"log.jsonl, line {number}"] = json.loads(text) | {"seconds": 0, "images_per_s": 0}
 

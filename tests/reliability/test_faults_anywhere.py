@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from dicom_files import head, series
-from tiny import TINY, draw_pictures
+from tiny import TINY, draw_pictures, read_json
 from volumes import volume
 from warm import Warm
 
@@ -73,7 +73,7 @@ def outcome(run: Path) -> dict:
     """What is promised equal of a run: weights, state, choice, scores, samples, the steps of the
     log.
     """
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     found = {str(p.relative_to(run)): p.read_bytes() for p in run.glob("samples/**/*.*")}
     found |= {

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from tiny import TINY, draw_pictures
+from tiny import TINY, draw_pictures, read_json
 
 pytestmark = pytest.mark.slow
 GANTK = [sys.executable, "-m", "gantk"]
@@ -108,9 +108,7 @@ def test_starts_in_threes_get_folders_of_their_own(place):
                 5,
                 6,
             ]
-            assert json.loads((run / "environment.json").read_text())["command"].endswith(
-                f"--seed {seed}"
-            )
+            assert read_json(run / "environment.json")["command"].endswith(f"--seed {seed}")
 
     assert len(list((place / "runs").iterdir())) == 6
 
@@ -292,7 +290,7 @@ def test_a_killed_bench_leaves_no_training_and_goes_on(place):
     killed = start(*bench)
     until(lambda: len(steps(run)) > 2, killed)
     killed.kill()
-    pid = json.loads((run / ".lock").read_text())["pid"]
+    pid = read_json(run / ".lock")["pid"]
     again = start(*bench, "--resume")
     until(lambda: not Path(f"/proc/{pid}").exists(), again)
     second = start(*bench, "--resume")

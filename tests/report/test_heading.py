@@ -6,6 +6,7 @@ import re
 import pytest
 from pages import Page
 from test_report import make_run, scored
+from tiny import read_json
 
 import gantk
 from gantk.recipe.departures import changes_of_file
@@ -79,7 +80,7 @@ def test_a_training_records_and_says_what_was_run(tmp_path, tiny_recipe):
     assert "system   published system: all 3 settings that the report states are kept" in lines
     said = "note     published for T1 -> T2: PSNR 8.09, on other data, by another protocol"
     assert said in [str(line) for line in lines]
-    record = json.loads((run.path / "environment.json").read_text("utf-8"))["recipe"]
+    record = read_json(run.path / "environment.json")["recipe"]
     assert record["profile"] == "pool"
     assert record["changed"] == {"method.pool": ["4", "50"], "train.steps": ["4", "0"]}
     assert record["data"].startswith("phantom: Synthetic heads")

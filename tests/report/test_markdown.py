@@ -9,6 +9,7 @@ import tomli_w
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from tiny import read_json
 
 from gantk import escape_markdown
 from gantk.errors import printable
@@ -106,7 +107,7 @@ def test_cards_show_what_files_say_as_it_is(copied_run, tmp_path, text):
         ("environment.json", {"platform": text, "packages": {text: text}, "python": text}),
         ("split.json", {"how": text}),
     ):
-        found = json.loads((copied_run / name).read_text("utf-8"))
+        found = read_json(copied_run / name)
         (copied_run / name).write_text(json.dumps(found | changed), "utf-8")
 
     with (copied_run / "log.jsonl").open("a") as log:

@@ -14,7 +14,7 @@ import pytest
 from browser import BROWSER, Browser
 from pages import Page
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, read_json
 
 import gantk
 from gantk import write_report
@@ -67,12 +67,12 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
 
 
 def test_test_patients_are_listed_worst_first(tiny_run):
-    found = json.loads((tiny_run / "patients.json").read_text("utf-8"))["a_to_b"]
+    found = read_json(tiny_run / "patients.json")["a_to_b"]
     scores = [row["scores"]["psnr"] for row in found["patients"]]
 
     assert scores == sorted(scores)
     assert all(row["images"] for row in found["patients"])
-    whole = json.loads((tiny_run / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]["psnr"]
+    whole = read_json(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]
     assert np.mean(scores) == pytest.approx(whole["value"])
     assert len(scores) == whole["n"]
     page = Page(tiny_run / "report.html")
@@ -97,7 +97,7 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
     gantk.write_report(*runs, figures=folder, say=lambda line: None, **options)
 
-    scores = json.loads((copied_run / "metrics.json").read_text("utf-8"))["metrics"]["a_to_b"]
+    scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
     with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["direction"] == "T1 -> T2"]
     first = [row for row in rows if row["score"] == "psnr"][:count]
@@ -159,7 +159,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
     assert page.data["charts"][0]["names"] == ["run", "other"]
 
-    split = json.loads((other / "split.json").read_text("utf-8"))
+    split = read_json(other / "split.json")
     split["splits"]["test"] = split["splits"]["test"][:1]
     split["splits"]["train"] = split["splits"]["train"][:1]
     (other / "split.json").write_text(json.dumps(split))
@@ -188,7 +188,7 @@ def test_scores_on_other_scales_are_not_compared(
     recipe = (runs[1] / "recipe.toml").read_text("utf-8")
     (runs[1] / "recipe.toml").write_text(recipe.replace(*(change or ("", ""))))
     for number, run in enumerate(runs):
-        results = json.loads((run / "metrics.json").read_text("utf-8"))
+        results = read_json(run / "metrics.json")
         unchanged = results["baselines"]["identity"]["a_to_b"]["psnr"]
         unchanged["value"] = 9.9 + (number if change is None else 0)
         if files:
@@ -247,7 +247,7 @@ def folds(tiny_run, tmp_path):
             patients = {patient: value - 1 for patient, value in patients.items()}
         (run / "recipe.toml").write_text(changed)
 
-        split = json.loads((run / "split.json").read_text("utf-8"))
+        split = read_json(run / "split.json")
         image = split["splits"]["test"][0]
         tested = [image | {"key": patient, "subject": patient} for patient in patients]
         split["splits"] |= {"by": "patient", "test": tested}
@@ -261,7 +261,7 @@ def folds(tiny_run, tmp_path):
             }
             for place, (patient, value) in enumerate(patients.items())
         ]
-        stored = json.loads((run / "patients.json").read_text("utf-8"))["a_to_b"]["cases"][0]
+        stored = read_json(run / "patients.json")["a_to_b"]["cases"][0]
         cases = [stored | {"patient": image, "image": image} for image in list(patients)[:1]]
         entry = {"patients": rows, "cases": cases, "volumes": []}
         (run / "patients.json").write_text(json.dumps({"a_to_b": entry}))
@@ -373,7 +373,7 @@ def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):
         path.write_text(before + table + after.replace("seed = 0", "seed = 1", 1))
 
     for run in folds.values():  # the first score is not of patients
-        results = json.loads((run / "metrics.json").read_text("utf-8"))
+        results = read_json(run / "metrics.json")
         of_sets = {"fid": {"value": 3.0, "n": 2, "higher_is_better": False}}
         results["metrics"]["a_to_b"] = of_sets | results["metrics"]["a_to_b"]
         (run / "metrics.json").write_text(json.dumps(results))

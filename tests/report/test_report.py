@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from pages import Page, draw_samples
 from PIL import Image
+from tiny import read_json
 
 import gantk
 from gantk import Run, RunRecord
@@ -517,7 +518,7 @@ ORIENTED = {
 def test_pictures_of_oriented_scans_have_letters(copied_run, case):
     kinds, oriented = ORIENTED[case]
     for path in copied_run.glob("checkpoints/*/meta.json"):
-        meta = json.loads(path.read_text())
+        meta = read_json(path)
         for known in meta["values"].values():
             known.update(kinds)
         path.write_text(json.dumps(meta))

@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 import tomli_w
+from tiny import read_json
 
 from gantk import RunRecord
 from gantk.files import sha256_of
@@ -21,7 +22,7 @@ def card(tiny_run, tmp_path, gantk):
     done = gantk(
         "card", tiny_run, "--out", tmp_path / "card.md", "--json", tmp_path / "card.json"
     ).ok()
-    found = json.loads((tmp_path / "card.json").read_text("utf-8"))
+    found = read_json(tmp_path / "card.json")
     return (tmp_path / "card.md").read_text("utf-8"), found, done.out
 
 
@@ -70,7 +71,7 @@ def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, techni
     tables["data"]["source"] = {"name": "files", "path": "/scans/heads"}
     recipe.write_text(tomli_w.dumps(tables), "utf-8")
     file = copied_run / "environment.json"
-    about = json.loads(file.read_text("utf-8"))
+    about = read_json(file)
     about["recipe"] = {"origin": "/home/x.toml", "data": "files: /scans/heads", "changed": changed}
     file.write_text(json.dumps(about), "utf-8")
 
@@ -83,7 +84,7 @@ def test_cards_of_incomplete_runs_leave_more_open(copied_run, tmp_path, gantk):
 
     gantk("card", copied_run, "--json", tmp_path / "card.json").ok()
 
-    found = json.loads((tmp_path / "card.json").read_text("utf-8"))
+    found = read_json(tmp_path / "card.json")
     (item,) = (
         each for each in found["items"] if (each["guideline"], each["number"]) == ("CLAIM", "37")
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import registered
+from tiny import read_json, registered
 from toy_method import Toy
 
 from gantk import resume, run
@@ -320,7 +320,7 @@ def test_any_state_of_plain_values_comes_back_as_it_was(tmp_path_factory, state)
 
 def unsigned_metadata(file: Path) -> dict:
     """The metadata of a checkpoint without their digest, to be changed and written back."""
-    meta = json.loads(file.read_text())
+    meta = read_json(file)
     del meta["sha256"]
     return meta
 

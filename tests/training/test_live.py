@@ -12,7 +12,7 @@ import sys
 
 import pytest
 from rich.console import Console
-from tiny import TINY
+from tiny import TINY, read_json
 
 from gantk import resume, run
 from gantk.errors import UserError
@@ -196,7 +196,7 @@ def series_of(folder) -> dict[str, list[tuple[int, float]]]:
             for metric, score in scores.items():
                 series.setdefault(f"validation/{to}/{metric}", []).append((step, score))
 
-    metrics = json.loads((folder.path / "metrics.json").read_text("utf-8"))
+    metrics = read_json(folder.path / "metrics.json")
     for to, scores in metrics["metrics"].items():
         for metric, score in scores.items():
             series[f"scores/{to}/{metric}"] = [(8, score["value"])]

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TINY, draw_pictures, method_of
+from tiny import TINY, draw_pictures, method_of, read_json
 
 from gantk import pack, resume, run
 from gantk.errors import UserError
@@ -45,7 +45,7 @@ def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe
     assert not found["model.pool_a.images"].any()
     assert expected["pool_a.images"].any()
     assert f"{len(taken)} of {len(taken)} tensors, 100% of the weights" in "".join(said)
-    assert json.loads((new.path / "environment.json").read_text())["start"]["taken"]
+    assert read_json(new.path / "environment.json")["start"]["taken"]
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp
     expected = trained.inference_state(tiny_run / LAST)
     found = weights(new, 0)
     drawn = weights(plain, 0)
-    record = json.loads((new.path / "environment.json").read_text())["start"]
+    record = read_json(new.path / "environment.json")["start"]
 
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in record["taken"])
     assert all(

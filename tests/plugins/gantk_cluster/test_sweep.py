@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 from several import SRUN
-from tiny import TINY
+from tiny import TINY, read_json
 
 import gantk
 from gantk import __version__ as version
@@ -87,9 +87,9 @@ def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
     """Every trial's weights are bit by bit those of a training of the same settings that nobody
     disturbed.
     """
-    recipe = json.loads((folder / "sweep.json").read_text())["recipe"]
+    recipe = read_json(folder / "sweep.json")["recipe"]
     for run in sorted((folder / "trials").glob("trial-*")):
-        noted = json.loads((run / "trial.json").read_text())
+        noted = read_json(run / "trial.json")
         if (run / "metrics.json").is_file():
             alone = gantk.run(
                 recipe,
@@ -127,7 +127,7 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
         cluster.add_node(**node)  # a second raylet: a second machine
         driver = started(*asked, "--address", cluster.address, log=log)
         until(log, "step 6 of", driver)
-        worker = json.loads((out / "trials" / "trial-00000" / ".lock").read_text())["pid"]
+        worker = read_json(out / "trials" / "trial-00000" / ".lock")["pid"]
         os.kill(worker, signal.SIGKILL)
         until(log, "lost     00000", driver)
         until(log, "trial    00000: step 10 of", driver)

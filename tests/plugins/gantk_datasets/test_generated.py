@@ -1,10 +1,8 @@
 """The source `generated`: a finished run's images as training images of another training."""
 
-import json
-
 import numpy as np
 import pytest
-from tiny import PATCHGAN, UNET, small_run
+from tiny import PATCHGAN, UNET, read_json, small_run
 
 import gantk as package
 from gantk import Data
@@ -47,7 +45,7 @@ def data_of(run, **source) -> Data:
 
 
 def split_of(run) -> dict:
-    return json.loads((run / "split.json").read_text("utf-8"))["splits"]
+    return read_json(run / "split.json")["splits"]
 
 
 def native(records) -> np.ndarray:
@@ -90,7 +88,7 @@ def test_a_chained_run_records_where_its_examples_come_from(noise_run, tmp_path)
     data = recipe["data"].pop("source")
     run = package.run(recipe, data=data["path"], out=tmp_path / "run", device="cpu", say=say)
     weights = next((noise_run / "checkpoints").glob("*/weights.safetensors"))
-    environment = json.loads((run.path / "environment.json").read_text("utf-8"))
+    environment = read_json(run.path / "environment.json")
     examples = [entry for entry in split_of(run.path)["train"] if entry["domain"] == "b"]
 
     assert environment["generated_by"]["sha256"] == sha256_of(weights)

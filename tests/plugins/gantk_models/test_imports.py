@@ -4,7 +4,6 @@ The networks here are written anew, from the names and shapes of the layers in s
 results are what test.py would write.
 """
 
-import json
 import pickle
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny import read_json
 from torch import Tensor, nn
 
 from gantk import import_checkpoint, load_recipe, run, translate
@@ -497,6 +497,6 @@ def test_a_training_starts_from_an_import(tmp_path, imported):
     del recipe["train"]["epochs"]
     lines: list[str] = []
     done = run(recipe, out=tmp_path / "run", device="cpu", say=lines.append)
-    start = json.loads((done.path / "environment.json").read_text())["start"]
+    start = read_json(done.path / "environment.json")["start"]
     assert start["not_there"] == start["other_shape"] == start["unused"] == []
     assert any("100% of the weights" in line for line in lines)

@@ -14,7 +14,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import ROOT, draw_pictures, python
+from tiny import ROOT, draw_pictures, python, read_json
 from volumes import volume
 
 from gantk import load
@@ -35,7 +35,7 @@ def packed(tiny_run, tmp_path_factory) -> Path:
 
 
 def known(path: Path) -> dict:
-    return json.loads(path.read_text("utf-8"))
+    return read_json(path)
 
 
 def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import registered
+from tiny import read_json, registered
 
 import gantk
 from gantk.data.intensity import Percentile, mapping_from
@@ -87,7 +87,7 @@ def test_pictures_hold_no_hounsfield_units(tmp_path):
     )
 
     assert "note     CT: no Hounsfield units: mapped by minmax instead of windows" in told
-    fit = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))["intensity"]
+    fit = read_json(next(run.path.glob("checkpoints/*/meta.json")))["intensity"]
     assert fit["a"]["fitted"][0] == fit["b"]["fitted"][:2] == [0, 254]  # as `minmax` has it
     # no_hu = "skip" in the recipe
     assert "mae_hu" not in (run.path / "metrics.json").read_text("utf-8")
@@ -144,15 +144,13 @@ def test_each_ct_domain_has_its_mapping_and_hu_errors(tmp_path):
         device="cpu",
         say=lambda _: 0,
     )
-    mappings = json.loads(next(run.path.glob("checkpoints/*/meta.json")).read_text("utf-8"))[
-        "intensity"
-    ]
+    mappings = read_json(next(run.path.glob("checkpoints/*/meta.json")))["intensity"]
 
     assert {letter: one["name"] for letter, one in mappings.items()} == {
         "a": "ct",
         "b": "percentile",
     }
-    found = json.loads((run.path / "metrics.json").read_text("utf-8"))["metrics"]
+    found = read_json(run.path / "metrics.json")["metrics"]
     assert "mae_hu" not in found["a_to_b"]  # MR has no such units
     row = found["b_to_a"]["mae_hu"]
     assert row["unit"] == "HU"

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 import yaml
-from tiny import ROOT
+from tiny import ROOT, read_json
 
 from gantk_serve.rules import load_rules
 
@@ -24,7 +24,7 @@ def compose() -> dict:
 
 @pytest.fixture
 def orthanc() -> dict:
-    return json.loads((DEPLOY / "orthanc.json").read_text("utf-8"))
+    return read_json(DEPLOY / "orthanc.json")
 
 
 def test_only_orthanc_has_ports_and_only_dicom_is_open(compose, orthanc):

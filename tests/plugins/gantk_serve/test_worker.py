@@ -1,13 +1,13 @@
 """What `gantk serve` does with the series of an Orthanc, shown with a stand-in of its REST calls."""
 
 import errno
-import json
 import sys
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tiny import read_json
 
 pytest.importorskip("pydicom", reason='pydicom is not installed: pip install "gantk[dicom]"')
 
@@ -56,6 +56,12 @@ def work(tmp_path, model, orthanc, monkeypatch):
         return worker
 
     return step
+
+
+@pytest.fixture
+def scan(orthanc, tmp_path) -> str:
+    """The name of a series of three slices in Orthanc."""
+    return orthanc.add(*study(tmp_path / "s", 1))
 
 
 def record(orthanc, series: str) -> dict:
@@ -259,26 +265,24 @@ def test_synthetic_series_are_not_translated_again(work, orthanc, tmp_path):
     assert orthanc.derived() == {}
 
 
-def test_results_are_sent_until_the_modality_has_them(work, orthanc, tmp_path):
-    name = orthanc.add(*study(tmp_path / "s", 1))
+def test_results_are_sent_until_the_modality_has_them(work, orthanc, scan):
     worker = work(send="PACS")
-    assert record(orthanc, name)["outcome"] == "sending"
+    assert record(orthanc, scan)["outcome"] == "sending"
     (first,) = orthanc.jobs
 
     orthanc.jobs[first] |= {"State": "Failure", "ErrorDescription": "no route to it"}
     worker.step()
-    assert record(orthanc, name)["reason"] == "PACS: no route to it"
+    assert record(orthanc, scan)["reason"] == "PACS: no route to it"
     worker.step()
     (_, second) = orthanc.jobs
 
     orthanc.jobs[second]["State"] = "Success"
     worker.step()
-    assert record(orthanc, name)["outcome"] == "done"
+    assert record(orthanc, scan)["outcome"] == "done"
     assert {modality for modality, _ in orthanc.sent} == {"PACS"}
 
 
-def test_a_job_that_orthanc_has_lost_is_sent_again(work, orthanc, tmp_path):
-    name = orthanc.add(*study(tmp_path / "s", 1))
+def test_a_job_that_orthanc_has_lost_is_sent_again(work, orthanc, scan):
     work(send="PACS")
     orthanc.jobs.clear()
     worker = work(1, send="PACS")  # another process
@@ -287,7 +291,7 @@ def test_a_job_that_orthanc_has_lost_is_sent_again(work, orthanc, tmp_path):
     for job in orthanc.jobs.values():
         job["State"] = "Success"
     worker.step()
-    assert record(orthanc, name)["outcome"] == "done"
+    assert record(orthanc, scan)["outcome"] == "done"
 
 
 CUTS = {
@@ -348,8 +352,7 @@ def test_a_cut_anywhere_loses_and_doubles_nothing(work, orthanc, tmp_path, cut, 
     assert orthanc.sent
 
 
-def test_two_workers_at_one_series_make_one(work, orthanc, tmp_path, monkeypatch):
-    name = orthanc.add(*study(tmp_path / "s", 1))
+def test_two_workers_at_one_series_make_one(work, orthanc, scan, monkeypatch):
     other = work(0, "other")
     import gantk
 
@@ -366,7 +369,7 @@ def test_two_workers_at_one_series_make_one(work, orthanc, tmp_path, monkeypatch
     work(2, "one")
 
     assert len(orthanc.derived()) == 1
-    assert record(orthanc, name)["outcome"] == "done"
+    assert record(orthanc, scan)["outcome"] == "done"
 
 
 def test_an_orthanc_that_was_emptied_is_followed_anew(work, orthanc, tmp_path):
@@ -383,8 +386,7 @@ def test_an_orthanc_that_was_emptied_is_followed_anew(work, orthanc, tmp_path):
     assert len(orthanc.derived()) == 2
 
 
-def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, tmp_path, monkeypatch):
-    name = orthanc.add(*study(tmp_path / "s", 1))
+def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, scan, monkeypatch):
 
     def end(*given, **options):
         raise Killed
@@ -397,7 +399,7 @@ def test_a_series_that_ends_the_worker_fails_at_last(work, orthanc, tmp_path, mo
             worker.step()
     work(1)
 
-    found = record(orthanc, name)
+    found = record(orthanc, scan)
     assert found["outcome"] == "failed"
     assert f"{MAX_ATTEMPTS} translations" in found["reason"]
 
@@ -426,9 +428,8 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_only_what_may_pass_is_tried_again(work, orthanc, tmp_path, monkeypatch, kind):
+def test_only_what_may_pass_is_tried_again(work, orthanc, scan, monkeypatch, kind):
     error, outcome = ERRORS[kind]
-    name = orthanc.add(*study(tmp_path / "s", 1))
 
     def fail(*_, **__):
         raise error
@@ -436,7 +437,7 @@ def test_only_what_may_pass_is_tried_again(work, orthanc, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr("gantk.translate", fail)
         worker = work(1)
-    assert record(orthanc, name)["outcome"] == outcome
+    assert record(orthanc, scan)["outcome"] == outcome
 
     worker.step()
     assert len(orthanc.derived()) == (outcome == "waiting")
@@ -473,8 +474,7 @@ def test_too_many_open_files_at_any_moment_is_tried_again(work, orthanc, tmp_pat
     assert [len(made) for made in orthanc.derived().values()] == [3]
 
 
-def test_a_deleted_record_lets_a_series_be_tried_again(work, orthanc, tmp_path, monkeypatch):
-    name = orthanc.add(*study(tmp_path / "s", 1))
+def test_a_deleted_record_lets_a_series_be_tried_again(work, orthanc, scan, monkeypatch):
 
     def defect(*given, **options):
         raise ZeroDivisionError("Zweifel^Amalie")
@@ -482,23 +482,22 @@ def test_a_deleted_record_lets_a_series_be_tried_again(work, orthanc, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr("gantk.translate", defect)
         worker = work(quiet=0.0)
-        assert record(orthanc, name)["outcome"] == "failed"
-        assert "Zweifel" not in record(orthanc, name)["reason"]
+        assert record(orthanc, scan)["outcome"] == "failed"
+        assert "Zweifel" not in record(orthanc, scan)["reason"]
 
-    del orthanc.metadata[name]
-    orthanc._change("UpdatedMetadata", name, "series")
+    del orthanc.metadata[scan]
+    orthanc._change("UpdatedMetadata", scan, "series")
     worker.step()
-    assert record(orthanc, name)["outcome"] == "done"
+    assert record(orthanc, scan)["outcome"] == "done"
 
 
-def test_only_own_files_are_kept_and_they_are_private(work, orthanc, tmp_path):
-    orthanc.add(*study(tmp_path / "s", 1))
+def test_only_own_files_are_kept_and_they_are_private(work, orthanc, tmp_path, scan):
     work()
     kept = [path for path in (tmp_path / "serve").rglob("*") if path.is_file()]
 
     assert [path.name for path in kept] == ["changes.json"]
     assert kept[0].stat().st_mode & 0o077 == 0
-    assert json.loads(kept[0].read_text())["read"] == orthanc.log[-1]["Seq"]
+    assert read_json(kept[0])["read"] == orthanc.log[-1]["Seq"]
 
 
 def test_contrasts_of_a_study_are_translated_together(work, orthanc, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from browser import BROWSER, Browser
 from pages import Page
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from tiny import draw_pictures
+from tiny import draw_pictures, read_json
 
 from gantk import Data
 from gantk.data.batches import order
@@ -58,7 +58,7 @@ def study(gantk, tmp_path):
         gantk(
             "study", "new", "--real", tmp_path / "real", "--fake", tmp_path / "made", *options
         ).ok()
-        return folder, json.loads((folder / "key.json").read_text())
+        return folder, read_json(folder / "key.json")
 
     return make
 
@@ -328,7 +328,7 @@ def test_a_key_without_usable_questions_is_one_error(change, words, gantk, study
     folder, key = study("2afc", readers=1)
     answers = answered(folder, key, "reader-1", lambda case, which: which)
     (folder / "key.json").write_text(json.dumps(key | change))
-    said = json.loads(answers.read_text())
+    said = read_json(answers)
     digest = sha256((folder / "key.json").read_bytes()).hexdigest()
     answers.write_text(json.dumps(said | {"study": digest}))
     told = gantk("study", "score", folder, answers).refused()
@@ -380,13 +380,13 @@ def test_reader_scores_enter_metrics_and_report(gantk, copied_run):
     gantk("study", "new", copied_run, "--pairs", 2, "--readers", 1).ok()
 
     folder = copied_run / "study" / "2afc"
-    key = json.loads((folder / "key.json").read_text())
+    key = read_json(folder / "key.json")
     file = answered(folder, key, "reader-1", lambda case, which: which)
 
     gantk("study", "new", copied_run, "--pairs", 2).refused()
     gantk("study", "score", folder, file).ok()
     gantk("eval", copied_run).ok()
-    found = json.loads((copied_run / "metrics.json").read_text())["readers"]["2afc"]
+    found = read_json(copied_run / "metrics.json")["readers"]["2afc"]
     assert found["readers"]["reader-1"]["accuracy"]["value"] == 1
     assert key["target"] == "T2"
     gantk("report", copied_run)
@@ -407,7 +407,7 @@ def test_recognised_images_are_trained_on_more_often(gantk, copied_run, tmp_path
         == 0
     )
 
-    key = json.loads((folder / "key.json").read_text())
+    key = read_json(folder / "key.json")
     told = lambda case, which: which if case < 2 else 1 - which  # noqa: E731
     files = [answered(folder, key, name, told) for name in key["readers"]]
 
@@ -479,13 +479,13 @@ def test_browser_reader_answers_reloads_and_saves(gantk, study, tmp_path):
         )
         assert page.errors == []
 
-    said = json.loads(saved.read_text())["answers"]
+    said = read_json(saved)["answers"]
 
     assert [one["answer"] for one in said] == [0, 0, 1, 1]
     assert all(one["seconds"] > 0.2 for one in said)
     gantk("study", "score", folder, saved).ok()
 
-    found = json.loads((folder / "scores.json").read_text())["readers"]["reader-1"]["accuracy"]
+    found = read_json(folder / "scores.json")["readers"]["reader-1"]["accuracy"]
     right = [
         which == one["answer"]
         for (_, which, _), one in zip(key["readers"]["reader-1"], said, strict=True)

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from pages import Page
+from tiny import read_json
 
 import gantk as package
 from gantk.errors import UserError
@@ -57,7 +58,7 @@ def styled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scores(styled) -> dict:
-    return json.loads((styled[0] / "metrics.json").read_text("utf-8"))
+    return read_json(styled[0] / "metrics.json")
 
 
 def test_losses_of_every_step_are_recorded(scores):
@@ -72,7 +73,7 @@ def test_losses_of_every_step_are_recorded(scores):
 
 def test_intensities_of_real_and_generated_images_are_kept(styled, scores):
     row = scores["values"]["image"]
-    tested = json.loads((styled[0] / "split.json").read_text("utf-8"))["splits"]["test"]
+    tested = read_json(styled[0] / "split.json")["splits"]["test"]
     assert row["images"] == {"real": len(tested), "generated": 6, "generated_post": 6}
     for shares in row["shares"].values():
         assert sum(shares) == pytest.approx(1, abs=1e-4)
@@ -99,7 +100,7 @@ def test_the_report_draws_losses_intensities_and_accuracies(styled, scores):
 def test_samples_and_stylized_files_come_with_their_losses(styled, gantk, pictures, tmp_path):
     out = tmp_path / "samples"
     gantk("sample", styled[0], "-n", 2, "--out", out, "--device", "cpu").ok()
-    (record,) = json.loads((out / "post.json").read_text("utf-8"))
+    (record,) = read_json(out / "post.json")
     assert record["images"] == 2
 
     first, second = pictures(tmp_path / "pictures", 2)
@@ -107,7 +108,7 @@ def test_samples_and_stylized_files_come_with_their_losses(styled, gantk, pictur
     options = [f"--set={name}={json.dumps(each)}" for name, each in SHALLOW.items()]
     options += ["--weights", "random", "--steps", 2, "--losses", losses, "--device", "cpu"]
     done = gantk("stylize", first, second, tmp_path / "out.png", *options)
-    curves = json.loads(losses.read_text("utf-8"))["curves"]
+    curves = read_json(losses)["curves"]
 
     assert done.code == 0, done.err
     assert "random filters" in done.out
@@ -165,7 +166,7 @@ def test_the_published_recipe_runs_with_a_file_of_vgg19(tmp_path, monkeypatch):
     for name, own in {"conv1_1": "features.0", "conv5_1": "features.28"}.items():
         assert torch.equal(step.encoder.blocks[name].weight, state[f"{own}.weight"])
 
-    scores = json.loads((run.path / "metrics.json").read_text("utf-8"))
+    scores = read_json(run.path / "metrics.json")
     curve = scores["post"]["image"][0]["curves"]["style"]
     assert len(curve) == 3
     assert curve[-1] < curve[0]

@@ -2,14 +2,13 @@
 asked for.
 """
 
-import json
 import math
 from functools import partial
 
 import pytest
 import torch
 from PIL import Image
-from tiny import method_of, random_images, registered, small_run
+from tiny import method_of, random_images, read_json, registered, small_run
 from torch.distributions import Normal, kl_divergence
 
 from gantk.errors import UserError
@@ -151,7 +150,7 @@ def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     method = {"name": "vae", "width": 4, "latent": 6, "conditional": True}
     source = {"lesions": 1, "radius": [8.0, 16.0]}
     run = small_run(tmp_path, method, steps=2, domains=["FLAIR"], labels=True, source=source)
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json")
 
     assert {"psnr", "ssim", "mae"} <= metrics["metrics"]["reconstruction"].keys()
     assert "image" in metrics["metrics"]

@@ -2,13 +2,11 @@
 pairs; NMI.
 """
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import PATCHGAN, UNET, method_of, random_images
+from tiny import PATCHGAN, UNET, method_of, random_images, read_json
 
 import gantk
 from gantk.errors import UserError
@@ -125,9 +123,7 @@ def test_only_targets_of_training_pairs_are_moved(tiny_recipe, tmp_path):
     tiny_recipe["evaluate"]["metrics"] = ["nmi"]
     run = gantk.run(tiny_recipe | {"method": METHOD}, out=tmp_path / "run", device="cpu", say=str)
 
-    assert {"nmi", "nmi_input"} <= {
-        *json.loads((run.path / "metrics.json").read_text())["metrics"]["a_to_b"]
-    }
+    assert {"nmi", "nmi_input"} <= {*read_json(run.path / "metrics.json")["metrics"]["a_to_b"]}
 
 
 def test_nmi_is_blind_to_contrast_and_not_to_place():

@@ -2,12 +2,11 @@
 network for all.
 """
 
-import json
 from itertools import combinations
 
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, method_of, random_images, small_run
+from tiny import PATCHGAN, UNET, method_of, random_images, read_json, small_run
 from torch import Tensor, nn
 from volumes import load, volume
 
@@ -167,7 +166,7 @@ def test_a_contrast_is_made_from_the_others_alone(planes):
 
 
 def test_contrasts_are_scored_in_every_case_of_what_is_there(run):
-    found = json.loads((run / "metrics.json").read_text())
+    found = read_json(run / "metrics.json")
     keys = set()
     for target in NAMES:
         others = [name for name in NAMES if name != target]

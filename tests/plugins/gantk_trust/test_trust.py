@@ -2,14 +2,13 @@
 state.
 """
 
-import json
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, UNET, registered, small_run
+from tiny import PATCHGAN, UNET, read_json, registered, small_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -148,7 +147,7 @@ def test_runs_keep_suspicious_patches_and_calibration(tmp_path, monkeypatch):
     )
 
     assert 0 <= scores["metrics"]["a_to_b"]["sfrc_foreground"]["value"] <= 1
-    kept = json.loads((run / "hallucinations.json").read_text())["a_to_b"]
+    kept = read_json(run / "hallucinations.json")["a_to_b"]
     assert kept == sorted(kept, key=lambda one: -one["score"])
     assert 0 < len(kept[0]["pictures"]) == 3
     assert "Suspicious patches" in toolkit.write_report(run).read_text("utf-8")
