@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from packages import put_distribution
-from tiny import ROOT, TINY, Outcome, draw_pictures
+from tiny import ROOT, TINY, Outcome, draw_pictures, write_toml
 
 # while tests are imported, of which nothing is garbage: searching it took a quarter of that time
 gc.disable()
@@ -73,11 +73,7 @@ def tiny_recipe() -> dict:
 @pytest.fixture
 def tiny_file(tmp_path, tiny_recipe) -> Path:
     """The tiny recipe as a file."""
-    import tomli_w
-
-    path = tmp_path / "tiny.toml"
-    path.write_text(tomli_w.dumps(tiny_recipe), "utf-8")
-    return path
+    return write_toml(tmp_path / "tiny.toml", tiny_recipe)
 
 
 @pytest.fixture(scope="session")

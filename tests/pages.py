@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tiny import write_json
 
 
 class Page(HTMLParser):
@@ -66,4 +67,4 @@ def draw_samples(
                 Image.fromarray(random.integers(0, 256, (side, side), dtype=np.uint8)).save(path)
 
     index = {"directions": directions, "steps": list(steps), "has_truth": truth}
-    (run / "samples" / "index.json").write_text(json.dumps(index))
+    write_json(run / "samples" / "index.json", index)

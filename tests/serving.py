@@ -20,9 +20,8 @@ from typing import Any
 
 import pydicom
 import requests
-import tomli_w
 from dicom_files import head, series
-from tiny import PATCHGAN, ROOT, UNET, small_run
+from tiny import PATCHGAN, ROOT, UNET, small_run, write_json, write_toml
 
 START_SECONDS = 120.0  # for a process to listen, on a busy machine
 POLL_SECONDS = 0.05
@@ -113,7 +112,7 @@ class Worker(Process):
         self.rules = folder / f"{name}.toml"
         super().__init__(folder, name, [sys.executable, "-m", "gantk", "serve", self.rules])
         service = {"folder": str(self.folder), "device": "cpu"} | dict(rules.get("service", {}))
-        self.rules.write_text(tomli_w.dumps(dict(rules) | {"service": service}), "utf-8")
+        write_toml(self.rules, dict(rules) | {"service": service})
 
     def start(self) -> None:  # type: ignore[override]
         """Start it, and wait until it follows its Orthanc."""
@@ -143,7 +142,7 @@ class OrthancServer(Process):
             "DicomAlwaysAllowStore": True,
             "DicomModalities": {PACS: [PACS, "127.0.0.1", pacs or 1]},
         }
-        self.settings.write_text(json.dumps(own | settings), "utf-8")
+        write_json(self.settings, own | settings)
 
     def start(self) -> None:  # type: ignore[override]
         """Start it, and wait until it listens."""

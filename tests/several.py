@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tomli_w
+from tiny import write_toml
 
 # Of a process that is one of two tasks of srun.
 SRUN = {f"SLURM_{name}": "0" for name in ("STEP_ID", "PROCID", "LOCALID")} | {
@@ -21,9 +21,7 @@ def free_port() -> int:
 
 
 def recipe_file(recipe: dict, folder: Path) -> Path:
-    path = folder / "recipe-of-ranks.toml"
-    path.write_text(tomli_w.dumps(recipe), "utf-8")
-    return path
+    return write_toml(folder / "recipe-of-ranks.toml", recipe)
 
 
 def begun(command: list[str], **more: str) -> subprocess.Popen:

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 import torch
 from PIL import Image
 
@@ -115,6 +116,15 @@ def small_run(folder: Path, method: dict, steps: int = 0, post=(), **data) -> Pa
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), "utf-8")
+
+
+def write_toml(path: Path, tables: Mapping[str, Any]) -> Path:
+    path.write_text(tomli_w.dumps(tables), "utf-8")
+    return path
 
 
 def draw_pictures(

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tiny import registered
+from tiny import registered, write_json
 
 from gantk.catalog.contrasts import contrast_of_series
 from gantk.catalog.domains import patient_of, splits_of
@@ -467,7 +467,7 @@ def test_words_below_numbered_patients_are_no_doubt(tmp_path, planes):
 
 def test_volumes_of_one_file_are_known_by_dataset_json(tmp_path):
     modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
-    (tmp_path / "dataset.json").write_text(json.dumps({"modality": modality}))
+    write_json(tmp_path / "dataset.json", {"modality": modality})
     paths = [f"imagesTr/BRATS_{n}.nii.gz" for n in THREE]
     catalog = rows_of(tmp_path, *paths, *(path.replace("images", "labels") for path in paths))
 

@@ -6,8 +6,7 @@ import os
 import signal
 
 import pytest
-import tomli_w
-from tiny import draw_pictures
+from tiny import draw_pictures, write_toml
 
 from gantk import UserError
 from gantk.data.cache import Cache
@@ -46,7 +45,7 @@ def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, t
     pipe = planted(tmp_path / "file.csv")
     recipe = tmp_path / "recipe.toml"
     tiny_recipe["data"]["split"] = {"file": str(pipe)}
-    recipe.write_text(tomli_w.dumps(tiny_recipe))
+    write_toml(recipe, tiny_recipe)
     commands = {
         "--card": ["pack", tiny_run, tmp_path / "packed", "--card", pipe],
         "--against": ["bench", recipe, "--against", pipe, "--out", tmp_path / "bench"],

@@ -2,11 +2,10 @@
 an error.
 """
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import write_json
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check, checked_recipe
@@ -23,7 +22,7 @@ def nnunet(root, names=None, channels=2):
         volume(root / f"labelsTr/p_{n:02d}.nii", n, (12, 12, 4))
     if names is not None:
         numbered = {str(number): name for number, name in enumerate(names)}
-        (root / "dataset.json").write_text(json.dumps({"channel_names": numbered}))
+        write_json(root / "dataset.json", {"channel_names": numbered})
     return root
 
 

@@ -2,7 +2,6 @@
 paired on one grid.
 """
 
-import json
 import re
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import registered
+from tiny import registered, write_json
 from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
 
 from gantk import check
@@ -116,7 +115,7 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
         volume(tmp_path / f"BRATS_{n:03d}.nii.gz", n, shape=(12, 14, 16, 4))
 
     names = {"channel_names": {"0": "FLAIR", "1": "T1w", "2": "T1gd", "3": "T2w"}}
-    (tmp_path / "dataset.json").write_text(json.dumps(names))
+    write_json(tmp_path / "dataset.json", names)
     records = nifti(tmp_path, ("FLAIR", "T2"), onto=onto)
 
     assert len(complete_pairs(records)) == 2 * 8

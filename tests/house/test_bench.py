@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomli_w
+from tiny import write_toml
 
 from gantk_bench import child, running
 from gantk_bench.rows import Row, read_rows
@@ -62,7 +62,7 @@ def here(tmp_path, monkeypatch, tiny_recipe):
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SUITE, "utf-8")
     for name in ("tiny", "third", "fails", "crashes", "dies", "hangs", "stubborn"):
-        Path(f"{name}.toml").write_text(tomli_w.dumps(tiny_recipe), "utf-8")
+        write_toml(Path(f"{name}.toml"), tiny_recipe)
 
 
 @pytest.fixture

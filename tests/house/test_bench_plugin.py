@@ -1,11 +1,9 @@
 """`gantk bench` inside: suites and plans, comparisons, rows on the disk and bench.md."""
 
-import json
 import re
 
 import pytest
-import tomli_w
-from tiny import ROOT
+from tiny import ROOT, write_json, write_toml
 
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
@@ -41,7 +39,7 @@ def recipe(tmp_path, tiny_recipe):
     """`recipe(name, **tables)` writes the tiny recipe, changed; its path."""
 
     def write(name: str = "tiny", **tables) -> str:
-        (tmp_path / f"{name}.toml").write_text(tomli_w.dumps(tiny_recipe | tables), "utf-8")
+        write_toml(tmp_path / f"{name}.toml", tiny_recipe | tables)
         return str(tmp_path / f"{name}.toml")
 
     return write
@@ -184,7 +182,7 @@ def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path
         "environment": {},
     }
     for name, content in files.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content), "utf-8")
+        write_json(tmp_path / f"{name}.json", content)
 
     found = figures(tmp_path)["patients"].get("a_to_b", {})
     assert (len(found.get("psnr", {})) == 2) == compared

@@ -2,7 +2,6 @@
 looked for.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pydicom
 import pytest
 import torch
 from dicom_files import head, series
-from tiny import PATCHGAN, UNET, read_json, small_run
+from tiny import PATCHGAN, UNET, read_json, small_run, write_json
 
 import gantk as toolkit
 from gantk.catalog.contrasts import (
@@ -355,7 +354,7 @@ def test_the_score_of_this_case_on_held_out_patients_is_told(run, tmp_path, ther
     score = {"value": 23.14, "n": 5, "unit": "dB"}
     rows = {key: {"psnr": score}, "a_to_b": {"psnr": score | {"value": 99.0}}}
     content = {"metrics": rows, "cases": {key: {"given": [*there], "made": "FLAIR"}}}
-    (scored / "metrics.json").write_text(json.dumps(content))
+    write_json(scored / "metrics.json", content)
     patient(tmp_path / "p1", BRATS, there)
     lines = []
 

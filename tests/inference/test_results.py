@@ -2,7 +2,6 @@
 folder's images.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
-from tiny import ROOT, read_json
+from tiny import ROOT, read_json, write_json
 
 import gantk as package
 from gantk.data.intensity import Percentile
@@ -382,7 +381,7 @@ def test_a_translation_says_that_its_model_lost_to_a_baseline(copied_run, better
     for scores in results["verdict"].values():
         for verdict in scores.values():
             verdict["better"] = better
-    file.write_text(json.dumps(results))
+    write_json(file, results)
 
     said = []
     source = picture(tmp_path / "in.png")

@@ -4,7 +4,6 @@ sees of them.
 
 import csv
 import errno
-import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import torch
 from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
-from tiny import PATCHGAN, UNET, read_json, small_run
+from tiny import PATCHGAN, UNET, read_json, small_run, write_json
 
 import gantk as toolkit
 from gantk.data.look import QUANTILE_COUNT
@@ -361,7 +360,7 @@ def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):
     run = RunFolder(copied_run)
     recipe = copied_run / "recipe.toml"
     best = copied_run / "best.json"
-    best.write_text(json.dumps(read_json(best) | {"step": 2}))
+    write_json(best, read_json(best) | {"step": 2})
 
     assert (
         toolkit.load(copied_run, device="cpu").checkpoint

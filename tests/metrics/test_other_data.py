@@ -3,8 +3,7 @@
 import shutil
 
 import pytest
-import tomli_w
-from tiny import read_json
+from tiny import read_json, write_toml
 from volumes import far_apart, volume
 
 import gantk
@@ -25,7 +24,7 @@ def run(tmp_path_factory):
     data = TINY["data"] | {"source": "nifti", "size": [16, 16]}
     train = TINY["train"] | {"steps": 1}
     recipe = TINY | {"data": data, "train": train}
-    (folder / "recipe.toml").write_text(tomli_w.dumps(recipe), "utf-8")
+    write_toml(folder / "recipe.toml", recipe)
     own = scans(folder / "own", range(4))
     return gantk.run(
         folder / "recipe.toml", data=own, out=folder / "run", device="cpu", say=lambda line: None

@@ -23,7 +23,6 @@ import dicom_files
 import nibabel as nib
 import numpy as np
 import tiny
-import tomli_w
 from packages import put_distribution
 from PIL import Image
 from tiny import Outcome
@@ -193,8 +192,7 @@ def recipe(path: Path, tables: dict = TINY, **changes: dict) -> Path:
     merged = {
         name: table | changes[name] if name in changes else table for name, table in tables.items()
     }
-    path.write_text(tomli_w.dumps(merged), "utf-8")
-    return path
+    return tiny.write_toml(path, merged)
 
 
 def numbers(

@@ -16,7 +16,7 @@ import files
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import read_json
+from tiny import read_json, write_json
 
 FILE = Path(__file__).with_name("errors.json")
 RECORD = os.environ.get("GANTK_RECORD") == "1"
@@ -108,7 +108,7 @@ def changed(here: Path, **method: object) -> Args:
 
 def newer(here: Path) -> Args:
     path = next(shutil.copytree(here.parent / "RUN", here / "copy").glob("checkpoints/*/meta.json"))
-    path.write_text(json.dumps(read_json(path) | {"format": 99, "sha256": {}}))
+    write_json(path, read_json(path) | {"format": 99, "sha256": {}})
     return ["resume", "copy"]
 
 

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tomli_w
 from dicom_files import head, series
-from tiny import TINY, draw_pictures, read_json
+from tiny import TINY, draw_pictures, read_json, write_toml
 from volumes import volume
 from warm import Warm
 
@@ -33,7 +32,7 @@ TIMES = {"seconds", "images_per_s", "seconds_before", "first_step_s", "peak_memo
 def place(tmp_path_factory) -> Path:
     """A folder with a recipe, three pictures, a volume and a series to translate."""
     folder = tmp_path_factory.mktemp("killed")
-    (folder / "tiny.toml").write_text(tomli_w.dumps(RECIPE))
+    write_toml(folder / "tiny.toml", RECIPE)
     draw_pictures(folder / "in", 3)
     volume(folder / "in" / "head.nii.gz")
     series(folder / "series", head(5))

@@ -24,9 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomli_w
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, write_toml
 
 pytest.importorskip("pydicom")
 from marked_files import PLACES, broken, dicom_tree, itk_files, nifti_tree, picture_tree  # noqa: E402
@@ -125,7 +124,7 @@ def every_command(
 ) -> list[list]:
     tables = copy.deepcopy(TINY)
     tables["data"]["split"] = {"test": 0.34, "validation": 0.0} | split
-    (folder / "tiny.toml").write_text(tomli_w.dumps(tables))
+    write_toml(folder / "tiny.toml", tables)
     cpu = ["--device", "cpu"]
     bad = broken(files, folder / "damaged")
     commands = [
@@ -248,7 +247,7 @@ def test_commands_work_with_any_names_on_ascii_terminals(tmp_path, name):
         place.mkdir(parents=True, exist_ok=True)
         file.rename(place / f"{called}_{file.name}")
 
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(TINY | {"summary": "Schädel"}), "utf-8")
+    write_toml(tmp_path / "tiny.toml", TINY | {"summary": "Schädel"})
     one = sorted(data.rglob("*.nii"))[0]
     made_of_it = called if name.isascii() or name[0] == 83 else "run"
     commands = [

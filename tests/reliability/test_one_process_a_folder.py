@@ -21,8 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import tomli_w
-from tiny import TINY, draw_pictures, read_json
+from tiny import TINY, draw_pictures, read_json, write_toml
 
 pytestmark = pytest.mark.slow
 GANTK = [sys.executable, "-m", "gantk"]
@@ -42,7 +41,7 @@ FROM_PYTHON = re.compile(r'File "(?!<|.*/bin/gantk)[^"]*gantk')  # a line of our
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(SHORT))
+    write_toml(tmp_path / "tiny.toml", SHORT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path

@@ -8,8 +8,7 @@ import json
 import os
 
 import pytest
-import tomli_w
-from tiny import TINY, python
+from tiny import TINY, python, write_toml
 
 STEPS = 50_000
 EVERY = 2_500
@@ -52,7 +51,7 @@ def test_a_long_training_grows_in_nothing_but_its_log(tmp_path, add_plugin):
         "source": {"name": "phantom", "subjects": 6, "slices": 1},
     }
     recipe = tmp_path / "soak.toml"
-    recipe.write_text(tomli_w.dumps(TINY | {"method": method, "train": train, "data": data}))
+    write_toml(recipe, TINY | {"method": method, "train": train, "data": data})
     add_plugin("watch", "watch", WATCH)
     environment = {
         "OMP_NUM_THREADS": "1",

@@ -1,8 +1,9 @@
 """Tables and notebooks put the scores of a direction under its own name."""
 
 import html
-import json
 import re
+
+from tiny import write_json
 
 import gantk
 from gantk import score_table
@@ -19,7 +20,7 @@ METRICS = {
 
 
 def test_a_notebook_names_each_direction_beside_its_score(tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps(METRICS), "utf-8")
+    write_json(tmp_path / "metrics.json", METRICS)
     (tmp_path / "recipe.toml").write_text('format = 1\n[data]\ndomains = ["T1", "CT"]\n', "utf-8")
     rows = re.findall(r"<tr.*?</tr>", gantk.Run(tmp_path)._repr_html_())
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]

@@ -5,11 +5,10 @@ import re
 import tomllib
 
 import pytest
-import tomli_w
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from tiny import read_json
+from tiny import read_json, write_json, write_toml
 
 from gantk import escape_markdown
 from gantk.errors import printable
@@ -99,7 +98,7 @@ def test_cards_show_what_files_say_as_it_is(copied_run, tmp_path, text):
     from gantk_studies.card.card import write_card
 
     recipe = tomllib.loads((copied_run / "recipe.toml").read_text("utf-8"))
-    (copied_run / "recipe.toml").write_text(tomli_w.dumps(recipe | {"summary": text}), "utf-8")
+    write_toml(copied_run / "recipe.toml", recipe | {"summary": text})
     (copied_run / "card.md").write_text(
         f"# a\n\n## Data and licences\n{text}\n\n## Limits\n{text}\n"
     )
@@ -108,7 +107,7 @@ def test_cards_show_what_files_say_as_it_is(copied_run, tmp_path, text):
         ("split.json", {"how": text}),
     ):
         found = read_json(copied_run / name)
-        (copied_run / name).write_text(json.dumps(found | changed), "utf-8")
+        write_json(copied_run / name, found | changed)
 
     with (copied_run / "log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 3, "alarm": {"message": text}}) + "\n")

@@ -4,7 +4,6 @@ compared on one page.
 
 import csv
 import importlib
-import json
 import re
 import shutil
 
@@ -14,7 +13,7 @@ import pytest
 from browser import BROWSER, Browser
 from pages import Page
 from PIL import Image
-from tiny import TINY, read_json
+from tiny import TINY, read_json, write_json
 
 import gantk
 from gantk import write_report
@@ -162,7 +161,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     split = read_json(other / "split.json")
     split["splits"]["test"] = split["splits"]["test"][:1]
     split["splits"]["train"] = split["splits"]["train"][:1]
-    (other / "split.json").write_text(json.dumps(split))
+    write_json(other / "split.json", split)
     apart = Page(write_report(tiny_run, other, out=tmp_path / "c.html"))
 
     assert "not scored on the same test images" in apart.words
@@ -193,7 +192,7 @@ def test_scores_on_other_scales_are_not_compared(
         unchanged["value"] = 9.9 + (number if change is None else 0)
         if files:
             results["files"] = {"a_to_b": {"psnr": {"value": 31.25, "unit": "dB", "n": 1}}}
-        (run / "metrics.json").write_text(json.dumps(results))
+        write_json(run / "metrics.json", results)
 
     done = gantk("report", *runs, "--out", tmp_path / "both.html")
     said = " ".join(done.out.split())
@@ -251,7 +250,7 @@ def folds(tiny_run, tmp_path):
         image = split["splits"]["test"][0]
         tested = [image | {"key": patient, "subject": patient} for patient in patients]
         split["splits"] |= {"by": "patient", "test": tested}
-        (run / "split.json").write_text(json.dumps(split))
+        write_json(run / "split.json", split)
         rows = [
             {
                 "patient": patient,
@@ -264,14 +263,14 @@ def folds(tiny_run, tmp_path):
         stored = read_json(run / "patients.json")["a_to_b"]["cases"][0]
         cases = [stored | {"patient": image, "image": image} for image in list(patients)[:1]]
         entry = {"patients": rows, "cases": cases, "volumes": []}
-        (run / "patients.json").write_text(json.dumps({"a_to_b": entry}))
+        write_json(run / "patients.json", {"a_to_b": entry})
         mean = sum(patients.values()) / 2
         score = {"value": mean, "n": 2, "images": 2, "unit": "dB", "higher_is_better": True}
         unchanged = {"a_to_b": {"psnr": {"value": 10.0 + fold, "unit": "dB"}}}
         results = {"metrics": {"a_to_b": {"psnr": score}}, "domains": ["T1", "T2"]}
         results["split"] = {"by": "patient"}
         results["baselines"] = {"identity": unchanged}
-        (run / "metrics.json").write_text(json.dumps(results))
+        write_json(run / "metrics.json", results)
     return found
 
 
@@ -376,7 +375,7 @@ def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):
         results = read_json(run / "metrics.json")
         of_sets = {"fid": {"value": 3.0, "n": 2, "higher_is_better": False}}
         results["metrics"]["a_to_b"] = of_sets | results["metrics"]["a_to_b"]
-        (run / "metrics.json").write_text(json.dumps(results))
+        write_json(run / "metrics.json", results)
 
     done = gantk("report", *(folds[name] for name in runs), "--out", tmp_path / "page.html").ok()
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pages import Page, draw_samples
 from PIL import Image
-from tiny import read_json
+from tiny import read_json, write_json
 
 import gantk
 from gantk import Run, RunRecord
@@ -171,7 +171,7 @@ def make_run(
         },
     } | files
     for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        write_json(folder / f"{name}.json", content)
 
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     lines = log_lines() if log is None else log
@@ -521,7 +521,7 @@ def test_pictures_of_oriented_scans_have_letters(copied_run, case):
         meta = read_json(path)
         for known in meta["values"].values():
             known.update(kinds)
-        path.write_text(json.dumps(meta))
+        write_json(path, meta)
 
     page = write_report(copied_run).read_text()
     assert ("<main class=oriented>" in page) == oriented

@@ -2,12 +2,10 @@
 does not.
 """
 
-import json
 import tomllib
 
 import pytest
-import tomli_w
-from tiny import read_json
+from tiny import read_json, write_json, write_toml
 
 from gantk import RunRecord
 from gantk.files import sha256_of
@@ -69,11 +67,11 @@ def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, techni
     tables = tomllib.loads(recipe.read_text("utf-8"))
     tables["summary"] = "own summary"
     tables["data"]["source"] = {"name": "files", "path": "/scans/heads"}
-    recipe.write_text(tomli_w.dumps(tables), "utf-8")
+    write_toml(recipe, tables)
     file = copied_run / "environment.json"
     about = read_json(file)
     about["recipe"] = {"origin": "/home/x.toml", "data": "files: /scans/heads", "changed": changed}
-    file.write_text(json.dumps(about), "utf-8")
+    write_json(file, about)
 
     assert facts_of(RunRecord(copied_run))["technique"].endswith(f": {technique}")
 

@@ -3,7 +3,6 @@ them.
 """
 
 import copy
-import json
 import os
 import pickle
 import random
@@ -15,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import read_json, registered
+from tiny import read_json, registered, write_json
 from toy_method import Toy
 
 from gantk import resume, run
@@ -333,7 +332,7 @@ def test_a_resume_keeps_the_intensities_of_its_checkpoint(copied_run):
     saved = copied_run / "checkpoints" / "step-000004"
     meta = unsigned_metadata(saved / "meta.json")
     meta["intensity"]["a"]["fitted"] = [1.0, 2.0]  # as if the training images had changed since
-    (saved / "meta.json").write_text(json.dumps(meta))
+    write_json(saved / "meta.json", meta)
     parts = assemble(model, start("cpu", "fp32"))
     restore(parts, saved)
 
@@ -358,7 +357,7 @@ def test_metadata_that_leave_a_domain_out_are_one_error(change, copied_run):
     meta = unsigned_metadata(file)
     for key in change.keys() & {"intensity", "values"}:
         change = {key: {"a": meta[key]["a"]}}
-    file.write_text(json.dumps(meta | change))
+    write_json(file, meta | change)
     with pytest.raises(UserError, match=f"the checkpoint is damaged: '{next(iter(change))}'"):
         load(copied_run, device="cpu")
 
@@ -369,7 +368,7 @@ def test_a_look_of_another_length_is_an_error(copied_run):
     file = copied_run / "checkpoints" / "step-000004" / "meta.json"
     meta = unsigned_metadata(file)
     meta["values"]["a"] |= {"looks": [[0.1]], "look_near": 0.1}
-    file.write_text(json.dumps(meta))
+    write_json(file, meta)
     with pytest.raises(UserError, match="values.a.looks.0: List should have at least 26 items"):
         load(copied_run, device="cpu")
 

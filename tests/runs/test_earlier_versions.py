@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import tomli_w
 import torch
+from tiny import write_toml
 
 import gantk
 
@@ -33,7 +33,7 @@ def change_recipe(run: Path, key: str, value: object) -> None:
     for parent in parents:
         table = table[parent]
     table[last] = value
-    path.write_text(tomli_w.dumps(tables), "utf-8")
+    write_toml(path, tables)
 
 
 @pytest.mark.parametrize(("key", "value", "noted"), OPTIONS + PARTS)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 from several import SRUN
-from tiny import TINY, read_json
+from tiny import TINY, read_json, write_json, write_toml
 
 import gantk
 from gantk import __version__ as version
@@ -35,18 +35,14 @@ def test_sweep_report_ranks_trials_by_best_checkpoint(tmp_path):
         "steps": 4,
         "every": 2,
     }
-    (tmp_path / "sweep.json").write_text(
-        json.dumps(asked | {"trials": 3, "cpus": 1, "score": None})
-    )
+    write_json(tmp_path / "sweep.json", asked | {"trials": 3, "cpus": 1, "score": None})
     for number, scores in enumerate([[3.0, 2.5], [9.0, 1.5], [None]]):
         run = tmp_path / "trials" / f"trial-{number:05}"
         run.mkdir(parents=True)
         values = {"method.cycle": 2.0 + number, "train.optimizer.lr": 2e-4}
-        (run / "trial.json").write_text(json.dumps({"values": values, "error": None}))
+        write_json(run / "trial.json", {"values": values, "error": None})
         table = [{"step": 2 * place + 2, "score": score} for place, score in enumerate(scores)]
-        (run / "best.json").write_text(
-            json.dumps({"rule": "lowest", "higher_is_better": False, "table": table})
-        )
+        write_json(run / "best.json", {"rule": "lowest", "higher_is_better": False, "table": table})
         (run / "recipe.toml").write_text(f"[method]\ncycle = {2.0 + number}\n")
 
     (tmp_path / "trials" / "trial-00003").mkdir()  # killed as it began
@@ -106,9 +102,8 @@ def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
 
 @pytest.fixture
 def recipe(tmp_path) -> Path:
-    import tomli_w
 
-    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(RECIPE))
+    write_toml(tmp_path / "tiny.toml", RECIPE)
     return tmp_path / "tiny.toml"
 
 

@@ -14,7 +14,7 @@ from browser import BROWSER, Browser
 from pages import Page
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from tiny import draw_pictures, read_json
+from tiny import draw_pictures, read_json, write_json
 
 from gantk import Data
 from gantk.data.batches import order
@@ -97,7 +97,7 @@ def answered(folder, key, name, give):
     ]
     study = sha256((folder / "key.json").read_bytes()).hexdigest()
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({"study": study, "reader": name, "answers": given}))
+    write_json(path, {"study": study, "reader": name, "answers": given})
     return path
 
 
@@ -327,10 +327,10 @@ def test_damaged_answers_alone_are_an_error(gantk, partly_damaged):
 def test_a_key_without_usable_questions_is_one_error(change, words, gantk, study):
     folder, key = study("2afc", readers=1)
     answers = answered(folder, key, "reader-1", lambda case, which: which)
-    (folder / "key.json").write_text(json.dumps(key | change))
+    write_json(folder / "key.json", key | change)
     said = read_json(answers)
     digest = sha256((folder / "key.json").read_bytes()).hexdigest()
-    answers.write_text(json.dumps(said | {"study": digest}))
+    write_json(answers, said | {"study": digest})
     told = gantk("study", "score", folder, answers).refused()
 
     assert words in told
