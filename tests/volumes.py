@@ -39,6 +39,14 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
     return path
 
 
+def itk_affine(image) -> np.ndarray:
+    """Where the voxels of a SimpleITK image lie, to the right, front and top."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
 def tree_of(root):
     """Three patients with T1, T2 and FLAIR on one grid each."""
     for n, k in np.ndindex(3, 3):

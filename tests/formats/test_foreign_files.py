@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK as sitk
+from volumes import itk_affine
 
 from gantk.errors import UserError
 from gantk.formats import files
@@ -78,18 +79,11 @@ def assert_equals_itk(path):
     """Values and places are those that SimpleITK reads."""
     image = files.read(path)
     expected = sitk.ReadImage(str(path))
-    nib.save(nib.Nifti1Image(*as_nifti(expected)), path.parent / "expected.nii")
+    voxels = sitk.GetArrayFromImage(expected).T
+    nib.save(nib.Nifti1Image(voxels, itk_affine(expected)), path.parent / "expected.nii")
     same = files.read(path.parent / "expected.nii")
     np.testing.assert_array_equal(image.pixels, same.pixels)
     np.testing.assert_allclose(image.affine, same.affine, atol=1e-5)
-
-
-def as_nifti(image):
-    """Voxels and affine of an image of SimpleITK, by NIfTI's definition."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image).T, np.diag([-1, -1, 1, 1]) @ affine
 
 
 def assert_conversion_works(path):
@@ -184,7 +178,7 @@ def test_the_unit_of_a_nifti_is_used(tmp_path, unit, millimetres):
 
     np.testing.assert_allclose(read.affine, affine, atol=1e-6)
     itk = sitk.ReadImage(str(tmp_path / "y.nii"))
-    np.testing.assert_allclose(as_nifti(itk)[1], affine, atol=1e-4)
+    np.testing.assert_allclose(itk_affine(itk), affine, atol=1e-4)
     np.testing.assert_allclose(nib.load(tmp_path / "y.nii").affine, stored, rtol=1e-5)
 
 
@@ -308,7 +302,8 @@ def test_a_volume_of_another_kind_is_written_where_itk_finds_it(tmp_path):
     image = files.read(tmp_path / "x.nii")
     for name in ("y.nrrd", "y.mha", "y.nhdr", "y.mhd"):
         files.write(tmp_path / name, image)
-        voxels, found = as_nifti(sitk.ReadImage(str(tmp_path / name)))
+        itk = sitk.ReadImage(str(tmp_path / name))
+        voxels, found = sitk.GetArrayFromImage(itk).T, itk_affine(itk)
         np.testing.assert_array_equal(voxels, VOLUME)
         np.testing.assert_allclose(found, affine, atol=1e-9)
 

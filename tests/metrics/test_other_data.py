@@ -69,9 +69,7 @@ SEEN = {
 
 @pytest.fixture(scope="module")
 def packed(run, tmp_path_factory):
-    from gantk_models.packing import pack
-
-    return pack(run, tmp_path_factory.mktemp("packed") / "model", say=lambda line: None)
+    return gantk.pack(run, tmp_path_factory.mktemp("packed") / "model", say=lambda line: None)
 
 
 @pytest.mark.parametrize("case", SEEN)

@@ -94,8 +94,8 @@ def test_an_escaped_text_is_shown_as_it_is(text):
 
 @pytest.mark.parametrize("text", [" x ".join(HOSTILE), "<b>a</b>", "[a](http://b)", "```"])
 def test_cards_show_what_files_say_as_it_is(copied_run, tmp_path, text):
+    from gantk import write_card
     from gantk_models import packing
-    from gantk_studies.card.card import write_card
 
     recipe = tomllib.loads((copied_run / "recipe.toml").read_text("utf-8"))
     write_toml(copied_run / "recipe.toml", recipe | {"summary": text})

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import dcmread, uid
+from volumes import itk_affine
 
 from gantk.errors import UserError
 from gantk.formats import files as io
@@ -70,14 +71,6 @@ def expect_valid(dataset) -> None:
 # --- reading
 
 
-def affine_by_itk(image) -> np.ndarray:
-    """Where voxels lie, to the right, front and top, by what SimpleITK has read."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return np.diag([-1, -1, 1, 1]) @ affine
-
-
 planes = pytest.mark.parametrize("plane", ["AXIAL", "CORONAL", "SAGITTAL", "OBLIQUE"])
 
 
@@ -90,7 +83,7 @@ def test_series_match_simpleitk(tmp_path, plane):
 
     image = io.read(scan)
     other = by_itk(tmp_path / "in")
-    affine = affine_by_itk(other)
+    affine = itk_affine(other)
     voxels = sitk.GetArrayFromImage(other).transpose(2, 1, 0).astype(np.float64)
 
     np.testing.assert_allclose(image.pixels[0], to_upright(voxels, affine), rtol=1e-6)
@@ -609,14 +602,3 @@ def test_a_dicom_file_with_one_changed_byte_is_not_quoted(tmp_path, capfd):
 
     assert refused > 10
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("said", "years"),
-    [("045Y", 45), ("018M", 1.5), ("026W", 0.5), ("007D", 0.02), ("45", 50), ("", 50)],
-)
-def test_a_header_tells_the_age_of_the_patient(tmp_path, said, years):
-    (first, *_) = made.series(tmp_path, made.head(2, 12, 10), PatientAge=said)
-    found = io.read(first).facts["age"]
-
-    assert found == (years and pytest.approx(years, rel=0.05))

@@ -17,12 +17,11 @@ from safetensors.numpy import load_file
 from tiny import ROOT, draw_pictures, python, read_json
 from volumes import volume
 
-from gantk import load
+import gantk as toolkit
 from gantk.errors import GantkError, UserError
 from gantk.files import sha256_of
 from gantk.formats.files import read
 from gantk.runs.models import all_models
-from gantk_models import packing
 
 GIVE = "import gantk\n@gantk.hookimpl\ndef gantk_register(add):\n    add.models('given')"
 SAVED = "checkpoints/step-000004"
@@ -31,11 +30,7 @@ SAVED = "checkpoints/step-000004"
 @pytest.fixture(scope="module")
 def packed(tiny_run, tmp_path_factory) -> Path:
     """The tiny run, packed: only to be read."""
-    return packing.pack(tiny_run, tmp_path_factory.mktemp("packed") / "tiny", say=lambda line: None)
-
-
-def known(path: Path) -> dict:
-    return read_json(path)
+    return toolkit.pack(tiny_run, tmp_path_factory.mktemp("packed") / "tiny", say=lambda line: None)
 
 
 def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
@@ -54,13 +49,13 @@ def test_packed_models_hold_16_bit_weights_and_no_names(packed, tiny_run):
     told = "".join(
         (packed / name).read_text("utf-8") for name in files if not name.endswith(".safetensors")
     )
-    images = known(tiny_run / "split.json")["splits"]["train"]
+    images = read_json(tiny_run / "split.json")["splits"]["train"]
 
     assert not [
         image for image in images if f'"{image["subject"]}"' in told or image["key"] in told
     ]
 
-    score = known(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]["value"]
+    score = read_json(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]["value"]
     card = (packed / "card.md").read_text("utf-8")
 
     assert f"| T1 -> T2 | PSNR | {score:.2f} dB |" in card
@@ -75,12 +70,12 @@ def test_packed_models_answer_and_score_as_their_run(packed, tiny_run, gantk, tm
     gantk("eval", packed, "--metrics", "psnr", "--json", tmp_path / "scores.json").ok()
 
     scores = [
-        known(tmp_path / "scores.json")["metrics"],
-        known(tiny_run / "metrics.json")["metrics"],
+        read_json(tmp_path / "scores.json")["metrics"],
+        read_json(tiny_run / "metrics.json")["metrics"],
     ]
     for to, way in (("T1", "b_to_a"), ("T2", "a_to_b")):
         one, other = (
-            load(each, device="cpu").translate(pixels, to=to) for each in (tiny_run, packed)
+            toolkit.load(each, device="cpu").translate(pixels, to=to) for each in (tiny_run, packed)
         )
         assert 0 < np.abs(one - other).max() < np.ptp(one) / 100
         assert scores[0][way]["psnr"]["value"] == pytest.approx(
@@ -151,16 +146,16 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     volume(tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")  # noise
     done = gantk("translate", packed, tmp_path / "raw", tmp_path / "made", "--device", "cpu")
     (sidecar,) = (tmp_path / "made").rglob("sub-01*.json")
-    told = known(sidecar)["GeneratedBy"][0]["Description"]
+    told = read_json(sidecar)["GeneratedBy"][0]["Description"]
 
     assert done.code == 0
     assert told.startswith("tiny (dualgan), T1 to T2")
     assert "no output is fit for diagnosis" in told
-    fits, doubt = known(sidecar)["Warnings"]
+    fits, doubt = read_json(sidecar)["Warnings"]
     assert fits == "fits the training data: no; lesions are not judged"
     assert doubt.startswith("the input is noise")
     assert doubt in done.out
-    found = known(sidecar)["FitsTrainingData"]["T1"]
+    found = read_json(sidecar)["FitsTrainingData"]["T1"]
     assert found["Fits"] == "no"
     assert doubt in found["Reasons"]
 
@@ -168,21 +163,21 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
 def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     (tmp_path / "card.md").write_text("# Mine\n", "utf-8")
     with pytest.raises(UserError, match="has no section '## Limits'"):
-        packing.pack(tiny_run, tmp_path / "new", card=tmp_path / "card.md")
+        toolkit.pack(tiny_run, tmp_path / "new", card=tmp_path / "card.md")
 
     with pytest.raises(UserError, match="not written by gantk"):
-        packing.pack(tiny_run, tmp_path)
+        toolkit.pack(tiny_run, tmp_path)
 
-    monkeypatch.setattr(packing, "LEVELS", 10**7)
+    monkeypatch.setattr("gantk_models.packing.LEVELS", 10**7)
     with pytest.raises(
         GantkError, match="gray levels of 10000000, on 2 held-out images.*--dtype float32"
     ):
-        packing.pack(tiny_run, tmp_path / "new")
+        toolkit.pack(tiny_run, tmp_path / "new")
 
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
 
     # which answers to the bit
-    packing.pack(tiny_run, tmp_path / "new", dtype="float32", discriminators=True)
+    toolkit.pack(tiny_run, tmp_path / "new", dtype="float32", discriminators=True)
     weights = load_file(tmp_path / "new" / SAVED / "weights.safetensors")
 
     assert {name.split(".")[1] for name in weights} == {"g_ab", "g_ba", "d_a", "d_b"}

@@ -16,13 +16,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tiny import draw_pictures, read_json, write_json
 
-from gantk import Data
+from gantk import Data, new_study
 from gantk.data.batches import order
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
 from gantk_studies.reader_study import making
 from gantk_studies.reader_study.answers import Answers, Key, rows_of
-from gantk_studies.reader_study.making import new_study, questions
+from gantk_studies.reader_study.making import questions
 from gantk_studies.reader_study.scoring import accuracy, over_both
 
 KINDS = pytest.mark.parametrize("kind", ["2afc", "yesno", "rating"])
