@@ -15,6 +15,7 @@ import numpy as np
 import tomli_w
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from gantk import registry
 from gantk.method import Geometry, Method
@@ -125,6 +126,18 @@ def write_json(path: Path, value: Any) -> None:
 def write_toml(path: Path, tables: Mapping[str, Any]) -> Path:
     path.write_text(tomli_w.dumps(tables), "utf-8")
     return path
+
+
+def weights_of(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    """The weights of a run's last checkpoint, or of that of a step."""
+    name = "step-*" if step is None else f"step-{step:06d}"
+    *_, checkpoint = sorted((run / "checkpoints").glob(name))
+    return load_file(checkpoint / "weights.safetensors")
+
+
+def same_weights(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether weights have the same names, and the same numbers to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def draw_pictures(

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from several import begun, finish, recipe_file
-from tiny import PATCHGAN, TINY, UNET
+from tiny import PATCHGAN, TINY, UNET, weights_of
 
 import gantk
 
@@ -45,10 +44,6 @@ def losses_of(run: Path) -> list[dict[str, float]]:
     return [line["losses"] for line in map(json.loads, lines) if "losses" in line]
 
 
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / f"step-{STEPS:06d}" / "weights.safetensors")
-
-
 @pytest.mark.parametrize("way", ["graph-fp32", "plain-fp32"])
 def test_ten_steps_have_the_losses_of_a_cpu(way, tmp_path):
     tables = recipe(**WAYS[way])
@@ -71,7 +66,7 @@ def test_a_resume_ends_at_the_same_weights(way, tmp_path, monkeypatch):
 
     gantk.resume(stopped, device=CARD, say=lambda line: None)
 
-    wanted, found = weights_of(whole), weights_of(stopped)
+    wanted, found = weights_of(whole, STEPS), weights_of(stopped, STEPS)
     assert wanted.keys() == found.keys()
     apart = [name for name in wanted if not torch.equal(found[name], wanted[name])]
     assert apart == []

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from tiny import registered
+from tiny import registered, same_weights
 from torch import nn
 
 from gantk.machine.runtime import Runtime
@@ -68,15 +68,9 @@ def train(engine: Engine) -> list[dict]:
     return [losses for _, _, losses in engine.fit(images)]
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether weights and buffers are the same to the bit."""
-    expected = other.state_dict()
-    return all(torch.equal(tensor, expected[name]) for name, tensor in one.state_dict().items())
-
-
 def assert_same(one: Engine, other: Engine) -> None:
-    assert same(one.method, other.method)
-    assert same(one.ema, other.ema)
+    assert same_weights(one.method.state_dict(), other.method.state_dict())
+    assert same_weights(one.ema.state_dict(), other.ema.state_dict())
 
 
 def numbers(losses: dict) -> dict[str, float]:

@@ -8,19 +8,15 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TINY, draw_pictures, method_of, read_json
+from tiny import TINY, draw_pictures, method_of, read_json, same_weights, weights_of
 
 from gantk import pack, resume, run
 from gantk.errors import UserError
-from gantk.runs import checkpoint, trained
+from gantk.runs import trained
 
 QUIET = {"device": "cpu", "say": lambda line: None}
 LAST = "checkpoints/step-000004"
 PAIRS = {"name": "regression", "generator": TINY["method"]["generator"]}
-
-
-def weights(run, step: int) -> dict[str, torch.Tensor]:
-    return checkpoint.load_weights(run.path / f"checkpoints/step-{step:06d}")
 
 
 def begun(recipe: dict, start, out, **settings):
@@ -35,7 +31,7 @@ def begun(recipe: dict, start, out, **settings):
 def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe, tmp_path, part):
     new, said = begun(tiny_recipe, tiny_run / part, tmp_path / "new")
     expected = trained.inference_state(tiny_run / LAST)
-    found = weights(new, 0)
+    found = weights_of(new.path, 0)
     taken = [name for name in expected if not name.startswith("pool")]
 
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in taken)
@@ -58,8 +54,8 @@ def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp
     new, said = begun(tiny_recipe, tiny_run, tmp_path / "new", **deeper)
     plain, _ = begun(tiny_recipe, "", tmp_path / "plain", **deeper)
     expected = trained.inference_state(tiny_run / LAST)
-    found = weights(new, 0)
-    drawn = weights(plain, 0)
+    found = weights_of(new.path, 0)
+    drawn = weights_of(plain.path, 0)
     record = read_json(new.path / "environment.json")["start"]
 
     assert all(torch.equal(found[f"model.{name}"], expected[name]) for name in record["taken"])
@@ -86,9 +82,7 @@ def test_equal_starts_and_seeds_give_equal_weights(tiny_run, tiny_recipe, tmp_pa
     shutil.rmtree(two.path / LAST)
     resume(two, **QUIET)
 
-    assert all(
-        torch.equal(tensor, weights(two, 4)[name]) for name, tensor in weights(one, 4).items()
-    )
+    assert same_weights(weights_of(one.path), weights_of(two.path))
     with pytest.raises(UserError, match=r"there is no folder '.*start'.*\(train.start\)"):
         run(tiny_recipe, out=tmp_path / "three", **QUIET)
 
@@ -146,7 +140,7 @@ def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tm
     shutil.rmtree(cut.path / "checkpoints/step-000040")
     resume(cut, **QUIET)  # what it goes on from is not taken for the start
     begun = trained.inference_state(tiny_run / LAST)
-    found = weights(whole, 40)
+    found = weights_of(whole.path)
     for way in ("ab", "ba"):
         kept = {name: one for name, one in found.items() if name.startswith(f"model.start_{way}.")}
         assert kept
@@ -158,7 +152,7 @@ def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tm
             not torch.equal(found[f"model.g_{way}.{name[15:]}"], one) for name, one in kept.items()
         )
 
-    assert all(torch.equal(one, weights(cut, 40)[name]) for name, one in found.items())
+    assert same_weights(found, weights_of(cut.path))
 
     rows = [json.loads(line) for line in (whole.path / "log.jsonl").read_text().splitlines()]
     far = [sum(row["losses"].values()) for row in rows if "losses" in row]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import registered
+from tiny import registered, same_weights
 from torch import nn
 
 from gantk import DiscriminatorAugment, ImagePool
@@ -23,12 +23,6 @@ adamw = registered("optimizer", "adamw")
 sgd = registered("optimizer", "sgd")
 
 CPU = torch.device("cpu")
-
-
-def same_state(one: nn.Module, other: nn.Module) -> bool:
-    return all(
-        torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items()
-    )
 
 
 def seeded(seed: int, function, *args):
@@ -80,8 +74,8 @@ def test_the_image_pool_loses_nothing_and_resumes(capacity, sizes, seed):
         # an image is either on its way out, or kept for later, or (while the pool fills) both
         assert set(returned) | set(stored) == set(range(shown))
 
-    assert same_state(pool, single)
-    assert same_state(pool, restored)
+    assert same_weights(pool.state_dict(), single.state_dict())
+    assert same_weights(pool.state_dict(), restored.state_dict())
 
 
 def test_discriminators_see_pooled_images_only():

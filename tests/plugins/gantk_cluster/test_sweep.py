@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 from several import SRUN
-from tiny import TINY, read_json, write_json, write_toml
+from tiny import TINY, read_json, same_weights, weights_of, write_json, write_toml
 
 import gantk
 from gantk import __version__ as version
@@ -75,10 +74,6 @@ def until(log: Path, words: str, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-def weights(run: Path):
-    return load_file(run / "checkpoints" / f"step-{STEPS:06}" / "weights.safetensors")
-
-
 def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
     """Every trial's weights are bit by bit those of a training of the same settings that nobody
     disturbed.
@@ -94,10 +89,7 @@ def assert_as_if_left_alone(folder: Path, apart: Path) -> None:
                 device="cpu",
                 say=lambda line: None,
             )
-            mine = weights(run)
-            theirs = weights(alone.path)
-            assert mine.keys() == theirs.keys()
-            assert all((mine[key] == theirs[key]).all() for key in mine)
+            assert same_weights(weights_of(run, STEPS), weights_of(alone.path, STEPS))
 
 
 @pytest.fixture

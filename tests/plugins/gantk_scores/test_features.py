@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import registered
+from tiny import registered, same_weights
 from torch import nn
 
 from gantk import timm_model
@@ -135,10 +135,6 @@ def test_a_network_of_timm_gives_its_pooled_features(weights, trained):
     assert seen.what == f"{NAME}-pretrained"
 
 
-def same(model, state) -> bool:
-    return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
     file = weights / f"{NAME}{suffix}"
@@ -155,7 +151,7 @@ def test_a_file_of_the_folder_is_what_gets_loaded(weights, trained, suffix):
 
     for options in ({}, {"num_classes": 0}):  # with its classifier and without
         model = timm_model(NAME, **options)
-        assert same(model, trained)
+        assert same_weights(model.state_dict(), trained)
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -167,7 +163,7 @@ def test_what_the_hub_cached_is_used_without_a_network(monkeypatch, tmp_path, tr
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
 
-    assert same(timm_model(NAME), trained)
+    assert same_weights(timm_model(NAME).state_dict(), trained)
 
 
 def test_missing_weights_say_which_file_goes_where():
