@@ -82,6 +82,14 @@ def of(records, letter):
     return [record for record in records if record.domain == letter]
 
 
+def pairs_of(records):
+    """The records of each pair that has both images, by domain, in the order of the first."""
+    found = {}
+    for record in records:
+        found.setdefault(record.pair, {})[record.domain] = record
+    return {pair: both for pair, both in found.items() if pair is not None and len(both) == 2}
+
+
 def load(source, method=UNPAIRED, **options):
     """The data that a recipe's [data] table gives a method."""
     table = {"source": source, "domains": ("T1", "T2"), "size": SIZE} | options

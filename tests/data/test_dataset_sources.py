@@ -9,11 +9,10 @@ import dicom_files as made
 import numpy as np
 import pytest
 from tiny import draw_pictures, phantom, registered
-from volumes import load, of, records_of, tree_of, volume
+from volumes import load, of, pairs_of, records_of, tree_of, volume
 
 from gantk import check
 from gantk.data.array_tables import source_of
-from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_dicom.names import pseudonym
@@ -128,7 +127,7 @@ def test_a_row_for_each_image(tree):
         ("a", "patient1/T1.nii.gz", "bert", "test", None, False),
         ("b", "patient1/T2.nii.gz", "bert", "test", None, False),
     ]
-    assert len(complete_pairs(records)) == 2
+    assert len(pairs_of(records)) == 2
     assert len(manifest(tree / "study.csv", LONG, dims=2)) == 4 * 8
     assert {r.path.name for r in manifest(tree / "study.csv", LONG, ("T1",))} == {"T1.nii.gz"}
     absolute = f"path\n{tree}/patient0/T1.nii.gz\n../patient1/T1.nii.gz\n"
@@ -147,7 +146,7 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     rows.append("patient0/FLAIR.nii.gz,,p9")
     records = manifest(tree / "study.csv", "\ufeff" + "\n".join(rows).replace(",", sign))
 
-    assert len(complete_pairs(records)) == 3
+    assert len(pairs_of(records)) == 3
     assert {r.subject for r in records} == {
         "p0",
         "p1",
@@ -162,9 +161,10 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
         for name in ("T1", "T2")
     ]
 
-    assert sorted(
-        complete_pairs(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))
-    ) == ["1", "2"]
+    assert sorted(pairs_of(manifest(tree / "study.csv", "\n".join(rows).replace(",", sign)))) == [
+        "1",
+        "2",
+    ]
     notes = check(tree / "study.csv")["problems"]
     assert any(
         "2 images without a pair, because the cell `pair` is empty" in x["what"] for x in notes
@@ -263,7 +263,7 @@ def test_bids_entities_tell_contrasts_and_runs(dataset):
     assert {name[6:] for name in file_names(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
     every = records_of(Bids, dataset, dims=3, runs="all")
     assert len(of(every, "a")) == 5
-    assert len(complete_pairs(every)) == 4
+    assert len(pairs_of(every)) == 4
 
     one_run = {"a": "run-2_T1w", "b": "T2w", "runs": "all"}
     asked = records_of(Bids, dataset, ("x", "y"), planes=(0, 1), **one_run)
@@ -313,7 +313,7 @@ def test_series_are_paired_by_their_headers(tmp_path):
     for letter in "ab":
         assert {r.subject for r in of(records, letter)} == set(patients)
 
-    assert len(complete_pairs(records)) == 2 * 4
+    assert len(pairs_of(records)) == 2 * 4
     first = of(records, "b")[0]
     assert first.position == 2.0
     assert len(first.files) == 8

@@ -11,11 +11,10 @@ import PIL.Image
 import pytest
 import torch
 from tiny import registered
-from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, records_of
+from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, pairs_of, records_of
 
 from gantk import Batches
 from gantk.data.batches import order as order_of
-from gantk.data.sources.pairing import complete_pairs
 from gantk.data.split import SETS
 from gantk.errors import UserError
 
@@ -48,7 +47,7 @@ def images(path, **options):
 
 
 def by_pair(records):
-    return sorted((pair["a"].key, pair["b"].key) for pair in complete_pairs(records).values())
+    return sorted((pair["a"].key, pair["b"].key) for pair in pairs_of(records).values())
 
 
 # --- which image is of which domain, split and patient

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from tiny import registered, write_json
-from volumes import PAIRED, UNPAIRED, far_apart, load, of, records_of, tree_of, volume
+from volumes import PAIRED, UNPAIRED, far_apart, load, of, pairs_of, records_of, tree_of, volume
 
 from gantk import check
 from gantk.data.augment import hide_contrasts
-from gantk.data.sources.pairing import complete_pairs, expect_pairs
+from gantk.data.sources.pairing import expect_pairs
 from gantk.errors import UserError
 from gantk.method import Batch
 from gantk.prepare.grid import SamplingGrid
@@ -118,7 +118,7 @@ def test_one_file_of_several_volumes_serves_both_domains(tmp_path, onto):
     write_json(tmp_path / "dataset.json", names)
     records = nifti(tmp_path, ("FLAIR", "T2"), onto=onto)
 
-    assert len(complete_pairs(records)) == 2 * 8
+    assert len(pairs_of(records)) == 2 * 8
     assert {r.subject for r in records} == {"BRATS_000", "BRATS_001"}
     stored = nib.load(tmp_path / "BRATS_000.nii.gz").get_fdata(dtype=np.float32)
     np.testing.assert_array_equal(of(records, "a")[0].scan()[0], stored[..., 0].T)
@@ -140,7 +140,7 @@ def test_scans_on_different_grids_pair_only_when_resampled(tmp_path):
 
     for view in (None, SamplingGrid("sagittal", (1.0, 2.0, 1.0))):
         moved = nifti(apart, onto="a", view=view)
-        for pair in complete_pairs(moved).values():
+        for pair in pairs_of(moved).values():
             np.testing.assert_allclose(pair["b"].read(), 2 * pair["a"].read(), atol=2e-2)
 
     assert of(moved, "b")[0].files == (apart / "p0" / "T2.nii", apart / "p0" / "T1.nii")
