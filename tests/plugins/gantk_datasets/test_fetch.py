@@ -8,10 +8,8 @@ import hashlib
 import io
 import re
 import tarfile
-import threading
 import zipfile
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,30 +27,27 @@ from gantk_datasets.public import download, missing, t1t2
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}
 
 
-class Files(BaseHTTPRequestHandler):
-    """Files with ranges; misbehaves as the server's attributes say."""
+def some_of(files: dict[str, bytes]):
+    """Answers with files and parts of them, that misbehave as the server's attributes say."""
 
-    protocol_version = "HTTP/1.1"
-    log_message = print  # which pytest captures
-
-    def do_GET(self):
-        server = self.server
-        path = self.path.lstrip("/")
-        wanted = self.headers.get("Range")
+    def reply(handler: Handler) -> None:
+        server = handler.server
+        path = handler.path.lstrip("/")
+        wanted = handler.headers.get("Range")
         server.log.append((path, wanted))
-        body = server.files.get(path, b"")
-        status = (server.answers.pop(0) if server.answers else 200) if path in server.files else 404
-        if status == 200 and wanted and server.ranges:
+        body = files.get(path, b"")
+        status = (server.answers.pop(0) if server.answers else 200) if path in files else 404
+        if status == 200 and wanted:
             start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
             status = 206 if start < len(body) else 416
             body = body[start:]
 
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        handler.start(status, {"Content-Length": str(len(body))})
         cut = server.cuts.pop(0) if server.cuts and status in (200, 206) else None
-        self.wfile.write(body[:cut])
-        self.close_connection = cut is not None
+        handler.wfile.write(body[:cut])
+        handler.close_connection = cut is not None
+
+    return reply
 
 
 @pytest.fixture
@@ -62,18 +57,22 @@ def server(monkeypatch):
     """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as running:
-        running.files = {}
+    files = {}
+    with serve(some_of(files)) as running:
+        running.files = files
         running.log = []
         running.cuts = []
         running.answers = []
-        running.ranges = True
-        running.url = f"http://127.0.0.1:{running.server_address[1]}/"
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
+
+
+ABOUT = {"about": "heads", "licence": "CC BY 4.0", "cite": "Somebody 2020"}
+
+
+def known(server: Server, files: dict[str, dict]) -> dict[str, dict]:
+    """The table of the set "heads" on a server, and that of one which has to be asked for."""
+    own = ABOUT | {"use": "--data {folder}", "base": server.url, "files": files}
+    return {"heads": own, "guarded": ABOUT | {"ask": "https://example.org/ask"}}
 
 
 @pytest.fixture
@@ -89,10 +88,7 @@ def offer(server, monkeypatch):
             server.files[name] = content
             files = {name: {"size": len(content), "checksum": sha256(content)} | changes}
 
-        about = {"about": "heads", "licence": "CC BY 4.0", "cite": "Somebody 2020"}
-        own = about | {"use": "--data {folder}", "base": server.url, "files": files}
-        asked = about | {"ask": "https://example.org/ask"}
-        monkeypatch.setattr(download, "known_sets", lambda: {"heads": own, "guarded": asked})
+        monkeypatch.setattr(download, "known_sets", lambda: known(server, files))
         return content
 
     return make
@@ -205,9 +201,8 @@ def test_git_checksums_and_archives_keep_their_places(server, offer, tmp_path):
         path: hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
         for path, body in bodies.items()
     }
-    server.files = {path.replace(" ", "%20"): body for path, body in bodies.items()} | {
-        "T1.tar": packed({"a": b"1"})
-    }
+    server.files |= {path.replace(" ", "%20"): body for path, body in bodies.items()}
+    server.files["T1.tar"] = packed({"a": b"1"})
     offer(
         files={path: {"checksum": f"git:{blob}"} for path, blob in blobs.items()}
         | {"T1.tar": {"into": "T1", "checksum": sha256(packed({"a": b"1"}))}}
@@ -519,10 +514,8 @@ def hostile(monkeypatch):
 
         def start(reply, name: str = "heads.tar", **facts) -> Server:
             server = stack.enter_context(serve(reply))
-            about = {"about": "heads", "licence": "CC BY 4.0", "cite": "Somebody 2020"}
-            about |= {"use": "--data {folder}", "base": server.url}
-            about |= {"files": {name: {"size": 0, "checksum": sha256(b"")} | facts}}
-            monkeypatch.setattr(download, "known_sets", lambda: {"heads": about})
+            files = {name: {"size": 0, "checksum": sha256(b"")} | facts}
+            monkeypatch.setattr(download, "known_sets", lambda: known(server, files))
             return server
 
         yield start

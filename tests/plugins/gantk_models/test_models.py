@@ -7,13 +7,12 @@ import json
 import os
 import re
 import shutil
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from servers import Handler, hub_reply, serve
 from tiny import ROOT, draw_pictures, python, read_json
 from volumes import volume
 
@@ -189,73 +188,31 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
 COMMIT = 40 * "1"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload and a download ask for, with one commit; `asked` are all
-    requests.
-    """
+def taking(files: dict[str, bytes]):
+    """Answers of a hub that takes uploads into `files`, as one commit."""
 
-    files: dict[str, bytes] = {}
-    asked: list[str] = []
-
-    def do_GET(self):
-        self.asked.append(f"{self.command} {self.path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        parts = self.path.partition("?")[0].split("/")
+    def reply(handler: Handler) -> None:
+        parts = handler.path.partition("?")[0].split("/")
+        repository = f"{handler.server.url}/me/tiny"
         if "gone" in parts:
-            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            return
-
-        if "resolve" in parts:
-            content = self.files["/".join(parts[5:])]
-        else:
-            content = json.dumps(self.reply(parts, body)).encode()
-
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}
-        self.answer(200, content, headers)
-
-    def answer(self, code: int, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def reply(self, parts: list[str], body: bytes) -> dict | list:
-        """What the hub answers as JSON to a request for a path."""
-        repository = f"http://{self.headers['Host']}/me/tiny"
-        if parts[-1] == "create":
-            return {"url": repository}
-        if "preupload" in parts:
+            handler.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
+        elif parts[-1] == "create":
+            handler.answer(json.dumps({"url": repository}).encode())
+        elif "preupload" in parts:
             mode = {"uploadMode": "regular", "shouldIgnore": False}
-            return {"files": [{"path": file["path"]} | mode for file in json.loads(body)["files"]]}
+            asked = [{"path": file["path"]} | mode for file in json.loads(handler.body)["files"]]
+            handler.answer(json.dumps({"files": asked}).encode())
+        elif "commit" in parts:
+            for sent in map(json.loads, handler.body.splitlines()):
+                if sent["key"] == "file":
+                    files[sent["value"]["path"]] = base64.b64decode(sent["value"]["content"])
+            made = {"commitUrl": f"{repository}/commit/{COMMIT}", "commitOid": COMMIT}
+            handler.answer(json.dumps(made | {"success": True}).encode())
+        else:
+            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"etag-{parts[-1]}"'}
+            hub_reply(files, COMMIT, headers)(handler)
 
-        if "commit" in parts:
-            self.keep(body)
-            url = f"{repository}/commit/{COMMIT}"
-            return {"commitUrl": url, "commitOid": COMMIT, "success": True}
-
-        if "tree" in parts:
-            return [
-                {"type": "file", "path": path, "size": len(content), "oid": "0"}
-                for path, content in self.files.items()
-            ]
-
-        siblings = [{"rfilename": path} for path in self.files]
-        return {"id": "me/tiny", "sha": COMMIT, "siblings": siblings}
-
-    def keep(self, body: bytes) -> None:
-        """Take the files of a commit."""
-        for line in body.splitlines():
-            sent = json.loads(line)
-            if sent["key"] == "file":
-                self.files[sent["value"]["path"]] = base64.b64decode(sent["value"]["content"])
-
-    do_POST = do_HEAD = do_GET
-
-    def log_message(self, *words) -> None:
-        """Nothing on the terminal."""
+    return reply
 
 
 # The commands share an interpreter, whose start takes seconds.
@@ -265,33 +222,27 @@ print(json.dumps([(end.code, end.out + end.err) for end in ends]))"""
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """`hub(["push", ...], ...)` runs commands one after the other in a process whose hub is the
-    server; their ends.
+def hub(tmp_path):
+    """`hub(["push", ...], ...)` runs commands one after the other in a process whose hub is a
+    server of `hub.files`; their ends. `hub.asked`: its requests meanwhile.
     """
     pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install gantk[hub]")
-    # of somebody else
-    monkeypatch.setattr(Hub, "files", {"setup.py": b"raise SystemExit('executed')"})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    own = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_TOKEN": "hf_me",
-        "HF_HUB_OFFLINE": "0",
-    }
+    own = {"HF_TOKEN": "hf_me", "HF_HUB_OFFLINE": "0"}
     own |= {"HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
     own["PYTHONPATH"] = (
         f"{ROOT / 'tests'}:{ROOT / 'tests' / 'promises'}:{os.environ.get('PYTHONPATH', '')}"
     )
 
     def call(*commands: list[object]) -> list[tuple[int, str]]:
-        Hub.asked = []
+        call.asked.clear()
         given = json.dumps([[str(word) for word in words] for words in commands])
         return json.loads(python("-c", SEVERAL, given, cwd=tmp_path, **own).ok().out)
 
-    yield call
-    server.shutdown()
-    server.server_close()
+    call.files = {"setup.py": b"raise SystemExit('executed')"}  # of somebody else
+    with serve(taking(call.files)) as server:
+        own["HF_ENDPOINT"] = server.url
+        call.asked = server.asked
+        yield call
 
 
 ON_CPU = ["--device", "cpu"]
@@ -303,11 +254,11 @@ def test_a_model_is_pushed_with_its_cards_and_licence(hub, tiny_run):
     assert code == 0
     assert f"pushed   hf://me/tiny@{COMMIT}, weights sha256 " in said
     names = "README.md card.md meta.json metrics.json recipe.toml setup.py weights.safetensors"
-    assert sorted(path.rpartition("/")[2] for path in Hub.files) == names.split()
-    readme = Hub.files["README.md"]
+    assert sorted(path.rpartition("/")[2] for path in hub.files) == names.split()
+    readme = hub.files["README.md"]
     assert readme.startswith(b"---\nlibrary_name: gantk\n")
     assert b"\nlicense: cc-by-4.0\n---\n" in readme
-    assert readme.endswith(Hub.files["card.md"])
+    assert readme.endswith(hub.files["card.md"])
 
 
 @pytest.mark.slow
@@ -322,13 +273,13 @@ def test_pushed_models_are_fetched_once_by_address(hub, tiny_run, pictures, tmp_
     address = f"model    hf://me/tiny@{COMMIT}, weights sha256 {sha256_of(weights)}\nlimits "
 
     assert address in said
-    downloads = [one for one in Hub.asked if one.startswith("GET") and "weights.safetensors" in one]
+    downloads = [one for one in hub.asked if one.startswith("GET") and "weights.safetensors" in one]
     assert len(downloads) == 1
     assert not list((tmp_path / "hf").rglob("setup.py"))
 
     ((code, said),) = hub(["translate", f"hf://me/tiny@{COMMIT}", picture, "two.png", *ON_CPU])
     assert code == 0
-    assert Hub.asked == [], said
+    assert hub.asked == [], said
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
