@@ -354,11 +354,13 @@ def _fit_line(pairs: list[FilePair], match: bool, read: Read) -> ScaleFit:
 class FileScorer:
     """Scores whole files in their own values, over the range that all true files share."""
 
-    def __init__(self, truths: Iterable[Image], parts: Sequence[Part], device: Any):
+    def __init__(self, truths: Iterable[Image], parts: Sequence[Part], device: Any, unit: str = ""):
+        """`unit`: of the values, where it is known."""
         self._sizes: set[tuple[int, ...]] = set()
         self._black, self._range = black_and_range(map(self._noted, truths))
         self._parts = parts
         self._device = device
+        self._unit = unit
         self._scorers: dict[int, PairScorer] = {}  # by dimensions
         self._left_out: dict[str, Score] = {}
 
@@ -369,6 +371,9 @@ class FileScorer:
             metrics = [part(self._range, dims) for part in self._parts]
             self._left_out = too_small_for(metrics, self._sizes)
             metrics = [metric for metric in metrics if metric.name not in self._left_out]
+            for metric in metrics:
+                if metric.in_intensities:
+                    metric.unit = self._unit
             self._scorers[dims] = PairScorer(
                 metrics,
                 low=self._black,

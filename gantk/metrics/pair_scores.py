@@ -1,6 +1,6 @@
-"""Scores of outputs against references: by metric and region, before and after a linear
-correction, in network intensities and in the units of the files. And the baselines that a model
-must beat: identity, histogram matching, and the best intensity map; plugins register others.
+"""Scores of outputs against references: by metric and region, before and after a linear correction.
+And the baselines that a model must beat: identity, histogram matching, and the best intensity map;
+plugins register others.
 
 A baseline takes images (N, C, *size) and returns images, so that every metric scores it as it
 scores a model.
@@ -47,13 +47,12 @@ class References:
 class ImageScores:
     """The scores of a model or baseline, one number per image: (kind, row) -> (N,).
 
-    Kinds: "raw"; "corrected" by the best linear map; "native", in the files' units.
+    Kinds: "raw", and "corrected" by the best linear map.
     """
 
     values: dict[tuple[str, str], np.ndarray]
     patients: list[str]
     finite: np.ndarray  # (N,) whether all values of an output are finite
-    unit: str = ""  # of native values
     above: str = ""  # of the references
 
     @property
@@ -163,9 +162,8 @@ class PairScorer:
                 found[key].append(scores)
 
         values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
-        unit = references.units.name if references.units is not None else ""
         all_finite = torch.cat(finite).cpu().numpy()
-        return ImageScores(values, references.patients, all_finite, unit, references.above)
+        return ImageScores(values, references.patients, all_finite, references.above)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
@@ -182,10 +180,9 @@ class PairScorer:
                 masks[suffix] = None
 
         units = references.units
-        if units is not None:
+        if units is not None and any(metric.of_unit == units.name for metric in self.metrics):
             native_made = units.native(made, part.start)
             native_real = units.native(real, part.start)
-            yield from self._scores("native", native_made, native_real, masks)
             yield from self._scores("raw", native_made, native_real, masks, units.name)
 
         # Metrics count from black: SSIM's luminance term means nothing where intensities change
@@ -225,12 +222,10 @@ class PairScorer:
                 suffix: mask for suffix, mask in masks.items() if not suffix or metric.in_mask
             }
             if isinstance(metric, MapMetric):  # one map serves all regions
-                score = metric.in_units if kind == "native" else metric.of_mean
-                if score is not None:
-                    means = metric.means(made, real, [*regions.values()])
-                    for suffix, mean in zip(regions, means, strict=True):
-                        yield (kind, metric.name + suffix), score(mean)
-            elif kind != "native":
+                means = metric.means(made, real, [*regions.values()])
+                for suffix, mean in zip(regions, means, strict=True):
+                    yield (kind, metric.name + suffix), metric.of_mean(mean)
+            else:
                 for suffix, mask in regions.items():
                     yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
 
@@ -259,19 +254,7 @@ class PairScorer:
         if ("corrected", name) in scores.values:
             gap = mean_score(scores.values["corrected", name], patients)
 
-        score = metric_score(metric, estimate(raw, patients), count, definition, gap)
-        if ("native", name) in scores.values:
-            kind = "hounsfield" if scores.unit == "HU" else "native"
-            where = definition.rpartition("/")[2]
-            native = estimate(
-                scores.values["native", name],
-                patients,
-                unit=scores.unit,
-                definition=f"{metric.native}/{kind}-intensities/{where}",
-            )
-            score = score.model_copy(update={"in_units": native})
-
-        return score
+        return metric_score(metric, estimate(raw, patients), count, definition, gap)
 
 
 def _one_per_image(metric: PairMetric, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ by an outlier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class PairMetric(Metric):
     """
 
     smallest = 1  # least side of images in pixels
-    native = ""  # name of the score in the files' units, where it has one
+    in_intensities = False  # whether the score is in the unit of the images' intensities
     # unit of the intensities that it is called with, and of the domains that it scores
     of_unit = ""
 
@@ -122,12 +122,7 @@ class PairMetric(Metric):
 
 
 class MapMetric(PairMetric):
-    """A score computed from the mean of a map: one map serves all regions.
-
-    `in_units` is the score of a mean in the files' units; None where it has none.
-    """
-
-    in_units: Callable[..., Tensor] | None = None
+    """A score computed from the mean of a map: one map serves all regions."""
 
     def means(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
@@ -176,30 +171,27 @@ class PSNR(MapMetric):
 
 
 class MAE(MapMetric):
-    """Mean absolute error, in network intensities. `in_units` is the same in the files' units."""
+    """Mean absolute error, in network intensities."""
 
     name = "mae"
     unit = ""
     higher_is_better = False
-    native = "mae"
-    in_units = MapMetric.of_mean
+    in_intensities = True
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:
         return (output - reference).abs()
 
 
 class RMSE(MapMetric):
-    """Root mean square error, in network intensities. `in_units` is the same in the files' units."""
+    """Root mean square error, in network intensities."""
 
     name = "rmse"
     unit = ""
     higher_is_better = False
-    native = "rmse"
+    in_intensities = True
 
     def of_mean(self, mean: Tensor) -> Tensor:
         return mean.sqrt()
-
-    in_units = of_mean
 
 
 class NRMSE(RMSE):
@@ -208,6 +200,7 @@ class NRMSE(RMSE):
     """
 
     name = "nrmse"
+    in_intensities = False
 
     def of_mean(self, mean: Tensor) -> Tensor:
         return mean.sqrt() / self.data_range

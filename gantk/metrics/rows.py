@@ -260,19 +260,12 @@ def files_sentences(results: Results) -> Iterator[str]:
         if not known:
             continue
 
-        of_network = results.metrics.get(key, {})
-        figures = []
-        for name, score in known.items():
-            native = of_network.get(name, Score()).in_units
-            unit = score.unit if native is None else native.unit.replace("native", "gray values")
-            score = score.model_copy(update={"unit": unit})
-            figures.append(f"{short_metric_name(name)} {score.text()}")
-
+        figures = [f"{short_metric_name(name)} {score.text()}" for name, score in known.items()]
         what = f"{title_of(key, results.domains)}, whole files: {', '.join(figures)}."
         scale = scale_sentence(known)
         if not scale:
             yield f"{what} The table compares images of the network's size, from black to white"
-        elif scale_sentence(of_network):
+        elif scale_sentence(results.metrics.get(key, {})):
             yield f"{what} {scale}"
         else:
             yield f"{what} {scale} Judge the model by the table, where each image has its own scale"

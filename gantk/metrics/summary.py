@@ -107,20 +107,13 @@ def _cells(row: ScoreRow) -> tuple[str, ...]:
     decimals = row.score.decimals
     text = f"{number_text(size.value, decimals)} {sense} {size.interval(decimals)}".rstrip()
     difference = "equal" if sense == "equal" else text
-    return row.name, _with_units(row.score), row.baseline or NO_VALUE, difference, verdict
+    return row.name, row.score.text(), row.baseline or NO_VALUE, difference, verdict
 
 
 def _plain_cells(row: ScoreRow) -> tuple[str, ...]:
     """A row of the table of scores without a baseline, such as those of files against files."""
     score = row.score
-    return row.name, _with_units(score), score.interval() or NO_VALUE, score.sample()
-
-
-def _with_units(score: Score) -> str:
-    """`24.51 dB`, `0.032 (31.5 HU)`."""
-    own = score.in_units
-    in_units = f" ({own.text()})" if own and own.unit == "HU" and own.value is not None else ""
-    return f"{score.text()}{in_units}"
+    return row.name, score.text(), score.interval() or NO_VALUE, score.sample()
 
 
 def _remarks(results: Results) -> Iterator[str]:

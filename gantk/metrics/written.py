@@ -30,6 +30,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
 from gantk.metrics.pair_scores import ImageScores
+from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import Model
@@ -85,7 +86,7 @@ class WrittenTranslations:
         groups = self._images_of(sources)
         scorer = None
         if truths is not None:
-            scorer = self._file_scorer([truths[group[0]] for group in groups])
+            scorer = self._file_scorer([truths[group[0]] for group in groups], to)
 
         def work(group: Sequence[int]) -> tuple[Tensor, Tensor, ImageScores | None]:
             truth = truths[group[0]] if truths is not None else None
@@ -116,13 +117,15 @@ class WrittenTranslations:
             for group in groups.values()
         ]
 
-    def _file_scorer(self, truths: Sequence[Record]) -> FileScorer | None:
+    def _file_scorer(self, truths: Sequence[Record], to: str) -> FileScorer | None:
         """The scorer of whole files; None where true images are no files of one contrast."""
         files = [record.file for record in truths]
         if any(file is None or len(file.scans) != 1 for file in files):
             return None
         parts = [bind_or_raise("metric", name) for name in PAIR_METRICS]
-        return FileScorer((file.read() for file in files), parts, self.runtime.device)
+        units = units_of(self.data, truths[:1], to)
+        unit = "HU" if units is not None and units.name == "HU" else "gray values"
+        return FileScorer((file.read() for file in files), parts, self.runtime.device, unit)
 
     def _translate(
         self,

@@ -30,7 +30,7 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
     """
     grids: dict[str, list[ScoreGrid]] = {}
     for key, scores in run.results.metrics.items():
-        systems = {"model": scores, **_other_figures(scores)}
+        systems: dict[str, ScoresByMetric] = {"model": scores}
         for name in run.results.baselines:
             systems[baseline_words(name)] = run.results.baseline(name, key)
 
@@ -56,18 +56,6 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
             )
 
     return grids
-
-
-def _other_figures(scores: ScoresByMetric) -> dict[str, dict[str, Score]]:
-    """The scores of the model in the files' units, where they are known."""
-    found: dict[str, dict[str, Score]] = {}
-    for metric, score in scores.items():
-        if score.in_units:
-            unit = score.in_units.unit
-            title = "in image intensities" if unit in ("", "native") else f"in {unit}"
-            found.setdefault(title, {})[metric] = score.in_units
-
-    return found
 
 
 def _section(score: str) -> str:

@@ -98,7 +98,6 @@ class Score(Table):
         "The score after the best linear correction of the output's intensities in the foreground,"
         " or in the whole image where no foreground is known."
     )
-    in_units: Score | None = about("The same score in the units of the files, such as HU.")
     details: Mapping[str, Score | int | float | str | None] = tables(
         "Further figures of the metric."
     )

@@ -195,7 +195,6 @@ def test_native_units_are_those_of_the_files(name, per):
     native = truth.units.native(truth.images)
 
     assert torch.allclose(native, files, atol=2e-3 * files.abs().max())
-    assert scorer.test().dump()["metrics"]["a_to_b"]["mae"]["in_units"]["unit"] == "native"
 
 
 def test_hounsfield_units_are_named_for_ct_domains():

@@ -17,6 +17,7 @@ from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM, PairMetric
 from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.runs.results import Score
+from gantk_parts.ct.metric import HounsfieldMAE
 from gantk_trust.uncertainty.judging import judge_uncertainty
 
 SENSES = {"psnr": True, "mae": False}
@@ -70,21 +71,20 @@ def test_a_corrected_brightness_leaves_the_air_as_it_is():
         assert rows[name]["corrected"] == pytest.approx(1, abs=1e-3)
 
 
-def test_errors_have_native_units_by_each_mapping():
+def test_errors_in_hounsfield_units_are_of_each_images_mapping():
     output, truth = pair((4, 1, 12, 12), error=0.05)
     windows = [Window(low=0, high=high) for high in (100, 200, 400, 800)]
-    rows = scored(output, truth, units=Units("HU", windows))
+    units = Units("HU", windows)
+    found = scored(output, truth, scorer_of(MAE, HounsfieldMAE), units=units)["mae_hu"]
     widths = torch.tensor([50.0, 100, 200, 400])
-    error = (output - truth).flatten(1)
-    expected = {"mae": error.abs().mean(1), "nrmse": error.square().mean(1).sqrt()}
-    for name, of_images in expected.items():
-        found = rows[name]["in_units"]
-        assert found["unit"] == "HU"
-        assert found["value"] == pytest.approx((of_images * widths).mean().item(), rel=1e-4)
-        low, high = found["range"]  # four patients have no interval
-        assert low < found["value"] < high
+    error = (output - truth).flatten(1).abs().mean(1)
 
-    assert "in_units" not in rows["psnr"]
+    assert found["unit"] == "HU"
+    assert found["value"] == pytest.approx((error * widths).mean().item(), rel=1e-4)
+    low, high = found["range"]  # four patients have no interval
+    assert low < found["value"] < high
+
+    assert "mae_hu" not in scored(output, truth, scorer_of(MAE, HounsfieldMAE))
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])

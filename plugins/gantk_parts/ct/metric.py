@@ -28,7 +28,6 @@ class HounsfieldMAE(MAE):
 
     name = "mae_hu"
     unit = "HU"
-    in_units = None
     of_unit = "HU"  # called with native intensities, and only for domains with this unit
 
     def __init__(

@@ -154,7 +154,7 @@ def test_each_ct_domain_has_its_mapping_and_hu_errors(tmp_path):
     assert "mae_hu" not in found["a_to_b"]  # MR has no such units
     row = found["b_to_a"]["mae_hu"]
     assert row["unit"] == "HU"
-    assert row["value"] == pytest.approx(found["b_to_a"]["mae"]["in_units"]["value"])
+    assert row["value"] > 20 * found["b_to_a"]["mae"]["value"]
 
     made = (
         load_recipe("cyclegan_ct_mr")
