@@ -563,8 +563,8 @@ class Scorer:
                 note = f"{note}/training-images-as-if-made"
                 set_scores[CEILING] |= set_scores_of(metric, train, test, real, note)
 
-        real = [record.subject for record in self.reals.records("test", letter)]
-        tested = count_patients(real) or 0
+        subjects = [record.subject for record in self.reals.records("test", letter)]
+        tested = count_patients(subjects) or 0
         rivals = {name: set_scores[name] for name in baselines}
         for name in made:
             results.metrics.setdefault(name, {}).update(set_scores[name])

@@ -4,10 +4,9 @@ intensities.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantk.catalog.contrasts import usual_contrast, words_of
-from gantk.data.dataset import Data, open_source
+from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
@@ -72,51 +71,6 @@ class RealImages:
         records = self.records("test", letter) or self.records("train", letter)
         count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES, self.data.table.size)
         return self.scored_images(spread(records, count))
-
-    def labelled_records(self, split: str, letter: str) -> list[Record]:
-        """Records of a split and domain whose class is known, of all classes: also of those that the
-        source leaves out of training by its option `only`.
-        """
-        left_out = [r for r in self._left_out.get(split, ()) if r.domain == letter]
-        return [r for r in self.records(split, letter) + left_out if r.label is not None]
-
-    @cached_property
-    def _left_out(self) -> dict[str, list[Record]]:
-        """By split, the records of classes that the source leaves out.
-
-        Patients keep their split; new ones are split in the same shares.
-        """
-        table = self.data.table
-        part = table.source
-        default = getattr(inspect.signature(part.target).parameters.get("only"), "default", None)
-        if table.neighbours or part.options.get("only", default) == default:
-            return {}
-
-        all_classes = replace(part, options=part.options | {"only": default})
-        whole_table = table.model_copy(update={"source": all_classes})
-        records = open_source(whole_table, self.data.catalog()).records()
-        in_splits = set()
-        split_of = {}  # by patient
-        for split, own in self.data.splits.items():
-            for record in own:
-                in_splits.add(record.id)
-                if record.subject:
-                    split_of[record.subject] = split
-
-        left_out = [record for record in records if record.id not in in_splits]
-        new = sorted({record.subject or record.key for record in left_out} - split_of.keys())
-        shuffled = np.random.default_rng(table.split.seed).permutation(new)
-        test = round(table.split.test * len(new))
-        held_out = test + round(table.split.validation * len(new))
-        sets = np.split(shuffled, [test, held_out])
-        for split, patients in zip(("test", "validation", "train"), sets, strict=True):
-            split_of |= dict.fromkeys(patients.tolist(), split)
-
-        by_split: dict[str, list[Record]] = {split: [] for split in self.data.splits}
-        for record in left_out:
-            by_split[split_of[record.subject or record.key]].append(record)
-
-        return by_split
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -171,13 +171,14 @@ class Generated:
         return tuple(method.geometry.classes) if method.conditional else ()
 
     def _real_records(self) -> dict[str, list[Record]]:
-        """The run's real images of the generated domain by set, of all classes; UserError where a
-        class is missing.
-        """
-        from gantk.metrics.references import RealImages
+        """The run's real images of the generated domain by set; UserError where a class is missing."""
+        from gantk.metrics.references import real_records
 
-        reals = RealImages(self._data, self._model.runtime.device)
-        found = {name: reals.labelled_records(name, self._letter) for name in SETS}
+        splits = self._data.splits
+        found = {}
+        for name in SETS:
+            records = real_records(splits[name], self._letter)
+            found[name] = [record for record in records if record.label is not None]
         classes = sorted({record.label for records in found.values() for record in records})
         for name in (self.plain, self.shown):
             if name not in classes:
