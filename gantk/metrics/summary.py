@@ -60,7 +60,6 @@ def summary_lines(results: Results) -> Iterator[str]:
         yield with_label("note", needs_pairs)
 
     yield from _remarks(results)
-    yield from results.lines
 
 
 def published_lines(results: Results, system: PublishedSystem | None) -> Iterator[str]:

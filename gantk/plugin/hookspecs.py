@@ -99,7 +99,7 @@ def gantk_images_scored(run, tested, result, scorer) -> None:
     Args:
         run: the run folder, a pathlib.Path.
         tested: the gantk.metrics.evaluate.Tested of each direction, such as "a_to_b".
-        result: the gantk.runs.results.Results. You may add scores to it; texts in `lines` are printed.
+        result: the gantk.runs.results.Results. You may add scores to it.
         scorer: the gantk.metrics.evaluate.Scorer.
     """
 

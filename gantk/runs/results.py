@@ -357,7 +357,6 @@ class Results(Table):
     speed: Speed | None = about("Time and memory of the training.")
     domains: list[str] = tables("Names of the domains.", list)
     step: Step | None = about("Step of the scored checkpoint.")
-    lines: list[str] = tables("What plugins print after the scores.", list)
 
     def baseline(self, name: str, key: str) -> dict[str, Score]:
         """A baseline's scores of a direction; after the post-steps those of the plain direction, as

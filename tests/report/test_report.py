@@ -255,7 +255,7 @@ def test_regions_follow_the_whole_image_with_notes(whole):
         "Whole image scored PSNR.* Foreground scored PSNR in the .* Lesion scored MS-SSIM in the",
         whole.words,
     )
-    assert "psnr/fixed-range-2" in whole.having("title")
+    assert "psnr/fixed-range" in whole.having("title")
     assert whole.having("title").count("chosen checkpoint, step 20") >= 3  # in every chart
     assert RECIPE in unescape(whole.source)
 
