@@ -29,7 +29,7 @@ class Row:
         subject: the patient.
         session: the visit of the patient.
         kind: "image"; "mask"; "version", made from or replaced by another image of the table;
-            "no scan", such as a localizer; "other", a file that is not used.
+            "no scan", such as a localizer or a template; "other", a file that is not used.
         split: "train", "validation" or "test", where folders say so.
         label: the class, such as "tumour".
         volume: which one of a file of several volumes, counted from 0.
@@ -212,11 +212,6 @@ class Case:
 
     name: str
     rows: dict[str, list[Row]]
-
-    @property
-    def is_numbered(self) -> bool:
-        """Whether its name has a digit, as those of most patients have."""
-        return any(map(str.isdigit, self.name))
 
     @property
     def folder(self) -> Path:

@@ -59,7 +59,11 @@ from gantk.catalog.patterns import (
     VISIT_FOLDER,
     VISIT_WORD,
 )
-from gantk.catalog.versions import leave_one_version, leave_out_standard_space
+from gantk.catalog.versions import (
+    leave_one_version,
+    leave_out_standard_space,
+    leave_out_templates,
+)
 from gantk.errors import NothingFound, UserError
 from gantk.formats.files import natural, readable, stem_of
 
@@ -102,6 +106,8 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
     _set_kinds(catalog, root, asked)
     _set_contrasts(catalog, root, asked)
     _set_places(catalog, asked, root)
+    words = [*asked.contrasts.values()]
+    catalog.notes += leave_out_templates(_asked_for(catalog, asked), words, root)
     catalog.notes += leave_one_version(_asked_for(catalog, asked), root)
     chosen = _asked_for(catalog, asked)
     if len(asked.contrasts) == 1:

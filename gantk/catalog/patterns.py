@@ -95,6 +95,11 @@ UNWANTED_VERSIONS = (re.compile(r"(?i).*strip|bet|ss"), re.compile(r"(?i)raw|ori
 STANDARD_SPACE_FOLDER = re.compile(
     r"(?i)mni(?:nonlinear|152\w*|space)?|talairach|standard[\W_]?space"
 )
+# A file's name, or a whole folder, of no person: `SymmetricTemplate`, `atlas`, `MNI152_T1_1mm`.
+TEMPLATE = re.compile(
+    r"(?i:(?:^|[\W_])(?:template|atlas))(?![a-z])|(?<=[a-z])(?:Template|Atlas)(?![a-z])"
+    r"|^(?i:mni|icbm|avg|colin)[\W_]?(?:152|305|27)(?!\d)"
+)
 # A whole folder of one scanner's images: `3T`, `GE1T5`.
 SCANNER_FOLDER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
-from gantk.catalog.domains import Parts, relative_to
+from gantk.catalog.domains import Parts, parts_with_digits, relative_to
 from gantk.catalog.patterns import (
     MASK_NAME,
     STANDARD_SPACE_FOLDER,
     STRIPPED_WORD,
+    TEMPLATE,
     UNWANTED_VERSIONS,
     VERSION_FOLDER,
     VERSION_WORD,
@@ -108,6 +110,30 @@ def leave_out_standard_space(rows: Sequence[Row], root: Path) -> None:
     for row in in_standard:
         if (row.subject, row.contrast) in own_space:
             row.fill("kind", "version", "in a standard space, beside one in the patient's own")
+
+
+def leave_out_templates(rows: Sequence[Row], words: Sequence[str], root: Path) -> list[str]:
+    """Mark volumes of templates and atlases as `no scan`, unless most images are such or one of
+    `words`, which the user chose, names them; returns a sentence on them. Below a numbered folder,
+    and with a numbered name, they are a patient's.
+    """
+    templates = []
+    for row in rows:
+        *above, name = *row.place, re.sub(r"[\d.]+mm", "", row.stem)
+        parts = [*above, name] if name else above
+        own = [part for part in parts[-2:] if TEMPLATE.search(part)]
+        if row.is_volume and own and not parts_with_digits([p for p in parts if p not in own]):
+            templates.append(row)
+
+    if not 0 < 2 * len(templates) < len(rows) or any(map(TEMPLATE.search, words)):
+        return []
+    for row in templates:
+        row.fill("kind", "no scan", "its name is that of a template or an atlas")
+    first = relative_to(templates[0].path, root).as_posix()
+    return [
+        f"{count_noun(templates, 'file')} left out: templates or atlases by their names, such as"
+        f" '{first}'. If these are of patients: {FILL_IN_TABLE}"
+    ]
 
 
 def leave_one_version(rows: Sequence[Row], root: Path) -> list[str]:

@@ -144,6 +144,16 @@ TREES = {
         "{p}/{c}.nii.gz", {"3_T1_fl": "T1", "4_T2_blade": "T2"}, DATES_OF_THREE
     ),
     "unknown words of visits": Tree("{p}/{s}_{c}.nii.gz", T1_T2, PEOPLE, ("early", "late")),
+    "templates beside patients": Tree(
+        "p{p}/{c}.nii.gz",
+        T1_T2,
+        others=("MNI152/{c}.nii.gz", "x/SymmetricTemplate/{c}_1mm.nii.gz", "atlas_{c}.nii.gz"),
+    ),
+    "templates beside people": Tree("{c}/{p}.nii.gz", T1_T2, PEOPLE, others=("{c}/MNI152_{c}_2mm.nii.gz",)),
+    "patients in a template's space": Tree("{p}/MNI152/{c}.nii.gz", T1_T2, PEOPLE),
+    "patients of a set called ATLAS": Tree(
+        "{p}/{c}.nii.gz", T1_T2, ["ATLAS_2/R001", "ATLAS_2/R002", "ATLAS_2/R003", "Other/S1"]
+    ),
     "sites with equal names of files": Tree("{p}_{c}.nii.gz", T1_T2, CITIES),
     "groups with equal names of files": Tree(
         "{p}_{c}.nii.gz", T1_T2, [f"{group}/{n}" for group in ("controls", "patients") for n in THREE]

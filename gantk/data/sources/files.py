@@ -238,15 +238,9 @@ class Files(VolumeSource):
         ]
 
     def _rows_of_cases(self, images: Sequence[Row]) -> list[Row]:
-        """A row for each domain and case, with a channel for each contrast; cases without a number
-        are left out where most have one (templates, atlases).
-        """
+        """A row for each domain and case, with a channel for each contrast."""
         wanted = [name for names in self.contrasts.values() for name in names]
         cases = Catalog(images).cases(wanted)
-        numbered = [case for case in cases if case.is_numbered]
-        if 2 * len(numbered) > len(cases):
-            cases = numbered
-
         rows = []
         beside = Counter(case.folder for case in cases)
         for case in cases:
