@@ -239,7 +239,7 @@ def _against_best(
 
 def alarm_of_foreground(scores: Mapping[str, Score], share: float) -> str | None:
     """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else
-    None.
+    None. Pictures such as photographs have no air.
     """
     same = []
     for name, score in scores.items():
@@ -251,12 +251,13 @@ def alarm_of_foreground(scores: Mapping[str, Score], share: float) -> str | None
     if share <= MAX_FOREGROUND and not same:
         return None
 
-    what = f"{share:.0%} of all pixels count as foreground, as if there were no air around the head"
+    what = f"{share:.0%} of all pixels count as foreground"
     if same:
         what += f", so {', '.join(same)} have the same value in both regions"
 
     return (
-        f'{what}. Check data.intensity, or score whole images only (evaluate.regions = ["whole"])'
+        f"{what}. Scans of heads have air around them: check data.intensity. Of pictures without a dark"
+        ' background score the whole image only: evaluate.regions = ["whole"]'
     )
 
 

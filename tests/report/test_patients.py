@@ -360,7 +360,10 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
                 "24.00 dB to 25.00",
             ],
         ),
-        (("a-0", "b-0"), ["a-0 to b-0, 1 of 3 folds with 2 seeds of one recipe", "2 patients"]),
+        (
+            ("a-0", "b-0"),
+            ["1 of 3 folds with 2 seeds of one recipe", "2 patients", "a-0 to b-0, seed 1"],
+        ),
         (("a-0", "a-1", "b-0"), REFUSED),
     ],
 )
@@ -380,8 +383,9 @@ def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):
     done = gantk("report", *(folds[name] for name in runs), "--out", tmp_path / "page.html").ok()
 
     assert "is better" not in done.out
+    texts = [" ".join(done.out.split()), Page(tmp_path / "page.html").words]
     for words in said:
-        assert words in " ".join(done.out.split())
+        assert any(words in text for text in texts)
 
 
 def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):

@@ -369,7 +369,8 @@ def _cases(systems: Sequence[System]) -> Iterator[ComparedImage]:
             shown[f"output-{place}"] = each["output"]
 
         scores = {
-            system.name: case.scores for system, (_, case) in zip(systems, stored, strict=True)
+            system.title_of(run): case.scores
+            for system, (run, case) in zip(systems, stored, strict=True)
         }
         yield same[0], ShownImage(first, shown), scores
 

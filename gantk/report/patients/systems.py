@@ -108,6 +108,10 @@ class System:
             said += [f"{label}: {self._by_seed(label)}." for label in self.metrics]
         return f"{together}: {' '.join(said)}"
 
+    def title_of(self, run: RunRecord) -> str:
+        """The name of an image that one of its runs made: `a to b, seed 1`."""
+        return f"{self.name}, seed {_seed(run)}" if len(self.seeds) > 1 else self.name
+
     @property
     def _parts(self) -> str:
         """`3 of 5 folds of one recipe`, `2 seeds of one recipe`."""
