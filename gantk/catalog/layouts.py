@@ -637,7 +637,7 @@ def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -
     if pictures:
         _set_patients_of_pictures(catalog, pictures, of_folder, asked)
     if volumes:
-        _set_patients_of_volumes(volumes, of_folder)
+        _set_patients_of_volumes(volumes, of_folder, asked.patient == "names")
 
 
 def _folder_names(places: Sequence[Parts]) -> dict[Parts, str]:
@@ -651,9 +651,11 @@ def _folder_names(places: Sequence[Parts]) -> dict[Parts, str]:
     return short
 
 
-def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]) -> None:
-    """By numbered folders; by a folder that holds one image of each contrast; else by name, with the
-    folder where sites use the same names.
+def _set_patients_of_volumes(
+    rows: Sequence[Row], of_folder: Mapping[Parts, str], by_names: bool
+) -> None:
+    """By numbered folders; by a folder that holds one image of each contrast; else, or `by_names`, by
+    name, with the folder where sites use the same names.
     """
     beside = Counter((row.place, row.contrast) for row in rows)
     several = len({row.place for row in rows}) > 1
@@ -664,7 +666,8 @@ def _set_patients_of_volumes(rows: Sequence[Row], of_folder: Mapping[Parts, str]
         alone = folders and beside[row.place, row.contrast] == 1
         is_series = row.series is not None  # whose name numbers it in the patient's folder
         of_patient = is_patient and (several or is_series)
-        if of_patient or alone or (row.place and not (row.stem and name)):
+        by_folder = (of_patient or alone) and not by_names
+        if by_folder or (row.place and not (row.stem and name)):
             row.fill("subject", of_folder[row.place], "the folder")
         else:
             dates = DATE_WORD.findall(row.stem)
@@ -713,15 +716,18 @@ def _session(row: Row) -> str:
 def _set_patients_of_pictures(
     catalog: Catalog, rows: Sequence[Row], of_folder: Mapping[Parts, str], asked: Asked
 ) -> None:
-    """By folders, if most pictures lie in numbered ones; else by names, if these are sure."""
+    """By names, if the user says so; by folders, if most pictures lie in numbered ones; else by
+    names, if these are sure.
+    """
+    by_names = asked.patient == "names"
     numbered = sum(bool(parts_with_digits(row.place)) for row in rows)
-    if 2 * numbered > len(rows):
+    if 2 * numbered > len(rows) and not by_names:
         for row in rows:
             row.fill("subject", of_folder[row.place], "the folder")
             row.session = _session(row)
         return
 
-    if numbered and asked.patient != "names":
+    if numbered and not by_names:
         return  # folders are named after patients, but not all
     catalog.doubts += _set_patients_by_names(rows, asked.patient)
 

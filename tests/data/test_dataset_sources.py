@@ -171,6 +171,23 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     )
 
 
+@pytest.mark.parametrize(
+    ("patients", "count", "told"),
+    [("ppqq", 2, False), ("pppp", 0, True)],
+    ids=["a pair's name of each patient", "two images of one domain"],
+)
+def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count, told):
+    names = [(n, name) for n in range(2) for name in ("T1", "T2")]
+    rows = [
+        f"patient{n}/{name}.nii.gz,{name},{patient},base"
+        for (n, name), patient in zip(names, patients, strict=True)
+    ]
+    table = "\n".join(["path,domain,patient,pair", *rows])
+    assert len(complete_pairs(manifest(tree / "study.csv", table))) == count
+    notes = [problem["what"] for problem in check(tree / "study.csv")["problems"]]
+    assert any("1 pair not used" in note for note in notes) == told
+
+
 WRONG = (
     LONG.replace("patient0/T1", "patient0/T9")
     .replace("t2w", "T22")

@@ -2,12 +2,15 @@
 than a method reads.
 """
 
+from itertools import product
+
 import numpy as np
 import pytest
 from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check
+from gantk.catalog.layouts import Asked, read_names
 from gantk.errors import UserError
 
 GROUPS = {"kirby": 102, "ms26": 84, "tcga6692": 60, "oasis": 7, "p": 1}
@@ -42,6 +45,21 @@ def test_words_before_running_numbers_ask_before_a_training(tmp_path):
     assert len(set.union(*sets)) == len(GROUPS)
     assert sum(map(len, sets)) == len(GROUPS)
     load(source(root), UNPAIRED, domains=("CT", "MR"), split={"by": "block"})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("{n}/{p}_{k:03d}_T1.png", len(GROUPS)), ("{n}/{p}-{n}_T1.nii.gz", 2 * len(GROUPS))],
+)
+def test_names_decide_in_numbered_folders_where_users_say_so(tmp_path, pattern, count):
+    places = product(GROUPS, (1, 2), range(4))
+    paths = sorted({tmp_path / pattern.format(p=p, n=n, k=k) for p, n, k in places})
+    found = {}
+    for patient in ("", "names"):
+        catalog = read_names(tmp_path, paths, Asked({"T1": ""}, patient=patient))
+        found[patient] = len({row.subject for row in catalog})
+
+    assert found == {"": 2, "names": count}
 
 
 def test_words_for_sets_before_running_numbers_are_no_patients(tmp_path):

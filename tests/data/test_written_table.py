@@ -144,9 +144,14 @@ def test_halves_of_pictures_are_not_written_as_whole_ones(tmp_path):
             "patient",
             {f"{k}/p{n}" for k in "01" for n in range(4)},
         ),
+        (
+            '"mixed", sources = [{from}, {from}]',
+            "pair",
+            {f"{k}/p{n}" for k in "01" for n in range(4)},
+        ),
         ('"misaligned", pixels = 0, source = {from}', "split", {"train", "validation", "test"}),
     ],
-    ids=["patients of two sources", "sets of a source"],
+    ids=["patients of two sources", "pairs of two sources", "sets of a source"],
 )
 def test_what_a_source_makes_of_others_is_in_the_table(tmp_path, source, column, cells):
     root = grown(tmp_path / "scans", [f"p{n}/{k}.png" for n in range(4) for k in ("T1", "T2")])

@@ -83,12 +83,14 @@ def _rows_in_use(usage: Usage) -> list[Row]:
             what = f"the source '{usage.table.source.name}' reads parts of files as images"
             raise UserError(what, where="--table", allowed="one file, or series, for each image")
         row = record.file.row
+        plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
+        pair = record.pair.removesuffix(plane) if record.pair in complete else ""
         rows[id(row)] = replace(
             row,
             contrast=known[record.domain],
             subject=record.subject,
             split=(record.split or "train") if splits else "",
-            pair=row.pair if record.pair in complete else "",
+            pair=pair,
         )
 
     return list(rows.values())

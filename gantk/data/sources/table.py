@@ -101,6 +101,8 @@ class Manifest(VolumeSource):
         if "pair" not in table.columns and not table.column_of:
             by_name = not any(row.subject for row in rows)
             self._name_pairs(rows, by_name)
+        elif len(self.names) == 2 and not table.column_of:
+            self._part_pairs(rows)
         empty = [f"'{row.key}'" for row in rows if not row.pair]
         if "pair" in table.columns and 0 < len(empty) < len(rows):
             self.notes.append(
@@ -180,6 +182,26 @@ class Manifest(VolumeSource):
                 row.pair = row.subject
             elif row.subject:
                 row.pair = f"{row.subject}/{row.stem}"
+
+    def _part_pairs(self, rows: Sequence[Row]) -> None:
+        """Add patient and position to a pair that has several images of a domain; a note on those
+        that then still have several.
+        """
+
+        def crowded() -> set[str]:
+            counts = Counter((row.pair, row.letter) for row in rows)
+            return {pair for (pair, _), count in counts.items() if pair and count > 1}
+
+        shared = crowded()
+        for row in rows:
+            if row.pair in shared:
+                row.pair = "/".join(filter(None, (row.subject, row.pair, row.stem)))
+        left = sorted(crowded())
+        if left:
+            self.notes.append(
+                f"{count_noun(left, 'pair')} not used, because several images of a domain have the"
+                f" same cell `pair`: {join_first(left)}"
+            )
 
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
