@@ -104,10 +104,10 @@ def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
     """
     catalog = Catalog(rows_of_images(images, list(asked.contrasts)))
     _set_kinds(catalog, root, asked)
+    words = [*asked.contrasts.values()]
+    catalog.notes += leave_out_templates(catalog.of_kind("image"), words, root)
     _set_contrasts(catalog, root, asked)
     _set_places(catalog, asked, root)
-    words = [*asked.contrasts.values()]
-    catalog.notes += leave_out_templates(_asked_for(catalog, asked), words, root)
     catalog.notes += leave_one_version(_asked_for(catalog, asked), root)
     chosen = _asked_for(catalog, asked)
     if len(asked.contrasts) == 1:

@@ -12,7 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import CONTRASTS, exclude, usual_contrast, without_gaps, words_of
+from gantk.catalog.contrasts import (
+    CONTRASTS,
+    contrast_in,
+    exclude,
+    usual_contrast,
+    without_gaps,
+    words_of,
+)
 from gantk.catalog.domains import Parts, parts_with_digits, relative_to
 from gantk.catalog.patterns import (
     MASK_NAME,
@@ -119,10 +126,13 @@ def leave_out_templates(rows: Sequence[Row], words: Sequence[str], root: Path) -
     """
     templates = []
     for row in rows:
-        *above, name = *row.place, re.sub(r"[\d.]+mm", "", row.stem)
-        parts = [*above, name] if name else above
+        parts = []
+        for part in (*relative_to(row.path, root).parts[:-1], stem_of(row.path)):
+            rest = contrast_in(re.sub(r"[\d.]+mm", "", part), set())[1]
+            parts += [rest] if rest else []
         own = [part for part in parts[-2:] if TEMPLATE.search(part)]
-        if row.is_volume and own and not parts_with_digits([p for p in parts if p not in own]):
+        others = [part for part in parts if part not in own]
+        if row.is_volume and own and not parts_with_digits(others):
             templates.append(row)
 
     if not 0 < 2 * len(templates) < len(rows) or any(map(TEMPLATE.search, words)):

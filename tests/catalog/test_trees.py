@@ -152,7 +152,7 @@ TREES = {
     "templates beside people": Tree("{c}/{p}.nii.gz", T1_T2, PEOPLE, others=("{c}/MNI152_{c}_2mm.nii.gz",)),
     "patients in a template's space": Tree("{p}/MNI152/{c}.nii.gz", T1_T2, PEOPLE),
     "patients of a set called ATLAS": Tree(
-        "{p}/{c}.nii.gz", T1_T2, ["ATLAS_2/R001", "ATLAS_2/R002", "ATLAS_2/R003", "Other/S1"]
+        "{p}/{c}.nii.gz", T1_T2, ["ATLAS/R001", "ATLAS/R002", "OASIS/R104", "OASIS/R105", "OASIS/R106"]
     ),
     "sites with equal names of files": Tree("{p}_{c}.nii.gz", T1_T2, CITIES),
     "groups with equal names of files": Tree(

@@ -183,7 +183,7 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count, t
         for (n, name), patient in zip(names, patients, strict=True)
     ]
     table = "\n".join(["path,domain,patient,pair", *rows])
-    assert len(complete_pairs(manifest(tree / "study.csv", table))) == count
+    assert len(pairs_of(manifest(tree / "study.csv", table))) == count
     notes = [problem["what"] for problem in check(tree / "study.csv")["problems"]]
     assert any("1 pair not used" in note for note in notes) == told
 
