@@ -9,6 +9,7 @@ from pytest import approx
 
 from gantk.formats import files as io
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of odd ages
 CAPTURE = made.CLASSES["OT"]
 DOUBTS = {
     "a scan": ({}, "", False),
