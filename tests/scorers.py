@@ -3,16 +3,13 @@
 import copy
 
 import torch
-from tiny import TINY
+from tiny import CPU, TINY
 
 from gantk import Data
-from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.metrics.evaluate import Scorer
 from gantk.plugin.spec import Part
 from gantk.recipe.load import load_recipe
-
-CPU = Runtime(torch.device("cpu"), "fp32", False)
 
 
 class Keeps(Method):

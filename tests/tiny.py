@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gantk import registry
+from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.plugin.spec import bind_or_raise
 
@@ -87,6 +88,7 @@ def python(*words: object, cwd: Path | None = None, **environment: str) -> Outco
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+CPU = Runtime(torch.device("cpu"), "fp32", False)
 UNET = {"name": "unet", "width": 4, "depth": 2}
 PATCHGAN = {"name": "patchgan", "width": 4, "layers": 3}
 

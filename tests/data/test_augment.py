@@ -4,7 +4,7 @@ graph.
 
 import pytest
 import torch
-from tiny import method_of
+from tiny import method_of, random_images
 
 from gantk.method import Batch
 from gantk.testing.recorded import Recording, host_reads
@@ -19,8 +19,8 @@ both = pytest.mark.parametrize("dims", [2, 3])
 
 def images(dims):
     """Images of two channels, drawn evenly from -1 to 1."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(SHAPES[dims], generator=generator) * 2 - 1
+    count, channels, *size = SHAPES[dims]
+    return random_images(count, channels, size)
 
 
 @every

@@ -15,11 +15,11 @@ import torch
 from layers import Pass, Watched, told_of_discriminator, told_of_generator
 from losses import STEPS, batch_of, grows, networks, of_losses
 from systems import channels_of
+from tiny import CPU
 
 from gantk import Batches, Data, ImagePool
 from gantk.data.dataset import training_of
 from gantk.data.split import split_records
-from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import bind_or_raise
@@ -231,8 +231,7 @@ def image_pools(method: Method) -> list[ImagePool]:
 def of_training(model, method: Method) -> dict[str, Any]:
     """Update rules and learning rates as the engine builds them, over the training."""
     train = model.train
-    runtime = Runtime(torch.device("cpu"), "fp32", False)
-    engine = Engine(method, train.model_copy(update={"ema": 0.0}), STEPS, runtime)
+    engine = Engine(method, train.model_copy(update={"ema": 0.0}), STEPS, CPU)
     slices = {"a": range(43), "b": range(46)}
     steps = train.steps_in_all(Batches(slices, train.batch, 0, False).steps_per_epoch)
     found = {

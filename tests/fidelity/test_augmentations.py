@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from systems import recipe_of
+from tiny import random_images
 
 from gantk.data.augment import augment_batch
 
@@ -30,7 +31,7 @@ EFFECTS = sorted({(name, part) for name, shares in SHARES.items() for part in sh
 
 def images():
     """Images that no flip or turn leaves as they are, each another, within [-1, 1]."""
-    return 2 * torch.rand(COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
+    return random_images(COUNT, 1, (8, 8))
 
 
 def changed_by(name, part, given, always=True):

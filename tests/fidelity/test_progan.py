@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from reference import leaky
 from systems import build, recipe_of, small_model
+from tiny import random_images
 
 from gantk.method import Batch
 
@@ -63,8 +64,7 @@ def discriminator(d, image, alpha=1.0):
 def trained():
     """The small system at its last size, and a batch of four images."""
     method = build(small_model("progan_tumour", "method.conditional=false"))
-    image = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    batch = Batch(image=image)
+    batch = Batch(image=random_images(4, 1, (16, 16), seed=1))
     method.begin(method.stages(100)[-1], batch)
     return method, batch
 

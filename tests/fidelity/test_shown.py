@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 import torch
 from systems import small_model
+from tiny import CPU
 
 from gantk import Training
-from gantk.machine.runtime import Runtime
 from gantk.training.assemble import assemble
 
 pytestmark = pytest.mark.fidelity
@@ -36,7 +36,7 @@ def training_on_pictures(recipe, domains, counts, folder):
         "data.workers=0",
         "train.precision=fp32",
     )
-    parts = assemble(small_model(recipe, *settings), Runtime(torch.device("cpu"), "fp32", False))
+    parts = assemble(small_model(recipe, *settings), CPU)
     return Training(parts, None)
 
 

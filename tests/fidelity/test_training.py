@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 import torch
 from systems import build, small_model
+from tiny import CPU
 from training import DCGAN, Cycle, Pix2Pix, StyleGAN, bce, least_squares, plain_copy, train
 
 from gantk.machine.runtime import Runtime
@@ -48,7 +49,7 @@ def batches_of(method):
 
 def ours(method, model, batches):
     """Losses of every step of the engine, of generators and of discriminators."""
-    engine = Engine(method, model.train, STEPS, Runtime(torch.device("cpu"), "fp32", False))
+    engine = Engine(method, model.train, STEPS, CPU)
     found = []
     with mock.patch.object(Runtime, "seed", lambda _, seed, step: torch.manual_seed(step)):
         for _, _, losses in engine.fit(lambda step, stage: Batch(batches[step])):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from systems import build, small_model
+from tiny import random_images
 
 from gantk.method import Batch
 
@@ -23,8 +24,7 @@ def shown_to(network):
 
 
 def images(count, seed):
-    numbers = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 1, 32, 32, generator=numbers) * 2 - 1
+    return random_images(count, 1, (32, 32), seed)
 
 
 @pytest.mark.parametrize(("to", "way"), [("b", "g_ab"), ("a", "g_ba")])

@@ -6,11 +6,10 @@ import urllib.error
 
 import pytest
 import torch
-from tiny import registered
+from tiny import CPU, registered
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.machine.runtime import Runtime
 from gantk.metrics.pair_scores import HistogramMatching, IntensityMap, linearly_corrected
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, RMSE, SSIM, LesionContrast
 from gantk_scores.lpips_metric import NETS
@@ -242,7 +241,7 @@ SETTINGS = dict(
     seed=0,
     low=-1.0,
     high=1.0,
-    runtime=Runtime(torch.device("cpu"), "fp32", False),
+    runtime=CPU,
 )
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tiny import random_images
 
 from gantk.metrics.values import value_distributions
 
 
 def test_shares_are_those_of_the_pixels():
-    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = random_images(4, 1, (16, 16))
     row = value_distributions({"real": images, "generated": images}, -1.0, 2.0)
     counts, _ = np.histogram((images.numpy() + 1) / 2, row.edges)
 

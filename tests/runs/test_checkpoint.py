@@ -14,13 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import read_json, registered, same_weights, write_json
+from tiny import CPU, read_json, registered, same_weights, write_json
 from toy_method import Toy
 
 from gantk import resume, run
 from gantk.errors import UserError
 from gantk.files import HOST
-from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
@@ -161,9 +160,7 @@ def test_missing_or_damaged_files_are_refused(tmp_path, name):
 
 def trained(rule, steps: int = 3):
     """An engine of two weights after a few steps, and what a checkpoint holds of it."""
-    engine = Engine(
-        Toy(ema=True), train_table(rule, ema=0.9), 4, Runtime(torch.device("cpu"), "fp32", False)
-    )
+    engine = Engine(Toy(ema=True), train_table(rule, ema=0.9), 4, CPU)
     taken = engine.fit(lambda step, stage: Batch(image=torch.ones(2, 1)))
     for _ in range(steps):
         next(taken)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import CPU
 from torch import nn
 from toy_method import Toy
 
@@ -21,8 +22,6 @@ from gantk.method import Batch, Method, Phase, Stage, check_losses
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
-
-CPU = Runtime(torch.device("cpu"), "fp32", False)
 
 
 def sgd(parameters, lr: float = 0.1):
