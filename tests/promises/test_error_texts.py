@@ -23,6 +23,15 @@ RECORD = os.environ.get("GANTK_RECORD") == "1"
 Args = list[object]
 
 
+def beside(here: Path, words: str, name: str, content: str | None = None) -> Args:
+    """The words of a command beside a file with this content, or an empty folder."""
+    if content is None:
+        (here / name).mkdir()
+    else:
+        (here / name).write_text(content)
+    return words.split()
+
+
 def train(here: Path, *options: object, **changes: dict) -> Args:
     """`gantk run` with a recipe that has a mistake in it, or with options that have."""
     files.recipe(here / "tiny.toml", **changes)
@@ -91,9 +100,10 @@ def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
-def damaged(here: Path, name: str, content: bytes | int) -> Args:
-    """`gantk resume` of a copy of the run with something wrong in it."""
-    path = next(shutil.copytree(here.parent / "RUN", here / "copy").glob(name))
+def damaged(here: Path, content: bytes | int) -> Args:
+    """`gantk resume` of a copy of the run with something wrong in its weights."""
+    copy = shutil.copytree(here.parent / "RUN", here / "copy")
+    path = next(copy.glob("checkpoints/step-*/weights.safetensors"))
     cut(path, content) if isinstance(content, int) else path.write_bytes(content)
     return ["resume", "copy"]
 
@@ -234,23 +244,25 @@ T1 = {"domains": ["T1"]}
 SPACE = ("--space", "method.cycle=1.0..20.0:log")
 VOLUMES = {"dims": 3, "size": [16, 16, 16], "neighbours": 1}
 
-CASES: dict[str, Callable[[Path], Args]] = {
+# a command, or what makes its words in a folder, with its further arguments
+Case = str | Callable[[Path], Args] | tuple
+CASES: dict[str, Case] = {
     # ---- recipes
     "unknown option of a network": lambda h: train(
         h, method={"generator": {"name": "unet", "wdth": 4}}
     ),
     "unknown key": lambda h: train(h, train={"bacth": 2}),
-    "unknown table": lambda h: train(h, "--set", "metod.name=1"),
+    "unknown table": (train, "--set", "metod.name=1"),
     "unknown network": lambda h: train(h, method={"generator": "unett"}),
-    "loss of feature maps for images": lambda h: other(h, PIX2PIX | {"target_losses": ["gram"]}),
-    "loss of feature maps for logits": lambda h: other(h, PIX2PIX | {"adversarial": "gram"}),
-    "loss of images for logits": lambda h: other(h, PIX2PIX | {"adversarial": "l1"}),
-    "loss of logits for images": lambda h: train(h, "--set", "method.cycle_loss=bce"),
-    "loss of source for images": lambda h: other(h, PIX2PIX | {"reconstruction": "local_ncc"}),
-    "loss of another toolkit": lambda h: train(h, "--set", "method.adversarial=lsgan"),
+    "loss of feature maps for images": (other, PIX2PIX | {"target_losses": ["gram"]}),
+    "loss of feature maps for logits": (other, PIX2PIX | {"adversarial": "gram"}),
+    "loss of images for logits": (other, PIX2PIX | {"adversarial": "l1"}),
+    "loss of logits for images": (train, "--set", "method.cycle_loss=bce"),
+    "loss of source for images": (other, PIX2PIX | {"reconstruction": "local_ncc"}),
+    "loss of another toolkit": (train, "--set", "method.adversarial=lsgan"),
     "unknown method": lambda h: train(h, method={"name": "dualgun"}),
-    "unknown recipe": lambda h: ["run", "dualgan_t1t3"],
-    "unknown profile": lambda h: train(h, "--profile", "smal"),
+    "unknown recipe": "run dualgan_t1t3",
+    "unknown profile": (train, "--profile", "smal"),
     "unknown domain": lambda h: train(h, data={"domains": ["T1", "T3"]}),
     "unknown intensity": lambda h: train(h, data={"intensity": "percentil"}),
     "unknown device": lambda h: [*train(h)[:4], "--device", "gpu0"],
@@ -262,85 +274,68 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "shares that leave nothing": lambda h: train(
         h, data={"split": {"test": 0.6, "validation": 0.4}}
     ),
-    "set without a value": lambda h: train(h, "--set", "train.steps"),
-    "set of an unknown key": lambda h: train(h, "--set", "train.stepz=3"),
-    "no TOML": lambda h: [(h / "bad.toml").write_text("[train\nsteps = 3\n"), "run", "bad.toml"][
-        1:
-    ],
+    "set without a value": (train, "--set", "train.steps"),
+    "set of an unknown key": (train, "--set", "train.stepz=3"),
+    "no TOML": (beside, "run bad.toml", "bad.toml", "[train\nsteps = 3\n"),
     "newer format": lambda h: [
         files.recipe(h / "new.toml", files.TINY | {"format": 99}),
         "run",
         "new.toml",
     ][1:],
     "size that a network cannot take": lambda h: train(h, data={"size": [36, 36]}),
-    "patch that a network cannot take": lambda h: train(h, "--set", "data.patch=[12, 12]"),
+    "patch that a network cannot take": (train, "--set", "data.patch=[12, 12]"),
     "unknown phase": lambda h: train(h, train={"optimizers": {"generator": {"name": "adam"}}}),
     "half size": lambda h: train(
         h, data={"size": [40, 40]}, method={"low_res_warmup": 0.5}, train={"steps": 2}
     ),
-    "size that a discriminator cannot take": lambda h: train(
-        h, "--set", "method.discriminator.receptive_field=142"
+    "size that a discriminator cannot take": (
+        train,
+        "--set",
+        "method.discriminator.receptive_field=142",
     ),
-    "patch larger than the images": lambda h: train(h, "--set", "data.patch=[64, 64]"),
+    "patch larger than the images": (train, "--set", "data.patch=[64, 64]"),
     "neighbours of volumes": lambda h: train(h, data=VOLUMES),
-    "lesion without masks": lambda h: other(h, PIX2PIX | {"lesion": 4.0}),
+    "lesion without masks": (other, PIX2PIX | {"lesion": 4.0}),
     "pairs of noise": lambda h: other(h, DCGAN, "--set", 'evaluate.metrics=["psnr"]', data=T1),
     "size that cannot be grown": lambda h: other(h, PROGAN, data=T1 | {"size": [48, 48]}),
     "size that cannot be doubled": lambda h: other(h, DCGAN, data=T1 | {"size": [50, 50]}),
-    "recipe that is there": lambda h: [
-        (h / "dualgan_t1t2.toml").write_text("mine"),
-        "recipes",
-        "copy",
-        "dualgan_t1t2",
-    ][1:],
+    "recipe that is there": (beside, "recipes copy dualgan_t1t2", "dualgan_t1t2.toml", "mine"),
     # ---- images to train on
-    "missing data": lambda h: train(h, "--data", "nowhere"),
+    "missing data": (train, "--data", "nowhere"),
     "empty folder": lambda h: [(h / "data").mkdir(), *train(h, "--data", "data")][1:],
     "folder of other files": only_text,
     "one image of a domain": lambda h: on_pictures(h, b=1),
-    "no picture": lambda h: on_pictures(
-        h, lambda d: (d / "trainA/slice-03.png").write_text("this is no picture")
+    "no picture": (
+        on_pictures,
+        lambda d: (d / "trainA/slice-03.png").write_text("this is no picture"),
     ),
-    "truncated picture": lambda h: on_pictures(h, lambda d: cut(d / "trainB/slice-05.png", 90)),
-    "empty picture": lambda h: on_pictures(h, lambda d: cut(d / "trainA/slice-00.png", 0)),
-    "three channels among one": lambda h: on_pictures(h, lambda d: rgb(d / "trainA/slice-05.png")),
-    "no contrast": lambda h: on_pictures(h, blank),
+    "truncated picture": (on_pictures, lambda d: cut(d / "trainB/slice-05.png", 90)),
+    "empty picture": (on_pictures, lambda d: cut(d / "trainA/slice-00.png", 0)),
+    "three channels among one": (on_pictures, lambda d: rgb(d / "trainA/slice-05.png")),
+    "no contrast": (on_pictures, blank),
     "one folder": lambda h: train(h, "--data", files.pictures(h / "data/slices", 8).parent),
     "no pairs": unpaired,
     "no masks": lambda h: other(h, PIX2PIX, data={"mask": True}),
     "no labels": lambda h: other(h, DCGAN | {"conditional": True}, data=T1),
-    "split file that is not there": lambda h: train(h, "--set", "data.split.file=nowhere.csv"),
-    "split file without its column": lambda h: split_file(h, "patient,side\np00,train\n"),
-    "split file with an unknown word": lambda h: split_file(h, "patient,split\np00,trian\n"),
-    "split file that lacks a patient": lambda h: split_file(
-        h, "patient,split\np00,train\np01,test\n"
-    ),
+    "split file that is not there": (train, "--set", "data.split.file=nowhere.csv"),
+    "split file without its column": (split_file, "patient,side\np00,train\n"),
+    "split file with an unknown word": (split_file, "patient,split\np00,trian\n"),
+    "split file that lacks a patient": (split_file, "patient,split\np00,train\np01,test\n"),
     # ---- runs
-    "missing run": lambda h: ["resume", "nowhere"],
-    "no run folder": lambda h: [(h / "empty").mkdir(), "resume", "empty"][1:],
+    "missing run": "resume nowhere",
+    "no run folder": (beside, "resume empty", "empty"),
     "run that is there": existing,
-    "truncated weights": lambda h: damaged(h, "checkpoints/step-*/weights.safetensors", 1000),
-    "pickle for weights": lambda h: damaged(
-        h, "checkpoints/step-*/weights.safetensors", pickle.dumps({"a": 1})
-    ),
+    "truncated weights": (damaged, 1000),
+    "pickle for weights": (damaged, pickle.dumps({"a": 1})),
     "no checkpoint": without_checkpoints,
     "checkpoint of another method": lambda h: changed(h, name="cyclegan"),
     "checkpoint of another network": lambda h: changed(
         h, generator={"name": "unet", "width": 6, "depth": 3}
     ),
     "checkpoint of a newer version": newer,
-    "samples of a translator": lambda h: [
-        "sample",
-        "RUN",
-        "-n",
-        "2",
-        "--out",
-        "new",
-        "--device",
-        "cpu",
-    ],
+    "samples of a translator": "sample RUN -n 2 --out new --device cpu",
     # ---- translating
-    "missing input": lambda h: translate(h, "nowhere.png"),
+    "missing input": (translate, "nowhere.png"),
     "input that is no image": lambda h: [
         (h / "notes.txt").write_text("no image"),
         *translate(h, "notes.txt"),
@@ -352,117 +347,104 @@ CASES: dict[str, Callable[[Path], Args]] = {
     "several volumes": several,
     "nothing but NaN": all_nan,
     "output of another kind": lambda h: translate(h, target="out.nii.gz"),
-    "output on top of the input": lambda h: translate(h, "in", "in"),
+    "output on top of the input": (translate, "in", "in"),
     "style in colour": lambda h: stylize(h, style=files.numbers(2, (32, 32, 3))),
-    "no style": lambda h: stylize(h, "content.png gone.png out.png"),
-    "style that is no image": lambda h: stylize(h, "content.png notes.txt out.png"),
-    "content too small": lambda h: stylize(
-        h, 'small.png style.png out.png --set content_layers=["conv3_1"]'
-    ),
-    "style to a folder": lambda h: stylize(h, "content.png style.png folder"),
-    "style on top of the content": lambda h: stylize(h, "content.png style.png content.png"),
-    "style to another kind": lambda h: stylize(h, "content.png style.png out.nii"),
-    "style by a recipe without": lambda h: stylize(
-        h, "content.png style.png out.png --recipe dualgan_t1t2"
-    ),
-    "style by a role": lambda h: stylize(h, "content.png style.png out.png --set role=style"),
-    "unknown uncertainty": lambda h: of_scan(h, "--uncertainty", "guesses"),
-    "uncertainty of several runs": lambda h: of_scan(h, "--uncertainty", "members"),
-    "uncertainty of variants": lambda h: of_scan(h, "--uncertainty", "flips", "--variants", "2"),
-    "variants by a style": lambda h: of_scan(h, "--variants", "2", "--style", "scan.nii"),
-    "variants of one answer": lambda h: of_scan(h, "--variants", "2"),
-    "style of one answer": lambda h: of_scan(h, "--style", "scan.nii"),
-    "class of a run without classes": lambda h: translate(h, "in", "out", "--label", "tumour"),
-    "domain that is not made": lambda h: translate(h, "in", "out", "--to", "FLAIR"),
+    "no style": (stylize, "content.png gone.png out.png"),
+    "style that is no image": (stylize, "content.png notes.txt out.png"),
+    "content too small": (stylize, 'small.png style.png out.png --set content_layers=["conv3_1"]'),
+    "style to a folder": (stylize, "content.png style.png folder"),
+    "style on top of the content": (stylize, "content.png style.png content.png"),
+    "style to another kind": (stylize, "content.png style.png out.nii"),
+    "style by a recipe without": (stylize, "content.png style.png out.png --recipe dualgan_t1t2"),
+    "style by a role": (stylize, "content.png style.png out.png --set role=style"),
+    "unknown uncertainty": (of_scan, "--uncertainty", "guesses"),
+    "uncertainty of several runs": (of_scan, "--uncertainty", "members"),
+    "uncertainty of variants": (of_scan, "--uncertainty", "flips", "--variants", "2"),
+    "variants by a style": (of_scan, "--variants", "2", "--style", "scan.nii"),
+    "variants of one answer": (of_scan, "--variants", "2"),
+    "style of one answer": (of_scan, "--style", "scan.nii"),
+    "class of a run without classes": (translate, "in", "out", "--label", "tumour"),
+    "domain that is not made": (translate, "in", "out", "--to", "FLAIR"),
     # ---- scoring
     "unknown metric": lambda h: score(h, metrics="psnr,sim"),
-    "unpaired names": lambda h: score(
-        h, lambda h: (h / "pred/slice-01.png").rename(h / "pred/other.png")
-    ),
-    "one channel against three": lambda h: score(h, lambda h: rgb(h / "pred/slice-01.png")),
-    "mixed sizes": lambda h: score(
-        h, lambda h: files.picture(h / "pred/slice-02.png", files.numbers(1, (32, 40)))
+    "unpaired names": (score, lambda h: (h / "pred/slice-01.png").rename(h / "pred/other.png")),
+    "one channel against three": (score, lambda h: rgb(h / "pred/slice-01.png")),
+    "mixed sizes": (
+        score,
+        lambda h: files.picture(h / "pred/slice-02.png", files.numbers(1, (32, 40))),
     ),
     "sets too small": lambda h: score(h, metrics="fid"),
     "another grid": lambda h: volumes(h, affine=np.diag([2.0, 1, 2, 1])),
     "NaN": nan,
     "no folder for the scores": lambda h: [*score(h)[:-1], "nowhere/scores.json"],
-    "name twice": lambda h: score(
-        h, lambda h: files.picture(h / "pred/slice-02.tif", files.numbers(1, (32, 32)))
+    "name twice": (
+        score,
+        lambda h: files.picture(h / "pred/slice-02.tif", files.numbers(1, (32, 32))),
     ),
-    "two sizes in a set": lambda h: score(
-        h, lambda h: other_set(h / "pred", files.numbers(1, (32, 40))), "kid"
+    "two sizes in a set": (
+        score,
+        lambda h: other_set(h / "pred", files.numbers(1, (32, 40))),
+        "kid",
     ),
-    "NaN in a set": lambda h: score(
-        h, lambda h: other_set(h / "truth", np.full((32, 32), np.nan, np.float32)), "kid"
+    "NaN in a set": (
+        score,
+        lambda h: other_set(h / "truth", np.full((32, 32), np.nan, np.float32)),
+        "kid",
     ),
-    "truncated picture in a set": lambda h: score(
-        h, lambda h: cut(h / "truth/slice-02.png", 90), "kid"
+    "truncated picture in a set": (score, lambda h: cut(h / "truth/slice-02.png", 90), "kid"),
+    "constant truth": (score, lambda h: constant(h / "truth"), "psnr"),
+    "constant set": (score, lambda h: constant(h / "truth"), "kid"),
+    "folder that is not there": (score, lambda h: shutil.rmtree(h / "pred")),
+    "folder without images": (
+        score,
+        lambda h: [path.unlink() for path in (h / "truth").iterdir()],
+        "kid",
     ),
-    "constant truth": lambda h: score(h, lambda h: constant(h / "truth"), "psnr"),
-    "constant set": lambda h: score(h, lambda h: constant(h / "truth"), "kid"),
-    "folder that is not there": lambda h: score(h, lambda h: shutil.rmtree(h / "pred")),
-    "folder without images": lambda h: score(
-        h, lambda h: [path.unlink() for path in (h / "truth").iterdir()], "kid"
-    ),
-    "neither run nor folders": lambda h: ["eval"],
+    "neither run nor folders": "eval",
     # ---- names
-    "unknown command": lambda h: ["trian"],
-    "unknown kind of part": lambda h: ["list", "genrators"],
-    "unknown part": lambda h: ["show", "generator", "unett"],
-    "export to another kind": lambda h: export(h, "x.onnx", "--format", "tflite"),
-    "export by a wrong name": lambda h: export(h, "model.bin"),
-    "export that is there": lambda h: export(h, "there.onnx"),
-    "export into no folder": lambda h: export(h, "no/such/x.onnx"),
-    "export into a folder that is there": lambda h: export(h, "full", "--format", "monai"),
-    "export of a domain that is not made": lambda h: export(h, "x.onnx", "--to", "FLAIR"),
-    "bench of nothing": lambda h: bench(h),
-    "bench of all and one": lambda h: bench(h, "tiny.toml", "--all"),
-    "bench of an unknown recipe": lambda h: bench(h, "dualgan_t1t3"),
-    "grid without values": lambda h: bench(h, "tiny.toml", "--grid", "method.cycle"),
-    "grid of an unknown key": lambda h: bench(h, "tiny.toml", "--grid", "method.cycel=0,1"),
-    "seeds twice": lambda h: bench(h, "tiny.toml", "--seeds", "2", "--grid", "train.seed=0,1"),
-    "bench against no rows": lambda h: bench(h, "tiny.toml", "--against", "small.toml"),
-    "no folder for the rows": lambda h: bench(h, "tiny.toml", "--json", "no/rows.jsonl"),
-    "bench of missing data": lambda h: bench(h, "tiny.toml", "--data", "nothing"),
-    "bench into another folder": lambda h: bench(h, "tiny.toml", "--out", "taken"),
-    "sweep of nothing": lambda h: sweep(h),
-    "space without values": lambda h: sweep(h, "--space", "method.cycle"),
-    "space that ends before it begins": lambda h: sweep(h, "--space", "method.cycle=5..1"),
-    "logarithm of 0": lambda h: sweep(h, "--space", "method.cycle=0.0..5.0:log"),
-    "space twice": lambda h: sweep(
-        h, "--space", "method.cycle=1.0..2.0", "--space", "method.cycle=1,2"
-    ),
-    "space of an unknown key": lambda h: sweep(h, "--space", "method.cyle=1.0..2.0"),
-    "space out of range": lambda h: sweep(h, "--space", "method.cycle=-1.0..2.0"),
-    "sweep by no score": lambda h: sweep(h, *SPACE, "--score", "nothing"),
-    "sweep by a score that is not computed": lambda h: sweep(h, *SPACE, "--score", "ssim"),
+    "unknown command": "trian",
+    "unknown kind of part": "list genrators",
+    "unknown part": "show generator unett",
+    "export to another kind": (export, "x.onnx", "--format", "tflite"),
+    "export by a wrong name": (export, "model.bin"),
+    "export that is there": (export, "there.onnx"),
+    "export into no folder": (export, "no/such/x.onnx"),
+    "export into a folder that is there": (export, "full", "--format", "monai"),
+    "export of a domain that is not made": (export, "x.onnx", "--to", "FLAIR"),
+    "bench of nothing": bench,
+    "bench of all and one": (bench, "tiny.toml", "--all"),
+    "bench of an unknown recipe": (bench, "dualgan_t1t3"),
+    "grid without values": (bench, "tiny.toml", "--grid", "method.cycle"),
+    "grid of an unknown key": (bench, "tiny.toml", "--grid", "method.cycel=0,1"),
+    "seeds twice": (bench, "tiny.toml", "--seeds", "2", "--grid", "train.seed=0,1"),
+    "bench against no rows": (bench, "tiny.toml", "--against", "small.toml"),
+    "no folder for the rows": (bench, "tiny.toml", "--json", "no/rows.jsonl"),
+    "bench of missing data": (bench, "tiny.toml", "--data", "nothing"),
+    "bench into another folder": (bench, "tiny.toml", "--out", "taken"),
+    "sweep of nothing": sweep,
+    "space without values": (sweep, "--space", "method.cycle"),
+    "space that ends before it begins": (sweep, "--space", "method.cycle=5..1"),
+    "logarithm of 0": (sweep, "--space", "method.cycle=0.0..5.0:log"),
+    "space twice": (sweep, "--space", "method.cycle=1.0..2.0", "--space", "method.cycle=1,2"),
+    "space of an unknown key": (sweep, "--space", "method.cyle=1.0..2.0"),
+    "space out of range": (sweep, "--space", "method.cycle=-1.0..2.0"),
+    "sweep by no score": (sweep, *SPACE, "--score", "nothing"),
+    "sweep by a score that is not computed": (sweep, *SPACE, "--score", "ssim"),
     "sweep by a score of the test alone": lambda h: sweep(
         h, *SPACE, "--score", "mae", evaluate={"metrics": ["psnr", "mae"]}
     ),
-    "sweep that goes on with more": lambda h: sweep(h, *SPACE, "--resume", "somewhere"),
+    "sweep that goes on with more": (sweep, *SPACE, "--resume", "somewhere"),
     **{
         f"package called '{name}'": lambda h, name=name: ["new", "plugin", name]
         for name in ("2gan", "my gan", "../gan", "", "class", "JSON", "cyclegan", "torch")
     },
-    "plan of no images": lambda h: [(h / "empty").mkdir(), "plan", "empty", "--out", "recipe.toml"][
-        1:
-    ],
-    "plan of nothing": lambda h: ["plan", "gone", "--out", "recipe.toml"],
-    "plan that is there": lambda h: [
-        (h / "recipe.toml").write_text("mine"),
-        "plan",
-        ".",
-        "--out",
-        "recipe.toml",
-    ][1:],
-    "trial's JSON without a trial": lambda h: train(h, "--json", "-"),
-    "export of nothing": lambda h: ["export", "nowhere", "--out", "model.onnx"],
-    "check of nothing": lambda h: ["data", "check", "nowhere"],
-    "table that is there": lambda h: [
-        (h / "scans.csv").write_text("mine"),
-        *("data", "check", ".", "--table", "scans.csv"),
-    ][1:],
+    "plan of no images": (beside, "plan empty --out recipe.toml", "empty"),
+    "plan of nothing": "plan gone --out recipe.toml",
+    "plan that is there": (beside, "plan . --out recipe.toml", "recipe.toml", "mine"),
+    "trial's JSON without a trial": (train, "--json", "-"),
+    "export of nothing": "export nowhere --out model.onnx",
+    "check of nothing": "data check nowhere",
+    "table that is there": (beside, "data check . --table scans.csv", "scans.csv", "mine"),
     "table without domains": lambda h: [
         files.two_domains(h / "data", 2, 2),
         (h / "scans.csv").write_text(
@@ -474,12 +456,20 @@ CASES: dict[str, Callable[[Path], Args]] = {
 }
 
 
+def command_of(case: Case, here: Path) -> Args:
+    """The words of a command, after what it needs is made in a folder."""
+    if isinstance(case, str):
+        return case.split()
+    make, *options = case if isinstance(case, tuple) else (case,)
+    return make(here, *options)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_is_one_recorded_message(name, trained, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     (tmp_path / "RUN").symlink_to(trained)
-    args = [tmp_path / "RUN" if arg == "RUN" else arg for arg in CASES[name](here)]
+    args = [tmp_path / "RUN" if arg == "RUN" else arg for arg in command_of(CASES[name], here)]
     before = files.tree(here)
     outcome = files.gantk(*args, cwd=here)
     text = outcome.err.replace(str(here.resolve()), "HERE").replace(str(here), "HERE")

@@ -547,7 +547,6 @@ def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk, gradio):
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tiny_run, tmp_path):
-    import uvicorn
     from starlette.responses import FileResponse, Response
     from starlette.routing import Route
 
@@ -566,30 +565,20 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
         Route(path, lambda request, file=file: FileResponse(file)) for path, file in pages.items()
     ]
     client.app.router.routes[:0] = [*routes, Route("/told", hear, methods=["POST"])]
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(client.app, log_level="error", timeout_graceful_shutdown=5)
-    )
-    serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    serving.start()
-    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
     command = [
         BROWSER,
         "--headless",
         "--no-sandbox",
         "--use-angle=swiftshader",
         "--enable-unsafe-swiftshader",
+        f"--user-data-dir={tmp_path / 'user'}",
     ]
-    command += [f"--user-data-dir={tmp_path / 'user'}", f"{origin}/operate"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as browser:
-        assert ended.wait(300)
-        os.killpg(browser.pid, signal.SIGKILL)  # one of its processes holds the connection
-
-    try:
+    quiet = {"stderr": subprocess.DEVNULL, "start_new_session": True}
+    with served(client.app) as origin:
+        with subprocess.Popen([*command, f"{origin}/operate"], **quiet) as browser:
+            assert ended.wait(300)
+            os.killpg(browser.pid, signal.SIGKILL)  # one of its processes holds the connection
         wait_until(lambda: not left(service))
-    finally:
-        server.should_exit = True
-        serving.join()
 
     (found,) = told
 
