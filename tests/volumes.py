@@ -6,6 +6,7 @@ import json
 
 import nibabel as nib
 import numpy as np
+from PIL import Image as Picture
 
 from gantk import Data
 from gantk.formats import files as io
@@ -37,6 +38,12 @@ def volume(path, seed=0, shape=(12, 14, 16), affine=LPS, values=None):
         io.write(path, Image(np.ascontiguousarray(to_upright(voxels, affine))[None], affine))
 
     return path
+
+
+def save_slice(path, image):
+    """An 8-bit picture of an image in the phantom's units."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(np.uint8((image / 4).clip(0, 255))).save(path)
 
 
 def itk_affine(image) -> np.ndarray:

@@ -399,8 +399,8 @@ def test_two_contrasts_of_a_patient_years_apart_are_no_pair(tmp_path):
         assert len({row.pair for row in rows}) == 2
 
 
-def rows_of(tmp_path: Path, *paths: str, domains: tuple[str, ...] = ("T1", "T2")):
-    asked = Asked(dict.fromkeys(domains, ""))
+def rows_of(tmp_path: Path, *paths: str):
+    asked = Asked(dict.fromkeys(T1_T2, ""))
     return read_names(tmp_path, [tmp_path / path for path in paths], asked)
 
 
@@ -457,19 +457,18 @@ def test_numbered_folders_that_may_be_visits_are_a_doubt(tmp_path, pattern, fold
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["{p}/{c}/{k}.nii", "{p}/{c}_slice_0{k}.nii", "{p}/{c}_run{k}.nii", "{p}/V{k}/{c}.nii"],
+    ("pattern", "parts"),
+    [
+        ("{p}/{c}/{k}.nii", "1234"),
+        ("{p}/{c}_slice_0{k}.nii", "1234"),
+        ("{p}/{c}_run{k}.nii", "1234"),
+        ("{p}/V{k}/{c}.nii", "1234"),
+        ("{p}/{k}/{c}/1.png", ("axial", "coronal", "sagittal")),
+        ("{p}/{k}/{c}/1.png", ("head", "neck", "chest")),
+    ],
 )
-def test_slices_runs_and_visits_of_patients_are_no_doubt(tmp_path, pattern):
-    names = [pattern.format(p=p, k=k, c=c) for p, k, c in product(THREE, "1234", T1_T2)]
-    catalog = rows_of(tmp_path, *names)
-    assert not catalog.doubts
-    assert {row.subject for row in catalog} == {*THREE}
-
-
-@pytest.mark.parametrize("planes", [("axial", "coronal", "sagittal"), ("head", "neck", "chest")])
-def test_words_below_numbered_patients_are_no_doubt(tmp_path, planes):
-    names = ["/".join(each) + "/1.png" for each in product(THREE, planes, T1_T2)]
+def test_slices_runs_visits_and_parts_of_patients_are_no_doubt(tmp_path, pattern, parts):
+    names = [pattern.format(p=p, k=k, c=c) for p, k, c in product(THREE, parts, T1_T2)]
     catalog = rows_of(tmp_path, *names)
     assert not catalog.doubts
     assert {row.subject for row in catalog} == {*THREE}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 from tiny import phantom
+from volumes import save_slice
 
 from gantk import check
 from gantk.data.check.findings import wrong_contrast
@@ -28,17 +29,11 @@ def heads() -> dict[tuple[str, str], np.ndarray]:
     return {(record.domain, record.subject): record.read()[0] for record in records}
 
 
-def save(path, image):
-    """An 8-bit picture of an image in the phantom's units."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Picture.fromarray(np.uint8((image / 4).clip(0, 255))).save(path)
-
-
 @pytest.fixture
 def pictures(tmp_path):
     """14 patients with a T1 and a T2 slice each, in folders named after the contrasts."""
     for (letter, subject), image in heads().items():
-        save(tmp_path / "data" / CONTRAST[letter] / subject / "slice.png", image)
+        save_slice(tmp_path / "data" / CONTRAST[letter] / subject / "slice.png", image)
     return tmp_path / "data"
 
 
@@ -134,7 +129,7 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
         ("T1", "T2", "b", "subject-003"),
         ("T2", "T1", "a", "subject-007"),
     ):
-        save(pictures / one / subject / "slice.png", heads()[letter, subject])
+        save_slice(pictures / one / subject / "slice.png", heads()[letter, subject])
         shutil.rmtree(pictures / other / subject)
 
     found = named(check(pictures), "contrast")["contrast"]
@@ -169,7 +164,7 @@ def test_test_domains_exchanged_as_a_whole_are_told(tmp_path, exchanged):
         name = letter
         if exchanged and side == "test":
             name = "ba"["ab".index(letter)]
-        save(tmp_path / f"{side}{name.upper()}" / f"{subject}.png", image)
+        save_slice(tmp_path / f"{side}{name.upper()}" / f"{subject}.png", image)
 
     told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "contrast"]
     assert any("seem to be exchanged" in what for what in told) == exchanged
@@ -182,7 +177,7 @@ def test_partners_that_are_exchanged_are_named(tmp_path, swapped):
         number = subject[-3:]
         if letter == "b":
             number = partner.get(number, number)
-        save(tmp_path / CONTRAST[letter] / f"p{number}.png", image)
+        save_slice(tmp_path / CONTRAST[letter] / f"p{number}.png", image)
 
     result = check(tmp_path, set=["data.split.test=0.3"])
     told = {name for names in named(result, "pairs").get("pairs", ()) for name in names}
@@ -193,7 +188,7 @@ def test_partners_that_are_exchanged_are_named(tmp_path, swapped):
 def test_pairs_without_anatomy_are_not_called_wrong(tmp_path):
     for (letter, subject), image in heads().items():
         empty = subject in ("subject-002", "subject-005")
-        save(tmp_path / CONTRAST[letter] / f"{subject}.png", 0 * image if empty else image)
+        save_slice(tmp_path / CONTRAST[letter] / f"{subject}.png", 0 * image if empty else image)
 
     assert named(check(tmp_path), "pairs") == {"pairs": []}
 
@@ -202,7 +197,9 @@ def test_pairs_without_anatomy_are_not_called_wrong(tmp_path):
 def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
     for (letter, subject), image in heads().items():
         moved = (letter, subject) == ("b", "subject-012")
-        save(tmp_path / CONTRAST[letter] / f"{subject}.png", change(image) if moved else image)
+        save_slice(
+            tmp_path / CONTRAST[letter] / f"{subject}.png", change(image) if moved else image
+        )
 
     assert named(check(tmp_path), "pairs")["pairs"] == [("T1/subject-012.png",)]
 
@@ -233,11 +230,11 @@ def test_a_volume_that_is_mirrored_or_slices_away_is_named(tmp_path, change, sai
 def test_mirrored_and_turned_copies_leak(tmp_path, change):
     for number, ((letter, subject), image) in enumerate(heads().items()):
         side = "test" if subject > "subject-010" else "train"
-        save(tmp_path / (side + letter.upper()) / f"{number:02d}.png", image)
+        save_slice(tmp_path / (side + letter.upper()) / f"{number:02d}.png", image)
     kinds = {each["kind"] for each in check(tmp_path)["problems"]}
     assert not kinds & {"near-copies", "leak"}
 
-    save(tmp_path / "testA" / "again.png", change(heads()["a", "subject-001"]))
+    save_slice(tmp_path / "testA" / "again.png", change(heads()["a", "subject-001"]))
     result = check(tmp_path)
     first = [*heads()].index(("a", "subject-001"))
     copies = ["testA/again.png", f"trainA/{first:02d}.png"]
@@ -253,12 +250,12 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
             where = "val"
         else:
             where = "train"
-        save(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
+        save_slice(tmp_path / (where + letter.upper()) / f"{number:02d}.png", image)
 
     assert "the patients are not known" in problem(check(tmp_path), "patients")["what"]
 
     shutil.copy(tmp_path / "trainA" / "00.png", tmp_path / "testA" / "again.png")
-    save(tmp_path / "testB" / "brighter.png", heads()["b", "subject-001"] * 1.3 + 20)
+    save_slice(tmp_path / "testB" / "brighter.png", heads()["b", "subject-001"] * 1.3 + 20)
     result = check(tmp_path)
 
     assert problem(result, "copies")["files"] == ["testA/again.png", "trainA/00.png"]
@@ -297,7 +294,7 @@ def test_slices_of_one_head_in_training_and_test_are_told(name, told, tmp_path):
     for place, shuffled in enumerate(order):
         side = "train" if shuffled % 4 else "test"
         path = tmp_path / name.format(place=place, shuffled=shuffled, side=side)
-        save(path, record.read()[0][24 + place])
+        save_slice(path, record.read()[0][24 + place])
 
     assert len(named(check(tmp_path), "neighbours")["neighbours"]) == told
 
@@ -412,7 +409,7 @@ LAYOUTS = {
 def test_pictures_of_several_images_are_told(tmp_path, layout):
     for subject in {subject for _, subject in heads()}:
         pair = heads()["a", subject], heads()["b", subject]
-        save(tmp_path / f"{subject}.png", LAYOUTS[layout](*pair))
+        save_slice(tmp_path / f"{subject}.png", LAYOUTS[layout](*pair))
 
     settings = ["data.source.name=aligned", 'data.domains=["T1", "T2"]']
     told = named(check(tmp_path, set=settings), "pairs")["pairs"]
@@ -421,7 +418,7 @@ def test_pictures_of_several_images_are_told(tmp_path, layout):
 
 def test_a_pattern_without_a_patient_is_the_cause(tmp_path):
     for number in range(3):
-        save(tmp_path / f"{number}.png", np.zeros((16, 32)))
+        save_slice(tmp_path / f"{number}.png", np.zeros((16, 32)))
 
     told = check(tmp_path, set=[r"data.source.patient=patient_(\d+)"])["problems"]
     assert "finds no patient in '0.png'" in " ".join(each["what"] for each in told)

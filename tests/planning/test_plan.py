@@ -8,9 +8,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from PIL import Image as Picture
 from tiny import phantom
-from volumes import PAIRED, load, volume
+from volumes import PAIRED, load, save_slice, volume
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
@@ -29,9 +28,7 @@ def pictures(
     records=RECORDS,
 ):
     for record in (record for record in records if record.domain in domains):
-        path = folder / NAMES[record.domain] / name(record)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
+        save_slice(folder / NAMES[record.domain] / name(record), record.read()[0])
     return folder
 
 
@@ -190,9 +187,8 @@ def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
     assert "conditional" not in tables["method"]
 
     for place, record in enumerate(record for record in RECORDS if record.domain == "a"):
-        path = tmp_path / "two" / ("yes" if place % 2 else "no") / f"{place}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Picture.fromarray(np.uint8((record.read()[0] / 4).clip(0, 255))).save(path)
+        label = "yes" if place % 2 else "no"
+        save_slice(tmp_path / "two" / label / f"{place}.png", record.read()[0])
 
     tables = tomllib.loads(plan(tmp_path / "two"))
 
