@@ -99,14 +99,14 @@ def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
 (RECORDED,) = (row for row in read_rows(RESULTS / "quick.jsonl") if row.label == "dualgan_t1t2")
 
 
-def score(value: float, unit: str = "dB", higher: bool = True) -> dict:
+def score(value: float, unit: str = "dB") -> dict:
     interval = [value - 0.5, value + 0.5]
     return {
         "value": value,
         "ci95": interval,
         "unit": unit,
         "definition": "x",
-        "higher_is_better": higher,
+        "higher_is_better": True,
         "n": 5,
     }
 

@@ -27,9 +27,9 @@ def blobs(count: int, seed: int = 0) -> torch.Tensor:
     return torch.tensor(np.array(images), dtype=torch.float32)[:, None]
 
 
-def drawn(count: int, named: str = "drawn ") -> list[str]:
+def drawn(count: int) -> list[str]:
     """Patients of images that are of one each, as of images from noise."""
-    return [f"{named}{i}" for i in range(count)]
+    return [f"drawn {i}" for i in range(count)]
 
 
 def group(images: torch.Tensor) -> ImageGroup:

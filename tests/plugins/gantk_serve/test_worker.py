@@ -68,6 +68,13 @@ def record(orthanc, series: str) -> dict:
     return parse_record(orthanc.metadata.get(series, b"").decode())
 
 
+def refusal(orthanc, series: str) -> str:
+    """Why a series was refused."""
+    found = record(orthanc, series)
+    assert found["outcome"] == "refused"
+    return found["reason"]
+
+
 def edit(file: Path, **elements) -> None:
     """Change elements of a DICOM file."""
     made = pydicom.dcmread(file)
@@ -92,11 +99,10 @@ def test_a_stable_series_becomes_one_derived_series(work, orthanc, tmp_path):
 def test_a_rule_refuses_series_that_do_not_fit(work, orthanc, tmp_path):
     name = orthanc.add(*study(tmp_path / "s", 1, slices=4))
     work(fits="partly")
-    found = record(orthanc, name)
+    told = refusal(orthanc, name)
 
     assert orthanc.derived() == {}
-    assert found["outcome"] == "refused"
-    assert "fits the training data: no, but the rule asks for partly; " in found["reason"]
+    assert "fits the training data: no, but the rule asks for partly; " in told
 
 
 def test_a_series_that_still_arrives_is_left_alone(work, orthanc, tmp_path):
@@ -185,11 +191,10 @@ def test_mixed_series_are_refused_by_instance_number(work, orthanc, tmp_path, ki
     name = orthanc.add(*files)
     work()
 
-    found = record(orthanc, name)
-    assert found["outcome"] == "refused"
-    assert words in found["reason"]
-    assert "instances 1, 2 against instances 3, 4" in found["reason"]
-    assert "Other" not in found["reason"]
+    told = refusal(orthanc, name)
+    assert words in told
+    assert "instances 1, 2 against instances 3, 4" in told
+    assert "Other" not in told
     assert orthanc.derived() == {}
 
 
@@ -217,11 +222,10 @@ def test_two_patients_with_one_series_uid_are_refused(work, orthanc, tmp_path):
     work()
 
     for name in names:
-        found = record(orthanc, name)
-        assert found["outcome"] == "refused"
-        assert "2 patients or studies" in found["reason"]
-        assert "instances 1, 2" in found["reason"]
-        assert "instances 3, 4" in found["reason"]
+        told = refusal(orthanc, name)
+        assert "2 patients or studies" in told
+        assert "instances 1, 2" in told
+        assert "instances 3, 4" in told
 
 
 def test_a_lacking_slice_is_refused_by_instance_number(work, orthanc, tmp_path):
@@ -229,11 +233,10 @@ def test_a_lacking_slice_is_refused_by_instance_number(work, orthanc, tmp_path):
     name = orthanc.add(*files[:2], *files[3:])
     work()
 
-    found = record(orthanc, name)
-    assert found["outcome"] == "refused"
-    assert "lacks 1 slice" in found["reason"]
-    assert "'instance 2.dcm' and 'instance 4.dcm'" in found["reason"]
-    assert str(tmp_path) not in found["reason"]
+    told = refusal(orthanc, name)
+    assert "lacks 1 slice" in told
+    assert "'instance 2.dcm' and 'instance 4.dcm'" in told
+    assert str(tmp_path) not in told
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -524,9 +527,8 @@ def test_echoes_in_one_series_are_refused(work, orthanc, tmp_path):
     name = orthanc.add(*first, *second)
     work()
 
-    found = record(orthanc, name)
-    assert found["outcome"] == "refused"
-    assert "instances 1, 2, 3 against instances 4, 5, 6" in found["reason"]
+    told = refusal(orthanc, name)
+    assert "instances 1, 2, 3 against instances 4, 5, 6" in told
 
 
 def test_what_a_modality_still_has_is_told(work, orthanc, tmp_path):
