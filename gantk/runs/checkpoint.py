@@ -275,7 +275,11 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
         f"the checkpoint belongs to another method or network: {detail}"
         f" ({count_noun(differing, 'difference')})",
         where=where,
-        remedy="use the recipe that it was trained with: recipe.toml in its run folder",
+        remedy=(
+            "use the recipe that it was trained with, recipe.toml in its run folder. A checkpoint of an"
+            " earlier version of gantk with a network that gantk no longer has needs that version, or"
+            " a new training"
+        ),
     )
 
 
