@@ -142,7 +142,7 @@ def leave_out_templates(rows: Sequence[Row], words: Sequence[str], root: Path) -
     first = relative_to(templates[0].path, root).as_posix()
     return [
         f"{count_noun(templates, 'file')} left out: templates or atlases by their names, such as"
-        f" '{first}'. If these are of patients: {FILL_IN_TABLE}"
+        f" '{first}'. If these are of patients, {FILL_IN_TABLE[3:]}"
     ]
 
 

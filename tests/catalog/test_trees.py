@@ -212,7 +212,7 @@ TREES = {
     "two formats": Tree("p{p}/ses1_{c}", {"T1.nrrd": "T1", "T2.mha": "T2"}),
     "words of masks": Tree(
         "{p}/{c}.nii",
-        {"1": "MR", **dict.fromkeys(("1_mask", "segmentation-0", "tumorMask", "x_dseg", "LabelsForTesting", "consensus_gt", "lesions", "Brain.seg"), "")},
+        {"1": "MR", **dict.fromkeys(("1_mask", "segmentation-0", "tumorMask", "x_dseg", "LabelsForTesting", "consensus_gt", "lesions", "Brain.seg", "aseg", "aparc+aseg", "aparc.a2009s+aseg", "wmparc", "lh.ribbon"), "")},
         domains=("MR",),
     ),
     "words that begin as those of masks": Tree("{p}/{c}.nii", {"masked_2": "MR"}, domains=("MR",)),

@@ -58,6 +58,4 @@ def add_reconstructions(run: Path, scorer: Scorer, results: Results) -> None:
     key = "reconstruction"
     score_pairs(results, key, pairs, {key: output}, {"mean_image": mean}, references)
     rows = [torch.cat(spread(list(each), SHOWN_IMAGES), -1) for each in (truth, output)]
-    RunFolder.open(run).write_picture(
-        "reconstructions", "test", torch.cat(rows, -2).numpy(), low, high
-    )
+    RunFolder(run).write_picture("reconstructions", "test", torch.cat(rows, -2).numpy(), low, high)
