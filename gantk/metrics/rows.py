@@ -31,6 +31,10 @@ TABLE_HEADS = ("direction", "score", "value and 95 % interval", "sample", "best 
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
 MIN_SCALE_GAP = 3.0  # dB that a line through the gray values gains: half of the squared error
+NO_SCORES = (
+    "No held-out pairs are known, so the outputs are not compared with real images. Compare them as sets:"
+    " gantk eval RUN --metrics kid"
+)
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
 
 
@@ -183,6 +187,8 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     """The results in one sentence that needs no knowledge of the scores; "" where nothing was
     compared. `unseen`: False where patients were allowed on both sides of the split.
     """
+    if not results.metrics and results.model_fields_set:
+        return NO_SCORES
     findings = _findings(results)
     if not findings:
         return ""

@@ -33,9 +33,6 @@ def summary_lines(results: Results) -> Iterator[str]:
     for consequence in results.split.consequences if results.split else ():
         yield with_label("note", consequence)
 
-    if not results.metrics:
-        yield "result   no held-out pairs are known, so the outputs cannot be compared with real images"
-
     sentence = result_sentence(results)
     if sentence:
         yield with_label("result", sentence)
