@@ -49,8 +49,6 @@ class Chart:
         x: str = "step {}",  # label of a position on the horizontal axis
         tick: str = "{}",  # label of a tick of that axis
         names: Sequence[str] = (),  # curves with the same colour in every chart, in order
-        # whether to interpolate between the points of series measured at different positions
-        joined: bool = False,
         latest: bool = True,  # whether to show the last value of each curve
     ):
         places, table, self.bin = _average_in_bins(series)
@@ -67,18 +65,12 @@ class Chart:
         order = list(dict.fromkeys([*names, *series]))
         self.curves = []
         for name, row in zip(series, table, strict=True):
-            values = self._values(row, joined=joined)
+            values = [
+                float(f"{value:.5g}") if math.isfinite(value) else None for value in row.tolist()
+            ]
             known = [value for value in values if value is not None]
             last = number(known[-1] if known else None) if latest else ""
             self.curves.append(Curve(name, values, last, self._path(row), order.index(name)))
-
-    def _values(self, row: np.ndarray, *, joined: bool) -> list[float | None]:
-        """The values at all positions, to five digits."""
-        if joined:
-            finite = np.isfinite(row)
-            steps = np.array(self.steps)
-            row = np.interp(steps, steps[finite], row[finite], left=math.nan, right=math.nan)
-        return [float(f"{value:.5g}") if math.isfinite(value) else None for value in row]
 
     def _path(self, row: np.ndarray) -> str:
         """The SVG path through the finite values."""

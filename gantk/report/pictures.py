@@ -14,9 +14,7 @@ from gantk.data.spread import spread
 from gantk.files import read_file
 from gantk.report.run_record import Direction, Samples
 
-# bytes of pictures embedded unchanged; above it earlier steps become small previews
-LOSSLESS_BUDGET = 4_000_000
-PREVIEW_BUDGET = 4_000_000  # bytes of previews; above it some earlier steps are left out
+PREVIEW_BUDGET = 4_000_000  # bytes of previews of earlier steps; above it some are left out
 # grey levels of 255 at the top of the error scale: few steps, so that maps of most runs compare
 ERROR_CEILINGS = (64, 128, 255)
 MAX_SATURATED = 0.005  # share of pixels that may lie above the top of the scale
@@ -78,21 +76,17 @@ class SampleBlock(NamedTuple):
 
 
 def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], list[SampleBlock]]:
-    """The steps for the page's slider and one block per direction, within the budget of bytes;
-    error maps reach up to `ceiling` gray levels.
+    """The steps for the page's slider and one block per direction: the last step unchanged, earlier
+    ones as previews within the budget of bytes; error maps reach up to `ceiling` gray levels.
     """
     if samples is None:
         return [], []
 
-    steps = list(samples.steps)
     last = samples.steps[-1]
     newest = _frames(samples, last, ceiling)
-    small = len(steps) * _size(newest) > LOSSLESS_BUDGET
-    if small:
-        largest = max(_size(_frames(samples, step, ceiling, small)) for step in (steps[0], last))
-        steps = spread(steps, max(2, int(PREVIEW_BUDGET / max(largest, 1))))
-
-    by_step = [*(_frames(samples, step, ceiling, small) for step in steps[:-1]), newest]
+    bytes_of_step = _size(_frames(samples, last, ceiling, small=True))
+    steps = spread(samples.steps, max(2, int(PREVIEW_BUDGET / max(bytes_of_step, 1))))
+    by_step = [*(_frames(samples, step, ceiling, small=True) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
         inputs = []

@@ -393,7 +393,6 @@ def test_pictures_outside_of_the_run_are_left_out(tmp_path):
 
 
 def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "LOSSLESS_BUDGET", 10_000)
     monkeypatch.setattr(pictures, "PREVIEW_BUDGET", 12_000)
     page = report(make_run(tmp_path / "run", steps=tuple(range(0, 400, 20)), side=24))
     kept = page.data["steps"]

@@ -346,7 +346,7 @@ def _curves(named: dict[str, RunRecord]) -> list[Chart]:
     drawn = []
     for title, found in series.items():
         if max(map(len, found.values())) > 1:  # a single point shows no course
-            drawn.append(chart(title, found, joined=True, names=list(named)))
+            drawn.append(chart(title, found, names=list(named)))
     return [each for each in drawn if each]
 
 
