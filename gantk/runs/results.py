@@ -98,7 +98,7 @@ class Score(Table):
         "The score after the best linear correction of the output's intensities in the foreground,"
         " or in the whole image where no foreground is known."
     )
-    details: Mapping[str, Score | int | float | str | None] = tables(
+    details: Mapping[str, Score | bool | int | float | str | list[Any] | None] = tables(
         "Further figures of the metric."
     )
 

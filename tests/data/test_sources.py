@@ -334,7 +334,7 @@ def test_data_channels_1_turns_colour_into_luminance(tmp_path):
     assert {len(record.read()) for record in data.training} == {1}
 
 
-@pytest.mark.parametrize("values", [None, np.uint8, np.uint16])
+@pytest.mark.parametrize("values", [None, np.uint8, np.uint16, np.float32])
 def test_only_pictures_of_8_bits_become_colour(values, tmp_path):
     """What gray files hold, None: volumes; a result in colour fits into pictures of 8 bits alone."""
     for domain in ("T1", "T2"):
@@ -346,7 +346,8 @@ def test_only_pictures_of_8_bits_become_colour(values, tmp_path):
                 volume = nibabel.Nifti1Image(pixels[..., None].astype(np.float32), np.eye(4))
                 nibabel.save(volume, f"{path}.nii.gz")
             else:
-                PIL.Image.fromarray(pixels.astype(values)).save(f"{path}.png")
+                suffix = "tif" if values is np.float32 else "png"
+                PIL.Image.fromarray(pixels.astype(values)).save(f"{path}.{suffix}")
 
     source = {"name": "files", "path": str(tmp_path)}
     refused = pytest.raises(UserError, match="cannot be made a colour picture")

@@ -180,11 +180,11 @@ class Reader:
         return np.ascontiguousarray(pixels)
 
     def _expect_picture(self, row: Row) -> None:
-        """UserError for a gray volume or picture of 16 bits: no file of its kind holds the colours
-        that a model would make of it.
+        """UserError for a gray volume or picture of more than 8 bits: no file of its kind holds the
+        colours that a model would make of it.
         """
         image = self.kept.read(row.source, row.volume)
-        if image.affine is not None or image.dtype == np.uint16:
+        if image.affine is not None or image.dtype != np.uint8:
             raise UserError(
                 f"'{row.display_path}' is gray and no picture of 8 bits, so it cannot be made a colour"
                 " picture",
