@@ -411,9 +411,9 @@ def _new_elements(
     new = Dataset()
     new.Modality = modality_of(description.partition(",")[0], str(source.get("Modality") or "OT"))
     new.SeriesInstanceUID = new_uid()
-    # another one for each model and verdict
+    # another one for each series, also of one model and input
     new.SeriesNumber = number + 1000 * (
-        1 + zlib.crc32(f"{description} {comments}".encode()) % SERIES_NUMBERS
+        1 + zlib.crc32(new.SeriesInstanceUID.encode()) % SERIES_NUMBERS
     )
     new.SyntheticData = "YES"
     if comments:

@@ -469,6 +469,15 @@ def test_derived_series_say_so(derived):
         assert result.ContributingEquipmentSequence[0].Manufacturer == "Scanner Works"
 
 
+def test_series_of_one_source_have_different_numbers(tmp_path):
+    made.series(tmp_path / "in", made.head())
+    numbers = set()
+    for out in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
+        io.write(out, io.read(tmp_path / "in"), "T2")
+        numbers.add(written(out)[0].SeriesNumber)
+    assert len(numbers) > 1
+
+
 def test_derived_series_drop_source_details(derived):
     for result in derived:
         assert "SmallestImagePixelValue" not in result
