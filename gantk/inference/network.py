@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gantk.errors import UserError
+from gantk.method import check_networks
+
 
 class Network(nn.Module):
     """Translates images (N, C, *size) to a domain `letter`.
@@ -42,4 +45,17 @@ class Network(nn.Module):
             vars(self.method)[name] = self.method._modules.pop(name)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.method.translate(image, self.letter).float()
+        try:
+            return self.method.translate(image, self.letter).float()
+        except RuntimeError:
+            self._expect_size(tuple(image.shape[2:]))
+            raise
+
+    def _expect_size(self, size: tuple[int, ...]) -> None:
+        """UserError where a network cannot process images of these sides."""
+        try:
+            check_networks(self.method, size)
+        except UserError as error:
+            error.where = "image"
+            error.remedy = "pad the image, or use model.translate(..., grad=True), which does"
+            raise error from None

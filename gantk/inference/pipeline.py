@@ -91,7 +91,11 @@ class Pipeline:
 
         results = self._on_file(image, grid, sides, lines, prepare)
         if outside:
-            self._mask(results, outside, prepare)
+            for result, kind in zip(results, self.maps, strict=True):
+                level = np.zeros(len(result))
+                if kind == "image":
+                    level = self.level_outside(outside, prepare, len(result)).numpy()
+                outside.fill(result, level)
 
         lowest = self._lowest_result(image)
         if lowest is not None:
@@ -409,17 +413,12 @@ class Pipeline:
             )
             raise UserError(what, where=where, remedy=remedy)
 
-    def _mask(self, results: Sequence[np.ndarray], outside: Outside, prepare: Prepare) -> None:
-        """Fill, in place, the region masked out of the input with the target's value for it."""
-        level = torch.tensor(outside.level, dtype=torch.float64)[
-            (None, ..., *[None] * self.frame.dims)
-        ]
-        for result, kind in zip(results, self.maps, strict=True):
-            values = np.zeros(len(result))
-            if kind == "image":
-                seen = prepare.target_level(prepare.level(level), len(result))
-                values = prepare.target.inverse(seen).flatten().numpy()
-            outside.fill(result, values)
+    def level_outside(self, outside: Outside, prepare: Prepare, channels: int) -> Tensor:
+        """The target's native values of a region masked out of the input, (channels,)."""
+        places = (1, -1, *[1] * self.frame.dims)
+        level = torch.from_numpy(outside.level).double().view(places)
+        seen = prepare.level(level.to(prepare.source.native.device))
+        return prepare.target.inverse(prepare.target_level(seen, channels)).flatten()
 
 
 def as_images(pixels: np.ndarray, by_slice: bool) -> Tensor:

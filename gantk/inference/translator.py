@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
+from gantk.data.masks import outside_of
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
@@ -317,10 +318,20 @@ class Translator(TrainedModel):
                 dark = torch.from_numpy(batch.axes_of_batch(pixels).copy()).to(part.device)
                 part = torch.where(dark != part.detach(), dark, part)
             mapping, scale = pipeline.scales(replace(image, pixels=pixels))
-            prepared = Prepared(pipeline.preparation(mapping, scale), network).to(part.device)
+            prepare = pipeline.preparation(mapping, scale)
+            outside = outside_of(pixels) if frame.masked else None
+            prepared = Prepared(prepare, network).to(part.device)
+            made = []
             for middles in torch.arange(len(part)).split(frame.batch):
                 rows = neighbour_places(middles, frame.neighbours, len(part))
-                outputs.append(prepared(part[rows].flatten(1, 2)))
+                made.append(prepared(part[rows].flatten(1, 2)))
+            whole = torch.cat(made)
+            if outside:
+                region = torch.from_numpy(batch.axes_of_batch(outside.region[None]))
+                level = pipeline.level_outside(outside, prepare, whole.shape[1])
+                level = level.to(whole.dtype).view(-1, *[1] * frame.dims)
+                whole = torch.where(region.to(part.device), level, whole)
+            outputs.append(whole)
 
         return remove_batch_axes(torch.cat(outputs)[:, self.frames[letter].part(to)], batch.kind)
 

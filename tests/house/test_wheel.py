@@ -87,7 +87,7 @@ def test_wheel_holds_code_recipes_and_licence_only(wheel):
     assert b"Lesjak" in archive.read(f"{INFO}/licenses/NOTICE")
 
 
-def test_shipped_models_are_small_packed_and_have_cards():
+def test_shipped_models_are_small_packed_and_have_cards(capfd):
     for name, folder in (
         (name, folder) for name, (folder, owner) in all_models().items() if owner == "gantk"
     ):
@@ -95,6 +95,8 @@ def test_shipped_models_are_small_packed_and_have_cards():
         assert pack_record(RunFolder.open(folder)).name == name
         assert limits_of(folder)
         assert "has not stated" not in card(folder)
+        RunFolder.open(folder).recipe().check()
+    assert capfd.readouterr() == ("", "")  # this version has all keys of their recipes
 
 
 @pytest.mark.slow

@@ -60,6 +60,13 @@ def test_a_network_of_a_model_can_be_trained(tmp_path):
     torch.testing.assert_close(model.translate(image, to="T2"), before)
 
 
+def test_sides_that_a_network_cannot_halve_are_refused(tiny_run):
+    network = gantk.load(tiny_run, device="cpu").network("T1", "T2")
+
+    with pytest.raises(gantk.UserError, match=r"images of 41 x 50.*multiple of 8"):
+        network(torch.zeros(1, 1, 41, 50))
+
+
 @pytest.mark.parametrize(("source", "to"), [("T2", "T2"), ("T1", "FLAIR"), ("CT", "T2")])
 def test_a_direction_that_there_is_not_is_refused(tiny_run, source, to):
     model = gantk.load(tiny_run, device="cpu")

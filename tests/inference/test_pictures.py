@@ -195,10 +195,16 @@ def test_samples_use_the_range_of_their_file(head, tmp_path, top, whole, kind):
     assert ("because a .png file has no units" in "".join(said)) == (kind == "uint16")
 
 
-def test_gradients_flow_on_the_scale_of_normalised_arrays(model, head):
+@pytest.mark.parametrize("to", ["T1", "T2"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("white", [255.0, 1.0])
+def test_gradients_do_not_change_results(model, head, white, masked, to):
     torch = pytest.importorskip("torch")
-    tensor = torch.from_numpy(head / 255.0)[None, None].float()
-    plain = model.translate(tensor, to="T2")
-    differentiable = model.translate(tensor.requires_grad_(), to="T2", grad=True)
+    image = np.where(head > 40, head, 0) if masked else head
+    tensor = torch.from_numpy(image * (white / 255)).float()[None, None]
+    plain = model.translate(tensor, to=to)
+    differentiable = model.translate(tensor.requires_grad_(), to=to, grad=True)
 
-    assert torch.allclose(plain, differentiable, atol=1e-4)
+    torch.testing.assert_close(differentiable, plain, rtol=0, atol=1e-4 * float(np.ptp(plain)))
+    differentiable[..., :3, :].sum().backward()  # of the air
+    assert masked != bool(tensor.grad.any())
