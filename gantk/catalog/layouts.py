@@ -626,7 +626,8 @@ def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -
             )
         return
 
-    doubts = visits_or_patients(rows)
+    doubts, notes = visits_or_patients(rows)
+    catalog.notes += notes
     if doubts:
         catalog.doubts += doubts
         return

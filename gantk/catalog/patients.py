@@ -23,6 +23,7 @@ from gantk.catalog.patterns import (
     IMAGE_WORDS,
     LAST_NUMBER,
     LAST_WORD,
+    NAME_AND_STUDY,
     PERSON,
     SCANNER_FOLDER,
     SERIES_WORDS,
@@ -234,9 +235,10 @@ def _common_folders(places: Collection[Parts]) -> int:
     return min(len(first), len(last))
 
 
-def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
+def visits_or_patients(rows: Sequence[Row]) -> tuple[list[UserError], list[str]]:
     """The doubt about folders with numbers that may be visits, sites or patients (`2019/001`,
-    `2020/001`): most names in them recur in others, and are not fewer.
+    `2020/001`): most names in them recur in others, and are not fewer. Of words (`early/001`,
+    `Berlin/001`) and of numbers that may be of studies (`Meier/7001234`) a note on the reading.
     """
     found = {}
     for row in rows:
@@ -251,13 +253,16 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
     # a patient's number has as many digits as a visit's; names of people have none
     digits = _digits(names) or MAX_DIGITS_BESIDE_WORDS
     unclear = any(_may_be_visit(folder, digits) for folder in folders)
-    if not (unclear and most_recur and 2 <= len(folders) <= len(names)):
-        return []
+    if not (most_recur and 2 <= len(folders) <= len(names)):
+        return [], _note_on_studies(found)
 
     name = names.most_common(1)[0][0]
     first, other = sorted("/".join(each) for each in found if each[1] == name)[:2]
     example = next(row for (_, last), row in found.items() if last == name)
     end = _pattern_behind(name, example)
+    if not unclear:
+        one = f"--set data.source.patient='([^/_.]+){end}'"
+        return [], [f"'{first}' and '{other}' are read as two patients. If they are one: {one}"]
     what = (
         f"'{first}' and '{other}' may be two visits of one patient, or two patients. One person may"
         " then be in training and test, and scores too good"
@@ -266,7 +271,28 @@ def visits_or_patients(rows: Sequence[Row]) -> list[UserError]:
         f"say which with --set data.source.patient='([^/_.]+){end}' (one patient), or"
         f" '([^/]+/[^/_.]+){end}' (two), or another REGEX. {FILL_IN_TABLE}"
     )
-    return [UserError(what, where="data.source.patient", remedy=remedy)]
+    return [UserError(what, where="data.source.patient", remedy=remedy)], []
+
+
+def _note_on_studies(found: Iterable[tuple[str, str]]) -> list[str]:
+    """A note on long numbers behind names that several share (`Meier/7001234`, `Meier/7001290`): each
+    is read as a patient, but may be a study's. Names that many share are sites.
+    """
+    numbers = defaultdict(set)
+    for above, last in found:
+        named = NAME_AND_STUDY.fullmatch("/".join(filter(None, (above, last))))
+        if not named or PERSON.search(last):
+            return []
+        numbers[named[1]].add(named[2])
+
+    several = [name for name, own in numbers.items() if len(own) > 1]
+    if not several or 2 * len(numbers) < sum(map(len, numbers.values())):
+        return []
+    first, other = sorted(numbers[several[0]])[:2]
+    return [
+        f"{first} and {other} of '{several[0]}' are read as two patients. If these are the numbers of"
+        f" studies: --set data.source.patient='{NAME_AND_STUDY.pattern}'"
+    ]
 
 
 def _possible_patients(row: Row) -> list[str]:

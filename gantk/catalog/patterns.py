@@ -118,6 +118,8 @@ SEVERAL_PATIENTS = re.compile(
     r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)"
     r"[\W_]*\d*$)"
 )
+# A patient, and the number of a study: `Meier/7001234`, `0012345_7001234`.
+NAME_AND_STUDY = re.compile(r"(?P<patient>[^/]+)[/_](\d{5,})")
 LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 # Before the last word of a name, or the letter glued to its last number.
 LAST_WORD = re.compile(r"(?<=.)(?:(?<=\d)(?=[a-zA-Z]$)|(?=[-_. ]+[a-zA-Z\d]+$))")

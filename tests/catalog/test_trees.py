@@ -416,6 +416,30 @@ def test_every_filled_cell_says_its_rule(tmp_path):
     assert all(row.why["kind"] for row in catalog.of_kind("version"))
 
 
+@pytest.mark.parametrize(
+    ("patients", "pairs", "other"),
+    [
+        (["early/001", "early/002", "late/001", "late/002"], "early/001' and 'late/001", 2),
+        (["Meier/7001234", "Meier/7001290", "Adam/7001300"], "7001234 and 7001290 of 'Meier", 2),
+        (["0012_7001234", "0012_7001290", "0013_7001300"], "7001234 and 7001290 of '0012", 2),
+        (["Berlin/P1", "Berlin/P2", "Paris/P3", "Paris/P4"], "", 0),
+        (["A/10001", "A/10002", "A/10003", "B/10004", "B/10005"], "", 0),
+        (["sub-01_7001234", "sub-02_7001290"], "", 0),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["{p}/{c}.nii", "{p}_{c}.nii"])
+def test_another_reading_of_the_patients_is_told(tmp_path, pattern, patients, pairs, other):
+    names = [pattern.format(p=p, c=c) for p, c in product(patients, T1_T2)]
+    catalog = rows_of(tmp_path, *names)
+    assert len({row.subject for row in catalog}) == len(patients)
+    assert not catalog.doubts
+    notes = [note for note in catalog.notes if pairs and pairs in note]
+    assert catalog.notes == notes
+    for note in notes:
+        pattern = re.compile(note.partition("data.source.patient='")[2][:-1])
+        assert len({patient_of(name, pattern) for name in names}) == other
+
+
 def test_two_series_of_a_contrast_have_no_known_partner(tmp_path):
     names = [f"{n}/{c}.nii.gz" for n in THREE for c in ("T1_a", "T1_b", "T2")]
     catalog = rows_of(tmp_path, *names)
