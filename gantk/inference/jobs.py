@@ -137,6 +137,14 @@ def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     return rows or readable
 
 
+def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:
+    """A job, not yet with its results, for each image below the folder `root` that a model of one
+    contrast translates.
+    """
+    scans = dict.fromkeys(row.scan_below(root) for row in rows_of_one(catalog, contrast))
+    return [Job(scan.name, {contrast: [scan]}) for scan in scans]
+
+
 def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[Job]:
     """A job, not yet with its target, for each case of a catalog below the folder `root`; UserError
     without any.

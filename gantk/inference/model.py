@@ -14,7 +14,7 @@ from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
-from gantk.inference.jobs import inputs_below, rows_of_one
+from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.notes import Checked, Note, check_input
 from gantk.inference.pipeline import Pipeline
 from gantk.runs.results import Score, Uncertainty
@@ -86,13 +86,10 @@ class TrainedModel:
         return check_input(image, frame, contrast, self.run_trained_on(image))
 
     def images_in(self, folder: Path, to: str | None = None) -> list[Scan]:
-        """The images below a folder that `translate` makes `to` from."""
-        frame = self.frames[self.domain(to)]
-        catalog = inputs_below(folder, folder, frame.sources)
-        rows = catalog.of_kind("image")
-        if len(frame.sources) == 1:
-            rows = rows_of_one(catalog, frame.source)
-        return list(dict.fromkeys(row.scan_below(folder) for row in rows))
+        """The images below a folder that a model of one contrast makes `to` from."""
+        source = self.frames[self.domain(to)].source
+        jobs = jobs_of_images(inputs_below(folder, folder, [source]), folder, source)
+        return [job.scans[source] for job in jobs]
 
     def acquired_in(self, folder: Path, to: str | None = None) -> list[Scan]:
         """The images below a folder that show `to` already, as names or headers say."""

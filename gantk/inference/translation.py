@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -37,7 +35,7 @@ from gantk.inference.jobs import (
     inputs_below,
     job_of_files,
     jobs_of_cases,
-    rows_of_one,
+    jobs_of_images,
     stack_on_one_grid,
 )
 from gantk.inference.ledger import Ledger
@@ -53,7 +51,6 @@ from gantk.inference.sidecar import (
 from gantk.plugin.loader import load
 
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
-MAX_NAME_BYTES = 255  # of a file on common file systems
 MAX_LISTED = 3  # files in a message
 OVERLAP_BYTES = 1 << 30  # of four images, at most, for reading and writing while the network runs
 
@@ -110,7 +107,6 @@ class Translation:
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.clipped: list[Clipped] = []
         self.targets: set[Path] = set()  # in a folder of results
-        self.shared_sidecars: set[Path] = set()
         self.count = 1  # images of INPUT
         self.skulls: dict[str, bool | None] = {}  # by job: whether the input shows the skull
         self.warnings: dict[Path, list[str]] = defaultdict(list)  # by input
@@ -164,9 +160,10 @@ class Translation:
                 for paths in outcomes.values():
                     self.targets.update(paths or ())
 
-            self._expect_possible_names(jobs)
-            self._leave_out_shared_sidecars(jobs)
-            self._expect_writable(new)
+            self._expect_own_names(jobs)
+            for job in new:
+                paths = [output.path for output in job.outputs]
+                files.expect_writable([*paths, *self._sidecars_of(job)], self.overwrite)
             done_before = len(jobs) - len(new)
             outcomes |= self.translate_jobs(new, ledger, done_before)
 
@@ -192,17 +189,31 @@ class Translation:
         if isinstance(source, Mapping):
             patient = job_of_files(source, self.contrasts)
             if self.several_contrasts:
-                return self._jobs_of_patient(patient, target), None
-            return self.jobs_of(patient.files[0], target)
+                return self._one_job(patient, target), None
+            return self.jobs_of(next(iter(patient.scans.values())).path, target)
 
         if not source.exists():
             what = f"there is no file or folder '{source}'"
             raise UserError(what, where="INPUT", remedy="check the path")
 
-        is_table = source.suffix.lower() in (".csv", ".tsv") and source.is_file()
-        if not source.is_dir() and not (self.several_contrasts and is_table):
-            return self._jobs_of_file(source, target), None
+        is_table = source.suffix.lower() in (".csv", ".tsv")
+        if source.is_dir() or (self.several_contrasts and is_table):
+            return self._jobs_below(source, target)
 
+        if not files.is_image(source) and not files.series_format(source):
+            raise files.unread_error(source).at("INPUT")
+        scan = Scan(source, (source,), source.name)
+        return self._one_job(Job(scan.name, {self.frame.source: [scan]}), target), None
+
+    def _one_job(self, job: Job, target: Path) -> list[Job]:
+        """The job of one input to the file `target`, or into this folder."""
+        if target.is_dir() or not target.suffix:
+            return self._name_results(self._with_outputs([job], target), target)
+        _expect_file_of(job.files[0], target, self.suffix)
+        return self._with_outputs([job], target, is_file=True)
+
+    def _jobs_below(self, source: Path, target: Path) -> tuple[Sequence[Job], Path | None]:
+        """The jobs of a folder or a table, and the folder of results; a DICOM series is one input."""
         if target.is_symlink() and not target.exists():
             what = f"'{target}' is a link that leads to no folder"
             raise UserError(what, where="OUTPUT", remedy="remove the link, or name another folder")
@@ -211,152 +222,29 @@ class Translation:
             what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")
 
-        if not self.several_contrasts:
-            return self._jobs_of_images(source, target)
-
-        if is_table:
+        if source.is_file():
+            root = source.parent
             catalog = read_table(source, self.contrasts)
-            patients = jobs_of_cases(catalog, source.parent, self.contrasts)
         else:
-            catalog = inputs_below(source, target, self.contrasts, stripped=self.frame.stripped)
-            patients = jobs_of_cases(catalog, source, self.contrasts)
-            scans = [
-                scan for each in patients for found in each.candidates.values() for scan in found
-            ]
-            images = [row for row in catalog if row.kind != "mask"]
-            self._say_unused(images, source, scans, f"--from {self.contrasts[0]}=FILE ...")
-        jobs = self._with_outputs(patients, target)
-        return self._in_folder(jobs, source, target, catalog), target
+            root = source
+            stripped = self.several_contrasts and self.frame.stripped
+            catalog = inputs_below(source, target, self.contrasts, stripped=stripped)
 
-    def _jobs_of_images(self, source: Path, target: Path) -> tuple[list[Job], Path | None]:
-        """The jobs of a folder for a model of one contrast; a DICOM series is one input."""
-        catalog = inputs_below(source, target, self.contrasts)
-        rows = rows_of_one(catalog, self.contrasts[0])
-        scans = list(dict.fromkeys(row.scan_below(source) for row in rows))
-        if len(scans) == 1 and scans[0].path == source:  # one DICOM series
-            if suffix_of(target) not in files.formats():
-                target = _with_suffix(target, self.suffix)
-            return [self._job(replace(scans[0], name=source.name), self.outputs_at(target))], None
+        if self.several_contrasts:
+            jobs = jobs_of_cases(catalog, root, self.contrasts)
+            how = f"--from {self.contrasts[0]}=FILE ..."
+        else:
+            jobs = jobs_of_images(catalog, root, self.contrasts[0])
+            how = "INPUT"
+            if len(jobs) == 1 and jobs[0].scans[self.frame.source].path == source:
+                if suffix_of(target) not in files.formats():
+                    target = _with_suffix(target, self.suffix)
+                series = replace(jobs[0], name=source.name)
+                return self._with_outputs([series], target, is_file=True), None
+            self._warn_of_several_patients(catalog)
 
-        people = defaultdict(set)  # by folder, as headers say
-        for row in rows:
-            if row.series and row.subject:
-                people[row.display_path].add(row.subject)
-        for folder, found in people.items():
-            if len(found) > 1:
-                self.say(f"warning  '{folder}' has scans of {len(found)} patients")
-        self._say_unused(catalog, source, scans, "INPUT")
-        jobs = [self._job_into(target, scan) for scan in scans]
-        return self._in_folder(jobs, source, target, catalog), target
-
-    def _jobs_of_file(self, source: Path, target: Path) -> list[Job]:
-        """The job of one file to a file, or into a folder, where a plugin may name the result."""
-        scan = Scan(source, (source,), source.name)
-        path = _target_file([source], target, self.suffix)
-        if path == target:
-            return [self._job(scan, self.outputs_at(path))]
-        return self._name_results([self._job_into(target, scan)], target)
-
-    def _job(self, scan: Scan, outputs: tuple[Output, ...]) -> Job:
-        """The job of one image, which holds all contrasts."""
-        return Job(scan.name, {self.frame.source: [scan]}, outputs)
-
-    def _job_into(self, folder: Path, scan: Scan) -> Job:
-        """The job of one image into a folder, where results are named after their contrasts."""
-        paths = result_paths(folder, scan.name, self.outputs)
-        named = {key: _with_suffix(path, self.suffix) for key, path in paths.items()}
-        return self._job(scan, self._outputs(named))
-
-    def outputs_at(self, target: Path) -> tuple[Output, ...]:
-        """The results of a job that makes all contrasts of the target domain: at `target`, or one
-        beside it for each contrast.
-        """
-        if len(self.outputs) == 1:
-            return self._outputs({self.outputs[0]: target})
-        return self._outputs({name: _with_tail(target, f"_{name}") for name in self.outputs})
-
-    def _outputs(self, paths: Mapping[str, Path]) -> tuple[Output, ...]:
-        """The results of a job, with the path of each contrast."""
-        return tuple(
-            Output(_with_tail(path, tail), contrast, tail)
-            for tail in self._tails
-            for contrast, path in paths.items()
-        )
-
-    def _jobs_of_patient(self, patient: Job, target: Path) -> list[Job]:
-        """The job of files that are named by contrast to a file, or into a folder."""
-        jobs = self._with_outputs([patient], target)
-        is_file = files.is_image(target) and not target.is_dir()
-        if not is_file:
-            return self._name_results(jobs, target)
-
-        (job,) = jobs
-        made = job.makes
-        if len(made) > 1:
-            raise UserError(
-                f"{' and '.join(made)} would be made, but OUTPUT is one file",
-                where="OUTPUT",
-                allowed="a folder, or one contrast",
-                remedy=f"name a folder, or add --to {made[0]}",
-            )
-
-        target = _target_file(patient.files, target, self.suffix)
-        return [replace(job, outputs=self._outputs({made[0]: target}))]
-
-    def _say_unused(
-        self, catalog: Sequence[Row], source: Path, used: Sequence[Scan], how: str
-    ) -> None:
-        """Say which images of a folder are not translated, and how to name one: `how`."""
-        found = set(used)
-        images = {row.scan_below(source): row for row in catalog if row.kind != "other"}
-        unused = [scan for scan in images if scan not in found]
-        if unused:
-            names = _first_names([_with_reason(scan, images[scan]) for scan in unused])
-            self.say(
-                f"note     {count_noun(unused, 'image')} not used: {names} (to translate one, name"
-                f" it: {how})"
-            )
-
-    def _with_outputs(self, patients: Sequence[Job], target: Path) -> list[Job]:
-        """The jobs of the patients with their results below the folder `target`; UserError where
-        nothing is to be made of any.
-        """
-        jobs = []
-        complete: dict[str, UserError] = {}  # why nothing is made, by patient
-        for patient in patients:
-            names = self.outputs
-            try:
-                if self.frame.completes:
-                    whose = f"'{patient.name}'"
-                    names = contrasts_to_make(names, patient.candidates, self.to, whose)
-            except UserError as nothing_missing:
-                complete[patient.name] = nothing_missing
-                continue
-
-            for name in names:
-                if name in patient.candidates:
-                    line = f"{name} is there, but is made from the others, because --to asks for it"
-                    self.notes["note", line].append(patient.name)
-
-            folder = target / patient.place
-            paths = {
-                name: _with_suffix(folder / patient.result_name(name), self.suffix)
-                for name in names
-            }
-            jobs.append(replace(patient, outputs=self._outputs(paths)))
-
-        if not jobs:
-            raise complete.popitem()[1]
-        if complete:
-            listed = _image_list([*complete], len(patients), "patients")
-            self.say(f"note     left out, because no contrast is missing{listed}")
-        return jobs
-
-    def _in_folder(
-        self, jobs: Sequence[Job], source: Path, target: Path, catalog: Sequence[Row]
-    ) -> list[Job]:
-        """The jobs of the folder or table `source`, named for the folder `target`."""
-        jobs = self._name_results(jobs, target)
+        self._say_unused(catalog, root, jobs, how)
+        jobs = self._name_results(self._with_outputs(jobs, target), target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is not a folder"
             remedy = "name a folder, because INPUT is a folder"
@@ -369,7 +257,91 @@ class Translation:
         unread = unread_note(catalog)
         if unread:
             self.say(f"note     {unread}")
-        return jobs
+        return jobs, target
+
+    def _warn_of_several_patients(self, catalog: Sequence[Row]) -> None:
+        """Warn of folders whose scans are of several patients, as headers say."""
+        people = defaultdict(set)
+        for row in catalog:
+            if row.series and row.subject:
+                people[row.display_path].add(row.subject)
+        for folder, found in people.items():
+            if len(found) > 1:
+                self.say(f"warning  '{folder}' has scans of {len(found)} patients")
+
+    def _say_unused(
+        self, catalog: Sequence[Row], root: Path, jobs: Sequence[Job], how: str
+    ) -> None:
+        """Say which images of a folder are not translated, and how to name one: `how`."""
+        used = {scan for job in jobs for found in job.candidates.values() for scan in found}
+        silent = ("other", "mask") if self.several_contrasts else ("other",)
+        images = {row.scan_below(root): row for row in catalog if row.kind not in silent}
+        unused = [scan for scan in images if scan not in used]
+        if unused:
+            names = _first_names([_with_reason(scan, images[scan]) for scan in unused])
+            self.say(
+                f"note     {count_noun(unused, 'image')} not used: {names} (to translate one, name"
+                f" it: {how})"
+            )
+
+    def _with_outputs(
+        self, jobs: Sequence[Job], target: Path, *, is_file: bool = False
+    ) -> list[Job]:
+        """The jobs with their results, in the folder `target` or in this file; UserError where
+        nothing is to be made of any.
+        """
+        made = []
+        complete: dict[str, UserError] = {}  # why nothing is made, by patient
+        for job in jobs:
+            names = self.outputs
+            try:
+                if self.frame.completes:
+                    names = contrasts_to_make(names, job.candidates, self.to, f"'{job.name}'")
+            except UserError as nothing_missing:
+                complete[job.name] = nothing_missing
+                continue
+
+            for name in names:
+                if name in job.candidates:
+                    line = f"{name} is there, but is made from the others, because --to asks for it"
+                    self.notes["note", line].append(job.name)
+
+            if is_file:
+                outputs = self.outputs_at(target, names)
+            else:
+                outputs = self._outputs_in(target, job, names)
+            made.append(replace(job, outputs=outputs))
+
+        if complete and not made:
+            raise complete.popitem()[1]
+        if complete:
+            listed = _image_list([*complete], len(jobs), "patients")
+            self.say(f"note     left out, because no contrast is missing{listed}")
+        return made
+
+    def outputs_at(self, target: Path, names: Sequence[str]) -> tuple[Output, ...]:
+        """The results of these contrasts at the file `target`; of several one beside it for each."""
+        if len(names) == 1:
+            return self._outputs({names[0]: target})
+        return self._outputs({name: _with_tail(target, f"_{name}") for name in names})
+
+    def _outputs_in(self, folder: Path, job: Job, names: Sequence[str]) -> tuple[Output, ...]:
+        """The results of a job in a folder, named after their contrasts."""
+        if self._is_one_image(job):
+            paths = result_paths(folder, job.name, names)
+        else:
+            paths = {name: folder / job.place / job.result_name(name) for name in names}
+        return self._outputs(
+            {name: _with_suffix(path, self.suffix) for name, path in paths.items()}
+        )
+
+    def _outputs(self, paths: Mapping[str, Path]) -> tuple[Output, ...]:
+        """The results of a job, with the path of each contrast."""
+        return tuple(
+            Output(_with_tail(path, tail), contrast, tail)
+            for tail in self._tails
+            for contrast, path in paths.items()
+        )
 
     def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:
         """The jobs with result names from a plugin, without those it gives no name; unchanged
@@ -438,9 +410,8 @@ class Translation:
         """What two calls must have in common, so that one's results are the other's."""
         example = self.options.example
         style = None if example is None else hashlib.sha256(example.pixels.tobytes()).hexdigest()
-        whole_domain = self.frame.target == self.model.frames[self.letter].target
         return {
-            "to": self.letter if whole_domain else self.frame.target,
+            "to": self.frame.target,
             "volume": self.volume,
             **vars(self.options),
             "example": style,
@@ -456,47 +427,28 @@ class Translation:
         for place in places:
             sweep(place)
 
-    def _expect_possible_names(self, jobs: Sequence[Job]) -> None:
-        """UserError where two results would have one name, or one a name that no disk holds."""
+    def _expect_own_names(self, jobs: Sequence[Job]) -> None:
+        """UserError where two results would have one name, or one that of an input."""
         paths = Counter(output.path for job in jobs for output in job.outputs)
+        paths.update(sidecar for job in jobs for sidecar in self._sidecars_of(job))
         for path, count in paths.items():
             if count > 1:
                 what = f"{count} images would be written to the same file '{path.name}'"
                 remedy = "translate them into different folders"
                 raise UserError(what, where="OUTPUT", remedy=remedy)
 
-        long = [path.name for path in paths if len(os.fsencode(path.name)) > MAX_NAME_BYTES]
-        if long:
-            what = (
-                f"{count_noun(long, 'result')} would have a file name longer than"
-                f" {MAX_NAME_BYTES} bytes, such as '{long[0]}'"
-            )
-            remedy = "shorten the names of the inputs"
-            raise UserError(what, where="OUTPUT", remedy=remedy)
+        given = {file.resolve() for job in jobs for file in job.files}
+        for path in paths:
+            if path.resolve() in given:
+                what = "OUTPUT is the same as INPUT"
+                raise UserError(what, where=str(path), remedy="name another file")
 
-    def _leave_out_shared_sidecars(self, jobs: Sequence[Job]) -> None:
-        """Write no JSON file that would describe several results, as of `p1.nii.gz` and `p1.nrrd`."""
-        described = [each for job in jobs for each in job.outputs if self._has_sidecar(each)]
-        sidecars = Counter(files.sidecar_of(output.path) for output in described)
-        self.shared_sidecars = {path for path, count in sidecars.items() if count > 1}
-        if self.shared_sidecars:
-            names = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
-            self.say(f"note     not written, because several results would share it: {names}")
-
-    def _expect_writable(self, jobs: Sequence[Job]) -> None:
-        """UserError where results of these jobs would replace what gantk did not write."""
-        paths = []
-        for job in jobs:
-            for output in job.outputs:
-                paths.append(output.path)
-                if self._has_sidecar(output):
-                    paths.append(files.sidecar_of(output.path))
-        files.expect_writable(paths, self.overwrite)
+    def _sidecars_of(self, job: Job) -> list[Path]:
+        """The JSON files beside the results of a job."""
+        return [files.sidecar_of(each.path) for each in job.outputs if self._has_sidecar(each)]
 
     def _has_sidecar(self, output: Output) -> bool:
         """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
-        if files.sidecar_of(output.path) in self.shared_sidecars:
-            return False
         is_picture = files.is_image(output.path) and not files.is_volume(output.path)
         return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
@@ -532,7 +484,9 @@ class Translation:
         """One error for all inputs, of `count`, that could not be translated."""
         kind = "patients" if self.several_contrasts else "images"
         lines = [f"{len(failed)} of {count} {kind} could not be translated:"]
-        lines += _reasons(failed, count)
+        for job, error in failed.items():
+            scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
+            lines.append(f"{scan.path}: {error or type(error).__name__}")
         failure = GantkError("\n  ".join(lines))
         users_fault = all(isinstance(error, UserError) for error in failed.values())
         failure.exit_code = 2 if users_fault and len(failed) == count else 1
@@ -894,55 +848,15 @@ def _clipped_line(clipped: Sequence[Clipped]) -> str:
     )
 
 
-def _reasons(errors: dict[Job, Exception], count: int) -> list[str]:
-    """Lines on jobs that failed, of `count`: one for all whose messages differ in names and numbers
-    alone.
-    """
-    # by the message without names and numbers: the first one, and the jobs
-    messages: dict[str, str] = {}
-    names = defaultdict(list)
-    for job, error in errors.items():
-        scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
-        message = f"{scan.path}: {error or type(error).__name__}"
-        text = message
-        path = job.outputs[0].path
-        for name in (str(scan.path), str(path), path.name):
-            text = text.replace(name, "")
-        text = re.sub(r"-?\d[\d.]*", "", text)
-        messages.setdefault(text, message)
-        names[text].append(job.name)
-
-    lines = []
-    for text, message in messages.items():
-        alike = f" The same error{_image_list(names[text], count)}" if len(names[text]) > 1 else ""
-        lines.append(f"{message}{alike}")
-
-    return lines
-
-
-def _target_file(sources: Sequence[Path], target: Path, suffix: str) -> Path:
-    """The path for a translation that is named after the first source; UserError if it cannot be
-    written.
-    """
-    source = sources[0]
+def _expect_file_of(source: Path, target: Path, suffix: str) -> None:
+    """UserError where a translation of this file cannot be written as the file `target`."""
     part = files.series_format(source)
     kind = part.suffixes[0] if part else suffix_of(source)
-    if not files.is_image(source) and not part:
-        raise files.unread_error(source).at("INPUT")
-
-    if target.is_dir() or not target.suffix:
-        target = _with_suffix(target / source.name, suffix)
-
     if suffix and suffix_of(target) != suffix:
         raise UserError(
             f"'{target.name}' is not a {suffix} file",
             where="OUTPUT, --format",
             remedy="name a folder",
-        )
-
-    if target.exists() and any(map(target.samefile, sources)):
-        raise UserError(
-            "OUTPUT is the same as INPUT", where=str(target), remedy="name another file"
         )
 
     if suffix_of(target) not in files.formats():
@@ -958,8 +872,6 @@ def _target_file(sources: Sequence[Path], target: Path, suffix: str) -> Path:
             where="OUTPUT",
             allowed=kind,
         )
-
-    return target
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

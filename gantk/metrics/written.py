@@ -184,7 +184,7 @@ class WrittenTranslations:
         with TemporaryDirectory() as folder:
             is_series = present.files != (present.path,)
             target = Path(folder) / ("series" if is_series else present.path.name)
-            outputs = translation.outputs_at(target)
+            outputs = translation.outputs_at(target, translation.outputs)
             # as of a folder: .tif where PNG cannot hold the values
             translation.targets = {output.path for output in outputs}
             candidates = {name: [scan] for name, scan in scans.items()}

@@ -120,10 +120,6 @@ def test_a_mistake_in_named_files_is_one_error(run, tmp_path, gantk):
     cases = {
         "this model has no contrast 'pd'": ("--pd", a, "--to", "FLAIR", out),
         "two images are given for T1": ("--t1", a, "--from", f"T1w={a}", "--to", "FLAIR", out),
-        "T2 and FLAIR would be made, but OUTPUT is one file": (
-            *("--t1", a, "--t1ce", source / "t1ce.nii.gz"),
-            out,
-        ),
         "OUTPUT is the same as INPUT": ("--t1", a, "--t2", source / "t2.nii.gz", "--to", "FLAIR")
         + (source / "t2.nii.gz",),
         "the only contrast given is T1": ("--t1", a, "--to", "T1", out),

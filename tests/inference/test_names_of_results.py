@@ -70,10 +70,24 @@ def test_a_translated_file_says_its_contrast(tiny_run, tmp_path, gantk):
         assert names == {"p01_T2.nii.gz", "p01_T2.json"}
 
 
-def test_two_results_have_no_json_file_together(tiny_run, tmp_path, gantk):
-    for name in ("p01.nii", "p01.nii.gz", "p02.nii"):
-        volume(tmp_path / "in" / name, shape=(24, 24, 6))
-    done = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--to", "T2").ok()
+def test_a_result_never_replaces_its_input(tiny_run, tmp_path, gantk):
+    """Beside the input lies only a result of another name, whatever may be replaced."""
+    inputs = [volume(tmp_path / name, shape=(24, 24, 6)) for name in ("p01.nii", "p02_T1.nii")]
+    given = [path.read_bytes() for path in inputs]
+    done = [
+        gantk("translate", tiny_run, path, tmp_path, "--to", "T2", "--overwrite") for path in inputs
+    ]
 
-    assert "several results would share it: 'p01.json'" in done.out + done.err
-    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"p02.json"}
+    assert [each.code for each in done] == [2, 0]
+    assert "OUTPUT is the same as INPUT" in done[0].err
+    assert (tmp_path / "p02_T2.nii").exists()
+    assert [path.read_bytes() for path in inputs] == given
+
+
+def test_two_results_never_share_a_json_file(tiny_run, tmp_path, gantk):
+    for name in ("p01.nii", "p01.nii.gz"):
+        volume(tmp_path / "in" / name, shape=(24, 24, 6))
+    done = gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--to", "T2")
+
+    assert done.code == 2
+    assert "2 images would be written to the same file 'p01.json'" in done.err

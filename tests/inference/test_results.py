@@ -350,23 +350,6 @@ def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
     assert results[0][0, 0] <= results[1][0, 0] < 200
 
 
-def test_overlong_result_names_are_refused_first(tmp_path, model):
-    model(RANGE)
-    [picture(tmp_path / "in" / f"{name}.png") for name in ("a" * 251, "é" * 125 + "a", "b")]
-
-    with pytest.raises(
-        UserError,
-        match=r"20 results would have a file name longer than 255 bytes, such as 'a.*-1.png'",
-    ):
-        translate(tmp_path / "in", tmp_path / "out", variants=10)
-
-    assert not (tmp_path / "out").exists()
-    translate(tmp_path / "in", tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
-        p.name for p in (tmp_path / "in").iterdir()
-    )
-
-
 def test_almost_constant_values_are_mapped_to_finite_ones(scale):
     steps = np.float32(2e-4) * np.arange(2000, dtype=np.float32).reshape(1, 40, 50) % 5
     almost = np.float32(3000) + steps  # differs by less than float32 can tell
