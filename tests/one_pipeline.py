@@ -1,4 +1,4 @@
-"""A model from T1 to T2 whose pipeline is given, in place of a trained one."""
+"""A model from T1 to T2 whose network is a function, in place of a trained one."""
 
 from gantk import TrainedModel
 from gantk.data.intensity import Window
@@ -7,23 +7,23 @@ from gantk.inference.pipeline import Pipeline
 
 
 class OnePipeline(TrainedModel):
-    """Its pipeline is `own`, whatever is asked for."""
+    """Its network is `network`, whatever is asked for."""
 
-    def __init__(self, own: Pipeline, name: str = "same"):
-        self.own = own
+    def __init__(self, own: Pipeline, network, name: str = "same"):
+        self.network = network
         self.name = name
-        self.frames = {"b": own.frame}
+        self.pipelines = {"b": own}
 
     def identity(self):
         return {"name": self.name, "sha256": "0"}
 
-    def pipeline(self, letter, options):
-        return self.own
+    def network_of(self, letter, options):
+        return self.network
 
 
-def model_of(network, maps=("image",), white=250.0, name="same", **changes) -> OnePipeline:
+def model_of(network, white=250.0, name="same", **changes) -> OnePipeline:
     """The model of a function of images in network intensities; `white` is their 1 in files."""
     known = {"size": (32, 32), "dims": 2, "channels": 1, "range": (-1.0, 1.0)}
     frame = Frame(**{"source": "T1", "target": "T2"} | known | changes)
     scale = Window(low=0.0, high=white)
-    return OnePipeline(Pipeline(frame, scale, scale, network, maps), name)
+    return OnePipeline(Pipeline(frame, scale, scale), network, name)

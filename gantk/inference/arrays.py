@@ -24,7 +24,7 @@ from gantk.inference.jobs import (
 )
 from gantk.inference.library_images import Back, from_nibabel
 from gantk.inference.notes import Note, check_result, warn
-from gantk.inference.pipeline import SLICES_PER_POST_BATCH, Pipeline
+from gantk.inference.pipeline import Pipeline
 
 KINDS = (
     "NumPy arrays, PyTorch tensors, images of nibabel, paths, and lists of these, or dicts of them by"
@@ -68,10 +68,9 @@ def _image(
         image = replace(image, pixels=frame.as_in_training(image.pixels))
         return model(image, to, options, progress), []
 
-    image, notes, _ = model.check(image, to)
-    pipeline = model.pipeline(letter, options)
+    image, notes, *_ = model.check(image, to)
     made = model(image, to, options, progress)
-    notes += check_result(image, made[0], pipeline, frame)
+    notes += check_result(image, made[0], model.pipelines[letter], frame)
     return made, [*notes, *model.notes_on_results(image, letter)]
 
 
@@ -126,7 +125,7 @@ def _contrasts(
     for name, value in values.items():
         is_array = hasattr(value, "__array__")
         image, backs[name] = _one_contrast(value, frame) if is_array else _as_image(value)
-        images[name], notes, _ = model.check(image, to, name)
+        images[name], notes, *_ = model.check(image, to, name)
         said += warn(notes)
 
     image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
@@ -176,7 +175,7 @@ class Batch:
 
 def _array(model: Any, given: Any, to: str | None, options: TranslateOptions, progress: Any) -> Any:
     """The results of an array or a tensor; several are stacked on a new first axis."""
-    pipeline = model.pipeline(model.domain(to), options)
+    pipeline = model.pipelines[model.domain(to)]
     batch = batch_of(numbers(given), pipeline)
     made = []
     notes = []
@@ -212,7 +211,7 @@ def batch_of(array: np.ndarray, pipeline: Pipeline) -> Batch:
     shape, kind = as_batch(array.shape, frame)
     batch = array.reshape(shape)
     check_values(batch, frame)
-    alone = pipeline.source.per != "set" or frame.masked or frame.batch == SLICES_PER_POST_BATCH
+    alone = pipeline.source.per != "set" or frame.masked or pipeline.whole
     if frame.dims == 2 and len(batch) > 1 and not (kind == "batch" and alone):
         one = _scan(batch, batch.swapaxes(0, 1))
         return Batch(shape, kind, [(slice(None), one)], by_slice=True)

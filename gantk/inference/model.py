@@ -1,9 +1,12 @@
-"""The interface of trained models: of a run, an exported file or an ensemble."""
+"""What a trained run, an exported file and an ensemble have in common: `translate`, for arrays and
+images, and what is known of each direction.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.notes import Checked, Note, check_input
+from gantk.inference.pipeline import Network as NetworkFunction
 from gantk.inference.pipeline import Pipeline
 from gantk.runs.results import Score, Uncertainty
 
@@ -31,14 +35,14 @@ MIN_AUROC = 0.65
 class TrainedModel:
     """What a run's model, an exported file and an ensemble have in common. They define:
 
-    frames: what the network sees of each direction, by the letter of the target domain, the usual
-        direction first.
-    pipeline: `pipeline(letter, options)`, from native images of the other domain to this one.
+    pipelines: of each direction, by the letter of the target domain, the usual direction first.
+    network_of: `network_of(letter, options)`, the function that a pipeline applies; UserError where
+        the model cannot do what the options ask for.
     identity: a record that only models of the same weights share.
     """
 
-    frames: Mapping[str, Frame]
-    pipeline: Callable[..., Pipeline]
+    pipelines: Mapping[str, Pipeline]
+    network_of: Callable[[str, TranslateOptions], NetworkFunction]
     identity: Callable[[], dict[str, str]]
     # (n, seed, label) of a run that makes images from noise: (n, C, *size)
     sample: Callable[..., np.ndarray]
@@ -50,6 +54,11 @@ class TrainedModel:
     def run(self) -> RunFolder | None:
         """The run folder, if it was loaded from one."""
         return None
+
+    @cached_property
+    def frames(self) -> dict[str, Frame]:
+        """What the network sees of each direction."""
+        return {letter: pipeline.frame for letter, pipeline in self.pipelines.items()}
 
     def domain(self, name: str | None) -> str:
         """The letter of the target domain that a name, a contrast or a letter means; None: the usual
@@ -263,15 +272,15 @@ class TrainedModel:
         part = frame.part(to)
         if len(frame.targets[part]) < len(frame.targets):
             options = replace(options, contrasts=tuple(frame.targets[part]))
-        pipeline = self.pipeline(letter, options)
+        network = self.network_of(letter, options)
+        pipeline = self.pipelines[letter]
         pipeline.check_channels(image)
-        return [
-            replace(each, pixels=each.pixels[part]) for each in pipeline.images(image, progress)
-        ]
+        results = pipeline.images(image, network, options.maps.values(), progress)
+        return [replace(each, pixels=each.pixels[part]) for each in results]
 
 
 def load_same(load: Callable[..., TrainedModel], sha256: str, *where: Any) -> TrainedModel:
-    """`load(*where)`, which is how a copied or unpickled model is made. Its pipeline cannot be copied:
+    """`load(*where)`, which is how a copied or unpickled model is made. Its network cannot be copied:
     what it has measured is bound to the layers of the first model.
 
     Raises:

@@ -59,10 +59,16 @@ class Checked(NamedTuple):
     image: Image
     notes: list[Note]
     fits: str  # the training data: one of FITS
+    contrast: str = ""  # its name where a patient has several
 
-    def fit_note(self, contrast: str = "") -> Note:
+    @property
+    def reasons(self) -> list[str]:
+        """In what it does not fit, and what else is said."""
+        return [line for _, line in self.notes]
+
+    def fit_note(self) -> Note:
         """Whether the image fits the training data; the notes say in what it does not."""
-        prefix = f"{contrast}: " if contrast else ""
+        prefix = f"{self.contrast}: " if self.contrast else ""
         kind = "warning" if self.fits == "no" else "note"
         return kind, prefix + fit_words(self.fits)
 
@@ -116,7 +122,7 @@ def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str 
         fits = "partly"
     if doubts:
         fits = "no"
-    return Checked(image, notes, fits)
+    return Checked(image, notes, fits, contrast)
 
 
 def _as_model_takes_it(

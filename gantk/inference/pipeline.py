@@ -5,14 +5,14 @@ sampling grid (plane, spacing) -> slices -> `Prepare` -> network -> its `restore
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from gantk.data.masks import Outside, outside_of
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import Frame, Progress
+from gantk.inference.frame import Frame, MapKind, Progress
 from gantk.machine.usage import free_memory
 from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import (
@@ -49,32 +49,45 @@ SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole v
 CROP_MEMORY_VOLUMES = (
     5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
 )
-MapKind = Literal["image", "spread"]
-# (rest, slope) of images at the network's size, see `fit_lines`; without a slope the images alone
-Lines = tuple[Tensor, Tensor | None]
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, maps x D, *size), on the CPU
 
 
+class Map(NamedTuple):
+    """One of the maps that a network makes, (N, D, *size): itself, or the lines of what the network
+    saw that it is, see `fit_lines`.
+    """
+
+    kind: MapKind
+    rest: Tensor
+    slope: Tensor | None = None
+
+
 class Pipeline:
-    """Applies one direction of a trained model to native images."""
+    """One direction of a trained model, from native images of one domain to those of the other."""
 
     def __init__(
         self,
         frame: Frame,  # what the network sees
         source: IntensityMapping,  # the fitted intensity mappings of both domains
         target: IntensityMapping,
-        network: Network,  # in network intensities
-        # in order; "spread": a deviation from the image
-        maps: Sequence[MapKind] = ("image",),
+        *,
+        whole: bool = False,  # whether post-steps need all slices of a volume at once
     ):
         self.frame = frame
         self.source = source
         self.target = target
-        self.maps = tuple(maps)
-        self.network = network
+        self.whole = whole
 
-    def images(self, image: Image, progress: Progress | None = None) -> list[Image]:
-        """Translate one file's image; returns an image on its own grid for each of `maps`."""
+    def images(
+        self,
+        image: Image,
+        network: Network,  # in network intensities
+        maps: Collection[MapKind] = ("image",),
+        progress: Progress | None = None,
+    ) -> list[Image]:
+        """Translate one file's image; returns an image on its own grid for each of `maps`, which
+        are what the network makes.
+        """
         self._expect_fitting(image)
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
@@ -83,17 +96,16 @@ class Pipeline:
         sides = list(stack.shape[2:])
         resamples = grid.resamples(image)
         sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
-        outputs, seen = self._run(stack, prepare, sharpens, progress, image.spill)
-        lines: list[Lines] = [(output, None) for output in outputs]
+        made, seen = self._run(stack, network, [*maps], prepare, sharpens, progress, image.spill)
         if sharpens:
             as_volume = resamples and self.frame.dims < image.dims
-            lines = self._lines(outputs, seen, image.spill, as_volume)
+            made = [_as_lines(each, seen, image.spill, as_volume) for each in made]
 
-        results = self._on_file(image, grid, sides, lines, prepare)
+        results = self._on_file(image, grid, sides, made, prepare)
         if outside:
-            for result, kind in zip(results, self.maps, strict=True):
+            for result, one in zip(results, made, strict=True):
                 level = np.zeros(len(result))
-                if kind == "image":
+                if one.kind == "image":
                     level = self.level_outside(outside, prepare, len(result)).numpy()
                 outside.fill(result, level)
 
@@ -146,41 +158,21 @@ class Pipeline:
         by_slice = self.frame.dims < image.dims
         return grid, np.moveaxis(pixels, 1, 0) if by_slice else pixels[None]
 
-    def _lines(
-        self, outputs: Sequence[Tensor], seen: Tensor, spill: Path | None, as_volume: bool
-    ) -> list[Lines]:
-        """What the network made of (N, C, *size), each image of which is a line of what it saw.
-
-        `as_volume`: the slices are matched in windows of several slices.
-        """
-        lines: list[Lines] = []
-        for output, kind in zip(outputs, self.maps, strict=True):
-            if kind == "spread":
-                lines.append((output, None))
-            elif as_volume:
-                volume = output.movedim(0, 1)[None]
-                rest, slope = fit_in_slabs(volume, seen.movedim(0, 1)[None], spill)
-                lines.append((rest[0].movedim(0, 1), slope[0].movedim(0, 1)))
-            else:
-                lines.append(fit_in_slabs(output, seen, spill))
-
-        return lines
-
     def _on_file(
         self,
         image: Image,
         grid: SamplingGrid,
         sides: list[int],
-        lines: list[Lines],
+        maps: Sequence[Map],
         prepare: Prepare,
     ) -> list[np.ndarray]:
-        """The maps (D, *spatial) on the grid of the image: lines at the network's size, applied to
-        the image itself, a few planes at a time. `sides`: of what the network was shown.
+        """The maps (D, *spatial) on the grid of the image: their lines applied to the image itself,
+        a few planes at a time. `sides`: of what the network was shown.
         """
         by_slice = self.frame.dims < image.dims
         native = grid.to_grid_order(image.pixels)
-        shape = (lines[0][0].shape[1], *image.pixels.shape[1:])
-        results = [zeros_beside(image.spill, shape) for _ in lines]
+        shape = (maps[0].rest.shape[1], *image.pixels.shape[1:])
+        results = [zeros_beside(image.spill, shape) for _ in maps]
         canvases = [grid.to_grid_order(result) for result in results]
 
         def planes_of(line: Tensor, first: int, last: int) -> np.ndarray:
@@ -195,7 +187,7 @@ class Pipeline:
                 return as_images(grid.to_voxels(partial(planes_of, line), image, part), by_slice)
 
             shown = as_images(native[:, part], by_slice)
-            for (rest, slope), kind, canvas in zip(lines, self.maps, canvases, strict=True):
+            for (kind, rest, slope), canvas in zip(maps, canvases, strict=True):
                 values = enlarge(rest)
                 if slope is not None:
                     values += enlarge(slope) * prepare.detail(shown, values.shape[1])
@@ -232,13 +224,15 @@ class Pipeline:
     def _run(
         self,
         stack: np.ndarray,
+        network: Network,
+        kinds: Sequence[MapKind],
         prepare: Prepare,
         keep_seen: bool,
         progress: Progress | None,
         spill: Path | None,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Run the network on native images (N, C, *spatial), in slice order; returns each of its maps,
-        (N, D, *size), and what it saw, (N, C, *size), if `keep_seen`.
+    ) -> tuple[list[Map], Tensor]:
+        """Run the network on native images (N, C, *spatial), in slice order; returns its maps, and
+        what it saw, (N, C, *size), if `keep_seen`.
 
         Blank images skip the network. `spill`: the folder for large maps.
         """
@@ -246,13 +240,14 @@ class Pipeline:
         total = len(stack)
         filled = [n for n in range(total) if np.nanmax(stack[n]) > np.nanmin(stack[n])]
         kept: list[Tensor] = []
-        for first in range(0, len(filled) or 1, self.frame.batch):
+        size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
+        for first in range(0, len(filled) or 1, size):
             # all blank: the first gives the channel count
-            numbers = filled[first : first + self.frame.batch] or [0]
+            numbers = filled[first : first + size] or [0]
             places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, total)
             rows = (_with_neighbours(stack, row) for row in places.tolist())
             seen = torch.cat([prepare(as_batch_of_one(native)) for native in rows])
-            batch = [prepare.middle(each) for each in self.network(seen).chunk(len(self.maps), 1)]
+            batch = [prepare.middle(each) for each in network(seen).chunk(len(kinds), 1)]
             if keep_seen:
                 batch.append(prepare.middle(seen))
             if not kept:
@@ -262,22 +257,22 @@ class Pipeline:
                 whole[numbers] = part
 
             if progress:
-                is_last = first + self.frame.batch >= len(filled)
+                is_last = first + size >= len(filled)
                 progress(total if is_last else numbers[-1] + 1, total)
 
-        outputs = kept[: len(self.maps)]
+        made = [Map(kind, output) for kind, output in zip(kinds, kept, strict=False)]
         blank = sorted(set(range(total)) - set(filled))
         if blank:
             first_pixels: Any = (blank, slice(None), *[slice(1)] * self.frame.dims)
             corners = torch.from_numpy(stack[first_pixels])
-            for output, kind in zip(outputs, self.maps, strict=True):
+            for kind, output, _ in made:
                 output[blank] = 0.0
                 if kind == "image":
                     output[blank] = prepare.blank_level(corners, output.shape[1])
             if keep_seen:
                 kept[-1][blank] = prepare.detail(corners, kept[-1].shape[1])
 
-        return outputs, kept[-1]
+        return made, kept[-1]
 
     def scales(self, image: Image) -> tuple[Any, IntensityMapping]:
         """The intensity mappings of an image, see `own_scale`, and of its results, see
@@ -498,6 +493,19 @@ def brightest_tissue(mapping: IntensityMapping, values: dict[str, Any] | None) -
     if not values:
         return np.array(first.range[1])
     return np.asarray(first.forward(np.array(values["quantiles"][-1])))
+
+
+def _as_lines(one: Map, seen: Tensor, spill: Path | None, as_volume: bool) -> Map:
+    """A map as lines of what the network saw, (N, C, *size); `as_volume`: the slices are matched in
+    windows of several slices.
+    """
+    if one.kind == "spread":
+        return one
+    if not as_volume:
+        return Map(one.kind, *fit_in_slabs(one.rest, seen, spill))
+    volume = one.rest.movedim(0, 1)[None]
+    lines = fit_in_slabs(volume, seen.movedim(0, 1)[None], spill)
+    return Map(one.kind, *(each[0].movedim(0, 1) for each in lines))
 
 
 def fit_in_slabs(output: Tensor, seen: Tensor, spill: Path | None) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gantk import __version__
 from gantk.files import json_object, write_output
@@ -15,76 +15,94 @@ from gantk.formats.files import sidecar_of
 from gantk.inference.frame import fit_mark
 from gantk.runs.results import Score
 
+if TYPE_CHECKING:
+    from gantk.inference.notes import Checked
 
-def facts_of(
-    contrast: str,
-    sources: Sequence[str],
-    model: Mapping[str, str],
-    score: Score | None,
-    *,
-    is_uncertainty: bool = False,
-    warnings: Sequence[str] = (),
-    fits: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """What the JSON file beside a generated image says of it, without the names of files.
 
-    Args:
-        contrast: what the image shows, or whose uncertainty.
-        sources: the contrasts that it is made of.
-        model: as of `TrainedModel.identity`.
-        score: the PSNR of such images on held-out patients, as in metrics.json; None if unknown.
-        is_uncertainty: whether the image is a map of the uncertainty.
-        warnings: about the images that it is made of.
-        fits: for each of `sources`, whether it fits the training data ("Fits") and what was said
-            about it ("Reasons").
+@dataclass(frozen=True)
+class MadeOf:
+    """What a generated image is made of: its description, the notes in its header, and the JSON file
+    beside it.
     """
-    shown = f"uncertainty of {contrast}" if is_uncertainty else contrast
-    taken_for = [
-        f"what was taken for {each}" if fits.get(each, {}).get("Fits") == "no" else each
-        for each in sources
-    ]
-    description = f"{shown} generated from {', '.join(taken_for)} by a neural network; not acquired"
-    mark = fit_mark([fit["Fits"] for fit in fits.values()])
-    if mark:
-        description += f"; {mark}"
-    facts: dict[str, Any] = {
-        "Description": description,
-        "SyntheticData": True,
-        "Intensities": (
-            f"in the units of the training images of {contrast}: Hounsfield units for CT; MR has no"
-            " physical units"
-        ),
-    }
-    if model.get("limits"):
-        facts["Limits"] = model["limits"]
-    if score:
-        facts["HeldOutPatients"] = {"PSNR": score.value, "Number": score.n}
-    if fits:
-        facts["FitsTrainingData"] = {**fits}
-    if warnings:
-        facts["Warnings"] = [*warnings]
-    return facts
 
+    contrast: str  # what it shows, or whose uncertainty
+    given: Mapping[str, Checked]  # the images that it is made of, by their contrasts
+    model: Mapping[str, str]  # as of `TrainedModel.identity`
+    score: Score | None = None  # the PSNR of such images on held-out patients; None if unknown
+    is_uncertainty: bool = False  # whether the image is a map of the uncertainty
+    warnings: tuple[str, ...] = ()  # about the images that it is made of, and about the result
 
-def sidecar_content(
-    path: Path, sources: Sequence[Path], model: Mapping[str, str], facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The content of the JSON file beside an image, with the keys of a BIDS derivative's.
+    @property
+    def shown(self) -> str:
+        """What the image shows."""
+        return f"uncertainty of {self.contrast}" if self.is_uncertainty else self.contrast
 
-    Args:
-        path: the image.
-        sources: the images that it is made of.
-        model: as of `TrainedModel.identity`.
-        facts: as of `facts_of`.
-    """
-    folder = path.absolute().parent
-    places = [os.path.relpath(source.absolute(), folder) for source in sources]
-    by = f"{model['name']}, weights sha256 {model['sha256']}"
-    return {
-        **facts,
-        "Sources": [Path(place).as_posix() for place in places],
-        "GeneratedBy": [{"Name": "gantk", "Version": __version__, "Description": by}],
-    }
+    @property
+    def by(self) -> str:
+        """The model and its weights."""
+        return f"{self.model['name']}, weights sha256 {self.model['sha256']}"
+
+    @property
+    def mark(self) -> str:
+        """What a description says of inputs that do not fit the training data."""
+        return fit_mark([checked.fits for checked in self.given.values()])
+
+    def description(self) -> str:
+        """The image in one line of its header."""
+        model = self.model["name"].partition(" (")[0]
+        return ", ".join(filter(None, (self.shown, self.mark, f"{model} {__version__}")))
+
+    def lines(self) -> tuple[str, ...]:
+        """Whether the images fit the training data, and why not; and the model."""
+        lines = []
+        for checked in self.given.values():
+            _, verdict = checked.fit_note()
+            lines += [verdict, *checked.reasons]
+        return (*lines, self.by)
+
+    def facts(self) -> dict[str, Any]:
+        """What the JSON file says, without the names of files."""
+        taken_for = [
+            f"what was taken for {name}" if checked.fits == "no" else name
+            for name, checked in self.given.items()
+        ]
+        description = (
+            f"{self.shown} generated from {', '.join(taken_for)} by a neural network; not acquired"
+        )
+        facts: dict[str, Any] = {
+            "Description": "; ".join(filter(None, (description, self.mark))),
+            "SyntheticData": True,
+            "Intensities": (
+                f"in the units of the training images of {self.contrast}: Hounsfield units for CT;"
+                " MR has no physical units"
+            ),
+        }
+        if self.model.get("limits"):
+            facts["Limits"] = self.model["limits"]
+        if self.score:
+            facts["HeldOutPatients"] = {"PSNR": self.score.value, "Number": self.score.n}
+        facts["FitsTrainingData"] = {
+            name: {"Fits": checked.fits, "Reasons": checked.reasons}
+            for name, checked in self.given.items()
+        }
+        if self.warnings:
+            facts["Warnings"] = [*self.warnings]
+        return facts
+
+    def content(self, path: Path, sources: Sequence[Path]) -> dict[str, Any]:
+        """The JSON file beside the image, with the keys of a BIDS derivative's.
+
+        Args:
+            path: the image.
+            sources: the files that it is made of.
+        """
+        folder = path.absolute().parent
+        places = [os.path.relpath(source.absolute(), folder) for source in sources]
+        return {
+            **self.facts(),
+            "Sources": [Path(place).as_posix() for place in places],
+            "GeneratedBy": [{"Name": "gantk", "Version": __version__, "Description": self.by}],
+        }
 
 
 def write_sidecar(path: Path, content: dict[str, Any]) -> None:

@@ -13,11 +13,10 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from gantk import __version__
 from gantk.catalog.catalog import Row, unread_note
 from gantk.catalog.contrasts import known_contrast, result_paths
 from gantk.catalog.image_table import read_table
@@ -26,7 +25,7 @@ from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
-from gantk.inference.frame import FIT, TranslateOptions, fit_mark, fit_words
+from gantk.inference.frame import FIT, TranslateOptions
 from gantk.inference.jobs import (
     Job,
     Output,
@@ -40,14 +39,9 @@ from gantk.inference.jobs import (
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import TrainedModel
-from gantk.inference.notes import Note, check_result
+from gantk.inference.notes import Checked, Note, check_result
 from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
-from gantk.inference.sidecar import (
-    facts_of,
-    score_in_words,
-    sidecar_content,
-    write_sidecar,
-)
+from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
@@ -55,14 +49,11 @@ MAX_LISTED = 3  # files in a message
 OVERLAP_BYTES = 1 << 30  # of four images, at most, for reading and writing while the network runs
 
 
-@dataclass(frozen=True)
-class Clipped:
+class Clipped(NamedTuple):
     """What was clipped of one result: to the limits of its file."""
 
     beyond: int  # values beyond the limits
     values: int
-    low: float  # of the image
-    high: float
     limits: str
 
 
@@ -90,8 +81,9 @@ class Translation:
         model = self.model
         options = self.options
         self.letter = model.domain(self.to)
-        self.pipeline = model.pipeline(self.letter, options)  # refuses what the model cannot do
-        self.frame = model.frames[self.letter]
+        self.pipeline = model.pipelines[self.letter]
+        model.network_of(self.letter, options)  # refuses what the model cannot do
+        self.frame = self.pipeline.frame
         self.contrasts = self.frame.sources
         if options.onto and known_contrast(options.onto, self.contrasts) is None:
             what = f"this model has no contrast '{options.onto}'"
@@ -105,13 +97,13 @@ class Translation:
         self.several_contrasts = len(self.contrasts) > 1
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.clipped: list[Clipped] = []
+        self.clipped: list[Clipped] = []  # of results in whole numbers
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
-        self.skulls: dict[str, bool | None] = {}  # by job: whether the input shows the skull
-        self.warnings: dict[Path, list[str]] = defaultdict(list)  # by input
-        # by job and contrast: whether the image fits the training data, and why
-        self.fits: dict[tuple[str, str], dict[str, Any]] = {}
+        self.skulls: dict[str, bool] = {}  # by job: whether the input shows the skull
+        # by job and contrast: what is said of its image in the JSON file
+        self.warnings: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.checked: dict[tuple[str, str], Checked] = {}
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def _expect_judged(self, kind: str) -> None:
@@ -339,7 +331,7 @@ class Translation:
         """The results of a job, with the path of each contrast."""
         return tuple(
             Output(_with_tail(path, tail), contrast, tail)
-            for tail in self._tails
+            for tail in self.options.maps
             for contrast, path in paths.items()
         )
 
@@ -445,11 +437,12 @@ class Translation:
 
     def _sidecars_of(self, job: Job) -> list[Path]:
         """The JSON files beside the results of a job."""
-        return [files.sidecar_of(each.path) for each in job.outputs if self._has_sidecar(each)]
+        paths = [output.path for output in job.outputs if self._has_sidecar(output.path)]
+        return [files.sidecar_of(path) for path in paths]
 
-    def _has_sidecar(self, output: Output) -> bool:
+    def _has_sidecar(self, path: Path) -> bool:
         """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
-        is_picture = files.is_image(output.path) and not files.is_volume(output.path)
+        is_picture = files.is_image(path) and not files.is_volume(path)
         return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
     def _say_notes(self) -> None:
@@ -570,10 +563,8 @@ class Translation:
         """
         checked = self.model.check(image, self.to, contrast)
         image = checked.image
-        reasons = [line for _, line in checked.notes]
-        which = job.name, contrast or self.frame.source
-        self.fits[which] = {"Fits": checked.fits, "Reasons": reasons}
-        self._keep_notes(job, [checked.fit_note(contrast), *checked.notes], contrast)
+        self.checked[job.name, contrast or self.frame.source] = checked
+        self._keep_notes(job, [checked.fit_note(), *checked.notes], contrast)
         if self.count == 1:
             self._say_notes()  # before the work starts
         elif checked.fits == "no":
@@ -593,7 +584,7 @@ class Translation:
     def _note_scores(self, job: Job) -> None:
         """Say how good what is made of a patient is on held-out patients with the same contrasts."""
         for contrast in job.makes:
-            given = [*self._sources_of(job, contrast)]
+            given = self._given(job, contrast)
             score = self.model.case_score(given, contrast)
             if score:
                 self.notes["note", score_in_words(contrast, given, score)].append(job.name)
@@ -602,21 +593,12 @@ class Translation:
         """Keep notes for the end, and warnings for the JSON files beside results: about one
         contrast of a patient, or about all.
         """
-        about = job.files
-        if contrast:
-            about = [*job.scans[contrast].files]
+        about = [contrast] if contrast else [*job.scans]
         for kind, line in notes:
             self.notes[kind, line].append(job.name)
-            for file in about:
-                if kind == "warning":
-                    self.warnings[file].append(line)
-
-    @cached_property
-    def _tails(self) -> list[str]:
-        """The endings of the names of one input's results."""
-        if self.options.variants is not None:
-            return [f"-{number}" for number in range(1, self.options.variants + 1)]
-        return ["", "_uncertainty"] if self.options.uncertainty else [""]
+            if kind == "warning":
+                for name in about:
+                    self.warnings[job.name, name].append(line)
 
     def _write(self, job: Job, image: Image, results: Sequence[Image], ledger: Any) -> list[Path]:
         """Write the results of a job, one file for each contrast; returns their paths. Plugins may
@@ -627,17 +609,15 @@ class Translation:
             self._keep_notes(job, self.model.notes_on_results(image, self.letter))
 
         made = [self._as_file(job, output, results) for output in job.outputs]
-        written = [output.path for output, _, _ in made]
+        written = [path for path, _, _ in made]
         files.expect_writable(written, self.overwrite)
-        for output, _, _ in made[1:]:  # deletes what an earlier call has left of these
-            if self._has_sidecar(output):
-                files.sidecar_of(output.path).unlink(missing_ok=True)
-            files.writer_of(output.path, made[0][1]).withdraw(output.path)
+        for path, *_ in made[1:]:  # deletes what an earlier call has left of these
+            if self._has_sidecar(path):
+                files.sidecar_of(path).unlink(missing_ok=True)
+            files.writer_of(path, made[0][1]).withdraw(path)
 
-        for output, image, clipped in made:
-            self._write_file(job, output, image)
-            if clipped:
-                self.clipped.append(clipped)
+        for path, image, made_of in made:
+            self._write_file(job, path, image, made_of)
 
         if ledger:
             ledger.add(job, written)
@@ -646,97 +626,80 @@ class Translation:
 
     def _as_file(
         self, job: Job, output: Output, results: Sequence[Image]
-    ) -> tuple[Output, Image, Clipped | None]:
-        """A result with its image as the file will hold it, and what was clipped of it."""
-        result = results[self._tails.index(output.tail)]
+    ) -> tuple[Path, Image, MadeOf]:
+        """A result as its file will hold it, the path of this file, and what it is made of.
+
+        In a folder a TIFF takes the place of a file whose format cannot hold the target's range.
+        """
+        result = results[[*self.options.maps].index(output.tail)]
         pixels = result.pixels
         if len(self.outputs) > 1:
             place = self.outputs.index(output.contrast)
             pixels = pixels[place : place + 1]
 
-        notes = self._verdicts(job, output.contrast)
-        image = replace(result, pixels=pixels, notes=notes)
-        if self.suffix and suffix_of(output.path) != suffix_of(job.files[0]):
-            image = self._for_other_format(output.path, image, job)
-        return self._fit_to_file(output, image, job)
-
-    def _write_file(self, job: Job, output: Output, image: Image) -> None:
-        """Write one result and the JSON file beside it; a plugin that names results is told."""
+        made_of = self._made_of(job, output)
+        image = replace(result, pixels=pixels, notes=made_of.lines())
         path = output.path
-        contrast = output.contrast
+        if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
+            image = self._for_other_format(path, image, job)
+        fitted = self._fit_to_file(path, image)
+        if fitted is None:
+            path = self._tiff_instead_of(path, image, job)
+            image = replace(image, dtype=None)
+            fitted = self._fit_to_file(path, image)
+        return path, fitted or image, made_of
+
+    def _write_file(self, job: Job, path: Path, image: Image, made_of: MadeOf) -> None:
+        """Write one result and the JSON file beside it; a plugin that names results is told."""
         make_folder(path.parent)
-        given = self._sources_of(job, contrast)
-        sources = [scan.path for scan in given.values()]
+        sources = [job.scans[name].path for name in made_of.given]
         content = None
-        if self._has_sidecar(output):
-            content = self._sidecar(job, output, sources)
+        if self._has_sidecar(path):
+            content = self._sidecar(job, path, sources, made_of)
             if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
                 files.sidecar_of(path).unlink(missing_ok=True)
 
-        is_uncertainty = output.tail == "_uncertainty"
-        description = f"uncertainty of {contrast}" if is_uncertainty else contrast
-        mark = fit_mark([self.fits[job.name, name]["Fits"] for name in given])
-        model = self._model_identity["name"].partition(" (")[0]
-        description = ", ".join(filter(None, (description, mark, f"{model} {__version__}")))
-        files.write(path, image, description, overwrite=self.overwrite)
+        files.write(path, image, made_of.description(), overwrite=self.overwrite)
         if content:
             write_sidecar(path, content)
         if self.layout:
-            self.layout.after_writing(path, sources, contrast)
+            self.layout.after_writing(path, sources, made_of.contrast)
 
-    def _sidecar(self, job: Job, output: Output, sources: Sequence[Path]) -> dict[str, Any]:
-        """The JSON file beside a result."""
-        given = self._sources_of(job, output.contrast)
+    def _made_of(self, job: Job, output: Output) -> MadeOf:
+        """What a result is made of: all scans of a job, or those of the other contrasts."""
+        contrast = output.contrast
+        given = {name: self.checked[job.name, name] for name in self._given(job, contrast)}
+        warnings = [line for name in given for line in self.warnings[job.name, name]]
         is_uncertainty = output.tail == "_uncertainty"
-        score = None if is_uncertainty else self.model.case_score([*given], output.contrast)
-        warnings = [
-            line for scan in given.values() for f in scan.files for line in self.warnings[f]
-        ]
-        facts = facts_of(
-            output.contrast,
-            [*given],
+        return MadeOf(
+            contrast,
+            given,
             self._model_identity,
-            score,
+            score=None if is_uncertainty else self.model.case_score([*given], contrast),
             is_uncertainty=is_uncertainty,
-            warnings=list(dict.fromkeys(warnings)),
-            fits={name: self.fits[job.name, name] for name in given},
+            warnings=tuple(dict.fromkeys(warnings)),
         )
-        if not self.layout:
-            return sidecar_content(output.path, sources, self._model_identity, facts)
-        skull = self.skulls.get(job.name)
-        if skull is not None:
-            facts["SkullStripped"] = not skull
-        return self.layout.describe(facts, sources, self._grid_of(job))
 
-    def _verdicts(self, job: Job, contrast: str) -> tuple[str, ...]:
-        """Whether the images that a contrast is made of fit the training data, and why not; and the
-        model.
-        """
-        lines = []
-        for name in self._sources_of(job, contrast):
-            fit = self.fits[job.name, name]
-            prefix = "" if self._is_one_image(job) else f"{name}: "
-            lines += [prefix + fit_words(fit["Fits"]), *fit["Reasons"]]
-        model = self._model_identity
-        lines.append(f"{model['name']}, weights sha256 {model['sha256']}")
-        return tuple(lines)
+    def _sidecar(
+        self, job: Job, path: Path, sources: Sequence[Path], made_of: MadeOf
+    ) -> dict[str, Any]:
+        """The JSON file beside a result."""
+        if not self.layout:
+            return made_of.content(path, sources)
+        facts = made_of.facts()
+        if job.name in self.skulls:
+            facts["SkullStripped"] = not self.skulls[job.name]
+        scans = job.scans  # one of them has the grid of the results, see `stack_on_one_grid`
+        onto = known_contrast(self.options.onto, scans) if self.options.onto else None
+        return self.layout.describe(facts, sources, scans[onto or next(iter(scans))].path)
 
     def _is_one_image(self, job: Job) -> bool:
         """Whether a job has one image of all contrasts."""
         return [*job.scans] == [self.frame.source]
 
-    def _sources_of(self, job: Job, contrast: str) -> dict[str, Scan]:
-        """The scans of a job that a contrast is made of, by their contrasts."""
-        scans = job.scans
-        if self.frame.completes:
-            scans.pop(contrast, None)
-        return scans
-
-    def _grid_of(self, job: Job) -> Path:
-        """The path of the scan whose grid the results of a job have, see `stack_on_one_grid`."""
-        scans = job.scans
-        onto = known_contrast(self.options.onto, scans) if self.options.onto else None
-        return scans[onto or next(iter(scans))].path
+    def _given(self, job: Job, contrast: str) -> list[str]:
+        """The contrasts of a job that a contrast is made of."""
+        return [name for name in job.scans if not (self.frame.completes and name == contrast)]
 
     def _range_of(self, image: Image) -> tuple[float, float, bool]:
         """The least and the largest value that a result may have, those of the target's training
@@ -748,16 +711,10 @@ class Translation:
             return 0.0, float(np.iinfo(image.dtype).max), True
         return float(image.pixels.min()), float(image.pixels.max()), False
 
-    def _fit_to_file(
-        self, output: Output, image: Image, job: Job
-    ) -> tuple[Output, Image, Clipped | None]:
-        """Clip overshoot to the whole numbers that a file holds; returns result, image, and what
-        was clipped.
-
-        If these cannot hold the target's range either, a file in a folder becomes a TIFF; else
-        UserError.
+    def _fit_to_file(self, path: Path, image: Image) -> Image | None:
+        """Clip overshoot to the whole numbers that a file holds; None where these cannot hold the
+        target's range.
         """
-        path = output.path
         limits = files.writer_of(path, image).limits(path, image)
         low, high, whole = self._range_of(image)
         needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
@@ -766,20 +723,15 @@ class Translation:
             if holds_range and (most == np.inf or not needs_floats):
                 break
         else:
-            return self._as_tiff(output, image, job)
+            return None
 
         if most == np.inf:
-            return output, image, None
+            return image
 
         rounded = np.rint(image.pixels)
-        clipped = Clipped(
-            beyond=int(np.count_nonzero((rounded < least) | (rounded > most))),
-            values=rounded.size,
-            low=float(image.pixels.min()),
-            high=float(image.pixels.max()),
-            limits=f"{least:g} .. {most:g}",
-        )
-        return output, replace(image, pixels=np.clip(rounded, least, most, out=rounded)), clipped
+        beyond = int(np.count_nonzero((rounded < least) | (rounded > most)))
+        self.clipped.append(Clipped(beyond, rounded.size, f"{least:g} .. {most:g}"))
+        return replace(image, pixels=np.clip(rounded, least, most, out=rounded))
 
     def _for_other_format(self, path: Path, image: Image, job: Job) -> Image:
         """An image for a file of another format than its input, without the type of the input.
@@ -811,13 +763,10 @@ class Translation:
         dtype = np.dtype(np.uint8 if most <= MAX_OF_BYTE else np.uint16)
         return replace(written, pixels=pixels, dtype=dtype, own_scale=True)
 
-    def _as_tiff(
-        self, output: Output, image: Image, job: Job
-    ) -> tuple[Output, Image, Clipped | None]:
-        """What `_fit_to_file` returns for a TIFF in place of a file whose format cannot hold the
-        range; UserError where the user has asked for this format or file.
+    def _tiff_instead_of(self, path: Path, image: Image, job: Job) -> Path:
+        """The TIFF in place of a file whose format cannot hold the range; UserError where the user
+        has asked for this format or file.
         """
-        path = output.path
         low, high, _ = self._range_of(image)
         what = (
             f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
@@ -825,13 +774,13 @@ class Translation:
         )
         tiff = _with_suffix(path, ".tif")
         asked_for = self.suffix or not self.targets
-        if asked_for or path == tiff or tiff in self.targets or image.channels > 1:
+        if asked_for or tiff in self.targets or image.channels > 1:
             remedy = "choose another format: --format tif or --format nii.gz"
             raise UserError(what, where=str(path), remedy=remedy)
 
         self.targets.add(tiff)
         self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
-        return self._fit_to_file(replace(output, path=tiff), replace(image, dtype=None), job)
+        return tiff
 
 
 def _clipped_line(clipped: Sequence[Clipped]) -> str:
@@ -839,12 +788,9 @@ def _clipped_line(clipped: Sequence[Clipped]) -> str:
     share = sum(each.beyond for each in clipped) / sum(each.values for each in clipped)
     limits = " or ".join(sorted({each.limits for each in clipped}))
     affected = sum(each.beyond > 0 for each in clipped)
-    low = min(each.low for each in clipped)
-    high = max(each.high for each in clipped)
     return (
         f"clipped  {100 * share:.2g} % of all values are clipped to {limits} in {affected} of"
-        f" {count_noun(clipped, 'image')}; values range from {low:.4g} to {high:.4g} (--format tif"
-        " keeps them)"
+        f" {count_noun(clipped, 'image')} (--format tif keeps them)"
     )
 
 

@@ -30,12 +30,11 @@ from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
 from gantk.inference.pipeline import (
     MAX_OF_BYTE,
-    SLICES_PER_POST_BATCH,
-    MapKind,
     Pipeline,
     picture_scale,
     value_range,
 )
+from gantk.inference.pipeline import Network as NetworkFunction
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
@@ -70,7 +69,8 @@ class Translator(TrainedModel):
     packed: Packing | None = None  # what `gantk pack` recorded
     # the run's Data, for post-steps; None: read at first use
     data: Any = field(default=None, repr=False)
-    _last: tuple[str, TranslateOptions, Pipeline] | None = field(default=None, repr=False)
+    # the last network, with what it was asked for: what it needs is measured once for many files
+    _last: tuple[str, TranslateOptions, NetworkFunction] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         data = self.model.data
@@ -167,12 +167,21 @@ class Translator(TrainedModel):
         return self.method if number is None else self.method.of_class(number)
 
     @cached_property
-    def frames(self) -> dict[str, Frame]:  # type: ignore[override]
-        """The frame of each direction; UserError for a method from noise."""
+    def pipelines(self) -> dict[str, Pipeline]:  # type: ignore[override]
+        """Of each direction; UserError for a method from noise."""
         directions = self.method.directions()
         if not directions:
             self.method.translate(torch.empty(0), "b")  # raises
-        return {letter: self._frame(letter) for letter in directions}
+        mappings = self.intensity
+        return {
+            letter: Pipeline(
+                self._frame(letter),
+                mappings[OTHER[letter]],
+                mappings[letter],
+                whole=self._posts.whole,
+            )
+            for letter in directions
+        }
 
     def _frame(self, letter: str) -> Frame:
         data = self.model.data
@@ -210,33 +219,18 @@ class Translator(TrainedModel):
             completes=completes,
         )
 
-    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
-        """The pipeline from native images of the other domain to this one; the last one is cached
-        for many files.
+    def network_of(self, letter: str, options: TranslateOptions) -> NetworkFunction:
+        """The function that makes the maps of `options` of images (N, C, *size) on the CPU, with the
+        recipe's post-steps.
         """
-        if self._last is not None and self._last[0] == letter:
-            same = self._last[1] is options
-            if same or (options.example is None and self._last[1] == options):
-                return self._last[2]  # what a network needs is measured once
-        if self.runtime.device.type == "cpu":
-            fold_for_inference(self.method)
-
-        maps: list[MapKind] = ["image"] * (options.variants or 1)
-        if options.uncertainty:
-            maps = ["image", "spread"]
-
-        network = self.network_on_images(letter, options)
+        if self._last and self._last[:2] == (letter, options):
+            return self._last[2]
+        network = self._network_on_images(letter, options)
         if self._posts.steps:
-            network = partial(self._with_post_steps, network, letter, maps)
-        frame = self.frames[letter]
-        if self._posts.whole:
-            frame = replace(frame, batch=SLICES_PER_POST_BATCH)
-
-        source = self.intensity[OTHER[letter]]
-        target = self.intensity[letter]
-        pipeline = Pipeline(frame, source, target, network, maps)
-        self._last = letter, options, pipeline
-        return pipeline
+            kinds = [*options.maps.values()]
+            network = partial(self._with_post_steps, network, letter, kinds)
+        self._last = letter, options, network
+        return network
 
     def network(self, source: str, to: str, *, label: str | None = None) -> Network:
         """The network that makes images of one domain from another, as a module of PyTorch.
@@ -272,7 +266,7 @@ class Translator(TrainedModel):
         Intensities are mapped as those of the training images. `translate` maps a scan that is off
         their scale by its own values.
         """
-        pipeline = self.pipeline(self._direction(source, to))
+        pipeline = self.pipelines[self._direction(source, to)]
         return pipeline.preparation(pipeline.source)
 
     def with_gradients(
@@ -305,11 +299,11 @@ class Translator(TrainedModel):
                 remedy="call .float() on it",
             )
 
-        pipeline = self.pipeline(letter, options)
+        pipeline = self.pipelines[letter]
         frame = pipeline.frame
         batch = batch_of(numbers(images), pipeline)
         native = images.reshape(batch.shape).to(self.runtime.device, torch.float32)
-        network = self.network_on_images(letter, options, graph=True)
+        network = self._network_on_images(letter, options, graph=True)
         outputs = []
         for places, image in batch.scans:
             part = native[places]
@@ -360,12 +354,14 @@ class Translator(TrainedModel):
 
         return torch.cat(results, dim=1)
 
-    def network_on_images(
+    def _network_on_images(
         self, letter: str, options: TranslateOptions, *, graph: bool = False
     ) -> Callable[[Tensor], Tensor]:
         """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty
         are channels. `graph`: on the model's device, with the autograd graph.
         """
+        if self.runtime.device.type == "cpu":
+            fold_for_inference(self.method)
         method = self.method_of_class(options.label)
         if options.contrasts:
             method = method.of_contrasts(options.contrasts)
@@ -428,7 +424,7 @@ class Translator(TrainedModel):
         frame = self.frames[letter]
         channels = self.method.geometry.channels[letter] // planes
         frame = replace(frame, source=frame.target, channels=channels)
-        pipeline = Pipeline(frame, own, own, lambda seen: seen)
+        pipeline = Pipeline(frame, own, own)
         pipeline.check_channels(image, "--style")
         _, stack = pipeline.stack_of(image)
         middle = np.concatenate(stack[[len(stack) // 2] * planes])

@@ -158,7 +158,7 @@ class WrittenTranslations:
                 scores = scorer(written, torch.tensor(real.pixels)[None], truth.subject)
 
         if made.affine is None:  # a picture may be on a scale of its own
-            pipeline = self.translator.pipeline(to)
+            pipeline = self.translator.pipelines[to]
             _, in_units = pipeline.in_training_units(self._input_image(file, to))
             made = replace(made, pixels=in_units(made.pixels))
         pixels = file.on_grid(made)

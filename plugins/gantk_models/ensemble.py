@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from glob import glob
@@ -99,11 +100,12 @@ class Ensemble(TrainedModel):
                 )
                 raise UserError(what, where="RUN", remedy="name models of the same domains")
 
-        self.frames = {
-            letter: self._common_frame(frame)
-            for letter, frame in members[0].frames.items()
-            if _ends(frame) in common
-        }
+        self.pipelines = {}
+        for letter, pipeline in members[0].pipelines.items():
+            if _ends(pipeline.frame) in common:
+                own = copy(pipeline)
+                own.frame = self._common_frame(pipeline.frame)
+                self.pipelines[letter] = own
 
     def _common_frame(self, frame: Frame) -> Frame:
         """The first member's frame; its range of the target's values covers those of all members."""
@@ -133,9 +135,9 @@ class Ensemble(TrainedModel):
         digest = hashlib.sha256(hashes.encode()).hexdigest()
         return {"name": f"mean of {len(identities)}: {names}", "sha256": digest}
 
-    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Any:
-        """The pipeline of the first member."""
-        return self.members[0].pipeline(letter, self._member_options(options))
+    def network_of(self, letter: str, options: TranslateOptions) -> Any:
+        """The function of the first member, which refuses what the mean cannot be made of."""
+        return self.members[0].network_of(letter, self._member_options(options))
 
     def sample_to(self, *options: Any, **others: Any) -> list[Path]:
         """Always a UserError: an ensemble makes no images from noise."""

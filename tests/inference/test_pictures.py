@@ -149,9 +149,8 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
     line = Percentile()
     line.fit([head[None].astype(np.float32)])
     stretched = Stretched(values_of([head[None].astype(np.float32)]))
-    stretched.pipeline = lambda letter, options: Pipeline(
-        stretched.frames["b"], line, line, lambda seen: seen
-    )
+    stretched.pipelines = {"b": Pipeline(stretched.frames["b"], line, line)}
+    stretched.network = lambda seen: seen
     monkeypatch.setattr(
         "gantk.inference.load.load_model", lambda run, device=None, say=None: stretched
     )

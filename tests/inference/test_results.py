@@ -17,7 +17,6 @@ import gantk as package
 from gantk.data.intensity import Percentile
 from gantk.data.look import values_of
 from gantk.errors import GantkError, UserError
-from gantk.inference.frame import TranslateOptions
 from gantk.inference.pipeline import Pipeline
 from gantk.runs.results import Score, Uncertainty
 from gantk_trust.wrong_contrast import no_anatomy
@@ -32,17 +31,11 @@ class Stretched(OnePipeline):
 
     def __init__(self, target: dict | None = None, source: dict | None = None):
         values = {"source": source or target, "target": target} if target else {}
-        super().__init__(model_of(lambda seen: 4 / 3 * seen, values=values).own)
+        own = model_of(None, values=values).pipelines["b"]
+        super().__init__(own, lambda seen: 4 / 3 * seen)
 
-    def pipeline(self, letter, options=TranslateOptions()):  # noqa: B008
-        own = self.own
-        count = options.variants or (2 if options.uncertainty else 1)
-        return Pipeline(
-            own.frame,
-            *(own.source, own.target),
-            lambda seen: torch.cat([own.network(seen)] * count, dim=1),
-            ("image",) * count,
-        )
+    def network_of(self, letter, options):
+        return lambda seen: torch.cat([self.network(seen)] * len(options.maps), dim=1)
 
 
 @pytest.fixture
@@ -332,7 +325,8 @@ def scale(request):
 
 def test_blank_images_stay_blank_and_are_counted(tmp_path, monkeypatch, scale):
     model = Stretched(RANGE)
-    model.pipeline = lambda letter, options: Pipeline(model.frames["b"], scale, scale, lambda x: x)
+    model.pipelines = {"b": Pipeline(model.frames["b"], scale, scale)}
+    model.network = lambda seen: seen
     monkeypatch.setattr("gantk.inference.load.load_model", lambda run, device=None, say=None: model)
     folder = tmp_path / "in"
     picture(folder / "d.png")

@@ -151,12 +151,14 @@ def test_masked_out_voxels_stay_and_holes_are_translated(shape):
     assert masked[closed].mean() > 10
 
 
-WAYS = {  # options of the frame, maps, memory beside the input in volumes
-    "masked": ({"masked": True}, ("image",), 1.6),
-    "variants": ({}, ("image",) * 3, 0.3),
-    "uncertainty": ({"masked": True, "plane": "coronal"}, ("image", "spread"), 1.6),
-    "coarser": ({"spacing": (1.4, 1.0, 1.6)}, ("image", "spread"), 1.2),
-    "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, ("image",), 2.5),
+VARIANTS = TranslateOptions(variants=3)
+UNCERTAIN = TranslateOptions(uncertainty="flips")
+WAYS = {  # keys of the frame, options, memory beside the input in volumes
+    "masked": ({"masked": True}, TranslateOptions(), 1.6),
+    "variants": ({}, VARIANTS, 0.3),
+    "uncertainty": ({"masked": True, "plane": "coronal"}, UNCERTAIN, 1.6),
+    "coarser": ({"spacing": (1.4, 1.0, 1.6)}, UNCERTAIN, 1.2),
+    "finer": ({"spacing": (1.0, 0.7, 0.7), "plane": "sagittal"}, TranslateOptions(), 2.5),
 }
 
 
@@ -171,34 +173,35 @@ def framed_block() -> np.ndarray:
     return pixels
 
 
-def model_of_maps(maps: tuple[str, ...], options: dict) -> OnePipeline:
+def model_of_maps(options: TranslateOptions, keys: dict) -> OnePipeline:
     """A model whose network gives paler images, and 0.1 everywhere for other maps."""
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         made = []
-        for number, kind in enumerate(maps):
+        for number, kind in enumerate(options.maps.values()):
             paler = batch * (1 - 0.1 * number)
             made.append(paler if kind == "image" else torch.full_like(batch, 0.1))
         return torch.cat(made, 1)
 
-    made = model_of(run, maps, batch=2, **options)
+    made = model_of(run, batch=2, **keys)
     # which draws at most 64 MB of a volume, more than this one has
-    made.own.own_scale = lambda pixels: made.own.source
+    own = made.pipelines["b"]
+    own.own_scale = lambda pixels: own.source
     return made
 
 
 @pytest.mark.quick_cases("masked")
 @pytest.mark.parametrize("way", WAYS)
 def test_large_volumes_are_translated_in_little_memory(way, tmp_path, monkeypatch):
-    options, maps, most = WAYS[way]
+    keys, options, most = WAYS[way]
     pixels = framed_block()
-    model = model_of_maps(maps, options)
-    expected = model(Image(pixels, affine=np.eye(4)))
+    model = model_of_maps(options, keys)
+    expected = model(Image(pixels, affine=np.eye(4)), options=options)
     monkeypatch.setattr("gantk.files.MIN_SPILLED_BYTES", 2**16)
     monkeypatch.setattr("gantk.formats.image.SLAB", 2**14)
     image = Image(pixels.copy(), affine=np.eye(4), spill=tmp_path)
     tracemalloc.start()
-    done = model(image)
+    done = model(image, options=options)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     volumes = peak / pixels.nbytes

@@ -19,9 +19,10 @@ from gantk.errors import UserError, importing, one_line, reading_file
 from gantk.exports.onnx.metadata import Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.formats.image import Image
-from gantk.inference.frame import DEFAULT_OPTIONS, TranslateOptions
+from gantk.inference.frame import TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.notes import Note
+from gantk.inference.pipeline import Network as NetworkFunction
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.windows import at, by_windows
 from gantk.machine.usage import GIB, free_memory
@@ -48,10 +49,10 @@ class OnnxModel(TrainedModel):
         self.session = session
         self.meta = meta
         self._path = path
-        self.frames = {meta.direction[-1]: meta.frame}
+        mappings = [mapping_from(state) for _, state in meta.intensity]
+        self.pipelines = {meta.direction[-1]: Pipeline(meta.frame, *mappings)}
         self._window = meta.window
         self._free = meta.free
-        self._mappings = [mapping_from(state) for _, state in meta.intensity]
         given, *more = session.get_inputs()
         frame = meta.frame
         shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
@@ -84,7 +85,7 @@ class OnnxModel(TrainedModel):
     def notes_on_results(self, image: Image, letter: str) -> list[Note]:
         """That windows have norms of their own, if an image was cut into some."""
         frame = self.meta.frame
-        grid = self.pipeline(letter).grid_of(image)
+        grid = self.pipelines[letter].grid_of(image)
         shown = grid.sides(image.pixels.shape[1:], image.spacing)[-frame.dims :]
         windows = self._window_for(shown)
         is_whole = all(side <= most for side, most in zip(shown, windows, strict=True))
@@ -112,9 +113,9 @@ class OnnxModel(TrainedModel):
         """Name and weights' hash: two translations with equal hashes are by the same weights."""
         return {"name": f"{self.meta.method}, ONNX", "sha256": self.meta.trained.sha256}
 
-    def pipeline(self, letter: str, options: TranslateOptions = DEFAULT_OPTIONS) -> Pipeline:
-        """The pipeline from native image to translation; UserError where `options` needs several
-        outputs per image.
+    def network_of(self, letter: str, options: TranslateOptions) -> NetworkFunction:
+        """The function that runs the network; UserError where `options` needs several outputs per
+        image.
         """
         asked = {
             "--variants": options.variants,
@@ -128,8 +129,7 @@ class OnnxModel(TrainedModel):
             )
 
         self.class_to_translate(options.label)
-        source, target = self._mappings
-        return Pipeline(self.meta.frame, source, target, self._network)
+        return self._network
 
     def sample_to(self, *options: Any, **others: Any) -> list[Any]:
         """Raise UserError: exported models do not sample here."""

@@ -17,7 +17,7 @@ from torch import nn
 from gantk import Direction, __version__, code_span, escape_markdown, score_table
 from gantk.errors import UserError
 from gantk.files import make_folder, whole_folder, write_file
-from gantk.inference.frame import OTHER, TranslateOptions
+from gantk.inference.frame import OTHER
 from gantk.method import check_networks
 from gantk.prepare.module import Prepared, pad_to_size
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
@@ -104,7 +104,7 @@ def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
             if count == 1 or isinstance(error, OSError):
                 raise
 
-    pipeline = translator.pipeline(direction.letter, TranslateOptions(label=direction.label))
+    pipeline = translator.pipelines[direction.letter]
     module: nn.Module = Prepared(pipeline.preparation(pipeline.source), plain)
     if frame.neighbours:
         module = Stacked(module, frame.neighbours, translator.model.translate.batch)

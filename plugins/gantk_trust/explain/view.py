@@ -16,7 +16,6 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.formats.image import Image
-from gantk.inference.frame import TranslateOptions
 from gantk.prepare.module import neighbour_places
 
 
@@ -38,7 +37,7 @@ class View:
         mask: str | Path | None,
         region: str,
     ):
-        pipeline = model.pipeline(letter, TranslateOptions(label=label))
+        pipeline = model.pipelines[letter]
         pipeline.check_channels(given, "IMAGE")
         self.frame = pipeline.frame
         self.given = given
