@@ -4,6 +4,7 @@ models of several contrasts its cases, whose images are brought onto one grid.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,8 +158,7 @@ def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> lis
             candidates[contrast] = [row.scan_below(root) for row in rows]
 
         place = _folder_of_case(case, root, alone=len(cases) == 1)
-        name = root.name if place == Path() else place.as_posix()
-        jobs.append(Job(name, candidates, place=place))
+        jobs.append(Job("", candidates, place=place))
 
     if not jobs:
         what = f"no folder in '{root}' contains files named after {', '.join(contrasts)}"
@@ -173,7 +173,21 @@ def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> lis
                 f" --from {contrasts[0]}=FILE"
             ),
         )
-    return jobs
+    return _named(jobs, cases, root)
+
+
+def _named(jobs: Sequence[Job], cases: Sequence[Case], root: Path) -> list[Job]:
+    """The jobs of cases, each with a name of its own: its folder, or where several share one, the
+    patient in it.
+    """
+    sharing = Counter(job.place for job in jobs)
+    named = []
+    for job, case in zip(jobs, cases, strict=True):
+        place = job.place
+        if sharing[place] > 1:
+            place /= case.name
+        named.append(replace(job, name=root.name if place == Path() else place.as_posix()))
+    return named
 
 
 def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:

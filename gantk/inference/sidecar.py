@@ -16,7 +16,7 @@ from gantk.inference.frame import fit_mark
 from gantk.runs.results import Score
 
 if TYPE_CHECKING:
-    from gantk.inference.notes import Checked
+    from gantk.inference.notes import Checked, Note
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MadeOf:
     model: Mapping[str, str]  # as of `TrainedModel.identity`
     score: Score | None = None  # the PSNR of such images on held-out patients; None if unknown
     is_uncertainty: bool = False  # whether the image is a map of the uncertainty
-    warnings: tuple[str, ...] = ()  # about the images that it is made of, and about the result
+    said: tuple[Note, ...] = ()  # about the result
 
     @property
     def shown(self) -> str:
@@ -85,8 +85,12 @@ class MadeOf:
             name: {"Fits": checked.fits, "Reasons": checked.reasons}
             for name, checked in self.given.items()
         }
-        if self.warnings:
-            facts["Warnings"] = [*self.warnings]
+        notes = [
+            note for checked in self.given.values() for note in (checked.fit_note(), *checked.notes)
+        ]
+        warnings = [line for kind, line in (*notes, *self.said) if kind == "warning"]
+        if warnings:
+            facts["Warnings"] = [*dict.fromkeys(warnings)]
         return facts
 
     def content(self, path: Path, sources: Sequence[Path]) -> dict[str, Any]:

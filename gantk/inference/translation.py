@@ -57,6 +57,14 @@ class Clipped(NamedTuple):
     limits: str
 
 
+class Read(NamedTuple):
+    """What was read for a job."""
+
+    image: Image  # one image, or the contrasts of a patient on one grid
+    checked: dict[str, Checked]  # by contrast
+    shows_skull: bool | None
+
+
 @dataclass
 class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
@@ -100,10 +108,6 @@ class Translation:
         self.clipped: list[Clipped] = []  # of results in whole numbers
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
-        self.skulls: dict[str, bool] = {}  # by job: whether the input shows the skull
-        # by job and contrast: what is said of its image in the JSON file
-        self.warnings: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.checked: dict[tuple[str, str], Checked] = {}
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def _expect_judged(self, kind: str) -> None:
@@ -502,7 +506,8 @@ class Translation:
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             for number, (job, following) in enumerate(zip_longest(jobs, jobs[1:])):
                 try:
-                    image = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
+                    read = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
+                    image = read.image
                     overlap = 4 * image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
@@ -511,7 +516,7 @@ class Translation:
                     report = partial(self._report, job.name, done_before + number, total)
                     made = self.model(image, self.to, self._options_of(job), report)
                     wait(last)
-                    writing[job] = writer.submit(self._write, job, image, made, ledger)
+                    writing[job] = writer.submit(self._write, job, read, made, ledger)
                     last = [writing[job]]
                     if not overlap:
                         wait(last)
@@ -530,50 +535,58 @@ class Translation:
         """Report the progress of the job `number` of all jobs."""
         self.progress((number + done / total) / jobs, name)
 
-    def _read(self, job: Job) -> Image:
+    def _read(self, job: Job) -> Read:
         """The image of a job, checked, with a folder for what does not fit into memory."""
         if job.problem:
             raise job.problem
 
-        image = self._image_of(job)
+        read = self._image_of(job)
         self._note_scores(job)
         spill = next(folder for folder in job.outputs[0].path.absolute().parents if folder.is_dir())
-        return replace(image, spill=spill)
+        return read._replace(image=replace(read.image, spill=spill))
 
-    def _image_of(self, job: Job) -> Image:
+    def _image_of(self, job: Job) -> Read:
         """The image of one file, or of the contrasts of a patient on one grid."""
         scans = job.scans
         if self._is_one_image(job):
-            return self._check_image(job, self.read(scans[self.frame.source], self.volume))
+            source = self.frame.source
+            checked = self._check_image(job, self.read(scans[source], self.volume))
+            return Read(checked.image, {source: checked}, self._shows_skull(checked.image))
 
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {}
+        found = {}
         for name, scan in scans.items():
-            images[name] = self._check_image(job, self.read(scan, self.volume), name)
+            found[name] = self._check_image(job, self.read(scan, self.volume), name)
+            images[name] = found[name].image
         image, chosen, resampled = stack_on_one_grid(images, self.contrasts, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
-        return image
+        # the images of single contrasts are no longer needed
+        kept = {name: checked._replace(image=image) for name, checked in found.items()}
+        return Read(image, kept, self._shows_skull(images[chosen]))
 
-    def _check_image(self, job: Job, image: Image, contrast: str = "") -> Image:
+    def _shows_skull(self, image: Image) -> bool | None:
+        """Whether an image shows the skull; None where no plugin describes results."""
+        if not self.layout or image.dims != 3:
+            return None
+        from gantk.data.skull import shows_skull  # other translations do not need it
+
+        return shows_skull(image)
+
+    def _check_image(self, job: Job, image: Image, contrast: str = "") -> Checked:
         """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
         its name where a patient has several.
         """
         checked = self.model.check(image, self.to, contrast)
-        image = checked.image
-        self.checked[job.name, contrast or self.frame.source] = checked
-        self._keep_notes(job, [checked.fit_note(), *checked.notes], contrast)
+        self._keep_notes(job, [checked.fit_note(), *checked.notes])
         if self.count == 1:
             self._say_notes()  # before the work starts
         elif checked.fits == "no":
             self.say(f"warning  '{job.name}': {FIT}: no; see below")
-        if self.layout and image.dims == 3:
-            from gantk.data.skull import shows_skull  # other translations do not need it
-
-            self.skulls[job.name] = shows_skull(image)
-        return image
+        return checked
 
     def _options_of(self, job: Job) -> TranslateOptions:
         """The options for one job, which may make some contrasts only."""
@@ -584,31 +597,31 @@ class Translation:
     def _note_scores(self, job: Job) -> None:
         """Say how good what is made of a patient is on held-out patients with the same contrasts."""
         for contrast in job.makes:
-            given = self._given(job, contrast)
+            given = self._given(job.scans, contrast)
             score = self.model.case_score(given, contrast)
             if score:
                 self.notes["note", score_in_words(contrast, given, score)].append(job.name)
 
-    def _keep_notes(self, job: Job, notes: Iterable[Note], contrast: str = "") -> None:
-        """Keep notes for the end, and warnings for the JSON files beside results: about one
-        contrast of a patient, or about all.
-        """
-        about = [contrast] if contrast else [*job.scans]
+    def _keep_notes(self, job: Job, notes: Iterable[Note]) -> None:
+        """Keep notes on a job, which are said at the end."""
         for kind, line in notes:
             self.notes[kind, line].append(job.name)
-            if kind == "warning":
-                for name in about:
-                    self.warnings[job.name, name].append(line)
 
-    def _write(self, job: Job, image: Image, results: Sequence[Image], ledger: Any) -> list[Path]:
+    def _write(self, job: Job, read: Read, results: Sequence[Image], ledger: Any) -> list[Path]:
         """Write the results of a job, one file for each contrast; returns their paths. Plugins may
         warn of the result of a single image.
         """
+        said: list[Note] = []
         if self._is_one_image(job):
-            self._keep_notes(job, check_result(image, results[0], self.pipeline, self.frame))
-            self._keep_notes(job, self.model.notes_on_results(image, self.letter))
+            image = read.image
+            said = check_result(image, results[0], self.pipeline, self.frame)
+            said += self.model.notes_on_results(image, self.letter)
+            self._keep_notes(job, said)
 
-        made = [self._as_file(job, output, results) for output in job.outputs]
+        made = []
+        for output in job.outputs:
+            made_of = self._made_of(output, read, said)
+            made.append(self._as_file(job, output, results, made_of))
         written = [path for path, _, _ in made]
         files.expect_writable(written, self.overwrite)
         for path, *_ in made[1:]:  # deletes what an earlier call has left of these
@@ -617,7 +630,7 @@ class Translation:
             files.writer_of(path, made[0][1]).withdraw(path)
 
         for path, image, made_of in made:
-            self._write_file(job, path, image, made_of)
+            self._write_file(job, path, image, made_of, read.shows_skull)
 
         if ledger:
             ledger.add(job, written)
@@ -625,7 +638,7 @@ class Translation:
         return written
 
     def _as_file(
-        self, job: Job, output: Output, results: Sequence[Image]
+        self, job: Job, output: Output, results: Sequence[Image], made_of: MadeOf
     ) -> tuple[Path, Image, MadeOf]:
         """A result as its file will hold it, the path of this file, and what it is made of.
 
@@ -637,7 +650,6 @@ class Translation:
             place = self.outputs.index(output.contrast)
             pixels = pixels[place : place + 1]
 
-        made_of = self._made_of(job, output)
         image = replace(result, pixels=pixels, notes=made_of.lines())
         path = output.path
         if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
@@ -649,13 +661,15 @@ class Translation:
             fitted = self._fit_to_file(path, image)
         return path, fitted or image, made_of
 
-    def _write_file(self, job: Job, path: Path, image: Image, made_of: MadeOf) -> None:
+    def _write_file(
+        self, job: Job, path: Path, image: Image, made_of: MadeOf, skull: bool | None
+    ) -> None:
         """Write one result and the JSON file beside it; a plugin that names results is told."""
         make_folder(path.parent)
         sources = [job.scans[name].path for name in made_of.given]
         content = None
         if self._has_sidecar(path):
-            content = self._sidecar(job, path, sources, made_of)
+            content = self._sidecar(job, path, sources, made_of, skull)
             if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
                 files.sidecar_of(path).unlink(missing_ok=True)
 
@@ -665,30 +679,34 @@ class Translation:
         if self.layout:
             self.layout.after_writing(path, sources, made_of.contrast)
 
-    def _made_of(self, job: Job, output: Output) -> MadeOf:
-        """What a result is made of: all scans of a job, or those of the other contrasts."""
+    def _made_of(self, output: Output, read: Read, said: Sequence[Note]) -> MadeOf:
+        """What a result is made of; `said` of the results."""
         contrast = output.contrast
-        given = {name: self.checked[job.name, name] for name in self._given(job, contrast)}
-        warnings = [line for name in given for line in self.warnings[job.name, name]]
+        names = self._given([*read.checked], contrast)
         is_uncertainty = output.tail == "_uncertainty"
         return MadeOf(
             contrast,
-            given,
+            {name: read.checked[name] for name in names},
             self._model_identity,
-            score=None if is_uncertainty else self.model.case_score([*given], contrast),
+            score=None if is_uncertainty else self.model.case_score(names, contrast),
             is_uncertainty=is_uncertainty,
-            warnings=tuple(dict.fromkeys(warnings)),
+            said=tuple(said),
         )
 
     def _sidecar(
-        self, job: Job, path: Path, sources: Sequence[Path], made_of: MadeOf
+        self,
+        job: Job,
+        path: Path,
+        sources: Sequence[Path],
+        made_of: MadeOf,
+        skull: bool | None,
     ) -> dict[str, Any]:
         """The JSON file beside a result."""
         if not self.layout:
             return made_of.content(path, sources)
         facts = made_of.facts()
-        if job.name in self.skulls:
-            facts["SkullStripped"] = not self.skulls[job.name]
+        if skull is not None:
+            facts["SkullStripped"] = not skull
         scans = job.scans  # one of them has the grid of the results, see `stack_on_one_grid`
         onto = known_contrast(self.options.onto, scans) if self.options.onto else None
         return self.layout.describe(facts, sources, scans[onto or next(iter(scans))].path)
@@ -697,9 +715,9 @@ class Translation:
         """Whether a job has one image of all contrasts."""
         return [*job.scans] == [self.frame.source]
 
-    def _given(self, job: Job, contrast: str) -> list[str]:
-        """The contrasts of a job that a contrast is made of."""
-        return [name for name in job.scans if not (self.frame.completes and name == contrast)]
+    def _given(self, names: Iterable[str], contrast: str) -> list[str]:
+        """Of the contrasts of a job those that a contrast is made of."""
+        return [name for name in names if not (self.frame.completes and name == contrast)]
 
     def _range_of(self, image: Image) -> tuple[float, float, bool]:
         """The least and the largest value that a result may have, those of the target's training

@@ -1,10 +1,17 @@
 """Which files of a folder a model translates: tree -> inputs, from names alone."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from one_pipeline import OnePipeline, model_of
+from volumes import volume
 
+import gantk
+from gantk.errors import GantkError
 from gantk.inference.jobs import inputs_below, jobs_of_cases, rows_of_one
+from gantk.inference.notes import Checked
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -117,3 +124,46 @@ def test_an_image_without_skull_replaces_the_whole_head(tmp_path):
 
     (patient,) = jobs_of_cases(catalog, tmp_path, ["T1", "T2"])
     assert patient.scans["T1"].path.name == "T1_brain.nii.gz"
+
+
+class Seen(OnePipeline):
+    """A model of two contrasts, which patient p02 does not fit and which fails at p03."""
+
+    failing = True
+
+    def check(self, image, to=None, contrast=""):
+        fits = "no" if "p02" in image.path.name else "yes"
+        return Checked(image, [], fits, contrast)
+
+    def __call__(self, image, to=None, options=None, progress=None):
+        if self.failing and "p03" in image.path.name:
+            raise MemoryError
+        return [replace(image, pixels=image.pixels[:1])]
+
+
+def test_patients_of_one_folder_keep_their_own_verdict(tmp_path):
+    for number in (1, 2, 3):
+        for contrast in ("T1", "FLAIR"):
+            volume(tmp_path / "flat" / f"p0{number}_{contrast}.nii.gz", number)
+    model = Seen(model_of(None, source="T1+FLAIR", channels=2).pipelines["b"], None)
+    said = []
+
+    def translate() -> None:
+        gantk.translate(model, tmp_path / "flat", tmp_path / "out", say=said.append)
+
+    with pytest.raises(GantkError, match="1 of 3 patients"):
+        translate()
+    model.failing = False
+    translate()
+
+    assert "2 of 3 inputs were already translated" in said[-1]
+    found = {}
+    for path in sorted((tmp_path / "out").glob("*.json")):
+        facts = json.loads(path.read_text())
+        fits = {each["Fits"] for each in facts["FitsTrainingData"].values()}
+        found[path.name] = (fits, "Warnings" in facts)
+    assert found == {
+        "p01_T2.json": ({"yes"}, False),
+        "p02_T2.json": ({"no"}, True),
+        "p03_T2.json": ({"yes"}, False),
+    }
