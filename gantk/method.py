@@ -12,6 +12,13 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 
+OTHER = {"a": "b", "b": "a"}  # the letters of two domains
+
+
+def direction_to(letter: str) -> str:
+    """The direction `a_to_b` whose target is the domain `b`."""
+    return f"{OTHER[letter]}_to_{letter}"
+
 
 class Batch(dict[str, Tensor]):
     """The images of one training step, by name: `a` and `b`, or `image`; each is (N, C, *size).

@@ -71,6 +71,11 @@ CONTRASTS_OF_MODALITIES = {"CT": "ct", "PT": "pet"}  # those that DICOM's Modali
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 
 
+def contrast_names(domain: str) -> tuple[str, ...]:
+    """The contrasts in a domain's name, one channel each: `"T1+FLAIR"` is `("T1", "FLAIR")`."""
+    return tuple(name.strip() for name in domain.split("+") if name.strip()) or (domain,)
+
+
 def words_of(name: str) -> list[str]:
     """The words of a name: `brainT1_slice` -> brain, T1, slice."""
     return [word for word in WORD_ENDS.split(name)[::2] if word]

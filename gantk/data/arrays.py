@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.array_tables import source_of
-from gantk.data.preparation import contrast_names, letter_of
+from gantk.data.preparation import letter_of
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
 from gantk.formats.budget import spend

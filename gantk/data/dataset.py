@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
@@ -26,7 +27,6 @@ from gantk.data.preparation import (
     Preparation,
     Record,
     code_of,
-    contrast_names,
     neighbouring_slices,
     patients_of,
 )

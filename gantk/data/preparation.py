@@ -106,11 +106,6 @@ def letter_of(key: Any, letters: Mapping[str, str]) -> str | None:
     return name_or_letter if name_or_letter in letters else None
 
 
-def contrast_names(domain: str) -> tuple[str, ...]:
-    """The contrasts in a domain's name, one channel each: `"T1+FLAIR"` is `("T1", "FLAIR")`."""
-    return tuple(name.strip() for name in domain.split("+") if name.strip()) or (domain,)
-
-
 class Preparation:
     """Turns records into network images of `size`; thread-safe.
 

@@ -13,9 +13,9 @@ import torch
 
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import expect_parent, expect_replaceable
-from gantk.inference.frame import OTHER
 from gantk.inference.network import Network
 from gantk.inference.translator import Translator
+from gantk.method import OTHER
 from gantk.plugin.loader import registry
 from gantk.prepare.module import size_image
 from gantk.runs.checkpoint import load_meta

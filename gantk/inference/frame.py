@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from gantk.catalog.contrasts import contrast_called
+from gantk.catalog.contrasts import contrast_called, contrast_names
 from gantk.data.masks import RINGING_SHARE, with_dark_background
 from gantk.errors import UserError
 from gantk.formats.image import Image
@@ -19,7 +19,6 @@ from gantk.plugin.spec import Count, Few
 from gantk.prepare.grid import FitMode, Plane
 from gantk.recipe.tables import current_fit
 
-OTHER = {"a": "b", "b": "a"}
 FIT = "fits the training data"
 FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
 # what the description of a result says of an input with this answer, the worst first
@@ -127,12 +126,12 @@ class Frame:
     @property
     def sources(self) -> list[str]:
         """The contrasts of an input, one channel each: `["T1", "FLAIR"]` of "T1+FLAIR"."""
-        return self.source.split("+")
+        return [*contrast_names(self.source)]
 
     @property
     def targets(self) -> list[str]:
         """The contrasts of a result, one channel each."""
-        return self.target.split("+")
+        return [*contrast_names(self.target)]
 
     def part(self, to: str | None) -> slice:
         """The channels of a result that `to` names: that of one contrast, or all if it is not one

@@ -185,7 +185,8 @@ def _named(jobs: Sequence[Job], cases: Sequence[Case], root: Path) -> list[Job]:
     for job, case in zip(jobs, cases, strict=True):
         place = job.place
         if sharing[place] > 1:
-            place /= case.name
+            own = Path(case.name)
+            place = own if own.is_relative_to(place) else place / own
         named.append(replace(job, name=root.name if place == Path() else place.as_posix()))
     return named
 

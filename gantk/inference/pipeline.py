@@ -82,7 +82,7 @@ class Pipeline:
         self,
         image: Image,
         network: Network,  # in network intensities
-        maps: Collection[MapKind] = ("image",),
+        maps: Collection[MapKind],
         progress: Progress | None = None,
     ) -> list[Image]:
         """Translate one file's image; returns an image on its own grid for each of `maps`, which

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.data.masks import outside_of
@@ -25,7 +26,7 @@ from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
 from gantk.inference.arrays import batch_of, numbers, remove_batch_axes
-from gantk.inference.frame import DEFAULT_OPTIONS, OTHER, Frame, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
 from gantk.inference.pipeline import (
@@ -38,7 +39,7 @@ from gantk.inference.pipeline import Network as NetworkFunction
 from gantk.inference.tiles import AnySize, TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
-from gantk.method import Method
+from gantk.method import OTHER, Method, direction_to
 from gantk.nets.blocks import fold_for_inference
 from gantk.prepare.module import Prepare, Prepared, centre, middle_slice, neighbour_places
 from gantk.recipe.tables import Model
@@ -191,8 +192,8 @@ class Translator(TrainedModel):
             source, target = target, source
 
         # each contrast is made from the others
-        targets = target.split("+")
-        shared = set(source.split("+")) & set(targets)
+        targets = contrast_names(target)
+        shared = set(contrast_names(source)) & set(targets)
         completes = self.method.hides and len(targets) > 1 and bool(shared)
         values = {}
         if self.values:
@@ -412,7 +413,7 @@ class Translator(TrainedModel):
 
     def judged_uncertainty(self, letter: str, kind: str) -> Uncertainty | None:
         chosen = UNCERTAINTY.bind(kind)().kind_for(self.method)
-        found = self._results.uncertainty.get(f"{OTHER[letter]}_to_{letter}")
+        found = self._results.uncertainty.get(direction_to(letter))
         return found if found is not None and found.kind == chosen else None
 
     def _example(self, image: Image, letter: str) -> Tensor:

@@ -20,7 +20,7 @@ from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
-from gantk.method import Method
+from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.intervals import count_patients
 from gantk.metrics.names import CEILING, short_metric_name, title_of
 from gantk.metrics.pair_scores import (
@@ -36,9 +36,7 @@ from gantk.metrics.references import (
     MAX_CURVE_IMAGES,
     MAX_SET_BYTES,
     MAX_SET_IMAGES,
-    OTHER,
     RealImages,
-    direction_to,
     number_that_fits,
     windows,
 )

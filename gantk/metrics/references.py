@@ -20,10 +20,10 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
+from gantk.method import OTHER
 from gantk.metrics.pair_scores import References, foreground
 from gantk.metrics.sets import ImageGroup
 
-OTHER = {"a": "b", "b": "a"}
 MAX_SET_IMAGES = 1024  # of more images, an evenly spaced choice
 MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
 MAX_CURVE_IMAGES = 64  # images per set, for scores while training
@@ -34,11 +34,6 @@ KINDS_OF_CT = {"sct", "pct"}
 HOUNSFIELD_BLACK = (
     -200.0
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120
-
-
-def direction_to(letter: str) -> str:
-    """The direction `a_to_b` whose target is the domain `b`."""
-    return f"{OTHER[letter]}_to_{letter}"
 
 
 class RealImages:

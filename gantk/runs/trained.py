@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gantk.catalog.contrasts import contrast_names
 from gantk.errors import UserError
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Hollow, Memory, probe_size
 from gantk.machine.runtime import Runtime
@@ -57,7 +58,7 @@ def _geometry(
 ) -> Geometry:
     """What the recipe's method is built for; None: images of the recipe's size."""
     size = size or model.data.patch or model.data.size
-    names = [tuple(map(str.strip, domain.split("+"))) for domain in model.data.domains]
+    names = map(contrast_names, model.data.domains)
     contrasts = dict(zip(model.method.target.reads, names, strict=False))
     return Geometry(model.data.dims, size, channels, classes, range, contrasts)
 

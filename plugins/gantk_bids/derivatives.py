@@ -58,7 +58,7 @@ class Derivatives:
         self.root = min(map(_root, scans), key=lambda folder: len(folder.parts))
         # derivatives/ and sourcedata/ have other roots
         inside = [scan for scan in scans if _root(scan) == self.root]
-        asked = [suffix_of_contrast(name) or name for name in frame.source.split("+")]
+        asked = [suffix_of_contrast(name) or name for name in frame.sources]
         of_source = [scan for scan in inside if any(map(scan.matches, asked))]
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.known = json_object(target / DESCRIPTION)

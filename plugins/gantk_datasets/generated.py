@@ -247,7 +247,8 @@ class Generated:
 
     def _sources(self) -> list[Record]:
         """Training images of the run to translate: those of the class, evenly spread."""
-        from gantk.metrics.references import OTHER, spread
+        from gantk.method import OTHER
+        from gantk.metrics.references import spread
 
         source = OTHER[self._letter]
         return spread(

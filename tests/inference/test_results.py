@@ -151,6 +151,14 @@ def test_where_whole_numbers_cannot_hold_the_target_tiff_does(tmp_path, model, l
         translate(source.parent, tmp_path / "two")
 
 
+def test_contrasts_of_a_domain_may_have_spaces_about_their_plus(tmp_path):
+    two = model_of(lambda seen: torch.cat([seen, seen], dim=1), target="T2 + PD")
+    source = picture(tmp_path / "in" / "p01.png").parent
+    package.translate(two, source, tmp_path / "out", say=lambda line: None)
+
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"p01_T2.png", "p01_PD.png"}
+
+
 def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, shared_data):
     model()
     folder = tmp_path / "in"

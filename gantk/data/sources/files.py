@@ -10,12 +10,12 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
 from gantk.catalog.channels import refuse_numbered_channels
-from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.contrasts import contrast_names, usual_contrast
 from gantk.catalog.domains import rename_or_map
 from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.catalog.versions import refuse_folders_of_visits
-from gantk.data.preparation import Record, contrast_names
+from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows, unread_tables
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import regex_option, relative_to, rename_or_map
 from gantk.catalog.layouts import Asked, read_patients
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.scan import rows_of_series
-from gantk.data.preparation import Record, contrast_names
+from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
 from gantk.errors import NothingFound, TooFewImages, UserError

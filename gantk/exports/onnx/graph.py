@@ -25,8 +25,8 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, call, open_session
-from gantk.inference.frame import OTHER
 from gantk.inference.receptive_field import Requirements, Unfit
+from gantk.method import OTHER, direction_to
 from gantk.nets.blocks import InstanceNorm
 
 OPSET = 18  # the first with every operator that our networks need; onnxruntime runs it from 1.14 on
@@ -110,7 +110,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
             "target": direction.target.state(),
         },
         "window": tuple(translator.method.geometry.size),
-        "direction": f"{OTHER[letter]}_to_{letter}",
+        "direction": direction_to(letter),
         "label": direction.label,
         "frame": frame,
         "overlap": model.translate.overlap,

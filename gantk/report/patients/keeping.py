@@ -15,10 +15,11 @@ from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
+from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import patient_numbers
 from gantk.metrics.pair_scores import ImageScores
-from gantk.metrics.references import OTHER, units_of
+from gantk.metrics.references import units_of
 from gantk.report.patients.section import KINDS
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage

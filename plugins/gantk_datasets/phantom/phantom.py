@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from gantk import Record
+from gantk.catalog.contrasts import contrast_names
 from gantk.errors import UserError, count_noun
 from gantk.method import domain_letters
 from gantk.plugin.spec import Count, Few, Fraction, Positive, Seed, Share, Weight
@@ -147,7 +148,7 @@ class Phantom:
             raise UserError(what, where="data.domains", allowed=str(CLASSES))
 
         self.contrasts = [
-            tuple(map(contrast_of, (contrast or domain).split("+"))) for domain in domains
+            tuple(map(contrast_of, contrast_names(contrast or domain))) for domain in domains
         ]
         self.subjects = subjects
         self.noise = noise

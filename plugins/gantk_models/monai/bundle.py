@@ -17,8 +17,7 @@ from torch import nn
 from gantk import Direction, __version__, code_span, escape_markdown, score_table
 from gantk.errors import UserError
 from gantk.files import make_folder, whole_folder, write_file
-from gantk.inference.frame import OTHER
-from gantk.method import check_networks
+from gantk.method import OTHER, check_networks
 from gantk.prepare.module import Prepared, pad_to_size
 from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
 from gantk_models.monai.torchscript import (

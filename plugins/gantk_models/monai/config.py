@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gantk import Direction, __version__
-from gantk.inference.frame import OTHER
+from gantk.method import OTHER, direction_to
 from gantk.runs.results import Results
 from gantk.runs.schemas import read_results
 
@@ -170,7 +170,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
 
 def scores(direction: Direction) -> Results:
     """The run's results with the scores of this direction alone under `metrics`, if it has any."""
-    key = f"{OTHER[direction.letter]}_to_{direction.letter}"
+    key = direction_to(direction.letter)
     results = read_results(direction.translator.run.path)
     own = results.metrics.get(key, {})
     known = {name: score for name, score in own.items() if score.value is not None}

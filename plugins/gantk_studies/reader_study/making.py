@@ -21,7 +21,7 @@ from gantk.errors import UserError, count_noun
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.formats.image import Scan
-from gantk.inference.frame import OTHER
+from gantk.method import OTHER
 from gantk.prepare.module import size_image
 from gantk.report.build import render, shows_left_and_right
 from gantk_studies.reader_study.answers import CHOICES, HERE, Case, Key

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Phase
+from gantk.method import OTHER, Batch, Geometry, Phase
 from gantk.nets.blocks import one_hot
 from gantk.plugin.spec import (
     AdversarialLoss,
@@ -22,7 +22,7 @@ from gantk.plugin.spec import (
     Positive,
     Weight,
 )
-from gantk_translation.pix2pix.regression import OTHER, Regression
+from gantk_translation.pix2pix.regression import Regression
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 

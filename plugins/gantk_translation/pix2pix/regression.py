@@ -10,10 +10,8 @@ from gantk.losses.reconstruction import (
     lesion_weight,
     with_weight,
 )
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import OTHER, Batch, Geometry, Method, Phase
 from gantk.plugin.spec import Augment, Generator, Loss, Positive
-
-OTHER = {"a": "b", "b": "a"}
 
 
 class Regression(Method):
