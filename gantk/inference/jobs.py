@@ -17,9 +17,9 @@ from gantk.catalog.contrasts import exclude, known_contrast, named_after, usual_
 from gantk.catalog.layouts import Asked
 from gantk.catalog.scan import scan
 from gantk.errors import UserError, did_you_mean
+from gantk.files import json_object
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
-from gantk.inference.sidecar import is_generated
 from gantk.prepare.grid import resample_onto
 
 T = TypeVar("T")
@@ -124,6 +124,11 @@ def inputs_below(
 
     asked = Asked(dict.fromkeys(contrasts, ""), by_folders=False)
     return scan(source, asked, is_input, stripped=stripped)
+
+
+def is_generated(path: Path) -> bool:
+    """Whether the JSON file beside an image says that gantk generated the image."""
+    return json_object(io.sidecar_of(path)).get("SyntheticData") is True
 
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:

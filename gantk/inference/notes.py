@@ -20,8 +20,8 @@ from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
 from gantk.formats.image import Image, in_channels
 from gantk.inference.frame import PLANES, Frame, fit_words
+from gantk.inference.jobs import is_generated
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.sidecar import is_generated
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text

@@ -7,16 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gantk import __version__
-from gantk.files import json_object, write_output
+from gantk.files import write_output
 from gantk.formats.files import sidecar_of
 from gantk.inference.frame import fit_mark
+from gantk.inference.notes import Checked, Note
 from gantk.runs.results import Score
-
-if TYPE_CHECKING:
-    from gantk.inference.notes import Checked, Note
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,6 @@ def write_sidecar(path: Path, content: dict[str, Any]) -> None:
     """Write the JSON file beside an image."""
     text = json.dumps(content, indent=2) + "\n"  # ASCII: names need not be UTF-8
     write_output(sidecar_of(path), text.encode())
-
-
-def is_generated(path: Path) -> bool:
-    """Whether the JSON file beside an image says that gantk generated the image."""
-    return json_object(sidecar_of(path)).get("SyntheticData") is True
 
 
 def score_in_words(contrast: str, sources: Sequence[str], score: Score) -> str:
