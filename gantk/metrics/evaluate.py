@@ -690,76 +690,18 @@ class Scorer:
         """Whether a metric says that it scores such data; UserError where it does not suit them, or
         this method.
         """
-        if metric.uses_masks or metric.needs_masks:
-            self.reals.masks = True
+        if isinstance(metric, PairMetric):
+            if not self.method.directions():
+                raise UserError(
+                    f"the metric '{metric.name}' compares an output with its truth, but images from"
+                    " noise have no truth",
+                    where="evaluate.metrics",
+                    remedy="use a metric of sets, such as kid, fid or prdc, or leave the metric out",
+                )
+            if self.data.pairs("test"):
+                metric.expect_size(self.model.data.size)
 
-        unfit = self._unfit(metric)
-        if unfit:
-            what, remedy = unfit
-            raise UserError(
-                f"the metric '{metric.name}' {what}",
-                where="evaluate.metrics",
-                remedy=f"{remedy}, or leave the metric out",
-            )
-
-        return metric.expect_data(self.data)
-
-    def _unfit(self, metric: Metric) -> tuple[str, str] | None:
-        """(what is wrong, remedy) where a metric does not suit, else None."""
-        if isinstance(metric, PairMetric) and not self.method.directions():
-            what = "compares an output with its truth, but images from noise have no truth"
-            return what, "use a metric of sets, such as kid, fid or prdc"
-
-        if isinstance(metric, PairMetric) and self.data.pairs("test"):
-            metric.expect_size(self.model.data.size)
-        elif metric.needs_classes:
-            return self._without_classes()
-        elif metric.needs_masks:
-            return self._without_masks()
-
-        return None
-
-    def _without_classes(self) -> tuple[str, str] | None:
-        """What is wrong where classes are not known on both sides of the split, and of images
-        made.
-        """
-        letter = (self.method.directions() or self.method.reads)[0]
-        classes = []
-        for split in ("train", "test"):
-            labels = (record.label for record in self.reals.records(split, letter))
-            classes.append({label for label in labels if label is not None})
-
-        made_known = bool(self.method.directions() or self.classes)
-        if len(classes[0] & classes[1]) >= 2 and made_known:
-            return None
-
-        known = " and ".join(", ".join(sorted(names)) or "none" for names in classes)
-        made_of = "one" if made_known else "a mixture"
-        what = (
-            "needs real images of two classes in the training and the test set (it finds"
-            f" {known}), and generated images of a known class (it finds {made_of})"
-        )
-        return what, "use one folder per class and data.labels = true"
-
-    def _without_masks(self) -> tuple[str, str] | None:
-        """What is wrong where a domain has no lesion masks to learn from or to test."""
-        counts = []
-        complete = True
-        for to in self.method.directions():
-            for split in ("train", "test"):
-                records = self.reals.records(split, to)
-                known = sum(self.reals.record_with_mask(record) is not None for record in records)
-                counts.append(f"{known} of {len(records)}")
-                complete &= known > 0
-
-        if counts and complete:
-            return None
-
-        what = (
-            "needs lesion masks in the training and the test set, but finds"
-            f" {' and '.join(counts) or 'none for images from noise'}"
-        )
-        return what, 'set data.source.mask to the masks ("seg"), give the phantom lesions'
+        return metric.expect_data(self)
 
 
 def score_pairs(

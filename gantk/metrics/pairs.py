@@ -18,7 +18,7 @@ from gantk.errors import UserError
 from gantk.losses.structure import dilate
 
 if TYPE_CHECKING:
-    from gantk.data.dataset import Data
+    from gantk.metrics.evaluate import Scorer
 
 CEILING = 100.0  # dB, the PSNR of equal images
 # pixels of SSIM's Gaussian windows
@@ -37,12 +37,11 @@ class Metric:
     definition: str
     unit: str
     higher_is_better: bool | None
-    needs_classes = False  # of real images, and of images made
-    needs_masks = False  # of lesions, to learn from and to test
-    uses_masks = False  # of lesions, where they are known
 
-    def expect_data(self, data: Data) -> bool:
-        """Whether the metric scores such data; UserError where it is no use with them."""
+    def expect_data(self, scorer: Scorer) -> bool:
+        """Whether the metric scores the data of this scorer, asked before a training; UserError where
+        they lack what it needs. Sets have lesion masks if it sets `scorer.reals.masks`.
+        """
         return True
 
 

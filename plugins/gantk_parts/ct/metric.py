@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantk import Data
 from gantk.errors import UserError
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.pairs import CEILING, MAE
 from gantk.metrics.references import units_of
 
@@ -51,10 +51,11 @@ class HounsfieldMAE(MAE):
         self.within = within
         self.name += "_within" if within else ""
 
-    def expect_data(self, data: Data) -> bool:
-        """Whether a domain of these data is in Hounsfield units; UserError where none is, unless
+    def expect_data(self, scorer: Scorer) -> bool:
+        """Whether a domain of the data is in Hounsfield units; UserError where none is, unless
         `no_hu` says to skip it.
         """
+        data = scorer.data
         known = {record.domain: record for record in data.training}
         units = [units_of(data, [one], letter) for letter, one in known.items()]
         in_hu = any(each is not None and each.name == "HU" for each in units)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import drawn_interval
 from gantk.metrics.sets import (
     IMAGES_PER_PASS,
@@ -122,8 +123,30 @@ class Classification(Judge):
     steps: Count = 300
 
     baselines = False
-    needs_classes = True
     name = "classification"
+
+    def expect_data(self, scorer: Scorer) -> bool:
+        """UserError where classes are not known on both sides of the split, and of images made."""
+        method = scorer.method
+        letter = (method.directions() or method.reads)[0]
+        classes = []
+        for split in ("train", "test"):
+            labels = (record.label for record in scorer.reals.records(split, letter))
+            classes.append({label for label in labels if label is not None})
+
+        made_known = bool(method.directions() or scorer.classes)
+        if len(classes[0] & classes[1]) >= 2 and made_known:
+            return True
+
+        known = " and ".join(", ".join(sorted(names)) or "none" for names in classes)
+        made_of = "one" if made_known else "a mixture"
+        what = (
+            "the metric 'classification' needs real images of two classes in the training and the"
+            f" test set (it finds {known}), and generated images of a known class (it finds"
+            f" {made_of})"
+        )
+        remedy = "use one folder per class and data.labels = true, or leave the metric out"
+        raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         train = labelled_images("training", train)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gantk.errors import UserError
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, patient_numbers
 from gantk.metrics.sets import ImageGroup, SetMetric, halves, select_images
 from gantk.plugin.spec import Count, Seed
@@ -55,7 +56,6 @@ class Segmentation(SetMetric):
     teach: bool = False
     seed: Seed = 0  # seed of the segmenter's weights and of the order of its batches
 
-    needs_masks = True
     name = "segmentation"
     unit = ""
     higher_is_better = True
@@ -65,6 +65,30 @@ class Segmentation(SetMetric):
         self.make = lambda: Segmenter(self.dims, self.steps, side, self.seed, self.data_range)
         # cache: training images, which are used, segmenter, their number, `real`
         self._learned = None
+
+    def expect_data(self, scorer: Scorer) -> bool:
+        """UserError where a domain has no lesion masks to learn from or to test."""
+        counts = []
+        complete = True
+        for to in scorer.method.directions():
+            for split in ("train", "test"):
+                records = scorer.reals.records(split, to)
+                masked = sum(scorer.reals.record_with_mask(each) is not None for each in records)
+                counts.append(f"{masked} of {len(records)}")
+                complete &= masked > 0
+
+        if not counts or not complete:
+            what = (
+                "the metric 'segmentation' needs lesion masks in the training and the test set, but"
+                f" finds {' and '.join(counts) or 'none for images from noise'}"
+            )
+            remedy = (
+                'set data.source.mask to the masks ("seg"), give the phantom lesions, or leave the'
+                " metric out"
+            )
+            raise UserError(what, where="evaluate.metrics", remedy=remedy)
+        scorer.reals.masks = True
+        return True
 
     @property
     def definition(self) -> str:

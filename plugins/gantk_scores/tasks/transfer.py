@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk import Data
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import estimate, estimate_share
 from gantk.metrics.pairs import SSIM
 from gantk.metrics.references import (
@@ -46,15 +46,15 @@ class Transfer(Judge):
     steps: Count = 300  # steps of 16 images; a step takes 0.05 s on a core
 
     baselines = False
-    uses_masks = True
     name = "transfer"
 
-    def expect_data(self, data: Data) -> bool:
+    def expect_data(self, scorer: Scorer) -> bool:
         """Set the data that the classifier is trained on; UserError where a domain has too few
         training images.
         """
         # the classifier learns the domains from real images
-        counts = [len(real_records(data.splits["train"], letter)) for letter in ("a", "b")]
+        splits = scorer.data.splits
+        counts = [len(real_records(splits["train"], letter)) for letter in ("a", "b")]
         if min(counts) < 2:
             what = (
                 f"the metric '{self.name}' has too few images to learn the two domains:"
@@ -67,7 +67,8 @@ class Transfer(Judge):
                 remedy="leave the metric out",
             )
 
-        self.data = data
+        self.data = scorer.data
+        scorer.reals.masks = True
         return True
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:

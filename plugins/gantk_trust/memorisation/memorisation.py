@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gantk import Data
 from gantk.errors import UserError
+from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import drawn_interval, left_out_interval
 from gantk.metrics.references import RealImages, number_that_fits
 from gantk.metrics.sets import ImageGroup, SetMetric, require_images
@@ -52,14 +52,14 @@ class Memorisation(SetMetric):
         # of the images scored last, those nearest to training images
         self.nearest: list[dict[str, Any]] = []
 
-    def expect_data(self, data: Data) -> bool:
+    def expect_data(self, scorer: Scorer) -> bool:
         """Set the data from which all training images are read; UserError where the method
         translates.
         """
-        if len(data.letters) > 1:
+        if len(scorer.data.letters) > 1:
             what = "the metric 'memorisation' is for images from noise, but this method translates"
             raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
-        self.data = data
+        self.data = scorer.data
         return True
 
     def training(self) -> ImageGroup:

@@ -281,9 +281,8 @@ def test_transfer_scores_good_translations_above_copies():
     records = [
         Record("ab"[int(k)], f"p{i // 2}", str(i), lambda: None) for i, k in enumerate(whole.labels)
     ]
-    metric.expect_data(
-        SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads)
-    )
+    data = SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads)
+    metric.expect_data(SimpleNamespace(data=data, reals=SimpleNamespace()))
     plain = tumours(16, 1, 0, "q")
     blobs = tumours(16, 2, 1, "q")
     about = replace(plain, inputs=plain.images, to="b")
