@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,7 @@ from gantk.inference.tiles import AnySize
 from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.intervals import count_patients
-from gantk.metrics.names import CEILING, short_metric_name, title_of
+from gantk.metrics.names import CEILING, short_metric_name
 from gantk.metrics.pair_scores import (
     HistogramMatching,
     ImageScores,
@@ -40,6 +40,7 @@ from gantk.metrics.references import (
     number_that_fits,
     windows,
 )
+from gantk.metrics.samples import SampleBatch, Samples, difference
 from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
@@ -54,7 +55,6 @@ from gantk.runs.results import (
     SplitSummary,
     Uncertainty,
 )
-from gantk.runs.schemas import SampleImages, SampleIndex
 from gantk.runs.trained import UNCERTAINTY, Examples, Posts
 
 if TYPE_CHECKING:
@@ -64,61 +64,10 @@ MAX_VALIDATION_PAIRS = 16  # pairs scored while training
 VALIDATION_METRICS = ("psnr", "ssim")
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
-# Outputs have collapsed below this share of the difference between real images.
-MIN_SHARE_OF_DIFFERENCE = 0.15
-# Outputs have inverted contrast below this correlation with the truth in tissue.
-MIN_CORRELATION = -0.3
 MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 # the metrics that a recipe has by default
 OF_TRANSLATIONS = ("psnr", "ssim", "mae")
 OF_SAMPLES = ("kid",)
-
-
-@dataclass
-class SampleBatch:
-    """Held-out images by direction, such as "a_to_b": (k, C, *size), as they are shown."""
-
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    truths: dict[str, Tensor] = field(default_factory=dict)
-    two_way: bool = False  # whether the images are also translated back
-    noise: int = 0  # how many images to sample, for methods that start from noise
-    seen: dict[str, Tensor] = field(default_factory=dict)  # the networks' inputs, with neighbours
-    # real images to show beside those from noise
-    reals: dict[str, Tensor] = field(default_factory=dict)
-    records: dict[str, list[Record]] = field(default_factory=dict)  # records of the inputs
-    # mean difference of real images, by direction
-    differences: dict[str, float] = field(default_factory=dict)
-
-    def index(self, data: Data, steps: list[int]) -> SampleIndex:
-        """The content of samples/index.json, with pictures of these steps."""
-        names = dict(zip(data.letters, data.table.domains, strict=False))
-        directions = {}
-        for key, images in self.inputs.items():
-            known: list[dict[str, str | None]] = [
-                {"patient": one.subject, "image": str(one.path or one.key)}
-                for one in self.records[key]
-            ]
-            directions[key] = SampleImages(
-                source=names[key[0]],
-                to=names[key[-1]],
-                count=len(images),
-                images=known,
-                cycle=self.two_way,
-            )
-
-        if self.noise:
-            to = names.get("image", data.table.domains[0])
-            directions["image"] = SampleImages(to=to, count=self.noise)
-
-        return SampleIndex(directions=directions, steps=steps, has_truth=bool(self.truths))
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What a method makes of a `SampleBatch`, by direction: (N, C, *size) each."""
-
-    outputs: dict[str, Tensor]  # translations, or "image": images from noise
-    reconstructions: dict[str, Tensor]  # the translations, translated back; {} if not two-way
 
 
 @dataclass(frozen=True)
@@ -763,62 +712,3 @@ def by_class(
 
     back = torch.tensor(order).argsort()
     return [torch.cat(each)[back] for each in zip(*parts, strict=True)]
-
-
-def difference(images: Tensor) -> float:
-    """Mean absolute difference between two of the images (N, C, *size), over all pairs; 0 for a
-    single one.
-    """
-    if len(images) < 2:
-        return 0.0
-    rows = images.detach().float().cpu().flatten(1)
-    return float(torch.pdist(rows, p=1).mean()) / rows.shape[1]
-
-
-def alarms(
-    outputs: dict[str, Tensor], batch: SampleBatch, domains: Sequence[str] = ()
-) -> Iterator[tuple[str, str]]:
-    """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or
-    all alike.
-
-    `domains`: their names, for the titles of directions in messages.
-    """
-    for key, images in outputs.items():
-        title = title_of(key, domains)
-        images = images.float().cpu()
-        not_finite = len(images) - int(images.isfinite().flatten(1).all(1).sum())
-        if not_finite:
-            counts = f"{not_finite} of {len(images)}"
-            yield "not-finite", f"{title}: {counts} outputs contain NaN or infinite values"
-            continue
-
-        inputs = batch.inputs.get(key)
-        truths = batch.truths.get(key)
-        if _nearly_equal(images, inputs):
-            yield "no-change", f"{title}: the output is nearly identical to the input"
-        elif truths is not None and truths.shape == images.shape:
-            correlation = _correlation_in_tissue(images, truths)
-            if correlation < MIN_CORRELATION:
-                what = "the contrast is inverted: bright and dark are swapped"
-                yield "inverted", f"{title}: {what} ({correlation:.2f})"
-
-        variation = difference(images)
-        real_variation = batch.differences.get(key, 0.0)
-        smallest = max(0.002, MIN_SHARE_OF_DIFFERENCE * real_variation)
-        if len(images) > 1 and variation < smallest:
-            message = f"{title}: all outputs are nearly the same"
-            if real_variation:
-                share = variation / real_variation
-                message += f"; they differ by {share:.0%} of the difference between real images"
-            yield "collapse", message
-
-
-def _nearly_equal(images: Tensor, inputs: Tensor | None) -> bool:
-    if inputs is None or inputs.shape != images.shape:
-        return False
-    return float((images - inputs).abs().mean()) < 0.01
-
-
-def _correlation_in_tissue(images: Tensor, truths: Tensor) -> float:
-    tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
-    return float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])

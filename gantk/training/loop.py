@@ -30,7 +30,7 @@ from gantk.errors import (
 from gantk.files import expect_inside, make_folder, whole_folder
 from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
-from gantk.metrics.evaluate import Samples, alarms
+from gantk.metrics.samples import Samples, alarms
 from gantk.plugin.callbacks import Hooks
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder

@@ -14,8 +14,8 @@ from gantk import Record
 from gantk.data.intensity import Percentile, Window
 from gantk.errors import UserError
 from gantk.method import Method
-from gantk.metrics.evaluate import alarms
 from gantk.metrics.references import units_of
+from gantk.metrics.samples import alarms
 from gantk.metrics.summary import summary_lines
 from gantk.runs.results import Results
 

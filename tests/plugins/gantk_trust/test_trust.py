@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import gantk as toolkit
 from gantk import registry
-from gantk.metrics.evaluate import SampleBatch, alarms
+from gantk.metrics.samples import SampleBatch, alarms
 from gantk.metrics.sets import ImageGroup
 from gantk.runs.results import Score
 from gantk_trust.hallucination.sfrc import against_truth, candidates
