@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.structure import dilate
-
-if TYPE_CHECKING:
-    from gantk.metrics.evaluate import Scorer
 
 CEILING = 100.0  # dB, the PSNR of equal images
 # pixels of SSIM's Gaussian windows
@@ -38,9 +35,9 @@ class Metric:
     unit: str
     higher_is_better: bool | None
 
-    def expect_data(self, scorer: Scorer) -> bool:
-        """Whether the metric scores the data of this scorer, asked before a training; UserError where
-        they lack what it needs. Sets have lesion masks if it sets `scorer.reals.masks`.
+    def expect_data(self, scorer: Any) -> bool:
+        """Whether the metric scores the data of this `gantk.metrics.evaluate.Scorer`, asked before a
+        training; UserError where they lack what it needs. Sets have lesion masks if it sets `scorer.reals.masks`.
         """
         return True
 
