@@ -14,3 +14,9 @@ def least_patients(comparisons: int = 1) -> int:
     for so many comparisons it has to be below `SIGNIFICANCE`.
     """
     return next(n for n in count(1) if comparisons * 2.0 ** (1 - n) < SIGNIFICANCE)
+
+
+def needed_patients(comparisons: int = 1) -> str:
+    """The same in words: `9 are needed for 12 comparisons`."""
+    corrected = f" for {comparisons} comparisons" if comparisons > 1 else ""
+    return f"{least_patients(comparisons)} are needed{corrected}"

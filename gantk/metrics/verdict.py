@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from gantk.data.test_size import SIGNIFICANCE, least_patients
+from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.errors import count_noun
 from gantk.metrics.intervals import MIN_PATIENTS, mean_score, patient_means, probability_better
 from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
@@ -66,10 +66,10 @@ def _deciding_p_of(test: PairedTest) -> tuple[float, int | None]:
     return test.p, 1
 
 
-def _needed_patients(verdict: Verdict) -> int:
-    """The fewest patients with whom this verdict could be significant."""
+def _comparisons(verdict: Verdict) -> int:
+    """For how many comparisons the p-value that decides is corrected; 1 where that is not known."""
     _, comparisons = _deciding_p(verdict)
-    return least_patients(comparisons or 1)
+    return comparisons or 1
 
 
 def _is_significant(verdict: Verdict) -> bool:
@@ -91,7 +91,7 @@ def p_words(verdict: Verdict) -> str:
     patients = tested_patients(verdict)
     if tone_of(verdict) != "near" or p is None:
         return ""
-    if patients is not None and patients < _needed_patients(verdict):
+    if patients is not None and patients < least_patients(_comparisons(verdict)):
         return ""
     if verdict.test is not None:
         return deciding_words(verdict.test)
@@ -277,12 +277,15 @@ def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every
 
     reason = "perhaps by chance" if short else "but this can be chance"
     patients = tested_patients(verdict)
-    needed = _needed_patients(verdict)
+    comparisons = _comparisons(verdict)
+    needed = least_patients(comparisons)
     if patients == 0:
         reason = "patients unknown" if short else "but the patients are not known"
     elif patients is not None and patients < needed:
-        reason = f"{'' if short else 'but '}only {count_noun(patients, 'patient')}"
-        reason += "" if short else f" {'was' if patients == 1 else 'were'} tested"
-        if needed > MIN_PATIENTS and not short:
-            reason += f" and {needed} are needed"
+        reason = f"only {patients} of {needed} patients"
+        if not short:
+            were = "was" if patients == 1 else "were"
+            reason = f"but only {count_noun(patients, 'patient')} {were} tested"
+            if needed > MIN_PATIENTS:
+                reason += f" and {needed_patients(comparisons)}"
     return f"ahead, {reason}" if short else f"ahead of {rivals}, {reason}"

@@ -81,3 +81,27 @@ def test_one_range_for_scans_of_two_scales_is_a_warning(factor, lowest, settings
     if told:
         data = load({"name": "files", "path": str(tmp_path)}, UNPAIRED)
         assert any("share no gray scale" in line for line in warnings_about(data))
+
+
+def head(seed: int, whole: bool) -> np.ndarray:
+    """A ball of brain (48, 48, 12) at 4 mm, stripped or in bone and skin."""
+    depth = 21 - np.hypot(*np.mgrid[-23.5:24, -23.5:24])[..., None] * np.ones(12)
+    noise = np.random.default_rng(seed).uniform(90, 110, depth.shape)
+    bone = (depth > 1.5) & (depth < 4) if whole else depth > 99
+    return np.where(depth < 0, 0, np.where(bone, noise / 9, noise)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("t1_of_one", "accused"), [(True, ["P0/T2.nii"]), (False, [])])
+def test_a_skull_is_doubted_where_the_partner_has_none(tmp_path, t1_of_one, accused):
+    for number in range(6):
+        for seed, domain in enumerate(("T1", "T2")):
+            whole = number == 0 and (domain == "T2" or t1_of_one)
+            pixels = head(10 * seed + number, whole)
+            volume(
+                tmp_path / f"P{number}" / f"{domain}.nii",
+                values=pixels,
+                affine=np.diag([4, 4, 4, 1]),
+            )
+
+    told = [each for each in check(tmp_path)["problems"] if each["kind"] == "skull"]
+    assert [file for each in told for file in each["files"] if "T2" in file] == accused

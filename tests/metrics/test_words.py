@@ -77,7 +77,7 @@ def decided(n: int, **test) -> Verdict:
         (decided(6), "better than every baseline", ""),
         (
             decided(6, holm=0.06, of=2),
-            "ahead of every baseline, but only 6 patients were tested and 7 are needed",
+            "ahead of every baseline, but only 6 patients were tested and 7 are needed for 2 comparisons",
             "",
         ),
         (

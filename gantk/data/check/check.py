@@ -282,7 +282,7 @@ def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
         items = [item for item in items if item.domains]
 
     problems = list(findings.about_each(items))
-    for name, group in _comparable(items):
+    for name, group in _comparable(findings.with_agreeing_skulls(items)):
         of = f" of {name}" if name else ""
         for finding in (findings.unlike, findings.far):
             problems += finding(group, of)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,27 @@ OUTLIER_RULES = (
         PER_VOLUME,
     ),
 )
+
+
+def with_agreeing_skulls(items: Sequence[Inspected]) -> Sequence[Inspected]:
+    """The images, of which few patients lose the fact `skull`: those whose images on one grid differ in
+    it. They show one head, so one of them was misjudged.
+    """
+    kinds = defaultdict(set)
+    for item in items:
+        kinds[_head_of(item)].add(item.facts.get("skull"))
+    in_doubt = [item for item in items if item.patient and {True, False} <= kinds[_head_of(item)]]
+    if len(in_doubt) > MAX_OUTLIER_SHARE * len(items):
+        return items  # the contrasts differ as a whole
+    return [
+        replace(item, facts=item.facts | {"skull": None}) if item in in_doubt else item
+        for item in items
+    ]
+
+
+def _head_of(item: Inspected) -> tuple[str, str, str]:
+    """A patient on a grid."""
+    return item.patient, str(item.facts["shape"]), str(item.facts["spacing"])
 
 
 def unlike(items: Sequence[Inspected], of: str) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
-from gantk.data.test_size import SIGNIFICANCE, least_patients
+from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
@@ -603,14 +603,12 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]], comparisons: int) 
     for others. `comparisons`: one score of each direction, without and with post-steps.
     """
     patients = patients_of(splits.get("test", ()))
-    least = least_patients(comparisons)
-    if not patients or len(patients) >= least:
+    if not patients or len(patients) >= least_patients(comparisons):
         return ""
-    tested = count_noun(patients, "patient")
-    corrected = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
     return (
-        f"{tested} will be tested: with fewer than {least} no difference from a baseline can be"
-        f" significant (p < {SIGNIFICANCE}{corrected})"
+        f"{count_noun(patients, 'patient')} will be tested, and {needed_patients(comparisons)} of the"
+        " first score alone, more for all scores: with fewer no difference from a baseline can be"
+        f" significant (p < {SIGNIFICANCE})"
     )
 
 
