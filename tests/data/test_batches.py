@@ -118,9 +118,6 @@ def test_patches_of_pairs_and_masks_are_of_one_place():
     assert torch.equal(batch["mask_a"], batch["a"] % 2)
 
 
-# ---- to the device
-
-
 # ---- a recipe's data: neighbouring slices, each scan's own intensities, leaks
 
 

@@ -177,9 +177,6 @@ def mapping_of_two_contrasts(kind):
     return mapping
 
 
-# ---- Nyul's landmarks
-
-
 @kinds(MinMax, Nyul)
 def test_a_missing_contrast_is_black_and_not_measured(kind):
     mapping = mapping_of_two_contrasts(kind)
@@ -197,6 +194,9 @@ def test_a_missing_contrast_is_black_and_not_measured(kind):
     assert seen[1].max() > 0.5
     with pytest.raises(UserError, match="none of the 1 training images has the contrast 'T1'"):
         mapping.fit([lacking])
+
+
+# ---- Nyul's landmarks
 
 
 def test_nyul_scale_is_the_mean_of_stretched_landmarks():

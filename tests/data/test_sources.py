@@ -301,9 +301,6 @@ def test_a_mask_on_another_grid_is_named(tmp_path):
         folders(tmp_path, mask="seg")
 
 
-# --- which source fits a path
-
-
 # --- one channel, whatever the files
 
 ALL = {"test": 0.0, "validation": 0.0}  # of so few pictures none is held out

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tiny import ROOT, write_json, write_toml
+from tiny import ROOT, write_json
 
 from gantk.errors import UserError
 from gantk.recipe.load import all_recipes, load_recipe
@@ -23,37 +23,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 # ---- suites and plans
 
 
-@pytest.fixture
-def suite(tmp_path):
-    """`suite(text)` loads a suite of that text."""
-
-    def load(text: str = ""):
-        (tmp_path / "mine.toml").write_text(text, "utf-8")
-        return load_suite(str(tmp_path / "mine.toml"))
-
-    return load
-
-
-@pytest.fixture
-def recipe(tmp_path, tiny_recipe):
-    """`recipe(name, **tables)` writes the tiny recipe, changed; its path."""
-
-    def write(name: str = "tiny", **tables) -> str:
-        write_toml(tmp_path / f"{name}.toml", tiny_recipe | tables)
-        return str(tmp_path / f"{name}.toml")
-
-    return write
-
-
-def planned(names, suite, *, named: bool = True, **opts):
-    return jobs_for(names, suite, Options(**opts), named=named)
-
-
-def jobs_of_every_recipe(suite):
-    names, named = recipe_names([], True, suite)
-    return planned(names, suite, named=named)
-
-
 QUICK_METRICS = (
     {"psnr", "ssim", "mae", "nrmse"},
     {"kid", "prdc", "diversity"},
@@ -64,7 +33,8 @@ QUICK_METRICS = (
 
 def test_the_quick_suite_needs_no_files_and_little_time():
     suite = load_suite("quick")
-    for job in jobs_of_every_recipe(suite):
+    names, named = recipe_names([], True, suite)
+    for job in jobs_for(names, suite, Options(), named=named):
         assert job.recipe in suite.recipe
         model = load_recipe(job.recipe).override(job.settings, job.profile).check()
         sources = model.data.source.options.get("sources") or [model.data.source]
@@ -88,9 +58,10 @@ def test_the_quick_suite_needs_no_files_and_little_time():
         ("limit = ", "cannot be read as TOML"),
     ],
 )
-def test_a_mistake_in_a_suite_is_named_with_its_place(suite, text, told):
+def test_a_mistake_in_a_suite_is_named_with_its_place(tmp_path, text, told):
+    (tmp_path / "mine.toml").write_text(text, "utf-8")
     with pytest.raises(UserError) as caught:
-        suite(text)
+        load_suite(str(tmp_path / "mine.toml"))
     assert told in str(caught.value)
     assert "mine.toml" in str(caught.value)
 

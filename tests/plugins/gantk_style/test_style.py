@@ -30,11 +30,6 @@ def no_weights(monkeypatch):
     monkeypatch.delenv("GANTK_WEIGHTS", raising=False)
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return StyleOptions(**FAST).encoder((-1.0, 1.0))
-
-
 def blobs(
     count: int, channels: int = 1, size: tuple[int, ...] = (32, 32), seed: int = 0
 ) -> torch.Tensor:
@@ -54,18 +49,6 @@ def blobs(
 def stripes(size: tuple[int, int] = (32, 32)) -> torch.Tensor:
     """A style: (1, 1, *size), unlike any blob."""
     return torch.sin(torch.arange(size[1]).float()).expand(1, 1, *size).clone()
-
-
-def styled(content, style, encoder, steps: int = 100, shared: bool = True, **options):
-    """`transfer` with options by name, at shallow layers: the images and the objective's history."""
-    return transfer(
-        content,
-        style,
-        encoder=encoder,
-        how=StyleOptions(**SHALLOW | options),
-        steps=steps,
-        shared=shared,
-    )
 
 
 def method(channels: tuple[int, int] = (1, 1), **options):
@@ -103,9 +86,6 @@ def test_the_gram_loss_compares_maps_and_refuses_images():
     torch.testing.assert_close(paper(maps, other), expected)
     with pytest.raises(UserError, match="1 and 1 feature maps and 2 weights"):
         paper(maps[:1], other[:1])
-
-
-# ---- how an image is brought there
 
 
 # ---- the method and the step after a generator
@@ -158,7 +138,9 @@ def begun(**options):
 
 
 def transferred(content=(2, 1), style=(1, 1), **options):
-    styled(blobs(*content), blobs(*style), StyleOptions(**FAST).encoder((-1.0, 1.0)), **options)
+    encoder = StyleOptions(**FAST).encoder((-1.0, 1.0))
+    how = StyleOptions(**SHALLOW | options)
+    transfer(blobs(*content), blobs(*style), encoder=encoder, how=how, steps=100, shared=True)
 
 
 @pytest.mark.parametrize(
