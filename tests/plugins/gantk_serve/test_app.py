@@ -367,9 +367,11 @@ ANSWERS = {
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_the_page_tells_what_does_not_hold(case, parts):
-    notes, fits, _ = ANSWERS[case]
-    told = parts.trust(answer_for(notes, "PSNR 21.7 dB."))
+    notes, fits, reasons = ANSWERS[case]
+    answer = answer_for(notes, "PSNR 21.7 dB.")
+    told = parts.trust(answer)
 
+    assert (answer.fits, len(answer.reasons)) == (fits, reasons)
     assert "lesions are not judged" in told
     assert ("do not hold for a scan that does not fit" in told) == (fits == "no")
 
