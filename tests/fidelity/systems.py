@@ -3,7 +3,6 @@ trains them in a moment.
 """
 
 import torch
-from tiny import ROOT
 
 from gantk.method import Geometry, Method, domain_letters
 from gantk.recipe.load import load_recipe
@@ -45,7 +44,7 @@ SMALL = {
 
 def recipe_of(name: str, *settings: str):
     """The checked recipe of a published system, with further settings."""
-    recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
+    recipe = load_recipe(name)
     return recipe.override(list(settings)).check()
 
 

@@ -58,7 +58,7 @@ WORDS = (
 
 
 def model_of(name, profile=None):
-    return load_recipe(ROOT / "recipes" / f"{name}.toml").override([], profile).check()
+    return load_recipe(name).override([], profile).check()
 
 
 def departures(name, model):

@@ -30,7 +30,7 @@ def flat(tables):
 
 def written(name):
     """What the file of a recipe says."""
-    return flat(load_recipe(ROOT / "recipes" / f"{name}.toml").tables)
+    return flat(load_recipe(name).tables)
 
 
 def used(name):
@@ -62,7 +62,7 @@ def test_no_setting_of_a_published_system_changes_unnoticed(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_recipe_calls_ours_what_its_report_leaves_open(name):
-    paper = load_recipe(ROOT / "recipes" / f"{name}.toml").tables["paper"]
+    paper = load_recipe(name).tables["paper"]
     stated = {".".join(map(str, path)) for path, _ in settings(paper["stated"])}
     ours = tuple(paper["ours"])
     _, free = SYSTEMS[name]

@@ -30,7 +30,7 @@ def recipes_of(report):
     """The raw and the resolved tables of a report's recipes."""
     found = []
     for name in systems.REPORTS[report - 1].recipes:
-        recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
+        recipe = load_recipe(name)
         found += [recipe.tables, resolved(recipe.check())]
     return found
 
