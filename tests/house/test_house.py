@@ -53,10 +53,10 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
-def imported(path: Path, inside_functions: bool) -> set[str]:
-    """Dotted names that a file imports: at its top, or inside functions too."""
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports, inside functions too."""
     found = set()
-    for node in ast.walk(tree(path)) if inside_functions else tree(path).body:
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -73,7 +73,7 @@ def test_dependencies_are_declared_and_used():
         found = set()
         for folder in folders:
             for path in (ROOT / folder).rglob("*.py"):
-                modules = imported(path, inside_functions=True)
+                modules = imported(path)
                 found.update(name.split(".")[0] for name in modules)
         return found
 

@@ -86,11 +86,7 @@ def test_published_figures_are_those_of_the_reports():
 
 
 def overview_rows(path):
-    return table_rows(path, "overview")
-
-
-def table_rows(path, name):
-    """The cells of each row of a table; the first and the last are empty."""
-    table = path.read_text("utf-8").partition(f"<!-- {name}:")[2].partition("<!-- end -->")[0]
+    """The cells of each row of the overview; the first and the last are empty."""
+    table = path.read_text("utf-8").partition("<!-- overview:")[2].partition("<!-- end -->")[0]
     lines = [line for line in table.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.split("|")] for line in lines]

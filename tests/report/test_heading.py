@@ -4,9 +4,10 @@ import json
 import re
 
 import pytest
+import tomli_w
 from pages import Page
 from test_report import make_run, scored
-from tiny import read_json
+from tiny import read_json, write_toml
 
 import gantk
 from gantk.recipe.departures import changes_of_file
@@ -19,25 +20,15 @@ METRICS = scored()
 METRICS["metrics"]["a_to_b"]["ssim"] = METRICS["metrics"]["a_to_b"]["psnr"] | {"unit": ""}
 
 
-def recorded(name: str, settings=(), profile=None) -> tuple[dict, str, dict]:
-    """The record, recipe.toml and tables of a run of a bundled recipe, without training it."""
-    recipe = load_recipe(name).override(settings, profile)
+def page_of(folder, name: str, **environment) -> Page:
+    """The report of a run of a bundled recipe, without training it."""
+    recipe = load_recipe(name).override(())
     tables = resolved(recipe.check())
     changed = {key: list(values) for key, values in changes_of_file(recipe, tables).items()}
     record = {"origin": recipe.origin, "profile": recipe.profile, "changed": changed}
-    return record | {"data": "phantom: Synthetic heads."}, gantk_toml(tables), tables
-
-
-def gantk_toml(tables: dict) -> str:
-    import tomli_w
-
-    return tomli_w.dumps(tables)
-
-
-def page_of(folder, name: str, **environment) -> Page:
-    record, text, _ = recorded(name, (), None)
+    record["data"] = "phantom: Synthetic heads."
     files = {"environment": {"recipe": record} | environment, "metrics": METRICS}
-    return Page(write_report(make_run(folder / "run", recipe=text, **files)))
+    return Page(write_report(make_run(folder / "run", recipe=tomli_w.dumps(tables), **files)))
 
 
 def test_a_run_as_published_stands_beside_published_figures(tmp_path):
@@ -71,8 +62,8 @@ def test_a_training_records_and_says_what_was_run(tmp_path, tiny_recipe):
     stated = {"method": {"name": "dualgan", "pool": 50}, "train": {"batch": 2}}
     figures = {"a_to_b": {"psnr": 8.09}}
     tiny_recipe["paper"] = {"title": "A report", "stated": stated, "published": figures}
-    file = tmp_path / "mine.toml"
-    file.write_text(gantk_toml(tiny_recipe | {"profile": {"pool": {"method": {"pool": 50}}}}))
+    profile = {"profile": {"pool": {"method": {"pool": 50}}}}
+    file = write_toml(tmp_path / "mine.toml", tiny_recipe | profile)
     lines = []
     options = {"device": "cpu", "say": lines.append, "profile": "pool", "set": ["train.steps=0"]}
     run = gantk.run(file, out=tmp_path / "run", **options)
