@@ -57,6 +57,8 @@ PLUS_C = re.compile(r"(?i)\+ ?c\b|\bc ?\+")  # `T1 +C`
 NATIVE = re.compile(
     r" (?:no|none?|without|ohne|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )"
 )
+# a name of BIDS, which ends in its contrast: sub-01_acq-mprage_T2w
+BIDS_NAME = re.compile(r"sub-[^_/]+(?:_[a-z]+-[^_/]+)*_[A-Za-z0-9]+")
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
 # ms: the longest echo of T1 and PD, the shortest of T2, and the shortest inversion that darkens fluid
 MAX_SHORT_ECHO = 60
@@ -248,7 +250,8 @@ def named_after(names: Sequence[str], contrast: str) -> str:
         replaced = with_contrast(name, word)
         if replaced:
             return replaced
-    return f"{names[0]}_{contrast}"
+    rest = contrast_in(names[0], set())[1]
+    return f"{rest}_{contrast}" if rest else contrast
 
 
 def renamed(name: str, contrast: str) -> str:
@@ -295,7 +298,9 @@ class _ContrastWord(NamedTuple):
 
 
 def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
-    """Find the contrast of a name, as `contrast_in` describes; None without one."""
+    """Find the contrast of a name, as `contrast_in` describes; None without one. A name of BIDS ends
+    in it.
+    """
     pieces = WORD_ENDS.split(name)
     places = [place for place in range(0, len(pieces), 2) if pieces[place]]
     words = [pieces[place].lower() for place in places]
@@ -305,6 +310,8 @@ def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
 
     specific = [each for each in found if each.word in wanted or CONTRASTS[each.word] != "mr"]
     chosen = (specific or found)[0]
+    if BIDS_NAME.fullmatch(name) and found[-1].end == len(words):
+        chosen = found[-1]
     meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in found}, name)
 
     begin = places[chosen.begin]
@@ -345,6 +352,8 @@ def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None)
 
 def contrasts_in(name: str) -> set[str]:
     """All usual contrasts that a name contains; MR only where there is no other."""
+    if BIDS_NAME.fullmatch(name) and (usual := usual_contrast(name)):
+        return {usual}
     said = {CONTRASTS[word] for word in join_contrast_words(name) if word in CONTRASTS}
     return said - {"mr"} or said
 

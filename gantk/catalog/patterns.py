@@ -39,9 +39,10 @@ SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation", "de": "
 # A folder of masks, which is no domain: `labelsTr`, `masks`.
 MASK_FOLDER = re.compile(r"(?i)(label|mask|seg|segmentation|annotation)s?(tr|ts|va?l?)?")
 # A file's name: `1_mask`, `segmentation-0`, `tumorMask`, `x_dseg`, `LabelsForTesting`,
-# `consensus_gt`, `lesions`, `GOLD_STANDARD`, FreeSurfer's `aparc.a2009s+aseg`, `wmparc`, `ribbon`; not `masked`, nor `lesion`, a class.
+# `consensus_gt`, `lesions`, `GOLD_STANDARD`, FreeSurfer's `aparc.a2009s+aseg`, `wmparc`, `ribbon`;
+# not `masked`, nor `lesion`, a class.
 MASK_NAME = re.compile(
-    r"(?i:mask|msk|seg|segm|segmentation|label|annotation|parc|parcellation)[sS]?\d*(?![a-z])"
+    r"(?i:mask|maske|msk|seg|segm|segmentation|segmentierung|label|annotation|parc|parcellation)[sS]?\d*(?![a-z])"
     r"|(?:^|[\W_])(?i:gt|lesions|ribbon)$|(?i:gold[\W_]?standard)"
 )
 

@@ -132,14 +132,15 @@ def is_generated(path: Path) -> bool:
 
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
-    """The rows that a model of one contrast translates: where names or headers say the contrast, not
-    those that say another one, a mask or no scan; else all.
+    """The rows that a model of one contrast translates: where names or headers say the contrast,
+    those that say it; else all that are no mask and no scan.
     """
     readable = [row for row in catalog if row.kind != "other"]
     rows = [row for row in readable if row.kind not in ("mask", "no scan")]
     if any(known_contrast(row.contrast, [contrast]) for row in rows):
         own = usual_contrast(contrast)
-        rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
+        said = [(row, usual_contrast(row.contrast)) for row in rows if row.contrast]
+        rows = [row for row, usual in said if not exclude(usual, own)]
     return rows or readable
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def compare(
     truth = Path(truth)
     made_rows = _rows(predicted, patient)
     rows = _rows(truth, patient)
-    real_rows = _of_contrasts(rows, {row.contrast for row in made_rows})
+    real_rows = _of_contrasts(rows, {row.contrast for row in made_rows} - {""})
     made = _patients(made_rows, predicted)
     real = _patients(real_rows, truth)
     patients = made | real
@@ -135,7 +136,10 @@ def compare(
         if predicted.is_file() and truth.is_file():
             pairs = [*zip(made, real, strict=True)]
         else:
-            pairs = _pairs_of_files((predicted, truth), (made, real))
+            pairs, alone = _pairs_of_files((predicted, truth), (made_rows, real_rows))
+            if alone:
+                without = count_noun(alone, "prediction")
+                say(with_label("note", f"{without} without a truth: {join_first(alone)}"))
         _require_same_grid(pairs, read)
         scale = _fit_line(pairs, match, read)
 
@@ -246,17 +250,35 @@ def _contrasts_line(pairs: Sequence[FilePair]) -> str:
     return with_label("note", f"images of different contrasts are compared, as names say: {which}")
 
 
-def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]]) -> list[FilePair]:
+def _pairs_of_files(
+    folders: Sequence[Path], rows: Sequence[Sequence[Row]]
+) -> tuple[list[FilePair], list[str]]:
     """Pairs of files with the same name up to the suffix, of two folders; where these differ and
-    what is left is unique, without sub-folders, and then without the contrast. UserError that lists
+    what is left is unique, without sub-folders, and then without the contrast; else by contrast,
+    patient and visit. And the names of predictions whose visit has no truth. UserError that lists
     names in one folder only.
     """
+    images = [
+        [row.scan_below(folder) for row in own] for folder, own in zip(folders, rows, strict=True)
+    ]
     names = [[scan.name.removesuffix(suffix_of(scan.name)) for scan in each] for each in images]
     for shorten in (_without_folders, _without_contrast):
         if set(names[0]) != set(names[1]):
             shorter = [[*map(shorten, each)] for each in names]
             if all(len(set(each)) == len(each) for each in shorter):
                 names = shorter
+
+    if set(names[0]) != set(names[1]):
+        partner = _of_one_visit(*rows)
+        if 2 * len(partner) >= len(rows[0]):
+            made, real = folders
+            alone = [row.scan_below(made).name for row in rows[0] if row.files not in partner]
+            pairs = [
+                (row.scan_below(made), partner[row.files].scan_below(real))
+                for row in rows[0]
+                if row.files in partner
+            ]
+            return pairs, alone
 
     by_name = []
     for folder, scans, own in zip(folders, images, names, strict=True):
@@ -267,9 +289,11 @@ def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]])
             what = f"the folder {folder} has several images with the same name: {twice}"
             raise UserError(what, where=WHERE, remedy="keep one image of each name")
 
-    made, real = by_name
+    of_made, of_real = by_name
     unmatched = []
-    for folder, unpaired in zip(folders, (made.keys() - real, real.keys() - made), strict=True):
+    for folder, unpaired in zip(
+        folders, (of_made.keys() - of_real, of_real.keys() - of_made), strict=True
+    ):
         if unpaired:
             listed = join_first(sorted(unpaired), most=MAX_LISTED_NAMES)
             unmatched.append(f"{len(unpaired)} only in {folder}: {listed}")
@@ -278,7 +302,18 @@ def _pairs_of_files(folders: Sequence[Path], images: Sequence[Collection[Scan]])
         what = f"the two folders do not contain the same file names: {'; '.join(unmatched)}"
         raise UserError(what, where=WHERE, remedy="give each image the name of its truth")
 
-    return [(scan, real[name]) for name, scan in made.items()]
+    return [(scan, of_real[name]) for name, scan in of_made.items()], []
+
+
+def _of_one_visit(made: Sequence[Row], real: Sequence[Row]) -> dict[tuple[Path, ...], Row]:
+    """The truth of each prediction, by its files: the only one of its contrast, patient and visit."""
+    truths: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in real:
+        truths[row.contrast, row.subject, row.session].append(row)
+    found = {
+        row.files: truths[row.contrast, row.subject, row.session] for row in made if row.subject
+    }
+    return {files: own[0] for files, own in found.items() if len(own) == 1}
 
 
 def _without_folders(name: str) -> str:
@@ -467,8 +502,8 @@ def _of_contrasts(rows: list[Row], shown: set[str]) -> list[Row]:
     """The true images of the contrasts that the predictions show; all of them where names do not
     say these.
     """
-    chosen = [row for row in rows if row.contrast in shown]
-    return rows if "" in shown or not chosen else chosen
+    scans = [row for row in rows if row.kind != "no scan"] or rows
+    return [row for row in scans if row.contrast in shown] or scans
 
 
 def _patients(rows: Iterable[Row], path: Path) -> dict[Scan, str]:
