@@ -132,15 +132,17 @@ def is_generated(path: Path) -> bool:
 
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
-    """The rows that a model of one contrast translates: where names or headers say the contrast,
-    those that say it; else all that are no mask and no scan.
+    """The rows that a model of one contrast translates: where names or headers say the contrast, not
+    those that say another one, that say none in a folder where others do, a mask or no scan; else
+    all.
     """
     readable = [row for row in catalog if row.kind != "other"]
     rows = [row for row in readable if row.kind not in ("mask", "no scan")]
-    if any(known_contrast(row.contrast, [contrast]) for row in rows):
+    telling = {row.path.parent for row in rows if known_contrast(row.contrast, [contrast])}
+    if telling:
         own = usual_contrast(contrast)
-        said = [(row, usual_contrast(row.contrast)) for row in rows if row.contrast]
-        rows = [row for row, usual in said if not exclude(usual, own)]
+        rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
+        rows = [row for row in rows if row.contrast or row.path.parent not in telling]
     return rows or readable
 
 

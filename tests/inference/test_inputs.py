@@ -39,6 +39,10 @@ OF_ONE = {
         ["p1/T1.nii.gz", "p2/scan.nii.gz", "p3/MR.nii.gz", "p4/FLAIR.nii.gz"],
         ["p1/T1.nii.gz", "p2/scan.nii.gz", "p3/MR.nii.gz"],
     ),
+    "not those without a contrast in its folder": (
+        ["p1/T1.nii.gz", "p1/Segmentierung.nii.gz", "p1/lesion 2.nii.gz", "p2/T1.nii.gz"],
+        ["p1/T1.nii.gz", "p2/T1.nii.gz"],
+    ),
     "all where names say other contrasts only": (
         ["p1/T2.nii.gz", "p1/FLAIR.nii.gz"],
         ["p1/FLAIR.nii.gz", "p1/T2.nii.gz"],
