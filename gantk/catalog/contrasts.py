@@ -373,12 +373,16 @@ def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
     return ""
 
 
-def shown_by_series(modality: str, texts: Sequence[str], asked: Iterable[str]) -> str:
+def shown_by_series(
+    modality: str, texts: Sequence[str], asked: Iterable[str], *, agent: bool = False
+) -> str:
     """Which of the contrasts `asked` a DICOM series shows: an unusual name by a text before the first
-    that says a contrast, MR by its modality, others as of `contrast_of_series`; else what that
-    says, in capitals.
+    that says a contrast, MR by its modality, others as of `contrast_of_series`, of which T1 with an
+    `agent` is T1CE; else what that says, in capitals.
     """
     said = contrast_of_series(modality, texts)
+    if said == "t1" and agent:
+        said = "t1ce"
     unsaid = takewhile(lambda text: not contrast_of_series("MR", [text]), texts)
     words = {word for text in unsaid for word in (one_word(text), *map(str.lower, words_of(text)))}
     found = ""

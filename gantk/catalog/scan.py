@@ -77,7 +77,8 @@ def _fill(row: Row, header: SeriesHeader, root: Path, asked: Asked) -> None:
     if header.no_scan:
         row.fill("kind", "no scan", f"the header says that it is {header.no_scan}")
     folders = row.folders_below(root)
-    contrast = shown_by_series(header.modality, (*header.words, *folders[::-1]), asked.contrasts)
+    texts = (*header.words, *folders[::-1])
+    contrast = shown_by_series(header.modality, texts, asked.contrasts, agent=header.agent)
     row.fill("contrast", contrast, "the header or the folders")
     row.fill("subject", header.patient, "the header")
     row.fill("session", header.study, "the header")

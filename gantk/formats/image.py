@@ -53,6 +53,7 @@ class SeriesHeader:
         no_scan: what the image is, where a scanner did not measure it: "a localizer".
         patient, study, pair: pseudonyms of the patient, of the study, and of what registered
             series of a patient share.
+        agent: whether it names a contrast agent.
         person: what one person has once, such as the date of birth, by its element.
     """
 
@@ -63,6 +64,7 @@ class SeriesHeader:
     patient: str
     study: str
     pair: str
+    agent: bool
     person: Mapping[str, str]
 
 

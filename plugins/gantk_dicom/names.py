@@ -16,7 +16,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from gantk.catalog.contrasts import CONTRASTS
+from gantk.catalog.contrasts import CONTRASTS, NATIVE
 from gantk.formats.image import MARK, SeriesHeader
 
 # Elements that identify a person, in addition to all elements of type PN (person name).
@@ -114,6 +114,7 @@ def describe(found: Dataset) -> SeriesHeader:
     patient = pseudonym(value_of(found, "PatientID"))
     study = value_of(found, "StudyInstanceUID")
     frame = value_of(found, "FrameOfReferenceUID")
+    agent = value_of(found, "ContrastBolusAgent").lower()
     return SeriesHeader(
         modality=modality,
         words=tuple(value_of(found, name) for name in OF_SERIES),
@@ -122,7 +123,8 @@ def describe(found: Dataset) -> SeriesHeader:
         patient=patient,
         study=pseudonym(study),
         pair=study_pseudonym(patient, (study, frame)),
-        person={name: value_of(found, name) for name in PERSON},
+        agent=bool(agent) and not NATIVE.search(f" {agent} "),
+        person={name: value_of(found, name) for name in (*PERSON, "PatientName")},
     )
 
 

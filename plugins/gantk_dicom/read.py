@@ -25,7 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from gantk.catalog.contrasts import NATIVE, contrast_of_series
+from gantk.catalog.contrasts import contrast_of_series
 from gantk.errors import UserError, count_noun
 from gantk.formats.budget import Broken, spend
 from gantk.formats.files import chosen_volume
@@ -82,7 +82,6 @@ class Headers(list[Dataset]):
         in ms, age in years, part of the body, field strength in T, pseudonyms of patient and study.
         """
         said = describe(self[0])
-        agent = value_of(self[0], "ContrastBolusAgent")
         times = {
             "echo_time": "EchoTime",
             "repetition_time": "RepetitionTime",
@@ -102,7 +101,7 @@ class Headers(list[Dataset]):
             "patient": said.patient,
             "study": said.study,
             "contrast": contrast_of_series(said.modality, said.words),
-            "agent": bool(agent) and not NATIVE.search(f" {agent.lower()} "),
+            "agent": said.agent,
         }
 
     @property

@@ -4,7 +4,7 @@ name.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +14,7 @@ from gantk import Catalog, Row, VolumeSource
 from gantk.catalog.contrasts import exclude, usual_contrast
 from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
@@ -77,7 +77,7 @@ class Dicom(VolumeSource):
                 if self.pattern:
                     self._set_patient(row)
         doubts = self.read_patients([row for row in rows if not row.subject])
-        self.notes = self._left_out(found, rows)
+        self.notes = [*self._left_out(found, rows), *_notes_on_people(rows)]
         self.doubts = doubts if self.pattern else [*_doubts_about_people(rows), *doubts]
         return Catalog(rows, self.doubts)
 
@@ -163,9 +163,31 @@ def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:
     return [UserError(what, where="data.source.patient", remedy=remedy)]
 
 
+def _notes_on_people(found: Iterable[Row]) -> list[str]:
+    """A note on people of one name and date of birth who have several identifiers; none where all
+    are called alike, as in data without names.
+    """
+    known: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in found:
+        person = row.header.person
+        if person["PatientName"] and person["PatientBirthDate"] and row.subject:
+            known[person["PatientName"].casefold(), person["PatientBirthDate"]].add(row.subject)
+    several = [" = ".join(sorted(ids)) for ids in known.values() if len(ids) > 1]
+    if len(known) < 2 or not several:
+        return []
+    verb = "has" if len(several) == 1 else "have"
+    return [
+        f"{count_noun(several, 'patient')} {verb} several identifiers, by name and date of birth:"
+        f" {join_first(several, most=3)}. One person may then be in training and test. Name them"
+        " by data.source.patient = REGEX, whose group is the patient in a path."
+        f" {FILL_IN_TABLE}"
+    ]
+
+
 def _contradiction(found: Sequence[Row]) -> str:
     """In what headers with one identifier differ that one person has once; "" if in nothing."""
-    for element in found[0].header.person:
+    names = [name for name in found[0].header.person if name != "PatientName"]  # has spellings
+    for element in names:
         first = {row.header.person[element]: row for row in found if row.header.person[element]}
         if len(first) > 1:
             one, other = (f"'{row.series.name}'" for row in [*first.values()][:2])

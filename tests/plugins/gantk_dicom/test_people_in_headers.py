@@ -64,6 +64,28 @@ def test_an_identifier_of_several_people_is_told(tmp_path, name):
     assert "Doe" not in str(problems)
 
 
+# identifiers, names and dates of birth of three patients' headers -> whether two may be one person
+TWICE = {
+    "leading zeros": (["7", "0007", "9"], ["", "", ""], "", True),
+    "one name and date of birth": (["7", "8", "9"], ["Doe^J", "Doe^J", "Roe^A"], "19700101", True),
+    "all called alike": (["7", "8", "9"], ["ANON", "ANON", "ANON"], "19700101", False),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_one_person_under_two_identifiers_is_told(tmp_path, name):
+    identifiers, names, born, told = TWICE[name]
+    for number, (identifier, called) in enumerate(zip(identifiers, names, strict=True)):
+        person = {"PatientID": identifier, "PatientName": called, "PatientBirthDate": born}
+        for contrast in ("T1", "T2"):
+            own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
+            pixels = head(3, 20, 18, seed=number)
+            series(tmp_path / f"{number}" / contrast, pixels, **own, **person)
+
+    said = [each["what"] for each in gantk.check(tmp_path)["problems"]]
+    assert any("One person may then be in training" in what for what in said) == told
+
+
 @pytest.mark.parametrize(
     ("folders", "patients"),
     [
@@ -92,6 +114,8 @@ SERIES = {
     "phase": ("P{n}/3", "t1_se", {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, ""),
     "subtraction": ("P{n}/3", "t1_se", {"ImageType": ["DERIVED", "PRIMARY", "SUB"]}, ""),
     "localizer": ("P{n}/3", "t1 localizer", {}, ""),
+    "contrast agent in the header": ("P{n}/3", "t1_se", {"ContrastBolusAgent": "Gadovist"}, ""),
+    "none in the header": ("P{n}/3", "t1_se", {"ContrastBolusAgent": "none"}, "T1"),
 }
 
 
