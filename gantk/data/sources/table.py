@@ -102,7 +102,7 @@ class Manifest(VolumeSource):
             by_name = not any(row.subject for row in rows)
             self._name_pairs(rows, by_name)
         elif len(self.names) == 2 and not table.column_of:
-            self._part_pairs(rows)
+            self.notes += _part_pairs(rows)
         empty = [f"'{row.key}'" for row in rows if not row.pair]
         if "pair" in table.columns and 0 < len(empty) < len(rows):
             self.notes.append(
@@ -183,26 +183,6 @@ class Manifest(VolumeSource):
             elif row.subject:
                 row.pair = f"{row.subject}/{row.stem}"
 
-    def _part_pairs(self, rows: Sequence[Row]) -> None:
-        """Add patient and position to a pair that has several images of a domain; a note on those
-        that then still have several.
-        """
-
-        def crowded() -> set[str]:
-            counts = Counter((row.pair, row.letter) for row in rows)
-            return {pair for (pair, _), count in counts.items() if pair and count > 1}
-
-        shared = crowded()
-        for row in rows:
-            if row.pair in shared:
-                row.pair = "/".join(filter(None, (row.subject, row.pair, row.stem)))
-        left = sorted(crowded())
-        if left:
-            self.notes.append(
-                f"{count_noun(left, 'pair')} not used, because several images of a domain have the"
-                f" same cell `pair`: {join_first(left)}"
-            )
-
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
         table = self.images
@@ -217,3 +197,25 @@ class Manifest(VolumeSource):
         remedy = "fill in the empty cells. If no patients are known, use --set data.split.by=image"
         error = UserError(what, where="data.source.path", remedy=remedy)
         self.doubts = [*self.doubts, error]
+
+
+def _part_pairs(rows: Sequence[Row]) -> list[str]:
+    """Add patient and position to a pair that has several images of a domain; returns a note
+    on those that then still have several.
+    """
+
+    def crowded() -> set[str]:
+        counts = Counter((row.pair, row.letter) for row in rows)
+        return {pair for (pair, _), count in counts.items() if pair and count > 1}
+
+    shared = crowded()
+    for row in rows:
+        if row.pair in shared:
+            row.pair = "/".join(filter(None, (row.subject, row.pair, row.stem)))
+    left = sorted(crowded())
+    if not left:
+        return []
+    return [
+        f"{count_noun(left, 'pair')} not used, because several images of a domain have the same cell"
+        f" `pair`: {join_first(left)}"
+    ]
