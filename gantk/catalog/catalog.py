@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class Row:
     Attributes:
         files: the file, or the files of a DICOM series.
         contrast: what it shows, such as "T1", or the name of a recipe's domain.
-        subject: the patient.
+        subject: the patient; of one spelling, see `composed`.
         session: the visit of the patient.
         kind: "image"; "mask"; "version", made from or replaced by another image of the table;
             "no scan", such as a localizer or a template; "other", a file that is not used.
@@ -76,6 +77,9 @@ class Row:
     apart: str = ""
     onto: Source | None = None
     outlines: dict[Source, Image] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        self.subject = composed(self.subject)
 
     def as_json(self, root: Path) -> dict[str, Any]:
         """What a run records of it, for `of_json`; files below `root` relative to it."""
@@ -202,8 +206,15 @@ class Row:
 
     def fill(self, column: str, value: str, rule: str) -> None:
         """Set a cell and the rule that filled it."""
-        setattr(self, column, value)
+        setattr(self, column, composed(value))
         self.why[column] = rule
+
+
+def composed(text: str) -> str:
+    """The one of several spellings of a text in Unicode: `ü` as one letter, which a Mac writes as
+    two.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gantk.catalog.patterns import DATE_WORD, TIME_AND_SERIES
 from gantk.formats.files import split_suffix
 
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
@@ -192,14 +193,27 @@ def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
     `wanted` are further words, in lower case, that count as contrasts. A word after `to`
     (`regtoFLAIR`, `T1_to_T2`, `space-T1w_FLAIR`) is the registration target, not the contrast. MR counts if
     there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside
-    other words. Without a contrast: None and the whole name.
+    other words. What dcm2niix says of the series besides the contrast is left out too. Without a
+    contrast: None and the whole name.
     """
     found = _find_contrast(name, wanted)
     if found is None:
         return None, name
 
     before, _, after = found.split
-    return found.word, without_gaps(before + after)
+    return found.word, without_gaps(before + _without_series(before, after))
+
+
+def _without_series(before: str, after: str) -> str:
+    """What follows the contrast in a name, without the series that dcm2niix names there: `_` and the
+    time of `Meier` and `_mprage_sag_p2_20240110101500_4`; nothing where the time stands before.
+    """
+    if not any(map(str.isalpha, DATE_WORD.sub("", before))):
+        return after  # the patient may follow
+    if TIME_AND_SERIES.search(before):
+        return ""
+    time = TIME_AND_SERIES.search(after)
+    return f"_{time[1]}{after[time.end() :]}" if time else after
 
 
 def with_contrast(name: str, word: str) -> str | None:

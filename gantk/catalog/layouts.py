@@ -14,7 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gantk.catalog.catalog import Catalog, Row, groups_of, has_one_of_each, has_several
+from gantk.catalog.catalog import (
+    Catalog,
+    Row,
+    composed,
+    groups_of,
+    has_one_of_each,
+    has_several,
+)
 from gantk.catalog.channels import rows_of_images
 from gantk.catalog.contrasts import (
     BESIDE_OTHERS,
@@ -50,6 +57,7 @@ from gantk.catalog.patients import (
     patients_of_volumes,
     unsure,
     visits_or_patients,
+    without_series,
 )
 from gantk.catalog.patterns import (
     CLASS_WORDS,
@@ -518,11 +526,15 @@ def _rows_of_groups(
 
 
 def _set_places(catalog: Catalog, asked: Asked, root: Path) -> None:
-    """Set the folders of each row that may be a patient's or a visit's."""
+    """Set the folders of each row that may be a patient's or a visit's, and its name, in one
+    spelling.
+    """
     words = _words_wanted(asked)
     of_groups = {part for parts in catalog.groups.values() for part in parts}
     for row in catalog:
-        row.place = _place_of(relative_to(row.display_path, root).parts[:-1], words, of_groups)
+        folders = relative_to(row.display_path, root).parts[:-1]
+        row.place = tuple(map(composed, _place_of(folders, words, of_groups)))
+        row.stem = composed(row.stem)
 
     images = _asked_for(catalog, asked)
     _drop_folders_of_contrasts(images)
@@ -620,7 +632,7 @@ def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -
     pattern = regex_option(asked.patient)
     if pattern:
         for row in rows:
-            key = relative_to(row.display_path, root).as_posix()
+            key = composed(relative_to(row.display_path, root).as_posix())
             row.fill(
                 "subject", patient_of(key, pattern), f"data.source.patient is '{asked.patient}'"
             )
@@ -698,19 +710,21 @@ def _set_patients_of_named(
 
 
 def _session(row: Row) -> str:
-    """The visit: dates, folders and names of one, and what a folder or name says behind the
-    patient.
+    """The visit: folders and words of one, dates, and without a date what a folder or name says
+    behind the patient, but for how was scanned.
     """
     visits = [part for part in row.place if VISIT_FOLDER.fullmatch(part)]
-    if VISIT_WORD.fullmatch(row.stem):
-        visits.append(row.stem)
     own = row.subject.rpartition("/")[2]
     for text in row.place if own in "/".join(row.place) else (row.stem,):
         rest = text.removeprefix(own)
         if own and rest and rest != text:
-            visits.append(rest.strip("_-. "))
+            if not DATE_WORD.search(rest):
+                visits.append(without_series(rest).strip("_-. "))
             break
-    visits += [date for date in dates_of(row) if not any(date in visit for visit in visits)]
+    said = [word[0] for word in VISIT_WORD.finditer(row.stem) if not DATE_WORD.fullmatch(word[0])]
+    for word in (*said, *dates_of(row)):
+        if not any(word in visit for visit in visits):
+            visits.append(word)
     return "/".join(filter(None, visits))
 
 
@@ -755,17 +769,22 @@ def _set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]
 
 def _set_pairs(rows: Sequence[Row]) -> None:
     """Set what images of one anatomy share: patient and visit, where these have one volume of each
-    contrast, else folder and name; nothing where names do not tell which belong together.
+    contrast, else folder and name; nothing where names do not tell which belong together, or give
+    one to two images of a contrast.
     """
     for members in groups_of(rows):
         names = defaultdict(list)
         for row in members:
             names[row.name].append(row)
-        single = all(row.is_volume for row in members) and has_one_of_each(members)
+        are_volumes = all(row.is_volume for row in members)
+        single = are_volumes and has_one_of_each(members)
+        tell = not are_volumes or (
+            any(map(has_several, names.values())) and all(map(has_one_of_each, names.values()))
+        )
         for row in members:
             if single:
                 row.fill("pair", row.visit, "the only images of their contrasts of this visit")
-            elif not row.is_volume or any(map(has_several, names.values())):
+            elif tell:
                 name = "/".join(filter(None, (row.split, row.name)))
                 row.fill("pair", name, "folder and name without the contrast")
             else:

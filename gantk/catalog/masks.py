@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
-from gantk.catalog.catalog import Row
+from gantk.catalog.catalog import Row, composed
 from gantk.catalog.contrasts import contrast_in, one_word, words_of
 from gantk.catalog.domains import GLOB, bare_stem, domain_match, relative_to, split_of
 from gantk.catalog.patterns import MASK_FOLDER, MASK_NAME, SPLIT_WORD
@@ -81,15 +81,15 @@ def set_masks(
     alike: dict[str, list[Path]] = defaultdict(list)
     beside: dict[Path, list[Path]] = defaultdict(list)
     for mask in masks:
-        alike[_bare_name(mask, name, contrasts)].append(mask)
+        alike[composed(_bare_name(mask, name, contrasts))].append(mask)
         beside[mask.parent].append(mask)
 
     images = Counter((row.contrast, row.path.parent) for row in rows)
     for row in rows:
         rule = "the same name"
         fitting = []
-        for mask in alike[bare_stem(row.stem, contrasts)]:
-            folders = relative_to(mask, root).parts[:-1]
+        for mask in alike[composed(bare_stem(row.stem, contrasts))]:
+            folders = tuple(map(composed, relative_to(mask, root).parts[:-1]))
             bare = (contrast_in(part, words)[1] for part in folders)
             is_in_place = set(row.place) <= {*folders, *bare}
             if is_in_place and (not row.split or split_of(folders) in (None, row.split)):

@@ -24,9 +24,10 @@ from gantk.catalog.patterns import (
     LAST_NUMBER,
     LAST_WORD,
     NAME_AND_STUDY,
+    OUTER_VISIT,
     PERSON,
     SCANNER_FOLDER,
-    SERIES_WORDS,
+    SERIES_WORD,
     SEVERAL_PATIENTS,
     SLICE_AT_END,
     SLICE_BEFORE_NUMBER,
@@ -50,14 +51,20 @@ def undated(name: str) -> str:
 
 
 def dates_of(row: Row) -> list[str]:
-    """The dates in the folders and the name of an image."""
-    return DATE_WORD.findall("/".join((*row.place, row.stem)))
+    """The days in the folders and the name of an image."""
+    dates = DATE_WORD.findall("/".join((*row.place, row.stem)))
+    return [date[:8] if date.isdigit() else date for date in dates]
 
 
 def without_visit(name: str) -> str:
-    """A patient's name up to the word of a visit that follows a number: `007` for `007_V1`."""
+    """A patient's name without the visit: up to its word behind a number, `007` for `007_V1_x`, or
+    without the word at its beginning or end, `Meier` for `Meier_baseline`.
+    """
     visits = (match.start() for match in VISIT_WORD.finditer(name))
-    return next((name[:at].rstrip("_-. ") for at in visits if parts_with_digits([name[:at]])), name)
+    behind_number = next((at for at in visits if parts_with_digits([name[:at]])), None)
+    if behind_number is not None:
+        return name[:behind_number].rstrip("_-. ")
+    return without_gaps(OUTER_VISIT.sub("", name)) or name
 
 
 def without_visits(names: Sequence[str]) -> list[str]:
@@ -133,14 +140,19 @@ def _digits(names: Collection[str]) -> int:
 
 def patient_in(name: str) -> str:
     """The patient in the name of a volume: the word for a person and its number, else all but
-    contrasts, dates and visit; "" if that is nothing, or says only how was scanned.
+    contrasts, dates, visit and how was scanned; "" if that is nothing.
     """
     person = PERSON.search(name)
     if person:
         return person[0]
-    rest = undated(contrast_in(name, set())[1] or name)
-    no_patient = (VISIT_FOLDER, VISIT_WORD, SERIES_WORDS)
-    return "" if any(each.fullmatch(rest) for each in no_patient) else without_visit(rest)
+    rest = without_series(undated(contrast_in(name, set())[1] or name))
+    is_visit = VISIT_FOLDER.fullmatch(rest) or VISIT_WORD.fullmatch(rest)
+    return "" if is_visit else without_visit(rest)
+
+
+def without_series(name: str) -> str:
+    """A name without the words that say how was scanned: `Meier` of `Meier_tse_ax`."""
+    return without_gaps(SERIES_WORD.sub("", name))
 
 
 def patient_folders(place: Parts, shared: int = 0) -> str:
@@ -301,7 +313,8 @@ def _possible_patients(row: Row) -> list[str]:
     """
     name = row.stem if row.is_volume else ""
     parts = [*patient_places(row.place)[0], *parts_with_digits([name])]
-    no_patient = (VISIT_FOLDER, VISIT_WORD, SERIES_WORDS, SLICE_AT_END)
+    parts = list(filter(without_series, parts))
+    no_patient = (VISIT_FOLDER, VISIT_WORD, SLICE_AT_END)
     while parts and any(each.fullmatch(parts[-1]) for each in no_patient):
         parts.pop()
     return parts

@@ -57,23 +57,33 @@ _DATE = (
     r"|[0-3]\d[-.][0-3]\d[-.](?:19|20)\d\d|[0-3]\d\.[01]\d\.\d\d)"
 )
 _VISIT = (
-    r"(?:(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year)"
-    r"[\W_]?[dmvw]?\d*"
-    r"|(?:pre|post)(?:[\W_]?(?:op(?:erative)?|surgery|surgical|therapy|treatment|chemo|rt))?"
-    r"|before|after)"
+    r"(?:(?:sess?|session|visit|tp|time[\W_]?point|baseline|follow[\W_]?up|day|week|month|year"
+    r"|verlauf(?:sbefund)?|(?:erst|vor|nach|verlaufs|folge|abschluss|eingangs)(?:untersuchung|kontrolle)"
+    r"|nachsorge|rezidiv)[\W_]?[dmvw]?\d*"
+    r"|(?:pre|post|prä|prae)"
+    r"(?:[\W_]?(?:op(?:erati(?:ve|v|on))?|surgery|surgical|therapy|treatment|chemo|rt))?"
+    r"|before|after|initial|vorher|nachher|(?:vor|nach)[\W_]?op"
+    r"|kontrolle(?![\W_]?\d))"  # numbered ones are persons
 )
 _SERIES = r"(?:anat|scan|series|study|exam|run|acq|mr)[\W_]?\d+"
 STARTS_WITH_DATE = re.compile(_DATE)
 DATE_WORD = re.compile(rf"(?<![^\W_]){_DATE}(?![^\W_])")
 # And the number of the series behind a date with its time, as dcm2niix names files.
 DATE_AND_SERIES = re.compile(DATE_WORD.pattern + r"(?:(?<=\d{14})_\d{1,4}$)?")
-# All that a name says of its series: `ax`, `sag_tse`.
-SERIES_WORDS = re.compile(
-    r"(?i)(?:(?:ax(?:ial)?|tra(?:ns(?:versal|verse)?)?|sag(?:ittal)?|cor(?:onal)?|[23]d|iso|t?se|fse"
-    r"|tfe|gre|tirm)(?:[\W_]+|$))+"
+# A date with its time, as converters of DICOM write it, and the number of series and echo.
+TIME_AND_SERIES = re.compile(
+    r"(?<![^\W_])((?:19|20)\d\d[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d)(?:_\d{1,4}[a-z]?)?(?:_e\d)?(?![^\W_])"
+)
+# A word that says how was scanned, not whom or when: `ax` and `tse` of `T2_tse_ax`.
+SERIES_WORD = re.compile(
+    r"(?i)(?<![^\W_])(?:ax(?:ial)?|tra(?:ns(?:versal|verse)?)?|sag(?:ittal)?|cor(?:onal)?|[23]d|iso"
+    r"|f?t?se|frfse|ffe|tfe|gre|tirm|mp2?rage|fl[23]d\d*|flash|space|spc|blade|propeller|haste|vibe"
+    r"|cube|vista)(?![^\W_])"
 )
 # A whole folder: `ses-01`, `2020-01-02`, `anat2`.
 VISIT_FOLDER = re.compile(rf"(?i)(?:{_DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
+# The first or last word of a name without number: `Meier_V1`, `baseline_Meier`.
+OUTER_VISIT = re.compile(rf"(?i)^(?:{_VISIT}|v\d+)(?![^\W_])|(?<![^\W_])(?:{_VISIT}|v\d+)$")
 # The end of a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's channel `_0000`.
 VISIT_WORD = re.compile(
     rf"(?i)(?<![^\W_])(?:{_DATE}\d*|{_VISIT}|(?:[dmv]|mr)\d+)(?![^\W_])"

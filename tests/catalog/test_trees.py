@@ -101,6 +101,34 @@ TREES = {
     "times of studies, as dcm2niix names them": Tree(
         "{c}_{p}101500_3.nii.gz", {"T1_se_tra": "T1", "T2_tse_tra": "T2"}, DATES_OF_THREE
     ),
+    "series of one time of dcm2niix": Tree(
+        "{p}_{c}.nii.gz",
+        {"t1_mprage_sag_p2_20240110101500_4": "T1", "t2_spc_ns_20240110102000_12": "T2"},
+        ["Pat001", "Pat002", "Meier", "Schulz_Eva"],
+    ),
+    "series of two times of dcm2niix": Tree(
+        "{p}_{c}_{s}.nii.gz",
+        {"t1_mprage_tra_iso": "T1", "t2_tse_tra": "T2"},
+        ["Pat001", "Meier"],
+        ("20240110101500", "20240612091000"),
+    ),
+    "times before series": Tree(
+        "{p}_{s}_{c}.nii.gz",
+        {"t1_mprage": "T1", "t2_tse_320": "T2"},
+        ["Pat001", "Meier"],
+        ("20240110101500", "20240612091000"),
+    ),
+    "series before dates": Tree(
+        "{p}_{c}_{s}.nii.gz", {"T1_mprage_sag": "T1", "T2_tse": "T2"}, ["Pat001", "Meier"], DATES
+    ),
+    "one spelling in two codes": Tree(
+        "{c}.nii.gz", {"J\u00fcrgens/T1": "T1", "Ju\u0308rgens/T2": "T2"}, ("",), subject="one", pair="one"
+    ),
+    "visits of people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("Erstuntersuchung", "Verlauf")),
+    "numbered visits of people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("V1", "V2")),
+    "visits before people": Tree("{s}_{p}_{c}.nii.gz", T1_T2, PEOPLE, ("baseline", "follow-up")),
+    "visits of numbers": Tree("P{p}_{s}_{c}.nii.gz", T1_T2, ("01",), ("präOP", "postOP", "Kontrolle")),
+    "numbered controls are people": Tree("{p}/{c}.nii.gz", T1_T2, ("Kontrolle_01", "Kontrolle_02")),
     "two sites with equal numbers": Tree("{p}/{c}.nii.gz", SMALL, CITIES),
     "two sites and a third contrast": Tree("{p}/{c}.nii.gz", SMALL | {"flair": ""}, CITIES),
     "numbered sites": Tree("{p}/{c}.nii.gz", T1_T2, [f"site{s}/{n}" for s in "12" for n in THREE]),
@@ -440,8 +468,15 @@ def test_another_reading_of_the_patients_is_told(tmp_path, pattern, patients, pa
         assert len({patient_of(name, pattern) for name in names}) == other
 
 
-def test_two_series_of_a_contrast_have_no_known_partner(tmp_path):
-    names = [f"{n}/{c}.nii.gz" for n in THREE for c in ("T1_a", "T1_b", "T2")]
+@pytest.mark.parametrize(
+    ("pattern", "series"),
+    [
+        ("{p}/{c}.nii.gz", ("T1_a", "T1_b", "T2")),
+        ("Pat{p}_{c}.nii.gz", [f"{c}_20240110101500_{n}" for c, n in (("t1", "4"), ("t1", "4a"), ("t2", "5"))]),
+    ],
+)  # fmt: skip
+def test_two_series_of_a_contrast_have_no_known_partner(tmp_path, pattern, series):
+    names = [pattern.format(p=p, c=c) for p in THREE for c in series]
     catalog = rows_of(tmp_path, *names)
 
     assert {row.pair for row in catalog} == {""}
