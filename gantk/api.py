@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import UserError, argument, count_noun, doing, machine_failure, warn_of
+from gantk.errors import (
+    Interrupted,
+    UserError,
+    argument,
+    count_noun,
+    doing,
+    machine_failure,
+    warn_of,
+)
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
@@ -172,7 +180,8 @@ def _finish(begun: Training, say: Say) -> Run:
             if main and folder.inference_checkpoint() != folder.latest():
                 restore(parts, folder.inference_checkpoint())
                 say_safely(f"best     step {parts.engine.step}, chosen by: {begun.choice.rule}")
-            _evaluate(parts, folder, say_safely, hooks=begun.hooks)
+            with _scores_resumed(folder):
+                _evaluate(parts, folder, say_safely, hooks=begun.hooks)
         except BaseException as error:
             if main:
                 # makes the page stop reloading; its failure must not hide `error`
@@ -188,6 +197,21 @@ def _finish(begun: Training, say: Say) -> Run:
 
         parts.runtime.wait()
     return Run(folder.path)
+
+
+@contextmanager
+def _scores_resumed(folder: RunFolder) -> Iterator[None]:
+    """Say after Ctrl-C that the training is complete, and how to score it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        from gantk.plugin.faults import is_ctrl_c
+
+        if not is_ctrl_c(error):
+            raise
+        what = "stopped while the test images were scored; the training is complete."
+        again = f"To score them, run: gantk resume {argument(folder.path)}"
+        raise Interrupted(f"{what} {again}") from None
 
 
 def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:

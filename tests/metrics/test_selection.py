@@ -220,3 +220,19 @@ def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
     assert run.latest().name == "step-000006"
     assert (run.latest() / "weights.safetensors").read_bytes() == weights
     assert stops_of(run) == stops
+
+
+STOPPING = """
+import os, signal
+import gantk
+@gantk.hookimpl
+def gantk_images_scored(run):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_while_scoring_says_that_training_is_complete(add_plugin, tiny_recipe, tmp_path):
+    add_plugin("my-package", "my_stop", STOPPING)
+    told = "the training is complete. To score them, run: gantk resume"
+    with pytest.raises(Interrupted, match=told):
+        gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
