@@ -110,6 +110,11 @@ class Direction:
         except (UserError, OSError) as error:
             self.on = f"{count} random images, not real ones"
             self.why = str(error)
+            if self.translator.packed is not None:
+                self.why = (
+                    "a packed model comes without images. Translate a scan of yours with the model"
+                    " and with the file, and compare"
+                )
 
         shape = count, method.geometry.channels[other], *size
         return np.random.default_rng(0).uniform(*method.geometry.range, shape).astype(np.float32)

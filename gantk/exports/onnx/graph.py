@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk import __version__
+from gantk.data.intensity import IntensityMapping
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
@@ -103,11 +104,15 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "torch": torch.__version__,
         "method": model.method.name,
         "trained": {"step": direction.saved.step, "sha256": translator.identity()["sha256"]},
-        "left_out": [part.name for part in model.post],
+        "left_out": left_out(direction),
         "contrasts": {"source": frame.sources, "target": frame.targets},
         "intensity": {
             "source": translator.intensity[OTHER[letter]].state(),
             "target": direction.target.state(),
+        },
+        "corners": {
+            "source": corners_of(translator.intensity[OTHER[letter]]),
+            "target": corners_of(direction.target),
         },
         "window": tuple(translator.method.geometry.size),
         "direction": direction_to(letter),
@@ -116,6 +121,21 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "overlap": model.translate.overlap,
     } | about
     return whole | Metadata.model_validate(whole).model_dump(mode="json")
+
+
+def left_out(direction: Direction) -> list[str]:
+    """What changes results after the network, and is not in the file's graph."""
+    steps = [part.name for part in direction.translator.model.post]
+    if direction.frame.masked:
+        steps.append("masked")
+    if direction.frame.detail == "guided":
+        steps.append("detail")
+    return steps
+
+
+def corners_of(mapping: IntensityMapping) -> list[list[list[float]]]:
+    """Of each contrast the native and the network values that its piecewise linear scale joins."""
+    return [[np.asarray(ends).tolist() for ends in line.corners()] for line in mapping.lines]
 
 
 def sizes_of(network: nn.Module, images: Tensor) -> dict[str, int] | None:
