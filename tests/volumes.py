@@ -97,7 +97,7 @@ def pairs_of(records):
     return {pair: both for pair, both in found.items() if pair is not None and len(both) == 2}
 
 
-def load(source, method=UNPAIRED, **options):
-    """The data that a recipe's [data] table gives a method."""
+def load(source, method=UNPAIRED, known=None, **options):
+    """The data that a recipe's [data] table gives a method; `known` as of a run's split.json."""
     table = {"source": source, "domains": ("T1", "T2"), "size": SIZE} | options
-    return Data(Recipe({"data": json.loads(json.dumps(table))}).data_table(), method)
+    return Data(Recipe({"data": json.loads(json.dumps(table))}).data_table(), method, known)

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from gantk.formats.files import is_volume, outline, series_format, unread_kind
 from gantk.formats.image import Image, Scan, SeriesHeader
 
 Kind = Literal["image", "mask", "version", "no scan", "other"]
-Source = Path | Scan  # what is read as one image: a file, or the files of a DICOM series
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +24,7 @@ class Row:
     """One image and what is known of it; an empty cell is not known.
 
     Attributes:
-        files: the file, or the files of a DICOM series.
+        scan: what is read: a file, one volume of it, or a DICOM series.
         contrast: what it shows, such as "T1", or the name of a recipe's domain.
         subject: the patient; of one spelling, see `composed`.
         session: the visit of the patient.
@@ -33,13 +32,11 @@ class Row:
             "no scan", such as a localizer or a template; "other", a file that is not used.
         split: "train", "validation" or "test", where folders say so.
         label: the class, such as "tumour".
-        volume: which one of a file of several volumes, counted from 0.
         pair: images of one subject that share it show the same anatomy, if they share a grid.
         mask: the file of its lesion mask, where it is known.
         why: column -> the rule that filled the cell, or left it empty.
         place: the folders, without those of contrasts, splits and classes.
         stem: the name without suffix and contrast.
-        series: the DICOM series; None for a file.
         header: what the header of the series says; None where it cannot be read.
         line: of the table that lists it.
 
@@ -48,13 +45,13 @@ class Row:
         letter: of its domain: "a", "b" or "image".
         key: its name, unique in its domain.
         position: of a slice in its stack.
-        contrasts: the files of its channels, where these are contrasts.
+        contrasts: the scans of its channels, where these are contrasts.
         apart: a sentence on the image that would be its partner but for another grid.
-        onto: the image onto whose grid it and its mask are resampled.
-        outlines: outlines of its files that were read.
+        onto: the scan onto whose grid it and its mask are resampled.
+        outlines: outlines of its scans that were read.
     """
 
-    files: tuple[Path, ...]
+    scan: Scan
     contrast: str = ""
     subject: str = ""
     session: str = ""
@@ -63,20 +60,18 @@ class Row:
     label: str = ""
     pair: str = ""
     mask: Path | None = None
-    volume: int | None = None
     why: dict[str, str] = field(default_factory=dict)
     place: tuple[str, ...] = ()
     stem: str = ""
-    series: Scan | None = None
     header: SeriesHeader | None = field(default=None, repr=False)
     line: int = 0
     letter: str = ""
     key: str = ""
     position: float | None = None
-    contrasts: dict[str, Path | None] | None = None
+    contrasts: dict[str, Scan | None] | None = None
     apart: str = ""
-    onto: Source | None = None
-    outlines: dict[Source, Image] = field(default_factory=dict, repr=False)
+    onto: Scan | None = None
+    outlines: dict[Scan, Image] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.subject = composed(self.subject)
@@ -86,25 +81,23 @@ class Row:
         contrasts = self.contrasts or {}
         recorded = {
             "domain": self.letter,
-            "files": _texts(self.source, root),
+            "files": _parts(self.scan, root),
             "key": self.key,
             "patient": self.subject,
             "split": self.split,
             "label": self.label,
-            "mask": _texts(self.mask, root),
+            "mask": [_relative(self.mask, root)] if self.mask else [],
             "position": self.position,
             "pair": self.pair,
-            "onto": _texts(self.onto, root),
-            "volume": self.volume,
-            "contrasts": {name: _texts(file, root) for name, file in contrasts.items()},
+            "onto": _parts(self.onto, root),
+            "contrasts": {name: _parts(scan, root) for name, scan in contrasts.items()},
         }
         return {name: value for name, value in recorded.items() if value not in (None, "", [], {})}
 
     @classmethod
     def of_json(cls, recorded: Mapping[str, Any], root: Path) -> Row:
         """The row that a run recorded, with the files below `root`."""
-        source = _source_of(recorded["files"], root)
-        row = cls(source.files, series=source) if isinstance(source, Scan) else cls((source,))
+        row = cls(_scan_of(recorded["files"], root))
         row.letter = recorded["domain"]
         row.key = recorded["key"]
         row.subject = recorded.get("patient", "")
@@ -112,13 +105,21 @@ class Row:
         row.label = recorded.get("label", "")
         row.position = recorded.get("position")
         row.pair = recorded.get("pair", "")
-        row.volume = recorded.get("volume")
+        if "volume" in recorded:  # of an earlier version
+            row.scan = replace(row.scan, volume=recorded["volume"])
         row.mask = root / recorded["mask"][0] if "mask" in recorded else None
-        row.onto = _source_of(recorded["onto"], root) if "onto" in recorded else None
+        row.onto = _scan_of(recorded["onto"], root) if "onto" in recorded else None
         contrasts = recorded.get("contrasts", {})
-        paths = {name: root / files[0] if files else None for name, files in contrasts.items()}
-        row.contrasts = paths or None
+        scans = {
+            name: _scan_of(parts, root) if parts else None for name, parts in contrasts.items()
+        }
+        row.contrasts = scans or None
         return row
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, or the files of a DICOM series."""
+        return self.scan.files
 
     @property
     def path(self) -> Path:
@@ -126,28 +127,12 @@ class Row:
         return self.files[0]
 
     @property
-    def source(self) -> Source:
-        """What `gantk.formats.files.read` reads: its file or series."""
-        return self.series or self.path
-
-    @property
-    def display_path(self) -> Path:
-        """Its file, or the folder of its series."""
-        return self.series.path if self.series else self.path
-
-    @property
     def files_to_read(self) -> tuple[Path, ...]:
         """The files that are read for it: its own first, then those of the grid it is resampled
         onto.
         """
-        files: list[Path] = []
-        for source in (self.source, *(self.contrasts or {}).values(), self.onto):
-            if isinstance(source, Scan):
-                files += source.files
-            elif source:
-                files.append(source)
-
-        return tuple(dict.fromkeys(files))
+        scans = (self.scan, *(self.contrasts or {}).values(), self.onto)
+        return tuple(dict.fromkeys(file for scan in scans if scan for file in scan.files))
 
     @property
     def files_with_mask(self) -> tuple[Path, ...]:
@@ -157,30 +142,29 @@ class Row:
     @property
     def outline(self) -> Image:
         """Its image with zeros as pixels, see `gantk.formats.files.outline`; read once."""
-        return self._outline_of(self.source, self.volume)
+        return self._outline_of(self.scan)
 
     @property
     def grid(self) -> Image:
-        """The grid of its pixels, from headers; all volumes of one file have the same."""
-        if self.onto:
-            return self._outline_of(self.onto, None if self.volume is None else 0)
-        return self.outline
+        """The grid of its pixels, from headers."""
+        return self._outline_of(self.onto or self.scan)
 
-    def _outline_of(self, source: Source, volume: int | None) -> Image:
-        if source not in self.outlines:
-            self.outlines[source] = outline(source, volume)
-        return self.outlines[source]
+    def _outline_of(self, scan: Scan) -> Image:
+        if scan not in self.outlines:
+            self.outlines[scan] = outline(scan)
+        return self.outlines[scan]
 
     @property
     def is_volume(self) -> bool:
         """Whether its file may hold three axes."""
-        return bool(self.series or is_volume(self.path) or series_format(self.path))
+        return bool(self.scan.is_series or is_volume(self.path) or series_format(self.path))
 
     def scan_below(self, root: Path) -> Scan:
-        """What `gantk.formats.files.read` reads, named by its path below `root`."""
-        if self.series is not None:
-            return self.series
-        return Scan(self.path, self.files, os.path.relpath(self.path, root).replace(os.sep, "/"))
+        """Its scan, named by its path below `root`."""
+        if self.scan.is_series:
+            return self.scan
+        name = os.path.relpath(self.path, root).replace(os.sep, "/")
+        return replace(self.scan, name=name)
 
     def folders_below(self, root: Path) -> tuple[str, ...]:
         """The folders below `root` that its files lie in."""
@@ -284,18 +268,23 @@ class Catalog(Sequence[Row]):
         return found
 
 
-def _texts(source: Source | None, root: Path) -> list[str]:
-    """The paths of a source: a file; or the folder of a series, and its files."""
-    if source is None:
+def _parts(scan: Scan | None, root: Path) -> list[Any]:
+    """A scan as JSON: a file, and the number of its volume; or the folder of a series, and its
+    files.
+    """
+    if scan is None:
         return []
-    paths = (source.path, *source.files) if isinstance(source, Scan) else (source,)
-    return [_relative(path, root) for path in paths]
+    paths = (scan.path, *scan.files) if scan.is_series else (scan.path,)
+    volume = () if scan.volume is None else (scan.volume,)
+    return [*(_relative(path, root) for path in paths), *volume]
 
 
-def _source_of(texts: Sequence[str], root: Path) -> Source:
-    """The source that `_texts` has written."""
-    place, *files = (root / text for text in texts)
-    return Scan(place, tuple(files), texts[0]) if files else place
+def _scan_of(parts: Sequence[Any], root: Path) -> Scan:
+    """The scan that `_parts` has written."""
+    paths = [root / part for part in parts if isinstance(part, str)]
+    if len(paths) > 1:
+        return Scan(paths[0], tuple(paths[1:]), parts[0], is_series=True)
+    return Scan(paths[0], volume=parts[1] if len(parts) > 1 else None)
 
 
 def _relative(path: Path | None, folder: Path) -> str:
@@ -308,7 +297,7 @@ def _relative(path: Path | None, folder: Path) -> str:
 
 # columns of a table -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {
-    "path": lambda row, folder: _relative(row.display_path, folder),
+    "path": lambda row, folder: _relative(row.scan.path, folder),
     "domain": lambda row, folder: row.contrast,
     "patient": lambda row, folder: row.subject,
     "split": lambda row, folder: row.split,
@@ -325,7 +314,7 @@ def unread_rows(files: Iterable[Path]) -> list[Row]:
     for file in files:
         kind = unread_kind(file)
         if kind is not None:
-            rows.append(Row((file,), kind="other", why={"kind": kind.name}))
+            rows.append(Row(Scan(file), kind="other", why={"kind": kind.name}))
     return rows
 
 

@@ -17,6 +17,7 @@ from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError, reading_file
 from gantk.files import read_file
 from gantk.formats.files import is_volume, stem_of
+from gantk.formats.image import Scan
 
 DATASET_FILE = "dataset.json"
 KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
@@ -44,11 +45,11 @@ def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row
 
         found = []
         if channel and int(channel[2]) in words:
-            found.append(Row((image,), words[int(channel[2])], stem=channel[1]))
+            found.append(Row(Scan(image), words[int(channel[2])], stem=channel[1]))
         for number, word in words.items() if len(words) > 1 and not channel else ():
             if any(same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts):
-                found.append(Row((image,), word, volume=number))
-        rows += found or [Row((image,))]
+                found.append(Row(Scan(image, volume=number), word))
+        rows += found or [Row(Scan(image))]
     return rows
 
 

@@ -265,14 +265,8 @@ class ImageTable:
         return rows
 
     def _row(self, contrast: str, text: str, cells: Mapping[str, str]) -> Row:
-        source = self._source(text)
-        series = None
-        if isinstance(source, Scan):
-            series, files = source, source.files
-        else:
-            files = (source,)
         subject = cells.get(self.own_names.get("patient", ""), "")
-        row = Row(files, contrast, subject, series=series)
+        row = Row(self._scan(text), contrast, subject)
         row.label = cells.get("label", "")
         row.stem = cells.get("position") or cells.get("slice", "")
         return row
@@ -307,20 +301,18 @@ class ImageTable:
         """Set the mask of a line's images: of those on the mask's grid, or of all where images are
         resampled.
         """
-        mask = self._source(text)
-        if isinstance(mask, Scan):
+        mask = self._scan(text)
+        if mask.is_series:
             raise UserError("is a folder, not a mask file", where=text)
-        differ = [
-            not self.resampled and io.difference(mask, row.series or row.path) for row in rows
-        ]
+        differ = [not self.resampled and io.difference(mask, row.scan) for row in rows]
         if all(differ):
             raise UserError(
                 f"is a mask on another voxel grid than its image, {differ[0]}", where=text
             )
         for row, differs in zip(rows, differ, strict=True):
-            row.mask = None if differs else mask
+            row.mask = None if differs else mask.path
 
-    def _source(self, text: str) -> Path | Scan:
+    def _scan(self, text: str) -> Scan:
         """The file or DICOM series that a cell names."""
         path = os.path.join(self.folder, text)
         mode = _mode(path)
@@ -339,12 +331,12 @@ class ImageTable:
             return series[0]
         if not io.is_image(place) and not io.series_format(place):
             raise UserError("is not a readable image", where=text)
-        return place
+        return Scan(place)
 
     def key_of(self, row: Row) -> str:
         """The path of a row's file or series, relative to the table where it lies below."""
         start = f"{self.folder}{os.sep}" if self.folder.parts else ""
-        path = str(row.series.path if row.series else row.path)  # as text, which is faster
+        path = str(row.scan.path)  # as text, which is faster
         return path.removeprefix(start).replace(os.sep, "/")
 
 

@@ -139,13 +139,12 @@ def read_patients(rows: Sequence[Row], root: Path, patient: str = "") -> list[Us
     words = _words_wanted(asked)
     named = []
     for row in rows:
-        path = Path(os.path.abspath(row.display_path))
-        series = row.series and replace(row.series, path=path)
+        path = Path(os.path.abspath(row.scan.path))
         stem = contrast_in(stem_of(path), words)[1]
-        named.append(replace(row, files=(path,), series=series, stem=stem))
+        named.append(replace(row, scan=replace(row.scan, path=path, files=(path,)), stem=stem))
 
     catalog = Catalog(named)
-    paths = [root.absolute(), *(row.display_path for row in named)]
+    paths = [root.absolute(), *(row.path for row in named)]
     folder = Path(os.path.commonpath(paths))
     _set_places(catalog, asked, folder)
     _set_patients(catalog, named, folder, asked)
@@ -221,7 +220,9 @@ def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[i
         row.stem = row.stem or stem
         if row.contrast:
             word = row.contrast.lower()
-            where = f"the {'channel' if row.volume is None else 'volume'}'s name in dataset.json"
+            where = (
+                f"the {'channel' if row.scan.volume is None else 'volume'}'s name in dataset.json"
+            )
         elif not word and len(asked.contrasts) == 1:  # the root's own name may say the only one
             word = contrast_in(root.resolve().name, words)[0] or ""
             where = f"the folder's name '{root.resolve().name}'"
@@ -532,7 +533,7 @@ def _set_places(catalog: Catalog, asked: Asked, root: Path) -> None:
     words = _words_wanted(asked)
     of_groups = {part for parts in catalog.groups.values() for part in parts}
     for row in catalog:
-        folders = relative_to(row.display_path, root).parts[:-1]
+        folders = relative_to(row.scan.path, root).parts[:-1]
         row.place = tuple(map(composed, _place_of(folders, words, of_groups)))
         row.stem = composed(row.stem)
 
@@ -632,7 +633,7 @@ def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -
     pattern = regex_option(asked.patient)
     if pattern:
         for row in rows:
-            key = composed(relative_to(row.display_path, root).as_posix())
+            key = composed(relative_to(row.scan.path, root).as_posix())
             row.fill(
                 "subject", patient_of(key, pattern), f"data.source.patient is '{asked.patient}'"
             )
@@ -677,8 +678,8 @@ def _set_patients_of_volumes(
     for row, name in zip(rows, by_name, strict=True):
         folders, is_patient = patient_places(row.place)
         alone = folders and beside[row.place, row.contrast] == 1
-        is_series = row.series is not None  # whose name numbers it in the patient's folder
-        of_patient = is_patient and (several or is_series)
+        # the name of a series numbers it in the patient's folder
+        of_patient = is_patient and (several or row.scan.is_series)
         by_folder = (of_patient or alone) and not by_names
         if by_folder or (row.place and not (row.stem and name)):
             row.fill("subject", of_folder[row.place], "the folder")

@@ -322,7 +322,7 @@ def _possible_patients(row: Row) -> list[str]:
 
 def _pattern_behind(name: str, row: Row) -> str:
     """The pattern of what follows a name in the path of an image, to its end."""
-    parts = row.display_path.parts
+    parts = row.scan.path.parts
     behind = next((n for n, part in enumerate(reversed(parts)) if name in part), 0)
     return "[^/]*" + "/[^/]*" * behind + "$"
 

@@ -37,11 +37,11 @@ def scan(
     catalog = read_names(folder, named, asked)
     for image in sorted({*images} - {*named}):
         why = {"kind": "beside it lies an image without skull"}
-        catalog.rows.append(Row((image,), kind="version", why=why))
+        catalog.rows.append(Row(Scan(image), kind="version", why=why))
 
     series = [each for each in scans if not io.is_image(each.path)]
     if len(scans) == 1:  # the only image is asked for, whatever its header says
-        rows = [Row(each.files, series=each) for each in series]
+        rows = [Row(each) for each in series]
     else:
         rows = rows_of_series(folder, series, asked)
         nameless = [row for row in rows if row.header and not row.subject]
@@ -56,7 +56,7 @@ def rows_of_series(root: Path, scans: Iterable[Scan], asked: Asked) -> list[Row]
     """A row for each series below `root`, filled from its header and the folders that it lies in; of
     an unreadable one nothing is known.
     """
-    rows = [Row(each.files, series=each) for each in scans]
+    rows = [Row(each) for each in scans]
     for row in rows:
         form = io.series_format(row.path)
         try:

@@ -230,7 +230,7 @@ def scans_of(folder: Path, files: Iterable[Path]) -> list[Scan]:
     series: dict[tuple[Path, SeriesFormat], list[Path]] = {}
     for file in files:
         if is_image(file):
-            scanned.append(Scan(file, (file,), file.relative_to(folder).as_posix()))
+            scanned.append(Scan(file, name=file.relative_to(folder).as_posix()))
             continue
         form = series_format(file)  # opens files whose suffix no format claims
         if form is not None:
@@ -247,7 +247,7 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     intensities, upright.
 
     `volume` chooses one volume, counted from 0, of a file that holds several; without it such a
-    file is refused. UserError names a file that is missing, empty, truncated, of another kind than
+    file is refused; a scan has its own. UserError names a file that is missing, empty, truncated, of another kind than
     its suffix, or not finite.
     """
     image = _read_image(path, volume, values=True)
@@ -409,11 +409,8 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
     """Read an image, or without `values` its grid; any error of a library becomes a UserError that
     names the file.
     """
-    if isinstance(source, Scan):
-        scan = source
-    else:
-        scan = scan_of(source if isinstance(source, Path) else Path(source))
-
+    scan = source if isinstance(source, Scan) else scan_of(Path(source))
+    volume = volume if scan.volume is None else scan.volume
     path = scan.path
     series = scan.files != (scan.path,)
     if not series:
@@ -448,7 +445,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
 def scan_of(path: Path) -> Scan:
     """The scan of a path: a file, or the only series of a folder; UserError for other folders."""
     if not os.path.isdir(path):  # unlike Path.is_dir, it never raises
-        return Scan(path, (path,), path.name)
+        return Scan(path)
 
     series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(series) != 1:
@@ -478,14 +475,14 @@ def _group_into_scans(
         groups = form.group(folder, files)
     except UserError as error:  # its library is not installed: `read` will report that
         raise_if_of_machine(error)
-        groups = [Scan(file, (file,), file.name) for file in files]
+        groups = [Scan(file) for file in files]
 
     only = sum(scan.path == folder for scan in groups) == 1
     named = []
     for scan in groups:
         # one series gets the folder's name
         name = relative if only and scan.path == folder else relative / scan.name
-        named.append(replace(scan, name=name.as_posix()))
+        named.append(replace(scan, name=name.as_posix(), is_series=True))
 
     return named
 

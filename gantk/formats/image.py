@@ -33,13 +33,19 @@ UNUSABLE = "NaN, infinite or too large (above 1e15)"  # what `usable` is false f
 
 @dataclass(frozen=True)
 class Scan:
-    """What `read` reads as one image: a file, or the files of one DICOM series."""
+    """What `read` reads as one image: a file, one volume of it, or the files of one DICOM series."""
 
     path: Path  # the file, or the folder of the series
-    files: tuple[Path, ...]  # that file, or the series' files sorted by position
+    files: tuple[Path, ...] = ()  # the series' files sorted by position; (): the file
     # relative name of the result: the file's path, for a series its folder or
-    # folder/NUMBER-DESCRIPTION
-    name: str
+    # folder/NUMBER-DESCRIPTION; "": the file's name
+    name: str = ""
+    volume: int | None = None  # of a file that holds several, counted from 0
+    is_series: bool = False  # whether it is of a format of series, maybe of one file
+
+    def __post_init__(self):
+        object.__setattr__(self, "files", self.files or (self.path,))
+        object.__setattr__(self, "name", self.name or self.path.name)
 
 
 @dataclass(frozen=True)

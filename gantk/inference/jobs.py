@@ -211,7 +211,7 @@ def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:
         if usual_contrast(part.name):
             return part.parent
 
-    of_series = [row for rows in case.rows.values() for row in rows if row.series]
+    of_series = [row for rows in case.rows.values() for row in rows if row.scan.is_series]
     if len(of_series) == 1 and not alone:
         return place.parent  # of the patient, not of the series
     return place

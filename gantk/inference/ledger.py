@@ -89,9 +89,13 @@ class Ledger:
                 self.begun = True
 
 
-def _sizes_and_times(job: Job) -> list[list[int]]:
-    """[size, modification time in ns] of each file that a job reads."""
-    return [[status.st_size, status.st_mtime_ns] for status in (file.stat() for file in job.files)]
+def _sizes_and_times(job: Job) -> list[list[int | None]]:
+    """[size, modification time in ns, volume] of each file that a job reads."""
+    return [
+        [file.stat().st_size, file.stat().st_mtime_ns, scan.volume]
+        for scan in job.scans.values()
+        for file in scan.files
+    ]
 
 
 def _line(value: dict[str, Any]) -> bytes:

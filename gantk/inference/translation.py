@@ -198,7 +198,7 @@ class Translation:
 
         if not files.is_image(source) and not files.series_format(source):
             raise files.unread_error(source).at("INPUT")
-        scan = Scan(source, (source,), source.name)
+        scan = Scan(source)
         return self._one_job(Job(scan.name, {self.frame.source: [scan]}), target), None
 
     def _one_job(self, job: Job, target: Path) -> list[Job]:
@@ -259,8 +259,8 @@ class Translation:
         """Warn of folders whose scans are of several patients, as headers say."""
         people = defaultdict(set)
         for row in catalog:
-            if row.series and row.subject:
-                people[row.display_path].add(row.subject)
+            if row.scan.is_series and row.subject:
+                people[row.scan.path].add(row.subject)
         for folder, found in people.items():
             if len(found) > 1:
                 self.say(f"warning  '{folder}' has scans of {len(found)} patients")

@@ -490,7 +490,7 @@ def _rows(path: Path, pattern: str) -> list[Row]:
     UserError for a folder without images.
     """
     if path.is_file():
-        return [Row((path,))]
+        return [Row(Scan(path))]
 
     rows = [row for row in scan(path, Asked(patient=pattern)) if row.kind != "other"]
     if not rows:

@@ -74,7 +74,7 @@ class WrittenTranslations:
             values=data.values,
             data=data,
         )
-        self._translations: dict[tuple[str, str | None, int | None], Translation] = {}
+        self._translations: dict[tuple[str, str | None], Translation] = {}
 
     def __call__(
         self, sources: Sequence[Record], truths: Sequence[Record] | None, to: str
@@ -200,14 +200,14 @@ class WrittenTranslations:
         return replace(parts[0], pixels=np.concatenate([part.pixels for part in parts]))
 
     def _translation(self, to: str, label: str | None, file: FileImage) -> Translation:
-        key = to, label, file.volume
+        key = to, label
         if key not in self._translations:
             options = TranslateOptions(label=label)
             self._translations[key] = Translation(
                 model=self.translator,
                 to=self._name(to),
                 options=options,
-                volume=file.volume,
+                volume=None,
                 say=lambda line: None,
                 read=file.reader.kept.read,
                 describe=False,
@@ -222,7 +222,7 @@ class WrittenTranslations:
         names = [self.translator.frames[to].source]
         if len(file.scans) > 1:
             names = self.translator.frames[to].sources
-        return {name: scan for name, scan in zip(names, file.scans, strict=True) if scan}
+        return {name: scan for name, scan in zip(names, file.scans.values(), strict=True) if scan}
 
     def _input_image(self, file: FileImage, to: str) -> Image:
         """The pictures of a record's contrasts as one image, with the channels of the model."""

@@ -16,6 +16,7 @@ from gantk.catalog.contrasts import CONTRASTS
 from gantk.catalog.tables import LEFT_OUT, read_rows, split_in
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
+from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
 from gantk_bids.names import SUFFIXES, Named, parse_name, suffix_of_contrast
 
@@ -82,7 +83,7 @@ class Bids(VolumeSource):
         rows = []
         for letter, name in self.names.items():
             for scan in self._scans_of_domain(letter, scans):
-                row = Row((scan.path,), mask=self._mask_of(scan, named_masks))
+                row = Row(Scan(scan.path), mask=self._mask_of(scan, named_masks))
                 row.fill("contrast", name, f"the suffix {scan.suffix} and its entities")
                 row.fill("subject", scan.subject, "the entity sub")
                 row.fill("session", scan.study.partition("/")[2], "the entity ses")

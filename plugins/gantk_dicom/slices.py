@@ -731,7 +731,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
             raise_if_of_machine(error)
 
         if is_single:
-            scans.append(Scan(file, (file,), file.name))
+            scans.append(Scan(file))
         else:
             series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
 
@@ -750,7 +750,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     for stack, stacks, beside in found:
         paths = tuple(each.path for each in stack)
         if len(paths) == 1:
-            scans.append(Scan(paths[0], paths, paths[0].name))
+            scans.append(Scan(paths[0]))
             continue
 
         name = _series_name(header(paths[0]), stack, stacks, several_patients=len(patients) > 1)

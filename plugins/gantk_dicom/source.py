@@ -63,7 +63,7 @@ class Dicom(VolumeSource):
         """A row for each series of the domains; UserError where a domain has none."""
         found = [row for row in self.series_rows() if row.header]  # skips unreadable files
         chosen = {letter: self._of_domain(letter, found) for letter in self.names}
-        names = [{row.series.name for row in own} for own in chosen.values()]
+        names = [{row.scan.name for row in own} for own in chosen.values()]
         twice = set.intersection(*names) if len(names) > 1 else None
         if twice:
             what = f"'{min(twice)}' belongs to both domains, {' and '.join(self.domains)}"
@@ -100,7 +100,7 @@ class Dicom(VolumeSource):
                 chosen = [] if others else scans
 
         if not chosen:
-            examples = [f"'{row.series.name}' ({row.header.label})" for row in found[:4]]
+            examples = [f"'{row.scan.name}' ({row.header.label})" for row in found[:4]]
             there = f"; it has {', '.join(examples)}" if found else " and no other series"
             allowed = (
                 "a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
@@ -133,7 +133,7 @@ class Dicom(VolumeSource):
 
     def _set_patient(self, row: Row) -> None:
         """Set the patient that the pattern finds in a path or, if not there, in PatientID."""
-        place = "/".join((*row.folders_below(self.root), row.series.path.name))
+        place = "/".join((*row.folders_below(self.root), row.scan.path.name))
         identifier = getattr(row.subject, "of", "")
         if self.pattern.search(place) or not identifier:
             subject = patient_of(place, self.pattern)
@@ -190,7 +190,7 @@ def _contradiction(found: Sequence[Row]) -> str:
     for element in names:
         first = {row.header.person[element]: row for row in found if row.header.person[element]}
         if len(first) > 1:
-            one, other = (f"'{row.series.name}'" for row in [*first.values()][:2])
+            one, other = (f"'{row.scan.name}'" for row in [*first.values()][:2])
             if element == "PatientID":
                 return f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
             return f"{one} and {other} have one PatientID, but another {element}"

@@ -56,7 +56,7 @@ def _modality_of(file: Path) -> dict[str, Any]:
 
 
 def _outline_of(file: Path) -> dict[str, Any]:
-    return outline(Scan(file, (file,), file.name)).facts
+    return outline(Scan(file)).facts
 
 
 def _header(file: Path) -> pydicom.Dataset:

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tiny import registered, write_json
+from tiny import registered
 
 from gantk.catalog.contrasts import contrast_of_series
 from gantk.catalog.domains import patient_of, splits_of
@@ -531,17 +531,6 @@ def test_slices_runs_visits_and_parts_of_patients_are_no_doubt(tmp_path, pattern
     catalog = rows_of(tmp_path, *names)
     assert not catalog.doubts
     assert {row.subject for row in catalog} == {*THREE}
-
-
-def test_volumes_of_one_file_are_known_by_dataset_json(tmp_path):
-    modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
-    write_json(tmp_path / "dataset.json", {"modality": modality})
-    paths = [f"imagesTr/BRATS_{n}.nii.gz" for n in THREE]
-    catalog = rows_of(tmp_path, *paths, *(path.replace("images", "labels") for path in paths))
-
-    images = [row for row in catalog.of_kind("image") if row.contrast in ("T1", "T2")]
-    assert sorted({(row.contrast, row.volume) for row in images}) == [("T1", 1), ("T2", 3)]
-    assert len({row.subject for row in images}) == 3
 
 
 def test_kinds_that_are_not_read_are_rows_and_a_note(tmp_path, pictures):

@@ -317,9 +317,7 @@ def test_headers_speak_against_a_domain(domain, description, says, echo, told):
         "inversion_time": None,
         "modality": "MR",
     }
-    item = Inspected(
-        Scan(Path("x"), (Path("x"),), "x/y"), facts, domains=[domain], header_says=says
-    )
+    item = Inspected(Scan(Path("x"), name="x/y"), facts, domains=[domain], header_says=says)
 
     assert bool(list(wrong_contrast([item], [domain, "other"], {}))) == told
 

@@ -91,8 +91,6 @@ def test_checkpoints_of_earlier_versions_load(kind):
     [
         ("percentile", {"per": "image"}),
         ("percentile", {"foreground": "otsu"}),
-        ("zscore", {"foreground": True}),
-        ("nyul", {"per": "image"}),
         ("nyul", {"foreground": "otsu"}),
         ("nyul", {"foreground": False}),
     ],

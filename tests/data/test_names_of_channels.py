@@ -8,8 +8,9 @@ from PIL import Image
 from tiny import write_json
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
-from gantk import check, checked_recipe
+from gantk import check, checked_recipe, translate
 from gantk.errors import UserError
+from gantk.formats.files import read
 
 SPLIT = {"test": 0.4, "validation": 0.0}
 
@@ -88,3 +89,35 @@ def test_a_table_that_mixes_channels_warns(tmp_path):
 
     said = str(check(tmp_path / "t.csv")["problems"])
     assert "number of a channel: p0_0000.png, p0_0001.png" in said
+
+
+# ---- several volumes in one file, as in MSD
+
+
+@pytest.fixture
+def msd(tmp_path):
+    """Files of four volumes, whose k-th has values above 100 k; the last is dark around a disc."""
+    modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    write_json(tmp_path / "dataset.json", {"modality": modality})
+    for n in range(4):
+        values = 50 * np.random.default_rng(n).random((24, 24, 6, 4), np.float32)
+        values[np.hypot(*np.indices((24, 24)) - 11.5) > 8, :, 3] = 0
+        volume(tmp_path / f"BRATS_{n}.nii", values=values + 100 * np.arange(4, dtype=np.float32))
+    return tmp_path
+
+
+def test_each_contrast_is_read_and_judged_by_its_own_volume(msd):
+    options = {"domains": ("T1+FLAIR", "T2"), "split": SPLIT}
+    data = load(source(msd), **options)
+    again = load(source(msd), known=data.split_json(), **options)
+    for record in (*data.records, *again.records):
+        assert [*record.read().min((1, 2)) // 100] == {"a": [1, 0], "b": [3]}[record.domain]
+    assert [data.values[x]["traits"]["background"] for x in "ab"] == [["bright"], ["dark"]]
+
+
+def test_a_model_translates_its_contrast_of_such_files(tiny_run, msd):
+    cpu = {"device": "cpu", "to": "T2", "say": print}
+    translate(tiny_run, msd, msd / "out", **cpu)
+    translate(tiny_run, msd / "BRATS_3.nii", msd / "one.nii", volume=1, **cpu)
+    made = read(msd / "out/BRATS_3.nii").pixels
+    np.testing.assert_array_equal(made, read(msd / "one.nii").pixels)

@@ -135,7 +135,7 @@ def examine(
         usage = usage_of(path, recipe, settings)
         every_scan = list(_readers_of(usage.records))
     elif path.is_file():
-        every_scan = [Scan(path, (path,), path.name)]
+        every_scan = [Scan(path)]
     else:
         catalog = catalog_of(path, Asked(by_folders=False))
         rows = [row for row in catalog if row.kind != "other"]

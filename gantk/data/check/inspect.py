@@ -120,10 +120,9 @@ def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
     key = record.scan_key or record.key
     if record.file is None:
         if record.files:
-            yield "", Scan(record.files[0], record.files[:1], key)
+            yield "", Scan(record.files[0], name=key)
         return
-    contrasts = record.file.row.contrasts or ("",)
-    for scan, contrast in zip(record.file.scans, contrasts, strict=True):
+    for contrast, scan in record.file.scans.items():
         if scan is not None:
             yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
 

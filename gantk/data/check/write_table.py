@@ -67,8 +67,8 @@ def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
     for scan in scans:
         if used.isdisjoint(map(os.path.abspath, scan.files)):
-            row = known.get(scan.path, Row((scan.path,)))
-            yield Row((scan.path,), row.contrast, split=LEFT_OUT, why={"split": rule} | row.why)
+            row = known.get(scan.path, Row(Scan(scan.path)))
+            yield Row(Scan(scan.path), row.contrast, split=LEFT_OUT, why={"split": rule} | row.why)
 
 
 def _rows_in_use(usage: Usage) -> list[Row]:

@@ -245,7 +245,7 @@ class Files(VolumeSource):
         beside = Counter(case.folder for case in cases)
         for case in cases:
             files = {name: self._only(case, name) for name in wanted if name in case.rows}
-            self._expect_one_grid([row.path for row in files.values()])
+            self._expect_one_grid([*files.values()])
             key = self._key_of_case(case, alone=beside[case.folder] == 1)
             for letter, contrasts in self.contrasts.items():
                 rows += self._rows_of_case(letter, contrasts, key, files)
@@ -264,9 +264,9 @@ class Files(VolumeSource):
         present = [files[name] for name in contrasts if name in files]
         if not present:
             return []
-        paths = {name: files[name].path if name in files else None for name in contrasts}
+        scans = {name: files[name].scan if name in files else None for name in contrasts}
         pair = key if len(self.domains) > 1 else ""
-        return [replace(present[0], letter=letter, key=key, pair=pair, contrasts=paths)]
+        return [replace(present[0], letter=letter, key=key, pair=pair, contrasts=scans)]
 
     def _only(self, case: Case, contrast: str) -> Row:
         """The only image of a contrast of a case; UserError for two."""
@@ -283,13 +283,13 @@ class Files(VolumeSource):
             raise UserError(what, where="data.source.path", remedy=remedy)
         return row
 
-    def _expect_one_grid(self, files: Sequence[Path]) -> None:
+    def _expect_one_grid(self, rows: Sequence[Row]) -> None:
         """UserError for contrasts of a case on different grids."""
-        first, *others = files
-        for file in others:
-            if differs := io.difference(first, file):
+        first, *others = rows
+        for row in others:
+            if differs := io.grids_differ(first.outline, row.outline):
                 what = (
-                    f"'{first}' and '{file}' are of one patient, but on different voxel grids:"
+                    f"'{first.path}' and '{row.path}' are of one patient, but on different voxel grids:"
                     f" {differs}"
                 )
                 remedy = "first register and resample the files of each patient onto one grid"

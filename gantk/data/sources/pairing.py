@@ -66,7 +66,7 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
     for pair, (a, b) in pairs.items():
         grid = None
         if a.is_volume and b.is_volume:
-            grid = {"none": None, "a": a.source, "b": b.source}[onto]
+            grid = {"none": None, "a": a.scan, "b": b.scan}[onto]
         differs = "" if grid else _mismatch_if_readable(a, b)
         if differs:
             shared = "are of one patient" if a.is_volume else "have one name"
@@ -95,7 +95,7 @@ def _by_chance(rows: Sequence[Row], pairs: Collection[tuple[Row, Row]]) -> bool:
     """Whether equal names may be chance: few share them, and their images lie in two folders."""
     names = {letter: {row.pair for row in rows if row.letter == letter} for letter in "ab"}
     few = len(pairs) < NAMED_ALIKE * min(map(len, names.values()))
-    return few and any(a.display_path.parent != b.display_path.parent for a, b in pairs)
+    return few and any(a.scan.path.parent != b.scan.path.parent for a, b in pairs)
 
 
 def _mismatch_if_readable(one: Row, other: Row) -> str:

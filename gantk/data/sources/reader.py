@@ -5,7 +5,7 @@ once for all threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.catalog import Row, Source
+from gantk.catalog.catalog import Row
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan, in_channels
@@ -35,9 +35,9 @@ class KeptImages:
         self._locks: dict[Hashable, Lock] = {}
         self._lock = Lock()
 
-    def read(self, source: Source, volume: int | None = None) -> Image:
-        """What `gantk.formats.files.read` returns for a file or a series."""
-        return self.get((_scan_of(source).files, volume), partial(io.read, source, volume))
+    def read(self, scan: Scan, volume: int | None = None) -> Image:
+        """What `gantk.formats.files.read` returns for a scan."""
+        return self.get((scan.files, scan.volume, volume), partial(io.read, scan, volume))
 
     def get(self, key: Hashable, make: Callable[[], Image]) -> Image:
         """The image that `make()` returns, or returned for this key before; errors are not kept."""
@@ -79,7 +79,7 @@ class Reader:
             # A copy of the plane: a view would keep the whole volume in memory.
             whole = self._on_view(one)
             found = (whole if plane is None else whole[:, plane]).copy()
-            self._expect_dims(one.display_path, found)
+            self._expect_dims(one.scan.path, found)
             return found
 
         return self._channels_of(row, pixels)
@@ -132,11 +132,11 @@ class Reader:
             return self._fit_channels(row, read(row))
 
         channels: list[np.ndarray | None] = []
-        for file in row.contrasts.values():
-            if file is None:
+        for scan in row.contrasts.values():
+            if scan is None:
                 channels.append(None)
             else:
-                pixels = read(replace(row, files=(file,), contrasts=None))
+                pixels = read(replace(row, scan=scan, contrasts=None))
                 channels.append(self._fit_channels(row, pixels)[0])
 
         shape = next(one.shape for one in channels if one is not None)
@@ -161,16 +161,16 @@ class Reader:
         if min(pixels.shape[1:]) < MIN_SIDE_PIXELS and self.dims == pixels.ndim - 1:
             shape = " x ".join(map(str, pixels.shape[1:]))
             raise UserError(
-                f"'{row.display_path}' has only {shape} pixels",
+                f"'{row.scan.path}' has only {shape} pixels",
                 allowed=f"at least {MIN_SIDE_PIXELS} pixels on each side",
             )
 
         if self.channels == 3 and len(pixels) == 1:
             self._expect_picture(row)
         pixels = in_channels(pixels, self.channels)
-        channels, first = self._first.setdefault(row.letter, (len(pixels), row.display_path))
+        channels, first = self._first.setdefault(row.letter, (len(pixels), row.scan.path))
         if len(pixels) != channels:
-            what = f"'{row.display_path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}"
+            what = f"'{row.scan.path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}"
             raise UserError(
                 what,
                 where="data.source",
@@ -183,10 +183,10 @@ class Reader:
         """UserError for a gray volume or picture of more than 8 bits: no file of its kind holds the
         colours that a model would make of it.
         """
-        image = self.kept.read(row.source, row.volume)
+        image = self.kept.read(row.scan)
         if image.affine is not None or image.dtype != np.uint8:
             raise UserError(
-                f"'{row.display_path}' is gray and no picture of 8 bits, so it cannot be made a colour"
+                f"'{row.scan.path}' is gray and no picture of 8 bits, so it cannot be made a colour"
                 " picture",
                 where="data.channels",
                 remedy="set data.channels = 1",
@@ -199,12 +199,12 @@ class Reader:
     def _on_view(self, row: Row) -> np.ndarray:
         """The pixels (C, D, H, W), or (C, H, W), of a row on the view; they cannot be changed."""
         if self.view.is_plain and not row.onto:
-            return self.kept.read(row.source, row.volume).pixels
+            return self.kept.read(row.scan).pixels
 
         def sample() -> Image:
-            return self.on_grid(self.kept.read(row.source, row.volume), row)
+            return self.on_grid(self.kept.read(row.scan), row)
 
-        return self.kept.get((row.source, row.volume, row.onto, self.view), sample).pixels
+        return self.kept.get((row.scan, row.onto, self.view), sample).pixels
 
     def _mask(self, row: Row, file: Path) -> Image:
         """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
@@ -222,30 +222,16 @@ class FileImage:
     plane: int | None  # of the record in the stack of `on_grid`; None: all of it
 
     @property
-    def scans(self) -> tuple[Scan | None, ...]:
-        """The scan of each contrast; None for a missing one."""
-        if not self.row.contrasts:
-            return (_scan_of(self.row.source),)
-        files = self.row.contrasts.values()
-        return tuple(None if file is None else _scan_of(file) for file in files)
-
-    @property
-    def volume(self) -> int | None:
-        """The volume of a file that holds several."""
-        return self.row.volume
+    def scans(self) -> Mapping[str, Scan | None]:
+        """The scan of each contrast, None for a missing one; "" where there is only one."""
+        return self.row.contrasts or {"": self.row.scan}
 
     def read(self, scan: Scan | None = None) -> Image:
         """The image of one of `scans`, or of the only one, as its file holds it. It is kept for the
         next call, so its pixels cannot be changed.
         """
-        return self.reader.kept.read(scan or self.row.source, self.row.volume)
+        return self.reader.kept.read(scan or self.row.scan)
 
     def on_grid(self, image: Image) -> np.ndarray:
         """An image on the grid of the file as the records sample it: (C, D, H, W) or (C, H, W)."""
         return self.reader.on_grid(image, self.row).pixels
-
-
-def _scan_of(source: Source) -> Scan:
-    if isinstance(source, Scan):
-        return source
-    return Scan(source, (source,), source.name)

@@ -112,7 +112,7 @@ class FileSource(_Defaults):
 
     def row_of(self, letter: str, row: Row) -> Row:
         """A row of the catalog as an image of a domain."""
-        key = self.key_of(Path(row.series.name if row.series else row.path))
+        key = self.key_of(Path(row.scan.name if row.scan.is_series else row.path))
         return replace(row, letter=letter, key=key)
 
     def series_rows(self) -> list[Row]:
