@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.data.preparation import contrast_names
+from gantk.catalog.contrasts import contrast_names
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method, Stage, domain_letters
 from gantk.recipe.load import Recipe, load_recipe
