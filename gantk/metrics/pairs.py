@@ -37,7 +37,8 @@ class Metric:
 
     def expect_data(self, scorer: Any) -> bool:
         """Whether the metric scores the data of this `gantk.metrics.evaluate.Scorer`, asked before a
-        training; UserError where they lack what it needs. Sets have lesion masks if it sets `scorer.reals.masks`.
+        training; UserError where they lack what it needs. Sets have lesion masks if it sets
+        `scorer.reals.masks`.
         """
         return True
 
