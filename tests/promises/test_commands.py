@@ -160,10 +160,6 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def read_json(path: Path) -> dict:
-    return read_json(path)
-
-
 def test_a_run_leaves_the_files_that_the_readme_lists(run):
     assert names_in(run) >= RUN_FILES
     assert saved(run) == ["step-000008", "step-000016"]
