@@ -68,6 +68,9 @@ class Runtime:
     def place(self, thing: ModuleT, dims: int) -> ModuleT: ...
     def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
         """Move images or a network to the device, in the memory format in force."""
+        if isinstance(thing, Tensor) and self.device.type == "cuda" and not thing.is_cuda:
+            # pinned, or the host would wait for the steps before
+            thing = thing.pin_memory().to(self.device, non_blocking=True)
         if not self.channels_last:
             return thing.to(self.device)
 
