@@ -398,9 +398,9 @@ def translate(
         run: a run folder, a checkpoint, a .onnx file or the name of a model; see `load`. An ensemble,
             which returns the mean: a list, "RUN1,RUN2", or a pattern such as "DIR/seed-*". Or a model
             that `load` has returned.
-        input: a file or a folder. For a run on several contrasts: the files of a patient by contrast, a
-            patient's folder with one file or DICOM series for each contrast, a folder of such folders,
-            or a CSV.
+        input: a file, a folder, or a CSV that lists images. For a run on several contrasts: the files
+            of a patient by contrast, a patient's folder with one file or DICOM series for each
+            contrast, a folder of such folders, or a CSV.
         output: a file, or a folder if `input` is one.
         to: the domain to make, by its name, or one of its contrasts. Default: the second domain of the
             recipe; of a run that makes any contrast from others, those that a patient lacks.

@@ -386,8 +386,8 @@ def translate(run, input, output, files, **options) -> None:
     mean.
 
     INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series,
-    or a folder of these. For a run on several contrasts, INPUT is a patient's folder with one file
-    or DICOM series for each contrast, a folder of such folders, or a CSV. Or name the files, in
+    a folder of these, or a CSV that lists them. For a run on several contrasts, a folder is a
+    patient's, with one file or DICOM series for each contrast, or one of such folders. Or name the files, in
     place of INPUT: --t1 FILE --t2 FILE. A run that makes any contrast from others (anytoany) makes
     those that a patient lacks.
 

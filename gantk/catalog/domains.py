@@ -194,8 +194,8 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
     """A domain's images without those made from others, and without side files.
 
     The first are named as an image with a contrast in their folder or above it, and further words
-    (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast beside
-    one that names the domain's (`bias`).
+    (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast where
+    half of their folder name the domain's (`bias`).
     """
     stems_of = defaultdict(set)  # by folder
     for image in images:
@@ -203,11 +203,14 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
 
     contrasts = {image: usual_contrast(stem_of(image)) for image in images if is_volume(image)}
     own = usual_contrast(domain)
-    with_contrast = {
+    named = Counter(
         image.parent
         for image, contrast in contrasts.items()
         if contrast and not exclude(contrast, own)
-    }
+    )
+    images_in = Counter(image.parent for image in images)
+    # a single stray file does not make side files of all others
+    with_contrast = {folder for folder, count in named.items() if 2 * count >= images_in[folder]}
 
     @lru_cache
     def stems_above(folder: Path) -> list[set[str]]:

@@ -349,8 +349,8 @@ def _mode(path: str) -> int:
 
 
 def read_table(table: Path, contrasts: Sequence[str]) -> Catalog:
-    """The images of these contrasts in a table, of patients; each line is a visit where the table
-    has a column for each contrast.
+    """The images of these contrasts in a table, of several those of patients; each line is a visit
+    where the table has a column for each contrast.
     """
     found = ImageTable(
         table, dict.fromkeys(contrasts, ""), every=False, resampled=True, where="INPUT"
@@ -361,7 +361,7 @@ def read_table(table: Path, contrasts: Sequence[str]) -> Catalog:
             row.session = f"line {row.line}"
             row.subject = row.subject or row.session
         row.stem = row.subject
-    if not all(row.subject for row in catalog):
+    if len(contrasts) > 1 and not all(row.subject for row in catalog):
         raise UserError(
             f"'{table}' does not say the patient of each image",
             where="INPUT",

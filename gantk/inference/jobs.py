@@ -4,6 +4,7 @@ models of several contrasts its cases, whose images are brought onto one grid.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -150,8 +151,19 @@ def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:
     """A job, not yet with its results, for each image below the folder `root` that a model of one
     contrast translates.
     """
-    scans = dict.fromkeys(row.scan_below(root) for row in rows_of_one(catalog, contrast))
-    return [Job(scan.name, {contrast: [scan]}) for scan in scans]
+    rows = rows_of_one(catalog, contrast)
+    if any(row.line for row in rows):  # of a table, whose files may lie elsewhere
+        places = [Path(os.path.abspath(row.display_path)) for row in rows]
+        above = root.absolute()
+        if not all(place.is_relative_to(above) for place in places):
+            above = Path(os.path.commonpath([place.parent for place in places]))
+        scans = [
+            replace(row.scan_below(root), name=place.relative_to(above).as_posix())
+            for row, place in zip(rows, places, strict=True)
+        ]
+    else:
+        scans = [row.scan_below(root) for row in rows]
+    return [Job(scan.name, {contrast: [scan]}) for scan in dict.fromkeys(scans)]
 
 
 def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[Job]:

@@ -193,7 +193,7 @@ class Translation:
             raise UserError(what, where="INPUT", remedy="check the path")
 
         is_table = source.suffix.lower() in (".csv", ".tsv")
-        if source.is_dir() or (self.several_contrasts and is_table):
+        if source.is_dir() or is_table:
             return self._jobs_below(source, target)
 
         if not files.is_image(source) and not files.series_format(source):

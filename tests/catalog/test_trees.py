@@ -363,6 +363,7 @@ MIXED = {
         "p/T1_bravo (p/T1_mapping) (p/T1_subtraction) p/t2_tse (p/T2_stir) (p/STIR-T2-tra)"
         " (p/t2_fl2d_tra_hemo) (p/T2_relaxation) (p/T2*_gre)"
     ),
+    "one name with its contrast": "T1/p1 T1/p2 T1/p3 T1/p4_T1 T2/p1 T2/p2 T2/p3 T2/p4",
     "derivatives of BIDS": (
         "sub-01/anat/sub-01_T1w sub-01/anat/sub-01_T2w sub-02/anat/sub-02_T1w sub-02/anat/sub-02_T2w"
         " (derivatives/prep/sub-01/anat/sub-01_desc-preproc_T1w) (sourcedata/sub-02/sub-02_T2w)"

@@ -171,3 +171,26 @@ def test_patients_of_one_folder_keep_their_own_verdict(tmp_path):
         "p02_T2.json": ({"no"}, True),
         "p03_T2.json": ({"yes"}, False),
     }
+
+
+# paths of the table's images, below its folder and elsewhere -> the results
+TABLES = {
+    "below the table": (["scans/p1/T1.nii.gz", "scans/p2/T1.nii.gz"], "scans/p{n}/T2.nii.gz"),
+    "elsewhere": (["../store/p1/T1.nii.gz", "../store/p2/T1.nii.gz"], "p{n}/T2.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_chooses_images_of_a_model_of_one_contrast(name, tmp_path, tiny_run):
+    paths, made = TABLES[name]
+    folder = tmp_path / "tables"
+    for number, path in enumerate(paths):
+        volume(folder / path, number)
+        volume((folder / path).with_name("T1_KM.nii.gz"), number)
+    lines = ["path,domain", *(f"{path},T1" for path in paths)]
+    (folder / "scans.csv").write_text("\n".join(lines))
+
+    out = tmp_path / "out"
+    gantk.translate(tiny_run, folder / "scans.csv", out, to="T2", say=lambda line: None)
+    results = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.nii.gz"))
+    assert results == [made.format(n=number) for number in (1, 2)]
