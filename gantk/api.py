@@ -329,8 +329,6 @@ def evaluate(
         say(f"data     all images of {data} are test images; the run folder is not changed")
         if packing is not None:
             say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")
-        for warning in parts.data.consequences():
-            say(f"warning  {warning}")
 
         scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))
         return _evaluate(parts, folder, say, scratch) | {"data": str(data)}
@@ -369,7 +367,7 @@ def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> Tr
 def translate(
     run: AnyPath | Iterable[AnyPath] | TrainedModel,
     input: str | Path | Mapping[str, str | Path],
-    output: str | Path,
+    output: str | Path | None = None,
     *,
     to: str | None = None,
     onto: str | None = None,
@@ -436,6 +434,14 @@ def translate(
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
+
+    if output is None or not isinstance(input, (str, os.PathLike, Mapping)):
+        raise UserError(
+            "gantk.translate translates files and writes files",
+            where="input, output",
+            allowed="paths of both",
+            remedy="translate arrays, tensors and images by gantk.load(run).translate(images)",
+        )
 
     suffix = f".{format.lower().lstrip('.')}" if format else ""
     kinds = [each for each, form in formats().items() if not isinstance(form, SeriesFormat)]

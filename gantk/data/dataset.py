@@ -355,7 +355,7 @@ class Data(Study):
         )
         if copies:
             warnings.append(
-                f"{count_noun(copies, 'file')} of these, the model was trained on"
+                f"the model was trained on {count_noun(copies, 'file')} of these"
                 f" ({join_first(copies)}): the scores are too good"
             )
 

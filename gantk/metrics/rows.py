@@ -269,12 +269,13 @@ def files_sentences(results: Results) -> Iterator[str]:
         figures = [f"{short_metric_name(name)} {score.text()}" for name, score in known.items()]
         what = f"{title_of(key, results.domains)}, whole files: {', '.join(figures)}."
         scale = scale_sentence(known)
-        if not scale:
-            yield f"{what} The table compares images of the network's size, from black to white"
-        elif scale_sentence(results.metrics.get(key, {})):
-            yield f"{what} {scale}"
-        else:
-            yield f"{what} {scale} Judge the model by the table, where each image has its own scale"
+        why = (
+            "Files are compared over the range of all true files, the table's images at the network's"
+            " size over its range from black to white"
+        )
+        if scale and not scale_sentence(results.metrics.get(key, {})):
+            why += ". Judge the model by the table, where each image has its own scale"
+        yield " ".join(filter(None, [what, scale, why]))
 
 
 def scale_sentence(scores: Mapping[str, Score]) -> str:
@@ -433,6 +434,8 @@ def _tested_on(results: Results, unseen: bool) -> str:
 
     if unseen:
         return f"On {whose} that the model had never seen,"
+    if split.consequences:
+        whose += " (see the warning)"
     return f"On {images} of {whose},"
 
 

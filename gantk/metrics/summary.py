@@ -31,7 +31,7 @@ COLOURS: dict[Tone, str] = {"good": "green", "near": "", "bad": "bold red", "": 
 def summary_lines(results: Results) -> Iterator[str]:
     """Yield what a terminal shows of results, each line with its label; the table is a `TextTable`."""
     for consequence in results.split.consequences if results.split else ():
-        yield with_label("note", consequence)
+        yield with_label("warning", consequence)
 
     sentence = result_sentence(results)
     if sentence:

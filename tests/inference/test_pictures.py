@@ -207,3 +207,9 @@ def test_gradients_do_not_change_results(model, head, white, masked, to):
     torch.testing.assert_close(differentiable, plain, rtol=0, atol=1e-4 * float(np.ptp(plain)))
     differentiable[..., :3, :].sum().backward()  # of the air
     assert masked != bool(tensor.grad.any())
+
+
+@pytest.mark.parametrize("paths", [(), ("t2.nii.gz",)])
+def test_arrays_are_sent_to_the_loaded_model(head, paths):
+    with pytest.raises(package.UserError, match=r"gantk\.load\(run\)\.translate\(images\)"):
+        package.translate("t1t2", head, *paths, to="T2")

@@ -222,10 +222,10 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
 @pytest.mark.parametrize(
     ("corrected", "of_table", "words"),
     [
-        (18.0, 25.0, "The table compares images of the network's size"),
-        (32.0, 25.0, "is 32.00 dB. Judge the model by the table"),
-        (32.0, 30.0, "rescaled by a line for each image, PSNR is 32.00 dB."),
-        (None, None, "The table compares"),
+        (18.0, 25.0, "dB. Files are compared over the range of all true files"),
+        (32.0, 25.0, "white. Judge the model by the table"),
+        (32.0, 30.0, "rescaled by a line for each image, PSNR is 32.00 dB. Files are compared"),
+        (None, None, "Files are compared"),
     ],
 )
 def test_two_scores_of_one_image_are_explained(corrected, of_table, words):
@@ -241,12 +241,11 @@ def test_two_scores_of_one_image_are_explained(corrected, of_table, words):
 
 
 def test_unseen_patients_are_claimed_only_without_leaks():
-    for seen in (
-        result({"a_to_b": WON}, split={"by": "image", "consequences": ["no patient is known"]}),
-        result({"a_to_b": WON}, split={}),
-    ):
-        assert result_sentence(seen).startswith(
-            "On 64 test images of 8 patients, the model's T2 images"
+    leaky = {"by": "image", "consequences": ["8 patients have slices in both training and test"]}
+    for split, marked in ((leaky, " (see the warning)"), ({}, "")):
+        sentence = result_sentence(result({"a_to_b": WON}, split=split))
+        assert sentence.startswith(
+            f"On 64 test images of 8 patients{marked}, the model's T2 images"
         )
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
     assert leaked.startswith("On 64 test images of 8 patients, the model's T2 images")
