@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError
-from gantk.files import LOCK, append_to_file, lock_folder, make_folder, read_file, write_file
+from gantk.files import LOCK, append_to_file, lock_folder, make_folder, read_file
 from gantk.inference.jobs import Job
 
 MAX_LEDGER_BYTES = 2**28
@@ -22,19 +22,18 @@ class Ledger:
     """The record of finished translations; as a context manager it also locks the folder of
     results.
 
-    An entry is valid while its inputs keep size and modification time and its results exist;
-    another `head` (model and options) makes all entries invalid. Each input appends one line of
-    JSON, so that the ten thousandth takes no longer than the first. A new call writes all earlier
-    entries as one line; damaged lines are ignored.
+    Each job appends one line of JSON, so that the ten thousandth takes no longer than the first; the
+    last line of a job counts, and damaged lines are ignored. An entry is valid while its inputs keep
+    size and modification time and its results exist; those of another `head` (model and options)
+    are deleted.
     """
 
     def __init__(self, folder: Path, head: dict[str, Any]):
         self.folder = folder
         self.head = json.loads(json.dumps(head))
-        self.done: dict[str, Any] = {}  # by a job's name: its inputs and results
+        self.entries: dict[str, Any] = {}  # by a job's name
         name = os.fsencode(folder.absolute().name)[:200].decode("utf-8", "ignore")
         self.path = folder.absolute().parent / f".{name}.translation.json"
-        self.begun = False
         self.holding = ExitStack()
 
     def __enter__(self) -> Ledger:
@@ -44,14 +43,16 @@ class Ledger:
         if self.folder.is_dir():
             self.holding.enter_context(lock_folder(self.folder))
 
-        # missing or damaged
-        with suppress(OSError, ValueError, KeyError, TypeError, IndexError, UserError):
+        with suppress(OSError, UserError):  # there is none
             text = read_file(self.path, max_bytes=MAX_LEDGER_BYTES).decode("utf-8", "replace")
-            entries = [entry for line in text.split("\n") for entry in _parse_json(line)]
-            if entries[0]["head"] == self.head:
-                for entry in entries:
-                    self.done |= entry["done"]
+            for line in text.split("\n"):
+                with suppress(ValueError, KeyError, TypeError, RecursionError):  # damaged
+                    entry = json.loads(line)
+                    self.entries[entry["job"]] = entry
 
+        if any(entry.get("head") != self.head for entry in self.entries.values()):
+            self.entries = {}
+            self.path.unlink(missing_ok=True)  # before a result of theirs is replaced
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -68,7 +69,7 @@ class Ledger:
         missing.
         """
         with suppress(OSError, KeyError, TypeError):
-            entry = self.done[job.name]
+            entry = self.entries[job.name]
             results = [self.folder / name for name in entry["results"]]
             if entry["inputs"] == _sizes_and_times(job) and all(path.exists() for path in results):
                 return results
@@ -79,14 +80,15 @@ class Ledger:
         """Record the results of a job; where the record cannot be written, translation continues
         without it.
         """
-        names = [path.relative_to(self.folder).as_posix() for path in results]
-        with suppress(OSError):
-            line = _line({"done": {job.name: {"inputs": _sizes_and_times(job), "results": names}}})
-            if self.begun:
-                append_to_file(self.path, line)
-            else:
-                write_file(self.path, _line({"head": self.head, "done": self.done}) + line)
-                self.begun = True
+        entry = {
+            "job": job.name,
+            "results": [path.relative_to(self.folder).as_posix() for path in results],
+            "head": self.head,
+        }
+        with suppress(OSError, UserError):
+            entry["inputs"] = _sizes_and_times(job)
+            line = "\n" + json.dumps(entry)  # ends one that a kill has cut
+            append_to_file(self.path, line.encode())
 
 
 def _sizes_and_times(job: Job) -> list[list[int | None]]:
@@ -96,14 +98,3 @@ def _sizes_and_times(job: Job) -> list[list[int | None]]:
         for scan in job.scans.values()
         for file in scan.files
     ]
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value) + "\n").encode()
-
-
-def _parse_json(text: str) -> list[Any]:
-    """A list with the value of a JSON text; [] where it is not JSON."""
-    with suppress(ValueError, RecursionError):
-        return [json.loads(text)]
-    return []

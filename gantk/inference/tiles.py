@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -295,17 +295,17 @@ class AnySize:
 
     def __init__(self, method: Method, model: Model, runtime: Runtime):
         self.method = method
-        self._networks: dict[str, TiledNetwork] = {}
-        self._model = model
-        self._runtime = runtime
+
+        @cache
+        def network_to(to: str) -> TiledNetwork:
+            function = partial(method.translate, to=to)
+            return TiledNetwork.of_method(function, method, model, runtime)
+
+        self._network_to = network_to
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.method, name)
 
     def translate(self, images: Tensor, to: str) -> Tensor:
         """Translate images (N, C, *size) to domain `to`."""
-        if to not in self._networks:
-            self._networks[to] = TiledNetwork.of_method(
-                partial(self.method.translate, to=to), self.method, self._model, self._runtime
-            )
-        return self._networks[to](images)
+        return self._network_to(to)(images)

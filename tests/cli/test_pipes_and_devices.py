@@ -88,10 +88,8 @@ def test_a_ledger_that_changes_into_a_link_is_not_followed(tmp_path):
     kept = tmp_path / "kept.txt"
     kept.write_text("mine")
     with Ledger(tmp_path / "out", {}) as ledger:
-        ledger.begun = True
         ledger.path.symlink_to(kept)
-        with pytest.raises(UserError, match="not a file"):
-            ledger.add(type("Job", (), {"files": [], "name": "x"})(), [])
+        ledger.add(type("Job", (), {"files": [], "name": "x"})(), [])
 
     assert kept.read_text() == "mine"
 
