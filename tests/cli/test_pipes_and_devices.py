@@ -89,7 +89,7 @@ def test_a_ledger_that_changes_into_a_link_is_not_followed(tmp_path):
     kept.write_text("mine")
     with Ledger(tmp_path / "out", {}) as ledger:
         ledger.path.symlink_to(kept)
-        ledger.add(type("Job", (), {"files": [], "name": "x"})(), [])
+        ledger.add(type("Job", (), {"scans": {}, "name": "x"})(), [])
 
     assert kept.read_text() == "mine"
 
