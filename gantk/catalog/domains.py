@@ -25,6 +25,7 @@ from gantk.catalog.patterns import (
     FURTHER_WORD,
     SPLIT_WORD,
     SPLITS,
+    SPM_PREFIX,
 )
 from gantk.errors import UserError, count_noun, one_line
 from gantk.formats.files import (
@@ -34,6 +35,7 @@ from gantk.formats.files import (
 )
 
 MAX_PATTERN_CHARACTERS = 1000
+MAX_SPM_PREFIX = 6  # characters before a name
 MAX_NAMED_DOMAINS = 5  # in a sentence
 BY_ORDER = f"the first in the order {', '.join(USUAL)}"
 
@@ -194,8 +196,8 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
     """A domain's images without those made from others, and without side files.
 
     The first are named as an image with a contrast in their folder or above it, and further words
-    (`T1_brain` beside `T1`, not `T1_to_T2`); the second are volumes that name no contrast where
-    half of their folder name the domain's (`bias`).
+    (`T1_brain` beside `T1`, not `T1_to_T2`) or SPM's letters (`wmT1`, `y_T1`); the second are
+    volumes that name no contrast where half of their folder name the domain's (`bias`).
     """
     stems_of = defaultdict(set)  # by folder
     for image in images:
@@ -233,8 +235,12 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
 
 
 def possible_originals(stem: str) -> list[str]:
-    """The names of which a name is one with further words: `t1` of `t1_brain`."""
-    return [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
+    """The names, in lower case, of which a name is one with further words, or with SPM's letters
+    before it: `t1` of `t1_brain` and of `wmt1`.
+    """
+    further = [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
+    ends = range(1, min(len(stem), MAX_SPM_PREFIX + 1))
+    return further + [stem[end:] for end in ends if SPM_PREFIX.fullmatch(stem[:end])]
 
 
 def contrasts_said(path: Path) -> set[str]:

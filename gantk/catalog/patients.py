@@ -249,8 +249,8 @@ def _common_folders(places: Collection[Parts]) -> int:
 
 def visits_or_patients(rows: Sequence[Row]) -> tuple[list[UserError], list[str]]:
     """The doubt about folders with numbers that may be visits, sites or patients (`2019/001`,
-    `2020/001`): most names in them recur in others, and are not fewer. Of words (`early/001`,
-    `Berlin/001`) and of numbers that may be of studies (`Meier/7001234`) a note on the reading.
+    `2020/001`): most names in them recur in others, and are not fewer; and as of
+    `_visits_of_people` and `_words_behind_people`. Of words (`early/001`, `Berlin/001`) a note on the reading.
     """
     found = {}
     for row in rows:
@@ -266,7 +266,8 @@ def visits_or_patients(rows: Sequence[Row]) -> tuple[list[UserError], list[str]]
     digits = _digits(names) or MAX_DIGITS_BESIDE_WORDS
     unclear = any(_may_be_visit(folder, digits) for folder in folders)
     if not (most_recur and 2 <= len(folders) <= len(names)):
-        return [], _note_on_studies(found)
+        people = _visits_of_people(found, most_recur and len(names) < len(folders))
+        return people or _words_behind_people(rows), []
 
     name = names.most_common(1)[0][0]
     first, other = sorted("/".join(each) for each in found if each[1] == name)[:2]
@@ -275,43 +276,77 @@ def visits_or_patients(rows: Sequence[Row]) -> tuple[list[UserError], list[str]]
     if not unclear:
         one = f"--set data.source.patient='([^/_.]+){end}'"
         return [], [f"'{first}' and '{other}' are read as two patients. If they are one: {one}"]
-    what = (
-        f"'{first}' and '{other}' may be two visits of one patient, or two patients. One person may"
-        " then be in training and test, and scores too good"
-    )
-    remedy = (
-        f"say which with --set data.source.patient='([^/_.]+){end}' (one patient), or"
-        f" '([^/]+/[^/_.]+){end}' (two), or another REGEX. {FILL_IN_TABLE}"
-    )
-    return [UserError(what, where="data.source.patient", remedy=remedy)], []
+    which = f"{first}' and '{other}"
+    return [_doubt(which, f"([^/_.]+){end}", f"([^/]+/[^/_.]+){end}")], []
 
 
-def _note_on_studies(found: Iterable[tuple[str, str]]) -> list[str]:
-    """A note on long numbers behind names that several share (`Meier/7001234`, `Meier/7001290`): each
-    is read as a patient, but may be a study's. Names that many share are sites.
+def _visits_of_people(found: Mapping[tuple[str, str], Row], few: bool) -> list[UserError]:
+    """The doubt about numbers behind names that several share: long ones, which may be of studies
+    (`Meier/7001234`, `Meier/ACC7001290`), and with `few` of many names any folder (`Meier/1`). Names
+    that share more than two on average are sites.
     """
-    numbers = defaultdict(set)
-    for above, last in found:
+    numbers: dict[str, dict[str, Row]] = defaultdict(dict)
+    for (above, last), row in found.items():
         named = NAME_AND_STUDY.fullmatch("/".join(filter(None, (above, last))))
-        if not named or PERSON.search(last):
+        is_visit = few and last in row.place and not parts_with_digits([above])
+        if PERSON.search(last) or not (named or is_visit or not parts_with_digits([above, last])):
             return []
-        numbers[named[1]].add(named[2])
+        if named:
+            numbers[named[1]][named[2]] = row
+        elif parts_with_digits([last]):
+            numbers[above][last] = row
 
     several = [name for name, own in numbers.items() if len(own) > 1]
     if not several or 2 * len(numbers) < sum(map(len, numbers.values())):
         return []
-    first, other = sorted(numbers[several[0]])[:2]
-    return [
-        f"{first} and {other} of '{several[0]}' are read as two patients. If these are the numbers of"
-        f" studies: --set data.source.patient='{NAME_AND_STUDY.pattern}'"
-    ]
+    name = several[0]
+    first, other = sorted(numbers[name])[:2]
+    end = _pattern_behind(first, numbers[name][first])
+    one, two = NAME_AND_STUDY.pattern, r"([^/]+_[A-Za-z]{0,4}\d{5,})"
+    if any(above == name for above, _ in found):
+        one, two = f"([^/]+)/{end}", f"([^/]+/[^/_.]+){end}"
+    return [_doubt(f"{first}' and '{other}' of '{name}", one, two)]
+
+
+def _words_behind_people(rows: Sequence[Row]) -> list[UserError]:
+    """The doubt about last words of names without numbers, where each name has each of them
+    (`Meier_before`, `Meier_x`, `Adam_before`, `Adam_x`).
+    """
+    names = set()
+    for row in rows:
+        if parts_with_digits([*row.place, undated(row.stem)]) or not row.is_volume:
+            return []
+        names.add(patient_in(row.stem))
+
+    ends = {name: end.start() for name in names if (end := LAST_WORD.search(name))}
+    people = {name[:end] for name, end in ends.items()}
+    words = sorted({name[end:] for name, end in ends.items()})
+    if not len(people) * len(words) == len(names) > max(len(people), len(words)):
+        return []
+    person = min(people)
+    either = "|".join(map(re.escape, words))
+    which = f"{person}{words[0]}' and '{person}{words[1]}"
+    return [_doubt(which, f"([^/]+)(?:{either})", f"([^/]+(?:{either}))")]
+
+
+def _doubt(which: str, one: str, two: str) -> UserError:
+    """The question whether images are of one patient or of two, with the pattern of each answer."""
+    what = (
+        f"'{which}' may be two visits of one patient, or two patients. One person may then be in"
+        " training and test, and scores too good"
+    )
+    remedy = (
+        f"say which with --set data.source.patient='{one}' (one patient), or '{two}' (two), or"
+        f" another REGEX. {FILL_IN_TABLE}"
+    )
+    return UserError(what, where="data.source.patient", remedy=remedy)
 
 
 def _possible_patients(row: Row) -> list[str]:
     """The folders of an image, and the name of a volume, up to the last that is no visit, series or
     slice.
     """
-    name = row.stem if row.is_volume else ""
+    name = undated(row.stem) if row.is_volume else ""
     parts = [*patient_places(row.place)[0], *parts_with_digits([name])]
     parts = list(filter(without_series, parts))
     no_patient = (VISIT_FOLDER, VISIT_WORD, SLICE_AT_END)
@@ -322,8 +357,9 @@ def _possible_patients(row: Row) -> list[str]:
 
 def _pattern_behind(name: str, row: Row) -> str:
     """The pattern of what follows a name in the path of an image, to its end."""
-    parts = row.scan.path.parts
-    behind = next((n for n, part in enumerate(reversed(parts)) if name in part), 0)
+    parts = row.scan.path.parts[::-1]
+    of_name = [n for n, part in enumerate(parts) if name in part]
+    behind = parts.index(name) if name in parts else next(iter(of_name), 0)
     return "[^/]*" + "/[^/]*" * behind + "$"
 
 

@@ -129,8 +129,8 @@ SEVERAL_PATIENTS = re.compile(
     r"|(?:site|cent(?:er|re)|hospital|scanner|batch|fold|part|disc|set|group|cohort|task|data)"
     r"[\W_]*\d*$)"
 )
-# A patient, and the number of a study: `Meier/7001234`, `0012345_7001234`.
-NAME_AND_STUDY = re.compile(r"(?P<patient>[^/]+)[/_](\d{5,})")
+# A patient, and the number of a study: `Meier/7001234`, `0012345_ACC7001234`.
+NAME_AND_STUDY = re.compile(r"(?P<patient>[^/]+)[/_]([A-Za-z]{0,4}\d{5,})")
 LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 # Before the last word of a name, or the letter glued to its last number.
 LAST_WORD = re.compile(r"(?<=.)(?:(?<=\d)(?=[a-zA-Z]$)|(?=[-_. ]+[a-zA-Z\d]+$))")
@@ -164,6 +164,9 @@ SLICE_BEFORE_NUMBER = re.compile(rf"(?i)[\W_]*{_SLICE}?[\W_]*$")
 AROUND_LAST_NUMBER = re.compile(r"^(.*?)(\d+)(\D*)$", re.DOTALL)
 
 # --- files made from others
+
+# What SPM and CAT12 put before the name of the image that they made a file from: `wm`, `c1`, `y_`.
+SPM_PREFIX = re.compile(r"(?:i?y_|u_)?[smwrau]*(?:c[1-6]|p[0-6])?")
 
 # The places before further words of a name in lower case: `T1_brain` of `T1`, not `T1_to_T2`.
 FURTHER_WORD = re.compile(r"[\W_]+(?!to[\W_])(?=.*[a-z])")

@@ -368,6 +368,10 @@ MIXED = {
         "sub-01/anat/sub-01_T1w sub-01/anat/sub-01_T2w sub-02/anat/sub-02_T1w sub-02/anat/sub-02_T2w"
         " (derivatives/prep/sub-01/anat/sub-01_desc-preproc_T1w) (sourcedata/sub-02/sub-02_T2w)"
     ),
+    "made by SPM": (
+        "p/T1 (p/mT1) (p/wmT1) (p/c1T1) (p/y_T1) (p/iy_T1) p/T2 (p/rT2) q/sub-01_T1w (q/msub-01_T1w)"
+        " (q/mwc1sub-01_T1w) (q/swrsub-01_T1w) q/sub-01_T2w"
+    ),
     "planes": (
         "p/AXT1 p/SAGT2 (p/AXT1POST) (p/AXFLAIR) q/3DT1 (q/3DT1GADO) q/T2WI (q/3DFLAIR) r/T1WI"
         " (r/T1WI_C) s/2dT2"
@@ -449,8 +453,6 @@ def test_every_filled_cell_says_its_rule(tmp_path):
     ("patients", "pairs", "other"),
     [
         (["early/001", "early/002", "late/001", "late/002"], "early/001' and 'late/001", 2),
-        (["Meier/7001234", "Meier/7001290", "Adam/7001300"], "7001234 and 7001290 of 'Meier", 2),
-        (["0012_7001234", "0012_7001290", "0013_7001300"], "7001234 and 7001290 of '0012", 2),
         (["Berlin/P1", "Berlin/P2", "Paris/P3", "Paris/P4"], "", 0),
         (["A/10001", "A/10002", "A/10003", "B/10004", "B/10005"], "", 0),
         (["sub-01_7001234", "sub-02_7001290"], "", 0),
@@ -494,6 +496,28 @@ def test_names_that_may_contain_patients_are_a_doubt(tmp_path):
     assert {row.subject for row in catalog} == {""}
     (doubt,) = catalog.doubts
     assert "may contain patients" in doubt.what
+
+
+PEOPLE_AND_STUDIES = ["Meier, A/ACC7001234", "Meier, A/ACC7001290", "Krueger, M/ACC7001300"]
+
+
+@pytest.mark.parametrize(
+    ("patients", "one"),
+    [
+        (["Meier/7001234", "Meier/7001290", "Adam/7001300"], 2),
+        (["0012_7001234", "0012_7001290", "0013_7001300"], 2),
+        (PEOPLE_AND_STUDIES, 2),
+        ([*PEOPLE_AND_STUDIES, "Ohm, I/2024-01-12 Kontrolle", "Adam, B/2024-02-12"], 4),
+        (["Meier/1", "Meier/2", "Schulz/1", "Adam/1", "Adam/2"], 3),
+        (["Meier_hin", "Meier_her", "Schulz_hin", "Schulz_her"], 2),
+    ],
+)
+def test_what_may_be_visits_of_people_is_a_doubt(tmp_path, patients, one):
+    names = [f"{p}{'/' if '/' in p else '_'}{c}.nii" for p, c in product(patients, T1_T2)]
+    (doubt,) = rows_of(tmp_path, *names).doubts
+    found = [re.compile(each) for each in re.findall(r"'(\(.+?)'", doubt.remedy)]
+    counts = [len({patient_of(name, pattern) for name in names}) for pattern in found]
+    assert counts == [one, len(patients)]
 
 
 @pytest.mark.parametrize(
