@@ -184,9 +184,14 @@ class Row:
 
     @property
     def rules(self) -> dict[str, str]:
-        """The rules that filled its cells, by the names of a table's columns."""
-        names = {"contrast": "domain", "subject": "patient"}
-        return {names.get(column, column): rule for column, rule in self.why.items()}
+        """The rules that filled its cells, or left them empty, by column; none of a cell that nothing
+        filled.
+        """
+        said = {}
+        for column, rule in self.why.items():
+            if getattr(self, column) or rule.startswith("empty"):
+                said[column] = rule
+        return said
 
     def fill(self, column: str, value: str, rule: str) -> None:
         """Set a cell and the rule that filled it."""
@@ -304,8 +309,11 @@ COLUMNS: dict[str, Callable[[Row, Path], str]] = {
     "label": lambda row, folder: row.label,
     "mask": lambda row, folder: _relative(row.mask, folder),
     "pair": lambda row, folder: row.pair,
-    "why": lambda row, folder: "; ".join(f"{name}: {rule}" for name, rule in row.rules.items()),
+    "why": lambda row, folder: "; ".join(
+        f"{NAMES_OF_COLUMNS.get(column, column)}: {rule}" for column, rule in row.rules.items()
+    ),
 }
+NAMES_OF_COLUMNS = {"contrast": "domain", "subject": "patient"}
 
 
 def unread_rows(files: Iterable[Path]) -> list[Row]:

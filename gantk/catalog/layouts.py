@@ -31,6 +31,7 @@ from gantk.catalog.contrasts import (
     exclude,
     one_word,
     same_contrast,
+    times_contradict,
     usual_contrast,
     without_gaps,
     words_of,
@@ -73,9 +74,11 @@ from gantk.catalog.versions import (
     leave_out_templates,
 )
 from gantk.errors import NothingFound, UserError
+from gantk.files import json_object
 from gantk.formats.files import natural, readable, stem_of
 
 UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
+DOUBLE_ECHO = {"pd", "t2"}  # two images of one series, whose names say both
 BEGINS_ALIKE = "a folder's name begins as the contrast's"
 PATIENT_IN_NAME = "the file's name"
 
@@ -218,6 +221,12 @@ def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[i
         path = row.path.relative_to(root)
         word, stem, where = _contrast_in_path(path, words)
         row.stem = row.stem or stem
+        if contrasts_in(stem_of(path)) == DOUBLE_ECHO:
+            word = _contrast_of_echo(row.path)
+            where = "EchoTime in the JSON file beside it"
+            row.why["contrast"] = (
+                "empty: the name says PD and T2, and no JSON file beside it the echo"
+            )
         if row.contrast:
             word = row.contrast.lower()
             where = (
@@ -233,6 +242,18 @@ def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[i
             said[id(row)] = word
             row.fill("contrast", CONTRASTS.get(word, word).upper(), where)
     return said
+
+
+def _contrast_of_echo(image: Path) -> str:
+    """Which contrast of a double echo an image shows, by the EchoTime (s) in the JSON file beside it;
+    "" where it states none, or one of either.
+    """
+    echo = json_object(image.with_name(f"{stem_of(image)}.json")).get("EchoTime")
+    if not isinstance(echo, int | float):
+        return ""
+    times = {"echo_time": 1000 * echo}
+    fitting = [each for each in sorted(DOUBLE_ECHO) if not times_contradict(times, each)]
+    return fitting[0] if len(fitting) == 1 else ""
 
 
 def _told_apart_by_folders(
@@ -771,8 +792,9 @@ def _set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]
 def _set_pairs(rows: Sequence[Row]) -> None:
     """Set what images of one anatomy share: patient and visit, where these have one volume of each
     contrast, else folder and name; nothing where names do not tell which belong together, or give
-    one to two images of a contrast.
+    one to two images of a contrast, and for a volume alone.
     """
+    several = has_several(rows)
     for members in groups_of(rows):
         names = defaultdict(list)
         for row in members:
@@ -783,7 +805,9 @@ def _set_pairs(rows: Sequence[Row]) -> None:
             any(map(has_several, names.values())) and all(map(has_one_of_each, names.values()))
         )
         for row in members:
-            if single:
+            if single and several and len(members) == 1:
+                row.why["pair"] = "empty: no image of another contrast of this visit"
+            elif single:
                 row.fill("pair", row.visit, "the only images of their contrasts of this visit")
             elif tell:
                 name = "/".join(filter(None, (row.split, row.name)))

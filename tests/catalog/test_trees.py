@@ -121,6 +121,13 @@ TREES = {
     "series before dates": Tree(
         "{p}_{c}_{s}.nii.gz", {"T1_mprage_sag": "T1", "T2_tse": "T2"}, ["Pat001", "Meier"], DATES
     ),
+    "both echoes of a series": Tree(
+        "p{p}_{c}.nii.gz",
+        {"t1_se_20240110101500_4": "T1", "pd+t2_tse_20240110101500_5_e1": "", "pd+t2_tse_20240110101500_5_e2": "T2"},
+        ("01",),
+        files={f"p01_pd+t2_tse_20240110101500_5_e{n}.json": json.dumps({"EchoTime": time}) for n, time in ((1, 0.012), (2, 0.1))},
+    ),
+    "both echoes without a time": Tree("p{p}/{c}.nii.gz", {"T1": "T1", "pd+t2_e1": "", "pd+t2_e2": ""}),
     "one spelling in two codes": Tree(
         "{c}.nii.gz", {"J\u00fcrgens/T1": "T1", "Ju\u0308rgens/T2": "T2"}, ("",), subject="one", pair="one"
     ),
@@ -429,7 +436,7 @@ def test_two_contrasts_of_a_patient_years_apart_are_no_pair(tmp_path):
     ):
         rows = rows_of(tmp_path, *(f"{name}.nii.gz" for name in names))
         assert {row.subject for row in rows} == {"Meier"}
-        assert len({row.pair for row in rows}) == 2
+        assert {row.pair for row in rows} == {""}
 
 
 def rows_of(tmp_path: Path, *paths: str):

@@ -215,7 +215,7 @@ def _rules(usage: Usage | None) -> list[dict[str, Any]]:
     """How often each rule filled a column of the catalog, with the first file that it filled."""
     files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for row in usage.catalog if usage else ():
-        for column, rule in row.why.items():
+        for column, rule in row.rules.items():
             value = getattr(row, column)
             shown = value if column in ("kind", "contrast", "split", "label") else ""
             files[column, shown, rule].append(row.path.name)
