@@ -445,10 +445,13 @@ def patients_are_known(results: Results) -> bool:
 
 
 def _counts(results: Results, key: Literal["n", "images"]) -> set[int]:
-    """The numbers of patients or images of the directions, each the largest of its metrics."""
+    """The numbers of patients or images of the directions, each the largest of its metrics; not those
+    of images from noise.
+    """
     counts = set()
-    for scores in results.metrics.values():
-        counts.add(max((getattr(score, key) or 0 for score in scores.values()), default=0))
+    for direction, scores in results.metrics.items():
+        if direction not in FROM_NOISE:
+            counts.add(max((getattr(score, key) or 0 for score in scores.values()), default=0))
     return counts - {0}
 
 

@@ -200,7 +200,12 @@ def set_scores(
 
     scores = found if isinstance(found, dict) else {metric.name: found}
     return {
-        name: metric_score(metric, score, score.n or 0, score.definition + note)
+        name: metric_score(
+            metric,
+            score,
+            images=len(fake) if score.n is None else score.n,
+            definition=score.definition + note,
+        )
         for name, score in scores.items()
     }
 

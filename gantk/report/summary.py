@@ -104,7 +104,7 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
         tables.append(
             ScoreTable(
                 label=run.label(key),
-                sample=_count(scores, from_noise=key in FROM_NOISE),
+                sample=_count(run, key),
                 rows=rows,
                 figures=published,
                 published=figures_note(system) if published else "",
@@ -114,11 +114,14 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
     return tables
 
 
-def _count(scores: dict[str, Score], *, from_noise: bool) -> str:
-    """`8 patients, 64 images`."""
+def _count(run: RunRecord, key: str) -> str:
+    """`8 patients, 64 images`; `64 images, patients unknown`."""
+    scores = run.results.metrics[key]
     count = max((score.n or 0 for score in scores.values()), default=0)
-    if from_noise:
+    if key in FROM_NOISE:
         return count_noun(count, "generated image") if count else ""
+    if count == 1 and not patients_are_known(run.results):
+        count = 0  # earlier versions counted unknown patients as one
 
     images = max((score.images or 0 for score in scores.values()), default=0)
     parts = []

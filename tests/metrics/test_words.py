@@ -181,6 +181,12 @@ def test_one_patient_is_unknown_only_where_the_split_says_so(split, whose):
     assert result_sentence(tested).startswith(whose)
 
 
+def test_images_from_noise_are_no_patients():
+    both = result({"reconstruction": WON, "image": WON})
+    both.metrics["image"]["psnr"].n = 256
+    assert result_sentence(both).startswith("On 8 patients that the model had never seen,")
+
+
 HISTOGRAM = LOST | {"best_baseline": "histogram"}
 BY_MAP = "not better than a simple intensity map"
 

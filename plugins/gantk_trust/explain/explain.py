@@ -91,7 +91,7 @@ def explain(
         expect_replaceable(_result_paths(expect_name(out, "OUT")), overwrite, "OUT")
     attribute = _captum()
     model, letter = _model(run, to, device, say)
-    view = View(model, letter, label, read(Path(image)), slice, mask, region)
+    view = View(model, letter, read(Path(image)), slice, mask, region)
     x, blurred = (
         torch.from_numpy(each)[None].to(model.runtime.device)
         for each in (view.seen, blur(view.seen))

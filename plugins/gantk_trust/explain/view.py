@@ -31,7 +31,6 @@ class View:
         self,
         model: Any,
         letter: str,
-        label: str | None,
         given: Image,
         number: int | None,
         mask: str | Path | None,

@@ -122,8 +122,8 @@ def _membership(
             return float(roc_auc_score(truth[at], nearness[at]))
         return np.nan
 
-    names = [f"t {patient}" for patient in train.patients]
-    names += [f"h {patient}" for patient in test.patients]
+    names = [patient and f"t {patient}" for patient in train.patients]
+    names += [patient and f"h {patient}" for patient in test.patients]
     ci95 = drawn_interval(auc, names, draws=200)
     value = auc(np.arange(len(nearness)))
     return Score(value=value, ci95=ci95, n=len(nearness), definition=how)

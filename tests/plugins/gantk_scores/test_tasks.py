@@ -12,7 +12,7 @@ from tiny import registered
 
 from gantk import Record
 from gantk.errors import UserError
-from gantk.metrics.sets import ImageGroup, halves
+from gantk.metrics.sets import ImageGroup, halves, set_scores
 from gantk_scores.tasks.classification import balanced_accuracy
 from gantk_scores.tasks.segmentation import Segmenter, agreement
 
@@ -294,5 +294,8 @@ def test_transfer_scores_good_translations_above_copies():
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
     assert copied["transfer_ssim"].value == pytest.approx(1.0)
     assert moved["transfer_ssim"].value < 0.5
+    unknown = replace(about, images=blobs.images, patients=[""] * 16)
+    found = set_scores(metric, blobs, blobs, unknown)["transfer_ssim"]
+    assert (found.n, found.images) == (None, 16)
     with pytest.raises(UserError, match="generated from noise"):
         metric(plain, plain, plain)

@@ -112,6 +112,14 @@ def test_a_copier_is_told(memorised):
     assert "generated images" in copying(few), "of too few patients for an interval"
 
 
+def test_unknown_patients_among_others_leave_no_interval():
+    train = group(smooth(10, 4, 32), "t")
+    held_out = group(smooth(10, 5, 32), "h")
+    train.patients[-1] = ""
+    found = Memorisation(2.0, 2)(train, held_out, group(smooth(4, 7, 32), "f"))
+    assert [score.ci95 for score in found.values()] == [None] * 3
+
+
 PATIENT_NAMES = [f"p{number // 2}" for number in range(8)]
 
 
