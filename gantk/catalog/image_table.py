@@ -16,6 +16,7 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_called,
+    contrasts_in,
     known_contrast,
     one_word,
     usual_contrast,
@@ -280,7 +281,7 @@ class ImageTable:
             path = cells.get(self.own_names["path"], "")
             mistake = f"has no domain ({', '.join(self.contrasts)})"
             self._note(UserError(mistake, where=path), line)
-        elif contrast is None and one_word(word) not in CONTRASTS:
+        elif contrast is None and not contrasts_in(word):
             close = did_you_mean(word[:80], [name.lower() for name in self.contrasts])
             if close or len(self.contrasts) > 1:
                 mistake = f"is not a valid domain ({', '.join(self.contrasts)})"
@@ -394,7 +395,8 @@ def kinds_in_table(path: Path) -> Counter[str]:
     known = {name for names in own_names.values() for name in names} | OTHER_COLUMNS
     others = [name for name in table.columns if name not in known]
     of_files = _columns_of_files(table, others)
-    kinds = Counter(OF_FILES.sub("", name) for name in of_files or others)
+    of_contrasts = [name for name in others if usual_contrast(OF_FILES.sub("", name))]
+    kinds = Counter(OF_FILES.sub("", name) for name in of_files or of_contrasts)
     of_images = [*own_names.get("path", []), *of_files]
     if len(of_files) > 1 or not of_images or any(map(usual_contrast, kinds)):
         return kinds
@@ -409,15 +411,24 @@ def _columns_of_files(table: ImageTable, columns: Sequence[str]) -> list[str]:
     return [
         column
         for column in columns
-        if any(row.get(column) and (table.folder / row[column]).exists() for row in rows)
+        if any(
+            row.get(column) and (table.folder / row[column].replace("\\", "/")).exists()
+            for row in rows
+        )
     ]
 
 
 def _merge_spellings(words: Counter[str]) -> Counter[str]:
-    """Count each domain by its most frequent spelling: `T1` for T1, t1 and T1w."""
+    """Count each domain by its most frequent spelling: `T1` for T1, t1 and T1w; by the contrast's name
+    where several words say it (`T1 nativ`).
+    """
     merged: Counter[str] = Counter()
     spelling: dict[str, str] = {}
     for word, count in words.most_common():
         name = one_word(word)
+        said = contrasts_in(word)
+        if name not in CONTRASTS and len(said) == 1:
+            (name,) = said
+            word = name.upper()
         merged[spelling.setdefault(CONTRASTS.get(name, name), word)] += count
     return merged

@@ -21,8 +21,11 @@ OF_FILES = re.compile(r"_(path|file|image)$")
 # The columns of a table of images: what each may be called, in lower case without separators, the
 # best name first.
 COLUMN_NAMES = {
-    "path": ("path", "imagepath", "filepath", "filename", "image", "imagefile", "img", "file"),
-    "domain": ("domain", "contrast", "sequence", "modality"),
+    "path": (
+        *("path", "imagepath", "filepath", "filename", "image", "imagefile", "img", "file"),
+        *("pfad", "datei", "dateiname", "bild"),
+    ),
+    "domain": ("domain", "contrast", "sequence", "modality", "kontrast", "sequenz"),
     "patient": (
         *("patient", "patientid", "participantid", "participant", "subject", "subjectid"),
         *("caseid", "case", "id"),

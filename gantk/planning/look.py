@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from gantk.catalog.contrasts import USUAL, usual_contrast
-from gantk.catalog.layouts import names_classes
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
 from gantk.data.preparation import Record, patients_of
@@ -112,7 +111,7 @@ def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
             scans = _read(path, own, tell, scans)
 
     if len(scans.domains) == 2:
-        scans = _classes(path, own, scans, tell) or _by_headers(path, own, scans, tell)
+        scans = _by_headers(path, own, scans, tell)
 
     tell(0.6, "pixels")
     for letter in domain_letters(tuple(scans.domains)):
@@ -155,25 +154,6 @@ def _read(
     source = usage.table.source.table()
     domains = list(usage.table.domains)
     return Scans(result, source, domains, usage.records, usage.table.channels, found)
-
-
-def _classes(
-    path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]
-) -> Scans | None:
-    """Read two unpaired folders named like classes (yes, no) as classes of one kind of image; None
-    for others.
-    """
-    files = [Path(each["path"]) for each in scans.found["files"]]
-    folders = [file.parts[0] for file in files if len(file.parts) > 1]
-    if (
-        scans.fit
-        or any("data.source.a=" in each for each in own)
-        or any(scans.kinds)
-        or not names_classes(folders)
-    ):
-        return None
-
-    return _read(path, [*own, 'data.domains=["images"]'], tell, scans)
 
 
 def _by_headers(

@@ -40,6 +40,7 @@ def notes(result):
         ("Image Path", "Contrast", "Patient ID"),
         ("file", "sequence", "id"),
         ("image", "DOMAIN", "participant_id"),
+        ("Datei", "Sequenz", "Subject"),
     ],
     ids=" ".join,
 )
@@ -50,6 +51,20 @@ def test_usual_names_of_columns_are_understood(tmp_path, scans, header):
     assert result["patients"] == 6
     own = ", ".join(name.lower() for name in header if name.lower() != "domain")
     assert any(f"the columns {own} of" in note for note in notes(result))
+
+
+def test_several_words_say_a_contrast(tmp_path, scans):
+    kinds = {"CT": "T1 nativ", "MR": "T2"}
+    rows = [(path, kinds[kind], who) for path, kind, who in scans[:22]]
+    rows += [(path, "T1 KM", who) for path, _, who in scans[22:]]
+    result = check(table(tmp_path, ("path", "sequence", "patient"), rows))
+    assert {name: each["files"] for name, each in result["domains"].items()} == {"T1": 11, "T2": 11}
+
+
+def test_a_column_of_dates_names_no_images(tmp_path, scans):
+    rows = [(who, "10.01.2024", kind, path) for path, kind, who in scans]
+    with pytest.raises(UserError, match="the column .ablage. names the images, but no column"):
+        check(table(tmp_path, ("Patient", "Datum", "Art", "Ablage"), rows))
 
 
 @pytest.mark.parametrize("path", ["path", "where"])

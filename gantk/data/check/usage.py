@@ -12,8 +12,9 @@ from typing import Any
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
-from gantk.catalog.domains import left_out_note
+from gantk.catalog.domains import left_out_note, relative_to
 from gantk.catalog.image_table import kinds_in_table
+from gantk.catalog.layouts import names_classes
 from gantk.data.check.findings import Problem, problem, scan_names, with_verb
 from gantk.data.check.inspect import Inspected, scans_of
 from gantk.data.dataset import Study, doubts_of
@@ -96,7 +97,7 @@ def _usage_by_guess(path: Path, items: Sequence[Inspected], settings: Sequence[s
         return _usage_as(path, ("A", "B"), settings)
 
     refusal: UserError | None = None
-    for domains in _guesses(path, _frequent_domains(path, items)):
+    for domains in _guesses(path, items, settings):
         try:
             return _usage_as(path, domains, settings)
         except UserError as error:
@@ -133,16 +134,24 @@ def _frequent_domains(path: Path, items: Sequence[Inspected]) -> list[str]:
     return sorted(frequent, key=lambda name: (usual.get(name, len(USUAL)), name))
 
 
-def _guesses(path: Path, frequent: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the domains that images may be of, the likeliest first."""
+def _guesses(
+    path: Path, items: Sequence[Inspected], settings: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the domains that images may be of, the likeliest first; folders of classes (yes, no) are
+    of one.
+    """
+    frequent = _frequent_domains(path, items)
     if len(frequent) > 1:
         yield tuple(frequent[:2])
 
     if path.is_file():
         yield (frequent[0] if frequent else "images",)
-    else:
+        return
+    places = [relative_to(item.scan.path, path).parts for item in items]
+    classes = names_classes([parts[0] for parts in places if len(parts) > 1])
+    if not classes or any(each.startswith("data.source.a=") for each in settings):
         yield "A", "B"
-        yield ("images",)
+    yield ("images",)
 
 
 def _domains_in_files(items: Sequence[Inspected]) -> Counter[str]:
