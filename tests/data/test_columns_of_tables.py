@@ -61,6 +61,16 @@ def test_several_words_say_a_contrast(tmp_path, scans):
     assert {name: each["files"] for name, each in result["domains"].items()} == {"T1": 11, "T2": 11}
 
 
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_a_table_in_a_folder_of_images_is_told(tmp_path, scans, separator):
+    header = ("path", "domain", "patient")
+    table(tmp_path, header, [(row[0].replace("/", separator), *row[1:]) for row in scans])
+    (tmp_path / "other.csv").write_text("centre,scanner\nBerlin,Skyra")
+    said = [note for note in notes(check(tmp_path)) if "from a table in it" in note]
+    assert len(said) == 1
+    assert "'table.csv' lists images" in said[0]
+
+
 def test_a_column_of_dates_names_no_images(tmp_path, scans):
     rows = [(who, "10.01.2024", kind, path) for path, kind, who in scans]
     with pytest.raises(UserError, match="the column .ablage. names the images, but no column"):

@@ -98,7 +98,7 @@ def test_equal_names_make_pairs(tmp_path):
     [
         ("t1,t2\nT1/1.png,T2/2.png\n", True),
         ('"./T2/2.png";"T1/1.png"\n', True),
-        ("path,domain\nT1/1.png,T1\nT2/1.png,T2\n", False),
+        ("path,domain\nT1/1.png,T1\nT2/1.png,T2\n", True),
         ("who,what\nme,\0\n", False),
         ("", False),
     ],

@@ -173,6 +173,7 @@ class Files(VolumeSource):
             rows = self._rows_of_domains(images)
             self._set_pairs(rows)
 
+        self.notes = [*self.notes, *unread_tables(rows, self.root)]
         for row in rows:
             if row.mask:
                 self.mask_of(row.path, [row.mask])
@@ -303,7 +304,7 @@ class Files(VolumeSource):
             return
         are_volumes = any(row.is_volume for row in rows)
         notes = pair_rows(rows, self.onto, by_name=not are_volumes)
-        self.notes = [*self.notes, *notes, *unread_tables(rows, self.root)]
+        self.notes = [*self.notes, *notes]
         rules = {row.why["subject"] for row in self.catalog if row.subject}
         by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
         use_all = not are_volumes or self.domains == ("A", "B")  # which say nothing of patients

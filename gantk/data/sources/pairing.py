@@ -21,19 +21,17 @@ MAX_LINE = 4096  # characters of a line that are read to see what a table lists
 
 
 def unread_tables(rows: Sequence[Row], root: Path) -> list[str]:
-    """Notes on the CSV files in a folder that list images of both domains: pairs are not read from
-    them there.
-    """
-    letters = {row.key: row.letter for row in rows}
+    """Notes on the CSV files in a folder that list its images: they are not read there."""
+    names = {name for row in rows for name in (row.key, row.scan.path.name)}
     notes = []
     for table in sorted(root.glob("*.csv")):
         with table.open(encoding="utf-8", errors="replace") as file:
             start = file.readline(MAX_LINE) + file.readline(MAX_LINE)
-        cells = [cell.strip(' "').removeprefix("./") for cell in re.split(r"[,;\t\n]", start)]
-        if {"a", "b"} <= {letters.get(cell) for cell in cells}:
+        cells = re.split(r"[,;\t\n]", start.replace("\\", "/"))
+        if not names.isdisjoint(cell.strip(' "\r').removeprefix("./") for cell in cells):
             notes.append(
-                f"'{table.name}' lists images of both domains, but pairs are not read from a table"
-                f" in the folder. To use those of the table: --data '{table}'"
+                f"'{table.name}' lists images of this folder, but patients, domains and pairs are not"
+                f" read from a table in it. To use those of the table: --data '{table}'"
             )
     return notes
 
