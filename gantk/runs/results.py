@@ -86,7 +86,10 @@ class Score(Table):
         "Lowest and highest patient; only where `ci95` is null for too few patients."
     )
     n: Step | None = about(
-        "Number of patients that the mean is over; null where that of any image is unknown."
+        "Number of patients that the mean is over; of images where `patients_unknown` is true."
+    )
+    patients_unknown: bool | None = about(
+        "Whether the patient of any image is unknown; absent where all are known."
     )
     images: Step | None = about("Number of scored images.")
     unit: str = about("Unit of the value, such as `dB`.", "")
@@ -155,8 +158,10 @@ class Score(Table):
         """The size of the sample: `n = 8 (64 images)`, `64 images, patients unknown`; "" where it is
         unknown.
         """
-        if self.n is None:
+        if self.patients_unknown:
             return f"{count_noun(self.images, 'image')}, patients unknown" if self.images else ""
+        if self.n is None:
+            return ""
         images = (
             f" ({count_noun(self.images, 'image')})"
             if self.images and self.images != self.n
@@ -166,7 +171,7 @@ class Score(Table):
 
     def held_out(self) -> str:
         """Whom the mean is over: `8 held-out patients`, `held-out images of unknown patients`."""
-        if self.n is None:
+        if self.patients_unknown or self.n is None:
             return "held-out images of unknown patients"
         return count_noun(self.n, "held-out patient")
 
@@ -312,9 +317,7 @@ class SplitSummary(Table):
 
     by: str | None = about("How images were assigned to the sets, such as `patient`.")
     consequences: list[str] = tables("Consequences of the split for the scores, in words.", list)
-    unknown_patients: bool = about(
-        "Whether the patient of any test image is unknown; scores then have no `n`.", False
-    )
+    unknown_patients: bool = about("Whether the patient of any test image is unknown.", False)
 
 
 ScoresByDirection = dict[str, dict[str, Score]]  # by direction and metric

@@ -113,14 +113,14 @@ def test_nan_outputs_leave_no_plausible_score(wrong):
     ("values", "patients", "value", "n"),
     [
         ([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"], 2.5, 2),
-        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, None),
+        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, 3),
     ],
-    ids=["patients", "unknown ones may be of one head, so their number is unknown"],
+    ids=["patients", "unknown ones may be of one head, so n counts images"],
 )
 def test_patients_count_alike_however_many_images_they_have(values, patients, value, n):
     found = estimate(values, patients)
     assert found.value == value
-    assert found.n == n
+    assert (found.n, bool(found.patients_unknown)) == (n, "" in patients)
 
 
 def test_intervals_cover_the_true_mean_as_stated():
