@@ -42,8 +42,8 @@ MIN_ERROR_OF_RANGE = 0.05
 MAX_ERROR_LEFT = 0.5
 MAX_LISTED_NAMES = 5
 NO_PATIENTS = (
-    "note     the patients are not known, so the scores have no intervals: set --patient REGEX to find"
-    " them in the file names"
+    "note     the patients are not known, so n counts images, and intervals are over images: set"
+    " --patient REGEX to find the patients in the file names"
 )
 NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
@@ -76,7 +76,7 @@ class FolderResults(Results):
     """The results of files against files."""
 
     scale: ScaleFit
-    patients_unknown: bool
+    patients_unknown: bool  # each image counts as a patient
 
 
 PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
@@ -153,7 +153,7 @@ def compare(
             definition = f"{score.definition}/predictions-matched-linearly"
             scores[name] = score.model_copy(update={"definition": definition})
 
-    unknown = len(pairs) > 1 and not all(patients[each] for _, each in pairs)
+    unknown = len(pairs) > 1 and all(patients[each] == each.name for _, each in pairs)
     result = FolderResults(
         metrics={"pred_to_truth": scores},
         baselines={},
@@ -507,9 +507,10 @@ def _of_contrasts(rows: list[Row], shown: set[str]) -> list[Row]:
 
 
 def _patients(rows: Iterable[Row], path: Path) -> dict[Scan, str]:
-    """Images with their patients, as names or headers say; "" where these do not."""
+    """Images with their patients, as names or headers say, or else with their own names."""
     root = path.parent if path.is_file() else path
-    return {row.scan_below(root): row.subject for row in rows}
+    images = [(row.scan_below(root), row.subject) for row in rows]
+    return {image: subject or image.name for image, subject in images}
 
 
 def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:

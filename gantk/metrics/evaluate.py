@@ -498,7 +498,7 @@ class Scorer:
         set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*groups, CEILING]}
         some = next(iter(made.values()))
         count = count_patients(about.patients)
-        patients = {"n": count or len(about.patients), "patients_unknown": count is None or None}
+        patients = {"n": count or 1, "patients_unknown": count is None or None}
         for metric in self.set_metrics:
             train, test, note = self.reals.sets(letter, tuple(some.shape[2:]))
             for name in groups if metric.baselines else made:

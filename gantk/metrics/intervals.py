@@ -69,7 +69,7 @@ def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
     (Efron, 1979), and further keys of the score.
 
     Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval;
-    of unknown ones neither, and n counts images. nan (not scorable) is left out. Seeded: the same values give
+    of unknown ones neither, and n is 1, as all may be one. nan (not scorable) is left out. Seeded: the same values give
     the same interval.
     """
     means = patient_means(values, patients)
@@ -77,9 +77,8 @@ def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
         return Score(value=None, ci95=None, n=0, **about)
 
     if "" in patients:
-        scored = int((~np.isnan(np.asarray(values, dtype=float))).sum())
-        mean = float(means.mean())
-        return Score(value=mean, ci95=None, n=scored, patients_unknown=True, **about)
+        value = float(means.mean())
+        return Score(value=value, ci95=None, n=1, patients_unknown=True, **about)
     ci95 = None
     if len(means) >= MIN_PATIENTS:
         drawn = means[bootstrap_draws(len(means))].mean(axis=1)

@@ -86,7 +86,7 @@ class Score(Table):
         "Lowest and highest patient; only where `ci95` is null for too few patients."
     )
     n: Step | None = about(
-        "Number of patients that the mean is over; of images where `patients_unknown` is true."
+        "Number of patients that the mean is over; 1 where that of any image is unknown."
     )
     patients_unknown: bool | None = about(
         "Whether the patient of any image is unknown; absent where all are known."

@@ -113,9 +113,9 @@ def test_nan_outputs_leave_no_plausible_score(wrong):
     ("values", "patients", "value", "n"),
     [
         ([1.0, 1.0, 1.0, 4.0, math.nan], ["p", "p", "p", "q", "q"], 2.5, 2),
-        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, 3),
+        ([1.0, 2.0, math.nan, 4.5], ["", "", "", "p"], 3.0, 1),
     ],
-    ids=["patients", "unknown ones may be of one head, so n counts images"],
+    ids=["patients", "unknown ones may be of one head, so n is 1"],
 )
 def test_patients_count_alike_however_many_images_they_have(values, patients, value, n):
     found = estimate(values, patients)

@@ -32,7 +32,7 @@ def test_interval_and_sample_in_the_digits_of_the_value():
     assert score.sample() == "n = 8 (64 images)"
     assert Score(value=1.0, ci95=[None, 2.0]).interval() == ""
     assert (
-        Score(value=1.0, n=64, images=64, patients_unknown=True).sample()
+        Score(value=1.0, n=1, images=64, patients_unknown=True).sample()
         == "64 images, patients unknown"
     )
 
