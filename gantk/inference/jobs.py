@@ -134,16 +134,16 @@ def is_generated(path: Path) -> bool:
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     """The rows that a model of one contrast translates: where names or headers say the contrast, not
-    those that say another one, that say none in a folder where others do, a mask or no scan; else
-    all.
+    those that say another one, that say none in the folder of a patient's only one, a mask or no
+    scan; else all.
     """
     readable = [row for row in catalog if row.kind != "other"]
     rows = [row for row in readable if row.kind not in ("mask", "no scan")]
-    telling = {row.path.parent for row in rows if known_contrast(row.contrast, [contrast])}
+    telling = Counter(row.path.parent for row in rows if known_contrast(row.contrast, [contrast]))
     if telling:
         own = usual_contrast(contrast)
         rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
-        rows = [row for row in rows if row.contrast or row.path.parent not in telling]
+        rows = [row for row in rows if row.contrast or telling[row.path.parent] != 1]
     return rows or readable
 
 

@@ -105,6 +105,7 @@ class Translation:
         self.several_contrasts = len(self.contrasts) > 1
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.shared_sidecars: set[Path] = set()  # that several results would have
         self.clipped: list[Clipped] = []  # of results in whole numbers
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
@@ -156,6 +157,7 @@ class Translation:
                 for paths in outcomes.values():
                     self.targets.update(paths or ())
 
+            self._leave_out_shared_sidecars(jobs)
             self._expect_own_names(jobs)
             for job in new:
                 paths = [output.path for output in job.outputs]
@@ -423,6 +425,14 @@ class Translation:
         for place in places:
             sweep(place)
 
+    def _leave_out_shared_sidecars(self, jobs: Sequence[Job]) -> None:
+        """Write no JSON file that would describe several results, as of `p1.nii.gz` and `p1.nrrd`."""
+        counts = Counter(sidecar for job in jobs for sidecar in self._sidecars_of(job))
+        self.shared_sidecars = {path for path, count in counts.items() if count > 1}
+        if self.shared_sidecars:
+            names = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
+            self.say(f"note     not written, because several results would share it: {names}")
+
     def _expect_own_names(self, jobs: Sequence[Job]) -> None:
         """UserError where two results would have one name, or one that of an input."""
         paths = Counter(output.path for job in jobs for output in job.outputs)
@@ -446,6 +456,8 @@ class Translation:
 
     def _has_sidecar(self, path: Path) -> bool:
         """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        if files.sidecar_of(path) in self.shared_sidecars:
+            return False
         is_picture = files.is_image(path) and not files.is_volume(path)
         return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
