@@ -197,7 +197,8 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
 
     The first are named as an image with a contrast in their folder or above it, and further words
     (`T1_brain` beside `T1`, not `T1_to_T2`) or SPM's letters (`wmT1`, `y_T1`); the second are
-    volumes that name no contrast where half of their folder name the domain's (`bias`).
+    volumes that name no contrast beside one that names the domain's (`bias`), where half of the
+    folder do or several such folders have a file of this name.
     """
     stems_of = defaultdict(set)  # by folder
     for image in images:
@@ -211,8 +212,15 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
         if contrast and not exclude(contrast, own)
     )
     images_in = Counter(image.parent for image in images)
-    # a single stray file does not make side files of all others
-    with_contrast = {folder for folder, count in named.items() if 2 * count >= images_in[folder]}
+    # what lies beside images of several folders
+    recurring = Counter(stem_of(image) for image in contrasts if image.parent in named)
+
+    def is_side_file(image: Path) -> bool:
+        if contrasts.get(image, "no volume"):
+            return False
+        # a single stray file does not make side files of all others
+        mostly_named = 2 * named[image.parent] >= images_in[image.parent]
+        return image.parent in named and (mostly_named or recurring[stem_of(image)] > 1)
 
     @lru_cache
     def stems_above(folder: Path) -> list[set[str]]:
@@ -225,13 +233,7 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
                 return True
         return False
 
-    kept = []
-    for image in images:
-        is_side_file = image.parent in with_contrast and not contrasts.get(image, "no volume")
-        if not is_side_file and not is_derived(image):
-            kept.append(image)
-
-    return kept
+    return [image for image in images if not is_side_file(image) and not is_derived(image)]
 
 
 def possible_originals(stem: str) -> list[str]:

@@ -61,6 +61,7 @@ from gantk.catalog.patients import (
     without_series,
 )
 from gantk.catalog.patterns import (
+    CHANNEL_AT_END,
     CLASS_WORDS,
     DATE_WORD,
     PERSON,
@@ -743,9 +744,11 @@ def _session(row: Row) -> str:
             if not DATE_WORD.search(rest):
                 visits.append(without_series(rest).strip("_-. "))
             break
-    said = [word[0] for word in VISIT_WORD.finditer(row.stem) if not DATE_WORD.fullmatch(word[0])]
+    name = CHANNEL_AT_END.sub("", row.stem)
+    said = [word[0] for word in VISIT_WORD.finditer(name) if not DATE_WORD.fullmatch(word[0])]
     for word in (*said, *dates_of(row)):
-        if not any(word in visit for visit in visits):
+        word = word.strip("_-. ")
+        if not any(word in text for text in (own, *visits)):
             visits.append(word)
     return "/".join(filter(None, visits))
 

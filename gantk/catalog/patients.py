@@ -24,6 +24,7 @@ from gantk.catalog.patterns import (
     LAST_NUMBER,
     LAST_WORD,
     NAME_AND_STUDY,
+    OUTER_NUMBER,
     OUTER_VISIT,
     PERSON,
     SCANNER_FOLDER,
@@ -78,15 +79,17 @@ def without_visits(names: Sequence[str]) -> list[str]:
     ================================================== ===================== ==========
     a last word that all names share does not count    `p07_nifti`           `p07`
     the last word is a visit, see below                `p07_1`, `p07_2`      `p07`
+    `V1` beside a name without a number is a visit     `Meier_V1`            `Meier`
     a name that continues another patient's name       `p07_FU3`, `p07`      `p07`
     else the name is the patient                       `site1_007`           `site1_007`
     ================================================== ===================== ==========
 
     The last word is a visit if (1) some patients have several of them, (2) there are at most as many
     different last words as patients, and (3) it has at most as many digits as the number before it,
-    or the word before is a word for a person (`sub-01`).
+    or the word before is a word for a person (`sub-01`). Of `V1`, (1) and (2) have to hold: else it
+    numbers volunteers (`HC_V01`).
     """
-    patient_of = {name: name for name in names}
+    patient_of = {name: name for name in names} | _without_numbers_of_visits(names)
     while True:
         shorter = dict(_shorter(set(patient_of.values())))
         if not shorter:
@@ -104,6 +107,22 @@ def without_visits(names: Sequence[str]) -> list[str]:
         return list(names)
 
     return [patient_of[name] for name in names]
+
+
+def _without_numbers_of_visits(names: Iterable[str]) -> dict[str, str]:
+    """The patients of names with `V1` at their beginning or end, where that is a visit."""
+    patient_of = {}
+    visits = set()
+    for name in names:
+        folders, slash, own = name.rpartition("/")
+        number = OUTER_NUMBER.search(own)
+        rest = without_gaps(OUTER_NUMBER.sub("", own))
+        if number and rest and not parts_with_digits([rest]):
+            patient_of[name] = folders + slash + rest
+            visits.add(number[0].lower())
+
+    patients = set(patient_of.values())
+    return patient_of if len(visits) <= len(patients) < len(patient_of) else {}
 
 
 def _shorter(names: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -82,13 +82,16 @@ SERIES_WORD = re.compile(
 )
 # A whole folder: `ses-01`, `2020-01-02`, `anat2`.
 VISIT_FOLDER = re.compile(rf"(?i)(?:{_DATE}|{_VISIT}|anat|{_SERIES})[\W\d_]*")
-# The first or last word of a name without number: `Meier_V1`, `baseline_Meier`.
-OUTER_VISIT = re.compile(rf"(?i)^(?:{_VISIT}|v\d+)(?![^\W_])|(?<![^\W_])(?:{_VISIT}|v\d+)$")
+# The first or last word of a name without number: `Meier_followup`, `baseline_Meier`.
+OUTER_VISIT = re.compile(rf"(?i)^{_VISIT}(?![^\W_])|(?<![^\W_]){_VISIT}$")
+# The same of a visit or a volunteer: `Meier_V1`, `HC_V01`.
+OUTER_NUMBER = re.compile(r"(?i)^v\d+(?![^\W_])|(?<![^\W_])v\d+$")
+CHANNEL_AT_END = re.compile(r"(?<=\d)_000\d$")  # of nnU-Net
 # The end of a name: `007_V1`, `MR_d0129`, `00001-001`, nnU-Net's channel `_0000`.
 VISIT_WORD = re.compile(
     rf"(?i)(?<![^\W_])(?:{_DATE}\d*|{_VISIT}|(?:[dmv]|mr)\d+)(?![^\W_])"
     r"|(?<=\d{5})[-_]\d{2,3}$"
-    r"|(?<=\d)_000\d$"
+    rf"|{CHANNEL_AT_END.pattern}"
 )
 _VERSION = (
     r"(?:raw|orig(?:inal)?s?|(?:un|pre)[-_]?proc(?:essed|essing)?|pre|pp|processed|n4(?:itk)?"

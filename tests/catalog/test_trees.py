@@ -133,6 +133,13 @@ TREES = {
     ),
     "visits of people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("Erstuntersuchung", "Verlauf")),
     "numbered visits of people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("V1", "V2")),
+    "numbered volunteers": Tree("{p}_{c}.nii.gz", T1_T2, ("HC_V01", "HC_V02", "V03_MS", "MS_V04")),
+    "folders of volunteers": Tree("{p}/{c}.nii.gz", T1_T2, ("HC_V01", "HC_V02", "MS_V03", "MS_V04")),
+    "one name with its contrast": Tree("T1/{p}{c}.nii.gz", {"": "T1"}, ("p1", "p2", "p3", "p4_T1"), domains=("T1",)),
+    "side files of each folder": Tree(
+        "{c}/{p}/{c}.nii.gz", T1_T2, others=("{c}/{p}/bias.nii.gz", "{c}/{p}/field.nii.gz", "{c}/{p}/rois.nii.gz")
+    ),
+    "channels beside contrasts": Tree("{p}/{p}_{c}.nii.gz", {"T1_0000": "T1", "T2_0001": "T2"}, ("p1", "p2")),
     "visits before people": Tree("{s}_{p}_{c}.nii.gz", T1_T2, PEOPLE, ("baseline", "follow-up")),
     "visits of numbers": Tree("P{p}_{s}_{c}.nii.gz", T1_T2, ("01",), ("präOP", "postOP", "Kontrolle")),
     "numbered controls are people": Tree("{p}/{c}.nii.gz", T1_T2, ("Kontrolle_01", "Kontrolle_02")),
@@ -370,7 +377,6 @@ MIXED = {
         "p/T1_bravo (p/T1_mapping) (p/T1_subtraction) p/t2_tse (p/T2_stir) (p/STIR-T2-tra)"
         " (p/t2_fl2d_tra_hemo) (p/T2_relaxation) (p/T2*_gre)"
     ),
-    "one name with its contrast": "T1/p1 T1/p2 T1/p3 T1/p4_T1 T2/p1 T2/p2 T2/p3 T2/p4",
     "derivatives of BIDS": (
         "sub-01/anat/sub-01_T1w sub-01/anat/sub-01_T2w sub-02/anat/sub-02_T1w sub-02/anat/sub-02_T2w"
         " (derivatives/prep/sub-01/anat/sub-01_desc-preproc_T1w) (sourcedata/sub-02/sub-02_T2w)"
