@@ -201,8 +201,10 @@ class Row:
 
 def composed(text: str) -> str:
     """The one of several spellings of a text in Unicode: `ü` as one letter, which a Mac writes as
-    two.
+    two. A pseudonym stays one.
     """
+    if unicodedata.is_normalized("NFC", text):
+        return text
     return unicodedata.normalize("NFC", text)
 
 
