@@ -500,7 +500,7 @@ def sample(run, no_post, **options) -> None:
     "--data", metavar="PATH", help="Score RUN on all images of this file or folder instead."
 )
 @click.option("--pred", metavar="DIR", help="Folder of images to score.")
-@click.option("--truth", metavar="DIR", help="Folder of the true images, matched by file name.")
+@click.option("--truth", metavar="DIR", help="Folder of the true images, matched by name or visit.")
 @click.option("--match", is_flag=True, help=MATCH)
 @click.option("--patient", metavar="REGEX", help=PATIENT)
 @click.option(

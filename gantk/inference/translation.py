@@ -127,9 +127,12 @@ class Translation:
         judged = self.model.judged_uncertainty(self.letter, kind)
         scale = judged.scale if judged else None
         if scale and scale.factor:
-            fitted = f"as fitted on {count_noun(scale.patients or 0, 'validation patient')}"
+            images = "validation images of unknown patients"
+            if scale.patients is not None:
+                images = count_noun(scale.patients, "validation patient")
             self.say(
-                f"note     the uncertainty is scaled by {scale.factor:.3g} to match errors, {fitted}"
+                f"note     the uncertainty is scaled by {scale.factor:.3g} to match errors, as fitted"
+                f" on {images}"
             )
         else:
             self.say("note     the uncertainty is not scaled to errors: it shows only the spread")

@@ -203,7 +203,7 @@ def set_scores(
         name: metric_score(
             metric,
             score,
-            images=len(fake) if score.n is None else score.n,
+            images=len(fake) if score.patients_unknown else score.n or 0,
             definition=score.definition + note,
         )
         for name, score in scores.items()

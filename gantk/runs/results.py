@@ -256,7 +256,9 @@ class Scale(Table):
     """The factor with which 68.27 % of the validation errors are within one spread."""
 
     factor: float | None = about("Factor on the spread; null if it was not fitted.")
-    patients: Step | None = about("Number of validation patients that it was fitted to.")
+    patients: Step | None = about(
+        "Number of validation patients that it was fitted to; null where any is unknown."
+    )
 
 
 class Uncertainty(Table):

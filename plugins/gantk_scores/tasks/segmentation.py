@@ -145,7 +145,7 @@ class Segmentation(SetMetric):
         return self._with_definition(agreement(answers), len(test), how)
 
     def _with_definition(self, dice: Score, count: int, how: str) -> Score:
-        patients = "unknown" if dice.n is None else dice.n
+        patients = "unknown" if dice.patients_unknown else dice.n
         definition = f"{self.definition}/{how}/patients={patients}"
         return dice.model_copy(update={"n": count, "definition": definition})
 

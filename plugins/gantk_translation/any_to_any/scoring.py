@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -69,7 +70,7 @@ def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
         is_there = torch.isin(contrast, torch.tensor(shown))
         seen = torch.where(is_there, images, data.range[0])
         made = data.centre(scorer.translate_contrast(seen, tested.to, target))
-        truth = References(known.images[:, [place]], known.patients, None, known.foreground)
+        truth = replace(known, images=known.images[:, [place]])
         baselines = {"identity": identity(scored_inputs[:, shown], 1)}
         if pairs:
             known_pairs = zip(train_inputs[:, shown], train_targets[:, [place]], strict=True)
@@ -82,4 +83,4 @@ def references_at(known: References, places: Sequence[int]) -> References:
     """The references of the images at these places."""
     foreground = None if known.foreground is None else known.foreground[places]
     patients = [known.patients[place] for place in places]
-    return References(known.images[places], patients, None, foreground)
+    return References(known.images[places], patients, foreground=foreground, above=known.above)

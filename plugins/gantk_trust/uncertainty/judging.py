@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from gantk.metrics.intervals import estimate, patient_numbers
+from gantk.metrics.intervals import count_patients, estimate, patient_numbers
 from gantk.runs.results import Scale, Score, Uncertainty
 
 ONE_SPREAD = 0.6827  # share of normal errors within one standard deviation
@@ -58,7 +58,9 @@ def judge_uncertainty(
 
     columns = np.array(rows, dtype=float).reshape(-1, 4).T
     auroc, auroc_10, within, unscaled = (estimate(values, owners) for values in columns)
-    how = f"scaled-by-{others}-validation-patients" if scale else "not-scaled"
+    how = "not-scaled"
+    if scale:
+        how = f"scaled-by-{'unknown' if others is None else others}-validation-patients"
 
     def score(
         found: Score, definition: str, higher: bool | None, region: str = "foreground"
@@ -73,8 +75,8 @@ def judge_uncertainty(
         of_large["auroc_10"] = score(auroc_10, name, True)
         if lesions is not None:
             inside = _by_patient(errors, uncertainties, lesions, patients)
-            found = {patient: _auroc(e > LARGE_ERROR_SHARE * span, u) for patient, e, u in inside}
-            of_lesions = estimate([*found.values()], [*found])
+            found = [(_auroc(e > LARGE_ERROR_SHARE * span, u), name) for name, e, u in inside]
+            of_lesions = estimate([value for value, _ in found], [name for _, name in found])
             of_large["auroc_10_lesions"] = score(of_lesions, name, True, "lesions")
 
     coverage = score(within, f"errors-within-one-spread/nominal={ONE_SPREAD}/{how}", None)
@@ -118,12 +120,14 @@ def _by_patient(errors: Map, uncertainties: Map, foreground: Map | int, patients
 
 def _scale(
     errors: Map, uncertainties: Map, foreground: Map, patients: Sequence[str]
-) -> tuple[float | None, int]:
+) -> tuple[float | None, int | None]:
     """The mean over patients of the factor with which one spread holds 68.27 % of the errors; and
-    their number.
+    their number, None where that of any image is unknown.
     """
     factors = []
-    for _, e, u in _by_patient(errors, uncertainties, foreground, patients):
+    names = []
+    for patient, e, u in _by_patient(errors, uncertainties, foreground, patients):
         factors.append(np.quantile(e / np.maximum(u, 1e-6), ONE_SPREAD))
+        names.append(patient)
 
-    return (float(np.mean(factors)), len(factors)) if factors else (None, 0)
+    return (float(np.mean(factors)), count_patients(names)) if factors else (None, 0)

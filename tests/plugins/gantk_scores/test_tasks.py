@@ -296,6 +296,6 @@ def test_transfer_scores_good_translations_above_copies():
     assert moved["transfer_ssim"].value < 0.5
     unknown = replace(about, images=blobs.images, patients=[""] * 16)
     found = set_scores(metric, blobs, blobs, unknown)["transfer_ssim"]
-    assert (found.n, found.images) == (None, 16)
+    assert (found.patients_unknown, found.images) == (True, 16)
     with pytest.raises(UserError, match="generated from noise"):
         metric(plain, plain, plain)

@@ -181,6 +181,8 @@ def test_contrasts_are_scored_in_every_case_of_what_is_there(run):
     for kind in ("metrics", "verdict"):
         assert found["baselines"]["identity"].keys() == found[kind].keys() - {"a_to_b"}
 
+    of_foreground = {found["metrics"][key]["psnr_foreground"]["definition"] for key in keys}
+    assert of_foreground == {found["metrics"]["a_to_b"]["psnr_foreground"]["definition"]}
     sources = ("T1", "T2", "T1+T2", "others")
     assert len({found["metrics"][f"{name}_to_PD"]["psnr"]["value"] for name in sources}) == 4
 

@@ -263,6 +263,18 @@ def test_errors_in_lesions_are_judged_apart(overconfident):
     assert found["auroc_10_lesions"]["n"] == 3
 
 
+def test_images_of_unknown_patients_are_judged_each():
+    errors = np.tile([0.0, 1.0], (2, 1, 8, 4))
+    spread = np.concatenate([errors[:1], 1 - errors[1:]])  # right in the first, wrong in the other
+    inside = np.ones_like(errors)
+    maps_of_two = (errors, spread, inside, ["", ""])
+    found = judge_uncertainty(*maps_of_two, 2.0, maps_of_two, inside).dump()
+
+    assert found["auroc_10_lesions"]["value"] == 0.5
+    assert found["auroc_10_lesions"]["patients_unknown"]
+    assert found["scale"].get("patients") is None
+
+
 def test_inverted_contrast_raises_an_alarm_in_training():
     truth = smooth(4, 8)
     held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
