@@ -205,7 +205,10 @@ class Mapping(IntensityMapping):
         # options of earlier versions, which had these values where they changed nothing
         for name in state.keys() - options.keys() - {"name", "fitted"}:
             if state[name] != getattr(cls, name, False):
-                raise UserError(f"a mapping with {name} = {state[name]!r} cannot be used any more")
+                raise UserError(
+                    f"a mapping with {name} = {state[name]!r} cannot be used any more",
+                    remedy="use the version of gantk that trained the model, or train it again",
+                )
         mapping = cls(**options)
         mapping.fitted = state["fitted"]
         return mapping

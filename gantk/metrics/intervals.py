@@ -69,8 +69,8 @@ def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
     (Efron, 1979), and further keys of the score.
 
     Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval;
-    of unknown ones neither, and n is 1, as all may be one. nan (not scorable) is left out. Seeded: the same values give
-    the same interval.
+    of unknown ones neither, and n is 1, as all may be one. nan (not scorable) is left out. Seeded:
+    the same values give the same interval.
     """
     means = patient_means(values, patients)
     if not len(means):

@@ -14,6 +14,7 @@ from gantk import Record
 from gantk.data.intensity import Percentile, Window
 from gantk.errors import UserError
 from gantk.method import Method
+from gantk.metrics.pairs import PSNR
 from gantk.metrics.references import units_of
 from gantk.metrics.samples import alarms
 from gantk.metrics.summary import summary_lines
@@ -52,6 +53,11 @@ class Brighten:
 
     def __call__(self, images, examples):
         return images + 0.1 + 0 * examples(2).mean()
+
+
+def test_a_metric_that_refuses_nothing_is_scored(monkeypatch):
+    monkeypatch.setattr(PSNR, "expect_data", lambda self, scorer: None)
+    assert "psnr" in scorer_of(Translates, "psnr").pairs.rows_of
 
 
 def lines_of(result: dict) -> str:
