@@ -302,6 +302,8 @@ def _relative(path: Path | None, folder: Path) -> str:
     return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
 
+# columns of a row that a table calls by another name
+NAMES_OF_COLUMNS = {"contrast": "domain", "subject": "patient"}
 # columns of a table -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {
     "path": lambda row, folder: _relative(row.scan.path, folder),
@@ -315,7 +317,6 @@ COLUMNS: dict[str, Callable[[Row, Path], str]] = {
         f"{NAMES_OF_COLUMNS.get(column, column)}: {rule}" for column, rule in row.rules.items()
     ),
 }
-NAMES_OF_COLUMNS = {"contrast": "domain", "subject": "patient"}
 
 
 def unread_rows(files: Iterable[Path]) -> list[Row]:
