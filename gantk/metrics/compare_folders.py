@@ -482,7 +482,8 @@ def _set_scores(
         metric = part(data_range, real_images.ndim - 2)
         scores |= set_scores(metric, real_set, real_set, fake_set, strict=True)
 
-    return scores
+    patients = {"n": len(set(fake_set.patients))}
+    return {name: score.model_copy(update=patients) for name, score in scores.items()}
 
 
 def _rows(path: Path, pattern: str) -> list[Row]:

@@ -125,11 +125,13 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
 def test_patients_of_compared_files_come_from_a_pattern(tmp_path, volumes):
     sides = (tmp_path / "pred", tmp_path / "truth")
     said = []
-    options = {"metrics": ["mae"], "say": said.append}
+    options = {"metrics": ["mae", "kid"], "say": said.append}
     one_patient = gantk.compare(*sides, patient="(case)", **options)
-    row = one_patient["metrics"]["pred_to_truth"]["mae"]
+    rows = one_patient["metrics"]["pred_to_truth"]
+    row = rows["mae"]
 
-    assert row["n"] == 1
+    assert row["n"] == rows["kid_random"]["n"] == 1
+    assert row["images"] == rows["kid_random"]["images"] == 3
     assert row["ci95"] is None
     assert row["value"] == pytest.approx(rows_of(tmp_path, "mae")["mae"]["value"])
 
