@@ -77,7 +77,7 @@ def outputs_of_run(run: Path) -> dict[str, np.ndarray]:
     results["scan"] = done.pixels
     model = gantk.load(run, device="cpu")
     spacing = (3.0, 1.6, 1.4)
-    model.model.data.spacing = spacing
+    model.recipe.data.spacing = spacing
     (done,) = model(scan)
     results["scan, resampled"] = done.pixels
     return results

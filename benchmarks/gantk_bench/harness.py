@@ -17,7 +17,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.machine.runtime import Runtime, start
 from gantk.method import Batch, Method, Stage, domain_letters
 from gantk.recipe.load import Recipe, load_recipe
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.trained import build_method
 from gantk.training.cuda_graph import WARM_UP
 from gantk.training.engine import Engine
@@ -107,7 +107,7 @@ def reason(error: BaseException) -> str:
 class RecipeStep:
     """A recipe's engine with one batch; a call takes one training step."""
 
-    model: Model
+    model: CheckedRecipe
     engine: Engine
     batch: Batch
     device: torch.device
@@ -161,7 +161,7 @@ class RecipeStep:
         return sum(parameter.numel() for parameter in self.engine.method.parameters())
 
 
-def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
+def method_of(model: CheckedRecipe, runtime: Runtime) -> tuple[Method, dict[str, int]]:
     """(the recipe's method, channels of each domain): one channel for each contrast, two classes
     for labels.
 
@@ -188,7 +188,7 @@ def method_of(model: Model, runtime: Runtime) -> tuple[Method, dict[str, int]]:
     return build_method(*arguments), channels
 
 
-def noise(model: Model, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:
+def noise(model: CheckedRecipe, channels: dict[str, int], stage: Stage, runtime: Runtime) -> Batch:
     """A batch of uniform noise in [-1, 1] at the stage's size, with labels and masks if the recipe
     has them.
     """

@@ -14,7 +14,7 @@ from typing import Any
 from gantk.catalog.contrasts import usual_contrast
 from gantk.data.sources.source import source_for
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
-from gantk.recipe.tables import DataTable, Model, SplitTable
+from gantk.recipe.tables import CheckedRecipe, DataTable, SplitTable
 
 OPTIONS_NAMING_FILES = ("a", "b")
 
@@ -91,7 +91,7 @@ def opened_recipe(
     settings: Settings,
     profile: str | None = None,
     last: Settings = (),
-) -> tuple[Recipe, Model, Any]:
+) -> tuple[Recipe, CheckedRecipe, Any]:
     """Load a recipe, apply profile, data, settings and the `last` ones, in this order, and check
     it; returns recipe, model, and the source that was built of the data, to read its records from
     (None for the recipe's own source).
@@ -136,7 +136,7 @@ def checked_recipe(
     settings: Settings,
     profile: str | None,
     last: Settings = (),
-) -> tuple[Recipe, Model]:
+) -> tuple[Recipe, CheckedRecipe]:
     """The recipe that `gantk run` would train with these options, and its checked tables; UserError as
     there. `last`: settings that win over all others.
     """

@@ -50,8 +50,8 @@ def export(
         say(f"warning  the export is compared on random images, not on real ones: {direction.why}")
 
     require_steady(direction.torch_outputs, direction.images)
-    if translator.model.post:
-        names = ", ".join(part.name for part in translator.model.post)
+    if translator.recipe.post:
+        names = ", ".join(part.name for part in translator.recipe.post)
         say(f"warning  the file does not contain the post-steps of the recipe: {names}")
 
     return exporter.write(direction, out, say)
@@ -74,7 +74,7 @@ class Direction:
         self.label = label
         self.saved = load_meta(translator.checkpoint)
         self.images = self._images()
-        self.name = f"{translator.model.method.name}, {self.frame.source} to {self.frame.target}"
+        self.name = f"{translator.recipe.method.name}, {self.frame.source} to {self.frame.target}"
         if label is not None:
             self.name += f", class {label}"
 
@@ -85,7 +85,7 @@ class Direction:
         """Real images in network intensities, held-out ones where there are any; noise where the
         data are missing.
         """
-        model = self.translator.model
+        model = self.translator.recipe
         method = self.translator.method
         other = OTHER[self.letter]
         count = COMPARED_IMAGES[model.data.dims]

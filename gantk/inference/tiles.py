@@ -20,7 +20,7 @@ from gantk.method import Method
 from gantk.nets.blocks import memory_format
 from gantk.nets.statistics import Moments, apply_norm, moments
 from gantk.prepare.module import pad_to_size
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 
 MAX_MAP_MEMORY_SHARE = 0.75  # largest share of the memory for the small maps of the whole image
 # times that a voxel may be computed per pass; beyond that, tiles stay larger than the memory
@@ -73,7 +73,7 @@ class TiledNetwork:
         cls,
         function: Callable[[Tensor], Tensor],
         method: Method,
-        model: Model,
+        model: CheckedRecipe,
         runtime: Runtime,
         *,
         graph: bool = False,
@@ -293,7 +293,7 @@ class AnySize:
     images.
     """
 
-    def __init__(self, method: Method, model: Model, runtime: Runtime):
+    def __init__(self, method: Method, model: CheckedRecipe, runtime: Runtime):
         self.method = method
 
         @cache

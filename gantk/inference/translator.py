@@ -42,7 +42,7 @@ from gantk.machine.runtime import Runtime, start
 from gantk.method import OTHER, Method, direction_to
 from gantk.nets.blocks import fold_for_inference
 from gantk.prepare.module import Prepare, Prepared, centre, middle_slice, neighbour_places
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of, trained_on
@@ -60,7 +60,7 @@ from gantk.runs.trained import (
 class Translator(TrainedModel):
     """A trained method with its intensity mappings, on a device."""
 
-    model: Model
+    recipe: CheckedRecipe
     method: Method
     intensity: dict[str, IntensityMapping]  # by domain, fitted on the training split
     runtime: Runtime
@@ -74,10 +74,10 @@ class Translator(TrainedModel):
     _last: tuple[str, TranslateOptions, NetworkFunction] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        data = self.model.data
+        data = self.recipe.data
         end = f"on {self.runtime.device}, '{self.checkpoint}'"
         return (
-            f"Translator({self.model.method.name}, {' and '.join(data.domains)},"
+            f"Translator({self.recipe.method.name}, {' and '.join(data.domains)},"
             f" {tuple(data.size)}, {end})"
         )
 
@@ -148,7 +148,7 @@ class Translator(TrainedModel):
         except FileNotFoundError:  # deleted by a running training: no other translation can use it
             digest = secrets.token_hex()
 
-        name = self.model.method.name
+        name = self.recipe.method.name
         if self.packed is None:
             return {"name": name, "sha256": digest}
 
@@ -185,8 +185,8 @@ class Translator(TrainedModel):
         }
 
     def _frame(self, letter: str) -> Frame:
-        data = self.model.data
-        table = self.model.translate
+        data = self.recipe.data
+        table = self.recipe.translate
         source, target = data.domains[0], data.domains[-1]
         if letter != "b":
             source, target = target, source
@@ -285,12 +285,12 @@ class Translator(TrainedModel):
             options.variants is not None
             or options.uncertainty
             or options.example is not None
-            or self.model.post
+            or self.recipe.post
         ):
             raise UserError(
                 "gradients are not available with variants, style, uncertainty or post-steps",
                 where="grad",
-                remedy="train without post-steps (post = [])" if self.model.post else None,
+                remedy="train without post-steps (post = [])" if self.recipe.post else None,
             )
 
         if not images.is_floating_point():
@@ -346,7 +346,7 @@ class Translator(TrainedModel):
         seen: Tensor,
     ) -> Tensor:
         """Run a network and the recipe's post-steps: (N, C, *size) to (N, maps x D, *size)."""
-        made = torch.cat([network(part) for part in seen.split(self.model.translate.batch)])
+        made = torch.cat([network(part) for part in seen.split(self.recipe.translate.batch)])
         results = []
         for part, kind in zip(made.chunk(len(maps), dim=1), maps, strict=True):
             if kind == "image":
@@ -378,7 +378,7 @@ class Translator(TrainedModel):
 
         elif options.example is not None:
             style = self._example(options.example, letter)
-            example = self.runtime.place(style, self.model.data.dims)
+            example = self.runtime.place(style, self.recipe.data.dims)
 
             def network(x: Tensor) -> Tensor:
                 return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
@@ -386,7 +386,7 @@ class Translator(TrainedModel):
         else:
             network = partial(method.translate, to=letter)
 
-        return TiledNetwork.of_method(network, method, self.model, self.runtime, graph=graph)
+        return TiledNetwork.of_method(network, method, self.recipe, self.runtime, graph=graph)
 
     def _uncertain_network(
         self, method: Method, letter: str, kind: str
@@ -397,7 +397,7 @@ class Translator(TrainedModel):
         judged = self.judged_uncertainty(letter, kind)
         scale = judged.scale if judged else None
         maker.scale = (scale.factor if scale else None) or 1.0
-        any_size = AnySize(method, self.model, self.runtime)
+        any_size = AnySize(method, self.recipe, self.runtime)
         return lambda x: torch.cat(maker.maps(any_size, letter, x), dim=1)
 
     @cached_property
@@ -420,7 +420,7 @@ class Translator(TrainedModel):
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
         # from the style's domain
         own = self.intensity[letter]
-        data = self.model.data
+        data = self.recipe.data
         planes = 2 * data.neighbours + 1
         frame = self.frames[letter]
         channels = self.method.geometry.channels[letter] // planes
@@ -436,13 +436,13 @@ class Translator(TrainedModel):
 
     @cached_property
     def _posts(self) -> Posts:
-        return Posts(self.model, self.method.geometry.range)
+        return Posts(self.recipe, self.method.geometry.range)
 
     @cached_property
     def _data(self) -> object:
         if self.data is not None:
             return self.data
-        data = data_of(self.run, self.model.data, type(self.method))
+        data = data_of(self.run, self.recipe.data, type(self.method))
         data.intensity.update(self.intensity)
         return data
 
@@ -459,7 +459,7 @@ class Translator(TrainedModel):
         if not self._posts.steps:
             return images
 
-        reach = self.model.data.neighbours
+        reach = self.recipe.data.neighbours
         device = self.runtime.device
         examples = Examples(lambda: self._data, letter, device, made_from, neighbours=reach)
         middle = middle_slice(images, reach)
@@ -486,7 +486,7 @@ class Translator(TrainedModel):
         if post:
             images = self._apply_post_steps(images, "image", self._classes_of_samples(n, label))
 
-        shown = middle_slice(images, self.model.data.neighbours).cpu().numpy()
+        shown = middle_slice(images, self.recipe.data.neighbours).cpu().numpy()
         return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
 
     def _classes_of_samples(self, n: int, label: str | None) -> list[str]:
@@ -529,7 +529,7 @@ class Translator(TrainedModel):
         if kind == np.uint16:
             white = np.iinfo(kind).max
             images = picture_scale(self.intensity["image"], self.values.get("image"), white)(images)
-            domain = self.model.data.domains[0]
+            domain = self.recipe.data.domains[0]
             say(
                 f"note     the values of {domain} are rescaled to 0 .. {white}, because a .png file"
                 " has no units"

@@ -47,7 +47,7 @@ from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import (
     Distributions,
     Results,
@@ -101,7 +101,7 @@ class Scorer:
     Raises a UserError at construction if a metric does not suit the method or the data.
     """
 
-    def __init__(self, model: Model, data: Data, method: Method, runtime: Runtime):
+    def __init__(self, model: CheckedRecipe, data: Data, method: Method, runtime: Runtime):
         self.model = model
         self.data = data
         self.method = method

@@ -33,7 +33,7 @@ from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import image_intensities, size_image
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import Score
 
 
@@ -54,7 +54,13 @@ class WrittenTranslations:
     """
 
     def __init__(
-        self, model: Model, data: Data, method: Method, runtime: Runtime, *, posts: bool = True
+        self,
+        model: CheckedRecipe,
+        data: Data,
+        method: Method,
+        runtime: Runtime,
+        *,
+        posts: bool = True,
     ):
         """`posts`: whether the recipe's post-steps are applied."""
         if not posts:
@@ -66,7 +72,7 @@ class WrittenTranslations:
         # a copy, because the translator changes it into a form for inference only
         own = copy.deepcopy(method).requires_grad_(False)
         self.translator = Translator(
-            model=model,
+            recipe=model,
             method=own,
             intensity=data.intensity,
             runtime=runtime,

@@ -121,7 +121,7 @@ def gantk_before_training(model) -> None:
     """Check a new or resumed training, on every rank. Raise a UserError to refuse it.
 
     Args:
-        model: the checked recipe, a gantk.recipe.tables.Model.
+        model: the checked recipe, a gantk.recipe.tables.CheckedRecipe.
     """
 
 

@@ -25,9 +25,9 @@ from gantk.recipe.tables import (
     FORMAT,
     MAX_DEPTH,
     MAX_FILE_BYTES,
+    CheckedRecipe,
     DataTable,
     FastTable,
-    Model,
     require_bounded,
 )
 
@@ -202,11 +202,11 @@ class Recipe:
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, *parents, last))
 
-    def check(self) -> Model:
+    def check(self) -> CheckedRecipe:
         """Check every key, name and type, and bind the parts.
 
         Returns:
-            The checked recipe, a gantk.recipe.tables.Model.
+            The checked recipe, a gantk.recipe.tables.CheckedRecipe.
 
         Raises:
             UserError: something is wrong. The message has the key, its line and the nearest valid
@@ -219,7 +219,7 @@ class Recipe:
         if isinstance(version, int):
             expect_format("this recipe", version, FORMAT, self._place(("format",)))
 
-        model = self._bind_tables(Model, tables)
+        model = self._bind_tables(CheckedRecipe, tables)
         if (model.train.steps is None) == (model.train.epochs is None):
             what = "both train.steps and train.epochs are given"
             if model.train.steps is None:

@@ -239,7 +239,7 @@ class TranslateTable(spec.Table):
 
 # The default tables are created when a recipe is checked, not when this module is imported: they
 # contain parts, and parts import torch.
-class Model(spec.Table):
+class CheckedRecipe(spec.Table):
     """A complete, checked recipe."""
 
     format: int = FORMAT  # version of the recipe format
@@ -260,7 +260,7 @@ class Model(spec.Table):
 
 
 TABLES = {  # name in `gantk show` -> (key in a recipe, table)
-    "recipe": ("", Model),
+    "recipe": ("", CheckedRecipe),
     "data": ("data", DataTable),
     "split": ("data.split", SplitTable),
     "train": ("train", TrainTable),

@@ -22,7 +22,7 @@ from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
 from gantk.plugin.spec import Kind
 from gantk.prepare.module import middle_slice
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint
 from gantk.runs.results import PostLosses
 from gantk.runs.schemas import Meta
@@ -31,7 +31,7 @@ UNCERTAINTY = Kind("uncertainty", having=("check", "kind_for", "maps", "judge"))
 
 
 def build_method(
-    model: Model,
+    model: CheckedRecipe,
     channels: dict[str, int],
     classes: tuple[str, ...],
     range: tuple[float, float],
@@ -50,7 +50,7 @@ def build_method(
 
 
 def _geometry(
-    model: Model,
+    model: CheckedRecipe,
     channels: dict[str, int],
     classes: tuple[str, ...],
     range: tuple[float, float],
@@ -63,7 +63,9 @@ def _geometry(
     return Geometry(model.data.dims, size, channels, classes, range, contrasts)
 
 
-def load_method(model: Model, saved: Path, range: tuple[float, float], runtime: Runtime) -> Method:
+def load_method(
+    model: CheckedRecipe, saved: Path, range: tuple[float, float], runtime: Runtime
+) -> Method:
     """Load a checkpoint's method for inference: averaged weights if any, evaluation mode, no
     gradients.
 
@@ -83,7 +85,7 @@ def load_method(model: Model, saved: Path, range: tuple[float, float], runtime: 
 
 
 def require_same_networks(
-    model: Model, meta: Meta, weights: dict[str, Tensor], saved: Path, geometry: Geometry
+    model: CheckedRecipe, meta: Meta, weights: dict[str, Tensor], saved: Path, geometry: Geometry
 ) -> None:
     """UserError where the recipe's networks are not those of the weights; large ones are compared
     before they take memory.
@@ -98,7 +100,7 @@ def require_same_networks(
         checkpoint.check_same(expected, add_left_out_networks(weights, method, meta), str(saved))
 
 
-def require_memory(model: Model, runtime: Runtime, probe: Geometry) -> None:
+def require_memory(model: CheckedRecipe, runtime: Runtime, probe: Geometry) -> None:
     """UserError, with figures, where one image of the recipe's size does not fit into the memory of
     the device, in proportion to the smaller images of `probe`.
     """
@@ -180,7 +182,7 @@ class Posts:
     of `images`, and `curves`, name -> value for step 0, 1, ...
     """
 
-    def __init__(self, model: Model, range: tuple[float, float]):
+    def __init__(self, model: CheckedRecipe, range: tuple[float, float]):
         self.steps = [part(model.data.dims, range) for part in model.post]
         # a step needs all slices of a volume
         self.whole = any(getattr(step, "whole", False) for step in self.steps)

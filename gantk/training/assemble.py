@@ -22,7 +22,7 @@ from gantk.machine.device import slow_bf16
 from gantk.machine.runtime import Runtime
 from gantk.method import Companions, Method, check_output_range
 from gantk.metrics.evaluate import Scorer
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.training.engine import Engine
@@ -36,7 +36,7 @@ class Parts:
     yet.
     """
 
-    model: Model
+    model: CheckedRecipe
     runtime: Runtime
     data: Data
     method: Method
@@ -50,7 +50,7 @@ class Parts:
 
 
 def assemble(
-    model: Model,
+    model: CheckedRecipe,
     runtime: Runtime,
     known: RecordedSplit | None = None,
     loader: Loader | None = None,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gantk.plugin.spec import Part
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.published import PublishedSystem
-    from gantk.recipe.tables import Model
+    from gantk.recipe.tables import CheckedRecipe
 
 LOADER = "batches of another program"  # where a run's images come from, in environment.json
 Say = Callable[[str], None]
@@ -67,7 +67,7 @@ class Surroundings:
             self.notes.append(note)
         (self.listener or warn_of)(line)
 
-    def start(self, model: Model, device: str | None, folder: Path) -> Runtime:
+    def start(self, model: CheckedRecipe, device: str | None, folder: Path) -> Runtime:
         """Start the runtime; errors of it will say how to continue the run in `folder`, or what
         needs less memory.
         """
@@ -221,7 +221,7 @@ def _expect_none(options: Mapping[str, Any]) -> None:
 def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -> Training:
     """The training of a run folder, after its newest checkpoint."""
 
-    def open_checked() -> tuple[RunFolder, Model, RecordedSplit]:
+    def open_checked() -> tuple[RunFolder, CheckedRecipe, RecordedSplit]:
         folder = RunFolder.open(path)
         model = folder.recipe(LACKING_IN_TRAINING).check()
         check_training(model, around.hooks)
@@ -241,7 +241,7 @@ def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -
     return _ready(parts, folder, saved, around)
 
 
-def _loader_again(folder: RunFolder, data: Any, model: Model) -> Loader | None:
+def _loader_again(folder: RunFolder, data: Any, model: CheckedRecipe) -> Loader | None:
     """The loader of a continued training, which needs one if it began with one."""
     if folder.environment.recipe.data != LOADER:
         if data is not None:

@@ -21,10 +21,10 @@ from gantk.method import Geometry
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
-    from gantk.recipe.tables import Model
+    from gantk.recipe.tables import CheckedRecipe
 
 
-def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
+def lighter(model: CheckedRecipe, device: str) -> Iterator[tuple[str, ...]]:
     """Yield sets of settings that lower the memory of a training and are not in force, the mildest
     first.
     """
@@ -52,7 +52,7 @@ def lighter(model: Model, device: str) -> Iterator[tuple[str, ...]]:
 
 
 @contextmanager
-def memory_advice(model: Model, runtime: Runtime) -> Iterator[None]:
+def memory_advice(model: CheckedRecipe, runtime: Runtime) -> Iterator[None]:
     """Context manager: turns an out-of-memory error into a GantkError that names settings which
     take less.
     """
@@ -110,7 +110,7 @@ class Cost:
         )
 
 
-def cost_of(model: Model) -> Cost:
+def cost_of(model: CheckedRecipe) -> Cost:
     """The lower bound of a recipe's training; without weights if its method cannot be built this
     way.
     """
@@ -145,7 +145,7 @@ def most_memory() -> float | None:
     return max(known) if len(known) == len(rooms) else None
 
 
-def require_memory(model: Model) -> None:
+def require_memory(model: CheckedRecipe) -> None:
     """Raise UserError, with figures, for a training that does not fit into any device's memory on
     this machine.
     """

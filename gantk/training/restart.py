@@ -16,7 +16,7 @@ from gantk.errors import UserError, argument
 from gantk.files import lock_folder, regular_file
 from gantk.machine.launch import Launch
 from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
-from gantk.recipe.tables import Model
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.folder import RunFolder, flat
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOCAL = {"data.source.path", "data.split.file", "train.start"}
 
 
-def identity_of(model: Model, data: Data) -> dict[str, str]:
+def identity_of(model: CheckedRecipe, data: Data) -> dict[str, str]:
     """What ranks must agree on: versions, all recipe keys, and the images of each split with their
     file sizes.
     """

@@ -31,7 +31,7 @@ from gantk.training.memory import cost_of, is_out_of_memory, lighter, most_memor
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
-    from gantk.recipe.tables import Model
+    from gantk.recipe.tables import CheckedRecipe
 
 STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compiles, is not timed
 # bytes below the limit at which starting a library or a thread may already fail
@@ -257,7 +257,7 @@ def _measure(
 
 
 def _time_stages(
-    model: Model, runtime: Runtime, warn: bool, say: Callable[[str], None]
+    model: CheckedRecipe, runtime: Runtime, warn: bool, say: Callable[[str], None]
 ) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
     from gantk.data.check.check import warnings_about

@@ -43,7 +43,7 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     words.
     """
     method = direction.network.method
-    data = direction.translator.model.data
+    data = direction.translator.recipe.data
     window = tuple(method.geometry.size)
     other_sizes = data.fit == "crop" or window != tuple(data.size)
     large = np.prod(window) > MAX_NATIVE_NORM_POSITIONS or other_sizes
@@ -95,7 +95,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     """The metadata stored beside the network, for JSON: `Metadata`, and what describes the file."""
     translator = direction.translator
     letter = direction.letter
-    model = translator.model
+    model = translator.recipe
     frame = direction.frame
     whole = {
         "format": FORMAT,
@@ -125,7 +125,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
 
 def left_out(direction: Direction) -> list[str]:
     """What changes results after the network, and is not in the file's graph."""
-    steps = [part.name for part in direction.translator.model.post]
+    steps = [part.name for part in direction.translator.recipe.post]
     if direction.frame.masked:
         steps.append("masked")
     if direction.frame.detail == "guided":

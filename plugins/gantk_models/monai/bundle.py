@@ -46,7 +46,7 @@ class Monai:
         """Write the bundle after checking that its network's outputs equal PyTorch's; returns its
         path.
         """
-        model = direction.translator.model
+        model = direction.translator.recipe
         if model.data.fit == "crop":
             raise UserError(
                 "MONAI cannot cut windows like gantk", where="data.fit", remedy="export ONNX"
@@ -88,7 +88,7 @@ def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
     frame = direction.frame
-    size = tuple(translator.model.data.size)
+    size = tuple(translator.recipe.data.size)
     check_networks(direction.network.method, size)
     larger, _ = pad_to_size(torch.from_numpy(direction.images), size)
     direction.images = larger.numpy()
@@ -106,7 +106,7 @@ def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     pipeline = translator.pipelines[direction.letter]
     module: nn.Module = Prepared(pipeline.preparation(pipeline.source), plain)
     if frame.neighbours:
-        module = Stacked(module, frame.neighbours, translator.model.translate.batch)
+        module = Stacked(module, frame.neighbours, translator.recipe.translate.batch)
 
     return torchscript_bytes(module), parity
 
@@ -131,7 +131,7 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     """
     translator = direction.translator
     frame = direction.frame
-    data = translator.model.data
+    data = translator.recipe.data
     names = frame.sources
     given = f"a folder of NIfTI volumes, all {escape_markdown(names[0])}"
     if len(names) > 1:
@@ -151,12 +151,12 @@ def card(direction: Direction, use: str, parity_line: str) -> str:
     if data.missing == "mask":
         left_out.append("Patients with a missing contrast.")
 
-    for step in translator.model.post:
+    for step in translator.recipe.post:
         left_out.append(f"The recipe's post-step {code_span(step.name)}.")
 
     return f"""# {escape_markdown(frame.source)} to {escape_markdown(frame.target)}
 
-Method: {escape_markdown(translator.model.method.name)}, {direction.saved.step} steps; gantk {__version__}.
+Method: {escape_markdown(translator.recipe.method.name)}, {direction.saved.step} steps; gantk {__version__}.
 
 {use}
 

@@ -41,7 +41,7 @@ def inference(direction: Direction) -> dict[str, Any]:
         files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
 
     inferer = part("SimpleInferer")
-    model = direction.translator.model
+    model = direction.translator.recipe
     if model.data.dims == 2 and not model.data.neighbours:
         batch = model.translate.batch
         inferer = part("SliceInferer", roi_size=[-1, -1], sw_batch_size=batch, spatial_dim=0)
@@ -86,7 +86,7 @@ def part(target: str, **options: Any) -> dict[str, Any]:
 
 
 def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    data = direction.translator.model.data
+    data = direction.translator.recipe.data
     steps = [part("LoadImaged", keys=keys), part("EnsureChannelFirstd", keys=keys)]
     steps.append(part("Orientationd", keys=keys, axcodes=AXCODES[data.plane]))
     if data.spacing:
@@ -135,7 +135,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     translator = direction.translator
     frame = direction.frame
     task = f"Translation of {frame.source} into {frame.target} images"
-    method = translator.model.method.name
+    method = translator.recipe.method.name
     (rows,) = scores(direction).metrics.values()
     return {
         "schema": SCHEMA,
@@ -151,7 +151,7 @@ def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "description": f"{task} by the method {method}, trained with gantk.",
         "authors": "not stated",
         "copyright": "not stated",
-        "data_source": f"not stated (gantk source '{translator.model.data.source.name}')",
+        "data_source": f"not stated (gantk source '{translator.recipe.data.source.name}')",
         "data_type": "nibabel",
         "eval_metrics": {name: score.value for name, score in rows.items()},
         "intended_use": (
@@ -179,7 +179,7 @@ def scores(direction: Direction) -> Results:
 
 def _tensor(direction: Direction, letter: str, names: list[str]) -> dict[str, Any]:
     translator = direction.translator
-    data = translator.model.data
+    data = translator.recipe.data
     geometry = translator.method.geometry
     channels = geometry.channels[letter] // (2 * data.neighbours + 1)
     ends = np.array(geometry.range).reshape(-1, *[1] * (data.dims + 1))

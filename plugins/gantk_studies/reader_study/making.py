@@ -308,7 +308,7 @@ def of_run(
             what, where="RUN", remedy="translate your images and name them with --real and --fake"
         )
 
-    data = data_of(model.run, model.model.data, type(model.method))
+    data = data_of(model.run, model.recipe.data, type(model.method))
     reals = RealImages(data, "cpu")
     letter, source = _letters(model, to)
     couples = [(pair[letter], pair[source]) for pair in data.pairs(split)]
@@ -321,7 +321,7 @@ def of_run(
     if letter == source:
         made = _sample_each(model, letter, records, rng)
     else:
-        written = WrittenTranslations(model.model, data, model.method, model.runtime)
+        written = WrittenTranslations(model.recipe, data, model.method, model.runtime)
         made = written(sources, None, letter).images
 
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
@@ -358,7 +358,7 @@ def _letters(model: Any, to: str | None) -> tuple[str, str]:
     if directions:
         letter = model.domain(to)
         return letter, OTHER[letter]
-    if to not in (None, model.model.data.domains[0]):
+    if to not in (None, model.recipe.data.domains[0]):
         model.domain(to)  # raises
 
     letter = model.method.reads[0]

@@ -217,7 +217,7 @@ def _model(
 
     if not model.method.directions():
         what = (
-            f"'{model.model.method.name}' generates images from noise, so there is no input to"
+            f"'{model.recipe.method.name}' generates images from noise, so there is no input to"
             " explain"
         )
         raise UserError(what, where="RUN", allowed="runs that translate images")

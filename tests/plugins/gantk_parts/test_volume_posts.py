@@ -74,7 +74,7 @@ def test_whole_volumes_are_post_processed_and_scored(tiny_recipe, tmp_path):
     found = []
     for batch in (3, 16):
         model = gantk.load(run.path, device="cpu")
-        model.model.translate.batch = batch
+        model.recipe.translate.batch = batch
         found.append(torch.from_numpy(model.translate(volume)))
 
     torch.testing.assert_close(*found, atol=1e-2, rtol=1e-4)

@@ -79,8 +79,8 @@ def test_python_takes_a_class_for_each_image(run):
 
 def test_evaluation_translates_each_image_as_its_own_class(run):
     model = Translator.load(run, "cpu")
-    data = data_of(model.run, model.model.data, type(model.method))
-    scorer = Scorer(model.model, data, model.method, model.runtime)
+    data = data_of(model.run, model.recipe.data, type(model.method))
+    scorer = Scorer(model.recipe, data, model.method, model.runtime)
     scorer.test()
     tested = scorer.tested["a_to_b"]
     labels = [pair["a"].label for pair in tested.pairs]
