@@ -154,7 +154,7 @@ def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:
     rows = rows_of_one(catalog, contrast)
     if any(row.line for row in rows):  # of a table, whose files may lie elsewhere
         places = [Path(os.path.abspath(row.scan.path)) for row in rows]
-        above = root.absolute()
+        above = Path(os.path.abspath(root))
         if not all(place.is_relative_to(above) for place in places):
             above = Path(os.path.commonpath([place.parent for place in places]))
         scans = [

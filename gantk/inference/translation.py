@@ -274,10 +274,15 @@ class Translation:
         self, catalog: Sequence[Row], root: Path, jobs: Sequence[Job], how: str
     ) -> None:
         """Say which images of a folder are not translated, and how to name one: `how`."""
-        used = {scan for job in jobs for found in job.candidates.values() for scan in found}
+        used = {
+            (scan.files, scan.volume)  # the images of a table have other names
+            for job in jobs
+            for found in job.candidates.values()
+            for scan in found
+        }
         silent = ("other", "mask") if self.several_contrasts else ("other",)
         images = {row.scan_below(root): row for row in catalog if row.kind not in silent}
-        unused = [scan for scan in images if scan not in used]
+        unused = [scan for scan in images if (scan.files, scan.volume) not in used]
         if unused:
             names = _first_names([_with_reason(scan, images[scan]) for scan in unused])
             self.say(

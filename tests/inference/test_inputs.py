@@ -181,7 +181,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_chooses_images_of_a_model_of_one_contrast(name, tmp_path, tiny_run):
+def test_a_table_chooses_images_of_a_model_of_one_contrast(name, tmp_path, tiny_run, monkeypatch):
     paths, made = TABLES[name]
     folder = tmp_path / "tables"
     for number, path in enumerate(paths):
@@ -191,6 +191,10 @@ def test_a_table_chooses_images_of_a_model_of_one_contrast(name, tmp_path, tiny_
     (folder / "scans.csv").write_text("\n".join(lines))
 
     out = tmp_path / "out"
-    gantk.translate(tiny_run, folder / "scans.csv", out, to="T2", say=lambda line: None)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    said = []
+    gantk.translate(tiny_run, "../tables/scans.csv", out, to="T2", say=said.append)
     results = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.nii.gz"))
     assert results == [made.format(n=number) for number in (1, 2)]
+    assert not [line for line in said if "not used" in line]
