@@ -225,6 +225,7 @@ def test_images_of_another_size_are_not_drawn_side_by_side(tiny_run, copied_run,
 
 
 REFUSED = ("These runs were not scored on the same test images", "Folds count as one where")
+OF_SET = ("recipe.toml", 'per = "set"\n')
 OF_A = ("a-0", "a-1", "a-2")
 OF_B = ("b-0", "b-1", "b-2")
 
@@ -322,6 +323,9 @@ def folds(tiny_run, tmp_path):
             ["the unchanged input shows (12.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2;"],
         ),
         (("a-0", "b-0"), (), 1, ["a-0 is ahead of b-0", "n = 2"]),
+        # a run of an earlier version
+        (("a-1", "b-1"), (*OF_SET, OF_SET[1] + "foreground = false\n"), 1, ["a-1 is ahead of b-1"]),
+        (("a-1", "b-1"), (*OF_SET, OF_SET[1] + "foreground = true\n"), 1, ["other units or sizes"]),
         (("a-0", "a-1", "b-0"), (), 1, REFUSED),
         (("a-0", "b-1"), (), 0, REFUSED),
         (OF_A, ("recipe.toml", "cycle = 5.0", "cycle = 6.0"), 0, REFUSED),

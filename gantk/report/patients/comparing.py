@@ -48,6 +48,9 @@ ONE_SEED = (
 )
 # keys of [data] that decide the pixels and the units in which the networks' images are scored
 SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
+ABSENT = "–"  # a key that a run's recipe does not have
+# of a key that earlier versions had: false changed nothing
+UNUSED = {"false", ABSENT}
 # its direction in words, the image with all pictures, and each system's scores of it
 ComparedImage = tuple[str, ShownImage, dict[str, dict[str, float | None]]]
 
@@ -212,7 +215,7 @@ def _why_not_compared(
     scales = {
         key: values
         for key, values in differences
-        if key.startswith("data.") and key.split(".")[1] in SCALES
+        if key.startswith("data.") and key.split(".")[1] in SCALES and {*values} != UNUSED
     }
     unlike = ""
     for images in tests[0]:
@@ -394,7 +397,7 @@ def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
 
     rows = []
     for key in dict.fromkeys(key for recipe in recipes for key in recipe):
-        texts = [recipe.get(key, "–") for recipe in recipes]
+        texts = [recipe.get(key, ABSENT) for recipe in recipes]
         if len(set(texts)) > 1:
             rows.append((key, texts))
 
