@@ -13,6 +13,7 @@ from typing import Any
 from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
+from gantk.data.dataset import expect_no_doubts
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs, without_partner
 from gantk.errors import UserError
@@ -110,6 +111,9 @@ def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
             own.append(setting)
             scans = _read(path, own, tell, scans)
 
+    usage = scans.examination.usage
+    assert usage is not None  # as `_read` made sure
+    expect_no_doubts(usage.source, usage.table)  # what `names` does not answer
     if len(scans.domains) == 2:
         scans = _by_headers(path, own, scans, tell)
 
