@@ -303,6 +303,7 @@ def _relative(path: Path | None, folder: Path) -> str:
 
 
 # columns of a row that a table calls by another name
+VOLUME = "volume_number"  # column of the volume of a file of several, counted from 0
 NAMES_OF_COLUMNS = {"contrast": "domain", "subject": "patient"}
 # columns of a table -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {
@@ -313,6 +314,7 @@ COLUMNS: dict[str, Callable[[Row, Path], str]] = {
     "label": lambda row, folder: row.label,
     "mask": lambda row, folder: _relative(row.mask, folder),
     "pair": lambda row, folder: row.pair,
+    VOLUME: lambda row, folder: "" if row.scan.volume is None else str(row.scan.volume),
     "why": lambda row, folder: "; ".join(
         f"{NAMES_OF_COLUMNS.get(column, column)}: {rule}" for column, rule in row.rules.items()
     ),

@@ -29,7 +29,7 @@ MAX_CHANNELS = 10
 def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row]:
     """A row for each image, with its contrast where a dataset.json beside it, or beside its folder,
     names that of its channel (`p1_0000.nii.gz`); for a file of several volumes one for each of
-    these contrasts that dataset.json says of it (MSD's `BRATS_001.nii.gz` with FLAIR, T1w, ...).
+    these contrasts, or for each where none is given, that dataset.json says of it (MSD's `BRATS_001.nii.gz` with FLAIR, T1w, ...).
 
     UserError for a dataset.json that cannot be read, or gives two channels one name.
     """
@@ -47,7 +47,8 @@ def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row
         if channel and int(channel[2]) in words:
             found.append(Row(Scan(image), words[int(channel[2])], stem=channel[1]))
         for number, word in words.items() if len(words) > 1 and not channel else ():
-            if any(same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts):
+            asked = [same_contrast(word.lower(), one_word(contrast)) for contrast in contrasts]
+            if any(asked) or not contrasts:
                 found.append(Row(Scan(image, volume=number), word))
         rows += found or [Row(Scan(image))]
     return rows

@@ -5,14 +5,16 @@ for each contrast. Used for training, `gantk data check` and `gantk translate`.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.catalog import VOLUME, Catalog, Row
 from gantk.catalog.contrasts import (
     CONTRASTS,
     contrast_called,
@@ -39,7 +41,7 @@ from gantk.formats.image import Scan
 MAX_QUOTED_CELLS = 5  # wrong cells of one mistake that a message quotes
 MAX_WRONG_CELLS = 10_000  # at which reading stops
 # columns that are no domain's paths
-OTHER_COLUMNS = {"split", "fold", "label", "mask", "pair", "position", "slice"}
+OTHER_COLUMNS = {"split", "fold", "label", "mask", "pair", "position", "slice", VOLUME}
 SETS = ("train", "validation", "test")
 NO_SPLIT = "is not a valid split (train, validation, test)"
 
@@ -87,7 +89,7 @@ class ImageTable:
         for line, cells in self.lines():
             self.count += 1
             for row in self._rows_of(line, cells):
-                identity = row.contrast, row.files
+                identity = row.contrast, row.files, row.scan.volume
                 if identity in rows:
                     self._note(UserError("is listed twice", where=self.key_of(row)), line)
                 rows[identity] = row
@@ -267,7 +269,12 @@ class ImageTable:
 
     def _row(self, contrast: str, text: str, cells: Mapping[str, str]) -> Row:
         subject = cells.get(self.own_names.get("patient", ""), "")
-        row = Row(self._scan(text), contrast, subject)
+        scan = self._scan(text)
+        if number := cells.get(VOLUME, ""):
+            if not re.fullmatch("[0-9]{1,4}", number):
+                raise UserError("is not the number of a volume, from 0 on", where=number)
+            scan = replace(scan, volume=int(number))
+        row = Row(scan, contrast, subject)
         row.label = cells.get("label", "")
         row.stem = cells.get("position") or cells.get("slice", "")
         return row

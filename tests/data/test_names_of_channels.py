@@ -121,3 +121,15 @@ def test_a_model_translates_its_contrast_of_such_files(tiny_run, msd):
     translate(tiny_run, msd / "BRATS_3.nii", msd / "one.nii", volume=1, **cpu)
     made = read(msd / "out/BRATS_3.nii").pixels
     np.testing.assert_array_equal(made, read(msd / "one.nii").pixels)
+
+
+def test_such_files_are_checked_and_listed_by_their_volumes(msd):
+    table = msd / "scans.csv"
+    found = check(msd, table=table)
+
+    assert found["summary"]["domains"].startswith("T1: 4 volumes")
+    assert found["patients"] == 4
+    for data in (load(source(msd), split=SPLIT), load(source(table, "manifest"), split=SPLIT)):
+        lows = {(each.domain, int(each.read().min() // 100)) for each in data.records}
+        assert lows == {("a", 1), ("b", 3)}
+        assert len({each.subject for each in data.records}) == 4

@@ -150,11 +150,11 @@ def examine(
 
     items = []
     known = {item.scan: item for item in inspected}
-    contrasts = {row.files: row.contrast for row in rows}
+    contrasts = {(row.files, row.scan.volume): row.contrast for row in rows}
     for number, scan in enumerate(scans):
         report(0.8 * number / len(scans), scan.name)
         item = known[scan].as_inspected() if scan in known else inspect(scan)
-        item.contrast = contrasts.get(scan.files, "")
+        item.contrast = contrasts.get((scan.files, scan.volume), "")
         item.domains = [item.contrast] if item.contrast else []  # until the use is known
         items.append(item)
 

@@ -167,14 +167,18 @@ def assign(study: Study, items: Sequence[Inspected]) -> None:
     """Set the records and domains of every image."""
     for item in items:
         item.domains = []
-    item_of = {os.path.abspath(file): item for item in items for file in item.scan.files}
+    item_of = {
+        (os.path.abspath(file), item.scan.volume): item
+        for item in items
+        for file in item.scan.files
+    }
     for record in study.records:
         domain = study.names[record.domain]
         for _, scan in scans_of(record):
             place = os.path.abspath(scan.files[0])
-            if place not in item_of:
+            item = item_of.get((place, scan.volume)) or item_of.get((place, None))
+            if item is None:
                 continue
-            item = item_of[place]
             if item.seen and not item.records:
                 item.seen = place_fingerprint(item.seen, record)
             item.records.append(record)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.catalog import VOLUME, Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
 from gantk.data.check.usage import Usage
 from gantk.data.sources.pairing import complete_pairs
@@ -42,6 +42,8 @@ def write_table(
 
     columns = ["path", "domain", "patient"]
     columns += [name for name in ("split", "label", "mask") if any(getattr(r, name) for r in rows)]
+    if any(row.scan.volume is not None for row in rows):
+        columns.append(VOLUME)
     if usage and len(usage.names) == 2:
         columns.append("pair")  # empty cells too: pairs are those of the folder
     if why:

@@ -34,8 +34,9 @@ class Manifest(VolumeSource):
 
     Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient
     (or subject_id), split (train, validation, test; none leaves a row out), position (of a slice),
-    label (a class), mask (a file), pair. Rows of other contrasts are skipped. Usual names of path,
-    domain and patient are understood, such as filename, modality and subject.
+    label (a class), mask (a file), pair, volume_number (of a file of several, from 0). Rows of other
+    contrasts are skipped. Usual names of path, domain and patient are understood, such as filename,
+    modality and subject.
 
     Two images are a registered pair if they are on one voxel grid (or `onto` resamples them) and
     belong together: by an equal `pair`, by the same row, as the only two images of a patient, or as
