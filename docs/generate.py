@@ -281,7 +281,7 @@ def flat(figures, prefix: str = "") -> str:
 def keys() -> str:
     """Every table of a recipe with its keys, as `gantk show TABLE` prints them."""
     from gantk.plugin.spec import Table
-    from gantk.recipe.tables import Model
+    from gantk.recipe.tables import CheckedRecipe
 
     said = [(ROOT / "docs/keys.intro").read_text("utf-8")]
 
@@ -293,7 +293,7 @@ def keys() -> str:
             if inspect.isclass(field.annotation) and issubclass(field.annotation, Table):
                 walk(field.annotation, f"{path}.{name}".lstrip("."))
 
-    walk(Model, "")
+    walk(CheckedRecipe, "")
     return "\n\n".join(said)
 
 
