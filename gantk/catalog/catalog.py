@@ -105,10 +105,11 @@ class Row:
         row.label = recorded.get("label", "")
         row.position = recorded.get("position")
         row.pair = recorded.get("pair", "")
-        if "volume" in recorded:  # of an earlier version
-            row.scan = replace(row.scan, volume=recorded["volume"])
         row.mask = root / recorded["mask"][0] if "mask" in recorded else None
         row.onto = _scan_of(recorded["onto"], root) if "onto" in recorded else None
+        if "volume" in recorded:  # of an earlier version; all volumes of `onto` have one grid
+            row.scan = replace(row.scan, volume=recorded["volume"])
+            row.onto = row.onto and replace(row.onto, volume=0)
         contrasts = recorded.get("contrasts", {})
         scans = {
             name: _scan_of(parts, root) if parts else None for name, parts in contrasts.items()
