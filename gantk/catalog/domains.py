@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +46,9 @@ GLOB = re.compile(r"[*?\[]")
 
 def relative_to(path: Path, root: Path) -> Path:
     """A path relative to a folder, or the path itself if it is not below that folder."""
-    return path.relative_to(root) if path.is_relative_to(root) else path
+    with suppress(ValueError):
+        return path.relative_to(root)
+    return path
 
 
 # --- patients and splits

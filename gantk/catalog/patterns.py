@@ -114,6 +114,7 @@ TEMPLATE = re.compile(
     r"(?i:(?:^|[\W_])(?:template|atlas))(?![a-z])|(?<=[a-z])(?:Template|Atlas)(?![a-z])"
     r"|^(?i:mni|icbm|avg|colin)[\W_]?(?:152|305|27)(?!\d)"
 )
+MAY_BE_TEMPLATE = re.compile(r"(?i)template|atlas|mni|icbm|avg|colin")  # somewhere in a path
 # A whole folder of one scanner's images: `3T`, `GE1T5`.
 SCANNER_FOLDER = re.compile(r"(?i)(?:ge|siemens|philips)?[-_ ]?(?:[137]t|1[.t]5t?)")
 
