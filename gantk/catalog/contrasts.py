@@ -390,24 +390,28 @@ def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
 def shown_by_series(
     modality: str, texts: Sequence[str], asked: Iterable[str], *, agent: bool = False
 ) -> str:
-    """Which of the contrasts `asked` a DICOM series shows: an unusual name by a text before the first
-    that says a contrast, MR by its modality, others as of `contrast_of_series`, of which T1 with an
-    `agent` is T1CE; else what that says, in capitals.
+    """Which of the contrasts `asked` a DICOM series shows: an unusual name by the first text with one,
+    before any that says a contrast; MR by its modality; others as of `contrast_of_series`, of which
+    T1 with an `agent` is T1CE; else what that says, in capitals.
     """
+    usual_of = {}
+    for name in asked:
+        wanted = one_word(name)
+        usual_of[name] = "" if wanted in KINDS_OF_CT else CONTRASTS.get(wanted, "")
+
+    for text in takewhile(lambda text: not contrast_of_series("MR", [text]), texts):
+        words = {one_word(text), *map(str.lower, words_of(text))}
+        for name, usual in usual_of.items():
+            if not usual and one_word(name) in words:
+                return name
+
     said = contrast_of_series(modality, texts)
     if said == "t1" and agent:
         said = "t1ce"
-    unsaid = takewhile(lambda text: not contrast_of_series("MR", [text]), texts)
-    words = {word for text in unsaid for word in (one_word(text), *map(str.lower, words_of(text)))}
-    found = ""
-    for name in asked:
-        wanted = one_word(name)
-        usual = "" if wanted in KINDS_OF_CT else CONTRASTS.get(wanted, "")
-        if not usual and wanted in words:
+    for name, usual in usual_of.items():
+        if usual and usual in (said, modality.lower()):
             return name
-        if usual and (usual == said or usual == modality.lower()):
-            found = found or name
-    return found or said.upper()
+    return said.upper()
 
 
 def times_contradict(facts: Mapping[str, Any], meant: str | None) -> bool:

@@ -355,14 +355,17 @@ def test_frames_of_reference_that_differ_are_not_paired(tmp_path):
 
 
 @pytest.mark.slow
-def test_words_tell_kinds_of_ct_apart(tmp_path):
-    for n, (patient, kind) in enumerate((p, kind) for p in "123" for kind in ("LDCT", "NDCT")):
-        header = {"SeriesDescription": kind, "SeriesInstanceUID": f"1.9.{n}"}
-        folder = tmp_path / f"{patient}{kind}"
+@pytest.mark.parametrize(
+    ("kinds", "study"), [(("LDCT", "NDCT"), ""), (("low", "full"), "low dose study")]
+)
+def test_words_tell_kinds_of_ct_apart(tmp_path, kinds, study):
+    for n, (patient, kind) in enumerate((p, kind) for p in "123" for kind in kinds):
+        header = {"SeriesDescription": kind, "SeriesInstanceUID": f"1.9.{n}", "ProtocolName": ""}
+        folder = tmp_path / study / f"{patient}{kind}"
         made.series(folder, made.head(8), modality="CT", PatientID=patient, **header)
 
-    records = records_of(Dicom, tmp_path, ("LDCT", "NDCT"))
-    for letter, kind in (("a", "LDCT"), ("b", "NDCT")):
+    records = records_of(Dicom, tmp_path, kinds)
+    for letter, kind in zip("ab", kinds, strict=True):
         assert all(kind in str(record.path) for record in of(records, letter))
 
 
