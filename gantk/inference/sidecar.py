@@ -78,7 +78,8 @@ class MadeOf:
         if self.model.get("limits"):
             facts["Limits"] = self.model["limits"]
         if self.score:
-            facts["HeldOutPatients"] = {"PSNR": self.score.value, "Number": self.score.n}
+            known = {} if self.score.patients_unknown else {"Number": self.score.n}
+            facts["HeldOutPatients"] = {"PSNR": self.score.value, **known}
         facts["FitsTrainingData"] = {
             name: {"Fits": checked.fits, "Reasons": checked.reasons}
             for name, checked in self.given.items()
