@@ -5,7 +5,7 @@ models of several contrasts its cases, whose images are brought onto one grid.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,12 +139,22 @@ def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     """
     readable = [row for row in catalog if row.kind != "other"]
     rows = [row for row in readable if row.kind not in ("mask", "no scan")]
-    telling = Counter(row.path.parent for row in rows if known_contrast(row.contrast, [contrast]))
+    telling = defaultdict(list)  # by folder, the patients of the rows that say it
+    for row in rows:
+        if known_contrast(row.contrast, [contrast]):
+            telling[row.path.parent].append(row.subject)
+
     if telling:
         own = usual_contrast(contrast)
         rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
-        rows = [row for row in rows if row.contrast or telling[row.path.parent] != 1]
+        rows = [row for row in rows if row.contrast or not _is_beside(row, telling)]
     return rows or readable
+
+
+def _is_beside(row: Row, telling: Mapping[Path, Sequence[str]]) -> bool:
+    """Whether a row is in the folder of a single one of `telling`, and not of another patient."""
+    patients = telling.get(row.path.parent, ())
+    return len(patients) == 1 and row.subject in ("", *patients)
 
 
 def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:

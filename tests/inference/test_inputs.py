@@ -9,7 +9,9 @@ from one_pipeline import OnePipeline, model_of
 from volumes import volume
 
 import gantk
+from gantk.catalog.catalog import Catalog, Row
 from gantk.errors import GantkError
+from gantk.formats.image import Scan
 from gantk.inference.jobs import inputs_below, jobs_of_cases, rows_of_one
 from gantk.inference.notes import Checked
 
@@ -60,6 +62,16 @@ def test_inputs_of_a_model_of_one_contrast(names, expected, tmp_path):
     catalog = inputs_below(tree(tmp_path, *names), tmp_path / "out", ["T1"])
 
     assert [row.scan_below(tmp_path).name for row in rows_of_one(catalog, "T1")] == expected
+
+
+def test_another_patient_beside_one_of_the_contrast_stays():
+    series = [("A", "T1"), ("A", ""), ("B", "")]
+    rows = [
+        Row(Scan(Path(f"scans/{number}"), is_series=True), contrast, patient)
+        for number, (patient, contrast) in enumerate(series)
+    ]
+
+    assert [row.path.name for row in rows_of_one(Catalog(rows), "T1")] == ["0", "2"]
 
 
 NAMES = ["T1", "T1CE", "T2", "FLAIR"]
