@@ -230,7 +230,9 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
         return [stems_of[each] for each in (folder, *folder.parents) if each in stems_of]
 
     def is_derived(image: Path) -> bool:
-        for original in possible_originals(stem_of(image).lower()):
+        stem = stem_of(image)
+        of_spm = (each.lower() for each in originals_of_spm(stem))
+        for original in (*possible_originals(stem.lower()), *of_spm):
             exists = any(original in stems for stems in stems_above(image.parent))
             if exists and usual_contrast(original):
                 return True
@@ -240,12 +242,16 @@ def without_derived(images: Sequence[Path], domain: str) -> list[Path]:
 
 
 def possible_originals(stem: str) -> list[str]:
-    """The names, in lower case, of which a name is one with further words, or with SPM's letters
-    before it: `t1` of `t1_brain` and of `wmt1`.
+    """The names of which a name is one with further words: `t1` of `t1_brain`."""
+    return [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
+
+
+def originals_of_spm(stem: str) -> list[str]:
+    """The names of which a name is one with SPM's small letters before it: `T1` of `wmT1`; of `MS1`
+    none.
     """
-    further = [stem[: end.start()] for end in FURTHER_WORD.finditer(stem)]
     ends = range(1, min(len(stem), MAX_SPM_PREFIX + 1))
-    return further + [stem[end:] for end in ends if SPM_PREFIX.fullmatch(stem[:end])]
+    return [stem[end:] for end in ends if SPM_PREFIX.fullmatch(stem[:end])]
 
 
 def contrasts_said(path: Path) -> set[str]:

@@ -41,6 +41,7 @@ from gantk.catalog.domains import (
     Parts,
     bare_stem,
     domain_match,
+    originals_of_spm,
     parts_with_digits,
     patient_of,
     possible_originals,
@@ -356,8 +357,8 @@ def _rows_saying(
     for row in rows:
         own = said.get(id(row), "")
         is_synonym = own != word and own not in others and same_contrast(own, word)
-        starts = {"", row.stem, *possible_originals(row.stem)}
-        if is_synonym and starts & own_stems[row.path.parent]:
+        originals = {"", row.stem, *possible_originals(row.stem), *originals_of_spm(row.stem)}
+        if is_synonym and originals & own_stems[row.path.parent]:
             row.fill("kind", "version", f"beside it lies a file named exactly '{word}'")
         elif own == word or is_synonym:
             found.append(row)
@@ -382,7 +383,8 @@ def _rows_meant_beside_others(
 
     kept = []
     for (folder, stem), row in found.items():
-        if not any((folder, start) in found for start in possible_originals(stem)):
+        originals = (*possible_originals(stem), *originals_of_spm(stem))
+        if not any((folder, original) in found for original in originals):
             kept.append(row)
             row.stem = without_gaps(
                 re.sub(rf"(?i)(?<![a-z0-9])({'|'.join(short)})(?![a-z0-9])", "", row.stem)

@@ -289,7 +289,7 @@ def visits_or_patients(rows: Sequence[Row]) -> tuple[list[UserError], list[str]]
         return people or _words_behind_people(rows), []
 
     name = names.most_common(1)[0][0]
-    first, other = sorted("/".join(each) for each in found if each[1] == name)[:2]
+    first, other = sorted("/".join(filter(None, each)) for each in found if each[1] == name)[:2]
     example = next(row for (_, last), row in found.items() if last == name)
     end = _pattern_behind(name, example)
     if not unclear:
