@@ -80,6 +80,7 @@ from gantk.files import json_object
 from gantk.formats.files import natural, readable, stem_of
 
 UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
+OF_DERIVATIVES = ("derivatives", "sourcedata", "desc-", "space-")  # in paths, of BIDS
 DOUBLE_ECHO = {"pd", "t2"}  # two images of one series, whose names say both
 BEGINS_ALIKE = "a folder's name begins as the contrast's"
 PATIENT_IN_NAME = "the file's name"
@@ -175,9 +176,8 @@ def _set_kinds(catalog: Catalog, root: Path, asked: Asked) -> None:
     others = [row.path for row in catalog if row.path not in named]
     texts = [asked.text(contrast) for contrast in asked.contrasts]
     images = set(without_labels(others, root, texts))
-    computed = (
-        set() if any("derivatives" in text for text in texts) else _derivatives(catalog, root)
-    )
+    chosen = any(word in text for text in texts for word in OF_DERIVATIVES)
+    computed = set() if chosen else _derivatives(catalog, root)
     for row in catalog:
         if row.path in computed:
             row.fill("kind", "version", "in derivatives/, beside the scans of a BIDS data set")

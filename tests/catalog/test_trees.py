@@ -451,6 +451,18 @@ def rows_of(tmp_path: Path, *paths: str):
     return read_names(tmp_path, [tmp_path / path for path in paths], asked)
 
 
+def test_derivatives_of_bids_can_be_chosen(tmp_path):
+    names = [
+        f"{folder}sub-0{n}/sub-0{n}{made}_{c}w.nii.gz"
+        for n, c in product("123", T1_T2)
+        for folder, made in (("", ""), ("derivatives/prep/", "_desc-preproc"))
+    ]
+    asked = Asked({c: f"desc-preproc_{c}w" for c in T1_T2})
+    catalog = read_names(tmp_path, [tmp_path / name for name in names], asked)
+    used = {row.path for row in catalog if row.contrast in T1_T2 and row.pair}
+    assert used == {tmp_path / name for name in names if name.startswith("derivatives")}
+
+
 def test_every_filled_cell_says_its_rule(tmp_path):
     catalog = rows_of(
         tmp_path, *(f"p{n}/{c}.nii.gz" for n in "12" for c in ("T1", "T2", "T1_brain"))
