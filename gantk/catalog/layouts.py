@@ -67,6 +67,7 @@ from gantk.catalog.patterns import (
     DATE_WORD,
     PERSON,
     SPLIT_WORD,
+    STARTS_WITH_DATE,
     VISIT_FOLDER,
     VISIT_WORD,
 )
@@ -747,8 +748,9 @@ def _session(row: Row) -> str:
                 visits.append(without_series(rest).strip("_-. "))
             break
     name = CHANNEL_AT_END.sub("", row.stem)
-    said = [word[0] for word in VISIT_WORD.finditer(name) if not DATE_WORD.fullmatch(word[0])]
-    for word in (*said, *dates_of(row)):
+    said = (word[0] for word in VISIT_WORD.finditer(name))
+    undated = [word for word in said if not STARTS_WITH_DATE.match(word)]
+    for word in (*undated, *dates_of(row)):
         word = word.strip("_-. ")
         if not any(word in text for text in (own, *visits)):
             visits.append(word)

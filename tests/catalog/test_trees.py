@@ -134,6 +134,11 @@ TREES = {
     "visits of people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("Erstuntersuchung", "Verlauf")),
     "numbered visits of people": Tree("{p}_{s}_{c}.nii.gz", T1_T2, PEOPLE, ("V1", "V2")),
     "people whose letters SPM writes too": Tree("{p}_{c}.nii.gz", T1_T2, ("S01", "MS01", "S02", "MS02")),
+    "times of ADNI's archive": Tree(
+        "ADNI_{p}_{c}.nii.gz",
+        {"MR_T1_br_raw_20060418193713091_1_S13409_I13723": "T1", "MR_T2_br_raw_20060418193742092_2_S13410_I13724": "T2"},
+        ("002_S_0295", "002_S_0413"),
+    ),
     "numbered volunteers": Tree("{p}_{c}.nii.gz", T1_T2, ("HC_V01", "HC_V02", "V03_MS", "MS_V04")),
     "folders of volunteers": Tree("{p}/{c}.nii.gz", T1_T2, ("HC_V01", "HC_V02", "MS_V03", "MS_V04")),
     "one name with its contrast": Tree("T1/{p}{c}.nii.gz", {"": "T1"}, ("p1", "p2", "p3", "p4_T1"), domains=("T1",)),
