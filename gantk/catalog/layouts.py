@@ -76,7 +76,7 @@ from gantk.catalog.versions import (
     leave_out_standard_space,
     leave_out_templates,
 )
-from gantk.errors import NothingFound, UserError
+from gantk.errors import NothingFound, UserError, count_noun
 from gantk.files import json_object
 from gantk.formats.files import natural, readable, stem_of
 
@@ -179,6 +179,10 @@ def _set_kinds(catalog: Catalog, root: Path, asked: Asked) -> None:
     images = set(without_labels(others, root, texts))
     chosen = any(word in text for text in texts for word in OF_DERIVATIVES)
     computed = set() if chosen else _derivatives(catalog, root)
+    if computed:
+        catalog.notes.append(
+            f"{count_noun(computed, 'file')} left out in derivatives/ or sourcedata/ of a BIDS data set"
+        )
     for row in catalog:
         if row.path in computed:
             row.fill("kind", "version", "in derivatives/, beside the scans of a BIDS data set")

@@ -114,22 +114,30 @@ class Dicom(VolumeSource):
         return chosen
 
     def _left_out(self, found: Sequence[Row], used: Sequence[Row]) -> list[str]:
-        """A note on the series of the domains that are left out, as their headers say that they are
-        no scans.
+        """Notes on the series of the domains that are left out, as their headers say that they are no
+        scans, or show T1 after a contrast agent.
         """
         files = {row.files for row in used}
+        others = [row for row in found if row.files not in files]
         kinds = Counter(
             row.header.no_scan
-            for row in found
-            if row.contrast in self.domains and row.files not in files
+            for row in others
+            if row.contrast in self.domains and row.kind == "no scan"
         )
-        if not kinds:
-            return []
-        said = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
-        return [
-            f"{count_noun(kinds.total(), 'series')} left out, as the header says that"
-            f" it is {said}. To use them, choose them by data.source.a or b"
-        ]
+        notes = []
+        if kinds:
+            said = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
+            notes.append(
+                f"{count_noun(kinds.total(), 'series')} left out, as the header says that it is"
+                f" {said}. To use them, choose them by data.source.a or b"
+            )
+        with_agent = [row for row in others if row.contrast == "T1CE" and row.header.agent]
+        if with_agent and "t1" in map(usual_contrast, self.domains):
+            notes.append(
+                f"{count_noun(with_agent, 'series')} left out as T1CE, as the header names a contrast"
+                " agent or the description says so. To use them, choose them by data.source.a or b"
+            )
+        return notes
 
     def _set_patient(self, row: Row) -> None:
         """Set the patient that the pattern finds in a path or, if not there, in PatientID."""
