@@ -176,9 +176,10 @@ def assign(study: Study, items: Sequence[Inspected]) -> None:
         domain = study.names[record.domain]
         for _, scan in scans_of(record):
             place = os.path.abspath(scan.files[0])
-            item = item_of.get((place, scan.volume)) or item_of.get((place, None))
-            if item is None:
+            known = (place, scan.volume) if (place, scan.volume) in item_of else (place, None)
+            if known not in item_of:
                 continue
+            item = item_of[known]
             if item.seen and not item.records:
                 item.seen = place_fingerprint(item.seen, record)
             item.records.append(record)
