@@ -224,9 +224,10 @@ def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
 
 STOPPING = """
 import gantk
+from gantk.errors import CtrlC
 @gantk.hookimpl
 def gantk_images_scored(run):
-    raise KeyboardInterrupt
+    raise CtrlC
 """
 
 

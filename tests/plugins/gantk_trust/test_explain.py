@@ -95,7 +95,7 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture):
             gantk.explain(tiny_run, picture, **options, **quiet)
 
     table = SimpleNamespace(method=SimpleNamespace(name="dcgan"))
-    noise = SimpleNamespace(method=SimpleNamespace(directions=tuple), model=table)
+    noise = SimpleNamespace(method=SimpleNamespace(directions=tuple), recipe=table)
 
     with pytest.raises(UserError, match="'dcgan' generates images from noise"):
         gantk.explain(noise, picture, **quiet)
