@@ -303,8 +303,8 @@ def _relative(path: Path | None, folder: Path) -> str:
     return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
 
-# columns of a row that a table calls by another name
 VOLUME = "volume_number"  # column of the volume of a file of several, counted from 0
+# columns of a row that a table calls by another name
 NAMES_OF_COLUMNS = {"contrast": "domain", "subject": "patient"}
 # columns of a table -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {

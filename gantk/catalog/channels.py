@@ -28,8 +28,9 @@ MAX_CHANNELS = 10
 
 def rows_of_images(images: Iterable[Path], contrasts: Sequence[str]) -> list[Row]:
     """A row for each image, with its contrast where a dataset.json beside it, or beside its folder,
-    names that of its channel (`p1_0000.nii.gz`); for a file of several volumes one for each of
-    these contrasts, or for each where none is given, that dataset.json says of it (MSD's `BRATS_001.nii.gz` with FLAIR, T1w, ...).
+    names that of its channel (`p1_0000.nii.gz`). A file of several volumes has one for each of these
+    contrasts, or for each where none is given, that dataset.json says of it (MSD's
+    `BRATS_001.nii.gz` with FLAIR, T1w, ...).
 
     UserError for a dataset.json that cannot be read, or gives two channels one name.
     """

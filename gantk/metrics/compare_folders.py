@@ -269,16 +269,15 @@ def _pairs_of_files(
                 names = shorter
 
     if set(names[0]) != set(names[1]):
-        partner = _of_one_visit(*rows)
-        if 2 * len(partner) >= len(rows[0]):
-            made, real = folders
-            alone = [row.scan_below(made).name for row in rows[0] if row.files not in partner]
+        made, real = folders
+        truth_of = _truths_by_visit(*rows)
+        if 2 * len(truth_of) >= len(rows[0]):
             pairs = [
-                (row.scan_below(made), partner[row.files].scan_below(real))
-                for row in rows[0]
-                if row.files in partner
+                (one.scan_below(made), truth_of[one.scan].scan_below(real))
+                for one in rows[0]
+                if one.scan in truth_of
             ]
-            return pairs, alone
+            return pairs, [one.scan_below(made).name for one in rows[0] if one.scan not in truth_of]
 
     by_name = []
     for folder, scans, own in zip(folders, images, names, strict=True):
@@ -305,15 +304,18 @@ def _pairs_of_files(
     return [(scan, of_real[name]) for name, scan in of_made.items()], []
 
 
-def _of_one_visit(made: Sequence[Row], real: Sequence[Row]) -> dict[tuple[Path, ...], Row]:
-    """The truth of each prediction, by its files: the only one of its contrast, patient and visit."""
+def _truths_by_visit(made: Sequence[Row], real: Sequence[Row]) -> dict[Scan, Row]:
+    """The truth of each prediction: the only one of its contrast, patient and visit."""
     truths: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in real:
         truths[row.contrast, row.subject, row.session].append(row)
-    found = {
-        row.files: truths[row.contrast, row.subject, row.session] for row in made if row.subject
-    }
-    return {files: own[0] for files, own in found.items() if len(own) == 1}
+
+    truth_of = {}
+    for row in made:
+        own = truths[row.contrast, row.subject, row.session]
+        if row.subject and len(own) == 1:
+            truth_of[row.scan] = own[0]
+    return truth_of
 
 
 def _without_folders(name: str) -> str:
