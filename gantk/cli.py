@@ -387,9 +387,9 @@ def translate(run, input, output, files, **options) -> None:
 
     INPUT is a picture (PNG, JPEG, TIFF), a volume (NIfTI, NRRD, MHA), a folder with a DICOM series,
     a folder of these, or a CSV that lists them. For a run on several contrasts, a folder is a
-    patient's, with one file or DICOM series for each contrast, or one of such folders. Or name the files, in
-    place of INPUT: --t1 FILE --t2 FILE. A run that makes any contrast from others (anytoany) makes
-    those that a patient lacks.
+    patient's, with one file or DICOM series for each contrast, or one of such folders. Or name the
+    files, in place of INPUT: --t1 FILE --t2 FILE. A run that makes any contrast from others
+    (anytoany) makes those that a patient lacks.
 
     OUTPUT has the size, grid and orientation of INPUT, and the intensities of the target domain. A
     DICOM series becomes a derived series with new identifiers. If a folder was translated in part,
