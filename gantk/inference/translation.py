@@ -237,14 +237,20 @@ class Translation:
         else:
             jobs = jobs_of_images(catalog, root, self.contrasts[0])
             how = "INPUT"
-            if len(jobs) == 1 and jobs[0].scans[self.frame.source].path == source:
-                if suffix_of(target) not in files.formats():
-                    target = _with_suffix(target, self.suffix)
-                series = replace(jobs[0], name=source.name)
-                return self._with_outputs([series], target, is_file=True), None
             self._warn_of_several_patients(catalog)
 
         self._say_unused(catalog, root, jobs, how)
+        unread = unread_note(catalog)
+        if unread:
+            self.say(f"note     {unread}")
+        if not self.several_contrasts and [job.scans[self.frame.source].path for job in jobs] == [
+            source
+        ]:
+            if suffix_of(target) not in files.formats():
+                target = _with_suffix(target, self.suffix)
+            series = replace(jobs[0], name=source.name)
+            return self._with_outputs([series], target, is_file=True), None
+
         jobs = self._name_results(self._with_outputs(jobs, target), target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is not a folder"
@@ -255,9 +261,6 @@ class Translation:
             what = f"the folder '{source}' contains no images"
             raise UserError(what, where="INPUT", allowed=files.readable())
 
-        unread = unread_note(catalog)
-        if unread:
-            self.say(f"note     {unread}")
         return jobs, target
 
     def _warn_of_several_patients(self, catalog: Sequence[Row]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dicom_files import head, series
 from one_pipeline import OnePipeline, model_of
 from volumes import volume
 
@@ -210,3 +211,17 @@ def test_a_table_chooses_images_of_a_model_of_one_contrast(name, tmp_path, tiny_
     results = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.nii.gz"))
     assert results == [made.format(n=number) for number in (1, 2)]
     assert not [line for line in said if "not used" in line]
+
+
+def test_a_series_folder_names_the_images_that_are_left_out(tmp_path, tiny_run):
+    folder = tmp_path / "series"
+    shared = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"}
+    series(folder, head(6), prefix="a", **shared, SeriesDescription="t1_se", ProtocolName="t1_se")
+    series(folder, head(6), prefix="b", **shared, SeriesDescription="t2_tse", ProtocolName="t2_tse")
+    said = []
+
+    gantk.translate(tiny_run, folder, tmp_path / "out", to="T2", say=said.append)
+
+    written = [path for path in (tmp_path / "out").iterdir() if path.suffix == ".dcm"]
+    assert len(written) == 6
+    assert [line for line in said if "1 image not used: '3-t2_tse'" in line], said
