@@ -111,8 +111,9 @@ def _short_hash(text: str) -> str:
 def describe(found: Dataset) -> SeriesHeader:
     """What a header says of its series, without names of people."""
     modality = text_of(found, "Modality")
-    patient = pseudonym(value_of(found, "PatientID"))
     study = value_of(found, "StudyInstanceUID")
+    # without an identifier nothing says which studies are one person's, but one study is
+    patient = pseudonym(value_of(found, "PatientID")) or pseudonym(study)
     frame = value_of(found, "FrameOfReferenceUID")
     agent = value_of(found, "ContrastBolusAgent").lower()
     return SeriesHeader(

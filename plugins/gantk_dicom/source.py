@@ -38,7 +38,8 @@ class Dicom(VolumeSource):
     b: str = ""  # same for the second domain
     # resample a study's other image onto the grid of this one, by their headers
     onto: Onto = "none"
-    # regex whose group is the patient, searched in the folder, then in PatientID; "" = PatientID
+    # regex whose group is the patient, searched in the folder, then in PatientID; "" = PatientID, or
+    # the study where that is empty
     patient: str = ""
 
     one_contrast = True
@@ -142,7 +143,7 @@ class Dicom(VolumeSource):
     def _set_patient(self, row: Row) -> None:
         """Set the patient that the pattern finds in a path or, if not there, in PatientID."""
         place = "/".join((*row.folders_below(self.root), row.scan.path.name))
-        identifier = getattr(row.subject, "of", "")
+        identifier = row.header.person["PatientID"]
         if self.pattern.search(place) or not identifier:
             subject = patient_of(place, self.pattern)
         else:
@@ -162,7 +163,7 @@ def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:
     contradictions = [*filter(None, map(_contradiction, by_identifier.values()))]
     if not contradictions:
         return []
-    count = count_noun(contradictions, "PatientID")
+    count = count_noun(contradictions, "patient")
     what = f"{contradictions[0]}, so it is not sure whose scans they are ({count} in all)"
     remedy = (
         "name the patients by data.source.patient = REGEX, whose group is the patient in a path."
@@ -175,6 +176,15 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
     """A note on people of one name and date of birth who have several identifiers; none where all
     are called alike, as in data without names.
     """
+    notes = []
+    nameless = {row.header.study for row in found if not row.header.person["PatientID"]} - {""}
+    if nameless:
+        notes.append(
+            f"PatientID is empty in {count_noun(nameless, 'study')}: each study counts as"
+            " one patient. A person with several studies may then be in training and test. Name the"
+            " patients by data.source.patient = REGEX, whose group is the patient in a path."
+            f" {FILL_IN_TABLE}"
+        )
     known: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in found:
         person = row.header.person
@@ -182,14 +192,15 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
             known[person["PatientName"].casefold(), person["PatientBirthDate"]].add(row.subject)
     several = [" = ".join(sorted(ids)) for ids in known.values() if len(ids) > 1]
     if len(known) < 2 or not several:
-        return []
+        return notes
     verb = "has" if len(several) == 1 else "have"
-    return [
+    notes.append(
         f"{count_noun(several, 'patient')} {verb} several identifiers, by name and date of birth:"
         f" {join_first(several, most=3)}. One person may then be in training and test. Name them"
         " by data.source.patient = REGEX, whose group is the patient in a path."
         f" {FILL_IN_TABLE}"
-    ]
+    )
+    return notes
 
 
 def _contradiction(found: Sequence[Row]) -> str:
@@ -201,5 +212,6 @@ def _contradiction(found: Sequence[Row]) -> str:
             one, other = (f"'{row.scan.name}'" for row in [*first.values()][:2])
             if element == "PatientID":
                 return f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
-            return f"{one} and {other} have one PatientID, but another {element}"
+            identifier = "PatientID" if found[0].header.person["PatientID"] else "StudyInstanceUID"
+            return f"{one} and {other} have one {identifier}, but another {element}"
     return ""

@@ -86,22 +86,35 @@ def test_one_person_under_two_identifiers_is_told(tmp_path, name):
     assert any("One person may then be in training" in what for what in said) == told
 
 
-@pytest.mark.parametrize(
-    ("folders", "patients"),
-    [
-        (["P1/3_T1", "P1/4_T2", "P1/5_T1"], 1),
-        (["P1/3_T1", "P1/4_T2", "P2/3_T1", "P2/4_T2"], 2),
-        (["P1/s1/3_T1", "P1/s1/4_T2", "P2/s1/3_T1", "P2/s1/4_T2"], 2),
-    ],
-)
-def test_series_without_identifiers_are_of_their_folder(tmp_path, folders, patients):
-    for number, folder in enumerate(folders):
-        said = {"SeriesDescription": folder[-2:], "SeriesInstanceUID": uid.generate_uid()}
-        series(tmp_path / "export" / folder, head(seed=number), **said, PatientID="")
+# folders of series without an identifier, the study of each -> number of patients
+NAMELESS = {
+    "a folder for each series": (["0c", "1f", "7b", "a0"], ["1.1", "1.1", "1.2", "1.2"], 2),
+    "one study in two folders": (["P1/3_T1", "P2/4_T2"], ["1.1", "1.1"], 1),
+    "several series of a contrast": (["P1/3", "P1/4", "P1/5"], ["1.1", "1.1", "1.1"], 1),
+    "no study": (["P1/s1/3", "P1/s1/4", "P2/s1/3", "P2/s1/4"], ["", "", "", ""], 2),
+}
 
-    files = gantk.check(tmp_path)["files"]
 
-    assert len({file["patient"] for file in files}) == patients
+@pytest.mark.parametrize("name", NAMELESS)
+def test_without_an_identifier_each_study_is_a_patient(tmp_path, name):
+    folders, studies, patients = NAMELESS[name]
+    for number, (folder, study) in enumerate(zip(folders, studies, strict=True)):
+        said = {
+            "SeriesDescription": ("T1", "T2")[number % 2],
+            "SeriesInstanceUID": uid.generate_uid(),
+            "StudyInstanceUID": study,
+        }
+        series(tmp_path / folder, head(seed=number), **said, PatientID="")
+
+    found = gantk.check(tmp_path)
+    patient_of = {
+        (study, file["patient"]) for study, file in zip(studies, found["files"], strict=True)
+    }
+    if all(studies):
+        assert len(patient_of) == len(set(studies))
+    assert len({patient for _, patient in patient_of}) == patients
+    said = any("PatientID is empty" in str(line) for line in found["problems"])
+    assert said == all(studies)
 
 
 # folders, description and further header of a series -> what it shows, "" for what is left out
