@@ -3,6 +3,8 @@
 
 VENV   := .venv
 BIN    := $(VENV)/bin
+# what VENV/made holds of an environment that stood there before
+FOUND  := found
 # Tried in this order; `make run PYTHON=/path/to/python` names one.
 PYTHON ?= python3.12 python3.11 python3
 RECIPE ?= recipes/dualgan_t1t2.toml
@@ -53,8 +55,9 @@ lint: $(VENV)/ready-dev  ## check style and types only
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/python -m mypy --no-error-summary
 
-clean:  ## remove .venv and everything that was built; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## remove everything that was built, and .venv if make made it; runs/ stays
+	@if [ -f $(VENV)/made ] && ! grep -q $(FOUND) $(VENV)/made; then rm -rf $(VENV); fi
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 
 # Each stamp says that an installation was finished; it is renewed when what is to be installed changes.
@@ -73,15 +76,26 @@ $(VENV)/ready-docs: $(VENV)/ready
 	@$(call install,'.[docs]')
 	@touch $@
 
-# The first Python that is new enough and can make an environment with pip in it.
+# An environment that stands there already is used as it is, or named: gantk removes none that it did not make.
+# Else the first Python that is new enough and can make an environment with pip in it. `making` is of one half made.
 $(VENV)/made:
-	@for python in $(PYTHON); do \
-		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	@if [ -e $(VENV)/making ]; then \
 		rm -rf $(VENV); \
-		"$$python" -m venv $(VENV) >/dev/null 2>&1 && $(BIN)/python -m pip --version >/dev/null 2>&1 || continue; \
-		touch $@; exit 0; \
+	elif [ -e $(VENV) ] || [ -L $(VENV) ]; then \
+		$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+			&& $(BIN)/python -m pip --version >/dev/null 2>&1 \
+			&& echo "Using the environment $(VENV), which stood here before" \
+			&& echo $(FOUND) >$@ && exit 0; \
+		echo "$(VENV) is not an environment of Python 3.11 or newer with pip, so gantk cannot be installed into it." >&2; \
+		echo "It was not changed. Move it away, or name another folder with: make $(MAKECMDGOALS) VENV=.venv-gantk" >&2; \
+		exit 1; \
+	fi; \
+	for python in $(PYTHON); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+		mkdir -p $(VENV) && touch $(VENV)/making && "$$python" -m venv $(VENV) >/dev/null 2>&1 \
+			&& $(BIN)/python -m pip --version >/dev/null 2>&1 && mv $(VENV)/making $@ && exit 0; \
+		rm -rf $(VENV); \
 	done; \
-	rm -rf $(VENV); \
 	echo "No usable Python among: $(PYTHON)" >&2; \
 	echo "gantk needs Python 3.11 or newer with its venv module (on Debian and Ubuntu: apt install python3-venv)." >&2; \
 	echo "Name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; \
