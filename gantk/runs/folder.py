@@ -73,6 +73,7 @@ RUN_FILES = (
     "report.html",
     "profile",
 )
+MAX_EQUAL_NAMES = 1000  # folders that are told apart by a number at the end of their name
 PACKAGES = (
     "torch",
     "numpy",
@@ -445,16 +446,21 @@ def stored_data(
 
 def new_folder(path: Path) -> Path:
     """Create the folder, or `PATH-2`, `PATH-3` ... where it exists; returns a path that no other
-    process gets.
+    process gets. UserError where no folder can be created beside it.
     """
-    folder = path
-    number = 1
-    while True:
-        try:
-            return make_folder(folder, new=True)
-        except FileExistsError:
-            number += 1
-            folder = path.with_name(f"{path.name}-{number}")
+    parent = path.parent
+    if parent.exists() and not parent.is_dir():
+        what = f"'{parent}' is a file, not a folder"
+        raise UserError(what, where="--out", remedy="name another folder with --out")
+
+    make_folder(parent)
+    endings = ["", *(f"-{number}" for number in range(2, MAX_EQUAL_NAMES + 1))]
+    for ending in endings:
+        with suppress(FileExistsError):
+            return make_folder(path.with_name(path.name + ending), new=True)
+
+    what = f"there are {MAX_EQUAL_NAMES} folders named '{path.name}'"
+    raise UserError(what, where="--out", remedy="name another folder with --out")
 
 
 def _plugins() -> PluginsRecord:
