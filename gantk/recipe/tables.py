@@ -65,7 +65,7 @@ class DataTable(spec.Table):
     channels: Literal[1, 3] | None = None
     # orientation of the slices that 2-D networks get from a volume
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
-    # voxel size in mm to resample volumes to: plane, row, column; None = do not resample
+    # voxel size in mm to resample volumes to: plane, row, column; None or [] = do not resample
     spacing: tuple[spec.Positive, ...] | None = None
     # size of a random patch for each training image; None = whole images
     patch: tuple[spec.Side, ...] | None = None
@@ -108,6 +108,11 @@ class DataTable(spec.Table):
         if len(size) != dims:
             raise ValueError(f"it should have {dims} positive sides if data.dims is {dims}")
         return size
+
+    @field_validator("spacing")
+    @classmethod
+    def _none_if_empty(cls, spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return spacing or None  # TOML has no None
 
     @field_validator("fit", mode="before")
     @classmethod
