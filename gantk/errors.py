@@ -232,6 +232,10 @@ def reading_file(
         if isinstance(error, FileNotFoundError) and missing == os.path.basename(name):
             raise UserError(f"'{name}' does not exist", where=where, remedy=remedy) from None
 
+        if isinstance(error, PermissionError):
+            what = f"'{name}' cannot be read: {file_error_words(error)}"
+            raise UserError(what, where=where, remedy="check its permissions") from None
+
         as_kind = f" as {kind}" if kind else ""
         what = f"'{name}' cannot be read{as_kind}: {(in_words or file_error_words)(error)}"
         raise UserError(what, where=where, allowed=allowed, remedy=remedy) from None

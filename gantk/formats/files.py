@@ -45,6 +45,12 @@ from gantk.plugin.loader import registry
 
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 MAX_FOLDER_DEPTH = 128  # folders above a file
+# folders of what was deleted, and of systems: of a NAS, Windows, macOS and a file system's root
+SYSTEM_FOLDERS = re.compile(
+    r"(?i)#recycle|@recycle|@eadir|\$recycle\.bin|recycler|__macosx|system volume information"
+)
+MAX_POINTER_BYTES = 1024  # of a file that stands for one that was not fetched
+POINTER = re.compile(rb"/annex/objects/|version https://git-lfs\.github\.com/spec/")
 MAX_FOLDER_VISITS = 64  # times that links may lead to one folder
 
 
@@ -181,6 +187,8 @@ def unread_kind(path: Path) -> FileKind | None:
     suffix = suffix_of(path)
     if path.name.startswith("."):
         return None
+    if suffix not in formats() and os.path.isdir(path):  # files_below yields no other folders
+        return FileKind(f"folder that cannot be listed: '{path}'", "check its permissions")
     if suffix in ARCHIVES:
         return FileKind(f"{suffix} archive", "unpack it, and name the folder")
     if suffix in UNREAD_PICTURES.split(" "):
@@ -414,6 +422,7 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
     path = scan.path
     series = scan.files != (scan.path,)
     if not series:
+        _expect_fetched(path)
         with reading_file(path):
             if regular_file(path, max_bytes=ANY_SIZE).stat().st_size == 0:
                 raise ValueError("it is empty (0 bytes)")
@@ -440,6 +449,21 @@ def _read_image(source: str | Path | Scan, volume: int | None, values: bool) -> 
         if series and isinstance(form, SeriesFormat):
             return form.read_series(scan.files, values)
         return form.read(path, volume, values)
+
+
+def _expect_fetched(path: Path) -> None:
+    """UserError for a link that leads nowhere, and for a file that stands for one of git-annex or git
+    LFS that was not fetched.
+    """
+    remedy = "fetch its content: `git annex get`, `datalad get` or `git lfs pull`"
+    if _leads_nowhere(path):
+        what = f"'{path}' is a link to a missing file, '{os.readlink(path)}'"
+        raise UserError(what, remedy=f"{remedy}; or leave it out")
+    if os.path.isfile(path) and os.path.getsize(path) <= MAX_POINTER_BYTES:
+        with reading_file(path), open(path, "rb") as file:
+            if POINTER.match(file.read(MAX_POINTER_BYTES)):
+                what = f"'{path}' is a pointer of git-annex or git LFS, not the image itself"
+                raise UserError(what, remedy=remedy)
 
 
 def scan_of(path: Path) -> Scan:
@@ -493,10 +517,11 @@ def _series_formats() -> list[SeriesFormat]:
 
 def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
     """The visible files below a folder that `wanted` accepts, in natural order; no pipes and
-    devices, which may block.
+    devices, which may block. Links that lead nowhere, and folders that cannot be listed, are among
+    them, so that they are reported.
 
     Links to folders are followed, unless they lead to a parent of their own. Runs in it are left
-    out: their samples are no data. UserError for folders so deep, or linked to so often, that the
+    out: their samples are no data; so are recycle bins. UserError for folders so deep, or linked to so often, that the
     listing would not end.
     """
     if not os.path.isdir(folder):
@@ -517,12 +542,16 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
     """Yield the visible files of `files_below`, in any order."""
 
-    def refuse(error: OSError) -> None:
-        what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
-        raise UserError(what, remedy="check its permissions")
+    unlisted: list[Path] = []
+
+    def keep(error: OSError) -> None:
+        if error.filename == os.fspath(folder):
+            what = f"the folder '{folder}' cannot be listed: {error.strerror}"
+            raise UserError(what, remedy="check its permissions")
+        unlisted.append(Path(error.filename))
 
     visits: Counter[str] = Counter()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=keep, followlinks=True):
         parents = [os.path.realpath(place)]
         parents += [os.path.realpath(parent) for parent in Path(place).absolute().parents]
         visits[parents[0]] += 1
@@ -540,15 +569,23 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
 
         for name in names:
             path = Path(place, name)
-            if not name.startswith(".") and os.path.isfile(path):
+            if not name.startswith(".") and (os.path.isfile(path) or _leads_nowhere(path)):
                 yield path
 
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
+    yield from unlisted
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether a path is a link to a file that does not exist."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _may_enter(place: str, name: str, parents: Sequence[str]) -> bool:
-    """Whether a folder is visible and no link to one of its own parents."""
-    return not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in parents
+    """Whether a folder is visible, no recycle bin and no link to one of its own parents."""
+    if name.startswith(".") or SYSTEM_FOLDERS.fullmatch(name):
+        return False
+    return os.path.realpath(os.path.join(place, name)) not in parents
 
 
 @contextmanager

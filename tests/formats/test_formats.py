@@ -493,10 +493,56 @@ def test_folders_are_listed_in_natural_order(whole, tmp_path):
     for name, to in (("up", "."), ("link.png", "cut.png"), ("loop.nii", "loop.nii")):
         (tmp_path / name).symlink_to(tmp_path / to)
 
-    pictures = ["cut.png", "link.png", "zz9.png", "zz10.png"]
+    # a link that leads nowhere is reported when it is read
+    pictures = ["cut.png", "link.png", "loop.nii", "zz9.png", "zz10.png"]
 
     assert [scan.name for scan in io.scans(tmp_path)] == ["cut.png", "gap", *pictures[1:]]
     assert [path.name for path in io.list_images(tmp_path)] == pictures
+
+
+ANNEX = "/annex/objects/MD5E-s99--00.nii.gz\n"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "link to a missing file, '.git/annex/x'.*git annex get"),
+        (ANNEX, "pointer of git-annex or git LFS.*git annex get"),
+        (LFS, "pointer of git-annex or git LFS.*git lfs pull"),
+    ],
+)
+def test_a_file_that_was_not_fetched_is_listed_and_named(tmp_path, content, says):
+    path = tmp_path / "p1_T1.nii.gz"
+    path.symlink_to(".git/annex/x") if content is None else path.write_text(content)
+    assert [scan.path for scan in io.scans(tmp_path)] == [path]
+    with pytest.raises(UserError, match=f"p1_T1.nii.gz.*{says}"):
+        io.read(path)
+
+
+@pytest.mark.parametrize("bin", ["#recycle", "@Recycle", "$RECYCLE.BIN/S-1-5-21", "__MACOSX"])
+def test_what_was_deleted_is_not_listed(whole, tmp_path, bin):
+    for folder in (tmp_path, tmp_path / bin):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.png").write_bytes(whole["x.png"])
+    assert io.list_images(tmp_path, recursive=True) == [tmp_path / "x.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(whole, tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(whole["x.png"])
+    closed = tmp_path / "lost+found"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def of_a_user(path):
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", of_a_user)
+    assert io.list_images(tmp_path, recursive=True) == [tmp_path / "x.png"]
+    kinds = [*filter(None, map(io.unread_kind, io.files_below(tmp_path, True, bool)))]
+    assert [kind.name for kind in kinds] == [f"folder that cannot be listed: '{closed}'"]
 
 
 def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):
