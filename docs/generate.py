@@ -360,7 +360,6 @@ def json_files() -> str:
         results.Score: ("score", "Score"),
         results.Verdict: ("verdict", "Verdict"),
         results.PairedTest: ("test", "Test"),
-        results.Uncertainty: ("uncertainty score", "Uncertainty score"),
         results.Speed: ("usage", "usage.json"),
         RecordedImage: ("image", "Image"),
         schemas.MappingState: ("mapping", "Mapping"),
@@ -380,7 +379,6 @@ def json_files() -> str:
         "metrics.json": with_own(
             results.Results,
             *(results.Score, results.Verdict, results.PairedTest),
-            results.Uncertainty,
         ),
         "patients.json": "One object for each direction:\n\n" + with_own(results.HeldOutPatients),
         "best.json": with_own(results.Choice),

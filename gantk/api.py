@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from gantk.recipe.load import Recipe, Settings
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
-    from gantk.runs.results import Results
     from gantk.training.assemble import Parts
     from gantk.training.loop import Training
 
@@ -242,7 +241,6 @@ def evaluate(
     run: AnyPath,
     *,
     metrics: Iterable[str] | None = None,
-    uncertainty: str | None = None,
     data: str | Path | None = None,
     device: str | None = None,
     say: Say = tell,
@@ -258,7 +256,6 @@ def evaluate(
         run: a run folder, or a packed model, whose folder is not changed: it is scored on the images
             and the split that it was trained with, or on `data`.
         metrics: names of metrics. Default: those of the recipe.
-        uncertainty: a kind of uncertainty, as in `translate`, to be compared with the actual errors.
         data: a file or folder of other images of the same domains: all are test images, with the
             intensity mapping of the training. The run folder is not changed. Baselines learn from
             the run's own images, which must still be there; those of a packed model, which has none,
@@ -287,13 +284,8 @@ def evaluate(
 
     folder = RunFolder.open(find_model(run, say))
     recipe = folder.recipe()
-    changes = {
-        "metrics": metrics and list(metrics),
-        "uncertainty": uncertainty,
-    }
-    recipe.tables["evaluate"] = recipe.tables.get("evaluate", {}) | {
-        key: each for key, each in changes.items() if each
-    }
+    if metrics:
+        recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
     model = recipe.check()
     other = None if data is None else with_test_data(recipe, data)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
@@ -334,18 +326,6 @@ def evaluate(
         return _evaluate(parts, folder, say, scratch) | {"data": str(data)}
 
 
-def _keep_earlier_uncertainty(folder: RunFolder, results: Results) -> None:
-    """Keep the uncertainty that was judged earlier for the same weights: `translate` scales its
-    maps by the factor in it.
-    """
-    from gantk.runs.schemas import read_results
-
-    with suppress(UserError):  # a damaged file is written again
-        before = read_results(folder.path)
-        if before.step == results.step and before.uncertainty and not results.uncertainty:
-            results.uncertainty = before.uncertainty
-
-
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
     """Load a trained model: `load("runs/first").translate(pixels, to="T2")`.
 
@@ -374,8 +354,7 @@ def translate(
     variants: int | None = None,
     seed: int = 0,
     style: str | Path | None = None,
-    uncertainty: str | None = None,
-    unjudged: bool = False,
+    uncertainty: bool = False,
     label: str | None = None,
     volume: int | None = None,
     format: str | None = None,
@@ -408,10 +387,8 @@ def translate(
             draws their styles.
         seed: the seed of `variants`.
         style: an image of the target domain whose style the translation takes (multimodal methods).
-        uncertainty: write a second map, of how far each value may be off, in the target's units:
-            "flips", "cycle", or "auto" for the method's own kind; for an
-            ensemble "members". It must have been found to show the model's errors (`evaluate`).
-        unjudged: whether to write the map even if that was not measured, or found to be false.
+        uncertainty: whether to write a second map, of the standard deviation between the models of an
+            ensemble, in the target's units.
         label: the class of the images, such as "tumour", for methods that were trained with classes.
         volume: the volume to translate of a file that holds several, counted from 0.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"). Default: that of each input.
@@ -470,7 +447,6 @@ def translate(
             _say_after(_notes_on_model(model), say),
             progress or (lambda share, name: None),
             suffix=suffix,
-            unjudged=unjudged,
             overwrite=overwrite,
         )
         if isinstance(input, Mapping):
@@ -623,7 +599,6 @@ def _evaluate(
     try:
         about = {"run": kept.path, "tested": parts.scorer.tested, "result": results}
         keep_test_patients(kept.path, parts.scorer.tested)
-        _keep_earlier_uncertainty(kept, results)
         kept.write_json("metrics.json", results.dump())  # whatever plugins do, it is not lost
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         add_tests(results)

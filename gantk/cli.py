@@ -44,7 +44,6 @@ TRACE = "Trace N steps with torch.profiler; write a table and a trace to profile
 TRY = "Run three real steps only: print memory, time and settings that fit."
 MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
 PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
-UNCERTAINTY = "Compare an uncertainty with the actual errors: auto, flips, cycle."
 EXAMPLES = (
     "gantk run dualgan_t1t2                         # train on synthetic heads",
     "gantk run dualgan_t1t2 --data SCANS            # train on your scans",
@@ -345,13 +344,8 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
 )
 @click.option(
     "--uncertainty",
-    metavar="KIND",
-    help="Write an uncertainty map too: auto, flips, cycle; of several runs members.",
-)
-@click.option(
-    "--unjudged",
     is_flag=True,
-    help="Write it even if it was not found to show the model's errors on held-out patients.",
+    help="Write a map of how much the models of an ensemble differ, too.",
 )
 @click.option(
     "--label",
@@ -508,7 +502,6 @@ def sample(run, no_post, **options) -> None:
     metavar="LIST",
     help="Metrics, separated by commas: psnr,ssim,mae. Default: the recipe's.",
 )
-@click.option("--uncertainty", metavar="KIND", help=UNCERTAINTY)
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
@@ -520,7 +513,6 @@ def evaluate(
     match,
     patient,
     metrics,
-    uncertainty,
     json_file,
     overwrite,
     device,
@@ -538,17 +530,12 @@ def evaluate(
     if run:
         if match or patient:
             raise click.UsageError("--match and --patient need --pred and --truth")
-        options = {
-            "metrics": names,
-            "uncertainty": uncertainty,
-            "data": data,
-        }
-        scores = api.evaluate(run, **options, device=device, say=speak)
+        scores = api.evaluate(run, metrics=names, data=data, device=device, say=speak)
         write_json(json_file, scores, overwrite)
         return
 
-    if uncertainty or data:
-        raise click.UsageError("--uncertainty and --data need a RUN")
+    if data:
+        raise click.UsageError("--data needs a RUN")
 
     from gantk.metrics.compare_folders import PAIR_METRICS, compare
 

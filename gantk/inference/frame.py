@@ -41,7 +41,7 @@ class TranslateOptions:
     variants: int | None = None  # this many results, from styles drawn at random ...
     seed: int = 0  # ... with this seed
     example: Image | None = None  # or one result in the style of this image of the target domain
-    uncertainty: str | None = None  # the kind of uncertainty returned as a second map
+    uncertainty: bool = False  # whether an ensemble returns the spread of its models too
     label: str | None = None  # the class of the images, for conditional methods
     # the contrast on whose grid a patient's other contrasts are resampled; None: the first
     onto: str | None = None

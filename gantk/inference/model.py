@@ -21,15 +21,12 @@ from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.notes import Checked, Note, check_input
 from gantk.inference.pipeline import Network as NetworkFunction
 from gantk.inference.pipeline import Pipeline
-from gantk.runs.results import Score, Uncertainty
+from gantk.runs.results import Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gantk.runs.folder import RunFolder
-
-# of an uncertainty map, on held-out patients: a lower one does not show where errors are
-MIN_AUROC = 0.65
 
 
 class TrainedModel:
@@ -147,32 +144,6 @@ class TrainedModel:
                 remedy=f"add --label {known[-1]}",
             )
         return None if label is None else self.class_number(label)
-
-    def judged_uncertainty(self, letter: str, kind: str) -> Uncertainty | None:
-        """How well a kind of uncertainty shows the errors on held-out patients, and the factor that
-        scales it to them; None if it was not judged.
-        """
-        return None
-
-    def doubt_about_uncertainty(self, letter: str, kind: str) -> str:
-        """A sentence on why a kind of uncertainty may not show the errors of this model; "" where it
-        was measured to find large errors on held-out patients.
-        """
-        frame = self.frames[letter]
-        direction = f"{frame.source} -> {frame.target}"
-        judged = self.judged_uncertainty(letter, kind)
-        score = judged.detection if judged else None
-        if score is None or score.value is None:
-            return (
-                f"it was never measured whether the uncertainty '{kind}' shows the errors of"
-                f" {direction}, as `gantk eval RUN --uncertainty {kind}` does"
-            )
-        if score.value >= MIN_AUROC:
-            return ""
-        return (
-            f"the uncertainty '{kind}' does not show the errors of {direction}: on"
-            f" {score.held_out()} its AUROC was {score.text()} (0.5 is chance, {MIN_AUROC} is needed)"
-        )
 
     def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
         """The PSNR of a contrast that is made of these others, on held-out patients, as in

@@ -44,6 +44,10 @@ from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
+ABOUT_SPREAD = (
+    "the uncertainty is how much the models differ. An error that all of them make is not in it: in"
+    " tumours such maps did not show the errors"
+)
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 MAX_LISTED = 3  # files in a message
 OVERLAP_BYTES = 1 << 30  # of four images, at most, for reading and writing while the network runs
@@ -80,7 +84,6 @@ class Translation:
     progress: Callable[[float, str], None] = lambda share, name: None
     _: KW_ONLY
     suffix: str = ""  # of results; "": the input's
-    unjudged: bool = False  # whether to write an uncertainty that was not found to show errors
     overwrite: bool = False  # whether to replace what gantk did not write
     describe: bool = True  # whether to write JSON files beside results
     read: Callable[[Scan, int | None], Image] = read
@@ -99,8 +102,7 @@ class Translation:
         self.outputs = self.frame.targets[self.frame.part(self.to)]  # the contrasts to write
         self.frame = replace(self.frame, target="+".join(self.outputs))
         if options.uncertainty:
-            self._expect_judged(options.uncertainty)
-            self._say_scale(options.uncertainty)
+            self.say(f"note     {ABOUT_SPREAD}")
 
         self.several_contrasts = len(self.contrasts) > 1
         # (kind, line) -> the images it applies to
@@ -110,32 +112,6 @@ class Translation:
         self.targets: set[Path] = set()  # in a folder of results
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
-
-    def _expect_judged(self, kind: str) -> None:
-        """UserError for a kind of uncertainty that does not show the errors of this model, as far as
-        was measured; a warning where the user wants it nevertheless.
-        """
-        doubt = self.model.doubt_about_uncertainty(self.letter, kind)
-        if doubt and not self.unjudged:
-            remedy = "add --unjudged to write the map nevertheless"
-            raise UserError(doubt, where="--uncertainty", remedy=remedy)
-        if doubt:
-            self.say(f"warning  {doubt}")
-
-    def _say_scale(self, kind: str) -> None:
-        """Say how the uncertainty was scaled to errors."""
-        judged = self.model.judged_uncertainty(self.letter, kind)
-        scale = judged.scale if judged else None
-        if scale and scale.factor:
-            images = "validation images of unknown patients"
-            if scale.patients is not None:
-                images = count_noun(scale.patients, "validation patient")
-            self.say(
-                f"note     the uncertainty is scaled by {scale.factor:.3g} to match errors, as fitted"
-                f" on {images}"
-            )
-        else:
-            self.say("note     the uncertainty is not scaled to errors: it shows only the spread")
 
     def path(self, source: Path | Mapping[str, Path], target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns

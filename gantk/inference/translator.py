@@ -36,20 +36,19 @@ from gantk.inference.pipeline import (
     value_range,
 )
 from gantk.inference.pipeline import Network as NetworkFunction
-from gantk.inference.tiles import AnySize, TiledNetwork
+from gantk.inference.tiles import TiledNetwork
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
-from gantk.method import OTHER, Method, direction_to
+from gantk.method import OTHER, Method
 from gantk.nets.blocks import fold_for_inference
 from gantk.prepare.module import Prepare, Prepared, centre, middle_slice, neighbour_places
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of, trained_on
-from gantk.runs.results import PostLosses, Results, Score, Uncertainty
+from gantk.runs.results import PostLosses, Results, Score
 from gantk.runs.schemas import Packing, read_results
 from gantk.runs.trained import (
-    UNCERTAINTY,
     Examples,
     Posts,
     load_method,
@@ -224,6 +223,10 @@ class Translator(TrainedModel):
         """The function that makes the maps of `options` of images (N, C, *size) on the CPU, with the
         recipe's post-steps.
         """
+        if options.uncertainty:
+            what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
+            remedy = "name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty"
+            raise UserError(what, where="--uncertainty", remedy=remedy)
         if self._last and self._last[:2] == (letter, options):
             return self._last[2]
         network = self._network_on_images(letter, options)
@@ -281,14 +284,9 @@ class Translator(TrainedModel):
         of a training step.
         """
         letter = self.domain(to)
-        if (
-            options.variants is not None
-            or options.uncertainty
-            or options.example is not None
-            or self.recipe.post
-        ):
+        if options.variants is not None or options.example is not None or self.recipe.post:
             raise UserError(
-                "gradients are not available with variants, style, uncertainty or post-steps",
+                "gradients are not available with variants, style or post-steps",
                 where="grad",
                 remedy="train without post-steps (post = [])" if self.recipe.post else None,
             )
@@ -358,17 +356,14 @@ class Translator(TrainedModel):
     def _network_on_images(
         self, letter: str, options: TranslateOptions, *, graph: bool = False
     ) -> Callable[[Tensor], Tensor]:
-        """A function that runs the network on (N, C, *size) from the CPU; variants or uncertainty
-        are channels. `graph`: on the model's device, with the autograd graph.
+        """A function that runs the network on (N, C, *size) from the CPU; variants are
+        channels. `graph`: on the model's device, with the autograd graph.
         """
         if self.runtime.device.type == "cpu":
             fold_for_inference(self.method)
         method = self.method_of_class(options.label)
         if options.contrasts:
             method = method.of_contrasts(options.contrasts)
-        if options.uncertainty:
-            return self._uncertain_network(method, letter, options.uncertainty)
-
         count = options.variants
         if count is not None:
 
@@ -388,18 +383,6 @@ class Translator(TrainedModel):
 
         return TiledNetwork.of_method(network, method, self.recipe, self.runtime, graph=graph)
 
-    def _uncertain_network(
-        self, method: Method, letter: str, kind: str
-    ) -> Callable[[Tensor], Tensor]:
-        """A function that returns the translation and its uncertainty as channels."""
-        maker = UNCERTAINTY.bind(kind)()
-        maker.check(method)
-        judged = self.judged_uncertainty(letter, kind)
-        scale = judged.scale if judged else None
-        maker.scale = (scale.factor if scale else None) or 1.0
-        any_size = AnySize(method, self.recipe, self.runtime)
-        return lambda x: torch.cat(maker.maps(any_size, letter, x), dim=1)
-
     @cached_property
     def _results(self) -> Results:
         return read_results(self.run.path)
@@ -410,11 +393,6 @@ class Translator(TrainedModel):
                 score = self._results.metrics.get(key, {}).get("psnr")
                 return score if score and score.value is not None else None
         return None
-
-    def judged_uncertainty(self, letter: str, kind: str) -> Uncertainty | None:
-        chosen = UNCERTAINTY.bind(kind)().kind_for(self.method)
-        found = self._results.uncertainty.get(direction_to(letter))
-        return found if found is not None and found.kind == chosen else None
 
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""

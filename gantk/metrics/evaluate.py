@@ -53,9 +53,8 @@ from gantk.runs.results import (
     Results,
     Score,
     SplitSummary,
-    Uncertainty,
 )
-from gantk.runs.trained import UNCERTAINTY, Examples, Posts
+from gantk.runs.trained import Examples, Posts
 
 if TYPE_CHECKING:
     from gantk.metrics.written import WrittenTranslations
@@ -140,10 +139,6 @@ class Scorer:
         for number, name in enumerate(names):
             of_class = method if name is None else method.of_class(number)
             self._methods[name] = AnySize(of_class, model, runtime)
-        self.uncertainty: Part | None = None
-        if model.evaluate.uncertainty != "none":
-            self.uncertainty = UNCERTAINTY.bind(model.evaluate.uncertainty)
-            self.uncertainty().check(method)
         # that are trained; bound here, so that one that does not fit is an error before the training
         self.trained_baselines = self._bind_baselines()
 
@@ -399,10 +394,6 @@ class Scorer:
             if alarm:
                 results.alarms[key] = alarm
 
-        if self.uncertainty is not None:
-            uncertainty = self._uncertainty(self.uncertainty(), sources, inputs, references, to)
-            results.uncertainty[key] = uncertainty
-
     def _translate_as_written(
         self,
         results: Results,
@@ -553,38 +544,6 @@ class Scorer:
                 train_baseline.name,
                 train_baseline(training, self.dims, *self.data.range, self.runtime),
             )
-
-    def _uncertainty(
-        self,
-        maker: Any,
-        sources: Sequence[Record],
-        inputs: Tensor,
-        references: References,
-        to: str,
-    ) -> Uncertainty:
-        """Scores of how well the uncertainty of translations predicts their errors."""
-
-        def maps(label: str | None, images: Tensor) -> tuple[Tensor, Tensor]:
-            return maker.maps(self._methods[label], to, images)
-
-        def errors_and_spread(
-            truth: References, records: Sequence[Record], inputs: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor | None, list[str]]:
-            found = by_class(self._labels_of(inputs, records), inputs, maps)
-            made, deviation = map(self.data.centre, found)
-            return (made - truth.images).abs(), deviation, truth.foreground, truth.patients
-
-        fitted_on = None
-        pairs = spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
-        if pairs:
-            records = [pair[OTHER[to]] for pair in pairs]
-            seen = self.reals.network_inputs(records)
-            validation = self.reals.references(pairs, to, self.data.centre(seen))
-            fitted_on = errors_and_spread(validation, records, seen)
-
-        maps_of_test = errors_and_spread(references, sources, inputs)
-        judged = maker.judge(*maps_of_test, self.span, fitted_on, lesions=references.masks)
-        return judged.model_copy(update={"kind": maker.kind_for(self.method)})
 
     def translate(self, images: Tensor, to: str, records: Sequence[Record] = ()) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the

@@ -113,7 +113,7 @@ def _plain_cells(row: ScoreRow) -> tuple[str, ...]:
 
 
 def _remarks(results: Results) -> Iterator[str]:
-    """Warnings of scores, alarms, the scores of real images and of an uncertainty."""
+    """Warnings of scores, alarms, and the scores of real images."""
     for key, scores in results.metrics.items():
         title = title_of(key, results.domains)
         yield from _score_warnings(title, scores)
@@ -127,14 +127,6 @@ def _remarks(results: Results) -> Iterator[str]:
 
         if key in results.files:
             yield from _score_warnings(f"{title}, whole files", results.files[key])
-
-        uncertainty = results.uncertainty.get(key)
-        if uncertainty and (found := uncertainty.scores.get("auroc")):
-            what = (
-                f"{title}: the uncertainty '{uncertainty.kind}' ranks a pixel with a large error"
-                f" above another one in {100 * (found.value or 0):.0f} % of cases (50 % is chance)"
-            )
-            yield with_label("note", what)
 
 
 def _listed(scores: Mapping[str, Score]) -> str:

@@ -49,7 +49,7 @@ def gantk_register(add: Add) -> None:
 
     `add` has one function for each kind of part: `method`, `generator`, `discriminator`, `loss`,
     `source`, `order`, `metric`, `augment`, `optimizer`, `schedule`, `intensity`, `post`, `format`,
-    `exporter`, `features`, `baseline`, `tracker` and `uncertainty`. Each takes a name and a
+    `exporter`, `features`, `baseline` and `tracker`. Each takes a name and a
     callable, or a name and a text "package.module:attribute", which is imported at first use.
 
     `add` has four further functions:

@@ -27,7 +27,6 @@ KINDS = {
     "features": "a network that maps images to vectors, to compare sets of images",
     "baseline": "a simple map from source to target that a model must beat",
     "post": "a post-step: a change of finished images, after the networks",
-    "uncertainty": "an estimate of the error of a translation, for each pixel",
     "exporter": "an export of a trained model to a file for other programs",
     "tracker": "a link to a program that shows curves, samples, scores and the report",
     "optimizer": "an update rule for weights",

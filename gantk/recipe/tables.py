@@ -222,8 +222,6 @@ class EvaluateTable(spec.Table):
     regression: spec.Number = 0
     # best has the best validation score, see best.json
     checkpoint: Literal["last", "best"] = "last"
-    # compare this uncertainty with the true errors: `gantk list uncertainty`
-    uncertainty: str = "none"
 
 
 class TranslateTable(spec.Table):

@@ -215,12 +215,6 @@ def preview(image: Image.Image, side: int = PREVIEW_PIXELS) -> str:
     return _image_uri(small, "webp", quality=75)
 
 
-def enlarged_preview(gray: np.ndarray, times: int) -> str:
-    """The preview of an image (H, W) from 0 to 1 of which each pixel is `times` pixels wide."""
-    levels = (gray.clip(0, 1) * 255).round().astype(np.uint8)
-    return preview(Image.fromarray(levels.repeat(times, 0).repeat(times, 1)))
-
-
 def png_uri(image: Image.Image) -> str:
     """A picture as the data URI of a PNG file."""
     return _image_uri(image, "png", optimize=True)

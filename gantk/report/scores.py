@@ -25,9 +25,7 @@ class ScoreGrid:
 
 
 def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
-    """Direction's label -> the scores of the model and of all baselines, a grid for each section;
-    those of an uncertainty last.
-    """
+    """Direction's label -> the scores of the model and of all baselines, a grid for each section."""
     grids: dict[str, list[ScoreGrid]] = {}
     for key, scores in run.results.metrics.items():
         systems: dict[str, ScoresByMetric] = {"model": scores}
@@ -47,13 +45,6 @@ def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
                     rows.append((None, name, of_system))
 
             of_direction.append(ScoreGrid(section, columns, rows))
-
-        uncertainty = run.results.uncertainty.get(key)
-        if uncertainty:
-            found = uncertainty.scores
-            of_direction.append(
-                ScoreGrid("Uncertainty against error", found, [(None, "model", found)])
-            )
 
     return grids
 

@@ -252,42 +252,6 @@ class Case(Table):
     made: str = about("Contrast that is made of them.", ...)
 
 
-class Scale(Table):
-    """The factor with which 68.27 % of the validation errors are within one spread."""
-
-    factor: float | None = about("Factor on the spread; null if it was not fitted.")
-    patients: Step | None = about(
-        "Number of validation patients that it was fitted to; null where any is unknown."
-    )
-
-
-class Uncertainty(Table):
-    """How well an uncertainty map finds errors."""
-
-    kind: str = about("The kind of map.", "")
-    auroc: Score | None = about(
-        "AUROC for finding the largest 10 % of a patient's errors: 1 is perfect, 0.5 is guessing."
-    )
-    auroc_10: Score | None = about("The same for errors above 10 % of the data range.")
-    auroc_10_lesions: Score | None = about("`auroc_10` inside lesions, where masks are known.")
-    coverage: Score | None = about("Share of errors within one scaled spread; 0.6827 is ideal.")
-    scale: Scale | None = about(
-        "The factor with which 68.27 % of the validation errors are within one spread."
-    )
-
-    @property
-    def detection(self) -> Score | None:
-        """How well large errors are found: the AUROC, inside lesions if that is worse."""
-        known = [score for score in (self.auroc, self.auroc_10_lesions) if score is not None]
-        return min(known, key=lambda score: score.value or 0.0, default=None)
-
-    @property
-    def scores(self) -> dict[str, Score]:
-        """The scores that are known, by name."""
-        known = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: each for name, each in known.items() if isinstance(each, Score)}
-
-
 class Distributions(Table):
     """How intensities of real and of generated images are distributed."""
 
@@ -349,9 +313,6 @@ class Results(Table):
     )
     alarms: dict[str, str] = tables(
         "A warning for each direction whose foreground is too large to be a head in air."
-    )
-    uncertainty: dict[str, Uncertainty] = tables(
-        "How well the uncertainty map finds errors, by direction."
     )
     values: dict[str, Distributions] = tables(
         "Distributions of intensities of real and of generated images, by direction."

@@ -20,14 +20,11 @@ from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
 from gantk.nets.kernels import use_kernels
-from gantk.plugin.spec import Kind
 from gantk.prepare.module import middle_slice
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint
 from gantk.runs.results import PostLosses
 from gantk.runs.schemas import Meta
-
-UNCERTAINTY = Kind("uncertainty", having=("check", "kind_for", "maps", "judge"))
 
 
 def build_method(

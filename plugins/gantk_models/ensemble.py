@@ -1,5 +1,5 @@
 """Combines several trained models: the mean of their translations, and its standard deviation as
-uncertainty.
+their spread.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from gantk.inference.frame import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-KINDS = ("members", "auto")  # kinds of uncertainty: both are the standard deviation between members
 
 
 def load(model: Any, device: str | None) -> Ensemble | None:
@@ -211,12 +209,7 @@ class Ensemble(TrainedModel):
             )
             raise UserError(what, where="--variants", remedy="name one run")
 
-        if options.uncertainty not in (None, *KINDS):
-            what = "the uncertainty of an ensemble is the deviation of its models"
-            remedy = "name one run to get another kind"
-            raise UserError(what, where="--uncertainty", allowed=KINDS, remedy=remedy)
-
-        return replace(options, uncertainty=None)
+        return replace(options, uncertainty=False)
 
 
 def _report_part(progress: Progress, number: int, count: int, done: int, total: int) -> None:

@@ -1,18 +1,14 @@
-"""How far a translation can be trusted: uncertainty, hallucinations, copies, wrong contrasts."""
+"""How far a result can be trusted: invented detail, copies, wrong contrasts, explanations."""
 
 from gantk import hookimpl
-
-UNCERTAINTIES = ("auto", "flips", "cycle", "members")
 
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Register kinds of uncertainty and metrics."""
-    for name in UNCERTAINTIES:
-        add.uncertainty(name, f"gantk_trust.uncertainty.maps:{name.capitalize()}")
+    """Register metrics and `gantk.explain`."""
     add.metric(
         "sfrc",
-        "gantk_trust.hallucination.sfrc:SFRC",
+        "gantk_trust.sfrc:SFRC",
         words={
             "sfrc": (
                 "Share of patches that do not agree with the truth (sFRC)",
@@ -22,20 +18,12 @@ def gantk_register(add) -> None:
     )
     add.metric(
         "memorisation",
-        "gantk_trust.memorisation.memorisation:Memorisation",
+        "gantk_trust.memorisation:Memorisation",
         section="Sets of images",
         words={
-            "copied": (
+            "memorisation": (
                 "Copied training images",
                 "The share of generated images whose nearest real image was trained on, beyond chance.",
-            ),
-            "distance_ratio": (
-                "Distance to training images",
-                "Relative to that of held-out images; 1 means no copies.",
-            ),
-            "membership": (
-                "Membership",
-                "How well the distance to the nearest generated image reveals who was trained on; 0.5 means not at all.",
             ),
         },
     )
@@ -64,27 +52,3 @@ def gantk_translation_warning(given, made, frame) -> str | None:
     from gantk_trust.wrong_contrast import doubt_of_result
 
     return doubt_of_result(given, made, frame)
-
-
-@hookimpl
-def gantk_images_scored(run, tested, result, scorer) -> None:
-    """Keep the most suspicious patches and the likeliest copies."""
-    if any(metric.name == "sfrc" for metric in scorer.pairs.metrics):
-        from gantk_trust.hallucination import patches
-
-        patches.keep(run, tested)
-
-    for metric in scorer.set_metrics:
-        if metric.name.startswith("memorisation") and "image" in result.metrics:
-            from gantk_trust.memorisation import copies
-
-            copies.keep(run, result, scorer, metric)
-
-
-@hookimpl
-def gantk_report_section(record) -> list:
-    """The sections `Suspicious patches` and `Nearest training images`, where these were saved."""
-    from gantk_trust.hallucination import patches
-    from gantk_trust.memorisation import copies
-
-    return [patches.section(record), copies.section(record)]

@@ -2,7 +2,6 @@
 folder's images.
 """
 
-import re
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +17,6 @@ from gantk.data.intensity import Percentile
 from gantk.data.look import values_of
 from gantk.errors import GantkError, UserError
 from gantk.inference.pipeline import Pipeline
-from gantk.runs.results import Score, Uncertainty
 from gantk_trust.wrong_contrast import no_anatomy
 
 RANGE = values_of([np.linspace(0, 250, 1024).reshape(1, 32, 32).round()])
@@ -106,12 +104,12 @@ def test_float_formats_are_written_without_clipping(tmp_path, model):
     }
     cases["maps"] = (
         "uncertainty",
-        "flips",
+        True,
         "2 images would be written to the same file '0_uncertainty.png'",
     )
     for folder, (option, value, words) in cases.items():
         with pytest.raises(UserError, match=words):
-            translate(tmp_path / folder, tmp_path / "new", unjudged=True, **{option: value})
+            translate(tmp_path / folder, tmp_path / "new", **{option: value})
 
     assert not (tmp_path / "new").exists()
 
@@ -274,35 +272,6 @@ def test_a_bids_sidecar_names_source_space_and_warnings(bids):
     assert sidecar["Warnings"] == [
         "the output is nearly identical to the input: the translation changed nothing"
     ]
-
-
-@pytest.mark.parametrize(
-    ("auroc", "unjudged", "says"),
-    [
-        (None, False, "never measured"),
-        (0.338, False, "its AUROC was 0.338 (0.5 is chance, 0.65 is needed)"),
-        (0.65, False, ""),
-        (0.338, True, "its AUROC was 0.338"),
-    ],
-)
-def test_only_a_judged_uncertainty_is_written(auroc, unjudged, says, tmp_path, monkeypatch):
-    model = Stretched(RANGE)
-    found = Uncertainty(auroc=Score(value=auroc, n=3)) if auroc else None
-    monkeypatch.setattr(model, "judged_uncertainty", lambda letter, kind: found, raising=False)
-    monkeypatch.setattr("gantk.inference.load.load_model", lambda run, device=None, say=None: model)
-    picture(tmp_path / "T1.png")
-    said = []
-    asked = {"uncertainty": "auto", "unjudged": unjudged, "say": said.append}
-    if says and not unjudged:
-        with pytest.raises(UserError, match=re.escape(says)) as error:
-            package.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
-        assert "--unjudged" in str(error.value)
-        assert not list(tmp_path.glob("T2*"))
-        return
-
-    package.translate("run", tmp_path / "T1.png", tmp_path / "T2.png", **asked)
-    assert (tmp_path / "T2_uncertainty.png").exists()
-    assert any(says in line for line in said if line.startswith("warning")) == unjudged
 
 
 @pytest.mark.parametrize(

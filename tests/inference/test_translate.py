@@ -152,7 +152,7 @@ def test_masked_out_voxels_stay_and_holes_are_translated(shape):
 
 
 VARIANTS = TranslateOptions(variants=3)
-UNCERTAIN = TranslateOptions(uncertainty="flips")
+UNCERTAIN = TranslateOptions(uncertainty=True)
 WAYS = {  # keys of the frame, options, memory beside the input in volumes
     "masked": ({"masked": True}, TranslateOptions(), 1.6),
     "variants": ({}, VARIANTS, 0.3),
@@ -416,7 +416,7 @@ def test_several_runs_give_their_mean_and_spread(runs, scan, tmp_path, gantk):
     paths = [runs["first"], runs["second"], runs["first"]]
     names = ",".join(map(str, paths))
     out = tmp_path / "out.nii.gz"
-    options = ["--uncertainty", "members", "--unjudged", "--device", "cpu"]
+    options = ["--uncertainty", "--device", "cpu"]
 
     gantk("translate", names, scan, out, *options).ok()
 
@@ -434,9 +434,8 @@ CANNOT = [
     ("first,nowhere", "", "nowhere"),
     (",", "", "RUN names no model"),
     ("first,second", "--variants 2", "Name one run"),
-    ("first,second", "--uncertainty flips", "members, auto"),
-    ("first", "--uncertainty members", "several runs"),
-    ("first,", "--uncertainty members", "several runs"),
+    ("first", "--uncertainty", "several runs"),
+    ("first,", "--uncertainty", "several runs"),
 ]
 
 

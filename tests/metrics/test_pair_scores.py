@@ -18,7 +18,6 @@ from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.runs.results import Score
 from gantk_parts.ct.metric import HounsfieldMAE
-from gantk_trust.uncertainty.judging import judge_uncertainty
 
 SENSES = {"psnr": True, "mae": False}
 
@@ -230,33 +229,6 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
     assert verdict["precision"].probability == pytest.approx(
         0.5 * (1 + math.erf(gain / math.sqrt(2))), abs=1e-6
     )
-
-
-# ---- how well an uncertainty predicts the error
-
-
-def judged(errors, uncertainties) -> dict:
-    inside = np.ones_like(errors[:, :1])
-    return judge_uncertainty(errors, uncertainties, inside, [""] * len(errors)).dump()
-
-
-@pytest.mark.parametrize(
-    ("uncertainties_of", "auroc"),
-    [
-        (lambda errors: 3 * errors + 7, 1),
-        (lambda errors: -errors, 0),
-        (np.ones_like, 0.5),
-    ],
-    ids=["perfect", "inverted", "constant"],
-)
-def test_uncertainty_scores_rank_perfect_above_inverted(uncertainties_of, auroc):
-    errors = np.stack(
-        [
-            np.random.default_rng(k).permutation(np.arange(1.0, 101)).reshape(1, 10, 10)
-            for k in range(2)
-        ]
-    )
-    assert judged(errors, uncertainties_of(errors))["auroc"]["value"] == auroc
 
 
 def test_a_metric_of_one_number_per_batch_is_refused():

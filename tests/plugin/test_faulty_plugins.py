@@ -109,12 +109,6 @@ WITHOUT = {
         {"regression": 2},
         "'mine' does not have the options `steps` and `seed` of a baseline",
     ),
-    "uncertainty": (
-        "add.uncertainty('mine', 'mine:Mine')\n"
-        "class Mine:\n    def check(self, method, checkpoints): pass\n    maps = kind_for = check",
-        {"uncertainty": "mine"},
-        "'mine' cannot be used here: it has no judge",
-    ),
 }
 
 

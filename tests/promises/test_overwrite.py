@@ -16,7 +16,7 @@ COMMANDS = {
     "translate to a folder": ("translate RUN in out", ["out/slice-01.png"]),
     "translate to another format": ("translate RUN in out --format tif", ["out/slice-01.tif"]),
     "translate with uncertainty": (
-        "translate RUN in/slice-00.png out.png --uncertainty flips --unjudged",
+        "translate RUN,RUN2 in/slice-00.png out.png --uncertainty",
         ["out_uncertainty.png"],
     ),
     "translate a series": ("translate RUN series out", ["out/IMG0001.dcm", "out/other.dcm"]),

@@ -38,7 +38,7 @@ NOISE = {
 }
 RECIPES = {  # beside an image pool, dropout, augmentation and a schedule
     # judged by what the last saves say
-    "best": {"evaluate": {"checkpoint": "best", "uncertainty": "flips"}},
+    "best": {"evaluate": {"checkpoint": "best"}},
     "patience": {
         "train": {
             "patience": 2,

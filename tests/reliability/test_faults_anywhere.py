@@ -150,7 +150,7 @@ def test_a_training_goes_on_to_the_same_end(gantk, place, fault, start, count):
 COMMANDS = {
     "translate": (
         80,
-        ("translate", "r", "in", "out", "--uncertainty", "flips", "--unjudged"),
+        ("translate", "r,r", "in", "out", "--uncertainty"),
         "out",
     ),
     "translate a series": (30, ("translate", "r", "series", "out"), "out"),

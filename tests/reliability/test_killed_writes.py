@@ -56,16 +56,14 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.translation import Translation
 
-    options = TranslateOptions(uncertainty="flips" if "uncertain" in way else None)
+    options = TranslateOptions(uncertainty="uncertain" in way)
 
     def run(x):
         return torch.cat([x + by, torch.full_like(x, by)][: len(options.maps)], dim=1)
 
     model = model_of(run, 2000.0, f"shifted by {by}", size=(24, 20))
     suffix = way.split()[-1] if "." in way else ""
-    Translation(model, None, options, None, lambda line: None, suffix=suffix, unjudged=True).path(
-        source, target
-    )
+    Translation(model, None, options, None, lambda line: None, suffix=suffix).path(source, target)
 
 
 def dies(number: int, work, below: str) -> bool:

@@ -136,7 +136,6 @@ def every_command(
         ["resume", "run", *cpu],
         ["report", "run"],
         ["eval", "run", *cpu, "--json", "scores.json"],
-        ["eval", "run", *cpu, "--uncertainty", "flips"],
         ["export", "run", "--out", "model.onnx"],
         ["export", "run", "--format", "monai", "--out", "bundle"],
         ["translate", "run", bad, "of-damaged", *cpu],
@@ -147,16 +146,7 @@ def every_command(
     for number, path in enumerate(inputs):
         tail = "".join(path.suffixes) if path.is_file() else ""
         commands += [
-            [
-                "translate",
-                "run",
-                path,
-                f"to-{number}{tail}",
-                *cpu,
-                "--uncertainty",
-                "flips",
-                "--unjudged",
-            ],
+            ["translate", "run,run", path, f"to-{number}{tail}", *cpu, "--uncertainty"],
             ["translate", "model.onnx", path, f"onnx-{number}{tail}"],
         ]
         kind = "tif" if path.suffix in (".png", ".jpg") else "nii.gz"

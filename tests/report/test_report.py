@@ -80,7 +80,6 @@ def full() -> dict:
             0.1, unit="", ci95=None
         )
 
-    metrics["uncertainty"] = {"a_to_b": {"kind": "flips", "auroc": score(0.83)}}
     metrics["speed"] |= {
         "step_seconds": [0.02, 0.025, 0.04],
         "first_step_s": 6.4,
@@ -238,7 +237,6 @@ WORDS = [
     "the unchanged input – 0.100 n = 10 (40 images)",
     "Sets of images scored KID random",
     "not compared: no baseline was measured",
-    "Uncertainty against error",
     "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB",
     "Step 20 was chosen: nearest to ideal",
     "All 3 checkpoints Step Score 10 0.1 20 0.1 40 0.1",

@@ -120,7 +120,7 @@ class OnnxModel(TrainedModel):
         asked = {
             "--variants": options.variants,
             "--style": options.example,
-            "--uncertainty": options.uncertainty,
+            "--uncertainty": options.uncertainty or None,
         }
         for option in (option for option, value in asked.items() if value is not None):
             what = "an exported model gives only one result for each image"

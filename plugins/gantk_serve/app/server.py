@@ -291,7 +291,6 @@ def window(service: Service, limits: str) -> gr.Blocks:
     def go(
         to: str,
         label: str | None,
-        unsure: bool,
         request: gr.Request,
         progress=gr.Progress(),  # noqa: B008
     ):
@@ -303,7 +302,6 @@ def window(service: Service, limits: str) -> gr.Blocks:
             options = {
                 "label": label,
                 "show": True,
-                "uncertainty": unsure,
                 "tell": lambda share, what: progress(share, desc=what),
             }
             result = service.translate(upload, to, **options)
@@ -349,13 +347,6 @@ def window(service: Service, limits: str) -> gr.Blocks:
                     visible=bool(classes),
                     elem_id="label",
                 )
-                doubts = service.doubts_about_uncertainty()
-                unsure = gr.Checkbox(
-                    not doubts,
-                    label="Show the uncertainty (slower)",
-                    info=doubts[:1].upper() + doubts[1:],
-                    elem_id="unsure",
-                )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
 
             with gr.Column(scale=3, min_width=300):
@@ -369,7 +360,7 @@ def window(service: Service, limits: str) -> gr.Blocks:
         upload.change(take, upload, [start, way, status], show_progress_on=status, **asked)
         done = start.click(
             go,
-            [way, label, unsure],
+            [way, label],
             [status, result_data],
             show_progress_on=status,
             api_visibility="private",

@@ -92,11 +92,6 @@ class Service:
         """Delete an upload that was made with `place`, and its result."""
         shutil.rmtree(upload.parent.parent, ignore_errors=True)
 
-    def doubts_about_uncertainty(self) -> str:
-        """Why the model's own uncertainty may not show its errors; "" where it does."""
-        doubts = (self.model.doubt_about_uncertainty(to, "auto") for to in self.model.frames)
-        return "; ".join(filter(None, doubts))
-
     def look(self, upload: Path) -> tuple[str, Answer]:
         """The target whose training images an upload, made with `place`, fits best; and whether it
         can be trusted. UserError for a bad file.
@@ -138,13 +133,12 @@ class Service:
         *,
         label: str | None = None,
         show: bool = False,
-        uncertainty: bool = False,
         tell: Tell = lambda *_: None,
     ) -> Result:
         """Translate an upload made with `place`; `show` adds data for the viewer. UserError for a bad
         file. An earlier result of the upload is replaced.
         """
-        options = TranslateOptions(uncertainty="auto" if uncertainty else None, label=label or None)
+        options = TranslateOptions(label=label or None)
         with self._names_as_sent():
             return self._translate(upload, to, options, show, tell)
 
@@ -188,8 +182,8 @@ class Service:
     def _results_of(
         self, source: Path, target: Path, to: str, options: TranslateOptions
     ) -> dict[Scan, list[Path]]:
-        """The images of a translation, each with the paths of its result and its uncertainty."""
-        translation = Translation(self.model, to, options, None, lambda line: None, unjudged=True)
+        """The images of a translation, each with the paths of its results."""
+        translation = Translation(self.model, to, options, None, lambda line: None)
         jobs, _ = translation.jobs_of(source, target)
         results = {}
         for job in jobs:
@@ -224,8 +218,6 @@ class Service:
                 target,
                 to=to or None,
                 label=options.label,
-                uncertainty=options.uncertainty,
-                unjudged=True,  # the page says what was measured before it is chosen
                 say=said.append,
                 progress=progress,
             )
@@ -288,9 +280,7 @@ def unpack_upload(upload: Path, folder: Path, most: int) -> Path:
 
 
 def _views(results: dict[Scan, list[Path]], folder: Path, most: int) -> list[dict[str, Any]]:
-    """Data for the viewer, in a folder, of the first `most` translations, by scan; deletes the
-    uncertainty maps, which are shown and not saved.
-    """
+    """Data for the viewer, in a folder, of the first `most` translations, by scan."""
     views = []
     for scan, paths in results.items():
         existing = [
@@ -301,36 +291,29 @@ def _views(results: dict[Scan, list[Path]], folder: Path, most: int) -> list[dic
         if existing and len(views) < most:
             views.append(view((scan, *existing), folder, len(views)))
 
-        for path in existing[1:]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
     return views
 
 
 def view(parts: tuple[Scan | Path, ...], folder: Path, number: int) -> dict[str, Any]:
-    """Write NIfTI files of input, output, their difference in % and uncertainty; returns their
-    names and windows.
+    """Write NIfTI files of input, output and their difference in %; returns their names and
+    windows.
     """
     images = [read(each) for each in parts]
     volumes = [image.pixels.mean(axis=0).reshape(-1, *image.pixels.shape[-2:]) for image in images]
     windows = [[float(value) for value in np.percentile(volume, [0.5, 99.5])] for volume in volumes]
     scaled = []
-    for volume, (low, high) in zip(volumes[:2], windows[:2], strict=True):
+    for volume, (low, high) in zip(volumes, windows, strict=True):
         scaled.append((volume - low) / ((high - low) or 1.0))
 
-    volumes.insert(2, 100 * abs(scaled[1] - scaled[0]))
-    windows[2:] = [[0.0, 100.0], *([0.0, high] for _, high in windows[2:])]
+    volumes.append(100 * abs(scaled[1] - scaled[0]))
+    windows.append([0.0, 100.0])
     # keep every n-th voxel above 2**25; the page says so
     thin = int(np.ceil((volumes[0].size / 2**25) ** (1 / 3)))
     z, y, x = (1.0, *images[0].spacing)[-3:]
     # array axes point to the patient's left, back and head
     affine = np.diag([-x, -y, z, 1.0])
     files = {}
-    kinds = ("input", "output", "difference", "uncertainty")
-    for kind, volume in zip(kinds, volumes, strict=False):
+    for kind, volume in zip(("input", "output", "difference"), volumes, strict=True):
         files[kind] = f"{number}-{kind}.nii"
         content = nifti_of_levels(volume.transpose(2, 1, 0), affine, thin)
         write_file(folder / files[kind], content)

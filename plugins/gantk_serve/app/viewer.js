@@ -1,6 +1,5 @@
-// Input, output, difference and uncertainty in NiiVue views with one cursor and one gray window.
+// Input, output and difference in NiiVue views with one cursor and one gray window.
 (() => {
-  const HEAT = ["difference", "uncertainty"];
   let views = {}; // kind -> Niivue
   let shown = null, image = null;
   const at = (name) => document.querySelector(`#viewer [data-at="${name}"]`);
@@ -61,8 +60,8 @@
     for (const [kind, view] of Object.entries(views)) {
       const [low, high] = image.windows[kind], volume = view.volumes[0];
       const middle = low + (high - low) * share("level"), half = ((high - low) * share("window")) / 2;
-      volume.cal_min = HEAT.includes(kind) ? 0 : middle - half;
-      volume.cal_max = HEAT.includes(kind) ? high * (kind === "difference" ? share("largest") : 1) : middle + half;
+      volume.cal_min = kind === "difference" ? 0 : middle - half;
+      volume.cal_max = kind === "difference" ? high * share("largest") : middle + half;
       view.canvas.closest("figure").querySelector("span").textContent = names(kind, volume.cal_max);
       view.updateGLVolume();
     }
@@ -86,7 +85,7 @@
       for (const volume of [...view.volumes]) view.removeVolume(volume);
       const answer = await fetch(shown.base + image.files[kind]);
       if (!answer.ok) throw new Error((await answer.json()).detail);
-      view.addVolume(await niivue.NVImage.new(await answer.arrayBuffer(), `${kind}.nii`, HEAT.includes(kind) ? "inferno" : "gray"));
+      view.addVolume(await niivue.NVImage.new(await answer.arrayBuffer(), `${kind}.nii`, kind === "difference" ? "inferno" : "gray"));
     }
     shade();
     // between two voxels a view would show their mean

@@ -214,7 +214,6 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
     assert made["healthy"] != made["tumour"]
 
 
-@pytest.mark.parametrize("uncertainty", [False, True])
 @pytest.mark.parametrize(
     ("name", "result"),
     [
@@ -225,17 +224,16 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
         ),
     ],
 )
-def test_translations_of_a_zip_are_shown(service, tmp_path, name, result, uncertainty):
+def test_translations_of_a_zip_are_shown(service, tmp_path, name, result):
     scan = volume(tmp_path / "scan.nii.gz")
     upload = service.place("study.zip")
     upload.write_bytes(zipped({name: scan.read_bytes()}))
-    made = service.translate(upload, "T2", show=True, uncertainty=uncertainty)
+    made = service.translate(upload, "T2", show=True)
     images = [each for each in zipfile.ZipFile(made.file).namelist() if each.endswith(".gz")]
 
     assert images == [result]
     (view,) = made.views
     assert view["name"] == name
-    assert ("uncertainty" in view["files"]) == uncertainty
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -585,7 +583,7 @@ def test_browser_translates_and_saves_a_dropped_scan(client, service, gantk, tin
     (found,) = told
 
     assert "error" not in found, found
-    assert found["kinds"] == ["input", "output", "difference"]  # no uncertainty was judged
+    assert found["kinds"] == ["input", "output", "difference"]
     assert slices % 2 == 0  # so that the middle is between two slices
     assert found["slice"] == f"slice {slices // 2} of {slices}"
     assert found["before"] != found["after"]

@@ -1,19 +1,14 @@
-"""sFRC: the share of small patches whose fine structure differs from the truth; and the worst of
-these patches.
-"""
+"""sFRC: the share of small patches whose fine structure differs from the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gantk.metrics.pairs import PairMetric, region_mean
 from gantk.plugin.spec import Positive, Share, Window
-from gantk_trust.hallucination.maps import disagreement
 
 STRIDE_PIXELS = 4  # stride of the patches in pixels
 RESTS = 64  # images per batch, to limit the patches in memory
@@ -137,43 +132,3 @@ def crossing(rings: Tensor, threshold: float) -> Tensor:
     low = curve.gather(-1, first)
     at = first - 1 + (high - threshold) / (high - low).clamp_min(1e-6)
     return torch.where(below.any(-1), at[..., 0], float(rings.shape[-1] + 1))
-
-
-def against_truth(
-    output: Tensor, truth: Tensor, span: float, patch: int = 12, floor: float = 0.08
-) -> Tensor:
-    """Map the difference of outputs (N, C, H, W) from the truth at the scale of lesions; (N, 1, H,
-    W), 0 = equal.
-
-    The pixels' disagreement, plus twice the mean loss of correlation in the lower rings of the
-    patches over a pixel.
-    """
-    rings = torch.cat(
-        [
-            ring_correlation(*pair, patch, floor * span)
-            for pair in zip(output.split(RESTS), truth.split(RESTS), strict=True)
-        ]
-    )
-    lost = 1 - rings[..., : max(1, patch // 4)].mean(-1)
-    hann = torch.hann_window(patch, periodic=False, device=output.device) + 1e-3
-    weights = (hann[:, None] * hann).reshape(1, -1, 1)
-    size = [STRIDE_PIXELS * (side - 1) + patch for side in lost.shape[1:]]
-    sums = [
-        F.fold(each.flatten(1)[:, None] * weights, size, patch, stride=STRIDE_PIXELS)
-        for each in (lost, torch.ones_like(lost))
-    ]
-    rest = [0, output.shape[3] - size[1], 0, output.shape[2] - size[0]]
-    return disagreement(output, truth, span) + 2 * F.pad(sums[0] / sums[1], rest, mode="replicate")
-
-
-def candidates(found: Tensor, count: int, apart: int) -> Iterator[dict[str, Any]]:
-    """Yield image, row, column, score of the `count` highest maxima of maps (N, 1, H, W), `apart`
-    pixels apart.
-    """
-    peaks = F.max_pool2d(found, 2 * apart + 1, 1, apart)
-    left = torch.where(found == peaks, found, -1.0).flatten()
-    for value, place in zip(*left.topk(min(count, len(left))), strict=True):
-        image, rest = divmod(int(place), found[0].numel())
-        row, column = divmod(rest, found.shape[3])
-        if value > 0:
-            yield {"image": image, "row": row, "column": column, "score": float(value)}

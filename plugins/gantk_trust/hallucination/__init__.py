@@ -1,1 +1,0 @@
-"""Finds invented and lost structures: the metric `sfrc`, patches in the report."""

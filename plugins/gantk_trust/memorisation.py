@@ -1,0 +1,92 @@
+"""Measures whether a noise-to-image model copies its training images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+
+from gantk.errors import UserError
+from gantk.metrics.evaluate import Scorer
+from gantk.metrics.intervals import left_out_interval
+from gantk.metrics.references import RealImages, number_that_fits
+from gantk.metrics.sets import ImageGroup, InFeatures, require_images
+from gantk.runs.results import Score
+
+MIN_IMAGES = 8  # fewest training and held-out images for a score
+MAX_COMPARED_BYTES = 2**30  # most bytes of training images that are compared
+MAX_COPIED = 0.1  # an interval that lies above is a warning
+MAX_COPIED_WITHOUT_INTERVAL = 0.5
+WARNING = (
+    "more generated images are nearest to a training image than chance explains: check for copies"
+    " before you share the model"
+)
+
+
+@dataclass(eq=False, kw_only=True)
+class Memorisation(InFeatures):
+    """The share of generated images whose nearest real image was trained on, beyond chance.
+
+    It is (p - c) / (1 - c) with p the share whose nearest neighbour in features, among the N
+    training and M held-out images, is a training image, and c = N / (N + M). 0 = no copies, 1 =
+    only copies. A mirrored copy counts as a copy. The interval leaves out patients.
+    """
+
+    kind = "memorisation"
+    baselines = False
+
+    def expect_data(self, scorer: Scorer) -> bool:
+        """UserError where the method translates."""
+        if len(scorer.data.letters) > 1:
+            what = "the metric 'memorisation' is for images from noise, but this method translates"
+            raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
+        self.data = scorer.data
+        return True
+
+    def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
+        if train is test:
+            what = "the metric 'memorisation' needs held-out images to compare with"
+            raise UserError(what, remedy="set data.split.test above 0")
+
+        trained_on = self._training_images() if hasattr(self, "data") else train
+        require_images(self.name, trained_on, test, least=MIN_IMAGES)
+        mirrored = replace(fake, images=fake.images.flip(-1), found={})
+        real = ImageGroup(
+            torch.cat([trained_on.images, test.images.to(trained_on.images.device)]),
+            [*trained_on.patients, *test.patients],
+        )
+        distances = np.minimum(
+            cdist(*self.vectors(trained_on, fake, real)),
+            cdist(*self.vectors(trained_on, mirrored, real)),
+        )
+        is_training = np.arange(len(real)) < len(trained_on)
+
+        def copied(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
+            of_kept = distances[kept_fake]
+            nearest = of_kept[:, kept_real & is_training].min(1)
+            other = of_kept[:, kept_real & ~is_training].min(1)
+            chance = is_training[kept_real].mean()
+            share = ((nearest < other) + 0.5 * (nearest == other)).mean()
+            return float((share - chance) / (1 - chance))
+
+        value, ci95 = left_out_interval(copied, real.patients, fake.patients, least=MIN_IMAGES)
+        if ci95:
+            warns = ci95[0] > MAX_COPIED
+            ci95 = np.clip(ci95, -1, 1).tolist()
+        else:
+            warns = value > MAX_COPIED_WITHOUT_INTERVAL
+
+        counts = f"n={len(fake)},train={len(trained_on)},held-out={len(test)}"
+        definition = f"{self.definition}/{counts}"
+        details = {"warning": WARNING} if warns else {}
+        return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
+
+    def _training_images(self) -> ImageGroup:
+        """The training images, at most 1 GiB of them."""
+        reals = RealImages(self.data, torch.device("cpu"))
+        records = reals.records("train", self.data.letters[0])
+        count = number_that_fits(len(records), MAX_COMPARED_BYTES, self.data.table.size)
+        records = records[:count]
+        return reals.group(reals.scored_images(records), records)

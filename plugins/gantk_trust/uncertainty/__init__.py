@@ -1,1 +1,0 @@
-"""Uncertainty maps of translations: `gantk translate RUN IN OUT --uncertainty auto`."""
