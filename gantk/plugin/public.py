@@ -51,5 +51,4 @@ PUBLIC_MODULES = (
     "gantk.metrics.verdict",
     "gantk.metrics.written",
     "gantk.report.build",
-    "gantk.report.pictures",
 )
