@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gantk.plugin.spec import toml
-from gantk.recipe.departures import NOT_SET, departures
+from gantk.recipe.departures import departures, value_text
+from gantk.recipe.published import keys_of_another_system
 from gantk.terminal import duration
 from gantk_bench.rows import commit
 
@@ -231,13 +231,7 @@ def differences(name: str, recipe: dict[str, Any]) -> dict[str, list[Any]]:
     """Stated key -> [the report's value, the run's value] where a run departs from its report."""
     stated = recipe_tables(name)["paper"].get("stated", {})
     found = departures(stated, recipe, filled_in=True)
-    return {
-        key: list(map(value_in_words, pair)) for key, pair in found.items() if key not in LENGTHS
-    }
-
-
-def value_in_words(value: Any) -> str:
-    return "not given" if value is None or value is NOT_SET else toml(value)
+    return {key: list(map(value_text, pair)) for key, pair in found.items() if key not in LENGTHS}
 
 
 def counted(threads: int) -> str:
@@ -314,7 +308,7 @@ def overview(records: list[dict[str, Any]], systems: Sequence[System]) -> str:
             f"{number} ✓" if stated == "as stated" else str(number),
             whose(system.report),
             system.words,
-            published_in_words(system),
+            published_in_words(system, record),
             score_in_words(record["scores"][system.key]),
             baselines_in_words(record, system.key),
         )
@@ -410,15 +404,22 @@ def stated_in_words(record: dict[str, Any]) -> str:
     return "other settings" if record["differs"] else "as stated"
 
 
-def published_in_words(system: System) -> str:
-    """The report's own figure of a system and direction; accuracies are undefined there."""
+def published_in_words(system: System, record: dict[str, Any]) -> str:
+    """The report's own figure of a system and direction, and whether the recorded training is of
+    another system; accuracies are undefined in their report.
+    """
     figures = recipe_tables(system.recipe)["paper"].get("published", {})
     scores = figures.get(system.key)
     if scores:
-        return f"{scores['psnr']:.2f} / {scores['ssim']:.2f}"
-    if "accuracy" in figures:
-        return f"{100 * figures['accuracy']:g} %"
-    return "none"
+        text = f"{scores['psnr']:.2f} / {scores['ssim']:.2f}"
+    elif "accuracy" in figures:
+        text = f"{100 * figures['accuracy']:g} %"
+    else:
+        return "none"
+
+    before_post = () if system.key.endswith("_post") else ("post",)
+    departed = [key for key in record["differs"] if key not in before_post]
+    return f"{text}, another system" if keys_of_another_system(departed) else text
 
 
 def score_in_words(row: dict[str, Any], *, full: bool = False) -> str:

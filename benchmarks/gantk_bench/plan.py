@@ -16,7 +16,9 @@ from gantk.data.recipe_data import with_data
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.spec import toml
+from gantk.recipe.departures import changes_of_file
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, parse_setting, resolved
+from gantk.recipe.published import published_system
 from gantk_bench.suite import RecipeTable, Suite
 
 SEED = "train.seed"  # rows that differ in this key alone repeat the same experiment
@@ -210,9 +212,12 @@ def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[s
     value.
     """
     try:
-        model = loaded.override([*job.settings, *(value.setting for value in values)]).check()
+        combined = loaded.override([*job.settings, *(value.setting for value in values)])
+        model = combined.check()
     except UserError as error:
         raise error.at(job.recipe) from None
+    tables = resolved(model)
+    system = published_system(tables, changes_of_file(combined, tables))
     texts = [f"{short[value.key]}={''.join(value.text.split())}" for value in values]
     label = " ".join([job.recipe, *texts])
     facts = {
@@ -221,9 +226,9 @@ def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[s
         "method": model.method.name,
         "domains": list(model.data.domains),
         "paired": bool(model.method.target.paired),
-        "published": model.paper.get("published"),
+        "published": system.beside_all() if system else {},
         "system": model.paper.get("system"),
-        "recipe_hash": recipe_hash(resolved(model), job.data),
+        "recipe_hash": recipe_hash(tables, job.data),
         "grid": {value.key: value.value for value in values if value.key != SEED},
     }
     return replace(job, label=label, values=values, facts=facts, steps=model.train.steps)

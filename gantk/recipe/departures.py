@@ -17,6 +17,11 @@ ABOUT = ("format", "summary", "paper")  # tables that describe the recipe: they 
 AFTERWARDS = ("evaluate", "translate", "track")
 NOT_SET = object()  # stands for a key that is not set
 NOT_GIVEN = "not given"  # its text
+# In `[paper.stated]`: ON for a loss, an input or a regularisation that the report names without its
+# weight, OPEN for an entry of a list that it leaves open. Both are values of no key of recipes.
+ON = "on"
+OPEN = "open"
+ON_IN_WORDS = "on, its weight not stated"
 
 
 def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str, tuple[Any, Any]]:
@@ -25,7 +30,9 @@ def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str
     A key that is left out counts as different only if all defaults are `filled_in`; else its
     default may agree. Of a part the recipe's value has only the keys that the report states.
     """
-    pairs = {".".join(path): (_at(stated, path), _at(tables, path)) for path in leaves(stated)}
+    pairs = {
+        ".".join(path): (value_at(stated, path), value_at(tables, path)) for path in leaves(stated)
+    }
     return {
         key: (theirs, _with_keys_of(theirs, here))
         for key, (theirs, here) in pairs.items()
@@ -47,7 +54,7 @@ def in_short(tables: Mapping) -> str:
         changed = [
             ".".join(path[1:] or path)
             for path in leaves(mapping(profile))
-            if _at(profile, path) != _at(tables, path)
+            if value_at(profile, path) != value_at(tables, path)
         ]
         if changed:
             parts.append(f"{name} changes {', '.join(changed)}")
@@ -64,7 +71,6 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
     """
     paper = mapping(recipe.tables.get("paper"))
     stated = mapping(paper.get("stated"))
-    ours = paper.get("ours")
     here = resolved(recipe.override([], profile).check())
     if stated:
         count = len(list(leaves(stated)))
@@ -74,14 +80,29 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
         for key, (theirs, value) in differences.items():
             yield f"differs: {key} = {value_text(value)} (report: {value_text(theirs)})"
 
-    if isinstance(ours, list) and ours:
-        chosen = [f"{key} = {value_text(_at(here, tuple(str(key).split('.'))))}" for key in ours]
-        yield f"not stated in the report, chosen here: {', '.join(chosen)}"
+    ours = paper.get("ours")
+    named = [".".join(path) for path in leaves(stated) if value_at(stated, path) == ON]
+    for what, keys in (
+        ("named in the report, weight chosen here", named),
+        ("not stated in the report, chosen here", ours if isinstance(ours, list) else ()),
+    ):
+        chosen = [
+            f"{key} = {value_text(value_at(here, tuple(str(key).split('.'))))}" for key in keys
+        ]
+        if chosen:
+            yield f"{what}: {', '.join(chosen)}"
+
+    readings = paper.get("readings")
+    for reading in readings if isinstance(readings, list) else ():
+        yield f"reading: {reading}"
 
     if paper and profile is None:
         for name in mapping(recipe.tables.get("profile")):
             changed = resolved(recipe.override([], name).check())
-            yield from _changes_by_profile(name, here, changed, stated)
+            for key, (without, value) in _differences(here, changed):
+                if key.partition(".")[0] not in ABOUT:
+                    before = value_text(without)
+                    yield f"--profile {name}: {key} = {value_text(value)} (without it {before})"
 
 
 def changes_of_file(recipe: Recipe, here: Mapping) -> dict[str, tuple[str, str]]:
@@ -133,33 +154,14 @@ def _short_text(value: Any) -> str:
     return value_text(value)
 
 
-def _changes_by_profile(
-    name: str, without: Mapping, changed: Mapping, stated: Mapping
-) -> Iterator[str]:
-    """Yield a line for each key that a profile changes, and whose the value without it is."""
-    for path in dict.fromkeys([*leaves(without), *leaves(changed)]):
-        before = _at(without, path)
-        after = _at(changed, path)
-        if path[0] in ABOUT or before == after:
-            continue
-
-        theirs = _at(stated, path)
-        whose = ""
-        if stated and theirs is NOT_SET:
-            whose = ", chosen here"
-        elif stated and _agree(theirs, before):
-            whose = ", as stated"
-        elif stated:
-            whose = ", not as stated"
-
-        key = ".".join(path)
-        yield f"--profile {name}: {key} = {value_text(after)} (without it {value_text(before)}{whose})"
-
-
 def _agree(stated: Any, here: Any) -> bool:
     """Whether a value agrees with the report's; a part that is stated only by name may have any
-    options.
+    options, and what is ON may have any weight.
     """
+    if stated == ON:
+        return here is not NOT_SET and bool(here)
+    if stated == OPEN:
+        return here is not NOT_SET
     if isinstance(stated, list) and isinstance(here, list):
         return len(stated) == len(here) and all(map(_agree, stated, here))
     if not isinstance(here, Mapping):
@@ -178,7 +180,7 @@ def _with_keys_of(stated: Any, here: Any) -> Any:
     return here
 
 
-def _at(tables: Any, path: tuple[str, ...]) -> Any:
+def value_at(tables: Any, path: tuple[str, ...]) -> Any:
     """The value of a key; a part may be written as a bare name instead of a table."""
     for key in path:
         if isinstance(tables, Mapping):
@@ -190,4 +192,6 @@ def _at(tables: Any, path: tuple[str, ...]) -> Any:
 
 def value_text(value: Any) -> str:
     """A value as TOML, or `NOT_GIVEN`."""
+    if value == ON:
+        return ON_IN_WORDS
     return NOT_GIVEN if value is NOT_SET or value is None else toml(value)

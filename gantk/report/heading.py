@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gantk.errors import join_first
 from gantk.metrics.names import join_words, short_metric_name
-from gantk.recipe.departures import NOT_GIVEN
+from gantk.recipe.departures import NOT_GIVEN, ON_IN_WORDS
 from gantk.recipe.published import PublishedSystem, published_system
 from gantk.report import words
 from gantk.report.run_record import RunRecord
@@ -43,9 +43,11 @@ def what_was_run(run: RunRecord) -> WhatWasRun:
     for key, (of_file, here) in record.changed.items():
         if system is None:
             rows.append((key, of_file, here))
-        elif not _is_stated(key, system):
+        elif key in system.named or not _is_stated(key, system):
             in_recipe = "not in the recipe" if of_file == NOT_GIVEN else f"in the recipe {of_file}"
-            rows.append((key, f"not stated; {in_recipe}", here))
+            stated = ON_IN_WORDS if key in system.named else "not stated"
+            if key not in system.departures:
+                rows.append((key, f"{stated}; {in_recipe}", here))
 
     return WhatWasRun(system, rows)
 
@@ -111,7 +113,7 @@ def figures_apart(
 
 def undefined_figures(system: PublishedSystem | None) -> str:
     """The published figures that the report does not define, as a sentence; "" if there are none."""
-    if system is None or not system.undefined:
+    if system is None or system.other_system or not system.undefined:
         return ""
     texts = [
         f"{words.metric_name(name)} {words.number(value, 5)}"

@@ -1,0 +1,84 @@
+"""A run that lacks what makes a published system that system is not called it, and no published figure
+stands beside it.
+"""
+
+import pytest
+
+from gantk.recipe.departures import changes_of_file
+from gantk.recipe.load import load_recipe, resolved
+from gantk.recipe.published import published_system
+from gantk_bench.plan import Options, jobs_for
+from gantk_bench.suite import Suite
+
+DUALGAN, CYCLEGAN = "dualgan_t1t2_unet15", "cyclegan_t1t2_unet15"
+ALTERED = [  # a published system, a setting from outside, and the key that is named
+    (DUALGAN, "method.cycle=0.0", "method.cycle"),
+    (DUALGAN, "method.identity=5.0", "method.identity"),
+    (DUALGAN, "method.local_ncc=2.0", "method.local_ncc"),
+    (DUALGAN, "method.generator.dropout=0.5", "method.generator.dropout"),
+    (DUALGAN, "train.optimizer.weight_decay=0.01", "train.optimizer.weight_decay"),
+    (DUALGAN, "train.optimizer.lr=0.001", "train.optimizer.lr"),
+    (DUALGAN, "data.intensity.range=[0.0, 1.0]", "data.intensity.range"),
+    (CYCLEGAN, "method.identity=0.0", "method.identity"),
+    (CYCLEGAN, "data.augment=[]", "data.augment"),
+    (CYCLEGAN, "method.generator.width=16", "method.generator.width"),
+    (CYCLEGAN, 'post=["bias_field"]', "post"),
+    ("cyclegan_t1t2_64", "method.cycle=0.0", "method.cycle"),
+    ("cyclegan_t1t2_64", "method.identity=0.0", "method.identity"),
+    ("cyclegan_t1t2_64", "train.optimizer.betas=[0.9, 0.999]", "train.optimizer.betas"),
+    ("cyclegan_t1t2_64", "train.optimizer.weight_decay=0.0", "train.optimizer.weight_decay"),
+    ("cyclegan_t1t2_64", "data.augment=[]", "data.augment"),
+    ("cyclegan_t1t2_256", "method.identity=0.0", "method.identity"),
+    ("cyclegan_ct_mr", "method.cycle=0.0", "method.cycle"),
+    ("cyclegan_ct_mr", "method.identity=5.0", "method.identity"),
+    ("cyclegan_ct_mr_resnet9", "train.optimizer.betas=[0.9, 0.999]", "train.optimizer.betas"),
+    ("dcgan_tumour", "data.intensity.range=[0.0, 1.0]", "data.intensity.range"),
+    ("dcgan_tumour", 'method.noise="normal"', "method.noise"),
+    ("pix2pix_tumour", "method.l1=0.0", "method.l1"),
+    ("pix2pix_tumour", "method.noise=0", "method.noise"),
+    ("pix2pix_tumour", "method.generator.dropout=0.5", "method.generator.dropout"),
+    ("pix2pix_tumour", "train.optimizers.generators.weight_decay=0.1", "train.optimizers"),
+    ("pix2pix_tumour_style", "post=[]", "post"),
+    ("progan_tumour", "data.intensity.range=[0.0, 1.0]", "data.intensity.range"),
+    ("style_gan_tumour", "method.style=0.0", "method.style"),
+]
+KEPT = [  # what the report leaves open, and what makes no other system
+    (DUALGAN, ["method.cycle=5.0", "train.optimizer.betas=[0.9, 0.999]"]),
+    (DUALGAN, ["train.epochs=12", "train.batch=2", "data.fit=pad", "train.precision=fp32"]),
+    (CYCLEGAN, ["method.identity=1.0", "data.split.test=0.3", "train.seed=3"]),
+    ("cyclegan_t1t2_64", ["train.optimizer.betas=[0.5, 0.99]", 'data.augment=["vflip"]']),
+    ("pix2pix_tumour", ["method.l1=10.0", "method.noise=3", "data.intensity.high=99.0"]),
+]
+
+
+def system_of(name, settings):
+    recipe = load_recipe(name).override(settings)
+    tables = resolved(recipe.check())
+    return published_system(tables, changes_of_file(recipe, tables))
+
+
+@pytest.mark.parametrize(("name", "setting", "key"), ALTERED)
+def test_an_altered_system_is_refused_its_published_figure(name, setting, key):
+    system = system_of(name, [setting])
+
+    assert any(f"{each}.".startswith(f"{key}.") for each in system.other_system)
+    assert "are kept" not in system.in_short()
+    assert "another system" in system.in_short()
+    assert system.beside_all() == {}
+    assert all(system.beside(direction) == {} for direction in ("a_to_b", "b_to_a"))
+
+
+@pytest.mark.parametrize(("name", "settings"), KEPT)
+def test_what_the_report_leaves_open_makes_no_other_system(name, settings):
+    system = system_of(name, settings)
+
+    assert system.other_system == ()
+    assert system.beside_all() == system_of(name, []).beside_all()
+
+
+def test_the_bench_shows_figures_beside_their_system_alone():
+    (whole,) = jobs_for([DUALGAN], Suite(), Options(), named=True)
+    (altered,) = jobs_for([DUALGAN], Suite(set={"method": {"cycle": 0.0}}), Options(), named=True)
+
+    assert whole.facts["published"] == {"b_to_a": {"psnr": 10.91, "ssim": 0.18}}
+    assert altered.facts["published"] == {}
