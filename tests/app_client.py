@@ -1,26 +1,18 @@
-"""The web application of `gantk app`, served to a program that calls it."""
+"""The page of `gantk app`, served to a program that calls it."""
 
-import socket
-import threading
 from contextlib import contextmanager
 
 
 @contextmanager
-def served(application):
-    """The address of a web application that is served in a thread."""
-    import uvicorn
+def served(service, token=""):
+    """The address of a served page."""
+    from gantk_serve.app.page import serve_page
 
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=5)
-    )
-    serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    serving.start()
+    page = serve_page(service, "127.0.0.1", 0, token)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield page.local_url.rstrip("/")
     finally:
-        server.should_exit = True
-        serving.join()
+        page.close(verbose=False)
 
 
 @contextmanager

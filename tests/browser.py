@@ -20,7 +20,7 @@ class Browser:
     was refused to it.
     """
 
-    def __init__(self, folder: Path, url: str):
+    def __init__(self, folder: Path, url: str, gpu: bool = False):
         theirs, self.commands = os.pipe()
         self.answers, back = os.pipe()
         started = [
@@ -33,7 +33,11 @@ class Browser:
             "--no-sandbox",
         ]
         started += [
-            "--disable-gpu",
+            *(
+                ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+                if gpu
+                else ("--disable-gpu",)
+            ),
             "--remote-debugging-pipe",
             f"--user-data-dir={folder / 'profile'}",
             "about:blank",

@@ -31,6 +31,7 @@ PLACES = {  # in a checkout; a wheel has them in the folder `trust_page` beside 
     "failure.png": "docs/pictures",
     "missing-contrasts.jpg": "docs/pictures",
 }
+PICTURES = [name for name in PLACES if name != PAGE]
 LINK_TO_PAGE = r"\[([^]]+)\]\((?!#)[^)]+\)"  # to a page that is not here
 
 
@@ -144,15 +145,11 @@ def page_file(name: str) -> Path:
     return inside if inside.exists() else Path(__file__).parents[2] / PLACES[name] / name
 
 
-def page_html(pictures: str) -> str:
-    """The documentation's page on trust; `pictures` is the address of its pictures."""
-    from markdown_it import MarkdownIt
-
+def page_text(files: str) -> str:
+    """The documentation's page on trust in Markdown, without links to other pages; `files` is the
+    start of the addresses of its pictures.
+    """
     text = read_file(page_file(PAGE)).decode()
-    text = re.sub(
-        r"(!\[[^]]*\]\()(?:\.\./)+(?:pictures|benchmarks/results)/", rf"\1{pictures}", text
-    )
-    text = re.sub(rf"(?<!!){LINK_TO_PAGE}", r"\1", text)
-    page = MarkdownIt().enable("table").render(text)
-    # the app links to each picture
-    return re.sub(r'(<img src="(?:[^"/]*/)*([^"/]+)")', r'\1 id="\2"', page)
+    for name in PICTURES:
+        text = re.sub(rf"(!\[[^]]*\]\()[^)]*/{name}\)", rf"\1{files}{page_file(name)})", text)
+    return re.sub(rf"(?<!!){LINK_TO_PAGE}", r"\1", text)

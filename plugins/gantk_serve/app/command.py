@@ -53,9 +53,9 @@ def command(run, **options) -> None:
     """Translate scans in the browser with RUN, or with the shipped model t1t2.
 
     Drop a NIfTI file, a picture or a zipped DICOM series, and choose a direction. The page shows
-    input, output and difference with one cursor. You can save the result in the
-    input's format. Programs use the same by Gradio's API (/translate) and its client. Nothing leaves
-    the machine. A result stays until its window closes. Ctrl-C stops the server.
+    input, output and difference with one cursor. You can save the result in the input's format.
+    Programs use the same by Gradio's API (/translate) and its client. Nothing leaves the machine. A
+    result stays until its window closes. Ctrl-C stops the server.
     """
     from gantk.terminal import say
     from gantk_serve.app.start import app

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gantk_serve.app.service import LOOPBACK, Service
 
 MIN_TOKEN_CHARACTERS = 32
 MAX_TOKEN_BYTES = 4096
+CLEANING_S = 60.0  # between two deletions of what nobody uses
 
 
 def read_token(file: Path | None, host: str) -> str:
@@ -54,18 +55,6 @@ def read_token(file: Path | None, host: str) -> str:
     return token
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on an address; 0 is a free port. UserError where that is impossible."""
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(
-            f"the server cannot listen on {host}, port {port}: {error.strerror}",
-            where="--host, --port",
-            remedy="choose another address or port; port 0 is a free one",
-        ) from None
-
-
 def app(
     run: str = "t1t2",
     *,
@@ -96,29 +85,31 @@ def app(
     folder = temporary_beside(Path(tempfile.gettempdir()) / "gantk-app")
     os.environ |= {  # before gradio is imported
         "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_TEMP_DIR": str(folder),
         "GANTK_MAX_GIB": os.environ.get("GANTK_MAX_GIB", "2"),
     }
     with importing("`gantk app`", "app"):
-        import uvicorn
+        from gantk_serve.app.page import serve_page
 
-        from gantk_serve.app.server import application
-
-    listener = listen(host, port)
     make_folder(folder, private=True, new=True)
     try:
         # so that `finally` deletes uploads
         for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(stop, signal.default_int_handler)
 
-        served = application(Service(run, folder, max_mb << 20, device), host, token)
-        say(f"open     http://{host}:{listener.getsockname()[1]}   (Ctrl-C stops the server)")
+        service = Service(run, folder, max_mb << 20, device)
+        try:
+            page = serve_page(service, host, port, token)
+        except OSError:
+            raise UserError(
+                f"the server cannot listen on {host}, port {port}",
+                where="--host, --port",
+                remedy="choose another address or port; port 0 is a free one",
+            ) from None
+        say(f"open     {page.local_url.rstrip('/')}   (Ctrl-C stops the server)")
         if host not in LOOPBACK:
             say("warning  this address has no encryption: put a server with TLS before it")
-
-        uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False)).run(
-            sockets=[listener]
-        )
+        while True:
+            time.sleep(CLEANING_S)
+            service.delete_idle()
     finally:
-        listener.close()
         shutil.rmtree(folder, ignore_errors=True)

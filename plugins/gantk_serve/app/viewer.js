@@ -84,7 +84,7 @@
     for (const [kind, view] of Object.entries(views)) {
       for (const volume of [...view.volumes]) view.removeVolume(volume);
       const answer = await fetch(shown.base + image.files[kind]);
-      if (!answer.ok) throw new Error((await answer.json()).detail);
+      if (!answer.ok) throw new Error("it was deleted. Translate the scan again.");
       view.addVolume(await niivue.NVImage.new(await answer.arrayBuffer(), `${kind}.nii`, kind === "difference" ? "inferno" : "gray"));
     }
     shade();
