@@ -5,7 +5,6 @@ or not at all.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from gantk import Direction, __version__, code_span, escape_markdown, score_table
+from gantk import Direction
 from gantk.errors import UserError
 from gantk.files import make_folder, whole_folder, write_file
 from gantk.method import OTHER, check_networks
 from gantk.prepare.module import Prepared, pad_to_size
-from gantk_models.monai.config import AXCODES, VERSIONS, inference, metadata, scores
+from gantk_models.monai.config import texts
 from gantk_models.monai.torchscript import (
     Stacked,
     load_torchscript,
@@ -60,18 +59,13 @@ class Monai:
                 remedy='train with per = "set", or export ONNX',
             )
 
-        config = inference(direction)
         content, parity = _network(direction)
         say(f"parity   TorchScript against PyTorch: {parity['line']}")
         weights = io.BytesIO()
         tensors = direction.network.method.state_dict().items()
         torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
-        about = metadata(direction, {"parity": parity})
-        files = {
+        files = texts(direction, parity) | {
             "LICENSE": LICENSE.encode(),
-            "configs/metadata.json": _json(about),
-            "configs/inference.json": _json(config),
-            "docs/README.md": card(direction, about["intended_use"], parity["line"]).encode(),
             "models/model.ts": content,
             "models/model.pt": weights.getvalue(),
         }
@@ -119,71 +113,3 @@ def answers(network: nn.Module) -> Any:
             return network(torch.from_numpy(images)).numpy()
 
     return answer
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=4) + "\n").encode()
-
-
-def card(direction: Direction, use: str, parity_line: str) -> str:
-    """The text of docs/README.md: intended use, how to run it, scores, what was checked and what is
-    left out.
-    """
-    translator = direction.translator
-    frame = direction.frame
-    data = translator.recipe.data
-    names = frame.sources
-    given = f"a folder of NIfTI volumes, all {escape_markdown(names[0])}"
-    if len(names) > 1:
-        given = (
-            "a folder with one folder per patient, which contains"
-            f" {', '.join(code_span(f'*{n}.nii.gz') for n in names)}"
-        )
-
-    left_out = [
-        "Files on another intensity scale than the training images. gantk itself fits the intensity"
-        " mapping again."
-    ]
-    if data.spacing:
-        left_out.append("gantk's resampling. MONAI uses a different interpolation.")
-    if frame.masked:
-        left_out.append("Masks: gantk keeps the background of masked images empty.")
-    if data.missing == "mask":
-        left_out.append("Patients with a missing contrast.")
-
-    for step in translator.recipe.post:
-        left_out.append(f"The recipe's post-step {code_span(step.name)}.")
-
-    return f"""# {escape_markdown(frame.source)} to {escape_markdown(frame.target)}
-
-Method: {escape_markdown(translator.recipe.method.name)}, {direction.saved.step} steps; gantk {__version__}.
-
-{use}
-
-## How to run it
-
-```
-pip install "monai[fire,ignite,nibabel]"
-python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir INPUT
-```
-
-INPUT is {given}. The results are written to `output`. `model.ts` takes and returns images of any
-size in the units of the training files. Volumes are reoriented to {AXCODES[data.plane]}: {data.plane} slices.
-
-## Scores
-
-{score_table(scores(direction))}
-
-Scores on the held-out test split of the run. The baselines change nothing, or only intensities.
-A model that does not beat them is of no use.
-
-## What was checked
-
-`models/model.ts` was compared with the trained PyTorch network: {parity_line}.
-The exporter does not run MONAI. It wrote `configs/inference.json` for MONAI {VERSIONS["monai"]}. Check one result
-before you translate many images.
-
-## What is left out
-
-{chr(10).join(f"* {row}" for row in left_out)}
-"""

@@ -1,183 +1,105 @@
-"""Builds a bundle's configs/inference.json and configs/metadata.json from MONAI's components and
-the run's numbers.
+"""The texts of a bundle, by the templates beside this file: configs/inference.json,
+configs/metadata.json and docs/README.md.
 
-The pipeline turns and resamples images, and inverts these steps; model.ts itself is `Prepared`: it
-takes and returns images of any size in the units of the files.
+MONAI turns and resamples images, and inverts these steps; model.ts itself is `Prepared`: it takes and
+returns images of any size in the units of the files.
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from gantk import Direction, __version__
+from gantk import Direction, __version__, code_span, escape_markdown, score_table
 from gantk.method import OTHER, direction_to
-from gantk.runs.results import Results
 from gantk.runs.schemas import read_results
 
-# axes of a volume sliced in each plane
-AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
-SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-# versions that the configuration is written for
-VERSIONS = {"monai": "1.5.0", "pytorch-ignite": "0.4.11"}
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # JSON and Markdown have rules of their own
+)
+FILES = {
+    "configs/inference.json": "inference.json.j2",
+    "configs/metadata.json": "metadata.json.j2",
+    "docs/README.md": "README.md.j2",
+}
+AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # axes of a volume, by its plane
 MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
 MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
 
 
-def inference(direction: Direction) -> dict[str, Any]:
-    """The content of inference.json, for `python -m monai.bundle run --config_file
-    configs/inference.json`.
-    """
-    names = direction.frame.sources
-    keys = ["image"] if len(names) == 1 else [re.sub(r"\W", "_", name) for name in names]
-    files = "$[{'image': i} for i in sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))]"
-    if len(keys) > 1:
-        found = ", ".join(
-            f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))" for name in names
-        )
-        files = f"$[dict(zip({keys}, files)) for files in zip({found})]"
-
-    inferer = part("SimpleInferer")
-    model = direction.translator.recipe
-    if model.data.dims == 2 and not model.data.neighbours:
-        batch = model.translate.batch
-        inferer = part("SliceInferer", roi_size=[-1, -1], sw_batch_size=batch, spatial_dim=0)
-
-    return {
-        "imports": ["$import glob", "$import numpy", "$import os"],
-        "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/input'",
-        "output_dir": "$@bundle_root + '/output'",
-        "datalist": files,
-        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": part(
-            "torch.jit.load", f="$@bundle_root + '/models/model.ts'", map_location="@device"
-        ),
-        "network": "$@network_def.eval()",
-        "preprocessing": part("Compose", transforms=_preprocessing(direction, keys)),
-        "dataset": part("Dataset", data="@datalist", transform="@preprocessing"),
-        "dataloader": part(
-            "DataLoader", dataset="@dataset", batch_size=1, shuffle=False, num_workers=0
-        ),
-        "inferer": inferer,
-        "postprocessing": part("Compose", transforms=_postprocessing(direction, keys)),
-        "handlers": [part("StatsHandler", iteration_log=False)],
-        "evaluator": part(
-            "SupervisedEvaluator",
-            device="@device",
-            val_data_loader="@dataloader",
-            network="@network",
-            inferer="@inferer",
-            postprocessing="@postprocessing",
-            val_handlers="@handlers",
-            amp=False,
-        ),
-        "initialize": ["$monai.utils.set_determinism(seed=0)"],
-        "run": ["$@evaluator.run()"],
-    }
-
-
-def part(target: str, **options: Any) -> dict[str, Any]:
-    """The configuration of one of MONAI's components."""
-    return {"_target_": target, **options}
-
-
-def _preprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    data = direction.translator.recipe.data
-    steps = [part("LoadImaged", keys=keys), part("EnsureChannelFirstd", keys=keys)]
-    steps.append(part("Orientationd", keys=keys, axcodes=AXCODES[data.plane]))
-    if data.spacing:
-        pixdim = [-1.0] * (3 - len(data.spacing)) + list(data.spacing)  # -1: unchanged
-        steps.append(part("Spacingd", keys=keys, pixdim=pixdim, mode="bilinear"))
-
-    if len(keys) > 1:
-        steps.append(part("ConcatItemsd", keys=keys, name="image"))
-
-    return [*steps, part("EnsureTyped", keys="image", dtype="$torch.float32")]
-
-
-def _postprocessing(direction: Direction, keys: list[str]) -> list[dict[str, Any]]:
-    names = direction.frame.targets
-    inverse = {
-        "transform": "@preprocessing",
-        "orig_keys": keys[0],
-        "nearest_interp": False,
-        "to_tensor": True,
-    }
-    steps = [part("Invertd", keys="pred", **inverse)]
-    made = ["pred"]
-    tails = ["_".join(names)]
-    if len(names) > 1:
-        tails = [re.sub(r"\W", "_", name) for name in names]
-        steps.append(part("SplitDimd", keys="pred", dim=0, output_postfixes=tails))
-        made = [f"pred_{tail}" for tail in tails]
-
-    for key, tail in zip(made, tails, strict=True):
-        save = part(
-            "SaveImaged",
-            keys=key,
-            output_dir="@output_dir",
-            output_postfix=re.sub(r"\W", "_", tail),
-        )
-        save |= {"data_root_dir": "@dataset_dir", "separate_folder": False, "resample": False}
-        steps.append(save | {"output_ext": ".nii.gz", "output_dtype": "$numpy.float32"})
-
-    return steps
-
-
-def metadata(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
-    """The content of metadata.json: all mandatory keys of the MONAI Bundle Specification, and
-    `about` under "gantk".
+def texts(direction: Direction, parity: dict[str, Any]) -> dict[str, bytes]:
+    """The texts of a bundle by the names of their files. `parity`: how far its network's outputs are
+    from PyTorch's.
     """
     translator = direction.translator
+    recipe = translator.recipe
     frame = direction.frame
-    task = f"Translation of {frame.source} into {frame.target} images"
-    method = translator.recipe.method.name
-    (rows,) = scores(direction).metrics.values()
-    return {
-        "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by gantk {__version__}"},
-        "monai_version": VERSIONS["monai"],
-        "pytorch_version": torch.__version__.split("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {"pytorch-ignite": VERSIONS["pytorch-ignite"]},
-        "supported_apps": {},
-        "name": f"{frame.source} to {frame.target}, {method}",
-        "task": task,
-        "description": f"{task} by the method {method}, trained with gantk.",
-        "authors": "not stated",
-        "copyright": "not stated",
-        "data_source": f"not stated (gantk source '{translator.recipe.data.source.name}')",
-        "data_type": "nibabel",
-        "eval_metrics": {name: score.value for name, score in rows.items()},
-        "intended_use": (
+    key = direction_to(direction.letter)
+    results = read_results(translator.run.path)
+    known = {
+        name: row for name, row in results.metrics.get(key, {}).items() if row.value is not None
+    }
+    plain = [re.sub(r"\W", "_", name) for name in frame.sources]
+    targets = frame.targets if len(frame.targets) > 1 else ["_".join(frame.targets)]
+    spacing = list(recipe.data.spacing or ())
+    identity = {"version": __version__, "method": recipe.method.name} | translator.identity()
+    values = {
+        "source": frame.source,
+        "target": frame.target,
+        "names": frame.sources,
+        "masked": frame.masked,
+        "method": recipe.method.name,
+        "step": direction.saved.step,
+        "data": recipe.data,
+        "data_source": recipe.data.source.name,
+        "posts": [step.name for step in recipe.post],
+        "keys": ["image"] if len(plain) == 1 else plain,
+        "globs": [
+            f"sorted(glob.glob(os.path.join(@dataset_dir, '*', '*{name}.nii*')))"
+            for name in frame.sources
+        ],
+        "outputs": [re.sub(r"\W", "_", name) for name in targets],
+        "axcodes": AXCODES[recipe.data.plane],
+        "pixdim": spacing and [-1.0] * (3 - len(spacing)) + spacing,  # -1: unchanged
+        "by_slice": recipe.data.dims == 2 and not recipe.data.neighbours,
+        "batch": recipe.translate.batch,
+        "gantk": __version__,
+        "monai": "1.5.0",  # for which the configuration is written
+        "pytorch": torch.__version__.split("+")[0],
+        "numpy": np.__version__,
+        "use": (
             f"Research on translating {frame.source} into {frame.target} images. The images are"
             " synthetic: structures may be added, moved or lost. Not a medical device, and not for"
             " diagnosis or treatment."
         ),
-        "references": [],
-        "network_data_format": {
-            "inputs": {"image": _tensor(direction, OTHER[direction.letter], frame.sources)},
-            "outputs": {"pred": _tensor(direction, direction.letter, frame.targets)},
-        },
-        "gantk": {"version": __version__, "method": method} | translator.identity() | about,
+        "scores": {name: row.value for name, row in known.items()},
+        "score_table": score_table(results.model_copy(update={"metrics": {key: known}})),
+        "tensors": [
+            _tensor(direction, OTHER[direction.letter], frame.sources),
+            _tensor(direction, direction.letter, frame.targets),
+        ],
+        "about": identity | {"parity": parity},
+        "md": escape_markdown,
+        "code": code_span,
+    }
+    return {
+        name: TEMPLATES.get_template(template).render(values).encode()
+        for name, template in FILES.items()
     }
 
 
-def scores(direction: Direction) -> Results:
-    """The run's results with the scores of this direction alone under `metrics`, if it has any."""
-    key = direction_to(direction.letter)
-    results = read_results(direction.translator.run.path)
-    own = results.metrics.get(key, {})
-    known = {name: score for name, score in own.items() if score.value is not None}
-    return results.model_copy(update={"metrics": {key: known}})
-
-
 def _tensor(direction: Direction, letter: str, names: list[str]) -> dict[str, Any]:
+    """The entry of one image among the network's data formats."""
     translator = direction.translator
     data = translator.recipe.data
     geometry = translator.method.geometry
@@ -187,10 +109,8 @@ def _tensor(direction: Direction, letter: str, names: list[str]) -> dict[str, An
     kinds = {MODALITIES.get(name.upper(), "MR" if MR.match(name) else "n/a") for name in names}
     modality = kinds.pop() if len(kinds) == 1 else "n/a"
     if len(names) != channels:
-        if channels == 3:
-            names = ["red", "green", "blue"]
-        else:
-            names = [f"{names[0]} {k}" for k in range(channels)]
+        numbered = [f"{names[0]} {k}" for k in range(channels)]
+        names = ["red", "green", "blue"] if channels == 3 else numbered
 
     return {
         "type": "image",
