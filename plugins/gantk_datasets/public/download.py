@@ -4,14 +4,13 @@ atomically.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +33,15 @@ from gantk.errors import (
     one_line,
     writing_file,
 )
-from gantk.files import expect_name, json_object, make_folder, remove, write_file
+from gantk.files import (
+    LOCK,
+    expect_name,
+    json_object,
+    lock_folder,
+    make_folder,
+    remove,
+    write_file,
+)
 from gantk.formats.budget import MAX_COMPRESSION
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
@@ -91,19 +98,19 @@ def fetch(
         The folder. A data set that exists is not downloaded again.
 
     Raises:
-        UserError: the name is unknown, or the data set requires registration.
+        UserError: the name is unknown, the data set requires registration, or another process
+            downloads it.
         GantkError: download or check failed. The folder was not written.
 
-    An interrupted download is resumed. If another process downloads the data set, this one waits.
+    An interrupted download is resumed.
     OUT.fetched.json records the addresses and checksums of the files, and the licence.
     """
     known = _known_set(name)
-    base = base_url or known["base"]
-    require_address(base, "--from")
+    base = require_address(base_url or known["base"], "--from").rstrip("/")
     target = expect_name(Path(out or Path("data") / name).absolute(), "--out")
     record = target.with_name(f"{target.name}.fetched.json")
-    unfinished = target.with_name(f".{target.name}.fetching")
-    with writing_file(target, where="--out"), _lock_folder(unfinished) as staging:
+    staging = target.with_name(f".{target.name}.fetching")
+    with writing_file(target, where="--out"), _locked(staging):
         if target.exists() and (target.is_file() or any(target.iterdir())):
             if json_object(record).get("name") == name:
                 say(f"exists   {target}")
@@ -114,31 +121,26 @@ def fetch(
             )
 
         say(f"fetch    {name} from {without_credentials(base)}")
-        files = [
-            _fetch_file(path, facts, base.rstrip("/"), staging, say, progress)
-            for path, facts in known["files"].items()
-        ]
+        files = []
+        for path, facts in known["files"].items():
+            url = f"{base}/{quote(path)}"
+            file = _staged(staging, path)
+            if not file.exists():
+                _download(path, url, file, facts, say, progress)
+            entry = {"path": path, "url": without_credentials(url)}
+            files.append(entry | {"bytes": _bytes(file), "checksum": facts["checksum"]})
         unpacked = _unpack_files(known["files"], staging)
         if "prepare" in known:
             import_module(known["prepare"]).prepare(unpacked)
 
-        about = {
-            "name": name,
-            "licence": known["licence"],
-            "cite": known["cite"],
-            "files": files,
-        }
+        about = {"name": name, "licence": known["licence"], "cite": known["cite"], "files": files}
         write_file(record, (json.dumps(about, indent=1) + "\n").encode())
         os.rename(unpacked, target)
         shutil.rmtree(staging)
 
-    for label, text in (
-        ("licence", known["licence"]),
-        ("cite", known["cite"]),
-        ("written", target),
-    ):
-        say(f"{label:<8} {text}")
-
+    say(f"licence  {known['licence']}")
+    say(f"cite     {known['cite']}")
+    say(f"written  {target}")
     say(f"use      {known['use'].format(folder=target)}")
     return target
 
@@ -158,85 +160,61 @@ def _known_set(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _lock_folder(staging: Path) -> Iterator[Path]:
-    """Create and lock a hidden folder, for one process at a time, and keep only regular files in
-    it; deletes it afterwards if it is empty.
+def _locked(staging: Path) -> Iterator[None]:
+    """Create and lock the folder of an unfinished download, and keep only its files; deletes it
+    afterwards where it has none.
     """
-    lock = None
-    make_folder(staging.parent)  # here, where what is wrong with it is told
-    # retry if the previous holder of the lock has deleted the folder, or does so just now
-    while lock is None:
-        with suppress(FileExistsError):
-            make_folder(staging)
-        with suppress(FileNotFoundError):
-            held = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            fcntl.flock(held, fcntl.LOCK_EX)
-            if staging.exists() and os.path.samestat(os.fstat(held), staging.stat()):
-                lock = held
-            else:
-                os.close(held)
-
-    try:
+    make_folder(staging)
+    with lock_folder(staging):
         for path in staging.iterdir():
             if path.is_symlink() or not path.is_file():  # unpacked earlier, or somebody else's
                 remove(path)
-        yield staging
-    finally:
-        if staging.exists() and not any(staging.iterdir()):
-            staging.rmdir()
-        os.close(lock)
+        try:
+            yield
+        finally:
+            if staging.exists() and {path.name for path in staging.iterdir()} <= {LOCK}:
+                shutil.rmtree(staging)
 
 
-def _fetch_file(
-    path: str,
-    known: dict[str, Any],
-    base: str,
-    staging: Path,
-    say: Callable,
-    progress: Callable,
-) -> dict[str, Any]:
-    """Download and check one file in the staging folder; returns its entry for the record."""
-    file = staging / path.replace("/", "__")
-    url = f"{base}/{quote(path)}"
+def _staged(staging: Path, path: str) -> Path:
+    """Where a file of a set is stored until all are there."""
+    return staging / path.replace("/", "__")
+
+
+def _download(
+    path: str, url: str, file: Path, known: dict[str, Any], say: Callable, progress: Callable
+) -> None:
+    """Download and check one file; GantkError where that fails."""
     shown = without_credentials(url)
     size = known.get("size", 0)
     expected = known["checksum"]
-    if not file.exists():
-        part = file.with_name(file.name + ".part")
-        try:
-            download(
-                url,
-                part,
-                size=size,
-                most=known.get("most", MAX_FILE_BYTES),
-                report=lambda share: progress(share, path),
-                say_retry=lambda error: say(f"retry    {path}: {error}"),
-            )
-        except NotAnswered as error:
-            kept = ""
-            if part.exists():
-                kept = f" {_bytes(part):,} bytes are kept. The same command resumes from there."
-            raise GantkError(
-                f"'{shown}' cannot be downloaded: {error}.{kept} Check the connection, or find the"
-                " set's new address and name it with --from."
-            ) from None
-        except Refused as error:
-            compared = "differs from the published file" if size else "is not accepted"
-            raise GantkError(
-                f"the download of '{shown}' {compared}: {error}. gantk deleted it. Try a mirror with"
-                " --from."
-            ) from None
-
+    part = file.with_name(file.name + ".part")
+    try:
+        download(
+            url,
+            part,
+            size=size,
+            most=known.get("most", MAX_FILE_BYTES),
+            report=lambda share: progress(share, path),
+            say_retry=lambda error: say(f"retry    {path}: {error}"),
+        )
         if (size and _bytes(part) != size) or _checksum(part, expected) != expected:
             part.unlink()
-            raise GantkError(
-                f"the download of '{shown}' differs from the published file ({size or '?'} bytes,"
-                f" {expected}). gantk deleted it. Try a mirror with --from."
-            )
-
-        os.rename(part, file)
-
-    return {"path": path, "url": shown, "bytes": _bytes(file), "checksum": expected}
+            raise Refused(f"it has not the published checksum {expected}")
+    except NotAnswered as error:
+        remains = ""
+        if part.exists():
+            remains = f" {_bytes(part):,} bytes are kept. The same command resumes from there."
+        raise GantkError(
+            f"'{shown}' cannot be downloaded: {error}.{remains} Check the connection, or find the"
+            " set's new address and name it with --from."
+        ) from None
+    except Refused as error:
+        raise GantkError(
+            f"the download of '{shown}' differs from the published file: {error}. gantk deleted it."
+            " Try a mirror with --from."
+        ) from None
+    os.rename(part, file)
 
 
 def _checksum(path: Path, like: str) -> str:
@@ -261,31 +239,35 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     GantkError for a damaged archive, which is deleted, so that the next call downloads it again.
     """
     result = staging / "unpacked"
-    scratch = staging / "scratch"
     for path, known in files.items():
-        file = staging / path.replace("/", "__")
-        place = result / known.get("into", "") / path
+        file = _staged(staging, path)
+        place = result / known.get("into", "")
         if file.name.endswith(ARCHIVES):
-            place = result / known.get("into", "")
-            shutil.rmtree(scratch, ignore_errors=True)
-            try:
-                unpack(file, make_folder(scratch, new=True), MAX_COMPRESSION)
-            except Exception as error:
-                if may_pass(error):
-                    raise
-                for failed in (scratch, result):
-                    shutil.rmtree(failed, ignore_errors=True)
-                file.unlink()  # the next call downloads it again
-                raise GantkError(
-                    f"the archive '{file.name}' is damaged or unsafe: {one_line(error)}."
-                ) from None
-
-            inside = [each for each in scratch.iterdir() if each.name != "__MACOSX"]
-            file = scratch
-            if len(inside) == 1 and inside[0].is_dir():
-                file = inside[0]
-
+            content = _unpack(file)
+        else:
+            place /= path
+            content = file
         make_folder(place.parent)
-        os.rename(file, place)
-
+        os.rename(content, place)
     return result
+
+
+def _unpack(archive: Path) -> Path:
+    """Unpack an archive; returns its only folder, or the folder of all that it holds."""
+    folder = archive.with_name("scratch")
+    shutil.rmtree(folder, ignore_errors=True)  # of the archive before it
+    make_folder(folder)
+    try:
+        unpack(archive, folder, MAX_COMPRESSION)
+    except Exception as error:
+        if may_pass(error):
+            raise
+        for failed in (folder, archive.with_name("unpacked"), archive):
+            if failed.exists():
+                remove(failed)
+        raise GantkError(
+            f"the archive '{archive.name}' is damaged or unsafe: {one_line(error)}."
+        ) from None
+
+    inside = [each for each in folder.iterdir() if each.name != "__MACOSX"]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
