@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
+from fastapi.middleware import Middleware
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import JSONResponse
 from jinja2 import Environment, FileSystemLoader
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import JSONResponse
 
 from gantk import score_table
 from gantk.errors import GantkError, UserError, machine_failure
