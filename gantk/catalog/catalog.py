@@ -350,6 +350,54 @@ def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
+def expect_one_volume_a_cell(rows: Iterable[Row]) -> None:
+    """UserError where two volumes are of one split, patient, visit and contrast: which of them is
+    meant, or whose the other one is, is asked.
+    """
+    cells: dict[tuple, Row] = {}
+    for row in rows:
+        if not (row.is_volume and row.subject and row.scan.volume is None):
+            continue
+        first = cells.setdefault((row.split, row.subject, row.session, row.contrast), row)
+        if first is not row:
+            visit = f", visit {row.session}," if row.session else ""
+            raise UserError(
+                f"the patient '{row.subject}'{visit} has two files of {row.contrast}:"
+                f" '{first.path}' and '{row.path}'",
+                where="data.source.path",
+                allowed="one file of each contrast for each patient and visit",
+                remedy=(
+                    "remove the one that is not meant. If these are two patients or visits, write a"
+                    " table: gantk data check SCANS --table scans.csv"
+                ),
+            )
+
+
+def layout_in_words(rows: Sequence[Row], every: Iterable[Row]) -> str:
+    """What a reading says of the images that are used, of all rows of a catalog: `T1 40, T2 40; 40
+    patients; 40 pairs; 12 left out (8 masks, 4 versions)`.
+    """
+    contrasts = Counter(row.contrast for row in rows)
+    patients = {row.subject for row in rows} - {""}
+    visits = {(row.subject, row.session) for row in rows if row.subject}
+    pairs = Counter(row.pair for row in rows if row.pair)
+    parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
+    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
+    if len(visits) > len(patients):
+        parts.append(count_noun(visits, "visit"))
+    if len(contrasts) > 1:
+        paired = [pair for pair, count in pairs.items() if count > 1]
+        parts.append(count_noun(paired, "pair") if paired else "no pairs")
+
+    used = {scan for row in rows for scan in (row.scan, *(row.contrasts or {}).values())}
+    others = Counter(row.kind for row in every if row.scan not in used)
+    if others:
+        kinds = {"image": "of other contrasts", "other": "not readable"}
+        named = ", ".join(f"{n} {kinds.get(kind, kind)}" for kind, n in others.most_common())
+        parts.append(f"{others.total()} left out ({named})")
+    return "; ".join(parts)
+
+
 def has_one_of_each(rows: Iterable[Row]) -> bool:
     """Whether no two rows are of one contrast."""
     contrasts = [row.contrast for row in rows]

@@ -441,6 +441,9 @@ class Data(Study):
         held = f"{validation} validation and {test} test {what}"
         size = " x ".join(map(str, self.table.size))
         lines = [f"found    {self.images_in_words}"]
+        layout = getattr(self.source, "layout", "")
+        if layout:
+            lines.append(f"layout   {layout}")
         lines += [
             f"data     {self.table.source.name}: {counts} for training, {held}, at {size}",
             f"split    {self.split_description}",

@@ -69,19 +69,32 @@ def several_contrasts(tmp_path):
 @pytest.mark.parametrize(
     "domains, options, expected",
     [
-        (("T1", "T2"), {}, {("a", "T1"), ("a", "T1_to_T2"), ("b", "T2")}),
         (("T1w", "FLAIR"), {}, {("a", "T1w"), ("b", "T2_FLAIR")}),
         (("x", "y"), {"a": "t1w", "b": "T2 flair"}, {("a", "T1w"), ("b", "T2_FLAIR")}),
         (("x", "y"), {"a": "*T1w.nii", "b": "**/T2.nii"}, {("a", "T1w"), ("b", "T2")}),
         (("FLAIR",), {}, {("image", "T2_FLAIR")}),
     ],
-    ids=["own names", "synonyms", "words", "patterns", "one domain"],
+    ids=["synonyms", "words", "patterns", "one domain"],
 )
 def test_domain_names_win_over_synonyms_and_options_over_both(
     several_contrasts, domains, options, expected
 ):
     records = nifti(several_contrasts, domains, dims=3, **options)
     assert {(r.domain, r.path.stem) for r in records} == expected
+
+
+@pytest.mark.parametrize("stray", ["", "old/T1", "T1 (1)"])
+def test_two_files_of_one_contrast_of_a_visit_are_asked_about(tmp_path, stray):
+    names = [f"p{n}/{contrast}" for n in range(4) for contrast in ("T1", "T2", "seg")]
+    for n, name in enumerate([*names, f"p0/{stray}"] if stray else names):
+        volume(tmp_path / f"{name}.nii", n)
+    source = Files(("T1", "T2"), 3, (8, 8, 8), path=str(tmp_path))
+    if stray:
+        with pytest.raises(UserError, match="'p0'.* has two files of T1: .*p0/"):
+            source.records()
+        return
+    source.records()
+    assert source.layout == "T1 4, T2 4; 4 patients; 4 pairs; 4 left out (4 mask)"
 
 
 @pytest.mark.parametrize("a, told", [("patient[01]/T1*", True), ("**/T1.nii*", False)])

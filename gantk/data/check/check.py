@@ -351,6 +351,9 @@ def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
 
     lines["source"] = usage.table.source.name
     lines["domains"] = usage.images_in_words
+    layout = getattr(usage.source, "layout", "")
+    if layout:
+        lines["layout"] = layout
     lines["patients"] = str(len(patients_of(usage.records)) or "unknown")
     if len(usage.names) == 2:
         pairs = complete_pairs(usage.records)

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from gantk.catalog.catalog import Case, Catalog, Row, unread_note, unread_rows
+from gantk.catalog.catalog import (
+    Case,
+    Catalog,
+    Row,
+    expect_one_volume_a_cell,
+    layout_in_words,
+    unread_note,
+    unread_rows,
+)
 from gantk.catalog.channels import refuse_numbered_channels
 from gantk.catalog.contrasts import contrast_names, usual_contrast
 from gantk.catalog.domains import rename_or_map
@@ -170,8 +178,10 @@ class Files(VolumeSource):
             rows = self._rows_of_cases(images)
         else:
             refuse_folders_of_visits(images, self.names, self.root)
+            expect_one_volume_a_cell(images)
             rows = self._rows_of_domains(images)
             self._set_pairs(rows)
+        self.layout = layout_in_words(rows, self.catalog)
 
         self.notes = [*self.notes, *unread_tables(rows, self.root)]
         for row in rows:

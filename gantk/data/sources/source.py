@@ -34,6 +34,7 @@ class _Defaults:
     one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
 
     notes: Sequence[str] = ()  # sentences on images that were left out
+    layout: str = ""  # what the names of files were understood to say, in words
     doubts: Sequence[UserError] = ()  # what must be answered before a training
     # whether only names of pictures suggest that patients are in both domains
     patients_guessed = False
