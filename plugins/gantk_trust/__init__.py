@@ -27,13 +27,13 @@ def gantk_register(add) -> None:
             ),
         },
     )
-    add.function("explain", "gantk_trust.explain.explain:explain")
+    add.function("explain", "gantk_trust.explain:explain")
 
 
 @hookimpl
 def gantk_commands(cli) -> None:
     """Add `gantk explain`."""
-    from gantk_trust.explain.command import command
+    from gantk_trust.command import command
 
     cli.add_command(command)
 

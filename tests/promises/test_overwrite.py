@@ -34,7 +34,7 @@ COMMANDS = {
         " --losses losses.json",
         ["out.png", "losses.json"],
     ),
-    "explain": ("explain RUN in/slice-00.png why", ["why.png", "why.nii.gz"]),
+    "explain": ("explain RUN in/slice-00.png why", ["why.png"]),
     "plugin": ("new loss mine", ["mine/pyproject.toml"]),
 }
 WITH_DEVICE = ("translate", "plan", "stylize", "explain", "eval")

@@ -17,7 +17,7 @@ from gantk.terminal import Command, device_option, overwrite_option
     place=5,
     examples=[
         "gantk explain runs/first head.png why --region 60:90,40:70",
-        "gantk explain runs/first t1.nii.gz why --mask lesion.nii.gz",
+        "gantk explain runs/first t1.nii.gz why --slice 80",
     ],
 )
 @click.argument("run")
@@ -39,9 +39,6 @@ from gantk.terminal import Command, device_option, overwrite_option
     help="Explain these columns and rows of the output. Default: the whole output.",
 )
 @click.option(
-    "--mask", metavar="FILE", help="Explain the region where this image is above 0 (IMAGE's grid)."
-)
-@click.option(
     "--slice",
     type=int,
     metavar="K",
@@ -53,14 +50,13 @@ def command(run, image, out, **options) -> None:
     """Show which pixels of IMAGE influence a region of its translation by RUN.
 
     OUT.png shows the input, its translation with the outline of the region, and the input with a
-    map. Red pixels raise the brightness of the region; blue pixels lower it. OUT.nii.gz is the map
-    on IMAGE's grid.
+    map. Red pixels raise the brightness of the region; blue pixels lower it.
 
     As a check, gantk computes the same map for the network with random weights. If the two
     correlate, the map shows edges of the image and not what the network learnt (Adebayo et al.
     2018).
     """
     from gantk.terminal import say
-    from gantk_trust.explain.explain import explain
+    from gantk_trust.explain import explain
 
     explain(run, image, out, **options, say=say)
