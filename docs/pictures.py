@@ -228,12 +228,13 @@ def reader_study(work: Path) -> Image.Image:
     """The page of a reader: which of two images is real?"""
     run = trained("dualgan", work)
     study = work / "study"
-    if not (study / "key.json").is_file():
+    if not (study / "key.csv").is_file():
         shutil.rmtree(study, ignore_errors=True)
-        words = ("--pairs", "8", "--readers", "1", "--seed", "1", "--out", study.name)
+        words = ("--pairs", "8", "--seed", "1", "--out", study.name)
         gantk(work, "study", "new", run.name, *words)
 
-    with browser((study / "pages" / "reader-1.html").as_uri()) as page:
+    with browser((study / "page.html").as_uri()) as page:
+        page.js("document.getElementById('reader').value = 'one'")
         page.js("[...document.querySelectorAll('button')].find((b) => b.offsetParent)?.click()")
         return capture(page, 800, 560)
 

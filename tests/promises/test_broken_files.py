@@ -44,7 +44,7 @@ KINDS = {
     ),
     "card": ("x.md", ["pack", "RUN", "new", "--card", "x.md"]),
     "rules of a service": ("x.toml", ["serve", "x.toml"]),
-    "key of a reader study": ("study/key.json", ["study", "score", "study", "answers.json"]),
+    "key of a reader study": ("study/key.csv", ["study", "score", "study", "answers.csv"]),
     "settings of a sweep": ("sweep/sweep.json", ["sweep", "--resume", "sweep"]),
 }
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "export": ("export RUN --out model.onnx", ["model.onnx"]),
     "pack": ("pack RUN packed", ["packed/recipe.toml", "packed/notes.txt"]),
     "report": ("report RUN RUN2 --out page.html", ["page.html"]),
-    "card": ("card RUN --out card.md --json card.json", ["card.md", "card.json"]),
+    "card": ("card RUN --out card.md", ["card.md"]),
     "plan": ("plan scans --out my.toml --hours 0.01", ["my.toml"]),
     "recipe": ("recipes copy dualgan_t1t2 my.toml", ["my.toml"]),
     "table": ("data check scans --table scans.csv", ["scans.csv"]),

@@ -156,7 +156,12 @@ def test_others_cannot_write_and_patients_are_private(tmp_path, tiny_recipe):
     open_to_others = [path for path in paths if stat.S_IMODE(path.stat().st_mode) & 0o022]
     assert not open_to_others
     private = ["report.html", "patients.json", "split.json", "samples/index.json", "samples/test"]
-    for path in [*(run.path / name for name in private), study, study / "key.json"]:
+    for path in [
+        *(run.path / name for name in private),
+        study,
+        study / "key.csv",
+        study / "page.html",
+    ]:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
     assert stat.S_IMODE((run.path / "metrics.json").stat().st_mode) == 0o644
 

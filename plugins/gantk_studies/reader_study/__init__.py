@@ -1,3 +1,3 @@
-"""Reader studies: blinded pages that ask which images are real, scores of the answers, and weights
-for a training.
+"""`gantk study`: readers say which of two images is real; their answers are scored, and weight the
+images of a next training. Read `new` first.
 """

@@ -12,10 +12,7 @@ from gantk.terminal import (
     write_json,
 )
 
-KIND = "2afc: which of two is real; yesno: is one image real; rating: how real it looks, 1 to 5."
-
 SPLIT = "Images of this split. Use `train` only to weight training images (`gantk study weights`)."
-
 SETS = click.Choice(["test", "validation", "train"])
 
 
@@ -26,19 +23,19 @@ SETS = click.Choice(["test", "validation", "train"])
     section="Judge",
     place=3,
     examples=[
-        "gantk study new runs/first --pairs 60 --readers 3",
-        "gantk study score runs/first/study/2afc answers/*.json",
+        "gantk study new runs/first --pairs 60",
+        "gantk study score runs/first/study answers/*.csv",
     ],
 )
 def group() -> None:
-    """Ask readers which images are real, and score their answers."""
+    """Ask readers which of two images is real, and score their answers."""
 
 
 @group.command(
     "new",
     examples=[
-        "gantk study new runs/first --pairs 60 --readers 3",
-        "gantk study new --real SCANS --fake OTHERS --kind rating --out study",
+        "gantk study new runs/first --pairs 60",
+        "gantk study new --real SCANS --fake OTHERS --out study",
     ],
 )
 @click.argument("run", required=False)
@@ -49,54 +46,40 @@ def group() -> None:
     help="Instead of RUN: a folder of generated images, matched to real ones by file name.",
 )
 @click.option(
-    "--kind",
-    type=click.Choice(["2afc", "yesno", "rating"]),
-    default="2afc",
-    show_default=True,
-    help=KIND,
-)
-@click.option(
     "--pairs",
     type=click.IntRange(1, 999),
-    help="Number of real and of generated images. Default: 60, or all images if fewer.",
-)
-@click.option(
-    "--readers",
-    type=click.IntRange(1, 99),
-    default=3,
-    show_default=True,
-    help="Number of readers. gantk writes a page for each.",
+    help="Number of questions. Default: 60, or all pairs if fewer.",
 )
 @click.option(
     "--to", metavar="DOMAIN", help="Domain to judge. Default: the recipe's second domain."
 )
 @click.option("--split", type=SETS, default="test", show_default=True, help=SPLIT)
-@click.option("--out", metavar="DIR", help="Study folder. Default: RUN/study/KIND, or study.")
+@click.option("--out", metavar="DIR", help="Study folder. Default: RUN/study, or study.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    help="Seed of the images and their order. Default: a secret seed, stored in key.json.",
+    help="Seed of the images and their order. Default: a secret seed.",
 )
 @overwrite_option
 @device_option
 def new(run, **options) -> None:
-    """Write a page for each reader, and a key that states which images are real."""
-    from gantk_studies.reader_study.making import new_study
+    """Write a page of pairs of images for the readers, and a key that says which are real."""
+    from gantk_studies.reader_study.new import new_study
 
     new_study(run, **options, say=say)
 
 
-@group.command("score", examples=["gantk study score runs/first/study/2afc answers/*.json"])
+@group.command("score", examples=["gantk study score runs/first/study answers/*.csv"])
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
 @json_option("Write the scores as JSON too")
 def score(study, answers, json_file, overwrite) -> None:
     """Score the answers of the readers of STUDY.
 
-    ANSWERS are the files that the readers saved. gantk writes STUDY/scores.json and
-    STUDY/scores.md. It names and leaves out a file that is damaged or belongs to another study.
+    ANSWERS are the CSV files that the readers saved. A file that is damaged or belongs to another
+    study is named and left out.
     """
-    from gantk_studies.reader_study.scoring import score_study
+    from gantk_studies.reader_study.score import score_study
 
     scores = score_study(study, answers, say=line_printer(json_file))
     write_json(json_file, scores, overwrite)
@@ -104,7 +87,7 @@ def score(study, answers, json_file, overwrite) -> None:
 
 @group.command(
     "weights",
-    examples=["gantk study weights runs/first/study/2afc answers/*.json --out weights.csv"],
+    examples=["gantk study weights runs/first/study answers/*.csv --out weights.csv"],
 )
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
@@ -119,6 +102,6 @@ def weights(study, answers, out, overwrite) -> None:
     3 if every reader recognised its translation as synthetic, 1 if no reader did or it was not
     judged.
     """
-    from gantk_studies.reader_study.answers import write_weights
+    from gantk_studies.reader_study.score import write_weights
 
     write_weights(study, answers, out, overwrite=overwrite, say=say)

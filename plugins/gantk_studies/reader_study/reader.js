@@ -1,8 +1,8 @@
 "use strict";
-// One reader's page: shows the questions in order, keeps the answers in this browser, saves them as a file.
+// The readers' page: shows the questions in order, keeps the answers in this browser, saves them as a CSV file.
 const study = JSON.parse(document.getElementById("data").textContent);
-const KEPT = `gantk study ${study.study} ${study.reader}`;
-const ANSWERS = { "2afc": [0, 1], yesno: [0, 1], rating: [1, 2, 3, 4, 5] }[study.kind];
+const KEPT = `gantk study ${study.study}`;
+const COUNT = study.images.length / 2; // questions, of two images each
 const SAME = 250; // ms after an answer in which another one is taken for a key pressed twice
 const LEVEL = 0.04, ZOOM = 1.2; // of a key
 const $ = (id) => document.getElementById(id);
@@ -12,7 +12,7 @@ const saves = [...document.querySelectorAll(".save")];
 // ---- what is kept
 
 let keeps = true;
-let state = { answers: [], saved: 0 }; // saved: how many of the answers are in a file
+let state = { reader: "", answers: [], saved: 0 }; // saved: how many of the answers are in a file
 const read = () => {
   try {
     const found = JSON.parse(localStorage.getItem(KEPT));
@@ -29,13 +29,15 @@ const keep = () => {
     $("storage").hidden = false;
   }
 };
-const done = () => state.answers.length >= study.questions.length;
+const done = () => state.answers.length >= COUNT;
 
 function save() {
-  const found = { study: study.study, reader: study.reader, kind: study.kind, saved: new Date().toISOString(), answers: state.answers };
+  const quoted = `"${state.reader.replaceAll('"', '""')}"`;
+  const rows = state.answers.map((each, number) => [study.study, quoted, number, each.answer, each.seconds].join(","));
+  const text = ["study,reader,question,answer,seconds", ...rows, ""].join("\n");
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(found, null, 1)], { type: "application/json" }));
-  link.download = `answers-${study.reader}.json`;
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = `answers-${state.reader.replace(/[^\p{L}\p{N}]+/gu, "-")}.csv`;
   document.body.append(link);
   link.click();
   link.remove();
@@ -84,16 +86,7 @@ function draw() {
     context.translate(canvas.width / 2, canvas.height / 2);
     context.scale(scale, scale);
     context.drawImage(sheet, -study.width * (0.5 + view.x), -study.height * (0.5 + view.y));
-    if (study.oriented) drawSides(context, ratio, canvas.clientWidth);
   });
-}
-
-function drawSides(context, ratio, width) {
-  context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  Object.assign(context, { font: "600 16px system-ui, sans-serif", fillStyle: "#fff", shadowColor: "#000", shadowBlur: 4, textBaseline: "top" });
-  context.fillText("R", 10, 10);
-  context.textAlign = "right";
-  context.fillText("L", width - 10, 10);
 }
 
 const scaleOf = (canvas) => view.zoom * Math.min(canvas.clientWidth / study.width, canvas.clientHeight / study.height);
@@ -125,10 +118,10 @@ function question() {
   spent = state.again ?? 0;
   since = null;
   if (done()) return show("end");
-  shown = study.questions[place].map(decode);
+  shown = [2 * place, 2 * place + 1].map(decode);
   Object.assign(view, { zoom: 1, x: 0, y: 0 }); // the window stays as the reader set it
   $("progress").value = place;
-  $("count").textContent = `${place + 1} of ${study.questions.length}`;
+  $("count").textContent = `${place + 1} of ${COUNT}`;
   $("undo").disabled = place === 0;
   show("reading");
   draw();
@@ -138,7 +131,7 @@ function give(answer) {
   if ($("reading").hidden || performance.now() - answeredAt < SAME) return;
   answeredAt = performance.now();
   tick(false);
-  state.answers.push({ question: state.answers.length, answer, seconds: Math.round(spent) / 1000 });
+  state.answers.push({ answer, seconds: Math.round(spent) / 1000 });
   delete state.again;
   keep();
   question();
@@ -162,15 +155,21 @@ function pause() {
 
 function start() {
   const count = state.answers.length;
-  $("begin").textContent = count ? `Continue, ${count} of ${study.questions.length} answered` : "Start";
+  $("begin").textContent = count ? `Continue, ${count} of ${COUNT} answered` : "Start";
   for (const button of saves) button.hidden = !count;
   $("storage").hidden = keeps;
+  $("reader").value = state.reader ?? "";
   show("start");
 }
 
 // ---- hands
 
-$("begin").onclick = question;
+$("begin").onclick = () => {
+  if (!$("reader").reportValidity()) return;
+  state.reader = $("reader").value.trim();
+  keep();
+  question();
+};
 $("undo").onclick = $("last").onclick = undo;
 $("reset").onclick = reset;
 $("pause").onclick = pause;
@@ -198,8 +197,7 @@ addEventListener("keydown", (event) => {
   };
   const act = keys[event.key.toLowerCase()];
   if (act) act();
-  else if (study.kind !== "rating" && side !== undefined) event.repeat || give(side);
-  else if (study.kind === "rating" && ANSWERS.includes(Number(event.key))) event.repeat || give(Number(event.key));
+  else if (side !== undefined) event.repeat || give(side);
   else return;
   event.preventDefault();
 });

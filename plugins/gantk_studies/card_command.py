@@ -1,7 +1,5 @@
 """`gantk card` on the command line."""
 
-from __future__ import annotations
-
 import click
 
 from gantk.terminal import Command, overwrite_option
@@ -13,21 +11,18 @@ from gantk.terminal import Command, overwrite_option
     short_help="Write a model card (CLAIM, TRIPOD+AI) for a run.",
     section="Judge",
     place=4,
-    examples=[
-        "gantk card runs/first --out card.md --json card.json",
-    ],
+    examples=["gantk card runs/first --out card.md"],
 )
 @click.argument("run")
 @click.option("--out", metavar="FILE", help="Write the card as Markdown. Default: print it.")
-@click.option("--json", "json_file", metavar="FILE", help="Write it as JSON too.")
 @overwrite_option
-def command(run, out, json_file, overwrite) -> None:
+def command(run, out, overwrite) -> None:
     """Write a model card of RUN that answers the items of CLAIM (2024) and TRIPOD+AI.
 
     gantk fills in what the run contains and names what only the authors can answer. The card
     contains no names of patients or files.
     """
     from gantk.terminal import say
-    from gantk_studies.card.card import write_card
+    from gantk_studies.card import write_card
 
-    write_card(run, out=out, json=json_file, overwrite=overwrite, say=say)
+    write_card(run, out=out, overwrite=overwrite, say=say)

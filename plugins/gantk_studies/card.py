@@ -1,0 +1,191 @@
+"""Writes the model card of a run: what its files say, by the items of two reporting guidelines."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gantk import Markdown, RunRecord, escape_markdown, markdown_table, score_table
+from gantk.errors import count_noun
+from gantk.files import expect_file, sha256_of, write_output
+from gantk.metrics.names import baseline_words
+from gantk.runs.folder import RunFolder, flat
+from gantk.runs.models import card, find_model, limits_of, pack_record, split_hash
+
+ITEMS = Path(__file__).with_name("card_items.toml")
+LIMITS = (
+    "Research software, not a medical device, and not for diagnosis. A network invents what it has"
+    " not seen."
+)
+STATISTICS = (
+    "means over patients with 95 % intervals (bootstrap over patients); two-sided sign-flip tests"
+    " against the best baseline, corrected by Holm"
+)
+DATA_OPTIONS = ("dims", "size", "fit", "plane", "spacing", "patch", "neighbours", "intensity")
+MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
+IN_PATHS = ("path", "table")  # options of sources that may name patients
+
+
+def write_card(
+    run: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Write the model card of a run, as Markdown.
+
+    It has a table of all facts that the run's files hold, the scores, and the items of CLAIM and
+    TRIPOD+AI, each with the facts that answer it and with what only the authors can fill in. It
+    names no patients, files or folders.
+
+    Args:
+        run: the run folder.
+        out: the file. Default: the text is passed to `say`.
+        overwrite: whether to replace a file that gantk did not write, or that was changed since.
+        say: called with each line of output.
+
+    Raises:
+        UserError: a folder does not exist.
+    """
+    if out:
+        expect_file(out, "--out", overwrite=overwrite)
+    path = find_model(run, say)
+    record = RunRecord(path)
+    facts = facts_of(record)
+    known = facts | ({"scores": ""} if record.results.metrics else {})
+    parts = [
+        f"# {escape_markdown(path.name)}",
+        markdown_table(("", ""), facts.items()),
+        "## Scores",
+        score_table(record.results),
+    ]
+    for guideline, items in tomllib.loads(ITEMS.read_text("utf-8")).items():
+        rows = [(item["number"], item["asks"], _answer(item, known)) for item in items]
+        parts += [f"## {guideline}", markdown_table(("item", "asks", "answer"), rows)]
+    if record.problems:
+        problems = "\n".join(f"- {escape_markdown(problem)}" for problem in record.problems)
+        parts += ["## Files that could not be read", problems]
+
+    text = "\n\n".join(parts) + "\n"
+    if out:
+        write_output(Path(out), text.encode())
+    say(f"card     {out}" if out else text)
+    return text
+
+
+def _answer(item: Mapping[str, Any], known: Mapping[str, str]) -> Markdown:
+    """The names of the facts that answer an item, and what is left to fill in."""
+    answers = [f"see *{name}*" for name in item.get("known", ()) if name in known]
+    left = item.get("open", "" if answers else item["asks"][:1].lower() + item["asks"][1:])
+    if left:
+        answers.append(f"**to be filled in: {left}**")
+    return Markdown("; ".join(answers))
+
+
+def facts_of(record: RunRecord) -> dict[str, str]:
+    """Fact -> sentence, for all facts that the run's files contain."""
+    run = RunFolder(record.path)
+    recipe = record.recipe
+    data = recipe.data.dump()
+    train = recipe.train.dump()
+    split = record.split
+    results = record.results
+    about = record.environment
+    facts: dict[str, str] = {}
+    if recipe.method.name:
+        summary = record.summary(with_paths=False)
+        facts["technique"] = f"deep learning, method '{recipe.method.name}': {summary}"
+        facts["model"] = _words(recipe.method.dump())
+    facts["task"] = f"images of {', '.join(record.domains)}" if record.domains else ""
+    if results.metrics and record.domains:
+        labels = [record.label(key).replace("\u00a0", " ") for key in results.metrics]
+        facts["task"] = f"translation: {', '.join(labels)}"
+    facts["source"] = _words(data.get("source"))
+    licences = card(record.path).partition("\n## Data and licences\n")[2]
+    facts["licence"] = " ".join(licences.partition("\n## ")[0].split())
+    facts["counts"] = "; ".join(_counts(record))
+    facts["preprocessing"] = _words({key: data.get(key) for key in DATA_OPTIONS})
+    facts["augmentation"] = _words(data.get("augment")) or ("none" if data else "")
+    facts["missing"] = {
+        "refuse": "patients with a missing contrast are refused",
+        "mask": "the model is trained to work with missing contrasts",
+    }.get(data.get("missing"), "")
+    if split:
+        facts["split"] = split.how or ""
+        allowed = "patients on both sides of the split were allowed (--allow-leakage)"
+        by = [f"by {split.splits.by}"] if split.splits.by else []
+        by += [allowed] if split.leakage_allowed else []
+        facts["disjoint"] = "; ".join([*by, *(split.splits.consequences or [])])
+    facts["hashes"] = "; ".join(_hashes(record, run))
+    machine = about.dump()
+    speed = results.speed
+    facts["hardware"] = _words({key: machine.get(key) for key in MACHINE})
+    if speed and speed.seconds:
+        facts["hardware"] += f"; {count_noun(speed.steps or 0, 'step')} in {speed.seconds:.0f} s"
+    versions = {"gantk": about.gantk, "Python": about.python, **about.packages}
+    facts["software"] = ", ".join(f"{name} {each}" for name, each in versions.items() if each)
+    facts["reproduce"] = "recipe.toml of the run contains every setting" if about.gantk else ""
+    if train:
+        own = {key: value for key, value in train.items() if key not in ("start", "fast")}
+        facts["training"] = _words(own)
+        facts["start"] = f"random, from the seed {recipe.train.seed}"
+        if recipe.train.start:
+            facts["start"] = f"the weights of {Path(recipe.train.start).name}"
+        facts["ensemble"] = "one network"
+        facts["ensemble"] += ", a moving average of its weights" if recipe.train.ema else ""
+        best = recipe.evaluate.checkpoint == "best"
+        facts["chosen"] = f"the best by {record.best.rule}" if best else "the last checkpoint"
+
+    scores = [(name, one) for of_way in results.metrics.values() for name, one in of_way.items()]
+    definitions = dict.fromkeys(f"{name}: {score.definition}" for name, score in scores)
+    facts["metrics"] = "; ".join(definitions)
+    facts["baselines"] = ", ".join(map(baseline_words, results.baselines))
+    facts["statistics"] = STATISTICS if scores else ""
+    if any(score.corrected is not None for _, score in scores):
+        facts["reference"] = "the registered true image of the same patient"
+    if scores:
+        largest = max((score for _, score in scores), key=lambda score: score.n or 0)
+        facts["internal"] = f"{largest.held_out()} from the same source as the training data"
+    alarms = [*(alarm.message for alarm in record.log.alarms), *results.alarms.values()]
+    facts["failures"] = "; ".join(dict.fromkeys(alarms))
+    facts["limits"] = limits_of(record.path) or LIMITS
+    return {name: text for name, text in facts.items() if text}
+
+
+def _words(value: Any) -> str:
+    """A value of a recipe as `adam (lr 0.0002)`, without paths and what is not set."""
+    if isinstance(value, Mapping):
+        inner = [
+            f"{key} {text}"
+            for key, text in ((key, _words(each)) for key, each in flat(value))
+            if text and key != "name" and key.split(".")[-1] not in IN_PATHS
+        ]
+        return " ".join(filter(None, [value.get("name"), f"({', '.join(inner)})" if inner else ""]))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_words, value))
+    return "" if value is None else str(value)
+
+
+def _counts(record: RunRecord) -> Iterator[str]:
+    """The numbers of patients and images of each set."""
+    for name, images in record.sets.named().items() if record.sets else ():
+        if images:
+            people = {image.subject for image in images} - {"", None}
+            patients = count_noun(people, "patient") if people else "unknown patients"
+            yield f"{name.replace('_', ' ')}: {patients}, {count_noun(images, 'image')}"
+
+
+def _hashes(record: RunRecord, run: RunFolder) -> Iterator[str]:
+    """The SHA-256 of the split and of the weights that are used."""
+    saved = any(run.checkpoints.glob("step-*"))
+    packing = pack_record(run) if saved else None
+    split = split_hash(record.sets) if record.sets else packing and packing.split
+    if split:
+        yield f"split sha256 {split}"
+    if saved:
+        chosen = run.inference_checkpoint()
+        yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"
