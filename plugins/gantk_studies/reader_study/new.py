@@ -99,9 +99,10 @@ def new_study(
         names, images, contrast = _of_run(run, pairs, to, split, device, rng, say)
 
     sides = rng.permutation(np.arange(len(names)) % 2).tolist()
-    cases = [Case(place, side, *name) for place, (side, name) in enumerate(zip(sides, names))]
+    of_side = zip(sides, names, strict=True)
+    cases = [Case(place, side, *name) for place, (side, name) in enumerate(of_side)]
     key = csv_text(Case._fields, cases).encode()
-    shown = [pair[::-1] if side else pair for side, pair in zip(sides, images)]
+    shown = [pair[::-1] if side else pair for side, pair in zip(sides, images, strict=True)]
     with whole_folder(target, private=True) as folder:
         page = _page(sha256(key).hexdigest(), contrast, np.array(shown))
         write_file(folder / "page.html", page.encode(), private=True)

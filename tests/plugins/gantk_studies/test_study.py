@@ -44,17 +44,17 @@ def study(gantk, tmp_path):
     return make
 
 
-def answered(folder, reader, right, questions=None, **changed):
+def answered(folder, name, right, questions=None, **changed):
     """A file as a page saves it: `right(question)` says which answers are."""
     digest = sha256((folder / "key.csv").read_bytes()).hexdigest()
-    path = folder / f"{reader}.csv"
+    path = folder / f"{name}.csv"
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["study", "reader", "question", "answer", "seconds"])
         for case in key_of(folder)[:questions]:
             side = int(case["real_side"])
             answer = side if right(int(case["question"])) else 1 - side
-            row = {"study": digest, "reader": reader, "question": case["question"]}
+            row = {"study": digest, "reader": name, "question": case["question"]}
             rows.writerow((row | {"answer": answer, "seconds": 2.5} | changed).values())
     return path
 
