@@ -20,13 +20,17 @@ METHODS: dict[str, list[dict]] = {
     "cyclegan": [
         {},
         WEIGHED
-        | {"identity": 0.0, "source_losses": ["outline"], "generator": {"name": "unet", **UNET}},
+        | {
+            "identity": 0.0,
+            "source_losses": ["edge_direction"],
+            "generator": {"name": "unet", **UNET},
+        },
     ],
     "cut": [
         {"patches": 16, "width": 8},
         WEIGHED
         | {"nce": 10.0, "nce_identity": False, "layers": [0, 2], "low_res_warmup": 0.5}
-        | {"generator": {"name": "unet", **UNET}, "source_losses": ["outline"]},
+        | {"generator": {"name": "unet", **UNET}, "source_losses": ["edge_direction"]},
     ],
     "dcgan": [
         {},

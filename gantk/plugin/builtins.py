@@ -80,6 +80,7 @@ ALSO = {
     ("loss", "cycle"): ("cycle_consistency",),
     ("loss", "identity"): ("idt",),
     ("loss", "local_ncc"): ("ncc", "lncc"),
+    ("loss", "edge_direction"): ("outline",),
     ("loss", "hinge"): ("hinge_gan", "hinge_loss"),
     ("loss", "wgan_gp"): ("wgan", "wgangp", "wasserstein"),
     ("loss", "ssim"): ("dssim",),

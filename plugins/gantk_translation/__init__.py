@@ -42,8 +42,7 @@ def gantk_register(add) -> None:
     add.schedule("halving", "gantk_translation.munit.schedule:Halving")
     add.method("reggan", "gantk_translation.reggan.model:RegGAN")
     add.loss("weak_pairs", "gantk_translation.weak_pairs.loss:WeakPairs")
-    add.order("matched", "gantk_translation.unpaired.order:Matched")
-    add.loss("outline", "gantk_translation.unpaired.outline:Outline")
+    add.order("matched", "gantk_translation.matched:Matched")
     add.source("misaligned", "gantk_translation.misaligned.source:Misaligned")
     add.metric(
         "nmi",

@@ -1,6 +1,4 @@
-"""Unpaired slices of like height are shown together, however they are read; outputs keep the
-outline of their input.
-"""
+"""Unpaired slices of like height are shown together, however they are read."""
 
 import pytest
 import torch

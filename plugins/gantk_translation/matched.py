@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from gantk import Batches, Record
 from gantk.errors import UserError
 from gantk.plugin.spec import Fraction, Share
-from gantk_translation.unpaired.outline import body
 
 DRAW_SEED = 0x6D617463  # seed of the draws among similar images, different from that of the shuffle
 OUTLINE_SIDE = 24  # side in pixels at which outlines are compared
@@ -154,3 +153,18 @@ def nearest(own: torch.Tensor, others: torch.Tensor, count: int) -> list[np.ndar
         limit = distances.kthvalue(count, keepdim=True).values + 1e-6
         indices += [each.nonzero().flatten().numpy() for each in distances <= limit]
     return indices
+
+
+def body(bright: torch.Tensor) -> torch.Tensor:
+    """The mask (1 or 0) of pixels that have bright pixels on both sides along every axis, from (N,
+    1, *size), bool. It includes the skull, which is dark in MR and bright in CT.
+
+    Single bright pixels, such as noise in air, are removed first by a median over 3 pixels a side.
+    """
+    pool = F.avg_pool2d if bright.ndim == 4 else F.avg_pool3d
+    dims = bright.ndim - 2
+    kept = (pool(F.pad(bright.float(), (1,) * (2 * dims)), 3, 1) > 0.5).float()
+    axes = range(2, 2 + dims)
+    ahead = [kept.cummax(axis).values for axis in axes]
+    behind = [kept.flip(axis).cummax(axis).values.flip(axis) for axis in axes]
+    return torch.stack(ahead + behind).amin(0)
