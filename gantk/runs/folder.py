@@ -57,7 +57,6 @@ SHARED = (
     "metrics.json",
     "best.json",
     "usage.json",
-    "track.json",
 )
 # what a run writes, beside recipe.toml
 RUN_FILES = (

@@ -2,12 +2,32 @@
 or MLflow.
 """
 
-import importlib
-from pathlib import Path
+from __future__ import annotations
 
-from gantk.errors import importing
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gantk import Part, Run
+from gantk.errors import importing, one_line
+from gantk.plugin.spec import bind
+from gantk.runs.folder import flat
+from gantk.runs.results import Results, Table
+from gantk.runs.schemas import LogLine, further_lines, is_inside, open_log, read, read_results
+from gantk.terminal import say
 
 TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # package -> class
+
+
+class Sent(Table):
+    """What a tracker was sent: the content of track-NAME.json in the run folder."""
+
+    step: int = -1  # the last one that it has
+    id: str | None = None  # the tracker's name of the run
+
+
+_open: dict[Path, list[Follower]] = {}
 
 
 def expect_installed(parts) -> None:
@@ -20,7 +40,103 @@ def expect_installed(parts) -> None:
 
 def bring_up_to_date(run: Path, ending: bool) -> None:
     """Send what is new in a run folder to its trackers; `ending`: the rest too, and close them."""
-    from gantk_cluster.track.follow import followers
+    if run not in _open:
+        parts = Run(run).recipe().tables.get("track", [])
+        _open[run] = [Follower(run, bind("tracker", part)) for part in parts]
+    for follower in _open.pop(run) if ending else _open[run]:
+        follower.follow(ending)
 
-    for follower in followers(run, leaving=ending):
-        follower.bring(ending=ending)
+
+class Follower:
+    """Sends the log and the pictures of one run to one tracker.
+
+    Steps that an earlier sitting sent are not sent again. A tracker that fails is not called again,
+    after a warning, and catches up at the next resume.
+    """
+
+    def __init__(self, run: Path, part: Part):
+        self.run = Run(run)
+        self.part = part
+        self.log = open_log(run)  # stays open, as it grows
+        self.file = f"track-{part.name}.json"
+        self.sent = read(run, self.file, Sent) or Sent()
+        self.sent_before = self.sent.step
+        self.last_picture = self.sent.step
+        self.tracker: Any = None
+        self.failed = False
+
+    def follow(self, ending: bool) -> None:
+        """Send what is new; `ending`: also scores and report."""
+        if self.failed:
+            return
+        try:
+            self._follow(ending)
+        except (Exception, SystemExit) as error:  # no error of a tracker may stop a training
+            self.failed = True
+            say(
+                f"warning  {self.part.name} failed and no longer records this training (a resume"
+                f" tries again): {one_line(error)}"
+            )
+
+    def _follow(self, ending: bool) -> None:
+        if self.tracker is None:
+            self.tracker = self.part(self.run.path, self.run.recipe().tables, self.sent)
+
+        problems: list[str] = []
+        for line in further_lines(self.log, problems):
+            if line.step > self.sent_before:
+                self._put(line.step, dict(numbers_of(line)))
+        for problem in problems:
+            say(f"warning  {problem}")
+
+        for step, pictures in self._new_pictures():
+            self._put(step, pictures)
+            self.last_picture = step
+
+        if ending:
+            results = read_results(self.run.path)
+            report = self.run.path / "report.html"
+            known = results.step is not None and results.step <= self.sent.step
+            finished = known and report.is_file()
+            if finished:
+                self._put(results.step, dict(scores_of(results)))
+            self.tracker.end(self.sent.step, report if finished else None)
+            self.log.close()
+
+        self.run.write_json(self.file, self.sent.dump())
+
+    def _put(self, step: int, values: dict[str, Any]) -> None:
+        if values:
+            self.tracker.put(step, values)
+            self.sent.step = max(self.sent.step, step)
+
+    def _new_pictures(self) -> Iterator[tuple[int, dict[str, Path]]]:
+        """Yield the pictures of each new step, with their inputs and truths, by name."""
+        folder = self.run.path / "samples"
+        for of_step in sorted(folder.glob("step-*")):
+            step = int(of_step.name[5:])
+            if self.last_picture < step <= self.sent.step:
+                pictures = {f"samples/{each.stem}": each for each in of_step.glob("*.png")}
+                for each in [*of_step.glob("cycle/*.png"), *folder.glob("[it]*/*.png")]:
+                    pictures[f"samples/{each.stem}/{each.parent.name}"] = each
+                inside = {n: each for n, each in pictures.items() if is_inside(self.run.path, each)}
+                yield step, inside
+
+
+def numbers_of(line: LogLine) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a line of the log: ("losses/generators/cycle_a", 1.2), ..."""
+    tables = {"losses": line.losses, "validation": line.validation}
+    if line.losses:
+        of_training = {"lr": line.lr, "images_per_s": line.images_per_s, "epoch": line.epoch}
+        tables["training"] = of_training
+    for name, value in flat(tables, between="/"):
+        if value is not None:
+            yield name, value
+
+
+def scores_of(results: Results) -> Iterator[tuple[str, float]]:
+    """Yield the value of each score: ("scores/a_to_b/psnr", 24.3), ..."""
+    for key, scores in results.metrics.items():
+        for metric, score in scores.items():
+            if score.value is not None:
+                yield f"scores/{key}/{metric}", score.value

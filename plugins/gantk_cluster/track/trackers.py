@@ -1,8 +1,8 @@
 """The trackers: write scalars, pictures, scores and a report to TensorBoard, Weights & Biases and
 MLflow.
 
-Each is built with the run folder, the recipe's tables and a dict in which it stores its state for a
-resume. `put` takes numbers and paths of pictures; `end` takes the report, or None if the training
+Each is built with the run folder, the recipe's tables and what was sent before (`gantk_cluster.track.Sent`),
+in which it stores its name of the run. `put` takes numbers and paths of pictures; `end` takes the report, or None if the training
 was stopped.
 """
 
@@ -21,9 +21,10 @@ from PIL import Image
 
 from gantk.files import expect_inside
 from gantk.runs.folder import flat
+from gantk_cluster.track import Sent
 
-# kinds of entries, in their order within a step
-KINDS = ("losses", "validation", "samples", "scores")
+# first parts of the names of entries, in their order within a step
+KINDS = ("losses", "training", "validation", "samples", "scores")
 
 
 class TensorBoard:
@@ -33,15 +34,14 @@ class TensorBoard:
     the report's path and the recipe's text.
     """
 
-    def __init__(self, run: Path, recipe: dict[str, Any], state: dict[str, Any]):
+    def __init__(self, run: Path, recipe: dict[str, Any], sent: Sent):
         from torch.utils.tensorboard import SummaryWriter
 
-        # later entries were written before a kill
-        last = max(state["brought"].values(), default=-1)
-        self.writer = SummaryWriter(
-            str(expect_inside(run, run / "tensorboard")), purge_step=last + 1 if last >= 0 else None
-        )
-        if last < 0:
+        folder = str(expect_inside(run, run / "tensorboard"))
+        again = sent.step >= 0
+        # entries after the last step were written before a kill
+        self.writer = SummaryWriter(folder, purge_step=sent.step + 1 if again else None)
+        if not again:
             self.writer.add_text("recipe", f"```\n{tomli_w.dumps(recipe)}```", 0)
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
@@ -71,7 +71,7 @@ class WandB:
         self,
         run: Path,
         recipe: dict[str, Any],
-        state: dict[str, Any],
+        sent: Sent,
         *,
         project: str = "gantk",  # project of the run
         # auto: $WANDB_MODE if set, else online if this machine has an account
@@ -85,12 +85,11 @@ class WandB:
                 "online" if wandb.login(prompt=False) else "offline"
             )
 
-        self.state = state
         self.wandb = wandb
-        state["killed"] = dict(state["brought"])  # a kill loses what wandb buffers
+        sent.id = sent.id or secrets.token_hex(4)
         self.run = wandb.init(
             project=project,
-            id=state.setdefault("id", secrets.token_hex(4)),
+            id=sent.id,
             name=run.name,
             dir=str(run),
             config=recipe,
@@ -116,7 +115,6 @@ class WandB:
             artifact.add_file(str(report))
             self.run.log_artifact(artifact)
         self.run.finish(exit_code=0 if report else 1)
-        self.state.pop("killed", None)
 
 
 class MLflow:
@@ -130,7 +128,7 @@ class MLflow:
         self,
         run: Path,
         recipe: dict[str, Any],
-        state: dict[str, Any],
+        sent: Sent,
         *,
         # server or store; None: $MLFLOW_TRACKING_URI if set, else mlflow.db beside the run folder
         uri: str | None = None,
@@ -148,17 +146,17 @@ class MLflow:
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
         local = None if uri else (beside / "mlflow-artifacts").as_uri()
         self.client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{beside / 'mlflow.db'}")
-        if "id" not in state:
+        if sent.id is None:
             found = self.client.get_experiment_by_name(experiment)
             if found:
                 of = found.experiment_id
             else:
                 of = self.client.create_experiment(experiment, artifact_location=local)
-            state["id"] = self.client.create_run(of, run_name=run.name).info.run_id
+            sent.id = self.client.create_run(of, run_name=run.name).info.run_id
             for key, value in flat(recipe, between="/"):
-                self.client.log_param(state["id"], key, str(value)[:500])
+                self.client.log_param(sent.id, key, str(value)[:500])
 
-        self.id = state["id"]
+        self.id = sent.id
         self.client.update_run(self.id, status="RUNNING")  # also after a resume
 
     def put(self, step: int, values: dict[str, float | Path]) -> None:
