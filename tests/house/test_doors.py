@@ -23,7 +23,7 @@ ALLOWED = {
     ("gantk/training/trial.py", "read_text"): "/proc/self/status",
     ("gantk/report/run_record.py", "open"): "a picture that is_inside has accepted",
     ("gantk/report/pictures.py", "open"): "pictures that Samples.picture has accepted",
-    ("plugins/gantk_studies/card/card.py", "read_text"): "the package's own items.toml",
+    ("plugins/gantk_studies/card.py", "read_text"): "the package's own items.toml",
     ("plugins/gantk_cluster/slurm/script.py", "read_text"): "the package's own template",
     ("plugins/gantk_cluster/cluster.py", "read_text"): "versions of the cluster's packages",
     ("plugins/gantk_cluster/track/trackers.py", "open"): "pictures that is_inside has accepted",

@@ -427,11 +427,6 @@ CASES: dict[str, Case] = {
     "space twice": (sweep, "--space", "method.cycle=1.0..2.0", "--space", "method.cycle=1,2"),
     "space of an unknown key": (sweep, "--space", "method.cyle=1.0..2.0"),
     "space out of range": (sweep, "--space", "method.cycle=-1.0..2.0"),
-    "sweep by no score": (sweep, *SPACE, "--score", "nothing"),
-    "sweep by a score that is not computed": (sweep, *SPACE, "--score", "ssim"),
-    "sweep by a score of the test alone": lambda h: sweep(
-        h, *SPACE, "--score", "mae", evaluate={"metrics": ["psnr", "mae"]}
-    ),
     "sweep that goes on with more": (sweep, *SPACE, "--resume", "somewhere"),
     **{
         f"package called '{name}'": lambda h, name=name: ["new", "plugin", name]

@@ -10,8 +10,6 @@ SPACE = (
 
 GO_ON = "Scheduler. asha keeps the best third, then ninth; none trains all to the end."
 
-SCORE = "Metric on the validation pairs. Default: the score that chooses a run's best checkpoint."
-
 ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only this machine."
 
 
@@ -43,7 +41,6 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
     show_default=True,
     help=GO_ON,
 )
-@click.option("--score", metavar="METRIC", help=SCORE)
 @click.option("--address", metavar="A", help=ADDRESS)
 @click.option(
     "--resume",

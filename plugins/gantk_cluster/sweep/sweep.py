@@ -1,4 +1,4 @@
-"""`gantk sweep`: a hyperparameter search over a recipe's settings with Ray Tune, and a report that
+"""`gantk sweep`: a hyperparameter search over a recipe's settings with Ray Tune, and a table that
 compares trials.
 """
 
@@ -17,17 +17,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gantk import checked_recipe, registry
+from gantk import checked_recipe
+from gantk.catalog.tables import csv_text
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
 from gantk.files import lock_folder, make_folder, read_file, write_file
 from gantk.recipe.load import Settings, parse_setting
-from gantk.report.build import render
 from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connect_cluster
-from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, scores_of, train
+from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
 RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
@@ -44,7 +44,6 @@ class Sweep(Table):
     recipe: dict[str, Any]
     space: list[str]
     scheduler: Literal[SCHEDULERS]
-    score: str | None = None
     steps: int
     every: int
     trials: int
@@ -61,7 +60,6 @@ def sweep(
     trials: int | None = None,
     hours: float | None = None,
     scheduler: str = "asha",
-    score: str | None = None,
     address: str | None = None,
     resume: str | Path | None = None,
     out: str | Path | None = None,
@@ -78,7 +76,7 @@ def sweep(
 
     `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
     `connect_cluster`. "asha" is of Li et al. (2018). "none" trains each combination of listed values once.
-    Returns the folder: trials/*, each a run; best.toml, sweep.html, sweep.jsonl.
+    Returns the folder: trials/*, each a run; best.toml, sweep.csv.
     """
     folder = Path(resume or out) if resume or out else None
     if resume is not None:
@@ -93,7 +91,7 @@ def sweep(
 
         seeds = {} if seed is None else {"train.seed": seed}
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
-        asked = _shared_settings(loaded, model, list(space), scheduler, score)
+        asked = _shared_settings(loaded, model, list(space), scheduler)
         trials = trials or combinations(asked) or TRIALS
         asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         if folder:
@@ -107,7 +105,7 @@ def sweep(
         with lock_folder(folder):
             write_file(folder / SWEEP_FILE, (json.dumps(asked, indent=1) + "\n").encode())
             ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
-            rows, rule = write_report(folder)
+            rows, rule = write_table(folder)
 
     if not ended:
         saved = [row for row in rows if row["step"]]
@@ -140,19 +138,17 @@ def _say_results(
             say(f"failed   {row['trial']}: {row['error']}")
 
     if not rows or rows[0]["score"] is None:
-        raise GantkError(f"No trial has a score. See {folder / 'sweep.html'}")
+        raise GantkError(f"No trial has a score. See {folder / 'sweep.csv'}")
 
     best = rows[0]
     values = _words(best["values"])
     say(f"score    {rule}")
     say(f"best     {best['trial']}: {best['score']:.4g} at step {best['step']}, {values}")
     say(f"recipe   {folder / 'best.toml'}")
-    say(f"report   {folder / 'sweep.html'}")
+    say(f"table    {folder / 'sweep.csv'}")
 
 
-def _shared_settings(
-    loaded: Any, model: Any, space: list[str], scheduler: str, score: str | None
-) -> dict[str, Any]:
+def _shared_settings(loaded: Any, model: Any, space: list[str], scheduler: str) -> dict[str, Any]:
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an
     axis.
     """
@@ -172,25 +168,11 @@ def _shared_settings(
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     log_every = min(model.train.log_every, max(every // 5, 1))
     compared = {"train.save_every": every, "train.log_every": log_every}
-    if score is not None:
-        registry().get("metric", score)
-        from gantk.metrics.evaluate import VALIDATION_METRICS
-
-        computed = [metric.name for metric in model.evaluate.metrics]
-        known = [name for name in computed if name in VALIDATION_METRICS]
-        if score not in known:
-            problem = f"the recipe does not compute '{score}'"
-            if score in computed:
-                problem = f"'{score}' is not computed while training"
-            raise UserError(problem, where="--score", allowed=known)
-        compared["train.sample_every"] = every
-
     return {
         "name": loaded.name,
         "recipe": loaded.override(compared).tables,
         "space": space,
         "scheduler": scheduler,
-        "score": score,
         "steps": steps,
         "every": every,
     }
@@ -276,57 +258,44 @@ def _scheduler(asked: dict[str, Any]) -> Any:
     return ASHAScheduler("step", max_t=steps, grace_period=grace, reduction_factor=3)
 
 
-def write_report(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Write best.toml, sweep.jsonl and sweep.html; returns the trials, best first, and what is
-    scored.
-    """
-    asked = _saved_settings(folder)
+def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Write best.toml and sweep.csv; returns the trials, best first, and what is scored."""
+    keys = [axis.key for axis in axes_of(_saved_settings(folder)["space"])]
     rows = []
     rule = ""
     higher = False
     for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL_FILE}")):
         known = read(run, TRIAL_FILE, Trial)
-        scores = {}
+        scores: dict[int, float] = {}
         if (run / "best.json").is_file():
-            rule, higher, scores = scores_of(run, asked["score"])
+            chosen = choice_of(run)
+            rule, higher, scores = chosen.rule, chosen.higher_is_better, chosen.scores
 
         best = (max if higher else min)(scores, key=scores.get, default=None)
-        if known.error:
-            state = "failed"
-        elif (run / "metrics.json").is_file():
-            state = "finished"
-        else:
-            state = "stopped"
-
+        state = "finished" if (run / "metrics.json").is_file() else "stopped"
         row = {
             "trial": run.name,
             "values": known.values,
-            "error": known.error,
-            "step": best,
             "score": scores.get(best),
+            "step": best,
             "steps": max(scores, default=0),
-            "state": state,
+            "state": "failed" if known.error else state,
+            "error": known.error,
         }
         rows.append(row)
 
     sign = -1 if higher else 1
     rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
-    write_file(folder / "sweep.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    others = ("score", "step", "steps", "state", "error")
+    cells = []
+    for row in rows:
+        values = (row["values"].get(key) for key in keys)
+        cells.append([row["trial"], *values, *(row[name] for name in others)])
+
+    write_file(folder / "sweep.csv", csv_text(("trial", *keys, *others), cells).encode())
     if rows and rows[0]["score"] is not None:
         best_run = folder / "trials" / rows[0]["trial"]
         write_file(folder / "best.toml", read_file(best_run / "recipe.toml", best_run))
-
-    page = render(
-        "sweep.html.j2",
-        folders=[Path(__file__).parent],
-        scripts=(),
-        asked=asked,
-        axes=axes_of(asked["space"]),
-        rows=rows,
-        higher=higher,
-        rule=rule,
-    )
-    write_file(folder / "sweep.html", page.encode("utf-8", "backslashreplace"))
     return rows, rule
 
 
@@ -357,15 +326,6 @@ class Axis:
             return tune.choice(self.ends)
         low, high = self.ends
         return getattr(tune, self.sampler)(low, high + isinstance(high, int))
-
-    def place(self, value: Any) -> float:
-        """The position of a value between the ends, 0 to 1."""
-        if self.sampler == "choice":
-            return self.ends.index(value) / (len(self.ends) - 1)
-        low, high = self.ends
-        if "log" in self.sampler:
-            low, high, value = map(math.log, (low, high, value))
-        return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
 def combinations(asked: dict[str, Any]) -> int:

@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gantk import registry, resume, run
+from gantk import resume, run
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import lock_folder, make_folder, write_file
 from gantk.machine.runtime import ALONE
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Table
-from gantk.runs.schemas import read
+from gantk.runs.schemas import read_needed
 from gantk_cluster.sweep.reporting import REPORTING
 
 LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
@@ -53,7 +53,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
             break
         time.sleep(0.1)
 
-    report = REPORTING[trial] = Reporter(trial, asked["score"])
+    report = REPORTING[trial] = Reporter(trial)
     note(trial, config)
     try:
         if RunFolder(trial).steps:
@@ -84,9 +84,8 @@ class Reporter:
     point and at the end.
     """
 
-    def __init__(self, run: Path, score: str | None):
+    def __init__(self, run: Path):
         self.run = run
-        self.score = score
         self.reported = 0
 
     def __call__(self, done: bool = False) -> None:
@@ -98,32 +97,14 @@ class Reporter:
             return
 
         self.reported = step = saved[-1]
-        _, higher, scores = scores_of(self.run, self.score)
-        score = scores.get(step)
-        if score is None:
-            loss = LOSS_WITHOUT_SCORE
-        else:
-            loss = -score if higher else score
+        chosen = choice_of(self.run)
+        score = chosen.scores.get(step)
+        loss = LOSS_WITHOUT_SCORE
+        if score is not None:
+            loss = -score if chosen.higher_is_better else score
         tune.report({"loss": loss, "score": score, "step": step, "done": done})
 
 
-def scores_of(run: Path, metric: str | None) -> tuple[str, bool, dict[int, float]]:
-    """Returns what is scored, whether higher is better, and step -> score, from best.json or of
-    `metric`.
-    """
-    if metric is None:
-        chosen = read(run, "best.json", Choice)
-        return chosen.rule, chosen.higher_is_better, chosen.scores
-
-    found: dict[int, float] = {}
-    for line in RunFolder(run).read_log():
-        of_directions = []
-        for scores in line.validation.values():
-            if scores.get(metric) is not None:
-                of_directions.append(scores[metric])
-
-        if of_directions:
-            found[line.step] = sum(of_directions) / len(of_directions)
-
-    higher = bool(registry().get("metric", metric).load().higher_is_better)
-    return f"{metric} on the validation pairs", higher, found
+def choice_of(run: Path) -> Choice:
+    """The scores by which a run chooses its checkpoint."""
+    return read_needed(run, "best.json", Choice, "resume the sweep")

@@ -168,7 +168,7 @@ def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
 
 def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
     script = hasty(gantk("slurm", "dualgan_t1t2", "--out", tmp_path, "--sweep", "").out)
-    for task, code in (("exit 0", 1), (f"touch {tmp_path}/sweep.html", 0)):
+    for task, code in (("exit 0", 1), (f"touch {tmp_path}/sweep.csv", 0)):
         assert sbatch(script, tmp_path, INSTEAD=task)[0] == code
 
 
