@@ -21,6 +21,8 @@ from gantk.terminal import duration
 RECIPE_COLUMNS = 120  # columns of the recipe's lines
 SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized to
 USUAL_STEPS = 2400  # of a method that states none
+TIME_SHARE = 0.9  # of the time, for the steps; the rest is for pictures and scores
+MAX_NATIVE_SIDE = 512  # pixels; larger images are resized
 # more steps gain little, unless they are fewer than MAX_EPOCHS epochs
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
@@ -36,19 +38,13 @@ ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
-class Rung(NamedTuple):
-    """A candidate for size and width: image size, `data.fit`, a factor for the filters, and the
-    reason for the size.
-
-    `least` is the share of the usual number of steps that has to fit into the time for it to be
-    chosen.
-    """
+class Candidate(NamedTuple):
+    """Image size, `data.fit` and a factor for the filters that may be planned, with the reason."""
 
     size: tuple[int, ...]
     fit: str
     width: int
     why: str
-    least: float = 1.0
 
 
 def plan(
@@ -90,7 +86,7 @@ def plan(
     ]
     seen = look(Path(scans).absolute(), reads, tell)
     tell(0.7, "timing training steps")
-    lines = _choose_size(seen, hours, settings, device)
+    lines = _choose_lines(seen, hours, settings, device)
     recipe = Recipe(_tables(lines)).override(settings)
     made = {line.key: line for line in lines}
     recipe.check()
@@ -104,14 +100,14 @@ def plan(
 
 
 def _method_lines(
-    seen: Scans, rung: Rung, hours: float, settings: list[str], short: bool
+    seen: Scans, candidate: Candidate, hours: float, settings: list[str], short: bool
 ) -> list[Line]:
     """The lines of [method] for a candidate's size and width, by the first method that suits the
     scans; `short`: for a short training. Another method's keys are left out where one is asked for.
     """
     decided = dict(map(parse_setting, settings))
     options = {"hours": hours, "dims": decided.get("data.dims", 2), "short": short}
-    proposed = proposals("method", seen, rung.size, rung.width, **options)
+    proposed = proposals("method", seen, candidate.size, candidate.width, **options)
     lines = [Line(*row) for row in next(proposed, ())]
 
     asked = str(decided.get("method.name", ""))
@@ -128,57 +124,49 @@ def _method_lines(
     return lines
 
 
-def _choose_size(seen: Scans, hours: float, settings: list[str], device: str | None) -> list[Line]:
-    """All lines, with the largest size, then the most filters, whose usual number of steps fits 90
-    % of the time.
+def _choose_lines(seen: Scans, hours: float, settings: list[str], device: str | None) -> list[Line]:
+    """All lines, for the largest candidate whose usual number of steps fits into the time.
+
+    1. Time the smallest candidate with real steps.
+    2. Take the largest that fits by its work; where only the smallest does, the training is short.
+    3. Time what was taken, which gives the number of steps.
     """
     from gantk.training.trial import predict
 
-    rungs = _rungs(seen)
+    candidates = _candidates(seen)
+    smallest = candidates[0]
     of_data = data_of(seen)
-    name, of_short_training = (
-        _method_lines(seen, rungs[0], hours, settings, short)[0].value for short in (False, True)
-    )
-    wanted = registry().get("method", name).usual_steps or USUAL_STEPS
-    seconds = 0.9 * 3600 * hours
-    short = False
+    name = _method_lines(seen, smallest, hours, settings, False)[0].value
+    usual = registry().get("method", name).usual_steps or USUAL_STEPS
 
-    def lines_of_rung(rung: Rung, steps: int, why: str) -> list[Line]:
-        of_method = _method_lines(seen, rung, hours, settings, short)
-        return _complete_lines(seen, [*of_method, *of_data], rung, steps, why)
+    def lines_of_candidate(candidate: Candidate, steps: int, why: str, short: bool) -> list[Line]:
+        of_method = _method_lines(seen, candidate, hours, settings, short)
+        return _complete_lines(seen, [*of_method, *of_data], candidate, steps, why)
 
-    def predict_rung(rung: Rung) -> Any:
-        tables = _tables(lines_of_rung(rung, wanted, ""))
+    def measure(candidate: Candidate, short: bool) -> Any:
+        tables = _tables(lines_of_candidate(candidate, usual, "", short))
         return predict(Recipe(tables).override(settings), device=device)
 
-    cheapest = predict_rung(rungs[0])
-    if name != of_short_training and cheapest.fits:
-        wider = _work(rungs[1]) / _work(rungs[0])
-        if 3600 * cheapest.hours * wider > seconds:
-            short = True
-            cheapest = predict_rung(rungs[0])
+    measured = measure(smallest, short=False)
+    if not measured.fits:
+        what = f"training on these images does not fit into memory ({measured.counted})"
+        remedy = " ".join(f"--set {each}" for each in next(iter(measured.lighter), ()))
+        raise UserError(what, where="SCANS", remedy=remedy or None)
 
-    if not cheapest.fits:
-        ways = [f"--set {each}" for way in cheapest.ways if way.fits for each in way.settings]
-        what = f"training on these images does not fit into memory ({cheapest.counted})"
-        raise UserError(what, where="SCANS", remedy=" ".join(ways) or None)
+    seconds = TIME_SHARE * 3600 * hours
+    seconds_per_work = 3600 * measured.hours / _work(smallest)
+    affordable = [each for each in candidates if seconds_per_work * _work(each) <= seconds]
+    short = len(affordable) < min(2, len(candidates))
+    chosen = affordable[-1] if affordable else smallest
+    if short or chosen is not smallest:
+        again = measure(chosen, short)
+        if again.fits:
+            measured = again
+        else:
+            chosen, short = smallest, False
 
-    seconds_per_work = 3600 * cheapest.hours / _work(rungs[0])
-    place = 0
-    for number, rung in enumerate(rungs):
-        if seconds_per_work * _work(rung) * rung.least <= seconds:
-            place = number
-
-    best = cheapest
-    while place:
-        best = predict_rung(rungs[place])
-        if best.fits and 3600 * best.hours * rungs[place].least <= 1.1 * seconds:
-            break
-        place -= 1
-        best = cheapest
-
-    steps, why = _choose_steps(seen, best, wanted, hours)
-    return lines_of_rung(rungs[place], steps, why)
+    steps, why = _choose_steps(seen, measured, usual, hours)
+    return lines_of_candidate(chosen, steps, why, short)
 
 
 def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tuple[int, str]:
@@ -187,7 +175,7 @@ def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tupl
     count = _count(seen)
     enough = max(usual, MAX_EPOCHS * count / _batch(seen))
     most = int(min(MAX_TIMES_USUAL_STEPS * usual, enough))
-    steps = int(min(most, max(50, 0.9 * 3600 * hours / step)))
+    steps = int(min(most, max(50, TIME_SHARE * 3600 * hours / step)))
     why = (
         f"{1000 * step:.0f} ms per step, measured on {predicted.device}, so they take"
         f" {duration(steps * step)} of {duration(3600 * hours)}"
@@ -202,42 +190,51 @@ def _choose_steps(seen: Scans, predicted: Any, usual: int, hours: float) -> tupl
     return steps, why
 
 
-def _work(rung: Rung) -> float:
+def _work(candidate: Candidate) -> float:
     """Relative cost of a step by area and filters; on one core twice the filters took 1.75 times as
     long.
     """
-    return rung.size[0] * rung.size[1] * rung.width**0.8
+    rows, columns = candidate.size
+    return rows * columns * candidate.width**0.8
 
 
-def _rungs(seen: Scans) -> list[Rung]:
-    """Candidate sizes and widths, cheapest first; the last size is the scans' own resolution if
-    they share one.
+def _candidates(seen: Scans) -> list[Candidate]:
+    """Sizes and widths, cheapest first; the last size is the scans' own resolution if they share
+    one.
     """
     if len(seen.domains) == 1:
         why = "networks of images from noise need a power of two"
         pairs = ((64, 1), (64, 2), (128, 1), (128, 2))
-        return [Rung((side, side), "pad", width, why) for side, width in pairs]
+        return [Candidate((side, side), "pad", width, why) for side, width in pairs]
 
     # the shipped recipes' widths: 32 for pairs, which gain more by width, else 16
-    usual = 2 if seen.suits_paired else 1
-    rungs = _resized_rungs(seen, usual)
-    native = _native_rung(seen, usual)
-    if native:
-        rungs.append(native)
+    width = 2 if seen.suits_paired else 1
+    pixels = seen.pixels.values()
+    whole = [max(each.shape[axis] for each in pixels) for axis in (0, 1)]
+    native = " x ".join(map(str, whole))
+    one_grid = _one_grid(seen)
+    why = (
+        f"resized from {native} in {'all' if one_grid else 'most'} files; with more pixels, too"
+        " few steps would fit into the time"
+    )
+    sizes = [
+        Candidate(tuple(_up(side * each / max(whole), 4) for each in whole), "pad", width, why)
+        for side in SIDES
+        if side < 0.95 * max(whole)
+    ]
+    if max(whole) <= MAX_NATIVE_SIDE and not one_grid:
+        why = f"most files have {native} pixels"
+        sizes.append(Candidate(tuple(map(_up, whole)), "pad", width, why))
+    elif max(whole) <= MAX_NATIVE_SIDE:
+        widest = [max(each.content[axis] for each in pixels) for axis in (0, 1)]
+        content = list(map(min, whole, widest))
+        why = "all pixels, at full resolution"
+        if content != whole:
+            why = f"the part of {native} pixels that is not background, at full resolution"
+        sizes.append(Candidate(tuple(map(_up, content)), "crop", width, why))
 
-    cheapest = rungs[0]._replace(width=1)
-    wider = [rungs[-1]._replace(width=width) for width in (2, 4) if width > usual]
-    if not seen.suits_paired:
-        return [cheapest, *rungs[1:], *wider]
-
-    # twice the filters in half of the steps were 1.3 dB better
-    return [cheapest, rungs[0]._replace(least=0.5), *rungs[1:], *wider]
-
-
-def _full_size(seen: Scans) -> list[int]:
-    """Rows and columns that hold the images of every domain."""
-    pixels = list(seen.pixels.values())
-    return [max(each.shape[axis] for each in pixels) for axis in (0, 1)]
+    narrow = sizes[0]._replace(width=1)
+    return [narrow, *sizes[width == 1 :], sizes[-1]._replace(width=2 * width)]
 
 
 def _one_grid(seen: Scans) -> bool:
@@ -248,43 +245,6 @@ def _one_grid(seen: Scans) -> bool:
     shapes = {tuple(file["shape"][-2:]) for file in files}
     grids = {tuple(file["spacing"] or ()) for file in files}
     return len(shapes) == 1 or (seen.volumes > 0 and len(grids) == 1)
-
-
-def _resized_rungs(seen: Scans, width: int) -> list[Rung]:
-    """Candidates of fewer pixels than the files have."""
-    whole = _full_size(seen)
-    native = " x ".join(map(str, whole))
-    why = (
-        f"resized from {native} in {'all' if _one_grid(seen) else 'most'} files; with more"
-        " pixels, too few steps would fit into the time"
-    )
-    rungs = []
-    for side in SIDES:
-        if side < 0.95 * max(whole):
-            size = tuple(_up(side * each / max(whole), 4) for each in whole)
-            rungs.append(Rung(size, "pad", width, why))
-
-    return rungs
-
-
-def _native_rung(seen: Scans, width: int) -> Rung | None:
-    """The candidate with the files' own pixels; None for more than 512 on a side."""
-    whole = _full_size(seen)
-    native = " x ".join(map(str, whole))
-    if max(whole) > 512:
-        return None
-    if not _one_grid(seen):
-        return Rung(tuple(map(_up, whole)), "pad", width, f"most files have {native} pixels")
-
-    content = []
-    for axis in (0, 1):
-        widest = max(each.content[axis] for each in seen.pixels.values())
-        content.append(min(whole[axis], widest))
-
-    why = f"the part of {native} pixels that is not background, at full resolution"
-    if content == whole:
-        why = "all pixels, at full resolution"
-    return Rung(tuple(map(_up, content)), "crop", width, why)
 
 
 def _up(side: float, less: int = 0) -> int:
@@ -303,7 +263,9 @@ def _batch(seen: Scans) -> int:
     return max(1, min(16 if len(seen.domains) == 1 else 4, _count(seen) // 3))
 
 
-def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why: str) -> list[Line]:
+def _complete_lines(
+    seen: Scans, lines: list[Line], candidate: Candidate, steps: int, why: str
+) -> list[Line]:
     """The lines with the size, widths and number of steps of a candidate, and all of [train] and
     [evaluate].
     """
@@ -311,8 +273,8 @@ def _complete_lines(seen: Scans, lines: list[Line], rung: Rung, steps: int, why:
     fit = {
         "crop": "nothing is resized",
         "pad": "the aspect ratio is kept, and the rest is filled with background",
-    }[rung.fit]
-    data = [(True, "size", list(rung.size), rung.why), (True, "fit", rung.fit, fit)]
+    }[candidate.fit]
+    data = [(True, "size", list(candidate.size), candidate.why), (True, "fit", candidate.fit, fit)]
     translate = [
         (
             not noise and seen.is_masked,

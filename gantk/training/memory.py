@@ -71,7 +71,9 @@ def memory_advice(model: CheckedRecipe, runtime: Runtime) -> Iterator[None]:
             f"out of memory on {runtime.device}: {first}. These settings need less:"
             f" {'; '.join(remedies)}"
         )
-        raise GantkError(f"{what}. `gantk run RECIPE --try` shows which of them fit.") from error
+        raise GantkError(
+            f"{what}. `gantk run RECIPE --try` measures a training in three steps."
+        ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

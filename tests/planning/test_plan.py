@@ -13,8 +13,7 @@ from volumes import PAIRED, load, save_slice, volume
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
-from gantk.recipe.load import Recipe, resolved
-from gantk.training import trial
+from gantk.recipe.load import Recipe
 
 RECORDS = phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
@@ -44,18 +43,9 @@ def volumes(folder, contrasts=("T1", "T2"), change=lambda name, image: image):
 
 
 @pytest.mark.parametrize(("make", "timed"), [(pictures, True), (volumes, False)])
-def test_registered_pairs_get_a_paired_recipe_that_trains(
-    make, timed, tmp_path, request, monkeypatch
-):
+def test_registered_pairs_get_a_paired_recipe_that_trains(make, timed, tmp_path, request):
     """Steps are really made where the time is measured, and by the recipe where it is not."""
 
-    # without a process of its own, whose start takes seconds
-    def here(recipe, settings, device, memory, say, *, warn):
-        tables = resolved(recipe.override(settings).check())
-        return trial._measure(tables, device, memory, warn, say)
-
-    monkeypatch.setattr(trial, "_in_child", here)
-    monkeypatch.setattr(trial, "_limit", lambda gib: None)
     if not timed:
         request.getfixturevalue("instant_trials")
 

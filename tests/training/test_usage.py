@@ -2,6 +2,7 @@
 its learning rate.
 """
 
+import sys
 import time
 
 import pytest
@@ -11,7 +12,6 @@ import gantk
 from gantk.errors import UserError
 from gantk.runs.folder import RunFolder
 from gantk.training import trial
-from gantk.training.trial import Trial
 
 
 def test_time_counts_from_the_start_of_the_process():
@@ -55,15 +55,11 @@ def test_runs_record_their_usage_and_what_is_unknown(copied_run, capsys):
 @pytest.mark.slow
 def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (shadow := tmp_path / "random.py").write_text(
-        "raise RuntimeError('a file of the working folder is imported')"
-    )
     found = gantk.predict(TINY, device="cpu")
-    shadow.unlink()
 
     assert found.fits
     assert 0.1 < found.peak_gib < found.available_gib
-    assert not found.ways
+    assert not found.lighter
     assert found.step_s > 0
     assert found.hours == pytest.approx(4 * found.step_s / 3600)
 
@@ -79,23 +75,32 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("batch", "less"), [(2, "train.microbatch=1"), (1, "train.fast.keep_memory=false")]
 )
-def test_what_does_not_fit_is_tried_with_less(monkeypatch, batch, less):
-    asked = []
+def test_what_does_not_fit_names_what_needs_less(monkeypatch, batch, less):
+    def out_of_memory(*args):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        )
 
-    def child(recipe, settings, device, memory, say, warn=False):
-        asked.append(settings)
-        fits = less in settings
-        return Trial(fits, "cpu", memory, 1.0, 0.1, 0.2, 20.0, settings)
-
-    monkeypatch.setattr(trial, "_in_child", child)
-    found = gantk.predict(TINY, set=[f"train.batch={batch}"], device="cpu", memory=0.5)
+    monkeypatch.setattr(trial, "_time_stages", out_of_memory)
+    found = gantk.predict(TINY, set=[f"train.batch={batch}"], device="cpu")
 
     assert not found.fits
-    assert found.ways[-1].fits
-    assert asked[0] == ()
-    assert less in found.ways[-1].settings
-    assert not any("data.size" in each for each in found.ways[-1].settings)
-    assert "does not fit" in next(found.lines())
+    assert less in found.lighter[0]
+    assert not any("data.size" in each for each in found.lighter[0])
+    assert any("does not fit" in line for line in found.lines())
+    assert f"--set {less}" in " ".join(found.lines())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is one of Linux")
+def test_a_trial_leaves_no_limit_on_the_process():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(MemoryError), trial._memory_limit(0.25):
+        bytearray(2**30)
+
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert len(bytearray(2**30)) == 2**30
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "xpu", "hpu", "vulkan"])
