@@ -29,6 +29,16 @@ from gantk.terminal import (
     table,
 )
 
+# two kinds of images without pairs, with pairs, CT and MR, from noise, style, own scans
+FIRST_RECIPES = (
+    "dualgan_t1t2",
+    "pix2pix_t1t2",
+    "ct_mr_heads",
+    "dcgan_phantom",
+    "style_t1t2",
+    "finetune_own",
+)
+
 
 @click.command(
     "list",
@@ -226,12 +236,13 @@ def plugins() -> None:
     short_help="List the recipes, or copy one as a start for your own.",
     section="Look",
     place=4,
-    examples=["gantk recipes", "gantk recipes copy dualgan_t1t2 mine.toml"],
+    examples=["gantk recipes", "gantk recipes --all", "gantk recipes copy dualgan_t1t2 mine.toml"],
 )
+@click.option("--all", "every", is_flag=True, help="The published systems and all others too.")
 @click.pass_context
-def recipes(ctx) -> None:
-    """List the recipes that `gantk run` knows by name, and how those of published systems differ
-    from their reports.
+def recipes(ctx, every) -> None:
+    """List the recipes to begin with, and those of other packages. With --all, list all that `gantk
+    run` knows by name, and how those of published systems differ from their reports.
     """
     if ctx.invoked_subcommand:
         return
@@ -241,8 +252,15 @@ def recipes(ctx) -> None:
     from gantk.recipe.departures import in_short
     from gantk.recipe.load import all_recipes
 
+    known = all_recipes()
+    shown = sorted(known)
+    if not every:
+        others = [name for name in shown if known[name][1] != "gantk"]
+        shown = [*FIRST_RECIPES, *others]
+
     rows = []
-    for name, (path, owner) in sorted(all_recipes().items()):
+    for name in shown:
+        path, owner = known[name]
         apart = ""
         try:
             tables = tomllib.loads(path.read_text("utf-8"))
@@ -254,6 +272,8 @@ def recipes(ctx) -> None:
         rows.append((name, words if owner == "gantk" else f"{words} (from {owner})"))
 
     console().print(table(("recipe", "summary"), rows))
+    if len(shown) < len(known):
+        say(f"{len(known) - len(shown)} more, published systems among them: gantk recipes --all")
 
 
 @recipes.command("copy")

@@ -110,7 +110,7 @@ def test_plugins_and_recipes_are_listed_and_a_recipe_is_copied(tmp_path):
     ):
         assert any(row[0] == name and "did not load" not in " ".join(row) for row in rows), name
 
-    known = {line.split()[0] for line in said("recipes").splitlines() if line.strip()}
+    known = {line.split()[0] for line in said("recipes", "--all").splitlines() if line.strip()}
     recorded = {name.partition("@")[0] for name in read_json(HERE / "recipes.json")} - {"most"}
 
     assert recorded <= known
@@ -295,3 +295,10 @@ def test_functions_score_compare_and_check(run, scans, tmp_path):
     assert toolkit.check(scans)
     with pytest.raises(toolkit.UserError, match="there is no recipe 'nothing'"):
         toolkit.run("nothing")
+
+
+def test_recipes_begins_with_the_six_that_a_first_user_needs():
+    lines = said("recipes").splitlines()
+    assert lines[1].startswith("dualgan_t1t2")
+    assert "gantk recipes --all" in lines[-1]
+    assert not any("Published system" in line for line in lines)
