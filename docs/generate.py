@@ -26,25 +26,18 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
     "benchmarks/results/published-future-work.md": "benchmarks/published-future-work.md",
     "benchmarks/results/misaligned-pairs.md": "benchmarks/misaligned-pairs.md",
     "benchmarks/results/ct-mr.md": "benchmarks/ct-mr.md",
-    "benchmarks/results/mr-to-ct.md": "benchmarks/mr-to-ct.md",
     "benchmarks/results/tumours.md": "benchmarks/tumours.md",
     "benchmarks/results/images-from-noise.md": "benchmarks/images-from-noise.md",
-    "benchmarks/results/few-images.md": "benchmarks/few-images.md",
     "benchmarks/results/real-scans.md": "benchmarks/real-scans.md",
     "benchmarks/results/missing-contrasts.md": "benchmarks/missing-contrasts.md",
     "benchmarks/results/shipped-model.md": "benchmarks/shipped-model.md",
-    "benchmarks/results/shipped-model-training.md": "benchmarks/shipped-model-training.md",
     "benchmarks/results/input-checks.md": "benchmarks/input-checks.md",
-    "benchmarks/results/every-profile.md": "benchmarks/every-profile.md",
     "benchmarks/results/speed.md": "benchmarks/speed.md",
-    "benchmarks/results/scale.md": "benchmarks/scale.md",
     "benchmarks/results/trust.md": "benchmarks/trust.md",
-    "benchmarks/results/files.md": "benchmarks/files.md",
     "benchmarks/results/service.md": "benchmarks/service.md",
     "benchmarks/peers.md": "benchmarks/peers.md",
 }
 PICTURES = {
-    "benchmarks/results/growth.png": "benchmarks/growth.png",
     "benchmarks/results/real-scans.jpg": "pictures/real-scans.jpg",
 }
 SHIM = "https://unpkg.com/iframe-worker/shim"
