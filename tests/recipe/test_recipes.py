@@ -145,7 +145,8 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     assert '# differs: train.schedule = { name = "linear"' in within
     assert "# --profile" not in within
     assert "# differs" not in gantk("show", "recipe", "cyclegan_t1t2_64").out
-    rows = re.split(r"^(?=\S)", gantk("recipes", "--all").out, flags=re.M)  # a row has several lines
+    # a row has several lines
+    rows = re.split(r"^(?=\S)", gantk("recipes", "--all").out, flags=re.M)
     said = {row.split()[0]: " ".join(row.split()) for row in rows if row}
     assert "as stated; cpu changes size" in said["cyclegan_ct_mr"]
     assert "stated" not in said["ct_mr_heads"]
