@@ -16,7 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gantk.errors import UserError, did_you_mean
 from gantk.machine.device import CHANNELS_LAST
-from gantk.nets import kernels, winograd
+from gantk.nets import products, winograd
+from gantk.nets.products import eager_on_cpu
 from gantk.nets.statistics import apply_norm, moments
 
 NormKind = Literal["instance", "batch", "group", "none"]
@@ -45,7 +46,7 @@ def fits_or_float32(
     with torch.autocast("cpu", enabled=False):
         y = convolve(x.float(), weight.float(), None if bias is None else bias.float())
 
-    return y.to(kernels.precision(x))
+    return y.to(_precision(x))
 
 
 @runtime_checkable
@@ -122,34 +123,47 @@ class FitsOrFloat32(_ConvNd):
         return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
 
-class QuickConv(kernels.HasKernels, _ConvNd):
-    """Mixin: a convolution by the fastest method in `gantk.nets.kernels` and `gantk.nets.winograd`."""
+class QuickConv(products.HasProducts, _ConvNd):
+    """Mixin: a convolution by `gantk.nets.products` or `gantk.nets.winograd` where that is faster."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
         plain = self.groups == 1 and set(self.dilation) == {1}
-        if isinstance(padding, str) or not (self.kernels and plain and kernels.usable(x)):
+        if isinstance(padding, str) or not (self.products and plain and eager_on_cpu(x)):
             return super()._conv_forward(x, weight, bias)
 
         if self.padding_mode != "zeros":
-            x = kernels.pad_in_precision(
-                x, self._reversed_padding_repeated_twice, self.padding_mode
-            )
+            x = _pad_in_precision(x, self._reversed_padding_repeated_twice, self.padding_mode)
             padding = (0,) * len(padding)
 
         return winograd.convolution(x, weight, bias, self.stride, padding)
 
 
-class QuickTransposed(kernels.HasKernels, _ConvTransposeNd):
+def _pad_in_precision(x: Tensor, around: list[int], mode: str) -> Tensor:
+    """Pad `x` in the data type of its convolution: under autocast on a CPU, torch would pad in
+    float32.
+    """
+    x = x.to(_precision(x))
+    with torch.autocast("cpu", enabled=False):
+        y = F.pad(x, around, mode=mode)
+    return channels_last(y) if x.stride(1) == 1 else y
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """The data type of a convolution of `x` on a CPU: autocast's, or the input's own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+class QuickTransposed(products.HasProducts, _ConvTransposeNd):
     """Mixin: the same for a transposed convolution."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         padding = self.padding
         plain = self.groups == 1 and set(self.dilation) == {1} and set(self.output_padding) == {0}
-        own = self.kernels and plain and output_size is None and kernels.usable(x)
+        own = self.products and plain and output_size is None and eager_on_cpu(x)
         if isinstance(padding, str) or not own:
             return super().forward(x, output_size)
-        return kernels.transposed_convolution(x, self.weight, self.bias, self.stride, padding)
+        return products.transposed_convolution(x, self.weight, self.bias, self.stride, padding)
 
 
 class Conv2d(FitsOrFloat32, QuickConv, nn.Conv2d):
@@ -211,7 +225,7 @@ def _convolution_class(dims: int) -> type[Convolution]:
     return CONV[dims]
 
 
-class InstanceNorm(kernels.HasKernels, nn.Module):
+class InstanceNorm(nn.Module):
     """Normalises each channel of each image to mean 0 and variance 1 over its positions (Ulyanov et
     al., 2016).
 
@@ -245,7 +259,7 @@ class InstanceNorm(kernels.HasKernels, nn.Module):
                 self.register_buffer(name, values, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if kernels.usable(x) and (self.kernels or memory_format(x) is not torch.contiguous_format):
+        if eager_on_cpu(x):
             return _image_by_image(x, self._of_one)
         y = F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         return y.contiguous(memory_format=memory_format(x))
@@ -263,7 +277,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            not kernels.usable(x)
+            not eager_on_cpu(x)
             or x.shape[2:].numel() <= MAX_TORCH_NORM_POSITIONS
             or torch.is_grad_enabled()
         ):
@@ -301,14 +315,7 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
     raise _unknown_option("norm", kind, get_args(NormKind))
 
 
-class ReLU(kernels.HasKernels, nn.ReLU):
-    """torch's ReLU, in place; on a CPU fast on large bfloat16 maps."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return kernels.Rectified.apply(x) if self.kernels and kernels.as_bits(x) else F.relu_(x)
-
-
-class ResizeConv(kernels.HasKernels, nn.Module):
+class ResizeConv(products.HasProducts, nn.Module):
     """Doubles the size by repeating or interpolating pixels, then convolves 3x3: no checkerboard
     (Odena et al., 2016).
 
@@ -335,13 +342,13 @@ class ResizeConv(kernels.HasKernels, nn.Module):
         kernel = self.kernel
         if kernel is not None and not self.conv.is_unchanged:
             kernel = None
-        if self.linear or not self.kernels or (prod(x.shape[2:]) < 512 and kernel is None):
+        if self.linear or not self.products or (prod(x.shape[2:]) < 512 and kernel is None):
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
         if kernel is None:
             kernel = summed_kernel(self.conv.weight)
 
         dims = x.ndim - 2
-        return kernels.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
+        return products.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
 
     def fold(self, dtype: torch.dtype | None) -> None:
         """Convert weights to `dtype` and sum the kernel. See `fold_for_inference`."""
@@ -684,7 +691,7 @@ class Join(torch.autograd.Function):
         out = torch.cat([x, skip], 1)
         ctx.channels = x.shape[1]
         ctx.passed = out.shape[1] if relu_skip else x.shape[1]
-        kernels.Rectified.apply(out[:, : ctx.passed])
+        out[:, : ctx.passed].relu_()
         ctx.save_for_backward(out)
         return out
 
@@ -693,10 +700,12 @@ class Join(torch.autograd.Function):
         (out,) = ctx.saved_tensors
         form = memory_format(out)
         if ctx.passed == out.shape[1]:
-            gradient = kernels.rectified_gradient(gradient.contiguous(memory_format=form), out)
+            gradient = torch.ops.aten.threshold_backward(
+                gradient.contiguous(memory_format=form), out, 0
+            )
 
         first = gradient[:, : ctx.channels]
         second = gradient[:, ctx.channels :]
         if ctx.passed < out.shape[1]:
-            first = kernels.rectified_gradient(first, out[:, : ctx.channels])
+            first = torch.ops.aten.threshold_backward(first, out[:, : ctx.channels], 0)
         return first.contiguous(memory_format=form), second.contiguous(memory_format=form), None

@@ -53,7 +53,7 @@ class ResNet(b.Network):
         filters = [width * 2**level for level in range(downs + 1)]
 
         def with_norm(layer: nn.Module, channels: int) -> list[nn.Module]:
-            return [layer, b.norm(norm, channels, dims, affine=affine), b.ReLU()]
+            return [layer, b.norm(norm, channels, dims, affine=affine), nn.ReLU(inplace=True)]
 
         def block() -> nn.Module:
             c = filters[-1]

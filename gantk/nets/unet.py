@@ -208,7 +208,7 @@ class Units:
         """3x3 convolutions at full resolution, after the last doubling."""
         layers: list[nn.Module] = []
         for _ in range(count - 1):
-            layers += [*self.plain(inputs, width), b.ReLU()]
+            layers += [*self.plain(inputs, width), nn.ReLU(inplace=True)]
             inputs = width
         if count:
             layers.append(b.conv(self.dims, inputs, outputs, 3))

@@ -8,6 +8,7 @@ rounding error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product as combinations
 
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from gantk.nets import kernels
+from gantk.machine.device import CHANNELS_LAST
+from gantk.nets import products
 
 # interpolation points, with infinity: the most accurate of those tried
 POINTS = np.array([0.0, 1.0, -1.0, 0.5, -2.0])
@@ -33,23 +35,19 @@ def convolution(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
 ) -> Tensor:
-    """A convolution by these transforms where they are faster, else by
-    `gantk.nets.kernels.convolution`.
-    """
+    """A convolution by these transforms where they are faster, else by `gantk.nets.products`."""
     outputs, inputs, *kernel = weight.shape
     is_small_kernel = kernel in ([3, 3], [4, 4]) and set(stride) == {1}
-    if is_small_kernel and min(outputs, inputs) >= MIN_CHANNELS and kernels.usable(x):
+    if is_small_kernel and min(outputs, inputs) >= MIN_CHANNELS and products.eager_on_cpu(x):
         small = [size + 2 * p - kernel[0] + 1 for size, p in zip(x.shape[2:], padding, strict=True)]
-        exact = x.dtype == weight.dtype == kernels.precision(x) != torch.bfloat16
+        exact = x.dtype == weight.dtype != torch.bfloat16 and not torch.is_autocast_enabled("cpu")
         # of one image: equal for any ranks and microbatches
         large = outputs * inputs * small[0] * small[1] >= MIN_PRODUCTS
         if exact and large and x.stride(1) == 1 and torch.is_grad_enabled():
-            y = Winograd.apply(x, weight, None, Tiles(small, kernel[0], padding), False)
-            if bias is None:
-                return y
-            return kernels.Offset.apply(y.add_(bias.detach()[:, None, None]), bias)
+            y = Winograd.apply(x, weight, Tiles(small, kernel[0], padding))
+            return y if bias is None else y + bias[:, None, None]
 
-    return kernels.convolution(x, weight, bias, stride, padding)
+    return products.convolution(x, weight, bias, stride, padding)
 
 
 @lru_cache
@@ -115,7 +113,7 @@ class Tiles:
         channels = pixels.shape[2]
         over = int(pixels.shape[1] > side**2)  # further tiles that a window reaches into
         whole = (high + over) * side, (wide + over) * side
-        out = kernels.blank(n, channels, whole, pixels.dtype).zero_()
+        out = _empty(n, channels, whole, pixels.dtype).zero_()
         tiles = out.movedim(1, -1).view(n, high + over, side, wide + over, side, channels)
         windows = pixels.unflatten(1, (WINDOW_SIDE if over else side, -1))
         windows = windows.unflatten(0, (n, high, wide)).transpose(2, 3)
@@ -130,7 +128,14 @@ class Tiles:
             return out
 
         inner = [slice(edge, edge + side) for edge, side in zip(before, size, strict=True)]
-        return kernels.blank(n, channels, size, out.dtype).copy_(out[:, :, *inner])
+        return _empty(n, channels, size, out.dtype).copy_(out[:, :, *inner])
+
+
+def _empty(n: int, channels: int, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An uninitialised channels-last map: a Function's result must be no view, or it cannot be
+    changed in place.
+    """
+    return torch.empty(n, channels, *size, dtype=dtype, memory_format=CHANNELS_LAST[2])
 
 
 def transform_windows(matrix: Tensor, pixels: Tensor) -> Tensor:
@@ -146,33 +151,34 @@ def _taps(of_kernels: Tensor, weight: Tensor) -> Tensor:
 
 
 class Winograd(Function):
-    """A convolution by these transforms; `windows` are Tiles, never `transposed`, with no offset."""
+    """A convolution by these transforms, without a bias."""
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: None, windows: Tiles, transposed: bool
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, windows: Tiles) -> Tensor:
         ctx.windows = windows
-        ctx.transposed = transposed
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         large = transform_windows(of_windows, windows.cut(x, WINDOW_SIDE, windows.padding))
-        products = torch.einsum("npc,dpc->npd", large, _taps(of_kernels, weight))
-        return windows.join(transform_windows(to_outputs, products), len(x), windows.small)
+        multiplied = torch.einsum("npc,dpc->npd", large, _taps(of_kernels, weight))
+        return windows.join(transform_windows(to_outputs, multiplied), len(x), windows.small)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
-        if torch.is_grad_enabled():
-            return *kernels.differentiable(ctx, gradient), None, None
-
-        x, weight, _ = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         windows = ctx.windows
-        gradients: list[Tensor | None] = [None] * 5
+        if torch.is_grad_enabled():  # to be differentiated again, as a gradient penalty needs
+            y = F.conv2d(x, weight, padding=windows.padding)
+            needed = ctx.needs_input_grad[:2]
+            inputs = [each for each, needs in zip((x, weight), needed, strict=True) if needs]
+            found = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
+            return *(next(found) if needs else None for needs in needed), None
+
+        gradients: list[Tensor | None] = [None] * 3
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         small = transform_windows(to_outputs.t(), windows.cut(gradient, windows.side))
         if ctx.needs_input_grad[0]:
-            products = torch.einsum("npd,dpc->npc", small, _taps(of_kernels, weight))
-            large = transform_windows(of_windows.t(), products)
+            multiplied = torch.einsum("npd,dpc->npc", small, _taps(of_kernels, weight))
+            large = transform_windows(of_windows.t(), multiplied)
             gradients[0] = windows.join(large, len(x), x.shape[2:], windows.padding)
 
         if ctx.needs_input_grad[1]:

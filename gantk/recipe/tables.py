@@ -151,7 +151,7 @@ class FastTable(spec.Table):
     # join several inputs of one network into one pass, if its norm allows it
     batched_forward: bool = True
     fused: bool = True  # update all weights, and their averages, in one call
-    # CPU: use gantk's own kernels for norms, upsampling by 2 and small feature maps
+    # CPU: convolve small maps by matrix products, and double the size in one convolution
     kernels: bool = True
     keep_memory: bool = True  # CPU: keep freed memory in the process for the next step
     # CUDA: replay each step as one recorded graph; if that is impossible, the log says why

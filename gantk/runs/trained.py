@@ -19,7 +19,7 @@ from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Hollow, Memory, pr
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
-from gantk.nets.kernels import use_kernels
+from gantk.nets.products import use_products
 from gantk.prepare.module import middle_slice
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint
@@ -41,7 +41,7 @@ def build_method(
     method = model.method(_geometry(model, channels, classes, range))
     check_networks(method, key="data.patch" if model.data.patch else "data.size")
     method.batched = model.train.fast.batched_forward
-    use_kernels(method, model.train.fast.kernels)
+    use_products(method, model.train.fast.kernels)
     runtime.place(method, model.data.dims)
     return method
 

@@ -21,7 +21,7 @@ from gantk import Batches, Data, ImagePool
 from gantk.data.dataset import training_of
 from gantk.data.split import split_records
 from gantk.method import Geometry, Method
-from gantk.nets.kernels import use_kernels
+from gantk.nets.products import use_products
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import size_image
 from gantk.training.engine import Engine
@@ -170,7 +170,7 @@ def built(model) -> Method:
             )
         )
 
-    use_kernels(method, False)  # quicker ways to the same numbers, by other operations
+    use_products(method, False)  # quicker ways to the same numbers, by other operations
     inside = {module for _, network in networks(method).values() for module in network.modules()}
     torch.manual_seed(0)
     for module in (each for each in method.modules() if each not in inside):

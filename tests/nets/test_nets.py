@@ -17,18 +17,17 @@ from torch import Tensor, nn
 
 from gantk import UNet
 from gantk.errors import UserError
-from gantk.nets import kernels, winograd
+from gantk.nets import products, winograd
 from gantk.nets.blocks import (
     CONV_TRANSPOSE,
     InstanceNorm,
-    ReLU,
     ResizeConv,
     SelfAttention,
     channels_last,
     conv,
 )
 from gantk.nets.discriminators import RECEPTIVE_FIELDS
-from gantk.nets.kernels import use_kernels
+from gantk.nets.products import use_products
 
 PatchGAN = registered("discriminator", "patchgan")
 ResNet = registered("generator", "resnet")
@@ -135,45 +134,6 @@ def test_gradients_of_instance_norm_equal_torchs(shape, dtype, affine):
     assert torch.allclose(mine.float(), theirs.float(), atol=tolerance)
 
 
-def output_and_gradients(layer: nn.Module, drawn: list[Tensor]) -> list[Tensor]:
-    """Output of a layer, the gradient of its input, and both gradients of that gradient."""
-    x, gradient, again = (each.clone() for each in drawn)
-    y = layer(x.requires_grad_() * 1)
-    (once,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
-    (of_x,) = torch.autograd.grad(y, x, gradient.requires_grad_(), create_graph=True)
-    (twice,) = torch.autograd.grad(of_x, gradient, again)
-    return [y.detach(), once, of_x.detach(), twice]
-
-
-def set_first_pixel(images: Tensor, values: list[float]) -> None:
-    """The first channels of the first image hold `values` everywhere."""
-    shape = [len(values)] + [1] * (images.ndim - 2)
-    images[0, : len(values)] = torch.tensor(values).view(shape)
-
-
-@pytest.fixture(params=[(3, 16, 32, 32), (3, 8, 12, 20, 20)], ids=["2d", "3d"])
-def relu_shape(request):
-    return request.param
-
-
-@pytest.fixture(params=[True, False], ids=["channels last", "contiguous"])
-def drawn(request, relu_shape, dtype):
-    """Images, and a gradient for each of two passes back."""
-    last = LAST[len(relu_shape) - 2]
-    form = last if request.param else torch.contiguous_format
-    return [torch.randn(relu_shape).to(dtype).contiguous(memory_format=form) for _ in range(3)]
-
-
-@precisions
-def test_relu_matches_torch_with_both_gradients(drawn):
-    set_first_pixel(drawn[0], [0.0, -0.0, torch.inf, -torch.inf])
-    mine = output_and_gradients(ReLU(), drawn)
-    theirs = output_and_gradients(nn.ReLU(inplace=True), drawn)
-    for one, other in zip(mine, theirs, strict=True):
-        assert torch.equal(one, other)
-        assert one.stride() == other.stride()
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 def test_kernels_larger_than_the_map_have_finite_gradients(dims):
     for seed in range(20):
@@ -185,14 +145,6 @@ def test_kernels_larger_than_the_map_have_finite_gradients(dims):
             layer(x).float().square().sum().backward()
         assert layer.weight.grad.isfinite().all(), seed
         assert x.grad.isfinite().all(), seed
-
-
-@precisions
-def test_relu_never_hides_nan(drawn):
-    set_first_pixel(drawn[0], [torch.nan, -torch.nan])
-    output, *_ = output_and_gradients(ReLU(), drawn)
-
-    assert output[0, :2].isnan().all()
 
 
 @pytest.mark.parametrize(("dims", "side"), [(2, 24), (2, 8), (3, 9), (3, 4)])
@@ -257,13 +209,8 @@ SHAPES = {
 @pytest.fixture
 def always(monkeypatch):
     """Every layer is a matrix product, however small."""
-    monkeypatch.setattr(kernels, "MIN_WEIGHTS_PER_POSITION", 0)
-    monkeypatch.setattr(kernels, "TAPS", range(1, 65))
-
-
-@pytest.fixture(params=[True, False], ids=["bfloat16 multiplied", "float32 alone"])
-def multiplied(request, monkeypatch):
-    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: request.param)
+    monkeypatch.setattr(products, "MIN_WEIGHTS_PER_POSITION", 0)
+    monkeypatch.setattr(products, "MIN_WEIGHTS_PER_TRANSPOSED_POSITION", 0)
 
 
 def layer(dims: int, shape: tuple, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -306,15 +253,15 @@ def slope_of_slope(module: nn.Module, x: Tensor, inputs: tuple) -> tuple[Tensor,
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", SHAPES)
-def test_products_are_torchs_convolutions(name, dims, always, multiplied):
+def test_products_are_torchs_convolutions(name, dims, always):
     torch.manual_seed(0)
     module = layer(dims, SHAPES[name])
     x = image(dims, 1 + dims % 2, SHAPES[name][1], SHAPES[name][3])
 
-    assert "Product" in type(module(x).grad_fn).__name__
+    assert "Convolution" not in type(module(x).grad_fn).__name__
 
     output, _, of_weight, *_ = found = passed(module, x)
-    plain = use_kernels(copy.deepcopy(module), False).double()
+    plain = use_products(copy.deepcopy(module), False).double()
     exact = passed(plain, x.detach().double().requires_grad_())
 
     assert max(apart(found, exact)) < 1e-5
@@ -333,9 +280,9 @@ def test_gradients_of_gradients_are_torchs(name, dims, always):
     module = layer(dims, SHAPES[name], torch.float64)
     x = image(dims, 2, SHAPES[name][1], SHAPES[name][3], torch.float64)
     inputs = (x, module.weight, module.bias)
-    use_kernels(module, True)
+    use_products(module, True)
     mine = slope_of_slope(module, x, inputs)
-    use_kernels(module, False)
+    use_products(module, False)
     theirs = slope_of_slope(module, x, inputs)
 
     assert max(apart(mine, theirs)) < 1e-9
