@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,21 @@ class Answer:
     """The answer to a request."""
 
     def __init__(self, value: Any = None, content: bytes = b"", tag: str = ""):
-        self.value = value
-        self.content = content
-        self.text = content.decode("utf-8", "replace")
+        self.content = content if value is None else json.dumps(value).encode()
+        self.text = self.content.decode("utf-8", "replace")
         self.headers = {"ETag": tag} if tag else {}
-
-    def json(self) -> Any:
-        return self.value
 
 
 class OrthancDouble(Orthanc):
-    """An Orthanc without a network; `fail` maps (method, start of a path) to an exception."""
+    """An Orthanc without a network; `fail` maps (method, start of a path) to an exception, `wrong`
+    (method, end of a path) to the content of an answer that is none of Orthanc's.
+    """
 
     def __init__(self, modalities: tuple[str, ...] = ("PACS",)):
         super().__init__(OrthancTable())
         self.modalities = modalities
         self.fail: dict[tuple[str, str], Exception] = {}
+        self.wrong: dict[tuple[str, str], bytes] = {}
         self.calls: list[tuple[str, str]] = []
         self.restart_empty()
 
@@ -85,6 +85,9 @@ class OrthancDouble(Orthanc):
         for (failing, start), error in self.fail.items():
             if method == failing and path.startswith(start):
                 raise error
+        for (lying, end), content in self.wrong.items():
+            if method == lying and path.endswith(end):
+                return Answer(content=content)
         parts = path.strip("/").split("/")
         name = "_".join([method.lower(), parts[0], *parts[2:3]])
         return getattr(self, name)(parts, **options)
@@ -132,9 +135,12 @@ class OrthancDouble(Orthanc):
             raise Refused(404, "Unknown resource")
         return Answer(content=self.files[parts[1]]["content"])
 
+    def get_instances_attachments(self, parts, **_):
+        return Answer(content=hashlib.md5(self.files[parts[1]]["content"]).hexdigest().encode())
+
     def post_instances(self, parts, data):
         self._keep(data)
-        return Answer()
+        return Answer({"Status": "Success"})
 
     def get_series_metadata(self, parts, **_):
         if parts[1] not in self.metadata:
@@ -155,7 +161,7 @@ class OrthancDouble(Orthanc):
         self.metadata.pop(parts[1], None)
         known = {*self.files, *(each["series"] for each in self.files.values())}
         self.log = [each for each in self.log if each["ID"] in known]
-        return Answer()
+        return Answer({"RemainingAncestor": None})
 
     def post_modalities_store(self, parts, json):
         number = f"job-{next(self.numbers)}"

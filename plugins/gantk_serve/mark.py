@@ -6,9 +6,16 @@ import json
 from pathlib import Path
 
 from gantk.files import sweep, write_file
-from gantk_serve.orthanc import Json, parse_record
+from gantk_serve.orthanc import Answer, Change, Json, parse_record
 
 NAME = "changes.json"
+
+
+class Mark(Answer):
+    """The content of the file."""
+
+    read: int
+    last: Change
 
 
 class ChangeMark:
@@ -26,8 +33,8 @@ class ChangeMark:
         if folder.exists():
             sweep(folder)
         if self.path.exists():
-            found = parse_record(self.path.read_text("utf-8", "replace"))
-            if isinstance(found.get("read"), int) and "Seq" in found.get("last", {}):
+            found = parse_record(self.path.read_text("utf-8", "replace"), Mark)
+            if found:
                 self.read = found["read"]
                 self.last = found["last"]
         self._written = (self.read, self.last)

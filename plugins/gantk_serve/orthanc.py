@@ -6,15 +6,19 @@ with the series.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import requests
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from gantk.errors import UserError, reading_file
+from gantk.errors import UserError, one_line, reading_file
 from gantk.files import read_file
 from gantk_serve.rules import OrthancTable, Rules
 
@@ -23,6 +27,7 @@ CHANGES_PER_CALL = 500
 RESOURCES_PER_CALL = 200
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two parts of an answer
 MAX_PASSWORD_BYTES = 4096
+STORED = ("Success", "AlreadyStored")  # what becomes of an image that Orthanc takes
 MODIFIED = (409, 412)  # status of a write with an ETag that is not the current one
 HOW_TO_GET_ONE = (
     "start it, or correct the url; without one: apt install orthanc, or the compose file in"
@@ -35,6 +40,10 @@ class Away(Exception):
     """Orthanc cannot be reached."""
 
 
+class WrongAnswer(Away):
+    """An answer that is none of Orthanc's, such as a page of a proxy; it may answer rightly later."""
+
+
 class Refused(Exception):
     """Orthanc answered with an error; `status` is that of HTTP."""
 
@@ -43,10 +52,99 @@ class Refused(Exception):
         self.status = status
 
 
+# ---- what Orthanc answers, as far as the worker uses it
+
+
+class Answer(BaseModel):
+    """An object with these keys, and any others."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Change(Answer):
+    Seq: int
+    ChangeType: str
+    ID: str
+    Date: str
+
+
+class Changes(Answer):
+    entries: list[Change] = Field(alias="Changes")
+    Done: bool
+
+
+class Series(Answer):
+    ID: str
+    IsStable: bool
+    LastUpdate: str
+    ParentStudy: str
+    MainDicomTags: dict[str, str]
+    Metadata: dict[str, str]
+
+
+class Study(Answer):
+    ID: str
+    IsStable: bool
+
+
+class StudyOfPatient(Answer):
+    ID: str
+    PatientMainDicomTags: dict[str, str]
+
+
+class Instance(Answer):
+    ID: str
+    FileUuid: str
+    MainDicomTags: dict[str, str]
+
+
+class Found(Answer):
+    ID: str
+    Type: str
+
+
+class Stored(Answer):
+    Status: str
+
+
+class Started(Answer):
+    ID: str
+
+
+class Job(Answer):
+    State: str
+    ErrorDescription: str
+
+
+class Record(Answer):
+    """What became of a series; gantk writes it."""
+
+    outcome: str
+    sources: dict[str, str] = {}
+    attempts: int = 0
+    worker: str = ""
+    reason: str = ""
+    note: str = ""
+    notes: str = ""
+    time: datetime | Literal[""] = ""
+    derived: list[str] = []
+    model: dict[str, str] = {}
+
+
+class SendingRecord(Record):
+    """A record with the outcome "sending"."""
+
+    sources: dict[str, str] = Field(min_length=1)
+    derived: list[str]
+    send: list[str]
+    jobs: dict[str, str]
+
+
 class Orthanc:
     """The REST interface of an Orthanc.
 
-    All methods raise Away where it cannot be reached, and Refused where it answers with an error.
+    All methods raise Away where it cannot be reached, WrongAnswer where an answer does not have its
+    schema, and Refused where it answers with an error.
     """
 
     def __init__(self, table: OrthancTable):
@@ -73,58 +171,93 @@ class Orthanc:
             raise Away(f"{self.url} does not answer ({type(error).__name__})") from None
         if not answer.ok:
             raise Refused(answer.status_code, _reason(answer))
+        if "html" in answer.headers.get("Content-Type", ""):
+            raise WrongAnswer(f"{self.url} answered with a page of HTML")
         return answer
 
-    def get(self, path: str, **parameters: Any) -> Any:
-        """The JSON value at a path."""
-        return self.call("GET", path, params=parameters).json()
+    def get(self, path: str, schema: Any, **parameters: Any) -> Any:
+        """The JSON value at a path, as a dictionary or a list that has a schema."""
+        return self._read(self.call("GET", path, params=parameters), schema)
 
-    def post(self, path: str, value: Any) -> Any:
+    def post(self, path: str, value: Any, schema: Any) -> Any:
         """Post a JSON value; returns that of the answer."""
-        return self.call("POST", path, json=value).json()
+        return self._read(self.call("POST", path, json=value), schema)
+
+    def _read(self, answer: requests.Response, schema: Any) -> Any:
+        """The JSON value of an answer; WrongAnswer where it does not have its schema."""
+        try:
+            _adapter(schema).validate_json(answer.content)
+        except ValueError:
+            raise WrongAnswer(f"{self.url} gave an answer that is not one of Orthanc's") from None
+        return json.loads(answer.content)
 
     # ---- what is there
 
     def changes(self, since: int, limit: int = CHANGES_PER_CALL) -> tuple[list[Json], bool]:
         """The changes after a number, oldest first, and whether these are all."""
-        page = self.get("/changes", since=since, limit=limit)
+        page = self.get("/changes", Changes, since=since, limit=limit)
+        numbers = [since, *(change["Seq"] for change in page["Changes"])]
+        if numbers != sorted(set(numbers)):
+            raise WrongAnswer(f"{self.url} lists changes that are not after number {since}")
         return page["Changes"], page["Done"]
 
-    def series(self, resources: Iterable[str], level: str = "Series") -> list[Json]:
-        """The series, or studies (`level`), of patients, studies, series or instances, with their
-        metadata; those that are no longer there are left out.
+    def series(self, resources: Iterable[str]) -> list[Json]:
+        """The series of patients, studies, series or instances, with their metadata; those that are
+        no longer there are left out.
         """
+        return self._content(resources, "Series", list[Series])
+
+    def studies(self, resources: Iterable[str]) -> list[Json]:
+        """The studies of such resources, with their patients."""
+        return self._content(resources, "Study", list[StudyOfPatient])
+
+    def _content(self, resources: Iterable[str], level: str, schema: Any) -> list[Json]:
         wanted = list(dict.fromkeys(resources))
         found: dict[str, Json] = {}
         for start in range(0, len(wanted), RESOURCES_PER_CALL):
             some = wanted[start : start + RESOURCES_PER_CALL]
             asked = {"Resources": some, "Level": level, "Metadata": True}
-            found |= {each["ID"]: each for each in self.post("/tools/bulk-content", asked)}
+            content = self.post("/tools/bulk-content", asked, schema)
+            found |= {each["ID"]: each for each in content}
         return list(found.values())
 
     def instances(self, series: str) -> list[Json]:
         """The instances of a series, in the order of their identifiers."""
-        return sorted(self.get(f"/series/{series}/instances"), key=lambda each: each["ID"])
+        found = self.get(f"/series/{series}/instances", list[Instance])
+        return sorted(found, key=lambda each: each["ID"])
 
     def file(self, instance: str) -> bytes:
-        """The DICOM file of an instance."""
-        return self.call("GET", f"/instances/{instance}/file").content
+        """The DICOM file of an instance, compared with the MD5 that Orthanc has stored."""
+        content = self.call("GET", f"/instances/{instance}/file").content
+        try:
+            stated = self.call("GET", f"/instances/{instance}/attachments/dicom/md5").text.strip()
+        except Refused as error:
+            if error.status != 404:  # else Orthanc stores none: StoreMD5ForAttachments is off
+                raise
+        else:
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != stated:
+                raise WrongAnswer(
+                    f"{self.url} sent an image that has not the MD5 of the stored one"
+                )
+        return content
 
     def find_series(self, uid: str) -> list[str]:
         """The series that have this SeriesInstanceUID: several where it is of several studies."""
-        found = self.call("POST", "/tools/lookup", data=uid.encode()).json()
+        found = self._read(self.call("POST", "/tools/lookup", data=uid.encode()), list[Found])
         return [each["ID"] for each in found if each["Type"] == "Series"]
 
     # ---- what is changed
 
     def store(self, content: bytes) -> None:
         """Give Orthanc a DICOM file."""
-        self.call("POST", "/instances", data=content)
+        status = self._read(self.call("POST", "/instances", data=content), Stored)["Status"]
+        if status not in STORED:
+            raise Refused(200, f"Orthanc did not store an image: {one_line(status)}")
 
     def delete(self, series: str) -> None:
         """Delete a series, if it is there."""
         try:
-            self.call("DELETE", f"/series/{series}")
+            self._read(self.call("DELETE", f"/series/{series}"), dict[str, Any])
         except Refused as error:
             if error.status != 404:
                 raise
@@ -132,12 +265,12 @@ class Orthanc:
     def send(self, series: list[str], modality: str) -> str:
         """Let Orthanc send series to a modality; returns the number of its job."""
         asked = {"Resources": series, "Synchronous": False}
-        return self.post(f"/modalities/{modality}/store", asked)["ID"]
+        return self.post(f"/modalities/{modality}/store", asked, Started)["ID"]
 
     def job(self, number: str) -> Json | None:
         """The state of a job; None where Orthanc does not know it any more."""
         try:
-            return self.get(f"/jobs/{number}")
+            return self.get(f"/jobs/{number}", Job)
         except Refused as error:
             if error.status == 404:
                 return None
@@ -157,11 +290,13 @@ class Orthanc:
                 return after
             headers = {"If-Match": tag} if tag else {}
             try:
-                self.call("PUT", path, data=json.dumps(after).encode(), headers=headers)
+                answer = self.call("PUT", path, data=json.dumps(after).encode(), headers=headers)
             except Refused as error:
                 if error.status not in MODIFIED:
                     raise
             else:
+                if answer.content.strip():
+                    raise WrongAnswer(f"{self.url} answers to a record that it should store")
                 return after
 
     def _read_record(self, path: str) -> tuple[Json, str]:
@@ -181,7 +316,7 @@ def connect(rules: Rules) -> Orthanc:
     """
     orthanc = Orthanc(rules.orthanc)
     try:
-        modalities = orthanc.get("/modalities")
+        modalities = orthanc.get("/modalities", list[str])
     except Away as error:
         raise UserError(str(error), where="orthanc.url", remedy=HOW_TO_GET_ONE) from None
     except Refused as error:
@@ -205,13 +340,20 @@ def record_of(series: Mapping[str, Any]) -> Json:
     return parse_record(series["Metadata"].get(str(RECORD), ""))
 
 
-def parse_record(text: str) -> Json:
-    """The record of a text; {} where it is none of ours."""
+def parse_record(text: str, schema: Any = Record) -> Json:
+    """The record of a text; {} where it is none, or has another shape than ours."""
     try:
-        found = json.loads(text)
+        found = _adapter(schema).validate_json(text)
+        if getattr(found, "outcome", "") == "sending":
+            _adapter(SendingRecord).validate_json(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return json.loads(text)
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter:
+    return TypeAdapter(schema)
 
 
 def _password(file: str) -> str:

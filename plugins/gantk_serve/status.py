@@ -67,7 +67,7 @@ def _table(orthanc: Orthanc, found: list[Json], counts: Counter[str]) -> Iterato
         yield ""
         yield f"{'time':16}  {'outcome':11}  series in Orthanc"
     patients = {}
-    for study in orthanc.series([each["study"] for each in told[:SHOWN]], "Study"):
+    for study in orthanc.studies(each["study"] for each in told[:SHOWN]):
         patients[study["ID"]] = study["PatientMainDicomTags"].get("PatientID", "")
     for each in told[:SHOWN]:
         time = datetime.fromisoformat(each["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -86,7 +86,7 @@ def _table(orthanc: Orthanc, found: list[Json], counts: Counter[str]) -> Iterato
 
 def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
     """What became of each series, or group of a study's series, that was not made by gantk."""
-    for series in orthanc.series(orthanc.get("/series")):
+    for series in orthanc.series(orthanc.get("/series", list[str])):
         record = record_of(series)
         sources = record.get("sources") or {series["ID"]: ""}
         if record.get("outcome") == "derived" or min(sources) != series["ID"]:

@@ -46,7 +46,17 @@ from gantk.errors import (
 )
 from gantk.files import lock_folder, make_folder, restrict
 from gantk_serve.mark import ChangeMark
-from gantk_serve.orthanc import Away, Json, Orthanc, Refused, connect, record_of
+from gantk_serve.orthanc import (
+    RECORD,
+    Away,
+    Json,
+    Orthanc,
+    Refused,
+    Study,
+    WrongAnswer,
+    connect,
+    record_of,
+)
 from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
 
 FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
@@ -228,10 +238,10 @@ class Worker:
                 del self.waiting[name]
         except Changed:
             waiting.delay()
-        except Away:
-            raise
         except Exception as error:
-            if not isinstance(error, Refused) and not may_pass(error):
+            if isinstance(error, Away) and not isinstance(error, WrongAnswer):
+                raise
+            if not isinstance(error, (Refused, WrongAnswer)) and not may_pass(error):
                 raise
             waiting.delay()
             self._note_failure(name, self._reason(error))
@@ -263,6 +273,8 @@ class Worker:
         if series is None:
             return True
         record = record_of(series)
+        if not record and str(RECORD) in series["Metadata"]:
+            self.log("ignored", name, reason="its record has a shape that gantk does not write")
         if record.get("outcome") == "derived":  # since the changes were read
             return True
         instances = self.orthanc.instances(name)
@@ -313,7 +325,7 @@ class Worker:
         if rule.each == "series":
             return Source(rule, [series], {series["ID"]: instances})
 
-        study = self.orthanc.get(f"/studies/{series['ParentStudy']}")
+        study = self.orthanc.get(f"/studies/{series['ParentStudy']}", Study)
         together = []
         found = {}
         for each in self.orthanc.series([study["ID"]]):
@@ -513,7 +525,11 @@ class Worker:
         for name in [*self.sending]:
             waiting = self.waiting.get(name)
             if waiting is not None and time.monotonic() >= waiting.ready:
-                self._send_on(self.sending[name], waiting)
+                try:
+                    self._send_on(self.sending[name], waiting)
+                except WrongAnswer as error:
+                    waiting.delay()
+                    self.log("waiting", name, reason=self._reason(error))
 
     def _send_on(self, record: Json, waiting: Waiting) -> None:
         """Look at the jobs of one record, and begin those that are due."""

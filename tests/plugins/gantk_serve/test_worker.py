@@ -105,6 +105,102 @@ def test_a_rule_refuses_series_that_do_not_fit(work, orthanc, tmp_path):
     assert "fits the training data: no, but the rule asks for partly; " in told
 
 
+HTML = b"<html>Sign in to the hospital's network</html>"
+WRONG_ANSWERS = {
+    "changes, a page": ("GET", "/changes", HTML),
+    "changes, half": ("GET", "/changes", b'{"Changes": [{"Seq": 1, "Cha'),
+    "changes, null": ("GET", "/changes", b"null"),
+    "changes, a text for a number": (
+        "GET",
+        "/changes",
+        b'{"Changes": [{"Seq": "1", "ChangeType": "", "ID": "", "Date": ""}], "Done": true}',
+    ),
+    "changes, the same again": (
+        "GET",
+        "/changes",
+        b'{"Changes": [{"Seq": 0, "ChangeType": "", "ID": "", "Date": ""}], "Done": false}',
+    ),
+    "series, a page": ("POST", "/tools/bulk-content", HTML),
+    "series, an object": ("POST", "/tools/bulk-content", b"{}"),
+    "series, without a state": ("POST", "/tools/bulk-content", b'[{"ID": "a"}]'),
+    "instances, a page": ("GET", "/instances", HTML),
+    "instances, numbers": ("GET", "/instances", b"[1, 2]"),
+    "instances, deep": ("GET", "/instances", b"[" * 100_000),
+    "file, a page": ("GET", "/file", HTML),
+    "file, empty": ("GET", "/file", b""),
+    "digest, a page": ("GET", "/md5", HTML),
+    "lookup, a page": ("POST", "/tools/lookup", HTML),
+    "lookup, half": ("POST", "/tools/lookup", b'[{"ID": "'),
+    "stored, a page": ("POST", "/instances", HTML),
+    "stored, not": ("POST", "/instances", b'{"Status": "FilteredOut"}'),
+    "record, not stored": ("PUT", "/metadata/4268", HTML),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_ANSWERS)
+def test_a_wrong_answer_loses_nothing(work, orthanc, tmp_path, kind):
+    method, path, content = WRONG_ANSWERS[kind]
+    scan = orthanc.add(*study(tmp_path / "s", 1))
+    worker = work(0)
+    orthanc.wrong[method, path] = content
+    for _ in range(3):
+        with suppress(Away, Refused):
+            worker.step()
+    assert record(orthanc, scan).get("outcome", "waiting") in ("waiting", "translating", "posting")
+    assert worker.mark.read == 0 or scan in worker.waiting
+
+    orthanc.wrong.clear()
+    with suppress(Away):
+        work(4)
+
+    assert record(orthanc, scan)["outcome"] == "done"
+    assert len(orthanc.derived()) == 1
+
+
+def test_a_file_that_never_arrives_whole_stops_no_other(work, orthanc, tmp_path):
+    bad = orthanc.add(*study(tmp_path / "a", 1))
+    good = orthanc.add(*study(tmp_path / "b", 2))
+    first = next(name for name, each in orthanc.files.items() if each["series"] == bad)
+    orthanc.wrong["GET", f"{first}/file"] = b"DICM"
+    work(4)
+
+    assert record(orthanc, bad)["outcome"] == "waiting"
+    assert "has not the MD5" in record(orthanc, bad)["reason"]
+    assert record(orthanc, good)["outcome"] == "done"
+
+
+WRONG_RECORDS = [
+    b"5",
+    b"[]",
+    b"<html>",
+    b'{"outcome": 5}',
+    b'{"outcome": "done", "sources": ["a"]}',
+    b'{"outcome": "sending", "sources": {}}',
+    b'{"outcome": "translating", "attempts": "many"}',
+    b'{"outcome": "done", "derived": {"a": 1}}',
+    b'{"outcome": "waiting", "time": "yesterday"}',
+]
+
+
+@pytest.mark.parametrize("content", WRONG_RECORDS)
+def test_a_record_of_another_shape_counts_as_none(work, orthanc, scan, content, capsys):
+    orthanc.metadata[scan] = content
+    work(4)
+
+    assert record(orthanc, scan)["outcome"] == "done"
+    assert "its record has a shape that gantk does not write" in capsys.readouterr().out
+
+
+def test_a_mark_of_another_shape_begins_anew(work, orthanc, scan, tmp_path):
+    (tmp_path / "serve").mkdir()
+    for content in (b"[]", b'{"read": 3, "last": 5}', b'{"read": 3, "last": {}}', b"\xff"):
+        (tmp_path / "serve" / "changes.json").write_bytes(content)
+        work(0)
+    work(4)
+
+    assert record(orthanc, scan)["outcome"] == "done"
+
+
 def test_a_series_that_still_arrives_is_left_alone(work, orthanc, tmp_path):
     name = orthanc.add(*study(tmp_path / "s", 1), stable=False)
     work()
