@@ -72,15 +72,11 @@ def snapshot(name: str, commit: str) -> Path:
     return _cache(name) / "snapshots" / commit
 
 
-def cached_commit(name: str, revision: str | None) -> str | None:
-    """The commit that a revision had when it was last downloaded; None where it was not."""
-    if COMMIT.fullmatch(revision or ""):
-        return revision
-
-    with suppress(OSError, ValueError), open(_reference(name, revision), "rb") as file:
-        commit = file.read(100).decode("ascii").strip()
-        return commit if COMMIT.fullmatch(commit) else None
-    return None
+def cached_commit(name: str, revision: str | None, file: str) -> str | None:
+    """The commit that a revision had when its `file` was last downloaded; None where it was not."""
+    place = library().try_to_load_from_cache(name, file, revision=revision)
+    commit = Path(place).parent.name if isinstance(place, str) else ""
+    return commit if COMMIT.fullmatch(commit) else None
 
 
 def list_files(name: str, revision: str | None) -> Listing:
@@ -102,8 +98,8 @@ def list_files(name: str, revision: str | None) -> Listing:
     rows = found.get("siblings")
     if not isinstance(rows, list):
         raise Refused("the hub's answer has no list of files")
-    files = [row.get("rfilename") for row in rows if isinstance(row, dict)]
-    return Listing(commit, [file for file in files if isinstance(file, str)])
+    names = [row.get("rfilename") for row in rows if isinstance(row, dict)]
+    return Listing(commit, [name for name in names if isinstance(name, str)])
 
 
 def download_files(
@@ -150,7 +146,7 @@ def download_files(
 
     if not COMMIT.fullmatch(revision or ""):
         with suppress(OSError):  # only spares later commands a request
-            reference = _reference(name, revision)
+            reference = _cache(name) / "refs" / (revision or DEFAULT_REVISION)
             make_folder(reference.parent)
             write_file(reference, commit.encode())
 
@@ -211,7 +207,3 @@ def _headers() -> dict[str, str]:
 
 def _cache(name: str) -> Path:
     return Path(library().constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-
-
-def _reference(name: str, revision: str | None) -> Path:
-    return _cache(name) / "refs" / (revision or DEFAULT_REVISION)

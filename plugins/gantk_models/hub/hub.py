@@ -67,7 +67,7 @@ def _download(address: str, name: str, revision: str | None, say: Callable[[str]
     try:
         listing = hub.list_files(name, revision)
     except NotAnswered as error:
-        commit = hub.cached_commit(name, revision)
+        commit = hub.cached_commit(name, revision, "recipe.toml")
         is_refusal = isinstance(error, Status) and error.status < 500
         if is_refusal or commit is None:
             raise
