@@ -48,30 +48,57 @@ def thinned(values: np.ndarray) -> np.ndarray:
     return values[..., ::3, ::2]
 
 
+def translated(model: gantk.TrainedModel, images: np.ndarray) -> np.ndarray:
+    """The translation of the slices (N, C, H, W) of one scan, (N, D, H, W); of several scans where
+    each has its own mapping.
+    """
+    frame = model.frames["b"]
+    if frame.channels > 1:
+        given = zip(frame.sources, images.swapaxes(0, 1), strict=True)
+        made = model.translate({name: each for name, each in given if not np.isnan(each).all()})
+        return np.stack([*made.values()], axis=1)
+    if frame.dims == 3:
+        return model.translate(images[:, 0])[None, None]
+    if model.pipelines["b"].source.per != "set":
+        return np.stack(model.translate([*images[:, 0]]))[:, None]
+    return model.translate(images[:, 0])[:, None]
+
+
+def translated_tensor(model: gantk.TrainedModel, images: torch.Tensor) -> torch.Tensor:
+    """The same of a tensor, with its graph."""
+    frame = model.frames["b"]
+    if frame.dims == 3:
+        return model.translate(images[:, 0])[None, None]
+    if model.pipelines["b"].source.per != "set":
+        return torch.stack(model.translate([*images[:, 0]]))[:, None]
+    return model.translate(images[:, 0])[:, None]
+
+
 def outputs_of_run(run: Path) -> dict[str, np.ndarray]:
     """The results of a run for arrays, tensors with gradients and images with a grid."""
     model = gantk.load(run, device="cpu")
     frame = model.frames["b"]
     images = slices(frame.channels)
-    if frame.dims == 3:
-        images = images.swapaxes(0, 1)[None]
 
     results = {
-        "array": model.translate(images),
-        "other scale": model.translate(images * 9),
-        "bytes": model.translate((images * 0.8).clip(0, 255).astype(np.uint8)),
+        "array": translated(model, images),
+        "other scale": translated(model, images * 9),
+        "bytes": translated(model, (images * 0.8).clip(0, 255).astype(np.uint8)),
     }
-    tensor = torch.from_numpy(images).requires_grad_()
-    made = model.translate(tensor, grad=True)
-    made.square().mean().backward()
-    results["tensor"] = made.detach().numpy()
-    results["gradient"] = tensor.grad.numpy()
+    if frame.channels == 1:
+        tensor = torch.from_numpy(images).requires_grad_()
+        made = translated_tensor(model, tensor)
+        made.square().mean().backward()
+        results["tensor"] = made.detach().numpy()
+        results["gradient"] = tensor.grad.numpy()
+        if frame.dims == 3:
+            results["gradient"] = tensor.grad.numpy().swapaxes(0, 1)[None]
     if frame.missing == "mask":
         lacking = images.copy()
         lacking[:, 1] = np.nan
-        results["missing"] = model.translate(lacking)
+        results["missing"] = translated(model, lacking)
 
-    pixels = images[0] if frame.dims == 3 else images.swapaxes(0, 1)
+    pixels = images.swapaxes(0, 1)
     scan = Image(np.ascontiguousarray(pixels), AFFINE, Path("scan"), np.dtype(np.int16), None)
     (done,) = model(scan)
     results["scan"] = done.pixels
@@ -93,9 +120,9 @@ def outputs_of_exports(runs: list[Path], folder: Path) -> dict[str, np.ndarray]:
     with torch.no_grad():
         from_network = network(torch.from_numpy(images)).numpy()
     return {
-        "ONNX": gantk.load(onnx).translate(images),
+        "ONNX": gantk.load(onnx).translate(images[:, 0])[:, None],
         "TorchScript": from_network,
-        "ensemble": gantk.load(runs, device="cpu").translate(images),
+        "ensemble": gantk.load(runs, device="cpu").translate(images[:, 0])[:, None],
     }
 
 

@@ -1,7 +1,7 @@
 """Trained models at work: translation of files, folders and arrays.
 
-Read first: translation (files and folders, with the ledger), then translator (a run's networks),
-pipeline (one image, through `gantk.prepare`) and tiles (an image larger than the network; windows
-says where tiles lie, receptive_field what a network needs).
+Read first: model (what all models have in common), pipeline (one image, through `gantk.prepare`) with
+scales (its intensities) and windows (an image of any size), then translator (a run's networks),
+objects (arrays, tensors, images of libraries) and translation (files and folders).
 Imports nothing of metrics, report or training.
 """

@@ -25,7 +25,6 @@ FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
 FIT_MARKS = {"no": "input does not fit", "partly": "input fits partly"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Progress = Callable[[int, int], None]  # (slices done, slices in all)
-MapKind = Literal["image", "spread"]  # "spread": a deviation from the image before it
 Name = Annotated[str, Field(max_length=1000)]
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
 Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
@@ -64,11 +63,11 @@ class TranslateOptions:
             raise UserError(what, where=where)
 
     @property
-    def maps(self) -> dict[str, MapKind]:
-        """What is made of one image, by the end of its name."""
+    def tails(self) -> list[str]:
+        """The ends of the names of what is made of one image."""
         if self.variants is not None:
-            return {f"-{number}": "image" for number in range(1, self.variants + 1)}
-        return {"": "image", "_uncertainty": "spread"} if self.uncertainty else {"": "image"}
+            return [f"-{number}" for number in range(1, self.variants + 1)]
+        return ["", "_uncertainty"] if self.uncertainty else [""]
 
 
 def fit_words(fits: str) -> str:

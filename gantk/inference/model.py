@@ -15,12 +15,12 @@ import numpy as np
 from gantk.catalog.contrasts import contrast_called, known_contrast
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
-from gantk.inference.arrays import is_tensor, translate_object, type_name
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.notes import Checked, Note, check_input
-from gantk.inference.pipeline import Network as NetworkFunction
-from gantk.inference.pipeline import Pipeline
+from gantk.inference.objects import translate_object
+from gantk.inference.pipeline import Network, Pipeline
+from gantk.inference.windows import AnySize
 from gantk.runs.results import Score
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ class TrainedModel:
     """
 
     pipelines: Mapping[str, Pipeline]
-    network_of: Callable[[str, TranslateOptions], NetworkFunction]
+    network_of: Callable[[str, TranslateOptions], Network]
     identity: Callable[[], dict[str, str]]
     # (n, seed, label) of a run that makes images from noise: (n, C, *size)
     sample: Callable[..., np.ndarray]
     sample_to: Callable[..., list[Path]]  # the same, written to files
     kind = "run"  # what it was loaded from, for messages
     for_other_directions: str | None = None  # what to do where it lacks one
+    # what to do where an image is too large for it
+    for_large_images = "Raise translate.memory in the run's recipe.toml if there is more memory"
 
     @property
     def run(self) -> RunFolder | None:
@@ -110,9 +112,27 @@ class TrainedModel:
         """
         return ""
 
-    def notes_on_results(self, image: Image, letter: str) -> list[Note]:
-        """What is to be said of the results of an image, beside what `check_result` sees."""
-        return []
+    def notes_on_results(
+        self, image: Image, letter: str, options: TranslateOptions = DEFAULT_OPTIONS
+    ) -> list[Note]:
+        """What is to be said of the results of an image, beside what `check_result` sees: that it was
+        translated in windows.
+        """
+        network = self.network_of(letter, options)
+        frame = self.frames[letter]
+        if frame.fit != "crop" or not isinstance(network, AnySize):
+            return []
+        grid = self.pipelines[letter].grid_of(image)
+        shown = grid.sides(image.pixels.shape[1:], image.spacing)[-frame.dims :]
+        window = network.window(shown)
+        if window == network.padded(shown):
+            return []
+        size = " x ".join(map(str, window))
+        line = (
+            f"translated in windows of {size} pixels, each with its own norms: grays may differ"
+            f" between windows, and from those of a translation in one piece. {self.for_large_images}"
+        )
+        return [("warning", line)]
 
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""
@@ -160,7 +180,6 @@ class TrainedModel:
         *,
         label: str | None = None,
         onto: str | None = None,
-        grad: bool = False,
     ) -> Any:
         """Images in, images of the same kind and grid out, in the target domain's intensities,
         never clipped.
@@ -171,30 +190,25 @@ class TrainedModel:
         Args:
             images: in the intensities of the files that were trained on, one of
 
-                * arrays and tensors. To a 2-D model (H, W) is an image, (D, H, W) a stack of slices
-                  of one scan,
-                  (N, C, H, W) a batch; to a 3-D model (D, H, W) is a volume, (N, D, H, W) several,
-                  (N, C, D, H, W) a
-                  batch. To a model of several channels (C, H, W), or (C, D, H, W), is one image.
-                  Floats keep their
-                  type, whole numbers become float32; tensors stay on their device.
-                * images of nibabel: float32 on the same grid and affine.
+                * an array or a tensor of one scan. To a 2-D model (H, W) is an image, (D, H, W) a
+                  volume; to a 3-D model (D, H, W) is a volume. To a model of several channels (C, H,
+                  W), or (C, D, H, W), is one image. Floats keep their type, whole numbers become
+                  float32; tensors stay on their device. A tensor that requires gradients gets them,
+                  which needs the memory of a training step.
+                * an image of nibabel or torchio: float32 on the same grid and affine.
                 * a path (a file, or a folder of one DICOM series) or an `Image` of
-                  gantk.formats.image: an `Image`,
-                  which `gantk.formats.files.write(path, image)` writes.
+                  gantk.formats.image: an `Image`, which `gantk.formats.files.write(path, image)`
+                  writes.
                 * a list of these: a list of results.
                 * a dict of the contrasts of one patient, {"T1": image, "T2": image}: the result of the
                   contrast that `to` names, or a dict of results. Arrays are (H, W), or (D, H, W) for a
                   volume. Images on other grids are resampled onto the grid of one by their headers.
             to: the domain to make, by its name, or one of its contrasts; None: the recipe's second
               domain, or for a dict the contrasts that are missing, if the model makes any from others.
-            options: options of the result; several results are stacked on a new first axis, or are a
-              list of images.
+            options: options of the result; several results are a list.
             label: the class of the images, for a model that was trained with classes.
             onto: for a dict the contrast whose grid the result has; None: the first one of the model's
               contrasts that is given.
-            grad: for tensors: let gradients reach the input, which needs the memory of a training
-              step.
 
         An array whose values are off the training set's scale gets a scale of its own, as files do.
         Arrays of uint8, of values from -1 to 1, and pictures have no units: if they are off that
@@ -206,37 +220,18 @@ class TrainedModel:
             options = replace(options, label=label)
         if onto is not None:
             options = replace(options, onto=onto)
-        if not grad:
-            return translate_object(self, images, to, options, progress)
-        if isinstance(images, (list, tuple)):
-            return [self.translate(each, to, options, grad=True) for each in images]
-        if not is_tensor(images):
-            raise UserError(
-                f"gradients need a tensor, but the input is a {type_name(images)}",
-                where="grad",
-                allowed="one tensor, with a channel for each contrast",
-            )
-        return self.with_gradients(images, to, options).to(images.device, images.dtype)
+        return translate_object(self, images, to, options, progress)
 
-    def with_gradients(
-        self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
-    ) -> Tensor:
-        """Translate a tensor as `translate` does, with its autograd graph; UserError where the model
-        has no gradients.
-        """
-        raise UserError(
-            "an exported model has no gradients", where="grad", remedy="load the run folder"
-        )
-
-    def __call__(
+    def results(
         self,
         image: Image,
-        to: str | None = None,
-        options: TranslateOptions = DEFAULT_OPTIONS,
+        to: str | None,
+        options: TranslateOptions,
         progress: Progress | None = None,
-    ) -> list[Image]:
-        """Translate one image; returns one image on its grid, or one for each variant, or the image
-        and its uncertainty.
+        pixels: Tensor | None = None,
+    ) -> tuple[list[Tensor], bool]:
+        """The results of one image as tensors (D, *spatial), see `__call__`, and whether they are on
+        a scale of their own.
         """
         letter = self.domain(to)
         frame = self.frames[letter]
@@ -244,10 +239,25 @@ class TrainedModel:
         if len(frame.targets[part]) < len(frame.targets):
             options = replace(options, contrasts=tuple(frame.targets[part]))
         network = self.network_of(letter, options)
-        pipeline = self.pipelines[letter]
-        pipeline.check_channels(image)
-        results = pipeline.images(image, network, options.maps.values(), progress)
-        return [replace(each, pixels=each.pixels[part]) for each in results]
+        count = options.variants or 1
+        made, own = self.pipelines[letter].results(image, network, count, progress, pixels)
+        return [each[part] for each in made], own
+
+    def __call__(
+        self,
+        image: Image,
+        to: str | None = None,
+        options: TranslateOptions = DEFAULT_OPTIONS,
+        progress: Progress | None = None,
+        pixels: Tensor | None = None,
+    ) -> list[Image]:
+        """Translate one image; returns one image on its grid, or one for each variant, or the image
+        and its uncertainty. `pixels`: those of an array, where gradients are to reach them; results
+        then hold tensors.
+        """
+        made, own_scale = self.results(image, to, options, progress, pixels)
+        values: list[Any] = [each.numpy() if pixels is None else each for each in made]
+        return [replace(image, pixels=each, own_scale=own_scale) for each in values]
 
 
 def load_same(load: Callable[..., TrainedModel], sha256: str, *where: Any) -> TrainedModel:

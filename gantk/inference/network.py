@@ -57,5 +57,5 @@ class Network(nn.Module):
             check_networks(self.method, size)
         except UserError as error:
             error.where = "image"
-            error.remedy = "pad the image, or use model.translate(..., grad=True), which does"
+            error.remedy = "pad the image, or use model.translate, which does"
             raise error from None

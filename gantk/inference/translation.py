@@ -40,7 +40,7 @@ from gantk.inference.jobs import (
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import TrainedModel
 from gantk.inference.notes import Checked, Note, check_result
-from gantk.inference.pipeline import MAX_OF_BYTE, picture_scale, value_range
+from gantk.inference.scales import MAX_OF_BYTE, picture_scale, value_range
 from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
@@ -324,7 +324,7 @@ class Translation:
         """The results of a job, with the path of each contrast."""
         return tuple(
             Output(_with_tail(path, tail), contrast, tail)
-            for tail in self.options.maps
+            for tail in self.options.tails
             for contrast, path in paths.items()
         )
 
@@ -614,7 +614,7 @@ class Translation:
         if self._is_one_image(job):
             image = read.image
             said = check_result(image, results[0], self.pipeline, self.frame)
-            said += self.model.notes_on_results(image, self.letter)
+            said += self.model.notes_on_results(image, self.letter, self._options_of(job))
             self._keep_notes(job, said)
 
         made = []
@@ -643,7 +643,7 @@ class Translation:
 
         In a folder a TIFF takes the place of a file whose format cannot hold the target's range.
         """
-        result = results[[*self.options.maps].index(output.tail)]
+        result = results[self.options.tails.index(output.tail)]
         pixels = result.pixels
         if len(self.outputs) > 1:
             place = self.outputs.index(output.contrast)

@@ -20,39 +20,28 @@ from torch import Tensor
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
-from gantk.data.masks import outside_of
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
-from gantk.inference.arrays import batch_of, numbers, remove_batch_axes
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
-from gantk.inference.pipeline import (
-    MAX_OF_BYTE,
-    Pipeline,
-    picture_scale,
-    value_range,
-)
-from gantk.inference.pipeline import Network as NetworkFunction
-from gantk.inference.tiles import TiledNetwork
+from gantk.inference.pipeline import Pipeline
+from gantk.inference.scales import MAX_OF_BYTE, picture_scale, value_range
+from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import OTHER, Method
 from gantk.nets.blocks import fold_for_inference
-from gantk.prepare.module import Prepare, Prepared, centre, middle_slice, neighbour_places
+from gantk.prepare.module import Prepare, centre, middle_slice
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of, trained_on
 from gantk.runs.results import PostLosses, Results, Score
 from gantk.runs.schemas import Packing, read_results
-from gantk.runs.trained import (
-    Examples,
-    Posts,
-    load_method,
-)
+from gantk.runs.trained import Examples, Posts, load_method
 
 
 @dataclass(repr=False, eq=False)
@@ -70,7 +59,7 @@ class Translator(TrainedModel):
     # the run's Data, for post-steps; None: read at first use
     data: Any = field(default=None, repr=False)
     # the last network, with what it was asked for: what it needs is measured once for many files
-    _last: tuple[str, TranslateOptions, NetworkFunction] | None = field(default=None, repr=False)
+    _last: tuple[str, TranslateOptions, AnySize] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         data = self.recipe.data
@@ -178,6 +167,7 @@ class Translator(TrainedModel):
                 self._frame(letter),
                 mappings[OTHER[letter]],
                 mappings[letter],
+                post_steps=partial(self._apply_post_steps, letter) if self._posts.steps else None,
                 whole=self._posts.whole,
             )
             for letter in directions
@@ -219,9 +209,9 @@ class Translator(TrainedModel):
             completes=completes,
         )
 
-    def network_of(self, letter: str, options: TranslateOptions) -> NetworkFunction:
-        """The function that makes the maps of `options` of images (N, C, *size) on the CPU, with the
-        recipe's post-steps.
+    def network_of(self, letter: str, options: TranslateOptions) -> AnySize:
+        """The network of any size that makes the results of `options`, without the recipe's
+        post-steps.
         """
         if options.uncertainty:
             what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
@@ -229,10 +219,26 @@ class Translator(TrainedModel):
             raise UserError(what, where="--uncertainty", remedy=remedy)
         if self._last and self._last[:2] == (letter, options):
             return self._last[2]
-        network = self._network_on_images(letter, options)
-        if self._posts.steps:
-            kinds = [*options.maps.values()]
-            network = partial(self._with_post_steps, network, letter, kinds)
+
+        if self.runtime.device.type == "cpu":
+            fold_for_inference(self.method)
+        method = self.method_of_class(options.label)
+        if options.contrasts:
+            method = method.of_contrasts(options.contrasts)
+        example: Tensor | None = None
+        if options.example is not None:
+            style = self._example(options.example, letter)
+            example = self.runtime.place(style, self.recipe.data.dims)
+
+        def translate(x: Tensor) -> Tensor:
+            if options.variants is not None:
+                variants = method.variants(x, letter, options.variants, options.seed)
+                return variants.movedim(0, 1).flatten(1, 2)
+            if example is not None:
+                return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
+            return method.translate(x, letter)
+
+        network = network_of_method(translate, method, letter, self.recipe, self.runtime)
         self._last = letter, options, network
         return network
 
@@ -273,61 +279,6 @@ class Translator(TrainedModel):
         pipeline = self.pipelines[self._direction(source, to)]
         return pipeline.preparation(pipeline.source)
 
-    def with_gradients(
-        self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
-    ) -> Tensor:
-        """Translate a tensor as `translate` does; returns float32 on the model's device, with its
-        autograd graph.
-
-        The choice of intensity mapping, the test for flat regions and the value of black are
-        constants of the graph. Images are processed whole, never in tiles, which takes the memory
-        of a training step.
-        """
-        letter = self.domain(to)
-        if options.variants is not None or options.example is not None or self.recipe.post:
-            raise UserError(
-                "gradients are not available with variants, style or post-steps",
-                where="grad",
-                remedy="train without post-steps (post = [])" if self.recipe.post else None,
-            )
-
-        if not images.is_floating_point():
-            raise UserError(
-                f"a tensor of {images.dtype} has no gradients",
-                where="grad",
-                remedy="call .float() on it",
-            )
-
-        pipeline = self.pipelines[letter]
-        frame = pipeline.frame
-        batch = batch_of(numbers(images), pipeline)
-        native = images.reshape(batch.shape).to(self.runtime.device, torch.float32)
-        network = self._network_on_images(letter, options, graph=True)
-        outputs = []
-        for places, image in batch.scans:
-            part = native[places]
-            pixels = frame.as_in_training(image.pixels)
-            if pixels is not image.pixels:
-                dark = torch.from_numpy(batch.axes_of_batch(pixels).copy()).to(part.device)
-                part = torch.where(dark != part.detach(), dark, part)
-            mapping, scale = pipeline.scales(replace(image, pixels=pixels))
-            prepare = pipeline.preparation(mapping, scale)
-            outside = outside_of(pixels) if frame.masked else None
-            prepared = Prepared(prepare, network).to(part.device)
-            made = []
-            for middles in torch.arange(len(part)).split(frame.batch):
-                rows = neighbour_places(middles, frame.neighbours, len(part))
-                made.append(prepared(part[rows].flatten(1, 2)))
-            whole = torch.cat(made)
-            if outside:
-                region = torch.from_numpy(batch.axes_of_batch(outside.region[None]))
-                level = pipeline.level_outside(outside, prepare, whole.shape[1])
-                level = level.to(whole.dtype).view(-1, *[1] * frame.dims)
-                whole = torch.where(region.to(part.device), level, whole)
-            outputs.append(whole)
-
-        return remove_batch_axes(torch.cat(outputs)[:, self.frames[letter].part(to)], batch.kind)
-
     def _direction(self, source: str, to: str) -> str:
         """The letter of `to`, which is made from the domain `source`."""
         letter = self.domain(to)
@@ -335,53 +286,6 @@ class Translator(TrainedModel):
         if source.lower() != expected.lower():
             raise UserError(f"'{to}' is not made from '{source}'", allowed=[expected])
         return letter
-
-    def _with_post_steps(
-        self,
-        network: Callable[[Tensor], Tensor],
-        letter: str,
-        maps: Sequence[str],
-        seen: Tensor,
-    ) -> Tensor:
-        """Run a network and the recipe's post-steps: (N, C, *size) to (N, maps x D, *size)."""
-        made = torch.cat([network(part) for part in seen.split(self.recipe.translate.batch)])
-        results = []
-        for part, kind in zip(made.chunk(len(maps), dim=1), maps, strict=True):
-            if kind == "image":
-                part = self._apply_post_steps(part, letter, seen).cpu()
-            results.append(part)
-
-        return torch.cat(results, dim=1)
-
-    def _network_on_images(
-        self, letter: str, options: TranslateOptions, *, graph: bool = False
-    ) -> Callable[[Tensor], Tensor]:
-        """A function that runs the network on (N, C, *size) from the CPU; variants are
-        channels. `graph`: on the model's device, with the autograd graph.
-        """
-        if self.runtime.device.type == "cpu":
-            fold_for_inference(self.method)
-        method = self.method_of_class(options.label)
-        if options.contrasts:
-            method = method.of_contrasts(options.contrasts)
-        count = options.variants
-        if count is not None:
-
-            def network(x: Tensor) -> Tensor:
-                variants = method.variants(x, letter, count, options.seed)
-                return variants.movedim(0, 1).flatten(1, 2)
-
-        elif options.example is not None:
-            style = self._example(options.example, letter)
-            example = self.runtime.place(style, self.recipe.data.dims)
-
-            def network(x: Tensor) -> Tensor:
-                return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
-
-        else:
-            network = partial(method.translate, to=letter)
-
-        return TiledNetwork.of_method(network, method, self.recipe, self.runtime, graph=graph)
 
     @cached_property
     def _results(self) -> Results:
@@ -429,24 +333,15 @@ class Translator(TrainedModel):
         return self._posts.records()
 
     def _apply_post_steps(
-        self, images: Tensor, letter: str, made_from: Tensor | list[str]
+        self, letter: str, images: Tensor, made_from: Tensor | list[str]
     ) -> Tensor:
-        """Apply the recipe's post-steps to images, in place of their middle slices if they have
-        neighbouring ones; the training images that these may need are read at first use.
+        """Apply the recipe's post-steps to images without neighbouring slices; the training images
+        that these may need are read at first use.
         """
-        if not self._posts.steps:
-            return images
-
         reach = self.recipe.data.neighbours
         device = self.runtime.device
         examples = Examples(lambda: self._data, letter, device, made_from, neighbours=reach)
-        middle = middle_slice(images, reach)
-        done = self._posts(middle.to(device), examples)
-        if not reach:
-            return done
-
-        middle.copy_(done)
-        return images
+        return self._posts(images.to(device), examples).to(images.device)
 
     def sample(
         self, n: int, seed: int = 0, label: str | None = None, post: bool = True
@@ -461,11 +356,10 @@ class Translator(TrainedModel):
         with torch.no_grad(), self.runtime.autocast():
             images = self.method.sample(n, seed, labels).float()
 
-        if post:
-            images = self._apply_post_steps(images, "image", self._classes_of_samples(n, label))
-
-        shown = middle_slice(images, self.recipe.data.neighbours).cpu().numpy()
-        return np.asarray(self.intensity["image"].inverse(shown), dtype=np.float32)
+        shown = middle_slice(images, self.recipe.data.neighbours)
+        if post and self._posts.steps:
+            shown = self._apply_post_steps("image", shown, self._classes_of_samples(n, label))
+        return np.asarray(self.intensity["image"].inverse(shown.cpu().numpy()), dtype=np.float32)
 
     def _classes_of_samples(self, n: int, label: str | None) -> list[str]:
         """The class of each of `n` samples: the one asked for, else one after the other; [] where

@@ -1,5 +1,5 @@
-"""Overlapping windows of an image: their positions, and the blending of a network's results for
-them.
+"""Runs a network on images of any size: whole where memory allows, else in overlapping windows, as
+large as it allows, whose results are blended.
 """
 
 from __future__ import annotations
@@ -7,81 +7,231 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
 from types import EllipsisType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gantk.errors import UserError
+from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory
+from gantk.machine.runtime import Runtime
+from gantk.machine.usage import GIB, free_memory
+from gantk.method import Method
+from gantk.prepare.module import pad_to_size
+from gantk.recipe.tables import CheckedRecipe
+
+TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
+MEASURED_SIDE = {2: 128, 3: 32}  # pixels: images on which a pass of the network is measured
+Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, D, *size)
 Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One window. The `inner` parts of all tiles cover the image once; their `weights` sum to 1 at
-    every pixel.
+class Sides:
+    """The sides of images that a network accepts: multiples of a number, from the smallest on."""
+
+    multiple: int
+    smallest: int
+
+    def around(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The smallest of them that hold images of this size."""
+        return tuple(-(-max(side, self.smallest) // self.multiple) * self.multiple for side in size)
+
+
+@torch.no_grad()
+def accepted_sides(network: Network, channels: int, dims: int) -> Sides | None:
+    """The sides that a network accepts, found by trying some; None where it accepts none of these."""
+
+    def accepts(side: int) -> bool:
+        try:
+            return network(_noise(channels, (side,) * dims)).shape[2:] == (side,) * dims
+        except (UserError, RuntimeError, ValueError):
+            return False
+
+    for smallest in filter(accepts, TRIALS):
+        steps = [2**power for power in range(smallest.bit_length())]
+        multiple = next(step for step in steps if step == smallest or accepts(smallest + step))
+        return Sides(multiple, smallest)
+    return None
+
+
+def _noise(channels: int, size: Sequence[int]) -> Tensor:
+    """An image of noise in [-1, 1], (1, channels, *size)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, channels, *size, generator=generator) * 2 - 1
+
+
+class AnySize:
+    """A network that takes images of any size: (N, C, *size) to (N, D, *size), float32.
+
+    Images are padded by reflection to sides that the network accepts. Those that need more memory
+    than `memory` are processed in windows: a norm takes its statistics from one window, so that
+    grays may differ between them; neighbours are blended where they overlap. An image that
+    requires gradients is processed whole.
+
+    What the network accepts and needs is measured once, when the first image of another size than
+    `size` comes.
     """
 
+    def __init__(
+        self,
+        network: Network,
+        size: Sequence[int],  # of the training images, which are run as they are
+        channels: int,
+        *,
+        batch: int = 16,  # images or windows per call, at most
+        memory: float = 2**30,  # bytes that a call may need besides weights and images
+        overlap: float = 0.25,  # share of a window's side that the next one covers
+    ):
+        self.network = network
+        self.size = tuple(size)
+        self.channels = channels
+        self.batch = batch
+        self.memory = memory
+        self.overlap = overlap
+
+    @cached_property
+    def sides(self) -> Sides | None:
+        """The sides that the network accepts; None: only those of the training images."""
+        return accepted_sides(self.network, self.channels, len(self.size))
+
+    @cached_property
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of a pass, as it grows from an image to one of twice as many pixels."""
+        if self.sides is None:
+            return UPPER_BOUND_BYTES_PER_VOXEL
+        dims = len(self.size)
+        size = self.sides.around([MEASURED_SIDE[dims]] * dims)
+        peaks = []
+        for image in (size, (*size[:-1], 2 * size[-1])):
+            with Memory() as used, torch.no_grad():
+                self.network(_noise(self.channels, image))
+            peaks.append(used.peak)
+        return (peaks[1] - peaks[0]) / prod(size)
+
+    def padded(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The sides that images of a size are padded to."""
+        if tuple(size) == self.size:
+            return self.size
+        if self.sides is None:
+            return tuple(map(max, size, self.size))
+        return self.sides.around(size)
+
+    def window(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The sides of the windows in which images of a size are processed; as large as `padded`
+        where they are processed whole.
+        """
+        whole = self.padded(size)
+        if whole == self.size or self.sides is None:
+            return self.size
+        if not self._is_too_large(whole):
+            return whole
+
+        # none smaller than the training images
+        least = [*map(min, whole, self.sides.around(self.size))]
+        window = [*whole]
+        counts = [1] * len(whole)
+        while prod(window) * self.bytes_per_pixel > self.memory and window != least:
+            axis = max(range(len(whole)), key=lambda axis: window[axis] / least[axis])
+            counts[axis] += 1
+            share = counts[axis] - (counts[axis] - 1) * self.overlap  # of a side, without overlaps
+            (side,) = self.sides.around([ceil(whole[axis] / share)])
+            window[axis] = max(side, least[axis])
+        return tuple(window)
+
+    def _is_too_large(self, size: Sequence[int]) -> bool:
+        """Whether an image needs more memory than there may be; measured only if it might."""
+        if prod(size) * UPPER_BOUND_BYTES_PER_VOXEL <= self.memory:
+            return False
+        return prod(size) * self.bytes_per_pixel > self.memory
+
+    def __call__(self, images: Tensor) -> Tensor:
+        size = images.shape[2:]
+        graph = images.requires_grad and torch.is_grad_enabled()
+        framed, inside = pad_to_size(images, self.padded(size))
+        window = self.padded(size) if graph else self.window(size)
+        with torch.set_grad_enabled(graph):
+            made = by_windows(framed, window, self.overlap, self.network, self._batch(window))
+        if graph and not made.requires_grad:
+            raise UserError(
+                "this model gives no gradients",
+                where="images",
+                remedy="load a run folder, or call .detach() on the tensor",
+            )
+        return made[at(inside)]
+
+    def _batch(self, window: Sequence[int]) -> int:
+        """How many windows are processed at once."""
+        if tuple(window) == self.size:
+            return self.batch
+        need: float = prod(window) * UPPER_BOUND_BYTES_PER_VOXEL
+        if need > self.memory:
+            need = prod(window) * self.bytes_per_pixel
+        return max(1, min(self.batch, int(self.memory / need)))
+
+
+def network_of_method(
+    translate: Network, method: Method, to: str, model: CheckedRecipe, runtime: Runtime
+) -> AnySize:
+    """The network of any size of a function that runs layers of `method`. The recipe's [translate]
+    table sets how many images are run at once, and how much memory they may need.
+    """
+    dims = model.data.dims
+
+    def network(images: Tensor) -> Tensor:
+        with runtime.autocast():
+            return translate(runtime.place(images, dims)).float().to(images.device)
+
+    table = model.translate
+    free = free_memory(runtime.device)
+    memory = table.memory if free is None else min(table.memory, free / 2)
+    source = next(letter for letter in method.geometry.channels if letter != to)
+    return AnySize(
+        network,
+        method.geometry.size,
+        method.geometry.channels[source],
+        batch=table.batch,
+        memory=memory * GIB,
+        overlap=table.overlap,
+    )
+
+
+# ---- windows
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window; the weights of all windows sum to 1 at every pixel."""
+
     box: Box
-    inner: Box
-    local: Box  # the inner part, relative to the start of the box
     # one Gaussian for each axis: a window weighs most at its middle
     weights: tuple[np.ndarray, ...]
 
 
-def tiles(
-    size: Sequence[int], window: Sequence[int], shared: Sequence[int], align: Sequence[int]
-) -> list[Tile]:
-    """Tiles that cover an image of `size`, evenly spaced, the first and the last at its edges.
-
-    Args:
-        window: sides of a tile, at most the image's.
-        shared: least overlap of neighbours, in pixels.
-        align: tiles and their inner parts begin at multiples of this; it divides size, window and
-          shared.
-    """
-    along = [_along(*axis) for axis in zip(size, window, shared, align, strict=True)]
-    return [Tile(*map(tuple, zip(*axes, strict=True))) for axes in itertools.product(*along)]
+def windows_of(size: Sequence[int], window: Sequence[int], overlap: float) -> list[Window]:
+    """Windows that cover an image of `size`, evenly spaced, the first and the last at its edges."""
+    along = [_along(side, part, overlap) for side, part in zip(size, window, strict=True)]
+    return [Window(*map(tuple, zip(*axes, strict=True))) for axes in itertools.product(*along)]
 
 
-def _along(
-    side: int, part: int, shared: int, align: int
-) -> list[tuple[slice, slice, slice, np.ndarray]]:
-    """(box, inner, local, weights) of each tile along one axis."""
-    if side > part and part - shared < align:
-        raise ValueError(f"tiles of {part} pixels cannot overlap by {shared} pixels")
-
-    count = 1 + -(-(side - part) // max(part - shared, 1))
-    starts = [round(i * (side - part) / max(1, count - 1)) // align * align for i in range(count)]
-    cuts = [
-        start + (last + part - start) // 2 // align * align
-        for last, start in itertools.pairwise(starts)
-    ]
+def _along(side: int, part: int, overlap: float) -> list[tuple[slice, np.ndarray]]:
+    """The place and the weights of each window along one axis."""
+    step = max(1, int(part * (1 - overlap)))
+    count = 1 + -(-(side - part) // step)
+    starts = [round(i * (side - part) / max(1, count - 1)) for i in range(count)]
     bell = np.exp(-0.5 * (((np.arange(part) + 0.5) / part - 0.5) / 0.25) ** 2)
     total = np.zeros(side)
     for start in starts:
         total[start : start + part] += bell
 
     slices = []
-    for start, first, last in zip(starts, [0, *cuts], [*cuts, side], strict=True):
+    for start in starts:
         weights = (bell / total[start : start + part]).astype(np.float32)
-        slices.append(
-            (
-                slice(start, start + part),
-                slice(first, last),
-                slice(first - start, last - start),
-                weights,
-            )
-        )
-
+        slices.append((slice(start, start + part), weights))
     return slices
-
-
-def shrunk(box: Box, factors: Sequence[int]) -> Box:
-    """A box of the image in pixels of a map whose sides are divided by `factors`."""
-    return tuple(
-        slice(place.start // by, place.stop // by) for place, by in zip(box, factors, strict=True)
-    )
 
 
 def at(box: Box) -> tuple[slice | EllipsisType, ...]:
@@ -90,36 +240,31 @@ def at(box: Box) -> tuple[slice | EllipsisType, ...]:
 
 
 def by_windows(
-    images: Tensor,
-    window: Sequence[int],
-    overlap: float,
-    function: Callable[[Tensor], Tensor],
-    batch: int = 16,
+    images: Tensor, window: Sequence[int], overlap: float, network: Network, batch: int = 16
 ) -> Tensor:
-    """Apply `function`, (n, C, *window) -> (n, D, *window), to overlapping windows of images and
-    blend its results.
+    """Apply a network, (n, C, *window) -> (n, D, *window), to overlapping windows of images and blend
+    its results.
 
     (N, C, *size), no side shorter than the window's, to (N, D, *size), float32. `overlap`: share of
     a window's side that the next one covers, 0 to below 1; more is smoother and slower. `batch`:
-    windows per call. They are independent: a norm inside the function takes its statistics from one
-    window.
+    windows per call.
     """
     size = images.shape[2:]
-    shared = [part - max(1, int(part * (1 - overlap))) for part in window]
-    places = list(
-        itertools.product(range(len(images)), tiles(size, window, shared, (1,) * len(size)))
-    )
+    if tuple(size) == tuple(window):
+        return torch.cat([network(part) for part in images.split(batch)])
+
+    places = [*itertools.product(range(len(images)), windows_of(size, window, overlap))]
     total: Tensor | None = None
     for first in range(0, len(places), batch):
         chosen = places[first : first + batch]
-        made = function(torch.stack([images[n][at(tile.box)] for n, tile in chosen]))
+        made = network(torch.stack([images[n][at(each.box)] for n, each in chosen]))
         if total is None:
             total = made.new_zeros(len(images), made.shape[1], *size)
-        for (n, tile), part in zip(chosen, made, strict=True):
-            for axis, weights in enumerate(tile.weights, 1):
+        for (n, each), part in zip(chosen, made, strict=True):
+            for axis, weights in enumerate(each.weights, 1):
                 along = torch.from_numpy(weights).to(part.device)
                 part = part * along.reshape(-1, *[1] * (len(size) - axis))
-            total[n][at(tile.box)] += part
+            total[n][at(each.box)] += part
 
     if total is None:
         raise ValueError("there are no images")

@@ -18,7 +18,7 @@ from gantk.data.masks import outside_of
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.errors import UserError
-from gantk.inference.tiles import AnySize
+from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.intervals import count_patients
@@ -132,13 +132,8 @@ class Scorer:
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # by whether the post-steps are applied
         self._translators: dict[bool, WrittenTranslations] = {}
-        # by class, whose method a translation needs; by None where the method has no classes
-        self._methods: dict[str | None, AnySize] = {}
-        self._of_contrasts: dict[str, AnySize] = {}  # by contrast, the method that makes it alone
-        names = method.geometry.classes if self.classes and method.directions() else [None]
-        for number, name in enumerate(names):
-            of_class = method if name is None else method.of_class(number)
-            self._methods[name] = AnySize(of_class, model, runtime)
+        # by target domain, class and contrast
+        self._networks: dict[tuple[str, str | None, str | None], AnySize] = {}
         # that are trained; bound here, so that one that does not fit is an error before the training
         self.trained_baselines = self._bind_baselines()
 
@@ -553,7 +548,7 @@ class Scorer:
         """
 
         def translate_one(label: str | None, images: Tensor) -> tuple[Tensor]:
-            return (self._methods[label].translate(images, to),)
+            return (self._network(to, label)(images.cpu()),)
 
         (made,) = by_class(self._labels_of(images, records), images, translate_one)
         return made
@@ -562,14 +557,24 @@ class Scorer:
         """Translate network inputs (N, C, *size) to one contrast of domain `to`, for a method that
         makes contrasts one by one; the other channels are black.
         """
-        if contrast not in self._of_contrasts:
-            only = self.method.of_contrasts([contrast])
-            self._of_contrasts[contrast] = AnySize(only, self.model, self.runtime)
-        return self._of_contrasts[contrast].translate(images, to)
+        return self._network(to, contrast=contrast)(images.cpu())
+
+    def _network(self, to: str, label: str | None = None, contrast: str | None = None) -> AnySize:
+        """The network of any size that makes images of domain `to`, of one class or one contrast."""
+        key = to, label, contrast
+        if key not in self._networks:
+            method = self.method
+            if label is not None:
+                method = method.of_class(method.geometry.classes.index(label))
+            if contrast is not None:
+                method = method.of_contrasts([contrast])
+            translate = partial(method.translate, to=to)
+            self._networks[key] = network_of_method(translate, method, to, self.model, self.runtime)
+        return self._networks[key]
 
     def _labels_of(self, images: Tensor, records: Sequence[Record]) -> Sequence[str | None]:
         """The class of each image; None for all where the method translates without classes."""
-        if None in self._methods:
+        if not (self.classes and self.method.directions()):
             return [None] * len(images)
         if len(records) != len(images):
             raise ValueError("a conditional method translates images only with their records")

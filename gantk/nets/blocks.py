@@ -325,7 +325,7 @@ class ResizeConv(products.HasProducts, nn.Module):
     summing costs more than that saves, are done step by step.
     """
 
-    # see `gantk.inference.receptive_field`: it does more than call its convolution
+    # folded as a whole: it does more than call its convolution
     indivisible = True
     kernel: Tensor | None  # the summed one, once folded
 

@@ -228,10 +228,11 @@ class TranslateTable(spec.Table):
     """How files are translated."""
 
     batch: spec.Count = 16  # slices per forward pass
-    # exported files: share of a window that it shares with the next one, where they are blended
+    # share of a window that it shares with the next one, where they are blended
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
-    # GiB that a forward pass may need; images that need more are processed in tiles
-    memory: spec.Positive = 1.0
+    # GiB that a forward pass may need, at most half of the free memory; images that need more are
+    # processed in windows, in which grays may differ
+    memory: spec.Positive = 4.0
     # set the result to background where the input has constant background around the head
     masked: bool = False
     # the training images are skull-stripped: warn of an input that shows the skull

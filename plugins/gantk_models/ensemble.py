@@ -14,7 +14,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
 from gantk import TrainedModel
 from gantk.errors import UserError
@@ -143,50 +143,48 @@ class Ensemble(TrainedModel):
             "an ensemble cannot generate images from noise", where="RUN", remedy="name one run"
         )
 
-    def with_gradients(
-        self, images: Tensor, to: str | None, options: TranslateOptions = DEFAULT_OPTIONS
-    ) -> Tensor:
-        """The mean of the members' translations, with its autograd graph."""
-        made = [
-            member.with_gradients(images, name, options)
-            for member, name, _ in self._in_turn(to, None)
-        ]
-        return sum(made[1:], made[0]) / len(made)
+    def notes_on_results(
+        self, image: Image, letter: str, options: TranslateOptions = DEFAULT_OPTIONS
+    ) -> list[tuple[str, str]]:
+        options = self._member_options(options)
+        target = self.frames[letter].target
+        said = (
+            member.notes_on_results(image, member.domain(target), options)
+            for member in self.members
+        )
+        return [*dict.fromkeys(note for notes in said for note in notes)]
 
-    def __call__(
+    def results(
         self,
         image: Image,
-        to: str | None = None,
-        options: TranslateOptions = DEFAULT_OPTIONS,
+        to: str | None,
+        options: TranslateOptions,
         progress: Progress | None = None,
-    ) -> list[Image]:
-        """Translate an image on its own grid; returns [mean], or [mean, standard deviation] with
-        `options.uncertainty`.
+        pixels: Tensor | None = None,
+    ) -> tuple[list[Tensor], bool]:
+        """The mean of the members' translations, and with `options.uncertainty` their standard
+        deviation (Welford 1962).
         """
-        mean = square = None
+        mean: Tensor | None = None
+        square: Tensor | None = None
         for_members = self._member_options(options)
         for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            (made,) = member(image, name, for_members, share)
+            (made,), own_scale = member.results(image, name, for_members, share, pixels)
             if mean is None:
-                mean = made.pixels
+                mean = made
                 if options.uncertainty:
-                    square = zeros_beside(image.spill, mean.shape)
-                else:
-                    square = np.broadcast_to(0, mean.shape)
+                    square = torch.from_numpy(zeros_beside(image.spill, tuple(mean.shape)))
                 continue
 
-            for part in slabs(mean.shape[1:]):
-                mean[:, part], apart = _update_moments(
-                    made.pixels[:, part], mean[:, part], square[:, part], number
-                )
-                if options.uncertainty:
-                    square[:, part] = apart
+            for part in slabs(tuple(mean.shape[1:])):
+                apart = made[:, part] - mean[:, part]
+                mean[:, part] += apart / number
+                if square is not None:
+                    square[:, part] += apart * (made[:, part] - mean[:, part])
 
-        if not options.uncertainty:
-            return [replace(made, pixels=mean)]
-
-        square /= number - 1
-        return [replace(made, pixels=mean), replace(made, pixels=np.sqrt(square, out=square))]
+        if mean is None or square is None:
+            return [mean], own_scale
+        return [mean, square.div_(number - 1).sqrt_()], own_scale
 
     def _in_turn(
         self, to: str | None, progress: Progress | None
@@ -223,10 +221,3 @@ def _ends(frame: Frame) -> tuple[str, str]:
 
 def _words(frame: Frame) -> str:
     return f"{frame.source} to {frame.target}"
-
-
-def _update_moments(value: Any, mean: Any, square: Any, number: int) -> tuple[Any, Any]:
-    """Update mean and sum of squared deviations with the `number`th value (Welford 1962)."""
-    apart = value - mean
-    mean = mean + apart / number
-    return mean, square + apart * (value - mean)

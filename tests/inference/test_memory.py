@@ -42,9 +42,7 @@ def deep(tmp_path_factory):
         ((40, 36), 2),
         ((6, 40, 36), 2),
         ((1, 40, 36), 2),
-        ((2, 1, 40, 36), 2),
         ((9, 20, 17), 3),
-        ((2, 9, 20, 17), 3),
     ],
 )
 def test_arrays_come_back_in_their_shape_and_kind(model, deep, shape, dims):
@@ -56,8 +54,8 @@ def test_arrays_come_back_in_their_shape_and_kind(model, deep, shape, dims):
     assert plain.dtype == np.float64
     assert np.isfinite(plain).all()
     assert np.ptp(plain) > 0
-    batch = used.translate(array.reshape(-1, 1, *shape[-dims:]))
-    np.testing.assert_allclose(plain, batch.reshape(shape), rtol=1e-5, atol=1e-3)
+    (listed,) = used.translate([array])
+    assert np.array_equal(listed, plain)
 
     readonly = np.asfortranarray(array)
     readonly.flags.writeable = False
@@ -92,12 +90,14 @@ def test_a_tensor_stays_a_tensor_on_its_device(model, dtype):
 )
 def test_gradients_flow_through_the_whole_translation(tmp_path, size, fit):
     model = toolkit.load(small_run(tmp_path, PIX2PIX, fit=fit), device="cpu")
-    weights = torch.randn(2, 1, *size)
-    change = torch.randn(2, 1, *size)
-    images = (torch.rand(2, 1, *size) * 600).requires_grad_()
-    made = model.translate(images, grad=True)
+    weights = torch.randn(2, *size)
+    change = torch.randn(2, *size)
+    images = (torch.rand(2, *size) * 600).requires_grad_()
+    made = model.translate(images)
 
-    torch.testing.assert_close(made.detach(), model.translate(images), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(
+        made.detach(), model.translate(images.detach()), rtol=1e-4, atol=1e-2
+    )
 
     ((made * weights).sum()).backward()
 
@@ -135,12 +135,35 @@ def test_nibabel_and_simpleitk_images_match_their_files(model, tiny_run, tmp_pat
     assert len(repr(image)) < 200
 
 
+class ScalarImage:
+    """What gantk needs of an image of torchio."""
+
+    def __init__(self, tensor, affine):
+        self.data = tensor
+        self.affine = affine
+
+    def __array__(self, *about, **options):
+        return self.data.numpy()
+
+
+def test_an_image_of_torchio_is_translated_as_that_of_nibabel(model):
+    affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+    voxels = SCAN.T.astype(np.float32)
+    expected = model.translate(nib.Nifti1Image(voxels, affine)).get_fdata()
+
+    made = model.translate(ScalarImage(torch.from_numpy(voxels.copy())[None], affine))
+
+    assert type(made) is ScalarImage
+    assert np.array_equal(made.data[0].numpy(), expected.astype(np.float32))
+    assert np.array_equal(made.affine, affine)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (np.zeros((0, 32, 32)), "is empty"),
-        (np.zeros((2, 3, 32, 32)), "has 3 channels, but this model takes 1"),
-        (np.zeros((1, 1, 4, 32, 32)), "does not fit a 2-D model.*volume by volume"),
+        (np.zeros((0, 32, 32)), r"shape \(0, 32, 32\)"),
+        (np.zeros((2, 3, 32, 32)), r"shape \(2, 3, 32, 32\).*\(H, W\), or \(D, H, W\)"),
+        (np.zeros((1, 1, 4, 32, 32)), "images one by one"),
         (np.full((32, 32), np.nan), "1024 of 1024 values are NaN"),
         (np.zeros((32, 32), complex), "type complex128"),
         (nib.Nifti1Image(np.zeros((16, 16, 4, 2)), np.eye(4)), r"2 volumes.*slicer\[..., 0\]"),

@@ -33,7 +33,7 @@ class Stretched(OnePipeline):
         super().__init__(own, lambda seen: 4 / 3 * seen)
 
     def network_of(self, letter, options):
-        return lambda seen: torch.cat([self.network(seen)] * len(options.maps), dim=1)
+        return lambda seen: torch.cat([self.network(seen)] * len(options.tails), dim=1)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
     options = TranslateOptions(uncertainty="uncertain" in way)
 
     def run(x):
-        return torch.cat([x + by, torch.full_like(x, by)][: len(options.maps)], dim=1)
+        return torch.cat([x + by, torch.full_like(x, by)][: len(options.tails)], dim=1)
 
     model = model_of(run, 2000.0, f"shifted by {by}", size=(24, 20))
     suffix = way.split()[-1] if "." in way else ""

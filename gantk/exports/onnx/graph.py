@@ -9,7 +9,6 @@ import copy
 import io
 import json
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +25,7 @@ from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, call, open_session
-from gantk.inference.receptive_field import Requirements, Unfit
+from gantk.inference.windows import accepted_sides
 from gantk.method import OTHER, direction_to
 from gantk.nets.blocks import InstanceNorm
 
@@ -143,17 +142,13 @@ def sizes_of(network: nn.Module, images: Tensor) -> dict[str, int] | None:
     those of `images`.
     """
     size = images.shape[2:]
-    needs = Requirements(network, network, images.shape[1], len(size))
-    try:
-        with torch.no_grad():
-            multiple = math.lcm(*needs.multiple)
-            smallest = max(*needs.base, 2 * multiple)
-    except Unfit:
+    sides = accepted_sides(network, images.shape[1], len(size))
+    if sides is None:
         return None
-
-    if smallest > min(size) or any(side % multiple for side in size):
+    smallest = max(sides.smallest, 2 * sides.multiple)
+    if smallest > min(size) or any(side % sides.multiple for side in size):
         return None
-    return {"multiple": multiple, "smallest": smallest}
+    return {"multiple": sides.multiple, "smallest": smallest}
 
 
 def to_onnx(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,12 @@ from gantk.data.intensity import mapping_from
 from gantk.errors import UserError, importing, one_line, reading_file
 from gantk.exports.onnx.metadata import Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
-from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
-from gantk.inference.notes import Note
-from gantk.inference.pipeline import Network as NetworkFunction
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.windows import at, by_windows
+from gantk.inference.windows import AnySize, Sides
+from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL
 from gantk.machine.usage import GIB, free_memory
-from gantk.prepare.module import pad_to_size
 
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
 # 128 x 128 x 128; larger images are processed in windows even if the network takes any size
@@ -44,6 +40,7 @@ class OnnxModel(TrainedModel):
 
     kind = "file"
     for_other_directions = "export the other direction: gantk export RUN --to DOMAIN"
+    for_large_images = "Translate with the run"
 
     def __init__(self, session: Any, meta: Metadata, path: Path):
         self.session = session
@@ -51,11 +48,10 @@ class OnnxModel(TrainedModel):
         self._path = path
         mappings = [mapping_from(state) for _, state in meta.intensity]
         self.pipelines = {meta.direction[-1]: Pipeline(meta.frame, *mappings)}
-        self._window = meta.window
-        self._free = meta.free
+        self._network = self._of_any_size()
         given, *more = session.get_inputs()
         frame = meta.frame
-        shape = [None, frame.channels * (2 * frame.neighbours + 1), *self._window]
+        shape = [None, frame.channels * (2 * frame.neighbours + 1), *meta.window]
         fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
         if not fits or any(
             isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)
@@ -82,22 +78,6 @@ class OnnxModel(TrainedModel):
         with reading_file(path, "a model that gantk exported", remedy=REMEDY):
             return cls(session, read_metadata(text, path), path)
 
-    def notes_on_results(self, image: Image, letter: str) -> list[Note]:
-        """That windows have norms of their own, if an image was cut into some."""
-        frame = self.meta.frame
-        grid = self.pipelines[letter].grid_of(image)
-        shown = grid.sides(image.pixels.shape[1:], image.spacing)[-frame.dims :]
-        windows = self._window_for(shown)
-        is_whole = all(side <= most for side, most in zip(shown, windows, strict=True))
-        if frame.fit != "crop" or is_whole:
-            return []
-        size = " x ".join(map(str, self._window))
-        line = (
-            f"translated in windows of {size} pixels, each with its own norms: grays may differ much"
-            " from those of the run, and between windows. Translate with the run"
-        )
-        return [("warning", line)]
-
     def class_to_translate(self, label: str | None) -> None:
         """UserError where `label` is not the class that was exported."""
         exported = self.meta.label
@@ -113,10 +93,8 @@ class OnnxModel(TrainedModel):
         """Name and weights' hash: two translations with equal hashes are by the same weights."""
         return {"name": f"{self.meta.method}, ONNX", "sha256": self.meta.trained.sha256}
 
-    def network_of(self, letter: str, options: TranslateOptions) -> NetworkFunction:
-        """The function that runs the network; UserError where `options` needs several outputs per
-        image.
-        """
+    def network_of(self, letter: str, options: TranslateOptions) -> AnySize:
+        """The network of any size; UserError where `options` needs several outputs per image."""
         asked = {
             "--variants": options.variants,
             "--style": options.example,
@@ -138,37 +116,32 @@ class OnnxModel(TrainedModel):
             remedy="name the run folder",
         )
 
-    def _window_for(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The sides of the windows in which images of a size are processed; all of a smaller one."""
-        sizes = self._free.sizes
-        if not sizes or tuple(size) == self._window or np.prod(size) > MAX_WHOLE_IMAGE_PIXELS:
-            return self._window
-        step = sizes.multiple
-        return tuple(-(-max(side, sizes.smallest) // step) * step for side in size)
-
-    def _network(self, images: Tensor) -> Tensor:
-        """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size).
-
-        If the network accepts any size, images of at most MAX_WHOLE_IMAGE_PIXELS pixels are
-        processed at once, padded by reflection to a size that it accepts. Others are processed in
-        overlapping windows, each with its own norm statistics.
+    def _of_any_size(self) -> AnySize:
+        """The file's network, for images of any size. One that accepts any size is run on images of at
+        most MAX_WHOLE_IMAGE_PIXELS pixels at once.
         """
-        size = images.shape[2:]
-        window = self._window_for(size)
-        framed, inside = pad_to_size(images, tuple(map(max, size, window)))
+        frame = self.meta.frame
+        free = self.meta.free
+        network = AnySize(
+            self._run,
+            self.meta.window,
+            frame.channels * (2 * frame.neighbours + 1),
+            batch=frame.batch,
+            memory=MAX_WHOLE_IMAGE_PIXELS * UPPER_BOUND_BYTES_PER_VOXEL,
+            overlap=self.meta.overlap,
+        )
+        network.sides = Sides(free.sizes.multiple, free.sizes.smallest) if free.sizes else None
+        network.bytes_per_pixel = UPPER_BOUND_BYTES_PER_VOXEL
+        return network
 
-        def forward(part: Tensor) -> Tensor:
-            made = call(self.session, part.numpy(), one_by_one=not self._free.batch)
-            expected = (len(part), len(self.meta.frame.targets), *part.shape[2:])
-            if made.shape[:1] + made.shape[2:] != part.shape[:1] + part.shape[2:]:
-                what = (
-                    f"the network in the .onnx file maps {list(part.shape)} to {list(made.shape)}"
-                )
-                raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
-            return torch.from_numpy(made)
-
-        made = by_windows(framed, window, self.meta.overlap, forward, len(images))
-        return made[at(inside)]
+    def _run(self, images: Tensor) -> Tensor:
+        """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size)."""
+        made = call(self.session, images.detach().numpy(), one_by_one=not self.meta.free.batch)
+        expected = (len(images), len(self.meta.frame.targets), *images.shape[2:])
+        if made.shape[:1] + made.shape[2:] != images.shape[:1] + images.shape[2:]:
+            what = f"the network in the .onnx file maps {list(images.shape)} to {list(made.shape)}"
+            raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
+        return torch.from_numpy(made)
 
 
 def open_session(model: Path | bytes) -> Any:

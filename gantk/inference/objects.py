@@ -1,0 +1,316 @@
+"""Translates Python objects (arrays, tensors, images of libraries, paths, lists): each becomes an
+`Image` for the model, and its results get the object's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantk.errors import UserError
+from gantk.formats.files import read
+from gantk.formats.image import (
+    UNUSABLE,
+    UPRIGHT,
+    Image,
+    in_file_order,
+    to_upright,
+    unusable_words,
+    upright_sides,
+    usable,
+)
+from gantk.inference.axes import doubts_about_axes
+from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.jobs import by_contrast, contrasts_to_make, expect_sources, stack_on_one_grid
+from gantk.inference.notes import check_result, warn
+
+# converts a result to the type of the object that was given, on its grid
+Back = Callable[[Image], Any]
+KINDS = (
+    "NumPy arrays, PyTorch tensors, images of nibabel or torchio, paths, and lists of these, or dicts"
+    " of them by contrast"
+)
+
+
+def translate_object(
+    model: Any, given: Any, to: str | None, options: TranslateOptions, progress: Any
+) -> Any:
+    """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and
+    returned.
+    """
+    if isinstance(given, (list, tuple)):
+        return [translate_object(model, each, to, options, progress) for each in given]
+    if isinstance(given, Mapping):
+        return _contrasts(model, given, to, options, progress)
+
+    letter = model.domain(to)
+    frame = model.frames[letter]
+    image, back = _as_image(given, frame)
+    if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
+        checked = replace(image, pixels=frame.as_in_training(image.pixels))
+        made = model(checked, to, options, progress)
+        notes = []
+    else:
+        checked, notes, *_ = model.check(image, to)
+        made = model(checked, to, options, progress, _with_gradients(given, checked))
+        notes += check_result(checked, _detached(made[0]), model.pipelines[letter], frame)
+        notes += model.notes_on_results(checked, letter, options)
+    if image.is_array and image.dims == 3 and frame.plane == "axial":
+        notes += doubts_about_axes(image.pixels[0])
+    said = warn(notes)
+    results = [back(replace(each, notes=said)) for each in made]
+    return results[0] if len(results) == 1 and options.variants is None else results
+
+
+def _contrasts(
+    model: Any,
+    given: Mapping[str, Any],
+    to: str | None,
+    options: TranslateOptions,
+    progress: Any,
+) -> Any:
+    """Translate the contrasts of one patient; returns one result where `to` names one contrast, else
+    a dict of results by contrast.
+    """
+    frame = model.frames[model.domain(to)]
+    contrasts = frame.sources
+    values = by_contrast(given, contrasts, "images")
+    targets = frame.targets[frame.part(to)]
+    names = targets
+    if frame.completes:
+        names = contrasts_to_make(targets, values, to, "the input")
+
+    expect_sources([*values], contrasts, targets, frame.missing, "the input")
+    if len({hasattr(value, "__array__") for value in values.values()}) > 1:
+        what = "some contrasts are arrays, others are images of another type"
+        raise UserError(what, allowed="one type for all contrasts of a patient")
+
+    one_contrast = replace(frame, channels=1)
+    images = {}
+    backs = {}
+    said: tuple[str, ...] = ()
+    for name, value in values.items():
+        image, backs[name] = _as_image(value, one_contrast)
+        images[name], notes, *_ = model.check(image, to, name)
+        said += warn(notes)
+
+    image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
+    results = model(image, to, replace(options, contrasts=tuple(names)), progress)
+    made = {}
+    for number, name in enumerate(targets):
+        own = [replace(each, pixels=each.pixels[[number]], notes=said) for each in results]
+        converted = [backs[chosen](each) for each in own]
+        single = len(converted) == 1 and options.variants is None
+        made[name] = converted[0] if single else converted
+
+    if to is not None and len(targets) == 1:
+        return made[targets[0]]
+    return {name: made[name] for name in names}
+
+
+def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:
+    """An `Image` of what was given, and the conversion of results back."""
+    if isinstance(value, Image):
+        return value, lambda made: made
+    if isinstance(value, (str, Path)):
+        return read(value), lambda made: made
+    if hasattr(value, "dataobj"):
+        return _from_nibabel(value)
+    if hasattr(value, "affine") and isinstance(getattr(value, "data", None), Tensor):
+        return _from_torchio(value)
+    if hasattr(value, "__array__"):
+        return _from_array(value, frame)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    raise UserError(f"an input of type {kind} cannot be translated", allowed=KINDS)
+
+
+# ---- arrays and tensors
+
+
+def _from_array(value: Any, frame: Frame) -> tuple[Image, Back]:
+    """An array or tensor, (C, *spatial) or without its only channel, as an `Image`.
+
+    Only arrays of 8 bits, and those normalised to values from -1 to 1, count as pictures: others
+    hold the units of scans.
+    """
+    array = _numbers(value)
+    pixels = array if frame.channels > 1 else array[None]
+    _expect_shape(array.shape, pixels, frame)
+    _expect_values(pixels, frame)
+    is_picture = array.dtype.itemsize == 1 or np.nanmax(np.abs(array)) <= 1
+    image = Image(
+        pixels.astype(np.float32, copy=False),
+        path=Path("/array"),
+        dtype=array.dtype if array.dtype.kind == "u" else None,
+        is_array=True,
+        in_units=not is_picture,
+    )
+
+    def back(made: Image) -> Any:
+        done = made.pixels[0] if len(made.pixels) == 1 and frame.channels == 1 else made.pixels
+        if isinstance(value, Tensor):
+            made_as = value.dtype if value.is_floating_point() else torch.float32
+            return torch.as_tensor(done).to(value.device, made_as)
+        kind = array.dtype.newbyteorder("=") if array.dtype.kind == "f" else np.float32
+        return done.astype(kind, copy=False)
+
+    return image, back
+
+
+def _with_gradients(value: Any, image: Image) -> Tensor | None:
+    """The pixels of an image as a tensor that gradients reach, where it was made of a tensor that
+    requires them; None of others.
+    """
+    if not (isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled()):
+        return None
+    native = value.cpu().float().reshape(image.pixels.shape)
+    fixed = torch.from_numpy(image.pixels)  # its background may be set to another value
+    return torch.where(native.detach() == fixed, native, fixed)
+
+
+def _detached(image: Image) -> Image:
+    """A result as the image of an array, whatever its graph."""
+    if isinstance(image.pixels, Tensor):
+        return replace(image, pixels=image.pixels.detach().numpy())
+    return image
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.layout != torch.strided:
+            raise UserError(
+                f"a tensor of {value.dtype}, {value.layout} does not contain intensities",
+                allowed="dense tensors of integers or floats",
+            )
+        host = value.detach().cpu()
+        return (host.float() if host.dtype == torch.bfloat16 else host).numpy()
+
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        what = f"an array of type {array.dtype} does not contain intensities"
+        raise UserError(what, allowed="arrays of integers or floats")
+    return array
+
+
+def _expect_shape(shape: tuple[int, ...], pixels: np.ndarray, frame: Frame) -> None:
+    """UserError where an array has not the axes of an image, or the channels of the model."""
+    axes = {2: "H, W", 3: "D, H, W"}[frame.dims]
+    if frame.channels > 1:
+        allowed = f"({frame.channels}, {axes}), a channel for each of {', '.join(frame.sources)}"
+    else:
+        allowed = f"({axes})" if frame.dims == 3 else f"({axes}), or (D, {axes}) for a volume"
+    dims = {frame.dims} if frame.channels > 1 else {frame.dims, 3}
+    fits = pixels.ndim - 1 in dims and len(pixels) == frame.channels
+    if fits and 0 not in shape and shape[-1] > 1:
+        return
+    raise UserError(
+        f"an array of shape {tuple(shape)} is no image of this model",
+        allowed=allowed,
+        remedy="translate images one by one, [model.translate(each) for each in array], with"
+        " channels, if any, on the first axis",
+    )
+
+
+def _expect_values(pixels: np.ndarray, frame: Frame) -> None:
+    """UserError where values are not finite; a contrast that is NaN throughout may mean a missing
+    one.
+    """
+    wrong = ~usable(pixels)
+    lacking = np.isnan(pixels).all(axis=tuple(range(1, pixels.ndim)))
+    if lacking.any() and frame.channels > 1:
+        if frame.missing == "refuse":
+            what = (
+                "all values of a contrast are NaN, but this model was not trained for missing"
+                " contrasts"
+            )
+            raise UserError(what, remedy='train with data.missing = "mask"')
+        wrong[lacking] = False
+
+    count = int(wrong.sum())
+    if count:
+        what = f"{count} of {wrong.size} values are {UNUSABLE}"
+        raise UserError(what, remedy="replace them: np.nan_to_num(array, nan=0)")
+
+
+# ---- images of libraries
+
+
+def _from_nibabel(given: Any) -> tuple[Image, Back]:
+    """An image of nibabel as an `Image`, and the conversion of results back."""
+    import nibabel as nib
+
+    name = given.get_filename() or "the nibabel image"
+    image, voxels_of = _from_voxels(np.asanyarray(given.dataobj), given.affine, name, given.header)
+
+    def back(made: Image) -> Any:
+        kind = type(given) if getattr(type(given), "makeable", False) else nib.Nifti1Image
+        header = given.header.copy() if kind is type(given) else None
+        if header is not None:
+            header.set_data_dtype(np.float32)
+
+        done = kind(voxels_of(made), given.affine, header)
+        if isinstance(done.header, nib.Nifti1Header):  # these fields described the input's values
+            done.header["cal_min"] = done.header["cal_max"] = 0
+            done.header.set_intent("none")
+
+        return done
+
+    return image, back
+
+
+def _from_torchio(given: Any) -> tuple[Image, Back]:
+    """An image of torchio, whose tensor is (1, i, j, k), and the conversion of results back."""
+    voxels = given.data.movedim(0, -1).numpy()
+    image, voxels_of = _from_voxels(voxels, given.affine, "the torchio image", None)
+
+    def back(made: Image) -> Any:
+        tensor = torch.from_numpy(voxels_of(made)).movedim(-1, 0)
+        return type(given)(tensor=tensor, affine=given.affine)
+
+    return image, back
+
+
+def _from_voxels(
+    voxels: np.ndarray, affine: Any, name: str, header: Any
+) -> tuple[Image, Callable[[Image], np.ndarray]]:
+    """An `Image` from voxels (i, j, k), turned upright, and the function from a result to voxels of
+    this shape, float32. Axes of one voxel are dropped, as when a file is read.
+    """
+    count = int(np.prod(voxels.shape[3:]))
+    if count != 1:
+        what = f"{name} contains {count} volumes (shape {voxels.shape})"
+        raise UserError(what, allowed="one volume", remedy="select one: image.slicer[..., 0]")
+
+    shape = (*voxels.shape, 1, 1)[:3]
+    place = UPRIGHT if affine is None else np.asarray(affine, dtype=np.float64)
+    if not np.isfinite(place).all() or np.linalg.matrix_rank(place[:3, :3]) < 3:
+        what = f"the affine of {name} is not invertible or not finite"
+        raise UserError(what, remedy="set the true affine")
+    if sum(side > 1 for side in shape) < 2:
+        what = f"{name} has the shape {shape}"
+        raise UserError(what, allowed="two or three sides longer than 1")
+
+    with np.errstate(over="ignore"):
+        upright = np.ascontiguousarray(
+            to_upright(_numbers(voxels).reshape(shape), place), dtype=np.float32
+        )
+    pixels = upright.reshape(1, *(side for side in upright.shape if side > 1))
+    if wrong := unusable_words(pixels):
+        what = f"{name} contains {wrong}"
+        raise UserError(what, remedy="replace them (NaN outside the head is usually 0)")
+
+    def voxels_of(made: Image) -> np.ndarray:
+        if made.channels != 1:
+            what = f"a translation with {made.channels} channels does not fit into {name}"
+            raise UserError(what, remedy="translate an array instead")
+        order = in_file_order(made.pixels[0].reshape(upright_sides(shape, place)), shape, place)
+        return np.ascontiguousarray(order, dtype=np.float32).reshape(voxels.shape)
+
+    return Image(pixels, place, Path(name), voxels.dtype, header), voxels_of
