@@ -82,20 +82,8 @@ class Pipeline(Scales):
             )
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
-        grid, stack = self.stack_of(image)
-        sides = list(stack.shape[2:])
-        expect_enlargement(stack.shape[2:], self.frame)
-        resamples = grid.resamples(image)
-        sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
-        shown = stack if pixels is None else self._as_stack(pixels, image.dims)
-        outputs, seen = self._run(
-            shown, stack, network, count, prepare, sharpens, progress, image.spill
-        )
-        lines: list[Lines] = [(output, None) for output in outputs]
-        if sharpens:
-            as_volume = resamples and self.frame.dims < image.dims
-            lines = [_as_lines(output, seen, image.spill, as_volume) for output in outputs]
-        results = self._on_file(image, grid, sides, lines, prepare, pixels)
+        lines, sides = self._lines(image, network, count, prepare, progress, pixels)
+        results = self._on_file(image, sides, lines, prepare, pixels)
 
         outside = outside_of(image.pixels) if self.frame.masked else None
         lowest = self._lowest_result(image)
@@ -180,6 +168,32 @@ class Pipeline(Scales):
         """(C, *spatial) as what the network sees one by one, (N, C, *spatial); a view."""
         return pixels.swapaxes(0, 1) if self.frame.dims < dims else pixels[None]
 
+    def _lines(
+        self,
+        image: Image,
+        network: Network,
+        count: int,
+        prepare: Prepare,
+        progress: Progress | None,
+        pixels: Tensor | None,
+    ) -> tuple[list[Lines], list[int]]:
+        """The results of the network, as lines of what it saw where these are to get the detail of the
+        image; and the sides of what it was shown. Arguments are those of `results`.
+        """
+        grid, stack = self.stack_of(image)
+        sides = list(stack.shape[2:])
+        expect_enlargement(stack.shape[2:], self.frame)
+        resamples = grid.resamples(image)
+        sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
+        shown = stack if pixels is None else self._as_stack(pixels, image.dims)
+        outputs, seen = self._run(
+            shown, stack, network, count, prepare, sharpens, progress, image.spill
+        )
+        if not sharpens:
+            return [(output, None) for output in outputs], sides
+        as_volume = resamples and self.frame.dims < image.dims
+        return [_as_lines(output, seen, image.spill, as_volume) for output in outputs], sides
+
     def _run(
         self,
         shown: np.ndarray | Tensor,
@@ -237,7 +251,6 @@ class Pipeline(Scales):
     def _on_file(
         self,
         image: Image,
-        grid: SamplingGrid,
         sides: list[int],
         lines: list[Lines],
         prepare: Prepare,
@@ -248,6 +261,7 @@ class Pipeline(Scales):
         gradients are to reach them.
         """
         by_slice = self.frame.dims < image.dims
+        grid = self.grid_of(image)
         resamples = grid.resamples(image)
         native = grid.to_grid_order(image.pixels) if pixels is None else pixels
         results: list[Tensor] = []

@@ -58,8 +58,8 @@ class Translator(TrainedModel):
     packed: Packing | None = None  # what `gantk pack` recorded
     # the run's Data, for post-steps; None: read at first use
     data: Any = field(default=None, repr=False)
-    # the last network, with what it was asked for: what it needs is measured once for many files
-    _last: tuple[str, TranslateOptions, AnySize] | None = field(default=None, repr=False)
+    # by target domain the first network: what it accepts and needs is measured once for many files
+    _measured: dict[str, AnySize] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         data = self.recipe.data
@@ -217,10 +217,8 @@ class Translator(TrainedModel):
             what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
             remedy = "name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty"
             raise UserError(what, where="--uncertainty", remedy=remedy)
-        if self._last and self._last[:2] == (letter, options):
-            return self._last[2]
-
-        if self.runtime.device.type == "cpu":
+        measured = self._measured.get(letter)
+        if measured is None and self.runtime.device.type == "cpu":
             fold_for_inference(self.method)
         method = self.method_of_class(options.label)
         if options.contrasts:
@@ -238,8 +236,8 @@ class Translator(TrainedModel):
                 return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
             return method.translate(x, letter)
 
-        network = network_of_method(translate, method, letter, self.recipe, self.runtime)
-        self._last = letter, options, network
+        network = network_of_method(translate, method, letter, self.recipe, self.runtime, measured)
+        self._measured.setdefault(letter, network)
         return network
 
     def network(self, source: str, to: str, *, label: str | None = None) -> Network:

@@ -85,6 +85,7 @@ class AnySize:
         batch: int = 16,  # images or windows per call, at most
         memory: float = 2**30,  # bytes that a call may need besides weights and images
         overlap: float = 0.25,  # share of a window's side that the next one covers
+        measured: AnySize | None = None,  # a network that accepts and needs the same
     ):
         self.network = network
         self.size = tuple(size)
@@ -92,15 +93,20 @@ class AnySize:
         self.batch = batch
         self.memory = memory
         self.overlap = overlap
+        self.measured = measured
 
     @cached_property
     def sides(self) -> Sides | None:
         """The sides that the network accepts; None: only those of the training images."""
+        if self.measured is not None:
+            return self.measured.sides
         return accepted_sides(self.network, self.channels, len(self.size))
 
     @cached_property
     def bytes_per_pixel(self) -> float:
         """Peak memory of a pass, as it grows from an image to one of twice as many pixels."""
+        if self.measured is not None:
+            return self.measured.bytes_per_pixel
         if self.sides is None:
             return UPPER_BOUND_BYTES_PER_VOXEL
         dims = len(self.size)
@@ -110,7 +116,7 @@ class AnySize:
             with Memory() as used, torch.no_grad():
                 self.network(_noise(self.channels, image))
             peaks.append(used.peak)
-        return (peaks[1] - peaks[0]) / prod(size)
+        return max(1.0, (peaks[1] - peaks[0]) / prod(size))
 
     def padded(self, size: Sequence[int]) -> tuple[int, ...]:
         """The sides that images of a size are padded to."""
@@ -174,7 +180,12 @@ class AnySize:
 
 
 def network_of_method(
-    translate: Network, method: Method, to: str, model: CheckedRecipe, runtime: Runtime
+    translate: Network,
+    method: Method,
+    to: str,
+    model: CheckedRecipe,
+    runtime: Runtime,
+    measured: AnySize | None = None,
 ) -> AnySize:
     """The network of any size of a function that runs layers of `method`. The recipe's [translate]
     table sets how many images are run at once, and how much memory they may need.
@@ -196,6 +207,7 @@ def network_of_method(
         batch=table.batch,
         memory=memory * GIB,
         overlap=table.overlap,
+        measured=measured,
     )
 
 
