@@ -1,33 +1,33 @@
-"""Writes training images given in Python to a run folder, as files and a table, so that the run can
-be resumed.
+"""Images given in Python: they are written to a run folder first, as files and a table, from which
+the run trains and can be resumed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
-from gantk.data.array_tables import source_of
 from gantk.data.preparation import letter_of
-from gantk.errors import UserError, count_noun, did_you_mean
+from gantk.errors import UserError, count_noun
 from gantk.files import make_folder, write_file
 from gantk.formats.budget import spend
 from gantk.formats.files import write
 from gantk.formats.image import UPRIGHT, Format, Image, unusable_words, zeros
 from gantk.method import domain_letters
 
-ABOUT = ("patient", "split", "label", "position", "pair")  # optional metadata of an image
-COLUMNS = ("path", "domain", *ABOUT, "mask")
+ABOUT = ("patient", "split", "label", "position", "pair", "mask")  # optional, of an image
 KINDS = (
     'a path, a table, arrays such as {"T1": array, "T2": array}, or a data set whose items are dicts'
     ' such as {"T1": tensor, "patient": "p1"}'
 )
+SHAPES = "(H, W), (C, H, W) with 1 or 3 channels, (D, H, W), (1, D, H, W)"
 # suffixes of the files written
 PICTURE = ".image.npy"
 VOLUME = ".nii"
@@ -56,13 +56,17 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     """Return the recipe's `data.source` for the data of `gantk.run(data=...)`, and a sentence on
     what was found.
 
-    A table is stored in the recipe itself. Other data are written to `folder`, each image as one
-    access returns it: pictures as NumPy files, volumes as NIfTI, beside `table.csv`. UserError
-    where they cannot be trained on.
+    A table (a data frame of pandas or polars, or a list of dicts, with the columns of a CSV; paths
+    are relative to the working directory) is stored in the recipe itself. Other data are written to
+    `folder`, each image as one access returns it: pictures as NumPy files, volumes as NIfTI, beside
+    `table.csv`. UserError where they cannot be trained on.
     """
-    if _is_table(data):
-        source = source_of(data)
-        return source, f"table of {count_noun(len(data), 'row')}, in the run's recipe.toml"
+    table = _rows_of_table(data)
+    if table:
+        columns = list(dict.fromkeys(name for row in table for name in row))
+        text = _csv(columns, table)
+        words = f"table of {count_noun(table, 'row')}, in the run's recipe.toml"
+        return {"name": "manifest", "path": str(Path.cwd()), "table": text}, words
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         what = (
             "a training of several processes cannot use images given in Python, because each process"
@@ -70,280 +74,155 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
         )
         raise UserError(what, where="data", remedy="write the images to files, and pass the folder")
 
-    kept = _Kept(folder, tuple(domains))
-    if isinstance(data, Mapping):
-        kept.add_columns(data)
-    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        kept.add_items(data)
-    else:
-        what = f"data of the type {type(data).__name__} cannot be used for training"
-        remedy = None
-        if hasattr(data, "__iter__"):
-            remedy = "add __len__ and __getitem__, as in torch.utils.data.Dataset"
-        raise UserError(what, where="data", allowed=KINDS, remedy=remedy)
+    rows: list[dict[str, Any]] = []
+    make_folder(folder, private=True)
+    names = dict(zip(domain_letters(tuple(domains)), domains, strict=True))
+    for number, item in enumerate(_items(data, names)):
+        rows += _write_item(item, number, names, folder)
 
-    return kept.finish()
+    text = _csv(("path", "domain", *ABOUT), rows)
+    write_file(folder / "table.csv", text.encode(), private=True)
+    words = f"{count_noun(rows, 'image')} in {folder}"
+    if any(str(row.get("pair")).startswith("row-") for row in rows):
+        words += "; images of one row are registered pairs (pass 'pair': False if they are not)"
+    return {"name": "manifest", "path": str(folder.absolute() / "table.csv")}, words
 
 
-def _is_table(data: Any) -> bool:
-    """Whether the data are a table of paths: a data frame of pandas or polars, or a list of dicts."""
-    if hasattr(data, "columns") and (hasattr(data, "to_dict") or hasattr(data, "to_dicts")):
-        return True
+def _rows_of_table(data: Any) -> list[Mapping[str, Any]]:
+    """The rows of a table of paths; [] of other data."""
+    is_frame = hasattr(data, "columns")
+    if is_frame:
+        data = data.to_dicts() if hasattr(data, "to_dicts") else data.to_dict("records")
+        if not data:
+            raise UserError("the table has no rows", where="data", allowed="at least one row")
     first = data[0] if isinstance(data, (list, tuple)) and data else None
-    return isinstance(first, Mapping) and all(
-        isinstance(cell, (str, Path, int, float)) for cell in first.values()
+    are_cells = isinstance(first, Mapping) and all(
+        isinstance(cell, (str, Path, int, float, NoneType)) for cell in first.values()
     )
+    return list(data) if is_frame or are_cells else []
 
 
-class _Kept:
-    """Writes images to a folder and collects a table row for each; `finish` writes the table."""
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    return csv_text(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
 
-    def __init__(self, folder: Path, domains: tuple[str, ...]):
-        self.folder = folder
-        self.domains = domains
-        self.bytes = 0
-        self.paired = False
-        self.rows: list[dict[str, str]] = []
-        self.letters = dict(zip(domain_letters(domains), domains, strict=True))
 
-    def add_columns(self, data: Mapping[str, Any]) -> None:
-        """Add a dict of arrays or lists, one for each domain, with lists of the images' metadata."""
-        images = {
-            letter: _elements(self.letters[letter], value)
-            for letter, value in self._images(data).items()
-        }
-        self._expect([letter for letter, each in images.items() if len(each)])
-        counts = {letter: len(each) for letter, each in images.items()}
-        self.paired = (
-            len(images) == 2 and len(set(counts.values())) == 1 and data.get("pair") is not False
-        )
-        for letter, each in images.items():
-            about = {
-                key: self._metadata_of(key, data[key], letter, counts)
-                for key in (*ABOUT, "mask")
-                if key in data
-            }
-            for number, image in enumerate(each):
-                metadata = {key: values[number] for key, values in about.items()}
-                if "pair" not in metadata:
-                    metadata["pair"] = f"row-{number}" if self.paired else ""
-                self._add(letter, number, image, f"{self.letters[letter]}[{number}]", metadata)
+def _cell(value: Any) -> str:
+    """A value as text of a CSV: "" for None and NaN; 37.0 is "37", because columns with gaps hold
+    floats.
+    """
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
-    def add_items(self, data: Any) -> None:
-        """Add a data set whose items are dicts with an image of one domain, or of both, which are
-        then a pair.
-        """
-        counts: dict[str, int] = {}
+
+def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    """Yield dicts with an image of one domain, or of both, and what is known of them: the items of a
+    data set, or the rows of a dict of arrays or lists.
+    """
+    if not isinstance(data, Mapping):
+        if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+            what = f"data of the type {type(data).__name__} cannot be used for training"
+            remedy = "give it __len__ and __getitem__, as torch.utils.data.Dataset has them"
+            raise UserError(what, where="data", allowed=KINDS, remedy=remedy)
         for number in range(len(data)):
-            item = data[number]
-            if not isinstance(item, Mapping):
-                what = f"item {number} of the data set has the type {type(item).__name__}, not dict"
-                raise UserError(what, where="data", allowed=KINDS)
+            yield data[number]
+        return
 
-            images = {
-                letter: value
-                for key, value in item.items()
-                if (letter := letter_of(key, self.letters))
-            }
-            # raises the UserError; keys beside an image are ignored
-            images = images or self._images(item)
-            metadata = {key: item[key] for key in (*ABOUT, "mask") if key in item}
-            if "pair" not in metadata or metadata["pair"] is False:
-                if len(images) == 2 and "pair" not in metadata:
-                    metadata["pair"] = f"row-{number}"
-                else:
-                    metadata["pair"] = ""
-
-            self.paired |= len(images) == 2 and bool(metadata["pair"])
-            for letter, image in images.items():
-                self._add(
-                    letter, number, image, f"{self.letters[letter]} of item {number}", metadata
-                )
-                counts[letter] = counts.get(letter, 0) + 1
-
-        self._expect(counts)
-
-    def finish(self) -> tuple[dict[str, Any], str]:
-        """Write the table; returns the source that reads it, and a sentence on the images it holds."""
-        rows = [[row.get(name) for name in COLUMNS] for row in self.rows]
-        write_file(self.folder / "table.csv", csv_text(COLUMNS, rows).encode(), private=True)
-        counts = [
-            f"{sum(row['domain'] == name for row in self.rows)} {name}" for name in self.domains
-        ]
-        patients = len({row.get("patient") for row in self.rows} - {None, ""})
-        whose = f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown"
-        how = ""
-        if self.paired:
-            how = "; images of one row are registered pairs (pass 'pair': False if they are not)"
-        words = f"{' and '.join(counts)}{whose}{how}; {self.bytes / 2**20:.1f} MiB in {self.folder}"
-        return {"name": "manifest", "path": str(self.folder.absolute() / "table.csv")}, words
-
-    def _images(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """A dict's entries without metadata, by domain letter; UserError where a key names no
-        domain.
-        """
-        keys = [key for key in data if key not in (*ABOUT, "mask")]
-        unknown = [str(key) for key in keys if letter_of(key, self.letters) is None]
-        if unknown:
-            close = did_you_mean(
-                unknown[0], [name.lower() for name in (*self.domains, *ABOUT, "mask")]
-            )
-            renamed = (
-                'rename the recipe\'s domains: set={"data.domains":'
-                f" {[str(key) for key in keys]}}}"
-            )
-            remedy = close or (renamed if len(keys) == len(self.domains) else None)
-            what = (
-                f"the data contain {', '.join(map(repr, unknown))}, but the recipe's domains are"
-                f" {' and '.join(self.domains)}"
-            )
-            raise UserError(
-                what, where="data", allowed=(*self.domains, *ABOUT, "mask"), remedy=remedy
-            )
-
-        return {letter: data[key] for key in keys if (letter := letter_of(key, self.letters))}
-
-    def _expect(self, images: Iterable[str]) -> None:
-        if lacking := [name for letter, name in self.letters.items() if letter not in images]:
-            raise UserError(
-                f"the data contain no images of {' and '.join(lacking)}",
-                where="data",
-                allowed=KINDS,
-            )
-
-    def _metadata_of(
-        self, key: str, values: Any, letter: str, counts: Mapping[str, int]
-    ) -> Sequence[Any]:
-        """The metadata `key` of each image of a domain, from one list for all domains or one for
-        each.
-        """
-        if key == "pair" and isinstance(values, bool):
-            return [f"row-{number}" if self.paired else "" for number in range(counts[letter])]
-
-        if isinstance(values, Mapping):
-            values = {letter_of(name, self.letters): each for name, each in values.items()}.get(
-                letter, [""] * counts[letter]
-            )
-
-        values = _host(values) if hasattr(values, "shape") else list(values)
-        if len(values) != counts[letter]:
-            what = (
-                f"'{key}' has {count_noun(len(values), 'value')}, but there are {counts[letter]} images of"
-                f" {self.letters[letter]}"
-            )
-            remedy = (
-                f'give one list for each domain: {{"{key}": {{"{self.domains[0]}": [...], ...}}}}'
-            )
-            raise UserError(what, where="data", remedy=remedy)
-
-        return values
-
-    def _add(
-        self, letter: str, number: int, image: Any, called: str, said: Mapping[str, Any]
-    ) -> None:
-        pixels = self._pixels(image, called, self.letters[letter])
-        row = {
-            key: (
-                ""
-                if (text := str(getattr(value, "item", lambda value=value: value)())) == "None"
-                else text
-            )
-            for key, value in said.items()
-            if key != "mask"
+    columns = dict(data)
+    about = {key: columns.pop(key) for key in ABOUT if key in columns}
+    is_pair = about.pop("pair") if isinstance(about.get("pair"), bool) else True
+    if is_pair and len({len(images) for images in columns.values()}) == 1:
+        yield from _rows_of(columns, about)
+        return
+    for key, images in columns.items():
+        own = {
+            name: values[key] if isinstance(values, Mapping) else values
+            for name, values in about.items()
         }
+        yield from _rows_of({key: images}, {"pair": [None] * len(images)} | own)
+
+
+def _rows_of(images: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of columns; UserError where they are not equally long."""
+    columns = {**images, **about}
+    counts = {name: len(values) for name, values in columns.items()}
+    if len({*counts.values()}) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        remedy = 'give one list for each domain: {"patient": {"T1": [...], "T2": [...]}}'
+        raise UserError(f"the lists have different lengths: {said}", where="data", remedy=remedy)
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _write_item(
+    item: Any, number: int, names: Mapping[str, str], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Write the images of an item, and yield a row of the table for each."""
+    if not isinstance(item, Mapping):
+        what = f"item {number} of the data has the type {type(item).__name__}, not dict"
+        raise UserError(what, where="data", allowed=KINDS)
+    letters = {key: letter_of(key, names) for key in item if key not in ABOUT}
+    images = {letter: item[key] for key, letter in letters.items() if letter}
+    if not images:
+        what = (
+            f"the data contain {', '.join(map(repr, letters))}, but the recipe's domains are"
+            f" {' and '.join(names.values())}"
+        )
+        raise UserError(what, where="data", allowed=(*names.values(), *ABOUT))
+
+    about = {name: item[name] for name in ABOUT if name in item}
+    if about.get("pair") is False:
+        about["pair"] = None
+    elif len(images) == 2:
+        about.setdefault("pair", f"row-{number}")
+    mask = about.pop("mask", None)
+    for letter, image in images.items():
+        pixels = _pixels(image, f"{names[letter]} of item {number}", names[letter])
+        row = about | {"domain": names[letter]}
         if pixels.ndim == 4 and not row.get("patient"):  # a volume is one patient's scan
             row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
-
-        row["path"] = self._write(f"{letter}-{number:05d}", pixels)
-        row["domain"] = self.letters[letter]
-        if said.get("mask") is not None:
-            row["mask"] = self._write(
-                f"mask-{letter}-{number:05d}", self._pixels(said["mask"], "mask", "mask")
+        row["path"] = _write(folder / f"{letter}-{number:05d}", pixels)
+        if mask is not None:
+            row["mask"] = _write(
+                folder / f"mask-{letter}-{number:05d}", _pixels(mask, "mask", "mask")
             )
-
-        self.rows.append(row)
-
-    def _pixels(self, image: Any, called: str, domain: str) -> np.ndarray:
-        """(C, H, W), or (1, D, H, W) of a volume, in the dtype to be written; UserError where it is
-        no image.
-        """
-        array = _host(image)
-        if array.dtype.kind not in "biuf":
-            raise UserError(
-                f"{called} has values of the type {array.dtype}",
-                where="data",
-                allowed="integers and floats",
-            )
-
-        array = self._with_channels(array, len(contrast_names(domain)))
-        if array.ndim not in (3, 4) or not array.size or (array.ndim == 4 and len(array) != 1):
-            allowed = "(H, W), (C, H, W) with 1 or 3 channels, (D, H, W), (1, D, H, W)"
-            raise UserError(
-                f"{called} has the shape {np.shape(image)}", where="data", allowed=allowed
-            )
-
-        kind = {"b": np.uint8, "f": np.float16 if array.dtype == np.float16 else np.float32}.get(
-            array.dtype.kind
-        )
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(array, dtype=kind or array.dtype.newbyteorder("="))
-
-        if wrong := unusable_words(array):
-            what = f"{called} contains {wrong}"
-            remedy = "replace them, for example with np.nan_to_num(array, nan=0)"
-            raise UserError(what, where="data", remedy=remedy)
-
-        return array
-
-    @staticmethod
-    def _with_channels(array: np.ndarray, contrasts: int) -> np.ndarray:
-        """An array with its channels first: (H, W, C) is turned, (H, W) and (D, H, W) get one."""
-        channels = {1, 3, contrasts}
-        if array.ndim == 3 and array.shape[-1] in (1, 3) and array.shape[0] not in channels:
-            return np.moveaxis(array, -1, 0)
-        if array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in channels):
-            return array[None]
-        return array
-
-    def _write(self, stem: str, pixels: np.ndarray) -> str:
-        make_folder(self.folder, private=True)
-        name = stem + (PICTURE if pixels.ndim == 3 else VOLUME)
-        self.bytes += pixels.nbytes
-        if pixels.ndim == 3:
-            np.save(self.folder / name, pixels)
-        else:
-            write(self.folder / name, Image(pixels.astype(np.float32), UPRIGHT, dtype=pixels.dtype))
-        return name
+        yield row
 
 
-def _elements(key: str, images: Any) -> Sequence[Any] | np.ndarray:
-    """The images of an array (N, ...), a tensor or a list, as a sequence; UserError for another
-    type or shape.
+def _pixels(image: Any, called: str, domain: str) -> np.ndarray:
+    """(C, H, W), or (1, D, H, W) of a volume, in the dtype to be written; UserError where it is
+    no image.
     """
-    if hasattr(images, "shape"):
-        array = _host(images)
-        if array.ndim in (3, 4, 5):
-            return array
-        raise UserError(
-            f"'{key}' has the shape {array.shape}",
-            where="data",
-            allowed="(N, H, W), (N, C, H, W), (N, D, H, W)",
-        )
+    if hasattr(image, "detach"):  # a tensor of any device and dtype
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    array = np.asarray(image)
+    channels = {1, 3, len(contrast_names(domain))}
+    if array.ndim == 3 and array.shape[0] not in channels and array.shape[-1] in (1, 3):
+        array = np.moveaxis(array, -1, 0)
+    elif array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in channels):
+        array = array[None]
+    is_volume = array.ndim == 4 and len(array) == 1
+    if array.dtype.kind not in "biuf" or not array.size or not (array.ndim == 3 or is_volume):
+        what = f"{called} has the shape {np.shape(image)} and values of the type {array.dtype}"
+        raise UserError(what, where="data", allowed=f"integers and floats, {SHAPES}")
 
-    if isinstance(images, (list, tuple)):
-        return images
+    if array.dtype.kind == "f" and array.dtype != np.float16:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if wrong := unusable_words(array):
+        what = f"{called} contains {wrong}"
+        remedy = "replace them, for example with np.nan_to_num(array, nan=0)"
+        raise UserError(what, where="data", remedy=remedy)
+    return array.astype(np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))
 
-    raise UserError(
-        f"'{key}' has the type {type(images).__name__}",
-        where="data",
-        allowed="an array, a tensor, or a list of these",
-    )
 
-
-def _host(value: Any) -> np.ndarray:
-    """A tensor of any device and dtype, or anything that NumPy converts, as an array."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() else value
-        value = value.numpy()
-    return np.asarray(value)
+def _write(stem: Path, pixels: np.ndarray) -> str:
+    """Write pixels, and return the name of the file."""
+    path = stem.with_name(stem.name + (PICTURE if pixels.ndim == 3 else VOLUME))
+    if pixels.ndim == 3:
+        np.save(path, np.ascontiguousarray(pixels))
+    else:
+        write(path, Image(pixels.astype(np.float32), UPRIGHT, dtype=pixels.dtype))
+    return path.name

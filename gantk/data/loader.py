@@ -90,11 +90,18 @@ class Loader:
             found = f"'{name}' of shape {tuple(tensor.shape)}"
         raise UserError(f"a batch has {found}", where="data", allowed=f"a tensor (N, C, {size}")
 
-    def stored(self, paired: bool) -> dict[str, Any]:
-        """The first batch as images that a run stores, of which it shows samples."""
-        images: dict[str, Any] = {self.names[key]: each for key, each in self.first.items()}
-        split = {self.names[key]: ["train"] * len(each) for key, each in self.first.items()}
-        return images | {"split": split, "pair": paired}
+    def stored(self, paired: bool) -> list[dict[str, Any]]:
+        """The first batch as items that a run stores, of which it shows samples."""
+        if not paired:
+            return [
+                {self.names[letter]: image, "split": "train"}
+                for letter, images in self.first.items()
+                for image in images
+            ]
+        rows = zip(*self.first.values(), strict=True)
+        return [
+            dict(zip(self.names.values(), row, strict=True)) | {"split": "train"} for row in rows
+        ]
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """A copy of a recipe for these batches, with notes on the keys that do not apply to them

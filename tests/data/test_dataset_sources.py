@@ -4,6 +4,7 @@ found out.
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import dicom_files as made
 import numpy as np
@@ -12,7 +13,7 @@ from tiny import draw_pictures, phantom, registered
 from volumes import load, of, pairs_of, records_of, tree_of, volume
 
 from gantk import check
-from gantk.data.array_tables import source_of
+from gantk.data.arrays import keep
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk_dicom.names import pseudonym
@@ -22,6 +23,11 @@ Mixed = registered("source", "mixed")
 Manifest = registered("source", "manifest")
 Bids = registered("source", "bids")
 Dicom = registered("source", "dicom")
+
+
+def source_of(table):
+    return keep(table, Path("unused"), ("CT", "MR"))[0]
+
 
 tree = pytest.fixture(lambda tmp_path: tree_of(tmp_path))
 
@@ -293,6 +299,7 @@ class Frame:
 
     def __init__(self, rows):
         self.rows = rows
+        self.columns = list(rows[0])
 
     def to_dict(self, orient):
         return self.rows if orient == "records" else None

@@ -1,8 +1,7 @@
 """The data source over a table of images: a CSV (or TSV) with a row for each image, or for each
 pair.
 
-`gantk.data.array_tables.source_of` turns a table given in Python into a recipe's `data.source` of
-this kind.
+`gantk.data.arrays` turns a table given in Python into a recipe's `data.source` of this kind.
 """
 
 from __future__ import annotations
