@@ -89,7 +89,7 @@ def _copies_on_two_sides(
     seen_sides = [sides[n] for n in sample]
     named = [(one.digest, one.name, side) for one, side in zip(seen, seen_sides, strict=True)]
     leaks += _on_two_sides("image", named)
-    for i, j, _ in near_copies(seen):
+    for i, j, _ in near_copies(seen, known.values()):
         if seen_sides[i] != seen_sides[j]:
             leaks.append(
                 f"image '{seen[i].name}' in {seen_sides[i]} is a near copy of '{seen[j].name}' in"
