@@ -115,7 +115,7 @@ class Study:
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
             rows = [row for row in getattr(self.source, "rows", ()) if row.letter == letter]
-            visits = {(row.subject, row.session) for row in rows if row.subject}
+            visits = {(row.subject, row.session) for row in rows if row.subject in patients}
             whose = ", patients unknown"
             if patients:
                 whose = f" of {count_noun(patients, 'patient')}"
@@ -199,7 +199,7 @@ class Data(Study):
         records = self.records
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
-        _expect(table, method, records)
+        expect_usable(table, method, records)
         self.preparation = _preparation(table, records)
         if not known:
             self.divide()
@@ -620,7 +620,7 @@ def source_and_records(
     return source, records
 
 
-def _expect(table: DataTable, method: type[Method], records: list[Record]) -> None:
+def expect_usable(table: DataTable, method: type[Method], records: list[Record]) -> None:
     """UserError where records lack pairs, masks or contrasts that recipe or method need."""
     needed = [record for record in records if record.domain in method.reads]
     if not needed:

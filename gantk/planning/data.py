@@ -9,7 +9,6 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple
 
-from gantk.data.check.findings import test_of_another_kind
 from gantk.data.check.kinds import width_ratio
 from gantk.data.preparation import patients_of
 from gantk.data.split import SplitTable, few_test_patients, split_records
@@ -210,8 +209,7 @@ def _split(seen: Scans) -> Line:
     """The line for the split: that of `data check`, or folds where few patients are known."""
     split = seen.found["split"] or {}
     if split.get("by") in ("folders", "file"):
-        told = [each["what"] for each in seen.found["problems"] if each["kind"] == "test"]
-        return Line("data.split", None, "; ".join([split["how"], *told]))
+        return Line("data.split", None, split["how"])
 
     letters = domain_letters(tuple(seen.domains))
     patients = min(
@@ -233,9 +231,6 @@ def _split(seen: Scans) -> Line:
         values = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
         repeat = _cross_validation(patients)
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
-    names = dict(zip(letters, seen.domains, strict=True))
-    for each in test_of_another_kind(seen.examination.items, splits, names, spacing_is_set=False):
-        how += f"; {each['what']}"
     too_few = few_test_patients(splits, len(letters))
     if too_few:
         how += f"; {too_few}; {repeat}"

@@ -123,7 +123,7 @@ def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
             [record for record in scans.records if record.domain == letter]
         )
 
-    there = {usual_contrast(item.contrast) for item in scans.examination.items}
+    there = {usual_contrast(row.contrast) for row in scans.examination.rows}
     others = [name.upper() for name in there - {*scans.kinds} if name]
     scans.others = sorted(
         others, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)

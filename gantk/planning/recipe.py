@@ -27,7 +27,7 @@ MAX_NATIVE_SIDE = 512  # pixels; larger images are resized
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
 # problems of `data check` that the recipe solves
-SOLVED_PROBLEMS = ("channels", "split", "test", "patients", "same-patient")
+SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
 # keys whose reasons are told above the recipe
 TOLD_KEYS = ("method.name", "data.split")
 # kinds of notes that the recipe repeats: how scans were understood

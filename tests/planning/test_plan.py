@@ -112,18 +112,6 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(
     assert ("it is unclear whether these show skulls" in text) == (stripped is None)
 
 
-@pytest.mark.parametrize("folders", [("p2", "p8"), ("train/p2", "test/p8")], ids=str)
-def test_a_test_patient_of_another_kind_is_told(folders, tmp_path, instant_trials):
-    patients = zip(folders, (2.0, 8.0), strict=True)
-    for number, (name, (folder, step)) in enumerate(product(("T1", "T2"), patients)):
-        path = tmp_path / folder / f"{name}.nii.gz"
-        volume(path, number, affine=np.diag([2.0, 2.0, step, 1.0]))
-
-    text = plan(tmp_path).replace("\n#  ", "")
-    assert "T1 are of another kind than the training images: spacing:" in text
-    assert "test" in {each["kind"] for each in check(tmp_path)["problems"]}
-
-
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     subjects = sorted({record.subject for record in RECORDS})
     other = dict(zip(subjects, subjects[3:] + subjects[:3], strict=True))

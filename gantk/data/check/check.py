@@ -5,41 +5,54 @@ JSON.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.layouts import Asked
+from gantk.catalog.contrasts import USUAL
+from gantk.catalog.domains import left_out_note
+from gantk.catalog.image_table import kinds_in_table
+from gantk.catalog.layouts import Asked, names_classes
 from gantk.catalog.scan import scan as catalog_of
 from gantk.data.check import findings
-from gantk.data.check.findings import Problem, problem
-from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
-from gantk.data.check.pairs import measured_in_words, no_true_pairs
-from gantk.data.check.usage import (
-    Usage,
-    assign,
-    incomplete,
-    is_about_setting,
-    split_up,
-    usage_of,
+from gantk.data.check.contrasts import (
+    named_otherwise,
+    numbers_after_contrasts,
+    wrong_contrast,
 )
+from gantk.data.check.findings import Problem, line_of, problem, scan_names, with_verb
+from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
+from gantk.data.check.pairs import MeasuredPairs, measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data, Study
+from gantk.data.dataset import Data, Study, doubts_of, expect_usable
 from gantk.data.preparation import Record, patients_of
-from gantk.data.sources.pairing import complete_pairs
-from gantk.data.sources.reader import FileImage
-from gantk.data.sources.source import nothing_fits
+from gantk.data.sources.pairing import (
+    complete_pairs,
+    on_other_grids,
+    remedy_of_grids,
+    without_partner,
+)
+from gantk.data.sources.source import nothing_fits, source_for
 from gantk.data.split import few_test_patients
-from gantk.data.split.near_duplicates import sample_indices
+from gantk.data.split.near_duplicates import (
+    Fingerprint,
+    like_training,
+    place_fingerprint,
+    sample_indices,
+)
 from gantk.data.spread import spread
-from gantk.errors import TooFewImages, UserError, count_noun, join_first
+from gantk.errors import NothingFound, TooFewImages, UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
+from gantk.method import domain_letters
+from gantk.recipe.load import Recipe
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
+MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer ones are no domain
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
+TABLES = (".csv", ".tsv")
 SEVERITIES = ("error", "warning", "note")
 
 
@@ -83,7 +96,7 @@ def check(
     Returns:
         A dictionary that can be written as JSON. `files` has the properties of each inspected image
         with its domain, patient and split; see `gantk.data.check.inspect.inspect`. `problems` are
-        sorted by severity: an error makes a training useless, a warning may do so, a note is only
+        sorted by severity: an error stops a training, a warning spoils its scores, a note is only
         information.
 
     Raises:
@@ -97,9 +110,8 @@ def check(
     found = examine(Path(path), recipe, list(set), every=every, progress=progress)
     result = result_of(found)
     if table is not None:
-        result["summary"]["table"] = write_table(
-            Path(table), found.scans, found.usage, found.rows, why
-        )
+        lines = write_table(Path(table), found.usage, found.rows, why)
+        result["summary"]["table"] = lines
     if why:
         result["why"] = _rules(found.usage)
     return result
@@ -109,11 +121,13 @@ class Examination(NamedTuple):
     """What `check` finds."""
 
     path: Path
-    scans: list[Scan]  # the images of the path
-    rows: list[Row]  # what names and headers say of those of a folder; nothing is guessed
-    items: list[Inspected]  # the images, or a sample of them
-    usage: Usage | None  # None: no training could use the images
+    rows: list[Row]  # what names and headers say of the images of a folder; nothing is guessed
+    usage: Study | None  # how a training would use them; None: no training could
+    recipe: str | None  # of the usage; None: the usual one
+    images: int  # of the usage
+    items: list[Inspected]  # these images, or a sample of them
     problems: list[Problem]
+    pairs: list[MeasuredPairs]
 
 
 @io.listed_once()
@@ -129,60 +143,51 @@ def examine(
     """As of `check`; images that are `inspected` are not read again."""
     report = progress or (lambda share, what: None)
     report(0.0, f"reading {path.name}")
-    usage = None
     rows: list[Row] = []
-    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        usage = usage_of(path, recipe, settings)
-        every_scan = list(_readers_of(usage.records))
-    elif path.is_file():
-        every_scan = [Scan(path)]
-    else:
-        catalog = catalog_of(path, Asked(by_folders=False))
-        rows = [row for row in catalog if row.kind != "other"]
-        every_scan = [row.scan_below(path) for row in rows]
+    if not path.is_file():
+        rows = [row for row in catalog_of(path, Asked(by_folders=False)) if row.kind != "other"]
+        if not rows:
+            raise UserError(nothing_fits(path), where="PATH")
 
-    if not every_scan:
-        raise UserError(nothing_fits(path), where="PATH")
-
-    scans = every_scan
-    if not every:
-        scans = [scans[n] for n in sample_indices([scan.name for scan in scans])]
-
-    items = []
-    known = {item.scan: item for item in inspected}
-    contrasts = {(row.files, row.scan.volume): row.contrast for row in rows}
-    for number, scan in enumerate(scans):
-        report(0.8 * number / len(scans), scan.name)
-        item = known[scan].as_inspected() if scan in known else inspect(scan)
-        item.contrast = contrasts.get((scan.files, scan.volume), "")
-        item.domains = [item.contrast] if item.contrast else []  # until the use is known
-        items.append(item)
-
-    problems = list(findings.unreadable_images(items))
-    if len(items) < len(every_scan):
-        what = f"only a sample of {len(items)} of {len(every_scan)} images was checked"
-        remedy = "use --every to check all images, which is slow"
-        problems.append(problem("sample", "note", what, (), remedy))
-
-    report(0.8, "splitting the images")
+    found = Examination(path, rows, None, None, 1, [], [], [])
+    if path.is_file() and path.suffix.lower() not in TABLES:
+        found.items.append(inspect(Scan(path)))
+        found.problems.extend(findings.unreadable_images(found.items))
+        found.problems.extend(_compare(found.items, None, ()))
+        return found
+    study = path.is_file() and _study(path, recipe, settings, rows)  # errors in a table stop it
     try:
-        if path.is_file() and usage is None:
-            raise TooFewImages(
-                "no training is possible with a single file", remedy="check its folder"
-            )
-        usage = usage or usage_of(path, recipe, settings, items)
-        assign(usage, items)
-        split_up(usage, items)
-        problems += usage.problems
+        usage, origin = study or _study(path, recipe, settings, rows)
+        uses = _scans_of(usage.records)
+        found = found._replace(usage=usage, recipe=origin, images=len(uses))
+        names = [scan.name for (_, scan), _ in uses]
+        chosen = range(len(uses)) if every else sample_indices(names)
+        if len(chosen) < len(uses):
+            what = f"only a sample of {len(chosen)} of {len(uses)} images was checked"
+            remedy = "use --every to check all images, which is slow"
+            found.problems.append(problem("sample", "note", what, (), remedy))
+        known = {item.scan: item for item in inspected}
+        for number in chosen:
+            report(0.8 * number / len(uses), names[number])
+            found.items.append(_inspect(usage, uses[number], known))
+        report(0.8, "splitting the images")
+        found.problems.extend(_about_use(usage, found.items))
+        report(0.95, "comparing the images")
+        found.pairs.extend(measure_pairs(usage))
     except UserError as error:
-        if is_about_setting(error):
+        if (error.where or "").startswith("--set"):  # the settings are wrong, not the images
             raise
-        problems.append(_unusable(error, guessed=not (recipe or settings)))
+        are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
+        severity = "warning" if are_too_few else "error"
+        what = f"these images cannot be used for training: {error.what}"
+        found.problems.append(problem("source", severity, what, (), error.remedy))
+        if found.usage is None:
+            found.items.extend(inspect(row.scan_below(path)) for row in rows)
+            found.problems.extend(findings.unreadable_images(found.items))
 
-    report(0.95, "comparing the images")
-    problems += _compare([item for item in items if item.error is None], usage)
+    found.problems.extend(_compare(found.items, found.usage, found.pairs))
     report(1.0, "done")
-    return Examination(path, every_scan, rows, items, usage, problems)
+    return found
 
 
 def warnings_about(data: Data) -> list[str]:
@@ -191,30 +196,343 @@ def warnings_about(data: Data) -> list[str]:
     Of many scans only some are read.
     """
     records = [record for each in data.splits.values() for record in each if record.files]
-    readers = _readers_of(records)
-    items = []
-    for scan in spread(list(readers), MAX_SCANS_OF_RUN):
-        contrast, file = readers[scan]
-        item = inspect_kept(scan, file) if file else inspect(scan, partial(io.read, scan))
-        item.contrast = contrast
-        items.append(item)
-    assign(data, items)
-    problems = [each for each in incomplete(data) if each["kind"] == "pairs"]
+    uses = spread(_scans_of(records), MAX_SCANS_OF_RUN)
+    items = [_inspect(data, use) for use in uses]
+    problems = list(_without_partner(data))
     if items:  # computed images have no names and files to compare
-        problems += _compare([item for item in items if item.error is None], data)
-    lines = []
-    for each in problems:
-        if each["severity"] == "warning" or each["kind"] == "colour":
-            remedy = each["remedy"] and f". {each['remedy'][0].upper()}{each['remedy'][1:]}"
-            lines.append(f"{each['severity']:9}{each['what']}{remedy or ''}")
+        problems += _compare(items, data, measure_pairs(data))
+    return [line_of(each) for each in problems if each["severity"] == "warning"]
 
+
+Use = tuple[tuple[str, Scan], list[Record]]  # contrast and scan, and the records of them
+
+
+def _scans_of(records: Iterable[Record]) -> list[Use]:
+    """The scans of records, see `scans_of`, each once."""
+    uses: dict[tuple[str, Scan], list[Record]] = defaultdict(list)
+    for record in records:
+        for contrast_and_scan in scans_of(record):
+            uses[contrast_and_scan].append(record)
+    return [*uses.items()]
+
+
+def _inspect(study: Study, use: Use, known: Mapping[Scan, Inspected] = {}) -> Inspected:
+    """What is found in a scan of a study; one that is `known` is not read again."""
+    (contrast, scan), records = use
+    item = known.get(scan) or inspect_kept(scan, records[0].file)
+    domains = list(dict.fromkeys(study.names[record.domain] for record in records))
+    seen = item.seen and place_fingerprint(item.seen, records[0])
+    return replace(item, records=records, domains=domains, contrast=contrast, seen=seen)
+
+
+# --- how a training would use the images
+
+
+def _study(
+    path: Path, recipe: str | Path | None, settings: Sequence[str], rows: Sequence[Row]
+) -> tuple[Study, str | None]:
+    """The study of a recipe, with its name; without one, of the first domains that a source finds."""
+    if recipe is not None:
+        from gantk.data.recipe_data import checked_recipe
+
+        loaded, model = checked_recipe(recipe, path, settings, None)
+        return Study(model.data, model.method.target), loaded.origin
+
+    refusal: UserError | None = None
+    for domains in _possible_domains(path, settings, rows):
+        try:
+            return _usual_study(path, domains, settings), None
+        except NothingFound as error:
+            if domains != ("A", "B"):  # nobody said that there are two domains
+                refusal = refusal or error
+    raise refusal or NothingFound(f"no data source can use '{path}'")
+
+
+def _possible_domains(
+    path: Path, settings: Sequence[str], rows: Sequence[Row]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the domains that images may be of: the two most usual contrasts of a table, or of names
+    and headers; else two groups; else one. Folders of classes (yes, no) are of one.
+    """
+    if any(each.startswith("data.domains") for each in settings):
+        yield "A", "B"
+        return
+    if path.is_file():
+        counts = kinds_in_table(path)
+    else:
+        said = (row.contrast or (row.header.modality if row.header else "") for row in rows)
+        counts = Counter(filter(None, said))
+        if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
+            del counts["MR"]
+    least = MIN_DOMAIN_SHARE * max(counts.values(), default=0)
+    frequent = [name for name, count in counts.items() if count >= least]
+    usual = {name: place for place, name in enumerate(USUAL)}
+    frequent.sort(key=lambda name: (usual.get(name.upper(), len(USUAL)), name))
+    if len(frequent) > 1:
+        yield tuple(frequent[:2])
+
+    first_folders = [row.folders_below(path)[0] for row in rows if row.folders_below(path)]
+    are_two = any("data.source.a=" in each for each in settings)
+    if path.is_dir() and (are_two or not names_classes(first_folders)):
+        yield "A", "B"
+    yield (frequent[0] if path.is_file() and frequent else "images",)
+
+
+def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Study:
+    """The study of images as these domains by the usual recipe, of no certain method."""
+    tables = {"data": {"source": source_for(path), "domains": list(domains)}}
+    table = Recipe(tables).override(settings).data_table()
+    method: Any = type("AnyMethod", (), {"paired": False, "reads": domain_letters(table.domains)})
+    # A mixture of gray and colour is reported as a problem of its own.
+    study = Study(table.model_copy(update={"channels": 1}), method)
+    study.table = table
+    study.guessed = True
+    return study
+
+
+def _about_names(study: Study) -> Iterator[Problem]:
+    """The notes of a source, and its doubts, with which a training would stop."""
+    source = study.source
+    for note in getattr(source, "notes", ()):
+        yield problem("versions", "note", note)
+
+    note = left_out_note(
+        getattr(source, "left_out", {}), study.table.domains, by_order=study.guessed
+    )
+    if note:
+        yield problem("choice", "note", note.what, (), note.remedy)
+
+    if study.guessed and len(study.names) == 2 and hasattr(source, "nameless"):
+        nameless = source.nameless()
+        remedy = "if these are classes of one domain, use --set 'data.domains=[\"MR\"]'"
+        if nameless:
+            yield problem("domains", "note", nameless, (), remedy)
+
+    for each in doubts_of(source, study.table):
+        yield problem("patients", "error", each.what, (), each.remedy)
+
+
+def _about_use(study: Study, items: Sequence[Inspected]) -> Iterator[Problem]:
+    """Do with the readable images what a training does before its first step, and yield what stops
+    it, or spoils its scores.
+    """
+    about = list(_about_names(study))
+    yield from about
+    yield from _without_partner(study)
+    try:
+        expect_usable(study.table, study.method, study.records)
+    except UserError as error:
+        yield problem("use", "error", error.what, (), error.remedy)
+
+    yield from findings.unreadable_images(items)
+    unreadable = {record.id for item in items if item.error for record in item.records}
+    study.records = [record for record in study.records if record.id not in unreadable]
+    study.fingerprints = _fingerprints(study, items)
+    try:
+        study.divide()
+    except UserError as error:
+        what = f"the {'usual ' if study.guessed else ''}split is not possible: {error.what}"
+        yield problem("split", "error", what, (), error.remedy)
+        return
+
+    if not any(each["kind"] == "patients" for each in about):
+        kind = "neighbours" if like_training(study.splits, study.fingerprints) else "scores"
+        for said in study.consequences():
+            yield problem(kind, "warning", said)
+    leak = study.leaks()
+    if leak:
+        kind = "same-patient" if leak.where == "data.same_patient" else "leak"
+        severity = "note" if study.guessed and kind == "same-patient" else "error"
+        yield problem(kind, severity, leak.what, (), leak.remedy)
+
+
+def _without_partner(study: Study) -> Iterator[Problem]:
+    """Yield images that unpaired methods train on, but no score compares: pairs on two grids, and
+    images without a partner where others have one. Paired training stops.
+    """
+    if study.method.paired:
+        return
+    complete = complete_pairs(study.records)
+    apart = on_other_grids(study.records)
+    alone = without_partner(study.records, complete) if complete else []
+    for severity, records, words, remedy in (
+        (
+            "warning",
+            apart,
+            "has|have a partner, but on another grid:",
+            remedy_of_grids(apart[0]) if apart else "",
+        ),
+        (
+            "note",
+            [record for record in alone if record not in apart],
+            "has|have no partner in the other domain:",
+            "complete the pairs, or remove these images",
+        ),
+    ):
+        names = scan_names(records)
+        if names:
+            yield problem("pairs", severity, with_verb(names, "image", words), names, remedy)
+
+
+def _fingerprints(study: Study, items: Sequence[Inspected]) -> dict[tuple[str, str], Fingerprint]:
+    """The fingerprints, by record, of pictures that a training would use without resampling."""
+    table = study.table
+    if table.dims != 2 or table.plane != "axial" or table.spacing is not None:
+        return {}
+    return {
+        record.id: place_fingerprint(item.seen, record)
+        for item in items
+        if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2
+        for record in item.records
+        if record.files == item.scan.files and not record.scan and not record.missing
+    }
+
+
+def _compare(
+    items: Sequence[Inspected], study: Study | None, pairs: Sequence[MeasuredPairs]
+) -> list[Problem]:
+    """Problems found by comparing the readable images."""
+    items = [item for item in items if item.error is None]
+    problems = [
+        *findings.about_each(items),
+        *findings.differing_in_domain(items),
+        *findings.same_people(items),
+        *findings.ct_without_air(items),
+    ]
+    if study:
+        problems += [
+            *wrong_contrast(items, study),
+            *named_otherwise(study),
+            *numbers_after_contrasts(study),
+            *findings.single_slices(study),
+            *findings.scans_of_other_scales(items, study),
+            *pairs_that_do_not_fit(study, pairs),
+            *findings.domains_of_two_kinds(items, study),
+        ]
+        # what the recipe, or --set, has solved already
+        settings = {"channels": study.table.channels, "spacing": study.table.spacing}
+        problems = [each for each in problems if not settings.get(each["kind"])]
+
+    return problems + list(findings.copies(items))
+
+
+# --- the result
+
+
+def result_of(found: Examination) -> dict[str, Any]:
+    """The result of `check` as JSON."""
+    return {
+        "format": FORMAT,
+        "path": str(found.path),
+        "recipe": found.recipe,
+        "source": None,
+        "images": found.images,
+        "patients": 0,
+        "domains": {},
+        "split": None,
+        "summary": _summary_of_files(found.items),
+        "problems": sorted(found.problems, key=lambda each: SEVERITIES.index(each["severity"])),
+        "files": [item.facts | {"domains": [], "split": []} for item in found.items],
+        **(_result_of_use(found, found.usage) if found.usage else {}),
+    }
+
+
+def _result_of_use(found: Examination, usage: Study) -> dict[str, Any]:
+    """The part of the result that says how a training would use the images."""
+    domains = {}
+    for letter, name in usage.names.items():
+        records = [record for record in usage.records if record.domain == letter]
+        domains[name] = {
+            "files": sum(name in item.domains for item in found.items),
+            "images": len(records),
+            "patients": len(patients_of(records)),
+        }
+
+    split: dict[str, Any] | None = None
+    if usage.split_description:
+        sizes = {name: len(records) for name, records in usage.splits.items()}
+        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
+
+    set_of = {each.id: name for name, records in usage.splits.items() for each in records}
+    files = []
+    for item in found.items:
+        sets = sorted({set_of[record.id] for record in item.records if record.id in set_of})
+        place = {"domains": item.domains, "patient": item.patient or None, "split": sets}
+        files.append(item.facts | place)
+
+    return {
+        "source": usage.table.source.table() | {"path": str(found.path)},
+        "patients": len(patients_of(usage.records)),
+        "domains": domains,
+        "split": split,
+        "summary": _summary_of_files(found.items) | _summary_of_use(found, usage),
+        "files": files,
+    }
+
+
+def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
+    """Topic -> a line of text: the files, and their sizes, types and spacings."""
+    readable = [item.facts for item in items if item.error is None]
+    spacings = (facts["spacing"] for facts in readable if facts["spacing"])
+    values = {
+        "size": Counter(" x ".join(map(str, facts["shape"])) for facts in readable),
+        "type": Counter(str(facts["dtype"]) for facts in readable),
+        "spacing": Counter(" x ".join(f"{mm:g}" for mm in each) + " mm" for each in spacings),
+    }
+    formats = Counter(item.facts["format"] for item in items)
+    files = ", ".join(f"{count} {name}" for name, count in formats.most_common())
+    lines = {"files": files}
+    for topic, counts in values.items():
+        if len(counts) == 1:
+            lines[topic] = next(iter(counts))
+            lines["files"] += f", {lines[topic]}"
+        elif counts:
+            lines[topic] = join_first([f"{each} ({n})" for each, n in counts.most_common()])
+            lines["files"] += f", {count_noun(counts, topic)}"
+
+    if len(readable) < len(items):
+        lines["files"] += f"; {len(items) - len(readable)} cannot be read"
     return lines
 
 
-def _rules(usage: Usage | None) -> list[dict[str, Any]]:
+def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
+    """Topic -> a line of text about how a training would use the images."""
+    layout = getattr(usage.source, "layout", "")
+    lines = {"layout": layout} if layout else {}
+    lines |= {
+        "source": usage.table.source.name,
+        "domains": usage.images_in_words,
+        "patients": str(len(patients_of(usage.records)) or "unknown"),
+    }
+    if len(usage.names) == 2:
+        count = len(complete_pairs(usage.records))
+        measured = " and ".join(each.counted for each in found.pairs) or "none"
+        lines["pairs"] = f"{count} registered; {measured} measured" if count else "none found"
+        if not count and on_other_grids(usage.records):
+            lines["pairs"] = "none found on one grid"
+
+    lines["split"] = usage.split_description or "none"
+    if usage.splits.held_out:
+        lines["held out"] = usage.splits.held_out
+    too_few = few_test_patients(usage.splits, len(usage.names))
+    if too_few:
+        lines["too few"] = too_few
+    used = {file for item in found.items for record in item.records for file in record.files}
+    masks = {file for record in usage.records for file in record.mask_files}
+    if masks:
+        lines["masks"] = f"{count_noun(masks, 'file')} used as masks of lesions"
+    left_out = [row for row in found.rows if not {*row.files} <= used | masks]
+    if left_out:
+        files = count_noun(left_out, "file")
+        shown = left_out[0].scan_below(found.path).name
+        lines["left out"] = f"{files} not used, such as {shown}"
+    return lines
+
+
+def _rules(usage: Study | None) -> list[dict[str, Any]]:
     """How often each rule filled a column of the catalog, with the first file that it filled."""
     files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in usage.catalog if usage else ():
+    for row in getattr(usage and usage.source, "catalog", ()):
         for column, rule in row.rules.items():
             value = getattr(row, column)
             shown = value if column in ("kind", "contrast", "split", "label") else ""
@@ -223,185 +541,3 @@ def _rules(usage: Usage | None) -> list[dict[str, Any]]:
         {"column": column, "value": value, "rule": rule, "files": len(own), "first": own[0]}
         for (column, value, rule), own in files.items()
     ]
-
-
-def _readers_of(records: Iterable[Record]) -> dict[Scan, tuple[str, FileImage | None]]:
-    """The scans of records, see `scans_of`, each once with its contrast and with what reads it."""
-    readers: dict[Scan, tuple[str, FileImage | None]] = {}
-    for record in records:
-        for contrast, scan in scans_of(record):
-            readers.setdefault(scan, (contrast, record.file))
-    return readers
-
-
-def _unusable(error: UserError, guessed: bool) -> Problem:
-    """The problem that no training could use the images.
-
-    Where the use was guessed, too few images for a training are only a warning.
-    """
-    too_few = guessed and isinstance(error, TooFewImages)
-    severity = "warning" if too_few else "error"
-    what = f"these images cannot be used for training: {error.what}"
-    return problem("source", severity, what, (), error.remedy)
-
-
-def result_of(found: Examination) -> dict[str, Any]:
-    """The result of `check` as JSON."""
-    path, scans, _, items, usage, problems = found
-    split: dict[str, Any] | None = None
-    set_of: dict[tuple[str, str], str] = {}
-    if usage and usage.split_description:
-        sizes = {name: len(records) for name, records in usage.splits.items()}
-        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
-        set_of = {each.id: name for name, records in usage.splits.items() for each in records}
-
-    files = []
-    for item in items:
-        own_sets = {set_of.get(record.id, "") for record in item.records} - {""}
-        place = {"domains": item.domains, "patient": item.patient or None}
-        files.append(item.facts | place | {"split": sorted(own_sets)})
-
-    return {
-        "format": FORMAT,
-        "path": str(path),
-        "recipe": usage and usage.recipe,
-        "source": usage and usage.table.source.table() | {"path": str(path)},
-        "images": len(scans),
-        "patients": len(patients_of(usage.records)) if usage else 0,
-        "domains": _domains(usage, items),
-        "split": split,
-        "summary": _summary(usage, items),
-        "problems": sorted(problems, key=lambda each: SEVERITIES.index(each["severity"])),
-        "files": files,
-    }
-
-
-def _compare(items: Sequence[Inspected], study: Study | None) -> list[Problem]:
-    """Problems found by comparing readable images; files outside a source's domains are skipped."""
-    if study:
-        items = [item for item in items if item.domains]
-
-    problems = list(findings.about_each(items))
-    for name, group in _comparable(findings.with_agreeing_skulls(items)):
-        of = f" of {name}" if name else ""
-        for finding in (findings.unlike, findings.far):
-            problems += finding(group, of)
-
-    problems += findings.same_people(items)
-    problems += findings.ct_without_air(items)
-    if study:
-        problems += findings.wrong_contrast(items, study.table.domains, study.splits)
-        problems += findings.named_otherwise(study)
-        problems += findings.numbers_after_contrasts(study)
-        problems += findings.single_slices(study)
-        problems += findings.scans_of_other_scales(items, study)
-        problems += findings.made_gray(items, study)
-        problems += no_true_pairs(study)
-        problems += findings.domains_of_two_kinds(items, study)
-        problems += findings.test_of_another_kind(
-            items, study.splits, study.names, study.table.spacing is not None
-        )
-        problems = [each for each in problems if not _is_solved(each, study)]
-
-    return problems + list(findings.copies(items))
-
-
-def _comparable(items: Sequence[Inspected]) -> list[tuple[str, list[Inspected]]]:
-    """(name, images) of each group of images that should be alike: of the same domains, and of the
-    same contrast within a domain of several ("T1+FLAIR").
-    """
-    groups: dict[tuple[str, str], list[Inspected]] = defaultdict(list)
-    for item in items:
-        name = " and ".join(item.domains)
-        groups[name, item.contrast if "+" in name else ""].append(item)
-    return [(name, group) for (name, _), group in groups.items()]
-
-
-def _is_solved(problem: Problem, study: Study) -> bool:
-    """Whether a setting of the recipe, or of --set, solves a problem, such as spacing for different
-    spacings.
-    """
-    settings = {"channels": study.table.channels, "spacing": study.table.spacing}
-    return bool(settings.get(problem["kind"]))
-
-
-def _domains(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, dict[str, int]]:
-    """Domain -> its numbers of files, images and patients."""
-    if usage is None:
-        return {}
-
-    domains = {}
-    for letter, name in usage.names.items():
-        records = [record for record in usage.records if record.domain == letter]
-        domains[name] = {
-            "files": sum(name in item.domains for item in items),
-            "images": len(records),
-            "patients": len(patients_of(records)),
-        }
-
-    return domains
-
-
-def _summary(usage: Usage | None, items: Sequence[Inspected]) -> dict[str, str]:
-    """Topic -> a line of text about it."""
-    readable = [item for item in items if item.error is None]
-    lines = _summary_of_files(items, readable)
-    if usage is None:
-        return lines
-
-    lines["source"] = usage.table.source.name
-    lines["domains"] = usage.images_in_words
-    layout = getattr(usage.source, "layout", "")
-    if layout:
-        lines["layout"] = layout
-    lines["patients"] = str(len(patients_of(usage.records)) or "unknown")
-    if len(usage.names) == 2:
-        pairs = complete_pairs(usage.records)
-        lines["pairs"] = "none found"
-        if pairs:
-            lines["pairs"] = f"{len(pairs)} registered; {measured_in_words(usage)}"
-
-    lines["split"] = usage.split_description or "none"
-    if usage.splits.held_out:
-        lines["held out"] = usage.splits.held_out
-    too_few = few_test_patients(usage.splits, len(usage.names))
-    if too_few:
-        lines["too few"] = too_few
-    without_domain = [item for item in readable if not item.domains]
-    masks = {file for record in usage.records for file in record.mask_files}
-    used = [item.name for item in without_domain if item.scan.path in masks]
-    if used:
-        lines["masks"] = f"{count_noun(used, 'file')} that are used as masks of lesions"
-    left_out = [item.name for item in without_domain if item.name not in used]
-    if left_out:
-        files = count_noun(left_out, "file")
-        lines["left out"] = f"{files} that are not used: {join_first(left_out)}"
-
-    return lines
-
-
-def _summary_of_files(items: Sequence[Inspected], readable: Sequence[Inspected]) -> dict[str, str]:
-    """Formats, sizes, types and spacing of the files."""
-    formats = Counter(item.facts["format"] for item in items)
-    files = ", ".join(f"{n} {name}" for name, n in formats.most_common())
-    if len(readable) < len(items):
-        files += f"; {len(items) - len(readable)} cannot be read"
-
-    lines = {
-        "files": files,
-        "size": _values(" x ".join(map(str, item.facts["shape"])) for item in readable),
-        "type": _values(item.facts["dtype"] for item in readable),
-    }
-    spacings = {tuple(item.facts["spacing"] or ()) for item in readable}
-    if len(spacings) == 1 and spacings != {()}:
-        lines["spacing"] = " x ".join(f"{step:g}" for step in spacings.pop()) + " mm"
-
-    return lines
-
-
-def _values(values: Iterable[Any]) -> str:
-    """The different values, the most frequent first, with their counts if there are several."""
-    counts = Counter(map(str, values)).most_common()
-    if len(counts) == 1:
-        return join_first([counts[0][0]])
-    return join_first([f"{value} ({count})" for value, count in counts])

@@ -4,7 +4,10 @@ import sys
 
 import click
 
+from gantk.errors import count_noun
 from gantk.terminal import Command, json_option, write_json
+
+DETAILS = ("size", "type", "spacing", "source", "patients")  # topics for --verbose
 
 
 @click.command(
@@ -33,22 +36,24 @@ from gantk.terminal import Command, json_option, write_json
 @click.option(
     "--why", is_flag=True, help="Say which rule filled each cell of the table, with its first file."
 )
+@click.option("--verbose", is_flag=True, help="Print notes and details too, one line each.")
 @json_option("Write the findings as JSON, too")
-def check_command(path, json_file, overwrite, **options) -> None:
+def check_command(path, json_file, overwrite, verbose, **options) -> None:
     """Describe the images in PATH and report problems; nothing is trained.
 
     PATH is a folder, a DICOM tree or a CSV. The check reports:
 
     \b
-    - files that cannot be read, empty images, lossy compression
+    - files that cannot be read, and empty images
     - exact and near copies, and patients in more than one set of the split
-    - mixed planes, sizes, spacings and data types
-    - images that look like images of the other domain
+    - mixed planes, spacings and intensity ranges
+    - partners that do not fit, and images that look like images of the other domain
 
-    The exit code is 1 if a problem would spoil a training. --table writes a CSV of the images.
+    An error would stop a training, and the exit code is 1. A warning would spoil its scores. --table writes a CSV of the images.
     Complete it, then train from it: gantk run RECIPE --data FILE.
     """
     from gantk.data.check.check import check
+    from gantk.data.check.findings import line_of
     from gantk.terminal import console, progress_bar, say, styled
 
     with progress_bar() as progress:
@@ -56,13 +61,15 @@ def check_command(path, json_file, overwrite, **options) -> None:
 
     if json_file != "-":
         for name, value in result["summary"].items():
-            console().print(styled(f"{name:9}", "dim") + styled(f" {value}"))
+            if verbose or name not in DETAILS:
+                say(f"{name}  {value}")
 
-        for problem in result["problems"]:
-            say(f"{problem['severity']:<9}{problem['what'].rstrip('.')}.")
-            if problem["remedy"]:
-                remedy = problem["remedy"].rstrip(".")
-                say(f"{'':<9}{remedy[0].upper() + remedy[1:]}.")
+        notes = [each for each in result["problems"] if each["severity"] == "note"]
+        spoiling = [each for each in result["problems"] if each not in notes]
+        for problem in spoiling:
+            say(line_of(problem))
+        for note in notes if verbose else ():
+            say(line_of(note | {"remedy": None}))
 
         for rule in result.get("why", ()):
             value = f" {rule['value']}" if rule["value"] else ""
@@ -71,8 +78,10 @@ def check_command(path, json_file, overwrite, **options) -> None:
                 f" '{rule['first']}')"
             )
 
-        if not result["problems"]:
+        if not spoiling:
             console().print(styled("no problems found", "green"))
+        if notes and not verbose:
+            console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
 
     write_json(json_file, result, overwrite)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)

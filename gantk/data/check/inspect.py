@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +14,6 @@ from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
 from gantk.errors import UserError, one_line
-from gantk.files import sha256_of
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
 
@@ -37,16 +33,13 @@ class Inspected:
     seen: Fingerprint | None = None
     look: list[float] = field(default_factory=list)  # as of `look_of`
     remarks: tuple[str, ...] = ()
-    # its records, or those of its planes or parts, and their domains; filled in by `check`
+    header_patient: str = ""
+    header_says: str = ""  # contrast in the DICOM header
+    # in a study: its records, or those of its planes or parts, their domains, and its contrast where
+    # a record has several
     records: list[Record] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
-    header_patient: str = ""
-    contrast: str = ""  # what names or else headers say, filled in by `check`
-    header_says: str = ""  # contrast in the DICOM header
-
-    def as_inspected(self) -> Inspected:
-        """A copy without what `check` has filled in."""
-        return replace(self, records=[], domains=[])
+    contrast: str = ""
 
     @property
     def patient(self) -> str:
@@ -60,34 +53,27 @@ class Inspected:
         return self.scan.name
 
 
-def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
-    """Read a scan once (the first volume of a file of several); a failure becomes its `error` and
-    is not raised. With `read`, which returns its image, the file is not hashed.
+def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
+    """Read a scan once; a failure becomes its `error` and is not raised.
 
     Facts:
 
-    * of the file: `dtype` as stored, `lossy`, the number of `files`, `sha256`
+    * of the file: `dtype` as stored, `lossy`, the number of `files`
     * of the grid: `shape` (upright, without channels), `channels`; `spacing` in mm and `plane` if
       the file states them; `oriented` (whether it states left and right, and shows them)
     * of the pixels: `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of
-      pixels that differ from the background), `empty_planes` (number of axial planes of a volume
-      without contrast), `skull` (whether a volume, but of CT, shows one; None if this is unclear)
+      pixels that differ from the background), `skull` (whether a volume, but of CT, shows one;
+      None if this is unclear)
     """
     suffix = io.suffix_of(scan.path)
-    series = io.series_format(scan.files[0]) if scan.files else None
+    kind = suffix[1:] if io.is_image(scan.path) else "folder"
+    series = io.series_format(scan.files[0])
     if series:
         kind = series.name.lower()
-    elif io.is_image(scan.path):
-        kind = suffix[1:]
-    else:
-        kind = "folder"
 
-    item = Inspected(scan, {"path": scan.name, "format": kind})
+    item = Inspected(scan, {"path": scan.name, "format": kind, "files": len(scan.files)})
     try:
-        item.facts["files"] = len(scan.files)
-        if read is None:
-            item.facts["sha256"] = _hash_of(scan.files)
-        image = read() if read else _read(item)
+        image = read(scan)
     except (UserError, OSError) as error:
         unreadable = (
             f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
@@ -106,7 +92,7 @@ def inspect(scan: Scan, read: Callable[[], Image] | None = None) -> Inspected:
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
     # Remove the image's name from remarks, so that equal ones of several images become one.
     named = f"'{scan.path}'"
-    remarks = (*item.remarks, *image.remarks, *[line for line, _ in image.doubts])
+    remarks = (*image.remarks, *[line for line, _ in image.doubts])
     item.remarks = tuple(
         remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
     )
@@ -127,31 +113,14 @@ def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
             yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
 
 
-def inspect_kept(scan: Scan, file: FileImage) -> Inspected:
-    """What `inspect` finds in a scan of a record's file, computed at the first call."""
+def inspect_kept(scan: Scan, file: FileImage | None) -> Inspected:
+    """What `inspect` finds in a scan of a record, whose `file` keeps it."""
+    if file is None:
+        return inspect(scan)
     known = file.reader.inspected
     if scan not in known:
-        known[scan] = inspect(scan, partial(file.read, scan))
+        known[scan] = inspect(scan, file.read)
     return known[scan]
-
-
-def _hash_of(files: Sequence[Path]) -> str:
-    """The SHA-256 of a file, or of the contents of several files one after another."""
-    if len(files) == 1:
-        return sha256_of(files[0])
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            hashlib.file_digest(content, lambda: digest)
-    return digest.hexdigest()
-
-
-def _read(item: Inspected) -> Image:
-    try:
-        return io.read(item.scan)
-    except io.SeveralVolumes as error:
-        item.remarks = (f"contains {error.contents}; only the first was checked",)
-        return io.read(item.scan, volume=0)
 
 
 def _facts(image: Image) -> dict[str, Any]:
@@ -161,7 +130,7 @@ def _facts(image: Image) -> dict[str, Any]:
     high = pixels.max()
     gray = pixels[0]
     differs = np.abs(gray - background_level(gray)) > 0.05 * (gray.max() - gray.min())
-    facts = kind_of(image) | {
+    return kind_of(image) | {
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,
         "min": round_digits(low),
@@ -174,9 +143,3 @@ def _facts(image: Image) -> dict[str, Any]:
         "constant": bool(low == high),
         "content": round_digits(differs.mean(), 3),
     }
-    if image.dims == 3:
-        facts["empty_planes"] = sum(
-            bool(plane.min() == plane.max()) for plane in np.moveaxis(pixels, 1, 0)
-        )
-
-    return facts

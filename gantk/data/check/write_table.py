@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gantk.catalog.catalog import VOLUME, Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
-from gantk.data.check.usage import Usage
+from gantk.data.dataset import Study
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file
@@ -24,9 +24,7 @@ def expect_table(table: Path, overwrite: bool) -> None:
     expect_file(table, "--table", overwrite=overwrite)
 
 
-def write_table(
-    table: Path, scans: Sequence[Scan], usage: Usage | None, said: Sequence[Row], why: bool = False
-) -> str:
+def write_table(table: Path, usage: Study | None, said: Sequence[Row], why: bool = False) -> str:
     """Write one row for each image; `said` are the rows that names and headers give.
 
     With a `usage` the table yields the same records; files that it does not use are left out by
@@ -34,7 +32,7 @@ def write_table(
     `why`, a column says which rules filled the cells. Returns a sentence about the rows.
     """
     if usage:
-        rows = [*_rows_in_use(usage), *_rows_left_out(usage, scans)]
+        rows = [*_rows_in_use(usage), *_rows_left_out(usage, said)]
     else:
         rows = [
             replace(row, split="" if row.kind == "image" else LEFT_OUT, pair="") for row in said
@@ -59,21 +57,22 @@ def write_table(
     )
 
 
-def _rows_left_out(usage: Usage, scans: Sequence[Scan]) -> Iterator[Row]:
+def _rows_left_out(usage: Study, said: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
-    known = {row.path: row for row in usage.catalog}
+    known = {row.path: row for row in getattr(usage.source, "catalog", ())}
     uses = getattr(usage.source, "uses", "images of the recipe's domains")
     rule = f"the source {usage.table.source.name} uses only {uses}"
     used = set()
     for record in usage.records:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
-    for scan in scans:
-        if used.isdisjoint(map(os.path.abspath, scan.files)):
-            row = known.get(scan.path, Row(Scan(scan.path)))
-            yield Row(Scan(scan.path), row.contrast, split=LEFT_OUT, why={"split": rule} | row.why)
+    for image in said:
+        if used.isdisjoint(map(os.path.abspath, image.files)):
+            row = known.get(image.scan.path, Row(Scan(image.scan.path)))
+            why = {"split": rule} | row.why
+            yield Row(Scan(image.scan.path), row.contrast, split=LEFT_OUT, why=why)
 
 
-def _rows_in_use(usage: Usage) -> list[Row]:
+def _rows_in_use(usage: Study) -> list[Row]:
     """A row for each image that is used, in the order of the records."""
     complete = complete_pairs(usage.records)
     splits = any(record.split for record in usage.records)

@@ -135,10 +135,7 @@ def on_other_grids(records: Sequence[Record]) -> list[Record]:
 def remedy_of_grids(record: Record) -> str:
     """How a record of `on_other_grids` gets its partner."""
     if record.file.row.is_volume:
-        return (
-            'set data.source.onto = "a" (or "b") to resample one onto the other by their headers'
-            " (an option of the sources files, bids, dicom and manifest)"
-        )
+        return "use --set data.source.onto=a (or b) to resample one onto the other by their headers"
     return "resample one onto the grid of the other first"
 
 
