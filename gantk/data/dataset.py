@@ -4,17 +4,15 @@ split, and prepares the sets of images.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gantk.catalog.contrasts import contrast_names
-from gantk.catalog.domains import left_out_note
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.inspect import inspect_kept, scans_of
 from gantk.data.check.kinds import kind_of, ranges_of
-from gantk.data.check.populations import left_out_people, people_of_other_kinds
+from gantk.data.check.populations import people_of_other_kinds
 from gantk.data.intensity import (
     IntensityMapping,
     PerChannel,
@@ -43,10 +41,7 @@ from gantk.data.split import (
     unpair,
 )
 from gantk.data.split.leakage import LeakageError, check_leakage
-from gantk.data.split.near_duplicates import (
-    MAX_ALL_COMPARED,
-    Fingerprint,
-)
+from gantk.data.split.near_duplicates import Fingerprint
 from gantk.data.split_json import RecordedSplit
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun, join_first
@@ -67,6 +62,18 @@ if TYPE_CHECKING:
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
 MAX_INSPECTED_FILES = 8  # of a domain, whose kinds of images a model keeps
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
+# what a source may say of its images, and what holds for one that does not
+SOURCE_FACTS: Mapping[str, Any] = {
+    "notes": (),  # sentences on images that were left out
+    "layout": "",  # what the names of files were understood to say
+    "left_out": {},  # how many images show other contrasts
+    "doubts": (),  # what must be answered before a training
+    "patients_guessed": False,  # whether only names suggest that patients are in both domains
+    "planes": (0, 1),  # part of each volume whose slices are used
+    "rows": (),  # of the catalog, those of its records; none where images are computed
+    "parts": (),  # sources that it joins or wraps
+    "drawn": False,  # whether images are alike without being copies
+}
 
 
 class Study:
@@ -105,7 +112,7 @@ class Study:
         unknown`: the images by domain.
         """
         parts = []
-        low, high = (round(100 * share) for share in getattr(self.source, "planes", (0, 1)))
+        low, high = (round(100 * share) for share in source_fact(self.source, "planes"))
         which = "" if (low, high) == (0, 100) else f" from {low} to {high} % of each"
         for letter, name in self.names.items():
             own = [record for record in self.records if record.domain == letter]
@@ -114,7 +121,7 @@ class Study:
             what = count_noun(own, "image")
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
-            rows = [row for row in getattr(self.source, "rows", ()) if row.letter == letter]
+            rows = [row for row in source_fact(self.source, "rows") if row.letter == letter]
             visits = {(row.subject, row.session) for row in rows if row.subject in patients}
             whose = ", patients unknown"
             if patients:
@@ -160,7 +167,7 @@ class Study:
                 self.splits.with_training(self.training),
                 same_patient=self.method.paired or may_share_patients(self.table, self.source),
                 # drawn heads are alike without being copies
-                near=not getattr(self.source, "drawn", False),
+                near=not source_fact(self.source, "drawn"),
                 fingerprints=self.fingerprints,
                 preparation=self.preparation,
             )
@@ -424,85 +431,6 @@ class Data(Study):
         )
         return next(filter(None, found), [])
 
-    def description(self) -> list[str]:
-        """Lines that describe the data to the user."""
-        names = self.names
-        counts = ", ".join(
-            f"{sum(r.domain == x for r in self.training)} {names[x]}" for x in self.letters
-        )
-        validation = len(self.pairs("validation"))
-        test = len(self.pairs("test"))
-        what = "pairs"
-        if not (validation or test):
-            validation = len(self.splits["validation"])
-            test = len(self.splits["test"])
-            what = "images" if len(self.letters) == 1 else "images without pairs"
-
-        held = f"{validation} validation and {test} test {what}"
-        size = " x ".join(map(str, self.table.size))
-        lines = [f"found    {self.images_in_words}"]
-        layout = getattr(self.source, "layout", "")
-        if layout:
-            lines.append(f"layout   {layout}")
-        lines += [
-            f"data     {self.table.source.name}: {counts} for training, {held}, at {size}",
-            f"split    {self.split_description}",
-        ]
-        if self.splits.held_out:
-            lines.append(f"held out {self.splits.held_out}")
-        notes_on_fits = {x: getattr(each, "note", "") for x, each in self.intensity.items()}
-        fitted = [f"{names[x]}: {note}" for x, note in notes_on_fits.items() if note]
-        lines += [f"warning  {each}" for each in self.consequences()]
-        lines += [f"note     {each}" for each in (*getattr(self.source, "notes", ()), *fitted)]
-        left_out = left_out_note(getattr(self.source, "left_out", {}), self.table.domains)
-        if left_out:
-            lines.append(f"note     {left_out}")
-        lines += self._notes_on_unpairing()
-        count = sum(map(len, self.splits.values()))
-        if count > MAX_ALL_COMPARED:
-            lines.append(
-                f"note     exact copies were searched in all {count} files, near copies only in a"
-                " sample of them"
-            )
-
-        labels = Counter(record.label for record in self.training if record.label)
-        classes = self.classes or sorted(labels)
-        if self.classes or len(classes) > 1:
-            mixed = "" if self.classes else ", mixed: the method is not told them (data.labels)"
-            shown = ", ".join(f"{labels[name]} {name}" for name in classes)
-            lines.append(f"classes  {shown}{mixed}")
-
-        if lacking := sum(bool(record.missing) for record in self.training):
-            lines.append(
-                f"missing  {lacking} of {len(self.training)} training images lack a contrast; it is"
-                " masked"
-            )
-
-        without = sum(record.mask is None for record in self.training)
-        if self.table.mask and without:
-            lines.append(
-                f"masks    {without} of {len(self.training)} training images have no lesion mask;"
-                " all their pixels count as outside of lesions"
-            )
-
-        return lines
-
-    def _notes_on_unpairing(self) -> list[str]:
-        """Which training images an unpaired method uses, where that is a choice."""
-        if self.paired or len(self.letters) == 1:
-            return []
-        available = [record for record in self.splits["train"] if record.for_training]
-        if len(self.training) < len(available):
-            others = left_out_people(available, self.training)
-            return [
-                f"note     unpaired training uses one domain of each patient:"
-                f" {len(self.training)} of {len(available)} images. To use all, set data.unpair ="
-                " false and data.same_patient = true; images may then be matched with their true"
-                " partners, which is no unpaired training",
-                *([f"note     {others}"] if others else []),
-            ]
-        return []
-
     def split_json(self) -> RecordedSplit:
         """The contents of split.json: every image of every set, the hash of every file, and the
         catalog, from which a resume reads without a second look at names.
@@ -532,11 +460,16 @@ class Data(Study):
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
+def source_fact(source: Any, name: str) -> Any:
+    """One of the SOURCE_FACTS."""
+    return getattr(source, name, SOURCE_FACTS[name])
+
+
 def doubts_of(source: Any, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
     needs_patients = table.split.by == "auto" and not table.split.file
-    found = [*getattr(source, "doubts", ())] if needs_patients else []
-    for part in getattr(source, "parts", ()):
+    found = [*source_fact(source, "doubts")] if needs_patients else []
+    for part in source_fact(source, "parts"):
         found += doubts_of(part, table)
     return found
 
@@ -697,7 +630,7 @@ def _preparation(table: DataTable, records: list[Record]) -> Preparation:
 def unpairs(table: DataTable, source: Any) -> bool:
     """Whether unpaired training uses one domain of each patient."""
     if table.unpair == "auto":
-        return not getattr(source, "patients_guessed", False)
+        return not source_fact(source, "patients_guessed")
     return table.unpair
 
 

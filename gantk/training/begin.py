@@ -14,6 +14,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gantk.data.check.check import warnings_about
+from gantk.data.description import describe as describe_data
 from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
 from gantk.data.split import few_test_patients
@@ -171,7 +172,7 @@ def training(
             parts = assemble(model, runtime, split, loader, source)
         step_profile = _step_profile(profile_steps, parts)
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
-        for line in (*parts.data.description(), *_notes_of_parts(parts), *parts.start.lines):
+        for line in (*describe_data(parts.data), *_notes_of_parts(parts), *parts.start.lines):
             around.say(line)
 
         findings: list[str] = []

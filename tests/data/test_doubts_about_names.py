@@ -11,6 +11,7 @@ from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check
 from gantk.catalog.layouts import Asked, read_names
+from gantk.data.description import describe
 from gantk.errors import UserError
 
 GROUPS = {"kirby": 102, "ms26": 84, "tcga6692": 60, "oasis": 7, "p": 1}
@@ -97,7 +98,7 @@ def test_a_run_names_the_contrasts_that_it_leaves_out(tmp_path, as_table, domain
     (tmp_path / "t.csv").write_text("\n".join(rows))
     given = source(tmp_path / "t.csv", "manifest") if as_table else source(tmp_path, "nifti")
     data = load(given, UNPAIRED if len(domains) == 2 else FROM_NOISE, domains=domains, split={})
-    (note,) = [line for line in data.description() if "of other domains left out" in line]
+    (note,) = [line for line in describe(data) if "of other domains left out" in line]
 
     others = {"T1", "T1CE", "T2", "FLAIR"} - {*domains}
     assert note.startswith(f"note     {3 * len(others)} images")

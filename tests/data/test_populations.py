@@ -9,6 +9,7 @@ from volumes import UNPAIRED, load, volume
 
 from gantk import check
 from gantk.data.check.check import warnings_about
+from gantk.data.description import describe
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_unpaired_training_takes_people_of_the_usual_kind(tree):
     data = load({"name": "files", "path": str(root)}, UNPAIRED, split=split)
 
     assert {record.subject for record in data.training} == {"P0", "P1", "P2", "P4"}
-    assert any("1 patient left out" in line and "'P3'" in line for line in data.description())
+    assert any("1 patient left out" in line and "'P3'" in line for line in describe(data))
     assert not [line for line in warnings_about(data) if "of different kinds" in line]
 
 

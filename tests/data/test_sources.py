@@ -15,6 +15,7 @@ from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, pairs_of, records_of
 
 from gantk import Batches
 from gantk.data.batches import order as order_of
+from gantk.data.description import describe
 from gantk.data.split import SETS
 from gantk.errors import UserError
 
@@ -236,7 +237,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
     data = load(**table, labels=True)
 
     assert data.classes == ("no", "yes")
-    assert any("classes" in line and "yes" in line for line in data.description())
+    assert any("classes" in line and "yes" in line for line in describe(data))
 
     batches = Batches(data.training_sets(), 4, 0, paired=False)
     batch = batches.at(0)

@@ -8,6 +8,7 @@ from PIL import Image as Picture
 from volumes import UNPAIRED, load
 
 from gantk import check
+from gantk.data.description import describe
 
 PATIENTS = range(6)
 BY_NAME = "{side}/sub-0{patient}_slice-{slice}.png"
@@ -52,7 +53,7 @@ def test_images_that_unpaired_training_uses(sides, pattern, source, table, image
     options = {"name": "files", "path": str(path)} | source
     data = load(options, UNPAIRED, domains=domains, split=split, **table)
 
-    said = [line for line in data.description() if re.search("are used|uses one", line)]
+    said = [line for line in describe(data) if re.search("are used|uses one", line)]
     assert len(data.training) == images
     assert data.leaks() is None
     assert [note in line for line in said] == ([True] if note else [])

@@ -12,6 +12,7 @@ from systems import small_model
 from tiny import CPU
 
 from gantk import Training
+from gantk.data.description import describe
 from gantk.training.assemble import assemble
 
 pytestmark = pytest.mark.fidelity
@@ -68,7 +69,7 @@ def test_r1_trains_on_all_slices_for_1500_steps(r1):
     assert sizes == {"a": 43, "b": 46}
     assert (len(data.splits["validation"]), len(data.splits["test"])) == (0, 0)
     assert r1.engine.steps == 1500
-    assert any("nothing is held out" in line for line in data.description())
+    assert any("nothing is held out" in line for line in describe(data))
 
 
 def test_r1_is_shown_gray_squares_and_their_mirror_images(r1):

@@ -26,7 +26,7 @@ from gantk.data.check.findings import Problem, line_of, problem, scan_names, wit
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import MeasuredPairs, measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data, Study, doubts_of, expect_usable
+from gantk.data.dataset import Data, Study, doubts_of, expect_usable, source_fact
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
@@ -293,11 +293,11 @@ def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) 
 def _about_names(study: Study) -> Iterator[Problem]:
     """The notes of a source, and its doubts, with which a training would stop."""
     source = study.source
-    for note in getattr(source, "notes", ()):
+    for note in source_fact(source, "notes"):
         yield problem("versions", "note", note)
 
     note = left_out_note(
-        getattr(source, "left_out", {}), study.table.domains, by_order=study.guessed
+        source_fact(source, "left_out"), study.table.domains, by_order=study.guessed
     )
     if note:
         yield problem("choice", "note", note.what, (), note.remedy)
@@ -497,7 +497,7 @@ def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images."""
-    layout = getattr(usage.source, "layout", "")
+    layout = source_fact(usage.source, "layout")
     lines = {"layout": layout} if layout else {}
     lines |= {
         "source": usage.table.source.name,
@@ -509,7 +509,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         measured = " and ".join(each.counted for each in found.pairs) or "none"
         lines["pairs"] = f"{count} registered; {measured} measured" if count else "none found"
         if not count and on_other_grids(usage.records):
-            lines["pairs"] = "none found on one grid"
+            lines["pairs"] = "none found on one grid: use --set data.source.onto=a"
 
     lines["split"] = usage.split_description or "none"
     if usage.splits.held_out:

@@ -1,0 +1,94 @@
+"""What a training prints of its images: a label and a sentence a line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from gantk.catalog.domains import left_out_note
+from gantk.data.check.populations import left_out_people
+from gantk.data.dataset import Data, source_fact
+from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
+
+
+def describe(data: Data) -> list[str]:
+    """Lines that describe the data to the user."""
+    trained = len(data.training)
+    lacking = sum(bool(record.missing) for record in data.training)
+    unmasked = sum(record.mask is None for record in data.training) if data.table.mask else 0
+    missing = f"{lacking} of {trained} training images lack a contrast; it is masked"
+    masks = (
+        f"{unmasked} of {trained} training images have no lesion mask; all their pixels count as"
+        " outside of lesions"
+    )
+    lines = [
+        ("found", data.images_in_words),
+        ("layout", source_fact(data.source, "layout")),
+        ("data", _counts(data)),
+        ("split", data.split_description),
+        ("held out", data.splits.held_out),
+        *(("warning", said) for said in data.consequences()),
+        *(("note", said) for said in _notes(data)),
+        ("classes", _classes(data)),
+        ("missing", missing if lacking else ""),
+        ("masks", masks if unmasked else ""),
+    ]
+    return [f"{label:8} {text}" for label, text in lines if text]
+
+
+def _counts(data: Data) -> str:
+    """How many images are trained on, and how many pairs or images are held out, at which size."""
+    counts = ", ".join(
+        f"{sum(record.domain == letter for record in data.training)} {name}"
+        for letter, name in data.names.items()
+    )
+    held_out = {name: len(data.pairs(name)) for name in ("validation", "test")}
+    what = "pairs"
+    if not any(held_out.values()):
+        held_out = {name: len(data.splits[name]) for name in held_out}
+        what = "images" if len(data.letters) == 1 else "images without pairs"
+    size = " x ".join(map(str, data.table.size))
+    return (
+        f"{data.table.source.name}: {counts} for training, {held_out['validation']} validation and"
+        f" {held_out['test']} test {what}, at {size}"
+    )
+
+
+def _notes(data: Data) -> Iterator[str]:
+    """Sentences on the choice of images, and on the intensity mappings."""
+    yield from source_fact(data.source, "notes")
+    for letter, mapping in data.intensity.items():
+        note = getattr(mapping, "note", "")
+        if note:
+            yield f"{data.names[letter]}: {note}"
+    left_out = left_out_note(source_fact(data.source, "left_out"), data.table.domains)
+    if left_out:
+        yield str(left_out)
+
+    available = [record for record in data.splits["train"] if record.for_training]
+    if not data.paired and len(data.letters) > 1 and len(data.training) < len(available):
+        yield (
+            f"unpaired training uses one domain of each patient: {len(data.training)} of"
+            f" {len(available)} images. To use all, set data.unpair = false and data.same_patient ="
+            " true; images may then be matched with their true partners, which is no unpaired"
+            " training"
+        )
+        others = left_out_people(available, data.training)
+        if others:
+            yield others
+
+    count = sum(map(len, data.splits.values()))
+    if count > MAX_ALL_COMPARED:
+        yield (
+            f"exact copies were searched in all {count} files, near copies only in a sample of them"
+        )
+
+
+def _classes(data: Data) -> str:
+    """How many training images each class has; "" for a single one that the method is not told."""
+    counts = Counter(record.label for record in data.training if record.label)
+    classes = data.classes or sorted(counts)
+    if len(classes) < 2 and not data.classes:
+        return ""
+    mixed = "" if data.classes else ", mixed: the method is not told them (data.labels)"
+    return ", ".join(f"{counts[name]} {name}" for name in classes) + mixed
