@@ -4,15 +4,14 @@ split, and prepares the sets of images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.inspect import inspect_kept, scans_of
-from gantk.data.check.kinds import kind_of, ranges_of
-from gantk.data.check.populations import people_of_other_kinds
+from gantk.data.check.kinds import differing_traits, kind_of, ranges_of
 from gantk.data.intensity import (
     IntensityMapping,
     PerChannel,
@@ -61,6 +60,9 @@ if TYPE_CHECKING:
 
 MAX_FITTED_IMAGES = 256  # training images, or scans, that an intensity mapping is fitted to ...
 MAX_INSPECTED_FILES = 8  # of a domain, whose kinds of images a model keeps
+MAX_PEOPLE_COMPARED = (
+    16  # by the kind of their images; of more, random halves are of the same kinds
+)
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 # what a source may say of its images, and what holds for one that does not
 SOURCE_FACTS: Mapping[str, Any] = {
@@ -654,6 +656,39 @@ def training_of(
         return records
     others = people_of_other_kinds(records, table.spacing is not None)
     return unpair([each for each in records if each.subject not in others], table.split.seed)
+
+
+def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> set[str]:
+    """Of the people who have volumes of both domains, those whose first domain differs in kind from
+    the largest group that is alike; none where that group is a single person, or of more than
+    MAX_PEOPLE_COMPARED people.
+    """
+    first: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if record.subject and record.scan_key and record.path:
+            first.setdefault((record.domain, record.subject), record)
+
+    people = {person for _, person in first}
+    both = sorted(x for x in people if ("a", x) in first and ("b", x) in first)
+    if not 2 < len(both) <= MAX_PEOPLE_COMPARED:
+        return set()
+
+    facts = {}
+    for person in both:
+        record = first["a", person]
+        if record.file is None or len(record.file.scans) > 1:  # parts of files, several contrasts
+            continue
+        _, scan = next(scans_of(record))
+        item = inspect_kept(scan, record.file)
+        if item.error is None:
+            facts[person] = item.facts
+
+    groups = []
+    for own in facts.values():
+        groups.append({x for x in facts if not differing_traits([own], [facts[x]], spacing_is_set)})
+
+    largest = max(groups, key=len, default=set())
+    return {*facts} - largest if len(largest) > 1 else set()
 
 
 def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:

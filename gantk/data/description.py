@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from gantk.catalog.domains import left_out_note
-from gantk.data.check.populations import left_out_people
 from gantk.data.dataset import Data, source_fact
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
+from gantk.errors import count_noun, join_first
 
 
 def describe(data: Data) -> list[str]:
@@ -73,7 +74,7 @@ def _notes(data: Data) -> Iterator[str]:
             " true; images may then be matched with their true partners, which is no unpaired"
             " training"
         )
-        others = left_out_people(available, data.training)
+        others = _left_out_people(available, data.training)
         if others:
             yield others
 
@@ -82,6 +83,18 @@ def _notes(data: Data) -> Iterator[str]:
         yield (
             f"exact copies were searched in all {count} files, near copies only in a sample of them"
         )
+
+
+def _left_out_people(available: Collection[Record], training: Collection[Record]) -> str | None:
+    """A sentence on the people whose images unpaired training leaves out; None where it uses all."""
+    people = sorted({each.subject for each in available} - {each.subject for each in training})
+    if not people:
+        return None
+    named = join_first([repr(name) for name in people])
+    return (
+        f"{count_noun(people, 'patient')} left out of the training, because the images are of"
+        f" another kind than those of most: {named}"
+    )
 
 
 def _classes(data: Data) -> str:

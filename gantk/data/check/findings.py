@@ -19,8 +19,7 @@ import numpy as np
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
-from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, width_ratio
-from gantk.data.check.populations import differing_traits
+from gantk.data.check.kinds import PLANE, SKULL, Facts, differing_traits, is_ct, width_ratio
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
 from gantk.data.preparation import Record

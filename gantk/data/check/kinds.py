@@ -169,6 +169,42 @@ def known_values(trait: Trait, group: Sequence[Facts]) -> list[Any]:
     return [value for value in values if len(value) == length]
 
 
+def differing_traits(
+    one: Sequence[Facts],
+    other: Sequence[Facts],
+    spacing_is_set: bool,
+    traits: Sequence[Trait] = TRAITS,
+) -> list[tuple[Trait, str, str]]:
+    """The traits in which two groups of images differ, with their usual values in words."""
+    found = []
+    for trait in traits:
+        if spacing_is_set and trait.name == "spacing":
+            continue
+        usual, others = _usual(trait, one), _usual(trait, other)
+        if usual is not None and others is not None and _differ(trait, usual, others):
+            found.append((trait, in_words(trait, usual), in_words(trait, others)))
+    return found
+
+
+def _usual(trait: Trait, group: Sequence[Facts]) -> Any:
+    """The most frequent word, or the medians, of the images whose value is known."""
+    values = known_values(trait, group)
+    if not values:
+        return None
+    if isinstance(values[0], str):
+        return Counter(values).most_common(1)[0][0]
+    return np.median(values, axis=0)
+
+
+def _differ(trait: Trait, one: Any, other: Any) -> bool:
+    if isinstance(one, str):
+        return one != other
+    if len(one) != len(other):
+        return False  # pictures and volumes, which are reported as such
+    ratio = np.maximum(one, 1e-6) / np.maximum(other, 1e-6)
+    return bool(np.maximum(ratio, 1 / ratio).max() > trait.max_ratio)
+
+
 def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
     """What a model keeps of the images that it was trained on, as JSON: by the name of a trait the
     words, or the smallest and the largest numbers, of those whose value is known.
