@@ -15,7 +15,7 @@ import numpy as np
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.preparation import letter_of
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import make_folder, write_file
 from gantk.formats.budget import spend
 from gantk.formats.files import write
@@ -131,6 +131,15 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
 
     columns = dict(data)
     about = {key: columns.pop(key) for key in ABOUT if key in columns}
+    unknown = [str(key) for key in columns if letter_of(key, names) is None]
+    if unknown or not columns:
+        what = (
+            f"the data contain {', '.join(map(repr, unknown)) or 'no images'}, but the recipe's domains"
+            f" are {' and '.join(names.values())}"
+        )
+        allowed = (*names.values(), *ABOUT)
+        near = did_you_mean(unknown[0], allowed) if unknown else None
+        raise UserError(what, where="data", allowed=allowed, remedy=near)
     is_pair = about.pop("pair") if isinstance(about.get("pair"), bool) else True
     if is_pair and len({len(images) for images in columns.values()}) == 1:
         yield from _rows_of(columns, about)
@@ -165,11 +174,8 @@ def _write_item(
     letters = {key: letter_of(key, names) for key in item if key not in ABOUT}
     images = {letter: item[key] for key, letter in letters.items() if letter}
     if not images:
-        what = (
-            f"the data contain {', '.join(map(repr, letters))}, but the recipe's domains are"
-            f" {' and '.join(names.values())}"
-        )
-        raise UserError(what, where="data", allowed=(*names.values(), *ABOUT))
+        what = f"item {number} of the data contains no image of {' or '.join(names.values())}"
+        raise UserError(what, where="data", allowed=KINDS)
 
     about = {name: item[name] for name in ABOUT if name in item}
     if about.get("pair") is False:
