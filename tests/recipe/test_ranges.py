@@ -149,9 +149,107 @@ def test_onnx_graphs_that_fill_memory_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read|smaller than requested"):
         call(open_session(tmp_path / "bomb.onnx"), np.zeros(1, np.float32))
 
-    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
-    model.graph.initializer[0].external_data.add(key="location", value="../../secret")
-    (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
 
-    with pytest.raises(UserError, match="refers to weights outside its folder"):
-        open_session(tmp_path / "outside.onnx")
+def onnx_model(*nodes, functions=(), initializer=()):
+    """A model of such nodes from `image` to `y`."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n"]) for n in ("image", "y")]
+    graph = helper.make_graph(list(nodes), "graph", ends[:1], ends[1:], list(initializer))
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=9)
+
+
+def doubling(depth: int):
+    """Functions each of which calls the next one twice; the last adds."""
+    helper = pytest.importorskip("onnx").helper
+    made = []
+    for number in range(depth):
+        name, domain = ("Add", "") if number == depth - 1 else (f"f{number + 1}", "own")
+        inputs = [["x", "x"], ["z", "z"]] if domain == "" else [["x"], ["z"]]
+        nodes = [
+            helper.make_node(name, inputs[0], ["z"], domain=domain),
+            helper.make_node(name, inputs[1], ["out"], domain=domain),
+        ]
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+        made.append(helper.make_function("own", f"f{number}", ["x"], ["out"], nodes, opsets))
+    return made
+
+
+def external(*entries):
+    """A weight in another file, whose place is given by (key, value) in any order."""
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.TensorProto(name="w", dims=[1], data_type=onnx.TensorProto.FLOAT)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries:
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+HOSTILE_ONNX = ["offset first", "in a constant", "in a branch", "no place", "absolute", "a link"]
+HOSTILE_ONNX += ["loop", "loop in a branch", "map", "doubling", "calls itself"]
+
+
+@pytest.mark.parametrize("name", HOSTILE_ONNX)
+def test_onnx_files_that_lie_are_refused(tmp_path, name):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from gantk.exports.onnx.model import open_session
+
+    helper = onnx.helper
+    (tmp_path / "secret").write_bytes(bytes(4))
+    (folder := tmp_path / "in").mkdir()
+    (folder / "link").symlink_to(tmp_path / "secret")
+    add = helper.make_node("Add", ["image", "w"], ["y"])
+    outside = external(("offset", "0"), ("location", "../secret"))
+    constant = helper.make_node("Constant", [], ["w"], value=outside)
+    empty = helper.make_graph([], "body", [], [])
+    loop = helper.make_node("Loop", ["", ""], ["y"], body=empty)
+
+    def branch(node):
+        inner = helper.make_graph([node], "inner", [], [])
+        return helper.make_node("If", ["image"], ["y"], then_branch=inner, else_branch=empty)
+
+    call = helper.make_node("f0", ["image"], ["y"], domain="own")
+    itself = doubling(1)
+    itself[0].node[0].CopyFrom(helper.make_node("f0", ["x"], ["z"], domain="own"))
+    files = {
+        "offset first": onnx_model(add, initializer=[outside]),
+        "in a constant": onnx_model(constant, add),
+        "in a branch": onnx_model(branch(constant)),
+        "no place": onnx_model(add, initializer=[external(("offset", "0"))]),
+        "absolute": onnx_model(add, initializer=[external(("location", "/etc/hostname"))]),
+        "a link": onnx_model(add, initializer=[external(("location", "link"))]),
+        "loop": onnx_model(loop),
+        "loop in a branch": onnx_model(branch(loop)),
+        "map": onnx_model(helper.make_node("SequenceMap", ["image"], ["y"], body=empty)),
+        "doubling": onnx_model(call, functions=doubling(40)),
+        "calls itself": onnx_model(call, functions=itself),
+    }
+    (folder / "x.onnx").write_bytes(files[name].SerializeToString())
+
+    words = "weights outside its folder|contains a loop|unfold to more than"
+    with pytest.raises(UserError, match=words):
+        open_session(folder / "x.onnx")
+
+
+def test_onnx_files_with_functions_and_own_weights_are_read(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import numpy as np
+
+    from gantk.exports.onnx.model import call, open_session
+
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("f0", ["image"], ["z"], domain="own"),
+        helper.make_node("Add", ["z", "w"], ["y"]),
+    ]
+    (tmp_path / "w.bin").write_bytes(np.float32(1.5).tobytes())
+    own = external(("location", "w.bin"), ("offset", "0"), ("length", "4"))
+    model = onnx_model(*nodes, functions=doubling(3), initializer=[own])
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+
+    found = call(open_session(tmp_path / "x.onnx"), np.ones(1, np.float32))
+
+    assert found == 2.0**8 + 1.5

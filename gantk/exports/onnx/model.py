@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
+import math
 import os
-import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from gantk.machine.usage import GIB, free_memory
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
 # 128 x 128 x 128; larger images are processed in windows even if the network takes any size
 MAX_WHOLE_IMAGE_PIXELS = 2**21
+MAX_NODES = 100_000  # of a graph with its functions unfolded; the largest of ours has 2,000
+REPEATING = ("Loop", "Scan", "SequenceMap")  # operators that repeat a graph as often as data say
 REMEDY = "export or copy it again"
 
 
@@ -160,7 +162,7 @@ def open_session(model: Path | bytes) -> Any:
     name = "the model" if isinstance(model, bytes) else model
     with reading_file(name, "an ONNX model", remedy=REMEDY):
         if not isinstance(model, bytes):
-            require_own_weights(model)
+            require_bounded_graph(model)
         source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -178,32 +180,61 @@ def limit_memory(onnxruntime: Any) -> None:
     onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(sizes))
 
 
-def require_own_weights(path: Path) -> None:
-    """Raise ValueError where a model's weights are in a file outside its folder, or its graph has a
-    loop.
+def require_bounded_graph(path: Path) -> None:
+    """ValueError where a model has weights outside its folder, a loop, or functions that unfold to
+    more than `MAX_NODES`. The file is parsed; none that it names is read.
     """
-    if not path.stat().st_size:
-        return
+    import onnx
 
-    with (
-        open_file(path, max_bytes=MAX_TENSORS_BYTES) as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        # 127 bytes at most, or longer
-        found = list(re.finditer(rb"\n\x08location\x12(.)", content, re.DOTALL))
-        names = {
-            content[each.end() : each.end() + each[1][0]] if each[1] < b"\x80" else b".."
-            for each in found
-        }
-        repeats = any(content.find(mark) >= 0 for mark in (b"\x22\x04Loop", b"\x22\x04Scan"))
+    with open_file(path, max_bytes=MAX_TENSORS_BYTES) as file:
+        model = onnx.load_model(file, load_external_data=False)
 
     here = path.parent.resolve()
-    for name in map(os.fsdecode, names):
-        if os.path.isabs(name) or ".." in name or not (here / name).resolve().is_relative_to(here):
-            raise ValueError("it refers to weights outside its folder")
+    for each in _messages(model):
+        if isinstance(each, onnx.TensorProto) and each.data_location == each.EXTERNAL:
+            places = [entry.value for entry in each.external_data if entry.key == "location"]
+            if not places or not all(
+                (here / name).resolve().is_relative_to(here) for name in places
+            ):
+                raise ValueError("it refers to weights outside its folder")
+        if isinstance(each, onnx.NodeProto) and each.op_type in REPEATING:
+            raise ValueError("it contains a loop, which may never end")
 
-    if repeats:
-        raise ValueError("it contains a loop, which may never end")
+    functions = {(each.domain, each.name): each.node for each in model.functions}
+    if len(functions) != len(model.functions):
+        raise ValueError("two of its functions have the same name")
+    if _unfolded_nodes(model.graph.node, functions, {}) > MAX_NODES:
+        raise ValueError(f"its functions unfold to more than {MAX_NODES:,} nodes")
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """A message of a protobuf file, and all messages in it at any depth."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                yield from _messages(each)
+
+
+def _unfolded_nodes(
+    nodes: Iterable[Any], functions: Mapping[Any, Any], counts: dict[Any, float]
+) -> float:
+    """The number of nodes when every function is replaced by its nodes, in subgraphs too; infinite
+    where one calls itself. `counts`: those of functions that are known.
+    """
+    total = 0.0
+    for node in nodes:
+        total += 1
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                total += _unfolded_nodes(graph.node, functions, counts)
+        called = (node.domain, node.op_type)
+        if called in functions:
+            if called not in counts:
+                counts[called] = math.inf  # until it is counted
+                counts[called] = _unfolded_nodes(functions[called], functions, counts)
+            total += counts[called]
+    return total
 
 
 def call(session: Any, images: np.ndarray, *, one_by_one: bool = False) -> np.ndarray:
