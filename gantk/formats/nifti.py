@@ -10,7 +10,6 @@ float32. Texts and extensions of the source's header are left out.
 from __future__ import annotations
 
 import gzip
-import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.budget import PARSING_SECONDS_PER_MIB, reading, spend
+from gantk.formats.budget import reading, spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
@@ -110,7 +109,6 @@ class Nifti(Format):
 
 def _clear_texts(header: Any) -> None:
     """Clear texts and undefined fields of a header, which may name the patient."""
-    header.extensions.clear()
     empty = type(header)()
     for name, (form, *_) in header.template_dtype.fields.items():
         if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
@@ -168,6 +166,7 @@ def _read_volume_header(
     header.states_orientation = bool(header["qform_code"] or header["sform_code"])
     header.remarks = _remarks(path, header)
     offset = int(header["vox_offset"])
+    spend(unpacked=offset)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     packing = "gzip" if isinstance(file, gzip.GzipFile) else ""
     stored = Stored(path, shape, dtype, offset + chosen * size, offset + count * size, packing)
@@ -204,17 +203,9 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
 
 
 def _header_of(file: Any) -> Any:
-    """The header at the start of an open file, with its extensions."""
+    """The header at the start of an open file, without its extensions."""
     start = file.read(540)
     for kind in _kinds():
-        header_class = kind.header_class
-        if header_class.may_contain_header(start):
-            break
-    else:
-        raise ValueError("it has no NIfTI header")
-
-    first = header_class(start[: header_class.sizeof_hdr], check=False)
-    length = int(first["vox_offset"])
-    spend(unpacked=length, seconds=length / 2**20 * PARSING_SECONDS_PER_MIB)
-    whole = start + file.read(max(0, length - len(start)))
-    return header_class.from_fileobj(io.BytesIO(whole), check=False)
+        if kind.header_class.may_contain_header(start):
+            return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+    raise ValueError("it has no NIfTI header")
