@@ -13,6 +13,7 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from gantk.terminal import time_left
 from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 LOOPBACK = ("127.0.0.1", "localhost")
+MAX_ZIP_FILES = 4096  # of an upload: all others wait while it is translated
 MAX_VIEWS = 8  # translations of a zip that the page shows
 IDLE_S = 3600.0  # seconds after which what no open window and no translation uses is deleted
 SESSIONS = "sessions"  # folder with one folder for each browser session, with one for each upload:
@@ -269,6 +271,9 @@ class Service:
             make_folder(folder, private=True)
             allowed = "a zip of DICOM series or images"
             with reading_file(upload.name, "a zip file", allowed=allowed, remedy="pack it again"):
+                with ZipFile(upload) as archive:
+                    if len(archive.infolist()) > MAX_ZIP_FILES:
+                        raise ValueError(f"it holds more than {MAX_ZIP_FILES:,} files")
                 unpack(upload, folder, most=self.max_bytes)
         except (GantkError, OSError):
             shutil.rmtree(folder, ignore_errors=True)  # else it would be taken for the whole

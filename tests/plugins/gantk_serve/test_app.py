@@ -234,6 +234,7 @@ HOSTILE = {
         "neither a file nor a folder",
     ),
     "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), "unpacks to more than"),
+    "many": ("a.zip", zipped({f"{n}.png": b"" for n in range(4097)}), "more than 4,096 files"),
     "no zip": ("a.zip", b"PK\x03\x04 and nothing", "cannot be read as a zip file"),
     "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), "more than 50 folders"),
     "only damaged": ("a.zip", zipped({"y.png": PNG[:60]}), "y.png"),
