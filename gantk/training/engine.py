@@ -46,7 +46,6 @@ class Engine:
         self.runtime = runtime
         self.schedule = table.schedule()
         self.step = 0
-        self.doing = ""  # which part of a step is being computed, for the progress display
         self.phases = method.phases()
         self._check()
         self.parameters = {phase.name: trained_by(phase) for phase in self.phases}
@@ -98,7 +97,6 @@ class Engine:
 
             while self.step < last:
                 self.runtime.seed(self.table.seed, self.step)
-                self.doing = "reading images"
                 batch = batch_at(self.step, stage)
                 if not begun:
                     self.method.begin(stage, self.runtime.main_batch(batch))
@@ -192,29 +190,19 @@ class Engine:
         parts = _split(batch, self.table.microbatch)
         total = torch.zeros((), device=self.runtime.device)
         sums: dict[str, Tensor] = {}
-        names = [each.name for each in self.phases]
-        where = f"{phase.name} ({names.index(phase.name) + 1} of {len(names)})"
-        for number, (part, weight) in enumerate(parts, 1):
-            microbatch = f", microbatch {number} of {len(parts)}" if len(parts) > 1 else ""
-            self.doing = f"{where}{microbatch}: losses"
+        for part, weight in parts:
             with torch.enable_grad(), self.runtime.autocast():
                 part_losses = check_losses(self.method, phase, phase.loss(part))
                 values = torch.stack([loss.float() for loss in part_losses.values()])
                 part_total = values.sum() * weight
 
-            self.doing = f"{where}{microbatch}: gradients"
             part_total.backward()
-            if number == len(parts):
-                self.doing = where
-                if self.runtime.world > 1:
-                    self.doing = f"{where}: waiting for {self.runtime.world} ranks"
-                self.reductions[phase.name].reduce()
-
             total += part_total.detach()
             for name, loss in part_losses.items():
                 key = f"{phase.name}/{name}"
                 sums[key] = sums.get(key, 0.0) + loss.detach().float() * weight
 
+        self.reductions[phase.name].reduce()
         losses.update(sums)
         if len(parts) > 1:
             _join(batch, [part for part, _ in parts])

@@ -187,7 +187,6 @@ class Training:
         return LiveView(
             self.engine.steps,
             shown=self._shown,
-            doing=lambda: self.engine.doing,
             domains=self.parts.model.data.domains,
             scored=self.scorer.scored_set,
         )
@@ -382,7 +381,7 @@ class Training:
         """Write pictures of held-out images; log alarms, and scores if the truth is known."""
         if self.runtime.main:
             step = self.engine.step
-            view.busy = "writing and scoring samples"
+            view.busy("writing and scoring samples")
             with inference_weights(self.parts.method, self.engine):
                 samples = self.scorer.samples(self.sample_batch)
 
@@ -398,7 +397,7 @@ class Training:
                 self.run.add_to_log(LogLine(step=step, alarm=name, message=message))
                 view.print(f"alarm: {message}", style="yellow")
 
-            view.busy = None
+            view.busy()
 
         self.runtime.wait()  # else the other ranks' next reduction may time out
 
@@ -444,7 +443,7 @@ class Training:
 
         if self.runtime.main:
             step = self.engine.step
-            view.busy = "scoring and saving a checkpoint"
+            view.busy("scoring and saving a checkpoint")
             if self._regular(step):  # a save at an interruption is not scored
                 self.choice.add(step, self.scorer.checkpoint_score(self._validate(view)))
 
@@ -452,7 +451,7 @@ class Training:
             seconds = self.seconds + self._interval_seconds
             self.run.write_json("usage.json", self.used.state(step, seconds).dump())
             self._keep_best()
-            view.busy = None
+            view.busy()
 
         self.runtime.wait()
 
@@ -480,7 +479,7 @@ class Training:
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
 
-        view.busy = "updating report.html"
+        view.busy("updating report.html")
         from gantk.report.build import write_report  # not before the first step
 
         began = time.perf_counter()
@@ -491,7 +490,7 @@ class Training:
             view.print(f"warning  report.html could not be updated: {reason}", style="yellow")
 
         self._reported = time.perf_counter()
-        view.busy = None
+        view.busy()
         self._report_cost = self._reported - began
 
     def _check_finite(self) -> None:

@@ -35,19 +35,33 @@ def terminal() -> Console:
 def test_the_live_line_says_what_is_done_and_what_is_left():
     now = [0.0]
     console = terminal()
-    doing = "generators, microbatch 3 of 8"
-    with LiveView(1000, console=console, clock=lambda: now[0], doing=lambda: doing) as view:
+    with LiveView(1000, console=console, clock=lambda: now[0], domains=("T1", "T2")) as view:
         for step in range(1, 401):
             # a slow start, as of a compiler or a first reading of files
             now[0] += 20.0 if step <= 100 else 0.5
             view.step(step)
 
-        assert view.status_text().startswith("step 400/1000  40%  left 5 min 00 s")
-        now[0] += 14
-        assert f"40%  {doing} 14 s" in view.status_text()
-        view.busy = "saving the weights"
-        assert "40%  saving the weights 14 s" in view.status_text()
+        assert view.line().startswith("step 400/1000  40%  left 5 min 00 s")
+        view.busy("saving the weights")
+        assert "40%  left 5 min 00 s  saving the weights" in view.line()
+        view.busy()
+        view.update(400, validation={"a_to_b": {"psnr": 20.0}})
+        view.update(400, validation={"a_to_b": {"psnr": 21.5}})
+        assert view.line().endswith("validation PSNR: T1 -> T2 21.50 (+1.5)")
         assert console.file.getvalue().count("\n") == 0  # no line at a step
+
+
+def test_plain_lines_come_once_a_minute_and_at_the_end():
+    now = [0.0]
+    file = io.StringIO()
+    with LiveView(300, console=Console(file=file), clock=lambda: now[0]) as view:
+        for step in range(1, 301):
+            now[0] += 0.5
+            view.step(step)
+
+    steps = [line.split()[1] for line in file.getvalue().splitlines()]
+    assert steps == ["120/300", "240/300", "300/300"]
+    assert "\x1b" not in file.getvalue()
 
 
 # ---- trackers: each number once, in however many sittings the training was done
