@@ -9,9 +9,7 @@ import functools
 import json
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +34,13 @@ DECIDING_HOOKS = frozenset(
         "gantk_find_model",
     )
 )
-# the types that a hook may return besides None; another one is a fault
+# the types that a hook may return besides None, or in a list; another one is a fault
 RETURNED_TYPES: dict[str, tuple[type, ...]] = {
     "gantk_image_warning": (str,),
     "gantk_translation_warning": (str,),
-    "gantk_report_section": (ReportSection, list),
+    "gantk_report_section": (ReportSection,),
     "gantk_find_model": (str, os.PathLike),
 }
-# the methods that the object has which a hook returns
-RETURNED_METHODS = {
-    "gantk_name_results": ("name", "describe", "after_writing"),
-    "gantk_load_model": ("translate",),
-}
-SLOW_LOAD_S = 10.0  # seconds of loading after which a plugin is named: it may hang
 
 
 def is_ctrl_c(error: BaseException) -> bool:
@@ -77,23 +69,6 @@ def switched_off(plugin: Plugin) -> str:
     """The sentence that names a plugin that is not used, and why."""
     owner = f"{plugin.distribution} {plugin.version}"
     return f"the plugin '{plugin.name}' from {owner} is switched off: {plugin.problem}"
-
-
-@contextmanager
-def name_if_slow(name: str, module: str) -> Iterator[None]:
-    """Context manager: say which plugin is being loaded if that takes long."""
-
-    text = (
-        f"the plugin '{name}' has been loading for {SLOW_LOAD_S:.0f} s."
-        f" GANTK_DISABLE={module} leaves it out"
-    )
-    timer = threading.Timer(SLOW_LOAD_S, warn, [text])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def guard_hooks(manager: pluggy.PluginManager, module: Any, plugin: Plugin) -> None:
@@ -159,20 +134,9 @@ def _check_scores(result: Any) -> None:
 
 
 def _check_returned(hook: str, returned: Any) -> None:
-    """Raise TypeError for what the hook must not return."""
-    if returned is None:
-        return
-
-    for method in RETURNED_METHODS.get(hook, ()):
-        if not callable(getattr(returned, method, None)):
-            raise TypeError(f"it returned a {type(returned).__name__} without the method {method}")
-
+    """Raise TypeError for a value of a type that the hook must not return."""
     allowed = RETURNED_TYPES.get(hook)
-    if allowed is None:
-        return
-
-    sections = returned if isinstance(returned, list) else []
-    wrong = [each for each in sections if each is not None and not isinstance(each, ReportSection)]
-    if wrong or not isinstance(returned, allowed):
-        kind = type(wrong[0] if wrong else returned).__name__
-        raise TypeError(f"it returned a value of type {kind}")
+    values = returned if isinstance(returned, list) else [returned]
+    for value in values:
+        if allowed and value is not None and not isinstance(value, allowed):
+            raise TypeError(f"it returned a value of type {type(value).__name__}")

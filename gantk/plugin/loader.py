@@ -11,7 +11,7 @@ import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,10 +129,9 @@ def _load_plugin(
         _import_plugin(manager, registry, point, plugin)
         return
 
-    from gantk.plugin.faults import guard_hooks, name_if_slow
+    from gantk.plugin.faults import guard_hooks
 
-    with name_if_slow(plugin.name, plugin.module):
-        module = _import_plugin(manager, registry, point, plugin)
+    module = _import_plugin(manager, registry, point, plugin)
     if module is not None:
         try:
             guard_hooks(manager, module, plugin)
@@ -207,13 +206,9 @@ def attach_commands(cli: click.Group) -> None:
     and skipped.
     """
     loaded = load()
-    own = {plugin.name for plugin in loaded.plugins if plugin.distribution == OWN}
     for implementation in loaded.hook.gantk_commands.get_hookimpls():
         name = implementation.plugin_name or ""
-        if name in own:
-            problem = _attach_own(implementation, cli)
-        else:
-            problem = _attach_others(implementation, cli)
+        problem = _attach(implementation, cli)
         if problem:
             loaded.registry.broken[name] = problem
             for plugin in loaded.plugins:
@@ -221,32 +216,36 @@ def attach_commands(cli: click.Group) -> None:
                     plugin.problem = problem
 
 
-def _attach_own(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
-    """Add the commands of a bundled plugin; what is wrong with them, such as a missing package."""
+def _attach(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
+    """Add the commands of a plugin; what is wrong with them, if they are left out."""
+    before = {group: dict(group.commands) for group in _groups(cli)}
+    problem = None
     try:
         _call(implementation, cli)
-    except Exception as error:
-        return _problem_of(error)
-    return None
-
-
-def _attach_others(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
-    """Add the commands of a third party's plugin; what is wrong with them, if they are left out."""
-    from gantk.plugin.command_tree import CommandTree
-    from gantk.plugin.faults import name_if_slow
-
-    before = CommandTree(cli)
-    try:
-        module = getattr(implementation.plugin, "__name__", "")
-        with name_if_slow(implementation.plugin_name or "", module):
-            _call(implementation, cli)
-            problem = before.problem()
+        for group, commands in before.items():
+            for name, command in commands.items():
+                if group.commands.get(name) is not command:
+                    problem = f"its command '{name}' already exists"
+        for group in _groups(cli):
+            for name, command in group.commands.items():  # as `gantk --help` prints them
+                if not isinstance(name, str):
+                    raise TypeError(f"the name of its command {name!r} is no text")
+                command.get_short_help_str()
     except BaseException as error:
         problem = _problem_of(error)
 
     if problem:
-        before.restore()
+        for group, commands in before.items():
+            group.commands = commands
     return problem
+
+
+def _groups(group: Any) -> Iterator[Any]:
+    """The group itself, and those among its commands."""
+    yield group
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            yield from _groups(command)
 
 
 def plugin_note(error: BaseException) -> str | None:
