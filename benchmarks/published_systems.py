@@ -230,7 +230,7 @@ def step_of_checkpoint(meta: Path) -> int:
 def differences(name: str, recipe: dict[str, Any]) -> dict[str, list[Any]]:
     """Stated key -> [the report's value, the run's value] where a run departs from its report."""
     stated = recipe_tables(name)["paper"].get("stated", {})
-    found = departures(stated, recipe, filled_in=True)
+    found = departures(stated, recipe)
     return {key: list(map(value_text, pair)) for key, pair in found.items() if key not in LENGTHS}
 
 

@@ -167,7 +167,6 @@ def recipes() -> str:
     """Every recipe: its summary, what it needs, its settings, what was published and what was
     measured here.
     """
-    from gantk.recipe.departures import in_short
     from gantk.recipe.load import load_recipe
     from gantk_bench.rows import read_rows
     from gantk_bench.tables import markdown as bench_table
@@ -186,11 +185,6 @@ def recipes() -> str:
         paper, tables = recipe.paper, tomllib.loads(text)
         said = [f"## {path.stem}", recipe.summary, needs(recipe, tables)]
         said += [f"Settings from: {paper['system']}." if "system" in paper else ""]
-        said += [
-            f"Beside its report, *{paper.get('title', '')}*: {apart}."
-            if (apart := in_short(tables))
-            else ""
-        ]
         domains = recipe.data.domains
         names = {"a_to_b": " to ".join(domains), "b_to_a": " to ".join(domains[::-1])}
         figures = {names.get(key, key): value for key, value in paper.get("published", {}).items()}

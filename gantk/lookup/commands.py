@@ -242,14 +242,13 @@ def plugins() -> None:
 @click.pass_context
 def recipes(ctx, every) -> None:
     """List the recipes to begin with, and those of other packages. With --all, list all that `gantk
-    run` knows by name, and how those of published systems differ from their reports.
+    run` knows by name. `gantk show recipe NAME` compares one with its report.
     """
     if ctx.invoked_subcommand:
         return
 
     import tomllib
 
-    from gantk.recipe.departures import in_short
     from gantk.recipe.load import all_recipes
 
     known = all_recipes()
@@ -261,15 +260,11 @@ def recipes(ctx, every) -> None:
     rows = []
     for name in shown:
         path, owner = known[name]
-        apart = ""
         try:
-            tables = tomllib.loads(path.read_text("utf-8"))
-            summary = tables.get("summary", "")
-            apart = in_short(tables)
+            summary = str(tomllib.loads(path.read_text("utf-8")).get("summary", ""))
         except (OSError, ValueError) as error:
             summary = f"cannot be read: {one_line(error)}"
-        words = str(summary) + (f" Compared with its report: {apart}." if apart else "")
-        rows.append((name, words if owner == "gantk" else f"{words} (from {owner})"))
+        rows.append((name, summary if owner == "gantk" else f"{summary} (from {owner})"))
 
     console().print(table(("recipe", "summary"), rows))
     if len(shown) < len(known):

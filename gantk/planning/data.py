@@ -168,7 +168,7 @@ def _intensity(seen: Scans) -> Line:
     parts: list[dict[str, Any]] = []
     whys = []
     range_ratios = []
-    for name, kind, pixels in zip(seen.domains, seen.kinds, seen.pixels.values(), strict=True):
+    for name, kind in zip(seen.domains, seen.kinds, strict=True):
         own = [each for each in seen.files if name in each["domains"]]
         proposed = next(proposals("intensity", name, kind, own), None)
         if proposed:
@@ -177,12 +177,6 @@ def _intensity(seen: Scans) -> Line:
             continue
 
         part: dict[str, Any] = {"name": "percentile", "high": 99.9}
-        if pixels.bright > 1.02:
-            whys.append(
-                f"{name} has values up to {pixels.bright:.2f} times as bright as its 99.5th"
-                " percentile, the usual upper end"
-            )
-
         if seen.volumes:
             part |= {"low": 5.0, "per": "volume"}
             range_ratios.append(width_ratio(own))

@@ -28,7 +28,6 @@ class Pixels:
     empty: float  # smallest share of pixels that are exactly the background's value
     seen: float  # mean share of foreground pixels
     mirror: float  # median correlation of the content with its mirror image
-    bright: float  # 99.9th percentile, as a multiple of the 99.5th
 
 
 def pixels_of(records: Sequence[Record]) -> Pixels:
@@ -52,14 +51,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
         empty=min(empty),
         seen=float(np.mean([mask.mean() for mask in foregrounds])),
         mirror=float(np.median(mirrored)),
-        bright=float(np.median([_brightness(image) for image in images])),
     )
-
-
-def _brightness(image: np.ndarray) -> float:
-    """The 99.9th percentile above the background as a multiple of the 99.5th."""
-    high, highest = np.percentile(image - background_level(image), [99.5, 99.9])
-    return highest / max(high, 1e-9)
 
 
 def _full_planes(stack: np.ndarray) -> list[np.ndarray]:

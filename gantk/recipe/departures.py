@@ -24,11 +24,11 @@ OPEN = "open"
 ON_IN_WORDS = "on, its weight not stated"
 
 
-def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (the report's value, the recipe's value) where the two differ.
+def departures(stated: Mapping, tables: Mapping) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (the report's value, the recipe's value) where the two differ; `tables` have
+    every default.
 
-    A key that is left out counts as different only if all defaults are `filled_in`; else its
-    default may agree. Of a part the recipe's value has only the keys that the report states.
+    Of a part the recipe's value has only the keys that the report states.
     """
     pairs = {
         ".".join(path): (value_at(stated, path), value_at(tables, path)) for path in leaves(stated)
@@ -36,30 +36,8 @@ def departures(stated: Mapping, tables: Mapping, *, filled_in: bool) -> dict[str
     return {
         key: (theirs, _with_keys_of(theirs, here))
         for key, (theirs, here) in pairs.items()
-        if not _agree(theirs, here) and (filled_in or here is not NOT_SET)
+        if not _agree(theirs, here)
     }
-
-
-def in_short(tables: Mapping) -> str:
-    """One line with the keys in which a recipe and its profiles differ; compares the raw tables and
-    imports nothing.
-    """
-    stated = mapping(mapping(tables.get("paper")).get("stated"))
-    if not stated:
-        return ""
-
-    changed = [key.partition(".")[2] for key in departures(stated, tables, filled_in=False)]
-    parts = [f"changes {', '.join(changed)}" if changed else "as stated"]
-    for name, profile in mapping(tables.get("profile")).items():
-        changed = [
-            ".".join(path[1:] or path)
-            for path in leaves(mapping(profile))
-            if value_at(profile, path) != value_at(tables, path)
-        ]
-        if changed:
-            parts.append(f"{name} changes {', '.join(changed)}")
-
-    return "; ".join(parts)
 
 
 def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
@@ -74,7 +52,7 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
     here = resolved(recipe.override([], profile).check())
     if stated:
         count = len(list(leaves(stated)))
-        differences = departures(stated, here, filled_in=True)
+        differences = departures(stated, here)
         title = paper.get("title", "the report")
         yield f"{title}: this recipe keeps {count - len(differences)} of {count} stated settings"
         for key, (theirs, value) in differences.items():

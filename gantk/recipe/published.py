@@ -129,7 +129,7 @@ def published_system(
     stated = mapping(paper.get("stated"))
     keys = {".".join(path): value_at(stated, path) for path in leaves(stated)}
     ours = tuple(map(str, paper.get("ours") or ()))
-    differences = departures(stated, tables, filled_in=True)
+    differences = departures(stated, tables)
     known = [*keys, *ours]
     beyond = [key for key in changed if not _is_within(key, known) and not _holds(key, known)]
 
