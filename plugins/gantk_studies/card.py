@@ -24,9 +24,8 @@ STATISTICS = (
     "means over patients with 95 % intervals (bootstrap over patients); two-sided sign-flip tests"
     " against the best baseline, corrected by Holm"
 )
-DATA_OPTIONS = ("dims", "size", "fit", "plane", "spacing", "patch", "neighbours", "intensity")
 MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
-IN_PATHS = ("path", "table")  # options of sources that may name patients
+IN_PATHS = ("path", "table", "file", "start", "weights")  # options that may name patients
 
 
 def write_card(
@@ -88,72 +87,49 @@ def _answer(item: Mapping[str, Any], known: Mapping[str, str]) -> Markdown:
 
 def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
-    run = RunFolder(record.path)
-    recipe = record.recipe
-    data = recipe.data.dump()
-    train = recipe.train.dump()
-    split = record.split
     results = record.results
-    about = record.environment
-    facts: dict[str, str] = {}
-    if recipe.method.name:
-        summary = record.summary(with_paths=False)
-        facts["technique"] = f"deep learning, method '{recipe.method.name}': {summary}"
-        facts["model"] = _words(recipe.method.dump())
-    facts["task"] = f"images of {', '.join(record.domains)}" if record.domains else ""
-    if results.metrics and record.domains:
-        labels = [record.label(key).replace("\u00a0", " ") for key in results.metrics]
-        facts["task"] = f"translation: {', '.join(labels)}"
-    facts["source"] = _words(data.get("source"))
+    summary = record.summary(with_paths=False)
     licences = card(record.path).partition("\n## Data and licences\n")[2]
-    facts["licence"] = " ".join(licences.partition("\n## ")[0].split())
-    facts["counts"] = "; ".join(_counts(record))
-    facts["preprocessing"] = _words({key: data.get(key) for key in DATA_OPTIONS})
-    facts["augmentation"] = _words(data.get("augment")) or ("none" if data else "")
-    facts["missing"] = {
-        "refuse": "patients with a missing contrast are refused",
-        "mask": "the model is trained to work with missing contrasts",
-    }.get(data.get("missing"), "")
-    if split:
-        facts["split"] = split.how or ""
-        allowed = "patients on both sides of the split were allowed (--allow-leakage)"
-        by = [f"by {split.splits.by}"] if split.splits.by else []
-        by += [allowed] if split.leakage_allowed else []
-        facts["disjoint"] = "; ".join([*by, *(split.splits.consequences or [])])
-    facts["hashes"] = "; ".join(_hashes(record, run))
+    about = record.environment
     machine = about.dump()
-    speed = results.speed
-    facts["hardware"] = _words({key: machine.get(key) for key in MACHINE})
-    if speed and speed.seconds:
-        facts["hardware"] += f"; {count_noun(speed.steps or 0, 'step')} in {speed.seconds:.0f} s"
     versions = {"gantk": about.gantk, "Python": about.python, **about.packages}
-    facts["software"] = ", ".join(f"{name} {each}" for name, each in versions.items() if each)
-    facts["reproduce"] = "recipe.toml of the run contains every setting" if about.gantk else ""
-    if train:
-        own = {key: value for key, value in train.items() if key not in ("start", "fast")}
-        facts["training"] = _words(own)
-        facts["start"] = f"random, from the seed {recipe.train.seed}"
-        if recipe.train.start:
-            facts["start"] = f"the weights of {Path(recipe.train.start).name}"
-        facts["ensemble"] = "one network"
-        facts["ensemble"] += ", a moving average of its weights" if recipe.train.ema else ""
-        best = recipe.evaluate.checkpoint == "best"
-        facts["chosen"] = f"the best by {record.best.rule}" if best else "the last checkpoint"
-
     scores = [(name, one) for of_way in results.metrics.values() for name, one in of_way.items()]
     definitions = dict.fromkeys(f"{name}: {score.definition}" for name, score in scores)
-    facts["metrics"] = "; ".join(definitions)
-    facts["baselines"] = ", ".join(map(baseline_words, results.baselines))
-    facts["statistics"] = STATISTICS if scores else ""
+    alarms = [*(alarm.message for alarm in record.log.alarms), *results.alarms.values()]
+    facts = {
+        "technique": f"deep learning, {summary}" if record.recipe.method.name else "",
+        "method": _words(record.recipe.method.dump()),
+        "data": _words(record.recipe.data.dump()),
+        "training": _words(record.recipe.train.dump()),
+        "evaluation": _words(record.recipe.evaluate.dump()),
+        "licence": " ".join(licences.partition("\n## ")[0].split()),
+        "counts": "; ".join(_counts(record)),
+        "split": "; ".join(_split(record)),
+        "hashes": "; ".join(_hashes(record, RunFolder(record.path))),
+        "hardware": _words({key: machine.get(key) for key in MACHINE}),
+        "software": ", ".join(f"{name} {each}" for name, each in versions.items() if each),
+        "metrics": "; ".join(definitions),
+        "baselines": ", ".join(map(baseline_words, results.baselines)),
+        "statistics": STATISTICS if scores else "",
+        "failures": "; ".join(dict.fromkeys(alarms)),
+        "limits": limits_of(record.path) or LIMITS,
+    }
     if any(score.corrected is not None for _, score in scores):
         facts["reference"] = "the registered true image of the same patient"
     if scores:
         largest = max((score for _, score in scores), key=lambda score: score.n or 0)
         facts["internal"] = f"{largest.held_out()} from the same source as the training data"
-    alarms = [*(alarm.message for alarm in record.log.alarms), *results.alarms.values()]
-    facts["failures"] = "; ".join(dict.fromkeys(alarms))
-    facts["limits"] = limits_of(record.path) or LIMITS
     return {name: text for name, text in facts.items() if text}
+
+
+def _split(record: RunRecord) -> Iterator[str]:
+    """How images were assigned to sets, by what these are disjoint, and what follows."""
+    split = record.split
+    if split is not None:
+        yield from filter(None, [split.how, split.splits.by and f"by {split.splits.by}"])
+        if split.leakage_allowed:
+            yield "patients on both sides of the split were allowed (--allow-leakage)"
+        yield from split.splits.consequences or []
 
 
 def _words(value: Any) -> str:

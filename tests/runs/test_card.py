@@ -49,7 +49,7 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
     assert score["definition"] in facts["metrics"]
     assert "seed 0" in facts["training"]
     assert "gantk" in facts["software"]
-    assert "by patient" in facts["disjoint"]
+    assert "by patient" in facts["split"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,10 @@ def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, techni
     about["recipe"] = {"origin": "/home/x.toml", "data": "files: /scans/heads", "changed": changed}
     write_json(file, about)
 
-    assert facts_of(RunRecord(copied_run))["technique"].endswith(f": {technique}")
+    facts = facts_of(RunRecord(copied_run))
+
+    assert facts["technique"].endswith(f", {technique}")
+    assert "/" not in facts["data"]
 
 
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, gantk):
