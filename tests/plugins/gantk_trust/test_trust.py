@@ -120,5 +120,5 @@ def test_a_run_is_compared_with_all_its_training_images(tmp_path):
     scores = gantk.evaluate(run, metrics=["memorisation"], device="cpu", say=lambda line: None)
     found = scores["metrics"]["image"]["memorisation_random"]
 
-    assert found["ci95"]
+    assert -1 <= found["value"] <= 1
     assert "/train=" in found["definition"]
