@@ -35,7 +35,7 @@ FOLDERS = ["checkpoints", "samples", "study", "data", "samples/test", "samples/t
 FOLDERS += ["samples/step-000004", "checkpoints/step-000003", "checkpoints/step-000004"]
 # names of unfinished files, of which gantk removes those that ended processes left
 PLANTED = ["checkpoints/.step-000003.tmp", "..was.00000000-999999-aaaaaaaa.tmp", ".lock"]
-PLANTED += [".x.was.00000000-1-aaaaaaaa.tmp", "card.md", "hallucinations.json", "memorisation.json"]
+PLANTED += [".x.was.00000000-1-aaaaaaaa.tmp", "card.md", "track-wandb.json"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ def prepare_outside(place: Path, run: Path) -> Path:
         if path.is_file():
             shutil.copy(path, outside / path.name)
 
-    for name in ("notes.txt", "metrics.json", "report.html", "key.json"):
+    for name in ("notes.txt", "metrics.json", "report.html", "key.csv"):
         (outside / name).write_text("not yours")
     return outside
 
