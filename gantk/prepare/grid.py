@@ -87,13 +87,6 @@ class SamplingGrid:
 
         return replace(image, pixels=pixels, affine=None, header=None)
 
-    def inverse(self, pixels: np.ndarray, image: Image) -> np.ndarray:
-        """Resample (C', stack, rows, columns) on this grid back to `image`'s own upright grid, (C',
-        D, H, W).
-        """
-        voxels = self.to_voxels(lambda *ends: pixels[:, slice(*ends)], image, slice(None))
-        return self._flip_stack(voxels).transpose(np.argsort(self._axes(image.dims)))
-
     def to_voxels(self, planes: Planes, image: Image, part: slice) -> np.ndarray:
         """A `part` of the planes of `to_grid_order(image.pixels)`, resampled from this grid's."""
         native = image.pixels.shape[1:]

@@ -46,6 +46,11 @@ def millimetres(shape, affine):
     )
 
 
+def voxels_of(grid, pixels, image):
+    """Pixels of a grid on the voxels of an image, in the order of the grid."""
+    return grid.to_voxels(lambda *ends: pixels[:, slice(*ends)], image, slice(None))
+
+
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("name", GRIDS)
 def test_upright_planes_are_exactly_reversible(plane, name):
@@ -60,7 +65,9 @@ def test_upright_planes_are_exactly_reversible(plane, name):
     two_channels = np.concatenate([seen, seen + 1])
     expected = np.concatenate([image.pixels, image.pixels + 1])
 
-    np.testing.assert_array_equal(grid.inverse(two_channels, image), expected)
+    np.testing.assert_array_equal(
+        voxels_of(grid, two_channels, image), grid.to_grid_order(expected)
+    )
 
 
 def centred_ramp(counts, steps):
@@ -94,8 +101,8 @@ def test_a_spacing_keeps_every_point_where_it_lies(spacing):
     expected = ramps.pixels.mean() + ramp[None]
 
     np.testing.assert_allclose(seen[INNER], expected[INNER], atol=0.05)
-    back = grid.inverse(seen, ramps)
-    np.testing.assert_allclose(back[INNER], ramps.pixels[INNER], atol=0.15)
+    back = voxels_of(grid, seen, ramps)
+    np.testing.assert_allclose(back[INNER], grid.to_grid_order(ramps.pixels)[INNER], atol=0.15)
 
 
 @pytest.mark.parametrize("order", [1, 0])
