@@ -101,7 +101,9 @@ def _contrasts(
         said += warn(notes)
 
     image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
-    results = model(image, to, replace(options, contrasts=tuple(names)), progress)
+    options = replace(options, contrasts=tuple(names))
+    results = model(image, to, options, progress)
+    said += warn(model.notes_on_results(image, model.domain(to), options))
     made = {}
     for number, name in enumerate(targets):
         own = [replace(each, pixels=each.pixels[[number]], notes=said) for each in results]

@@ -102,3 +102,23 @@ def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_pa
     given = {"array": plane, "path": path, "nibabel": nib.load(path)}[kind]
 
     assert any("a single slice is scaled" in line for line in said(lambda: model.translate(given)))
+
+
+def test_windows_of_a_patients_contrasts_are_told(tmp_path):
+    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+    model = gantk.load(
+        small_run(tmp_path, method, domains=["T1+FLAIR", "T2"], fit="crop"), device="cpu"
+    )
+    model.recipe.translate.memory = 1e-9
+    volume = np.random.default_rng(0).uniform(0, 600, (2, 64, 48)).astype(np.float32)
+    files = {}
+    for name in ("T1", "FLAIR"):
+        files[name] = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(volume.T, np.eye(4)), files[name])
+    lines = []
+
+    gantk.translate(model, files, tmp_path / "T2.nii.gz", say=lines.append)
+
+    assert any("translated in windows of 32 x 32" in line for line in lines)
+    told = said(lambda: model.translate(dict.fromkeys(files, volume)))
+    assert any("translated in windows of 32 x 32" in line for line in told)
