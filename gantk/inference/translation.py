@@ -15,8 +15,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from gantk.catalog.catalog import Row, unread_note
 from gantk.catalog.contrasts import known_contrast, result_paths
 from gantk.catalog.image_table import read_table
@@ -40,7 +38,7 @@ from gantk.inference.jobs import (
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import TrainedModel
 from gantk.inference.notes import Checked, Note, check_result
-from gantk.inference.scales import MAX_OF_BYTE, picture_scale, value_range
+from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
 from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
 from gantk.plugin.loader import load
 
@@ -48,17 +46,8 @@ ABOUT_SPREAD = (
     "the uncertainty is how much the models differ. An error that all of them make is not in it: in"
     " tumours such maps did not show the errors"
 )
-MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 MAX_LISTED = 3  # files in a message
 OVERLAP_BYTES = 1 << 30  # of four images, at most, for reading and writing while the network runs
-
-
-class Clipped(NamedTuple):
-    """What was clipped of one result: to the limits of its file."""
-
-    beyond: int  # values beyond the limits
-    values: int
-    limits: str
 
 
 class Read(NamedTuple):
@@ -108,8 +97,7 @@ class Translation:
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.shared_sidecars: set[Path] = set()  # that several results would have
-        self.clipped: list[Clipped] = []  # of results in whole numbers
-        self.targets: set[Path] = set()  # in a folder of results
+        self.format = ResultFormat(self.pipeline, self.frame, self.suffix)
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
@@ -132,9 +120,9 @@ class Translation:
 
             new = [job for job in jobs if outcomes[job] is None]
             if folder:
-                self.targets = {output.path for job in jobs for output in job.outputs}
+                self.format.taken = {output.path for job in jobs for output in job.outputs}
                 for paths in outcomes.values():
-                    self.targets.update(paths or ())
+                    self.format.taken.update(paths or ())
 
             self._leave_out_shared_sidecars(jobs)
             self._expect_own_names(jobs)
@@ -186,7 +174,7 @@ class Translation:
         """The job of one input to the file `target`, or into this folder."""
         if target.is_dir() or not target.suffix:
             return self._name_results(self._with_outputs([job], target), target)
-        _expect_file_of(job.files[0], target, self.suffix)
+        expect_file_of(job.files[0], target, self.suffix)
         return self._with_outputs([job], target, is_file=True)
 
     def _jobs_below(self, source: Path, target: Path) -> tuple[Sequence[Job], Path | None]:
@@ -223,7 +211,7 @@ class Translation:
             source
         ]:
             if suffix_of(target) not in files.formats():
-                target = _with_suffix(target, self.suffix)
+                target = with_suffix(target, self.suffix)
             series = replace(jobs[0], name=source.name)
             return self._with_outputs([series], target, is_file=True), None
 
@@ -308,7 +296,7 @@ class Translation:
         """The results of these contrasts at the file `target`; of several one beside it for each."""
         if len(names) == 1:
             return self._outputs({names[0]: target})
-        return self._outputs({name: _with_tail(target, f"_{name}") for name in names})
+        return self._outputs({name: with_tail(target, f"_{name}") for name in names})
 
     def _outputs_in(self, folder: Path, job: Job, names: Sequence[str]) -> tuple[Output, ...]:
         """The results of a job in a folder, named after their contrasts."""
@@ -316,14 +304,12 @@ class Translation:
             paths = result_paths(folder, job.name, names)
         else:
             paths = {name: folder / job.place / job.result_name(name) for name in names}
-        return self._outputs(
-            {name: _with_suffix(path, self.suffix) for name, path in paths.items()}
-        )
+        return self._outputs({name: with_suffix(path, self.suffix) for name, path in paths.items()})
 
     def _outputs(self, paths: Mapping[str, Path]) -> tuple[Output, ...]:
         """The results of a job, with the path of each contrast."""
         return tuple(
-            Output(_with_tail(path, tail), contrast, tail)
+            Output(with_tail(path, tail), contrast, tail)
             for tail in self.options.tails
             for contrast, path in paths.items()
         )
@@ -462,8 +448,8 @@ class Translation:
         """Say notes, what was clipped, and what was written for `count` inputs."""
         self._say_notes()
 
-        if any(clipped.beyond for clipped in self.clipped):
-            self.say(_clipped_line(self.clipped))
+        if line := self.format.clipped_line():
+            self.say(line)
 
         if folder is None:
             for path in written:
@@ -612,10 +598,9 @@ class Translation:
         """
         said: list[Note] = []
         if self._is_one_image(job):
-            image = read.image
-            said = check_result(image, results[0], self.pipeline, self.frame)
-            said += self.model.notes_on_results(image, self.letter, self._options_of(job))
-            self._keep_notes(job, said)
+            said = check_result(read.image, results[0], self.pipeline, self.frame)
+        said += self.model.notes_on_results(read.image, self.letter, self._options_of(job))
+        self._keep_notes(job, said)
 
         made = []
         for output in job.outputs:
@@ -639,10 +624,7 @@ class Translation:
     def _as_file(
         self, job: Job, output: Output, results: Sequence[Image], made_of: MadeOf
     ) -> tuple[Path, Image, MadeOf]:
-        """A result as its file will hold it, the path of this file, and what it is made of.
-
-        In a folder a TIFF takes the place of a file whose format cannot hold the target's range.
-        """
+        """A result as its file will hold it, the path of this file, and what it is made of."""
         result = results[self.options.tails.index(output.tail)]
         pixels = result.pixels
         if len(self.outputs) > 1:
@@ -650,15 +632,9 @@ class Translation:
             pixels = pixels[place : place + 1]
 
         image = replace(result, pixels=pixels, notes=made_of.lines())
-        path = output.path
-        if self.suffix and suffix_of(path) != suffix_of(job.files[0]):
-            image = self._for_other_format(path, image, job)
-        fitted = self._fit_to_file(path, image)
-        if fitted is None:
-            path = self._tiff_instead_of(path, image, job)
-            image = replace(image, dtype=None)
-            fitted = self._fit_to_file(path, image)
-        return path, fitted or image, made_of
+        path, fitted, said = self.format.fit(output.path, image, job.files[0])
+        self._keep_notes(job, said)
+        return path, fitted, made_of
 
     def _write_file(
         self, job: Job, path: Path, image: Image, made_of: MadeOf, skull: bool | None
@@ -717,135 +693,6 @@ class Translation:
     def _given(self, names: Iterable[str], contrast: str) -> list[str]:
         """Of the contrasts of a job those that a contrast is made of."""
         return [name for name in names if not (self.frame.completes and name == contrast)]
-
-    def _range_of(self, image: Image) -> tuple[float, float, bool]:
-        """The least and the largest value that a result may have, those of the target's training
-        images or of its own scale, and whether they are whole numbers.
-        """
-        if not image.own_scale:
-            return value_range(self.pipeline.target, self.frame.values.get("target"))
-        if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
-            return 0.0, float(np.iinfo(image.dtype).max), True
-        return float(image.pixels.min()), float(image.pixels.max()), False
-
-    def _fit_to_file(self, path: Path, image: Image) -> Image | None:
-        """Clip overshoot to the whole numbers that a file holds; None where these cannot hold the
-        target's range.
-        """
-        limits = files.writer_of(path, image).limits(path, image)
-        low, high, whole = self._range_of(image)
-        needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
-        for least, most in limits:
-            holds_range = least <= low + 0.05 * (high - low) and high <= most
-            if holds_range and (most == np.inf or not needs_floats):
-                break
-        else:
-            return None
-
-        if most == np.inf:
-            return image
-
-        rounded = np.rint(image.pixels)
-        beyond = int(np.count_nonzero((rounded < least) | (rounded > most)))
-        self.clipped.append(Clipped(beyond, rounded.size, f"{least:g} .. {most:g}"))
-        return replace(image, pixels=np.clip(rounded, least, most, out=rounded))
-
-    def _for_other_format(self, path: Path, image: Image, job: Job) -> Image:
-        """An image for a file of another format than its input, without the type of the input.
-
-        If it is a picture of whole numbers, values in the units of scans, and those of a picture
-        with more bits, are rescaled to it.
-        """
-        written = replace(image, dtype=None)
-        *_, (_, most) = files.writer_of(path, written).limits(path, written)
-        if most == np.inf:
-            return written
-
-        low, high, whole = self._range_of(image)
-        if image.own_scale:
-            if whole and high <= most:
-                return replace(written, dtype=image.dtype)
-            pixels = image.pixels * np.float32(most / high)
-        elif image.affine is None or (whole and low >= 0 and high <= MAX_OF_BYTE):
-            return written
-        else:
-            scale = picture_scale(self.pipeline.target, self.frame.values.get("target"), most)
-            pixels = np.asarray(scale(image.pixels))
-            line = (
-                f"the values of {self.frame.target} are rescaled to 0 .. {most:g}, because a"
-                f" {suffix_of(path)} file has no units"
-            )
-            self.notes["note", line].append(job.name)
-
-        dtype = np.dtype(np.uint8 if most <= MAX_OF_BYTE else np.uint16)
-        return replace(written, pixels=pixels, dtype=dtype, own_scale=True)
-
-    def _tiff_instead_of(self, path: Path, image: Image, job: Job) -> Path:
-        """The TIFF in place of a file whose format cannot hold the range; UserError where the user
-        has asked for this format or file.
-        """
-        low, high, _ = self._range_of(image)
-        what = (
-            f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
-            f" {suffix_of(path)} file cannot hold"
-        )
-        tiff = _with_suffix(path, ".tif")
-        asked_for = self.suffix or not self.targets
-        if asked_for or tiff in self.targets or image.channels > 1:
-            remedy = "choose another format: --format tif or --format nii.gz"
-            raise UserError(what, where=str(path), remedy=remedy)
-
-        self.targets.add(tiff)
-        self.notes["note", f"{what}, so it is written as .tif"].append(job.name)
-        return tiff
-
-
-def _clipped_line(clipped: Sequence[Clipped]) -> str:
-    """How many values of all results were clipped to the limits of their files."""
-    share = sum(each.beyond for each in clipped) / sum(each.values for each in clipped)
-    limits = " or ".join(sorted({each.limits for each in clipped}))
-    affected = sum(each.beyond > 0 for each in clipped)
-    return (
-        f"clipped  {100 * share:.2g} % of all values are clipped to {limits} in {affected} of"
-        f" {count_noun(clipped, 'image')} (--format tif keeps them)"
-    )
-
-
-def _expect_file_of(source: Path, target: Path, suffix: str) -> None:
-    """UserError where a translation of this file cannot be written as the file `target`."""
-    part = files.series_format(source)
-    kind = part.suffixes[0] if part else suffix_of(source)
-    if suffix and suffix_of(target) != suffix:
-        raise UserError(
-            f"'{target.name}' is not a {suffix} file",
-            where="OUTPUT, --format",
-            remedy="name a folder",
-        )
-
-    if suffix_of(target) not in files.formats():
-        raise UserError(
-            f"gantk cannot write a file with the suffix of '{target.name}'",
-            where="OUTPUT",
-            allowed=kind,
-        )
-
-    if files.is_volume(source) != files.is_volume(target) and not suffix:
-        raise UserError(
-            f"a translation of '{source.name}' cannot be written as '{target.name}'",
-            where="OUTPUT",
-            allowed=kind,
-        )
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    """`scan.png` with the suffix ".nii.gz" is `scan.nii.gz`; without one it is left as it is."""
-    return path.with_name(files.split_suffix(path)[0] + suffix) if suffix else path
-
-
-def _with_tail(path: Path, tail: str) -> Path:
-    """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
-    stem, suffix = files.split_suffix(path)
-    return path.with_name(f"{stem}{tail}{suffix}")
 
 
 def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:

@@ -192,7 +192,7 @@ class WrittenTranslations:
             target = Path(folder) / ("series" if is_series else present.path.name)
             outputs = translation.outputs_at(target, translation.outputs)
             # as of a folder: .tif where PNG cannot hold the values
-            translation.targets = {output.path for output in outputs}
+            translation.format.taken = {output.path for output in outputs}
             candidates = {name: [scan] for name, scan in scans.items()}
             job = Job(present.name, candidates, outputs)
             outcome = translation.translate_jobs([job])[job]

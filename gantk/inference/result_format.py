@@ -1,0 +1,180 @@
+"""The format of a result's file: that which is asked for, else its input's; in a folder a TIFF takes the
+place of one that cannot hold the target's range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gantk.errors import UserError, count_noun
+from gantk.formats import files
+from gantk.formats.files import suffix_of
+from gantk.formats.image import Image
+from gantk.inference.frame import Frame
+from gantk.inference.notes import Note
+from gantk.inference.scales import MAX_OF_BYTE, Scales, picture_scale, value_range
+
+MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
+
+
+class ResultFormat:
+    """Fits results to the files that will hold them, and counts what is clipped.
+
+    `suffix` is the format that is asked for, "" without any; `taken` are the files of results in a
+    folder, empty where a single file is named.
+    """
+
+    def __init__(self, scales: Scales, frame: Frame, suffix: str):
+        self.scales = scales
+        self.frame = frame
+        self.suffix = suffix
+        self.taken: set[Path] = set()
+        # of each result in whole numbers: values beyond the limits, values, and the limits
+        self.clipped: list[tuple[int, int, str]] = []
+
+    def fit(self, path: Path, image: Image, source: Path) -> tuple[Path, Image, list[Note]]:
+        """The file for the result of `source`, the result as it holds it, and notes on what was
+        changed.
+
+        UserError where it cannot hold the target's range, if the user has asked for this format or
+        file.
+        """
+        notes: list[Note] = []
+        if self.suffix and suffix_of(path) != suffix_of(source):
+            image = self._for_other_format(path, image, notes)
+        fitted = self._rounded(path, image)
+        if fitted is not None:
+            return path, fitted, notes
+
+        tiff = self._tiff_instead_of(path, image, notes)
+        image = replace(image, dtype=None)
+        return tiff, self._rounded(tiff, image) or image, notes
+
+    def clipped_line(self) -> str:
+        """How many values of all results were clipped to the limits of their files; "" for none."""
+        affected = sum(beyond > 0 for beyond, _, _ in self.clipped)
+        if not affected:
+            return ""
+        share = sum(beyond for beyond, _, _ in self.clipped) / sum(n for _, n, _ in self.clipped)
+        limits = " or ".join(sorted({limits for _, _, limits in self.clipped}))
+        return (
+            f"clipped  {100 * share:.2g} % of all values are clipped to {limits} in {affected} of"
+            f" {count_noun(self.clipped, 'image')} (--format tif keeps them)"
+        )
+
+    def _range_of(self, image: Image) -> tuple[float, float, bool]:
+        """The least and the largest value that a result may have, those of the target's training
+        images or of its own scale, and whether they are whole numbers.
+        """
+        if not image.own_scale:
+            return value_range(self.scales.target, self.frame.values.get("target"))
+        if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
+            return 0.0, float(np.iinfo(image.dtype).max), True
+        return float(image.pixels.min()), float(image.pixels.max()), False
+
+    def _rounded(self, path: Path, image: Image) -> Image | None:
+        """A result whose overshoot is clipped to the whole numbers that a file holds; None where these
+        cannot hold the target's range.
+        """
+        low, high, whole = self._range_of(image)
+        needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
+        for least, most in files.writer_of(path, image).limits(path, image):
+            holds_range = least <= low + 0.05 * (high - low) and high <= most
+            if holds_range and (most == np.inf or not needs_floats):
+                break
+        else:
+            return None
+
+        if most == np.inf:
+            return image
+
+        rounded = np.rint(image.pixels)
+        beyond = int(np.count_nonzero((rounded < least) | (rounded > most)))
+        self.clipped.append((beyond, rounded.size, f"{least:g} .. {most:g}"))
+        return replace(image, pixels=np.clip(rounded, least, most, out=rounded))
+
+    def _for_other_format(self, path: Path, image: Image, notes: list[Note]) -> Image:
+        """An image for a file of another format than its input, without the type of the input.
+
+        If it is a picture of whole numbers, values in the units of scans, and those of a picture
+        with more bits, are rescaled to it.
+        """
+        written = replace(image, dtype=None)
+        *_, (_, most) = files.writer_of(path, written).limits(path, written)
+        if most == np.inf:
+            return written
+
+        low, high, whole = self._range_of(image)
+        if image.own_scale:
+            if whole and high <= most:
+                return replace(written, dtype=image.dtype)
+            pixels = image.pixels * np.float32(most / high)
+        elif image.affine is None or (whole and low >= 0 and high <= MAX_OF_BYTE):
+            return written
+        else:
+            scale = picture_scale(self.scales.target, self.frame.values.get("target"), most)
+            pixels = np.asarray(scale(image.pixels))
+            line = (
+                f"the values of {self.frame.target} are rescaled to 0 .. {most:g}, because a"
+                f" {suffix_of(path)} file has no units"
+            )
+            notes.append(("note", line))
+
+        dtype = np.dtype(np.uint8 if most <= MAX_OF_BYTE else np.uint16)
+        return replace(written, pixels=pixels, dtype=dtype, own_scale=True)
+
+    def _tiff_instead_of(self, path: Path, image: Image, notes: list[Note]) -> Path:
+        """The TIFF in place of a file whose format cannot hold the range."""
+        low, high, _ = self._range_of(image)
+        what = (
+            f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
+            f" {suffix_of(path)} file cannot hold"
+        )
+        tiff = with_suffix(path, ".tif")
+        if self.suffix or not self.taken or tiff in self.taken or image.channels > 1:
+            remedy = "choose another format: --format tif or --format nii.gz"
+            raise UserError(what, where=str(path), remedy=remedy)
+
+        self.taken.add(tiff)
+        notes.append(("note", f"{what}, so it is written as .tif"))
+        return tiff
+
+
+def expect_file_of(source: Path, target: Path, suffix: str) -> None:
+    """UserError where a translation of this file cannot be written as the file `target`."""
+    part = files.series_format(source)
+    kind = part.suffixes[0] if part else suffix_of(source)
+    if suffix and suffix_of(target) != suffix:
+        raise UserError(
+            f"'{target.name}' is not a {suffix} file",
+            where="OUTPUT, --format",
+            remedy="name a folder",
+        )
+
+    if suffix_of(target) not in files.formats():
+        raise UserError(
+            f"gantk cannot write a file with the suffix of '{target.name}'",
+            where="OUTPUT",
+            allowed=kind,
+        )
+
+    if files.is_volume(source) != files.is_volume(target) and not suffix:
+        raise UserError(
+            f"a translation of '{source.name}' cannot be written as '{target.name}'",
+            where="OUTPUT",
+            allowed=kind,
+        )
+
+
+def with_suffix(path: Path, suffix: str) -> Path:
+    """`scan.png` with the suffix ".nii.gz" is `scan.nii.gz`; without one it is left as it is."""
+    return path.with_name(files.split_suffix(path)[0] + suffix) if suffix else path
+
+
+def with_tail(path: Path, tail: str) -> Path:
+    """`scan.nii.gz` with the tail "-1" is `scan-1.nii.gz`."""
+    stem, suffix = files.split_suffix(path)
+    return path.with_name(f"{stem}{tail}{suffix}")
