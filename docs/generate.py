@@ -367,7 +367,9 @@ def json_files() -> str:
             results.Results,
             *(results.Score, results.Verdict, results.PairedTest),
         ),
-        "patients.json": "One object for each direction:\n\n" + with_own(results.HeldOutPatients),
+        "samples/test/index.json": (
+            "By direction, the stored test images:\n\n" + with_own(results.StoredImage)
+        ),
         "best.json": with_own(results.Choice),
         "log.jsonl": "One JSON object per line.\n\n" + with_own(schemas.LogLine),
         "usage.json": "`speed` in metrics.json has the same keys.\n\n" + with_own(results.Speed),

@@ -26,6 +26,7 @@ from gantk.errors import (
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
+    from gantk.metrics.summary import Scores
     from gantk.plugin.callbacks import Hooks
     from gantk.recipe.load import Recipe, Settings
     from gantk.report.notebook import Run
@@ -244,7 +245,7 @@ def evaluate(
     data: str | Path | None = None,
     device: str | None = None,
     say: Say = tell,
-) -> dict[str, Any]:
+) -> Scores:
     """Score the model of a run on its held-out test images, or on other images, beside the
     baselines.
 
@@ -264,8 +265,9 @@ def evaluate(
         say: called with each line of output.
 
     Returns:
-        The content of metrics.json: scores by direction and metric with 95 % intervals over patients,
-        baselines, verdicts.
+        The content of metrics.json, a dictionary: scores by direction and metric with 95 % intervals
+        over patients, baselines, verdicts. `scores.table` is a pandas DataFrame with a line for each
+        image, metric, region and system; `print(scores)` prints the summary of a terminal.
     """
     from tempfile import TemporaryDirectory
 
@@ -323,7 +325,9 @@ def evaluate(
             say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")
 
         scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))
-        return _evaluate(parts, folder, say, scratch) | {"data": str(data)}
+        scores = _evaluate(parts, folder, say, scratch)
+        scores["data"] = str(data)
+        return scores
 
 
 def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
@@ -561,19 +565,20 @@ def _evaluate(
     say: Say,
     scratch: RunFolder | None = None,
     hooks: Hooks | None = None,
-) -> dict[str, Any]:
-    """Score the test split, write metrics.json and print its lines; returns its content, {} on
-    ranks other than 0.
+) -> Scores:
+    """Score the test split, write metrics.json and scores.csv, and print their summary; returns the
+    scores, without any on ranks other than 0.
 
     `scratch`: the folder that gets the files, where they are not about the run's own images.
     """
     kept = scratch or folder
     from gantk.metrics.statistics.comparing import add_tests
-    from gantk.metrics.summary import published_lines, summary_lines
+    from gantk.metrics.summary import Scores, published_lines, summary_lines
+    from gantk.metrics.table import write_results
     from gantk.plugin.callbacks import Hooks
     from gantk.recipe.load import resolved
     from gantk.recipe.published import published_system
-    from gantk.report.patients.keeping import keep_test_patients
+    from gantk.report.patients.keeping import keep_test_images
     from gantk.runs.speed import speed_of
     from gantk.training.loop import inference_weights
 
@@ -590,7 +595,7 @@ def _evaluate(
         results = parts.scorer.test()
 
     if not main:
-        return {}
+        return Scores(results)
 
     results.speed = speed_of(folder.read_log(), folder.usage())
     results.domains = list(parts.model.data.domains)
@@ -598,11 +603,11 @@ def _evaluate(
     warnings = []
     try:
         about = {"run": kept.path, "tested": parts.scorer.tested, "result": results}
-        keep_test_patients(kept.path, parts.scorer.tested)
-        kept.write_json("metrics.json", results.dump())  # whatever plugins do, it is not lost
+        keep_test_images(kept.path, parts.scorer.tested)
+        write_results(kept.path, results)  # whatever plugins do, it is not lost
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         add_tests(results)
-        kept.write_json("metrics.json", results.dump())
+        write_results(kept.path, results)
     except OSError as error:  # scores that took minutes are printed even if they cannot be stored
         warnings = [
             (
@@ -616,4 +621,4 @@ def _evaluate(
     for line in [*summary_lines(results), *published_lines(results, system), *warnings]:
         say(line)
 
-    return results.dump()
+    return Scores(results)

@@ -50,7 +50,10 @@ class Page(HTMLParser):
         handlers = [
             name for _, attributes in self.tags for name in attributes if name.startswith("on")
         ]
-        return [tag for tag, _ in self.tags].count("script") == 2 and not handlers
+        scripts = [attributes.get("type") for tag, attributes in self.tags if tag == "script"]
+        return (
+            scripts.count(None) == 1 and set(scripts) <= {None, "application/json"} and not handlers
+        )
 
 
 def draw_samples(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import gantk
 from gantk.errors import GantkError, UserError, reading_file, writing_file
 from gantk.files import read_file, write_file
+from gantk.metrics.table import MODEL, read_lines
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Results, Speed, Table, Verdict
 
@@ -184,24 +185,26 @@ def figures(run: Path) -> dict[str, Any]:
 def _patients(run: Path, split: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     """`patients`: direction -> metric -> hash of a patient's name -> score, of metrics whose scores all
     have a patient; `test_images`: a hash of the test split, the data source and the [data] keys that
-    shape an image. {} if the run has no patients.json.
+    shape an image. {} if the run has no scores of single images.
     """
-    if not (run / "patients.json").is_file():
+    lines = read_lines(run)
+    lines = lines[
+        (lines.system == MODEL) & (lines.image != "") & ~lines.direction.str.endswith("_post")
+    ]
+    if lines.empty:
         return {}
-    stored = json.loads(read_file(run / "patients.json", run).decode("utf-8"))
     data = RunFolder(run).recipe().tables["data"]
     source = {key: value for key, value in data["source"].items() if key != "path"}
     test_set = [source, [data.get(key) for key in IMAGE_KEYS], split["splits"]["test"]]
     scores: dict[str, Any] = {}
-    for direction, entry in stored.items():
-        for metric, score in metrics.get(direction, {}).items():
-            values = {}
-            for patient in entry["patients"]:
-                name = hashlib.sha256(patient["patient"].encode()).hexdigest()[:12]
-                values[name] = patient["scores"].get(metric)
-            scored = [value for value in values.values() if value is not None]
-            if score.get("n") == len(scored):  # else no patient is known
-                scores.setdefault(direction, {})[metric] = values
+    for (direction, metric), own in lines.groupby(["direction", "metric"], sort=False):
+        means = own.groupby(
+            own.patient.where(own.patient != "", own.image), sort=False
+        ).value.mean()
+        if metrics[direction][metric].get("n") == means.count():  # else no patient is known
+            names = [hashlib.sha256(name.encode()).hexdigest()[:12] for name in means.index]
+            values = [None if math.isnan(value) else value for value in means]
+            scores.setdefault(direction, {})[metric] = dict(zip(names, values, strict=True))
     images = hashlib.sha256(json.dumps(test_set, sort_keys=True, default=str).encode()).hexdigest()
     return {"patients": scores, "test_images": images}
 

@@ -4,6 +4,9 @@ the same patients.
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
+from typing import Any
+
+import pandas
 
 from gantk import compare_systems, correct_tests
 from gantk.metrics.names import baseline_words
@@ -20,9 +23,9 @@ def sentences(systems: Sequence[System]) -> Iterator[str]:
     scores per patient.
     """
     baselines: list[SystemTest] = []
-    scores: dict[str, dict[tuple, dict[str, float]]] = {}
-    higher_is_better: dict[tuple, bool | None] = {}
-    units: dict[tuple, str] = {}
+    scores: list[dict[str, Any]] = []
+    higher_is_better: dict[str, bool | None] = {}
+    units: dict[str, str] = {}
     lines = [line for system in systems for line in system.lines if not line.judgement.failed]
     for line in lines:
         for metric in line.main:
@@ -31,12 +34,23 @@ def sentences(systems: Sequence[System]) -> Iterator[str]:
                 baselines.append(test)
             patients = _mean_by_patient(line, metric)
             if patients is not None:
-                key = _same_images(line, metric)
-                scores.setdefault(line.system.name, {})[key] = patients
-                higher_is_better[key] = line.score(metric).higher_is_better
-                units[key] = line.score(metric).unit
+                score = {
+                    "images": _same_images(line, metric),
+                    "direction": line.label,
+                    "metric": metric,
+                    "system": line.system.name,
+                }
+                scores += [
+                    score | {"patient": patient, "value": value}
+                    for patient, value in patients.items()
+                ]
+                higher_is_better[metric] = line.score(metric).higher_is_better
+                units[metric] = line.score(metric).unit
 
-    yield from compare_systems(scores, higher_is_better, units).sentences
+    if scores:
+        by = ("images", "direction", "metric")
+        table = pandas.DataFrame(scores)
+        yield from compare_systems(table, higher_is_better, units, by=by).sentences
     if baselines:
         correct_tests(baselines)
         yield _baseline_sentence(baselines)
@@ -71,14 +85,14 @@ def _mean_by_patient(line: Line, metric: str) -> dict[str, float] | None:
     return means
 
 
-def _same_images(line: Line, metric: str) -> tuple:
+def _same_images(line: Line, metric: str) -> str:
     """Equal for scores of the same test images on one gray scale, as the score of the unchanged input
     shows; seeds that differ in theirs match no other system's.
     """
     images = dict.fromkeys(row.test_images for row in line.system.scored)
     unchanged = [unchanged_input(row, line.direction) for row in line.system.scored]
     scales = dict.fromkeys(each[metric] for each in unchanged if metric in each)
-    return (*images, *scales, line.label, metric)
+    return " ".join([*images, *scales])
 
 
 def _baseline_sentence(tests: Sequence[SystemTest]) -> str:

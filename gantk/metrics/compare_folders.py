@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,15 +26,9 @@ from gantk.metrics.file_pairs import (
     require_same_grid,
     rows_of,
 )
-from gantk.metrics.pair_scores import (
-    ImageScores,
-    PairScorer,
-    References,
-    concatenate_scores,
-    too_small_for,
-)
+from gantk.metrics.pair_scores import PairScorer, References, too_small_for
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
-from gantk.metrics.summary import summary_lines, with_label
+from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.runs.results import Results, Score, Table
 
@@ -79,6 +74,7 @@ class FolderResults(Results):
     patients_unknown: bool  # each image counts as a patient
 
 
+DIRECTION = "pred_to_truth"
 PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
 
@@ -91,7 +87,7 @@ def compare(
     patient: str = "",
     device: str | None = None,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Scores:
     """Score a folder (or file) of images against the true images; no model is needed.
 
     Example:
@@ -113,7 +109,8 @@ def compare(
         say: called with each line of output.
 
     Returns:
-        A dictionary like metrics.json.
+        A dictionary like metrics.json; its `table` is a pandas DataFrame with a line for each image
+        and metric.
 
     Raises:
         UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
@@ -145,7 +142,8 @@ def compare(
 
     scores: dict[str, Score] = {}
     if of_pairs:
-        scores |= _pair_scores(pairs, of_pairs, place, scale, patients, read)
+        lines, of_files = _pair_scores(pairs, of_pairs, place, scale, patients, read)
+        scores |= of_files
     if of_sets:
         scores |= _set_scores(made, real, of_sets, place, scale, read)
     if match:
@@ -155,12 +153,14 @@ def compare(
 
     unknown = len(pairs) > 1 and all(patients[each] == each.name for _, each in pairs)
     result = FolderResults(
-        metrics={"pred_to_truth": scores},
+        metrics={DIRECTION: scores},
         baselines={},
         verdict={},
         scale=scale,
         patients_unknown=unknown,
     )
+    if of_pairs:
+        result.lines.append(lines)
     for line in summary_lines(result):
         say(line)
 
@@ -183,7 +183,7 @@ def compare(
     if of_pairs:
         say(with_label("note", NO_BASELINE))
 
-    return result.dump()
+    return Scores(result)
 
 
 def _metric_parts(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
@@ -312,8 +312,8 @@ class FileScorer:
         self._scorers: dict[int, PairScorer] = {}  # by dimensions
         self._left_out: dict[str, Score] = {}
 
-    def __call__(self, made: Tensor, real: Tensor, patient: str) -> ImageScores:
-        """The scores of one file, (1, C, *size), of a patient."""
+    def __call__(self, made: Tensor, real: Tensor, patient: str, name: str) -> pd.DataFrame:
+        """The lines of one file, (1, C, *size), of a patient."""
         dims = real.ndim - 2
         if dims not in self._scorers:
             metrics = [part(self._range, dims) for part in self._parts]
@@ -331,14 +331,15 @@ class FileScorer:
                 device=self._device,
                 regions=["whole"],
             )
-        return self._scorers[dims](made, References(real, [patient]))
+        references = References(real, [patient], names=[name])
+        return self._scorers[dims](made, references, direction=DIRECTION)
 
-    def scores(self, of_files: Sequence[ImageScores]) -> dict[str, Score]:
+    def scores(self, lines: pd.DataFrame) -> dict[str, Score]:
         """The scores over all files, by name; without a value where files are too small for a
         metric.
         """
         scorer = next(iter(self._scorers.values()))
-        return scorer.scores(concatenate_scores(of_files)) | self._left_out
+        return scorer.scores(lines) | self._left_out
 
     def _noted(self, truth: Image) -> Image:
         self._sizes.add(truth.pixels.shape[1:])
@@ -352,19 +353,20 @@ def _pair_scores(
     scale: ScaleFit,
     patients: Mapping[Scan, str],
     read: Read,
-) -> dict[str, Score]:
+) -> tuple[pd.DataFrame, dict[str, Score]]:
     scorer = FileScorer((read(truth) for _, truth in pairs), parts, device)
     found = []
     for pair in pairs:
         made, real = (torch.tensor(pixels)[None] for pixels in _read(pair, read))
-        found.append(scorer(scale(made), real, patients[pair[1]]))
+        found.append(scorer(scale(made), real, patients[pair[1]], pair[0].name))
 
-    scores = scorer.scores(found)
+    lines = pd.concat(found, ignore_index=True)
+    scores = scorer.scores(lines)
     reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
     if all("pixels on each side" in reason for reason in reasons):
         remedy = "use other metrics too, such as psnr or mae"
         raise UserError(reasons[0], where="--metrics", remedy=remedy)
-    return scores
+    return lines, scores
 
 
 def _set_scores(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -21,16 +22,10 @@ from gantk.errors import UserError
 from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
+from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
 from gantk.metrics.names import CEILING, short_metric_name
-from gantk.metrics.pair_scores import (
-    HistogramMatching,
-    ImageScores,
-    IntensityMap,
-    PairScorer,
-    References,
-    identity,
-)
+from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import Metric, PairMetric
 from gantk.metrics.references import (
     MAX_CURVE_IMAGES,
@@ -79,9 +74,8 @@ class Tested:
     inputs: Tensor  # (N, C, *size) in network intensities, as `made`
     made: Tensor
     references: References
-    scores: ImageScores  # one number per image and metric
-    baselines: Mapping[str, ImageScores]  # the same of each baseline, by its name
-    senses: Mapping[str, bool | None]  # whether higher is better
+    lines: pd.DataFrame  # the scores of the model and of the baselines, see `gantk.metrics.table`
+    higher_is_better: Mapping[str, bool | None]  # of each score
 
 
 def default_metrics(method: Method) -> list[Any]:
@@ -359,9 +353,8 @@ class Scorer:
             baselines = _without_errors_in(padding, baselines, references.images)
 
         results.metrics |= {name: {} for name in made}
-        scores = {}
         if references is not None:
-            scores = score_pairs(results, key, self.pairs, made, baselines, references)
+            score_pairs(results, key, self.pairs, made, baselines, references)
         if self.set_metrics:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
@@ -379,9 +372,8 @@ class Scorer:
             inputs=shown,
             made=made[key],
             references=references,
-            scores=scores[key],
-            baselines={name: scores[name] for name in baselines},
-            senses=self.pairs.senses,
+            lines=pd.concat([each for each in results.lines if each.direction.iloc[0] == key]),
+            higher_is_better=self.pairs.senses,
         )
         if references.foreground is not None:
             share = float(references.foreground.float().mean())
@@ -625,18 +617,23 @@ def score_pairs(
     made: Mapping[str, Tensor],
     baselines: Mapping[str, Tensor],
     references: References,
-) -> dict[str, ImageScores]:
-    """Score images (`made`, `baselines`, by name) against their truth; adds scores and verdicts to
-    results, those of baselines under the direction `key`. Returns the scores of each image.
+) -> None:
+    """Score images (`made`, `baselines`, by name) against their truth; adds lines, scores and verdicts
+    to results, those of baselines under the direction `key`.
     """
-    scores = {name: scorer(images, references) for name, images in {**made, **baselines}.items()}
-    rivals = {name: scores[name] for name in baselines}
-    for name in made:
-        results.metrics[name] = scorer.scores(scores[name])
-        results.verdict[name] = {**pair_verdict(scores[name], rivals, scorer.senses)}
-    for name in baselines:
-        results.baselines.setdefault(name, {})[key] = scorer.scores(scores[name])
-    return scores
+    rivals = {
+        name: scorer(images, references, direction=key, system=name)
+        for name, images in baselines.items()
+    }
+    for name, images in made.items():
+        lines = scorer(images, references, direction=name)
+        results.lines.append(lines)
+        results.metrics[name] = scorer.scores(lines, references.above)
+        results.verdict[name] = {**pair_verdict(lines, rivals, scorer.senses)}
+    for name, lines in rivals.items():
+        results.lines.append(lines)
+        of_baseline = results.baselines.setdefault(name, {})
+        of_baseline[key] = scorer.scores(lines, references.above)
 
 
 def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:

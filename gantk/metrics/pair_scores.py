@@ -1,20 +1,13 @@
-"""Scores of outputs against references: by metric and region, before and after a linear correction.
-And the baselines that a model must beat: identity, histogram matching, and the best intensity map;
-plugins register others.
-
-A baseline takes images (N, C, *size) and returns images, so that every metric scores it as it
-scores a model.
-"""
+"""Scores of outputs against references: by metric and region, before and after a linear correction."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -22,12 +15,10 @@ from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, mean_score, metric_score
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES
 from gantk.metrics.pairs import LesionContrast, MapMetric, PairMetric
+from gantk.metrics.table import COLUMNS, MODEL, lines_of, trouble
 from gantk.runs.results import Score
 
 NOTHING = Score(value=None, ci95=None, n=0)
-QUANTILES = 4096  # of a domain's pooled intensities
-BINS = 256  # of the intensity map
-PIXELS = 2**16  # at most of each training image, for the intensity map
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
@@ -41,48 +32,7 @@ class References:
     foreground: Tensor | None = None  # not air (N, 1, *size)
     units: Any = None  # the intensities of the files, see gantk.metrics.references.Units
     above: str = ""  # the share(s) of the range above which pixels are `foreground`
-
-
-@dataclass(frozen=True)
-class ImageScores:
-    """The scores of a model or baseline, one number per image: (kind, row) -> (N,).
-
-    Kinds: "raw", and "corrected" by the best linear map.
-    """
-
-    values: dict[tuple[str, str], np.ndarray]
-    patients: list[str]
-    finite: np.ndarray  # (N,) whether all values of an output are finite
-    above: str = ""  # of the references
-
-    @property
-    def raw(self) -> dict[str, np.ndarray]:
-        """One score per image, by name."""
-        return {name: values for (kind, name), values in self.values.items() if kind == "raw"}
-
-    def trouble(self, row: str) -> str | None:
-        """The reason why a row has no value although its images could be scored; None if it has a
-        value.
-        """
-        count = len(self.finite)
-        broken = int((~self.finite).sum())
-        infinite = int(np.isinf(self.values["raw", row]).sum())
-        if broken:
-            return f"{broken} of {count} outputs contain NaN or infinite values"
-        return f"{infinite} of {count} images have an infinite score" if infinite else None
-
-
-def concatenate_scores(parts: Sequence[ImageScores]) -> ImageScores:
-    """Concatenate the scores of several calls."""
-    values = {}
-    for key in parts[0].values:
-        values[key] = np.concatenate([part.values[key] for part in parts])
-
-    return ImageScores(
-        values,
-        patients=list(chain.from_iterable(part.patients for part in parts)),
-        finite=np.concatenate([part.finite for part in parts]),
-    )
+    names: Sequence[str] | None = None  # of the inputs; numbers where they have none
 
 
 def too_small_for(
@@ -150,8 +100,11 @@ class PairScorer:
 
         self.senses = {name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()}
 
-    def __call__(self, output: Tensor, references: References) -> ImageScores:
-        """Compute all scores of outputs (N, C, *size) in network intensities."""
+    def __call__(self, output: Tensor, references: References, **about: str) -> pd.DataFrame:
+        """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`.
+
+        `about`: `direction` and `system` of its lines.
+        """
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         finite = []
         for first in range(0, len(output), self.batch):
@@ -161,9 +114,24 @@ class PairScorer:
             for key, scores in self._scores_of_batch(made, references, part):
                 found[key].append(scores)
 
-        values = {key: torch.cat(parts).cpu().double().numpy() for key, parts in found.items()}
-        all_finite = torch.cat(finite).cpu().numpy()
-        return ImageScores(values, references.patients, all_finite, references.above)
+        names = range(len(output)) if references.names is None else references.names
+        known = {
+            "direction": "",
+            "system": MODEL,
+            "image": [*map(str, names)],
+            "patient": references.patients,
+            "finite": torch.cat(finite).cpu().numpy(),
+        } | about
+        tables = [pd.DataFrame(columns=COLUMNS)]
+        for name in self.rows_of:
+            columns = {
+                kind: torch.cat(found[kind, name]).cpu().double().numpy()
+                for kind in ("value", "corrected")
+                if (kind, name) in found
+            }
+            if "value" in columns:
+                tables.append(lines_of(name, **known | columns))
+        return pd.concat(tables[1:] or tables, ignore_index=True)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
@@ -183,15 +151,15 @@ class PairScorer:
         if units is not None and any(metric.of_unit == units.name for metric in self.metrics):
             native_made = units.native(made, part.start)
             native_real = units.native(real, part.start)
-            yield from self._scores("raw", native_made, native_real, masks, units.name)
+            yield from self._scores("value", native_made, native_real, masks, units.name)
 
         # Metrics count from black: SSIM's luminance term means nothing where intensities change
         # sign.
         made = made - self.low
         real = real - self.low
-        yield from self._scores("raw", made, real, masks)
+        yield from self._scores("value", made, real, masks)
         if self.contrast.name in self.rows_of and LESION in masks:
-            yield ("raw", self.contrast.name), self.contrast(made, real, masks[LESION])
+            yield ("value", self.contrast.name), self.contrast(made, real, masks[LESION])
 
         # a line that also had to fit the head would lift the air, of which SSIM then sees nothing
         # but the offset
@@ -229,32 +197,26 @@ class PairScorer:
                 for suffix, mask in regions.items():
                     yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
 
-    def scores(self, scores: ImageScores) -> dict[str, Score]:
-        """The scores over all images, by name."""
+    def scores(self, lines: pd.DataFrame, above: str = "") -> dict[str, Score]:
+        """The scores of a system over all images, by name. `above`: of the references."""
         return {
-            name: self._score(name, scores)
-            for name in self.rows_of
-            if ("raw", name) in scores.values
+            name: self._score(name, own, above) for name, own in lines.groupby("metric", sort=False)
         }
 
-    def _score(self, name: str, scores: ImageScores) -> Score:
+    def _score(self, name: str, lines: pd.DataFrame, above: str) -> Score:
         metric, suffix = self.rows_of[name]
-        patients = scores.patients
         definition = (metric.in_mask if suffix else "") or metric.definition
         if suffix == FOREGROUND:
-            definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(scores.above)}"
+            definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(above)}"
 
-        trouble = scores.trouble(name)
-        if trouble:
-            return metric_score(metric, NOTHING, 0, f"{definition}/not-computed: {trouble}")
+        problem = trouble(lines)
+        if problem:
+            return metric_score(metric, NOTHING, 0, f"{definition}/not-computed: {problem}")
 
-        raw = scores.values["raw", name]
-        count = int((~np.isnan(raw)).sum())
-        gap = None
-        if ("corrected", name) in scores.values:
-            gap = mean_score(scores.values["corrected", name], patients)
-
-        return metric_score(metric, estimate(raw, patients), count, definition, gap)
+        patients = lines.patient.to_list()
+        gap = mean_score(lines.corrected, patients)
+        found = estimate(lines.value, patients)
+        return metric_score(metric, found, int(lines.value.count()), definition, gap)
 
 
 def _one_per_image(metric: PairMetric, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
@@ -285,75 +247,6 @@ def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:
     return torch.stack(inside).any(0)
 
 
-def identity(source: Tensor, channels: int | None = None) -> Tensor:
-    """The source itself, unchanged; if the channel counts differ, its channel mean, repeated."""
-    if channels in (None, source.shape[1]):
-        return source
-    return source.mean(1, keepdim=True).expand(-1, channels, *source.shape[2:])
-
-
-class HistogramMatching:
-    """Maps each image to the intensity distribution of the target domain's training images. It
-    needs no pairs.
-
-    Pixels keep their order by brightness: the pixel at quantile q gets the target domain's pooled
-    quantile q. Pixels of equal value, such as air, get the quantile at the middle of their ranks,
-    so that they stay equal.
-    """
-
-    def __init__(self, target: Iterable[Tensor]):
-        """`target`: the target domain's training images, (C, *size) each, one or more."""
-        self.levels = np.linspace(0, 1, QUANTILES)
-        # The same number of quantiles from each image, whatever its size: each image has the same
-        # weight.
-        ordered = (np.sort(flat(image), axis=1) for image in target)
-        pools = [
-            each[:, np.linspace(0, each.shape[1] - 1, QUANTILES).round().astype(int)]
-            for each in ordered
-        ]
-        # (QUANTILES, C)
-        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)
-
-    def __call__(self, source: Tensor) -> Tensor:
-        images = identity(source, self.quantiles.shape[1]).detach().float().cpu().numpy()
-        matched = np.empty_like(images)
-        for n, c in np.ndindex(*images.shape[:2]):
-            _, inverse, counts = np.unique(images[n, c], return_inverse=True, return_counts=True)
-            middle = (np.cumsum(counts) - counts / 2) / images[n, c].size
-            matched[n, c] = np.interp(middle, self.levels, self.quantiles[:, c])[inverse].reshape(
-                images.shape[2:]
-            )
-
-        return torch.from_numpy(matched).to(source.device)
-
-
-class IntensityMap:
-    """The best look-up table: the mean target intensity of every source intensity, fitted on
-    training pairs.
-
-    It has 256 bins of the source intensity (channel mean), is linear between their mean intensities
-    and constant beyond the ends. The map need not be monotonic, so it can invert contrast. A model
-    that does not beat it has learned only brightness and no anatomy.
-    """
-
-    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]):
-        """`pairs`: registered (source, target) training images, (C, *size) each; 65536 random
-        pixels of larger ones.
-        """
-        images = [_some_pixels(flat(source).mean(0), flat(target)) for source, target in pairs]
-        source, target = (np.concatenate(parts, -1) for parts in zip(*images, strict=True))
-        step = max((source.max() - source.min()) / BINS, np.finfo(np.float32).tiny)
-        bins = np.clip(((source - source.min()) / step).astype(int), 0, BINS - 1)
-        sums = np.stack([np.bincount(bins, values, BINS) for values in (source, *target)])
-        counts = np.bincount(bins, minlength=BINS)
-        self.places, *self.means = sums[:, counts > 0] / counts[counts > 0]
-
-    def __call__(self, source: Tensor) -> Tensor:
-        values = source.detach().float().cpu().numpy().mean(1)
-        mapped = np.stack([np.interp(values, self.places, means) for means in self.means], 1)
-        return torch.from_numpy(mapped.astype(np.float32)).to(source.device)
-
-
 def linearly_corrected(output: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
     """a * output + b with the a and b, per image and channel, that minimise the mean square error
     to the reference.
@@ -373,18 +266,3 @@ def linearly_corrected(output: Tensor, reference: Tensor, mask: Tensor | None = 
     joint = (weight * (x - mean_x) * (y - mean_y)).sum(axes, keepdim=True)
     slope = torch.where(spread > 1e-12 * total, joint / spread.clamp_min(1e-30), 0.0)
     return (mean_y + slope * (x - mean_x)).float()
-
-
-def flat(image: Tensor) -> np.ndarray:
-    """(C, *size) as a float64 array (C, positions)."""
-    return image.detach().cpu().double().flatten(1).numpy()
-
-
-def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same PIXELS random positions (seeded) of both, so that a data set of volumes fits into
-    memory.
-    """
-    if source.size <= PIXELS:
-        return source, target
-    chosen = np.random.default_rng(0).choice(source.size, PIXELS, replace=False)
-    return source[chosen], target[:, chosen]

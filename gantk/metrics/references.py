@@ -141,8 +141,9 @@ class RealImages:
         records = [pair[to] for pair in pairs]
         images = self.scored_images(records)
         patients = [record.subject for record in records]
+        names = [pair[OTHER[to]].key for pair in pairs]
         if sources is None:
-            return References(images, patients)
+            return References(images, patients, names=names)
 
         tissue = self.data.intensity[to].tissue
         tissue_of_sources = self.data.intensity[OTHER[to]].tissue
@@ -158,6 +159,7 @@ class RealImages:
             foreground=foreground((sources, tissue_of_sources), (images, tissue)),
             units=units_of(self.data, records, to),
             above=self._shares([*tissue, *tissue_of_sources]),
+            names=names,
         )
 
     def _shares(self, levels: Sequence[float]) -> str:

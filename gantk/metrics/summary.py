@@ -8,6 +8,9 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
 
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
 from gantk.metrics.rows import (
@@ -17,6 +20,7 @@ from gantk.metrics.rows import (
     pairs_sentence,
     result_sentence,
 )
+from gantk.metrics.table import table_of
 from gantk.metrics.verdict import Tone, verdict_words
 from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score, number_text
@@ -26,6 +30,20 @@ LABEL_WIDTH = 9
 HEADERS = ("direction", "score", "model", "baseline", "difference", "verdict")
 HEADERS_WITHOUT_BASELINES = ("direction", "score", "value", "95 % interval", "tested")
 COLOURS: dict[Tone, str] = {"good": "green", "near": "", "bad": "bold red", "": ""}
+
+
+class Scores(dict[str, Any]):
+    """The content of metrics.json, with the scores of single images as a `table`, a pandas DataFrame
+    (see `gantk.metrics.table`). Printed, it is the summary of a terminal.
+    """
+
+    def __init__(self, results: Results, lines: pd.DataFrame | None = None):
+        super().__init__(results.dump())
+        self.results = results
+        self.table = table_of(results) if lines is None else lines
+
+    def __str__(self) -> str:
+        return "\n".join(summary_lines(self.results))
 
 
 def summary_lines(results: Results) -> Iterator[str]:

@@ -8,13 +8,14 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.errors import count_noun
 from gantk.metrics.intervals import MIN_PATIENTS, mean_score, patient_means, probability_better
 from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
-from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.statistics.paired import paired_test
+from gantk.metrics.table import trouble
 from gantk.runs.results import PairedTest, Score, Verdict
 
 # of scores of sets in old results, which state no p-value
@@ -122,27 +123,29 @@ def _correction(comparisons: int | None) -> str:
 
 
 def pair_verdict(
-    model: ImageScores, baselines: Mapping[str, ImageScores], senses: Mapping[str, bool | None]
+    model: pd.DataFrame,
+    baselines: Mapping[str, pd.DataFrame],
+    higher_is_better: Mapping[str, bool | None],
 ) -> dict[str, Verdict]:
     """For each score: whether the model's mean beats the best baseline's, in which share of
     resamples of patients, and the paired test, not yet corrected for other tests.
 
-    `senses`: score -> whether higher is better; None: no verdict. A model with outputs that are not
-    finite never wins.
+    `model` and `baselines` are tables of the same images of one direction. `higher_is_better`: of each
+    score; None: no verdict. A model with outputs that are not finite never wins.
     """
     verdicts = {}
-    for name, values in model.raw.items():
-        higher = senses[name]
+    for name, own in model.groupby("metric", sort=False):
+        higher = higher_is_better[name]
         if higher is None:
             continue
 
-        rivals = {
-            rival: _rival(model, scores, name, higher)
-            for rival, scores in baselines.items()
-            if name in scores.raw and not scores.trouble(name)
-        }
-        value = mean_score(values, model.patients)
-        if model.trouble(name):
+        rivals = {}
+        for rival, lines in baselines.items():
+            other = lines[lines.metric == name]
+            if len(other) and not trouble(other):
+                rivals[rival] = _rival(own, other, higher)
+        value = mean_score(own.value, own.patient.to_list())
+        if trouble(own):
             value = -math.inf if higher else math.inf
         verdict = _verdict(value, rivals, higher)
         if verdict:
@@ -151,20 +154,21 @@ def pair_verdict(
     return verdicts
 
 
-def _rival(model: ImageScores, baseline: ImageScores, name: str, higher: bool) -> Rival:
-    """A baseline's mean, the probability that the model is better, and the test."""
-    values = baseline.raw[name]
+def _rival(model: pd.DataFrame, baseline: pd.DataFrame, higher: bool) -> Rival:
+    """A baseline's mean of one score, the probability that the model is better, and the test."""
+    patients = model.patient.to_list()
+    values = baseline.value.to_numpy()
     verdict = Verdict(probability=0.0)
-    if not model.trouble(name):
-        gains = model.raw[name] - values
-        of_patients = patient_means(gains if higher else -gains, model.patients)
-        if "" in model.patients:
+    if not trouble(model):
+        gains = model.value.to_numpy() - values
+        of_patients = patient_means(gains if higher else -gains, patients)
+        if "" in patients:
             of_patients = of_patients[:0]  # they are not known
         probability = probability_better(of_patients)
         test = paired_test(of_patients)
         tested = None if test else len(of_patients)
         verdict = Verdict(probability=probability, test=test, patients=tested)
-    return mean_score(values, model.patients), verdict
+    return mean_score(values, patients), verdict
 
 
 def set_verdict(

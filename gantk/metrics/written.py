@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -29,7 +30,6 @@ from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
-from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import image_intensities, size_image
@@ -94,7 +94,7 @@ class WrittenTranslations:
         if truths is not None:
             scorer = self._file_scorer([truths[group[0]] for group in groups], to)
 
-        def work(group: Sequence[int]) -> tuple[Tensor, Tensor, ImageScores | None]:
+        def work(group: Sequence[int]) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
             truth = truths[group[0]] if truths is not None else None
             return self._translate([sources[number] for number in group], truth, to, scorer)
 
@@ -107,7 +107,7 @@ class WrittenTranslations:
         scores = [score for score in found if score is not None]
         of_files = {}
         if scorer is not None and len(scores) == len(groups):
-            of_files = scorer.scores(scores)
+            of_files = scorer.scores(pd.concat(scores, ignore_index=True))
         return Written(torch.cat(images)[order], torch.cat(padding)[order], of_files)
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
@@ -139,7 +139,7 @@ class WrittenTranslations:
         truth: Record | None,
         to: str,
         scorer: FileScorer | None,
-    ) -> tuple[Tensor, Tensor, ImageScores | None]:
+    ) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
         """The translations (n, C, *size) of the records of one image, their padding, and the scores
         of its file.
         """
@@ -161,7 +161,7 @@ class WrittenTranslations:
             real = truth.file.read()
             if real.channels == made.channels and made.grid.same_as(real.grid):
                 written = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
-                scores = scorer(written, torch.tensor(real.pixels)[None], truth.subject)
+                scores = scorer(written, torch.tensor(real.pixels)[None], truth.subject, truth.key)
 
         if made.affine is None:  # a picture may be on a scale of its own
             pipeline = self.translator.pipelines[to]

@@ -40,6 +40,7 @@ PUBLIC_MODULES = (
     "gantk.inference.frame",
     "gantk.inference.translation",
     # scores and pages
+    "gantk.metrics.baselines",
     "gantk.metrics.evaluate",
     "gantk.metrics.intervals",
     "gantk.metrics.names",
@@ -48,6 +49,7 @@ PUBLIC_MODULES = (
     "gantk.metrics.references",
     "gantk.metrics.rows",
     "gantk.metrics.sets",
+    "gantk.metrics.table",
     "gantk.metrics.verdict",
     "gantk.metrics.written",
     "gantk.report.build",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gantk.runs.folder import RunFolder
+from gantk.runs.schemas import read_results
 
 if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
+    from gantk.metrics.summary import Scores
 
 
 class Run(RunFolder):
@@ -18,6 +20,7 @@ class Run(RunFolder):
 
         run = gantk.Run("runs/NAME-TIME")
         run.metrics["a_to_b"]["psnr"]["value"]
+        run.scores.table.groupby(["system", "metric"])["value"].describe()
         pandas.DataFrame(run.log).plot("step", "losses.generators/cycle_a")
         t2 = run.load().translate(t1)
     """
@@ -27,6 +30,16 @@ class Run(RunFolder):
         from gantk.inference.load import load_model
 
         return load_model(self.path, device)
+
+    @property
+    def scores(self) -> Scores:
+        """The content of metrics.json, with a `table` of the scores of single images, a pandas
+        DataFrame; without any before the run is scored.
+        """
+        from gantk.metrics.summary import Scores
+        from gantk.metrics.table import read_lines
+
+        return Scores(read_results(self.path), read_lines(self.path))
 
     def _repr_html_(self) -> str:
         """HTML for a notebook. It sets only spacing, so that the notebook's light or dark colours

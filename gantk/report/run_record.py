@@ -11,19 +11,21 @@ from collections.abc import Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pandas import DataFrame
 from PIL import Image
 
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, one_line
+from gantk.metrics.table import COLUMNS, read_lines
 from gantk.report.words import arrow, direction_name
 from gantk.runs.results import Choice, Results
 from gantk.runs.schemas import (
     Content,
     Environment,
     LogLine,
-    Patients,
     RecipeTables,
     SampleIndex,
+    StoredImages,
     is_inside,
     read,
     read_log,
@@ -220,15 +222,16 @@ class RunRecord:
         "best",
         "directions",
         "environment",
+        "lines",
         "log",
         "path",
-        "patients",
         "problems",
         "recipe",
         "recipe_text",
         "results",
         "samples",
         "split",
+        "stored",
     )
 
     def __init__(self, run: str | Path):
@@ -248,8 +251,9 @@ class RunRecord:
         self.best = self.read("best.json", Choice) or Choice()
         if self.is_evaluated and not self.results.domains:  # of an earlier version
             self.results.domains = list(self.domains)
-        patients = self.read("patients.json", Patients)
-        self.patients = patients.root if patients else {}
+        stored = self.read("samples/test/index.json", StoredImages)
+        self.stored = stored.root if stored else {}
+        self.lines = self._read_lines()
         self.recipe_text = text_of(path / "recipe.toml", path) if recipe else ""
         index = self.read("samples/index.json", SampleIndex)
         self.samples = _samples(path / "samples", index, self.problems) if index else None
@@ -269,6 +273,14 @@ class RunRecord:
         except UserError as error:
             self.problems.append(error.what)
             return None
+
+    def _read_lines(self) -> DataFrame:
+        """The scores of single images, see `gantk.metrics.table`."""
+        try:
+            return read_lines(self.path)
+        except UserError as error:
+            self.problems.append(error.what)
+            return DataFrame(columns=COLUMNS)
 
     @property
     def is_evaluated(self) -> bool:

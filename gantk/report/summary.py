@@ -181,7 +181,7 @@ def _typical_case(found: ShownPatients, case: ShownImage) -> Figure:
     largest = float(np.percentile(error, BRIGHTEST)) or 1.0
     row = [(title, png_uri(each)) for title, each in picture_row(case, found.titles, largest)]
     stored = case.stored
-    value = Score(value=stored.scores[metric], unit=of_all.unit)
+    value = Score(value=case.scores[metric], unit=of_all.unit)
     images = count_noun(stored.median_of or 0, "test image")
     caption = f"The median of {images}, of {stored.patient}:"
     caption += f" its {short_metric_name(metric)} is {words.with_unit(value)}."

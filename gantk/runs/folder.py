@@ -68,7 +68,7 @@ RUN_FILES = (
     "usage.json",
     "best.json",
     "metrics.json",
-    "patients.json",
+    "scores.csv",
     "report.html",
     "profile",
 )

@@ -1,5 +1,4 @@
-"""The results of an evaluation, which metrics.json and patients.json store, and the only format of
-their numbers.
+"""The results of an evaluation, which metrics.json stores, and the only format of their numbers.
 
 Read `Results` and `Score` first.
 """
@@ -8,18 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     model_serializer,
     model_validator,
 )
 
 from gantk.errors import count_noun
 from gantk.plugin.spec import Share
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+else:
+    DataFrame = Any  # most commands need no pandas
 
 Step = Annotated[int, Field(ge=0, le=10**15)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
@@ -323,6 +328,14 @@ class Results(Table):
     speed: Speed | None = about("Time and memory of the training.")
     domains: list[str] = tables("Names of the domains.", list)
     step: Step | None = about("Step of the scored checkpoint.")
+    _lines: list[DataFrame] = PrivateAttr(default_factory=list)
+
+    @property
+    def lines(self) -> list[DataFrame]:
+        """Tables of the scores of single images, which are stored in scores.csv; see
+        `gantk.metrics.table`.
+        """
+        return self._lines
 
     def baseline(self, name: str, key: str) -> dict[str, Score]:
         """A baseline's scores of a direction; after the post-steps those of the plain direction, as
@@ -340,24 +353,11 @@ class Results(Table):
         return self.baseline(self.verdict_of(key, metric).best_baseline, key).get(metric)
 
 
-class PatientScores(Table):
-    """A test patient in patients.json."""
-
-    patient: str = about("Name of the patient, or of the image if the patient is unknown.", ...)
-    images: list[Step] = about("Numbers of the patient's test images, from 0.", ...)
-    scores: dict[str, float | None] = about("Mean score by metric.", ...)
-    baselines: dict[str, dict[str, float | None]] = tables(
-        "The same of each baseline, by its name."
-    )
-
-
 class StoredImage(Table):
     """A test image in samples/test, which the report shows."""
 
     patient: str = about("Name of the patient.", ...)
     stem: Part = about("First part of the names of its files in samples/test.", ...)
-    scores: dict[str, float | None] = about("Score by metric.", ...)
-    rank: Step = about("Rank of the patient by the first metric; 1 is the worst.", ...)
     median_of: Step | None = about(
         "Number of scored images of which this is the median by the first metric; absent for others."
     )
@@ -365,18 +365,6 @@ class StoredImage(Table):
     truth: str = about("Path of the truth.", ...)
     image: str = about("Name of the input in split.json (`key`).", ...)
     units: list[str] = about("Units of input, output and truth.", ...)
-
-
-class HeldOutPatients(Table):
-    """The test patients of a direction: an entry of patients.json."""
-
-    patients: list[PatientScores] = about("The patients, the worst by the first metric first.", ...)
-    cases: list[StoredImage] = about("The images that the report shows.", ...)
-
-    @property
-    def metrics(self) -> list[str]:
-        """The names of the scores."""
-        return list(self.patients[0].scores) if self.patients else []
 
 
 class CheckpointScore(Table):

@@ -17,10 +17,10 @@ from gantk.errors import UserError, argument, count_noun, file_error_words, read
 from gantk.files import MAX_READ_BYTES, open_file, read_file, regular_file
 from gantk.runs.results import (
     Amount,
-    HeldOutPatients,
     Part,
     Results,
     Step,
+    StoredImage,
     Table,
     about,
     tables,
@@ -283,8 +283,8 @@ class SampleIndex(Table):
     has_truth: bool = about("Whether the folder `truth` exists.", False)
 
 
-class Patients(RootModel[dict[Part, HeldOutPatients]]):
-    """The content of patients.json: the test patients of each direction."""
+class StoredImages(RootModel[dict[Part, list[StoredImage]]]):
+    """The content of samples/test/index.json: the stored test images of each direction."""
 
 
 def read(

@@ -132,8 +132,7 @@ HEAVY = (
 )
 HEAVY += " pandas jinja2 onnxruntime"
 SLOW = (
-    "torch._dynamo sympy triton scipy.stats scipy.integrate nilearn sklearn pandas kornia timm"
-    " torchvision"
+    "torch._dynamo sympy triton scipy.stats scipy.integrate nilearn sklearn kornia timm torchvision"
 )
 SLOW += " matplotlib jinja2 lpips"  # what torch and gantk can both do without at first
 LOOKING = [["--help"], ["list"], ["list", "generators"], ["plugins"], ["recipes"]]
@@ -158,7 +157,7 @@ for arguments in looking:
     found[" ".join(arguments)] = imported(heavy) + [code] * bool(code)
 
 gantk.translate(run, picture, "out.png", device="cpu", say=lambda line: None)
-found["translate a picture"] = imported(slow + " scipy nibabel pydicom SimpleITK")
+found["translate a picture"] = imported(slow + " scipy pandas nibabel pydicom SimpleITK")
 from gantk.training import loop
 
 def first():

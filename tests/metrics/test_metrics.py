@@ -10,7 +10,8 @@ from tiny import CPU, registered
 from torch.nn import functional as F
 
 from gantk.errors import UserError
-from gantk.metrics.pair_scores import HistogramMatching, IntensityMap, linearly_corrected
+from gantk.metrics.baselines import HistogramMatching, IntensityMap
+from gantk.metrics.pair_scores import linearly_corrected
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, RMSE, SSIM, LesionContrast
 from gantk_scores.lpips_metric import NETS
 

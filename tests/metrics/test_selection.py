@@ -15,8 +15,8 @@ import gantk
 from gantk import Data
 from gantk.errors import Interrupted
 from gantk.method import Geometry, Method
+from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.evaluate import Scorer
-from gantk.metrics.pair_scores import IntensityMap
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice

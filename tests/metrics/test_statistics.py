@@ -4,6 +4,7 @@ import json
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from pages import Page
 from tiny import TINY, draw_pictures, read_json
@@ -44,11 +45,24 @@ def test_corrections_are_those_of_the_hand_computed_table():
     assert {test.of for test in tests} == {4}
 
 
-def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0) -> dict:
+def table_of(values: dict) -> pd.DataFrame:
+    """The table of system -> metric -> patient -> value."""
+    return pd.DataFrame(
+        [
+            {"direction": "T1 → T2", "system": system, "metric": metric}
+            | {"patient": p, "value": v}
+            for system, metrics in values.items()
+            for metric, patients in metrics.items()
+            for p, v in patients.items()
+        ]
+    )
+
+
+def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0) -> pd.DataFrame:
     """Two systems with four scores of each patient, which go together."""
     heads = rng.normal(size=patients)
     shifted = [heads + rng.normal(shift, 1, patients) for shift in (0, better)]
-    return {
+    values = {
         name: {
             f"m{k}": {
                 f"p{n}": float(v) for n, v in enumerate(values + rng.normal(0, 0.3, patients))
@@ -57,6 +71,7 @@ def systems_of(rng: np.random.Generator, patients: int = 12, better: float = 0.0
         }
         for name, values in zip("xy", shifted, strict=True)
     }
+    return table_of(values)
 
 
 @pytest.mark.slow
@@ -133,12 +148,11 @@ SENTENCES = {
 @pytest.mark.parametrize("case", SENTENCES)
 def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
     gains, sentence, known = SENTENCES[case]
-    score = ("T1 → T2", "psnr")
     values = {
-        name: {score: {f"p{n}": 20.0 + n + gain for n, gain in enumerate(own)}}
+        name: {"psnr": {f"p{n}": 20.0 + n + gain for n, gain in enumerate(own)}}
         for name, own in zip("xyz", [[0] * len(gains[0]), *gains], strict=False)
     }
-    found = gantk.compare_systems(values, {score: True}, {score: "dB"})
+    found = gantk.compare_systems(table_of(values), {"psnr": True}, {"psnr": "dB"})
     (said,) = found.sentences
 
     assert said.removeprefix("T1 → T2: ").startswith(sentence)
@@ -146,32 +160,27 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
 
 
 @pytest.mark.parametrize(
-    ("score", "value", "words"),
+    ("column", "value", "words"),
     [
-        (
-            "psnr",
-            float("nan"),
-            r"the value nan of 'q' is not a finite number.*scores\['y'\]\['psnr'\]",
-        ),
-        ("psnr", float("inf"), "the value inf of 'q'"),
-        ("psnr", "24", "the value '24' of 'q'"),
-        (1, 2.0, "1 is not the name of a score"),
-        (("T1 → T2", None), 2.0, "is not the name of a score"),
+        ("value", float("inf"), "holds what is not a finite number"),
+        ("value", "24", "holds what is not a finite number"),
+        ("system", None, "the table of scores has no column 'system'"),
     ],
 )
-def test_what_is_no_score_is_refused(score, value, words):
-    values = {"x": {score: {"p": 1.0, "q": 2.0}}, "y": {score: {"p": 1.0, "q": value}}}
+def test_what_is_no_table_of_scores_is_refused(column, value, words):
+    table = table_of({"x": {"psnr": {"p": 1.0, "q": 2.0}}, "y": {"psnr": {"p": 1.0, "q": 2.0}}})
+    wrong = table.drop(columns=column) if value is None else table.assign(**{column: value})
     with pytest.raises(UserError, match=words):
-        gantk.compare_systems(values, {score: True})
+        gantk.compare_systems(wrong, {"psnr": True})
 
 
 def test_scores_in_which_the_leader_is_behind_are_named():
-    psnr, ssim = ("T1 → T2", "psnr"), ("T1 → T2", "ssim")
     values = {
-        "x": {psnr: {"p": 21.0, "q": 22.0}, ssim: {"p": 0.7, "q": 0.7}},
-        "y": {psnr: {"p": 20.0, "q": 21.0}, ssim: {"p": 0.8, "q": 0.9}},
+        "x": {"psnr": {"p": 21.0, "q": 22.0}, "ssim": {"p": 0.7, "q": 0.7}},
+        "y": {"psnr": {"p": 20.0, "q": 21.0}, "ssim": {"p": 0.8, "q": 0.9}},
     }
-    (said,) = gantk.compare_systems(values, {psnr: True, ssim: True}).sentences
+    higher = {"psnr": True, "ssim": True}
+    (said,) = gantk.compare_systems(table_of(values), higher).sentences
 
     assert said.startswith("T1 → T2: x is ahead of y")
     assert said.endswith(" In SSIM it is behind.")

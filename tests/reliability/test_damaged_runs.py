@@ -38,12 +38,13 @@ JSON = [
     "metrics.json",
     "split.json",
 ]
-JSON += ["environment.json", "log.jsonl", "samples/index.json", "patients.json"]
+JSON += ["environment.json", "log.jsonl", "samples/index.json", "samples/test/index.json"]
 OTHERS = [
     "recipe.toml",
     f"{STEP}/weights.safetensors",
     f"{STEP}/state.safetensors",
     "samples/step-000004/a_to_b-0.png",
+    "scores.csv",
 ]
 OTHERS += ["samples/truth/a_to_b-0.png", "samples/test/a_to_b-0-truth.nii.gz"]
 COMMANDS = {

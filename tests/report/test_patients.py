@@ -66,21 +66,21 @@ def test_the_page_reloads_until_the_run_ends(add_plugin, tiny_recipe, tmp_path, 
 
 
 def test_test_patients_are_listed_worst_first(tiny_run):
-    found = read_json(tiny_run / "patients.json")["a_to_b"]
-    scores = [row["scores"]["psnr"] for row in found["patients"]]
-
-    assert scores == sorted(scores)
-    assert all(row["images"] for row in found["patients"])
+    stored = read_json(tiny_run / "samples/test/index.json")["a_to_b"]
+    table = gantk.Run(tiny_run).scores.table
+    lines = table[(table.system == "model") & (table.direction == "a_to_b")]
+    scores = lines[lines.metric == "psnr"].groupby("patient")["value"].mean()
     whole = read_json(tiny_run / "metrics.json")["metrics"]["a_to_b"]["psnr"]
-    assert np.mean(scores) == pytest.approx(whole["value"])
+    assert scores.mean() == pytest.approx(whole["value"])
     assert len(scores) == whole["n"]
     page = Page(tiny_run / "report.html")
     assert refers_to_nothing(page)
 
-    values = [case["scores"]["psnr"] for case in found["cases"] if case.get("median_of")]
-    assert len(values) == 1
+    assert len([image for image in stored if image.get("median_of")]) == 1
     assert f"The median of {whole['images']} test images" in page.words
-    for case in found["cases"]:
+    places = [page.words.index(f"{name} ") for name in scores.sort_values().index]
+    assert places == sorted(places)
+    for case in stored:
         assert case["patient"] in page.words
         assert case["image"] in page.having("title")
 
@@ -156,7 +156,6 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     assert "method.cycle 5.0 7.0" in page.words
     assert "n = 1 (2 images)" in page.words
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
-    assert page.data["charts"][0]["names"] == ["run", "other"]
 
     split = read_json(other / "split.json")
     split["splits"]["test"] = split["splits"]["test"][:1]
@@ -252,19 +251,17 @@ def folds(tiny_run, tmp_path):
         tested = [image | {"key": patient, "subject": patient} for patient in patients]
         split["splits"] |= {"by": "patient", "test": tested}
         write_json(run / "split.json", split)
-        rows = [
-            {
-                "patient": patient,
-                "images": [place],
-                "scores": {"psnr": value},
-                "baselines": {"identity": {"psnr": 10.0 + fold}},
-            }
-            for place, (patient, value) in enumerate(patients.items())
+        lines = [
+            f"a_to_b,{system},psnr,whole,{patient},{patient},{score},,True"
+            for patient, value in patients.items()
+            for system, score in {"model": value, "identity": 10.0 + fold}.items()
         ]
-        stored = read_json(run / "patients.json")["a_to_b"]["cases"][0]
-        cases = [stored | {"patient": image, "image": image} for image in list(patients)[:1]]
-        entry = {"patients": rows, "cases": cases, "volumes": []}
-        write_json(run / "patients.json", {"a_to_b": entry})
+        head = "direction,system,metric,region,image,patient,value,corrected,finite"
+        (run / "scores.csv").write_text("\n".join([head, *lines]))
+        index = run / "samples/test/index.json"
+        stored = read_json(index)["a_to_b"][0]
+        shown = [stored | {"patient": image, "image": image} for image in list(patients)[:1]]
+        write_json(index, {"a_to_b": shown})
         mean = sum(patients.values()) / 2
         score = {"value": mean, "n": 2, "images": 2, "unit": "dB", "higher_is_better": True}
         unchanged = {"a_to_b": {"psnr": {"value": 10.0 + fold, "unit": "dB"}}}
@@ -290,7 +287,7 @@ def folds(tiny_run, tmp_path):
         ),
         (
             OF_A,
-            ("patients.json", '{"psnr": 11.0}', '{"psnr": 60.0}'),
+            ("scores.csv", "11.0,,True", "60.0,,True"),
             3,
             ["are not better than the unchanged input (PSNR 25.00 dB against 27.33 dB)"],
         ),

@@ -67,8 +67,14 @@ WRITES = {
     "a line of the log": ("log.jsonl", lambda run: run.add_to_log(LogLine(step=5))),
 }
 
-PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "patients.json", "split.json"]
-PIPED += ["samples/index.json", "report.html", "environment.json", "recipe.toml"]
+PIPED = ["log.jsonl", "metrics.json", "best.json", "usage.json", "scores.csv", "split.json"]
+PIPED += [
+    "samples/index.json",
+    "samples/test/index.json",
+    "report.html",
+    "environment.json",
+    "recipe.toml",
+]
 
 
 @pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
@@ -155,7 +161,7 @@ def test_others_cannot_write_and_patients_are_private(tmp_path, tiny_recipe):
     paths = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
     open_to_others = [path for path in paths if stat.S_IMODE(path.stat().st_mode) & 0o022]
     assert not open_to_others
-    private = ["report.html", "patients.json", "split.json", "samples/index.json", "samples/test"]
+    private = ["report.html", "scores.csv", "split.json", "samples/index.json", "samples/test"]
     for path in [
         *(run.path / name for name in private),
         study,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from gantk.errors import UserError, join_first
 from gantk.metrics.names import short_metric_name, split_region
@@ -20,9 +20,6 @@ from gantk.runs.results import PairedTest, Results, Score, Verdict
 NOT_COMPARED = (
     "Which of them is better cannot be said: no two of them have scores of the same two patients."
 )
-
-# system -> score -> patient -> value
-PatientScoresOfSystems = Mapping[str, Mapping[Hashable, Mapping[str, float | None]]]
 
 
 class SystemTest(PairedTest):
@@ -49,6 +46,11 @@ class Comparison:
 
     sentences: list[str]
     tests: list[SystemTest]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each test: score, systems, gain of the first, 95 % interval, p-values."""
+        return pd.DataFrame([test.dump() for test in self.tests])
 
 
 def correct_tests(tests: Sequence[PairedTest]) -> None:
@@ -77,80 +79,74 @@ def holm_of(values: Sequence[float]) -> list[float]:
 
 
 def compare_systems(
-    scores: PatientScoresOfSystems,
-    senses: Mapping[Hashable, bool | None],
-    units: Mapping[Hashable, str] | None = None,
+    table: pd.DataFrame,
+    higher_is_better: Mapping[str, bool | None],
+    units: Mapping[str, str] | None = None,
+    *,
+    by: Sequence[str] = ("direction", "metric"),
 ) -> Comparison:
     """Compare systems, pair by pair, on the patients that both have scores of.
 
+    Example:
+
+        table = pandas.concat([one.scores.table, two.scores.table.assign(system="two")])
+        gantk.compare_systems(table, {"psnr": True}).sentences
+
     Args:
-        scores: system -> score -> patient -> value; a value may be None. A score is the name of a
-            metric, or a tuple that ends with its direction and this name.
-        senses: for each score whether higher is better; None: the score is not compared.
-        units: the unit of each score, for the sentences.
+        table: a line for each score of an image or a patient, such as `run.scores.table`. Its columns
+            are `system`, `patient`, `value` and those of `by`. Lines without a value or a patient are
+            left out.
+        higher_is_better: by metric; metrics that it does not name, or names with None, are not
+            compared.
+        units: the unit of each metric, for the sentences.
+        by: the columns that make a score, the name of the metric last. Only equal scores are compared.
 
     Returns:
-        `sentences` and `tests` of all pairs. A sentence says which system leads in the first score of
-        a direction, and whether this can be chance. The `gain` of a test states how much better the
-        system `one` is than `other`; all tests are corrected together.
+        `sentences`, `tests` of all pairs, and these as a `table`. A sentence says which system leads in
+        the first score of a direction, and whether this can be chance. The `gain` of a test states how
+        much better the system `one` is than `other`; all tests are corrected together.
 
     Raises:
-        UserError: a score has no name, or a value is no finite number.
+        UserError: a column is missing, or a value is no finite number.
     """
+    means = _means_of_patients(table, [*by, "system", "patient"])
     tests: list[SystemTest] = []
-    for score, higher in senses.items():
+    for place, of_score in means.groupby([*by], sort=False):
+        higher = higher_is_better.get(place[-1])
         if higher is None:
             continue
 
-        _expect_name(score)
-        sign = 1 if higher else -1
-        scored = {}  # system -> patient -> value
-        for system, of_score in scores.items():
-            known = _known_values(of_score.get(score, {}), f"scores[{system!r}][{score!r}]")
-            if known:
-                scored[system] = known
-
-        place = score if isinstance(score, tuple) else (score,)
-        for one, other in combinations(scored, 2):
-            gains = [
-                sign * (value - scored[other][patient])
-                for patient, value in scored[one].items()
-                if patient in scored[other]
-            ]
-            test = paired_test(gains)
+        values = of_score.pivot(index="patient", columns="system", values="value")
+        values = values.reindex(of_score.patient.unique())
+        for one, other in combinations(of_score.system.unique(), 2):
+            gains = (values[one] - values[other]).dropna()
+            test = paired_test(gains if higher else -gains)
             if test:
                 tests.append(SystemTest(place=place, one=one, other=other, **dict(test)))
 
     correct_tests(tests)
     sentences = _sentences(tests, units or {})
-    if not sentences and len(scores) > 1:
+    if not sentences and table["system"].nunique() > 1:
         sentences = [NOT_COMPARED]
     return Comparison(sentences, tests)
 
 
-def _expect_name(score: Hashable) -> None:
-    """UserError for a score that is neither a name nor a tuple that ends with one."""
-    name = score[-1] if isinstance(score, tuple) and score else score
-    if not isinstance(name, str):
-        allowed = "the name of a metric, or a tuple that ends with it"
-        raise UserError(f"{score!r} is not the name of a score", where="senses", allowed=allowed)
+def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The mean of each patient by each score of each system; UserError for what is no table of scores."""
+    missing = [name for name in [*columns, "value"] if name not in table]
+    if missing:
+        what = f"the table of scores has no column '{missing[0]}'"
+        raise UserError(what, where="table", allowed=[*columns, "value"])
+    if not (
+        pd.api.types.is_numeric_dtype(table["value"]) and np.isfinite(table["value"].dropna()).all()
+    ):
+        what = "the column 'value' holds what is not a finite number"
+        raise UserError(what, where="table", remedy="leave the lines without a score out")
+    known = table[table["patient"] != ""]
+    return known.groupby(columns, sort=False, as_index=False)["value"].mean().dropna()
 
 
-def _known_values(by_patient: Mapping[str, float | None], where: str) -> dict[str, float]:
-    """The values that are not None; UserError for one that is no finite number."""
-    known = {patient: value for patient, value in by_patient.items() if value is not None}
-    for patient, value in known.items():
-        try:
-            is_finite = math.isfinite(value)
-        except TypeError:
-            is_finite = False
-        if not is_finite:
-            what = f"the value {value!r} of {patient!r} is not a finite number"
-            raise UserError(what, where=where, remedy="give None where there is no score")
-    return known
-
-
-def _sentences(tests: Sequence[SystemTest], units: Mapping[Hashable, str]) -> list[str]:
+def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[str]:
     """For each direction which system leads in its first score. These tests are corrected for the
     directions and systems alone, as the first scores of a recipe are.
     """
@@ -163,9 +159,7 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[Hashable, str]) -> li
     _correct_primary([test for of_direction in first.values() for test in of_direction])
     sentences = []
     for own in first.values():
-        place = own[0].place
-        unit = units.get(place) or units.get(place[-1]) or ""
-        sentences.append(_sentence(own, unit, tests))
+        sentences.append(_sentence(own, units.get(own[0].score, ""), tests))
     return sentences
 
 

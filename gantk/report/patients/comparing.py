@@ -5,9 +5,11 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
@@ -15,9 +17,9 @@ from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import result_tone, scale_sentence, unlike_inputs
 from gantk.metrics.statistics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.summary import with_label
+from gantk.metrics.table import MODEL
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.charts import Chart, chart
 from gantk.report.figures import TitledPictures, captioned_row, write_figures
 from gantk.report.patients.section import (
     HERE,
@@ -30,7 +32,7 @@ from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import ScoreGrid, score_grids
 from gantk.report.summary import summarise
-from gantk.report.words import ARROW, metric_name
+from gantk.report.words import ARROW
 from gantk.runs.folder import flat
 from gantk.runs.results import Score, StoredImage
 
@@ -52,7 +54,7 @@ ABSENT = "–"  # a key that a run's recipe does not have
 # of a key that earlier versions had: false changed nothing
 UNUSED = {"false", ABSENT}
 # its direction in words, the image with all pictures, and each system's scores of it
-ComparedImage = tuple[str, ShownImage, dict[str, dict[str, float | None]]]
+ComparedImage = tuple[str, ShownImage, dict[str, dict[str, float]]]
 
 
 def write_report(
@@ -108,8 +110,7 @@ def write_report(
         "compare.html.j2",
         folders=[HERE],
         styles=("page.css", "patients.css"),
-        scripts=("charts.js", "patients.js"),
-        data={"charts": [each.data for each in shown.charts]},
+        scripts=("patients.js",),
         **vars(shown),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
@@ -160,7 +161,6 @@ class ComparisonPage:
     oriented: bool
     grids: list[ScoreGrid]
     tests: list[SystemTest]
-    charts: list[Chart]
     cases: list[ComparedImage]
     error_window: int
     differences: list[tuple[str, list[str]]]  # recipe key, its value in each run
@@ -194,7 +194,6 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
         oriented=all(shows_left_and_right(record) for record in records),
         grids=_grids(systems, of_files=of_files),
         tests=statistics.tests,
-        charts=_curves(named),
         cases=cases,
         error_window=error_window([case.pictures for _, case, _ in cases]),
         differences=differences,
@@ -321,36 +320,17 @@ def _grids(systems: Sequence[System], *, of_files: bool) -> list[ScoreGrid]:
 
 def _statistics(systems: Sequence[System]) -> Comparison:
     """The result of `gantk.compare_systems` for the metrics with a score of each patient."""
-    scores: dict[str, dict[Hashable, dict[str, float | None]]] = {}
-    senses: dict[Hashable, bool | None] = {}
-    units: dict[Hashable, str] = {}
-    for system in systems:
-        of_system = scores[system.name] = {}
-        for (label, metric), values in system.values.items():
-            score = system.metrics[label][metric]
-            of_system[label, metric] = values
-            senses[label, metric] = score.higher_is_better
-            units[label, metric] = score.unit
-
-    return compare_systems(scores, senses, units)
-
-
-def _curves(named: dict[str, RunRecord]) -> list[Chart]:
-    """A chart per validation metric and direction."""
-    series: dict[str, dict[str, dict[float, float]]] = {}
-    for name, record in named.items():
-        for metric, directions in record.log.validation.items():
-            for key, points in directions.items():
-                title = metric_name(metric)
-                if key:
-                    title += f", {record.label(key)}"
-                series.setdefault(title, {})[name] = points
-
-    drawn = []
-    for title, found in series.items():
-        if max(map(len, found.values())) > 1:  # a single point shows no course
-            drawn.append(chart(title, found, names=list(named)))
-    return [each for each in drawn if each]
+    about = {
+        metric: score
+        for system in systems
+        for scores in system.metrics.values()
+        for metric, score in scores.items()
+    }
+    return compare_systems(
+        pd.concat([system.lines for system in systems]),
+        {metric: score.higher_is_better for metric, score in about.items()},
+        {metric: score.unit for metric, score in about.items()},
+    )
 
 
 def _cases(systems: Sequence[System]) -> Iterator[ComparedImage]:
@@ -372,19 +352,26 @@ def _cases(systems: Sequence[System]) -> Iterator[ComparedImage]:
             shown[f"output-{place}"] = each["output"]
 
         scores = {
-            system.title_of(run): case.scores
-            for system, (run, case) in zip(systems, stored, strict=True)
+            system.title_of(run): _scores_of_image(run, same[0], same[1])
+            for system, (run, _) in zip(systems, stored, strict=True)
         }
-        yield same[0], ShownImage(first, shown), scores
+        yield same[0], ShownImage(first, shown, {}), scores
+
+
+def _scores_of_image(run: RunRecord, label: str, image: str) -> dict[str, float]:
+    """The scores of a run's image by metric."""
+    lines = run.lines[(run.lines.system == MODEL) & (run.lines.image == image)]
+    own = lines[lines.direction.map(run.label) == label]
+    return dict(zip(own.metric, own.value, strict=True))
 
 
 def _cases_of(system: System) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
     """(Direction, image, input, truth) -> a case that the system saved, and the run that holds it."""
     found = {}
     for record in system.runs:
-        for key, one in record.patients.items():
-            for case in one.cases:
-                found[record.label(key), case.image, case.input, case.truth] = record, case
+        for key, images in record.stored.items():
+            for stored in images:
+                found[record.label(key), stored.image, stored.input, stored.truth] = record, stored
     return found
 
 

@@ -1,12 +1,13 @@
-"""Saves an evaluation's test patients in the run folder: all scores, and some images in the files'
-units.
-"""
+"""Saves some test images of an evaluation in the run folder, in the files' units."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from gantk.data.preparation import Record
@@ -17,142 +18,86 @@ from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
 from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
-from gantk.metrics.intervals import patient_numbers
-from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.references import units_of
+from gantk.metrics.table import MODEL, owners
 from gantk.report.patients.section import KINDS
-from gantk.runs.folder import RunFolder
-from gantk.runs.results import HeldOutPatients, PatientScores, StoredImage
+from gantk.runs.results import StoredImage
 
 # by dims: images of the worst patients, and as many of patients chosen without scores
 IMAGES_OF_WORST = {2: 3, 3: 1}
 
 
-def keep_test_patients(run: Path, tested: dict[str, Tested]) -> None:
-    """Write patients.json and samples/test/DIRECTION-NUMBER-KIND.nii.gz, a colour picture as .png;
+def keep_test_images(run: Path, tested: dict[str, Tested]) -> None:
+    """Write samples/test/DIRECTION-NUMBER-KIND.nii.gz, a colour picture as .png, and their index;
     kinds are input, output and truth.
     """
     make_folder(expect_inside(run, run / "samples"))
     with whole_folder(run / "samples" / "test", private=True) as made:
-        entries = {
-            direction: _keep_direction(direction, one, made).dump()
+        index = {
+            direction: [image.dump() for image in _keep_direction(direction, one, made)]
             for direction, one in tested.items()
         }
+        (made / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
-    RunFolder(run).write_json("patients.json", entries)
 
-
-def _keep_direction(direction: str, one: Tested, folder: Path) -> HeldOutPatients:
-    """Write a direction's images to `folder`; returns its entry of patients.json."""
-    rows = by_patient(one)
-    cases = []
-    median, of_images = _median_image(one)
-    for number, (place, row) in enumerate(_images_to_keep(one, rows, median).items()):
+def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[StoredImage]:
+    """Write a direction's images to `folder`; yields their entries of the index."""
+    median, of_images = _median_image(_ranked(one))
+    for number, place in enumerate(_images_to_keep(one, median)):
         stem = f"{direction}-{number}"
-        units = [_write(one, place, kind, folder / f"{stem}-{kind}") for kind in KINDS]
-        case = _case(one, place, row, 1 + rows.index(row), stem, units)
-        if place == median:
-            case.median_of = of_images
-        cases.append(case)
-
-    return HeldOutPatients(patients=rows, cases=cases)
-
-
-def by_patient(tested: Tested) -> list[PatientScores]:
-    """A row for each patient, the worst by the first metric first: name, indices of the images,
-    mean of every score, also of the baselines.
-
-    An image without a known patient has a row of its own under the image's key.
-    """
-    raw = tested.scores.raw
-    numbers = patient_numbers(tested.scores.patients)
-    rows = []
-    for number in range(numbers.max() + 1):
-        own = np.flatnonzero(numbers == number).tolist()
-        record = tested.pairs[own[0]][tested.to]
-        row = PatientScores(
-            patient=record.subject or record.key,
-            images=own,
-            scores=_means(tested.scores, own),
-            baselines={name: _means(of, own) for name, of in tested.baselines.items()},
+        source = one.pairs[place][OTHER[one.to]]
+        truth = one.pairs[place][one.to]
+        image = StoredImage(
+            patient=truth.subject or source.key,
+            stem=stem,
+            input=str(source.path or source.key),
+            truth=str(truth.path or truth.key),
+            image=source.key,
+            units=[_write(one, place, kind, folder / f"{stem}-{kind}") for kind in KINDS],
         )
-        rows.append(row)
+        if place == median:
+            image.median_of = of_images
+        yield image
 
-    return sorted(rows, key=lambda row: _rank(tested, row.scores[next(iter(raw))]))
+
+def _ranked(tested: Tested) -> pd.DataFrame:
+    """The test images by number: their patients and their first score, higher for better ones."""
+    model = tested.lines[tested.lines.system == MODEL]
+    first = model.metric.iloc[0]
+    lines = model[model.metric == first].reset_index(drop=True)
+    sign = -1 if tested.higher_is_better[first] is False else 1
+    return pd.DataFrame({"patient": owners(lines), "rank": sign * lines.value})
 
 
-def _median_image(tested: Tested) -> tuple[int | None, int]:
-    """The image with the median of the first metric (of an even number the lower one), and the number
-    of images with a score; None where no image has one.
+def _median_image(ranked: pd.DataFrame) -> tuple[int | None, int]:
+    """The image with the median score (of an even number the lower one), and the number of images
+    with a score; None where no image has one.
     """
-    values = next(iter(tested.scores.raw.values()))
-    places = np.flatnonzero(np.isfinite(values))
-    if not len(places):
+    known = ranked["rank"][np.isfinite(ranked["rank"])]
+    if known.empty:
         return None, 0
-    ordered = places[np.argsort(values[places], kind="stable")]
-    return int(ordered[(len(ordered) - 1) // 2]), len(places)
+    ordered = known.sort_values(kind="stable").index
+    return int(ordered[(len(ordered) - 1) // 2]), len(known)
 
 
-def _images_to_keep(
-    tested: Tested, rows: list[PatientScores], median: int | None
-) -> dict[int, PatientScores]:
-    """Image -> its patient's row: the worst image of the worst patients, the middle one of patients
-    spread by name, and the median image.
+def _images_to_keep(tested: Tested, median: int | None) -> list[int]:
+    """The worst image of the worst patients, the middle one of patients spread by name, and the median
+    image.
 
     The middle ones do not depend on scores, so that several runs on one split show the same images.
     """
-    first_metric = next(iter(tested.scores.raw.values()))
     count = IMAGES_OF_WORST[tested.made.ndim - 2]
-    rows_of_images = {}
-    for row in rows[:count]:
-        worst = min(row.images, key=lambda place: _rank(tested, _mean(first_metric[[place]])))
-        rows_of_images[worst] = row
-
-    for row in spread(sorted(rows, key=lambda row: row.patient), count):
-        middle = row.images[len(row.images) // 2]
-        rows_of_images.setdefault(middle, row)
-
+    ranked = _ranked(tested)
+    known = ranked["rank"].where(np.isfinite(ranked["rank"]))
+    by_patient = known.groupby(ranked.patient, sort=False)
+    worst = by_patient.mean().fillna(-np.inf).sort_values(kind="stable").index
+    kept = [int(known[ranked.patient == who].fillna(-np.inf).idxmin()) for who in worst[:count]]
+    for who in spread(sorted(by_patient.groups), count):
+        images = by_patient.groups[who]
+        kept.append(int(images[len(images) // 2]))
     if median is not None:
-        owner = next(row for row in rows if median in row.images)
-        rows_of_images.setdefault(median, owner)
-
-    return rows_of_images
-
-
-def _case(
-    tested: Tested, place: int, row: PatientScores, rank: int, stem: str, units: list[str]
-) -> StoredImage:
-    """The entry of an image in patients.json."""
-    source = tested.pairs[place][OTHER[tested.to]]
-    truth = tested.pairs[place][tested.to]
-    return StoredImage(
-        patient=row.patient,
-        stem=stem,
-        scores=_means(tested.scores, [place]),
-        rank=rank,
-        input=str(source.path or source.key),
-        truth=str(truth.path or truth.key),
-        image=source.key,
-        units=units,
-    )
-
-
-def _rank(tested: Tested, value: float | None) -> float:
-    """A sort key of scores of the first metric: worse ones are lower, and None is the lowest."""
-    if value is None:
-        return -np.inf
-    return -value if tested.senses[next(iter(tested.scores.raw))] is False else value
-
-
-def _means(scores: ImageScores, places: list[int]) -> dict[str, float | None]:
-    """The mean of some images by each metric."""
-    return {metric: _mean(values[places]) for metric, values in scores.raw.items()}
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """The mean of the scores that are not NaN; None where there are none, or one is infinite."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) and np.isfinite(known).all() else None
+        kept.append(median)
+    return list(dict.fromkeys(kept))
 
 
 def _write(tested: Tested, place: int, kind: str, stem: Path) -> str:

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from gantk.errors import one_line
 from gantk.formats.files import read
 from gantk.metrics.rows import patients_are_known
+from gantk.metrics.table import MODEL, owners
 from gantk.plugin.hookspecs import ReportSection
 from gantk.report.pictures import mean_error, png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
-from gantk.runs.results import HeldOutPatients, PatientScores, Score, StoredImage
+from gantk.runs.results import Score, StoredImage
 from gantk.runs.schemas import is_inside
 
 HERE = Path(__file__).parent
@@ -47,6 +49,7 @@ class ShownImage:
 
     stored: StoredImage
     pictures: Pictures
+    scores: Mapping[str, float]  # by metric; NaN where it has none
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class ShownPatients:
     source: str
     target: str
     metrics: dict[str, Score]  # the scores of all patients
-    patients: list[PatientScores]
+    # a row for each patient, the worst by the first metric first: its `images`, and its scores
+    patients: pd.DataFrame
     cases: list[ShownImage]
     noun: str  # of what a row is: "patient", or "image" where patients are not known
 
@@ -74,7 +78,13 @@ class ShownPatients:
 
 def shown_patients(record: RunRecord) -> list[ShownPatients]:
     """The test patients of each direction; none where the run has none (yet)."""
-    return [_direction(record, *each) for each in record.patients.items() if each[1].patients]
+    lines = record.lines[record.lines.system == MODEL]
+    of_direction = lines.groupby("direction", sort=False)
+    return [
+        _direction(record, key, of_direction.get_group(key))
+        for key in record.stored
+        if key in of_direction.groups
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +122,25 @@ def error_window(cases: Sequence[Pictures]) -> int:
     return min(100, max(5, 5 * math.ceil(20 * largest)))
 
 
-def _direction(record: RunRecord, key: str, found: HeldOutPatients) -> ShownPatients:
-    """A direction's entry of patients.json with its labels and pictures."""
+def _direction(record: RunRecord, key: str, lines: pd.DataFrame) -> ShownPatients:
+    """A direction's scores and stored images, with labels and pictures."""
     label = record.label(key)
     source, _, target = label.partition(ARROW)
-    cases = [ShownImage(stored, pictures(record, stored.stem)) for stored in found.cases]
     of_all = record.results.metrics.get(key, {})
-    metrics = {name: of_all.get(name, Score()) for name in found.metrics}
+    metrics = {name: of_all.get(name, Score()) for name in lines.metric.unique()}
+    first, of_first = next(iter(metrics.items()))
+    finite = lines["value"].replace([np.inf, -np.inf], np.nan)
+    of_images = finite.groupby([lines.image, lines.metric], sort=False).mean().unstack(sort=False)
+    owner = owners(lines.drop_duplicates("image")).to_numpy()
+    by_patient = of_images.groupby(owner, sort=False)
+    patients = by_patient.mean().assign(images=by_patient.size())
+    rank = -patients[first] if of_first.higher_is_better is False else patients[first]
+    patients = patients.loc[rank.fillna(-np.inf).sort_values(kind="stable").index]
+    cases = []
+    for stored in record.stored[key]:
+        shown = pictures(record, stored.stem)
+        if shown and stored.image in of_images.index and stored.patient in patients.index:
+            cases.append(ShownImage(stored, shown, of_images.loc[stored.image]))
     noun = "patient" if patients_are_known(record.results) else "image"
     return ShownPatients(
         key=key,
@@ -126,8 +148,8 @@ def _direction(record: RunRecord, key: str, found: HeldOutPatients) -> ShownPati
         source=source,
         target=target,
         metrics=metrics,
-        patients=found.patients,
-        cases=[case for case in cases if case.pictures],
+        patients=patients,
+        cases=cases,
         noun=noun,
     )
 

@@ -8,24 +8,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
-import numpy as np
+import pandas as pd
 
 from gantk.metrics.intervals import estimate
-from gantk.metrics.pair_scores import ImageScores
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.statistics.comparing import add_tests
+from gantk.metrics.table import MODEL
 from gantk.metrics.verdict import pair_verdict
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
-from gantk.runs.results import PatientScores, Results, Score
+from gantk.runs.results import Results, Score
 
 FOLD = "data.split.fold"
 SEED = "train.seed"
 ByLabel = Mapping[str, Mapping[str, Score]]  # direction in words -> metric
-# (direction in words, metric) -> patient -> value
-Values = dict[tuple[str, str], dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,11 @@ class System:
         return _pooled(self.runs, len(self.seeds)) if self.is_pooled else self.runs[0].results
 
     @cached_property
-    def values(self) -> Values:
+    def lines(self) -> pd.DataFrame:
         """The scores of each patient, of metrics with a score for each."""
-        return {
-            (label, metric): values
-            for key, label in self._labels.items()
-            for metric, values in _values(self.runs, key).items()
-        }
+        lines = _lines_of(self.runs)
+        own = lines[lines.system == MODEL]
+        return own.assign(system=self.name, direction=own.direction.map(self._labels))
 
     @property
     def _labels(self) -> dict[str, str]:
@@ -187,92 +182,69 @@ def _seed(run: RunRecord) -> int:
     return run.recipe.train.seed
 
 
-def _rows(runs: Sequence[RunRecord], key: str) -> list[PatientScores]:
-    """The test patients of all runs."""
-    return [row for run in runs if key in run.patients for row in run.patients[key].patients]
-
-
-def _metrics_of_patients(runs: Sequence[RunRecord], key: str) -> list[str]:
-    """The metrics that every run has alike, and of each of its patients; none where no patient is
-    known.
+def _lines_of(runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """A line for each patient and score, the mean over images, then over seeds: of the metrics that
+    every run has alike, and of each of its patients.
     """
-    found = []
-    for metric in runs[0].results.metrics.get(key, {}):
-        scores = [run.results.metrics.get(key, {}).get(metric, Score()) for run in runs]
+    lines = pd.concat([run.lines.assign(run=number) for number, run in enumerate(runs)])
+    known = lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
+    score = ["direction", "metric", "system", "patient"]
+    of_runs = known.groupby([*score, "run"], sort=False, as_index=False)["value"].mean()
+    complete = []
+    for (direction, metric), own in of_runs.groupby(["direction", "metric"], sort=False):
+        scores = _scores_in(runs, direction, metric)
         alike = len({(each.definition, each.unit, each.higher_is_better) for each in scores}) == 1
-        values = [row.scores.get(metric) for row in _rows(runs, key)]
-        scored = sum(value is not None for value in values)
-        if alike and scored and scored == sum(each.n or 0 for each in scores):
-            found.append(metric)
-    return found
+        count = own[own.system == MODEL]["value"].count()
+        if alike and count and count == sum(each.n or 0 for each in scores):
+            complete.append(own)
+    if not complete:
+        return of_runs[:0].assign(finite=True)
+    means = pd.concat(complete).groupby(score, sort=False, as_index=False)["value"].mean()
+    return means.assign(finite=True)
 
 
-def _values(
-    runs: Sequence[RunRecord], key: str, baseline: str = ""
-) -> dict[str, dict[str, float | None]]:
-    """Metric -> patient -> the model's score, or a baseline's: of several seeds the mean."""
-    found: dict[str, dict[str, float | None]] = {}
-    for metric in _metrics_of_patients(runs, key):
-        of_patients: dict[str, list[float]] = {}
-        for row in _rows(runs, key):
-            scores = row.baselines[baseline] if baseline else row.scores
-            value = scores.get(metric)
-            of_patients.setdefault(row.patient, []).extend([] if value is None else [value])
-        found[metric] = {name: fmean(own) if own else None for name, own in of_patients.items()}
-    return found
+def _scores_in(runs: Sequence[RunRecord], direction: str, metric: str) -> list[Score]:
+    """A score of each run."""
+    return [run.results.metrics.get(direction, {}).get(metric, Score()) for run in runs]
 
 
 def _pooled(runs: Sequence[RunRecord], seeds: int) -> Results:
     """The results of several runs, as if one run had tested the patients of all."""
     first = runs[0].results
     results = Results(domains=first.domains, split=first.split)
-    for key in first.metrics:
-        values = _values(runs, key)
-        if not values:
-            continue
-
-        model = _scores_of(values)
+    for direction, of_direction in _lines_of(runs).groupby("direction", sort=False):
+        systems = {name: own for name, own in of_direction.groupby("system", sort=False)}
+        model = systems.pop(MODEL)
+        count = model.groupby("metric").size()
         rivals = {
-            name: _scores_of(_values(runs, key, name))
-            for name in first.baselines
-            if all(name in row.baselines for row in _rows(runs, key))
+            name: own for name, own in systems.items() if own.groupby("metric").size().equals(count)
         }
-        like = {metric: [run.results.metrics[key][metric] for run in runs] for metric in values}
-        results.metrics[key] = _means(model, like, seeds)
-        for name, scores in rivals.items():
-            results.baselines.setdefault(name, {})[key] = _means(scores, like, seeds)
-        senses = {metric: scores[0].higher_is_better for metric, scores in like.items()}
-        results.verdict[key] = {**pair_verdict(model, rivals, senses)}
+        like = {metric: _scores_in(runs, direction, metric) for metric in model.metric.unique()}
+        results.metrics[direction] = _means(model, like, seeds)
+        for name, own in rivals.items():
+            results.baselines.setdefault(name, {})[direction] = _means(own, like, seeds)
+        higher = {metric: scores[0].higher_is_better for metric, scores in like.items()}
+        results.verdict[direction] = {**pair_verdict(model, rivals, higher)}
 
     add_tests(results)
     return results
 
 
-def _scores_of(values: Mapping[str, Mapping[str, float | None]]) -> ImageScores:
-    """The scores of patients, as if each had one image."""
-    patients = [*next(iter(values.values()))]
-    raw = {
-        ("raw", metric): np.array([*own.values()], dtype=float)  # None becomes nan
-        for metric, own in values.items()
-    }
-    return ImageScores(raw, patients, finite=np.ones(len(patients), dtype=bool))
-
-
 def _means(
-    scores: ImageScores, like: Mapping[str, Sequence[Score]], seeds: int
+    lines: pd.DataFrame, like: Mapping[str, Sequence[Score]], seeds: int
 ) -> dict[str, Score]:
     """The means over patients, of the kind and on as many images as the scores of each run, each
     image scored once a seed.
     """
     found = {}
-    for metric, of_runs in like.items():
-        first = of_runs[0]
+    for metric, own in lines.groupby("metric", sort=False):
+        first = like[metric][0]
         found[metric] = estimate(
-            scores.raw[metric],
-            scores.patients,
+            own.value,
+            own.patient.to_list(),
             unit=first.unit,
             definition=first.definition,
             higher_is_better=first.higher_is_better,
-            images=sum(each.images or 0 for each in of_runs) // seeds,
+            images=sum(each.images or 0 for each in like[metric]) // seeds,
         )
     return found

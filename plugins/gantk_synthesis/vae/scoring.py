@@ -54,7 +54,9 @@ def add_reconstructions(run: Path, scorer: Scorer, results: Results) -> None:
     pairs = PairScorer(
         metrics, low, high - low, data.table.dims, scorer.batch, scorer.runtime.device, ["whole"]
     )
-    references = References(truth, [record.subject for record in records])
+    references = References(
+        truth, [record.subject for record in records], names=[record.key for record in records]
+    )
     key = "reconstruction"
     score_pairs(results, key, pairs, {key: output}, {"mean_image": mean}, references)
     rows = [torch.cat(spread(list(each), SHOWN_IMAGES), -1) for each in (truth, output)]

@@ -8,8 +8,9 @@ from itertools import combinations
 
 import torch
 
+from gantk.metrics.baselines import IntensityMap, identity
 from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested, score_pairs
-from gantk.metrics.pair_scores import IntensityMap, References, identity
+from gantk.metrics.pair_scores import References
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.runs.results import Case, Results
 
@@ -83,4 +84,7 @@ def references_at(known: References, places: Sequence[int]) -> References:
     """The references of the images at these places."""
     foreground = None if known.foreground is None else known.foreground[places]
     patients = [known.patients[place] for place in places]
-    return References(known.images[places], patients, foreground=foreground, above=known.above)
+    names = None if known.names is None else [known.names[place] for place in places]
+    return References(
+        known.images[places], patients, foreground=foreground, above=known.above, names=names
+    )
