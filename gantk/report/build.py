@@ -35,7 +35,7 @@ from gantk.report.patients.section import ShownPatients, shown_patients
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, SampleBlock, error_ceiling, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import score_grids
+from gantk.report.scores import grids, run_summary
 from gantk.report.statistics import section as statistics_section
 from gantk.report.summary import (
     main_numbers,
@@ -218,7 +218,7 @@ def _story(
         "typical": typical_images(run, test_patients),
         "numbers": main_numbers(run),
         "tables": score_tables(run),
-        "grids": score_grids(run),
+        "grids": [*grids(run_summary(run))],
         "steps": steps,
         "blocks": blocks,
         "error_scale": error_scale(),

@@ -4,22 +4,21 @@ for a spreadsheet and for LaTeX. The pages draw the same pictures and scores.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from gantk.errors import UserError
 from gantk.files import expect_file, make_folder, write_output
 from gantk.report.patients.section import ShownImage
 from gantk.report.pictures import error_picture, mean_error
-from gantk.report.scores import ScoreGrid
-from gantk.report.words import ARROW, metric_name
+from gantk.report.scores import summary_csv, summary_latex
+from gantk.report.words import ARROW
 
 TitledPictures = list[tuple[str, Image.Image]]
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
@@ -27,17 +26,6 @@ SIDE = 320  # pixels of the height of a picture
 GAP = 8
 ERROR = "Absolute error"
 TITLE = 26  # pixels above a row
-CSV_HEADS = (
-    *("direction", "region", "system", "score", "unit", "value"),
-    *("ci95_low", "ci95_high", "lowest_patient", "highest_patient", "patients", "images"),
-)
-BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
-LATEX_SPECIAL = {each: f"\\{each}" for each in "&%$#_{}"}
-LATEX_SPECIAL |= {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 
 
 def picture_row(case: ShownImage, titles: Mapping[str, str], error: float) -> TitledPictures:
@@ -107,20 +95,23 @@ def draw_rows(
 
 def write_figures(
     folder: str | Path,
-    grids: Mapping[str, Sequence[ScoreGrid]],
+    summary: pd.DataFrame,
     rows: Mapping[str, Sequence[TitledPictures]],
     overwrite: bool,
 ) -> Path:
     """Write scores.csv, scores.tex and a PNG of each direction's test images; returns the folder.
 
-    `grids` and `rows`, by the label of a direction: its scores and its rows of pictures. UserError
-    where there is neither.
+    `summary`: see `gantk.report.scores`. `rows`: by the label of a direction, its rows of pictures.
+    UserError where there is neither.
     """
-    if not grids and not rows:
+    if summary.empty and not rows:
         remedy = "score the run first: gantk eval RUN"
         raise UserError("there are no scores and no test images", where="--figures", remedy=remedy)
 
-    contents = {"scores.csv": _csv(grids).encode(), "scores.tex": _latex(grids).encode()}
+    contents = {
+        "scores.csv": summary_csv(summary).encode(),
+        "scores.tex": summary_latex(summary).encode(),
+    }
     for label, of_direction in rows.items():
         png = io.BytesIO()
         draw_rows(of_direction).save(png, "png", optimize=True)
@@ -133,61 +124,3 @@ def write_figures(
     for name, content in contents.items():
         write_output(folder / name, content, private=True)
     return folder
-
-
-def _csv(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
-    """A row for each score of each system."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(CSV_HEADS)
-    for label, of_direction in grids.items():
-        for grid in of_direction:
-            for _, system, scores in grid.rows:
-                for metric in filter(scores.__contains__, grid.columns):
-                    table.writerow(_csv_row(label, grid, system, metric, scores[metric]))
-    return text.getvalue()
-
-
-def _csv_row(label: str, grid: ScoreGrid, system: str, metric: str, score: Any) -> list[Any]:
-    ends = [*(score.ends or (None, None)), *(score.range or (None, None))]
-    section = grid.title if grid.title != label else ""
-    place = [label.replace(ARROW, " -> "), section, system]
-    value = [metric, score.unit, score.value]
-    return [*place, *value, *ends, score.n, score.images]
-
-
-def _latex(grids: Mapping[str, Sequence[ScoreGrid]]) -> str:
-    """A tabular for each table of the page: a row for each system, a column for each score."""
-    lines = []
-    for label, of_direction in grids.items():
-        for grid in of_direction:
-            heads = [
-                metric_name(metric) + (f", {score.unit}" if score.unit else "")
-                for metric, score in grid.columns.items()
-            ]
-            title = dict.fromkeys([label, grid.title])
-            lines.append(f"% {', '.join(title).replace(ARROW, ' -> ')}")
-            samples = {score.sample() for _, _, scores in grid.rows for score in scores.values()}
-            lines.append(f"% {BRACKETS}; {'; '.join(sorted(filter(None, samples)))}")
-            lines.append(f"\\begin{{tabular}}{{l{'r' * len(heads)}}}\n\\hline")
-            lines.append(_latex_row(["", *heads]) + "\n\\hline")
-            for _, system, scores in grid.rows:
-                lines.append(_latex_row([system, *_latex_cells(grid, scores)]))
-            lines.append("\\hline\n\\end{tabular}\n")
-    return "\n".join(lines)
-
-
-def _latex_cells(grid: ScoreGrid, scores: Mapping[str, Any]) -> Iterable[str]:
-    """`24.31 [23.81, 24.81]` for each column; "" where a system has no such score."""
-    for metric, column in grid.columns.items():
-        score = scores.get(metric)
-        if score is None:
-            yield ""
-            continue
-        value = score.model_copy(update={"unit": ""}).text(column.decimals)
-        yield f"{value} {score.interval(column.decimals)}".rstrip()
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    special = str.maketrans(LATEX_SPECIAL)
-    return " & ".join(cell.translate(special) for cell in cells) + r" \\"

@@ -1,52 +1,61 @@
-"""Prepares metrics.json for pages: all scores of all systems."""
+"""The summary of scores as a table: a line for each score of each system. Pages, scores.csv and
+scores.tex print it.
+
+Its columns: `direction` in words, `section` (a region, or what the metric names), `system`, `metric`, and
+`score`, a `gantk.runs.results.Score`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+
+import pandas as pd
 
 from gantk.metrics.names import baseline_words, split_region
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
+from gantk.report.words import ARROW, metric_name
 from gantk.runs.results import Score
 
-ScoresByMetric = Mapping[str, Score]  # by metric
-# place among the compared runs (None: no run), name of the system, and its scores
-GridRow = tuple[int | None, str, ScoresByMetric]
+COLUMNS = ["direction", "section", "system", "metric", "score"]
+BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
-@dataclass(frozen=True)
-class ScoreGrid:
-    """Scores of several systems: a column for each score, a row for each system."""
+def summary_of(
+    systems: Iterable[tuple[str, str, Mapping[str, Score]]],
+) -> pd.DataFrame:
+    """The summary of systems, each with its direction, its name and its scores by metric."""
+    lines = [
+        (direction, _section(metric), system, metric, score)
+        for direction, system, scores in systems
+        for metric, score in scores.items()
+    ]
+    return pd.DataFrame(lines, columns=COLUMNS)
 
-    title: str
-    columns: dict[str, Score]  # a score of each metric, which has its definition
-    rows: list[GridRow]
+
+def run_summary(run: RunRecord) -> pd.DataFrame:
+    """All scores of the model and of all baselines."""
+    results = run.results
+    parts = []
+    for key, scores in results.metrics.items():
+        label = run.label(key)
+        systems = [(label, "model", scores)]
+        for name in results.baselines:
+            of_baseline = results.baseline(name, key)
+            known = {metric: of_baseline[metric] for metric in scores if metric in of_baseline}
+            systems.append((label, baseline_words(name), known))
+        parts.append(summary_of(systems))
+    return pd.concat(parts) if parts else summary_of([])
 
 
-def score_grids(run: RunRecord) -> dict[str, list[ScoreGrid]]:
-    """Direction's label -> the scores of the model and of all baselines, a grid for each section."""
-    grids: dict[str, list[ScoreGrid]] = {}
-    for key, scores in run.results.metrics.items():
-        systems: dict[str, ScoresByMetric] = {"model": scores}
-        for name in run.results.baselines:
-            systems[baseline_words(name)] = run.results.baseline(name, key)
-
-        sections: dict[str, list[str]] = {}
-        for metric in scores:
-            sections.setdefault(_section(metric), []).append(metric)
-
-        of_direction = grids.setdefault(run.label(key), [])
-        for section, metrics in sections.items():
-            columns = {metric: scores[metric] for metric in metrics}
-            rows: list[GridRow] = []
-            for name, of_system in systems.items():
-                if columns.keys() & of_system.keys():
-                    rows.append((None, name, of_system))
-
-            of_direction.append(ScoreGrid(section, columns, rows))
-
-    return grids
+def grids(summary: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield each direction and section of a summary with its scores: a row for each system, a column
+    for each metric; None where a system has no such score.
+    """
+    for (direction, section), lines in summary.groupby(["direction", "section"], sort=False):
+        by_system = lines.groupby(["system", "metric"], sort=False)["score"].first()
+        grid = by_system.unstack(sort=False)
+        yield direction, section, grid.astype(object).where(grid.notna(), None)
 
 
 def _section(score: str) -> str:
@@ -55,3 +64,48 @@ def _section(score: str) -> str:
     metric = registry().metric_of(score)
     section = metric.section if metric else ""
     return region.capitalize() or section or "Whole image"
+
+
+def summary_csv(summary: pd.DataFrame) -> str:
+    """The summary as CSV, with a line for each score."""
+    ends = [
+        [*(score.ends or (None, None)), *(score.range or (None, None))] for score in summary.score
+    ]
+    table = pd.DataFrame(
+        {
+            "direction": summary.direction.str.replace(ARROW, " -> "),
+            "region": summary.section,
+            "system": summary.system,
+            "score": summary.metric,
+            "unit": [score.unit for score in summary.score],
+            "value": [score.value for score in summary.score],
+        }
+    )
+    table[["ci95_low", "ci95_high", "lowest_patient", "highest_patient"]] = ends
+    for column, key in {"patients": "n", "images": "images"}.items():
+        table[column] = pd.array([getattr(score, key) for score in summary.score], dtype="Int64")
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def summary_latex(summary: pd.DataFrame) -> str:
+    """The summary as LaTeX: a tabular for each direction and section, with `24.31 [23.81, 24.81]`."""
+    parts = []
+    for direction, section, grid in grids(summary):
+        texts = pd.DataFrame(index=grid.index.rename(None))
+        samples = set()
+        for metric, scores in grid.items():
+            first = next(filter(None, scores))
+            head = metric_name(metric) + (f", {first.unit}" if first.unit else "")
+            texts[head] = ["" if score is None else _cell(score, first) for score in scores]
+            samples |= {score.sample() for score in scores if score}
+        about = "; ".join([BRACKETS, *sorted(filter(None, samples))])
+        title = f"{direction}, {section}".replace(ARROW, " -> ")
+        parts.append(
+            f"% {title}\n% {about}\n{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}"
+        )
+    return "\n".join(parts)
+
+
+def _cell(score: Score, first: Score) -> str:
+    value = score.model_copy(update={"unit": ""}).text(first.decimals)
+    return f"{value} {score.interval(first.decimals)}".rstrip()

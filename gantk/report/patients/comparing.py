@@ -5,7 +5,7 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from gantk.report.patients.section import (
 )
 from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
-from gantk.report.scores import ScoreGrid, score_grids
+from gantk.report.scores import grids, run_summary, summary_of
 from gantk.report.summary import summarise
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
@@ -111,6 +111,8 @@ def write_report(
         folders=[HERE],
         styles=("page.css", "patients.css"),
         scripts=("patients.js",),
+        grids=[*grids(shown.summary)],
+        places={system.name: system.place for system in shown.systems},
         **vars(shown),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
@@ -125,7 +127,7 @@ def _write_figures_of_run(record: RunRecord, folder: str | Path, overwrite: bool
         for case in shown.cases:
             error = _largest_error(case, window)
             rows.setdefault(shown.label, []).append(captioned_row(case, shown.titles, error))
-    write_figures(folder, score_grids(record), rows, overwrite)
+    write_figures(folder, run_summary(record), rows, overwrite)
 
 
 def _write_figures_of_comparison(
@@ -138,7 +140,7 @@ def _write_figures_of_comparison(
         titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
         error = _largest_error(case, shown.error_window)
         rows.setdefault(label, []).append(captioned_row(case, titles, error))
-    write_figures(folder, {grid.title: [grid] for grid in shown.grids}, rows, overwrite)
+    write_figures(folder, shown.summary, rows, overwrite)
 
 
 def _largest_error(case: ShownImage, window: int) -> float:
@@ -159,7 +161,7 @@ class ComparisonPage:
     trained_on: dict[str, str]  # the training images by run
     caution: str  # how the trainings limit what the scores say, see `_caution`
     oriented: bool
-    grids: list[ScoreGrid]
+    summary: pd.DataFrame  # of all scores, see gantk.report.scores
     tests: list[SystemTest]
     cases: list[ComparedImage]
     error_window: int
@@ -192,7 +194,7 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
         trained_on={name: _training_images([record]) for name, record in named.items()},
         caution=_caution(systems),
         oriented=all(shows_left_and_right(record) for record in records),
-        grids=_grids(systems, of_files=of_files),
+        summary=_summary(systems, of_files=of_files),
         tests=statistics.tests,
         cases=cases,
         error_window=error_window([case.pictures for _, case, _ in cases]),
@@ -290,32 +292,28 @@ def _training_images(records: Sequence[RunRecord]) -> str:
     return ", ".join(dict.fromkeys(texts))
 
 
-def _grids(systems: Sequence[System], *, of_files: bool) -> list[ScoreGrid]:
-    """The scores of each direction: a row for each system, and for each baseline whose scores
-    differ; or those of whole files, which baselines have none of.
+def _summary(systems: Sequence[System], *, of_files: bool) -> pd.DataFrame:
+    """The scores of each system, and of each baseline whose scores differ; or those of whole files,
+    which baselines have none of.
     """
-    grids: dict[str, ScoreGrid] = {}
-    # (direction, baseline) -> system -> scores that no other system has
-    baselines: dict[tuple[str, str], dict[str, dict[str, Score]]] = {}
-    for system in systems:
-        for label, scores in (system.files if of_files else system.metrics).items():
-            title = label + (", whole files" if of_files else "")
-            grid = grids.setdefault(title, ScoreGrid(title, {}, []))
-            grid.rows.append((system.place, system.name, scores))
-            for metric, score in scores.items():
-                grid.columns.setdefault(metric, score)
+    if of_files:
+        files = [(label, one.name, own) for one in systems for label, own in one.files.items()]
+        return summary_of(files, "whole files")
 
-            for rival, of_rival in () if of_files else system.baselines(label):
+    rows = [(label, one.name, own) for one in systems for label, own in one.metrics.items()]
+    # (direction, baseline) -> system -> scores that no other system has
+    baselines: dict[tuple[str, str], dict[str, Mapping[str, Score]]] = {}
+    for system in systems:
+        for label, scores in system.metrics.items():
+            for rival, own in system.baselines(label):
+                of_rival = {metric: own[metric] for metric in scores if metric in own}
                 by_system = baselines.setdefault((label, baseline_words(rival)), {})
                 if of_rival and of_rival not in by_system.values():
                     by_system[system.name] = of_rival
-
     for (label, rival), by_system in baselines.items():
         for name, scores in by_system.items():
-            title = f"{rival}, {name}" if len(by_system) > 1 else rival
-            grids[label].rows.append((None, title, scores))
-
-    return [*grids.values()]
+            rows.append((label, f"{rival}, {name}" if len(by_system) > 1 else rival, scores))
+    return summary_of(rows, "")
 
 
 def _statistics(systems: Sequence[System]) -> Comparison:
