@@ -35,7 +35,7 @@ _PUBLIC = {
         "markdown_table",
         "score_table",
     ],
-    "gantk.metrics.statistics.comparing": ["compare_systems", "correct_tests"],
+    "gantk.metrics.comparing": ["compare_systems", "correct_tests"],
     "gantk.training.trial": ["predict"],
     "gantk.errors": ["GantkError", "GantkWarning", "UserError", "Interrupted"],
     "gantk.plugin.hookspecs": ["ReportSection", "hookimpl", "hookspec"],

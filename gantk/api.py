@@ -572,7 +572,7 @@ def _evaluate(
     `scratch`: the folder that gets the files, where they are not about the run's own images.
     """
     kept = scratch or folder
-    from gantk.metrics.statistics.comparing import add_tests
+    from gantk.metrics.comparing import add_tests
     from gantk.metrics.summary import Scores, published_lines, summary_lines
     from gantk.metrics.table import write_results
     from gantk.plugin.callbacks import Hooks

@@ -9,9 +9,9 @@ from typing import Any
 import pandas
 
 from gantk import compare_systems, correct_tests
+from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import unchanged_input
-from gantk.metrics.statistics.comparing import SystemTest
 from gantk.metrics.verdict import SIGNIFICANCE
 from gantk.report.words import metric_name, number
 from gantk_bench.systems import Line, System, numbers

@@ -124,6 +124,8 @@ class Scorer:
         self.kid = Kid(self.span, self.dims)  # while training, where no pairs are known
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
+        # returns the method with the weights that the training started from, None if there are none
+        self.start: Callable[[], Method | None] = lambda: None
         # by whether the post-steps are applied
         self._translators: dict[bool, WrittenTranslations] = {}
         # by target domain, class and contrast
@@ -225,24 +227,17 @@ class Scorer:
         return spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
 
     @property
-    def scored_set(self) -> str:
-        """Whose images `validate` scores: `validation`, or `training` where too few are held out."""
-        if self.validation_pairs:
-            return "validation"
-        directions = self.method.directions()
-        split = self.reals.curve_split(OTHER[directions[0]] if directions else self.letter)
-        return "training" if split == "train" else split
-
-    @property
     def validation_rule(self) -> str:
         """Which checkpoint has the best `checkpoint_score`, in words."""
         if self.validation_pairs:
             return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
+        if not all(map(self.reals.has_validation, self.method.reads)):
+            return "the last one, as too few images are held out to score them"
         if not self.method.directions():
-            return f"generated images that look most like real {self.scored_set} images (KID)"
+            return "generated images that look most like real validation images (KID)"
         return (
-            f"translations of {self.scored_set} images that look most like real ones (KID), which"
-            " does not tell whether they keep the anatomy"
+            "translations of validation images that look most like real ones (KID), which does not tell"
+            " whether they keep the anatomy"
         )
 
     def checkpoint_score(
@@ -257,7 +252,7 @@ class Scorer:
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
-        pairs KID of translations, and of images from noise.
+        pairs KID of translations, and of images from noise. None where too few images are held out.
         """
         scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
@@ -269,7 +264,8 @@ class Scorer:
             else:
                 scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
 
-        if self.method.samples and not self.method.directions():
+        from_noise = self.method.samples and not self.method.directions()
+        if from_noise and self.reals.has_validation(self.letter):
             count = min(MAX_CURVE_IMAGES, self.model.evaluate.images)
             passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
             images = self.data.centre(torch.cat(passes))
@@ -296,16 +292,14 @@ class Scorer:
         found: dict[str, tuple[list[Record], Tensor, References | None]] = {}
         pairs = self.validation_pairs
         for to in self.method.directions():
-            references = None
             if pairs:
                 records = [pair[OTHER[to]] for pair in pairs]
                 sources = self.reals.network_inputs(records)
-                references = self.reals.references(pairs, to)
-            else:
-                split = self.reals.curve_split(OTHER[to])
-                records = self.reals.curve_records(OTHER[to], split)
+                found[to] = records, sources, self.reals.references(pairs, to)
+            elif self.reals.has_validation(OTHER[to]) and self.reals.has_validation(to):
+                records = self.reals.curve_records(OTHER[to], "validation")
                 sources = windows(self.reals.network_inputs(records), self.method.geometry.size)
-            found[to] = records, sources, references
+                found[to] = records, sources, None
 
         return found
 
@@ -323,6 +317,7 @@ class Scorer:
         )
         results = Results(metrics={}, baselines={}, verdict={}, split=split)
         self._translators = {}  # of the current weights
+        self._start = self.start() if self.method.directions() else None
         for to in self.method.directions():
             self._test_direction(results, to)
 
@@ -341,11 +336,16 @@ class Scorer:
         inputs = self.reals.network_inputs(sources)
         truths = [pair[to] for pair in pairs]
         made, padding = self._translate_as_written(results, key, to, sources, truths)
+        of_start = None
+        if self._start is not None:
+            of_start = self._written_by(self._start, posts=False)(sources, None, to)
         if padding is None:  # not rank 0
             return
 
         shown = self.data.centre(inputs)
         baselines = {name: make(shown) for name, make in self.baselines(to)}
+        if of_start is not None and of_start.images.isfinite().flatten(1).all(1).any():
+            baselines["start"] = of_start.images
         references = None
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
@@ -393,17 +393,12 @@ class Scorer:
         with the recipe's post-steps; and their padding, None on ranks other than 0. Adds the scores
         of whole files.
         """
-        # a training without test images needs no files
-        from gantk.metrics.written import WrittenTranslations
-
         made: dict[str, Tensor] = {}
         padding = None
         names = {key: False} | ({f"{key}_post": True} if self.posts.steps else {})
         for name, posts in names.items():
             if posts not in self._translators:
-                self._translators[posts] = WrittenTranslations(
-                    self.model, self.data, self.method, self.runtime, posts=posts
-                )
+                self._translators[posts] = self._written_by(self.method, posts=posts)
             translate = self._translators[posts]
             written = translate(sources, truths or None, to)
             if written is None:
@@ -418,6 +413,13 @@ class Scorer:
                 results.post[key] = losses
 
         return made, padding
+
+    def _written_by(self, method: Method, *, posts: bool) -> WrittenTranslations:
+        """What `gantk translate` writes with a method."""
+        # a training without test images needs no files
+        from gantk.metrics.written import WrittenTranslations
+
+        return WrittenTranslations(self.model, self.data, method, self.runtime, posts=posts)
 
     def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images

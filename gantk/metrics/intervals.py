@@ -1,4 +1,4 @@
-"""Means over patients with 95 % intervals, from resampling patients; fewer than `MIN_PATIENTS` have no
+"""Means over patients with 95 % intervals, from resampling patients, and the test of two systems; fewer than `MIN_PATIENTS` have no
 interval.
 
 Images whose patient is unknown ("") may be of one head: with any of them the number of patients is
@@ -8,19 +8,22 @@ unknown, and there is no interval and no test.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from gantk.data.test_size import least_patients
 from gantk.errors import UserError
-from gantk.runs.results import Score
+from gantk.runs.results import PairedTest, Score
 
 # with fewer no sign-flip p is below 0.05, and resampling repeats the same few values
 MIN_PATIENTS = least_patients()
 BOOTSTRAP_DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
+# Up to this number of patients all sign patterns are tried, beyond it FLIPS random ones.
+MAX_EXACT_PATIENTS = 20
+FLIPS = 20_000
 
 Interval = list[float | None] | None
 Values = Sequence[float] | np.ndarray
@@ -191,3 +194,34 @@ def estimate_share(right: np.ndarray, **about: Any) -> Score:
 def bootstrap_draws(count: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
     """Seeded random indices (draws, count) below `count`, with replacement."""
     return np.random.default_rng(0).integers(0, count, (draws, count))
+
+
+def paired_test(gains: Values) -> PairedTest | None:
+    """Test whether gains, one for each patient, are symmetric around 0 (two-sided); None for fewer
+    than two patients.
+
+    `p` is of the sign-flip permutation test (Fisher, 1935), exact up to 20 patients. `ci95` is None
+    below six patients, where no difference can be told from chance.
+    """
+    values = np.asarray(gains, dtype=float)
+    if len(values) < 2:
+        return None
+    mean = estimate(values, [str(patient) for patient in range(len(values))])
+    return PairedTest(
+        n=len(values), gain=cast(float, mean.value), ci95=mean.ci95, p=sign_flip_p(values)
+    )
+
+
+def sign_flip_p(gains: np.ndarray) -> float:
+    """The share of sign patterns under which the sum of the gains is at least as far from 0 as it
+    is.
+    """
+    reached = abs(gains.sum()) - 1e-9 * np.abs(gains).sum()  # rounding must not break ties
+    if len(gains) <= MAX_EXACT_PATIENTS:
+        sums = gains[:1]  # the first sign is fixed: mirrored patterns are equally far from 0
+        for gain in gains[1:]:
+            sums = np.concatenate([sums + gain, sums - gain])
+        return float((np.abs(sums) >= reached).mean())
+
+    signs = np.random.default_rng(0).integers(0, 2, (FLIPS, len(gains)), dtype=np.int8) * 2 - 1
+    return float(1 + (np.abs(signs @ gains) >= reached).sum()) / (1 + FLIPS)

@@ -20,6 +20,10 @@ BASELINES = {
         "the unchanged input",
         "The input image itself, scored as if it were the result.",
     ),
+    "start": (
+        "the model it started from",
+        "The model before this training, on the same images.",
+    ),
     "histogram": (
         "histogram matching",
         "The input with as many dark and bright pixels as the images of the other domain.",

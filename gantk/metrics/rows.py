@@ -267,28 +267,15 @@ def files_sentences(results: Results) -> Iterator[str]:
             continue
 
         figures = [f"{short_metric_name(name)} {score.text()}" for name, score in known.items()]
-        what = f"{title_of(key, results.domains)}, whole files: {', '.join(figures)}."
-        scale = scale_sentence(known)
-        why = (
-            "Files are compared over the range of all true files, the table's images at the network's"
-            " size over its range from black to white"
-        )
-        if scale and not scale_sentence(results.metrics.get(key, {})):
-            why += ". Judge the model by the table, where each image has its own scale"
-        yield " ".join(filter(None, [what, scale, why]))
-
-
-def scale_sentence(scores: Mapping[str, Score]) -> str:
-    """Why scores are low, where it is only the scale of the gray values; else ""."""
-    psnr = scores.get("psnr", Score())
-    if psnr.value is None or psnr.corrected is None:
-        return ""
-    if psnr.corrected - psnr.value < MIN_SCALE_GAP:
-        return ""
-    return (
-        "The written gray values are on the scale of the training images, the true ones on another:"
-        f" rescaled by a line for each image, PSNR is {Score(value=psnr.corrected, unit='dB').text()}."
-    )
+        sentence = f"{title_of(key, results.domains)}: {', '.join(figures)}."
+        psnr = known.get("psnr", Score())
+        if psnr.value is not None and (psnr.corrected or 0.0) - psnr.value >= MIN_SCALE_GAP:
+            rescaled = Score(value=psnr.corrected, unit="dB").text()
+            sentence += (
+                " The written gray values are on the scale of the training images, the true ones on"
+                f" another: rescaled by a line for each image, PSNR is {rescaled}."
+            )
+        yield sentence
 
 
 def unchanged_input(results: Results, key: str) -> dict[str, str]:

@@ -15,7 +15,6 @@ import pandas as pd
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
 from gantk.metrics.rows import (
     ScoreRow,
-    files_sentences,
     main_rows,
     pairs_sentence,
     result_sentence,
@@ -66,9 +65,6 @@ def summary_lines(results: Results) -> Iterator[str]:
     elif rows:
         cells = [(title, *_plain_cells(row)) for title, row in zip(titles, rows, strict=True)]
         yield TextTable(HEADERS_WITHOUT_BASELINES, cells)
-
-    for sentence in files_sentences(results):
-        yield with_label("files", sentence)
 
     needs_pairs = pairs_sentence(results)
     if needs_pairs:
@@ -142,9 +138,6 @@ def _remarks(results: Results) -> Iterator[str]:
         if ceiling:
             what = f"{title}: real images of other patients reach {ceiling}"
             yield with_label("note", f"{what}, which is the best that can be expected")
-
-        if key in results.files:
-            yield from _score_warnings(f"{title}, whole files", results.files[key])
 
 
 def _listed(scores: Mapping[str, Score]) -> str:

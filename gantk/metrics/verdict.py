@@ -12,9 +12,14 @@ import pandas as pd
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.errors import count_noun
-from gantk.metrics.intervals import MIN_PATIENTS, mean_score, patient_means, probability_better
+from gantk.metrics.intervals import (
+    MIN_PATIENTS,
+    mean_score,
+    paired_test,
+    patient_means,
+    probability_better,
+)
 from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
-from gantk.metrics.statistics.paired import paired_test
 from gantk.metrics.table import trouble
 from gantk.runs.results import PairedTest, Score, Verdict
 
@@ -282,14 +287,12 @@ def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every
     reason = "perhaps by chance" if short else "but this can be chance"
     patients = tested_patients(verdict)
     comparisons = _comparisons(verdict)
-    needed = least_patients(comparisons)
     if patients == 0:
         reason = "patients unknown" if short else "but the patients are not known"
-    elif patients is not None and patients < needed:
-        reason = f"only {patients} of {needed} patients"
+    elif patients is not None and patients < least_patients(comparisons):
+        were = "was" if patients == 1 else "were"
+        needed = f"{needed_patients(comparisons)} patients are needed"
+        reason = f"{needed}, {patients} {were} tested"
         if not short:
-            were = "was" if patients == 1 else "were"
-            reason = f"but only {count_noun(patients, 'patient')} {were} tested"
-            if needed > MIN_PATIENTS:
-                reason += f" and {needed_patients(comparisons)}"
+            reason = f"but {needed} and {patients} {were} tested"
     return f"ahead, {reason}" if short else f"ahead of {rivals}, {reason}"

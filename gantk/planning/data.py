@@ -225,7 +225,7 @@ def _split(seen: Scans) -> Line:
         values = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
         repeat = _cross_validation(patients)
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
-    too_few = few_test_patients(splits, len(letters))
+    too_few = few_test_patients(splits)
     if too_few:
         how += f"; {too_few}; {repeat}"
     return Line("data.split", values, how)

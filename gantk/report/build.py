@@ -24,6 +24,7 @@ from gantk.data.test_size import least_patients
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.names import baselines
+from gantk.metrics.rows import files_sentences
 from gantk.metrics.verdict import deciding_words
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import load
@@ -219,6 +220,7 @@ def _story(
         "numbers": main_numbers(run),
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],
+        "files": [*files_sentences(run.results)],
         "steps": steps,
         "blocks": blocks,
         "error_scale": error_scale(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gantk.metrics.comparing import SystemTest
 from gantk.metrics.rows import score_rows
-from gantk.metrics.statistics.comparing import SystemTest
 from gantk.plugin.hookspecs import ReportSection
 from gantk.report.run_record import RunRecord
 

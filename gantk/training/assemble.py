@@ -27,7 +27,7 @@ from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.training.engine import Engine
 from gantk.training.restart import identity_of
-from gantk.training.start import Start, start_from
+from gantk.training.start import Start, start_from, started_method
 
 
 @dataclass
@@ -80,7 +80,10 @@ def assemble(
         if train.start and known is None and runtime.main:
             start = start_from(train.start, method, data)
 
-        return data, method, batches, Scorer(model, data, method, runtime), start
+        scorer = Scorer(model, data, method, runtime)
+        if train.start:
+            scorer.start = lambda: started_method(train.start, method, data, runtime)
+        return data, method, batches, scorer, start
 
     data, method, batches, scorer, start = runtime.sync_errors(built)
     if runtime.ranks:

@@ -323,13 +323,10 @@ def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> Non
 def _notes_of_parts(parts: Parts) -> list[str]:
     """The notes of the method and of the post-steps, and one on a test set that is too small."""
     posts = parts.scorer.posts
-    comparisons = len(parts.method.directions()) or 1
-    if posts.steps:  # the images before them are scored too
-        comparisons *= 2
     notes = [
         getattr(parts.method, "note", ""),
         *posts.notes(),
-        few_test_patients(parts.data.splits, comparisons),
+        few_test_patients(parts.data.splits),
     ]
     return [f"note     {note}" for note in notes if note]
 

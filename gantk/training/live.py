@@ -47,14 +47,12 @@ class LiveView:
         clock: Callable[[], float] = time.monotonic,
         shown: bool = True,
         domains: Sequence[str] = (),
-        scored: str = "validation",
     ):
         self.console = console or Console()
         self.shown = shown
         self.clock = clock
         self.total = total_steps
         self.domains = domains
-        self.scored = scored
         unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI")
         is_live = self.console.is_terminal and not self.console.is_dumb_terminal
         self.plain = bool(unwanted) or not is_live or not shown
@@ -122,7 +120,7 @@ class LiveView:
                 for key, value in values.items()
             ]
             name = short_metric_name(metric)
-            self._facts["score"] = f"{self.scored} {name}: {', '.join(texts)}"
+            self._facts["score"] = f"validation {name}: {', '.join(texts)}"
             self._scores = values
         self.step(step)
         if scored and self.plain:

@@ -188,7 +188,6 @@ class Training:
             self.engine.steps,
             shown=self._shown,
             domains=self.parts.model.data.domains,
-            scored=self.scorer.scored_set,
         )
 
     def stop(self) -> None:

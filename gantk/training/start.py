@@ -4,6 +4,7 @@ rest as drawn.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from gantk.data.dataset import Data
 from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
+from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.nets.pretrained import read_state
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import find_model, split_of
 from gantk.runs.schemas import Meta
+from gantk.terminal import warn
 
 WHERE = "train.start"
 MIN_SHARE = 0.01  # of weights that must fit: a few biases fit between any two networks
@@ -128,6 +131,26 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     }
     leaks = _leaks(name, meta, place, data) if meta else None
     return Start(tuple(printed), {"start": record}, leaks)
+
+
+def started_method(name: str, method: Method, data: Data, runtime: Runtime) -> Method | None:
+    """A copy of the method with the weights of checkpoint or file `name` alone: what these lack is
+    NaN, so that nothing of this training is taken for the start. None where they are not there any
+    more.
+    """
+    started = copy.deepcopy(method).requires_grad_(False)
+    with torch.no_grad():
+        for tensor in _updated_state(started, started.state_dict(keep_vars=True)).values():
+            if tensor.is_floating_point():
+                tensor.fill_(torch.nan)
+    try:
+        runtime.sync_errors(lambda: runtime.main and start_from(name, started, data))
+    except UserError as error:
+        if runtime.main:
+            warn(f"the model that the training started from is not scored: {error.what}")
+        return None
+    runtime.broadcast(started.state_dict().values())
+    return started
 
 
 def _updated_state(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor]:

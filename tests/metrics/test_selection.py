@@ -111,11 +111,18 @@ def test_good_translations_win_over_all_that_are_none(study, kind, pairs, rule):
 
 
 def test_images_from_noise_are_chosen_by_their_distance():
-    scorer = scorer_of(Samples)
+    scorer = scorer_of(Samples, source={"subjects": 60})
     validation = scorer.validate()
 
     assert scorer.checkpoint_score(validation) == validation["image"]["kid_random"] > 0
     assert not scorer.validation_pairs
+
+
+def test_no_progress_is_shown_without_held_out_images():
+    scorer = scorer_of(Samples)
+
+    assert scorer.validate() == {}
+    assert "too few images are held out" in scorer.validation_rule
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):

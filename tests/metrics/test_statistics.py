@@ -11,9 +11,9 @@ from tiny import TINY, draw_pictures, read_json
 
 import gantk
 from gantk.errors import UserError
-from gantk.metrics.statistics import paired
-from gantk.metrics.statistics.comparing import add_tests
-from gantk.metrics.statistics.paired import paired_test
+from gantk.metrics import intervals as paired
+from gantk.metrics.comparing import add_tests
+from gantk.metrics.intervals import paired_test
 from gantk.metrics.verdict import tone_of
 from gantk.runs.results import PairedTest, Results
 from gantk_bench.rows import Row
@@ -116,12 +116,12 @@ SENTENCES = {
     "one patient": ([[3]], "Which of them is better cannot be said: no two of them have", False),
     "two": (
         [[3, 4]],
-        "y is ahead of x, but only 2 patients were tested (PSNR better by 3.50",
+        "y is ahead of x, but 10 patients are needed and 2 were tested (PSNR better by 3.50",
         False,
     ),
     "five": (
         [[3] * 5],
-        "y is ahead of x, but only 5 patients were tested (PSNR better by 3",
+        "y is ahead of x, but 10 patients are needed and 5 were tested (PSNR better by 3",
         False,
     ),
     "six": ([[3] * 6], "y is better than x (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
@@ -163,7 +163,7 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
     ("column", "value", "words"),
     [
         ("value", float("inf"), "holds what is not a finite number"),
-        ("value", "24", "holds what is not a finite number"),
+        ("value", "n/a", "holds what is not a finite number"),
         ("system", None, "the table of scores has no column 'system'"),
     ],
 )

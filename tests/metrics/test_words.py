@@ -2,7 +2,7 @@
 
 import pytest
 
-from gantk.metrics.rows import result_sentence
+from gantk.metrics.rows import files_sentences, result_sentence
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import every_p_words, p_words, tone_of, verdict_words
 from gantk.runs.results import Results, Verdict
@@ -39,9 +39,21 @@ def result(verdicts: dict, **more) -> Results:
         (WON, "good", "better than every baseline"),
         (with_test(6, 0.04), "good", "better than every baseline"),
         (with_test(6, 0.06), "near", "ahead of every baseline, but this can be chance"),
-        (with_test(5, 0.01), "near", "ahead of every baseline, but only 5 patients were tested"),
-        (with_test(2, 0.5), "near", "ahead of every baseline, but only 2 patients were tested"),
-        (WON | {"patients": 5}, "near", "ahead of every baseline, but only 5 patients were tested"),
+        (
+            with_test(5, 0.01),
+            "near",
+            "ahead of every baseline, but 10 patients are needed and 5 were tested",
+        ),
+        (
+            with_test(2, 0.5),
+            "near",
+            "ahead of every baseline, but 10 patients are needed and 2 were tested",
+        ),
+        (
+            WON | {"patients": 5},
+            "near",
+            "ahead of every baseline, but 10 patients are needed and 5 were tested",
+        ),
         (WON | {"patients": 0}, "near", "ahead of every baseline, but the patients are not known"),
         (
             WON | {"patients": 8, "holm": 0.2},
@@ -77,7 +89,7 @@ def decided(n: int, **test) -> Verdict:
         (decided(6), "better than every baseline", ""),
         (
             decided(6, holm=0.06, of=2),
-            "ahead of every baseline, but only 6 patients were tested and 7 are needed for 2 comparisons",
+            "ahead of every baseline, but 10 patients are needed and 6 were tested",
             "",
         ),
         (
@@ -142,12 +154,12 @@ MANY = {
     "all better": ([WON] * 4, "better than every baseline in 4 of 4 directions."),
     "few patients": (
         [FEW] * 4,
-        "ahead of every baseline in 4 of 4 directions, but only 5 patients were tested.",
+        "ahead of every baseline in 4 of 4 directions, but 10 patients are needed and 5 were tested.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
         "better than every baseline in 1 of 4 directions; not better than a baseline in 2 of 4"
-        " directions; ahead of every baseline in 1 of 4 directions, but only 5 patients were tested.",
+        " directions; ahead of every baseline in 1 of 4 directions, but 10 patients are needed and 5 were tested.",
     ),
     "all lost": ([LOST] * 4, "not better than a baseline in 4 of 4 directions."),
     "none compared": ([{}] * 4, ""),
@@ -225,25 +237,16 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
     assert [cells[1] for cells in table.rows] == rows
 
 
-@pytest.mark.parametrize(
-    ("corrected", "of_table", "words"),
-    [
-        (18.0, 25.0, "dB. Files are compared over the range of all true files"),
-        (32.0, 25.0, "white. Judge the model by the table"),
-        (32.0, 30.0, "rescaled by a line for each image, PSNR is 32.00 dB. Files are compared"),
-        (None, None, "Files are compared"),
-    ],
-)
-def test_two_scores_of_one_image_are_explained(corrected, of_table, words):
+@pytest.mark.parametrize("corrected", [18.0, 32.0, None])
+def test_the_score_of_written_files_is_off_the_screen_and_explained(corrected):
     row = {"value": 17.7, "unit": "dB", "n": 8, "corrected": corrected}
     found = result({"a_to_b": WON}, files={"a_to_b": {"psnr": row}})
-    found.metrics["a_to_b"]["psnr"].corrected = of_table
-    lines = [str(line) for line in summary_lines(found)]
-    (of_files,) = [" ".join(line.split()) for line in lines if line.startswith("files")]
 
-    assert of_files.startswith("files T1 -> T2, whole files: PSNR 17.70 dB.")
-    assert words in of_files
-    assert ("Judge" in of_files) == ("Judge" in words)
+    assert not any("17.70" in str(line) for line in summary_lines(found))
+    (sentence,) = files_sentences(found)
+    assert sentence.startswith("T1 -> T2: PSNR 17.70 dB.")
+    rescaled = "rescaled by a line for each image, PSNR is 32.00 dB."
+    assert (rescaled in sentence) is (corrected == 32.0)
 
 
 def test_unseen_patients_are_claimed_only_without_leaks():

@@ -84,7 +84,7 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
     assert f"split {found}; {sets.split()[-3]} patient" in said
-    assert "7 are needed for 2 comparisons of the first score alone, more for all scores" in said
+    assert "10 test patients are needed" in said
     assert "for k in 0 1" in said
 
 

@@ -293,7 +293,9 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
         (
             {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "of": 1}},
             "near",
-            ["its T1 images are ahead of every baseline, but only 2 patients were tested"],
+            [
+                "its T1 images are ahead of every baseline, but 10 patients are needed and 2 were tested"
+            ],
         ),
         (
             {
@@ -485,7 +487,7 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
 
     for where, text in shown.items():
         assert "ahead" in text, where
-        assert "only 2 patients" in text, where
+        assert "10 patients are needed" in text, where
         assert "better than every baseline" not in text, where
     assert "headline near" in Page(run / "report.html").having("class")
     assert not any(

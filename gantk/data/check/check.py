@@ -514,7 +514,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     lines["split"] = usage.split_description or "none"
     if usage.splits.held_out:
         lines["held out"] = usage.splits.held_out
-    too_few = few_test_patients(usage.splits, len(usage.names))
+    too_few = few_test_patients(usage.splits)
     if too_few:
         lines["too few"] = too_few
     used = {file for item in found.items for record in item.records for file in record.files}

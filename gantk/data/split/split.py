@@ -15,7 +15,7 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
 from gantk.data.split.split_file import read_split_file
-from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
+from gantk.data.test_size import SIGNIFICANCE, needed_patients
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
@@ -598,17 +598,16 @@ def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
     return "; ".join(parts)
 
 
-def few_test_patients(splits: Mapping[str, Sequence[Record]], comparisons: int) -> str:
-    """A sentence for a test set in which no score can be significantly better than a baseline's; ""
-    for others. `comparisons`: one score of each direction, without and with post-steps.
+def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
+    """A sentence for a test set in which not every score can be significantly better than a
+    baseline's; "" for others.
     """
     patients = patients_of(splits.get("test", ()))
-    if not patients or len(patients) >= least_patients(comparisons):
+    if not patients or len(patients) >= needed_patients():
         return ""
     return (
-        f"{count_noun(patients, 'patient')} will be tested, and {needed_patients(comparisons)} of the"
-        " first score alone, more for all scores: with fewer no difference from a baseline can be"
-        f" significant (p < {SIGNIFICANCE})"
+        f"{needed_patients()} test patients are needed, {len(patients)} will be tested: with fewer not"
+        f" every difference from a baseline can be significant (p < {SIGNIFICANCE})"
     )
 
 

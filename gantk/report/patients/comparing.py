@@ -13,9 +13,9 @@ import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
+from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.names import baseline_words
-from gantk.metrics.rows import result_tone, scale_sentence, unlike_inputs
-from gantk.metrics.statistics.comparing import Comparison, SystemTest, compare_systems
+from gantk.metrics.rows import result_tone, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
 from gantk.report.build import render, shows_left_and_right
@@ -178,7 +178,7 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
     systems = systems_of(named)
     cases = list(_cases(systems))
     differences = _differences(named)
-    reason, of_files = _why_not_compared(systems, differences)
+    reason = _why_not_compared(systems, differences)
     statistics = Comparison([], []) if reason else _statistics(systems)
     said = [
         system.sentence
@@ -194,7 +194,7 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
         trained_on={name: _training_images([record]) for name, record in named.items()},
         caution=_caution(systems),
         oriented=all(shows_left_and_right(record) for record in records),
-        summary=_summary(systems, of_files=of_files),
+        summary=_summary(systems),
         tests=statistics.tests,
         cases=cases,
         error_window=error_window([case.pictures for _, case, _ in cases]),
@@ -204,14 +204,12 @@ def comparison(records: list[RunRecord]) -> ComparisonPage:
 
 def _why_not_compared(
     systems: Sequence[System], differences: Sequence[tuple[str, list[str]]]
-) -> tuple[str, bool]:
-    """Why the scores of the networks' images cannot be compared, or ""; and whether those of whole
-    files are compared in their place.
-    """
+) -> str:
+    """Why the scores cannot be compared, or ""."""
     tests = [system.tests for system in systems]
     if len({frozenset(each) for each in tests}) > 1 or not all(tests[0]):
         has_folds = any(key == FOLD for key, _ in differences)
-        return OTHER_IMAGES + (FOLDS if has_folds else ""), False
+        return OTHER_IMAGES + (FOLDS if has_folds else "")
 
     scales = {
         key: values
@@ -233,7 +231,7 @@ def _why_not_compared(
         )
         equal = 'data.intensity.per = "volume"'
     else:
-        return "", False
+        return ""
 
     reason = (
         f"The runs score images of the networks in other {other}, so differences of these scores say"
@@ -241,15 +239,7 @@ def _why_not_compared(
         " (`gantk translate RUN SCANS OUT`) and score each OUT by"
         f" `gantk eval --pred OUT --truth TRUE --match`, or train with {equal}."
     )
-    of_files = all(system.files for system in systems)
-    if of_files:
-        reason += " The page compares the scores of whole files, in the files' own values."
-    for system in systems:
-        for label, scores in system.files.items():
-            scale = scale_sentence(scores)
-            if scale:
-                reason += f" {system.name}, {label}: {scale}"
-    return reason, of_files
+    return reason
 
 
 def _caution(systems: Sequence[System]) -> str:
@@ -292,14 +282,8 @@ def _training_images(records: Sequence[RunRecord]) -> str:
     return ", ".join(dict.fromkeys(texts))
 
 
-def _summary(systems: Sequence[System], *, of_files: bool) -> pd.DataFrame:
-    """The scores of each system, and of each baseline whose scores differ; or those of whole files,
-    which baselines have none of.
-    """
-    if of_files:
-        files = [(label, one.name, own) for one in systems for label, own in one.files.items()]
-        return summary_of(files, "whole files")
-
+def _summary(systems: Sequence[System]) -> pd.DataFrame:
+    """The scores of each system, and of each baseline whose scores differ."""
     rows = [(label, one.name, own) for one in systems for label, own in one.metrics.items()]
     # (direction, baseline) -> system -> scores that no other system has
     baselines: dict[tuple[str, str], dict[str, Mapping[str, Score]]] = {}

@@ -11,9 +11,9 @@ from functools import cached_property
 
 import pandas as pd
 
+from gantk.metrics.comparing import add_tests
 from gantk.metrics.intervals import estimate
 from gantk.metrics.rows import result_sentence
-from gantk.metrics.statistics.comparing import add_tests
 from gantk.metrics.table import MODEL
 from gantk.metrics.verdict import pair_verdict
 from gantk.report.run_record import RunRecord
@@ -73,12 +73,6 @@ class System:
     def metrics(self) -> ByLabel:
         """The scores by direction in words."""
         return {label: self.results.metrics[key] for key, label in self._labels.items()}
-
-    @property
-    def files(self) -> ByLabel:
-        """The scores of whole files."""
-        files = self.results.files
-        return {label: files[key] for key, label in self._labels.items() if key in files}
 
     def baselines(self, label: str) -> Iterator[tuple[str, dict[str, Score]]]:
         """Yield each baseline's name and scores of a direction."""

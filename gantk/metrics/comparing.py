@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from gantk.errors import UserError, join_first
+from gantk.metrics.intervals import paired_test
 from gantk.metrics.names import short_metric_name, split_region
-from gantk.metrics.statistics.paired import paired_test
 from gantk.metrics.verdict import p_words, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
@@ -137,11 +137,14 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     if missing:
         what = f"the table of scores has no column '{missing[0]}'"
         raise UserError(what, where="table", allowed=[*columns, "value"])
-    if not (
-        pd.api.types.is_numeric_dtype(table["value"]) and np.isfinite(table["value"].dropna()).all()
-    ):
+    try:
+        values = table["value"].astype(float)
+    except (TypeError, ValueError):
+        values = pd.Series([np.inf])
+    if np.isinf(values).any():
         what = "the column 'value' holds what is not a finite number"
         raise UserError(what, where="table", remedy="leave the lines without a score out")
+    table = table.assign(value=values)
     known = table[table["patient"] != ""]
     return known.groupby(columns, sort=False, as_index=False)["value"].mean().dropna()
 

@@ -1,1 +1,0 @@
-"""Paired tests over patients, corrected for multiple comparisons."""
