@@ -11,21 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gantk.catalog.contrasts import contrasts_in, exclude
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import UserError
+from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
-from gantk.metrics.file_pairs import (
-    WHERE,
-    FilePair,
-    Read,
-    of_contrasts,
-    pairs_of_files,
-    patients_of,
-    require_same_grid,
-    rows_of,
-)
+from gantk.metrics.file_pairs import WHERE, FilePair, find_files
 from gantk.metrics.pair_scores import PairScorer, References, too_small_for
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
@@ -40,14 +31,18 @@ MAX_SLOPE = 2.5
 MIN_ERROR_OF_RANGE = 0.05
 MAX_ERROR_LEFT = 0.5
 NO_PATIENTS = (
-    "note     the patients are not known, so n counts images, and intervals are over images: set"
-    " --patient REGEX to find the patients in the file names"
+    "the patients are not known, so n counts images, and intervals are over images: set --patient REGEX"
+    " to find the patients in the file names"
 )
 NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
     " compare these scores with those of a model's card, which are defined in another way"
     " (gantk show model NAME)"
 )
+DIRECTION = "pred_to_truth"
+PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
+
+Read = Callable[[Scan], Image]
 
 
 class ScaleFit(Table):
@@ -72,10 +67,6 @@ class FolderResults(Results):
 
     scale: ScaleFit
     patients_unknown: bool  # each image counts as a patient
-
-
-DIRECTION = "pred_to_truth"
-PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
 
 def compare(
@@ -116,42 +107,39 @@ def compare(
         UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
             constant. Nothing has been scored.
     """
-    of_pairs, of_sets = _metric_parts(metrics)
+    parts = [_part(name) for name in metrics]
+    of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
+    of_pairs = [part for part in parts if part not in of_sets]
     place = start(device, "fp32").device
-    predicted = Path(predicted)
-    truth = Path(truth)
-    made_rows = rows_of(predicted, patient)
-    rows = rows_of(truth, patient)
-    real_rows = of_contrasts(rows, {row.contrast for row in made_rows} - {""})
-    made = patients_of(made_rows, predicted)
-    real = patients_of(real_rows, truth)
-    patients = made | real
-    pairs: list[FilePair] = []
-    scale = ScaleFit()
+    files = find_files(Path(predicted), Path(truth), patient)
     read = KeptImages().read
+    scale = ScaleFit()
+    pairs: list[FilePair] = []
     if of_pairs or match:
-        if predicted.is_file() and truth.is_file():
-            pairs = [*zip(made, real, strict=True)]
-        else:
-            pairs, alone = pairs_of_files((predicted, truth), (made_rows, real_rows))
-            if alone:
-                without = count_noun(alone, "prediction")
-                say(with_label("note", f"{without} without a truth: {join_first(alone)}"))
-        require_same_grid(pairs, read)
-        scale = _fit_line(pairs, match, read)
+        pairs = files.pairs()
+        scale = _fit_line((_comparable(pair, read) for pair in pairs), match)
 
     scores: dict[str, Score] = {}
+    lines = []
     if of_pairs:
-        lines, of_files = _pair_scores(pairs, of_pairs, place, scale, patients, read)
-        scores |= of_files
+        scorer = FileScorer((read(truth) for _, truth in pairs), of_pairs, place)
+        for made, real in pairs:
+            images = (torch.tensor(read(scan).pixels)[None] for scan in (made, real))
+            output, reference = images
+            lines.append(scorer(scale(output), reference, files.truths[real], made.name))
+        scores |= scorer.scores(pd.concat(lines, ignore_index=True))
+        reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
+        if all("pixels on each side" in reason for reason in reasons):
+            remedy = "use other metrics too, such as psnr or mae"
+            raise UserError(reasons[0], where="--metrics", remedy=remedy)
     if of_sets:
-        scores |= _set_scores(made, real, of_sets, place, scale, read)
+        images_of = (files.predictions, files.truths)
+        scores |= _set_scores(*images_of, of_sets, place, scale, read)
     if match:
-        for name, score in scores.items():
-            definition = f"{score.definition}/predictions-matched-linearly"
-            scores[name] = score.model_copy(update={"definition": definition})
+        for score in scores.values():
+            score.definition += "/predictions-matched-linearly"
 
-    unknown = len(pairs) > 1 and all(patients[each] == each.name for _, each in pairs)
+    unknown = len(pairs) > 1 and all(files.truths[real] == real.name for _, real in pairs)
     result = FolderResults(
         metrics={DIRECTION: scores},
         baselines={},
@@ -159,119 +147,60 @@ def compare(
         scale=scale,
         patients_unknown=unknown,
     )
-    if of_pairs:
-        result.lines.append(lines)
-    for line in summary_lines(result):
-        say(line)
-
-    if len(real_rows) < len(rows):
-        shown = sorted({row.contrast for row in real_rows})
-        unused = f"{count_noun(len(rows) - len(real_rows), 'image')} of the truth not used"
-        say(
-            with_label(
-                "note", f"{unused}: the predictions show {' and '.join(shown)}, as names say"
-            )
-        )
+    result.lines.extend(lines)
+    notes = [*files.notes, *[NO_PATIENTS] * unknown, *[NO_BASELINE] * bool(of_pairs)]
     about_scale = _scale_line(scale)
-    if about_scale:
-        say(about_scale)
-    about_contrasts = _contrasts_line(pairs)
-    if about_contrasts:
-        say(about_contrasts)
-    if unknown:
-        say(NO_PATIENTS)
-    if of_pairs:
-        say(with_label("note", NO_BASELINE))
-
+    for line in [*summary_lines(result), *filter(None, [about_scale])]:
+        say(line)
+    for note in notes:
+        say(with_label("note", note))
     return Scores(result)
 
 
-def _metric_parts(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
-    """The parts of pair metrics and of set metrics; UserError for those that need a run."""
-    of_pairs = []
-    of_sets = []
-    for name in names:
-        part = bind_or_raise("metric", name)
-        if issubclass(part.target, SetMetric):
-            of_sets.append(part)
-            continue
-
-        unit = part.target.of_unit
-        if unit:
-            what = (
-                f"the metric '{part.name}' is only for runs, which know their units; files are"
-                f" compared in their own units, CT in {unit}"
-            )
-            remedy = "use mae, which is in the unit of the files"
-            raise UserError(what, where="--metrics", remedy=remedy)
-        of_pairs.append(part)
-
-    return of_pairs, of_sets
-
-
-def _scale_line(scale: ScaleFit) -> str:
-    """Describe a result's `scale` in one line; "" if predictions were not matched and are on the
-    truth's scale.
-    """
-    if scale.matched:
-        words = (
-            "matched  all predictions are rescaled by one line, to the mean and spread of the truth"
-            " (no least-squares fit, so scores may fall):"
+def _part(name: str) -> Part:
+    """A metric; UserError for one that needs a run."""
+    part = bind_or_raise("metric", name)
+    unit = getattr(part.target, "of_unit", "")
+    if unit:
+        what = (
+            f"the metric '{part.name}' is only for runs, which know their units; files are"
+            f" compared in their own units, CT in {unit}"
         )
-    elif scale.another:
-        words = (
-            "warning  the predictions seem to have another scale than the truth, so scores are too"
-            " low. To rescale them, add --match:"
+        remedy = "use mae, which is in the unit of the files"
+        raise UserError(what, where="--metrics", remedy=remedy)
+    return part
+
+
+def _comparable(pair: FilePair, read: Read) -> tuple[Image, Image]:
+    """A prediction and its truth; UserError where they are on other grids or differ in channels."""
+    made, real = map(read, pair)
+    differs = grids_differ(made, real)
+    if differs:
+        what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
+        remedy = (
+            "resample the prediction onto the grid of the truth first, with gantk.resample_onto"
+            " (docs/background/trust.md shows how)"
         )
-    else:
-        return ""
-
-    low, high = scale.predictions
-    true_low, true_high = scale.truth
-    return (
-        f"{words} truth = {scale.slope:.4g} x prediction {scale.offset:+.4g} (predictions:"
-        f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
-    )
-
-
-def _contrasts_line(pairs: Sequence[FilePair]) -> str:
-    """A note on predictions that show another contrast than their truth, as names say; "" without."""
-    others = []
-    for made, real in pairs:
-        shown = contrasts_in(made.name)
-        true = contrasts_in(real.name)
-        excluded = any(exclude(one, other) for one in shown for other in true)
-        if excluded and shown.isdisjoint(true):
-            others.append(f"'{made.name}' with '{real.name}'")
-    if not others:
-        return ""
-
-    which = join_first(others, most=1)
-    return with_label("note", f"images of different contrasts are compared, as names say: {which}")
-
-
-def _read(pair: FilePair, read: Read) -> list[np.ndarray]:
-    """The pixels of a prediction and of its truth; UserError where their shapes differ."""
-    made, real = (read(scan).pixels for scan in pair)
-    if made.shape != real.shape:
-        shapes = f"{list(made.shape)} and {list(real.shape)} (channels first)"
-        what = f"'{pair[0].path}' and its truth '{pair[1].path}' have different shapes: {shapes}"
+        raise UserError(what, where=WHERE, remedy=remedy)
+    if made.pixels.shape != real.pixels.shape:
+        shapes = f"{list(made.pixels.shape)} and {list(real.pixels.shape)} (channels first)"
+        what = f"'{made.path}' and its truth '{real.path}' have different shapes: {shapes}"
         raise UserError(what, where=WHERE, remedy="convert both to the same channels first")
-    return [made, real]
+    return made, real
 
 
-def _fit_line(pairs: list[FilePair], match: bool, read: Read) -> ScaleFit:
+def _fit_line(pairs: Iterable[tuple[Image, Image]], match: bool) -> ScaleFit:
     """Fit the linear function from predictions to the truth's scale, which is applied with `match`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off
     the line. A regression would shrink a poor prediction to the mean, and so score it too well.
     """
-    pixels = []
-    for pair in pairs:
-        pair_pixels = _read(pair, read)
-        both = [each.ravel()[:: max(1, each.size // MAX_LINE_PIXELS)] for each in pair_pixels]
-        pixels.append(np.stack(both))
-
+    pixels = [
+        np.stack(
+            [each.pixels.ravel()[:: max(1, each.pixels.size // MAX_LINE_PIXELS)] for each in pair]
+        )
+        for pair in pairs
+    ]
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
     slope = 1.0
     offset = 0.0
@@ -338,35 +267,11 @@ class FileScorer:
         """The scores over all files, by name; without a value where files are too small for a
         metric.
         """
-        scorer = next(iter(self._scorers.values()))
-        return scorer.scores(lines) | self._left_out
+        return next(iter(self._scorers.values())).scores(lines) | self._left_out
 
     def _noted(self, truth: Image) -> Image:
         self._sizes.add(truth.pixels.shape[1:])
         return truth
-
-
-def _pair_scores(
-    pairs: list[FilePair],
-    parts: list[Part],
-    device: Any,
-    scale: ScaleFit,
-    patients: Mapping[Scan, str],
-    read: Read,
-) -> tuple[pd.DataFrame, dict[str, Score]]:
-    scorer = FileScorer((read(truth) for _, truth in pairs), parts, device)
-    found = []
-    for pair in pairs:
-        made, real = (torch.tensor(pixels)[None] for pixels in _read(pair, read))
-        found.append(scorer(scale(made), real, patients[pair[1]], pair[0].name))
-
-    lines = pd.concat(found, ignore_index=True)
-    scores = scorer.scores(lines)
-    reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
-    if all("pixels on each side" in reason for reason in reasons):
-        remedy = "use other metrics too, such as psnr or mae"
-        raise UserError(reasons[0], where="--metrics", remedy=remedy)
-    return lines, scores
 
 
 def _set_scores(
@@ -377,10 +282,8 @@ def _set_scores(
     scale: ScaleFit,
     read: Read,
 ) -> dict[str, Score]:
-    black, data_range = black_and_range(map(read, truth))
-    made = [read(scan).pixels for scan in predicted]
-    real = [read(scan).pixels for scan in truth]
-    shapes = sorted({image.shape for image in [*made, *real]})
+    images = [read(scan) for scan in (*predicted, *truth)]
+    shapes = sorted({image.pixels.shape for image in images})
     if len(shapes) > 1:
         first_two = " and ".join(str(list(shape)) for shape in shapes[:2])
         raise UserError(
@@ -388,17 +291,42 @@ def _set_scores(
             remedy="resize the images first",
         )
 
-    made_images = scale(torch.from_numpy(np.stack(made)).to(device)) - black
-    real_images = torch.from_numpy(np.stack(real)).to(device) - black
-    fake_set = ImageGroup(made_images, [*predicted.values()])
-    real_set = ImageGroup(real_images, [*truth.values()])
+    black, data_range = black_and_range(images[len(predicted) :])
+    pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
+    fakes = ImageGroup(scale(pixels[: len(predicted)]) - black, [*predicted.values()])
+    reals = ImageGroup(pixels[len(predicted) :] - black, [*truth.values()])
     scores: dict[str, Score] = {}
     for part in parts:
-        metric = part(data_range, real_images.ndim - 2)
-        scores |= set_scores(metric, real_set, real_set, fake_set, strict=True)
+        metric = part(data_range, pixels.ndim - 2)
+        scores |= set_scores(metric, reals, reals, fakes, strict=True)
+    for score in scores.values():
+        score.n = len(set(fakes.patients))
+    return scores
 
-    patients = {"n": len(set(fake_set.patients))}
-    return {name: score.model_copy(update=patients) for name, score in scores.items()}
+
+def _scale_line(scale: ScaleFit) -> str:
+    """Describe a result's `scale` in one line; "" if predictions were not matched and are on the
+    truth's scale.
+    """
+    if scale.matched:
+        words = (
+            "matched  all predictions are rescaled by one line, to the mean and spread of the truth"
+            " (no least-squares fit, so scores may fall):"
+        )
+    elif scale.another:
+        words = (
+            "warning  the predictions seem to have another scale than the truth, so scores are too"
+            " low. To rescale them, add --match:"
+        )
+    else:
+        return ""
+
+    low, high = scale.predictions
+    true_low, true_high = scale.truth
+    return (
+        f"{words} truth = {scale.slope:.4g} x prediction {scale.offset:+.4g} (predictions:"
+        f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
+    )
 
 
 def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Writes a page that compares runs, with folds and seeds of one recipe as one: scores, curves, the
+"""Writes a page that compares runs, with folds and seeds of one recipe as one: scores, tests, the
 same test images, and differences of their recipes.
 """
 
@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
-from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
+from gantk.metrics.comparing import Comparison, compare_systems
 from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import result_tone, unlike_inputs
 from gantk.metrics.summary import with_label
@@ -53,7 +52,7 @@ SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
 ABSENT = "–"  # a key that a run's recipe does not have
 # of a key that earlier versions had: false changed nothing
 UNUSED = {"false", ABSENT}
-# its direction in words, the image with all pictures, and each system's scores of it
+# direction in words, the image with all pictures, and each system's scores of it
 ComparedImage = tuple[str, ShownImage, dict[str, dict[str, float]]]
 
 
@@ -86,7 +85,13 @@ def write_report(
     """
     if len(runs) == 1 and out is None:
         if figures is not None:
-            _write_figures_of_run(RunRecord(runs[0]), figures, overwrite)
+            record = RunRecord(runs[0])
+            images = [
+                (shown.label, case, shown.titles)
+                for shown in shown_patients(record)
+                for case in shown.cases
+            ]
+            _write_figures(figures, run_summary(record), images, overwrite)
         return write_one(runs[0])
 
     folders = [Path(run) for run in runs]
@@ -98,108 +103,72 @@ def write_report(
         )
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    shown = comparison([RunRecord(folder) for folder in folders])
-    for answer in shown.answers:
-        label = "warning" if shown.reason else "result"
-        say(with_label(label, answer.replace(ARROW, " -> ")))
-    if shown.caution:
-        say(with_label("note", shown.caution))
+    names = [folder.resolve().name for folder in folders]
+    named = {
+        name if names.count(name) == 1 else str(folder): RunRecord(folder)
+        for name, folder in zip(names, folders, strict=True)
+    }
+    systems = systems_of(named)
+    differences = _differences(named)
+    reason = _why_not_compared(systems, differences)
+    statistics = Comparison([], []) if reason else _statistics(systems)
+    answers = [reason]
+    if not reason:
+        said = [one for one in systems if one.is_pooled or result_tone(one.results) == "bad"]
+        answers = [*statistics.sentences, *(system.sentence for system in said)]
+    caution = _caution(systems)
+    for answer in answers:
+        say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
+    if caution:
+        say(with_label("note", caution))
+
+    summary = _summary(systems)
+    common = [*_common_images(systems)]
     if figures is not None:
-        _write_figures_of_comparison(shown, figures, overwrite)
+        titled = []
+        for label, image, of_runs in common:
+            titles = {"input": "Input", "truth": "Real"}
+            titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
+            titled.append((label, image, titles))
+        _write_figures(figures, summary, titled, overwrite)
+    records = [*named.values()]
     page = render(
         "compare.html.j2",
         folders=[HERE],
         styles=("page.css", "patients.css"),
         scripts=("patients.js",),
-        grids=[*grids(shown.summary)],
-        places={system.name: system.place for system in shown.systems},
-        **vars(shown),
+        title=f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
+        systems=systems,
+        answers=answers,
+        reason=reason,
+        caution=caution,
+        runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
+        trained_on={name: _training_images([record]) for name, record in named.items()},
+        oriented=all(map(shows_left_and_right, records)),
+        grids=[*grids(summary)],
+        places={system.name: records.index(system.runs[0]) for system in systems},
+        tests=statistics.tests,
+        cases=common,
+        error_window=error_window([image.pictures for _, image, _ in common]),
+        differences=differences,
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
-def _write_figures_of_run(record: RunRecord, folder: str | Path, overwrite: bool) -> None:
-    """Write the scores and the stored test images of a run, see `write_figures`."""
-    directions = shown_patients(record)
-    window = error_window([case.pictures for shown in directions for case in shown.cases])
-    rows: dict[str, list[TitledPictures]] = {}
-    for shown in directions:
-        for case in shown.cases:
-            error = _largest_error(case, window)
-            rows.setdefault(shown.label, []).append(captioned_row(case, shown.titles, error))
-    write_figures(folder, run_summary(record), rows, overwrite)
-
-
-def _write_figures_of_comparison(
-    shown: ComparisonPage, folder: str | Path, overwrite: bool
+def _write_figures(
+    folder: str | Path,
+    summary: pd.DataFrame,
+    images: Sequence[tuple[str, ShownImage, Mapping[str, str]]],
+    overwrite: bool,
 ) -> None:
-    """Write the scores and the common test images of several runs, see `write_figures`."""
+    """Write scores and test images, each with its direction and the titles of its pictures."""
+    window = error_window([image.pictures for _, image, _ in images])
     rows: dict[str, list[TitledPictures]] = {}
-    for label, case, of_runs in shown.cases:
-        titles = {"input": "Input", "truth": "Real"}
-        titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
-        error = _largest_error(case, shown.error_window)
-        rows.setdefault(label, []).append(captioned_row(case, titles, error))
-    write_figures(folder, shown.summary, rows, overwrite)
-
-
-def _largest_error(case: ShownImage, window: int) -> float:
-    """The brightest error of a picture, where it is `window` % of the truth's range."""
-    truth = case.pictures["truth"]
-    return (truth.high - truth.low) * window / 100 or 1.0
-
-
-@dataclass(frozen=True)
-class ComparisonPage:
-    """What the page that compares runs shows."""
-
-    title: str
-    systems: list[System]
-    answers: list[str]  # the first sentences: which run is better, or the reason
-    reason: str  # why the scores cannot be compared, or ""
-    runs: list[tuple[str, RunRecord, str]]  # name and verdict
-    trained_on: dict[str, str]  # the training images by run
-    caution: str  # how the trainings limit what the scores say, see `_caution`
-    oriented: bool
-    summary: pd.DataFrame  # of all scores, see gantk.report.scores
-    tests: list[SystemTest]
-    cases: list[ComparedImage]
-    error_window: int
-    differences: list[tuple[str, list[str]]]  # recipe key, its value in each run
-
-
-def comparison(records: list[RunRecord]) -> ComparisonPage:
-    """Compare runs, with folds and seeds of one recipe as one system."""
-    names = [record.path.resolve().name for record in records]
-    named = {}
-    for name, record in zip(names, records, strict=True):
-        named[name if names.count(name) == 1 else str(record.path)] = record
-
-    systems = systems_of(named)
-    cases = list(_cases(systems))
-    differences = _differences(named)
-    reason = _why_not_compared(systems, differences)
-    statistics = Comparison([], []) if reason else _statistics(systems)
-    said = [
-        system.sentence
-        for system in systems
-        if system.is_pooled or result_tone(system.results) == "bad"
-    ]
-    return ComparisonPage(
-        title=f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
-        systems=systems,
-        answers=[reason] if reason else [*statistics.sentences, *said],
-        reason=reason,
-        runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
-        trained_on={name: _training_images([record]) for name, record in named.items()},
-        caution=_caution(systems),
-        oriented=all(shows_left_and_right(record) for record in records),
-        summary=_summary(systems),
-        tests=statistics.tests,
-        cases=cases,
-        error_window=error_window([case.pictures for _, case, _ in cases]),
-        differences=differences,
-    )
+    for label, image, titles in images:
+        truth = image.pictures["truth"]
+        brightest = (truth.high - truth.low) * window / 100 or 1.0
+        rows.setdefault(label, []).append(captioned_row(image, titles, brightest))
+    write_figures(folder, summary, rows, overwrite)
 
 
 def _why_not_compared(
@@ -216,30 +185,33 @@ def _why_not_compared(
         for key, values in differences
         if key.startswith("data.") and key.split(".")[1] in SCALES and {*values} != UNUSED
     }
-    unlike = ""
-    for images in tests[0]:
-        unlike = unlike or unlike_inputs({one.name: one.tests[images].results for one in systems})
+    unlike = filter(
+        None,
+        (
+            unlike_inputs({one.name: one.tests[images].results for one in systems})
+            for images in tests[0]
+        ),
+    )
     if scales:
         # `data.size: [96, 96], [64, 64]`
         listed = "; ".join(f"{key}: {', '.join(values)}" for key, values in scales.items())
         other = f"units or sizes ({listed})"
         equal = f"equal values of {' and '.join(scales)}"
-    elif unlike:
+    elif found := next(unlike, ""):
         other = (
-            f"gray values, as the unchanged input shows ({unlike}; data.intensity was fitted to other"
+            f"gray values, as the unchanged input shows ({found}; data.intensity was fitted to other"
             " training images)"
         )
         equal = 'data.intensity.per = "volume"'
     else:
         return ""
 
-    reason = (
+    return (
         f"The runs score images of the networks in other {other}, so differences of these scores say"
         " nothing about the models. To make them comparable, translate the same scans by each"
         " (`gantk translate RUN SCANS OUT`) and score each OUT by"
         f" `gantk eval --pred OUT --truth TRUE --match`, or train with {equal}."
     )
-    return reason
 
 
 def _caution(systems: Sequence[System]) -> str:
@@ -255,11 +227,14 @@ def _caution(systems: Sequence[System]) -> str:
         texts = [f"{system.name}: {_training_images(system.runs)}" for system in systems]
         unlike.append(f"on the same images ({'; '.join(texts)})")
 
-    steps = [{run.log.last_step or 0 for run in system.runs} for system in systems]
-    if any(own != steps[0] for own in steps):
-        texts = []
-        for system, own in zip(systems, steps, strict=True):
-            texts.append(f"{system.name}: {', '.join(f'{count:,}' for count in sorted(own))}")
+    steps = {
+        system.name: ", ".join(
+            f"{n:,}" for n in sorted({run.log.last_step or 0 for run in system.runs})
+        )
+        for system in systems
+    }
+    if len({*steps.values()}) > 1:
+        texts = [f"{name}: {count}" for name, count in steps.items()]
         unlike.append(f"for the same number of steps ({'; '.join(texts)})")
 
     sentences = []
@@ -284,90 +259,89 @@ def _training_images(records: Sequence[RunRecord]) -> str:
 
 def _summary(systems: Sequence[System]) -> pd.DataFrame:
     """The scores of each system, and of each baseline whose scores differ."""
-    rows = [(label, one.name, own) for one in systems for label, own in one.metrics.items()]
+    rows: list[tuple[str, str, Mapping[str, Score]]] = []
     # (direction, baseline) -> system -> scores that no other system has
     baselines: dict[tuple[str, str], dict[str, Mapping[str, Score]]] = {}
     for system in systems:
-        for label, scores in system.metrics.items():
-            for rival, own in system.baselines(label):
-                of_rival = {metric: own[metric] for metric in scores if metric in own}
+        for key, scores in system.results.metrics.items():
+            label = system.runs[0].label(key)
+            rows.append((label, system.name, scores))
+            for rival in system.results.baselines:
+                own = system.results.baseline(rival, key)
+                known = {metric: own[metric] for metric in scores if metric in own}
                 by_system = baselines.setdefault((label, baseline_words(rival)), {})
-                if of_rival and of_rival not in by_system.values():
-                    by_system[system.name] = of_rival
+                if known and known not in by_system.values():
+                    by_system[system.name] = known
     for (label, rival), by_system in baselines.items():
-        for name, scores in by_system.items():
-            rows.append((label, f"{rival}, {name}" if len(by_system) > 1 else rival, scores))
-    return summary_of(rows, "")
+        for name, of_rival in by_system.items():
+            rows.append((label, f"{rival}, {name}" if len(by_system) > 1 else rival, of_rival))
+    return summary_of(rows)
 
 
 def _statistics(systems: Sequence[System]) -> Comparison:
     """The result of `gantk.compare_systems` for the metrics with a score of each patient."""
-    about = {
-        metric: score
-        for system in systems
-        for scores in system.metrics.values()
-        for metric, score in scores.items()
-    }
+    tables = []
+    about: dict[str, Score] = {}
+    for system in systems:
+        lines = system.lines[system.lines.system == MODEL]
+        labels = lines.direction.map(system.runs[0].label)
+        tables.append(lines.assign(system=system.name, direction=labels))
+        for scores in system.results.metrics.values():
+            about |= scores
     return compare_systems(
-        pd.concat([system.lines for system in systems]),
+        pd.concat(tables),
         {metric: score.higher_is_better for metric, score in about.items()},
         {metric: score.unit for metric, score in about.items()},
     )
 
 
-def _cases(systems: Sequence[System]) -> Iterator[ComparedImage]:
+def _common_images(systems: Sequence[System]) -> Iterator[ComparedImage]:
     """Yield the test images that every system saved in one size, each with all outputs and scores."""
-    by_system = [_cases_of(system) for system in systems]
+    by_system = [_stored_images(system) for system in systems]
     for same, (_, first) in by_system[0].items():
         if not all(same in found for found in by_system):
             continue
 
         stored = [found[same] for found in by_system]
-        drawn = [pictures(record, case.stem) for record, case in stored]
-        if any("output" not in each or "truth" not in each for each in drawn):
-            continue
-        if len({each["truth"].pixels.shape for each in drawn}) > 1:  # networks of other sizes
+        drawn = [pictures(record, image.stem) for record, image in stored]
+        # networks of other sizes are not drawn side by side
+        if not all(drawn) or len({each["truth"].pixels.shape for each in drawn}) > 1:
             continue
 
-        shown = {"input": drawn[0]["input"], "truth": drawn[0]["truth"]}
-        for place, each in enumerate(drawn):
-            shown[f"output-{place}"] = each["output"]
-
-        scores = {
-            system.title_of(run): _scores_of_image(run, same[0], same[1])
-            for system, (run, _) in zip(systems, stored, strict=True)
-        }
+        shown = {kind: drawn[0][kind] for kind in ("input", "truth")}
+        scores = {}
+        for place, (system, (record, image)) in enumerate(zip(systems, stored, strict=True)):
+            shown[f"output-{place}"] = drawn[place]["output"]
+            lines = record.lines[
+                (record.lines.system == MODEL) & (record.lines.image == image.image)
+            ]
+            own = lines[lines.direction.map(record.label) == same[0]]
+            seed = f", seed {record.recipe.train.seed}" if len(system.seeds) > 1 else ""
+            scores[system.name + seed] = dict(zip(own.metric, own.value, strict=True))
         yield same[0], ShownImage(first, shown, {}), scores
 
 
-def _scores_of_image(run: RunRecord, label: str, image: str) -> dict[str, float]:
-    """The scores of a run's image by metric."""
-    lines = run.lines[(run.lines.system == MODEL) & (run.lines.image == image)]
-    own = lines[lines.direction.map(run.label) == label]
-    return dict(zip(own.metric, own.value, strict=True))
+def _stored_images(
+    system: System,
+) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
+    """(Direction, image, input, truth) -> an image that the system saved, and the run that holds it."""
+    return {
+        (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
+        for record in system.runs
+        for key, images in record.stored.items()
+        for stored in images
+    }
 
 
-def _cases_of(system: System) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
-    """(Direction, image, input, truth) -> a case that the system saved, and the run that holds it."""
-    found = {}
-    for record in system.runs:
-        for key, images in record.stored.items():
-            for stored in images:
-                found[record.label(key), stored.image, stored.input, stored.truth] = record, stored
-    return found
-
-
-def _differences(named: dict[str, RunRecord]) -> list[tuple[str, list[str]]]:
+def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
     """(Recipe key, its value in each run) for the keys in which the runs differ."""
-    recipes = []
-    for record in named.values():
-        values = flat(record.recipe.dump())
-        recipes.append({key: json.dumps(value, ensure_ascii=False) for key, value in values})
-
+    recipes = [
+        {key: json.dumps(value, ensure_ascii=False) for key, value in flat(record.recipe.dump())}
+        for record in named.values()
+    ]
     rows = []
     for key in dict.fromkeys(key for recipe in recipes for key in recipe):
         texts = [recipe.get(key, ABSENT) for recipe in recipes]
         if len(set(texts)) > 1:
             rows.append((key, texts))
-
     return rows

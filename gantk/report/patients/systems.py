@@ -5,7 +5,7 @@ trainings with several seeds, whose scores of a patient are averaged.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,17 +22,15 @@ from gantk.runs.results import Results, Score
 
 FOLD = "data.split.fold"
 SEED = "train.seed"
-ByLabel = Mapping[str, Mapping[str, Score]]  # direction in words -> metric
 
 
 @dataclass(frozen=True)
 class System:
-    """A run; or all folds of one recipe, as if one run had tested all patients; or trainings of either
-    with several seeds, as if one run had the mean of their scores of each patient.
+    """A run; or all folds and seeds of one recipe, as if one run had tested all patients, with the mean
+    over the seeds as each patient's score.
     """
 
     name: str
-    place: int  # of its first run among all runs
     runs: list[RunRecord]
 
     @property
@@ -42,138 +40,132 @@ class System:
     @cached_property
     def tests(self) -> dict[frozenset, RunRecord]:
         """The run that was scored on each set of test images, by their files or names."""
-        found = {}
-        for run in self.runs:
-            found[run.files_of("test")] = run
-        return found
+        return {run.files_of("test"): run for run in self.runs}
 
     @cached_property
     def seeds(self) -> list[int]:
-        return sorted({_seed(run) for run in self.runs})
-
-    @cached_property
-    def results(self) -> Results:
-        """The scores; of several runs those over all patients, without whole files, which are not
-        stored of each patient.
-        """
-        return _pooled(self.runs, len(self.seeds)) if self.is_pooled else self.runs[0].results
+        return sorted({run.recipe.train.seed for run in self.runs})
 
     @cached_property
     def lines(self) -> pd.DataFrame:
-        """The scores of each patient, of metrics with a score for each."""
-        lines = _lines_of(self.runs)
-        own = lines[lines.system == MODEL]
-        return own.assign(system=self.name, direction=own.direction.map(self._labels))
+        """The scores of each patient, of the metrics with a score for each."""
+        return _lines_of(self.runs)
 
-    @property
-    def _labels(self) -> dict[str, str]:
-        return {key: self.runs[0].label(key) for key in self.results.metrics}
-
-    @property
-    def metrics(self) -> ByLabel:
-        """The scores by direction in words."""
-        return {label: self.results.metrics[key] for key, label in self._labels.items()}
-
-    def baselines(self, label: str) -> Iterator[tuple[str, dict[str, Score]]]:
-        """Yield each baseline's name and scores of a direction."""
-        for key, own in self._labels.items():
-            if own == label:
-                for name in self.results.baselines:
-                    yield name, self.results.baseline(name, key)
+    @cached_property
+    def results(self) -> Results:
+        """The scores; of several runs those over all patients."""
+        return self._pooled() if self.is_pooled else self.runs[0].results
 
     @property
     def sentence(self) -> str:
         """The result in words; of several runs also what they are."""
-        leaks = any(run.leak for run in self.runs)
-        result = result_sentence(self.results, unseen=not leaks)
+        result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
         if not self.is_pooled:
             return f"{self.name}: {result}"
 
-        together = f"{self.name}, {self._parts}, together"
-        if not self.results.metrics:
-            return f"{together}: no score that all have of each patient."
-        said = [result or "no baseline was measured of each patient."]
-        if len(self.seeds) > 1:
-            said += [f"{label}: {self._by_seed(label)}." for label in self.metrics]
-        return f"{together}: {' '.join(said)}"
-
-    def title_of(self, run: RunRecord) -> str:
-        """The name of an image that one of its runs made: `a to b, seed 1`."""
-        return f"{self.name}, seed {_seed(run)}" if len(self.seeds) > 1 else self.name
-
-    @property
-    def _parts(self) -> str:
-        """`3 of 5 folds of one recipe`, `2 seeds of one recipe`."""
         parts = []
         folds = self.runs[0].recipe.data.split.folds
         if folds:
             parts.append(f"{len(self.runs) // len(self.seeds)} of {folds} folds")
         if len(self.seeds) > 1:
             parts.append(f"{len(self.seeds)} seeds")
-        return f"{' with '.join(parts)} of one recipe"
+        together = f"{self.name}, {' with '.join(parts)} of one recipe, together"
+        if not self.results.metrics:
+            return f"{together}: no score that all have of each patient."
+        said = [result or "no baseline was measured of each patient."]
+        if len(self.seeds) > 1:
+            said += [self._by_seed(key) for key in self.results.metrics]
+        return f"{together}: {' '.join(said)}"
 
-    def _by_seed(self, label: str) -> str:
-        """`24.10 dB to 25.32 dB by seed`: the lowest and the highest mean over the patients."""
-        metric = next(iter(self.metrics[label]))
+    def _by_seed(self, key: str) -> str:
+        """`T1 → T2: 24.10 dB to 25.32 dB by seed.`: the lowest and the highest mean over patients."""
+        metric = next(iter(self.results.metrics[key]))
         means = []
         for seed in self.seeds:
-            of_seed = System("", 0, [run for run in self.runs if _seed(run) == seed])
-            means.append(of_seed.metrics[label][metric])
+            of_seed = [run for run in self.runs if run.recipe.train.seed == seed]
+            means.append(System("", of_seed).results.metrics[key][metric])
         means.sort(key=lambda score: score.value or 0.0)
-        return f"{means[0].text()} to {means[-1].text()} by seed"
+        return f"{self.runs[0].label(key)}: {means[0].text()} to {means[-1].text()} by seed."
+
+    def _pooled(self) -> Results:
+        """The results of several runs, as if one run had tested the patients of all."""
+        first = self.runs[0].results
+        results = Results(domains=first.domains, split=first.split)
+        for key, lines in self.lines.groupby("direction", sort=False):
+            systems = {name: own for name, own in lines.groupby("system", sort=False)}
+            complete = {
+                name: own for name, own in systems.items() if len(own) == len(systems[MODEL])
+            }
+            like = {metric: _scores_in(self.runs, key, metric) for metric in lines.metric.unique()}
+            for name, own in complete.items():
+                directions = (
+                    results.metrics if name == MODEL else results.baselines.setdefault(name, {})
+                )
+                directions[key] = {
+                    metric: self._mean(of_metric, like[metric])
+                    for metric, of_metric in own.groupby("metric", sort=False)
+                }
+            model = complete.pop(MODEL)
+            higher = {metric: scores[0].higher_is_better for metric, scores in like.items()}
+            results.verdict[key] = {**pair_verdict(model, complete, higher)}
+
+        add_tests(results)
+        return results
+
+    def _mean(self, lines: pd.DataFrame, of_runs: Sequence[Score]) -> Score:
+        """The mean over patients, of the kind and on as many images as the scores of each run."""
+        first = of_runs[0]
+        return estimate(
+            lines["value"],
+            lines["patient"].to_list(),
+            unit=first.unit,
+            definition=first.definition,
+            higher_is_better=first.higher_is_better,
+            images=sum(each.images or 0 for each in of_runs) // len(self.seeds),
+        )
 
 
 def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
-    """The runs as systems. Scored runs whose recipes differ in the fold alone are one system, if no
-    patient is tested by two of them; so are those of several seeds, if all have the same tests.
+    """The runs as systems. Scored runs whose recipes differ in the fold and the seed alone are one
+    system, if every seed has the same tests, and no patient is in two of them.
     """
-    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, run in named.items():
-        groups.setdefault(_recipe_of(run) or (name,), {})[name] = run
+        groups.setdefault(_recipe_of(run) or (name,), []).append(name)
 
-    places = [*named]
     systems = []
-    for repeated in groups.values():
-        by_seed: dict[int, dict[str, RunRecord]] = {}
-        for name, run in repeated.items():
-            by_seed.setdefault(_seed(run), {})[name] = run
-        apart = [system for folds in by_seed.values() for system in _folds_together(folds, places)]
-        have_same_tests = len({frozenset(system.tests) for system in apart}) == 1
-        is_one = have_same_tests and len(apart) == len(by_seed)  # each seed's folds are one system
-        systems += [_system(repeated, places)] if is_one else apart
-    return sorted(systems, key=lambda system: system.place)
+    for names in groups.values():
+        if _are_repeated([named[name] for name in names]):
+            title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            systems.append(System(title, [named[name] for name in names]))
+        else:
+            systems += [System(name, [named[name]]) for name in names]
+    places = [*named.values()]
+    return sorted(systems, key=lambda system: places.index(system.runs[0]))
 
 
-def _folds_together(runs: Mapping[str, RunRecord], places: list[str]) -> list[System]:
-    """Folds of one recipe as one system, if no patient is tested by two of them; else each run."""
-    tested = [{one.subject for one in run.sets.test} for run in runs.values() if run.sets]
-    are_folds = all(_has_folds(run) for run in runs.values())
-    if are_folds and sum(map(len, tested)) == len(set().union(*tested)):
-        return [_system(runs, places)]
-    return [_system({name: run}, places) for name, run in runs.items()]
-
-
-def _system(runs: Mapping[str, RunRecord], places: list[str]) -> System:
-    first, *_, last = [*runs, *runs]
-    title = first if len(runs) == 1 else f"{first} to {last}"
-    return System(title, places.index(first), [*runs.values()])
+def _are_repeated(runs: Sequence[RunRecord]) -> bool:
+    """Whether runs of one recipe have the same tests with every seed, which share no patient."""
+    by_seed: dict[int, list[RunRecord]] = {}
+    for run in runs:
+        by_seed.setdefault(run.recipe.train.seed, []).append(run)
+    for folds in by_seed.values():
+        patients = [{image.subject for image in run.sets.test} for run in folds if run.sets]
+        if sum(map(len, patients)) > len(set().union(*patients)):
+            return False
+    return (
+        len({frozenset(run.files_of("test") for run in folds) for folds in by_seed.values()}) == 1
+    )
 
 
 def _recipe_of(run: RunRecord) -> tuple[str, ...]:
     """The recipe without its seed, and without the fold of known patients; () of a run that has no
     scores.
     """
-    left_out = {SEED, FOLD} if _has_folds(run) else {SEED}
+    has_folds = run.recipe.data.split.folds and run.sets and run.sets.by == "patient"
+    left_out = {SEED, FOLD} if has_folds else {SEED}
     values = {key: value for key, value in flat(run.recipe.dump()) if key not in left_out}
     return ("recipe", json.dumps(values)) if run.results.metrics else ()
-
-
-def _has_folds(run: RunRecord) -> bool:
-    return bool(run.recipe.data.split.folds and run.sets and run.sets.by == "patient")
-
-
-def _seed(run: RunRecord) -> int:
-    return run.recipe.train.seed
 
 
 def _lines_of(runs: Sequence[RunRecord]) -> pd.DataFrame:
@@ -184,15 +176,13 @@ def _lines_of(runs: Sequence[RunRecord]) -> pd.DataFrame:
     known = lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
     score = ["direction", "metric", "system", "patient"]
     of_runs = known.groupby([*score, "run"], sort=False, as_index=False)["value"].mean()
-    complete = []
+    complete = [of_runs[:0]]
     for (direction, metric), own in of_runs.groupby(["direction", "metric"], sort=False):
         scores = _scores_in(runs, direction, metric)
         alike = len({(each.definition, each.unit, each.higher_is_better) for each in scores}) == 1
         count = own[own.system == MODEL]["value"].count()
         if alike and count and count == sum(each.n or 0 for each in scores):
             complete.append(own)
-    if not complete:
-        return of_runs[:0].assign(finite=True)
     means = pd.concat(complete).groupby(score, sort=False, as_index=False)["value"].mean()
     return means.assign(finite=True)
 
@@ -200,45 +190,3 @@ def _lines_of(runs: Sequence[RunRecord]) -> pd.DataFrame:
 def _scores_in(runs: Sequence[RunRecord], direction: str, metric: str) -> list[Score]:
     """A score of each run."""
     return [run.results.metrics.get(direction, {}).get(metric, Score()) for run in runs]
-
-
-def _pooled(runs: Sequence[RunRecord], seeds: int) -> Results:
-    """The results of several runs, as if one run had tested the patients of all."""
-    first = runs[0].results
-    results = Results(domains=first.domains, split=first.split)
-    for direction, of_direction in _lines_of(runs).groupby("direction", sort=False):
-        systems = {name: own for name, own in of_direction.groupby("system", sort=False)}
-        model = systems.pop(MODEL)
-        count = model.groupby("metric").size()
-        rivals = {
-            name: own for name, own in systems.items() if own.groupby("metric").size().equals(count)
-        }
-        like = {metric: _scores_in(runs, direction, metric) for metric in model.metric.unique()}
-        results.metrics[direction] = _means(model, like, seeds)
-        for name, own in rivals.items():
-            results.baselines.setdefault(name, {})[direction] = _means(own, like, seeds)
-        higher = {metric: scores[0].higher_is_better for metric, scores in like.items()}
-        results.verdict[direction] = {**pair_verdict(model, rivals, higher)}
-
-    add_tests(results)
-    return results
-
-
-def _means(
-    lines: pd.DataFrame, like: Mapping[str, Sequence[Score]], seeds: int
-) -> dict[str, Score]:
-    """The means over patients, of the kind and on as many images as the scores of each run, each
-    image scored once a seed.
-    """
-    found = {}
-    for metric, own in lines.groupby("metric", sort=False):
-        first = like[metric][0]
-        found[metric] = estimate(
-            own.value,
-            own.patient.to_list(),
-            unit=first.unit,
-            definition=first.definition,
-            higher_is_better=first.higher_is_better,
-            images=sum(each.images or 0 for each in like[metric]) // seeds,
-        )
-    return found
