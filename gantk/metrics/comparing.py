@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,16 @@ class SystemTest(PairedTest):
     def score(self) -> str:
         """The name of the metric."""
         return self.place[-1]
+
+    def seen_by(self, system: str) -> SystemTest | None:
+        """The test as the gain of a system over the other one; None if it is not of that system."""
+        if system == self.one:
+            return self
+        if system != self.other:
+            return None
+        ends = [-end for end in reversed(self.ci95 or ()) if end is not None]
+        swapped = {"one": system, "other": self.one, "gain": -self.gain, "ci95": ends or None}
+        return self.model_copy(update=swapped)
 
     @property
     def label(self) -> str:
@@ -166,70 +176,43 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[st
     return sentences
 
 
-def leader_of(tests: Sequence[SystemTest]) -> str:
-    """The system with the largest gain over all others, of the tests of one score."""
-    gains: dict[str, float] = defaultdict(float)
-    for test in tests:
-        gains[test.one] += test.gain
-        gains[test.other] -= test.gain
-    return max(gains, key=gains.__getitem__)
-
-
 def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[SystemTest]) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
     tests of all pairs of systems on one score; of the other scores, those of whole images in which
     that system is behind another one.
     """
-    leader = leader_of(tests)
+    gains: dict[str, float] = defaultdict(float)
+    for test in tests:
+        gains[test.one] += test.gain
+        gains[test.other] -= test.gain
+    leader = max(gains, key=gains.__getitem__)  # the largest gain over all others
 
-    # what is said -> of whom, by how much, and the p-value where that may be chance
-    rivals: dict[str, dict[str, tuple[Score, str]]] = defaultdict(dict)
-    for test, rival, sign in _tests_of(leader, tests):
-        gain = Score(value=test.gain, ci95=test.ci95, n=test.n, unit=unit).times(sign)
-        said = "no better than {}"
-        chance = ""
-        if sign * test.gain > 0:
-            verdict = Verdict(better=True, test=test)
-            said = verdict_words(verdict, rivals="{}")
-            chance = p_words(verdict)
-        rivals[said][rival] = gain, chance
+    said: dict[str, list[SystemTest]] = defaultdict(list)  # what is said -> of which rivals
+    for test in filter(None, (test.seen_by(leader) for test in tests)):
+        verdict = Verdict(better=True, test=test)
+        words = verdict_words(verdict, rivals="{}") if test.gain > 0 else "no better than {}"
+        said[words].append(test)
 
     clauses = []
-    for said, of_rivals in rivals.items():
-        nearest = min(of_rivals, key=lambda name: of_rivals[name][0].value or 0.0)
-        gain, chance = of_rivals[nearest]
-        figure = f"{short_metric_name(tests[0].score)} better by {gain.text()} {gain.interval()}".rstrip()
-        than = f" than {nearest}" if len(of_rivals) > 1 else ""
-        names = join_first([*of_rivals])
-        clauses.append(
-            f"{said.format(names)} ({figure}{than}, {gain.sample()}{chance and f'; {chance}'})"
-        )
+    for words, own in said.items():
+        nearest = min(own, key=lambda test: test.gain)
+        gain = Score(value=nearest.gain, ci95=nearest.ci95, n=nearest.n, unit=unit)
+        by = f"{gain.text()} {gain.interval()}".rstrip()
+        than = f" than {nearest.other}" if len(own) > 1 else ""
+        chance = p_words(Verdict(better=nearest.gain > 0, test=nearest))
+        figures = [f"{short_metric_name(nearest.score)} better by {by}{than}", gain.sample()]
+        names = join_first([test.other for test in own])
+        why = f"; {chance}" if chance else ""
+        clauses.append(f"{words.format(names)} ({', '.join(figures)}{why})")
     place = f"{tests[0].label}: " if tests[0].label else ""
     sentence = f"{place}{leader} is {'; '.join(clauses)}."
-    of_direction = [each for each in of_all_scores if each.place[:-1] == tests[0].place[:-1]]
-    behind = _scores_behind(leader, of_direction)
-    return f"{sentence} In {join_first(behind)} it is behind." if behind else sentence
 
-
-def _tests_of(
-    system: str, tests: Sequence[SystemTest]
-) -> Iterator[tuple[PairedTest, str, Literal[1, -1]]]:
-    """Yield the tests of a system, its rival, and the sign with which gains are this system's."""
-    for test in tests:
-        if test.one == system:
-            yield test, test.other, 1
-        elif test.other == system:
-            yield test, test.one, -1
-
-
-def _scores_behind(system: str, tests: Sequence[SystemTest]) -> list[str]:
-    """The names of scores of whole images in which a system is behind another one."""
-    behind = []
-    for test in tests:
-        loser = test.other if test.gain > 0 else test.one
-        if loser == system and test.gain and not split_region(test.score)[1]:
-            behind.append(short_metric_name(test.score))
-    return list(dict.fromkeys(behind))
+    behind = {}
+    for test in filter(None, (test.seen_by(leader) for test in of_all_scores)):
+        same_direction = test.place[:-1] == tests[0].place[:-1]
+        if same_direction and test.gain < 0 and not split_region(test.score)[1]:
+            behind[short_metric_name(test.score)] = True
+    return f"{sentence} In {join_first([*behind])} it is behind." if behind else sentence
 
 
 def add_tests(results: Results) -> None:
