@@ -1,7 +1,7 @@
 """Evaluation: scores, their intervals, and what they say about a model.
 
-Read first: evaluate (`Scorer`); pair_scores and sets compute scores (pair_scores also baselines, which
-a model has to beat), intervals and verdict weigh them, names says them; samples is what a training
-shows.
+Read first: table (a line for each image and score), then evaluate (`Scorer`); pair_scores and sets
+compute scores, baselines is what a model has to beat, intervals, verdict and comparing weigh them,
+names, rows and summary say them; samples is what a training shows.
 Imports nothing of report or training.
 """

@@ -373,7 +373,7 @@ class Scorer:
             made=made[key],
             references=references,
             lines=pd.concat([each for each in results.lines if each.direction.iloc[0] == key]),
-            higher_is_better=self.pairs.senses,
+            higher_is_better=self.pairs.higher_is_better,
         )
         if references.foreground is not None:
             share = float(references.foreground.float().mean())
@@ -631,7 +631,7 @@ def score_pairs(
         lines = scorer(images, references, direction=name)
         results.lines.append(lines)
         results.metrics[name] = scorer.scores(lines, references.above)
-        results.verdict[name] = {**pair_verdict(lines, rivals, scorer.senses)}
+        results.verdict[name] = {**pair_verdict(lines, rivals, scorer.higher_is_better)}
     for name, lines in rivals.items():
         results.lines.append(lines)
         of_baseline = results.baselines.setdefault(name, {})

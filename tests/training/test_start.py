@@ -42,6 +42,9 @@ def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe
     assert expected["pool_a.images"].any()
     assert f"{len(taken)} of {len(taken)} tensors, 100% of the weights" in "".join(said)
     assert read_json(new.path / "environment.json")["start"]["taken"]
+    scores = read_json(new.path / "metrics.json")  # the start is a row
+    of_start = {key: own["psnr"]["value"] for key, own in scores["baselines"]["start"].items()}
+    assert of_start == {key: own["psnr"]["value"] for key, own in scores["metrics"].items()}
 
 
 @pytest.mark.slow
@@ -71,6 +74,7 @@ def test_what_does_not_fit_is_named_and_drawn_as_ever(tiny_run, tiny_recipe, tmp
     )
     assert "on the domains T1 and T2, this recipe has T2 and T1" in said
     assert "high = 99.5 (here 99.0)" in said
+    assert "start" not in read_json(new.path / "metrics.json")["baselines"]  # it is not whole
 
 
 @pytest.mark.slow
