@@ -98,7 +98,9 @@ class PairScorer:
         if LESION in self.suffixes and len(whole_only) < len(self.metrics):
             self.rows_of[self.contrast.name] = (self.contrast, LESION)
 
-        self.higher_is_better = {name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()}
+        self.higher_is_better = {
+            name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()
+        }
 
     def __call__(self, output: Tensor, references: References, **about: str) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`.

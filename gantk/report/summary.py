@@ -53,16 +53,15 @@ def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
             about += f"; {row.baseline_name}: {words.with_unit(row.rival, row.score.decimals)}"
         numbers.append((words.with_unit(row.score), about))
 
-    scores = [row.score for rows in returned for row in rows]
     if chosen[0].key in FROM_NOISE:
-        of_what, counts = "generated image", [score.n for score in scores]
+        of_what, key = "generated image", "n"
     elif patients_are_known(run.results):
-        of_what, counts = "test patient", [score.n for score in scores]
+        of_what, key = "test patient", "n"
     else:
-        of_what, counts = "test image", [score.images for score in scores]
-    known = [count for count in counts if count]
-    if known:
-        count, of_what = count_noun(max(known), of_what).split(" ", 1)
+        of_what, key = "test image", "images"
+    tested = max(getattr(row.score, key) or 0 for rows in returned for row in rows)
+    if tested:
+        count, of_what = count_noun(tested, of_what).split(" ", 1)
         numbers.append((count, of_what))
     return numbers
 
@@ -104,7 +103,9 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
         tables.append(
             ScoreTable(
                 label=run.label(key),
-                sample=_count(run, key),
+                sample=max(
+                    scores.values(), key=lambda score: score.n or 0, default=Score()
+                ).sample(),
                 rows=rows,
                 figures=published,
                 published=figures_note(system) if published else "",
@@ -112,26 +113,6 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
             )
         )
     return tables
-
-
-def _count(run: RunRecord, key: str) -> str:
-    """`8 patients, 64 images`; `64 images, patients unknown`."""
-    scores = run.results.metrics[key]
-    count = max((score.n or 0 for score in scores.values()), default=0)
-    if key in FROM_NOISE:
-        return count_noun(count, "generated image") if count else ""
-    if count == 1 and not patients_are_known(run.results):
-        count = 0  # earlier versions counted unknown patients as one
-
-    images = max((score.images or 0 for score in scores.values()), default=0)
-    parts = []
-    if count:
-        parts.append(count_noun(count, "patient"))
-    if images:
-        parts.append(count_noun(images, "image"))
-    if images and not count:
-        parts.append("patients unknown")
-    return ", ".join(parts)
 
 
 # ---- typical images

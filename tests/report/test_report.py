@@ -226,7 +226,7 @@ def test_nothing_in_the_run_can_execute(tmp_path):
 WORDS = [
     "On 40 test images of 10 patients, the model's T2 and T1 images match the real ones better than every baseline",
     "(T2: PSNR 24.31 dB against 18.50 dB; T1: PSNR 21.02 dB against 21.60 dB).",
-    "T1 → T2 10 patients, 40 images",
+    "T1 → T2 n = 10 (40 images)",
     "Peak signal-to-noise ratio (PSNR) higher is better 24.31 dB 23.81 to 24.81",
     "18.50 dB the unchanged input 5.81 dB better better than every baseline",
     "Whole image scored PSNR, dB ↑ model 24.31 23.81 to 24.81 n = 10 (40 images) corrected 25.31",
