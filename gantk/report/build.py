@@ -36,8 +36,7 @@ from gantk.report.patients.section import ShownPatients, shown_patients
 from gantk.report.patients.section import section as patients_section
 from gantk.report.pictures import TEXTS, SampleBlock, error_ceiling, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import grids, run_summary
-from gantk.report.statistics import section as statistics_section
+from gantk.report.scores import grids, run_summary, statistics_section
 from gantk.report.summary import (
     main_numbers,
     score_tables,

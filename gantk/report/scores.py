@@ -1,5 +1,5 @@
-"""The summary of scores as a table: a line for each score of each system. Pages, scores.csv and
-scores.tex print it.
+"""The summary of scores as a table, a line for each score of each system, which pages, scores.csv and
+scores.tex print; and the section of their tests.
 
 Its columns: `direction` in words, `section` (a region, or what the metric names), `system`, `metric`, and
 `score`, a `gantk.runs.results.Score`.
@@ -8,10 +8,15 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
+from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
+from gantk.metrics.rows import score_rows
+from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, metric_name
@@ -109,3 +114,31 @@ def summary_latex(summary: pd.DataFrame) -> str:
 def _cell(score: Score, first: Score) -> str:
     value = score.model_copy(update={"unit": ""}).text(first.decimals)
     return f"{value} {score.interval(first.decimals)}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsSection(ReportSection):
+    """The section `Statistical tests`."""
+
+    tests: list[SystemTest]
+
+
+def statistics_section(record: RunRecord) -> StatisticsSection | None:
+    """The section of the report; None where metrics.json has no tests."""
+    tests = []
+    for row in score_rows(record.results):
+        test = row.verdict.test
+        if test and test.holm is not None:
+            place = record.label(row.key), row.metric
+            tests.append(
+                SystemTest(place=place, one="model", other=row.baseline_name, **dict(test))
+            )
+
+    if not tests:
+        return None
+
+    return StatisticsSection(
+        folder=Path(__file__).parent,
+        template="statistics.html.j2",
+        tests=tests,
+    )

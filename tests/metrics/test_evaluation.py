@@ -265,10 +265,11 @@ def test_samples_stand_between_noise_and_real_images():
     assert {"real_split", "noise"} == set(result["baselines"])
     assert split["kid_random"]["value"] < row["value"]
     assert result["verdict"]["image"]["kid_random"]["best_baseline"] == "noise"
-    curve = scorer.validate()
+    many = {"test": 0.2, "validation": 0.6}
+    curve = scorer_of(Samples, split=many).validate()
     assert set(curve["image"]) == {"kid_random"}
-    assert curve == scorer_of(Samples, "kid", "fid", "diversity").validate()
-    assert scorer_of(Alike).validate() != curve
+    assert curve == scorer_of(Samples, "kid", "fid", "diversity", split=many).validate()
+    assert scorer_of(Alike, split=many).validate() != curve
 
 
 def test_samples_are_compared_with_available_real_images():

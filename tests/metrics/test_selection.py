@@ -68,6 +68,7 @@ def study() -> tuple:
     """(recipe, data, ways): what could come out of a training, from a good translation to none."""
     tables = copy.deepcopy(TINY)
     tables["data"]["source"] |= {"subjects": 10, "slices": 4}
+    tables["data"]["split"] = {"test": 0.2, "validation": 0.4}
     model = load_recipe(tables).check()
     data = Data(model.data, Translates)
     pairs = [{k: data.image(r) for k, r in pair.items()} for pair in data.pairs("train")]
@@ -111,7 +112,7 @@ def test_good_translations_win_over_all_that_are_none(study, kind, pairs, rule):
 
 
 def test_images_from_noise_are_chosen_by_their_distance():
-    scorer = scorer_of(Samples, source={"subjects": 60})
+    scorer = scorer_of(Samples, split={"test": 0.2, "validation": 0.6})
     validation = scorer.validate()
 
     assert scorer.checkpoint_score(validation) == validation["image"]["kid_random"] > 0

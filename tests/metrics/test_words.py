@@ -68,7 +68,7 @@ def result(verdicts: dict, **more) -> Results:
         (
             WON | {"probability": None, "patients": 1},
             "near",
-            "ahead of every baseline, but only 1 patient was tested",
+            "ahead of every baseline, but 10 patients are needed and 1 was tested",
         ),
         ({}, "", "not compared: no baseline was measured"),
     ],
@@ -238,7 +238,7 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
 
 
 @pytest.mark.parametrize("corrected", [18.0, 32.0, None])
-def test_the_score_of_written_files_is_off_the_screen_and_explained(corrected):
+def test_the_score_of_written_files_is_explained_off_the_screen(corrected):
     row = {"value": 17.7, "unit": "dB", "n": 8, "corrected": corrected}
     found = result({"a_to_b": WON}, files={"a_to_b": {"psnr": row}})
 
