@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
-from gantk.errors import count_noun
 from gantk.metrics.intervals import (
     MIN_PATIENTS,
     mean_score,
@@ -108,17 +107,6 @@ def deciding_words(test: PairedTest) -> str:
     """The p-value of a test that decides: `p = 0.094, sign-flip test, corrected for 2 comparisons`."""
     p, comparisons = _deciding_p_of(test)
     return f"p = {p:.2g}, sign-flip test{_correction(comparisons)}"
-
-
-def every_p_words(test: PairedTest) -> str:
-    """Every p-value of a test by its name, and which of them decides."""
-    _, comparisons = _deciding_p_of(test)
-    words = f"{deciding_words(test)} (this decides)"
-    if comparisons != 1:
-        words += f"; p {test.p:.2g} uncorrected"
-    if test.primary_p is not None and test.holm is not None:
-        words += f"; Holm {test.holm:.2g} for {count_noun(test.of or 1, 'comparison')}"
-    return words
 
 
 def _correction(comparisons: int | None) -> str:

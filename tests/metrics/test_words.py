@@ -4,7 +4,7 @@ import pytest
 
 from gantk.metrics.rows import files_sentences, result_sentence
 from gantk.metrics.summary import summary_lines
-from gantk.metrics.verdict import every_p_words, p_words, tone_of, verdict_words
+from gantk.metrics.verdict import p_words, tone_of, verdict_words
 from gantk.runs.results import Results, Verdict
 from gantk.terminal import TextTable
 
@@ -111,25 +111,6 @@ def decided(n: int, **test) -> Verdict:
 )
 def test_a_lead_that_can_be_chance_states_the_p_that_decides(verdict, words, p):
     assert (verdict_words(verdict), p_words(verdict)) == (words, p)
-
-
-@pytest.mark.parametrize(
-    ("corrected", "words"),
-    [
-        (
-            {"holm": 0.25, "of": 8, "primary_p": 0.062, "primary_of": 2},
-            "p = 0.062, sign-flip test, corrected for 2 comparisons (this decides);"
-            " p 0.03 uncorrected; Holm 0.25 for 8 comparisons",
-        ),
-        (
-            {"holm": 0.25, "of": 8},
-            "p = 0.25, sign-flip test, corrected for 8 comparisons (this decides); p 0.03 uncorrected",
-        ),
-        ({}, "p = 0.03, sign-flip test (this decides)"),
-    ],
-)
-def test_every_p_is_named_and_one_decides(corrected, words):
-    assert every_p_words(decided(8, **corrected).test) == words
 
 
 def test_one_sentence_names_both_directions_and_their_figures():

@@ -1,6 +1,4 @@
-"""Builds the section `Test patients` of report.html from patients.json and samples/test of the run
-folder.
-"""
+"""Builds the section `Test patients` of report.html from scores.csv and samples/test of the run folder."""
 
 from __future__ import annotations
 
