@@ -231,14 +231,19 @@ class Scorer:
         """Which checkpoint has the best `checkpoint_score`, in words."""
         if self.validation_pairs:
             return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
-        if not all(map(self.reals.has_validation, self.method.reads)):
-            return "the last one, as too few images are held out to score them"
+        images = "validation images" if self.validates_held_out else "training images"
         if not self.method.directions():
-            return "generated images that look most like real validation images (KID)"
+            return f"generated images that look most like real {images} (KID)"
         return (
-            "translations of validation images that look most like real ones (KID), which does not tell"
-            " whether they keep the anatomy"
+            f"translations of {images} that look most like real ones (KID), which does not tell whether"
+            " they keep the anatomy"
         )
+
+    @property
+    def validates_held_out(self) -> bool:
+        """Whether `validate` scores held-out images: only then its scores are shown as progress."""
+        splits = [self.reals.curve_split(letter) for letter in self.method.reads]
+        return bool(self.validation_pairs) or splits == ["validation"] * len(splits)
 
     def checkpoint_score(
         self, validation: Mapping[str, Mapping[str, float | None]]
@@ -252,7 +257,8 @@ class Scorer:
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
-        pairs KID of translations, and of images from noise. None where too few images are held out.
+        pairs KID of translations, and of images from noise. Training images stand in where too few are
+        held out.
         """
         scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
@@ -264,8 +270,7 @@ class Scorer:
             else:
                 scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
 
-        from_noise = self.method.samples and not self.method.directions()
-        if from_noise and self.reals.has_validation(self.letter):
+        if self.method.samples and not self.method.directions():
             count = min(MAX_CURVE_IMAGES, self.model.evaluate.images)
             passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
             images = self.data.centre(torch.cat(passes))
@@ -296,8 +301,9 @@ class Scorer:
                 records = [pair[OTHER[to]] for pair in pairs]
                 sources = self.reals.network_inputs(records)
                 found[to] = records, sources, self.reals.references(pairs, to)
-            elif self.reals.has_validation(OTHER[to]) and self.reals.has_validation(to):
-                records = self.reals.curve_records(OTHER[to], "validation")
+            else:
+                split = self.reals.curve_split(OTHER[to])
+                records = self.reals.curve_records(OTHER[to], split)
                 sources = windows(self.reals.network_inputs(records), self.method.geometry.size)
                 found[to] = records, sources, None
 

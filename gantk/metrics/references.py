@@ -210,9 +210,12 @@ class RealImages:
         note = f"/only-{len(test)}-held-out" if len(test) < FEW_IMAGES else ""
         return train, test, note
 
-    def has_validation(self, letter: str) -> bool:
-        """Whether enough images of a domain are held out to compare sets with while training."""
-        return len(self.records("validation", letter)) >= FEW_IMAGES // 2
+    def curve_split(self, letter: str) -> str:
+        """The set whose images are scored while training: training images where there are too few
+        validation images.
+        """
+        enough = len(self.records("validation", letter)) >= FEW_IMAGES // 2
+        return "validation" if enough else "train"
 
     def curve_records(self, letter: str, split: str) -> list[Record]:
         """A few records of a set, to score while training; generated ones where none is real."""
@@ -221,11 +224,13 @@ class RealImages:
         return spread(records, number_that_fits(MAX_CURVE_IMAGES, MAX_CURVE_BYTES, size, least=8))
 
     def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
-        """Small sets of training and of validation images."""
+        """Small sets of training and of validation images; training images twice if the latter are
+        too few.
+        """
         size = tuple(self.data.table.patch or self.data.table.size)
         train, held_out = (
             self._set(self.curve_records(letter, split), ("curve", split, letter), size)
-            for split in ("train", "validation")
+            for split in ("train", self.curve_split(letter))
         )
         return train, held_out
 

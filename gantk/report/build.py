@@ -20,7 +20,6 @@ from markupsafe import Markup
 
 from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
-from gantk.data.test_size import least_patients
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.names import baselines
@@ -183,7 +182,6 @@ def templates(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals["least_patients"] = least_patients
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
     templates.filters["deciding_p"] = deciding_words

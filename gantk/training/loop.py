@@ -461,7 +461,7 @@ class Training:
             with inference_weights(self.parts.method, self.engine):
                 self._scores = self.scorer.validate()
             self._validated = step
-            if self._scores:
+            if self._scores and self.scorer.validates_held_out:
                 line = LogLine.model_validate({"step": step, "validation": self._scores})
                 self.run.add_to_log(line)
                 view.update(step, validation=self._scores)
