@@ -49,7 +49,6 @@ PUBLIC_MODULES = (
     "gantk.metrics.references",
     "gantk.metrics.rows",
     "gantk.metrics.sets",
-    "gantk.metrics.table",
     "gantk.metrics.verdict",
     "gantk.metrics.written",
     "gantk.report.build",
