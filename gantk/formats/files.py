@@ -469,7 +469,9 @@ def _expect_fetched(path: Path) -> None:
 def scan_of(path: Path) -> Scan:
     """The scan of a path: a file, or the only series of a folder; UserError for other folders."""
     if not os.path.isdir(path):  # unlike Path.is_dir, it never raises
-        return Scan(path)
+        form = None if is_image(path) else series_format(path)
+        frames = form.group(path.parent, [path]) if form else []
+        return frames[0] if len(frames) == 1 else Scan(path)
 
     series = [scan for scan in scans(path, recursive=False) if not is_image(scan.path)]
     if len(series) != 1:

@@ -167,7 +167,7 @@ class Translation:
 
         if not files.is_image(source) and not files.series_format(source):
             raise files.unread_error(source).at("INPUT")
-        scan = Scan(source)
+        scan = files.scan_of(source)
         return self._one_job(Job(scan.name, {self.frame.source: [scan]}), target), None
 
     def _one_job(self, job: Job, target: Path) -> list[Job]:

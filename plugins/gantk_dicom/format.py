@@ -26,7 +26,7 @@ class Dicom(SeriesFormat):
     name = "DICOM"
     listed = "DICOM (.dcm)"
     suffixes = (".dcm", ".dicom", ".ima")
-    volumes = several = True
+    volumes = True
 
     def owns(self, path: Path) -> bool:
         """Whether the file has DICOM's magic bytes at position 128."""
@@ -44,33 +44,31 @@ class Dicom(SeriesFormat):
         """Group the DICOM files of one folder into scans, reading headers only.
 
         Slices of one SeriesInstanceUID are one scan, sorted by position; a series with several
-        stacks (a localizer's three planes, echoes, b-values, magnitude and phase) gives one scan
-        per stack. Multi-frame files, single slices and unreadable files are separate scans. Files
+        volumes (a localizer's planes, echoes, b-values, magnitude and phase) gives one scan for
+        each. Multi-frame files, single slices and unreadable files are separate scans. Files
         without an image (reports, segmentations, structure sets, DICOMDIR) are skipped.
         """
-        return room("slices").group_into_scans(folder, files)
+        return room("series").group_into_scans(folder, files)
 
     def header(self, path: Path) -> Any:
         """The dataset of a file."""
-        return room("slices").header(path)
+        return room("files").header(path)
 
     def describe(self, path: Path) -> SeriesHeader:
         """What the header of a file says of its series, without names of people."""
-        return room("names").describe(room("slices").header(path))
+        return room("names").describe(room("files").header(path))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """Read a slice or the volume of a multi-frame file; `volume` chooses one of its stacks of
-        frames.
-        """
-        with room("slices").readable(path):
-            return room("read").read_files([path], volume, values)
+        """Read a slice, or the volume of a multi-frame file."""
+        with room("files").readable(path):
+            return room("read").read_files([path], values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
         """Read the volume (1, D, H, W) of the files of one series; UserError where they are not one
         even stack.
         """
-        with room("slices").readable(files[0].parent):
-            return room("read").read_files(files, None, values)
+        with room("files").readable(files[0] if len(files) == 1 else files[0].parent):
+            return room("read").read_files(files, values)
 
     def holds(self, image: Image) -> bool:
         """Whether the image was read from DICOM: its header is then a list."""

@@ -152,19 +152,26 @@ class Dicom(VolumeSource):
 
 
 def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:
-    """The error for identifiers that stand for several people, or that differ in upper and lower
-    case alone: the first, and how many there are.
+    """The error for identifiers that stand for several people, because their headers differ in what
+    one person has once: the first, and how many there are.
     """
-    by_identifier: dict[str, list[Row]] = {}
+    values: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in found:
-        if row.header.patient:
-            by_identifier.setdefault(row.header.patient.of.casefold(), []).append(row)
+        for element, value in row.header.person.items():
+            if value and row.header.patient and element != "PatientName":  # has spellings
+                values[row.header.patient.of.casefold(), element].setdefault(value, row)
 
-    contradictions = [*filter(None, map(_contradiction, by_identifier.values()))]
-    if not contradictions:
+    several = [(key, [*rows.values()]) for key, rows in values.items() if len(rows) > 1]
+    if not several:
         return []
-    count = count_noun(contradictions, "patient")
-    what = f"{contradictions[0]}, so it is not sure whose scans they are ({count} in all)"
+    (_, element), rows = several[0]
+    one, other = (f"'{row.scan.name}'" for row in rows[:2])
+    identifier = "PatientID" if rows[0].header.person["PatientID"] else "StudyInstanceUID"
+    what = f"{one} and {other} have one {identifier}, but another {element}"
+    if element == "PatientID":
+        what = f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
+    count = count_noun({patient for (patient, _), _ in several}, "patient")
+    what += f", so it is not sure whose scans they are ({count} in all)"
     remedy = (
         "name the patients by data.source.patient = REGEX, whose group is the patient in a path."
         f" {FILL_IN_TABLE}"
@@ -201,17 +208,3 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
         f" {FILL_IN_TABLE}"
     )
     return notes
-
-
-def _contradiction(found: Sequence[Row]) -> str:
-    """In what headers with one identifier differ that one person has once; "" if in nothing."""
-    names = [name for name in found[0].header.person if name != "PatientName"]  # has spellings
-    for element in names:
-        first = {row.header.person[element]: row for row in found if row.header.person[element]}
-        if len(first) > 1:
-            one, other = (f"'{row.scan.name}'" for row in [*first.values()][:2])
-            if element == "PatientID":
-                return f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
-            identifier = "PatientID" if found[0].header.person["PatientID"] else "StudyInstanceUID"
-            return f"{one} and {other} have one {identifier}, but another {element}"
-    return ""

@@ -1,5 +1,5 @@
-"""Writes derived DICOM series: patient and geometry of the source, new description (PS3.3, A.3,
-A.4, A.36).
+"""Writes derived DICOM series of gray slices: patient and geometry of the source, new description
+(PS3.3, A.3 and A.4). Frames of one file become slices, too.
 
 Values become 16-bit integers and a rescale (PS3.3, C.11.1), value = slope x number + intercept.
 Nothing is clipped. Values on the source's scale are stored as its integers, other whole numbers
@@ -36,11 +36,11 @@ from gantk import __version__
 from gantk.catalog.contrasts import CONTRASTS, words_of
 from gantk.errors import UserError
 from gantk.files import whole_folder
-from gantk.formats.image import MARK, UPRIGHT, Image, in_file_order, label_of
+from gantk.formats.image import MARK, Image, in_file_order, label_of
+from gantk_dicom.files import frames_of, header, kind_of, readable
 from gantk_dicom.format import is_dicom
 from gantk_dicom.names import first_number, text_of
 from gantk_dicom.read import Headers
-from gantk_dicom.slices import header, kind_of, readable
 
 NAME = re.compile(r"IMG\d{4,}\.dcm")  # file name of a slice in a folder
 WINDOW_PERCENTILES = (0.5, 99.5)  # percentiles of the values for a viewer's initial black and white
@@ -49,8 +49,6 @@ MAX_COMMENT_CHARACTERS = 10_240  # of an element of type LT
 MAX_DESCRIPTION_CHARACTERS = 64  # of an element of type LO
 SERIES_NUMBERS = 9_000  # thousands that are added to the source's SeriesNumber
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
-FRAME_TYPES = {uid.EnhancedMRImageStorage: "MRImageFrameTypeSequence"}
-FRAME_TYPES[uid.EnhancedCTImageStorage] = "CTImageFrameTypeSequence"
 LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
 # Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests,
 # procedure, PET).
@@ -63,18 +61,10 @@ ReferencedStudySequence AdmittingDiagnosesDescription ConversionType AnatomicReg
 BodyPartExamined SliceThickness SpacingBetweenSlices PatientPosition GantryDetectorTilt
 StudyInstanceUID StudyID InstanceNumber AcquisitionNumber PatientOrientation ImagePositionPatient
 ImageOrientationPatient Laterality ImageLaterality FrameOfReferenceUID PositionReferenceIndicator
-SliceLocation FrameLaterality PixelSpacing BurnedInAnnotation RecognizableVisualFeatures
+SliceLocation PixelSpacing BurnedInAnnotation RecognizableVisualFeatures
 MagneticFieldStrength LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
 """
-# multi-frame
-MEANT = (
-    "PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique ComplexImageComponent"
-)
-FRAME_KEYWORDS = (
-    f"{MEANT} ResonantNucleus DimensionOrganizationSequence DimensionIndexSequence"
-    " DimensionOrganizationType"
-)
-# Must exist but may be empty (type 2): in all images, and in single-slice files (PS3.3, C.8.3.1 and
+# Must exist but may be empty (type 2): in all images, and in those of MR and CT (PS3.3, C.8.3.1 and
 # C.8.2.1).
 EMPTY = """
 PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber
@@ -87,37 +77,28 @@ SLICE_KEYWORDS = {
     ),
     "CT": "KVP AcquisitionNumber SliceThickness PatientPosition",
 }
-# Functional groups about a frame's position, not its acquisition.
-PLACES = """
-FrameContentSequence PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence
-FrameAnatomySequence
-"""
 MAKERS = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions"
 
 new_uid = partial(uid.generate_uid, prefix=None)  # from a random UUID (PS3.5, B.2)
 
 
 def write_file(path: Path, image: Image, description: str = "") -> None:
-    """Write one .dcm file: a slice, a picture, or a multi-frame object; UserError for a series of
-    files.
-    """
+    """Write one .dcm file of one slice; UserError for several."""
     with readable(image.path):
-        datasets, one = _derive_datasets(image, description)
-
-    if image.header.shape[2] > 1 and not one:
-        count = image.header.shape[2]
+        datasets = _derive_datasets(image, description)
+    count = image.header.shape[2]
+    if count > 1:
         what = f"a series of {count} slices needs one file per slice, but OUTPUT is one file"
         raise UserError(what, where="OUTPUT", remedy="name a folder (a path without .dcm)")
-
     _save(next(_readable(datasets, image.path)), path)
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
-    """Write a folder with one file per source file, atomically, in place of earlier results and of
-    the files of `replaced`. Other files in the folder stay. UserError where it is a mount point.
+    """Write a folder with one file per slice, atomically, in place of earlier results and of the
+    files of `replaced`. Other files in the folder stay. UserError where it is a mount point.
     """
     with readable(image.path):
-        datasets, _ = _derive_datasets(image, description)
+        datasets = _derive_datasets(image, description)
     _replace_series(folder, _readable(datasets, image.path))
 
 
@@ -190,12 +171,9 @@ def modality_of(description: str, source: str) -> str:
     return "CT" if modalities == {"ct"} else "MR"
 
 
-def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset], bool]:
-    """Return an iterator over the datasets of a derived series, and whether one file holds all
-    slices.
-
-    Multi-frame sources give one file, unless the result's modality needs another class; others one
-    file per slice.
+def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
+    """An iterator over the datasets of a derived series, one for each slice, with the source's
+    instance numbers if they are unique.
     """
     headers = image.header
     if not isinstance(headers, Headers):
@@ -208,6 +186,14 @@ def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset],
         )
 
     columns, rows, count = headers.shape
+    if image.channels != 1 or (image.affine is None and count > 1):
+        what = "in colour" if image.channels != 1 else f"of {count} slices without positions"
+        raise UserError(
+            f"an image {what} cannot be written as a DICOM series",
+            where="OUTPUT",
+            allowed="gray slices",
+            remedy="write PNG or NIfTI: --format png, --format nii.gz",
+        )
     if int(np.prod(image.pixels.shape[1:])) != rows * columns * count:
         what = (
             f"the image has the shape {image.pixels.shape[1:]}, but '{image.path}' has"
@@ -215,98 +201,42 @@ def _derive_datasets(image: Image, description: str) -> tuple[Iterator[Dataset],
         )
         raise UserError(what, remedy="resize the image to the input's size first")
 
+    volume = image.pixels.reshape(count, rows, columns)
+    apart = ""
+    if image.affine is not None:
+        affine = np.asarray(image.affine)
+        volume = in_file_order(image.pixels[0], headers.shape, affine).transpose(2, 1, 0)
+        apart = _texts([np.linalg.norm(affine[:3, 2])])[0]
+
     sources = [each for each in image.made_of if isinstance(each, Headers)]
     comments = ". ".join(image.notes)[:MAX_COMMENT_CHARACTERS]
     new = _new_elements(headers[0], description, comments, sources or [headers])
-    if image.channels == 3 and image.affine is None and count == 1:
-        return _colour_dataset(image, new), True
-
-    if image.channels != 1:
-        raise UserError(
-            f"a DICOM series cannot hold an image of {image.channels} channels",
-            allowed="one channel",
-        )
-
-    if image.affine is None:
-        volume = image.pixels.reshape(count, rows, columns)
-    else:
-        volume = in_file_order(image.pixels[0], headers.shape, np.asarray(image.affine)).transpose(
-            2, 1, 0
-        )
-
     low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW_PERCENTILES)
     new.WindowCenter, new.WindowWidth = _texts(
         [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
     )
     new.RescaleType = "HU" if new.Modality == "CT" else "US"  # unspecified
-    one = bool(headers.frames) and new.Modality == headers[0].get("Modality")
-    return (_frames_dataset if one else _slice_datasets)(volume, image, new), one
+    if apart and count > 1:
+        new.SpacingBetweenSlices = apart
+    new.ImagesInAcquisition = count  # lets a reader notice missing files
+    return _slice_datasets(volume, headers, new)
 
 
-def _frames_dataset(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
-    """Yield one dataset with all slices as frames, on one scale."""
-    source = image.header[0]
-    rescales = image.header.rescales
-    one_scale = rescales if len(set(rescales)) == 1 else [(1.0, 0.0)] * len(volume)
-    dataset = _header(source, new, framed=True)
-    dataset.NumberOfFrames = len(volume)
-    dataset.setdefault("InstanceNumber", 1)
-    _add_values(dataset, volume, _scales(volume, one_scale, source)[0])
-    _add_frame_groups(dataset, source, image.header.frames)
-    yield dataset
-
-
-def _slice_datasets(volume: np.ndarray, image: Image, new: Dataset) -> Iterator[Dataset]:
-    """Yield one dataset per slice, with the source's instance numbers if they are unique."""
-    headers = image.header
-    # none for colour
-    scales = _scales(volume, headers.rescales or [(1.0, 0.0)] * len(volume), headers[0])
-    keep_numbers = False
-    if not headers.frames:
-        numbers = {str(each.get("InstanceNumber") or "") for each in headers}
-        keep_numbers = len(numbers - {""}) == len(volume)
-    apart = ""
-    if image.affine is not None and len(volume) > 1:
-        apart = _texts([np.linalg.norm(np.asarray(image.affine)[:3, 2])])[0]
-
-    for k, (plane, scale) in enumerate(zip(volume, scales, strict=True)):
-        dataset = _header(headers[0 if headers.frames else k], new)
-        if headers.frames and image.affine is not None:
-            _place_frame(dataset, np.asarray(image.affine), k)
-        if apart:
-            dataset.SpacingBetweenSlices = apart
+def _slice_datasets(volume: np.ndarray, headers: Headers, new: Dataset) -> Iterator[Dataset]:
+    """Yield a dataset with its values for each slice."""
+    rescales = headers.rescales
+    if new.Modality == "CT" and len(set(rescales)) > 1:  # all slices of CT have one
+        rescales = ()
+    scales = _scales(volume, rescales or [(1.0, 0.0)] * len(volume), headers[0])
+    numbers = {str(each.get("InstanceNumber") or "") for each in headers}
+    keep_numbers = len(numbers - {""}) == len(volume)
+    slices = zip(headers, volume, scales, strict=True)
+    for k, (source, plane, scale) in enumerate(slices, start=1):
+        dataset = _header(source, new)
         if not keep_numbers:
-            dataset.InstanceNumber = k + 1
-        dataset.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
+            dataset.InstanceNumber = k
         _add_values(dataset, plane, scale)
         yield dataset
-
-
-def _place_frame(dataset: Dataset, affine: np.ndarray, number: int) -> None:
-    """State the position of a multi-frame file's frame, for a file of its own."""
-    affine = UPRIGHT @ affine
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    position = affine @ [0, 0, number, 1]
-    axes = affine[:3, :2] / steps[:2]
-    dataset.ImagePositionPatient = _texts(position[:3])
-    dataset.ImageOrientationPatient = _texts(axes.T.ravel())
-    dataset.PixelSpacing = _texts(steps[[1, 0]])
-    dataset.SliceThickness = _texts(steps[2:])[0]
-
-
-def _colour_dataset(image: Image, new: Dataset) -> Iterator[Dataset]:
-    """Yield one dataset in colour with 8 bits per channel, or 16 where the values need them."""
-    whole = np.rint(image.pixels)
-    if whole.min() < 0 or whole.max() > 65535:
-        raise UserError(
-            f"values from {whole.min():g} to {whole.max():g} are not valid colours",
-            allowed="0 to 65535",
-        )
-
-    dataset = _header(image.header[0], new)
-    dataset.setdefault("InstanceNumber", 1)
-    _add_numbers(dataset, whole.transpose(1, 2, 0).astype("u1" if whole.max() < 256 else "<u2"), 3)
-    yield dataset
 
 
 # --- values
@@ -355,28 +285,18 @@ def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> 
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
-    """Add values to a dataset as stored numbers with their rescale."""
+    """Add values (rows, columns) to a dataset as stored numbers with their rescale."""
     slope, intercept, signed = scale
     numbers = np.rint((values.astype(np.float64) - intercept) / slope)
-    _add_numbers(dataset, numbers.astype("<i2" if signed else "<u2"), 1)
+    dataset.Rows, dataset.Columns = numbers.shape
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    dataset.PixelRepresentation = int(signed)
+    dataset.PixelData = numbers.astype("<i2" if signed else "<u2").tobytes()
+    dataset["PixelData"].VR = "OW"
     dataset.RescaleSlope, dataset.RescaleIntercept = _texts([slope, intercept])
-
-
-def _add_numbers(dataset: Dataset, numbers: np.ndarray, samples: int) -> None:
-    """Add stored numbers to a dataset: gray (..., rows, columns), or RGB (rows, columns, 3)."""
-    dataset.Rows, dataset.Columns = numbers.shape[:2] if samples == 3 else numbers.shape[-2:]
-    dataset.SamplesPerPixel = samples
-    dataset.PhotometricInterpretation = "RGB" if samples == 3 else "MONOCHROME2"
-    if samples == 3:
-        dataset.PlanarConfiguration = 0
-
-    bits = 8 * numbers.dtype.itemsize
-    dataset.BitsAllocated = bits
-    dataset.BitsStored = bits
-    dataset.HighBit = bits - 1
-    dataset.PixelRepresentation = int(numbers.dtype.kind == "i")
-    dataset.PixelData = numbers.tobytes() + b"\0" * (numbers.nbytes % 2)
-    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
 
 
 def _texts(numbers: Iterable[float]) -> list[str]:
@@ -490,16 +410,16 @@ def _reference(source: Dataset) -> Dataset:
     return item
 
 
-def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
+def _header(source: Dataset, new: Dataset) -> Dataset:
     """Build the header of an image derived from `source`, with the elements `new`; complete except
     for pixels.
-
-    `framed`: keeps the source's multi-frame class; else MR and CT become single-slice classes.
     """
-    dataset = _copy_elements(source, framed)
+    dataset = _copy_elements(source)
     dataset.update(deepcopy(new))
-    strict = new.Modality in CLASSES and not framed
-    dataset.SOPClassUID = CLASSES[new.Modality] if strict else source.get("SOPClassUID")
+    dataset.SOPClassUID = CLASSES.get(new.Modality) or source.get("SOPClassUID")
+    if new.Modality not in CLASSES and frames_of(source) > 1:  # its class has several frames
+        dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
+        dataset.ConversionType = "SYN"
     dataset.SOPInstanceUID = new_uid()
     dataset.setdefault("BurnedInAnnotation", "NO")
     if source.file_meta.TransferSyntaxUID in LOSSY:
@@ -519,28 +439,21 @@ def _header(source: Dataset, new: Dataset, framed: bool = False) -> Dataset:
         equipment = _item(source, MAKERS, codes.cid7005.AcquisitionEquipment)
         dataset.ContributingEquipmentSequence = Items([equipment])
 
-    if framed:
-        _complete_multi_frame(dataset, new)
-    elif strict:  # acquisition elements of a synthetic image
-        if new.Modality == "MR":
-            # research mode
-            dataset.ScanningSequence = "RM"
-            dataset.SequenceVariant = "NONE"
-        _set_defaults(dataset, SLICE_KEYWORDS[new.Modality], None)
+    if new.Modality == "MR":  # acquisition elements of a synthetic image: research mode
+        dataset.ScanningSequence = "RM"
+        dataset.SequenceVariant = "NONE"
+    _set_defaults(dataset, SLICE_KEYWORDS.get(new.Modality, ""), None)
 
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return dataset
 
 
-def _copy_elements(source: Dataset, framed: bool) -> Dataset:
+def _copy_elements(source: Dataset) -> Dataset:
     """The elements of a source that images derived from it keep; required ones are empty if
     lacking.
     """
     keywords = KEPT_KEYWORDS.split()
-    if framed:
-        keywords += FRAME_KEYWORDS.split()
-
     dataset = Dataset()
     for tag in list(source.keys()):
         if tag.group in GROUPS or keyword_for_tag(tag) in keywords:
@@ -552,57 +465,10 @@ def _copy_elements(source: Dataset, framed: bool) -> Dataset:
     return dataset
 
 
-def _complete_multi_frame(dataset: Dataset, new: Dataset) -> None:
-    """Set what multi-frame classes require (PS3.3, C.8.13.1, C.8.16.1 and C.8.16.2)."""
-    dataset.ImageType = ["DERIVED", "PRIMARY", new.ImageType[2], "NONE"]
-    dataset.ContentQualification = "RESEARCH"
-    dataset.PresentationLUTShape = "IDENTITY"
-    dataset.setdefault("PixelPresentation", "MONOCHROME")
-    dataset.setdefault("VolumetricProperties", "VOLUME")
-    dataset.setdefault("VolumeBasedCalculationTechnique", "NONE")
-    dataset.setdefault("LossyImageCompression", "00")
-    if new.Modality == "MR":
-        dataset.setdefault("ComplexImageComponent", "MAGNITUDE")
-        dataset.AcquisitionContrast = "UNKNOWN"
-
-
 def _set_defaults(dataset: Dataset, keywords: str, value: str | None) -> None:
     """Give elements that a dataset lacks a value."""
     for keyword in keywords.split():
         dataset.setdefault(keyword, value)
-
-
-def _add_frame_groups(dataset: Dataset, source: Dataset, chosen: Sequence[int]) -> None:
-    """Add the functional groups of the written frames (PS3.3, C.7.6.16.2): positions, one scale,
-    one window.
-
-    Without functional groups in the source, scale and window stay in the main header.
-    """
-    if "PerFrameFunctionalGroupsSequence" not in source:
-        return
-
-    shared = _item((source.get("SharedFunctionalGroupsSequence") or [Dataset()])[0], PLACES)
-    for group, keywords in {
-        "PixelValueTransformationSequence": "RescaleIntercept RescaleSlope RescaleType",
-        "FrameVOILUTSequence": "WindowCenter WindowWidth",
-    }.items():
-        setattr(shared, group, Items([_item(dataset, keywords)]))
-        for keyword in keywords.split():
-            del dataset[keyword]
-
-    if kind := FRAME_TYPES.get(source.get("SOPClassUID")):
-        item = _item(dataset, f"{MEANT} AcquisitionContrast")
-        item.FrameType = dataset.ImageType
-        setattr(shared, kind, Items([item]))
-
-    shared.DerivationImageSequence = Items(
-        [_item(dataset, "DerivationDescription SourceImageSequence")]
-    )
-    dataset.SharedFunctionalGroupsSequence = Items([shared])
-    frames = source.PerFrameFunctionalGroupsSequence
-    dataset.PerFrameFunctionalGroupsSequence = Items(
-        [_item(frames[number], PLACES) for number in chosen]
-    )
 
 
 def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Dataset:

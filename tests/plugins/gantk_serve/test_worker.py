@@ -306,7 +306,7 @@ def test_the_header_of_a_deflated_bomb_takes_little_memory(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert facts["modality"] == "MR"
+    assert facts == {}
     assert peak < 2**26
 
 

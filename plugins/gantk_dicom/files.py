@@ -1,0 +1,365 @@
+"""Opens DICOM files: headers by pydicom, stored numbers by pydicom or SimpleITK, within limits of
+bytes and time.
+
+pydicom decodes RLE, JPEG and JPEG 2000, SimpleITK the other compressed transfer syntaxes. Files of
+any other transfer syntax are refused by its name.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydicom import dcmread, uid
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.filereader import read_dataset
+from pydicom.pixels import iter_pixels
+
+from gantk.errors import reading_file
+from gantk.formats.budget import (
+    PARSING_SECONDS_PER_MIB,
+    Broken,
+    expect_held,
+    pay_for_scans,
+    reading,
+    spend,
+)
+
+# Files of real scanners often hold values that violate their type's rules; the elements used here
+# are checked here. Silence pydicom's warnings and logs: they quote values, which may identify
+# patients.
+warnings.filterwarnings("ignore", module=r"(pydicom|gantk_dicom)(\.|$)")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+
+BY_SIMPLEITK = {
+    uid.JPEGExtended12Bit,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+}
+BY_PYDICOM = {
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.RLELossless,
+    uid.JPEGBaseline8Bit,
+    uid.JPEG2000Lossless,
+    uid.JPEG2000,
+}
+# Storage classes whose pixels are not a scan (PS3.4, B.5): parametric map, segmentations, whole
+# slide, dose.
+NO_SCAN_CLASSES = {
+    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")
+}
+# PhotometricInterpretation; decoders convert all colour spaces but palettes to RGB.
+GRAY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = (
+    "RGB",
+    "PALETTE COLOR",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_ICT",
+    "YBR_RCT",
+    "YBR_PARTIAL_420",
+)
+READS_PER_LOOK = 256  # read calls after which the time is looked at: an element takes two
+PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
+# markers of JPEG and JPEG-LS that precede a size
+SIZE_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+
+
+class Bounded(io.BufferedReader):
+    """A file reader that never allocates more than the file's size, whatever length an element
+    states, and looks at the time that is left for the file.
+    """
+
+    name = ""  # pydicom reads this attribute
+
+    def __init__(self, raw: BinaryIO):
+        super().__init__(raw)
+        self.size = self.seek(0, io.SEEK_END)
+        self.reads = 0
+        self.seek(0)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read at most `size` bytes; None or -1: the rest."""
+        self.reads += 1
+        if self.reads % READS_PER_LOOK == 0:
+            spend()
+        if size is None or not 0 <= size <= io.DEFAULT_BUFFER_SIZE:
+            rest = max(0, self.size - self.tell())
+            size = rest if size is None or size < 0 else min(size, rest)
+        return super().read(size)
+
+
+def readable(path: Path) -> AbstractContextManager[None]:
+    """Name a file that cannot be read, as `gantk.errors.reading_file`.
+
+    The error states the exception's type and the element, but not its text: libraries quote values,
+    and after one changed byte any element's value may hold the rest of the file, the patient's name
+    included.
+    """
+    return reading_file(path, "DICOM", remedy="copy it again, or leave it out", in_words=kind_of)
+
+
+def kind_of(error: Exception) -> str:
+    """Describe a library's error: `it is damaged (ValueError at (0018,0050) SliceThickness)`, the
+    element if known.
+    """
+    if isinstance(error, Broken):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # the system's message
+        return error.strerror
+
+    tag = re.search(r"\(([0-9A-Fa-f]{4}), ?([0-9A-Fa-f]{4})\)", str(error)[:1000])
+    if tag:
+        at = f" at ({tag[1]},{tag[2]}) {keyword_for_tag(int(tag[1] + tag[2], 16))}".rstrip()
+    else:
+        at = ""
+
+    return f"it is damaged ({type(error).__name__}{at})"
+
+
+# --- headers
+
+
+def header(path: Path) -> Dataset:
+    """Read a file's header; its `held` is the number of bytes behind it. UserError if unreadable.
+
+    Elements are parsed at first access: a damaged one is an error only for code that uses it.
+    """
+    with readable(path), reading(path), io.FileIO(path) as raw:
+        file = Bounded(raw)
+        _expect_bounded(file)
+        dataset = dcmread(file, stop_before_pixels=True, force=True)
+        _pay_for_parsing(dataset)
+        dataset.held = file.size - file.tell()
+        if not hasattr(dataset, "file_meta"):
+            dataset.file_meta = FileMetaDataset()
+
+        dataset.file_meta.setdefault("TransferSyntaxUID", uid.ImplicitVRLittleEndian)
+        of_class = class_of(dataset)
+        if "Rows" not in dataset and (not of_class or of_class.name.endswith("Image Storage")):
+            raise Broken(
+                "its header is truncated" if of_class else "it has no elements of a DICOM file"
+            )
+
+        if frames_of(dataset) > max(1, dataset.held):
+            raise Broken(f"it is truncated: it declares {frames_of(dataset)} frames")
+
+        return dataset
+
+
+def _expect_bounded(file: Bounded) -> None:
+    """Broken for a deflated file, which is inflated as a whole, to any size; else the file is at its
+    start again.
+    """
+    file.seek(132 if file.peek(132)[128:132] == b"DICM" else 0)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+        raise _unread_syntax(uid.DeflatedExplicitVRLittleEndian)
+    file.seek(0)
+
+
+def _unread_syntax(syntax: uid.UID) -> Broken:
+    name = "an unknown one" if syntax.name == syntax else syntax.name
+    return Broken(
+        f"its transfer syntax is {name}, which gantk does not read: convert it with dcm2niix or"
+        " gdcmconv"
+    )
+
+
+def _pay_for_parsing(dataset: Dataset) -> None:
+    """Pay for the elements that are parsed at first access."""
+    for element in dataset.values():
+        kind = (element.VR or "UN") if isinstance(element, RawDataElement) else "OB"
+        if kind[0] != "O":
+            spend(seconds=len(element.value or b"") / 2**20 * PARSING_SECONDS_PER_MIB)
+
+
+def open_image(path: Path) -> Dataset:
+    """Read the header of a file that holds a supported image; UserError for all others."""
+    dataset = header(path)
+    with readable(path):
+        if other := no_image(dataset):
+            raise Broken(f"it is {other}, not an image")
+        if "MOSAIC" in (dataset.get("ImageType") or ()):
+            raise Broken(
+                "it is a mosaic, which stores all slices of a volume as tiles of one picture:"
+                " convert it with dcm2niix"
+            )
+
+        syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
+        if syntax not in BY_PYDICOM | BY_SIMPLEITK:
+            raise _unread_syntax(syntax)
+        samples = int(dataset.get("SamplesPerPixel") or 1)
+        bits = int(dataset.get("BitsAllocated") or 16)
+        frames = frames_of(dataset)
+        rows, columns = shape_of(dataset)
+        if (dataset.get("PhotometricInterpretation") or "MONOCHROME2") not in (*GRAY, *COLOUR):
+            raise Broken(f"its PhotometricInterpretation is none of {', '.join([*GRAY, *COLOUR])}")
+        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
+            raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
+        if frames > 1 and in_colour(dataset):
+            raise Broken(f"it is a colour image with {frames} frames, not one")
+
+        spend(values=frames * rows * columns * samples)
+        if not syntax.is_encapsulated:
+            expect_held(_declared_bytes(dataset), dataset.held)
+        return dataset
+
+
+def no_image(dataset: Dataset) -> str:
+    """Describe a file without an image; "" where it holds one."""
+    of_class = class_of(dataset)
+    if of_class not in NO_SCAN_CLASSES and "Rows" in dataset and "Columns" in dataset:
+        return ""
+    if of_class.name != of_class:
+        return of_class.name
+    return "a file of an unknown class" if of_class else "a file without rows and columns"
+
+
+def class_of(dataset: Dataset) -> uid.UID:
+    """The storage class of a file."""
+    meta = dataset.file_meta.get("MediaStorageSOPClassUID")
+    return uid.UID(str(dataset.get("SOPClassUID") or meta or ""))
+
+
+def frames_of(dataset: Dataset) -> int:
+    """The number of frames that a file declares."""
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+def shape_of(dataset: Dataset) -> tuple[int, int]:
+    """Rows and columns."""
+    return int(dataset.Rows), int(dataset.Columns)
+
+
+def in_colour(dataset: Dataset) -> bool:
+    """Whether a file is in colour, as channels or by a palette."""
+    return (
+        dataset.get("PhotometricInterpretation") in COLOUR
+        or int(dataset.get("SamplesPerPixel") or 1) > 1
+    )
+
+
+def _declared_bytes(dataset: Dataset) -> int:
+    """The uncompressed size in bytes of the pixels that a header declares."""
+    count = frames_of(dataset) * prod(shape_of(dataset)) * int(dataset.get("SamplesPerPixel") or 1)
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        count = count * 2 // 3
+    return (count * int(dataset.get("BitsAllocated") or 16) + 7) // 8
+
+
+# --- stored numbers
+
+
+def stored_frames(path: Path, dataset: Dataset) -> Iterator[np.ndarray]:
+    """Yield the frames of a file as stored, (rows, columns) or (rows, columns, 3); UserError if
+    damaged. `dataset` is its header.
+    """
+    with readable(path):
+        with io.FileIO(path) as raw:
+            whole = dcmread(Bounded(raw), force=True)
+        whole.file_meta = dataset.file_meta
+        syntax = whole.file_meta.TransferSyntaxUID
+        if syntax.is_encapsulated:
+            whole = _with_checked_frames(whole)
+        frames = _by_simpleitk(whole) if syntax in BY_SIMPLEITK else iter_pixels(whole)
+        for frame in frames:
+            spend()
+            if frame.shape[:2] != shape_of(dataset):
+                raise Broken(
+                    f"its pixels have the shape {frame.shape}, but its header says"
+                    f" {shape_of(dataset)}"
+                )
+            yield frame
+
+
+def _with_checked_frames(whole: Dataset) -> Dataset:
+    """A dataset of compressed pixels and nothing else, with a fragment for each frame.
+
+    Broken where a frame is far too long, or states another size than the header: memory was checked
+    for the latter.
+    """
+    count = frames_of(whole)
+    size = shape_of(whole)
+    is_rle = whole.file_meta.TransferSyntaxUID == uid.RLELossless
+    max_bytes = 4 * _declared_bytes(whole) // count + PICTURE_START_BYTES
+    frames = []
+    for frame in generate_frames(whole.PixelData, number_of_frames=count):
+        stated = size if is_rle else _stated_size(frame[:PICTURE_START_BYTES])
+        if stated != size:
+            raise Broken(f"its pixel data state {stated or 'no size'}, but its header says {size}")
+        if len(frame) > max_bytes:
+            raise Broken(
+                f"it has far more pixels than the {size[0]} x {size[1]} that its header states"
+            )
+        pay_for_scans(frame, 0 if is_rle else prod(size))
+        frames.append(frame)
+
+    if len(frames) != count:
+        raise Broken(f"it declares {count} frames, but contains {len(frames)}")
+    bare = Dataset()
+    bare.update({tag: whole[tag] for tag in list(whole.keys()) if 0x280000 < tag < 0x280120})
+    bare.PixelData = encapsulate(frames)
+    bare["PixelData"].VR = "OB"
+    bare["PixelData"].is_undefined_length = True
+    bare.file_meta = whole.file_meta
+    return bare
+
+
+def _stated_size(start: bytes) -> tuple[int, int] | None:
+    """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None
+    where there are none.
+    """
+    found = re.search(rb"\xff\x4f\xff\x51.{20}", start, re.DOTALL)
+    if found:  # JPEG 2000
+        right, bottom, left, top = struct.unpack(">4I", found[0][8:])
+        return bottom - top, right - left
+    if start[:2] != b"\xff\xd8":
+        return None
+
+    at = 2
+    while at + 9 <= len(start) and start[at] == 0xFF:
+        marker = start[at + 1]
+        if marker in SIZE_MARKERS:
+            return struct.unpack(">HH", start[at + 5 : at + 9])
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        else:
+            at += 2 + int.from_bytes(start[at + 2 : at + 4])
+
+    return None
+
+
+def _by_simpleitk(bare: Dataset) -> np.ndarray:
+    """Decode compressed pixels without a rescale: (frames, rows, columns), or (..., 3)."""
+    import SimpleITK as sitk
+
+    bare.SOPClassUID = uid.SecondaryCaptureImageStorage
+    bare.Modality = "OT"
+    bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = "1.2"
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy.dcm")
+        bare.save_as(copy, enforce_file_format=True)
+        image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
+
+    pixels = sitk.GetArrayFromImage(image)
+    axes = 2 if image.GetNumberOfComponentsPerPixel() == 1 else 3
+    return pixels.reshape(-1, *pixels.shape[-axes:])
