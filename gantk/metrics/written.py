@@ -20,7 +20,7 @@ from gantk.data.dataset import Data
 from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
-from gantk.formats.files import NotFinite, read
+from gantk.formats.files import NotFinite, is_image, read
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import Job, stack_on_one_grid
@@ -188,8 +188,9 @@ class WrittenTranslations:
         scans = self._scans_of(file, to)
         present = next(iter(scans.values()))
         with TemporaryDirectory() as folder:
-            is_series = present.files != (present.path,)
-            target = Path(folder) / ("series" if is_series else present.path.name)
+            # a file of a series' format may hold several slices
+            name = present.path.name if is_image(present.path) else "series"
+            target = Path(folder) / name
             outputs = translation.outputs_at(target, translation.outputs)
             # as of a folder: .tif where PNG cannot hold the values
             translation.format.taken = {output.path for output in outputs}

@@ -22,7 +22,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from gantk.errors import UserError, count_noun, raise_if_of_machine
 from gantk.formats.budget import Broken, reading, spend
-from gantk.formats.files import natural
+from gantk.formats.files import natural, split_suffix
 from gantk.formats.image import UPRIGHT, Scan
 from gantk_dicom.files import class_of, frames_of, header, in_colour, no_image, readable
 from gantk_dicom.names import description_without_names, pseudonym, text_of, value_of
@@ -45,7 +45,7 @@ LargestImagePixelValue
 BitsAllocated BitsStored HighBit PixelRepresentation PlanarConfiguration PixelPaddingValue
 PixelPaddingRangeLimit RescaleSlope RescaleIntercept LossyImageCompressionRatio NumberOfFrames
 TriggerTime HeartRate NominalInterval LowRRValue HighRRValue IntervalsAcquired
-IntervalsRejected RRIntervalTimeNominal SAR
+IntervalsRejected RRIntervalTimeNominal SAR dBdt B1rms
 XRayTubeCurrent XRayTubeCurrentInuA Exposure ExposureInuAs ExposureTime ExposureTimeInuS
 ExposureTimeInms XRayTubeCurrentInmA ExposureInmAs GeneratorPower CTDIvol EstimatedDoseSaving
 WaterEquivalentDiameter
@@ -356,7 +356,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
         if is_single:
             scans.append(Scan(file))
         elif len(slices) > 1:
-            scans.append(Scan(folder, (file,), file.stem))
+            scans.append(Scan(file, name=split_suffix(file)[0]))
         else:
             series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
 

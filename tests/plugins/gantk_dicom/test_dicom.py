@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from pydicom import dcmread, uid
 from volumes import itk_affine
 
+import gantk
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import to_upright
@@ -367,6 +368,17 @@ def test_enhanced_frames_become_slices(tmp_path, modality):
         assert result.SOPClassUID == made.CLASSES["CT" if modality == "CT" else "MR"]
     with pytest.raises(UserError, match="a series of 5 slices needs one file per slice"):
         io.write(tmp_path / "out.dcm", image)
+
+
+def test_multi_frame_files_are_translated_to_series_of_their_names(tmp_path, tiny_run):
+    for name in ("a", "b"):
+        made.enhanced(tmp_path / "in" / f"{name}.dcm", made.head(3, 20, 18))
+    for source, out in (("in", "out"), ("in/a.dcm", "one")):
+        gantk.translate(tiny_run, tmp_path / source, tmp_path / out, to="T2", say=lambda line: None)
+
+    assert {file.parent.name for file in (tmp_path / "out").rglob("*.dcm")} == {"a", "b"}
+    assert len([*(tmp_path / "one" / "a").glob("*.dcm")]) == 3
+    assert [scan.path.name for scan in io.scans(tmp_path / "in")] == ["a.dcm", "b.dcm"]
 
 
 @pytest.mark.parametrize(
