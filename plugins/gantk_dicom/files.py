@@ -44,6 +44,8 @@ from gantk.formats.budget import (
 warnings.filterwarnings("ignore", module=r"(pydicom|gantk_dicom)(\.|$)")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
+JPEG2000 = (uid.JPEG2000, uid.JPEG2000Lossless)
+JPEG2000_SECONDS_PER_VALUE = 1e-7  # also of an empty picture, which takes a kilobyte
 BY_SIMPLEITK = {
     uid.JPEGExtended12Bit,
     uid.JPEGLossless,
@@ -57,8 +59,7 @@ BY_PYDICOM = {
     uid.ExplicitVRBigEndian,
     uid.RLELossless,
     uid.JPEGBaseline8Bit,
-    uid.JPEG2000Lossless,
-    uid.JPEG2000,
+    *JPEG2000,
 }
 # Storage classes whose pixels are not a scan (PS3.4, B.5): parametric map, segmentations, whole
 # slide, dose.
@@ -298,18 +299,20 @@ def _with_checked_frames(whole: Dataset) -> Dataset:
     """
     count = frames_of(whole)
     size = shape_of(whole)
-    is_rle = whole.file_meta.TransferSyntaxUID == uid.RLELossless
+    syntax = whole.file_meta.TransferSyntaxUID
     max_bytes = 4 * _declared_bytes(whole) // count + PICTURE_START_BYTES
     frames = []
     for frame in generate_frames(whole.PixelData, number_of_frames=count):
-        stated = size if is_rle else _stated_size(frame[:PICTURE_START_BYTES])
+        stated = size if syntax == uid.RLELossless else _stated_size(frame[:PICTURE_START_BYTES])
         if stated != size:
             raise Broken(f"its pixel data state {stated or 'no size'}, but its header says {size}")
         if len(frame) > max_bytes:
             raise Broken(
                 f"it has far more pixels than the {size[0]} x {size[1]} that its header states"
             )
-        pay_for_scans(frame, 0 if is_rle else prod(size))
+        pay_for_scans(frame, prod(size))
+        if syntax in JPEG2000:
+            spend(seconds=prod(size) * JPEG2000_SECONDS_PER_VALUE)
         frames.append(frame)
 
     if len(frames) != count:

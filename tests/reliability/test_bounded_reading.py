@@ -146,6 +146,12 @@ def compressed(
     dataset.save_as(path)
 
 
+def jpeg2000(path: Path, side: int) -> None:
+    """A DICOM file of a JPEG 2000 picture of one value, which takes a kilobyte of any size."""
+    start = J2K.replace(struct.pack(">I", 40_000), struct.pack(">I", side))
+    compressed(path, [start], uid.JPEG2000Lossless, size=(side, side))
+
+
 def elements(path: Path, content: bytes) -> None:
     """A DICOM file whose header goes on with such bytes."""
     whole = made.save(made.dataset(), path, made.head(1)[0]).read_bytes()
@@ -247,6 +253,7 @@ HOSTILE = {
     ),
     "size.dcm": (lambda p: compressed(p, [JPEG % b"\xff\xff\xff\xff"]), r"\(65535, 65535\)"),
     "size 2000.dcm": (lambda p: compressed(p, [J2K], uid.JPEG2000Lossless), r"\(40000, 40000\)"),
+    "size 16000.dcm": (lambda p: jpeg2000(p, 16_000), TIME),
     "runs.dcm": (lambda p: compressed(p, [RLE + b"\x81\0" * 2**22], uid.RLELossless), "far more"),
     "60000 frames.dcm": (lambda p: frames(p, 60_000), rf"{TIME}|read \(60000, 2, 3\)"),
     "drawn often.dcm": (
