@@ -115,30 +115,26 @@ class Dicom(VolumeSource):
         return chosen
 
     def _left_out(self, found: Sequence[Row], used: Sequence[Row]) -> list[str]:
-        """Notes on the series of the domains that are left out, as their headers say that they are no
-        scans, or show T1 after a contrast agent.
+        """A note on the series of the domains that are left out, as their headers say that they are
+        no scans, or show T1 after a contrast agent.
         """
         files = {row.files for row in used}
-        others = [row for row in found if row.files not in files]
-        kinds = Counter(
-            row.header.no_scan
-            for row in others
-            if row.contrast in self.domains and row.kind == "no scan"
-        )
-        notes = []
-        if kinds:
-            said = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
-            notes.append(
-                f"{count_noun(kinds.total(), 'series')} left out, as the header says that it is"
-                f" {said}. To use them, choose them by data.source.a or b"
-            )
-        with_agent = [row for row in others if row.contrast == "T1CE" and row.header.agent]
-        if with_agent and "t1" in map(usual_contrast, self.domains):
-            notes.append(
-                f"{count_noun(with_agent, 'series')} left out as T1CE, as the header names a contrast"
-                " agent or the description says so. To use them, choose them by data.source.a or b"
-            )
-        return notes
+        with_t1 = "t1" in map(usual_contrast, self.domains)
+        kinds: Counter[str] = Counter()
+        for row in found:
+            if row.files in files:
+                continue
+            if row.kind == "no scan" and row.contrast in self.domains:
+                kinds[row.header.no_scan] += 1
+            elif row.contrast == "T1CE" and row.header.agent and with_t1:
+                kinds["T1 after a contrast agent"] += 1
+        if not kinds:
+            return []
+        said = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
+        return [
+            f"{count_noun(kinds.total(), 'series')} left out, as the header says that it is {said}."
+            " To use them, choose them by data.source.a or b"
+        ]
 
     def _set_patient(self, row: Row) -> None:
         """Set the patient that the pattern finds in a path or, if not there, in PatientID."""
@@ -180,31 +176,33 @@ def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:
 
 
 def _notes_on_people(found: Iterable[Row]) -> list[str]:
-    """A note on people of one name and date of birth who have several identifiers; none where all
-    are called alike, as in data without names.
+    """Notes on studies that count as patients, and on people of one name and date of birth who have
+    several identifiers; not where all are called alike, as in data without names.
     """
-    notes = []
-    nameless = {row.header.study for row in found if not row.header.person["PatientID"]} - {""}
-    if nameless:
-        notes.append(
-            f"PatientID is empty in {count_noun(nameless, 'study')}: each study counts as"
-            " one patient. A person with several studies may then be in training and test. Name the"
-            " patients by data.source.patient = REGEX, whose group is the patient in a path."
-            f" {FILL_IN_TABLE}"
-        )
+    nameless = set()
     known: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in found:
         person = row.header.person
+        if not person["PatientID"] and row.header.study:
+            nameless.add(row.header.study)
         if person["PatientName"] and person["PatientBirthDate"] and row.subject:
             known[person["PatientName"].casefold(), person["PatientBirthDate"]].add(row.subject)
     several = [" = ".join(sorted(ids)) for ids in known.values() if len(ids) > 1]
-    if len(known) < 2 or not several:
-        return notes
-    verb = "has" if len(several) == 1 else "have"
-    notes.append(
-        f"{count_noun(several, 'patient')} {verb} several identifiers, by name and date of birth:"
-        f" {join_first(several, most=3)}. One person may then be in training and test. Name them"
-        " by data.source.patient = REGEX, whose group is the patient in a path."
+    remedy = (
+        " Name the patients by data.source.patient = REGEX, whose group is the patient in a path."
         f" {FILL_IN_TABLE}"
     )
+    notes = []
+    if nameless:
+        notes.append(
+            f"PatientID is empty in {count_noun(nameless, 'study')}: each study counts as one"
+            f" patient. A person with several studies may then be in training and test.{remedy}"
+        )
+    if len(known) > 1 and several:
+        verb = "has" if len(several) == 1 else "have"
+        notes.append(
+            f"{count_noun(several, 'patient')} {verb} several identifiers, by name and date of"
+            f" birth: {join_first(several, most=3)}. One person may then be in training and test."
+            f"{remedy}"
+        )
     return notes

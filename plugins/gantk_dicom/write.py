@@ -272,16 +272,11 @@ def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> 
     16 bits.
     """
     exact = (values.astype(np.float64) - intercept) / slope
+    numbers = np.rint(exact)
     low, high = (-32768, 32767) if signed else (0, 65535)
     blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(slope)
-    within = (
-        exact.min() >= low - WHOLE_NUMBER_TOLERANCE and exact.max() <= high + WHOLE_NUMBER_TOLERANCE
-    )
-    return bool(
-        within
-        and blur < 0.25
-        and np.abs(exact - np.rint(exact)).max() <= max(WHOLE_NUMBER_TOLERANCE, blur)
-    )
+    is_whole = np.abs(exact - numbers).max() <= max(WHOLE_NUMBER_TOLERANCE, blur)
+    return bool(is_whole and blur < 0.25 and numbers.min() >= low and numbers.max() <= high)
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
