@@ -370,7 +370,7 @@ def test_enhanced_frames_become_slices(tmp_path, modality):
         io.write(tmp_path / "out.dcm", image)
 
 
-def test_multi_frame_files_are_translated_to_series_of_their_names(tmp_path, tiny_run):
+def test_multi_frame_files_become_series_of_their_names(tmp_path, tiny_run):
     for name in ("a", "b"):
         made.enhanced(tmp_path / "in" / f"{name}.dcm", made.head(3, 20, 18))
     for source, out in (("in", "out"), ("in/a.dcm", "one")):

@@ -65,4 +65,6 @@ def test_derived_real_series_hold_no_new_errors(shared_data, tmp_path, half):
     series = [scan for scan in scans if not io.is_image(scan.path)]
     dicom = series + [scan for scan in scans if scan.path.suffix == ".dcm"]
     for number, scan in enumerate(dicom):
-        expect_no_new_errors(scan, tmp_path / str(number), half)
+        image = io.read(scan)
+        if image.channels == 1 and (image.affine is not None or image.dims == 2):
+            expect_no_new_errors(scan, tmp_path / str(number), half)
