@@ -117,12 +117,16 @@ def _mixed(what: str, groups: Iterable[Sequence[Path]]) -> UserError:
     )
 
 
-def _numbers(files: Sequence[Path]) -> str:
+def _numbers(files: Iterable[Path]) -> str:
     """The instance numbers of files, which are their names."""
-    names = [file.stem.removeprefix("instance ") for file in files]
-    shown = ", ".join(names[:MAX_NUMBERS])
-    more = f" and {len(names) - MAX_NUMBERS} more" if len(names) > MAX_NUMBERS else ""
-    return f"instances {shown}{more}"
+    return instance_numbers(file.stem.removeprefix("instance ") for file in files)
+
+
+def instance_numbers(numbers: Iterable[str]) -> str:
+    """Instance numbers in words, the first few of them."""
+    known = sorted(numbers, key=lambda text: (len(text), text))
+    more = f" and {len(known) - MAX_NUMBERS} more" if len(known) > MAX_NUMBERS else ""
+    return f"instances {', '.join(known[:MAX_NUMBERS])}{more}"
 
 
 # ---- UIDs

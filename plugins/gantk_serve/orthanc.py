@@ -73,12 +73,17 @@ class Changes(Answer):
     Done: bool
 
 
+class SeriesTags(Answer):
+    SeriesInstanceUID: str
+    SeriesDescription: str = ""
+
+
 class Series(Answer):
     ID: str
     IsStable: bool
     LastUpdate: str
     ParentStudy: str
-    MainDicomTags: dict[str, str]
+    MainDicomTags: SeriesTags
     Metadata: dict[str, str]
 
 
@@ -92,10 +97,15 @@ class StudyOfPatient(Answer):
     PatientMainDicomTags: dict[str, str]
 
 
+class InstanceTags(Answer):
+    SOPInstanceUID: str
+    InstanceNumber: str = ""
+
+
 class Instance(Answer):
     ID: str
     FileUuid: str
-    MainDicomTags: dict[str, str]
+    MainDicomTags: InstanceTags
 
 
 class Found(Answer):

@@ -453,11 +453,16 @@ class Worker:
 
     def _expect_one_study(self, series: Json) -> None:
         """UserError where a SeriesInstanceUID is of several patients or studies."""
+        from gantk_serve.images import instance_numbers
+
         uid = series["MainDicomTags"]["SeriesInstanceUID"]
         others = [name for name in self.orthanc.find_series(uid) if name != series["ID"]]
         if not others:
             return
-        shown = [instance_numbers(self.orthanc.instances(n)) for n in (series["ID"], others[0])]
+        shown = []
+        for name in (series["ID"], others[0]):
+            tags = [each["MainDicomTags"] for each in self.orthanc.instances(name)]
+            shown.append(instance_numbers(each.get("InstanceNumber", "?") for each in tags))
         raise UserError(
             f"the series is of {1 + len(others)} patients or studies: {shown[0]} of this one,"
             f" {shown[1]} of another one",
@@ -604,13 +609,6 @@ def state_of(instances: Iterable[Json]) -> str:
     """The state of a series: a digest of the identifiers of its files."""
     files = sorted(each["FileUuid"] for each in instances)
     return sha256(" ".join(files).encode()).hexdigest()[:16]
-
-
-def instance_numbers(instances: Iterable[Json]) -> str:
-    """The instance numbers of instances, in words."""
-    numbers = [str(each["MainDicomTags"].get("InstanceNumber", "?")) for each in instances]
-    shown = sorted(numbers, key=lambda text: (len(text), text))
-    return f"instances {', '.join(shown[:6])}{', ...' if len(shown) > 6 else ''}"
 
 
 def wait_seconds(failures: int) -> float:

@@ -124,6 +124,11 @@ WRONG_ANSWERS = {
     "series, an object": ("POST", "/tools/bulk-content", b"{}"),
     "series, without a state": ("POST", "/tools/bulk-content", b'[{"ID": "a"}]'),
     "instances, a page": ("GET", "/instances", HTML),
+    "instances, without UIDs": (
+        "GET",
+        "/instances",
+        b'[{"ID": "a", "FileUuid": "b", "MainDicomTags": {}}]',
+    ),
     "instances, numbers": ("GET", "/instances", b"[1, 2]"),
     "instances, deep": ("GET", "/instances", b"[" * 100_000),
     "file, a page": ("GET", "/file", HTML),
