@@ -1,10 +1,11 @@
 """NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images
 upright, writes them.
 
-SimpleITK writes them. They are parsed here because ITK's own readers (5.4) return wrong values for
-damaged voxels of a compressed MetaImage, open any file that a header names, and ignore units and
-intensity scales; pynrrd unpacks without a limit and drops remarks that are not ASCII. What is rare
-(lists of files, voxels as text) is left to ITK: the error names the conversion.
+SimpleITK writes them. They are parsed here because ITK's own readers (5.4) end the process at some
+damaged headers (`NDims = -1`, a long line of a NRRD), return wrong values for damaged voxels of a
+compressed MetaImage, open any file that a header names, and ignore units and intensity scales;
+pynrrd unpacks without a limit and drops remarks that are not ASCII. What is rare (lists of files,
+voxels as text) is left to ITK: the error names the conversion.
 A file of two axes is a picture. A fourth axis, and several values per voxel, are refused. Files are
 written on the source's grid, compressed if the source was, as integers if all values are whole
 numbers (`gantk.formats.voxels`), and without the source's remarks, which may name a patient.
