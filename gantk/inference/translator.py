@@ -43,6 +43,8 @@ from gantk.runs.results import PostLosses, Results, Score
 from gantk.runs.schemas import Packing, read_results
 from gantk.runs.trained import Examples, Posts, load_method
 
+TRIES = 5  # to read the newest checkpoint, which a running training may replace meanwhile
+
 
 @dataclass(repr=False, eq=False)
 class Translator(TrainedModel):
@@ -94,7 +96,7 @@ class Translator(TrainedModel):
             runtime = replace(runtime, precision="fp32")
 
         keep_memory(model.train.fast.keep_memory, runtime.device.type)
-        while True:
+        for left in reversed(range(TRIES)):
             saved = path if inside else folder.inference_checkpoint()
             try:
                 meta = load_meta_of(model.method.name, saved)
@@ -106,7 +108,7 @@ class Translator(TrainedModel):
                 break
             except UserError:
                 # else a running training has replaced it: try the newer one
-                if inside or saved.is_dir():
+                if inside or saved.is_dir() or not left:
                     raise
 
         values = {letter: each.dump() for letter, each in meta.values.items()}

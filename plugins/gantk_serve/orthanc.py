@@ -27,6 +27,7 @@ CHANGES_PER_CALL = 500
 RESOURCES_PER_CALL = 200
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two parts of an answer
 MAX_PASSWORD_BYTES = 4096
+MAX_CONFLICTS = 100  # writes of a record that others were quicker than
 STORED = ("Success", "AlreadyStored")  # what becomes of an image that Orthanc takes
 MODIFIED = (409, 412)  # status of a write with an ETag that is not the current one
 HOW_TO_GET_ONE = (
@@ -290,10 +291,10 @@ class Orthanc:
         """Replace the record of a series by `change` of it, and return it.
 
         Nothing that another worker writes at the same time is lost, if Orthanc's `CheckRevisions`
-        is on: then the record is read and changed again.
+        is on: then the record is read and changed again. WrongAnswer where it is never accepted.
         """
         path = f"/series/{series}/metadata/{RECORD}"
-        while True:
+        for _ in range(MAX_CONFLICTS):
             before, tag = self._read_record(path)
             after = change(before)
             if after == before:
@@ -308,6 +309,7 @@ class Orthanc:
                 if answer.content.strip():
                     raise WrongAnswer(f"{self.url} answers to a record that it should store")
                 return after
+        raise WrongAnswer(f"{self.url} refused a record {MAX_CONFLICTS} times as outdated")
 
     def _read_record(self, path: str) -> tuple[Json, str]:
         """The record at a path and its ETag; {} and "" where there is none."""

@@ -18,7 +18,7 @@ from serving import study, tiny_model
 
 from gantk.errors import UserError
 from gantk_serve.images import facts_of
-from gantk_serve.orthanc import Away, Refused, parse_record
+from gantk_serve.orthanc import Away, Orthanc, Refused, WrongAnswer, parse_record
 from gantk_serve.rules import Rules
 from gantk_serve.worker import MAX_ATTEMPTS, Worker
 
@@ -641,3 +641,19 @@ def test_what_a_modality_still_has_is_told(work, orthanc, tmp_path):
     work(send="PACS")
 
     assert record(orthanc, name)["note"] == f"PACS may still have {first}"
+
+
+def test_a_record_that_is_always_outdated_is_given_up(monkeypatch):
+    """A server that answers each write with 412, whatever its ETag."""
+
+    def call(self, method, path, **options):
+        if method == "PUT":
+            raise Refused(412, "outdated")
+        raise Refused(404, "no such metadata")
+
+    monkeypatch.setattr(Orthanc, "call", call)
+    server = Orthanc.__new__(Orthanc)
+    server.url = "http://localhost:8042"
+
+    with pytest.raises(WrongAnswer, match="refused a record 100 times as outdated"):
+        server.update_record("a", lambda record: record | {"state": "done"})
