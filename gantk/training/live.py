@@ -34,7 +34,6 @@ class LiveView:
         clock: returns seconds.
         shown: False on ranks that do not print.
         domains: names of the domains, for the titles of scores.
-        scored: which images the scores of `update` are of, in a word.
 
     Attributes:
         write_error: the error after which nothing is written, such as a closed terminal.
