@@ -16,7 +16,7 @@ import numpy as np
 from gantk.catalog.contrasts import contrast_in
 from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun
-from gantk.files import expect_inside, whole_folder, write_file
+from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.formats.image import Scan
 from gantk.method import OTHER
@@ -89,8 +89,7 @@ def new_study(
     if run is not None and not out and Path(run).is_dir():
         target = expect_inside(Path(run), Path(run, "study"))
     if os.path.lexists(target) and not overwrite:
-        what = f"'{target}' exists; a new key would make answers to its page useless"
-        raise UserError(what, where="--out", remedy="name another folder, or add --overwrite")
+        raise _exists(target)
 
     rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     if run is None:
@@ -107,10 +106,20 @@ def new_study(
         page = _page(sha256(key).hexdigest(), contrast, np.array(shown))
         write_file(folder / "page.html", page.encode(), private=True)
         write_file(folder / KEY_FILE, key, private=True)
+        if not overwrite:  # another process may have been faster
+            try:
+                make_folder(target, new=True)
+            except FileExistsError:
+                raise _exists(target) from None
 
     say(f"study    {target / 'page.html'}: {count_noun(cases, 'question')}, images of patients")
     say(f"key      {target / KEY_FILE} says which images are real: do not give it to readers")
     return target
+
+
+def _exists(target: Path) -> UserError:
+    what = f"'{target}' exists; a new key would make answers to its page useless"
+    return UserError(what, where="--out", remedy="name another folder, or add --overwrite")
 
 
 def _page(study: str, contrast: str, images: np.ndarray) -> str:

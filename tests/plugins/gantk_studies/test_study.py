@@ -18,6 +18,7 @@ from gantk import Data, new_study
 from gantk.data.batches import order
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
+from gantk_studies.reader_study import new
 from gantk_studies.reader_study.score import _interval_over_both
 
 
@@ -100,6 +101,25 @@ def test_a_study_that_cannot_be_is_one_error(study, gantk, tmp_path):
             new_study(**asked, say=lambda line: None)
 
     assert not (tmp_path / "new").exists()
+
+
+def test_of_two_studies_in_one_folder_the_second_is_refused(study, tmp_path, monkeypatch):
+    study(3)
+    draw = new._page
+    options = {"real": tmp_path / "real", "fake": tmp_path / "made", "out": tmp_path / "both"}
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(new, "_page", draw)
+        new_study(**options, say=lambda line: None)
+        return draw(*arguments)
+
+    monkeypatch.setattr(new, "_page", overtaken)
+    with pytest.raises(UserError, match="both' exists"):
+        new_study(**options, say=lambda line: None)
+
+    digest = sha256((tmp_path / "both" / "key.csv").read_bytes()).hexdigest()
+    assert digest in (tmp_path / "both" / "page.html").read_text("utf-8")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_accuracy_is_the_share_of_right_answers(study, gantk):
