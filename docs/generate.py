@@ -314,6 +314,7 @@ def service_rules() -> str:
 def parts() -> str:
     """Every registered part by kind, with its options."""
     from gantk.lookup.options import options_help
+    from gantk.lookup.reference import description
     from gantk.plugin.loader import registry
     from gantk.plugin.loss_inputs import in_words, loss_inputs
     from gantk.plugin.registry import KINDS
@@ -331,7 +332,7 @@ def parts() -> str:
                 (code(name), code(type_), code(default), about)
                 for name, type_, default, about in options_help(target)
             ]
-            said += [f"### {kind} {entry.name}", prose(inspect.getdoc(target) or "")]
+            said += [f"### {kind} {entry.name}", prose(description(target))]
             if kind == "loss":
                 said.append(f"It takes {in_words(loss_inputs(target))}.")
             said += [table(HEADS, rows) if rows else "It takes no options."]

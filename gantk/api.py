@@ -56,6 +56,7 @@ def run(
     *,
     data: Any = None,
     set: Settings = (),
+    layout: str = "",
     profile: str | None = None,
     out: str | Path | None = None,
     device: str | None = None,
@@ -92,6 +93,9 @@ def run(
             without them.
         set: keys of the recipe to override: `{"train.steps": 200, "data.size": (64, 64)}`, or strings
             as on the command line: `["train.steps=200"]`.
+        layout: the line that says whose each file of `data` is and what it shows, such as
+            "{patient}/{visit}_{contrast}.nii.gz", or the name of a layout; the same as the key
+            data.source.layout.
         profile: the `[profile.NAME]` table of the recipe to apply before `set`, or several in this
             order: "cpu,by_class".
         out: the run folder. Default: runs/NAME-TIME.
@@ -115,12 +119,13 @@ def run(
         UserError: the recipe, an option or the data are wrong. Nothing has been written.
         Interrupted: the training was stopped. A checkpoint has been written; `resume` continues.
     """
+    from gantk.recipe.load import with_setting
     from gantk.training.begin import training
 
     begun = training(
         recipe,
         data=data,
-        set=set,
+        set=with_setting(set, "data.source.layout", layout) if layout else set,
         profile=profile,
         out=out,
         device=device,
@@ -361,6 +366,7 @@ def translate(
     uncertainty: bool = False,
     label: str | None = None,
     volume: int | None = None,
+    layout: str = "",
     format: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -395,6 +401,8 @@ def translate(
             ensemble, in the target's units.
         label: the class of the images, such as "tumour", for methods that were trained with classes.
         volume: the volume to translate of a file that holds several, counted from 0.
+        layout: the line that says whose each file of a folder is and what it shows; a run on several
+            contrasts needs one, of which gantk knows some.
         format: the kind of file to write, by its suffix ("tif", "nii.gz"). Default: that of each input.
         overwrite: whether to replace files that gantk did not write, or that were changed since. In
             the folder of a DICOM series all DICOM files are replaced.
@@ -452,6 +460,7 @@ def translate(
             progress or (lambda share, name: None),
             suffix=suffix,
             overwrite=overwrite,
+            input_layout=layout,
         )
         if isinstance(input, Mapping):
             files = {name: Path(path) for name, path in input.items()}

@@ -26,9 +26,11 @@ from gantk.terminal import (
     Command,
     CommandGroup,
     by_section,
+    choose_reading,
     complain,
     device_option,
     json_option,
+    layout_option,
     line_printer,
     overwrite_option,
     progress_bar,
@@ -60,7 +62,7 @@ class Commands(CommandGroup):
     def main(self, *args, **kwargs):
         try:
             try:
-                return super().main(*args, **kwargs)
+                return self._main_with_answers(*args, **kwargs)
             finally:
                 sys.stdout.flush()  # here, so that a full disk is reported
         except GantkError as error:
@@ -86,6 +88,20 @@ class Commands(CommandGroup):
 
             complain("error", unforeseen(error))
             sys.exit(1)
+
+    def _main_with_answers(self, args: Sequence[str] | None = None, *others, **kwargs):
+        """Run the command; a question about names that is answered on the terminal runs it again."""
+        given = list(sys.argv[1:] if args is None else args)
+        while True:
+            try:
+                return super().main(given, *others, **kwargs)
+            except GantkError as error:
+                answer = getattr(error, "answer", None)
+                if answer is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+                    raise
+                number = choose_reading(error)
+                end = given.index("--") if "--" in given else len(given)
+                given[end:end] = answer(number)
 
     @staticmethod
     def _leave(error: GantkError) -> NoReturn:
@@ -191,6 +207,7 @@ def cli(ctx: click.Context) -> None:
     metavar="KEY=VALUE",
     help="Override a key of the recipe: --set train.steps=200. Repeatable.",
 )
+@layout_option
 @click.option("--profile", metavar="NAMES", help=PROFILE)
 @click.option("--out", metavar="DIR", help="Run folder. Default: runs/NAME-TIME.")
 @device_option
@@ -365,6 +382,7 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
 @click.option(
     "--style", metavar="IMAGE", help="Translate in the style of this image (multimodal methods)."
 )
+@layout_option
 @click.option(
     "--format",
     metavar="KIND",
@@ -497,6 +515,10 @@ def sample(run, no_post, **options) -> None:
 @click.option("--truth", metavar="DIR", help="Folder of the true images, matched by name or visit.")
 @click.option("--match", is_flag=True, help=MATCH)
 @click.option("--patient", metavar="REGEX", help=PATIENT)
+@layout_option
+@click.option(
+    "--truth-layout", default="", metavar="PATTERN", help="The same for the files of --truth."
+)
 @click.option(
     "--metrics",
     metavar="LIST",
@@ -512,6 +534,8 @@ def evaluate(
     *,
     match,
     patient,
+    layout,
+    truth_layout,
     metrics,
     json_file,
     overwrite,
@@ -528,8 +552,8 @@ def evaluate(
     names = split_names(metrics)
     speak = line_printer(json_file)
     if run:
-        if match or patient:
-            raise click.UsageError("--match and --patient need --pred and --truth")
+        if match or patient or layout or truth_layout:
+            raise click.UsageError("--match, --patient and the layouts need --pred and --truth")
         scores = api.evaluate(run, metrics=names, data=data, device=device, say=speak)
         write_json(json_file, scores, overwrite)
         return
@@ -545,6 +569,8 @@ def evaluate(
         metrics=names or PAIR_METRICS,
         match=match,
         patient=patient or "",
+        layout=layout,
+        truth_layout=truth_layout,
         device=device,
         say=speak,
     )

@@ -82,6 +82,14 @@ device_option = click.option(
 )
 
 
+layout_option = click.option(
+    "--layout",
+    default="",
+    metavar="PATTERN",
+    help="Line that says whose each file is and what it shows: '{patient}/{visit}_{contrast}.nii.gz'.",
+)
+
+
 def by_section(commands: Mapping[str, click.Command]) -> dict[str, list[str]]:
     """The names of commands by section: `SECTIONS` first, then others, each in order of place."""
     sections: dict[str, list[str]] = {section: [] for section in SECTIONS}
@@ -200,6 +208,23 @@ def complain(label: str, text: str, style: str = "bold red") -> None:
     line = styled(label, style) + styled(f"  {text}")
     with suppress(OSError, SystemExit):  # a closed terminal or pipe, for which rich would exit
         out.print(line, soft_wrap=not out.is_terminal)
+
+
+def choose_reading(question: Any) -> int:
+    """Ask on the terminal which of a question's readings is right; returns its number, from 1.
+
+    Without an answer the question itself is raised again.
+    """
+    click.echo(question.in_numbers())
+    count = len(question.readings)
+    if not count:
+        raise question
+    number = click.prompt(
+        f"Which is right? 1 to {count}, or 0 for none", type=click.IntRange(0, count)
+    )
+    if not number:
+        raise question
+    return number
 
 
 def warn(text: str) -> None:

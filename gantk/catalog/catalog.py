@@ -1,4 +1,4 @@
-"""The table of images below a folder: a row for each, whose cells say which rule filled them."""
+"""The table of images below a folder: a row for each image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gantk.files import write_output
 from gantk.formats.files import is_volume, outline, series_format, unread_kind
 from gantk.formats.image import Image, Scan, SeriesHeader
 
-Kind = Literal["image", "mask", "version", "no scan", "other"]
+Kind = Literal["image", "mask", "left out", "no scan", "other"]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,15 +28,14 @@ class Row:
         contrast: what it shows, such as "T1", or the name of a recipe's domain.
         subject: the patient; of one spelling, see `composed`.
         session: the visit of the patient.
-        kind: "image"; "mask"; "version", made from or replaced by another image of the table;
-            "no scan", such as a localizer or a template; "other", a file that is not used.
+        kind: "image"; "mask"; "left out", for a reason such as "template"; "no scan", such as a
+            localizer; "other", a file that is not read.
+        why: the reason why an image is left out.
         split: "train", "validation" or "test", where folders say so.
         label: the class, such as "tumour".
         pair: images of one subject that share it show the same anatomy, if they share a grid.
         mask: the file of its lesion mask, where it is known.
-        why: column -> the rule that filled the cell, or left it empty.
-        place: the folders, without those of contrasts, splits and classes.
-        stem: the name without suffix and contrast.
+        slice: what tells it from other images of its patient and visit.
         header: what the header of the series says; None where it cannot be read.
         line: of the table that lists it.
 
@@ -56,13 +55,12 @@ class Row:
     subject: str = ""
     session: str = ""
     kind: Kind = "image"
+    why: str = ""
     split: str = ""
     label: str = ""
     pair: str = ""
     mask: Path | None = None
-    why: dict[str, str] = field(default_factory=dict)
-    place: tuple[str, ...] = ()
-    stem: str = ""
+    slice: str = ""
     header: SeriesHeader | None = field(default=None, repr=False)
     line: int = 0
     letter: str = ""
@@ -172,32 +170,9 @@ class Row:
         return self.path.parent.relative_to(root).parts
 
     @property
-    def name(self) -> str:
-        """What registered images of two contrasts share: place and stem."""
-        return "/".join(filter(None, (*self.place, self.stem))) or "scan"
-
-    @property
-    def visit(self) -> str:
-        """The folders, and the patient and visit where the folders do not contain them."""
-        place = "/".join(self.place)
-        own = [part for part in (self.subject, self.session) if part and part not in place]
-        return "/".join(filter(None, (place, *own))) or "scan"
-
-    @property
-    def rules(self) -> dict[str, str]:
-        """The rules that filled its cells, or left them empty, by column; none of a cell that nothing
-        filled.
-        """
-        said = {}
-        for column, rule in self.why.items():
-            if getattr(self, column) or rule.startswith("empty"):
-                said[column] = rule
-        return said
-
-    def fill(self, column: str, value: str, rule: str) -> None:
-        """Set a cell and the rule that filled it."""
-        setattr(self, column, composed(value))
-        self.why[column] = rule
+    def anatomy(self) -> str:
+        """What registered images of two contrasts share: split, patient, visit and slice."""
+        return "/".join(filter(None, (self.split, self.subject, self.session, self.slice)))
 
 
 def composed(text: str) -> str:
@@ -224,14 +199,26 @@ class Case:
 
 
 class Catalog(Sequence[Row]):
-    """Rows in the order of their names; `doubts` must be answered before a training."""
+    """Rows in the order of their names.
 
-    def __init__(self, rows: Iterable[Row], doubts: Iterable[UserError] = ()):
+    Attributes:
+        layout: what the names were read by, such as `{patient}/*{contrast}*`; "" of what is not
+            read from names.
+        in_words: the layout and what it means, in a line.
+        doubts: what must be answered before a training.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        doubts: Iterable[UserError] = (),
+        layout: str = "",
+        in_words: str = "",
+    ):
         self.rows = list(rows)
         self.doubts = list(doubts)
-        self.notes: list[str] = []
-        # contrast -> the folders that were taken for it, where no name says a contrast
-        self.groups: dict[str, list[str]] = {}
+        self.layout = layout
+        self.in_words = in_words
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -255,25 +242,14 @@ class Catalog(Sequence[Row]):
         return [row for row in self.rows if row.kind == kind]
 
     def cases(self, contrasts: Sequence[str]) -> list[Case]:
-        """The images of these contrasts by subject and visit, in the order of the rows.
-
-        Several images of one contrast, in a folder whose names do not tell their partners, are one
-        case.
-        """
-        rows = [row for row in self.of_kind("image") if row.contrast in contrasts]
-        found: list[Case] = []
-        for members in groups_of(rows):
-            by_name: dict[str, list[Row]] = defaultdict(list)
-            for row in members:
-                by_name[row.name].append(row)
-            if has_one_of_each(members) or not all(map(has_several, by_name.values())):
-                by_name = {members[0].visit: members}
-            for name, own in by_name.items():
-                case = Case(name, defaultdict(list))
-                for row in own:
-                    case.rows[row.contrast].append(row)
-                found.append(case)
-        return found
+        """The images of these contrasts by patient, visit and slice, in the order of the rows."""
+        cases: dict[str, Case] = {}
+        for row in self.of_kind("image"):
+            if row.contrast in contrasts:
+                name = row.anatomy or "scan"
+                case = cases.setdefault(name, Case(name, defaultdict(list)))
+                case.rows[row.contrast].append(row)
+        return [*cases.values()]
 
 
 def _parts(scan: Scan | None, root: Path) -> list[Any]:
@@ -304,8 +280,6 @@ def _relative(path: Path | None, folder: Path) -> str:
 
 
 VOLUME = "volume_number"  # column of the volume of a file of several, counted from 0
-# columns of a row that a table calls by another name
-NAMES_OF_COLUMNS = {"contrast": "domain", "subject": "patient"}
 # columns of a table -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {
     "path": lambda row, folder: _relative(row.scan.path, folder),
@@ -316,9 +290,6 @@ COLUMNS: dict[str, Callable[[Row, Path], str]] = {
     "mask": lambda row, folder: _relative(row.mask, folder),
     "pair": lambda row, folder: row.pair,
     VOLUME: lambda row, folder: "" if row.scan.volume is None else str(row.scan.volume),
-    "why": lambda row, folder: "; ".join(
-        f"{NAMES_OF_COLUMNS.get(column, column)}: {rule}" for column, rule in row.rules.items()
-    ),
 }
 
 
@@ -328,82 +299,15 @@ def unread_rows(files: Iterable[Path]) -> list[Row]:
     for file in files:
         kind = unread_kind(file)
         if kind is not None:
-            rows.append(Row(Scan(file), kind="other", why={"kind": kind.name}))
+            rows.append(Row(Scan(file), kind="other", why=kind.name))
     return rows
 
 
 def unread_note(rows: Iterable[Row]) -> str:
     """A sentence on the images that no format reads; "" without any."""
-    names = Counter(row.why["kind"] for row in rows if row.kind == "other")
+    names = Counter(row.why for row in rows if row.kind == "other")
     if not names:
         return ""
     shown = ", ".join(f"{name} ({count})" for name, count in names.most_common())
     files = count_noun(range(names.total()), "file")
     return f"{files} of kinds that gantk does not read: {shown}"
-
-
-def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
-    """The rows of each subject, visit and folder."""
-    groups: dict[tuple, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.subject, row.session, row.place].append(row)
-    return list(groups.values())
-
-
-def expect_one_volume_a_cell(rows: Iterable[Row]) -> None:
-    """UserError where two volumes are of one split, patient, visit and contrast: which of them is
-    meant, or whose the other one is, is asked.
-    """
-    cells: dict[tuple, Row] = {}
-    for row in rows:
-        if not (row.is_volume and row.subject and row.scan.volume is None):
-            continue
-        first = cells.setdefault((row.split, row.subject, row.session, row.contrast), row)
-        if first is not row:
-            visit = f", visit {row.session}," if row.session else ""
-            raise UserError(
-                f"the patient '{row.subject}'{visit} has two files of {row.contrast}:"
-                f" '{first.path}' and '{row.path}'",
-                where="data.source.path",
-                allowed="one file of each contrast for each patient and visit",
-                remedy=(
-                    "remove the one that is not meant. If these are two patients or visits, write a"
-                    " table: gantk data check SCANS --table scans.csv"
-                ),
-            )
-
-
-def layout_in_words(rows: Sequence[Row], every: Iterable[Row]) -> str:
-    """What a reading says of the images that are used, of all rows of a catalog: `T1 40, T2 40; 40
-    patients; 40 pairs; 12 left out (8 masks, 4 versions)`.
-    """
-    contrasts = Counter(row.contrast for row in rows)
-    patients = {row.subject for row in rows} - {""}
-    visits = {(row.subject, row.session) for row in rows if row.subject}
-    pairs = Counter(row.pair for row in rows if row.pair)
-    parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
-    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
-    if len(visits) > len(patients):
-        parts.append(count_noun(visits, "visit"))
-    if len(contrasts) > 1:
-        paired = [pair for pair, count in pairs.items() if count > 1]
-        parts.append(count_noun(paired, "pair") if paired else "no pairs")
-
-    used = {scan for row in rows for scan in (row.scan, *(row.contrasts or {}).values())}
-    others = Counter(row.kind for row in every if row.scan not in used)
-    if others:
-        kinds = {"image": "of other contrasts", "other": "not readable"}
-        named = ", ".join(f"{n} {kinds.get(kind, kind)}" for kind, n in others.most_common())
-        parts.append(f"{others.total()} left out ({named})")
-    return "; ".join(parts)
-
-
-def has_one_of_each(rows: Iterable[Row]) -> bool:
-    """Whether no two rows are of one contrast."""
-    contrasts = [row.contrast for row in rows]
-    return len(set(contrasts)) == len(contrasts)
-
-
-def has_several(rows: Iterable[Row]) -> bool:
-    """Whether the rows are of several contrasts."""
-    return len({row.contrast for row in rows}) > 1

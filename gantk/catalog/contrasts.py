@@ -10,7 +10,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gantk.catalog.patterns import DATE_WORD, TIME_AND_SERIES
 from gantk.formats.files import split_suffix
 
 # The ends of words, also behind 3D and a plane: `3DT1`, `AXT2`. A group, so that `split` returns
@@ -22,6 +21,7 @@ SYNONYMS = {
     "t1": ("t1w", "t1wi", "t1dual", "t1n", "t1pre", "t1wpre", "mprage", "spgr", "fspgr", "bravo"),
     "t1ce": (
         "cet1",
+        "ct1",  # of HD-GLIO
         *(
             x + y
             for x in ("t1", "t1w", "t1wi")
@@ -40,10 +40,6 @@ SYNONYMS = {
     "subtraction": ("t1subtraction",),
     **dict.fromkeys(("dwi", "adc", "swi", "cbct", "pet"), ()),
 }
-# Words that mean a contrast only beside another one of the patient: CT1 of HD-GLIO, which is a CT
-# elsewhere, and FL of CaPTk.
-BESIDE_OTHERS = {"t1ce": {"ct1"}, "flair": {"fl"}}
-SHORT_WORDS = set().union(*BESIDE_OTHERS.values())
 # How data sets call the files of a patient, where this differs from the contrasts' names: BIDS, and
 # BraTS since 2023.
 NAMINGS = (
@@ -57,6 +53,11 @@ AGENT = re.compile(
 PLUS_C = re.compile(r"(?i)\+ ?c\b|\bc ?\+")  # `T1 +C`
 NATIVE = re.compile(
     r" (?:no|none?|without|ohne|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )"
+)
+# A date; and one with its time, as converters of DICOM write it, with the number of series and echo.
+DATE_WORD = re.compile(r"(?<![^\W_])(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d(?:\d{6})?(?![^\W_])")
+TIME_AND_SERIES = re.compile(
+    r"(?<![^\W_])((?:19|20)\d\d[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d)(?:_\d{1,4}[a-z]?)?(?:_e\d)?(?![^\W_])"
 )
 # a name of BIDS, which ends in its contrast: sub-01_acq-mprage_T2w
 BIDS_NAME = re.compile(r"sub-[^_/]+(?:_[a-z]+-[^_/]+)*_[A-Za-z0-9]+")
@@ -84,18 +85,65 @@ def words_of(name: str) -> list[str]:
     return [word for word in WORD_ENDS.split(name)[::2] if word]
 
 
-def join_contrast_words(name: str) -> list[str]:
+class ContrastWords:
+    """The words by which names say contrasts: the usual ones and a recipe's own.
+
+    Args:
+        contrasts: the recipe's contrasts, which the usual words of their kind mean too: `t1w` is T1.
+        own: contrast -> further words of it, as of `[data.words]`.
+    """
+
+    def __init__(
+        self, contrasts: Iterable[str] = (), own: Mapping[str, Sequence[str]] | None = None
+    ):
+        self.own = own or {}
+        named = list(dict.fromkeys([*contrasts, *self.own]))
+        contrast_of_kind: dict[str, str] = {}
+        for contrast in named:
+            kind = CONTRASTS.get(one_word(contrast))
+            if kind:
+                # of two contrasts of one kind, its usual words mean neither
+                contrast_of_kind[kind] = "" if kind in contrast_of_kind else contrast
+
+        self.contrast_of = {
+            word: contrast_of_kind.get(kind, kind.upper()) for word, kind in CONTRASTS.items()
+        }
+        for contrast in named:
+            for word in (contrast, *self.own.get(contrast, ())):
+                self.contrast_of[one_word(word)] = contrast
+        # the contrasts that a text says; MR only where it says no other
+        self.said = lru_cache(maxsize=2**16)(self._said)
+
+    def meant(self, text: str) -> frozenset[str]:
+        """As `said`, of a text that is nothing but a word for a contrast, such as `0000`."""
+        said = self.said(text)
+        whole = self.contrast_of.get(one_word(text), "")
+        return said or (frozenset([whole]) if whole else said)
+
+    def _said(self, text: str) -> frozenset[str]:
+        if BIDS_NAME.fullmatch(text):
+            has_agent = "_ce-" in text
+            text = text.rpartition("_")[2] + (" gd" if has_agent else "")
+        words = join_contrast_words(text, self.contrast_of)
+        found = frozenset(self.contrast_of.get(word, "") for word in words) - {""}
+        return found - {self.contrast_of["mr"]} or found
+
+
+USUAL_WORDS = ContrastWords()
+
+
+def join_contrast_words(name: str, known: Mapping[str, str] = CONTRASTS) -> list[str]:
     """The words of a name in lower case, two that name one contrast as one: p1, t2flair for
-    `p1_T2_FLAIR`.
+    `p1_T2_FLAIR`. `known`: word -> contrast.
 
     T1 beside a word for a contrast agent becomes t1ce, and T2 beside FLAIR, without T1, flair.
     """
     words = [word.lower() for word in words_of(name)]
     kept: list[str] = []
     for i, word in enumerate(words):
-        if word in CONTRASTS and _is_of_target(words, i):
+        if word in known and _is_of_target(words, i):
             continue
-        if kept and kept[-1] + word in CONTRASTS:
+        if kept and kept[-1] + word in known:
             kept[-1] += word
         else:
             kept.append(word)
@@ -116,7 +164,7 @@ def _is_of_target(words: Sequence[str], place: int) -> bool:
         others = words[place + 1 :]
     elif before == "reg":
         others = words[: place - 1]
-    return any(word in CONTRASTS or word in SHORT_WORDS for word in others)
+    return any(word in CONTRASTS for word in others)
 
 
 def _meant(word: str, said: set[str | None], name: str) -> str:
@@ -181,7 +229,7 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
     said = contrasts_in(name)
     for contrast in contrasts:
         usual = CONTRASTS.get(one_word(contrast), "")
-        if said == {usual} or one_word(name) in BESIDE_OTHERS.get(usual, ()):
+        if said == {usual}:
             return contrast
     return None
 
@@ -366,10 +414,7 @@ def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None)
 
 def contrasts_in(name: str) -> set[str]:
     """All usual contrasts that a name contains; MR only where there is no other."""
-    if BIDS_NAME.fullmatch(name) and (usual := usual_contrast(name)):
-        return {usual}
-    said = {CONTRASTS[word] for word in join_contrast_words(name) if word in CONTRASTS}
-    return said - {"mr"} or said
+    return {contrast.lower() for contrast in USUAL_WORDS.said(name)}
 
 
 def contrast_of_series(modality: str, texts: Iterable[str]) -> str:

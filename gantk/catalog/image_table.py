@@ -24,7 +24,6 @@ from gantk.catalog.contrasts import (
     usual_contrast,
 )
 from gantk.catalog.domains import rename_or_map
-from gantk.catalog.patterns import MASK_NAME
 from gantk.catalog.tables import (
     LEFT_OUT,
     OF_FILES,
@@ -34,6 +33,7 @@ from gantk.catalog.tables import (
     open_rows,
     usual_columns,
 )
+from gantk.catalog.words import MASK
 from gantk.errors import UserError, count_noun, did_you_mean, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
@@ -81,7 +81,7 @@ class ImageTable:
         self.contrast_of = cache(self._contrast_of)  # by word of the column domain
 
     def read(self) -> Catalog:
-        """A row for each image; one UserError lists all wrong cells with their lines. The `stem` of
+        """A row for each image; one UserError lists all wrong cells with their lines. The `slice` of
         a row is its position or slice.
         """
         rows: dict[tuple, Row] = {}
@@ -165,7 +165,7 @@ class ImageTable:
         for column in self.columns:
             name = OF_FILES.sub("", column)
             exact = contrast_called(name, contrasts)
-            by_words = None if MASK_NAME.search(name) else known_contrast(name, contrasts)
+            by_words = None if MASK.search(name) else known_contrast(name, contrasts)
             if exact:
                 called.setdefault(exact, column)
             elif by_words:
@@ -276,7 +276,7 @@ class ImageTable:
             scan = replace(scan, volume=int(number))
         row = Row(scan, contrast, subject)
         row.label = cells.get("label", "")
-        row.stem = cells.get("position") or cells.get("slice", "")
+        row.slice = cells.get("position") or cells.get("slice", "")
         return row
 
     def _contrast_of_line(self, line: int, cells: Mapping[str, str]) -> str | None:
@@ -368,7 +368,6 @@ def read_table(table: Path, contrasts: Sequence[str]) -> Catalog:
         if found.column_of:
             row.session = f"line {row.line}"
             row.subject = row.subject or row.session
-        row.stem = row.subject
     if len(contrasts) > 1 and not all(row.subject for row in catalog):
         raise UserError(
             f"'{table}' does not say the patient of each image",

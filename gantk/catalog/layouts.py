@@ -1,827 +1,572 @@
-"""Reads the names of files and folders: the only place that guesses contrasts, patients and pairs.
+"""Layouts: which file is whose and shows what, by a line with fields that explains every image of a
+folder. Read `read` first; `propose` finds lines for a folder that none of ours explains.
 
-`read_names` fills the rows of a catalog column by column. The patterns are in `patterns.py`; how
-patients are read from many names in `patients.py`.
+| field | by itself | in a line that somebody gave |
+|---|---|---|
+| `{contrast}` | a text that says one contrast; `*` around it: any text | the same |
+| `{patient}` | any text that is no visit, split, site or contrast | any text |
+| `{person}` | a word for a person: `sub-01`, `p7`, `case 3` | the same |
+| `{visit}` | a date, or a word of a visit: `ses-1`, `baseline` | any text |
+| `{site}` | `site1`, `center2`, `fold0`; it is part of the patient | any text |
+| `{split}` | train, validation, test | the same |
+| `{slice}`, `{slice:3}` | a number; the last three digits | the same |
+| `{running}` | numbers of pictures of nobody known | any text |
+| `{name}`, `{class}` | any text: of an image, of its class | the same |
+| `[...]`, `*` | optional; any text within a part of the path | the same |
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
-from gantk.catalog.catalog import (
-    Catalog,
-    Row,
-    composed,
-    groups_of,
-    has_one_of_each,
-    has_several,
-)
-from gantk.catalog.channels import rows_of_images
-from gantk.catalog.contrasts import (
-    BESIDE_OTHERS,
-    CONTRASTS,
-    contrast_in,
-    contrasts_in,
-    exclude,
-    one_word,
-    same_contrast,
-    times_contradict,
-    usual_contrast,
-    without_gaps,
-    words_of,
-)
-from gantk.catalog.domains import (
-    GLOB,
-    Parts,
-    bare_stem,
-    domain_match,
-    originals_of_spm,
-    parts_with_digits,
-    patient_of,
-    possible_originals,
-    regex_option,
-    relative_to,
-    splits_of,
-    without_derived,
-)
-from gantk.catalog.masks import masks_named, set_masks, without_labels
-from gantk.catalog.patients import (
-    dates_of,
-    patient_places,
-    patients_in_names,
-    patients_of,
-    patients_of_volumes,
-    unsure,
-    visits_or_patients,
-    without_series,
-)
-from gantk.catalog.patterns import (
-    CHANNEL_AT_END,
-    CLASS_WORDS,
-    DATE_WORD,
+from gantk.catalog.catalog import composed
+from gantk.catalog.contrasts import ContrastWords, words_of
+from gantk.catalog.words import (
+    CLASS,
     PERSON,
-    SPLIT_WORD,
-    STARTS_WITH_DATE,
-    VISIT_FOLDER,
-    VISIT_WORD,
+    SERIES_WORDS,
+    SITE,
+    SPLIT,
+    VISIT,
+    are_running_numbers,
+    day_of,
+    left_out,
+    may_be_people_with_visits,
+    patient_and_visit,
+    split_named,
+    take_split,
+    visit_words,
+    whole,
+    without_visits,
 )
-from gantk.catalog.versions import (
-    leave_one_version,
-    leave_out_standard_space,
-    leave_out_templates,
-)
-from gantk.errors import NothingFound, UserError, count_noun
-from gantk.files import json_object
-from gantk.formats.files import natural, readable, stem_of
+from gantk.errors import UserError
+from gantk.formats.files import formats, is_volume, suffix_of
+from gantk.plugin.layout import Layout
+from gantk.plugin.loader import registry
 
-UNNAMED = "no name says another contrast"  # rule for images of the only contrast asked for
-OF_DERIVATIVES = ("derivatives", "sourcedata", "desc-", "space-")  # in paths, of BIDS
-DOUBLE_ECHO = {"pd", "t2"}  # two images of one series, whose names say both
-BEGINS_ALIKE = "a folder's name begins as the contrast's"
-PATIENT_IN_NAME = "the file's name"
+STRICT = {
+    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|[AB])(?:/|$))[^/]+?",
+    "person": rf"(?i:{PERSON})",
+    "visit": rf"(?i:{VISIT})",
+    "site": rf"(?i:{SITE})",
+    "split": rf"(?i:{SPLIT})",
+    "slice": r"(?i:slice|slc|sl|s|z)?[-_ ]?\d+",
+    "ab": r"(?i:\w*[-_ ]?)(?:A|B)",
+    "class": r"[^/\d]+?",
+    "yesno": rf"(?i:{CLASS})",
+    "picture": r"[^\d/]*\d{0,5}[^\d/]*",  # one number at most, which is no patient and slice
+}
+LOOSE = {"person": STRICT["person"], "split": STRICT["split"], "slice": r"\d+", "ab": STRICT["ab"]}
+ANY_TEXT = r"[^/]+?"
+TOKENS = re.compile(r"\*?\{contrast\}\*?|\{\w+(?::\d+)?\}|\*\*/|[*\[\]_]|[^*\[\]{}_]+|[{}]")
+FIELDS = {*STRICT, "contrast", "running", "name", "class"}
+MAX_PATTERN_CHARACTERS = 1000
+FEW_UNEXPLAINED = 10  # images at which a line is given up
+
+
+@dataclass(slots=True)
+class Entry:
+    """What a layout says of one image; "" is not known."""
+
+    path: str
+    contrast: str = ""
+    patient: str = ""
+    visit: str = ""
+    split: str = ""
+    slice: str = ""
+    label: str = ""
+    volume: int | None = None  # of a file of several
+
+    @property
+    def anatomy(self) -> tuple[str, ...]:
+        """What registered images of two contrasts share."""
+        return self.split, self.patient, self.visit, self.slice
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What no two images share."""
+        return *self.anatomy, self.contrast, self.label
+
+
+@dataclass
+class Reading:
+    """What a layout says of the images of a folder.
+
+    Attributes:
+        layout: the line, or what else states it.
+        left_out: path -> why it is left out.
+        doubt: why this reading is not taken without a question.
+        settings: what else of the recipe it needs, as `data.words.T1=["0000"]`.
+    """
+
+    layout: str
+    entries: list[Entry]
+    left_out: dict[str, str] = field(default_factory=dict)
+    doubt: str = ""
+    settings: tuple[str, ...] = ()
+    words: ContrastWords | None = None  # that it was read with, if others than the recipe's
+
+    def pairs(self) -> list[list[Entry]]:
+        """The images of each anatomy that has one image of several contrasts each."""
+        found = defaultdict(list)
+        for entry in self.entries:
+            if any(entry.anatomy[1:]):
+                found[entry.anatomy].append(entry)
+        return [
+            own for own in found.values() if 1 < len({entry.contrast for entry in own}) == len(own)
+        ]
+
+    def table(self) -> tuple:
+        """What makes two readings the same: contrasts, splits and classes of the files, and which
+        are of one patient and of one pair.
+        """
+        people = defaultdict(set)
+        for entry in self.entries:
+            if entry.patient:
+                people[entry.patient].add(entry.path)
+        return (
+            frozenset((e.path, e.contrast, e.split, e.label) for e in self.entries),
+            frozenset(map(frozenset, people.values())),
+            frozenset(frozenset(entry.path for entry in own) for own in self.pairs()),
+        )
+
+
+@dataclass
+class Unclear:
+    """The images of a folder whose reading has to be asked.
+
+    Attributes:
+        why: what was seen, in a sentence.
+        images: the paths that no line explains, without those left out.
+        readings: readings that were tried and doubted, the likeliest first.
+    """
+
+    why: str
+    images: list[str]
+    left_out: dict[str, str]
+    readings: list[Reading]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a recipe asks of names.
+class _Image:
+    """An image to explain: its path, and what of it lines are compared with."""
 
-    Attributes:
-        contrasts: contrast or domain -> a word, folder or glob of its files; "": its own name.
-        options: contrast -> the key of the recipe that names its files, for messages.
-        mask: word or glob of the names of masks; "": usual words.
-        patient: regular expression for the patient in a path; "names": file names contain
-            patients, without a doubt; "": folders, else names.
-        by_folders: whether two folders, or all images, may be taken for contrasts that no name says.
+    path: str
+    text: str
+    split: str
+
+
+def layouts() -> dict[str, Layout]:
+    """All registered layouts by name; those of data sets first."""
+    found = {
+        entry.name: entry.target
+        for entry in registry().of_kind("layout")
+        if isinstance(entry.target, Layout)
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].general))
+
+
+def layout_name(catalog: Any) -> str:
+    """What a recipe calls the layout that was found for a catalog, so that nothing asks again: its
+    name, or the line; "" where it has none.
     """
-
-    contrasts: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
-    mask: str = ""
-    patient: str = ""
-    by_folders: bool = True
-
-    def text(self, contrast: str) -> str:
-        """The word or glob that is searched for a contrast."""
-        return self.contrasts[contrast] or contrast
+    line = getattr(catalog, "layout", "")
+    known = {layout.pattern: name for name, layout in layouts().items()}
+    return known.get(line, line if "{" in line and "|" not in line else "")
 
 
-def read_names(root: Path, images: Sequence[Path], asked: Asked) -> Catalog:
-    """The catalog of image files below `root`, from their names alone.
+def read(
+    paths: Sequence[str],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+    *,
+    stripped: bool = False,
+) -> Reading | Unclear:
+    """The only reading of images by their paths below a folder, of volumes or of pictures; else what
+    is to be asked.
 
-    With `asked.contrasts`, rows of these contrasts have those names, also where folders were only
-    told apart (`trainA`, `trainB`). UserError where a pattern is wrong.
+    1. Masks, templates, copies and files that known programs made of others are left out.
+    2. A layout of a data set that explains all others, letter by letter, applies.
+    3. Else one of the general layouts that explain all others applies, if they all give the same
+       table.
+
+    `contrasts`: the recipe's, all of which must be found; those of `words` are recognised.
     """
-    catalog = Catalog(rows_of_images(images, list(asked.contrasts)))
-    _set_kinds(catalog, root, asked)
-    words = [*asked.contrasts.values()]
-    catalog.notes += leave_out_templates(catalog.of_kind("image"), words, root)
-    _set_contrasts(catalog, root, asked)
-    _set_places(catalog, asked, root)
-    catalog.notes += leave_one_version(_asked_for(catalog, asked), root)
-    chosen = _asked_for(catalog, asked)
-    if len(asked.contrasts) == 1:
-        _set_labels(chosen)
-    _set_splits(chosen, root)
-    _set_patients(catalog, chosen, root, asked)
-    leave_out_standard_space(chosen, root)
-    chosen = _asked_for(catalog, asked)
-    _set_pairs(chosen)
-    if asked.mask:
-        masks = [row.path for row in catalog.of_kind("mask")]
-        set_masks(chosen, masks, root, asked.mask, list(asked.contrasts))
-    return catalog
+    skipped = left_out(paths, words, stripped=stripped)
+    images = [path for path in paths if path not in skipped]
+    pictures = not any(map(is_volume, images))
+    tried: list[Reading] = []
+    for general in (False, True):
+        lines = [
+            layout
+            for layout in layouts().values()
+            if layout.general == general
+            and layout.of in ("any", "pictures" if pictures else "volumes")
+            and (not layout.one_domain or len(contrasts) == 1)
+        ]
+        readings = _readings_of(lines, images, contrasts, words)
+        certain = {reading.table(): reading for reading in reversed(readings) if not reading.doubt}
+        if len(certain) == 1:
+            (reading,) = certain.values()
+            reading.left_out |= skipped
+            return reading
+        if certain:
+            readings = [*certain.values()]
+            names = " and ".join(f"'{reading.layout}'" for reading in readings)
+            why = f"can be read in {len(readings)} ways: {names}"
+            return Unclear(why, images, skipped, readings)
+        tried += readings
+
+    tried = [reading for reading in tried if reading.entries]
+    tried.sort(key=lambda reading: len(reading.left_out))
+    why = "fit no layout that gantk knows"
+    if tried:
+        why = f"fit no layout: for '{tried[0].layout}', {tried[0].doubt}"
+    return Unclear(why, images, skipped, tried)
 
 
-def read_patients(rows: Sequence[Row], root: Path, patient: str = "") -> list[UserError]:
-    """Set the patients of images whose contrasts are known by their paths below `root`, or below
-    the folder that holds all of them; returns the doubts. `patient` as of `Asked`.
+def _readings_of(
+    lines: Sequence[Layout],
+    images: Sequence[str],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+) -> list[Reading]:
+    """The readings of lines, without the folders that all images share, else with them."""
+    doubted: list[Reading] = []
+    for own in _images_to_explain(images, words):
+        readings = [explain(layout, own, contrasts, words) for layout in lines]
+        if not all(reading.doubt for reading in readings):
+            return readings
+        doubted += readings
+    return doubted
+
+
+def _images_to_explain(images: Sequence[str], words: ContrastWords) -> list[list[_Image]]:
+    """What lines are compared with: paths without the split and the folders that all share; then,
+    where that differs, with these folders.
     """
-    asked = Asked(dict.fromkeys([row.contrast for row in rows], ""), patient=patient)
-    words = _words_wanted(asked)
-    named = []
-    for row in rows:
-        path = Path(os.path.abspath(row.scan.path))
-        stem = contrast_in(stem_of(path), words)[1]
-        named.append(replace(row, scan=replace(row.scan, path=path, files=(path,)), stem=stem))
-
-    catalog = Catalog(named)
-    paths = [root.absolute(), *(row.path for row in named)]
-    folder = Path(os.path.commonpath(paths))
-    _set_places(catalog, asked, folder)
-    _set_patients(catalog, named, folder, asked)
-    for row, one in zip(rows, named, strict=True):
-        row.subject = one.subject
-    return catalog.doubts
+    own = []
+    for path in images:
+        text, split = take_split(_without_suffix(path), words)
+        own.append(_Image(path, composed(text), split))
+    if len({image.split for image in own}) < 2:  # a single one, as in TrainT1, says nothing
+        own = [_Image(image.path, image.text, "") for image in own]
+    texts = without_shared([image.text for image in own])
+    short = [_Image(image.path, text, image.split) for image, text in zip(own, texts, strict=True)]
+    return [short] if short == own else [short, own]
 
 
-def _asked_for(catalog: Catalog, asked: Asked) -> list[Row]:
-    """The images of the contrasts asked for; all images where none is."""
-    images = catalog.of_kind("image")
-    if not asked.contrasts:
-        return images
-    return [row for row in images if row.contrast in asked.contrasts]
+def _without_suffix(path: str) -> str:
+    return path[: len(path) - len(suffix_of(path))]
 
 
-# --- masks
+def without_shared(texts: Sequence[str]) -> list[str]:
+    """Paths without the folders that all share, which say nothing."""
+    parts = [text.split("/") for text in texts]
+    if len({len(own) for own in parts}) > 1:
+        while all(len(own) > 2 for own in parts) and len({own[0] for own in parts}) == 1:
+            parts = [own[1:] for own in parts]
+        return ["/".join(own) for own in parts]
+
+    depths = range(len(parts[0]) - 1 if parts else 0)
+    names = [{own[depth] for own in parts} for depth in depths]
+    shared = {depth for depth in depths if len(names[depth]) == 1}
+    for depth in depths[:-1]:  # Tr1/TrainT1, Tr2/TrainT2: the upper folder says no more
+        both = {(own[depth], own[depth + 1]) for own in parts}
+        if len(both) == len(names[depth]) == len(names[depth + 1]) > 1:
+            shared.add(depth)
+    return ["/".join(x for depth, x in enumerate(own) if depth not in shared) for own in parts]
 
 
-def _set_kinds(catalog: Catalog, root: Path, asked: Asked) -> None:
-    """Tell masks from images, by the option `mask` and by usual words."""
-    named = set(masks_named([row.path for row in catalog], root, asked.mask))
-    others = [row.path for row in catalog if row.path not in named]
-    texts = [asked.text(contrast) for contrast in asked.contrasts]
-    images = set(without_labels(others, root, texts))
-    chosen = any(word in text for text in texts for word in OF_DERIVATIVES)
-    computed = set() if chosen else _derivatives(catalog, root)
-    if computed:
-        catalog.notes.append(
-            f"{count_noun(computed, 'file')} left out in derivatives/ or sourcedata/ of a BIDS data set"
-        )
-    for row in catalog:
-        if row.path in computed:
-            row.fill("kind", "version", "in derivatives/, beside the scans of a BIDS data set")
-        if row.path in named:
-            row.fill("kind", "mask", f"the name matches data.source.mask, '{asked.mask}'")
-        elif row.path not in images:
-            row.fill("kind", "mask", "the name has a word for masks")
+def compile_layout(pattern: str, words: ContrastWords, types: Mapping[str, str]) -> re.Pattern:
+    """A line as a regular expression over paths without suffix, with these types of fields.
 
-
-def _derivatives(rows: Iterable[Row], root: Path) -> set[Path]:
-    """The files in derivatives/ and sourcedata/ beside the folders of subjects."""
-    first = {row.path: relative_to(row.path, root).parts[0] for row in rows}
-    if not any(name.startswith("sub-") for name in first.values()):
-        return set()
-    return {path for path, name in first.items() if name in ("derivatives", "sourcedata")}
-
-
-# --- contrasts
-
-
-def _set_contrasts(catalog: Catalog, root: Path, asked: Asked) -> None:
-    """Set the contrast of each image, and its stem."""
-    rows = catalog.of_kind("image")
-    said = _set_said_contrasts(rows, root, asked)
-    found = {name: _rows_of(name, rows, said, root, asked) for name in asked.contrasts}
-    if asked.by_folders and len(found) == 1:
-        _take_all_if_unnamed(found, rows, asked)
-    elif asked.by_folders and not any(asked.contrasts.values()):
-        found = _told_apart_by_folders(catalog, found, root, asked)
-
-    _name_contrasts(catalog, found)
-    for contrast in found or {row.contrast for row in rows if row.contrast}:
-        _leave_out_derived(contrast, [row for row in rows if row.contrast == contrast])
-
-
-def _set_said_contrasts(rows: Sequence[Row], root: Path, asked: Asked) -> dict[int, str]:
-    """Set what each path says, without heed to what else there is; returns by id of the row the
-    word for the contrast.
+    UserError for an unknown field or an unclosed bracket.
     """
-    words = _words_wanted(asked)
-    said = {}
-    for row in rows:
-        path = row.path.relative_to(root)
-        word, stem, where = _contrast_in_path(path, words)
-        row.stem = row.stem or stem
-        if contrasts_in(stem_of(path)) == DOUBLE_ECHO:
-            word = _contrast_of_echo(row.path)
-            where = "EchoTime in the JSON file beside it"
-            row.why["contrast"] = (
-                "empty: the name says PD and T2, and no JSON file beside it the echo"
-            )
-        if row.contrast:
-            word = row.contrast.lower()
-            where = (
-                f"the {'channel' if row.scan.volume is None else 'volume'}'s name in dataset.json"
-            )
-        elif not word and len(asked.contrasts) == 1:  # the root's own name may say the only one
-            word = contrast_in(root.resolve().name, words)[0] or ""
-            where = f"the folder's name '{root.resolve().name}'"
+    any_separator = types is STRICT
+    wordings = sorted((w for w, each in words.contrast_of.items() if each), key=len, reverse=True)
+    contrast = "|".join(re.escape(word) for word in wordings)
+    parts = []
+    seen = set()
+    for token in TOKENS.findall(pattern):
+        name, _, width = token.strip("*{}").partition(":")
+        if token[0] == "{" or token.endswith(("}", "}*")):
+            if name not in FIELDS:
+                raise _wrong_layout(pattern, f"has no field '{token}'")
+            body = types.get(name, ANY_TEXT)
+            if name == "contrast":
+                body = _contrast_text(token, contrast)
+            elif width:
+                body = rf"\d{{{width}}}" if name == "slice" else rf"[^/]{{{width}}}"
+            if name in seen:  # a second contrast is any text; another field is the same text again
+                parts.append(r"[^/]*?" if name == "contrast" else rf"(?P={name})")
+            else:
+                parts.append(rf"(?P<{name}>{body})")
+            seen.add(name)
+        elif token == "_" and any_separator:
+            parts.append(r"[-_. ]+")
+        else:
+            signs = {"*": "[^/]*?", "**/": "(?:.*/)?", "[": "(?:", "]": ")?"}
+            parts.append(signs.get(token, re.escape(token)))
+    try:
+        return re.compile("".join(parts))
+    except re.error as error:
+        raise _wrong_layout(pattern, "has a bracket [ without its ]") from error
 
-        if word and not asked.contrasts and len(_contrasts_of(path)) > 1:
-            row.why["contrast"] = "empty: folder and file name different contrasts"
-        elif word:
-            said[id(row)] = word
-            row.fill("contrast", CONTRASTS.get(word, word).upper(), where)
-    return said
+
+def _contrast_text(token: str, wordings: str) -> str:
+    """The text of a contrast, with any text around where the token has a `*`."""
+    if token[0] == "*":
+        return "[^/]*" if token[-1] == "*" else "[^/]*?"
+    end = r"(?![A-Za-z])[^/]*?" if token[-1] == "*" else ""
+    return rf"(?i:(?:{wordings}){end})"
 
 
-def _contrast_of_echo(image: Path) -> str:
-    """Which contrast of a double echo an image shows, by the EchoTime (s) in the JSON file beside it;
-    "" where it states none, or one of either.
+def _wrong_layout(pattern: str, what: str) -> UserError:
+    return UserError(
+        f"the layout '{pattern[:200]}' {what}",
+        where="--layout",
+        allowed=[
+            f"{{{name}}}"
+            for name in sorted(FIELDS - {"ab", "person", "running", "yesno", "picture"})
+        ],
+        remedy="write for example '{patient}/{visit}/{contrast}.nii.gz'; `gantk list layouts` has ours",
+    )
+
+
+def explain(
+    layout: Layout,
+    images: Sequence[_Image],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+    *,
+    gives_up: bool = True,
+) -> Reading:
+    """The reading of a line, with the images that it does not explain as `left_out`, and a doubt
+    where it is not certain: it does not explain all images, or gives two files one cell, or people,
+    visits or running numbers may be taken for one another. It `gives_up` at some that it does not
+    explain.
     """
-    echo = json_object(image.with_name(f"{stem_of(image)}.json")).get("EchoTime")
-    if not isinstance(echo, int | float):
-        return ""
-    times = {"echo_time": 1000 * echo}
-    fitting = [each for each in sorted(DOUBLE_ECHO) if not times_contradict(times, each)]
-    return fitting[0] if len(fitting) == 1 else ""
+    line = _without_suffix_of_format(layout.pattern)
+    suffix = layout.pattern.removeprefix(line).lower().removesuffix(".*")
+    pattern = compile_layout(line, words, STRICT if layout.general else LOOSE)
+    entry_of = _typed_entry if layout.general else _plain_entry
+    found = Reading(layout.pattern, [])
+    around: dict[str, set[tuple[str, ...]]] = defaultdict(set)  # contrast -> words around it
+    numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for image in images:
+        match = pattern.fullmatch(image.text) if image.path.lower().endswith(suffix) else None
+        fields = {key: value or "" for key, value in match.groupdict().items()} if match else {}
+        entry = entry_of(image, fields, layout, contrasts, words) if match else "has another form"
+        if isinstance(entry, str):
+            found.left_out[image.path] = entry
+            if gives_up and len(found.left_out) > FEW_UNEXPLAINED:
+                return Reading(layout.pattern, [], found.left_out, "many images have another form")
+            continue
+        found.entries.append(entry)
+        if "running" in fields:
+            place = fields.get("contrast", ""), fields.get("ab", ""), entry.label, entry.split
+            numbers[place].append(fields["running"])
+        if "/*{contrast}*" in layout.pattern:
+            around[entry.contrast].add(_unknown_words(fields, words))
 
-
-def _told_apart_by_folders(
-    catalog: Catalog, found: dict[str, list[Row]], root: Path, asked: Asked
-) -> dict[str, list[Row]]:
-    """The rows of two contrasts by their folders, where no name says them; else those found."""
-    if all(found.values()):
-        return found
-    groups, rule = _two_folders(catalog.of_kind("image"), root, asked)
-    one_is_named = any(found.values())
-    if not groups or (one_is_named and rule != BEGINS_ALIKE):
-        return found
-    return _rows_of_groups(catalog, groups, rule, root, asked)
-
-
-def _contrasts_of(path: Path) -> set[str]:
-    """All contrasts that the parts of a relative path name."""
-    said = set().union(*map(contrasts_in, (*path.parts[:-1], stem_of(path))))
-    return said - {"mr"} or said
-
-
-def _words_wanted(asked: Asked) -> set[str]:
-    """The words that count as contrasts, besides the usual ones."""
-    names = {one_word(contrast) for contrast in asked.contrasts}
-    texts = {one_word(asked.text(name)) for name in asked.contrasts if asked.text(name).isalnum()}
-    return names | texts if len(texts) > 1 else names
-
-
-def _contrast_in_path(path: Path, wanted: set[str]) -> tuple[str, str, str]:
-    """The word for a contrast in a relative path, the name without it, and where it stands: the
-    file's name first, then the nearest folder.
-    """
-    stem = stem_of(path)
-    word, rest = contrast_in(stem, wanted)
-    if word:
-        return word, rest, f"'{word}' in the file's name"
-    for folder in reversed(path.parts[:-1]):
-        word = contrast_in(SPLIT_WORD.sub("", folder), wanted)[0]
-        if word:
-            return word, rest, f"the folder '{folder}'"
-    return "", rest, ""
-
-
-def _rows_of(
-    contrast: str, rows: Sequence[Row], said: Mapping[int, str], root: Path, asked: Asked
-) -> list[Row]:
-    """The rows of one contrast that is asked for."""
-    text = asked.contrasts[contrast]
-    where = f"data.source.{asked.options.get(contrast, '')}"
-    rule = f"{where} is '{text}'"
-    folder = root / text
-    if text and folder.is_dir():
-        return _with_rule([row for row in rows if row.path.is_relative_to(folder)], rule)
-    if GLOB.search(text):
-        pattern = os.path.relpath(folder, root) if "/" in text else f"**/{text}"
-        paths: set[Path] = set()
-        with suppress(ValueError):  # it is no glob
-            paths = set(root.glob(pattern))
-        matched = [row for row in rows if row.path in paths]
-        if not matched:
-            raise NothingFound(f"no images match '{folder}'", where=where, allowed=readable())
-        return _with_rule(matched, rule)
-
-    with_words = _rows_with_words(text, rows, root)
-    if with_words:
-        return _with_rule(with_words, rule)
-    found = _rows_saying(contrast, rows, said, asked)
-    if text:
-        return found
-    return found + _rows_meant_beside_others(contrast, found, rows, said)
-
-
-def _rows_with_words(text: str, rows: Sequence[Row], root: Path) -> list[Row]:
-    """The rows whose paths have all words of a text; none for an empty text."""
-    wanted = {word.lower() for word in words_of(text)}
-    matching = []
-    for row in rows if wanted else ():
-        path = relative_to(row.path, root)
-        words = words_of(str(path.with_name(stem_of(path))))
-        if wanted <= {word.lower() for word in words}:
-            matching.append(row)
-    return matching
-
-
-def _rows_saying(
-    contrast: str, rows: Sequence[Row], said: Mapping[int, str], asked: Asked
-) -> list[Row]:
-    """The rows whose path says a contrast by its own word, else by a synonym that no other contrast
-    is called; where a file has the own word, those with synonyms beside it are other versions.
-    """
-    word = one_word(asked.text(contrast))
-    others = {one_word(asked.text(name)) for name in asked.contrasts} - {word}
-    own_stems: dict[Path, set[str]] = defaultdict(set)
-    for row in rows:
-        if said.get(id(row)) == word:
-            own_stems[row.path.parent].add(row.stem)
-
-    found = []
-    for row in rows:
-        own = said.get(id(row), "")
-        is_synonym = own != word and own not in others and same_contrast(own, word)
-        originals = {"", row.stem, *possible_originals(row.stem), *originals_of_spm(row.stem)}
-        if is_synonym and originals & own_stems[row.path.parent]:
-            row.fill("kind", "version", f"beside it lies a file named exactly '{word}'")
-        elif own == word or is_synonym:
-            found.append(row)
+    found.doubt = _unexplained(found) or _doubt_about_table(found, layout, contrasts)
+    if layout.general:
+        found.doubt = found.doubt or _doubt_about_fields(found, layout, numbers.values(), around)
+    if contrasts:
+        others = {e.path: e.contrast for e in found.entries if e.contrast not in contrasts}
+        found.entries = [entry for entry in found.entries if entry.path not in others]
+        found.left_out |= others
     return found
 
 
-def _rows_meant_beside_others(
-    contrast: str, own: Sequence[Row], rows: Sequence[Row], said: Mapping[int, str]
-) -> list[Row]:
-    """The rows whose names mean a contrast only beside other contrasts of the patient (`CT1` beside
-    `T1`), in folders without a row of it; not those made from others (`CT1_bet` beside `CT1`).
+def _without_suffix_of_format(pattern: str) -> str:
+    """A line without the suffix of a format, or `.*`, at its end."""
+    if pattern.endswith(".*"):
+        return pattern[:-2]
+    suffix = suffix_of(pattern.replace("{", "").replace("}", ""))
+    return pattern[: len(pattern) - len(suffix)] if suffix in formats() else pattern
+
+
+def _unexplained(found: Reading) -> str:
+    if not found.left_out:
+        return "" if found.entries else "there are no images"
+    path, why = next(iter(found.left_out.items()))
+    others = f", and {len(found.left_out) - 1} more" if len(found.left_out) > 1 else ""
+    return f"'{path}' {why}{others}"
+
+
+def _plain_entry(
+    image: _Image,
+    fields: Mapping[str, str],
+    layout: Layout,
+    contrasts: Sequence[str],
+    words: ContrastWords,
+) -> Entry | str:
+    """The entry of an image by the fields of a line that says what each text is; or why not."""
+    entry = Entry(image.path, split=image.split or split_named(fields.get("split", "")))
+    said = words.meant(fields["contrast"]) if "contrast" in fields else frozenset[str]()
+    if "contrast" in fields and len(said) != 1:
+        return f"says {' and '.join(sorted(said)) or 'no contrast'}"
+    entry.contrast = next(iter(said), contrasts[0] if len(contrasts) == 1 else "")
+    if "ab" in fields:
+        letter = fields["ab"][-1].upper()
+        entry.contrast = contrasts["AB".index(letter)] if len(contrasts) == 2 else letter
+    whose = fields.get("patient") or fields.get("person", "")
+    entry.patient = "/".join(filter(None, (fields.get("site"), whose)))
+    entry.visit = fields.get("visit", "")
+    entry.label = fields.get("class") or fields.get("yesno", "")
+    names = (fields.get(name) for name in ("slice", "running", "picture", "name"))
+    entry.slice = next(filter(None, names), "")
+    return entry
+
+
+def _typed_entry(
+    image: _Image,
+    fields: Mapping[str, str],
+    layout: Layout,
+    contrasts: Sequence[str],
+    words: ContrastWords,
+) -> Entry | str:
+    """The entry of an image by the fields of a general line, whose texts must be of their types; or
+    why they are not.
     """
-    short = BESIDE_OTHERS.get(CONTRASTS.get(one_word(contrast), ""), set())
-    with_own = {row.path.parent for row in own}
-    with_others = {row.path.parent for row in rows if id(row) in said} - with_own
-    found = {}
-    for row in rows:
-        stem = stem_of(row.path).lower()
-        unnamed = id(row) not in said and row.path.parent in with_others
-        if unnamed and short & set(words_of(stem)):
-            found[row.path.parent, stem] = row
-
-    kept = []
-    for (folder, stem), row in found.items():
-        originals = (*possible_originals(stem), *originals_of_spm(stem))
-        if not any((folder, original) in found for original in originals):
-            kept.append(row)
-            row.stem = without_gaps(
-                re.sub(rf"(?i)(?<![a-z0-9])({'|'.join(short)})(?![a-z0-9])", "", row.stem)
-            )
-    return _with_rule(kept, "a word that means it beside other contrasts")
-
-
-def _with_rule(rows: list[Row], rule: str) -> list[Row]:
-    """The rows, whose contrast this rule has found."""
-    for row in rows:
-        row.why["contrast"] = rule
-    return rows
+    entry = _plain_entry(image, fields, layout, contrasts, words)
+    if isinstance(entry, str):
+        return entry
+    whose = fields.get("patient") or fields.get("person", "")
+    if layout.pattern == "*{contrast}*/{patient}":  # T1/p01_T1
+        whose = without_contrast(whose, entry.contrast, words)
+    if words.said(whose) - {words.contrast_of["mr"]}:
+        return f"has a contrast, '{whose}', where the patient is expected"
+    patient, visit = patient_and_visit(whose)
+    has_patient = "{patient}" in layout.pattern or "{person}" in layout.pattern
+    names_one = (
+        whole(PERSON, patient) or {word.lower() for word in words_of(patient)} - SERIES_WORDS
+    )
+    if has_patient and not names_one:
+        return "names no patient"
+    entry.patient = "/".join(filter(None, (fields.get("site"), patient)))
+    if not has_patient and layout.one_patient:
+        entry.patient = "patient"
+    visits = entry.visit, day_of(visit), visit_words(fields.get("contrast", ""))
+    entry.visit = "/".join(filter(None, visits))
+    if "name" in fields and is_volume(image.path):  # a volume is all of its patient's visit
+        entry.slice = ""
+    entry.slice = without_contrast(entry.slice, entry.contrast, words)
+    return entry
 
 
-def _take_all_if_unnamed(found: dict[str, list[Row]], rows: Sequence[Row], asked: Asked) -> None:
-    """All images are of the only contrast, where no name contains it and none another one."""
-    ((contrast, own),) = found.items()
-    # whoever asks for a word says what there is
-    if not own and not asked.contrasts[contrast] and not _say_others({contrast: rows}):
-        found[contrast] = _with_rule(list(rows), UNNAMED)
+def without_contrast(text: str, contrast: str, words: ContrastWords) -> str:
+    """A text without the words for a contrast."""
+    own = "|".join(re.escape(word) for word, each in words.contrast_of.items() if each == contrast)
+    if not own:
+        return text
+    return re.sub(rf"(?i)[-_. ]*(?<![a-z0-9])(?:{own})(?![a-z0-9])", "", text).strip("-_. ")
 
 
-def _say_others(groups: Mapping[str, Sequence[Row]]) -> bool:
-    """Whether the names of a contrast's rows say another one; what those of all contrasts say is
-    ignored. Only usual contrasts are compared: others may have any name.
+def _unknown_words(fields: Mapping[str, str], words: ContrastWords) -> tuple[str, ...]:
+    """The words around a contrast that are neither of the scan, the visit nor the patient's folder."""
+    rest = without_visits(fields.get("contrast", ""))
+    known = {word.lower() for word in words_of(fields.get("patient", ""))} | SERIES_WORDS
+    found = [word.lower() for word in words_of(rest)]
+    return tuple(
+        word
+        for word in found
+        if word not in known
+        and word not in words.contrast_of
+        and not re.fullmatch(r"\d{1,3}", word)
+    )
+
+
+def _doubt_about_fields(
+    found: Reading,
+    layout: Layout,
+    numbers: Iterable[Sequence[str]],
+    around: Mapping[str, set[tuple[str, ...]]],
+) -> str:
+    """Why what the fields of a general line hold may be something else; "" where it is certain."""
+    channels = {entry.path[-len(suffix_of(entry.path)) - 5 :][:5] for entry in found.entries}
+    are_channels = len(channels) > 1 and all(re.fullmatch(r"_000\d", each) for each in channels)
+    if are_channels and "{contrast}" not in layout.pattern:
+        return "names end in numbers of channels, which are different contrasts"
+    if not all(map(are_running_numbers, numbers)):
+        return "names of pictures may hold patients"
+    for contrast, own in around.items():
+        if len(own) > 1:
+            shown = " and ".join(f"'{' '.join(words)}'" for words in sorted(own)[:2])
+            return f"names of {contrast} differ in words that may be patients, as {shown}"
+    counts = Counter(entry.contrast for entry in found.entries)
+    if layout.one_patient and max(counts.values()) > 1:
+        return "there are several files of one contrast"
+    contrasts_of: dict[str, set[str]] = defaultdict(set)
+    for entry in found.entries:
+        contrasts_of[entry.patient].add(entry.contrast)
+    if "{patient}" in layout.pattern and may_be_people_with_visits({*contrasts_of}):
+        return "the first words of its patients may be the patients, and the others visits"
+    there = set().union(*contrasts_of.values())
+    if 1 < len(contrasts_of) == sum(map(len, contrasts_of.values())) == len(there):
+        return "its patients would tell the contrasts apart"
+    return ""
+
+
+def _doubt_about_table(found: Reading, layout: Layout, contrasts: Sequence[str]) -> str:
+    """Why a table is not certain: a contrast that no file has, two files in one cell, or one patient
+    alone who lacks a contrast.
     """
-    said = [{row.contrast for row in rows if row.contrast} for rows in groups.values()]
-    common = set.intersection(*said) if len(said) > 1 else set()
-    for contrast, words in zip(groups, said, strict=True):
-        own = usual_contrast(contrast)
-        others = words - common
-        if not own or not others or own.upper() in others:
-            continue
-        if len(said) > 1 or all(exclude(word.lower(), own) for word in others):
-            return True
-    return False
+    entries = found.entries
+    there = {entry.contrast for entry in entries}
+    lacking = [name for name in contrasts if name not in there]
+    if lacking:
+        return f"no file is named {' or '.join(lacking)}"
+
+    wanted = {*contrasts} if len(contrasts) > 1 else there
+    cells = Counter(entry.cell for entry in entries if entry.contrast in wanted)
+    cell, count = cells.most_common(1)[0]
+    if count > 1 and not re.search(r"{(?:running|picture)}", layout.pattern):
+        _, patient, visit, name, contrast, _ = cell
+        whose = " ".join(filter(None, (patient, visit, name))) or "one image"
+        return f"'{whose}' has {count} files of {contrast}"
+
+    contrasts_of: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        contrasts_of[entry.patient].add(entry.contrast)
+    without = [patient for patient, own in contrasts_of.items() if patient and wanted - own]
+    if layout.general and contrasts and len(contrasts_of) > 2 and len(without) == 1:
+        missing = " and ".join(sorted(wanted - contrasts_of[without[0]]))
+        return f"'{without[0]}' alone has no {missing}"
+    return ""
 
 
-def _name_contrasts(catalog: Catalog, found: Mapping[str, list[Row]]) -> None:
-    """Write the names of the contrasts asked for into their rows; UserError for a row of two."""
-    taken: dict[int, str] = {}
-    for contrast, rows in found.items():
-        for row in rows:
-            if id(row) not in taken:
-                taken[id(row)] = contrast
-                row.contrast = contrast
-            else:
-                both = " and ".join((taken[id(row)], contrast))
-                raise UserError(
-                    f"'{row.path}' belongs to both domains, {both}",
-                    where="data.source",
-                    remedy="make data.source.a and data.source.b more specific, or correct the"
-                    " table that `gantk data check SCANS --table scans.csv` writes",
-                )
-
-    for row in catalog:  # a synonym that another word of the same folder replaces
-        if row.kind == "image" and id(row) not in taken and row.contrast in found:
-            row.contrast = CONTRASTS.get(one_word(row.contrast), row.contrast).upper()
-            if row.contrast in found:
-                row.fill("kind", "version", "another file of this contrast fits better")
-
-
-def _leave_out_derived(contrast: str, rows: Sequence[Row]) -> None:
-    """Mark images that were made from another of their contrast: `T1_brain` beside `T1`."""
-    named = [row for row in rows if row.why.get("contrast") != UNNAMED]
-    kept = set(without_derived([row.path for row in named], contrast))
-    for row in named:
-        if row.path not in kept and not row.why.get("contrast", "").startswith("data.source."):
-            row.fill("kind", "version", "its name is that of another image with further words")
-
-
-# --- two folders without names for contrasts
-
-
-Groups = dict[Parts, str]  # folders -> contrast
-
-
-def _two_folders(rows: Sequence[Row], root: Path, asked: Asked) -> tuple[Groups, str]:
-    """The contrast of each folder where names do not say it: by the beginning of a word, by A and B
-    at the end, or as two groups in alphabetical order.
+def read_by(
+    line: str,
+    paths: Sequence[str],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+    *,
+    stripped: bool = False,
+) -> Reading:
+    """The reading of a line that somebody gave, or of a layout by its name or text: the images that it
+    fits; the others are left out, and so are masks and the like where it fits others too.
     """
-    contrasts = list(asked.contrasts)
-    folders = {relative_to(row.path, root).parts[:-1] for row in rows}
-    ordered = sorted(folders, key=lambda parts: natural("/".join(parts)))
-    if len(contrasts) != 2:
-        return {}, ""
-
-    def matches(part: str) -> list[int]:
-        return [domain_match(part, contrast) for contrast in contrasts]
-
-    def ends(part: str) -> list[int]:
-        words = words_of(SPLIT_WORD.sub("", part))
-        last = words[-1].lower() if words else ""
-        return [int(last == letter) for letter in "ab"]
-
-    for rule, score in (
-        (BEGINS_ALIKE, matches),
-        ("the folder ends in A or B", ends),
-    ):
-        groups = _best_folders(ordered, score, contrasts)
-        if groups:
-            return groups, rule
-    if any(row.contrast and row.is_volume for row in rows):
-        return {}, ""  # volumes of one contrast in two folders are two groups of patients
-    return _two_groups(ordered, contrasts), "the first and second folder in alphabetical order"
-
-
-def _best_folders(folders: Sequence[Parts], score, contrasts: Sequence[str]) -> Groups:
-    """The contrast of each folder by its best-matching part; {} unless both contrasts have some."""
-    found: Groups = {}
-    for parts in folders:
-        scores = [score(part) for part in parts]
-        first = max((each[0] for each in scores), default=0)
-        second = max((each[1] for each in scores), default=0)
-        if first != second:
-            found[parts] = contrasts[0] if first > second else contrasts[1]
-    return found if len({*found.values()}) == 2 else {}
-
-
-def _two_groups(folders: Sequence[Parts], contrasts: Sequence[str]) -> Groups:
-    """Two groups of folders; those of splits, and parts that all paths share, do not count."""
-    counted = {}
-    for parts in folders:
-        counted[parts] = [part for part in parts if not SPLIT_WORD.fullmatch(part)]
-
-    for depth in range(min(map(len, counted.values()), default=0)):
-        names = sorted({own[depth] for own in counted.values()}, key=natural)
-        names.sort(
-            key=lambda name: domain_match(name, contrasts[1]) - domain_match(name, contrasts[0])
-        )
-        if len(names) > 2:
-            return {}
-        if len(names) == 2:
-            of_name = dict(zip(names, contrasts, strict=True))
-            return {parts: of_name[own[depth]] for parts, own in counted.items()}
-    return {}
-
-
-def _rows_of_groups(
-    catalog: Catalog, contrast_of: Groups, rule: str, root: Path, asked: Asked
-) -> dict[str, list[Row]]:
-    """The rows of two groups of folders; their names must not say other contrasts."""
-    found: dict[str, list[Row]] = {contrast: [] for contrast in asked.contrasts}
-    for row in catalog.of_kind("image"):
-        parts = relative_to(row.path, root).parts[:-1]
-        if parts in contrast_of:
-            found[contrast_of[parts]].append(row)
-
-    if rule != BEGINS_ALIKE:
-        if _say_others(found):
-            return dict.fromkeys(asked.contrasts, [])
-        first, second = (
-            {part for row in rows for part in relative_to(row.path, root).parts[:-1]}
-            for rows in found.values()
-        )
-        catalog.groups = {
-            contrast: sorted(own - (first & second), key=natural)
-            for contrast, own in zip(asked.contrasts, (first, second), strict=True)
-        }
-    return {contrast: _with_rule(rows, rule) for contrast, rows in found.items()}
-
-
-# --- folders, splits
-
-
-def _set_places(catalog: Catalog, asked: Asked, root: Path) -> None:
-    """Set the folders of each row that may be a patient's or a visit's, and its name, in one
-    spelling.
-    """
-    words = _words_wanted(asked)
-    of_groups = {part for parts in catalog.groups.values() for part in parts}
-    for row in catalog:
-        folders = relative_to(row.scan.path, root).parts[:-1]
-        row.place = tuple(map(composed, _place_of(folders, words, of_groups)))
-        row.stem = composed(row.stem)
-
-    images = _asked_for(catalog, asked)
-    _drop_folders_of_contrasts(images)
-    places = defaultdict(set)
-    for row in images:
-        places[row.contrast].add(row.place)
-    for row in images:
-        if not row.is_volume and len(places[row.contrast]) == 1:
-            row.place = ()  # what all images share says nothing of one
-        row.stem = bare_stem(row.stem, (row.contrast,))
-
-
-def _place_of(folders: Parts, words: set[str], of_groups: set[str]) -> Parts:
-    """The folders without words for contrasts, splits and groups.
-
-    What a folder says besides a contrast (TSE of `T2_TSE`) counts only where no folder has a number.
-    """
-    place = []
-    others = []
-    for folder in folders:
-        rest = contrast_in(folder, words)[1]
-        has_number = bool(parts_with_digits([rest]))
-        is_split = SPLIT_WORD.match(rest) and not has_number
-        if not rest or is_split or folder in of_groups:
-            continue
-        place.append(rest)
-        if rest == folder or has_number:
-            others.append(rest)
-    return tuple(others if parts_with_digits(others) else place)
-
-
-def _drop_folders_of_contrasts(rows: Sequence[Row]) -> None:
-    """Leave out the folders that only tell contrasts apart: `Tr1` of all T1, `Tr2` of all T2."""
-    contrasts = {row.contrast for row in rows}
-    depth = 0
-    while len(contrasts) > 1 and all(len(row.place) > depth for row in rows):
-        contrasts_of = defaultdict(set)
-        for row in rows:
-            contrasts_of[row.place[depth]].add(row.contrast)
-        tells = len(contrasts_of) == len(contrasts) and all(
-            len(own) == 1 for own in contrasts_of.values()
-        )
-        elsewhere = all(
-            parts_with_digits(row.place[:depth] + row.place[depth + 1 :]) for row in rows
-        )
-        is_person = any(PERSON.search(name) for name in contrasts_of)
-        numbered = bool(parts_with_digits(list(contrasts_of)))
-        if (
-            tells
-            and not is_person
-            and (elsewhere or not numbered or _many_files(rows, contrasts_of))
-        ):
-            for row in rows:
-                row.place = row.place[:depth] + row.place[depth + 1 :]
-        else:
-            depth += 1
-
-
-def _many_files(rows: Sequence[Row], folders: Mapping[str, set[str]]) -> bool:
-    """Whether the folders hold pictures, so that one each would be all of a contrast."""
-    return not any(row.is_volume for row in rows) and len(rows) > 2 * len(folders)
-
-
-def _set_labels(rows: Sequence[Row]) -> None:
-    """Set the classes of images of one contrast: the first folders, where two or more have no
-    number.
-    """
-    classes = {row.place[0] for row in rows if row.place and not parts_with_digits(row.place[:1])}
-    if len(classes) < 2:
-        return
-    for row in rows:  # folders below the class's may be patients'
-        if row.place and row.place[0] in classes:
-            row.fill("label", row.place[0], "the folder, one of several without a number")
-            row.place = row.place[1:]
-
-
-def names_classes(folders: Sequence[str]) -> bool:
-    """Whether folders are named after classes of images, such as yes and no."""
-    return not CLASS_WORDS.isdisjoint(map(str.lower, folders))
-
-
-def _set_splits(rows: Sequence[Row], root: Path) -> None:
-    """Set the splits that folders name; a single one, as in `TrainT1`, means nothing."""
-    splits = splits_of([relative_to(row.path, root).parts[:-1] for row in rows])
-    for row, split in zip(rows, splits, strict=True):
-        if split:
-            row.fill("split", split, "a folder's name")
-
-
-# --- patients, visits, pairs
-
-
-def _set_patients(catalog: Catalog, rows: list[Row], root: Path, asked: Asked) -> None:
-    """Set patient and visit: by a pattern, folders, or names."""
-    pattern = regex_option(asked.patient)
-    if pattern:
-        for row in rows:
-            key = composed(relative_to(row.scan.path, root).as_posix())
-            row.fill(
-                "subject", patient_of(key, pattern), f"data.source.patient is '{asked.patient}'"
-            )
-        return
-
-    doubts, notes = visits_or_patients(rows)
-    catalog.notes += notes
-    if doubts:
-        catalog.doubts += doubts
-        return
-
-    volumes = [row for row in rows if row.is_volume]
-    pictures = [row for row in rows if not row.is_volume]
-    of_folder = _folder_names([row.place for row in rows])
-    if pictures:
-        _set_patients_of_pictures(catalog, pictures, of_folder, asked)
-    if volumes:
-        _set_patients_of_volumes(volumes, of_folder, asked.patient == "names")
-
-
-def _folder_names(places: Sequence[Parts]) -> dict[Parts, str]:
-    """The patient of each place: the folders with numbers, or all of its folders where two patients
-    would have one name (`Berlin/001`, `Paris/001`).
-    """
-    whole = patients_of(places)
-    short = patients_of(places, whole=False)
-    if len(set(short.values())) < len(set(whole.values())):
-        return whole
-    return short
-
-
-def _set_patients_of_volumes(
-    rows: Sequence[Row], of_folder: Mapping[Parts, str], by_names: bool
-) -> None:
-    """By numbered folders; by a folder that holds one image of each contrast; else, or `by_names`, by
-    name, with the folder where sites use the same names.
-    """
-    beside = Counter((row.place, row.contrast) for row in rows)
-    several = len({row.place for row in rows}) > 1
-    by_name = patients_of_volumes(rows)
-    named: list[tuple[Row, Parts, str]] = []
-    for row, name in zip(rows, by_name, strict=True):
-        folders, is_patient = patient_places(row.place)
-        alone = folders and beside[row.place, row.contrast] == 1
-        # the name of a series numbers it in the patient's folder
-        of_patient = is_patient and (several or row.scan.is_series)
-        by_folder = (of_patient or alone) and not by_names
-        if by_folder or (row.place and not (row.stem and name)):
-            row.fill("subject", of_folder[row.place], "the folder")
-        else:
-            dates = DATE_WORD.findall(row.stem)
-            named.append((row, folders, name or "_".join(dates) or row.stem))
-
-    _set_patients_of_named(named, of_folder)
-    for row in rows:
-        row.session = _session(row)
-
-
-def _set_patients_of_named(
-    named: Sequence[tuple[Row, Parts, str]], of_folder: Mapping[Parts, str]
-) -> None:
-    """By the names of volumes (row, folders, name); where they recur in several folders, these are
-    sites, or patients if there are more of them than names.
-    """
-    names = {name for _, _, name in named}
-    folders_of_names = {folders for _, folders, _ in named}
-    recur = len({(folders, name) for _, folders, name in named}) > len(names)
-    for row, folders, name in named:
-        if recur and len(names) < len(folders_of_names):  # the same few visits of many
-            row.fill("subject", of_folder[row.place], "the folder")
-        elif recur:
-            row.fill("subject", "/".join((*folders, name)), "folder and file name")
-        else:
-            row.fill("subject", name, PATIENT_IN_NAME)
-
-
-def _session(row: Row) -> str:
-    """The visit: folders and words of one, dates, and without a date what a folder or name says
-    behind the patient, but for how was scanned.
-    """
-    visits = [part for part in row.place if VISIT_FOLDER.fullmatch(part)]
-    own = row.subject.rpartition("/")[2]
-    for text in row.place if own in "/".join(row.place) else (row.stem,):
-        rest = text.removeprefix(own)
-        if own and rest and rest != text:
-            if not DATE_WORD.search(rest):
-                visits.append(without_series(rest).strip("_-. "))
-            break
-    name = CHANNEL_AT_END.sub("", row.stem)
-    said = (word[0] for word in VISIT_WORD.finditer(name))
-    undated = [word for word in said if not STARTS_WITH_DATE.match(word)]
-    for word in (*undated, *dates_of(row)):
-        word = word.strip("_-. ")
-        if not any(word in text for text in (own, *visits)):
-            visits.append(word)
-    return "/".join(filter(None, visits))
-
-
-def _set_patients_of_pictures(
-    catalog: Catalog, rows: Sequence[Row], of_folder: Mapping[Parts, str], asked: Asked
-) -> None:
-    """By names, if the user says so; by folders, if most pictures lie in numbered ones; else by
-    names, if these are sure.
-    """
-    by_names = asked.patient == "names"
-    numbered = sum(bool(parts_with_digits(row.place)) for row in rows)
-    if 2 * numbered > len(rows) and not by_names:
-        for row in rows:
-            row.fill("subject", of_folder[row.place], "the folder")
-            row.session = _session(row)
-        return
-
-    if numbered and not by_names:
-        return  # folders are named after patients, but not all
-    catalog.doubts += _set_patients_by_names(rows, asked.patient)
-
-
-def _set_patients_by_names(rows: Sequence[Row], patient: str) -> list[UserError]:
-    """Set the patients in the names of pictures, where they are sure or `patient` is "names"; else
-    returns the doubt, if names may contain patients. With "names", those that share no patient are
-    one each.
-    """
-    reading = patients_in_names(rows)
-    if reading is None:
-        if patient == "names":
-            _set_patients_of_named([(row, row.place, row.stem) for row in rows], {})
-        return []
-    if reading.sure or patient == "names":
-        for row, name in zip(rows, reading.patients, strict=True):
-            row.fill("subject", name, PATIENT_IN_NAME)
-        return []
-
-    for row in rows:
-        row.why["subject"] = "empty: the file's name may contain the patient"
-    return [unsure([row.stem for row in rows], reading)]
-
-
-def _set_pairs(rows: Sequence[Row]) -> None:
-    """Set what images of one anatomy share: patient and visit, where these have one volume of each
-    contrast, else folder and name; nothing where names do not tell which belong together, or give
-    one to two images of a contrast, and for a volume alone.
-    """
-    several = has_several(rows)
-    for members in groups_of(rows):
-        names = defaultdict(list)
-        for row in members:
-            names[row.name].append(row)
-        are_volumes = all(row.is_volume for row in members)
-        single = are_volumes and has_one_of_each(members)
-        tell = not are_volumes or (
-            any(map(has_several, names.values())) and all(map(has_one_of_each, names.values()))
-        )
-        for row in members:
-            if single and several and len(members) == 1:
-                row.why["pair"] = "empty: no image of another contrast of this visit"
-            elif single:
-                row.fill("pair", row.visit, "the only images of their contrasts of this visit")
-            elif tell:
-                name = "/".join(filter(None, (row.split, row.name)))
-                row.fill("pair", name, "folder and name without the contrast")
-            else:
-                row.why["pair"] = "empty: names do not tell which images belong together"
+    if len(line) > MAX_PATTERN_CHARACTERS:
+        raise _wrong_layout(line, f"is longer than {MAX_PATTERN_CHARACTERS} characters")
+    known = layouts()
+    patterns = {each.pattern: each for each in known.values()}
+    layout = known.get(line) or patterns.get(line) or Layout(line)
+    skipped = left_out(paths, words, stripped=stripped)
+    first = Reading(line, [])
+    for own in ([path for path in paths if path not in skipped], paths):
+        images = [_Image(path, composed(_without_suffix(path)), "") for path in own]
+        ways = _images_to_explain(own, words) if line in (known | patterns) else [images]
+        for way in ways:
+            found = explain(layout, way, contrasts, words, gives_up=False)
+            if found.entries:
+                found.left_out |= {path: why for path, why in skipped.items() if path not in own}
+                return found
+            first = first if first.left_out else found
+    return first

@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from itertools import combinations
 
-from gantk.catalog.patients import undated
+from gantk.catalog.words import without_visits
 
 
 def people_of_two_names(domains_of: dict[str, set[str]]) -> list[list[str]]:
@@ -29,7 +29,7 @@ def people_of_two_names(domains_of: dict[str, set[str]]) -> list[list[str]]:
 def _plain_name(patient: str) -> str:
     """A patient's name without what programs add: `p1` of `P_01`, `p1.0` and `2020-01-02_p1`."""
     identifier = getattr(patient, "of", patient)  # what a pseudonym of DICOM stands for
-    name = undated(unicodedata.normalize("NFKC", identifier).casefold())
+    name = without_visits(unicodedata.normalize("NFKC", identifier).casefold())
     name = re.sub(r"\.0+$", "", name)
     name = re.sub(r"(?<!\d)0+(?=\d)", "", name)
     return re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", name)

@@ -67,7 +67,7 @@ MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 # what a source may say of its images, and what holds for one that does not
 SOURCE_FACTS: Mapping[str, Any] = {
     "notes": (),  # sentences on images that were left out
-    "layout": "",  # what the names of files were understood to say
+    "layout_in_words": "",  # the layout by which names were read, and what it means
     "left_out": {},  # how many images show other contrasts
     "doubts": (),  # what must be answered before a training
     "patients_guessed": False,  # whether only names suggest that patients are in both domains
@@ -504,6 +504,7 @@ def open_source(table: DataTable, catalog: Sequence[Mapping[str, Any]] | None = 
     of_files = list(file_sources(source))
     for each in of_files:
         each.reader.channels = table.channels
+        each.own_words = table.words
 
     grid = SamplingGrid(table.plane, table.spacing)
     slicing = [each.reader for each in of_files if isinstance(each, VolumeSource)]

@@ -24,7 +24,7 @@ def describe(data: Data) -> list[str]:
     )
     lines = [
         ("found", data.images_in_words),
-        ("layout", source_fact(data.source, "layout")),
+        ("layout", source_fact(data.source, "layout_in_words")),
         ("data", _counts(data)),
         ("split", data.split_description),
         ("held out", data.splits.held_out),

@@ -5,7 +5,7 @@ models of several contrasts its cases, whose images are brought onto one grid.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,8 @@ import numpy as np
 
 from gantk.catalog.catalog import Case, Catalog, Row
 from gantk.catalog.contrasts import exclude, known_contrast, named_after, usual_contrast
-from gantk.catalog.layouts import Asked
-from gantk.catalog.scan import scan
+from gantk.catalog.scan import Asked, scan, scan_contrasts
 from gantk.errors import UserError, did_you_mean
-from gantk.files import json_object
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
 from gantk.prepare.grid import resample_onto
@@ -106,55 +104,48 @@ class Job:
 
 
 def inputs_below(
-    source: Path, results: Path, contrasts: Sequence[str], *, stripped: bool = False
+    source: Path,
+    results: Path,
+    contrasts: Sequence[str],
+    *,
+    stripped: bool = False,
+    layout: str = "",
 ) -> Catalog:
     """The catalog of a folder without the folder `results`, if it lies inside, and without images
     that gantk generated.
 
     `stripped`: whether the model was trained on skull-stripped images. Then an image without skull
-    is used where there is one (`T1_brain` beside `T1`).
+    is used where there is one (`T1_brain` beside `T1`). `layout`: the line that says whose each
+    file is; a model of several contrasts needs one, of which gantk knows some.
     """
     root = source.resolve()
     folder = results.resolve()
     holds_results = folder != root and folder.is_relative_to(root)
 
     def is_input(file: Path) -> bool:
-        if holds_results and file.resolve().is_relative_to(folder):
-            return False
-        return not (io.is_image(file) and is_generated(file))
+        return not (holds_results and file.resolve().is_relative_to(folder))
 
-    asked = Asked(dict.fromkeys(contrasts, ""), by_folders=False)
-    return scan(source, asked, is_input, stripped=stripped)
-
-
-def is_generated(path: Path) -> bool:
-    """Whether the JSON file beside an image says that gantk generated the image."""
-    return json_object(io.sidecar_of(path)).get("SyntheticData") is True
+    words = {contrast: () for contrast in contrasts}  # a patient may lack some of them
+    asked = Asked((), layout, words, stripped=stripped)
+    read = scan if layout or len(contrasts) > 1 else scan_contrasts
+    return read(source, asked, is_input)
 
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     """The rows that a model of one contrast translates: where names or headers say the contrast, not
-    those that say another one, that say none in the folder of a patient's only one, a mask or no
-    scan; else all.
+    those that say another one, nor a mask, a copy or no scan, nor those that say none, but for other
+    patients by their headers; else all.
     """
     readable = [row for row in catalog if row.kind != "other"]
-    rows = [row for row in readable if row.kind not in ("mask", "no scan")]
-    telling = defaultdict(list)  # by folder, the patients of the rows that say it
-    for row in rows:
-        if known_contrast(row.contrast, [contrast]):
-            telling[row.path.parent].append(row.subject)
-
+    rows = [row for row in readable if row.kind == "image"]
+    own = usual_contrast(contrast)
+    # "MR" says no other contrast than T1
+    possible = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
+    telling = [row for row in possible if known_contrast(row.contrast, [contrast])]
     if telling:
-        own = usual_contrast(contrast)
-        rows = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
-        rows = [row for row in rows if row.contrast or not _is_beside(row, telling)]
-    return rows or readable
-
-
-def _is_beside(row: Row, telling: Mapping[Path, Sequence[str]]) -> bool:
-    """Whether a row is in the folder of a single one of `telling`, and not of another patient."""
-    patients = telling.get(row.path.parent, ())
-    return len(patients) == 1 and row.subject in ("", *patients)
+        patients = {"", *(row.subject for row in telling)}
+        possible = [row for row in possible if row.contrast or row.subject not in patients]
+    return possible or rows or readable
 
 
 def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:

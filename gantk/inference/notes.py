@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gantk.catalog.contrasts import names_with_contrast, usual_contrast
+from gantk.catalog.scan import is_generated
 from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
 from gantk.data.look import distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning
 from gantk.formats.image import Image, in_channels
 from gantk.inference.frame import PLANES, Frame, fit_words
-from gantk.inference.jobs import is_generated
 from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 

@@ -74,6 +74,7 @@ class Translation:
     _: KW_ONLY
     suffix: str = ""  # of results; "": the input's
     overwrite: bool = False  # whether to replace what gantk did not write
+    input_layout: str = ""  # whose each file of a folder is; "": gantk finds it
     describe: bool = True  # whether to write JSON files beside results
     read: Callable[[Scan, int | None], Image] = read
 
@@ -193,7 +194,11 @@ class Translation:
         else:
             root = source
             stripped = self.several_contrasts and self.frame.stripped
-            catalog = inputs_below(source, target, self.contrasts, stripped=stripped)
+            catalog = inputs_below(
+                source, target, self.contrasts, stripped=stripped, layout=self.input_layout
+            )
+            if catalog.in_words:
+                self.say(f"layout   {catalog.in_words}")
 
         if self.several_contrasts:
             jobs = jobs_of_cases(catalog, root, self.contrasts)
@@ -702,7 +707,7 @@ def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
 
 def _with_reason(scan: Scan, row: Row) -> str:
     """The name of a scan that is not used, and what its header says it is where that is no scan."""
-    reason = f" ({row.why['kind']})" if row.kind == "no scan" else ""
+    reason = f" ({row.why})" if row.why else ""
     return f"'{scan.name}'{reason}"
 
 

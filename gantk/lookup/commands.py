@@ -141,12 +141,11 @@ def _show_card(name: str) -> None:
 
 def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = None) -> None:
     """Print what a part or a table of recipes is, and its options."""
-    import inspect
-
     from gantk.lookup.options import options_help
+    from gantk.lookup.reference import description
 
     out = console()
-    out.print(head, f"\n\n{inspect.getdoc(target) or 'no description'}\n", sep="")
+    out.print(head, f"\n\n{description(target) or 'no description'}\n", sep="")
     if entry is not None and entry.kind == "loss":
         out.print(f"It takes {in_words(loss_inputs(target))}.\n")
     rows = options_help(target)

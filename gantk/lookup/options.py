@@ -10,6 +10,7 @@ from dataclasses import is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from gantk.plugin.layout import Layout
 from gantk.plugin.spec import groups_of, is_table, kind_of, options_of
 
 # pydantic's names for the bounds of a range
@@ -17,10 +18,12 @@ SIGNS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 NO_BOUND = 10**9  # a count may be any number below it
 
 
-def options_help(target: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
+def options_help(target: Callable[..., Any] | Layout) -> list[tuple[str, str, str, str]]:
     """(name, type, default, comment) of each option; the comment is read from the option's line in
     the source.
     """
+    if isinstance(target, Layout):
+        return []
     comments = _comments(target)
     for group in groups_of(target).values():
         comments |= _comments(group)

@@ -14,15 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from gantk.lookup.options import options_help
+from gantk.plugin.layout import Layout
 from gantk.plugin.registry import Entry
 from gantk.plugin.spec import Part, Table, plain, toml
 from gantk.recipe.load import Recipe, key_lines, leaves
+
+
+def description(target: Any) -> str:
+    """The text on a part: of a layout its line, of all others the docstring."""
+    if isinstance(target, Layout):
+        return f"{target.pattern}\n\n{target.text}"
+    return inspect.getdoc(target) or ""
 
 
 def summary(entry: Entry) -> str:
     """The first sentence of a part's docstring; a target given as text is parsed, so that torch is
     not imported.
     """
+    if isinstance(entry.target, Layout):
+        return f"{entry.target.pattern}: {entry.target.text}"
     if not isinstance(entry.target, str):
         return first_sentence(inspect.getdoc(entry.target) or "")
 

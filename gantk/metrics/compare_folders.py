@@ -76,6 +76,8 @@ def compare(
     metrics: Iterable[str] = PAIR_METRICS,
     match: bool = False,
     patient: str = "",
+    layout: str = "",
+    truth_layout: str = "",
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Scores:
@@ -96,6 +98,9 @@ def compare(
             predictions to the mean and so score them too well; scores may fall.
         patient: a regular expression whose group is the name of the patient in a file name. Scores
             are then averaged per patient.
+        layout: the line that says whose each predicted file is and what it shows, where names are
+            not those of the truth: "{patient}_{contrast}.nii.gz".
+        truth_layout: the same for the files of `truth`.
         device: as in `gantk.run`.
         say: called with each line of output.
 
@@ -111,7 +116,7 @@ def compare(
     of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
     of_pairs = [part for part in parts if part not in of_sets]
     place = start(device, "fp32").device
-    files = find_files(Path(predicted), Path(truth), patient)
+    files = find_files(Path(predicted), Path(truth), patient, (layout, truth_layout))
     read = KeptImages().read
     scale = ScaleFit()
     pairs: list[FilePair] = []

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in
-from gantk.catalog.layouts import Asked
-from gantk.catalog.scan import scan
+from gantk.catalog.domains import patient_of, regex_option
+from gantk.catalog.scan import Asked, scan, scan_or_contrasts
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import readable, suffix_of
 from gantk.formats.image import Scan
 
 WHERE = "--pred, --truth"
 MAX_LISTED_NAMES = 5
+OPTIONS = ("--layout", "--truth-layout")
+NAME_OR_LAYOUT = "give each image the name of its truth, or say whose files are whose: --layout and --truth-layout"
 
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
 Key = Callable[[str, Row], Hashable]  # (name without its suffix, row) -> equal for image and truth
@@ -36,6 +38,7 @@ class Files:
     truths: dict[Scan, str]
     notes: list[str] = field(default_factory=list)  # what is not compared
     rows: list[list[Row]] = field(default_factory=list)
+    folders: Sequence[Path] = ()
 
     def pairs(self) -> list[FilePair]:
         """Each prediction with its truth; UserError that lists the names in one folder only."""
@@ -71,8 +74,11 @@ class Files:
             for side, only in sides.items()
             if only
         ]
+        for folder, option in zip(self.folders, OPTIONS, strict=True):
+            if folder.is_dir():
+                scan(folder, Asked(option=option, use_generated=True))  # asks whose its files are
         what = f"the two folders do not contain the same file names: {'; '.join(alone)}"
-        raise UserError(what, where=WHERE, remedy="give each image the name of its truth")
+        raise UserError(what, where=WHERE, remedy=NAME_OR_LAYOUT)
 
     def _by_visit(self) -> dict[Scan, Scan]:
         """The truth of each prediction: the only one of its contrast, patient and visit."""
@@ -86,16 +92,22 @@ class Files:
         }
 
 
-def find_files(predicted: Path, truth: Path, patient: str) -> Files:
+def find_files(
+    predicted: Path, truth: Path, patient: str, layouts: Sequence[str] = ("", "")
+) -> Files:
     """The images below two folders, or those that the two paths name; of the truth those of the
-    contrasts that the predictions show, where names say these. `patient`: a regular expression.
+    contrasts that the predictions show, where names say these. `patient`: a regular expression;
+    `layouts`: the lines that say whose the files of each folder are.
     """
-    made, all_real = (_rows(path, patient) for path in (predicted, truth))
+    folders = (predicted, truth)
+    made, all_real = (
+        _rows(path, patient, layout) for path, layout in zip(folders, layouts, strict=True)
+    )
     shown = {row.contrast for row in made} - {""}
     scans = [row for row in all_real if row.kind != "no scan"] or all_real
     real = [row for row in scans if row.contrast in shown] or scans
     rows = [made, real] if predicted.is_dir() or truth.is_dir() else []
-    files = Files(_patients(made, predicted), _patients(real, truth), rows=rows)
+    files = Files(_patients(made, predicted), _patients(real, truth), rows=rows, folders=folders)
     if len(real) < len(all_real):
         unused = f"{count_noun(len(all_real) - len(real), 'image')} of the truth not used"
         contrasts = " and ".join(sorted({row.contrast for row in real}))
@@ -103,17 +115,25 @@ def find_files(predicted: Path, truth: Path, patient: str) -> Files:
     return files
 
 
-def _rows(path: Path, pattern: str) -> list[Row]:
-    """The images below a folder, or the one that the path names; masks only where nothing else is.
-    UserError for a folder without images.
+def _rows(path: Path, pattern: str, layout: str) -> list[Row]:
+    """The images below a folder, or the one that the path names; masks and the like only where
+    nothing else is. UserError for a folder without images.
+
+    Patients are those that `pattern` finds, or a layout says; without either they are not known.
     """
     if path.is_file():
         return [Row(Scan(path))]
 
-    rows = [row for row in scan(path, Asked(patient=pattern)) if row.kind != "other"]
+    asked = Asked(layout=layout, use_generated=True)
+    rows = [row for row in scan_or_contrasts(path, asked) if row.kind != "other"]
     if not rows:
         raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
-    return [row for row in rows if row.kind != "mask"] or rows
+    compiled = regex_option(pattern)
+    if compiled:
+        for row in rows:
+            row.subject = patient_of(row.scan_below(path).name, compiled)
+    used = [row for row in rows if row.kind in ("image", "no scan")]
+    return used or rows
 
 
 def _patients(rows: Sequence[Row], path: Path) -> dict[Scan, str]:

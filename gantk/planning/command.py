@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from gantk.errors import argument
-from gantk.terminal import Command, device_option, overwrite_option
+from gantk.terminal import Command, device_option, layout_option, overwrite_option
 
 
 @click.command(
@@ -33,8 +33,9 @@ from gantk.terminal import Command, device_option, overwrite_option
     "--set",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Set a key of the recipe yourself, such as data.source.patient=...",
+    help="Set a key of the recipe yourself, such as data.spacing=...",
 )
+@layout_option
 @overwrite_option
 @device_option
 def plan_command(scans, out, overwrite, **options) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.catalog.contrasts import USUAL, usual_contrast
+from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
 from gantk.data.dataset import expect_no_doubts
@@ -101,19 +102,13 @@ def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
     own = [*settings]
     scans = _read(path, own, tell)
 
-    # Where names may contain patients, split by them, so that no patient is on both sides of the
-    # split.
-    for kind, setting in (
-        ("patients", "data.source.patient=names"),
-        ("channels", "data.channels=1"),
-    ):
-        if scans.warns(kind):
-            own.append(setting)
-            scans = _read(path, own, tell, scans)
+    if scans.warns("channels"):
+        own.append("data.channels=1")
+        scans = _read(path, own, tell, scans)
 
     usage = scans.examination.usage
     assert usage is not None  # as `_read` made sure
-    expect_no_doubts(usage.source, usage.table)  # what `names` does not answer
+    expect_no_doubts(usage.source, usage.table)
     if len(scans.domains) == 2:
         scans = _by_headers(path, own, scans, tell)
 
@@ -156,6 +151,9 @@ def _read(
     result = result_of(found)
     result["summary"].pop("held out", None)  # the plan may split otherwise
     source = usage.table.source.table()
+    layout = layout_name(getattr(usage.source, "catalog", None))
+    if layout:
+        source["layout"] = layout
     domains = list(usage.table.domains)
     return Scans(result, source, domains, usage.records, usage.table.channels, found)
 

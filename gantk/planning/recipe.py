@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gantk.catalog.question import as_setting
 from gantk.errors import UserError, count_noun
 from gantk.planning.data import Line, data_of, lines_of, proposals
 from gantk.planning.look import Scans, look
@@ -52,6 +53,7 @@ def plan(
     *,
     hours: float = 2.0,  # training time on this machine
     set: Iterable[str] = (),  # `KEY=VALUE` settings that the caller has decided
+    layout: str = "",  # line that says whose each file is and what it shows
     device: str | None = None,  # None: the best there is
     # called with the share done and the current step's name
     progress: Callable[[float, str], None] | None = None,
@@ -69,6 +71,7 @@ def plan(
         scans: the folder of the images.
         hours: training time on this machine.
         set: settings that you have decided yourself: `["data.size=[128, 128]"]`.
+        layout: the line that says whose each file is and what it shows, as in `gantk.run`.
         device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
         progress: called with the share that is done, from 0 to 1, and the current operation.
 
@@ -80,7 +83,7 @@ def plan(
         UserError: the scans cannot be used.
     """
     tell = progress or (lambda share, what: None)
-    settings = list(set)
+    settings = [*set, as_setting(layout)] if layout else list(set)
     reads = [
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
     ]

@@ -5,6 +5,7 @@ at first use.
 from __future__ import annotations
 
 from gantk.plugin.hookspecs import hookimpl
+from gantk.plugin.layout import DATA_SETS, GENERAL
 
 PARTS = {
     "generator": {"unet": "gantk.nets.unet:UNet", "resnet": "gantk.nets.resnet:ResNet"},
@@ -141,3 +142,5 @@ def gantk_register(add) -> None:
             section = "Sets of images" if name == "kid" else ""
             about = {"words": words, "small": SMALL.get(name, {}), "section": section}
             getattr(add, kind)(name, target, also=also, **about)
+    for name, layout in (DATA_SETS | GENERAL).items():
+        add.layout(name, layout)

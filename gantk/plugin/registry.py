@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, one_line
+from gantk.plugin.layout import Layout
 
 KINDS = {
     "method": "a model to train, with its losses",
@@ -19,6 +20,7 @@ KINDS = {
     "discriminator": "a network that maps images to logits, real or fake",
     "loss": "adversarial, reconstruction, structure and style losses",
     "source": "a reader of image folders, tables and other data",
+    "layout": "a line that says whose each file of a folder is, and what it shows",
     "format": "a reader and writer of one image file format",
     "intensity": "a mapping from native intensities to network values and back",
     "augment": "a random change of training images",
@@ -62,7 +64,7 @@ class Entry:
 
     kind: str
     name: str
-    target: Callable[..., Any] | str
+    target: Callable[..., Any] | Layout | str
     owner: str  # the distribution that registered it
     override: bool = False  # whether it takes the place of another distribution's entry
     replaced: str = ""  # the distribution whose entry it took the place of
@@ -86,7 +88,7 @@ class Entry:
                 for name in attribute.split("."):
                     loaded = getattr(loaded, name)
 
-            if not callable(loaded):
+            if not callable(loaded) and not isinstance(loaded, Layout):
                 raise TypeError(f"it is of type {type(loaded).__name__}, not a class or a function")
 
             return loaded
@@ -279,7 +281,7 @@ class Add:
         self,
         kind: str,
         name: str,
-        target: Callable[..., Any] | str | None = None,
+        target: Callable[..., Any] | Layout | str | None = None,
         *,
         override: bool = False,
         **about: Any,
@@ -291,6 +293,8 @@ class Add:
                 ' "package.module:attribute")'
             )
 
+        if kind == "layout" and isinstance(target, str):
+            target = Layout(target, about.pop("text", ""))
         self._entries.append(Entry(kind, name, target, self._owner, override, **about))
 
     def commit(self, registry: Registry) -> None:

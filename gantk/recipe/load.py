@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.resources
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,6 +65,15 @@ NO_TOML = (
 )
 
 Settings = Iterable[str] | Mapping[str, Any]  # ["train.steps=2"] or {"train.steps": 2}
+
+
+def with_setting(settings: Settings, key: str, value: Any) -> Settings:
+    """Settings with one more."""
+    if isinstance(settings, Mapping):
+        return {**settings, key: value}
+    return [*settings, f"{key}={json.dumps(value)}"]
+
+
 resolved = plain  # of a checked recipe: tables that TOML can hold, with every default filled in
 
 

@@ -57,6 +57,8 @@ class DataTable(spec.Table):
     source: spec.Source = _default_part("phantom")
     # names of domains a and b; "T1+FLAIR" is one domain with two contrasts
     domains: tuple[str, ...] = ("A", "B")
+    # further words of names for a contrast, such as T1 = ["weighted1"]
+    words: dict[str, list[str]] = {}
     dims: Literal[2, 3] = 2  # 2 = pictures or slices; 3 = volumes
     size: tuple[spec.Side, ...] = (96, 96)  # image size in the networks, in pixels or voxels
     # how images get to `size`: "pad" resizes and pads, "resize" fills it, "crop" keeps the resolution

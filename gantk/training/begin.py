@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import warnings_about
 from gantk.data.description import describe as describe_data
 from gantk.data.loader import Loader, is_loader
@@ -195,7 +196,7 @@ def training(
             split.leakage_allowed = str(leaks) if leaks else None
             split.warnings = findings
             split.notes = around.notes
-            folder.write_recipe(tables)
+            folder.write_recipe(_with_layout(tables, parts.data.source))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
             folder.write_json("split.json", split.model_dump(exclude_unset=True))
         if step_profile is not None:
@@ -204,6 +205,15 @@ def training(
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
         return _ready(parts, folder, saved, around, resumed, step_profile)
+
+
+def _with_layout(tables: dict[str, Any], source: Any) -> dict[str, Any]:
+    """A recipe's tables with the layout by which names were read, so that nothing asks again."""
+    data = tables["data"]
+    if isinstance(data["source"], dict) and data["source"].get("layout") == "":
+        layout = layout_name(getattr(source, "catalog", None))
+        return tables | {"data": data | {"source": data["source"] | {"layout": layout}}}
+    return tables
 
 
 def _is_run(recipe: Any) -> TypeGuard[str | Path]:

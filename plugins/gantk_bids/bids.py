@@ -47,9 +47,6 @@ class Bids(VolumeSource):
     mask: str = ""
     label: str = ""  # column of participants.tsv with the class of a patient; "" = none
 
-    # what the table of `data check` says of other images
-    uses = "images of the recipe's domains in sub-*/anat, of each session the first run"
-
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json
@@ -77,23 +74,33 @@ class Bids(VolumeSource):
         scans = [
             scan
             for scan in map(parse_name, set(images) - set(masks))
-            if scan and scan.path.is_relative_to(self.root / scan.subject)
+            if scan and self._is_in_place(scan)
         ]
         people = self._participants()
         rows = []
         for letter, name in self.names.items():
             for scan in self._scans_of_domain(letter, scans):
                 row = Row(Scan(scan.path), mask=self._mask_of(scan, named_masks))
-                row.fill("contrast", name, f"the suffix {scan.suffix} and its entities")
-                row.fill("subject", scan.subject, "the entity sub")
-                row.fill("session", scan.study.partition("/")[2], "the entity ses")
+                row.contrast = name
+                row.subject = scan.subject
+                row.session = scan.study.partition("/")[2]
                 row.pair = scan.study
                 if self.runs == "all" and scan.variant:
                     row.pair = f"{scan.study}/{scan.variant}"
                 for column, value in people.get(scan.subject, {}).items():
-                    row.fill(column, value, "participants.tsv")
+                    setattr(row, column, value)
                 rows.append(row)
         return Catalog(row for row in rows if row.split != LEFT_OUT)
+
+    def _is_in_place(self, scan: Named) -> bool:
+        """Whether a file lies in a subject's folder, or one below it or a session's: not in
+        `anat/old/`.
+        """
+        folder = self.root / scan.subject
+        if not scan.path.is_relative_to(folder):
+            return False
+        *folders, _ = scan.path.relative_to(folder).parts
+        return len([name for name in folders if not name.startswith("ses-")]) <= 1
 
     def _scans_of_domain(self, letter: str, scans: Sequence[Named]) -> list[Named]:
         """The scans of a domain in natural order; with `runs` "first" one per session."""

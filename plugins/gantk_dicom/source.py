@@ -77,9 +77,8 @@ class Dicom(VolumeSource):
                 row.contrast = self.names[letter]
                 if self.pattern:
                     self._set_patient(row)
-        doubts = self.read_patients([row for row in rows if not row.subject])
         self.notes = [*self._left_out(found, rows), *_notes_on_people(rows)]
-        self.doubts = doubts if self.pattern else [*_doubts_about_people(rows), *doubts]
+        self.doubts = [] if self.pattern else _doubts_about_people(rows)
         return Catalog(rows, self.doubts)
 
     def _of_domain(self, letter: str, found: Sequence[Row]) -> list[Row]:
@@ -144,7 +143,7 @@ class Dicom(VolumeSource):
             subject = patient_of(place, self.pattern)
         else:
             subject = room("names").pseudonym(patient_of(identifier, self.pattern))
-        row.fill("subject", subject, "data.source.patient")
+        row.subject = subject
 
 
 def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:

@@ -242,6 +242,7 @@ def test_masks_and_missing_contrasts_are_cached(study, no_decoding):
         save(patient / "seg.nii", 99 + number, above=700)
 
     source = {"name": "contrasts", "path": str(study), "mask": "seg"}
+    source["layout"] = "{patient}/{contrast}.nii"
     options = {"source": source, "mask": True, "missing": "mask"}
     options |= {"method": UNPAIRED, "domains": ("T1+FLAIR", "T2")}
     for data in data_with_cache(ONE_CONTRAST | options, no_decoding):

@@ -103,20 +103,6 @@ def test_an_empty_domain_is_an_error_unless_rows_are_classes(tmp_path, scans):
     assert list(classes["domains"]) == ["images"]
 
 
-def test_a_recipe_of_one_domain_takes_no_mixture(tmp_path, pictures, gantk):
-    files = pictures(tmp_path / "scans", 12)
-    for number, file in enumerate(files):
-        file.rename(file.with_name(f"{('T1', 'T2')[number % 2]}_{number}.png"))
-    rows = [(f"scans/{file.name}", "p") for file in sorted((tmp_path / "scans").iterdir())]
-    file = table(tmp_path, ("path", "subject"), rows)
-    single = ("--set", 'data.domains=["heads"]', "--set", "data.labels=false")
-    told = gantk(
-        "run", "dcgan_tumour", "--data", file, *single, "--out", tmp_path / "run"
-    ).refused()
-
-    assert "The file names say T1 and T2" in told
-
-
 def test_two_columns_that_may_be_the_domain_ask(tmp_path, scans):
     rows = [(path, "MR", kind, who) for path, kind, who in scans]
     with pytest.raises(UserError, match="sequence and modality .* may both be the domain"):

@@ -312,7 +312,7 @@ def heads_with_copies(folder):
             Picture.fromarray(np.uint8(look.clip(0, 255))).save(folder / f"{name}.png")
 
     (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
-    return Files(("MR",), 2, (96, 96), path=str(folder)).records()
+    return Files(("MR",), 2, (96, 96), path=str(folder), layout="{name}").records()
 
 
 def test_near_copies_of_unknown_people_stay_on_one_side(tmp_path):

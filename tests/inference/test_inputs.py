@@ -34,13 +34,13 @@ OF_ONE = {
         ["p1/T1.nii.gz", "p1/T2.nii.gz", "p1/seg.nii.gz", "p2/lesions.nii.gz", "p2/t1w.nii.gz"],
         ["p1/T1.nii.gz", "p2/t1w.nii.gz"],
     ),
-    "all versions of it": (
+    "no image made of it": (
         ["p1/T1.nii.gz", "p1/T1_brain.nii.gz", "p1/T1_brain_mask.nii.gz"],
-        ["p1/T1.nii.gz", "p1/T1_brain.nii.gz"],
+        ["p1/T1.nii.gz"],
     ),
-    "those without a contrast beside it": (
+    "none that says nothing where others say it": (
         ["p1/T1.nii.gz", "p2/scan.nii.gz", "p3/MR.nii.gz", "p4/FLAIR.nii.gz"],
-        ["p1/T1.nii.gz", "p2/scan.nii.gz", "p3/MR.nii.gz"],
+        ["p1/T1.nii.gz", "p3/MR.nii.gz"],
     ),
     "not those without a contrast in its folder": (
         ["p1/T1.nii.gz", "p1/Segmentierung.nii.gz", "p1/lesion 2.nii.gz", "p2/T1.nii.gz"],
@@ -97,10 +97,6 @@ OF_PATIENTS = {
     "words that mean a contrast only beside others (HD-GLIO)": (
         ["l/CT1_r2s_bet.nii.gz", "l/T1_r2s_bet.nii.gz", "l/T2_r2s_bet.nii.gz", "l/CT1_seg.nii.gz"],
         ["l: T1 T1CE T2 -> FLAIR_r2s_bet.nii.gz"],
-    ),
-    "words that mean a contrast only beside others (CaPTk)": (
-        ["c/T1_to_SRI.nii.gz", "c/T1CE_to_SRI.nii.gz", "c/FL_to_SRI.nii.gz"],
-        ["c: T1 T1CE FLAIR -> T2_to_SRI.nii.gz"],
     ),
     "the result is named as the others (BraTS)": (
         ["x/x_t1.nii.gz", "x/x_t1ce.nii.gz", "x/x_t2.nii.gz"],

@@ -130,7 +130,8 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     assert asked["method"]["name"] == "cut"
     assert "cycle" not in asked["method"]
     assert Recipe(asked).check()
-    for path, count in ((tmp_path, 1), (pictures(tmp_path / "true"), 0)):
+    other = tmp_path.with_name(f"{tmp_path.name}-true")
+    for path, count in ((tmp_path, 1), (pictures(other), 0)):
         said = warnings_about(load({"name": "folders", "path": str(path)}, PAIRED))
         assert sum("the pairs may show different patients" in line for line in said) == count
 

@@ -14,8 +14,8 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.domains import left_out_note
 from gantk.catalog.image_table import kinds_in_table
-from gantk.catalog.layouts import Asked, names_classes
-from gantk.catalog.scan import scan as catalog_of
+from gantk.catalog.question import LayoutQuestion, as_setting
+from gantk.catalog.scan import Asked, scan_contrasts, scan_or_contrasts
 from gantk.data.check import findings
 from gantk.data.check.contrasts import (
     named_otherwise,
@@ -69,8 +69,8 @@ def check(
     table: str | Path | None = None,
     # replace a table that gantk did not write, or that was completed since
     overwrite: bool = False,
-    # say which rule filled each cell: a column of the table, and a line for each rule
-    why: bool = False,
+    # the line that says whose each file is and what it shows, such as {patient}/{contrast}.nii.gz
+    layout: str = "",
     # called with the finished share and the current operation
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def check(
             sample.
         table: a new CSV file for the domains, patients and splits that were found. Cells are empty
             where they are unknown.
-        why: whether to say which rule filled each cell: in a column of `table`, and under `why` of
-            the result.
+        layout: the line that says whose each file of the folder is and what it shows, such as
+            "{patient}/{visit}_{contrast}.nii.gz", or the name of a layout.
         progress: called with the share that is done, from 0 to 1, and the current operation.
 
     Returns:
@@ -100,20 +100,24 @@ def check(
         information.
 
     Raises:
-        UserError: the path does not exist or has no image. Unreadable files are listed as problems.
+        UserError: the path does not exist or has no image, or names do not say whose its files are.
+            Unreadable files are listed as problems.
 
     One image at a time is in memory. The only file that is written is `table`.
     """
     if table is not None:
         expect_table(Path(table), overwrite)
 
-    found = examine(Path(path), recipe, list(set), every=every, progress=progress)
+    settings = [*set, as_setting(layout)] if layout else list(set)
+    try:
+        found = examine(Path(path), recipe, settings, every=every, progress=progress)
+    except LayoutQuestion:
+        if table is not None:  # to be completed
+            write_table(Path(table), None, scan_contrasts(Path(path), Asked()).of_kind("image"))
+        raise
     result = result_of(found)
     if table is not None:
-        lines = write_table(Path(table), found.usage, found.rows, why)
-        result["summary"]["table"] = lines
-    if why:
-        result["why"] = _rules(found.usage)
+        result["summary"]["table"] = write_table(Path(table), found.usage, found.rows)
     return result
 
 
@@ -145,7 +149,7 @@ def examine(
     report(0.0, f"reading {path.name}")
     rows: list[Row] = []
     if not path.is_file():
-        rows = [row for row in catalog_of(path, Asked(by_folders=False)) if row.kind != "other"]
+        rows = [row for row in scan_or_contrasts(path, Asked()) if row.kind != "other"]
         if not rows:
             raise UserError(nothing_fits(path), where="PATH")
 
@@ -175,8 +179,8 @@ def examine(
         report(0.95, "comparing the images")
         found.pairs.extend(measure_pairs(usage))
     except UserError as error:
-        if (error.where or "").startswith("--set"):  # the settings are wrong, not the images
-            raise
+        if (error.where or "").startswith("--set") or isinstance(error, LayoutQuestion):
+            raise  # the settings are wrong, or the user is asked
         are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
         severity = "warning" if are_too_few else "error"
         what = f"these images cannot be used for training: {error.what}"
@@ -242,8 +246,12 @@ def _study(
     for domains in _possible_domains(path, settings, rows):
         try:
             return _usual_study(path, domains, settings), None
-        except NothingFound as error:
-            if domains != ("A", "B"):  # nobody said that there are two domains
+        except (NothingFound, LayoutQuestion) as error:
+            said = any(each.startswith("data.domains") for each in settings)
+            nobody_said_two = domains == ("A", "B") and not said
+            if isinstance(error, LayoutQuestion) and not nobody_said_two:
+                raise
+            if domains != ("A", "B"):
                 refusal = refusal or error
     raise refusal or NothingFound(f"no data source can use '{path}'")
 
@@ -252,7 +260,7 @@ def _possible_domains(
     path: Path, settings: Sequence[str], rows: Sequence[Row]
 ) -> Iterator[tuple[str, ...]]:
     """Yield the domains that images may be of: the two most usual contrasts of a table, or of names
-    and headers; else two groups; else one. Folders of classes (yes, no) are of one.
+    and headers; else two groups; else one.
     """
     if any(each.startswith("data.domains") for each in settings):
         yield "A", "B"
@@ -271,9 +279,7 @@ def _possible_domains(
     if len(frequent) > 1:
         yield tuple(frequent[:2])
 
-    first_folders = [row.folders_below(path)[0] for row in rows if row.folders_below(path)]
-    are_two = any("data.source.a=" in each for each in settings)
-    if path.is_dir() and (are_two or not names_classes(first_folders)):
+    if path.is_dir():
         yield "A", "B"
     yield (frequent[0] if path.is_file() and frequent else "images",)
 
@@ -497,7 +503,7 @@ def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images."""
-    layout = source_fact(usage.source, "layout")
+    layout = source_fact(usage.source, "layout_in_words")
     lines = {"layout": layout} if layout else {}
     lines |= {
         "source": usage.table.source.name,
@@ -527,17 +533,3 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         shown = left_out[0].scan_below(found.path).name
         lines["left out"] = f"{files} not used, such as {shown}"
     return lines
-
-
-def _rules(usage: Study | None) -> list[dict[str, Any]]:
-    """How often each rule filled a column of the catalog, with the first file that it filled."""
-    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in getattr(usage and usage.source, "catalog", ()):
-        for column, rule in row.rules.items():
-            value = getattr(row, column)
-            shown = value if column in ("kind", "contrast", "split", "label") else ""
-            files[column, shown, rule].append(row.path.name)
-    return [
-        {"column": column, "value": value, "rule": rule, "files": len(own), "first": own[0]}
-        for (column, value, rule), own in files.items()
-    ]

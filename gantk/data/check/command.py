@@ -5,7 +5,7 @@ import sys
 import click
 
 from gantk.errors import count_noun
-from gantk.terminal import Command, json_option, write_json
+from gantk.terminal import Command, json_option, layout_option, write_json
 
 DETAILS = ("size", "type", "spacing", "source", "patients")  # topics for --verbose
 
@@ -23,7 +23,7 @@ DETAILS = ("size", "type", "spacing", "source", "patients")  # topics for --verb
 @click.argument("path")
 @click.option("--recipe", metavar="RECIPE", help="Check PATH as this recipe would use it.")
 @click.option(
-    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.source.patient=names."
+    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key: data.size=[64, 64]."
 )
 @click.option(
     "--every", is_flag=True, help="Check every image, even if there are more than 20,000 (slow)."
@@ -33,9 +33,7 @@ DETAILS = ("size", "type", "spacing", "source", "patients")  # topics for --verb
     metavar="FILE",
     help="Write a new CSV with one row for each image, to complete and train from.",
 )
-@click.option(
-    "--why", is_flag=True, help="Say which rule filled each cell of the table, with its first file."
-)
+@layout_option
 @click.option("--verbose", is_flag=True, help="Print notes and details too, one line each.")
 @json_option("Write the findings as JSON, too")
 def check_command(path, json_file, overwrite, verbose, **options) -> None:
@@ -70,13 +68,6 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
             say(line_of(problem))
         for note in notes if verbose else ():
             say(line_of(note | {"remedy": None}))
-
-        for rule in result.get("why", ()):
-            value = f" {rule['value']}" if rule["value"] else ""
-            say(
-                f"{'why':<9}{rule['column']}{value}: {rule['rule']} ({rule['files']} files, such as"
-                f" '{rule['first']}')"
-            )
 
         if not spoiling:
             console().print(styled("no problems found", "green"))

@@ -24,12 +24,11 @@ def expect_table(table: Path, overwrite: bool) -> None:
     expect_file(table, "--table", overwrite=overwrite)
 
 
-def write_table(table: Path, usage: Study | None, said: Sequence[Row], why: bool = False) -> str:
+def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
     """Write one row for each image; `said` are the rows that names and headers give.
 
     With a `usage` the table yields the same records; files that it does not use are left out by
-    `none` in the column split. Without one, a row contains only what names and headers say. With
-    `why`, a column says which rules filled the cells. Returns a sentence about the rows.
+    `none` in the column split. Without one, a row contains only what names and headers say. Returns a sentence about the rows.
     """
     if usage:
         rows = [*_rows_in_use(usage), *_rows_left_out(usage, said)]
@@ -44,8 +43,6 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row], why: bool
         columns.append(VOLUME)
     if usage and len(usage.names) == 2:
         columns.append("pair")  # empty cells too: pairs are those of the folder
-    if why:
-        columns.append("why")
 
     Catalog(rows).write(table, columns)
     trained = [row for row in rows if row.split != LEFT_OUT]
@@ -60,16 +57,13 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row], why: bool
 def _rows_left_out(usage: Study, said: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
     known = {row.path: row for row in getattr(usage.source, "catalog", ())}
-    uses = getattr(usage.source, "uses", "images of the recipe's domains")
-    rule = f"the source {usage.table.source.name} uses only {uses}"
     used = set()
     for record in usage.records:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
     for image in said:
         if used.isdisjoint(map(os.path.abspath, image.files)):
             row = known.get(image.scan.path, Row(Scan(image.scan.path)))
-            why = {"split": rule} | row.why
-            yield Row(Scan(image.scan.path), row.contrast, split=LEFT_OUT, why=why)
+            yield Row(Scan(image.scan.path), row.contrast, split=LEFT_OUT)
 
 
 def _rows_in_use(usage: Study) -> list[Row]:

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from gantk.catalog.catalog import Catalog, Row
-from gantk.catalog.layouts import Asked, read_names
+from gantk.catalog.scan import Asked, read_folder
+from gantk.catalog.words import SPLIT, whole
 from gantk.data.preparation import Record
 from gantk.data.sources.source import FileSource
 from gantk.errors import UserError, count_noun
@@ -25,7 +26,9 @@ class Aligned(FileSource):
     """
 
     order: Literal["AB", "BA"] = "AB"  # the domain on the left: the first (AB) or the second (BA)
-    # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
+    # line that says whose each picture is, such as {patient}_{name}; "" = gantk finds it
+    layout: str = ""
+    # regex whose group is the patient (in path or file name), in place of a layout's
     patient: str = ""
 
     def __post_init__(self):
@@ -49,7 +52,8 @@ class Aligned(FileSource):
         with suppress(UserError):
             sides = [io.outline(image).pixels.shape[1:] for image in images[:3]]
             are_wide = all(width == 2 * height for height, width in sides)
-            if are_wide and not any(row.place for row in read_names(path, images, Asked())):
+            places = {image.parent.relative_to(path).as_posix() for image in images}
+            if are_wide and all(place == "." or whole(SPLIT, place) for place in places):
                 return {"path": str(path)}
         return None
 
@@ -57,11 +61,14 @@ class Aligned(FileSource):
     def catalog(self) -> Catalog:
         """A row for every picture."""
         images = io.list_images(self.root, recursive=True)
-        return read_names(self.root, images, Asked(patient=self.patient))
+        asked = Asked(("image",), "numbers" if self.pattern else self.layout)
+        catalog = read_folder(self.root, images, asked)
+        self.set_patients(catalog)
+        return catalog
 
     def find_rows(self) -> list[Row]:
         """A row for every picture."""
-        self.doubts = self.catalog.doubts
+        self.layout_in_words = self.catalog.in_words
         return [self.row_of("image", row) for row in self.catalog.of_kind("image")]
 
     def records(self) -> list[Record]:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from gantk.catalog.catalog import (
-    Case,
-    Catalog,
-    Row,
-    expect_one_volume_a_cell,
-    layout_in_words,
-    unread_note,
-    unread_rows,
-)
-from gantk.catalog.channels import refuse_numbered_channels
-from gantk.catalog.contrasts import contrast_names, usual_contrast
-from gantk.catalog.domains import rename_or_map
-from gantk.catalog.layouts import PATIENT_IN_NAME, UNNAMED, Asked, read_names
+from gantk.catalog.catalog import Case, Catalog, Row, composed, unread_note, unread_rows
+from gantk.catalog.contrasts import ContrastWords, contrast_names
+from gantk.catalog.domains import GLOB, rename_or_map
+from gantk.catalog.layouts import Reading, read_by
+from gantk.catalog.masks import set_masks
+from gantk.catalog.question import LayoutQuestion
+from gantk.catalog.scan import Asked, catalog_of, read_contrasts, read_folder
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.catalog.versions import refuse_folders_of_visits
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows, unread_tables
 from gantk.data.sources.source import VolumeSource
-from gantk.errors import NothingFound, UserError, count_noun, did_you_mean, join_first
+from gantk.errors import NothingFound, UserError, did_you_mean, join_first
 from gantk.formats import files as io
+from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
 
 MAX_NAMED = 8  # files or folders in a message
@@ -37,21 +33,22 @@ MAX_NAMED = 8  # files or folders in a message
 class Files(VolumeSource):
     """Pictures and volumes (NIfTI, NRRD, MetaImage) below a folder, of one or two domains.
 
-    The names of files and folders say the domain (its name, or a usual synonym: T1w for T1), the
-    patient and the split; `gantk data check PATH --table scans.csv` writes what was understood.
-    Images of two domains are registered pairs if they belong to one patient and visit and have one
-    grid, or equal names. A domain such as "T1+FLAIR" becomes one image with a channel for each
-    contrast. If a patient lacks one, its channel is NaN (see `Record.missing`). In data of one
-    domain, folders without numbers below `path` are classes, such as yes/ and no/.
+    A layout says the domain, patient, visit and split of each file: one of those that `gantk list
+    layout` shows if it explains all files, else the one that you give. Images of two domains are
+    registered pairs if they belong to one patient and visit and have one grid, or equal names. A
+    domain such as "T1+FLAIR" becomes one image with a channel for each contrast. If a patient lacks
+    one, its channel is NaN (see `Record.missing`).
     """
 
-    # word, folder or glob (T1w, patient07/T1_*) of the first domain's files; "" = its name
+    # line with fields ({patient}/{visit}_{contrast}.nii.gz), one for each contrast, or a layout's name; "" = gantk finds it
+    layout: str | dict[str, str] = ""
+    # glob or folder of the first domain's files (patient07/T1_*), or a word for it; "" = by layout
     a: str = ""
     b: str = ""  # the same for the second domain
     pairs: str = ""  # "none" = no pairs; "" = by patient and visit, or by name
     # resample the other image of each patient onto the grid of this domain, by the headers
     onto: Onto = "none"
-    # regex whose group is the patient (in path or file name); "" = folders; "names" = file names
+    # regex whose group is the patient (in path or file name), in place of the layout's
     patient: str = ""
     # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
@@ -62,6 +59,7 @@ class Files(VolumeSource):
         super().__post_init__()
         # the contrasts of each domain, one channel each
         self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
+        self.wanted = [name for names in self.contrasts.values() for name in names]
         self.several = any(len(names) > 1 for names in self.contrasts.values())
 
     @classmethod
@@ -71,66 +69,173 @@ class Files(VolumeSource):
             return {"path": str(path)}
         return None
 
-    @property
-    def asked(self) -> Asked:
-        """The options that concern names."""
-        texts: dict[str, str] = {}
-        options: dict[str, str] = {}
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Contrast -> the word, folder or glob that the options a and b give."""
+        found: dict[str, str] = {}
         for letter, contrasts in self.contrasts.items():
-            option = "a" if letter == "image" else letter
-            words = contrast_names(self.asked_words[letter]) if self.asked_words[letter] else ()
+            text = self.asked_words[letter]
+            words = contrast_names(text) if text else ()
             if words and len(words) != len(contrasts):
-                what = f"'{self.asked_words[letter]}' does not name {len(contrasts)} contrasts"
-                raise UserError(what, where=f"data.source.{option}", allowed="words joined by +")
-            for place, contrast in enumerate(contrasts):
-                texts[contrast] = words[place] if words else ""
-                options[contrast] = option
-        return Asked(texts, options, self.mask, self.patient)
+                what = f"'{text}' does not name {len(contrasts)} contrasts"
+                where = f"data.source.{'a' if letter == 'image' else letter}"
+                raise UserError(what, where=where, allowed="words joined by +")
+            found |= zip(contrasts, words, strict=False)
+        return found
+
+    @cached_property
+    def contrast_words(self) -> ContrastWords:
+        """The words for the contrasts, those of the options a and b among them."""
+        own = {name: list(words) for name, words in self.own_words.items()}
+        for contrast, text in self.texts.items():
+            if not self._is_place(text):
+                own[contrast] = [*own.get(contrast, ()), text]
+        return ContrastWords(self.wanted, own)
+
+    def _is_place(self, text: str) -> bool:
+        """Whether a text is a glob or a folder, and not a word."""
+        return bool(GLOB.search(text) or "/" in text) or (self.root / text).is_dir()
 
     @cached_property
     def catalog(self) -> Catalog:
         """All images below the folder, read once."""
-        images = io.list_images(self.root, recursive=True)
-        catalog = read_names(self.root, self._of_dims(images), self.asked)
-        unread = unread_rows(io.files_below(self.root, True, bool))
+        paths = io.files_below(self.root, True, bool)
+        images = [path for path in paths if io.is_image(path)]
+        masks = {*self.masks_among(images)}
+        others = [path for path in images if path not in masks]
+        places = {name: text for name, text in self.texts.items() if self._is_place(text)}
+        if places:
+            catalog = self._read_places(others, places)
+        elif isinstance(self.layout, dict):
+            catalog = self._read_lines(others, self.layout)
+        else:
+            own = self.contrast_words
+            asked = Asked(self.wanted, self.layout, own.own, dims=self.dims)
+            if self.pattern:
+                catalog = self._read_patients_by_pattern(others, asked, paths)
+            else:
+                catalog = read_folder(self.root, others, asked, paths)
+        if self.pattern:
+            rows = [row for row in catalog.of_kind("image") if row.contrast in self.wanted]
+            self.set_patients(rows)
+            for row in rows:
+                row.pair = row.anatomy
+        if self.mask:
+            images_of = catalog.of_kind("image")
+            set_masks(images_of, [*masks], self.root, self.mask, self.contrast_words)
+        unread = unread_rows(paths)
         catalog.rows += unread
-        catalog.notes += filter(None, [unread_note(unread)])
+        self.notes = [*self.notes, *filter(None, [unread_note(unread)])]
         return catalog
 
-    def _of_dims(self, images: Sequence[Path]) -> list[Path]:
-        """The volumes where networks take volumes; the more numerous of volumes and pictures."""
-        volumes = [image for image in images if io.is_volume(image)]
-        pictures = [image for image in images if not io.is_volume(image)]
-        if self.dims == 3 or len(volumes) >= len(pictures):
-            kept, others = volumes or pictures, pictures if volumes else []
-        else:
-            kept, others = pictures, volumes
-        if others:
-            kind = "pictures" if kept is volumes else "volumes"
-            self.notes = [
-                f"{count_noun(others, 'file')} left out: {kind} beside the other images, such as"
-                f" '{self.key_of(others[0])}'"
-            ]
-        return kept
+    def _read_patients_by_pattern(
+        self, images: Sequence[Path], asked: Asked, paths: Sequence[Path]
+    ) -> Catalog:
+        """The catalog by a layout if one fits, else of the contrasts alone: the option `patient` says
+        the patients.
+        """
+        try:
+            return read_folder(self.root, images, asked, paths)
+        except LayoutQuestion:
+            catalog = read_contrasts(self.root, images, asked, paths)
+            catalog.in_words = f"patients by '{self.patient}', contrasts by names"
+            return catalog
+
+    def _read_lines(self, images: Sequence[Path], lines: Mapping[str, str]) -> Catalog:
+        """The catalog by a line for each contrast; UserError for a file that two of them fit."""
+        file_of = {composed(self.key_of(image)): image for image in images}
+        whole = Reading(" | ".join(lines.values()), [])
+        for contrast in self.wanted:
+            if contrast not in lines:
+                what = f"there is no line for {contrast}"
+                raise UserError(what, where="data.source.layout", allowed=[*lines])
+            found = read_by(lines[contrast], [*file_of], [contrast], self.contrast_words)
+            for entry in found.entries:
+                entry.contrast = contrast
+            whole.entries += found.entries
+            whole.left_out |= found.left_out
+        counts = Counter(entry.path for entry in whole.entries)
+        twice = [path for path, count in counts.items() if count > 1]
+        if twice:
+            what = f"'{twice[0]}' belongs to both domains, {' and '.join(self.domains)}"
+            raise UserError(what, where="data.source", remedy="make the lines more specific")
+        for path in counts:
+            whole.left_out.pop(path, None)
+        return catalog_of(whole, file_of, self.contrast_words)
+
+    def _read_places(self, images: Sequence[Path], places: Mapping[str, str]) -> Catalog:
+        """The catalog of the files that the globs and folders of a and b choose, for a domain that has
+        none the files whose names say it; their patients as a layout says them, if one fits.
+        """
+        contrast_of: dict[Path, str] = {}
+        for contrast, text in places.items():
+            for image in self._files_at(contrast, text, images):
+                if contrast_of.setdefault(image, contrast) != contrast:
+                    what = f"'{image}' belongs to both domains, {' and '.join(self.domains)}"
+                    raise UserError(what, where="data.source")
+        if len(places) < len(self.wanted):
+            others = [image for image in images if image not in contrast_of]
+            asked = Asked((), words=self.contrast_words.own, dims=self.dims)
+            for row in read_contrasts(self.root, others, asked).of_kind("image"):
+                if row.contrast in self.wanted and row.contrast not in places:
+                    contrast_of[row.path] = row.contrast
+
+        chosen = [image for image in images if image in contrast_of]
+        asked = Asked(self.wanted, words=self.contrast_words.own, dims=self.dims)
+        try:
+            catalog = read_folder(self.root, chosen, asked)
+        except LayoutQuestion as question:
+            catalog = read_contrasts(self.root, chosen, asked)
+            if question.doubted:  # that patients tell the contrasts apart, as the user chose them
+                whose = {entry.path: entry for entry in question.doubted[0].entries}
+                for row in catalog:
+                    entry = whose.get(composed(self.key_of(row.path)))
+                    row.subject = entry.patient if entry else ""
+                    row.pair = row.anatomy
+        known = {row.path: row for row in catalog}
+        rows = []
+        for image in images:
+            row = known.get(image) or Row(Scan(image))
+            row.kind = "image" if image in contrast_of else "left out"
+            row.contrast = contrast_of.get(image, "")
+            row.why = "" if image in contrast_of else "of another name"
+            rows.append(row)
+        words = ", ".join(f"{name} {text}" for name, text in places.items())
+        counts = Counter(contrast_of.values())
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        return Catalog(rows, layout=words, in_words=f"{words}: {shown}")
+
+    def _files_at(self, contrast: str, text: str, images: Sequence[Path]) -> list[Path]:
+        """The images in a folder, or that a glob matches; UserError where there is none."""
+        folder = self.root / text
+        if folder.is_dir():
+            return [image for image in images if image.is_relative_to(folder)]
+        pattern = os.path.relpath(folder, self.root) if "/" in text else f"**/{text}"
+        paths: set[Path] = set()
+        with suppress(ValueError):  # it is no glob
+            paths = {*self.root.glob(pattern)}
+        matched = [image for image in images if image in paths]
+        if not matched:
+            letter = next(x for x, names in self.contrasts.items() if contrast in names)
+            where = f"data.source.{'a' if letter == 'image' else letter}"
+            raise NothingFound(f"no images match '{folder}'", where=where, allowed=io.readable())
+        return matched
 
     def nameless(self) -> str | None:
         """A note that no name says the domains, so that they are called A and B; None where one
         does.
         """
-        groups = self.catalog.groups
+        layout = self.catalog.layout
         if len(self.names) == 1:
-            rows = self.catalog.of_kind("image")
-            if any(row.why.get("contrast") != UNNAMED for row in rows):
-                return None
-        elif not groups:
+            says = "{contrast}" in layout or not layout.count("{")
+        else:
+            says = "{ab}" not in layout
+        if says:
             return None
-
-        called = []
-        for letter, folders in zip("AB", groups.values() or ([],), strict=False):
-            called.append(f"{letter} ({', '.join(folders)})" if folders else letter)
+        called = " and ".join("AB"[: len(self.names)])
         return (
             f"no file or folder name in '{self.root}' contains {' or '.join(self.domains)}, so the"
-            f" domains are called {' and '.join(called)}"
+            f" domains are called {called}"
         )
 
     @cached_property
@@ -138,11 +243,8 @@ class Files(VolumeSource):
         """How many images say another contrast than the domains, by contrast."""
         if self.recorded is not None:
             return {}
-        wanted = {name for names in self.contrasts.values() for name in names}
-        usual = {usual_contrast(name) for name in wanted}
-        images = self.catalog.of_kind("image")
-        said = (row.contrast for row in images if row.contrast not in wanted)
-        return Counter(name for name in said if name and usual_contrast(name) not in usual)
+        said = (row.contrast for row in self.catalog.of_kind("image"))
+        return Counter(name for name in said if name and name not in self.wanted)
 
     def records(self) -> list[Record]:
         """A record for each image of the class `only`, or each plane of a volume."""
@@ -165,77 +267,39 @@ class Files(VolumeSource):
                 allowed='"none" or ""',
                 remedy="to list pairs in a table, use it as the data: --data pairs.csv",
             )
-        wanted = [name for names in self.contrasts.values() for name in names]
-        images = [row for row in self.catalog.of_kind("image") if row.contrast in wanted]
+        images = [row for row in self.catalog.of_kind("image") if row.contrast in self.wanted]
         found = {row.contrast for row in images}
-        lacking = [contrast for contrast in wanted if contrast not in found]
+        lacking = [contrast for contrast in self.wanted if contrast not in found]
         if lacking:
             raise self._no_images(lacking)
-        refuse_numbered_channels(images, list(dict.fromkeys(wanted)))
-        self.notes = [*self.notes, *self.catalog.notes, *self._passed_over(images)]
-        self.doubts = self.catalog.doubts
         if self.several:
             rows = self._rows_of_cases(images)
         else:
-            refuse_folders_of_visits(images, self.names, self.root)
-            expect_one_volume_a_cell(images)
             rows = self._rows_of_domains(images)
             self._set_pairs(rows)
-        self.layout = layout_in_words(rows, self.catalog)
 
+        self.layout_in_words = self.catalog.in_words
         self.notes = [*self.notes, *unread_tables(rows, self.root)]
         for row in rows:
             if row.mask:
                 self.mask_of(row.path, [row.mask])
         return rows
 
-    def _passed_over(self, rows: Sequence[Row]) -> list[str]:
-        """A note of images of a domain, of further patients, that the recipe's words or globs leave
-        out.
-        """
-        used = {(row.subject, row.contrast) for row in rows}
-        domains = {row.contrast for row in rows}
-        left = []
-        for row in self.catalog.of_kind("version"):
-            if row.contrast in domains and (row.subject, row.contrast) not in used:
-                left.append(repr(self.key_of(row.path)))
-        given = [repr(text) for text in self.asked.contrasts.values() if text]
-        if not left or not given:
-            return []
-        return [
-            f"{' and '.join(given)} of data.source.a and b leave out other images of these domains,"
-            f" as {left[0]}. To use them: --set 'data.source.a=\"\"' --set 'data.source.b=\"\"'"
-        ]
-
     def _no_images(self, lacking: Sequence[str]) -> NothingFound:
-        """The error for contrasts without images, with what was found and the settings that help."""
-        images = [row for row in self.catalog if row.kind in ("image", "version")]
-        asked = self.asked
-        text = asked.contrasts[lacking[0]]
+        """The error for contrasts without images, with what was found and what helps."""
+        images = self.catalog.of_kind("image")
         what = f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}"
-        if text:
-            what = f"no file in '{self.root}' matches '{text}'"
-        elif len(self.domains) == 2 and len(lacking) == len(asked.contrasts):
-            which = " and which are ".join(self.domains)
-            what = f"it is unclear which images in '{self.root}' are {which}"
         if images:
             names = [repr(self.key_of(row.path)) for row in images]
             what += f". Found: {join_first(names, most=MAX_NAMED)}"
-            folders = sorted({self.key_of(row.path.parent) for row in images}, key=io.natural)
-            if len(folders) > 1:
-                shown = join_first([*map(repr, folders)], most=MAX_NAMED)
-                what += f", in the folders {shown}"
         else:
             what += f". It contains no images ({io.readable()})"
         remedy = rename_or_map({row.contrast for row in images if row.contrast}, self.domains)
-        remedy = remedy or (
-            "set data.domains to words of the file or folder names, or give a word, folder or glob"
-            " for each domain: --set data.source.a=WORD --set data.source.b='*_0001*'"
-        )
+        remedy = remedy or "give the line that says what each file shows: --layout PATTERN"
         return NothingFound(
             what,
-            where=f"data.source.{asked.options[lacking[0]]}",
-            allowed="words of file or folder names, trainA and trainB, two folders, or a glob",
+            where="data.source.path",
+            allowed="files that a layout explains; `gantk list layout` has ours",
             remedy=f"{remedy}. {FILL_IN_TABLE}",
         )
 
@@ -250,12 +314,11 @@ class Files(VolumeSource):
 
     def _rows_of_cases(self, images: Sequence[Row]) -> list[Row]:
         """A row for each domain and case, with a channel for each contrast."""
-        wanted = [name for names in self.contrasts.values() for name in names]
-        cases = Catalog(images).cases(wanted)
+        cases = Catalog(images).cases(self.wanted)
         rows = []
         beside = Counter(case.folder for case in cases)
         for case in cases:
-            files = {name: self._only(case, name) for name in wanted if name in case.rows}
+            files = {name: self._only(case, name) for name in self.wanted if name in case.rows}
             self._expect_one_grid([*files.values()])
             key = self._key_of_case(case, alone=beside[case.folder] == 1)
             for letter, contrasts in self.contrasts.items():
@@ -315,7 +378,7 @@ class Files(VolumeSource):
         are_volumes = any(row.is_volume for row in rows)
         notes = pair_rows(rows, self.onto, by_name=not are_volumes)
         self.notes = [*self.notes, *notes]
-        rules = {row.why["subject"] for row in self.catalog if row.subject}
-        by_names_alone = not self.patient and rules == {PATIENT_IN_NAME}
-        use_all = not are_volumes or self.domains == ("A", "B")  # which say nothing of patients
-        self.patients_guessed = use_all and by_names_alone
+        by_itself = not (self.patient or self.layout)
+        named = "{person}" in self.catalog.layout or not any(row.subject for row in rows)
+        # domains A and B say nothing of patients
+        self.patients_guessed = by_itself and named and not are_volumes

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.catalog import Catalog, Row, composed
 from gantk.catalog.contrasts import contrast_names
-from gantk.catalog.domains import regex_option, relative_to, rename_or_map
-from gantk.catalog.layouts import Asked, read_patients
+from gantk.catalog.domains import patient_of, regex_option, relative_to, rename_or_map
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.scan import rows_of_series
 from gantk.data.preparation import Record
@@ -34,10 +33,13 @@ class _Defaults:
     one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
 
     notes: Sequence[str] = ()  # sentences on images that were left out
-    layout: str = ""  # what the names of files were understood to say, in words
+    layout: str | dict[str, str] = ""
+    layout_in_words: str = ""  # the layout by which names were read, and what it means
     doubts: Sequence[UserError] = ()  # what must be answered before a training
-    # whether only names of pictures suggest that patients are in both domains
+    # whether names of pictures alone suggest that patients are in both domains
     patients_guessed = False
+    # contrast -> further words for it, of [data.words]
+    own_words: Mapping[str, Sequence[str]] = {}
     planes: tuple[float, float] = (0.0, 1.0)
     onto: Onto = "none"
     patient: str = ""
@@ -98,7 +100,7 @@ class FileSource(_Defaults):
 
     @property
     def catalog(self) -> Catalog:
-        """What the files below the root are, each cell with the rule that filled it."""
+        """What the files below the root are."""
         raise NotImplementedError
 
     def find_rows(self) -> list[Row]:
@@ -117,13 +119,16 @@ class FileSource(_Defaults):
         return replace(row, letter=letter, key=key)
 
     def series_rows(self) -> list[Row]:
-        """A row for each series of files below the root, filled from its header and folders."""
+        """A row for each series of files below the root, filled from its header."""
         scans = [scan for scan in io.scans(self.root) if not io.is_image(scan.path)]
-        return rows_of_series(self.root, scans, Asked(dict.fromkeys(self.domains, "")))
+        return rows_of_series(scans, self.domains)
 
-    def read_patients(self, rows: Sequence[Row]) -> list[UserError]:
-        """Set the patients that the names of files and folders say; returns the doubts."""
-        return read_patients(rows, self.folder, self.patient)
+    def set_patients(self, rows: Iterable[Row]) -> None:
+        """Set the patients that the option `patient` finds in paths."""
+        if self.pattern:
+            for row in rows:
+                key = composed(relative_to(row.scan.path, self.folder).as_posix())
+                row.subject = patient_of(key, self.pattern)
 
     def known_rows(self) -> list[Row]:
         """The rows of a run whose files exist; of a new run those of `find_rows`."""

@@ -14,10 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row
-from gantk.catalog.channels import numbered_channels
-from gantk.catalog.contrasts import exclude, usual_contrast
-from gantk.catalog.domains import bare_stem, contrasts_said
+from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.image_table import ImageTable
+from gantk.catalog.layouts import without_contrast
 from gantk.catalog.tables import no_domain
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
@@ -50,8 +49,7 @@ class Manifest(VolumeSource):
     b: str = ""  # the same for the second domain
     # resample the other image of each pair onto the grid of this domain, by the headers
     onto: Onto = "none"
-    # regex whose group is the patient (in path or file name), for tables without a column patient;
-    # "names" = file names
+    # regex whose group is the patient (in path or file name), for tables without a column patient
     patient: str = ""
 
     one_contrast = True
@@ -75,10 +73,10 @@ class Manifest(VolumeSource):
 
     @cached_property
     def catalog(self) -> Catalog:
-        """A row for each image of the domains; where no row says the patient, names do."""
+        """A row for each image of the domains."""
         catalog = self.images.read()
         if not any(row.subject for row in catalog):
-            catalog.doubts = self.read_patients(catalog)
+            self.set_patients(catalog)
         return catalog
 
     def find_rows(self) -> list[Row]:
@@ -92,8 +90,6 @@ class Manifest(VolumeSource):
         has_sets = any(row.split for row in catalog)
         self.doubts = [] if has_sets else catalog.doubts
         rows = [self._row(row) for row in catalog]
-        if not table.column_of and not any(table.words):
-            self._expect_one_kind(rows)
         if "patient" in table.own_names and not (has_sets or self.patient):
             self._ask_for_patients(catalog)
 
@@ -116,7 +112,7 @@ class Manifest(VolumeSource):
         row = self.row_of(self.letter_of[image.contrast], image)
         row.key = self.images.key_of(row)
         with suppress(ValueError):  # it is a word, or empty
-            row.position = float(row.stem)
+            row.position = float(row.slice)
         return row
 
     def nameless(self) -> None:
@@ -146,42 +142,27 @@ class Manifest(VolumeSource):
                 f"the column id of {table.called} differs in each row, so it is not read as the"
                 " patient. If it is the patient, rename it to patient"
             )
-        for word in self.letter_of:
-            images = [row.path for row in self.catalog if row.contrast == word]
-            channels = [path.name for path in numbered_channels(images)]
-            if channels:
-                notes.append(
-                    f"images of {word} differ in the number of a channel: {', '.join(channels)}."
-                    " If these are contrasts, give each a domain of its own in the table"
-                )
         return notes
 
-    def _expect_one_kind(self, rows: Sequence[Row]) -> None:
-        """UserError where the table says no domain, but the names of its files say another contrast
-        than the recipe's domain, or several.
-        """
-        said = set().union(*(contrasts_said(Path(row.key)) for row in rows))
-        own = usual_contrast(self.domains[0])
-        others = [word for word in said for each in ([own] if own else said) if exclude(word, each)]
-        if others:
-            raise no_domain(
-                self.images.columns, self.images.own_names["path"], {*map(str.upper, said)}
-            )
-
     def _name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
-        """Set what a pair shares: its name, or the patient where it has one image per domain, else
-        the patient and the slice.
+        """Set what a pair shares: its path without the domain, or the patient where it has one image
+        per domain, else the patient and the slice.
         """
+        words = ContrastWords(self.domains, {name: [word] for word, name in self._named_words()})
         counts = Counter((row.subject, row.letter) for row in rows)
         for row in rows:
-            word = self.names[row.letter], self.words[row.letter]
-            row.stem = row.stem or bare_stem(io.stem_of(row.key), word)
+            name = without_contrast(io.stem_of(row.key), self.names[row.letter], words)
+            row.slice = row.slice or name
             if by_name:
-                row.pair = "/".join(filter(None, (row.split, row.name)))
+                row.pair = "/".join(filter(None, (row.split, row.slice)))
             elif row.subject and max(counts[row.subject, letter] for letter in "ab") <= 1:
                 row.pair = row.subject
             elif row.subject:
-                row.pair = f"{row.subject}/{row.stem}"
+                row.pair = f"{row.subject}/{row.slice}"
+
+    def _named_words(self) -> list[tuple[str, str]]:
+        """The word of each domain in the column domain, and the domain."""
+        return [(self.words[letter], name) for letter, name in self.names.items()]
 
     def _ask_for_patients(self, catalog: Catalog) -> None:
         """Doubt the patients where only some rows say one."""
@@ -211,7 +192,7 @@ def _part_pairs(rows: Sequence[Row]) -> list[str]:
     shared = crowded()
     for row in rows:
         if row.pair in shared:
-            row.pair = "/".join(filter(None, (row.subject, row.pair, row.stem)))
+            row.pair = "/".join(filter(None, (row.subject, row.pair, row.slice)))
     left = sorted(crowded())
     if not left:
         return []

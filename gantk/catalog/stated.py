@@ -1,0 +1,130 @@
+"""Reads what names state by a standard: the entities of BIDS; the channels of nnU-Net and the MSD that
+a `dataset.json` names, as files (`p1_0000.nii.gz`) or as volumes of one (`BRATS_001.nii.gz`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from gantk.catalog.contrasts import ContrastWords
+from gantk.catalog.layouts import Entry, Reading
+from gantk.catalog.words import left_out, split_named
+from gantk.errors import reading_file
+from gantk.files import read_file
+from gantk.formats.files import is_volume, stem_of
+
+DATASET_FILE = "dataset.json"
+KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+IMAGES_FOLDER = re.compile(r"images(?:Tr|Ts|Va|Val)")
+
+
+def read_dataset_json(
+    root: Path, file: str, paths: Sequence[str], contrasts: Sequence[str], words: ContrastWords
+) -> Reading | None:
+    """The reading of images below `root` by a dataset.json, which lies at `file`; None where it does
+    not name their channels.
+
+    Channels of other contrasts are left out. UserError for a file that cannot be read, or gives two
+    channels one name.
+    """
+    names = _channel_names(root / file, words)
+    if not names:
+        return None
+    above = file.removesuffix(DATASET_FILE)
+    skipped = left_out(paths, words)
+    found = Reading(DATASET_FILE, [], dict(skipped))
+    channels = {path: CHANNEL.fullmatch(stem_of(path)) for path in paths if path not in skipped}
+    by_file = any(match and int(match[2]) in names for match in channels.values())
+    for path, channel in channels.items():
+        if by_file and not channel:
+            found.left_out[path] = "without a channel"
+            continue
+        folder, _, name = path.removeprefix(above).rpartition("/")
+        if not path.startswith(above) or not (folder == "" or IMAGES_FOLDER.fullmatch(folder)):
+            return None
+        case = channel[1] if channel else stem_of(name)
+        numbers = [int(channel[2])] if channel else list(names)
+        if not names.keys() & {*numbers} or (not channel and words.said(name)):
+            return None
+        for number in numbers:
+            entry = Entry(path, names.get(number, ""), split=split_named(folder))
+            entry.patient = case if is_volume(path) else ""
+            entry.slice = "" if is_volume(path) else case
+            entry.volume = number if not channel and len(names) > 1 else None
+            if contrasts and entry.contrast not in contrasts:
+                found.left_out[path] = entry.contrast
+            else:
+                found.entries.append(entry)
+    if len({entry.split for entry in found.entries}) < 2:
+        for entry in found.entries:
+            entry.split = ""
+    used = {entry.path for entry in found.entries}
+    found.left_out = {path: why for path, why in found.left_out.items() if path not in used}
+    return found
+
+
+def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
+    """Number of a channel -> its contrast, or its name where that says none, or one of several."""
+    remedy = 'write for example {"channel_names": {"0": "T1", "1": "T2"}}'
+    kind = "names of the channels of images"
+    with reading_file(file, kind, where="data.source.path", remedy=remedy):
+        content = json.loads(read_file(file))
+        tables = [content.get(key) for key in KEYS] if isinstance(content, dict) else []
+        table = next((each for each in tables if isinstance(each, dict)), {})
+        names: dict[int, str] = {}
+        for number, name in table.items():
+            if re.fullmatch(r"[0-9]{1,4}", number) and isinstance(name, str) and name:
+                said = words.meant(name)
+                names[int(number)] = next(iter(said)) if len(said) == 1 else name
+        twice = {name for name in names.values() if [*names.values()].count(name) > 1}
+        if twice:
+            names = {number: table[str(number)] for number in names}
+        if len({*names.values()}) < len(names):
+            raise ValueError(f"it gives several channels the name '{min(twice)[:40]}'")
+    return names
+
+
+PLACE_OF_BIDS = re.compile(r"(?:.*/)?sub-[^/]+(?:/ses-[^/]+)?(?:/[a-z]+)?")
+
+
+def read_entities(
+    paths: Sequence[str], contrasts: Sequence[str], words: ContrastWords
+) -> Reading | None:
+    """The reading of images by the entities of BIDS; None where some have no such names.
+
+    Of several runs of a session and contrast that with the fewest entities is used.
+    """
+    skipped = left_out(paths, words)
+    found = Reading("BIDS", [], dict(skipped))
+    best: dict[tuple[str, ...], tuple[int, str]] = {}
+    entries: dict[str, Entry] = {}
+    for path in paths:
+        if path in skipped:
+            continue
+        folder, _, name = path.rpartition("/")
+        *pairs, suffix = stem_of(name).split("_")
+        entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+        is_named = "sub" in entities and len(entities) == len(pairs)
+        if not (is_named and PLACE_OF_BIDS.fullmatch(folder) and is_volume(path)):
+            return None
+        said = words.said(stem_of(name))
+        contrast = next(iter(said)) if len(said) == 1 else suffix
+        if contrasts and contrast not in contrasts:
+            found.left_out[path] = contrast
+            continue
+        entry = Entry(path, contrast, f"sub-{entities['sub']}")
+        entry.visit = f"ses-{entities['ses']}" if "ses" in entities else ""
+        entries[path] = entry
+        order = len(entities), path
+        best[entry.cell] = min(order, best.get(entry.cell, order))
+
+    for path, entry in entries.items():
+        if best[entry.cell][1] == path:
+            found.entries.append(entry)
+        else:
+            found.left_out[path] = "other run"
+    return found
