@@ -31,7 +31,7 @@ class Asked:
         layout: the line that the user gave, or the name of a layout; "": gantk finds it.
         words: contrast -> further words for it.
         option: what names the layout, for messages.
-        dims: 3 takes volumes alone; 2 takes pictures where there are more of them.
+        dims: 3 takes volumes alone; 2 the more numerous of volumes and pictures; 0 both.
         stripped: whether an image without skull is used in place of the whole head beside it.
         use_generated: whether images that gantk generated are used, too.
     """
@@ -40,7 +40,7 @@ class Asked:
     layout: str = ""
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     option: str = "--layout"
-    dims: int = 2
+    dims: int = 0
     stripped: bool = False
     use_generated: bool = False
 
@@ -179,7 +179,7 @@ def _left_out_by_walk(
     volumes = [path for path in kept if io.is_volume(path)]
     pictures = [path for path in kept if not io.is_volume(path)]
     takes_volumes = asked.dims == 3 or len(volumes) >= len(pictures)
-    if volumes and pictures:
+    if asked.dims and volumes and pictures:
         others = pictures if takes_volumes else volumes
         kind = "picture" if takes_volumes else "volume"
         skipped |= {_name(folder, path): kind for path in others}

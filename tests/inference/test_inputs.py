@@ -54,6 +54,7 @@ OF_ONE = {
         ["p1/T1.nii.gz", "out/p1/T1.nii.gz", "outer/T1.nii.gz"],
         ["outer/T1.nii.gz", "p1/T1.nii.gz"],
     ),
+    "pictures and volumes": (["a.nii.gz", "b.nii.gz", "c.png"], ["a.nii.gz", "b.nii.gz", "c.png"]),
     "masks alone": (["label_1.png", "label_2.png"], ["label_1.png", "label_2.png"]),
 }
 
