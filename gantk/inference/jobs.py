@@ -142,9 +142,14 @@ def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:
     # "MR" says no other contrast than T1
     possible = [row for row in rows if not exclude(usual_contrast(row.contrast), own)]
     telling = [row for row in possible if known_contrast(row.contrast, [contrast])]
-    if telling:
-        patients = {"", *(row.subject for row in telling)}
-        possible = [row for row in possible if row.contrast or row.subject not in patients]
+    named = any(not row.scan.is_series for row in telling)
+    patients = {row.subject for row in telling if row.scan.is_series}
+    patients |= {""} if patients else set()
+    possible = [
+        row
+        for row in possible
+        if row.contrast or (row.subject not in patients if row.scan.is_series else not named)
+    ]
     return possible or rows or readable
 
 
