@@ -146,10 +146,22 @@ class Dicom(VolumeSource):
         row.subject = subject
 
 
-def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:
-    """The error for identifiers that stand for several people, because their headers differ in what
-    one person has once: the first, and how many there are.
+def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
+    """The error for series of nobody known; else for identifiers that stand for several people,
+    because their headers differ in what one person has once: the first, and how many there are.
     """
+    remedy = (
+        "name the patients by data.source.patient = REGEX, whose group is the patient in a path."
+        f" {FILL_IN_TABLE}"
+    )
+    nameless = [f"'{row.scan.name}'" for row in found if not row.subject]
+    if nameless:
+        what = (
+            "PatientID and StudyInstanceUID are empty, so it is not known whose scans these are:"
+            f" {join_first(nameless, most=3)}"
+        )
+        return [UserError(what, where="data.source.patient", remedy=remedy)]
+
     values: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in found:
         for element, value in row.header.person.items():
@@ -167,10 +179,6 @@ def _doubts_about_people(found: Iterable[Row]) -> list[UserError]:
         what = f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
     count = count_noun({patient for (patient, _), _ in several}, "patient")
     what += f", so it is not sure whose scans they are ({count} in all)"
-    remedy = (
-        "name the patients by data.source.patient = REGEX, whose group is the patient in a path."
-        f" {FILL_IN_TABLE}"
-    )
     return [UserError(what, where="data.source.patient", remedy=remedy)]
 
 

@@ -91,30 +91,48 @@ NAMELESS = {
     "a folder for each series": (["0c", "1f", "7b", "a0"], ["1.1", "1.1", "1.2", "1.2"], 2),
     "one study in two folders": (["P1/3_T1", "P2/4_T2"], ["1.1", "1.1"], 1),
     "several series of a contrast": (["P1/3", "P1/4", "P1/5"], ["1.1", "1.1", "1.1"], 1),
-    "no study": (["P1/s1/3", "P1/s1/4", "P2/s1/3", "P2/s1/4"], ["", "", "", ""], 2),
 }
 
 
-@pytest.mark.parametrize("name", NAMELESS)
-def test_without_an_identifier_each_study_is_a_patient(tmp_path, name):
-    folders, studies, patients = NAMELESS[name]
+def write_nameless(root, folders, studies):
+    """A series without an identifier in each folder, of T1 and T2 in turn."""
     for number, (folder, study) in enumerate(zip(folders, studies, strict=True)):
         said = {
             "SeriesDescription": ("T1", "T2")[number % 2],
             "SeriesInstanceUID": uid.generate_uid(),
             "StudyInstanceUID": study,
         }
-        series(tmp_path / folder, head(seed=number), **said, PatientID="")
+        series(root / folder, head(seed=number), **said, PatientID="")
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_without_an_identifier_each_study_is_a_patient(tmp_path, name):
+    folders, studies, patients = NAMELESS[name]
+    write_nameless(tmp_path, folders, studies)
 
     found = gantk.check(tmp_path)
-    patient_of = {
-        (study, file["patient"]) for study, file in zip(studies, found["files"], strict=True)
+    patient_of = {file["path"]: file["patient"] for file in found["files"]}
+    assert sorted(patient_of) == sorted(folders)
+    of_study = {(study, patient_of[path]) for path, study in zip(folders, studies, strict=True)}
+    assert len(of_study) == len(set(studies))
+    assert len({*patient_of.values()}) == patients
+    assert any("PatientID is empty" in str(line) for line in found["problems"])
+
+
+def test_series_of_nobody_known_are_asked_about(tmp_path):
+    folders = ["P1/s1/3", "P1/s1/4", "P2/s1/3", "P2/s1/4"]
+    write_nameless(tmp_path, folders, [""] * 4)
+
+    asked = gantk.check(tmp_path)["problems"]
+    answered = gantk.check(tmp_path, set=[r"data.source.patient=(P\d)"])
+
+    (question,) = [each for each in asked if "StudyInstanceUID are empty" in each["what"]]
+    assert question["severity"] == "error"
+    assert "data.source.patient" in question["remedy"]
+    assert {file["path"]: file["patient"] for file in answered["files"]} == {
+        path: path[:2] for path in folders
     }
-    if all(studies):
-        assert len(patient_of) == len(set(studies))
-    assert len({patient for _, patient in patient_of}) == patients
-    said = any("PatientID is empty" in str(line) for line in found["problems"])
-    assert said == all(studies)
+    assert not any("StudyInstanceUID" in each["what"] for each in answered["problems"])
 
 
 # folders, description and further header of a series -> what it shows, "" for what is left out
