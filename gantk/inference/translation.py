@@ -706,8 +706,9 @@ def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
 
 
 def _with_reason(scan: Scan, row: Row) -> str:
-    """The name of a scan that is not used, and what its header says it is where that is no scan."""
-    reason = f" ({row.why})" if row.why else ""
+    """The name of a scan that is not used, and why, where that is known."""
+    why = f"the header says that it is {row.why}" if row.kind == "no scan" else row.why
+    reason = f" ({why})" if why else ""
     return f"'{scan.name}'{reason}"
 
 
