@@ -48,20 +48,23 @@ def test_a_killed_write_leaves_the_old_or_new_result(way, tmp_path):
 
 
 def translate(way: str, source: Path, target: Path, by: float) -> None:
-    """By a model that adds a number, with a map of spread where the way has one."""
+    """By a model that adds a number, or by two that do so on average, with a map of their spread."""
 
-    import torch
     from one_pipeline import model_of
 
+    from gantk import TrainedModel
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.translation import Translation
+    from gantk_models.ensemble import Ensemble
+
+    def adds(number: float) -> TrainedModel:
+        name = f"shifted by {number}"
+        return model_of(lambda x: x + number, 2000.0, name, size=(24, 20))
 
     options = TranslateOptions(uncertainty="uncertain" in way)
-
-    def run(x):
-        return torch.cat([x + by, torch.full_like(x, by)][: len(options.tails)], dim=1)
-
-    model = model_of(run, 2000.0, f"shifted by {by}", size=(24, 20))
+    model = adds(by)
+    if options.uncertainty:
+        model = Ensemble([adds(0.0), adds(2 * by)], ["one", "other"])
     suffix = way.split()[-1] if "." in way else ""
     Translation(model, None, options, None, lambda line: None, suffix=suffix).path(source, target)
 
