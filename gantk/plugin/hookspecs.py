@@ -49,8 +49,9 @@ def gantk_register(add: Add) -> None:
 
     `add` has one function for each kind of part: `method`, `generator`, `discriminator`, `loss`,
     `source`, `order`, `metric`, `augment`, `optimizer`, `schedule`, `intensity`, `post`, `format`,
-    `exporter`, `features`, `baseline` and `tracker`. Each takes a name and a
-    callable, or a name and a text "package.module:attribute", which is imported at first use.
+    `exporter`, `features`, `baseline`, `tracker` and `layout`. Each takes a name and a callable, or a
+    name and a text "package.module:attribute", which is imported at first use; a layout takes a name
+    and its line.
 
     `add` has four further functions:
 
