@@ -2,12 +2,12 @@
 
 from gantk import hookimpl
 
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # package -> class
+
 
 @hookimpl
 def gantk_register(add) -> None:
     """Register the trackers: `gantk run RECIPE --track tensorboard`."""
-    from gantk_cluster.track import TRACKERS
-
     for library, cls in TRACKERS.items():
         add.tracker(library, f"gantk_cluster.track.trackers:{cls}")
 

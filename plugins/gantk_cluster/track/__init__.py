@@ -16,8 +16,7 @@ from gantk.runs.folder import flat
 from gantk.runs.results import Results, Table
 from gantk.runs.schemas import LogLine, further_lines, is_inside, open_log, read, read_results
 from gantk.terminal import say
-
-TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # package -> class
+from gantk_cluster import TRACKERS
 
 
 class Sent(Table):
