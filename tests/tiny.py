@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from gantk import registry
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
+from gantk.plugin.registry import Entry
 from gantk.plugin.spec import bind_or_raise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +54,13 @@ TINY = {
     },
     "evaluate": {"metrics": ["psnr", "mae"], "samples": 1},
 }
+
+
+def parts_with_options() -> list[Entry]:
+    """Every registered part whose options a recipe can say, by kind and name: all but layouts, which
+    are lines of text.
+    """
+    return [entry for key, entry in sorted(registry().entries.items()) if key[0] != "layout"]
 
 
 @dataclass

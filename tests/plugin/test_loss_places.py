@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 import torch
 from method_options import METHODS, UNET
+from tiny import parts_with_options
 
 from gantk import registry
 from gantk.errors import UserError
 from gantk.plugin.loss_inputs import loss_inputs
-from gantk.plugin.registry import KINDS
 from gantk.plugin.spec import Kind, bind, options_of
 from gantk.testing import MethodContract
 
@@ -36,13 +36,12 @@ def mark_of(hint) -> Kind | None:
 def find_places() -> dict[str, tuple]:
     """`kind name option` -> (kind, name, option, mark, whether it is a list)."""
     places = {}
-    for kind in KINDS:
-        for entry in registry().of_kind(kind):
-            for option, hint, default in options_of(entry.load()):
-                mark = mark_of(hint)
-                if mark is not None and mark.kind == "loss":
-                    place = (kind, entry.name, option, mark, isinstance(default, list))
-                    places[f"{kind} {entry.name} {option}"] = place
+    for entry in parts_with_options():
+        for option, hint, default in options_of(entry.load()):
+            mark = mark_of(hint)
+            if mark is not None and mark.kind == "loss":
+                place = (entry.kind, entry.name, option, mark, isinstance(default, list))
+                places[f"{entry.kind} {entry.name} {option}"] = place
     return places
 
 

@@ -5,8 +5,9 @@ it would take.
 from typing import Annotated, get_args, get_origin
 
 import pytest
+from tiny import parts_with_options
 
-from gantk import checked_recipe, registry
+from gantk import checked_recipe
 from gantk.errors import UserError
 from gantk.plugin.spec import options_of
 from gantk.recipe.load import all_recipes, load_recipe
@@ -23,9 +24,13 @@ def numbers_without_range(hint: object) -> bool:
     return hint in (int, float) or any(map(numbers_without_range, get_args(hint)))
 
 
-@pytest.mark.parametrize("key", [*sorted(registry().entries), *TABLES], ids=str)
+PLACES = {(entry.kind, entry.name): entry.load for entry in parts_with_options()}
+PLACES |= {table: lambda table=table: TABLES[table][1] for table in TABLES}
+
+
+@pytest.mark.parametrize("key", PLACES, ids=str)
 def test_every_number_that_a_recipe_can_say_has_a_range(key):
-    target = registry().get(*key).load() if isinstance(key, tuple) else TABLES[key][1]
+    target = PLACES[key]()
     hints = {name: hint for name, hint, _ in options_of(target)}
 
     assert {name for name, hint in hints.items() if numbers_without_range(hint)} <= {

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 import torch
+from tiny import parts_with_options
 
 from gantk import registry
 from gantk.errors import UserError
@@ -106,7 +107,11 @@ def test_parts_in_the_wrong_place_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [pytest.param(*key, id="-".join(key)) for key in sorted(registry().entries)]
+    ("kind", "name"),
+    [
+        pytest.param(entry.kind, entry.name, id=f"{entry.kind}-{entry.name}")
+        for entry in parts_with_options()
+    ],
 )
 def test_every_part_has_schema_summary_and_explained_options(kind, name):
     target = registry().get(kind, name).load()
@@ -119,6 +124,12 @@ def test_every_part_has_schema_summary_and_explained_options(kind, name):
         assert bind(kind, part.table()) == part  # the written defaults are what the signature says
 
     assert [option for option, _, _, comment in options_help(target) if not comment] == []
+
+
+def test_every_layout_says_in_a_sentence_what_it_is_of():
+    layouts = [entry.load() for entry in registry().of_kind("layout")]
+    assert layouts
+    assert [layout for layout in layouts if not layout.text.endswith(".")] == []
 
 
 # ---- overrides and profiles ----------------------------------------------------------------------
