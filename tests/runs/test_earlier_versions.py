@@ -11,7 +11,7 @@ from tiny import write_toml
 
 import gantk
 
-IMAGE = torch.linspace(0, 255, 32 * 32).reshape(1, 1, 32, 32).numpy()
+IMAGE = torch.linspace(0, 255, 32 * 32).reshape(32, 32).numpy()
 GONE = {"name": "gone", "strength": 2.0}
 
 OPTIONS = [  # dotted key, value, in the note
