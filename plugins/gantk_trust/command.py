@@ -35,6 +35,7 @@ from gantk.terminal import Command, device_option, overwrite_option
 )
 @click.option(
     "--region",
+    default="",
     metavar="X0:X1,Y0:Y1",
     help="Explain these columns and rows of the output. Default: the whole output.",
 )
