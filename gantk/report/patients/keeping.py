@@ -12,7 +12,7 @@ import torch
 
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
-from gantk.files import expect_inside, make_folder, whole_folder
+from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
@@ -37,7 +37,7 @@ def keep_test_images(run: Path, tested: dict[str, Tested]) -> None:
             direction: [image.dump() for image in _keep_direction(direction, one, made)]
             for direction, one in tested.items()
         }
-        (made / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        write_file(made / "index.json", json.dumps(index).encode(), private=True)
 
 
 def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[StoredImage]:
