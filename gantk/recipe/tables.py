@@ -250,9 +250,8 @@ class CheckedRecipe(spec.Table):
 
     format: int = FORMAT  # version of the recipe format
     summary: str = ""  # one line for `gantk recipes`
-    # the method's paper: title, settings that it states ("on": a loss, an input or a regularisation
-    # without its weight; "open": an entry of a list that it leaves open), settings of ours, readings
-    # of unclear sentences, results
+    # the method's paper: title, settings that it states ("on": used, without its weight; "open": left
+    # open), settings of ours, readings of unclear sentences, results
     paper: dict[str, Any] = {}
     method: spec.MethodPart  # what is trained, with its networks and losses: `gantk list method`
     data: DataTable = Field(default_factory=DataTable)  # the images: `gantk show data`
