@@ -49,7 +49,8 @@ KINDS = {
 }
 
 
-# package -> its extra, the command that needs it, and modules that may be imported already
+# package -> its extra, the command that needs it, and modules that may be imported already: none that
+# holds a command, because a command that is imported twice switches its plugin off for good
 PACKAGES = {
     "onnxruntime": ("onnx", ["translate", "x.onnx", "in.png", "out.png"]),
     "onnxscript": ("onnx", ["export", "RUN", "--out", "new.onnx"]),
@@ -57,7 +58,7 @@ PACKAGES = {
     "pydicom": ("dicom", ["translate", "RUN", "x.dcm", "new"], "gantk_dicom"),
     "captum": ("explain", ["explain", "RUN", "in.png", "new"]),
     "ray": ("cluster", ["sweep", "tiny.toml", "--space", "method.cycle=1.0..20.0"]),
-    "gradio": ("app", ["app", "RUN"], "gantk_serve"),
+    "gradio": ("app", ["app", "RUN"], "gantk_serve.app.page"),
     "mlflow": ("track", ["run", "tiny.toml", "--out", "new", "--set", 'track=["mlflow"]']),
 }
 
