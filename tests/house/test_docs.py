@@ -195,7 +195,7 @@ def test_reference_lists_every_recipe_part_command_and_key(generated):
     }
     assert heads("reference/python.md", r"^### (\w+)$") >= set(gantk.__all__)
     files = {name for name in RUN_FILES if ".json" in name}
-    files |= {"samples/index.json", "meta.json", "state.json"}
+    files |= {"samples/index.json", "samples/test/index.json", "meta.json", "state.json"}
     assert heads("reference/metrics-json.md", r"^## ([\w./]+)$") == files
     assert not heads("reference/metrics-json.md", r"^(\|.*\|  \|)$")  # every key has a meaning
 

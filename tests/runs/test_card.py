@@ -79,8 +79,8 @@ def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, techni
 
 
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, gantk):
-    for name in ("metrics", "split", "environment", "patients"):
-        (copied_run / f"{name}.json").unlink()
+    for name in ("metrics.json", "split.json", "environment.json", "scores.csv"):
+        (copied_run / name).unlink()
 
     card = gantk("card", copied_run).ok().out
 
