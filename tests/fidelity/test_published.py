@@ -20,6 +20,7 @@ from gantk.recipe.load import Recipe, load_recipe, resolved
 
 REPORTS = tomllib.loads((ROOT / "tests" / "fidelity" / "stated.toml").read_text("utf-8"))
 COMMON = REPORTS.pop("common")
+NAMED = REPORTS.pop("named")  # recipe -> keys of what its report names without a weight
 SYSTEMS = {}  # recipe -> {"group.name": what is stated}, and which keys are open
 for _report in REPORTS.values():
     for _name, _own in _report["systems"].items():

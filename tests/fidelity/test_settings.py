@@ -10,9 +10,10 @@ import re
 import numpy as np
 import pytest
 from systems import recipe_of
-from test_published import SYSTEMS, settings
+from test_published import NAMED, SYSTEMS, settings
 from tiny import ROOT, read_json
 
+from gantk.recipe.departures import ON
 from gantk.recipe.load import load_recipe, resolved
 
 pytestmark = pytest.mark.fidelity
@@ -63,7 +64,8 @@ def test_no_setting_of_a_published_system_changes_unnoticed(name):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_recipe_calls_ours_what_its_report_leaves_open(name):
     paper = load_recipe(name).tables["paper"]
-    stated = {".".join(map(str, path)) for path, _ in settings(paper["stated"])}
+    stated = {".".join(map(str, path)): value for path, value in settings(paper["stated"])}
+    named = NAMED.get(name, [])
     ours = tuple(paper["ours"])
     _, free = SYSTEMS[name]
     left_open = [key for key in written(name) if any(re.search(each, key) for each in free)]
@@ -72,7 +74,12 @@ def test_a_recipe_calls_ours_what_its_report_leaves_open(name):
     # of one's own files, and how far and often images are changed
     elsewhere = ("paper.", "evaluate.", "data.source", "data.domains", "data.augment.", "post.")
 
-    assert [key for key in left_open if key in stated and not key.startswith(by_effect)] == []
+    assert sorted(key for key, value in stated.items() if value == ON) == named
+    assert [
+        key
+        for key in left_open
+        if key in stated and key not in named and not key.startswith(by_effect)
+    ] == []
     assert [
         key for key in left_open if key not in stated and not key.startswith(ours + elsewhere)
     ] == []
