@@ -10,6 +10,7 @@ from pathlib import Path
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in
 from gantk.catalog.domains import patient_of, regex_option
+from gantk.catalog.question import LayoutQuestion
 from gantk.catalog.scan import Asked, scan, scan_or_contrasts
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import readable, suffix_of
@@ -19,6 +20,7 @@ WHERE = "--pred, --truth"
 MAX_LISTED_NAMES = 5
 OPTIONS = ("--layout", "--truth-layout")
 NAME_OR_LAYOUT = "give each image the name of its truth, or say whose files are whose: --layout and --truth-layout"
+ONE_OF_A_NAME = "keep one image of each name"
 
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
 Key = Callable[[str, Row], Hashable]  # (name without its suffix, row) -> equal for image and truth
@@ -39,6 +41,7 @@ class Files:
     notes: list[str] = field(default_factory=list)  # what is not compared
     rows: list[list[Row]] = field(default_factory=list)
     folders: Sequence[Path] = ()
+    layouts: Sequence[str] = ()  # those that the user gave: nobody is asked twice
 
     def pairs(self) -> list[FilePair]:
         """Each prediction with its truth; UserError that lists the names in one folder only."""
@@ -68,16 +71,22 @@ class Files:
             return [*by_visit.items()]
 
         first, second = (Counter(name for name, _ in own) for own in named)
+        for folder, names in zip(self.folders, (first, second), strict=True):
+            twice = sorted(name for name, count in names.items() if count > 1)
+            if twice:
+                what = f"the folder '{folder}' has several images with the same name: {join_first(twice)}"
+                raise UserError(what, where=WHERE, remedy=ONE_OF_A_NAME)
+
         sides = {"predictions": first - second, "truth": second - first}
         alone = [
             f"{only.total()} only in the {side}: {join_first(sorted(only), most=MAX_LISTED_NAMES)}"
             for side, only in sides.items()
             if only
         ]
-        for folder, option in zip(self.folders, OPTIONS, strict=True):
-            if folder.is_dir():
-                scan(folder, Asked(option=option, use_generated=True))  # asks whose its files are
         what = f"the two folders do not contain the same file names: {'; '.join(alone)}"
+        for folder, option, layout in zip(self.folders, OPTIONS, self.layouts, strict=True):
+            if folder.is_dir() and not layout:
+                _ask_whose(folder, option, what)
         raise UserError(what, where=WHERE, remedy=NAME_OR_LAYOUT)
 
     def _by_visit(self) -> dict[Scan, Scan]:
@@ -107,12 +116,24 @@ def find_files(
     scans = [row for row in all_real if row.kind != "no scan"] or all_real
     real = [row for row in scans if row.contrast in shown] or scans
     rows = [made, real] if predicted.is_dir() or truth.is_dir() else []
-    files = Files(_patients(made, predicted), _patients(real, truth), rows=rows, folders=folders)
+    patients = (_patients(made, predicted), _patients(real, truth))
+    files = Files(*patients, rows=rows, folders=folders, layouts=layouts)
     if len(real) < len(all_real):
         unused = f"{count_noun(len(all_real) - len(real), 'image')} of the truth not used"
         contrasts = " and ".join(sorted({row.contrast for row in real}))
         files.notes.append(f"{unused}: the predictions show {contrasts}, as names say")
     return files
+
+
+def _ask_whose(folder: Path, option: str, why: str) -> None:
+    """Raise a LayoutQuestion where no layout reads a folder; it says first why a layout is needed."""
+    try:
+        scan(folder, Asked(option=option, use_generated=True))
+    except LayoutQuestion as question:
+        question.what = (
+            f"{why}. Give each image the name of its truth, or a layout: {question.what}"
+        )
+        raise
 
 
 def _rows(path: Path, pattern: str, layout: str) -> list[Row]:
