@@ -32,6 +32,7 @@ from gantk.catalog.words import (
     SITE,
     SPLIT,
     VISIT,
+    are_channels,
     are_running_numbers,
     day_of,
     left_out,
@@ -65,6 +66,9 @@ ANY_TEXT = r"[^/]+?"
 TOKENS = re.compile(r"\*?\{contrast\}\*?|\{\w+(?::\d+)?\}|\*\*/|[*\[\]_]|[^*\[\]{}_]+|[{}]")
 FIELDS = {*STRICT, "contrast", "running", "name", "class"}
 MAX_PATTERN_CHARACTERS = 1000
+CHANNELS_WITHOUT_NAMES = (
+    "end in numbers of channels, which are different contrasts, and no dataset.json names them"
+)
 FEW_UNEXPLAINED = 10  # images at which a line is given up
 
 
@@ -224,7 +228,9 @@ def read(
     tried = [reading for reading in tried if reading.entries]
     tried.sort(key=lambda reading: len(reading.left_out))
     why = "fit no layout that gantk knows"
-    if tried:
+    if are_channels(images):
+        why = CHANNELS_WITHOUT_NAMES
+    elif tried:
         why = f"fit no layout: for '{tried[0].layout}', {tried[0].doubt}"
     return Unclear(why, images, skipped, tried)
 
@@ -490,10 +496,8 @@ def _doubt_about_fields(
     around: Mapping[str, set[tuple[str, ...]]],
 ) -> str:
     """Why what the fields of a general line hold may be something else; "" where it is certain."""
-    channels = {entry.path[-len(suffix_of(entry.path)) - 5 :][:5] for entry in found.entries}
-    are_channels = len(channels) > 1 and all(re.fullmatch(r"_000\d", each) for each in channels)
-    if are_channels and "{contrast}" not in layout.pattern:
-        return "names end in numbers of channels, which are different contrasts"
+    if "{contrast}" not in layout.pattern and are_channels([e.path for e in found.entries]):
+        return CHANNELS_WITHOUT_NAMES
     if not all(map(are_running_numbers, numbers)):
         return "names of pictures may hold patients"
     for contrast, own in around.items():

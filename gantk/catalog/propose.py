@@ -15,7 +15,7 @@ from itertools import permutations, product
 
 from gantk.catalog.contrasts import ContrastWords, one_word
 from gantk.catalog.layouts import LOOSE, Reading, Unclear, compile_layout, read_by
-from gantk.catalog.words import SITE, SPLIT, VISIT, whole
+from gantk.catalog.words import SITE, SPLIT, VERSION, VISIT, are_channels, whole
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
 UNKNOWN = "?"  # no field yet
@@ -35,7 +35,9 @@ def propose(unclear: Unclear, contrasts: Sequence[str], words: ContrastWords) ->
     lines = dict.fromkeys([*near, *_lines_of(images, words), *_lines_of(saying, words)])
     readings = [read_by(line, images, contrasts, words) for line in lines]
     readings = [reading for reading in readings if _has_all(reading, contrasts)]
-    if not readings and len(contrasts) > 1:
+    says_contrasts = any("{contrast}" in reading.layout for reading in readings)
+    are_numbered = not says_contrasts and is_volume(images[0]) and are_channels(images)
+    if are_numbered or (not readings and len(contrasts) > 1):
         readings = [*_of_unnamed_contrasts(lines, images, contrasts)]
 
     different: dict[tuple, Reading] = {}
@@ -66,8 +68,12 @@ def _of_unnamed_contrasts(
 ) -> Iterator[Reading]:
     """Readings where no name says a contrast: a field of few values may be it, in any order."""
     nothing = ContrastWords()
+    if not contrasts:
+        return
     for line, name in product(lines, ("visit", "slice", "name", "patient", "site")):
         if line.count(f"{{{name}}}") != 1 or "{contrast}" in line:
+            continue
+        if name == "patient" and re.search("{(?:site|visit)}", line):  # neither is a patient
             continue
         pattern = compile_layout(line.removesuffix(suffix_of(line)), nothing, LOOSE)
         matches = [pattern.fullmatch(path[: len(path) - len(suffix_of(path))]) for path in images]
@@ -136,6 +142,8 @@ def _folders(column: Sequence[str], words: ContrastWords) -> list[str]:
     values = {*column}
     if len(values) == 1:
         return [column[0]]
+    if len(values) <= ONE_OF_FEW and any(whole(VERSION, value) for value in values):
+        return sorted(values)
     for kind, name in ((SPLIT, "split"), (VISIT, "visit"), (SITE, "site")):
         if all(whole(kind, value) for value in values):
             return [f"{{{name}}}", UNKNOWN] if kind == VISIT else [f"{{{name}}}"]

@@ -91,11 +91,17 @@ def scan_contrasts(folder: Path, asked: Asked, wanted: Callable[[Path], bool] = 
 def read_contrasts(
     folder: Path, images: Sequence[Path], asked: Asked, paths: Sequence[Path] = ()
 ) -> Catalog:
-    """The catalog of image files by the contrast that a file's name, or the nearest folder, says;
-    patients are not known.
+    """The catalog of image files by the contrast that a dataset.json, a file's name, or the nearest
+    folder says; patients are not known without the first.
     """
     words = ContrastWords(asked.contrasts, asked.words)
     skipped = _left_out_by_walk(folder, images, asked, paths)
+    file_of = {composed(_name(folder, image)): image for image in images}
+    named = [name for name in file_of if name not in skipped]
+    reading = _by_dataset_json(folder, named, asked, words, paths)
+    if reading:
+        reading.left_out |= skipped
+        return catalog_of(reading, file_of, words)
     names = [_name(folder, image) for image in images]
     skipped |= left_out(names, words, stripped=asked.stripped)
     rows = []
@@ -153,13 +159,25 @@ def _stated(
     """The reading that a dataset.json states, in the folder or anywhere below it, or BIDS."""
     if asked.layout:
         return None
+    reading = _by_dataset_json(folder, names, asked, words, paths)
+    return reading or read_entities(names, asked.contrasts, words)
+
+
+def _by_dataset_json(
+    folder: Path,
+    names: Sequence[str],
+    asked: Asked,
+    words: ContrastWords,
+    paths: Sequence[Path],
+) -> Reading | None:
+    """The reading that a dataset.json states, in the folder or anywhere below it."""
     for path in paths:
         if path.name == DATASET_FILE:
             file = _name(folder, path)
             reading = read_dataset_json(folder, file, names, asked.contrasts, words)
             if reading:
                 return reading
-    return read_entities(names, asked.contrasts, words)
+    return None
 
 
 def _left_out_by_walk(

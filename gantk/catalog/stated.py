@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gantk.catalog.contrasts import ContrastWords
@@ -80,12 +81,17 @@ def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
             if re.fullmatch(r"[0-9]{1,4}", number) and isinstance(name, str) and name:
                 said = words.meant(name)
                 names[int(number)] = next(iter(said)) if len(said) == 1 else name
-        twice = {name for name in names.values() if [*names.values()].count(name) > 1}
-        if twice:
+        if _names_of_several(names):
             names = {number: table[str(number)] for number in names}
-        if len({*names.values()}) < len(names):
-            raise ValueError(f"it gives several channels the name '{min(twice)[:40]}'")
+        twice = _names_of_several(names)
+        if twice:
+            raise ValueError(f"it gives several channels the name '{twice[0][:40]}'")
     return names
+
+
+def _names_of_several(names: Mapping[int, str]) -> list[str]:
+    """The names that several channels have."""
+    return sorted(name for name, count in Counter(names.values()).items() if count > 1)
 
 
 PLACE_OF_BIDS = re.compile(r"(?:.*/)?sub-[^/]+(?:/ses-[^/]+)?(?:/[a-z]+)?")

@@ -33,6 +33,8 @@ SPLIT = (
 CLASS = (
     r"(?:yes|no|normal|healthy|no[-_ ]?tumou?r|tumou?r|positive|negative|benign|malignant|ill|well)"
 )
+# folders of versions of the same images, of which one is used
+VERSION = r"(?:raw|orig(?:inal)?s?|unprocessed|(?:pre[-_]?)?processed|preproc|native|mni\w*)"
 # first two letters of such a word -> the split
 SPLITS = {"tr": "train", "te": "test", "ts": "test", "va": "validation", "de": "validation"}
 # how was scanned: words that differ between the series of a patient and say nothing of whom
@@ -173,6 +175,12 @@ def take_split(path: str, words: ContrastWords) -> tuple[str, str]:
 def split_named(word: str) -> str:
     """The split that a word such as `imagesTr` names; "" for another word."""
     return SPLITS.get(word.lower().removeprefix("images")[:2], "")
+
+
+def are_channels(paths: Sequence[str]) -> bool:
+    """Whether names end in numbers of channels, as nnU-Net writes them: p1_0000, p1_0001."""
+    ends = {stem_of(path)[-5:] for path in paths}
+    return len(ends) > 1 and all(re.fullmatch(r"_000\d", end) for end in ends)
 
 
 def are_running_numbers(names: Sequence[str]) -> bool:

@@ -138,8 +138,10 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
             f" are {' and '.join(names.values())}"
         )
         allowed = (*names.values(), *ABOUT)
-        near = did_you_mean(unknown[0], allowed) if unknown else None
-        raise UserError(what, where="data", allowed=allowed, remedy=near)
+        way = did_you_mean(unknown[0], allowed) if unknown else None
+        if not way and len(unknown) == len(names):
+            way = f'to call the domains so, give set={{"data.domains": {unknown}}}'
+        raise UserError(what, where="data", allowed=allowed, remedy=way)
     is_pair = about.pop("pair") if isinstance(about.get("pair"), bool) else True
     if is_pair and len({len(images) for images in columns.values()}) == 1:
         yield from _rows_of(columns, about)

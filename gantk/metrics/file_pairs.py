@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.contrasts import contrast_in, exclude, usual_contrast
 from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.question import LayoutQuestion
 from gantk.catalog.scan import Asked, scan, scan_or_contrasts
@@ -122,6 +122,16 @@ def find_files(
         unused = f"{count_noun(len(all_real) - len(real), 'image')} of the truth not used"
         contrasts = " and ".join(sorted({row.contrast for row in real}))
         files.notes.append(f"{unused}: the predictions show {contrasts}, as names say")
+    true = {row.contrast for row in real} - {""}
+    others = [
+        (one, other)
+        for one in sorted(shown)
+        for other in sorted(true)
+        if exclude(usual_contrast(one), usual_contrast(other))
+    ]
+    if others and shown.isdisjoint(true):
+        note = "different contrasts are compared: predictions show {}, their truth {}, as names say"
+        files.notes.append(note.format(*others[0]))
     return files
 
 

@@ -349,6 +349,7 @@ ASKED = {
     "two folders without a contrast",
     "a contrast agent in a folder of T1",
     "SynthRAD by region",
+    "raw and processed",
 }
 # of these none does: a line that the user writes, or a table
 TOLD = {
@@ -356,7 +357,6 @@ TOLD = {
     "both echoes of a series",
     "both echoes without a time",
     "side files of each folder",
-    "raw and processed",
 }
 STRAYS = (
     "{folder}{stem}_old{suffix}",

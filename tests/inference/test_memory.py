@@ -265,11 +265,11 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
         ({"T1": slices(4), "T2": slices(4), "patients": "abcd"}, "Did you mean 'patient'"),
         (
             {"T1": slices(4), "T2": slices(4), "patient": "abc"},
-            "'patient' has 3 values, but there are 4",
+            "different lengths: T1 4, T2 4, patient 3",
         ),
         (
             {"T1": slices(4) * np.nan, "T2": slices(4)},
-            r"T1\[0\] contains 1440 values that are NaN",
+            "T1 of item 0 contains 1440 values that are NaN",
         ),
         ({"T1": slices(4)}, "no images of T2"),
         (3, "type int cannot be used for training"),

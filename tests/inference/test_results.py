@@ -185,7 +185,7 @@ def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):
         "MR_u": bright,
     }
     bottle = rng.integers(180, 184, (1, 40, 40)) - 175 * np.tri(40)
-    images |= {"T1_noise": noise[0], "bottle": [bottle] * 4}
+    images |= {"T1_noise": noise[0], "T1_bottle": [bottle] * 4}
     for name, values in images.items():
         picture(path := tmp_path / "in" / f"{name}.png")
         Picture.fromarray(values[3][0].clip(0, 255).astype(np.uint8)).save(path)
@@ -195,18 +195,20 @@ def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):
     warned = [line for line in said if ", but this model translates" in line]
 
     assert "warning  fits the training data: no; lesions are not judged" in said
-    assert "1 image not used: 'x_flair.png' (to translate one, name it: INPUT)" in " ".join(said)
+    # beside those whose names say T1, the others are left out
+    unused = "3 images not used: 'w.png', 'x_flair.png', 'z.png' (to translate one, name it: INPUT)"
+    assert unused in " ".join(said)
     assert sorted(warned) == [
         f"warning  {what}, but this model translates T1{names}"
         for what, names in [
             ("the header or the name says FLAIR", ""),
             (
                 "the input has nearly one brightness, as a bottle, a mask or an inverted image has",
-                " (1 of 7 images: bottle.png)",
+                " (1 of 5 images: T1_bottle.png)",
             ),
             (
                 "the input is noise (neighbouring pixels are uncorrelated)",
-                " (1 of 7 images: T1_noise.png)",
+                " (1 of 5 images: T1_noise.png)",
             ),
         ]
     ]
@@ -241,8 +243,11 @@ def test_a_bids_tree_becomes_a_derivative(bids):
     out = bids / "derivatives" / "gantk"
     said = translate(bids, out, variants=2)
 
-    assert "1 image not used: 'sub-02/anat/sub-02_FLAIR.nii.gz'" in said[0]
-    assert "left out, because the name does not contain T1 (1 of 3 images" in said[1]
+    unused = (
+        "2 images not used: 'derivatives/other/sub-02/anat/sub-02_T1w.nii.gz' (derivative),"
+        " 'sub-02/anat/sub-02_FLAIR.nii.gz'"
+    )
+    assert unused in said[0]
 
     expected = {"dataset_description.json"}
     for k in (1, 2):

@@ -1,5 +1,5 @@
-"""Data sets as archives unpack them: the images of both domains, no others, and whose they are, by
-names alone.
+"""Data sets as archives unpack them: the images of both domains, no others, whose they are and which
+belong together, by names alone; or a question, one of whose answers is this.
 """
 
 from itertools import product
@@ -9,6 +9,7 @@ import pytest
 from volumes import volume
 
 from gantk import checked_recipe
+from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.data.dataset import source_and_records
 
 # Below folders of five patients, names of T1 and T2; those in brackets are neither, or are made
@@ -57,24 +58,68 @@ UNPACKED |= {
 }
 
 
+# set -> of those that are asked about, the proposal that is right
+ASKED = {
+    "Set{o}_Train/S-0000{p}-00{v}": "{site}/S-{patient}-{visit}/*{contrast}*.nii",
+    "10{p}/unprocessed/3T": "{site}/unprocessed/3T/*/{patient}_{contrast}*.nii",
+    "Imaging/Patient-{p}/week-00{v}-1": "[{site}/]{patient}/[{visit}/]*{contrast}*",
+    "Export/Doe_{o}/2020010{v} Head": "Export/{patient}/{visit}/*{contrast}*.nii",
+    "training0{p}/pre": "{site}/pre/{patient}_{visit}_{contrast}_pp.nii",
+    "disc{o}/S_00{p}_MR{v}": "{site}/S_{patient}_{visit}/S_*_mr_{contrast}.nii",
+    "all": "all/set_{patient}_mr_{contrast}.nii",
+    "1{p}1/T1w": "{patient}/T1w/*{contrast}*.nii",
+    "WMH/GE3T/1{p}": "WMH/GE3T/{patient}/pre/{contrast}.nii",
+    "raw/p{p}": "processed/{site}/{patient}_{contrast}*.nii",
+    "p{p}_V{v}/scan{v}": "{patient}_{visit}/*/{contrast}.nii",
+    "OAS3000{p}_MR_d01{v}0/anat{v}": "{patient}_MR_{visit}/*/{contrast}.nii",
+    "S-0000{p}-00{v}": "S-{patient}-{visit}/{contrast}.nii",
+    "GBM-0000{p}_1{v}": "GBM-{patient}_{visit}/{contrast}.nii",
+    "PDGM-000{p}_FU00{v}d_nifti": "PDGM-{patient}_{visit}_nifti/{contrast}.nii",
+    "PT-000{p}_0{v}": "PT-{patient}_{visit}/{contrast}.nii",
+    "C": "C/{patient}_{visit}_{contrast}.nii",
+    "E": "E/G-{patient}_{visit}_x_{contrast}.nii",
+    "F": "F/{patient}_{visit}_{contrast}.nii",
+    "G": "G/m_{patient}_AD_{visit}_MR_1_{contrast}.nii",
+}
+
+
+def read(folder, *settings):
+    """The records by path, as a training reads them."""
+    _, model = checked_recipe("dualgan_t1t2", folder, [*settings], None)
+    _, records = source_and_records(model.data, model.method.target)
+    return {record.path.resolve(): record for record in records}
+
+
+def groups(value_of):
+    """Which paths share a value, whatever it is."""
+    found = {}
+    for path, value in value_of.items():
+        found.setdefault(value, set()).add(path)
+    return sorted(map(sorted, found.values()))
+
+
 @pytest.mark.parametrize("place", UNPACKED)
-def test_unpacked_data_sets_keep_images_and_patients(tmp_path, place):
+def test_unpacked_data_sets_keep_images_and_patients_or_ask(tmp_path, place):
     real = {}
     for (p, v), name in product(np.ndindex(5, 2), UNPACKED[place].split()):
         path = tmp_path / f"{place}/{name.strip('()')}.nii".format(p=p, v=v, o="ABCDE"[p])
-        real[volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()] = name[0] != "(", p
+        visit = v if "{v}" in place + name else 0
+        real[volume(path, 10 * p + v, shape=(8, 8, 8)).resolve()] = name[0] != "(", p, visit
+    wanted = {path: (p, visit) for path, (is_wanted, p, visit) in real.items() if is_wanted}
 
     for source in ("", "=folders", "=nifti") if UNPACKED[place] == "T1 T2" else ("",):
-        _, model = checked_recipe(
-            "dualgan_t1t2", tmp_path, [f"data.source.name{source}"] if source else [], None
-        )
-        found = {
-            record.path.resolve(): record
-            for record in source_and_records(model.data, model.method.target)[1]
-        }
-        assert sorted(found) == sorted(path for path, (wanted, _) in real.items() if wanted)
+        settings = [f"data.source.name{source}"] if source else []
+        try:
+            found = read(tmp_path, *settings)
+            assert place not in ASKED
+        except LayoutQuestion as question:
+            proposals = [reading.layout for reading in question.readings]
+            assert ASKED.get(place) in proposals
+            assert len(proposals) <= 3
+            found = read(tmp_path, *settings, as_setting(ASKED[place]))
+
+        assert sorted(found) == sorted(wanted)
         assert all(("t1" in path.stem.lower()) == (found[path].domain == "a") for path in found)
-        patients = {(real[path][1], record.subject) for path, record in found.items()}
-        assert (
-            len(patients) == len(dict(patients)) == len({subject for _, subject in patients}) == 5
-        )
+        subjects = {path: record.subject for path, record in found.items()}
+        assert groups(subjects) == groups({path: p for path, (p, _) in wanted.items()})
+        assert groups({path: record.pair for path, record in found.items()}) == groups(wanted)
