@@ -443,3 +443,15 @@ def test_ct_without_hounsfield_units_is_told(tmp_path, name):
 
     found = [each for each in check(tmp_path)["problems"] if each["kind"] == "units"]
     assert sum(len(each["files"]) for each in found) == count
+
+
+def test_further_words_say_the_contrasts_of_a_layout(tmp_path):
+    for person in range(6):
+        for number, word in enumerate(("K1", "K2")):
+            image = np.random.default_rng(2 * person + number).random((24, 24, 12))
+            volume(tmp_path / f"p{person}_{word}.nii.gz", image, dtype=np.float32)
+
+    words = ['data.words.T1=["K1"]', 'data.words.T2=["K2"]']
+    found = check(tmp_path, set=words, layout="{patient}_{contrast}")
+
+    assert {tuple(each["domains"]) for each in found["files"]} == {("T1",), ("T2",)}

@@ -113,12 +113,22 @@ def check(
         found = examine(Path(path), recipe, settings, every=every, progress=progress)
     except LayoutQuestion:
         if table is not None:  # to be completed
-            write_table(Path(table), None, scan_contrasts(Path(path), Asked()).of_kind("image"))
+            write_table(
+                Path(table), None, scan_contrasts(Path(path), _asked(settings)).of_kind("image")
+            )
         raise
     result = result_of(found)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), found.usage, found.rows)
     return result
+
+
+def _asked(settings: Sequence[str]) -> Asked:
+    """The further words for contrasts that the settings give; others are refused with their table."""
+    data = Recipe({}).override(settings).tables.get("data", {})
+    words = data.get("words")
+    named = words.items() if isinstance(words, dict) else ()
+    return Asked(words={name: texts for name, texts in named if isinstance(texts, list)})
 
 
 class Examination(NamedTuple):
@@ -149,7 +159,7 @@ def examine(
     report(0.0, f"reading {path.name}")
     rows: list[Row] = []
     if not path.is_file():
-        rows = [row for row in scan_or_contrasts(path, Asked()) if row.kind != "other"]
+        rows = [row for row in scan_or_contrasts(path, _asked(settings)) if row.kind != "other"]
         if not rows:
             raise UserError(nothing_fits(path), where="PATH")
 
