@@ -69,7 +69,7 @@ MAX_PATTERN_CHARACTERS = 1000
 CHANNELS_WITHOUT_NAMES = (
     "end in numbers of channels, which are different contrasts, and no dataset.json names them"
 )
-FEW_UNEXPLAINED = 10  # images at which a line is given up
+MAX_UNEXPLAINED_IMAGES = 10  # images at which a line is given up
 
 
 @dataclass(slots=True)
@@ -370,7 +370,7 @@ def explain(
         entry = entry_of(image, fields, layout, contrasts, words) if match else "has another form"
         if isinstance(entry, str):
             found.left_out[image.path] = entry
-            if gives_up and len(found.left_out) > FEW_UNEXPLAINED:
+            if gives_up and len(found.left_out) > MAX_UNEXPLAINED_IMAGES:
                 return Reading(layout.pattern, [], found.left_out, "many images have another form")
             continue
         found.entries.append(entry)
@@ -380,7 +380,7 @@ def explain(
         if "/*{contrast}*" in layout.pattern:
             around[entry.contrast].add(_unknown_words(fields, words))
 
-    found.doubt = _unexplained(found) or _doubt_about_table(found, layout, contrasts)
+    found.doubt = _first_left_out(found) or _doubt_about_table(found, layout, contrasts)
     if layout.general:
         found.doubt = found.doubt or _doubt_about_fields(found, layout, numbers.values(), around)
     if contrasts:
@@ -398,7 +398,7 @@ def _without_suffix_of_format(pattern: str) -> str:
     return pattern[: len(pattern) - len(suffix)] if suffix in formats() else pattern
 
 
-def _unexplained(found: Reading) -> str:
+def _first_left_out(found: Reading) -> str:
     if not found.left_out:
         return "" if found.entries else "there are no images"
     path, why = next(iter(found.left_out.items()))

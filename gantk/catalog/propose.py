@@ -125,7 +125,9 @@ def _lines_of(images: Sequence[str], words: ContrastWords) -> Iterator[str]:
             )
         suffixes = {path[len(path) - len(suffix_of(path)) :] for path in images}
         suffix = suffixes.pop() if len(suffixes) == 1 else ""
-        lines = [line for parts in product(*shapes) for line in _filled("/".join(parts), volumes)]
+        lines = [
+            line for parts in product(*shapes) for line in _lines_of_shape("/".join(parts), volumes)
+        ]
         yield from (_with_one_contrast(line) + suffix for line in lines[:MAX_LINES])
 
 
@@ -207,7 +209,7 @@ def _separator_before_contrast(text: str, words: ContrastWords) -> str:
     return match[1] if match else ""
 
 
-def _filled(shape: str, volumes: bool) -> Iterator[str]:
+def _lines_of_shape(shape: str, volumes: bool) -> Iterator[str]:
     """The lines of a shape whose unknown parts are the patient, sites before it, and visits, slices or
     anything behind.
     """

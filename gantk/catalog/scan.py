@@ -132,7 +132,7 @@ def read_folder(
     file_of = {composed(_name(folder, image)): image for image in images}
     skipped = _left_out_by_walk(folder, images, asked, paths)
     names = [name for name in file_of if name not in skipped]
-    reading = _stated(folder, names, asked, words, paths)
+    reading = _stated_reading(folder, names, asked, words, paths)
     if reading is None and asked.layout:
         reading = read_by(asked.layout, names, asked.contrasts, words, stripped=asked.stripped)
     elif reading is None:
@@ -149,7 +149,7 @@ def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _stated(
+def _stated_reading(
     folder: Path,
     names: Sequence[str],
     asked: Asked,

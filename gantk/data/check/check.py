@@ -114,7 +114,9 @@ def check(
     except LayoutQuestion:
         if table is not None:  # to be completed
             write_table(
-                Path(table), None, scan_contrasts(Path(path), _asked(settings)).of_kind("image")
+                Path(table),
+                None,
+                scan_contrasts(Path(path), _asked_with_words(settings)).of_kind("image"),
             )
         raise
     result = result_of(found)
@@ -123,7 +125,7 @@ def check(
     return result
 
 
-def _asked(settings: Sequence[str]) -> Asked:
+def _asked_with_words(settings: Sequence[str]) -> Asked:
     """The further words for contrasts that the settings give; others are refused with their table."""
     data = Recipe({}).override(settings).tables.get("data", {})
     words = data.get("words")
@@ -159,7 +161,11 @@ def examine(
     report(0.0, f"reading {path.name}")
     rows: list[Row] = []
     if not path.is_file():
-        rows = [row for row in scan_or_contrasts(path, _asked(settings)) if row.kind != "other"]
+        rows = [
+            row
+            for row in scan_or_contrasts(path, _asked_with_words(settings))
+            if row.kind != "other"
+        ]
         if not rows:
             raise UserError(nothing_fits(path), where="PATH")
 
