@@ -19,6 +19,7 @@ KEY_VALUE = "KEY=VALUE"
     section="Judge",
     place=2,
     examples=[
+        "gantk bench --all --dry-run            # which rows, and how long they take",
         "gantk bench --all                      # every recipe, shortened",
         "gantk bench dualgan_t1t2 --seeds 3     # mean and spread over seeds",
         "gantk bench dualgan_t1t2 --grid method.local_ncc=0,1,5 --grid train.seed=0,1,2",
@@ -90,6 +91,9 @@ KEY_VALUE = "KEY=VALUE"
     help="Suite gpu: also time this checkout of the reference CycleGAN.",
 )
 @click.option("--data", metavar="PATH", help="Train every recipe on this folder or file.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only print the rows and how long each took last time."
+)
 @device_option
 def command(names, everything, json_file, settings, minutes, hours, **options) -> None:
     """Train and score recipes the same way and put them into one table.
@@ -116,6 +120,6 @@ def command(names, everything, json_file, settings, minutes, hours, **options) -
         console=Console(stderr=True) if json_file == "-" else None,
         **options,
     )
-    if json_file == "-":
+    if json_file == "-" and not options["dry_run"]:
         click.echo((outcome.folder / "rows.jsonl").read_text("utf-8"), nl=False)
     sys.exit(0 if outcome.good else 1)

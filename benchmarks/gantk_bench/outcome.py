@@ -62,6 +62,7 @@ def bench(
     data: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
+    dry_run: bool = False,
     console: Console | None = None,
 ) -> Outcome:
     """Train and score recipes the same way, each in a process of its own; returns one row for each.
@@ -72,6 +73,7 @@ def bench(
         resume: skip rows that are "ok" and have the same recipe, settings and seed.
         jobs, limit, minutes: None: those of the suite.
         reference: a checkout whose CycleGAN is timed too, in a suite of fixed minutes.
+        dry_run: print the rows and how long they will take, and train nothing.
         console: where progress is shown; None: standard output.
 
     Raises UserError for invalid input before anything runs, and Interrupted on Ctrl-C, once the
@@ -83,7 +85,7 @@ def bench(
     names = [*map(str, names)]
     if chosen.minutes is None and (minutes is not None or tiny or reference is not None):
         what = f"the suite {chosen.name} has no fixed length"
-        remedy = "leave --minutes, --hours, --tiny and --reference out, or take --suite gpu"
+        remedy = "take --suite gpu, or limit the time of each recipe by --limit SECONDS"
         raise UserError(what, where="--suite", remedy=remedy)
     recipes, named = recipe_names(names, all or bool(chosen.minutes and not names), chosen)
     earlier = read_rows(against) if against is not None else None
@@ -94,7 +96,7 @@ def bench(
     copy = Path(json) if json else None
     if copy:
         expect_file(copy, "--json", overwrite=overwrite)
-    if not (path / "rows.jsonl").is_file():
+    if not (path / "rows.jsonl").is_file() and not dry_run:
         expect_replaceable([path], overwrite, "--out")
     if device is not None:
         start(device, "fp32")  # raises if the device does not exist
@@ -104,6 +106,11 @@ def bench(
     if chosen.minutes is not None:
         seconds = 60 * (minutes or chosen.minutes)
         benchmark = TimedBench(planned, chosen, path, seconds, device, console, tiny, reference)
+    if dry_run:
+        expected = benchmark.forecast(planned)
+        expected.table().print_on(console)
+        benchmark.print_plan(expected)
+        return Outcome([], path)
     benchmark.run(resume)
     changes = _changes(benchmark, earlier, named)
     outcome = Outcome(benchmark.own_rows(), path, changes, judged=earlier is not None)

@@ -89,6 +89,7 @@ class Row(Results):
     published: dict[str, Any] = {}
     started: str = ""
     wall_s: float | None = None
+    load: float | None = None  # mean number of busy processes of the machine in the last minute
     run: str = ""  # the run folder, in the bench folder
     git: dict[str, Any] = {}
     jobs: int | None = None

@@ -15,6 +15,7 @@ from gantk.files import lock_folder
 from gantk.terminal import stop_on_ctrl_c, styled
 from gantk_bench.board import Board
 from gantk_bench.child import Child, End, now
+from gantk_bench.forecast import Forecast, forecast, known_rows
 from gantk_bench.plan import Job
 from gantk_bench.rows import FORMAT, Row, commit, figures, read_rows, without_paths, write_rows
 from gantk_bench.suite import Suite
@@ -53,23 +54,32 @@ class Bench:
         self.rows: dict[str, Row] = {}  # by label
         self.before: list[Row] | None = None
 
+    def forecast(self, planned: Sequence[Job]) -> Forecast:
+        """How long these jobs will take."""
+        return forecast(planned, self.jobs, known_rows(self.path, self.suite.name))
+
     def run(self, resume: bool) -> None:
         """Measure all planned rows; with `resume` only those that the folder does not have yet."""
         with ExitStack() as stack:
             self._open(stack, keep_before=not resume)
             todo = [job for job in self.planned if not (resume and self._is_done(job))]
-            self._print_plan(done=len(self.planned) - len(todo))
+            self.print_plan(self.forecast(todo), done=len(self.planned) - len(todo))
             board = stack.enter_context(Board(len(todo), self.out))
             stopped = stack.enter_context(stop_on_ctrl_c())
             self._measure(todo, board, stopped)
 
-    def _print_plan(self, done: int) -> None:
+    def print_plan(self, expected: Forecast, done: int = 0) -> None:
+        """Print what will be trained, how long that will take, and where it goes."""
         rows = count_noun(self.planned, "row")
         at_once = f"{self.jobs} at once, {count_noun(self.threads, 'thread')} each"
         print_line(self.out, f"bench    suite {self.suite.name}, {rows}, {at_once}")
         if done:
             print_line(self.out, f"resume   done already: {count_noun(done, 'row')}")
+        print_line(self.out, f"time     {self._time(expected)}")
         print_line(self.out, f"folder   {self.path}")
+
+    def _time(self, expected: Forecast) -> str:
+        return expected.sentence()
 
     def own_rows(self) -> list[Row]:
         """The rows of this bench, in the order of its jobs."""
@@ -191,6 +201,7 @@ class Bench:
             "error": end.error,
             "started": started,
             "wall_s": round(end.seconds, 1),
+            "load": _load(),
             "run": f"runs/{job.folder}" if run.is_dir() else None,
             "git": self.commit,
             "jobs": self.jobs,
@@ -212,6 +223,13 @@ def _available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _load() -> float | None:
+    """Processes that ran or waited to run, on average over the last minute; None where the system
+    does not say.
+    """
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def _stop(children: list[Child]) -> None:

@@ -26,6 +26,7 @@ Values = tuple[float, ...]  # of one quantity, by seed; empty where it was not m
 FIRST = ("psnr", "ssim")  # main metrics of a translation
 # baselines that any successful training beats: the unchanged input, random pixels
 TRIVIAL = ("identity", "noise")
+MOST_LINES = 4  # both directions, before and after the post-steps
 SEED = re.compile(r"\s*\bseed=\S+")
 
 
@@ -88,6 +89,17 @@ class System:
         """One Line for each direction; if nothing was scored, one Line with direction ""."""
         directions = dict.fromkeys(key for row in self.scored for key in row.metrics)
         return tuple(Line(self, direction) for direction in directions or [""])
+
+    @property
+    def main_lines(self) -> tuple["Line", ...]:
+        """The lines that a table has room for: of a network of many contrasts the first two."""
+        return self.lines if len(self.lines) <= MOST_LINES else self.lines[:2]
+
+    @property
+    def more(self) -> str:
+        """`27 more in rows.jsonl`: the directions that a table has no room for; "" if none."""
+        left = len(self.lines) - len(self.main_lines)
+        return f"{left} more in rows.jsonl" if left else ""
 
 
 @dataclass(frozen=True)

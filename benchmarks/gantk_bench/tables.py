@@ -55,7 +55,7 @@ class Cell:
 
 def cells(system: System, titles: Sequence[str]) -> list[list[Cell]]:
     """Line -> its cells in the columns of these titles."""
-    return [[COLUMNS[title](line) for title in titles] for line in system.lines]
+    return [[COLUMNS[title](line) for title in titles] for line in system.main_lines]
 
 
 def _recipe(line: Line) -> Cell:
@@ -68,7 +68,10 @@ def _recipe(line: Line) -> Cell:
 
 def _direction(line: Line) -> Cell:
     plain, _, after = line.label.partition(", ")
-    return Cell(plain or "–", after)
+    notes = [after]
+    if line.direction == line.system.main_lines[-1].direction:
+        notes.append(line.system.more)
+    return Cell(plain or "–", ", ".join(filter(None, notes)))
 
 
 def verdict(line: Line) -> Cell:
@@ -227,12 +230,14 @@ def _legend(lines: list[Line]) -> list[str]:
     seeds = 0
     definitions: dict[str, str] = {}
     machines: set[str] = set()
+    extra: list[float] = []  # processes beside those of the bench
     for line in lines:
         seeds = max(seeds, len(line.system.rows))
         for metric in line.main:
             definitions[metric] = line.score(metric).definition
         for row in line.system.rows:
             machines.add(str(row.machine.get("cpu") or ""))
+            extra.append((row.load or 0.0) - (row.jobs or 1) * (row.machine.get("threads") or 1))
 
     figures = "Figures are PSNR in dB / SSIM, or what is named, on held-out images"
     if seeds > 1:
@@ -242,6 +247,10 @@ def _legend(lines: list[Line]) -> list[str]:
         if text:
             notes.append(f"{_escaped(metric_name(metric))}: `{_escaped(text)}`.")
     machines.discard("")
+    busy = max(extra, default=0.0)
+    if busy >= 1:
+        what = f"Up to {busy:.0f} other processes ran on the machine"
+        notes.append(f"{what}: seconds and images/s are not its speed.")
     if machines:
         notes.append(f"Measured on {', '.join(sorted(map(_escaped, machines)))}.")
     return [f"- {note}" for note in notes]
@@ -261,11 +270,14 @@ def brief(row: Row) -> str:
     """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (probability of
     being better 98 %)`.
     """
+    system = System(row.label, (row,))
     texts = []
-    for line in System(row.label, (row,)).lines:
+    for line in system.main_lines:
         if line.direction:
             parts = (named_scores(line), verdict(line).text)
             texts.append(f"{line.label} {', '.join(part for part in parts if part)}")
+    if system.more:
+        texts.append(system.more)
     return plain("   ".join(texts))
 
 

@@ -127,6 +127,16 @@ def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
     assert str(Path.home()) + "/" not in row.model_dump_json()
 
 
+def test_a_dry_run_trains_and_writes_nothing(bench):
+    before = sorted(Path().iterdir())
+    done = bench("tiny.toml", "third.toml", "--dry-run")
+
+    assert done.code == 0
+    assert "time     unknown: no row has been trained before" in done.out
+    assert [line.split()[0] for line in done.out.splitlines()][:3] == ["Row", "tiny", "third"]
+    assert sorted(Path().iterdir()) == before
+
+
 def test_each_way_to_end_is_a_row_and_the_other_rows_are_safe(stand_in, bench):
     done = bench("fails.toml", "crashes.toml", "dies.toml", "tiny.toml")
     assert done.code == 1

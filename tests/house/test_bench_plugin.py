@@ -6,15 +6,17 @@ import pytest
 from tiny import ROOT, write_json
 
 from gantk.errors import UserError
+from gantk.metrics.table import MODEL, lines_of
 from gantk.recipe.load import all_recipes, load_recipe
 from gantk.runs.results import Score
 from gantk_bench.comparison import change_lines, compare, regressed
+from gantk_bench.forecast import forecast
 from gantk_bench.plan import Options, jobs_for, recipe_names
 from gantk_bench.rows import Row, figures, read_rows
 from gantk_bench.statistics import sentences
 from gantk_bench.suite import load_suite
 from gantk_bench.systems import systems
-from gantk_bench.tables import markdown
+from gantk_bench.tables import brief, markdown
 
 pytestmark = pytest.mark.bench
 RESULTS = ROOT / "benchmarks" / "results"
@@ -145,10 +147,10 @@ def test_untrained_results_are_flagged_and_unranked():
 def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path):
     """Scores of two images of so many patients, None if unknown."""
     (tmp_path / "recipe.toml").write_text('[data]\nsource = {name = "files"}\n', "utf-8")
-    images = [{"patient": name, "scores": {"psnr": 20.0}} for name in ("001.png", "002.png")]
+    about = {"direction": "a_to_b", "system": MODEL, "image": ["001.png", "002.png"]}
+    lines_of("psnr", 20.0, **about).to_csv(tmp_path / "scores.csv", index=False)
     files = {
         "metrics": {"metrics": {"a_to_b": {"psnr": {"value": 20.0, "n": patients}}}},
-        "patients": {"a_to_b": {"patients": images}},
         "split": {"splits": {"test": []}},
         "environment": {},
     }
@@ -220,6 +222,39 @@ def test_no_text_of_a_row_is_markup_in_the_table():
 
     assert "<script" not in table
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+
+
+def test_a_network_of_many_contrasts_is_two_lines_and_the_number_of_the_others():
+    directions = {f"a_to_b{number}": {"psnr": score(20.0)} for number in range(9)}
+    many = row(metrics=directions, verdict={}, baselines={})
+
+    assert "7 more in rows.jsonl" in markdown([many])
+    assert markdown([many]).count("20.00") == 1  # equal cells are written once
+    assert brief(many).count("PSNR 20.00") == 2
+    assert brief(many).endswith("7 more in rows.jsonl")
+
+
+@pytest.mark.parametrize(("load", "told"), [(1.0, False), (4.2, True), (None, False)])
+def test_work_of_others_on_the_machine_is_told(load, told):
+    one = row(load=load, jobs=1, machine={"threads": 1})
+    assert ("Up to 3 other processes ran on the machine" in markdown([one])) == told
+
+
+# ---- how long it will take
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({}, "unknown: no row has been trained before"),
+        ({"cut_t1t2": 90.0}, "more than 45 s: 1 of 2 rows have been trained before"),
+        ({"cut_t1t2": 90.0, "munit_t1t2": 30.0}, "about 1 min 00 s, as its 2 rows took last time"),
+    ],
+)
+def test_a_bench_says_how_long_its_rows_took_last_time(known, told):
+    planned = jobs_for(["cut_t1t2", "munit_t1t2"], load_suite("quick"), Options(), named=True)
+    rows = [row(name, wall_s=seconds) for name, seconds in known.items()]
+    failed = [row("cut_t1t2", wall_s=1.0, status="failed"), row("another", wall_s=9.0)]
+
+    assert forecast(planned, 2, [*failed, *rows]).sentence() == told
 
 
 def test_the_markdown_of_the_recorded_bench_is_the_recorded_one():

@@ -39,9 +39,11 @@ def test_a_row_has_speed_quality_and_baselines(benched):
         assert speed["full_s"] == pytest.approx(speed["full_steps"] * speed["step_s"])
         assert speed["images_per_s"] > 0
         assert speed["peak_memory_gib"] > 0
-        assert len(row.curve) >= 2  # quality against time
         assert row.baselines
 
+    # quality against time; of so few heads none is held out to score images from noise
+    assert len(rows["cyclegan_t1t2_64"].curve) >= 2
+    assert not rows["dcgan_tumour"].curve
     assert "psnr" in rows["cyclegan_t1t2_64"].metrics["a_to_b"]
     assert "kid_random" in rows["dcgan_tumour"].metrics["image"]
 
