@@ -16,7 +16,7 @@ import argparse
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ def written() -> dict[Path, str]:
 
     in_readme = [system for system in SYSTEMS if system.in_readme]
     readme = README.read_text("utf-8")
-    readme = between_marks(readme, "overview", overview(records, in_readme))
+    readme = between_marks(readme, "overview", short_overview(records, in_readme))
     return {PAGE: page, README: readme}
 
 
@@ -290,6 +290,52 @@ def between_marks(text: str, name: str, table: str) -> str:
 def markdown_table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [headers, tuple("---" for _ in headers), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def short_overview(records: list[dict[str, Any]], systems: Sequence[System]) -> str:
+    """One row for all systems that were trained alike: the nine of the reports."""
+    alike: dict[str, list[tuple[System, dict[str, Any]]]] = {}  # by the conditions of the training
+    for system in systems:
+        record = record_for(system, records)
+        alike.setdefault(conditions_in_words(record), []).append((system, record))
+
+    rows = []
+    for number, group in enumerate(alike.values(), 1):
+        _, record = group[0]
+        recipes = dict.fromkeys(f"`{system.recipe}`" for system, _ in group)
+        published = (published_in_words(system, record) for system, record in group)
+        ours = (score_in_words(record["scores"][system.key]) for system, record in group)
+        baselines = (best_baseline_in_words(record, system.key) for system, record in group)
+        row = (
+            str(number),
+            f"{whose(group[0][0].report)}: {one_by_one(system.words for system, _ in group)}",
+            one_by_one(recipes),
+            one_by_one(published),
+            one_by_one(ours),
+            one_by_one(baselines),
+            f"{stated_in_words(record)}, {record['size'][0]} px, {length_in_words(record)}",
+        )
+        rows.append(row)
+    headers = ("", "system", "recipe", "published", "ours", "best baseline", "trained as")
+    return markdown_table(headers, rows)
+
+
+def one_by_one(texts: Iterable[str]) -> str:
+    """Different texts one below the other in a cell."""
+    return "<br>".join(dict.fromkeys(texts))
+
+
+def best_baseline_in_words(record: dict[str, Any], key: str) -> str:
+    """The baseline with the highest PSNR or the lowest KID; real images are none."""
+    scores = {}
+    for name in LONG_WORDS:
+        row = record["baselines"].get(name, {}).get(key.removesuffix("_post"), {})
+        if "psnr" in row:
+            scores[name] = row["psnr"]["value"]
+        elif "kid_random" in row:
+            scores[name] = -row["kid_random"]["value"]
+    best = max(scores, key=lambda name: scores[name])
+    return f"{BASELINE_WORDS[best]} {abs(scores[best]):.2f}"
 
 
 def overview(records: list[dict[str, Any]], systems: Sequence[System]) -> str:
