@@ -155,11 +155,12 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = tell) -> Run:
     Returns:
         The run, as `run` returns it.
     """
+    from gantk.machine.launch import launch
     from gantk.machine.runtime import sync_errors
     from gantk.runs.folder import RunFolder
     from gantk.training.begin import training
 
-    folder = sync_errors(lambda: RunFolder.open(run)).path
+    folder = sync_errors(lambda: RunFolder.open(run), launch()).path
     return _finish(training(folder, device=device, say=say, shown=True), say)
 
 
@@ -308,7 +309,7 @@ def evaluate(
                 tables["data"] = other = without_training(other)
             model = model.model_copy(update=tables)
 
-        runtime.sync_errors(lambda: runtime.main and locks.enter_context(lock_folder(folder.path)))
+        locks.enter_context(lock_folder(folder.path))
         chosen = folder.inference_checkpoint()
         parts = assemble(model, runtime, None if packing is not None else folder.split())
         if other is None:
@@ -319,7 +320,7 @@ def evaluate(
         restore(parts, chosen)
         if other is None:
             scores = _evaluate(parts, folder, say)
-            if runtime.main and packing is None:
+            if packing is None:
                 with suppress(OSError):  # a full disk: the scores are shown and returned
                     say(f"report   {_write_report(folder)}")
             return scores

@@ -34,6 +34,13 @@ LENGTH = re.compile(r"[0-9]{1,18}")
 # User and password of an address, up to the last @ in it.
 CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
 
+# who speaks in the words of an error of requests
+SAID_BY = {
+    "ProxyError": "the proxy of the variable HTTPS_PROXY or HTTP_PROXY: ",
+    "InvalidProxyURL": "the variable HTTPS_PROXY or HTTP_PROXY: ",
+    "SSLError": "the certificate of the server, or of a proxy, is not accepted: ",
+}
+
 # Whether a redirect from the first address may lead to the second.
 RedirectRule = Callable[[SplitResult, SplitResult], bool]
 
@@ -311,10 +318,14 @@ def _in_time(call: Callable[[], T]) -> T:
     # the words of http.client, which urllib3 repeats
     if error is not None and "IncompleteRead" in text_of(error):
         raise NotAnswered("the connection ended before all bytes were sent")
+    if type(error) is OSError and error.errno is None:  # requests on this machine's certificates
+        remedy = "correct the variable REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it"
+        raise UserError(one_line(error), remedy=remedy)
     if isinstance(error, (OSError, HTTPError, HTTPException, ValueError)):
         # urllib3's errors wrap the system's
         reason = one_line(error, 4000).rpartition(": ")[2].rpartition("('")[2].rstrip("')>.")
-        raise NotAnswered(one_line(without_credentials(reason)) if reason else "no answer")
+        said_by = SAID_BY.get(type(error).__name__, "")
+        raise NotAnswered(said_by + (one_line(without_credentials(reason)) or "no answer"))
 
     if error is not None:
         raise error

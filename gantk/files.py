@@ -30,7 +30,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError, count_noun, printable, writing_file
+from gantk.errors import DENIED_REMEDY, UserError, count_noun, printable, writing_file
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -208,7 +208,11 @@ def expect_replaceable(
 
     What gantk wrote has the attribute MARK, which says when it was complete; slices of DICOM say so
     in their fields (see `gantk.formats.image.SeriesFormat.replaced`). Empty files can be replaced.
+    UserError too where this user may not write to the folder, or to the one in which it is to be made.
     """
+    paths = list(paths)
+    for folder in {path.absolute().parent for path in paths if not _is_device(path)}:
+        expect_permission(folder, where)
     if overwrite:
         return
 
@@ -233,6 +237,23 @@ def expect_replaceable(
             where=where,
             remedy="name another place, or add --overwrite (in Python overwrite=True)",
         )
+
+
+def expect_permission(folder: Path, where: str | None) -> None:
+    """UserError where this user may not write to a folder that exists, or else to the nearest one
+    above it.
+    """
+    whole = folder.absolute()
+    place = next(each for each in (whole, *whole.parents) if os.path.exists(each))
+    if os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+        what = f"this user may not write to the folder '{place}'"
+        raise UserError(what, where=where, remedy=DENIED_REMEDY)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path is a device or a pipe, which is written to directly."""
+    named_device = str(path.absolute().parent) in ("/dev", "/dev/fd")
+    return named_device or (os.path.exists(path) and not (path.is_file() or path.is_dir()))
 
 
 def record_written(path: Path, complete: Path) -> None:
@@ -294,9 +315,7 @@ def write_output(
     """Write a file that the user named, after `expect_replaceable`: like `write_file`, and recorded;
     devices, pipes and /dev/stdout are written to directly.
     """
-    named_device = str(path.absolute().parent) in ("/dev", "/dev/fd")
-    is_other = os.path.exists(path) and not (path.is_file() or path.is_dir())
-    if named_device or is_other:
+    if _is_device(path):
         with open(path, "ab") as file:
             file.writelines([content] if isinstance(content, bytes) else content)
         return path

@@ -24,6 +24,7 @@ import numpy as np
 from gantk.errors import UserError, raise_if_of_machine, reading_file, writing_file
 from gantk.files import (
     ANY_SIZE,
+    expect_permission,
     expect_replaceable,
     make_folder,
     record_written,
@@ -347,6 +348,7 @@ def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:
         if suffix_of(path) in formats():
             replaced.append(path)
         else:
+            expect_permission(path, "OUTPUT")
             replaced += [file for form in _series_formats() for file in form.replaced(path)]
     expect_replaceable(replaced, overwrite)
 

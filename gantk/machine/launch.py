@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gantk.errors import UserError
 
@@ -27,6 +27,7 @@ class Launch:
     restarts: int = 0  # how often torchrun, or SLURM, has started all processes again
     may_restart: bool = False  # whether torchrun restarts them after a failure
     elastic: bool = False  # whether torchrun started it
+    variable: str = field(default="", compare=False)  # which variable states the number
 
 
 def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
@@ -36,8 +37,10 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     MASTER_ADDR and similar ones.
     """
     environment = os.environ if environment is None else environment
-    if "WORLD_SIZE" not in environment:
+    variable = "WORLD_SIZE"
+    if variable not in environment:
         environment.update(slurm(environment))
+        variable = task_count(environment)
 
     counts = [
         environment.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -71,7 +74,13 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     local = number("LOCAL_RANK", 0, world - 1)
     number("MASTER_PORT", 1, 65535)
     may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-    return Launch(rank, world, local, restarts, may_restart, "TORCHELASTIC_RUN_ID" in environment)
+    elastic = "TORCHELASTIC_RUN_ID" in environment
+    return Launch(rank, world, local, restarts, may_restart, elastic, variable)
+
+
+def task_count(environment: Mapping[str, str]) -> str:
+    """The variable of srun that states the number of tasks."""
+    return "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
 
 
 def slurm(environment: Mapping[str, str]) -> dict[str, str]:
@@ -81,7 +90,7 @@ def slurm(environment: Mapping[str, str]) -> dict[str, str]:
     step. A batch script is no step: without srun, gantk runs as one process in it.
     """
     step = "SLURM_STEP_NUM_TASKS" in environment or "SLURM_STEP_ID" in environment
-    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+    tasks = environment.get(task_count(environment), "1")
     if not step or not tasks.isdecimal() or int(tasks) < 2:
         return {}
 

@@ -10,7 +10,9 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import timedelta
+from threading import Timer
 from typing import Any, TypeVar
 
 import torch
@@ -19,12 +21,14 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from gantk.errors import FailedOnOtherRank, GantkError, UserError
+from gantk.errors import FailedOnOtherRank, GantkError, UserError, count_noun
 from gantk.machine.launch import Launch
+from gantk.terminal import warn
 
 T = TypeVar("T")
 # for all ranks to connect: machines load torch at different speeds
 CONNECT_TIMEOUT = timedelta(minutes=10)
+SILENT_SECONDS = 2.0  # of waiting for other processes until a line says so
 # for ranks that wait while another one writes or scores, however long that takes
 WAIT_TIMEOUT = timedelta(days=30)
 ALIGNED = 16  # alignment in bytes of every gradient in a message: kernels read four numbers at once
@@ -241,6 +245,9 @@ def meet(process: Launch) -> Ranks:
     if _met is not None:
         return _met
 
+    waiting = Timer(SILENT_SECONDS, copy_context().run, (_say_waiting, process))
+    waiting.daemon = True
+    waiting.start()
     try:
         everyones, _, _ = next(
             rendezvous("env://", process.rank, process.world, timeout=CONNECT_TIMEOUT)
@@ -265,10 +272,21 @@ def meet(process: Launch) -> Ranks:
         )
         remedy += "GLOO_SOCKET_IFNAME to the network interface that connects the machines"
         raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
+    finally:
+        waiting.cancel()
 
     _met = Ranks(process)
     atexit.register(_part)
     return _met
+
+
+def _say_waiting(process: Launch) -> None:
+    """Say for whom this process waits, and how it trains alone."""
+    others = count_noun(process.world - 1, "other process")
+    warn(
+        f"rank {process.rank} waits for {others}, because {process.variable} is {process.world}."
+        f" To train in one process, put `env -u RANK {process.variable}=1` before the command."
+    )
 
 
 def _part() -> None:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gantk.machine.device import CHANNELS_LAST, choose, cpu_info, driver_version, precision_on
-from gantk.machine.launch import Launch, launch
+from gantk.machine.launch import Launch
 
 if TYPE_CHECKING:
     from gantk.machine.ranks import Ranks, Reduction
@@ -160,19 +160,21 @@ class Runtime:
 
 
 def start(
-    device: str | None = None, precision: str = "auto", channels_last: bool = True
+    device: str | None = None,
+    precision: str = "auto",
+    channels_last: bool = True,
+    process: Launch = Launch(),  # noqa: B008 - frozen
 ) -> Runtime:
-    """Set up the runtime of this process; UserError if the device is missing or cannot compute at
-    this precision.
+    """Set up the runtime of this process, alone or as the rank that `process` says; UserError if the
+    device is missing or cannot compute at this precision.
     """
-    process = launch()
-    ranks = _others()
+    ranks = _others(process)
 
     def device_and_precision() -> tuple[torch.device, str]:
         working = choose(device, process.rank, process.local)
         return working, precision_on(working, precision)
 
-    chosen_device, arithmetic = sync_errors(device_and_precision)
+    chosen_device, arithmetic = sync_errors(device_and_precision, process)
     try:
         getpass.getuser()
     # an id that the system does not know (docker run --user); torch.export needs a name
@@ -194,14 +196,13 @@ def start(
     )
 
 
-def sync_errors(work: Callable[[], T]) -> T:
+def sync_errors(work: Callable[[], T], process: Launch) -> T:
     """`work()` on all ranks, before there is a runtime; a GantkError on one of them stops all."""
-    ranks = _others()
+    ranks = _others(process)
     return ranks.sync_errors(work) if ranks else work()
 
 
-def _others() -> Ranks | None:
-    process = launch()
+def _others(process: Launch) -> Ranks | None:
     if process.world == 1:
         return None
     from gantk.machine.ranks import meet

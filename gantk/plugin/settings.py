@@ -33,19 +33,21 @@ def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
         if folder is None:
             continue
         path = folder / FILE_NAME
-        if path.is_file():
+        if os.path.isfile(path):  # False too for a folder that may not be entered
             for package in _disabled_by(path):
                 disabled.setdefault(package, str(path))
 
     return disabled
 
 
-def user_folder() -> Path:
-    """The user's configuration folder of gantk: %APPDATA%, $XDG_CONFIG_HOME or ~/.config."""
+def user_folder() -> Path | None:
+    """The user's configuration folder of gantk: %APPDATA%, $XDG_CONFIG_HOME or ~/.config; None for
+    a user without a home, as in a container.
+    """
     if sys.platform == "win32" and os.environ.get("APPDATA"):
         return Path(os.environ["APPDATA"]) / "gantk"
-    configuration = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(configuration) / "gantk"
+    configuration = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return None if configuration.startswith("~") else Path(configuration) / "gantk"
 
 
 def _words(text: str) -> list[str]:

@@ -51,12 +51,14 @@ def find_model(
                 f"'{name}' is not the address of a model",
                 allowed="hf://USER/NAME, hf://USER/NAME@REVISION",
             )
-    elif os.path.exists(name):
+    elif os.path.exists(name) and not (name in models and _is_no_model(Path(name))):
         path = Path(name)
         if name in models:
             say(f"note     './{name}' is used, not the model '{name}' from {models[name][1]}")
     elif name in models:
         path, owner = models[name]
+        if os.path.exists(name):
+            say(f"note     './{name}' is not used: it has no recipe.toml, so it is no run")
         say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
@@ -68,6 +70,12 @@ def find_model(
         say(f"limits   {limits}")
 
     return path
+
+
+def _is_no_model(path: Path) -> bool:
+    """Whether a path is a folder without a run or a checkpoint, such as one of images."""
+    marks = ("recipe.toml", "meta.json")
+    return path.is_dir() and not any((path / mark).exists() for mark in marks)
 
 
 def _no_model(name: str, models: Iterable[str]) -> UserError:

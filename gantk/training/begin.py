@@ -23,6 +23,7 @@ from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, count_noun, note_in, warn_of
 from gantk.files import lock_folder
 from gantk.formats.files import listed_once
+from gantk.machine.launch import Launch, launch
 from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
@@ -59,6 +60,7 @@ class Surroundings:
     ending: ExitStack
     notes: list[str] = field(default_factory=list)  # notes and warnings so far
     main: bool = True  # only the main rank prints
+    process: Launch = field(default_factory=launch)  # which of how many this is
 
     def say(self, line: str) -> None:
         """Print a line, and keep it if it is a note or a warning."""
@@ -73,7 +75,8 @@ class Surroundings:
         """Start the runtime; errors of it will say how to continue the run in `folder`, or what
         needs less memory.
         """
-        runtime = start(device, model.train.precision, model.train.fast.channels_last)
+        train = model.train
+        runtime = start(device, train.precision, train.fast.channels_last, self.process)
         self.main = runtime.main
         self.watch(runtime, folder)
         self.ending.enter_context(memory_advice(model, runtime))
@@ -159,9 +162,9 @@ def training(
         last = {key: value for key, value in shorthands.items() if value is not None}
         with listed_once():
             loaded, model, source = sync_errors(
-                lambda: opened_recipe(recipe, data, set, profile, last)
+                lambda: opened_recipe(recipe, data, set, profile, last), around.process
             )
-        sync_errors(lambda: check_training(model, around.hooks))
+        sync_errors(lambda: check_training(model, around.hooks), around.process)
         runtime = around.start(model, device, Path(out or "."))
         tables = resolved(model)
         changed = changes_of_file(loaded, tables)
@@ -243,7 +246,7 @@ def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -
         around.ending.enter_context(lock_folder(folder.path))
         return folder.latest()
 
-    folder, model, split = sync_errors(open_checked)
+    folder, model, split = sync_errors(open_checked, around.process)
     loader = _loader_again(folder, data, model)
     runtime = around.start(model, device, folder.path)
     saved = runtime.from_main(locked_checkpoint)
