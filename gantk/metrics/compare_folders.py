@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log10
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from gantk.data.sources.reader import KeptImages
 from gantk.errors import UserError
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
-from gantk.metrics.file_pairs import WHERE, FilePair, find_files
-from gantk.metrics.pair_scores import PairScorer, References, too_small_for
+from gantk.metrics.file_pairs import WHERE, FilePair, find_pairs, find_sides
+from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
@@ -30,6 +31,8 @@ MIN_SLOPE = 0.4
 MAX_SLOPE = 2.5
 MIN_ERROR_OF_RANGE = 0.05
 MAX_ERROR_LEFT = 0.5
+FEW_PIXELS = 1e-4  # share of the pixels of a file that may be broken
+MAX_GAIN = 2.0  # how much larger the gray range may be by them: 6 dB of PSNR
 NO_PATIENTS = (
     "the patients are not known, so n counts images, and intervals are over images: set --patient REGEX"
     " to find the patients in the file names"
@@ -116,50 +119,59 @@ def compare(
     of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
     of_pairs = [part for part in parts if part not in of_sets]
     place = start(device, "fp32").device
-    files = find_files(Path(predicted), Path(truth), patient, (layout, truth_layout))
+    made, real, notes = find_sides(Path(predicted), Path(truth), patient, (layout, truth_layout))
     read = KeptImages().read
     scale = ScaleFit()
     pairs: list[FilePair] = []
     if of_pairs or match:
-        pairs = files.pairs()
+        pairs, alone = find_pairs(made, real)
+        notes += alone
         scale = _fit_line((_comparable(pair, read) for pair in pairs), match)
 
+    result = FolderResults(
+        metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=False
+    )
     scores: dict[str, Score] = {}
-    lines = []
+    warnings: dict[str, None] = {}
     if of_pairs:
-        scorer = FileScorer((read(truth) for _, truth in pairs), of_pairs, place)
-        for made, real in pairs:
-            images = (torch.tensor(read(scan).pixels)[None] for scan in (made, real))
-            output, reference = images
-            lines.append(scorer(scale(output), reference, files.truths[real], made.name))
-        scores |= scorer.scores(pd.concat(lines, ignore_index=True))
-        reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
-        if all("pixels on each side" in reason for reason in reasons):
-            remedy = "use other metrics too, such as psnr or mae"
-            raise UserError(reasons[0], where="--metrics", remedy=remedy)
+        gray = gray_range(read(scan) for _, scan in pairs)
+        scorer = file_scorer(gray, of_pairs, place)
+        for one, other in pairs:
+            output, reference = (torch.tensor(read(scan).pixels)[None] for scan in (one, other))
+            about = References(reference, [real.patients[other]], names=[one.name])
+            result.lines.append(scorer(scale(output), about, direction=DIRECTION))
+        scores |= scorer.scores(pd.concat(result.lines, ignore_index=True))
+        _expect_scores(scores)
+        warnings[gray.warning] = None
+        notes.append(NO_BASELINE)
     if of_sets:
-        images_of = (files.predictions, files.truths)
-        scores |= _set_scores(*images_of, of_sets, place, scale, read)
+        gray = gray_range(read(scan) for scan in real.scans)
+        scores |= _set_scores(made.patients, real.patients, of_sets, place, scale, read, gray)
+        warnings[gray.warning] = None
     if match:
         for score in scores.values():
             score.definition += "/predictions-matched-linearly"
 
-    unknown = len(pairs) > 1 and all(files.truths[real] == real.name for _, real in pairs)
-    result = FolderResults(
-        metrics={DIRECTION: scores},
-        baselines={},
-        verdict={},
-        scale=scale,
-        patients_unknown=unknown,
-    )
-    result.lines.extend(lines)
-    notes = [*files.notes, *[NO_PATIENTS] * unknown, *[NO_BASELINE] * bool(of_pairs)]
+    result.metrics = {DIRECTION: scores}
+    if len(pairs) > 1 and all(real.patients[scan] == scan.name for _, scan in pairs):
+        result.patients_unknown = True
+        notes.append(NO_PATIENTS)
     about_scale = _scale_line(scale)
     for line in [*summary_lines(result), *filter(None, [about_scale])]:
         say(line)
+    for warning in filter(None, warnings):
+        say(with_label("warning", warning))
     for note in notes:
         say(with_label("note", note))
     return Scores(result)
+
+
+def _expect_scores(scores: Mapping[str, Score]) -> None:
+    """UserError where the images are too small for every metric."""
+    reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
+    if all("pixels on each side" in reason for reason in reasons):
+        remedy = "use other metrics too, such as psnr or mae"
+        raise UserError(reasons[0], where="--metrics", remedy=remedy)
 
 
 def _part(name: str) -> Part:
@@ -233,50 +245,26 @@ def _fit_line(pairs: Iterable[tuple[Image, Image]], match: bool) -> ScaleFit:
     )
 
 
-class FileScorer:
-    """Scores whole files in their own values, over the range that all true files share."""
+def file_scorer(gray: GrayRange, parts: Sequence[Part], device: Any, unit: str = "") -> PairScorer:
+    """Scores whole files in their own values, over the range that all true files share.
 
-    def __init__(self, truths: Iterable[Image], parts: Sequence[Part], device: Any, unit: str = ""):
-        """`unit`: of the values, where it is known."""
-        self._sizes: set[tuple[int, ...]] = set()
-        self._black, self._range = black_and_range(map(self._noted, truths))
-        self._parts = parts
-        self._device = device
-        self._unit = unit
-        self._scorers: dict[int, PairScorer] = {}  # by dimensions
-        self._left_out: dict[str, Score] = {}
-
-    def __call__(self, made: Tensor, real: Tensor, patient: str, name: str) -> pd.DataFrame:
-        """The lines of one file, (1, C, *size), of a patient."""
-        dims = real.ndim - 2
-        if dims not in self._scorers:
-            metrics = [part(self._range, dims) for part in self._parts]
-            self._left_out = too_small_for(metrics, self._sizes)
-            metrics = [metric for metric in metrics if metric.name not in self._left_out]
-            for metric in metrics:
-                if metric.in_intensities:
-                    metric.unit = self._unit
-            self._scorers[dims] = PairScorer(
-                metrics,
-                low=self._black,
-                data_range=self._range,
-                dims=dims,
-                batch=1,
-                device=self._device,
-                regions=["whole"],
-            )
-        references = References(real, [patient], names=[name])
-        return self._scorers[dims](made, references, direction=DIRECTION)
-
-    def scores(self, lines: pd.DataFrame) -> dict[str, Score]:
-        """The scores over all files, by name; without a value where files are too small for a
-        metric.
-        """
-        return next(iter(self._scorers.values())).scores(lines) | self._left_out
-
-    def _noted(self, truth: Image) -> Image:
-        self._sizes.add(truth.pixels.shape[1:])
-        return truth
+    `unit`: of the values, where it is known.
+    """
+    dims = len(min(gray.sizes, key=len))
+    metrics = [part(gray.span, dims) for part in parts]
+    for metric in metrics:
+        if metric.in_intensities:
+            metric.unit = unit
+    return PairScorer(
+        metrics,
+        low=gray.black,
+        data_range=gray.span,
+        dims=dims,
+        batch=1,
+        device=device,
+        regions=["whole"],
+        sizes=gray.sizes,
+    )
 
 
 def _set_scores(
@@ -286,6 +274,7 @@ def _set_scores(
     device: Any,
     scale: ScaleFit,
     read: Read,
+    gray: GrayRange,
 ) -> dict[str, Score]:
     images = [read(scan) for scan in (*predicted, *truth)]
     shapes = sorted({image.pixels.shape for image in images})
@@ -296,13 +285,12 @@ def _set_scores(
             remedy="resize the images first",
         )
 
-    black, data_range = black_and_range(images[len(predicted) :])
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
-    fakes = ImageGroup(scale(pixels[: len(predicted)]) - black, [*predicted.values()])
-    reals = ImageGroup(pixels[len(predicted) :] - black, [*truth.values()])
+    fakes = ImageGroup(scale(pixels[: len(predicted)]) - gray.black, [*predicted.values()])
+    reals = ImageGroup(pixels[len(predicted) :] - gray.black, [*truth.values()])
     scores: dict[str, Score] = {}
     for part in parts:
-        metric = part(data_range, pixels.ndim - 2)
+        metric = part(gray.span, pixels.ndim - 2)
         scores |= set_scores(metric, reals, reals, fakes, strict=True)
     for score in scores.values():
         score.n = len(set(fakes.patients))
@@ -334,30 +322,64 @@ def _scale_line(scale: ScaleFit) -> str:
     )
 
 
-def black_and_range(truths: Iterable[Image]) -> tuple[float, float]:
-    """Black and the data range: those of the type for uint8, and for uint16 if the set uses more
-    than half of it; else the set's extremes. Scans of 12 bits in files of 16 would otherwise gain
-    24 dB.
-    """
-    kinds = set()
-    extremes = []
-    paths = []
-    for image in truths:
-        kinds.add(None if image.dtype is None else np.dtype(image.dtype))
-        extremes += [float(image.pixels.min()), float(image.pixels.max())]
-        paths.append(image.path)
+@dataclass(frozen=True)
+class GrayRange:
+    """The gray values by which files are scored: from `black` on, `span` wide."""
 
-    low = min(extremes)
-    high = max(extremes)
-    if high <= low:
-        where = f"in all {len(paths)} images from '{paths[0]}' on"
-        if len(paths) == 1:
-            where = f"in its only image '{paths[0]}'"
-        what = f"all pixels of the truth are {low:g}, {where}"
+    black: float
+    span: float
+    sizes: set[tuple[int, ...]]  # of the true images
+    warning: str  # which file's few pixels set the range; "" if none do
+
+
+def gray_range(truths: Iterable[Image]) -> GrayRange:
+    """The range that true files share: that of the type for uint8, and for uint16 if the set uses more
+    than half of it; else the set's extremes. Scans of 12 bits in files of 16 would otherwise gain
+    24 dB. UserError if all their pixels are equal.
+    """
+    facts = pd.DataFrame(map(_gray_facts, truths))
+    black, span = _black_and_span(facts.low.min(), facts.high.max(), set(facts.kind))
+    if span <= 0:
+        where = f"in all {len(facts)} images from '{facts.path[0]}' on"
+        if len(facts) == 1:
+            where = f"in its only image '{facts.path[0]}'"
+        what = f"all pixels of the truth are {black:g}, {where}"
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
 
-    if kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
+    low, high = facts.dark.min(), facts.bright.max()
+    _, robust = _black_and_span(low, high, set(facts.kind))
+    warning = ""
+    if span > MAX_GAIN * robust > 0:
+        is_bright = facts.high.max() - high > low - facts.low.min()
+        path = facts.path[facts.high.idxmax() if is_bright else facts.low.idxmin()]
+        warning = (
+            f"a few pixels of '{path}' set the range of gray values, {black:g} to {black + span:g}, by"
+            f" which all scores are counted: without them it is {low:g} to {high:g}, and PSNR"
+            f" {20 * log10(span / robust):.1f} dB lower. Mend the file, or leave it out"
+        )
+    return GrayRange(black, span, set(facts["size"]), warning)
+
+
+def _gray_facts(image: Image) -> dict[str, Any]:
+    """Lowest and highest gray value of an image, and both without its few most extreme pixels."""
+    values = image.pixels.ravel()
+    few = min(max(1, round(FEW_PIXELS * values.size)), (values.size - 1) // 2)
+    dark, bright = np.partition(values, (few, -1 - few))[[few, -1 - few]]
+    return {
+        "path": image.path,
+        "size": image.pixels.shape[1:],
+        "kind": None if image.dtype is None else np.dtype(image.dtype),
+        "low": float(values.min()),
+        "high": float(values.max()),
+        "dark": float(dark),
+        "bright": float(bright),
+    }
+
+
+def _black_and_span(low: float, high: float, kinds: set[Any]) -> tuple[float, float]:
+    """Black and the range of images with these extremes, of these types."""
+    if low < high and kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
         full = float(max(np.iinfo(kind).max for kind in kinds))
         is_byte = full == np.iinfo(np.uint8).max
         # below 0 or above the type's range, a header rescales the values

@@ -1,10 +1,14 @@
-"""Which files of a folder of images show the same as those of another: predictions and their truth."""
+"""Which files of a folder of images show the same as those of another: predictions and their truth.
+
+Read `find_pairs` first.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gantk.catalog.catalog import Row
@@ -18,142 +22,101 @@ from gantk.formats.image import Scan
 
 WHERE = "--pred, --truth"
 MAX_LISTED_NAMES = 5
-OPTIONS = ("--layout", "--truth-layout")
 NAME_OR_LAYOUT = "give each image the name of its truth, or say whose files are whose: --layout and --truth-layout"
 ONE_OF_A_NAME = "keep one image of each name"
+ONE_OF_A_TRUTH = "keep one prediction of each true image, or score each model's folder by itself"
 
 FilePair = tuple[Scan, Scan]  # a prediction and its truth
-Key = Callable[[str, Row], Hashable]  # (name without its suffix, row) -> equal for image and truth
+Key = Callable[[str], Hashable]  # name without its suffix -> equal for image and truth
 # the first of these by which every image has its truth
 KEYS: tuple[Key, ...] = (
-    lambda name, row: name,
-    lambda name, row: name.rpartition("/")[2],
-    lambda name, row: contrast_in(name.rpartition("/")[2], set())[1],
+    lambda name: name,
+    lambda name: name.rpartition("/")[2],
+    lambda name: contrast_in(name.rpartition("/")[2], set())[1],
 )
 
 
-@dataclass
-class Files:
-    """Predictions and true images, each with its patient, or else with its own name."""
+@dataclass(frozen=True)
+class Side:
+    """The predictions, or the true images: those below a folder, or the one that the path names."""
 
-    predictions: dict[Scan, str]
-    truths: dict[Scan, str]
-    notes: list[str] = field(default_factory=list)  # what is not compared
-    rows: list[list[Row]] = field(default_factory=list)
-    folders: Sequence[Path] = ()
-    layouts: Sequence[str] = ()  # those that the user gave: nobody is asked twice
+    path: Path
+    rows: list[Row]
+    option: str  # that names the layout of the files
+    layout: str  # "" if the user gave none
 
-    def pairs(self) -> list[FilePair]:
-        """Each prediction with its truth; UserError that lists the names in one folder only."""
-        made, real = ([*images] for images in (self.predictions, self.truths))
-        if len(made) == len(real) == 1 and not self.rows:
-            return [(made[0], real[0])]
+    @cached_property
+    def scans(self) -> list[Scan]:
+        """The scan of each row, named from the folder on."""
+        root = self.path.parent if self.path.is_file() else self.path
+        return [row.scan_below(root) for row in self.rows]
 
-        named = [
-            [
-                (scan.name.removesuffix(suffix_of(scan.name)), row)
-                for scan, row in zip(*own, strict=True)
-            ]
-            for own in zip((made, real), self.rows, strict=True)
-        ]
-        for key in KEYS:
-            keys = [[key(*image) for image in own] for own in named]
-            if set(keys[0]) == set(keys[1]) and all(len({*own}) == len(own) for own in keys):
-                truth_of = dict(zip(keys[1], real, strict=True))
-                return [(scan, truth_of[own]) for own, scan in zip(keys[0], made, strict=True)]
+    @cached_property
+    def patients(self) -> dict[Scan, str]:
+        """Each image with its patient, as names or headers say, or else with its own name."""
+        rows = zip(self.scans, self.rows, strict=True)
+        return {scan: row.subject or scan.name for scan, row in rows}
 
-        by_visit = self._by_visit()
-        if 2 * len(by_visit) >= len(made):
-            if len(by_visit) < len(made):
-                alone = [scan.name for scan in made if scan not in by_visit]
-                what = f"{count_noun(alone, 'prediction')} without a truth: {join_first(alone)}"
-                self.notes.append(what)
-            return [*by_visit.items()]
+    @cached_property
+    def names(self) -> list[str]:
+        """The name of each image without its suffix."""
+        return [scan.name.removesuffix(suffix_of(scan.name)) for scan in self.scans]
 
-        first, second = (Counter(name for name, _ in own) for own in named)
-        for folder, names in zip(self.folders, (first, second), strict=True):
-            twice = sorted(name for name, count in names.items() if count > 1)
-            if twice:
-                what = f"the folder '{folder}' has several images with the same name: {join_first(twice)}"
-                raise UserError(what, where=WHERE, remedy=ONE_OF_A_NAME)
+    @cached_property
+    def visits(self) -> list[tuple[str, str, str]]:
+        """Contrast, patient and visit of each image."""
+        return [(row.contrast, row.subject, row.session) for row in self.rows]
 
-        sides = {"predictions": first - second, "truth": second - first}
-        alone = [
-            f"{only.total()} only in the {side}: {join_first(sorted(only), most=MAX_LISTED_NAMES)}"
-            for side, only in sides.items()
-            if only
-        ]
-        what = f"the two folders do not contain the same file names: {'; '.join(alone)}"
-        for folder, option, layout in zip(self.folders, OPTIONS, self.layouts, strict=True):
-            if folder.is_dir() and not layout:
-                _ask_whose(folder, option, what)
-        raise UserError(what, where=WHERE, remedy=NAME_OR_LAYOUT)
+    def only(self, contrasts: set[str]) -> Side:
+        """The images of these contrasts; all where none shows one. Masks and the like are left out."""
+        rows = [row for row in self.rows if row.kind != "no scan"] or self.rows
+        shown = [row for row in rows if row.contrast in contrasts] or rows
+        return Side(self.path, shown, self.option, self.layout)
 
-    def _by_visit(self) -> dict[Scan, Scan]:
-        """The truth of each prediction: the only one of its contrast, patient and visit."""
-        visits = [[(row.contrast, row.subject, row.session) for row in own] for own in self.rows]
-        truths = dict(zip(visits[1], self.truths, strict=True))
-        counts = Counter(visits[1])
-        return {
-            scan: truths[visit]
-            for scan, visit in zip(self.predictions, visits[0], strict=True)
-            if visit[1] and counts[visit] == 1
-        }
+    @property
+    def contrasts(self) -> set[str]:
+        """The contrasts that the images show, as far as names or headers say."""
+        return {row.contrast for row in self.rows} - {""}
 
 
-def find_files(
-    predicted: Path, truth: Path, patient: str, layouts: Sequence[str] = ("", "")
-) -> Files:
-    """The images below two folders, or those that the two paths name; of the truth those of the
-    contrasts that the predictions show, where names say these. `patient`: a regular expression;
-    `layouts`: the lines that say whose the files of each folder are.
+def find_sides(
+    predicted: Path, truth: Path, patient: str, layouts: tuple[str, str]
+) -> tuple[Side, Side, list[str]]:
+    """The predictions, the true images, and notes on what is not compared: of the truth those of the
+    contrasts that the predictions show, where names say these.
+
+    `patient`: a regular expression; `layouts`: the lines that say whose the files of each folder are.
     """
-    folders = (predicted, truth)
-    made, all_real = (
-        _rows(path, patient, layout) for path, layout in zip(folders, layouts, strict=True)
-    )
-    shown = {row.contrast for row in made} - {""}
-    scans = [row for row in all_real if row.kind != "no scan"] or all_real
-    real = [row for row in scans if row.contrast in shown] or scans
-    rows = [made, real] if predicted.is_dir() or truth.is_dir() else []
-    patients = (_patients(made, predicted), _patients(real, truth))
-    files = Files(*patients, rows=rows, folders=folders, layouts=layouts)
-    if len(real) < len(all_real):
-        unused = f"{count_noun(len(all_real) - len(real), 'image')} of the truth not used"
-        contrasts = " and ".join(sorted({row.contrast for row in real}))
-        files.notes.append(f"{unused}: the predictions show {contrasts}, as names say")
-    true = {row.contrast for row in real} - {""}
+    made = _side(predicted, patient, "--layout", layouts[0])
+    everything = _side(truth, patient, "--truth-layout", layouts[1])
+    real = everything.only(made.contrasts)
+    notes = []
+    unused = len(everything.rows) - len(real.rows)
+    if unused:
+        contrasts = " and ".join(sorted({row.contrast for row in real.rows}))
+        notes.append(
+            f"{count_noun(unused, 'image')} of the truth not used: the predictions show {contrasts}, as"
+            " names say"
+        )
     others = [
-        (one, other)
-        for one in sorted(shown)
-        for other in sorted(true)
+        f"predictions show {one}, their truth {other}, as names say"
+        for one in sorted(made.contrasts)
+        for other in sorted(real.contrasts)
         if exclude(usual_contrast(one), usual_contrast(other))
     ]
-    if others and shown.isdisjoint(true):
-        note = "different contrasts are compared: predictions show {}, their truth {}, as names say"
-        files.notes.append(note.format(*others[0]))
-    return files
+    if others and made.contrasts.isdisjoint(real.contrasts):
+        notes.append(f"different contrasts are compared: {others[0]}")
+    return made, real, notes
 
 
-def _ask_whose(folder: Path, option: str, why: str) -> None:
-    """Raise a LayoutQuestion where no layout reads a folder; it says first why a layout is needed."""
-    try:
-        scan(folder, Asked(option=option, use_generated=True))
-    except LayoutQuestion as question:
-        question.what = (
-            f"{why}. Give each image the name of its truth, or a layout: {question.what}"
-        )
-        raise
-
-
-def _rows(path: Path, pattern: str, layout: str) -> list[Row]:
+def _side(path: Path, pattern: str, option: str, layout: str) -> Side:
     """The images below a folder, or the one that the path names; masks and the like only where
     nothing else is. UserError for a folder without images.
 
     Patients are those that `pattern` finds, or a layout says; without either they are not known.
     """
     if path.is_file():
-        return [Row(Scan(path))]
+        return Side(path, [Row(Scan(path))], option, layout)
 
     asked = Asked(layout=layout, use_generated=True)
     rows = [row for row in scan_or_contrasts(path, asked) if row.kind != "other"]
@@ -164,11 +127,90 @@ def _rows(path: Path, pattern: str, layout: str) -> list[Row]:
         for row in rows:
             row.subject = patient_of(row.scan_below(path).name, compiled)
     used = [row for row in rows if row.kind in ("image", "no scan")]
-    return used or rows
+    return Side(path, used or rows, option, layout)
 
 
-def _patients(rows: Sequence[Row], path: Path) -> dict[Scan, str]:
-    """Images with their patients, as names or headers say, or else with their own names."""
-    root = path.parent if path.is_file() else path
-    images = [(row.scan_below(root), row.subject) for row in rows]
-    return {image: subject or image.name for image, subject in images}
+def find_pairs(made: Side, real: Side) -> tuple[list[FilePair], list[str]]:
+    """Each prediction with its truth, and notes on predictions without one: of two files these two; of
+    folders images of equal names, else of the same contrast, patient and visit.
+
+    UserError that lists the names in one folder only, or asks for a layout.
+    """
+    if made.path.is_file() and real.path.is_file():
+        return [(made.scans[0], real.scans[0])], []
+
+    for key in KEYS:
+        found = _pairs_by(made, real, key)
+        if found:
+            return found, []
+
+    of_visits = _pairs_of_visits(made, real)
+    missing = [scan.name for scan in made.scans if scan not in of_visits]
+    if len(missing) > len(of_visits):
+        raise _names_differ(made, real)
+    what = f"{count_noun(missing, 'prediction')} without a truth: {join_first(missing)}"
+    return [*of_visits.items()], [what] * bool(missing)
+
+
+def _pairs_by(made: Side, real: Side, key: Key) -> list[FilePair]:
+    """The images of equal keys; none where two images of a side have one, or any stays alone."""
+    of_made, of_real = (
+        dict(zip(map(key, side.names), side.scans, strict=True)) for side in (made, real)
+    )
+    is_unique = len(of_made) == len(made.scans) and len(of_real) == len(real.scans)
+    if not is_unique or of_made.keys() != of_real.keys():
+        return []
+    return [(scan, of_real[own]) for own, scan in of_made.items()]
+
+
+def _pairs_of_visits(made: Side, real: Side) -> dict[Scan, Scan]:
+    """The truth of each prediction: the only one of its contrast, patient and visit. UserError where
+    two predictions have one truth.
+    """
+    truths = dict(zip(real.visits, real.scans, strict=True))
+    counts = Counter(real.visits)
+    pairs: dict[Scan, Scan] = {}
+    for image, visit in zip(made.scans, made.visits, strict=True):
+        _, patient, _ = visit
+        if patient and counts[visit] == 1:
+            pairs[image] = truths[visit]
+
+    for truth, count in Counter(pairs.values()).items():
+        if count > 1:
+            names = [each.name for each, own in pairs.items() if own == truth]
+            what = f"{count} predictions have one truth, '{truth.name}': {join_first(names)}"
+            raise UserError(what, where=WHERE, remedy=ONE_OF_A_TRUTH)
+    return pairs
+
+
+def _names_differ(made: Side, real: Side) -> UserError:
+    """The error of two folders whose names do not match: what is named twice, else what is in one
+    folder only; or the question for a layout, where no layout reads one of them.
+    """
+    alone = []
+    for side, other, kind in ((made, real, "predictions"), (real, made, "truth")):
+        twice = sorted(name for name, count in Counter(side.names).items() if count > 1)
+        if twice:
+            what = f"the folder '{side.path}' has several images with the same name: {join_first(twice)}"
+            return UserError(what, where=WHERE, remedy=ONE_OF_A_NAME)
+        only = sorted({*side.names} - {*other.names})
+        if only:
+            names = join_first(only, most=MAX_LISTED_NAMES)
+            alone.append(f"{len(only)} only in the {kind}: {names}")
+
+    what = f"the two folders do not contain the same file names: {'; '.join(alone)}"
+    question = _question_of(made) or _question_of(real)
+    if question is None:
+        return UserError(what, where=WHERE, remedy=NAME_OR_LAYOUT)
+    question.what = f"{what}. Give each image the name of its truth, or a layout: {question.what}"
+    return question
+
+
+def _question_of(side: Side) -> LayoutQuestion | None:
+    """The question for a folder that no layout reads; None where one does, or the user gave one."""
+    if side.path.is_dir() and not side.layout:
+        try:
+            scan(side.path, Asked(option=side.option, use_generated=True))
+        except LayoutQuestion as question:
+            return question
+    return None

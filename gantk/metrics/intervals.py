@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 
 from gantk.data.test_size import least_patients
 from gantk.errors import UserError
@@ -54,7 +53,8 @@ def head_numbers(patients: Sequence[str]) -> np.ndarray:
     """The number (N,) of each image's patient, in order of appearance; all unknown ones ("") share
     one.
     """
-    return pd.factorize(np.array(patients, dtype=object))[0]
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in patients], dtype=int)
 
 
 def count_patients(patients: Sequence[str]) -> int | None:
@@ -106,8 +106,12 @@ def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
     """The mean of each patient's values without nan, for patients with any value."""
     if len(values) != len(patients):
         raise UserError(f"{len(values)} values do not fit the patients of {len(patients)} images")
-    scores = pd.Series(np.asarray(values, dtype=float))
-    return scores.groupby(head_numbers(patients)).mean().dropna().to_numpy()
+    scores = np.asarray(values, dtype=float)
+    numbers = head_numbers(patients)
+    known = ~np.isnan(scores)
+    sums = np.bincount(numbers[known], scores[known])
+    counts = np.bincount(numbers[known])
+    return sums[counts > 0] / counts[counts > 0]
 
 
 def mean_score(values: Values, patients: Sequence[str]) -> float | None:

@@ -35,23 +35,18 @@ class References:
     names: Sequence[str] | None = None  # of the inputs; numbers where they have none
 
 
-def too_small_for(
-    metrics: Sequence[PairMetric], sizes: Collection[tuple[int, ...]]
-) -> dict[str, Score]:
-    """Scores without a value, by metric, for those that cannot score images of all sizes: SSIM needs
-    11 pixels on each side. Their definitions state the reason.
+def _without_value(metric: PairMetric, sizes: Collection[tuple[int, ...]]) -> Score | None:
+    """The score of a metric that cannot score images of all sizes: SSIM needs 11 pixels on each side.
+    Its definition states the reason.
     """
-    rows = {}
-    for metric in metrics:
-        try:
-            for size in sorted(sizes):
-                metric.expect_size(size)
-        except UserError as error:
-            reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
-            definition = f"{metric.definition}/not-computed: {reason}"
-            rows[metric.name] = metric_score(metric, NOTHING, 0, definition)
-
-    return rows
+    try:
+        for size in sorted(sizes):
+            metric.expect_size(size)
+    except UserError as error:
+        reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
+        definition = f"{metric.definition}/not-computed: {reason}"
+        return metric_score(metric, NOTHING, 0, definition)
+    return None
 
 
 class PairScorer:
@@ -71,8 +66,12 @@ class PairScorer:
         batch: int,
         device: Any,
         regions: Sequence[str] = tuple(SUFFIXES),
+        sizes: Collection[tuple[int, ...]] = (),
     ):
-        self.metrics = list(metrics)
+        """`sizes`: of all images, where some may be too small for a metric."""
+        too_small = {metric.name: _without_value(metric, sizes) for metric in metrics}
+        self.left_out = {name: score for name, score in too_small.items() if score}
+        self.metrics = [metric for metric in metrics if metric.name not in self.left_out]
         self.low = low
         self.dims = dims
         self.batch = batch
@@ -201,9 +200,9 @@ class PairScorer:
 
     def scores(self, lines: pd.DataFrame, above: str = "") -> dict[str, Score]:
         """The scores of a system over all images, by name. `above`: of the references."""
-        return {
-            name: self._score(name, own, above) for name, own in lines.groupby("metric", sort=False)
-        }
+        of_metrics = lines.groupby("metric", sort=False)
+        scores = {name: self._score(name, own, above) for name, own in of_metrics}
+        return scores | self.left_out
 
     def _score(self, name: str, lines: pd.DataFrame, above: str) -> Score:
         metric, suffix = self.rows_of[name]

@@ -29,7 +29,8 @@ from gantk.inference.translation import Translation
 from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
+from gantk.metrics.compare_folders import PAIR_METRICS, file_scorer, gray_range
+from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import image_intensities, size_image
@@ -123,7 +124,7 @@ class WrittenTranslations:
             for group in groups.values()
         ]
 
-    def _file_scorer(self, truths: Sequence[Record], to: str) -> FileScorer | None:
+    def _file_scorer(self, truths: Sequence[Record], to: str) -> PairScorer | None:
         """The scorer of whole files; None where true images are no files of one contrast."""
         files = [record.file for record in truths]
         if any(file is None or len(file.scans) != 1 for file in files):
@@ -131,14 +132,15 @@ class WrittenTranslations:
         parts = [bind_or_raise("metric", name) for name in PAIR_METRICS]
         units = units_of(self.data, truths[:1], to)
         unit = "HU" if units is not None and units.name == "HU" else "gray values"
-        return FileScorer((file.read() for file in files), parts, self.runtime.device, unit)
+        gray = gray_range(file.read() for file in files)
+        return file_scorer(gray, parts, self.runtime.device, unit)
 
     def _translate(
         self,
         records: Sequence[Record],
         truth: Record | None,
         to: str,
-        scorer: FileScorer | None,
+        scorer: PairScorer | None,
     ) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
         """The translations (n, C, *size) of the records of one image, their padding, and the scores
         of its file.
@@ -161,7 +163,8 @@ class WrittenTranslations:
             real = truth.file.read()
             if real.channels == made.channels and made.grid.same_as(real.grid):
                 written = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
-                scores = scorer(written, torch.tensor(real.pixels)[None], truth.subject, truth.key)
+                about = References(torch.tensor(real.pixels)[None], [truth.subject])
+                scores = scorer(written, about)
 
         if made.affine is None:  # a picture may be on a scale of its own
             pipeline = self.translator.pipelines[to]

@@ -176,3 +176,40 @@ def test_scans_of_12_bits_are_scored_on_their_own_range(tmp_path, largest, expec
     wrong = (16 * 16 - 2) / (16 * 16) * 40.0**2  # two of the pixels are the same
     found = rows_of(tmp_path, "psnr")["psnr"]["value"]
     assert found == pytest.approx(10 * np.log10(expected**2 / wrong), abs=1e-3)
+
+
+def test_two_predictions_of_one_truth_are_refused_by_name(tmp_path, volumes):
+    for number, (made, real) in enumerate(volumes):
+        volume(tmp_path / "scans" / f"p{number}.nii.gz", real)
+        volume(tmp_path / "made" / f"p{number}_first.nii.gz", made)
+    options = {"metrics": ["mae"], "patient": r"(p\d)", "say": silent}
+    sides = (tmp_path / "made", tmp_path / "scans")
+
+    found = gantk.compare(*sides, **options)["metrics"]["pred_to_truth"]
+    assert found["mae"]["value"] == rows_of(tmp_path, "mae")["mae"]["value"]
+
+    volume(tmp_path / "made" / "p1_second.nii.gz", volumes[0][0])
+    with pytest.raises(gantk.UserError, match=r"2 predictions have one truth.*p1_first.*p1_second"):
+        gantk.compare(*sides, **options)
+
+
+@pytest.mark.parametrize("value", [30_000, -30_000])
+def test_a_few_pixels_that_set_the_gray_range_are_named(tmp_path, volumes, value):
+    lines: list[str] = []
+    sides = (tmp_path / "pred", tmp_path / "truth")
+    before = gantk.compare(*sides, metrics=["psnr"], say=lines.append)
+    assert not any("gray values" in str(line) for line in lines)
+
+    volumes[1][1][3, 4, 5] = value
+    volume(tmp_path / "truth" / "case-1.nii.gz", volumes[1][1])
+    volumes[1][0][3, 4, 5] = value
+    volume(tmp_path / "pred" / "case-1.nii.gz", volumes[1][0])
+    after = gantk.compare(*sides, metrics=["psnr"], say=lines.append)
+
+    warned = " ".join("\n".join(map(str, lines)).split())
+    assert "a few pixels of" in warned
+    assert "case-1.nii.gz' set the range of gray values" in warned
+    first, second = (each["metrics"]["pred_to_truth"]["psnr"]["value"] for each in (before, after))
+    assert float(warned.partition(", and PSNR ")[2].split()[0]) == pytest.approx(
+        second - first, abs=0.1
+    )
