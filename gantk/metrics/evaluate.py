@@ -333,13 +333,13 @@ class Scorer:
         return results
 
     def _test_direction(self, results: Results, to: str) -> None:
+        """Score the images of one direction; adds them to the results and to `self.tested`."""
         key = direction_to(to)
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
         if not pairs and not (sources and self.set_metrics):
             return
 
-        inputs = self.reals.network_inputs(sources)
         truths = [pair[to] for pair in pairs]
         made, padding = self._translate_as_written(results, key, to, sources, truths)
         of_start = None
@@ -348,44 +348,36 @@ class Scorer:
         if padding is None:  # not rank 0
             return
 
-        shown = self.data.centre(inputs)
+        shown = self.data.centre(self.reals.network_inputs(sources))
         baselines = {name: make(shown) for name, make in self.baselines(to)}
         if of_start is not None and of_start.images.isfinite().flatten(1).all(1).any():
             baselines["start"] = of_start.images
-        references = None
+        results.metrics |= {name: {} for name in made}
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
-            made = _without_errors_in(padding, made, references.images)
-            baselines = _without_errors_in(padding, baselines, references.images)
-
-        results.metrics |= {name: {} for name in made}
-        if references is not None:
-            score_pairs(results, key, self.pairs, made, baselines, references)
+            real = references.images
+            made = _without_errors_in(padding, made, real)
+            baselines = _without_errors_in(padding, baselines, real)
+            self.tested[key] = Tested(
+                data=self.data,
+                pairs=pairs,
+                to=to,
+                inputs=shown,
+                made=made[key],
+                references=references,
+                lines=score_pairs(results, key, self.pairs, made, baselines, references),
+                higher_is_better=self.pairs.higher_is_better,
+            )
+            alarm = alarm_of_foreground(results.metrics[key], references.foreground)
+            if alarm:
+                results.alarms[key] = alarm
+        else:
+            real = self.reals.test_images(to)
+        results.values[key] = self._value_distributions(key, real, made)
         if self.set_metrics:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
             self._score_sets(results, key, to, made, baselines, about)
-
-        real = self.reals.test_images(to) if references is None else references.images
-        results.values[key] = self._value_distributions(key, real, made)
-        if references is None:
-            return
-
-        self.tested[key] = Tested(
-            data=self.data,
-            pairs=pairs,
-            to=to,
-            inputs=shown,
-            made=made[key],
-            references=references,
-            lines=pd.concat([each for each in results.lines if each.direction.iloc[0] == key]),
-            higher_is_better=self.pairs.higher_is_better,
-        )
-        if references.foreground is not None:
-            share = float(references.foreground.float().mean())
-            alarm = alarm_of_foreground(results.metrics[key], share)
-            if alarm:
-                results.alarms[key] = alarm
 
     def _translate_as_written(
         self,
@@ -481,33 +473,45 @@ class Scorer:
             name: replace(about, images=self.reals.group(each).images, found={})
             for name, each in {**made, **baselines}.items()
         }
-        set_scores: dict[str, dict[str, Score]] = {name: {} for name in [*groups, CEILING]}
-        some = next(iter(made.values()))
-        count = count_patients(about.patients)
-        patients = {"n": count or 1, "patients_unknown": count is None or None}
+        scores: dict[str, dict[str, Score]] = {name: {} for name in groups}
         for metric in self.set_metrics:
-            train, test, note = self.reals.sets(letter, tuple(some.shape[2:]))
-            for name in groups if metric.baselines else made:
-                for row, score in set_scores_of(metric, train, test, groups[name], note).items():
-                    set_scores[name][row] = score.model_copy(update=patients)
-
-            if metric.baselines and train is not test:
-                real = halves(train)[1]
-                real = select_images(real, torch.arange(len(real)) < len(some))
-                note = f"{note}/training-images-as-if-made"
-                set_scores[CEILING] |= set_scores_of(metric, train, test, real, note)
+            systems = groups if metric.baselines else {name: groups[name] for name in made}
+            for name, own in self._scores_of_systems(metric, letter, systems).items():
+                scores.setdefault(name, {}).update(own)
 
         subjects = [record.subject for record in self.reals.records("test", letter)]
         tested = count_patients(subjects) or 0
-        rivals = {name: set_scores[name] for name in baselines}
+        rivals = {name: scores[name] for name in baselines}
         for name in made:
-            results.metrics.setdefault(name, {}).update(set_scores[name])
-            verdicts = set_verdict(set_scores[name], rivals, tested)
+            results.metrics.setdefault(name, {}).update(scores[name])
+            verdicts = set_verdict(scores[name], rivals, tested)
             results.verdict.setdefault(name, {}).update(verdicts)
-        for name in (*baselines, CEILING):
-            if name in baselines or set_scores[name]:
-                of_baseline = results.baselines.setdefault(name, {}).setdefault(key, {})
-                of_baseline.update(set_scores[name])
+        for name in (name for name in scores if name not in made):
+            results.baselines.setdefault(name, {}).setdefault(key, {}).update(scores[name])
+
+    def _scores_of_systems(
+        self, metric: SetMetric, letter: str, systems: Mapping[str, ImageGroup]
+    ) -> dict[str, dict[str, Score]]:
+        """The scores of each system by one metric of sets; for one that scores baselines also those of
+        real images of other patients, scored as if generated.
+        """
+        some = next(iter(systems.values()))
+        count = count_patients(some.patients)
+        patients = {"n": count or 1, "patients_unknown": count is None or None}
+        train, test, note = self.reals.sets(letter, tuple(some.images.shape[2:]))
+        found = {
+            name: {
+                row: score.model_copy(update=patients)
+                for row, score in set_scores_of(metric, train, test, group, note).items()
+            }
+            for name, group in systems.items()
+        }
+        if metric.baselines and train is not test:
+            real = halves(train)[1]
+            real = select_images(real, torch.arange(len(real)) < len(some))
+            note = f"{note}/training-images-as-if-made"
+            found[CEILING] = set_scores_of(metric, train, test, real, note)
+        return found
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are
@@ -625,23 +629,24 @@ def score_pairs(
     made: Mapping[str, Tensor],
     baselines: Mapping[str, Tensor],
     references: References,
-) -> None:
+) -> pd.DataFrame:
     """Score images (`made`, `baselines`, by name) against their truth; adds lines, scores and verdicts
-    to results, those of baselines under the direction `key`.
+    to results, those of baselines under the direction `key`. Returns the lines of that direction.
     """
+    lines = {name: scorer(images, references, direction=name) for name, images in made.items()}
     rivals = {
         name: scorer(images, references, direction=key, system=name)
         for name, images in baselines.items()
     }
-    for name, images in made.items():
-        lines = scorer(images, references, direction=name)
-        results.lines.append(lines)
-        results.metrics[name] = scorer.scores(lines, references.above)
-        results.verdict[name] = {**pair_verdict(lines, rivals, scorer.higher_is_better)}
-    for name, lines in rivals.items():
-        results.lines.append(lines)
+    for name, own in lines.items():
+        results.metrics[name] = scorer.scores(own, references.above)
+        compared = pd.concat([own, *rivals.values()])
+        results.verdict[name] = {**pair_verdict(compared, scorer.higher_is_better)}
+    for name, own in rivals.items():
         of_baseline = results.baselines.setdefault(name, {})
-        of_baseline[key] = scorer.scores(lines, references.above)
+        of_baseline[key] = scorer.scores(own, references.above)
+    results.lines.extend([*lines.values(), *rivals.values()])
+    return pd.concat([lines[key], *rivals.values()])
 
 
 def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:

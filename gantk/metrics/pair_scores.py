@@ -7,15 +7,16 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, mean_score, metric_score
-from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES
+from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
 from gantk.metrics.pairs import LesionContrast, MapMetric, PairMetric
-from gantk.metrics.table import COLUMNS, MODEL, lines_of, trouble
+from gantk.metrics.table import COLUMNS, MODEL, trouble
 from gantk.runs.results import Score
 
 NOTHING = Score(value=None, ci95=None, n=0)
@@ -101,11 +102,10 @@ class PairScorer:
             name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()
         }
 
-    def __call__(self, output: Tensor, references: References, **about: str) -> pd.DataFrame:
-        """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`.
-
-        `about`: `direction` and `system` of its lines.
-        """
+    def __call__(
+        self, output: Tensor, references: References, direction: str = "", system: str = MODEL
+    ) -> pd.DataFrame:
+        """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         finite = []
         for first in range(0, len(output), self.batch):
@@ -115,24 +115,29 @@ class PairScorer:
             for key, scores in self._scores_of_batch(made, references, part):
                 found[key].append(scores)
 
+        rows = [name for name in self.rows_of if ("value", name) in found]
+        if not rows:
+            return pd.DataFrame(columns=COLUMNS)
+
+        def column(kind: str) -> np.ndarray:
+            """The scores of all images by the first metric, then by the next one."""
+            unknown = [torch.full((len(output),), torch.nan)]
+            parts = [torch.cat(found.get((kind, name), unknown)).cpu() for name in rows]
+            return torch.cat(parts).double().numpy()
+
         names = range(len(output)) if references.names is None else references.names
-        known = {
-            "direction": "",
-            "system": MODEL,
-            "image": [*map(str, names)],
-            "patient": references.patients,
-            "finite": torch.cat(finite).cpu().numpy(),
-        } | about
-        tables = [pd.DataFrame(columns=COLUMNS)]
-        for name in self.rows_of:
-            columns = {
-                kind: torch.cat(found[kind, name]).cpu().double().numpy()
-                for kind in ("value", "corrected")
-                if (kind, name) in found
-            }
-            if "value" in columns:
-                tables.append(lines_of(name, **known | columns))
-        return pd.concat(tables[1:] or tables, ignore_index=True)
+        lines = {
+            "direction": direction,
+            "system": system,
+            "metric": np.repeat(rows, len(output)),
+            "region": np.repeat([split_region(name)[1] or "whole" for name in rows], len(output)),
+            "image": [*map(str, names)] * len(rows),
+            "patient": [*references.patients] * len(rows),
+            "value": column("value"),
+            "corrected": column("corrected"),
+            "finite": np.tile(torch.cat(finite).cpu().numpy(), len(rows)),
+        }
+        return pd.DataFrame(lines)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice

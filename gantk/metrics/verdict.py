@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.metrics.intervals import (
@@ -19,11 +20,9 @@ from gantk.metrics.intervals import (
     probability_better,
 )
 from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
-from gantk.metrics.table import trouble
+from gantk.metrics.table import MODEL, trouble
 from gantk.runs.results import PairedTest, Score, Verdict
 
-# of scores of sets in old results, which state no p-value
-MIN_PROBABILITY_BETTER = 0.95
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 
 
@@ -48,64 +47,45 @@ def tested_patients(verdict: Verdict) -> int | None:
     """The number of patients that a verdict is based on, 0 where images are of unknown ones; None
     where it was not stored.
     """
-    if verdict.test is not None:
-        return verdict.test.n
-    return verdict.patients
+    return verdict.patients if verdict.test is None else verdict.test.n
 
 
-def _deciding_p(verdict: Verdict) -> tuple[float | None, int | None]:
-    """The p-value that decides a verdict, and for how many comparisons it is corrected (None: that is
-    not known).
-    """
-    if verdict.test is None:
-        return verdict.holm, None
-    return _deciding_p_of(verdict.test)
-
-
-def _deciding_p_of(test: PairedTest) -> tuple[float, int | None]:
+def _deciding_p(test: PairedTest) -> tuple[float, int | None]:
     """The p-value of a test that decides, and for how many comparisons it is corrected."""
     if test.primary_p is not None:
         return test.primary_p, test.primary_of
-    if test.holm is not None:
-        return test.holm, test.of
-    return test.p, 1
+    return (test.p, 1) if test.holm is None else (test.holm, test.of)
 
 
 def _comparisons(verdict: Verdict) -> int:
     """For how many comparisons the p-value that decides is corrected; 1 where that is not known."""
-    _, comparisons = _deciding_p(verdict)
-    return comparisons or 1
+    return (_deciding_p(verdict.test)[1] or 1) if verdict.test else 1
 
 
 def _is_significant(verdict: Verdict) -> bool:
     """Whether a difference is unlikely to be chance; with few patients it always may be."""
+    p = _deciding_p(verdict.test)[0] if verdict.test else verdict.holm
     patients = tested_patients(verdict)
-    if patients is not None and patients < MIN_PATIENTS:
-        return False
-    p, _ = _deciding_p(verdict)
-    if p is not None:
-        return p < SIGNIFICANCE
-    return (verdict.probability or 0.0) >= MIN_PROBABILITY_BETTER
+    enough = patients is None or patients >= MIN_PATIENTS
+    return enough and p is not None and p < SIGNIFICANCE
 
 
 def p_words(verdict: Verdict) -> str:
     """Why a lead can be chance: `p = 0.094, sign-flip test, corrected for 2 comparisons`; "" for other
     verdicts, and where too few patients were tested for any p.
     """
-    p, comparisons = _deciding_p(verdict)
     patients = tested_patients(verdict)
-    if tone_of(verdict) != "near" or p is None:
-        return ""
-    if patients is not None and patients < least_patients(_comparisons(verdict)):
+    too_few = patients is not None and patients < least_patients(_comparisons(verdict))
+    if tone_of(verdict) != "near" or too_few:
         return ""
     if verdict.test is not None:
         return deciding_words(verdict.test)
-    return f"p = {p:.2g}{_correction(comparisons)}"
+    return "" if verdict.holm is None else f"p = {verdict.holm:.2g}{_correction(None)}"
 
 
 def deciding_words(test: PairedTest) -> str:
     """The p-value of a test that decides: `p = 0.094, sign-flip test, corrected for 2 comparisons`."""
-    p, comparisons = _deciding_p_of(test)
+    p, comparisons = _deciding_p(test)
     return f"p = {p:.2g}, sign-flip test{_correction(comparisons)}"
 
 
@@ -116,28 +96,29 @@ def _correction(comparisons: int | None) -> str:
 
 
 def pair_verdict(
-    model: pd.DataFrame,
-    baselines: Mapping[str, pd.DataFrame],
-    higher_is_better: Mapping[str, bool | None],
+    lines: pd.DataFrame, higher_is_better: Mapping[str, bool | None]
 ) -> dict[str, Verdict]:
     """For each score: whether the model's mean beats the best baseline's, in which share of
     resamples of patients, and the paired test, not yet corrected for other tests.
 
-    `model` and `baselines` are tables of the same images of one direction. `higher_is_better`: of each
-    score; None: no verdict. A model with outputs that are not finite never wins.
+    `lines`: of the model and of baselines, each on the same images in the same order.
+    `higher_is_better`: of each score; None: no verdict. A model with outputs that are not finite never
+    wins.
     """
     verdicts = {}
-    for name, own in model.groupby("metric", sort=False):
+    for name, of_score in lines.groupby("metric", sort=False):
         higher = higher_is_better[name]
         if higher is None:
             continue
 
-        rivals = {}
-        for rival, lines in baselines.items():
-            other = lines[lines.metric == name]
-            if len(other) and not trouble(other):
-                rivals[rival] = _rival(own, other, higher)
-        value = mean_score(own.value, own.patient.to_list())
+        systems = dict(iter(of_score.groupby("system", sort=False)))
+        own = systems.pop(MODEL)
+        rivals = {
+            rival: _rival(own, other, higher)
+            for rival, other in systems.items()
+            if not trouble(other)
+        }
+        value = mean_score(own.value, own.patient)
         if trouble(own):
             value = -math.inf if higher else math.inf
         verdict = _verdict(value, rivals, higher)
@@ -149,19 +130,19 @@ def pair_verdict(
 
 def _rival(model: pd.DataFrame, baseline: pd.DataFrame, higher: bool) -> Rival:
     """A baseline's mean of one score, the probability that the model is better, and the test."""
-    patients = model.patient.to_list()
-    values = baseline.value.to_numpy()
     verdict = Verdict(probability=0.0)
     if not trouble(model):
-        gains = model.value.to_numpy() - values
-        of_patients = patient_means(gains if higher else -gains, patients)
-        if "" in patients:
+        gains = model.value.to_numpy() - baseline.value.to_numpy()
+        of_patients = patient_means(gains if higher else -gains, model.patient)
+        if (model.patient == "").any():
             of_patients = of_patients[:0]  # they are not known
-        probability = probability_better(of_patients)
         test = paired_test(of_patients)
-        tested = None if test else len(of_patients)
-        verdict = Verdict(probability=probability, test=test, patients=tested)
-    return mean_score(values, patients), verdict
+        verdict = Verdict(
+            probability=probability_better(of_patients),
+            test=test,
+            patients=None if test else len(of_patients),
+        )
+    return mean_score(baseline.value, model.patient), verdict
 
 
 def set_verdict(
@@ -234,10 +215,13 @@ def _against_best(
     return found.model_copy(update={"better": better, "best_baseline": best})
 
 
-def alarm_of_foreground(scores: Mapping[str, Score], share: float) -> str | None:
-    """A warning if the foreground, `share` of all pixels, is larger than a head in air can be; else
+def alarm_of_foreground(scores: Mapping[str, Score], foreground: Tensor | None) -> str | None:
+    """A warning if the foreground, a mask of the images, is larger than a head in air can be; else
     None. Pictures such as photographs have no air.
     """
+    if foreground is None:
+        return None
+    share = float(foreground.float().mean())
     same = []
     for name, score in scores.items():
         inside = scores.get(name + FOREGROUND)

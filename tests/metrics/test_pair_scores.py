@@ -5,6 +5,7 @@ of uncertainty.
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_metrics import pair
@@ -102,7 +103,7 @@ def test_nan_outputs_leave_no_plausible_score(wrong):
     model = scorer_of(PSNR, MAE)(good, references)
     baseline = scorer_of(PSNR, MAE)(output, references)
 
-    assert pair_verdict(model, {"identity": baseline}, SENSES) == {}, "no baseline to beat"
+    assert pair_verdict(beside(model, identity=baseline), SENSES) == {}, "no baseline to beat"
 
 
 # ---- patients and intervals
@@ -174,6 +175,11 @@ def test_leaving_out_patients_is_the_two_sample_jackknife():
 # ---- verdicts
 
 
+def beside(model: pd.DataFrame, **baselines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a model and of baselines."""
+    return pd.concat([model, *(own.assign(system=name) for name, own in baselines.items())])
+
+
 def test_pair_verdict_is_against_the_best_baseline():
     def scores(*errors: float):
         truth = torch.zeros(6, 1, 4, 4)
@@ -189,7 +195,7 @@ def test_pair_verdict_is_against_the_best_baseline():
         "regression": scores(0.08, 0.08, 0.08, 0.1, 0.08, 0.08),
         "real_split": scores(0.01, 0.01, 0.01, 0.01, 0.01, 0.01),
     }
-    for row in pair_verdict(model, baselines, SENSES).values():
+    for row in pair_verdict(beside(model, **baselines), SENSES).values():
         assert row.better is False
         assert row.best_baseline == "regression"
         assert row.probability < 0.1
@@ -199,12 +205,12 @@ def test_pair_verdict_is_against_the_best_baseline():
         assert row.test.n == 6
 
     del baselines["regression"]
-    row = pair_verdict(model, baselines, SENSES)["psnr"]
+    row = pair_verdict(beside(model, **baselines), SENSES)["psnr"]
 
     assert row.best_baseline == "intensity_map"
     assert 0.5 < row.probability < 1
-    assert pair_verdict(model, baselines, {"psnr": None, "mae": None}) == {}
-    tie = pair_verdict(model, {"identity": model}, SENSES)["psnr"]
+    assert pair_verdict(beside(model, **baselines), {"psnr": None, "mae": None}) == {}
+    tie = pair_verdict(beside(model, identity=model), SENSES)["psnr"]
     assert tie.better is False
     assert tie.probability == 0.5
 

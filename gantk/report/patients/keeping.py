@@ -42,7 +42,7 @@ def keep_test_images(run: Path, tested: dict[str, Tested]) -> None:
 
 def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
-    median, of_images = _median_image(_ranked(one))
+    median, of_images = _median_image(_ranks_of(one))
     for number, place in enumerate(_images_to_keep(one, median)):
         stem = f"{direction}-{number}"
         source = one.pairs[place][OTHER[one.to]]
@@ -60,7 +60,7 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[Store
         yield image
 
 
-def _ranked(tested: Tested) -> pd.DataFrame:
+def _ranks_of(tested: Tested) -> pd.DataFrame:
     """The test images by number: their patients and their first score, higher for better ones."""
     model = tested.lines[tested.lines.system == MODEL]
     first = model.metric.iloc[0]
@@ -87,7 +87,7 @@ def _images_to_keep(tested: Tested, median: int | None) -> list[int]:
     The middle ones do not depend on scores, so that several runs on one split show the same images.
     """
     count = IMAGES_OF_WORST[tested.made.ndim - 2]
-    ranked = _ranked(tested)
+    ranked = _ranks_of(tested)
     known = ranked["rank"].where(np.isfinite(ranked["rank"]))
     by_patient = known.groupby(ranked.patient, sort=False)
     worst = by_patient.mean().fillna(-np.inf).sort_values(kind="stable").index

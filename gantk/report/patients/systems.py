@@ -105,9 +105,8 @@ class System:
                     metric: self._mean(of_metric, like[metric])
                     for metric, of_metric in own.groupby("metric", sort=False)
                 }
-            model = complete.pop(MODEL)
             higher = {metric: scores[0].higher_is_better for metric, scores in like.items()}
-            results.verdict[key] = {**pair_verdict(model, complete, higher)}
+            results.verdict[key] = {**pair_verdict(pd.concat(complete.values()), higher)}
 
         add_tests(results)
         return results
