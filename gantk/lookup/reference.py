@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,20 @@ def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     The recipe's own comments come first. A key without a value is commented out. UserError where it
     has a mistake.
     """
-    notes = {}
-    for path, _, line in key_lines(recipe.text):
-        match = re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line)
-        if match:
-            notes[path] = match[1]
+    return _lines(recipe.check(), (), comments_of(recipe.text), set(leaves(recipe.tables)))
 
-    return _lines(recipe.check(), (), notes, set(leaves(recipe.tables)))
+
+def comments_of(text: str) -> dict[tuple[str, ...], str]:
+    """Path of a key of a TOML text -> the comment on its line, or else the one above it."""
+    lines = text.splitlines()
+    comments = {}
+    for path, number, line in key_lines(text):
+        match = re.match(r"""(?:[^"'#]|"[^"]*"|'[^']*')*#\s*(.+)""", line)
+        above = takewhile(lambda each: each.startswith("# "), reversed(lines[: number - 1]))
+        words = [match[1]] if match else [each[2:] for each in above][::-1]
+        if words:
+            comments[path] = " ".join(words)
+    return comments
 
 
 def _lines(

@@ -1,48 +1,89 @@
-"""Inspects scans: finds the source and domains that fit them, file facts, pixel statistics and the
-fit of pairs.
+"""Inspects scans: the source and domains that fit them, facts of files, statistics of pixels and
+the fit of pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.contrasts import USUAL, usual_contrast
+import numpy as np
+
+from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import Examination, examine, result_of
 from gantk.data.check.pairs import Fit, fit_of
-from gantk.data.dataset import expect_no_doubts
+from gantk.data.dataset import Study, expect_no_doubts
+from gantk.data.look import background_level
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs, without_partner
+from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.method import domain_letters
-from gantk.planning.pixels import Pixels, pixels_of
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
+# of a domain that are measured
+MAX_PICTURES = 16
+MAX_VOLUMES = 3
+MAX_PLANES = 12  # of a volume
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Statistics of a domain's images; of volumes, of the planes with at least a third of the
+    fullest one's content.
+    """
+
+    shape: tuple[int, ...]  # median rows and columns
+    content: tuple[int, ...]  # sides of the centred box that holds all foreground
+    empty: float  # smallest share of pixels that are exactly the background's value
+    seen: float  # mean share of foreground pixels
+    mirror: float  # median correlation of the content with its mirror image
 
 
 @dataclass
 class Scans:
     """The result of inspecting scans."""
 
-    found: dict[str, Any]  # the report of `gantk data check`
-    source: dict[str, Any]  # data.source
-    domains: list[str]
-    records: list[Record]
-    channels: int | None  # that all images are converted to
     examination: Examination
-    pixels: dict[str, Pixels] = field(default_factory=dict)  # domain's letter -> statistics
-    others: list[str] = field(default_factory=list)  # further contrasts in the folder, not used
+    study: Study  # how a training would use them
+
+    @property
+    def domains(self) -> list[str]:
+        return list(self.study.table.domains)
+
+    @property
+    def records(self) -> Sequence[Record]:
+        return self.study.records
+
+    @cached_property
+    def found(self) -> dict[str, Any]:
+        """The report of `gantk data check`."""
+        return result_of(self.examination)
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """The table data.source."""
+        layout = layout_name(getattr(self.study.source, "catalog", None))
+        return self.study.table.source.table() | ({"layout": layout} if layout else {})
+
+    @cached_property
+    def pixels(self) -> list[Pixels]:
+        """Statistics of the pixels of each domain."""
+        return [
+            pixels_of([record for record in self.records if record.domain == letter])
+            for letter in domain_letters(tuple(self.domains))
+        ]
 
     @cached_property
     def fit(self) -> Fit | None:
         """How well the images of each pair fit each other; None without pairs."""
         return fit_of([*complete_pairs(self.records).values()])
 
-    @property
+    @cached_property
     def alone(self) -> int:
         """How many images have no partner where others have one."""
         return len(without_partner(self.records, complete_pairs(self.records)))
@@ -71,16 +112,14 @@ class Scans:
         return len(patients_of(self.records))
 
     @property
-    def empty(self) -> float:
-        """The domains' smallest share of pixels equal to the background's value: large after
-        skull-stripping.
-        """
-        return min(each.empty for each in self.pixels.values())
+    def classes(self) -> list[str]:
+        """The classes of the images, where folders or a table name them."""
+        return sorted({record.label for record in self.records if record.label is not None})
 
     @property
     def is_masked(self) -> bool:
-        """Whether the scans are volumes whose background has one value."""
-        return bool(self.volumes) and self.empty > MIN_EMPTY
+        """Whether the scans are volumes whose background has one value, as after skull-stripping."""
+        return bool(self.volumes) and min(each.empty for each in self.pixels) > MIN_EMPTY
 
     @property
     def is_stripped(self) -> bool | None:
@@ -88,91 +127,102 @@ class Scans:
         known = [file["skull"] for file in self.files if file.get("skull") is not None]
         return 2 * sum(known) < len(known) if known else None
 
-    def warns(self, kind: str) -> bool:
-        """Whether `data check` reported a warning or an error of this kind."""
-        return any(
-            each["kind"] == kind and each["severity"] != "note" for each in self.found["problems"]
-        )
-
 
 def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
     """Find the source, domains and settings that read the scans best; UserError where no training
     could use them.
     """
-    own = [*settings]
-    scans = _read(path, own, tell)
 
-    if scans.warns("channels"):
-        own.append("data.channels=1")
-        scans = _read(path, own, tell, scans)
-
-    usage = scans.examination.usage
-    assert usage is not None  # as `_read` made sure
-    expect_no_doubts(usage.source, usage.table)
-    if len(scans.domains) == 2:
-        scans = _by_headers(path, own, scans, tell)
-
-    tell(0.6, "pixels")
-    for letter in domain_letters(tuple(scans.domains)):
-        scans.pixels[letter] = pixels_of(
-            [record for record in scans.records if record.domain == letter]
+    def read(*more: str, before: Scans | None = None) -> Scans:
+        """Examine the images as `data check` does; those that were read before are kept."""
+        found = examine(
+            path,
+            None,
+            [*settings, *more],
+            inspected=before.examination.items if before else (),
+            progress=lambda share, what: tell(0.5 * share, what),
         )
+        for each in found.problems:
+            if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
+                raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
 
-    there = {usual_contrast(row.contrast) for row in scans.examination.rows}
-    others = [name.upper() for name in there - {*scans.kinds} if name]
-    scans.others = sorted(
-        others, key=lambda name: (USUAL.index(name) if name in USUAL else len(USUAL), name)
-    )
+        assert found.usage is not None  # else there is a problem of the kind "source"
+        return Scans(found, found.usage)
+
+    scans = read()
+    gray = []
+    problems = [each["kind"] for each in scans.found["problems"] if each["severity"] != "note"]
+    if "channels" in problems:
+        gray = ["data.channels=1"]
+        scans = read(*gray, before=scans)
+
+    expect_no_doubts(scans.study.source, scans.study.table)
+    volumes = all(len(each["shape"]) == 3 for each in scans.files)
+    if len(scans.domains) == 2 and volumes and (not scans.fit or scans.alone):
+        # a patient's two grids may differ: the second is resampled onto the first by the headers
+        try:
+            onto = read(*gray, "data.source.onto=a", before=scans)
+        except UserError:  # this does not suit them
+            return scans
+        if onto.fit and not onto.alone and onto.patients >= scans.patients:
+            return onto
+
     return scans
 
 
-def _read(
-    path: Path,
-    settings: Sequence[str],
-    tell: Callable[[float, str], None],
-    before: Scans | None = None,
-) -> Scans:
-    """Examine the images as `data check` does, with these settings; those that were read `before`
-    are not read again.
-    """
-    found = examine(
-        path,
-        None,
-        settings,
-        inspected=before.examination.items if before else (),
-        progress=lambda share, what: tell(0.5 * share, what),
+def pixels_of(records: Sequence[Record]) -> Pixels:
+    """Measure some images of a domain."""
+    stacks = {record.scan_key: record.scan for record in records if record.scan}
+    images = []
+    for scan in spread(list(stacks.values()), MAX_VOLUMES):
+        stack = scan()[0]
+        areas = _foreground(stack).mean(axis=(1, 2))
+        full = np.flatnonzero(areas >= areas.max() / 3)
+        images += [stack[place] for place in spread(full, MAX_PLANES)]
+
+    if not stacks:
+        pictures = spread(records, MAX_PICTURES)
+        images = [np.nan_to_num(record.read()).mean(axis=0) for record in pictures]
+
+    foregrounds = [_foreground(image) for image in images]
+    mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
+    shape = np.median([image.shape for image in images], axis=0)
+    return Pixels(
+        shape=tuple(map(int, shape)),
+        content=tuple(max(_reach(mask, axis) for mask in foregrounds) for axis in (0, 1)),
+        empty=min(float((image == background_level(image)).mean()) for image in images),
+        seen=float(np.mean([mask.mean() for mask in foregrounds])),
+        mirror=float(np.median(mirrored)),
     )
-    for each in found.problems:
-        if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
-            raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
-
-    usage = found.usage
-    assert usage is not None  # else there is a problem of the kind "source"
-    result = result_of(found)
-    result["summary"].pop("held out", None)  # the plan may split otherwise
-    source = usage.table.source.table()
-    layout = layout_name(getattr(usage.source, "catalog", None))
-    if layout:
-        source["layout"] = layout
-    domains = list(usage.table.domains)
-    return Scans(result, source, domains, usage.records, usage.table.channels, found)
 
 
-def _by_headers(
-    path: Path, own: list[str], scans: Scans, tell: Callable[[float, str], None]
-) -> Scans:
-    """Read volumes, if a patient's two grids differ, with the second resampled onto the first by
-    their headers. Returns the scans unchanged if that finds fewer patients or no pairs.
-    """
-    volumes = all(len(each["shape"]) == 3 for each in scans.files)
-    if not volumes or (scans.fit and not scans.alone):
-        return scans
+def _foreground(image: np.ndarray) -> np.ndarray:
+    """The foreground mask of a picture or volume."""
+    air = background_level(image)
+    bright = abs(float(np.percentile(image.ravel()[::16], 99.5)) - air)
+    return np.abs(image - air) > 0.05 * max(bright, 1e-9)
 
-    try:
-        other = _read(path, [*own, "data.source.onto=a"], tell, scans)
-    except UserError:  # this does not suit them
-        return scans
-    if not other.fit or other.alone or other.patients < scans.patients:
-        return scans
 
-    return other
+def _lines_with_content(foreground: np.ndarray, axis: int) -> np.ndarray:
+    """The rows (0) or columns (1) with more than 1 % foreground."""
+    return np.flatnonzero(foreground.mean(axis=1 - axis) > 0.01)
+
+
+def _reach(foreground: np.ndarray, axis: int) -> int:
+    """Length of the shortest centred interval that holds all lines with content."""
+    lines = _lines_with_content(foreground, axis)
+    side = foreground.shape[axis]
+    if not len(lines):
+        return side
+    return int(2 * max(side / 2 - lines[0], lines[-1] + 1 - side / 2))
+
+
+def _mirror(image: np.ndarray, foreground: np.ndarray) -> float:
+    """Correlation of an image's content with its mirror image."""
+    columns = _lines_with_content(foreground, 1)
+    content = image
+    if len(columns) > 1:
+        content = image[:, columns[0] : columns[-1] + 1]
+    if not content.std() > 0:
+        return 0.0
+    return float(np.corrcoef(content.ravel(), content[:, ::-1].ravel())[0, 1])

@@ -12,7 +12,7 @@ MIN_PATIENTS_WITHOUT_AFFINE = 50  # with fewer, small changes of the images vary
 
 def plan_augments(seen: Any) -> tuple[list[Any], str]:
     """The changes of training images that suit inspected scans, and the reason."""
-    mirror = min(each.mirror for each in seen.pixels.values())
+    mirror = min(each.mirror for each in seen.pixels)
     similar = mirror > 0.5
     augments: list[Any] = ["hflip"] if similar else []
     alike = "similar" if similar else "not similar"
