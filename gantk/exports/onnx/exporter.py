@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gantk.errors import UserError, importing
-from gantk.exports.onnx.model import OnnxModel, call, open_session
+from gantk.exports.onnx.model import OnnxModel
 from gantk.files import write_output
 
 
@@ -48,17 +46,3 @@ class Onnx:
     def load(self, path: Path) -> OnnxModel:
         """Load an exported file as a model that translates."""
         return OnnxModel.load(path)
-
-    def network(
-        self, path: Path
-    ) -> tuple[list[list[int | str]], Callable[[np.ndarray], np.ndarray]]:
-        """The input shapes of any ONNX file, and a function from its only input to its first
-        output.
-        """
-        session = open_session(path)
-        inputs = session.get_inputs()
-        kind = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
-        single = isinstance(inputs[0].shape[0], int)
-        return [list(each.shape) for each in inputs], lambda x: call(
-            session, x.astype(kind), one_by_one=single
-        )

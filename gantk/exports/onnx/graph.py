@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from gantk import __version__
 from gantk.data.intensity import IntensityMapping
-from gantk.errors import GantkError, UserError
+from gantk.errors import GantkError, UserError, reading_file
 from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
-from gantk.exports.onnx.model import KEY, call, open_session
+from gantk.exports.onnx.model import KEY, Network
 from gantk.inference.windows import accepted_sides
 from gantk.method import OTHER, direction_to
 from gantk.nets.blocks import InstanceNorm
@@ -57,10 +57,11 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     for batch, free in ways:
         try:
             model = to_onnx(network, direction, batch, free)
-            session = open_session(model.SerializeToString())
+            with reading_file("the model", "an ONNX model"):
+                exported = Network(model, direction.images[:1].shape)
             larger = free["multiple"] if free else 0
             parity = direction.compare_outputs(
-                partial(call, session, one_by_one=not batch),
+                partial(exported, one_by_one=not batch),
                 "ONNX file",
                 batches=batch,
                 larger=larger,

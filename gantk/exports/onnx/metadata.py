@@ -82,6 +82,11 @@ class Metadata(Entry):
     overlap: Share
     free: Free
 
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(1, C, *window): the size of one input of the network."""
+        return 1, self.frame.channels * (2 * self.frame.neighbours + 1), *self.window
+
 
 def read_metadata(text: str, path: Path) -> Metadata:
     """Parse the metadata and check the type and range of every key that a translation needs.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,13 @@ from gantk.machine.usage import GIB, free_memory
 KEY = "gantk"  # the entry of the file's metadata that holds gantk's settings as JSON
 # 128 x 128 x 128; larger images are processed in windows even if the network takes any size
 MAX_WHOLE_IMAGE_PIXELS = 2**21
-MAX_NODES = 100_000  # of a graph with its functions unfolded; the largest of ours has 2,000
-REPEATING = ("Loop", "Scan", "SequenceMap")  # operators that repeat a graph as often as data say
 REMEDY = "export or copy it again"
 
 
 class OnnxModel(TrainedModel):
     """One direction of a trained model in a .onnx file that `gantk export` wrote.
 
-    `session` is onnxruntime's, `meta` the file's metadata, checked by
-    `gantk.exports.onnx.metadata`. UserError where its intensity mappings are damaged, or its
+    `meta` is the file's metadata, checked by `gantk.exports.onnx.metadata`. UserError where its intensity mappings are damaged, or its
     network's input does not fit the metadata.
     """
 
@@ -44,16 +40,15 @@ class OnnxModel(TrainedModel):
     for_other_directions = "export the other direction: gantk export RUN --to DOMAIN"
     for_large_images = "Translate with the run"
 
-    def __init__(self, session: Any, meta: Metadata, path: Path):
-        self.session = session
+    def __init__(self, network: Network, meta: Metadata, path: Path):
         self.meta = meta
         self._path = path
+        self._onnx = network
         mappings = [mapping_from(state) for _, state in meta.intensity]
         self.pipelines = {meta.direction[-1]: Pipeline(meta.frame, *mappings)}
         self._network = self._of_any_size()
-        given, *more = session.get_inputs()
-        frame = meta.frame
-        shape = [None, frame.channels * (2 * frame.neighbours + 1), *meta.window]
+        given, *more = network.session.get_inputs()
+        shape = meta.input_size
         fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
         if not fits or any(
             isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)
@@ -68,9 +63,17 @@ class OnnxModel(TrainedModel):
         """Load a file; UserError where it is missing, damaged, not written by gantk, or newer than
         this gantk.
         """
-        session = open_session(path)
-        text = session.get_modelmeta().custom_metadata_map.get(KEY)
-        if text is None:
+        with importing("an .onnx model", "onnx"):
+            import onnx
+
+        with (
+            reading_file(path, "an ONNX model", remedy=REMEDY),
+            open_file(path, max_bytes=MAX_TENSORS_BYTES) as file,
+        ):
+            model = onnx.load_model(file, load_external_data=False)
+
+        texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
+        if not texts:
             what = (
                 f"'{path}' is an ONNX model, but gantk did not export it: it lacks the"
                 " intensity mapping"
@@ -78,7 +81,8 @@ class OnnxModel(TrainedModel):
             raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
 
         with reading_file(path, "a model that gantk exported", remedy=REMEDY):
-            return cls(session, read_metadata(text, path), path)
+            meta = read_metadata(texts[0], path)
+            return cls(Network(model, meta.input_size), meta, path)
 
     def class_to_translate(self, label: str | None) -> None:
         """UserError where `label` is not the class that was exported."""
@@ -122,13 +126,12 @@ class OnnxModel(TrainedModel):
         """The file's network, for images of any size. One that accepts any size is run on images of at
         most MAX_WHOLE_IMAGE_PIXELS pixels at once.
         """
-        frame = self.meta.frame
         free = self.meta.free
         network = AnySize(
             self._run,
             self.meta.window,
-            frame.channels * (2 * frame.neighbours + 1),
-            batch=frame.batch,
+            self.meta.input_size[1],
+            batch=self.meta.frame.batch,
             memory=MAX_WHOLE_IMAGE_PIXELS * UPPER_BOUND_BYTES_PER_VOXEL,
             overlap=self.meta.overlap,
         )
@@ -138,7 +141,7 @@ class OnnxModel(TrainedModel):
 
     def _run(self, images: Tensor) -> Tensor:
         """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size)."""
-        made = call(self.session, images.detach().numpy(), one_by_one=not self.meta.free.batch)
+        made = self._onnx(images.detach().numpy(), one_by_one=not self.meta.free.batch)
         expected = (len(images), len(self.meta.frame.targets), *images.shape[2:])
         if made.shape[:1] + made.shape[2:] != images.shape[:1] + images.shape[2:]:
             what = f"the network in the .onnx file maps {list(images.shape)} to {list(made.shape)}"
@@ -146,25 +149,60 @@ class OnnxModel(TrainedModel):
         return torch.from_numpy(made)
 
 
-def open_session(model: Path | bytes) -> Any:
-    """Open an onnxruntime session on the CPU; UserError where onnxruntime is missing or the model
-    is damaged.
-    """
-    with importing("an .onnx model", "onnx"):
-        import onnxruntime
+class Network:
+    """The network of a .onnx file in onnxruntime, on the CPU: (N, C, *spatial) to (N, D, *spatial),
+    float32.
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # 0: one for each core
-    limit_memory(onnxruntime)
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    name = "the model" if isinstance(model, bytes) else model
-    with reading_file(name, "an ONNX model", remedy=REMEDY):
-        if not isinstance(model, bytes):
-            require_bounded_graph(model)
-        source = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    The file is checked before onnxruntime sees it (`gantk.exports.onnx.bounds`), and so is each new
+    size of images. ValueError where it may not run on images of `size`, the first; UserError where
+    onnxruntime is missing.
+    """
+
+    def __init__(self, model: Any, size: Sequence[int]):
+        with importing("an .onnx model", "onnx"):
+            import onnxruntime
+
+            from gantk.exports.onnx import bounds
+
+        self._model = model
+        self._bounds = bounds
+        self._sizes: set[tuple[int, ...]] = set()  # that are checked
+        bounds.require_plain_graph(model)
+        self._require_bounded_work(size)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        # 0: one for each core
+        options.intra_op_num_threads = int(threads) if threads.isdigit() else 0
+        limit_memory(onnxruntime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        self.session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, images: np.ndarray, *, one_by_one: bool = False) -> np.ndarray:
+        """The first output of a batch; UserError where the network does not run on it."""
+        name = self.session.get_inputs()[0].name
+        step = 1 if one_by_one else len(images)
+        parts = []
+        for first in range(0, len(images), step):
+            part = np.ascontiguousarray(images[first : first + step])
+            try:
+                self._require_bounded_work(part.shape)
+                parts.append(self.session.run(None, {name: part})[0])
+            # one type for each kind of damage, and one for lack of memory
+            except Exception as error:
+                said = str(error)  # it starts with a position in onnxruntime's source
+                why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
+                what = f"the network in the .onnx file does not accept {list(images.shape)}: {why}"
+                raise UserError(what, remedy=REMEDY) from None
+
+        return np.concatenate(parts)
+
+    def _require_bounded_work(self, size: Sequence[int]) -> None:
+        if tuple(size) not in self._sizes:
+            self._bounds.require_bounded_work(self._model, size)
+            self._sizes.add(tuple(size))
 
 
 @cache
@@ -178,78 +216,3 @@ def limit_memory(onnxruntime: Any) -> None:
     sizes = {"max_mem": round((free_memory() or 8) / 2 * GIB), "arena_extend_strategy": 1}
     place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
     onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(sizes))
-
-
-def require_bounded_graph(path: Path) -> None:
-    """ValueError where a model has weights outside its folder, a loop, or functions that unfold to
-    more than `MAX_NODES`. The file is parsed; none that it names is read.
-    """
-    import onnx
-
-    with open_file(path, max_bytes=MAX_TENSORS_BYTES) as file:
-        model = onnx.load_model(file, load_external_data=False)
-
-    here = path.parent.resolve()
-    for each in _messages(model):
-        if isinstance(each, onnx.TensorProto) and each.data_location == each.EXTERNAL:
-            places = [entry.value for entry in each.external_data if entry.key == "location"]
-            if not places or not all(
-                (here / name).resolve().is_relative_to(here) for name in places
-            ):
-                raise ValueError("it refers to weights outside its folder")
-        if isinstance(each, onnx.NodeProto) and each.op_type in REPEATING:
-            raise ValueError("it contains a loop, which may never end")
-
-    functions = {(each.domain, each.name): each.node for each in model.functions}
-    if len(functions) != len(model.functions):
-        raise ValueError("two of its functions have the same name")
-    if _unfolded_nodes(model.graph.node, functions, {}) > MAX_NODES:
-        raise ValueError(f"its functions unfold to more than {MAX_NODES:,} nodes")
-
-
-def _messages(message: Any) -> Iterator[Any]:
-    """A message of a protobuf file, and all messages in it at any depth."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for each in [value] if hasattr(value, "ListFields") else value:
-                yield from _messages(each)
-
-
-def _unfolded_nodes(
-    nodes: Iterable[Any], functions: Mapping[Any, Any], counts: dict[Any, float]
-) -> float:
-    """The number of nodes when every function is replaced by its nodes, in subgraphs too; infinite
-    where one calls itself. `counts`: those of functions that are known.
-    """
-    total = 0.0
-    for node in nodes:
-        total += 1
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                total += _unfolded_nodes(graph.node, functions, counts)
-        called = (node.domain, node.op_type)
-        if called in functions:
-            if called not in counts:
-                counts[called] = math.inf  # until it is counted
-                counts[called] = _unfolded_nodes(functions[called], functions, counts)
-            total += counts[called]
-    return total
-
-
-def call(session: Any, images: np.ndarray, *, one_by_one: bool = False) -> np.ndarray:
-    """Run a session's network on a batch; returns its first output. UserError where the run fails."""
-    name = session.get_inputs()[0].name
-    step = 1 if one_by_one else len(images)
-    parts = []
-    for first in range(0, len(images), step):
-        try:
-            part = np.ascontiguousarray(images[first : first + step])
-            parts.append(session.run(None, {name: part})[0])
-        except Exception as error:  # one type for each kind of damage, and one for lack of memory
-            said = str(error)  # it starts with a position in onnxruntime's source
-            why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
-            what = f"the network in the .onnx file does not accept {list(images.shape)}: {why}"
-            raise UserError(what, remedy=REMEDY) from None
-
-    return np.concatenate(parts)
