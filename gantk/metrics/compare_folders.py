@@ -196,7 +196,7 @@ def _comparable(pair: FilePair, read: Read) -> tuple[Image, Image]:
         what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
         remedy = (
             "resample the prediction onto the grid of the truth first, with gantk.resample_onto"
-            " (docs/background/trust.md shows how)"
+            " (docs/guides/compare.md shows how)"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
     if made.pixels.shape != real.pixels.shape:
