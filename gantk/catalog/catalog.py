@@ -280,15 +280,17 @@ def _relative(path: Path | None, folder: Path) -> str:
 
 
 VOLUME = "volume_number"  # column of the volume of a file of several, counted from 0
-# columns of a table -> the cell of a row, for a table in a folder
+# the columns of a table of images -> the cell of a row, for a table in a folder
 COLUMNS: dict[str, Callable[[Row, Path], str]] = {
     "path": lambda row, folder: _relative(row.scan.path, folder),
     "domain": lambda row, folder: row.contrast,
     "patient": lambda row, folder: row.subject,
+    "visit": lambda row, folder: row.session,
     "split": lambda row, folder: row.split,
     "label": lambda row, folder: row.label,
     "mask": lambda row, folder: _relative(row.mask, folder),
     "pair": lambda row, folder: row.pair,
+    "position": lambda row, folder: row.slice,
     VOLUME: lambda row, folder: "" if row.scan.volume is None else str(row.scan.volume),
 }
 

@@ -115,10 +115,9 @@ class ContrastWords:
         self.said = lru_cache(maxsize=2**16)(self._said)
 
     def meant(self, text: str) -> frozenset[str]:
-        """As `said`, of a text that is nothing but a word for a contrast, such as `0000`."""
-        said = self.said(text)
+        """The contrast of a text that is nothing but a word for it, such as `0000`; else as `said`."""
         whole = self.contrast_of.get(one_word(text), "")
-        return said or (frozenset([whole]) if whole else said)
+        return frozenset([whole]) if whole else self.said(text)
 
     def _said(self, text: str) -> frozenset[str]:
         if BIDS_NAME.fullmatch(text):

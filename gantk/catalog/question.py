@@ -7,10 +7,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import Reading, Unclear
+from gantk.catalog.layouts import Entry, Reading, Unclear
 from gantk.errors import UserError, count_noun, printable
 
 PLURALS = {"mask": "masks", "copy": "copies"} | {
@@ -76,9 +77,9 @@ class LayoutQuestion(UserError):
     __str__ = on_command_line
 
 
-def in_words(reading: Reading) -> str:
+def in_words(reading: Reading, pairs: int | None = None) -> str:
     """What a reading means: `T1 40, T2 40; 40 patients; 40 pairs; 12 left out (8 masks, 4 of
-    _brain)`.
+    _brain)`. `pairs`: how many there are, where more than names decides.
     """
     entries = reading.entries
     contrasts = Counter(entry.contrast or "images" for entry in entries)
@@ -90,13 +91,23 @@ def in_words(reading: Reading) -> str:
     if visits:
         parts.append(count_noun(visits, "visit"))
     if len(contrasts) > 1:
-        pairs = reading.pairs()
-        parts.append(count_noun(pairs, "pair") if pairs else "no pairs")
+        pairs = len(reading.pairs()) if pairs is None else pairs
+        parts.append(count_noun(range(pairs), "pair") if pairs else "no pairs")
     if labels:
         parts.append(f"classes {', '.join(sorted(labels))}")
     if reading.left_out:
         parts.append(_left_out_in_words(reading))
     return "; ".join(parts)
+
+
+def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:
+    """A line on rows that were read by `how`, such as "BIDS"."""
+    entries = []
+    for row in rows:
+        entry = Entry(str(row.path), row.contrast, row.subject, row.session)
+        entry.label = row.label
+        entries.append(entry)
+    return f"{how}: {in_words(Reading(how, entries), pairs)}"
 
 
 def _left_out_in_words(reading: Reading) -> str:

@@ -197,8 +197,8 @@ class Translation:
             catalog = inputs_below(
                 source, target, self.contrasts, stripped=stripped, layout=self.input_layout
             )
-            if catalog.in_words:
-                self.say(f"layout   {catalog.in_words}")
+        if catalog.in_words:
+            self.say(f"layout   {catalog.in_words}")
 
         if self.several_contrasts:
             jobs = jobs_of_cases(catalog, root, self.contrasts)

@@ -47,6 +47,8 @@ class Bids(VolumeSource):
     mask: str = ""
     label: str = ""  # column of participants.tsv with the class of a patient; "" = none
 
+    read_by = "BIDS"
+
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json

@@ -43,6 +43,7 @@ class Dicom(VolumeSource):
     patient: str = ""
 
     one_contrast = True
+    read_by = "DICOM headers"
 
     def __post_init__(self):
         super().__post_init__()

@@ -120,7 +120,7 @@ LONG = (
     "patient0/T2.nii.gz,t2w,anna,train,ill,patient0/FLAIR.nii.gz\n"
     "\n"
     "patient1/T1.nii.gz,T1,bert,test,,\n"
-    "patient1/T2.nii.gz,b,bert,test,,\n"
+    "patient1/T2.nii.gz,T2,bert,test,,\n"
     "patient1/FLAIR.nii.gz,FLAIR,bert,test,,\n"
 )
 
@@ -141,7 +141,7 @@ def test_a_row_for_each_image(tree):
 @pytest.mark.parametrize("sign", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
 def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     rows = [
-        "T1,t2_path,subject_id",
+        "T1,t2w,patient",
         *(f"patient{n}/T1.nii.gz,patient{n}/T2.nii.gz,p{n}" for n in range(3)),
     ]
     rows.append("patient0/FLAIR.nii.gz,,p9")
@@ -192,7 +192,7 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count, t
 WRONG = (
     LONG.replace("patient0/T1", "patient0/T9")
     .replace("t2w", "T22")
-    .replace(",b,bert,test", ",T1,b,?")
+    .replace("T2,bert,test", "T1,b,?")
 )
 
 
@@ -210,7 +210,7 @@ WRONG = (
         ("", "is empty"),
         (
             "file,who\nx,y\n",
-            "columns are file, who. Allowed: the columns path and domain.*'T1' and 'T2'",
+            "no column path. Its header is file, who. Allowed: path,domain,patient or T1,T2,patient",
         ),
         ("path,domain,path\nx,T1,y\n", "two columns with the name 'path'"),
         (
@@ -448,7 +448,7 @@ def test_slices_of_a_table_are_pairs_by_their_position(tmp_path, slices, monkeyp
     monkeypatch.chdir(tmp_path)
     for n, row in enumerate(slices):  # no names in common, but positions
         row["path"] = shutil.move(row["path"].replace("\\", "/"), f"{n}.png")
-        row["slice"] = str(n % 7 % 3)
+        row["position"] = str(n % 7 % 3)
 
     slices[7]["split"] = "none"
     data = load(source_of(slices), domains=("CT", "MR"))

@@ -284,13 +284,13 @@ def test_a_table_says_whose_images_these_are(run, tmp_path, by):
     if by == "rows":
         lines = ["path,domain,patient", "data/a-0.nii.gz,T1,p1", "data/a-2.nii.gz,T2w,p1"]
     else:
-        lines = ["patient,T1,T2_path,FLAIR", "p1,data/a-0.nii.gz,data/a-2.nii.gz,"]
+        lines = ["patient,T1,t2w,FLAIR", "p1,data/a-0.nii.gz,data/a-2.nii.gz,"]
     table.write_text("\n".join(lines))
 
     assert translate(run, table, tmp_path / "out", to="FLAIR") == ["data/a-0_FLAIR.nii.gz"]
 
 
-def test_words_of_columns_mean_contrasts(run, tmp_path):
+def test_usual_words_of_columns_mean_contrasts(run, tmp_path):
     patient(tmp_path / "data", {name: f"a-{n}" for n, name in enumerate(NAMES)}, ("T1", "T2"))
     table = tmp_path / "scans.csv"
     table.write_text("patient,T1,T1_protocol,CT1\np1,data/a-0.nii.gz,se,data/a-2.nii.gz\n")
@@ -299,8 +299,8 @@ def test_words_of_columns_mean_contrasts(run, tmp_path):
 
     assert made == ["data/a-0_T2.nii.gz", "data/a-0_FLAIR.nii.gz"]
 
-    table.write_text("patient,T1_post_gd,T1_contrast\np1,data/a-0.nii.gz,data/a-2.nii.gz\n")
-    with pytest.raises(UserError, match="two columns of T1CE: 't1_post_gd' and 't1_contrast'"):
+    table.write_text("patient,T1Gd,T1_post\np1,data/a-0.nii.gz,data/a-2.nii.gz\n")
+    with pytest.raises(UserError, match="two columns of T1CE: 't1gd' and 't1_post'"):
         translate(run, table, tmp_path / "two")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.domains import left_out_note
-from gantk.catalog.image_table import kinds_in_table
+from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, scan_contrasts, scan_or_contrasts
 from gantk.data.check import findings
@@ -282,7 +282,7 @@ def _possible_domains(
         yield "A", "B"
         return
     if path.is_file():
-        counts = kinds_in_table(path)
+        counts = domains_in_table(path)
     else:
         said = (row.contrast or (row.header.modality if row.header else "") for row in rows)
         counts = Counter(filter(None, said))

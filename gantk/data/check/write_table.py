@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gantk.catalog.catalog import VOLUME, Catalog, Row
+from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
 from gantk.data.dataset import Study
 from gantk.data.sources.pairing import complete_pairs
@@ -38,9 +38,11 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
         ]
 
     columns = ["path", "domain", "patient"]
-    columns += [name for name in ("split", "label", "mask") if any(getattr(r, name) for r in rows)]
-    if any(row.scan.volume is not None for row in rows):
-        columns.append(VOLUME)
+    columns += [
+        name
+        for name in ("visit", "split", "label", "mask", VOLUME)
+        if any(COLUMNS[name](row, table.parent) for row in rows)
+    ]
     if usage and len(usage.names) == 2:
         columns.append("pair")  # empty cells too: pairs are those of the folder
 

@@ -17,6 +17,7 @@ from gantk.catalog.catalog import Catalog, Row, composed
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import patient_of, regex_option, relative_to, rename_or_map
 from gantk.catalog.masks import expect_one_mask, masks_named
+from gantk.catalog.question import rows_in_words
 from gantk.catalog.scan import rows_of_series
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
@@ -32,6 +33,7 @@ class _Defaults:
 
     one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
 
+    read_by: str = ""  # what says whose the images are, and what they show, if no layout does
     notes: Sequence[str] = ()  # sentences on images that were left out
     layout: str | dict[str, str] = ""
     layout_in_words: str = ""  # the layout by which names were read, and what it means
@@ -133,7 +135,12 @@ class FileSource(_Defaults):
     def known_rows(self) -> list[Row]:
         """The rows of a run whose files exist; of a new run those of `find_rows`."""
         if self.recorded is None:
-            return self.find_rows()
+            found = self.find_rows()
+            if self.read_by:
+                pairs = Counter(row.pair for row in found if row.pair).values()
+                count = sum(images > 1 for images in pairs)
+                self.layout_in_words = rows_in_words(self.read_by, found, count)
+            return found
         rows = [Row.of_json(row, self.folder) for row in self.recorded]
         return [row for row in rows if all(map(os.path.exists, row.files_with_mask))]
 

@@ -1,5 +1,5 @@
 """The data source over a table of images: a CSV (or TSV) with a row for each image, or for each
-pair.
+patient.
 
 `gantk.data.arrays` turns a table given in Python into a recipe's `data.source` of this kind.
 """
@@ -17,7 +17,8 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.image_table import ImageTable
 from gantk.catalog.layouts import without_contrast
-from gantk.catalog.tables import no_domain
+from gantk.catalog.tables import first_columns
+from gantk.catalog.words import are_channels
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import UserError, count_noun, join_first
@@ -28,17 +29,16 @@ from gantk.plugin.spec import Onto
 @dataclass(kw_only=True)
 class Manifest(VolumeSource):
     """A CSV of images: one row for each image (columns path, domain), or one column of paths for
-    each domain.
+    each domain, which its name says.
 
-    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient
-    (or subject_id), split (train, validation, test; none leaves a row out), position (of a slice),
-    label (a class), mask (a file), pair, volume_number (of a file of several, from 0). Rows of other
-    contrasts are skipped. Usual names of path, domain and patient are understood, such as filename,
-    modality and subject.
+    Paths are files, or folders of one DICOM series, relative to the CSV. Optional columns: patient,
+    visit, split (train, validation, test; none leaves a row out), position (of a slice), label (a
+    class), mask (a file), pair, volume_number (of a file of several, from 0). Columns of other names
+    are not read, and rows of other contrasts are skipped.
 
     Two images are a registered pair if they are on one voxel grid (or `onto` resamples them) and
-    belong together: by an equal `pair`, by the same row, as the only two images of a patient, or as
-    the same slice of one patient by position or file name.
+    belong together: by an equal `pair`, by the same row, as the only two images of a patient and
+    visit, or as the same slice of one patient by position or file name.
     """
 
     path: str = ""  # the CSV or TSV file
@@ -67,9 +67,23 @@ class Manifest(VolumeSource):
         return None
 
     @cached_property
+    def contrast_words(self) -> ContrastWords:
+        """The words by which the table says the domains."""
+        own = {
+            word: self.own_words.get(self.names[letter], ()) for letter, word in self.words.items()
+        }
+        return ContrastWords([*self.letter_of], own)
+
+    @cached_property
     def images(self) -> ImageTable:
         """The table, whose header was read."""
-        return ImageTable(self.root, self.letter_of, self.table, resampled=self.onto != "none")
+        return ImageTable(
+            self.root,
+            [*self.letter_of],
+            self.contrast_words,
+            self.table,
+            resampled=self.onto != "none",
+        )
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -82,30 +96,22 @@ class Manifest(VolumeSource):
     def find_rows(self) -> list[Row]:
         """A row for each image; one UserError lists all wrong cells with their lines."""
         table = self.images
-        catalog = self.catalog
-        self.left_out = {
-            word: count for word, count in table.words.items() if not table.contrast_of(word)
-        }
-        self.notes = self._notes()
-        has_sets = any(row.split for row in catalog)
-        self.doubts = [] if has_sets else catalog.doubts
-        rows = [self._row(row) for row in catalog]
-        if "patient" in table.own_names and not (has_sets or self.patient):
-            self._ask_for_patients(catalog)
-
-        by_name = False
-        if "pair" not in table.columns and not table.column_of:
-            by_name = not any(row.subject for row in rows)
-            self._name_pairs(rows, by_name)
-        elif len(self.names) == 2 and not table.column_of:
-            self.notes += _part_pairs(rows)
+        rows = [self._row(row) for row in self.catalog]
+        self._expect_no_channels(rows)
+        self.left_out = table.other_words
+        self.doubts = [] if any(row.split for row in rows) else self._doubts_about_patients(rows)
+        self.notes = []
+        if len(self.names) == 2 and not table.column_of:
+            self.notes += self._name_pairs(rows)
         empty = [f"'{row.key}'" for row in rows if not row.pair]
         if "pair" in table.columns and 0 < len(empty) < len(rows):
             self.notes.append(
                 f"{count_noun(empty, 'image')} without a pair, because the cell `pair` is empty:"
                 f" {join_first(empty)}"
             )
-        self.notes += pair_rows(rows, self.onto, by_name)
+        by_name = "pair" not in table.columns and not any(row.subject for row in rows)
+        self.notes += pair_rows(rows, self.onto, by_name and not table.column_of)
+        self.read_by = table.in_words
         return rows
 
     def _row(self, image: Row) -> Row:
@@ -122,81 +128,78 @@ class Manifest(VolumeSource):
         table = self.images
         if len(self.domains) > 1 or self.a or table.column_of:
             return
-        domain = table.own_names.get("domain", "domain")
-        if not any(cells.get(domain) or cells.get("label") for _, cells in table.lines()):
-            raise no_domain(table.columns, table.own_names["path"], domain=self.domains[0])
+        if not any(cells.get("domain") or cells.get("label") for _, cells in table.lines):
+            raise table.wrong_header()
 
-    def _notes(self) -> list[str]:
-        """How columns with other names were understood, in sentences."""
-        notes = []
-        table = self.images
-        own = {} if table.column_of else table.own_names
-        renamed = {column: name for column, name in own.items() if name != column}
-        if renamed.keys() & {"path", "domain"} or "id" in renamed.values():
-            notes.append(
-                f"the columns {', '.join(renamed.values())} of {table.called} are read as"
-                f" {', '.join(renamed)}"
-            )
-        if "patient" not in table.own_names and "id" in table.columns:
-            notes.append(
-                f"the column id of {table.called} differs in each row, so it is not read as the"
-                " patient. If it is the patient, rename it to patient"
-            )
-        return notes
-
-    def _name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
-        """Set what a pair shares: its path without the domain, or the patient where it has one image
-        per domain, else the patient and the slice.
-        """
-        words = ContrastWords(self.domains, {name: [word] for word, name in self._named_words()})
-        counts = Counter((row.subject, row.letter) for row in rows)
+    def _expect_no_channels(self, rows: Sequence[Row]) -> None:
+        """UserError for a table that calls two channels of a scan by one domain."""
+        scans: dict[tuple[str, str, str], list[str]] = {}
         for row in rows:
-            name = without_contrast(io.stem_of(row.key), self.names[row.letter], words)
-            row.slice = row.slice or name
-            if by_name:
-                row.pair = "/".join(filter(None, (row.split, row.slice)))
-            elif row.subject and max(counts[row.subject, letter] for letter in "ab") <= 1:
-                row.pair = row.subject
-            elif row.subject:
-                row.pair = f"{row.subject}/{row.slice}"
+            if row.is_volume:
+                scan = row.letter, row.key.rpartition("_")[0], row.slice
+                scans.setdefault(scan, []).append(row.key)
+        for (letter, *_), keys in scans.items():
+            if are_channels(keys):
+                raise UserError(
+                    f"{self.images.called} calls two channels of one scan {self.names[letter]}:"
+                    f" '{keys[0]}' and '{keys[1]}'",
+                    where="data.source.path",
+                    remedy="give each channel its own domain",
+                )
 
-    def _named_words(self) -> list[tuple[str, str]]:
-        """The word of each domain in the column domain, and the domain."""
-        return [(self.words[letter], name) for letter, name in self.names.items()]
+    def _name_pairs(self, rows: Sequence[Row]) -> list[str]:
+        """Set what a pair shares: the cell `pair`, else patient and visit; where several images of a
+        domain do, the slice too. Returns a note on pairs that then still have several.
+        """
+        is_said = "pair" in self.images.columns
+        for row in rows:
+            word = self.words[row.letter]
+            row.slice = row.slice or without_contrast(
+                io.stem_of(row.key), word, self.contrast_words
+            )
+            if not is_said:
+                row.pair = "/".join(filter(None, (row.split, row.subject, row.session)))
+        shared = _pairs_of_several(rows)
+        for row in rows:
+            if row.pair in shared or not (row.pair or is_said):
+                parts = row.split, row.subject, row.session, row.pair if is_said else "", row.slice
+                row.pair = "/".join(filter(None, parts))
+        left = sorted(_pairs_of_several(rows)) if is_said else []
+        if not left:
+            return []
+        return [
+            f"{count_noun(left, 'pair')} not used, because several images of a domain have the same"
+            f" cell `pair`: {join_first(left)}"
+        ]
 
-    def _ask_for_patients(self, catalog: Catalog) -> None:
-        """Doubt the patients where only some rows say one."""
+    def _doubts_about_patients(self, rows: Sequence[Row]) -> list[UserError]:
+        """The error where only some rows say a patient, or where a column that is not read may."""
         table = self.images
-        lines = sorted({row.line for row in catalog if not row.subject})
-        if not 0 < len(lines) < table.count:
-            return
-        what = (
-            f"the column {table.own_names['patient']} of {table.called} is empty in {len(lines)} of"
-            f" {table.count} rows, the first in line {lines[0]}. One person may then be in training"
-            " and test, and scores too good"
-        )
-        remedy = "fill in the empty cells. If no patients are known, use --set data.split.by=image"
-        error = UserError(what, where="data.source.path", remedy=remedy)
-        self.doubts = [*self.doubts, error]
+        empty = sorted({row.line for row in rows if not row.subject})
+        if "patient" in table.columns and 0 < len(empty) < len(table.lines):
+            what = (
+                f"the column patient of {table.called} is empty in {len(empty)} of"
+                f" {len(table.lines)} rows, the first in line {empty[0]}"
+            )
+        elif empty and table.unread and "patient" not in table.columns:
+            what = (
+                f"{table.called} has no column patient. Its header is"
+                f" {first_columns(table.columns)}; not read: {first_columns(table.unread)}"
+            )
+        else:
+            return []
+        return [
+            UserError(
+                f"{what}. One person may then be in training and test, and scores too good",
+                where="data.source.path",
+                allowed="a column patient, with a cell in each row",
+                remedy="rename or complete it. If no patients are known, use --set"
+                " data.split.by=image",
+            )
+        ]
 
 
-def _part_pairs(rows: Sequence[Row]) -> list[str]:
-    """Add patient and position to a pair that has several images of a domain; returns a note
-    on those that then still have several.
-    """
-
-    def crowded() -> set[str]:
-        counts = Counter((row.pair, row.letter) for row in rows)
-        return {pair for (pair, _), count in counts.items() if pair and count > 1}
-
-    shared = crowded()
-    for row in rows:
-        if row.pair in shared:
-            row.pair = "/".join(filter(None, (row.subject, row.pair, row.slice)))
-    left = sorted(crowded())
-    if not left:
-        return []
-    return [
-        f"{count_noun(left, 'pair')} not used, because several images of a domain have the same cell"
-        f" `pair`: {join_first(left)}"
-    ]
+def _pairs_of_several(rows: Sequence[Row]) -> set[str]:
+    """The pairs that have several images of a domain."""
+    counts = Counter((row.pair, row.letter) for row in rows)
+    return {pair for (pair, _), count in counts.items() if pair and count > 1}

@@ -45,7 +45,9 @@ def check_leakage(
     leaks = []
     if getattr(splits, "by", None) != "block":
         subjects = [record.subject for record in records]
+        pairs = [record.pair or "" for record in records]
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
+        leaks = leaks or _on_two_sides("pair", zip(pairs, pairs, sides, strict=True))
     if len(set(sides)) > 1:
         known = {} if fingerprints is None else fingerprints
         leaks += _copies_on_two_sides(records, sides, known, near, preparation)

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.data.preparation import Record, patients_of
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
-from gantk.data.split.split_file import read_split_file
 from gantk.data.test_size import SIGNIFICANCE, needed_patients
 from gantk.errors import UserError, count_noun, join_first
+from gantk.files import sha256_of
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
 
@@ -95,8 +97,8 @@ def split_records(
         if table.folds:
             what = f"folds = {table.folds} cannot be combined with the sets of '{table.file}'"
             raise UserError(what, where="data.split.folds", remedy="remove one of the two")
-        records, details = read_split_file(records, table.file)
-        made |= details
+        records = _with_sets_of(Path(table.file), records)
+        made["file"] = {"path": table.file, "sha256": sha256_of(Path(table.file))}
 
     if table.file or (not table.folds and any(record.split for record in records)):
         splits, how = _as_given(records, table, origin, known)
@@ -106,6 +108,43 @@ def split_records(
 
     splits.made = made
     return splits, how
+
+
+def _with_sets_of(file: Path, records: Sequence[Record]) -> list[Record]:
+    """The records with the sets of a table of the columns patient and split, without those of `none`;
+    UserError where it lacks a patient.
+    """
+    where = "data.split.file"
+    try:
+        columns, rows = read_rows(file)
+    except UserError as error:
+        raise error.at(where) from error
+    if not {"patient", "split"} <= {*columns}:
+        what = f"'{file}' has the columns {first_columns(columns)}"
+        raise UserError(what, where=where, allowed="the columns patient and split")
+
+    set_of: dict[str, str] = {}
+    for line, cells in rows:
+        own = split_in(cells.get("split", ""), f"{where}: '{file.name}', line {line}")
+        if set_of.setdefault(cells.get("patient", ""), own) != own:
+            what = f"'{file}' puts '{cells['patient']}' into two sets"
+            raise UserError(what, where=where, remedy="keep one of the rows")
+    set_of[""] = ""  # of nobody known
+    own_set = {r.subject: set_of.get(r.subject) or set_of.get(_identifier(r)) for r in records}
+    lacking = sorted(repr(patient) for patient, own in own_set.items() if not own)
+    if lacking:
+        raise UserError(
+            f"'{file}' gives no set for {len(lacking)} of {count_noun(own_set, 'patient')}:"
+            f" {join_first(lacking)}",
+            where=where,
+            remedy="add a row for each. The word none in the column split leaves a patient out",
+        )
+    return [replace(r, split=own_set[r.subject]) for r in records if own_set[r.subject] != LEFT_OUT]
+
+
+def _identifier(record: Record) -> str:
+    """The patient's name in the file, of which a pseudonym is made."""
+    return getattr(record.subject, "of", "")
 
 
 def _as_given(
