@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gantk.recipe.departures import departures, value_text
-from gantk.recipe.published import keys_of_another_system
+from gantk.recipe.published import departures, keys_of_another_system, value_text
 from gantk.terminal import duration
 from gantk_bench.rows import commit
 

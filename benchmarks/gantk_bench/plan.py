@@ -16,9 +16,8 @@ from gantk.data.recipe_data import with_data
 from gantk.errors import UserError
 from gantk.method import Method
 from gantk.plugin.spec import toml
-from gantk.recipe.departures import changes_of_file
 from gantk.recipe.load import Recipe, all_recipes, load_recipe, parse_setting, resolved
-from gantk.recipe.published import published_system
+from gantk.recipe.published import changes_of_file, published_system
 from gantk_bench.suite import RecipeTable, Suite
 
 SEED = "train.seed"  # rows that differ in this key alone repeat the same experiment

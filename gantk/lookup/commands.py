@@ -157,8 +157,8 @@ def _show_recipe(name: str, profile: str | None) -> None:
     window.
     """
     from gantk.lookup.reference import recipe_lines
-    from gantk.recipe.departures import in_full
     from gantk.recipe.load import load_recipe, mapping
+    from gantk.recipe.published import in_full
 
     recipe = load_recipe(name)
     out = Escaping(highlight=False, soft_wrap=True)

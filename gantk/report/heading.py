@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from gantk.errors import join_first
 from gantk.metrics.names import join_words, short_metric_name
-from gantk.recipe.departures import NOT_GIVEN, ON_IN_WORDS
-from gantk.recipe.published import PublishedSystem, published_system
+from gantk.recipe.published import NOT_GIVEN, ON_IN_WORDS, PublishedSystem, published_system
 from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score

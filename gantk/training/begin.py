@@ -27,9 +27,8 @@ from gantk.machine.launch import Launch, launch
 from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
-from gantk.recipe.departures import changes_of_file
 from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
-from gantk.recipe.published import published_system
+from gantk.recipe.published import changes_of_file, published_system
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
 from gantk.runs.schemas import Environment, RecipeRecord

@@ -13,8 +13,8 @@ from systems import recipe_of
 from test_published import NAMED, SYSTEMS, settings
 from tiny import ROOT, read_json
 
-from gantk.recipe.departures import ON
 from gantk.recipe.load import load_recipe, resolved
+from gantk.recipe.published import ON
 
 pytestmark = pytest.mark.fidelity
 

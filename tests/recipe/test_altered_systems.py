@@ -4,9 +4,8 @@ stands beside it.
 
 import pytest
 
-from gantk.recipe.departures import changes_of_file
 from gantk.recipe.load import load_recipe, resolved
-from gantk.recipe.published import published_system
+from gantk.recipe.published import changes_of_file, published_system
 from gantk_bench.plan import Options, jobs_for
 from gantk_bench.suite import Suite
 

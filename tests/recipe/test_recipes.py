@@ -16,8 +16,8 @@ import gantk
 from gantk import Batches, Data, checked_recipe
 from gantk.errors import UserError
 from gantk.method import Geometry, Method, check_networks, domain_letters
-from gantk.recipe.departures import departures
 from gantk.recipe.load import Recipe, leaves, load_recipe, resolved
+from gantk.recipe.published import departures
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 

@@ -10,8 +10,8 @@ from test_report import make_run, scored
 from tiny import read_json, write_toml
 
 import gantk
-from gantk.recipe.departures import changes_of_file
 from gantk.recipe.load import load_recipe, resolved
+from gantk.recipe.published import changes_of_file
 from gantk.report.build import write_report
 
 SYSTEM = "cyclegan_t1t2_unet15"
