@@ -134,7 +134,8 @@ SENTENCES = {
     ),
     "three": (
         [[3] * 8, [5] * 8],
-        "z is better than x, y (PSNR better by 2.00 dB [2.00, 2.00] than y, n = 8).",
+        "z is better than x (PSNR better by 5.00 dB [5.00, 5.00], n = 8); better than y (PSNR better"
+        " by 2.00 dB [2.00, 2.00], n = 8).",
         True,
     ),
     "near": (

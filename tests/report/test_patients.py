@@ -152,7 +152,6 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
         assert "Which of them is better cannot be said: no two of them have scores" in said
         assert "not better than" in said
     assert "not scored on the same" not in page.words
-    assert "not trained" not in page.words
     assert "method.cycle 5.0 7.0" in page.words
     assert "n = 1 (2 images)" in page.words
     assert {"output-0", "output-1", "error-0", "error-1"} <= set(page.having("data-kind"))
@@ -164,18 +163,15 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     apart = Page(write_report(tiny_run, other, out=tmp_path / "c.html"))
 
     assert "not scored on the same test images" in apart.words
-    assert "not trained on the same images (run: " in apart.words
-    assert "; other: 1 T1 of 1 patient)" in apart.words
+    assert "1 T1 of 1 patient" in apart.words
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("high = 99.5", "high = 98.0"), "data.intensity.high: 99.5, 98.0"),
-        (('fit = "pad"', 'fit = "crop"'), 'data.fit: "pad", "crop"'),
         (("cycle = 5.0", "cycle = 7.0"), ""),
         # the intensities of its training images, which no key tells
-        (None, "the unchanged input shows (9.90 dB in one, 10.90 dB in two;"),
+        (None, "the unchanged input shows (9.90 dB in one, 10.90 dB in two)"),
     ],
 )
 def test_scores_on_other_scales_are_not_compared(
@@ -215,13 +211,11 @@ def test_images_of_another_size_are_not_drawn_side_by_side(tiny_run, copied_run,
     options = {"out": tmp_path / "both.html", "figures": tmp_path / "figures"}
     page = Page(gantk.write_report(tiny_run, copied_run, **options))
 
-    assert "in other units or sizes (data.size: [32, 32], [64, 32])" in page.words
     assert "output-0" not in page.having("data-kind")
     assert not [*(tmp_path / "figures").glob("*.png")]
 
 
 REFUSED = ("These runs were not scored on the same test images", "Folds count as one where")
-OF_SET = ("recipe.toml", 'per = "set"\n')
 OF_A = ("a-0", "a-1", "a-2")
 OF_B = ("b-0", "b-1", "b-2")
 
@@ -314,12 +308,9 @@ def folds(tiny_run, tmp_path):
             OF_A + OF_B,
             ("metrics.json", '"value": 11.0', '"value": 12.5'),
             3,
-            ["the unchanged input shows (12.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2;"],
+            ["the unchanged input shows (12.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2)"],
         ),
         (("a-0", "b-0"), (), 1, ["a-0 is ahead of b-0", "n = 2"]),
-        # a run of an earlier version
-        (("a-1", "b-1"), (*OF_SET, OF_SET[1] + "foreground = false\n"), 1, ["a-1 is ahead of b-1"]),
-        (("a-1", "b-1"), (*OF_SET, OF_SET[1] + "foreground = true\n"), 1, ["other units or sizes"]),
         (("a-0", "a-1", "b-0"), (), 1, REFUSED),
         (("a-0", "b-1"), (), 0, REFUSED),
         (OF_A, ("recipe.toml", "cycle = 5.0", "cycle = 6.0"), 0, REFUSED),
@@ -355,7 +346,6 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
             [
                 "3 of 3 folds with 2 seeds of one recipe",
                 "PSNR 24.50 dB against 11.00 dB",
-                "24.00 dB to 25.00",
             ],
         ),
         (

@@ -5,6 +5,7 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from gantk.report.patients.section import (
     pictures,
     shown_patients,
 )
-from gantk.report.patients.systems import FOLD, System, systems_of
+from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import grids, run_summary, summary_of
 from gantk.report.summary import summarise
@@ -43,17 +44,20 @@ FOLDS = (
     " Folds count as one where every run has scores, the recipes differ in data.split.fold alone and no"
     " patient is tested twice; they are compared with the same folds of another recipe."
 )
+OTHER_SCALES = (
+    "The runs score images of the networks on other gray values, as the unchanged input shows ({}), so"
+    " differences of these scores say nothing about the models. To make them comparable, translate the"
+    " same scans by each (`gantk translate RUN SCANS OUT`) and score each OUT by"
+    " `gantk eval --pred OUT --truth TRUE --match`, or train with equal data.size, data.fit and"
+    ' data.intensity, and with data.intensity.per = "volume".'
+)
 ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
-# keys of [data] that decide the pixels and the units in which the networks' images are scored
-SCALES = ("dims", "size", "fit", "channels", "plane", "spacing", "intensity")
 ABSENT = "–"  # a key that a run's recipe does not have
-# of a key that earlier versions had: false changed nothing
-UNUSED = {"false", ABSENT}
-# direction in words, the image with all pictures, and each system's scores of it
-ComparedImage = tuple[str, ShownImage, dict[str, dict[str, float]]]
+# direction in words, the image with all pictures, and its first score in each system
+ComparedImage = tuple[str, ShownImage, dict[str, tuple[str, float]]]
 
 
 def write_report(
@@ -94,29 +98,14 @@ def write_report(
             _write_figures(figures, run_summary(record), images, overwrite)
         return write_one(runs[0])
 
-    folders = [Path(run) for run in runs]
-    if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
-        raise UserError(
-            "a run is named twice" if runs else "no run is named",
-            where="report",
-            remedy="name each once",
-        )
-
+    named = _records_of(runs)
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    names = [folder.resolve().name for folder in folders]
-    named = {
-        name if names.count(name) == 1 else str(folder): RunRecord(folder)
-        for name, folder in zip(names, folders, strict=True)
-    }
     systems = systems_of(named)
-    differences = _differences(named)
-    reason = _why_not_compared(systems, differences)
+    reason = _why_not_compared(systems)
     statistics = Comparison([], []) if reason else _statistics(systems)
-    answers = [reason]
-    if not reason:
-        said = [one for one in systems if one.is_pooled or result_tone(one.results) == "bad"]
-        answers = [*statistics.sentences, *(system.sentence for system in said)]
-    caution = _caution(systems)
+    answers = [reason] if reason else [*statistics.sentences, *_own_sentences(systems)]
+    once = len(systems) > 1 and any(len(system.seeds) == 1 for system in systems)
+    caution = ONE_SEED if once else ""
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
     if caution:
@@ -126,9 +115,9 @@ def write_report(
     common = [*_common_images(systems)]
     if figures is not None:
         titled = []
-        for label, image, of_runs in common:
+        for label, image, of_systems in common:
             titles = {"input": "Input", "truth": "Real"}
-            titles |= {f"output-{place}": name for place, name in enumerate(of_runs)}
+            titles |= {f"output-{place}": name for place, name in enumerate(of_systems)}
             titled.append((label, image, titles))
         _write_figures(figures, summary, titled, overwrite)
     records = [*named.values()]
@@ -150,9 +139,33 @@ def write_report(
         tests=statistics.tests,
         cases=common,
         error_window=error_window([image.pictures for _, image, _ in common]),
-        differences=differences,
+        differences=_differences(named),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
+
+
+def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
+    """The runs by the names of their folders, or by their paths where two have one name; UserError
+    for one that is named twice.
+    """
+    folders = [Path(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
+        what = "a run is named twice" if runs else "no run is named"
+        raise UserError(what, where="report", remedy="name each once")
+    names = [folder.resolve().name for folder in folders]
+    return {
+        name if names.count(name) == 1 else str(folder): RunRecord(folder)
+        for name, folder in zip(names, folders, strict=True)
+    }
+
+
+def _own_sentences(systems: Sequence[System]) -> list[str]:
+    """The results of those systems that are several runs, or lose against a baseline."""
+    return [
+        system.sentence
+        for system in systems
+        if system.is_pooled or result_tone(system.results) == "bad"
+    ]
 
 
 def _write_figures(
@@ -171,78 +184,18 @@ def _write_figures(
     write_figures(folder, summary, rows, overwrite)
 
 
-def _why_not_compared(
-    systems: Sequence[System], differences: Sequence[tuple[str, list[str]]]
-) -> str:
+def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
     tests = [system.tests for system in systems]
     if len({frozenset(each) for each in tests}) > 1 or not all(tests[0]):
-        has_folds = any(key == FOLD for key, _ in differences)
+        has_folds = len({run.recipe.data.split.fold for one in systems for run in one.runs}) > 1
         return OTHER_IMAGES + (FOLDS if has_folds else "")
 
-    scales = {
-        key: values
-        for key, values in differences
-        if key.startswith("data.") and key.split(".")[1] in SCALES and {*values} != UNUSED
-    }
-    unlike = filter(
-        None,
-        (
-            unlike_inputs({one.name: one.tests[images].results for one in systems})
-            for images in tests[0]
-        ),
-    )
-    if scales:
-        # `data.size: [96, 96], [64, 64]`
-        listed = "; ".join(f"{key}: {', '.join(values)}" for key, values in scales.items())
-        other = f"units or sizes ({listed})"
-        equal = f"equal values of {' and '.join(scales)}"
-    elif found := next(unlike, ""):
-        other = (
-            f"gray values, as the unchanged input shows ({found}; data.intensity was fitted to other"
-            " training images)"
-        )
-        equal = 'data.intensity.per = "volume"'
-    else:
-        return ""
-
-    return (
-        f"The runs score images of the networks in other {other}, so differences of these scores say"
-        " nothing about the models. To make them comparable, translate the same scans by each"
-        " (`gantk translate RUN SCANS OUT`) and score each OUT by"
-        f" `gantk eval --pred OUT --truth TRUE --match`, or train with {equal}."
-    )
-
-
-def _caution(systems: Sequence[System]) -> str:
-    """Sentences: that the systems were trained on other images or for other numbers of steps; and that
-    each was trained once.
-    """
-    if len(systems) < 2:
-        return ""
-
-    unlike = []
-    images = {frozenset(run.files_of("train") for run in system.runs) for system in systems}
-    if len(images) > 1:
-        texts = [f"{system.name}: {_training_images(system.runs)}" for system in systems]
-        unlike.append(f"on the same images ({'; '.join(texts)})")
-
-    steps = {
-        system.name: ", ".join(
-            f"{n:,}" for n in sorted({run.log.last_step or 0 for run in system.runs})
-        )
-        for system in systems
-    }
-    if len({*steps.values()}) > 1:
-        texts = [f"{name}: {count}" for name, count in steps.items()]
-        unlike.append(f"for the same number of steps ({'; '.join(texts)})")
-
-    sentences = []
-    if unlike:
-        sentences.append(f"The runs were not trained {' and not '.join(unlike)}.")
-    if any(len(system.seeds) == 1 for system in systems):
-        sentences.append(ONE_SEED)
-    return " ".join(sentences)
+    for images in tests[0]:
+        found = unlike_inputs({one.name: one.tests[images].results for one in systems})
+        if found:
+            return OTHER_SCALES.format(found)
+    return ""
 
 
 def _training_images(records: Sequence[RunRecord]) -> str:
@@ -258,10 +211,9 @@ def _training_images(records: Sequence[RunRecord]) -> str:
 
 
 def _summary(systems: Sequence[System]) -> pd.DataFrame:
-    """The scores of each system, and of each baseline whose scores differ."""
+    """The scores of each system, and of each baseline: of all systems once where these are equal."""
     rows: list[tuple[str, str, Mapping[str, Score]]] = []
-    # (direction, baseline) -> system -> scores that no other system has
-    baselines: dict[tuple[str, str], dict[str, Mapping[str, Score]]] = {}
+    baselines = []
     for system in systems:
         for key, scores in system.results.metrics.items():
             label = system.runs[0].label(key)
@@ -269,12 +221,13 @@ def _summary(systems: Sequence[System]) -> pd.DataFrame:
             for rival in system.results.baselines:
                 own = system.results.baseline(rival, key)
                 known = {metric: own[metric] for metric in scores if metric in own}
-                by_system = baselines.setdefault((label, baseline_words(rival)), {})
-                if known and known not in by_system.values():
-                    by_system[system.name] = known
-    for (label, rival), by_system in baselines.items():
-        for name, of_rival in by_system.items():
-            rows.append((label, f"{rival}, {name}" if len(by_system) > 1 else rival, of_rival))
+                texts = str([score.text() for score in known.values()])
+                baselines.append((label, baseline_words(rival), system.name, texts, known))
+    heads = ["label", "rival", "system", "texts", "scores"]
+    unlike = pd.DataFrame(baselines, columns=heads).drop_duplicates(["label", "rival", "texts"])
+    for (label, rival), own in unlike.groupby(["label", "rival"], sort=False):
+        for name, scores in zip(own.system, own.scores, strict=True):
+            rows.append((label, f"{rival}, {name}" if len(own) > 1 else rival, scores))
     return summary_of(rows)
 
 
@@ -298,35 +251,34 @@ def _statistics(systems: Sequence[System]) -> Comparison:
 def _common_images(systems: Sequence[System]) -> Iterator[ComparedImage]:
     """Yield the test images that every system saved in one size, each with all outputs and scores."""
     by_system = [_stored_images(system) for system in systems]
-    for same, (_, first) in by_system[0].items():
-        if not all(same in found for found in by_system):
-            continue
-
-        stored = [found[same] for found in by_system]
-        drawn = [pictures(record, image.stem) for record, image in stored]
+    for same, (_, key, first) in by_system[0].items():
+        found = [stored[same] for stored in by_system if same in stored]
+        drawn = [pictures(record, image.stem) for record, _, image in found]
         # networks of other sizes are not drawn side by side
-        if not all(drawn) or len({each["truth"].pixels.shape for each in drawn}) > 1:
+        sizes = {each["truth"].pixels.shape if each else () for each in drawn}
+        if len(found) < len(systems) or len(sizes) > 1 or () in sizes:
             continue
 
         shown = {kind: drawn[0][kind] for kind in ("input", "truth")}
         scores = {}
-        for place, (system, (record, image)) in enumerate(zip(systems, stored, strict=True)):
+        for place, (system, (record, key, image)) in enumerate(zip(systems, found, strict=True)):
             shown[f"output-{place}"] = drawn[place]["output"]
-            lines = record.lines[
-                (record.lines.system == MODEL) & (record.lines.image == image.image)
-            ]
-            own = lines[lines.direction.map(record.label) == same[0]]
+            lines = record.lines[(record.lines.system == MODEL) & (record.lines.direction == key)]
+            own = lines[lines.image == image.image]
             seed = f", seed {record.recipe.train.seed}" if len(system.seeds) > 1 else ""
-            scores[system.name + seed] = dict(zip(own.metric, own.value, strict=True))
+            score = zip(own.metric, own.value, strict=True)
+            scores[system.name + seed] = next(score, ("", math.nan))
         yield same[0], ShownImage(first, shown, {}), scores
 
 
 def _stored_images(
     system: System,
-) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
-    """(Direction, image, input, truth) -> an image that the system saved, and the run that holds it."""
+) -> dict[tuple[str, str, str, str], tuple[RunRecord, str, StoredImage]]:
+    """(Direction, image, input, truth) -> an image that the system saved, the run that holds it, and
+    its direction there.
+    """
     return {
-        (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
+        (record.label(key), stored.image, stored.input, stored.truth): (record, key, stored)
         for record in system.runs
         for key, images in record.stored.items()
         for stored in images

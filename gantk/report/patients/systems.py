@@ -48,13 +48,21 @@ class System:
 
     @cached_property
     def lines(self) -> pd.DataFrame:
-        """The scores of each patient, of the metrics with a score for each."""
-        return _lines_of(self.runs)
+        """A line for each patient and score of the model and of each baseline, the mean over images and
+        seeds: of the metrics that every run has alike.
+        """
+        lines = pd.concat([run.lines for run in self.runs])
+        known = lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
+        score = ["direction", "metric", "system", "patient"]
+        means = known.groupby(score, sort=False, as_index=False)["value"].mean()
+        places = zip(means.direction, means.metric, strict=True)
+        alike = [self._like(*place) is not None for place in places]
+        return means[alike].assign(finite=True)
 
     @cached_property
     def results(self) -> Results:
         """The scores; of several runs those over all patients."""
-        return self._pooled() if self.is_pooled else self.runs[0].results
+        return self._results_of_all() if self.is_pooled else self.runs[0].results
 
     @property
     def sentence(self) -> str:
@@ -66,95 +74,76 @@ class System:
         parts = []
         folds = self.runs[0].recipe.data.split.folds
         if folds:
-            parts.append(f"{len(self.runs) // len(self.seeds)} of {folds} folds")
+            parts.append(f"{len(self.tests)} of {folds} folds")
         if len(self.seeds) > 1:
             parts.append(f"{len(self.seeds)} seeds")
-        together = f"{self.name}, {' with '.join(parts)} of one recipe, together"
         if not self.results.metrics:
-            return f"{together}: no score that all have of each patient."
-        said = [result or "no baseline was measured of each patient."]
-        if len(self.seeds) > 1:
-            said += [self._by_seed(key) for key in self.results.metrics]
-        return f"{together}: {' '.join(said)}"
+            result = "no score that all have of each patient."
+        together = f"{self.name}, {' with '.join(parts)} of one recipe, together"
+        return f"{together}: {result or 'no baseline was measured of each patient.'}"
 
-    def _by_seed(self, key: str) -> str:
-        """`T1 → T2: 24.10 dB to 25.32 dB by seed.`: the lowest and the highest mean over patients."""
-        metric = next(iter(self.results.metrics[key]))
-        means = []
-        for seed in self.seeds:
-            of_seed = [run for run in self.runs if run.recipe.train.seed == seed]
-            means.append(System("", of_seed).results.metrics[key][metric])
-        means.sort(key=lambda score: score.value or 0.0)
-        return f"{self.runs[0].label(key)}: {means[0].text()} to {means[-1].text()} by seed."
-
-    def _pooled(self) -> Results:
+    def _results_of_all(self) -> Results:
         """The results of several runs, as if one run had tested the patients of all."""
         first = self.runs[0].results
         results = Results(domains=first.domains, split=first.split)
         for key, lines in self.lines.groupby("direction", sort=False):
-            systems = {name: own for name, own in lines.groupby("system", sort=False)}
-            complete = {
-                name: own for name, own in systems.items() if len(own) == len(systems[MODEL])
-            }
-            like = {metric: _scores_in(self.runs, key, metric) for metric in lines.metric.unique()}
-            for name, own in complete.items():
-                directions = (
-                    results.metrics if name == MODEL else results.baselines.setdefault(name, {})
-                )
-                directions[key] = {
-                    metric: self._mean(of_metric, like[metric])
-                    for metric, of_metric in own.groupby("metric", sort=False)
-                }
-            higher = {metric: scores[0].higher_is_better for metric, scores in like.items()}
-            results.verdict[key] = {**pair_verdict(pd.concat(complete.values()), higher)}
+            count = (lines.system == MODEL).sum()
+            complete = lines.groupby("system", sort=False).filter(lambda own: len(own) == count)  # noqa: B023
+            higher = {}
+            for (name, metric), own in complete.groupby(["system", "metric"], sort=False):
+                like = self._like(key, metric) or Score()
+                higher[metric] = like.higher_is_better
+                score = estimate(own["value"], own["patient"].to_list())
+                systems = results.baselines.setdefault(name, {})
+                systems.setdefault(key, {})[metric] = score.model_copy(update=like.dump())
+            results.verdict[key] = {**pair_verdict(complete, higher)}
 
+        results.metrics = results.baselines.pop(MODEL, {})
         add_tests(results)
         return results
 
-    def _mean(self, lines: pd.DataFrame, of_runs: Sequence[Score]) -> Score:
-        """The mean over patients, of the kind and on as many images as the scores of each run."""
-        first = of_runs[0]
-        return estimate(
-            lines["value"],
-            lines["patient"].to_list(),
-            unit=first.unit,
-            definition=first.definition,
-            higher_is_better=first.higher_is_better,
-            images=sum(each.images or 0 for each in of_runs) // len(self.seeds),
-        )
+    def _like(self, direction: str, metric: str) -> Score | None:
+        """What a score over all runs has in common with that of each; None where these differ."""
+        scores = [run.results.metrics.get(direction, {}).get(metric, Score()) for run in self.runs]
+        kinds = {(each.definition, each.unit, each.higher_is_better) for each in scores}
+        if len(kinds) > 1:
+            return None
+        definition, unit, higher = kinds.pop()
+        images = sum(each.images or 0 for each in scores) // len(self.seeds)
+        return Score(definition=definition, unit=unit, higher_is_better=higher, images=images)
 
 
 def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
     """The runs as systems. Scored runs whose recipes differ in the fold and the seed alone are one
     system, if every seed has the same tests, and no patient is in two of them.
     """
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[str, ...], dict[str, RunRecord]] = {}
     for name, run in named.items():
-        groups.setdefault(_recipe_of(run) or (name,), []).append(name)
+        groups.setdefault(_recipe_of(run) or (name,), {})[name] = run
 
     systems = []
-    for names in groups.values():
-        if _are_repeated([named[name] for name in names]):
+    for runs in groups.values():
+        names = [*runs]
+        if _are_repeated([*runs.values()]):
             title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-            systems.append(System(title, [named[name] for name in names]))
+            systems.append(System(title, [*runs.values()]))
         else:
-            systems += [System(name, [named[name]]) for name in names]
+            systems += [System(name, [run]) for name, run in runs.items()]
     places = [*named.values()]
     return sorted(systems, key=lambda system: places.index(system.runs[0]))
 
 
 def _are_repeated(runs: Sequence[RunRecord]) -> bool:
     """Whether runs of one recipe have the same tests with every seed, which share no patient."""
-    by_seed: dict[int, list[RunRecord]] = {}
+    tests: dict[int, list[frozenset]] = {}
+    patients: dict[int, list[str]] = {}
     for run in runs:
-        by_seed.setdefault(run.recipe.train.seed, []).append(run)
-    for folds in by_seed.values():
-        patients = [{image.subject for image in run.sets.test} for run in folds if run.sets]
-        if sum(map(len, patients)) > len(set().union(*patients)):
-            return False
-    return (
-        len({frozenset(run.files_of("test") for run in folds) for folds in by_seed.values()}) == 1
-    )
+        seed = run.recipe.train.seed
+        own = {image.subject for image in run.sets.test} if run.sets else set()
+        tests.setdefault(seed, []).append(run.files_of("test"))
+        patients.setdefault(seed, []).extend(own)
+    is_once = all(len(own) == len({*own}) for own in patients.values())
+    return is_once and len({frozenset(own) for own in tests.values()}) == 1
 
 
 def _recipe_of(run: RunRecord) -> tuple[str, ...]:
@@ -165,27 +154,3 @@ def _recipe_of(run: RunRecord) -> tuple[str, ...]:
     left_out = {SEED, FOLD} if has_folds else {SEED}
     values = {key: value for key, value in flat(run.recipe.dump()) if key not in left_out}
     return ("recipe", json.dumps(values)) if run.results.metrics else ()
-
-
-def _lines_of(runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """A line for each patient and score, the mean over images, then over seeds: of the metrics that
-    every run has alike, and of each of its patients.
-    """
-    lines = pd.concat([run.lines.assign(run=number) for number, run in enumerate(runs)])
-    known = lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
-    score = ["direction", "metric", "system", "patient"]
-    of_runs = known.groupby([*score, "run"], sort=False, as_index=False)["value"].mean()
-    complete = [of_runs[:0]]
-    for (direction, metric), own in of_runs.groupby(["direction", "metric"], sort=False):
-        scores = _scores_in(runs, direction, metric)
-        alike = len({(each.definition, each.unit, each.higher_is_better) for each in scores}) == 1
-        count = own[own.system == MODEL]["value"].count()
-        if alike and count and count == sum(each.n or 0 for each in scores):
-            complete.append(own)
-    means = pd.concat(complete).groupby(score, sort=False, as_index=False)["value"].mean()
-    return means.assign(finite=True)
-
-
-def _scores_in(runs: Sequence[RunRecord], direction: str, metric: str) -> list[Score]:
-    """A score of each run."""
-    return [run.results.metrics.get(direction, {}).get(metric, Score()) for run in runs]
