@@ -23,6 +23,8 @@ from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
 from gantk.metrics.table import MODEL, trouble
 from gantk.runs.results import PairedTest, Score, Verdict
 
+# of scores of sets in old results, which state no p-value
+MIN_PROBABILITY_BETTER = 0.95
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 
 
@@ -66,8 +68,11 @@ def _is_significant(verdict: Verdict) -> bool:
     """Whether a difference is unlikely to be chance; with few patients it always may be."""
     p = _deciding_p(verdict.test)[0] if verdict.test else verdict.holm
     patients = tested_patients(verdict)
-    enough = patients is None or patients >= MIN_PATIENTS
-    return enough and p is not None and p < SIGNIFICANCE
+    if patients is not None and patients < MIN_PATIENTS:
+        return False
+    if p is None:
+        return (verdict.probability or 0.0) >= MIN_PROBABILITY_BETTER
+    return p < SIGNIFICANCE
 
 
 def p_words(verdict: Verdict) -> str:

@@ -28,7 +28,7 @@ from gantk.report.patients.section import (
     pictures,
     shown_patients,
 )
-from gantk.report.patients.systems import System, systems_of
+from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import grids, run_summary, summary_of
 from gantk.report.summary import summarise
@@ -188,8 +188,8 @@ def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
     tests = [system.tests for system in systems]
     if len({frozenset(each) for each in tests}) > 1 or not all(tests[0]):
-        has_folds = len({run.recipe.data.split.fold for one in systems for run in one.runs}) > 1
-        return OTHER_IMAGES + (FOLDS if has_folds else "")
+        folds = [dict(flat(run.recipe.dump())).get(FOLD) for one in systems for run in one.runs]
+        return OTHER_IMAGES + (FOLDS if len({*folds}) > 1 else "")
 
     for images in tests[0]:
         found = unlike_inputs({one.name: one.tests[images].results for one in systems})

@@ -57,7 +57,7 @@ class System:
         means = known.groupby(score, sort=False, as_index=False)["value"].mean()
         places = zip(means.direction, means.metric, strict=True)
         alike = [self._like(*place) is not None for place in places]
-        return means[alike].assign(finite=True)
+        return means.loc[alike].assign(finite=True)
 
     @cached_property
     def results(self) -> Results:
@@ -136,7 +136,7 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
 def _are_repeated(runs: Sequence[RunRecord]) -> bool:
     """Whether runs of one recipe have the same tests with every seed, which share no patient."""
     tests: dict[int, list[frozenset]] = {}
-    patients: dict[int, list[str]] = {}
+    patients: dict[int, list[str | None]] = {}
     for run in runs:
         seed = run.recipe.train.seed
         own = {image.subject for image in run.sets.test} if run.sets else set()
