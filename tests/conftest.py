@@ -28,6 +28,7 @@ gc.disable()
 
 
 def pytest_collection_finish():
+    gc.freeze()  # nor is it garbage later
     gc.enable()
 
 

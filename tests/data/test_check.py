@@ -24,8 +24,11 @@ CONTRAST = {"a": "T1", "b": "T2"}
 
 
 @cache
-def heads() -> dict[tuple[str, str], np.ndarray]:
-    records = phantom(("T1", "T2"), 2, (64, 64), subjects=14, slices=1).records()
+def heads(*size: int, subjects: int = 14) -> dict[tuple[str, str], np.ndarray]:
+    """The T1 and T2 images of heads, (64, 64) or (*size), by domain and subject."""
+    size = size or (64, 64)
+    one = {"slices": 1} if len(size) == 2 else {}
+    records = phantom(("T1", "T2"), len(size), size, subjects=subjects, **one).records()
     return {(record.domain, record.subject): record.read()[0] for record in records}
 
 
@@ -45,11 +48,8 @@ def volume(path, image, spacing=(2.0, 2.0, 2.0), dtype=np.int16):
 @pytest.fixture
 def volumes(tmp_path):
     """6 patients with a T1 and a T2 volume each."""
-    for record in phantom(("T1", "T2"), 3, (24, 24, 24), subjects=6).records():
-        volume(
-            tmp_path / "data" / record.subject / f"{CONTRAST[record.domain]}.nii.gz",
-            record.read()[0],
-        )
+    for (letter, subject), image in heads(24, 24, 24, subjects=6).items():
+        volume(tmp_path / "data" / subject / f"{CONTRAST[letter]}.nii.gz", image)
     return tmp_path / "data"
 
 
@@ -126,13 +126,12 @@ def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
 
 
 def test_visits_and_masks_of_bids_are_counted(tmp_path):
-    shown = phantom(("T1", "T2"), 3, (24, 24, 24), subjects=6).records()
-    for record in shown:
-        number = int(record.subject[-3:])
+    for (letter, subject), image in heads(24, 24, 24, subjects=6).items():
+        number = int(subject[-3:])
         name = f"sub-{number // 2}_ses-{('pre', 'post')[number % 2]}"
         folder = tmp_path / name.replace("_", "/") / "anat"
-        volume(folder / f"{name}_{CONTRAST[record.domain]}w.nii.gz", record.read()[0])
-        volume(folder / f"{name}_mask.nii.gz", record.read()[0] > 300)
+        volume(folder / f"{name}_{CONTRAST[letter]}w.nii.gz", image)
+        volume(folder / f"{name}_mask.nii.gz", image > 300)
 
     for settings, counted in (([], "left out"), (["data.source.mask=mask"], "masks")):
         result = check(tmp_path, set=settings)
@@ -202,11 +201,10 @@ def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
     ],
 )
 def test_a_volume_that_is_mirrored_or_slices_away_is_named(tmp_path, change, said):
-    for record in phantom(("T1", "T2"), 3, (48, 48, 48), subjects=4).records():
-        pixels = record.read()[0]
-        if (record.domain, record.subject) == ("b", "subject-002"):
-            pixels = change(pixels)
-        volume(tmp_path / record.subject / f"{CONTRAST[record.domain]}.nii.gz", pixels)
+    for (letter, subject), pixels in heads(48, 48, 48, subjects=4).items():
+        moved = (letter, subject) == ("b", "subject-002")
+        path = tmp_path / subject / f"{CONTRAST[letter]}.nii.gz"
+        volume(path, change(pixels) if moved else pixels)
 
     told = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "pairs"]
     assert [said in what and "subject-002" in what for what in told] == ([True] if said else [])
@@ -273,12 +271,12 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     ],
 )
 def test_slices_of_one_head_in_training_and_test_are_told(name, told, tmp_path):
-    record = phantom(("T1", "T2"), 3, (96, 64, 64), subjects=1).records()[0]
+    head = heads(96, 64, 64, subjects=1)["a", "subject-000"]
     order = np.random.default_rng(1).permutation(48)
     for place, shuffled in enumerate(order):
         side = "train" if shuffled % 4 else "test"
         path = tmp_path / name.format(place=place, shuffled=shuffled, side=side)
-        save_slice(path, record.read()[0][24 + place])
+        save_slice(path, head[24 + place])
 
     assert len(named(check(tmp_path), "neighbours")["neighbours"]) == told
 

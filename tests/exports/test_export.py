@@ -32,7 +32,8 @@ def export(run: Path, out: Path, say=lambda line: None, **options) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    return small_run(tmp_path_factory.mktemp("paired"), {"name": "regression", "generator": UNET})
+    method = {"name": "regression", "generator": UNET}
+    return small_run(tmp_path_factory.mktemp("paired"), method, scored=True)
 
 
 @pytest.mark.slow

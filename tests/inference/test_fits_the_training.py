@@ -1,6 +1,7 @@
 """Before a scan is translated, gantk says whether it fits the model's training data, and why not."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,7 @@ def scan(
     return Image(pixels[None].astype(np.float32), affine, path=Path(name), header=header)
 
 
+@cache
 def values_of_curves(gammas) -> dict:
     """The values of a domain whose training images have these gray curves."""
     images = [scan(gamma=gamma).pixels for gamma in gammas]
@@ -69,7 +71,7 @@ def model(traits=TRAITS, looks=True, **options) -> TrainedModel:
     """A model of T1 -> T2 that was trained on such heads; `traits` None, or no `looks`: of an earlier
     version.
     """
-    values = {domain: values_of_curves(gammas) for domain, gammas in GAMMAS.items()}
+    values = {domain: dict(values_of_curves(gammas)) for domain, gammas in GAMMAS.items()}
     if traits is None:
         values = {domain: values_of([scan().pixels]) for domain in values}
     else:

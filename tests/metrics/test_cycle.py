@@ -23,7 +23,7 @@ TWO_WAY = [
 @pytest.mark.quick_cases("back_translation")
 @pytest.mark.parametrize("method", TWO_WAY, ids=lambda method: method["name"])
 def test_two_way_runs_show_reconstructions(method, tmp_path):
-    run = small_run(tmp_path, method)
+    run = small_run(tmp_path, method, scored=True)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
     (logged,) = [line["cycle"] for line in lines if "cycle" in line]
     page = Page(run / "report.html")

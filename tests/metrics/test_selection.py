@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scorers import CPU, Samples, scorer_of
-from tiny import TINY, read_json
+from tiny import TINY, read_json, train_without_scores
 
 import gantk
 from gantk import Data
@@ -122,7 +122,7 @@ def test_images_from_noise_are_chosen_by_their_distance():
 def test_no_progress_is_shown_without_held_out_images(tiny_recipe, tmp_path):
     """A checkpoint may be chosen by training images, but no curve shows them."""
     tiny_recipe["evaluate"] |= {"metrics": ["kid"]}
-    run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+    run = gantk.Run(train_without_scores(tiny_recipe, tmp_path / "run"))
 
     assert not any("validation" in line for line in run.log)
     assert "training images" in read_json(run.path / "best.json")["rule"]
@@ -134,7 +134,7 @@ def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypa
     monkeypatch.setattr(Scorer, "validation_pairs", [])
     monkeypatch.setattr(Scorer, "checkpoint_score", lambda self, validation: left.pop(0))
     tiny_recipe["train"] |= {"steps": 5, "save_every": 1, "keep": 1}
-    run = gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+    run = gantk.Run(train_without_scores(tiny_recipe, tmp_path / "run"))
 
     assert checkpoint.steps_saved(run.checkpoints) == [2, 5]
     assert run.best().name == "step-000002"
@@ -154,7 +154,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
         "optimizer": {"name": "adam", "lr": 0.0},
     }
     tiny_recipe["evaluate"]["checkpoint"] = "best"  # of saves that are all alike the first
-    left = gantk.run(tiny_recipe, out=tmp_path / "left", **QUIET)
+    left = gantk.Run(train_without_scores(tiny_recipe, tmp_path / "left"))
     batch_at = training.Training.batch_at
 
     def stopped(self, step, stage):
@@ -164,14 +164,15 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(training.Training, "batch_at", stopped)
-        gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+        train_without_scores(tiny_recipe, tmp_path / "run")
 
     run = gantk.Run(tmp_path / "run")
 
     assert checkpoint.steps_saved(run.checkpoints) == [*range(2, at, 2), at]
     assert run.inference_checkpoint().name == ("step-000001" if at == 1 else "step-000002")
 
-    gantk.resume(run, **QUIET)
+    with gantk.training(run.path, **QUIET) as again:
+        again.fit()
     for name in ("best.json", "checkpoints/step-000004/weights.safetensors", "samples/index.json"):
         assert (run.path / name).read_bytes() == (left.path / name).read_bytes()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from opens import count_opens
 from PIL import Image as Picture
-from tiny import read_json
+from tiny import read_json, train_without_scores
 
 import gantk
 from gantk.errors import UserError
@@ -117,9 +117,7 @@ def train(scans: Path, out: Path, kind: Kind, **tables: dict) -> Path:
         **tables,
     }
     settings = {"data.source.patient": "^(p[0-9]+)"}
-    return gantk.run(
-        recipe, data=str(scans), set=settings, out=out, allow_leakage=True, device="cpu", say=silent
-    ).path
+    return train_without_scores(recipe, out, data=str(scans), set=settings, allow_leakage=True)
 
 
 def link_test_files(run: Path, scans: Path, folder: Path) -> tuple[Path, Path]:

@@ -77,7 +77,8 @@ def test_a_training_that_was_left_ends_with_the_same_weights(tmp_path, kind):
             leave()
     else:
         leave()
-    gantk.resume(tmp_path / "left", say=lambda line: None, **CPU)
+    with gantk.training(tmp_path / "left", **CPU) as training:
+        training.fit()
 
     assert torch.equal(weights_of(tmp_path / "left"), weights_of(tmp_path / "whole"))
 

@@ -12,7 +12,7 @@ import pytest
 from browser import BROWSER, Browser
 from pages import Page
 from PIL import Image
-from tiny import draw_pictures
+from tiny import draw_pictures, train_without_scores
 
 from gantk import Data, new_study
 from gantk.data.batches import order
@@ -190,8 +190,7 @@ def test_what_cannot_be_scored_is_named(study, gantk):
     assert "is no study" in gantk("study", "score", folder.parent, *fooled).refused()
 
 
-def test_air_is_as_black_in_a_study_as_in_files(gantk, tiny_file, tmp_path):
-    run = tmp_path / "run"
+def test_air_is_as_black_in_a_study_as_in_files(gantk, tiny_recipe, tmp_path):
     for side in ("T1", "T2"):
         for path in draw_pictures(tmp_path / "data" / side, 16):
             pixels = np.array(Image.open(path))
@@ -199,8 +198,8 @@ def test_air_is_as_black_in_a_study_as_in_files(gantk, tiny_file, tmp_path):
             pixels[-4:] = 0
             Image.fromarray(pixels).save(path)
 
-    masked = ("--set", "translate.masked=true")
-    gantk("run", tiny_file, "--data", tmp_path / "data", "--out", run, *masked).ok()
+    tiny_recipe["translate"] = {"masked": True}
+    run = train_without_scores(tiny_recipe, tmp_path / "run", data=tmp_path / "data")
     gantk("study", "new", run, "--pairs", 1).ok()
 
     page = Page(run / "study" / "page.html")

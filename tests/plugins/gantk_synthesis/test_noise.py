@@ -149,7 +149,8 @@ def test_the_loss_is_the_papers_bound_per_pixel():
 def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
     method = {"name": "vae", "width": 4, "latent": 6, "conditional": True}
     source = {"lesions": 1, "radius": [8.0, 16.0]}
-    run = small_run(tmp_path, method, steps=2, domains=["FLAIR"], labels=True, source=source)
+    data = {"domains": ["FLAIR"], "labels": True, "source": source}
+    run = small_run(tmp_path, method, steps=2, scored=True, **data)
     metrics = read_json(run / "metrics.json")
 
     assert {"psnr", "ssim", "mae"} <= metrics["metrics"]["reconstruction"].keys()

@@ -132,6 +132,7 @@ def run(tmp_path_factory):
         tmp_path_factory.mktemp("any"),
         METHOD,
         steps=2,
+        scored=True,
         domains=["+".join(NAMES)] * 2,
         missing="mask",
     )
