@@ -55,7 +55,7 @@ def volumes(domains: tuple[str, str], names: list[str], skull: bool = False):
 
 def save_all(folder: Path) -> None:
     """scans/CT/p20_004.png, SCANS/T1/p00_004.png, patients/p01/T1.nii.gz,
-    export/ST0000/SE0000/*.dcm.
+    export/ST0000/SE0000/*.dcm, bids/sub-p01/anat/sub-p01_T1w.nii.gz.
     """
     pictures = {
         "scans": (("CT", "MR"), ["p20", "p34"]),
@@ -72,6 +72,9 @@ def save_all(folder: Path) -> None:
         path = folder / "patients" / name / f"{domain}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(volume.T, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
+        bids = folder / "bids" / f"sub-{name}" / "anat" / f"sub-{name}_{domain}w.nii.gz"
+        bids.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, bids)
         study = f"1.2.{number // 2}"
         about = {"SeriesDescription": f"{domain} tse ax", "ProtocolName": domain}
         about |= {
@@ -81,6 +84,9 @@ def save_all(folder: Path) -> None:
         }
         place = folder / "export" / f"ST{number // 2:04d}" / f"SE{number % 2:04d}"
         series(place, volume.clip(0).astype(np.int16), **about, FrameOfReferenceUID=f"{study}.9")
+
+    text = '{"Name": "T1 and T2", "BIDSVersion": "1.9.0"}'
+    (folder / "bids" / "dataset_description.json").write_text(text, "utf-8")
 
 
 def prepared(page: Path, folder: Path) -> dict[str, str]:
