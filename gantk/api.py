@@ -119,11 +119,13 @@ def run(
         UserError: the recipe, an option or the data are wrong. Nothing has been written.
         Interrupted: the training was stopped. A checkpoint has been written; `resume` continues.
     """
-    from gantk.recipe.load import with_setting
+    from gantk.recipe.load import load_recipe, with_setting
+
+    loaded = load_recipe(recipe)  # before torch is imported, which takes seconds
     from gantk.training.begin import training
 
     begun = training(
-        recipe,
+        loaded,
         data=data,
         set=with_setting(set, "data.source.layout", layout) if layout else set,
         profile=profile,

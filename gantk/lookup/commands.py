@@ -29,6 +29,7 @@ from gantk.terminal import (
     table,
 )
 
+MOST_ROWS = 4  # of a card's table of scores that has no mean in its last row
 # two kinds of images without pairs, with pairs, CT and MR, from noise, style, own scans
 FIRST_RECIPES = (
     "dualgan_t1t2",
@@ -87,7 +88,7 @@ def list_(kind) -> None:
         "gantk show generator unet       # a part and its options",
         "gantk show data                 # the keys of a recipe table",
         "gantk show recipe dualgan_t1t2  # a recipe with all defaults",
-        "gantk show model t1t2           # the card of a shipped model",
+        "gantk show model t1t2           # scores and limits of a model",
     ],
 )
 @click.argument("kind")
@@ -97,8 +98,9 @@ def list_(kind) -> None:
     metavar="PROFILE",
     help="For a recipe: apply its [profile.PROFILE] first, such as cpu.",
 )
+@click.option("--full", is_flag=True, help="For a model: print its whole card.")
 @click.pass_context
-def show(ctx, kind, name, profile) -> None:
+def show(ctx, kind, name, profile, full) -> None:
     """Show a part with its options, the keys of a recipe table, a recipe, or the card of a model.
 
     KIND is a kind of part (`gantk list` shows all), `recipe`, `model`, or a table of a recipe: data,
@@ -110,7 +112,7 @@ def show(ctx, kind, name, profile) -> None:
         _show_recipe(name, profile)
         return
     if kind == "model" and name:
-        _show_card(name)
+        _show_card(name, full)
         return
 
     kind = kind.removeprefix("train.").removeprefix("data.")
@@ -129,14 +131,40 @@ def show(ctx, kind, name, profile) -> None:
         ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)
 
 
-def _show_card(name: str) -> None:
-    from gantk.runs.models import CARD, card, find_model
+def _show_card(name: str, full: bool) -> None:
+    """Print a model's card: what it is for, its scores, limits and licence, or all of it."""
+    from gantk.runs.models import (
+        CARD,
+        card,
+        find_model,
+        limits_of,
+        opening_of,
+        scores_of,
+        section_of,
+    )
 
     path = find_model(name)
     text = card(path)
     if not text:
         raise UserError(f"'{path}' has no {CARD}", remedy="write one with `gantk pack RUN OUT`")
-    console().print(text, soft_wrap=True)
+    out = console()
+    if full:
+        out.print(text, soft_wrap=True)
+        return
+
+    out.print(f"{opening_of(text)}\n", soft_wrap=True)
+    protocol = section_of(text, "Scores").partition(". ")[0].strip(".")
+    if not protocol.startswith("|"):
+        out.print(protocol, soft_wrap=True)
+    header, *rows = scores_of(path) or [[]]
+    if rows and rows[-1][0].startswith("mean"):
+        of_mean = zip(header[1:], rows[-1][1:], strict=True)
+        out.print(table(("", rows[-1][0]), (pair for pair in of_mean if pair[1])))
+    elif rows:
+        out.print(table(tuple(header), rows[:MOST_ROWS]))
+    out.print(f"\nlimits   {limits_of(path)}", soft_wrap=True)
+    out.print(f"licence  {section_of(text, 'Licence') or 'not stated'}", soft_wrap=True)
+    out.print(f"next     gantk show model {name} --full: data, every score, all limits")
 
 
 def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = None) -> None:

@@ -144,8 +144,18 @@ def card(path: Path) -> str:
 
 def limits_of(path: Path) -> str:
     """The first paragraph of a card's section on limits, in one line; "" where there is none."""
-    section = re.search(r"^## Limits\s+(.+?)(?:\n\s*\n|\Z)", card(path), re.M | re.S)
+    return section_of(card(path), "Limits")
+
+
+def section_of(text: str, title: str) -> str:
+    """The first paragraph of a section of a card, in one line; "" where there is none."""
+    section = re.search(rf"^## {title}\s+(.+?)(?:\n\s*\n|\Z)", text, re.M | re.S)
     return " ".join(section[1].split()) if section else ""
+
+
+def opening_of(text: str) -> str:
+    """What a card says before its first table or section: name and purpose of the model."""
+    return re.split(r"^(?:\||## )", text, maxsplit=1, flags=re.M)[0].strip()
 
 
 def scores_of(path: Path) -> list[list[str]]:

@@ -6,7 +6,7 @@ import click
 
 from gantk.terminal import CommandGroup, overwrite_option
 
-PARTS = "method", "generator", "discriminator", "loss", "metric", "source", "format"
+PARTS = "generator", "discriminator", "loss", "metric", "source", "format"
 
 
 @click.group(

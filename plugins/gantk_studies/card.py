@@ -13,7 +13,7 @@ from gantk.errors import count_noun
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.names import baseline_words
 from gantk.runs.folder import RunFolder, flat
-from gantk.runs.models import card, find_model, limits_of, pack_record, split_hash
+from gantk.runs.models import card, find_model, limits_of, pack_record, section_of, split_hash
 
 ITEMS = Path(__file__).with_name("card_items.toml")
 LIMITS = (
@@ -89,7 +89,8 @@ def facts_of(record: RunRecord) -> dict[str, str]:
     """Fact -> sentence, for all facts that the run's files contain."""
     results = record.results
     summary = record.summary(with_paths=False)
-    licences = card(record.path).partition("\n## Data and licences\n")[2]
+    text = card(record.path)
+    of_data = text.partition("\n## Data and licences\n")[2].partition("\n## ")[0]
     about = record.environment
     machine = about.dump()
     versions = {"gantk": about.gantk, "Python": about.python, **about.packages}
@@ -102,7 +103,7 @@ def facts_of(record: RunRecord) -> dict[str, str]:
         "data": _words(record.recipe.data.dump()),
         "training": _words(record.recipe.train.dump()),
         "evaluation": _words(record.recipe.evaluate.dump()),
-        "licence": " ".join(licences.partition("\n## ")[0].split()),
+        "licence": " ".join([*of_data.split(), section_of(text, "Licence")]),
         "counts": "; ".join(_counts(record)),
         "split": "; ".join(_split(record)),
         "hashes": "; ".join(_hashes(record, RunFolder(record.path))),

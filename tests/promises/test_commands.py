@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from files import HERE, NOISE, TINY, gantk, log_of, pictures, recipe, saved
 from PIL import Image
-from tiny import read_json
+from tiny import python, read_json
 
 NAMES = read_json(HERE / "names.json")
 
@@ -295,6 +295,21 @@ def test_functions_score_compare_and_check(run, scans, tmp_path):
     assert toolkit.check(scans)
     with pytest.raises(toolkit.UserError, match="there is no recipe 'nothing'"):
         toolkit.run("nothing")
+
+
+def test_a_method_in_place_of_a_recipe_names_its_recipes():
+    told = gantk("run", "munit").err
+    assert "The recipes of munit are " in told
+    assert {"munit_heads", "munit_t1t2"} <= set(re.findall(r"\w+", told))
+
+
+def test_a_mistyped_recipe_is_found_before_torch_is_imported():
+    code = (
+        "import sys, gantk\n"
+        "try: gantk.run('dualgan_t1t3')\n"
+        "except gantk.UserError: print(*{'torch', 'pandas'} & set(sys.modules))"
+    )
+    assert python("-c", code).ok().out.strip() == ""
 
 
 def test_recipes_begins_with_the_six_that_a_first_user_needs():
