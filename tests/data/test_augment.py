@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import method_of, random_images
 
+from gantk.data.augment import augment_batch
 from gantk.method import Batch
 from gantk.testing.recorded import Recording, host_reads
 from gantk_parts import AUGMENTATIONS
@@ -91,6 +92,26 @@ def test_a_curve_keeps_black_and_the_order_of_tissues(dims):
     assert (curved.gather(1, order).diff(dim=1) >= -1e-6).all()
     darkest = order[:, :1]
     torch.testing.assert_close(curved.gather(1, darkest), flat.gather(1, darkest))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_mask_and_companions_move_with_their_image(paired):
+    torch.manual_seed(0)
+    batch = Batch({name: torch.rand(8, 1, 6, 5) for name in ("a", "b")})
+    for name in ("a", "b"):
+        batch[f"mask_{name}"] = (batch[name] > 0.5).float()
+        batch[f"near_{name}"] = batch[name] + 1
+    flips = [changes.HFlip(2)]
+
+    moved = augment_batch(batch, flips, paired)
+
+    flipped = {}
+    for name in ("a", "b"):
+        assert torch.equal(moved[f"mask_{name}"], (moved[name] > 0.5).float())
+        assert torch.equal(moved[f"near_{name}"], moved[name] + 1)
+        flipped[name] = (moved[name] != batch[name]).flatten(1).any(1)
+        assert 0 < flipped[name].sum() < 8  # some of them, by chance
+    assert torch.equal(flipped["a"], flipped["b"]) == paired
 
 
 @pytest.mark.parametrize("method", ["regression", "pix2pix"])

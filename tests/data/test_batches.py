@@ -86,6 +86,11 @@ def test_batches_do_not_depend_on_ranks(workers, memory):
         each.close()
 
 
+def test_an_epoch_shows_the_larger_domain_once():
+    unequal = {"a": image_set(4), "b": image_set(11)}
+    assert Batches(unequal, 2, 0, False, workers=0).steps_per_epoch == 6
+
+
 def test_each_epoch_shows_every_image_once_in_another_order():
     batches = Batches({"image": image_set(12)}, 4, 0, False, workers=0)
     assert batches.steps_per_epoch == 3

@@ -70,6 +70,19 @@ def test_upright_planes_are_exactly_reversible(plane, name):
     )
 
 
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("name", ["straight", "flipped"])
+def test_the_axes_of_a_plane_run_one_way_whatever_the_file(plane, name):
+    affine, shape = GRIDS[name]
+    places = [
+        SamplingGrid(plane).forward(image_of(mm, affine)).pixels[0]
+        for mm in millimetres(shape, affine)
+    ]
+    for axis, (along, sign) in enumerate(PLANES[plane]):
+        steps = [np.diff(place, axis=axis).mean() for place in places]
+        assert [np.sign(step) for step in steps] == [sign * (way == along) for way in range(3)]
+
+
 def centred_ramp(counts, steps):
     """A ramp of (z, y, x) `counts` positions that is 0 in the middle and rises by `steps`."""
     axes = [

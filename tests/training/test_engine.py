@@ -205,13 +205,16 @@ def test_optimizer_of_recipe_phase_wins_over_phase_over_recipe():
 def test_the_learning_rate_and_the_progress_follow_the_schedule():
     method = Toy()
     engine = engine_of(method, 4, schedule=bind_or_raise("schedule", "linear"))
-    rates = []
+    rates = {name: [] for name in engine.optimizers}
     progress = []
     for _ in engine.fit(ones):
-        rates.append(engine.optimizers["play"].param_groups[0]["lr"])
+        for name, optimizer in engine.optimizers.items():
+            rates[name].append(optimizer.param_groups[0]["lr"])
         progress.append(method.progress.item())
 
-    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.05])
+    assert rates.keys() == {"play", "judge"}
+    for of_phase in rates.values():
+        assert of_phase == pytest.approx([0.1, 0.1, 0.1, 0.05])
     assert progress == [0.0, 0.25, 0.5, 0.75]
 
 
