@@ -147,6 +147,9 @@ def test_two_grids_meet_as_nibabel_says(of, onto, order):
 
     assert filled_outside.mean() < 0.2, "the outer half of the outermost voxels at most"
 
+    as_air = resample_onto(image_of(voxels + 3, affine), target, order=order)
+    assert (as_air.pixels[result.pixels == -5.0] == voxels.min() + 3).all()
+
 
 # ---- to the networks' size and back
 

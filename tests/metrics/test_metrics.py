@@ -263,6 +263,17 @@ def test_histogram_matching_keeps_order_and_gives_target_levels():
     assert (matched[order].diff() >= 0).all()
 
 
+def test_pixels_of_equal_value_get_the_middle_of_their_ranks():
+    source = torch.rand(1, 1, 40, 40)
+    source[..., :30, :] = -1.0  # three quarters are air
+    target = torch.rand(1, 50, 50)
+    matched = HistogramMatching([target])(source)
+
+    air = matched[..., :30, :]
+    assert air.min() == air.max()
+    assert air.max().item() == pytest.approx(target.quantile(0.375).item(), abs=0.01)
+
+
 def test_intensity_map_finds_any_function_of_intensity():
     def two_functions(x, axis):  # neither is monotone
         return torch.cat([(3 * x).sin(), -x.abs()], axis)

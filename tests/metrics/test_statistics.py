@@ -35,6 +35,8 @@ def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs():
     assert paired.sign_flip_p(np.ones(3)) == 2 / 2**3
     assert paired.sign_flip_p(np.zeros(4)) == 1
     assert paired.paired_test([1.0]) is None
+    # of so many patients signs are drawn: the pattern that was seen is one of those drawn
+    assert paired.sign_flip_p(np.ones(60)) == 1 / (1 + paired.FLIPS)
 
 
 def test_corrections_are_those_of_the_hand_computed_table():

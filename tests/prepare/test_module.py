@@ -33,6 +33,20 @@ def test_an_unchanged_image_comes_back_as_it_was(fit, data, native):
     torch.testing.assert_close(back, image, atol=1e-4, rtol=0)
 
 
+def test_a_contrast_that_a_patient_lacks_is_black():
+    image = torch.rand(2, 3, 9, 7)
+    image[1, 2] = torch.nan
+    line = Percentile()
+    line.fitted = [0.0, 1.0, 0.05, 0.0]
+    prepare = Prepare((8, 8), "resize", Scale(line), Scale(line), -1.0)
+
+    seen = prepare(image)
+
+    assert (seen[1, 2] == -1.0).all()
+    assert torch.equal(seen[0], prepare(image[:1])[0])
+    assert torch.equal(seen[1, :2], prepare(image[1:, :2])[0])
+
+
 @given(data=st.data(), native=st.tuples(sides, sides, sides), to=sides)
 @settings(max_examples=40, deadline=None)
 def test_a_few_planes_are_resized_as_the_whole_volume(data, native, to):

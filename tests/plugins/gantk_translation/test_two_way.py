@@ -60,6 +60,22 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
     )
 
 
+@pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
+@pytest.mark.parametrize("defense", [0.0, 0.3])
+def test_what_is_translated_back_has_the_noise_of_the_defense(name, defense):
+    """Networks that change nothing give the noise alone as the loss of the cycle."""
+    method = build(name, defense=defense, cycle=1.0)
+    for network in (method.g_ab, method.g_ba):
+        network.register_forward_hook(lambda _, images, __: images[0])
+    torch.manual_seed(0)
+
+    losses = method.generator_losses(pairs())
+
+    mean = defense * (2 / torch.pi) ** 0.5  # of the absolute values of normal noise
+    for way in ("cycle_a", "cycle_b"):
+        assert losses[way].item() == pytest.approx(mean, rel=0.1)
+
+
 # ---- weights of lesions --------------------------------------------------------------------------
 
 
