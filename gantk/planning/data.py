@@ -149,7 +149,7 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
 
 def _split(seen: Scans) -> tuple[dict[str, Any] | None, str]:
     """The split: that of `data check`, or folds where few patients are known."""
-    split = seen.found["split"] or {}
+    split = seen.report["split"] or {}
     if split.get("by") in ("folders", "file"):
         return None, split["how"]
 

@@ -60,7 +60,7 @@ class Scans:
         return self.study.records
 
     @cached_property
-    def found(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """The report of `gantk data check`."""
         return result_of(self.examination)
 
@@ -96,12 +96,16 @@ class Scans:
     @property
     def files(self) -> list[dict[str, Any]]:
         """The facts of the files that have a domain."""
-        return [each for each in self.found["files"] if each["domains"] and "error" not in each]
+        return [each for each in self.report["files"] if each["domains"] and "error" not in each]
 
     @property
     def suits_paired(self) -> bool:
         """Whether a paired method can learn from the scans: the pairs fit and are complete."""
         return bool(self.fit and self.fit.good and not self.alone)
+
+    def completes(self, other: Scans) -> bool:
+        """Whether the scans are complete pairs, of as many patients as those of another reading."""
+        return bool(self.fit) and not self.alone and self.patients >= other.patients
 
     @property
     def volumes(self) -> int:
@@ -150,24 +154,22 @@ def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
         return Scans(found, found.usage)
 
     scans = read()
-    gray = []
-    problems = [each["kind"] for each in scans.found["problems"] if each["severity"] != "note"]
-    if "channels" in problems:
-        gray = ["data.channels=1"]
+    problems = [each["kind"] for each in scans.report["problems"] if each["severity"] != "note"]
+    gray = ["data.channels=1"] if "channels" in problems else []
+    if gray:
         scans = read(*gray, before=scans)
 
     expect_no_doubts(scans.study.source, scans.study.table)
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
-    if len(scans.domains) == 2 and volumes and (not scans.fit or scans.alone):
-        # a patient's two grids may differ: the second is resampled onto the first by the headers
-        try:
-            onto = read(*gray, "data.source.onto=a", before=scans)
-        except UserError:  # this does not suit them
-            return scans
-        if onto.fit and not onto.alone and onto.patients >= scans.patients:
-            return onto
+    if len(scans.domains) == 1 or not volumes or (scans.fit and not scans.alone):
+        return scans
 
-    return scans
+    # a patient's two grids may differ: the second is resampled onto the first by the headers
+    try:
+        onto = read(*gray, "data.source.onto=a", before=scans)
+    except UserError:  # this does not suit them
+        return scans
+    return onto if onto.completes(scans) else scans
 
 
 def pixels_of(records: Sequence[Record]) -> Pixels:
@@ -176,7 +178,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     images = []
     for scan in spread(list(stacks.values()), MAX_VOLUMES):
         stack = scan()[0]
-        areas = _foreground(stack).mean(axis=(1, 2))
+        areas = foreground_mask(stack).mean(axis=(1, 2))
         full = np.flatnonzero(areas >= areas.max() / 3)
         images += [stack[place] for place in spread(full, MAX_PLANES)]
 
@@ -184,7 +186,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
         pictures = spread(records, MAX_PICTURES)
         images = [np.nan_to_num(record.read()).mean(axis=0) for record in pictures]
 
-    foregrounds = [_foreground(image) for image in images]
+    foregrounds = [foreground_mask(image) for image in images]
     mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
     shape = np.median([image.shape for image in images], axis=0)
     return Pixels(
@@ -196,7 +198,7 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
     )
 
 
-def _foreground(image: np.ndarray) -> np.ndarray:
+def foreground_mask(image: np.ndarray) -> np.ndarray:
     """The foreground mask of a picture or volume."""
     air = background_level(image)
     bright = abs(float(np.percentile(image.ravel()[::16], 99.5)) - air)

@@ -5,7 +5,7 @@ images and networks that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -261,38 +261,49 @@ def _method_lines(
     """
     decided = dict(map(parse_setting, settings))
     options = {"hours": hours, "dims": decided.get("data.dims", 2), "short": short}
-    name, why, changes = next(proposals("method", seen, candidate.size, **options), ("", "", {}))
     asked = str(decided.get("method.name", ""))
-    if not name and not asked:
+    nothing = ({"method": {"name": asked}}, "", {}) if asked else None
+    proposal = next(proposals("method", seen, candidate.size, **options), nothing)
+    if proposal is None:
         raise UserError(
             "no installed method plans a recipe for these scans",
             where="SCANS",
             remedy="name a method: --set method.name=NAME",
         )
-    shipped = load_recipe(name) if name else Recipe({"method": {"name": asked}})
-    changed = shipped.override({f"method.{key}": value for key, value in changes.items()})
+
+    shipped = load_recipe(proposal[0])
+    changed = shipped.override({f"method.{key}": value for key, value in proposal[2].items()})
     method = {key: value for key, value in changed.tables["method"].items() if value is not None}
-    target = registry().get("method", asked or method["name"]).load()
-    comments = {key: comment for key, _, _, comment in options_help(target)}
+    comments = _comments(shipped, method, asked)
     if asked:
         method = {"name": asked} | {key: method[key] for key in comments if key in method}
-    for path, comment in comments_of(shipped.text).items():
-        if path[0] == "method" and shipped.tables["method"].get(path[-1]) == method.get(path[-1]):
-            comments[path[-1]] = comment
 
-    _widen(method, candidate.filters)
+    _widen_networks(method, candidate.filters)
     lines = {f"method.{key}": (value, comments.get(key, "")) for key, value in method.items()}
-    lines["method.name"] = (method["name"], why)
+    lines["method.name"] = (method["name"], proposal[1])
     optimizers = mapping(shipped.tables.get("train")).get("optimizers")
     if optimizers:
         lines["train.optimizer"] = (None, "each network has its own")
-        lines["train.optimizers"] = (optimizers, f"those of the recipe '{name}'")
+        lines["train.optimizers"] = (optimizers, f"those of the recipe '{shipped.name}'")
     if "conditional" in method:
         lines["data.labels"] = (True, f"the method gets the class: {', '.join(seen.classes)}")
     return lines
 
 
-def _widen(method: dict[str, Any], factor: float) -> None:
+def _comments(shipped: Recipe, method: dict[str, Any], asked: str) -> dict[str, str]:
+    """Option of the method -> the comment of the shipped recipe where its value stays, else that of
+    the option; `asked`: another method than the recipe's.
+    """
+    target = registry().get("method", asked or method["name"]).load()
+    comments = {key: comment for key, _, _, comment in options_help(target)}
+    written = comments_of(shipped.text)
+    for key, value in shipped.tables["method"].items():
+        if key in comments and value == method.get(key):
+            comments[key] = written.get(("method", key), comments[key])
+    return comments
+
+
+def _widen_networks(method: dict[str, Any], factor: float) -> None:
     """Multiply the filters of a method's generator; without that part, its own and those of its
     discriminator.
     """
@@ -348,7 +359,7 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
 
 def _text(seen: Scans, lines: Lines, hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
-    facts = {key: text for key, text in seen.found["summary"].items() if key != "held out"}
+    facts = {key: text for key, text in seen.report["summary"].items() if key != "held out"}
     if "split" in facts:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
@@ -356,12 +367,8 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:9} {text}")
-    for problem in seen.found["problems"]:
-        is_note = problem["severity"] == "note"
-        if is_note and problem["kind"] in TOLD_NOTES:
-            out += _comment(f"{'note':9} {problem['what']}; {problem['remedy']}")
-        elif not is_note and problem["kind"] not in SOLVED_PROBLEMS:
-            out += _comment(f"{problem['severity']:9} {problem['what']}")
+    for line in _problem_lines(seen):
+        out += _comment(line)
 
     kind = "unpaired" if len(seen.domains) > 1 else "from noise"
     if seen.suits_paired:
@@ -377,6 +384,16 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
             out += _key_lines(name, value, "see above" if name in TOLD_KEYS else why)
 
     return "\n".join(out) + "\n"
+
+
+def _problem_lines(seen: Scans) -> Iterator[str]:
+    """What `data check` found, without what the recipe solves; of notes, how scans were understood."""
+    for problem in seen.report["problems"]:
+        label = f"{problem['severity']:9} {problem['what']}"
+        if problem["kind"] in TOLD_NOTES and problem["remedy"]:
+            yield f"{label}; {problem['remedy']}"
+        elif problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
+            yield label
 
 
 def _key_lines(name: str, value: Any, why: str) -> list[str]:

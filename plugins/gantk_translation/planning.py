@@ -11,6 +11,9 @@ MIN_PATIENTS = 20  # with fewer heads none is like another
 SMALL_SIDE = 64  # pixels; smaller images get smaller patches, and no first stage at half size
 # images of which each is compared with all of the other domain; a tenth of a second for each
 MAX_COMPARED_IMAGES = 4000
+# keys by what is around a head: exactly one value, or noise
+MASKED = {"air": 10.0, "defense": None, "noise_floor": 0.02, "flat_region": 4.0}
+WITH_AIR = {"air": None, "defense": 0.05, "noise_floor": 0.06, "flat_region": 6.0}
 # no similar slices are matched
 UNMATCHED = dict.fromkeys(("pairs", "source_losses", "source_losses_in_warmup"))
 
@@ -44,6 +47,8 @@ def plan_unpaired(
     # the search for like images takes a tenth of the time at most; of few heads none is like another
     compared = min(MAX_COMPARED_IMAGES, 3600 * hours)
     is_matched = dims == 2 and not few_heads and len(seen.records) <= compared
+    background = MASKED if seen.is_masked else WITH_AIR
+    changes: dict[str, Any] = {}
     if "ct" in seen.kinds:
         recipe = "ct_mr_heads"
         changes = {"pairs": "weak_pairs"} if is_matched else {}
@@ -52,19 +57,21 @@ def plan_unpaired(
         changes = UNMATCHED | {"flat_region": None, "noise_floor": None}
     elif few_heads:
         recipe = "t1t2_patients"
-        changes = {} if seen.is_masked else {"flat_region": 6.0, "noise_floor": 0.06}
+        changes = {"flat_region": background["flat_region"]}
     else:
         recipe = "dualgan_t1t2"
-        flat = 4.0 if seen.is_masked else 6.0
-        changes = {} if is_matched else UNMATCHED | {"local_ncc": 2.0, "flat_region": flat}
+        if not is_matched:
+            changes = UNMATCHED | {"local_ncc": 2.0, "flat_region": background["flat_region"]}
 
-    if seen.is_masked:
-        changes = {"air": 10.0, "defense": None, "noise_floor": 0.02} | changes
-    else:
-        changes |= {"air": None, "defense": 0.05}
+    changes = {key: value for key, value in background.items() if key != "flat_region"} | changes
+    why = f"{_why_unpaired(seen)}, so the method is unpaired"
+    return recipe, why, changes | _contrast(seen) | _for_size(size)
+
+
+def _contrast(seen: Any) -> dict[str, Any]:
+    """Without fat and skull, what is darker in T1 is brighter in T2; else the contrast is open."""
     inverts = seen.is_stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
-    changes["contrast"] = "inverted" if inverts else None
-    return recipe, f"{_why_unpaired(seen)}, so the method is unpaired", changes | _for_size(size)
+    return {"contrast": "inverted" if inverts else None}
 
 
 def _for_size(size: Sequence[int]) -> dict[str, Any]:
