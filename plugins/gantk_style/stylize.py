@@ -16,7 +16,7 @@ import torch
 from gantk.errors import UserError
 from gantk.files import expect_file, expect_replaceable, write_output
 from gantk.formats.files import is_image, is_volume, read, suffix_of, unread_error, write
-from gantk.formats.image import Image
+from gantk.formats.image import Image, in_channels
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind_or_raise, options_model
 from gantk.prepare.module import size_image
@@ -30,7 +30,6 @@ from gantk_style.transfer import Watch
 OF_GENERATORS = ("image", "role", "styles")
 PROGRESS_LINES = 5  # lines of progress that are printed
 RANGE = (-1.0, 1.0)
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 def stylize(
@@ -70,9 +69,7 @@ def stylize(
     Returns the path written. UserError before any work where a file, an option or the two images do
     not fit.
     """
-    content = Path(content)
-    style = Path(style)
-    out = Path(out)
+    content, style, out = map(Path, (content, style, out))
     options = _of_recipe(recipe, profile) if recipe is not None else {}
     options |= Recipe({}).override(set).tables
     for name in OF_GENERATORS:
@@ -83,11 +80,8 @@ def stylize(
                 remedy="leave it out",
             )
 
-    if steps is not None:
-        options["steps"] = steps
-    if weights is not None:
-        options["weights"] = weights
-
+    given = {"steps": steps, "weights": weights}
+    options |= {name: value for name, value in given.items() if value is not None}
     _check_paths(content, style, out)
     expect_replaceable([out], overwrite, "OUT")
     if losses is not None:
@@ -101,11 +95,11 @@ def stylize(
 
     post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
-    styles, _ = network_values(example.pixels, style, RANGE)
-    size = pixels.shape[-2:]
-    if styles.shape[-2:] != size:
-        other = " x ".join(map(str, styles.shape[-2:]))
-        own = " x ".join(map(str, size))
+    slices = _stack(pixels)
+    styles = _stack(network_values(example.pixels, style, RANGE)[0])
+    size = slices.shape[2:]
+    if styles.shape[2:] != size:
+        other, own = (" x ".join(map(str, sides)) for sides in (styles.shape[2:], size))
         say(f"note     the style is resized from {other} to the content's {own}")
 
     try:
@@ -117,8 +111,8 @@ def stylize(
         say(f"note     {post.note}")
 
     curves = LossCurves()
-    done = _paint(post, _stack(pixels), _stack(styles), start(device).device, say, curves)
-    native = mapping.inverse(done.swapaxes(0, 1) if known.dims > 2 else done[0])
+    painted = _paint(post, slices, styles, start(device).device, say, curves)
+    native = mapping.inverse(painted.swapaxes(0, 1) if known.dims > 2 else painted[0])
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
     if known.dtype is not None and np.issubdtype(known.dtype, np.integer):
         native = np.rint(native)
@@ -136,29 +130,25 @@ def _paint(
     slices: np.ndarray,
     styles: np.ndarray,
     device: torch.device,
-    say: Callable,
+    say: Callable[[str], None],
     curves: LossCurves,
 ) -> np.ndarray:
     """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
     unchanged. Adds the losses to `curves`.
     """
-    done = slices.copy()
+    painted = slices.copy()
     count = len(slices)
     contrasted = [k for k in range(count) if slices[k].min() < slices[k].max()]
     for first in range(0, len(contrasted), post.batch):
         chosen = contrasted[first : first + post.batch]
         heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
-        examples = np.stack(
-            [size_image(styles[height], slices.shape[-2:], "resize") for height in heights]
-        )
+        examples = [size_image(styles[height], slices.shape[2:], "resize") for height in heights]
         label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
         watch = _progress(label, post.steps, say, curves)
-        content = torch.from_numpy(slices[chosen]).to(device)
-        style = torch.from_numpy(examples).to(device)
-        painted, _ = post.paint(content, style, shared=False, watch=watch)
-        done[chosen] = painted.cpu().numpy()
+        batch = (torch.from_numpy(each).to(device) for each in (slices[chosen], np.stack(examples)))
+        painted[chosen] = post.paint(*batch, shared=False, watch=watch)[0].cpu().numpy()
 
-    return done
+    return painted
 
 
 def _stack(pixels: np.ndarray) -> np.ndarray:
@@ -193,17 +183,10 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
 def _check_paths(content: Path, style: Path, out: Path) -> None:
     """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
     suffix = suffix_of(content)
-    if out.is_dir() or not is_image(out):
-        if out.is_dir():
-            what = f"'{out}' is a folder"
-        else:
-            what = f"'{out.name}' has no suffix of a format that gantk writes"
-        allowed = f"a file, such as {out.stem or 'styled'}{suffix}"
-        raise UserError(what, where="OUT", allowed=allowed)
-
-    if content.is_file() and is_image(content) and is_volume(content) != is_volume(out):
-        what = f"the result of '{content.name}' cannot be written as '{out.name}'"
-        raise UserError(what, where="OUT", allowed=suffix)
+    if out.is_dir():
+        raise UserError(
+            f"'{out}' is a folder", where="OUT", allowed=f"a file, such as {out}{suffix}"
+        )
 
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.is_file() and not is_image(path):
@@ -211,38 +194,26 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
         if out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
 
-
-def _luminance(pixels: np.ndarray) -> np.ndarray:
-    """The brightness (1, *size) of an RGB image (3, *size); gray images are returned unchanged."""
-    if len(pixels) != 3:
-        return pixels
-    return np.tensordot(LUMINANCE, pixels, 1)[None].astype(np.float32)
+    if not is_image(out) or (content.is_file() and is_volume(content) != is_volume(out)):
+        what = f"the result of '{content.name}' cannot be written as '{out.name}'"
+        raise UserError(what, where="OUT", allowed=suffix)
 
 
 def _read(path: Path, gray: bool) -> Image:
-    """Read an image file; with `gray`, turn it to gray."""
+    """Read an image file; with `gray`, turn colour to its brightness."""
     image = read(path)
     check_colours(image.channels, f"'{path}'", str(path))
-    if gray:
-        return replace(image, pixels=_luminance(image.pixels))
-    return image
+    return replace(image, pixels=in_channels(image.pixels, 1)) if gray else image
 
 
 def _progress(label: str, steps: int, say: Callable[[str], None], curves: LossCurves) -> Watch:
-    """A callback that adds losses to `curves` and prints a few times how far they have fallen."""
-    objectives: list[float] = []
+    """A callback that adds losses to `curves` and prints them a few times."""
     due = {round(steps * k / PROGRESS_LINES) for k in range(1, PROGRESS_LINES + 1)}
 
     def watch(step: int, losses: dict[str, torch.Tensor]) -> None:
         curves.watch(step, losses)
-        means = {name: float(each.mean()) for name, each in losses.items()}
-        objective = sum(means.values())
-        objectives.append(objective)
         if step in due:
-            parts = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
-            line = f"{label:<8} step {step} of {steps}, objective {objective:.4g} ({parts})"
-            if objective > 0:
-                line += f", {objectives[0] / objective:.1f} times below the start"
-            say(line)
+            parts = ", ".join(f"{name} {float(each.mean()):.4g}" for name, each in losses.items())
+            say(f"{label:<8} step {step} of {steps}: {parts}")
 
     return watch

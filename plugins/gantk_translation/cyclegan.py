@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Number, Weight
-from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
+from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
 
 
 class CycleGAN(CycleMethod):
@@ -29,6 +29,13 @@ class CycleGAN(CycleMethod):
         pool: Number = 50,  # size of the pool of earlier fakes for the discriminators; 0 = none
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
-        parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
-        terms = Terms(cycle, cycle, identity, **vars(further))
-        super().__init__(geometry, **parts, terms=terms, pool=pool)
+        super().__init__(
+            geometry,
+            generator=generator,
+            discriminator=discriminator,
+            adversarial=adversarial,
+            cycle=(cycle, cycle),
+            identity=identity,
+            pool=pool,
+            further=further,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Count, Discriminator, Generator, Number, Weight
-from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, Terms, TwoWayOptions
+from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
 
 
 class DualGAN(CycleMethod):
@@ -30,6 +30,14 @@ class DualGAN(CycleMethod):
         critic: Count = 1,  # discriminator steps per generator step; 2 to 4 in the paper
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
-        parts = {"generator": generator, "discriminator": discriminator, "adversarial": adversarial}
-        terms = Terms(cycle, cycle if cycle_b is None else cycle_b, identity, **vars(further))
-        super().__init__(geometry, **parts, terms=terms, pool=pool, critic=critic)
+        super().__init__(
+            geometry,
+            generator=generator,
+            discriminator=discriminator,
+            adversarial=adversarial,
+            cycle=(cycle, cycle if cycle_b is None else cycle_b),
+            identity=identity,
+            pool=pool,
+            critic=critic,
+            further=further,
+        )

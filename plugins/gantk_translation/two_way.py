@@ -62,17 +62,6 @@ PUBLISHED = Additions()
 PUBLISHED_TWO_WAY = TwoWayOptions()
 
 
-@dataclass(frozen=True)
-class Terms(TwoWayOptions):
-    """The weights of a two-way method's losses. A loss of weight 0 is not computed."""
-
-    cycle_a: float  # `cycle_loss` between an image and a -> b -> a of it
-    cycle_b: float  # `cycle_loss` between an image and b -> a -> b of it
-    # `identity_loss` between an image of the target domain and its translation
-    identity: float = 0.0
-    adversarial: float = 1.0
-
-
 class CycleMethod(Method):
     """Base of two-way methods: generators `g_ab` and `g_ba` and discriminators `d_a` and `d_b` with
     cycle consistency (Zhu et al. 2017, eq. 3).
@@ -82,13 +71,15 @@ class CycleMethod(Method):
         generator: the part of both generators.
         discriminator: the part of both discriminators.
         adversarial: the part of the adversarial loss.
-        terms: the loss weights.
+        cycle: weights of `cycle_loss` between an image of a and a -> b -> a of it, and of b.
+        identity: weight of `identity_loss` between an image of a domain and its translation to that
+            domain. A loss of weight 0 is not computed.
         pool: number of earlier fakes to store for each discriminator (Shrivastava et al. 2017); 0:
             none.
         critic: discriminator steps per generator step.
-        low_res_warmup: share of the steps that is trained first, at half the size. One patch of the
-            discriminator then covers the whole head, which settles how bright each tissue becomes.
-            None: the value in `terms`.
+        further: options beyond the paper. With `low_res_warmup` a share of the steps is trained
+            first, at half the size. One patch of the discriminator then covers the whole head,
+            which settles how bright each tissue becomes.
     """
 
     def __init__(
@@ -98,19 +89,20 @@ class CycleMethod(Method):
         generator: Part,
         discriminator: Part,
         adversarial: Part,
-        terms: Terms,
+        cycle: tuple[float, float],
+        identity: float,
         pool: int,
         critic: int = 1,
-        low_res_warmup: float | None = None,
+        further: TwoWayOptions,
     ):
         super().__init__(geometry)
-        self.weighs_lesions = terms.lesion != 1
-        self.cycle = self._image_loss("cycle_loss", terms)
-        self.identity = self._image_loss("identity_loss", terms)
+        self.weighs_lesions = further.lesion != 1
+        self.cycle = self._image_loss(further.cycle_loss)
+        self.identity = self._image_loss(further.identity_loss)
         a = geometry.channels["a"]
         b = geometry.channels["b"]
         dims = geometry.dims
-        if terms.identity and a != b:
+        if identity and a != b:
             what = (
                 "an identity loss needs domains with equal numbers of channels, but they"
                 f" have {a} and {b}"
@@ -122,20 +114,21 @@ class CycleMethod(Method):
         self.d_a = discriminator(a, dims)
         self.d_b = discriminator(b, dims)
         self.adversarial = adversarial()
-        self.terms = terms
-        self.warmup_terms = replace(terms, source_losses=[])
+        self.cycle_weights = cycle
+        self.identity_weight = identity
+        self.further = further
+        self.in_warmup = replace(further, source_losses=[])
         self.critic = critic
-        self.low_res_warmup = terms.low_res_warmup if low_res_warmup is None else low_res_warmup
-        self.pairs = terms.pairs() if terms.pairs else None
+        self.pairs = further.pairs() if further.pairs else None
         self.companions_note = getattr(self.pairs, "note", "")
         self.augment_a, self.augment_b = (
-            terms.discriminator_augment(dims, self.adversarial) for _ in range(2)
+            further.discriminator_augment(dims, self.adversarial) for _ in range(2)
         )
         self.pool_a = ImagePool(pool, a, geometry.size)
         self.pool_b = ImagePool(pool, b, geometry.size)
 
     def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
-        """For each image a similar image of the other domain, if `terms.pairs` is set; else {}."""
+        """For each image a similar image of the other domain, if `further.pairs` is set; else {}."""
         return self.pairs.companions(sets) if self.pairs else {}
 
     def phases(self) -> list[Phase]:
@@ -157,7 +150,7 @@ class CycleMethod(Method):
         """One stage at the recipe's size, after a stage at half the size if `low_res_warmup` is
         above 0.
         """
-        return low_res_stages(self.geometry.size, steps, self.low_res_warmup)
+        return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
     def begin(self, stage: Stage, batch: Batch) -> None:
         """Set the size of the image pools to that of the stage. Fakes of another size are dropped."""
@@ -168,8 +161,7 @@ class CycleMethod(Method):
         """The adversarial, cycle, identity and structure losses, each by name and direction."""
         real_a = batch["a"]
         real_b = batch["b"]
-        terms = self.terms
-        own_b, own_a = ([real_b], [real_a]) if terms.identity else ([], [])
+        own_b, own_a = ([real_b], [real_a]) if self.identity_weight else ([], [])
         fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *own_b)
         fake_a, cycled_a, *identity_a = self.batched_forward(
             self.g_ba, real_b, self._add_defense_noise(fake_b), *own_a
@@ -177,24 +169,21 @@ class CycleMethod(Method):
         cycled_b = self.g_ab(self._add_defense_noise(fake_a))
         batch["fake_a"] = fake_a.detach()
         batch["fake_b"] = fake_b.detach()
-        weight_a, weight_b = (
-            lesion_weight(batch.get(name), terms.lesion) for name in ("mask_a", "mask_b")
+        lesion_a, lesion_b = (
+            lesion_weight(batch.get(name), self.further.lesion) for name in ("mask_a", "mask_b")
         )
+        cycle_a, cycle_b = self.cycle_weights
         losses = {
-            "cycle_a": terms.cycle_a * with_weight(self.cycle, cycled_a, real_a, weight_a),
-            "cycle_b": terms.cycle_b * with_weight(self.cycle, cycled_b, real_b, weight_b),
+            "cycle_a": cycle_a * with_weight(self.cycle, cycled_a, real_a, lesion_a),
+            "cycle_b": cycle_b * with_weight(self.cycle, cycled_b, real_b, lesion_b),
+            "adversarial_a": self.adversarial.generator(self.d_a(self.augment_a(fake_a))),
+            "adversarial_b": self.adversarial.generator(self.d_b(self.augment_b(fake_b))),
         }
-        if terms.adversarial:
-            judged_a = self.d_a(self.augment_a(fake_a))
-            judged_b = self.d_b(self.augment_b(fake_b))
-            losses["adversarial_a"] = terms.adversarial * self.adversarial.generator(judged_a)
-            losses["adversarial_b"] = terms.adversarial * self.adversarial.generator(judged_b)
-
-        if terms.identity:
-            same_a = with_weight(self.identity, identity_a[0], real_a, weight_a)
-            same_b = with_weight(self.identity, identity_b[0], real_b, weight_b)
-            losses["identity_a"] = terms.identity * same_a
-            losses["identity_b"] = terms.identity * same_b
+        if self.identity_weight:
+            same_a = with_weight(self.identity, identity_a[0], real_a, lesion_a)
+            same_b = with_weight(self.identity, identity_b[0], real_b, lesion_b)
+            losses["identity_a"] = self.identity_weight * same_a
+            losses["identity_b"] = self.identity_weight * same_b
 
         if self.pairs:
             losses |= {
@@ -234,14 +223,14 @@ class CycleMethod(Method):
         """The structure losses of a step; without source losses where the recipe leaves them out of
         the warm-up.
         """
-        in_warmup = tuple(image.shape[2:]) != tuple(self.geometry.size)
-        if in_warmup and not self.terms.source_losses_in_warmup:
-            return self.warmup_terms
-        return self.terms
+        is_small = tuple(image.shape[2:]) != tuple(self.geometry.size)
+        if is_small and not self.further.source_losses_in_warmup:
+            return self.in_warmup
+        return self.further
 
-    def _image_loss(self, key: str, terms: Terms) -> Callable[..., Tensor]:
-        """The loss that the option `key` names; UserError if it cannot weight lesions as asked."""
-        part = bind("loss", getattr(terms, key))
+    def _image_loss(self, name: Any) -> Callable[..., Tensor]:
+        """The loss of an option; UserError if it cannot weight lesions as asked."""
+        part = bind("loss", name)
         loss = part()
         if self.weighs_lesions:
             check_takes_weight(part.name, loss)
@@ -251,7 +240,7 @@ class CycleMethod(Method):
         """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et
         al. 2019, 4.2).
         """
-        if std := self.terms.defense:
+        if std := self.further.defense:
             return fake + std * torch.randn_like(fake, dtype=torch.float).to(fake)
         return fake
 
