@@ -262,7 +262,7 @@ def _method_lines(
     decided = dict(map(parse_setting, settings))
     options = {"hours": hours, "dims": decided.get("data.dims", 2), "short": short}
     asked = str(decided.get("method.name", ""))
-    nothing = ({"method": {"name": asked}}, "", {}) if asked else None
+    nothing: Any = ({"method": {"name": asked}}, "", {}) if asked else None
     proposal = next(proposals("method", seen, candidate.size, **options), nothing)
     if proposal is None:
         raise UserError(
