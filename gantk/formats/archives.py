@@ -4,17 +4,14 @@ that are not valid on every system.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import math
 import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import IO, Self, cast
 
 from gantk.files import make_folder
 from gantk.formats.budget import MAX_COMPRESSION, reading, spend
@@ -22,16 +19,8 @@ from gantk.formats.budget import MAX_COMPRESSION, reading, spend
 PIECE_BYTES = 2**20  # bytes
 MEMBER_BYTES = 4096  # that a file or a folder takes on a disk, whatever its content
 MAX_DEPTH = 50  # folders in a name
-MAX_HEADER_BYTES = 2**16  # bytes of all headers before the content of one member of a tar
-MAX_SHARED_ENTRIES = 100  # entries of headers that hold for all members of a tar
 # names that Windows or macOS do not allow or treat as another name
 UNREADABLE = re.compile(r'[<>:"|?*\\]|[ .]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.I)
-# first two bytes -> reader
-OPENERS: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZ": bz2.open,
-    b"\xfd7": lzma.open,
-}
 
 
 class Refused(ValueError):
@@ -41,10 +30,10 @@ class Refused(ValueError):
 def unpack(
     archive: Path, folder: Path, compression: float = MAX_COMPRESSION, most: float = math.inf
 ) -> None:
-    """Unpack the regular files and folders of a zip or tar archive into a folder.
+    """Unpack the regular files and folders of a zip (.zip) or a tar archive into a folder.
 
     Args:
-        archive: the archive.
+        archive: the archive; a tar from a source that is trusted, such as a published checksum.
         folder: the folder to write to.
         compression: the largest ratio of unpacked to packed size.
         most: the most bytes that are unpacked.
@@ -57,7 +46,8 @@ def unpack(
     FileExistsError; a damaged archive or a wrong checksum the error of zipfile, tarfile or gzip.
     """
     names = _Names()
-    members = _of_zip(archive) if zipfile.is_zipfile(archive) else _of_tar(archive)
+    # `zipfile.is_zipfile` would take a tar that ends with a zip for that zip
+    members = _of_zip(archive) if archive.suffix.lower() == ".zip" else _of_tar(archive)
     with reading(archive, compression=compression, most=most):
         for name, size, source in members:
             place = folder / names.add(name, source is None)
@@ -125,8 +115,8 @@ def _of_zip(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
 
 
 class _Header(tarfile.TarInfo):
-    """A member of a tar archive; a broken or missing header raises Refused (tarfile takes it for
-    the archive's end).
+    """A member of a tar archive; a broken or missing header is an error (tarfile takes it for the
+    archive's end).
     """
 
     @classmethod
@@ -136,58 +126,19 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # missing in the stubs
             raise
         except tarfile.HeaderError as error:
-            raise Refused(
+            raise tarfile.ReadError(
                 f"it is truncated or damaged after its first {tar.offset} bytes"
             ) from error
 
 
-class _Limited:
-    """A stream that ends with Refused after so many bytes: tarfile reads all headers before a member
-    into memory, whatever size they state. Headers are paid for here, contents where they are written.
-    """
-
-    def __init__(self, stream: IO[bytes]):
-        self.left = MAX_HEADER_BYTES  # bytes until the next header or content is allowed
-        self.is_header = True
-        self._stream = stream
-        self.tell = stream.tell
-        self.seek = stream.seek
-        self.seekable = stream.seekable
-
-    def read(self, size: int) -> bytes:
-        if size > self.left:
-            raise Refused(
-                f"a header after its first {self.tell()} bytes has more than {MAX_HEADER_BYTES:,}"
-                " bytes"
-            )
-
-        self.left -= size
-        spend(unpacked=size if self.is_header else 0)
-        return self._stream.read(size)
-
-
 def _of_tar(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
     """As `_of_zip`, for a tar archive, compressed or not; reads a compressed one to the checksum at
-    its end.
+    its end. Its headers are trusted: tarfile reads each as a whole.
     """
-    with archive.open("rb") as start:
-        opener = OPENERS.get(start.read(2), open)
-
-    with opener(archive, "rb") as stream:
-        limited = _Limited(stream)
-        with tarfile.open(fileobj=cast("IO[bytes]", limited), mode="r:", tarinfo=_Header) as opened:
-            while (member := opened.next()) is not None:
-                opened.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all
-                if not (member.isdir() or member.isreg()) or member.issparse():
-                    raise Refused(f"'{member.name[:100]}' is neither a file nor a folder")
-                if len(opened.pax_headers) > MAX_SHARED_ENTRIES:
-                    raise Refused(f"its headers share more than {MAX_SHARED_ENTRIES} entries")
-
-                limited.left = member.size
-                limited.is_header = False
-                yield member.name, 0 if member.isdir() else member.size, opened.extractfile(member)
-                limited.left = MAX_HEADER_BYTES
-                limited.is_header = True
-
-        while piece := stream.read(PIECE_BYTES):
+    with tarfile.open(archive, tarinfo=_Header) as opened:
+        for member in opened:
+            if not (member.isdir() or member.isreg()) or member.issparse():
+                raise Refused(f"'{member.name[:100]}' is neither a file nor a folder")
+            yield member.name, 0 if member.isdir() else member.size, opened.extractfile(member)
+        while piece := cast("IO[bytes]", opened.fileobj).read(PIECE_BYTES):
             spend(unpacked=len(piece))

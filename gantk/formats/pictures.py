@@ -8,6 +8,7 @@ volumes as NIfTI.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import warnings
 from contextlib import suppress
@@ -64,6 +65,7 @@ SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
 SIDE_TAGS = (256, 257)
 JPEGS = ("JPEG", "MPO")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Picture(Format):
@@ -136,19 +138,25 @@ class Picture(Format):
         PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 
-def _has_late_exif(path: Path) -> bool:
-    """Whether EXIF data, which may turn the picture, follow the pixels of a PNG."""
-    with open(path, "rb", buffering=0) as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        return b"eXIf" in file.read(4096)
-
-
 def _is_turned(path: Path, picture: ImageFile) -> bool:
     """Whether EXIF data exchange the rows and columns of a picture."""
     early = {"exif", "Raw profile type exif"} & set(picture.info)
-    if picture.format == "PNG" and not early and not _has_late_exif(path):
+    if picture.format == "PNG" and not early and not _chunks_after_pixels(path):
         return False  # Pillow would decode a PNG to look for EXIF data after its pixels
     return picture.getexif().get(ORIENTATION) in range(5, 9)
+
+
+def _chunks_after_pixels(path: Path) -> set[bytes]:
+    """The kinds of the chunks of a PNG that follow its pixels, among which EXIF data may be."""
+    kinds: list[bytes] = []
+    with open(path, "rb") as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
+            spend()
+            kinds.append(start[4:])
+            file.seek(int.from_bytes(start[:4]) + 4, os.SEEK_CUR)  # its content and checksum
+    pixels = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds)
+    return {*kinds[pixels:]} - {b"IDAT"}
 
 
 def _imagej_scale(picture: TiffImageFile) -> tuple[float, float] | None:

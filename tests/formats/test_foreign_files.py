@@ -4,6 +4,7 @@ cause and what to do.
 
 import gzip
 import re
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -351,6 +352,8 @@ def test_exif_data_after_the_pixels_of_a_png_are_used(tmp_path):
     length = int.from_bytes(content[start : start + 4]) + 12
     chunk = content[start : start + length]
     rest = content[:start] + content[start + length :]
-    (tmp_path / "x.png").write_bytes(rest[:-12] + chunk + rest[-12:])
+    text = (9000).to_bytes(4) + b"tEXt" + b"a\0".ljust(9000, b"b")
+    text += zlib.crc32(text[4:]).to_bytes(4)
+    (tmp_path / "x.png").write_bytes(rest[:-12] + chunk + text + rest[-12:])
     for read in (files.read, files.outline):
         assert read(tmp_path / "x.png").pixels.shape == (1, 9, 4)

@@ -204,10 +204,16 @@ def scans(path: Path) -> None:
     path.write_bytes(content[:-2] + last * 10_000 + content[-2:])
 
 
+def box(kind: bytes, content: bytes) -> bytes:
+    """A box of a JP2 file."""
+    return struct.pack(">I", len(content) + 8) + kind + content
+
+
 JPEG = b"\xff\xd8\xff\xc0\0\x0b\x08%b\x01\x01\x11\0\xff\xd9"
 J2K = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(
     ">9I", 40_000, 40_000, 0, 0, 40_000, 40_000, 0, 0, 0x10701
 )
+J2K_SMALL = J2K.replace(struct.pack(">I", 40_000), struct.pack(">I", 2))
 RLE = struct.pack("<16I", 1, 64, *[0] * 14)
 HEADER_ENDLESS = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff"
 TIME = r"takes more than \d+ s to read"
@@ -253,6 +259,14 @@ HOSTILE = {
     ),
     "size.dcm": (lambda p: compressed(p, [JPEG % b"\xff\xff\xff\xff"]), r"\(65535, 65535\)"),
     "size 2000.dcm": (lambda p: compressed(p, [J2K], uid.JPEG2000Lossless), r"\(40000, 40000\)"),
+    "size in a box.dcm": (
+        lambda p: compressed(
+            p,
+            [box(b"jP  ", b"\r\n\x87\n") + box(b"uuid", J2K_SMALL) + box(b"jp2c", J2K)],
+            uid.JPEG2000Lossless,
+        ),
+        r"\(40000, 40000\)",
+    ),
     "size 16000.dcm": (lambda p: jpeg2000(p, 16_000), TIME),
     "runs.dcm": (lambda p: compressed(p, [RLE + b"\x81\0" * 2**22], uid.RLELossless), "far more"),
     "60000 frames.dcm": (lambda p: frames(p, 60_000), rf"{TIME}|read \(60000, 2, 3\)"),
