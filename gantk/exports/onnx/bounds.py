@@ -109,43 +109,48 @@ class _Sizes:
                 self._add(image.name, make_tensor_type_proto(kind, size))
 
     def __getitem__(self, name: str) -> Shape:
-        """The size of a value."""
+        """The size of a value; ValueError where no node gives it."""
+        if name not in self.types:
+            raise ValueError(f"no node of it gives '{name[:40]}'")
         return tuple(side.dim_value for side in self.types[name].tensor_type.shape.dim)
 
     def infer(self, schema: defs.OpSchema, node: onnx.NodeProto) -> None:
         """Add the outputs of a node; ValueError where their sizes do not follow from the inputs'."""
         names = list(filter(None, node.input))
-        inputs = {name: self.types[name] for name in names if name in self.types}
         known = {name: self._values[name] for name in names if name in self._values}
-        if node.op_type != "Resize" and any(min(self[name], default=1) < 1 for name in inputs):
+        if node.op_type != "Resize" and any(0 in self[name] for name in names):
             # onnx 1.23 ends the process at a `Slice` of an empty tensor
             raise ValueError(f"the input of '{node.op_type}' is empty")
-        tensors = {name: numpy_helper.from_array(value) for name, value in known.items()}
         try:
-            outputs = infer_node_outputs(schema, node, inputs, tensors)
+            outputs = infer_node_outputs(
+                schema,
+                node,
+                {name: self.types[name] for name in names},
+                {name: numpy_helper.from_array(value) for name, value in known.items()},
+            )
         except Exception as error:  # the library raises many kinds for a damaged node
             raise ValueError(f"a node '{node.op_type}' in it is damaged") from error
 
-        for name in filter(None, node.output):
-            tensor = outputs[name].tensor_type if name in outputs else onnx.TypeProto().tensor_type
-            sides = tensor.shape.dim
-            if not tensor.HasField("shape") or not all(
-                side.HasField("dim_value") for side in sides
-            ):
-                raise ValueError(f"the size of what '{node.op_type}' gives is not known beforehand")
-            self._add(name, outputs[name])
-
-        small = all(prod(self[name]) <= MAX_SIZE_VALUES for name in filter(None, node.output))
+        named = list(filter(None, node.output))
+        for name in named:
+            self._add(name, outputs.get(name, onnx.TypeProto()))
         if node.op_type in ("Shape", "Size"):  # they need no values
             known = {name: np.broadcast_to(np.float32(0), self[name]) for name in names}
-        if small and node.op_type in OF_SIZES and len(known) == len({*names}):
+        if node.op_type in OF_SIZES and len(known) == len({*names}) and self._are_small(named):
             with np.errstate(all="ignore"):
                 values = ReferenceEvaluator(node).run(None, known)
             self._values |= zip(node.output, map(np.asarray, values), strict=True)
 
+    def _are_small(self, names: Sequence[str]) -> bool:
+        return all(prod(self[name]) <= MAX_SIZE_VALUES for name in names)
+
     def _add(self, name: str, kind: onnx.TypeProto) -> None:
         if name in self.types:
             raise ValueError(f"two of its values have the same name, '{name[:40]}'")
+        sides = kind.tensor_type.shape.dim
+        is_known = kind.tensor_type.HasField("shape") and all(side.dim_value >= 0 for side in sides)
+        if not is_known or not all(side.HasField("dim_value") for side in sides):
+            raise ValueError(f"the size of '{name[:40]}' in it is not known beforehand")
         self.types[name] = kind
 
 
