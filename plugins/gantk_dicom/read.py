@@ -150,19 +150,11 @@ def _volume(
     """
     first = slices[0]
     if first.lacks and first.frame is not None and len(slices) > 1:
-        if first.header.get("Modality") in FILMS or "FrameTime" in first.header:
-            raise Broken(
-                f"it is a film of {len(slices)} frames: save single ones as separate files"
-            )
-        remark = (
-            f"'{path}' does not state the positions of its {len(slices)} frames: gantk uses the"
-            " order in the file"
-        )
-        return list(slices), None, (remark,)
-
+        return list(slices), None, _remark_on_frames(path, slices)
     expect_one_volume(slices, f"'{path}'")
     if first.lacks:
         return list(slices), None, ()
+
     slices = in_order(slices)
     stated = abs(first_number(first.header, "SpacingBetweenSlices") or 0)
     thickness = abs(first_number(first.header, "SliceThickness") or 0)
@@ -180,21 +172,40 @@ def _volume(
             f"'{path}': slices may be missing throughout: their distance is {apart:.4g} mm, but"
             f" their header says {stated:.4g} mm"
         )
-    scales = [_signal_scale(each) for each in slices]
-    if len({f"{scale:.4g}" for scale in scales}) > 1:
+    signals = _as_signals(slices)
+    if signals is not slices:
         remarks.append(
             f"'{path}': the private scale of Philips differs between slices and was applied"
         )
-        slices = [
-            replace(each, rescale=(each.rescale[0] / scale, each.rescale[1] / scale))
-            for each, scale in zip(slices, scales, strict=True)
-        ]
-    return slices, affine_of(slices, apart), tuple(remarks)
+    return signals, affine_of(slices, apart), tuple(remarks)
+
+
+def _remark_on_frames(path: Path, frames: Sequence[Slice]) -> tuple[str, ...]:
+    """The remark on frames of no position; Broken for those of a film."""
+    if frames[0].header.get("Modality") in FILMS or "FrameTime" in frames[0].header:
+        raise Broken(f"it is a film of {len(frames)} frames: save single ones as separate files")
+    return (
+        f"'{path}' does not state the positions of its {len(frames)} frames: gantk uses the"
+        " order in the file",
+    )
+
+
+def _as_signals(slices: list[Slice]) -> list[Slice]:
+    """Slices on the scale of their signal, in which they are comparable, where Philips' private
+    scale differs between them; else the same list.
+    """
+    scales = [_signal_scale(each) for each in slices]
+    if len({f"{scale:.4g}" for scale in scales}) == 1:
+        return slices
+    return [
+        replace(each, rescale=(each.rescale[0] / scale, each.rescale[1] / scale))
+        for each, scale in zip(slices, scales, strict=True)
+    ]
 
 
 def _signal_scale(one: Slice) -> float:
-    """What to divide a slice's values by to get its signal, in which slices are comparable: the
-    product of its slope and Philips' private scale; 1.0 where there is none.
+    """What to divide a slice's values by to get its signal: the product of its slope and Philips'
+    private scale; 1.0 where there is none.
     """
     group, creator, element = PHILIPS_SCALE
     try:

@@ -28,8 +28,6 @@ from pydicom import uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.valuerep import format_number_as_ds
 
 from gantk import __version__
@@ -77,7 +75,6 @@ SLICE_KEYWORDS = {
     ),
     "CT": "KVP AcquisitionNumber SliceThickness PatientPosition",
 }
-MAKERS = "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions"
 
 new_uid = partial(uid.generate_uid, prefix=None)  # from a random UUID (PS3.5, B.2)
 
@@ -342,7 +339,7 @@ def _new_elements(
     )
     new.DerivationDescription = text[:1024]
     if len(made_of) > 1:
-        _add_references(new, source, made_of)
+        new.ReferencedSeriesSequence = _referenced_series(source, made_of)
     third = {"MR": "OTHER", "CT": "AXIAL"}.get(new.Modality)
     if third is None:
         own_third = (source.get("ImageType") or [])[2:3]
@@ -369,32 +366,22 @@ def _series_in_words(source: Dataset) -> str:
     return f"{number} ({words})" if words else str(number)
 
 
-def _add_references(new: Dataset, source: Dataset, made_of: Sequence[Headers]) -> None:
-    """Name all images that a series was made of: the Common Instance Reference module (PS3.3,
-    C.12.2).
+def _referenced_series(source: Dataset, made_of: Sequence[Headers]) -> Items:
+    """The series of the source's study that a result was made of, with their images: the Common
+    Instance Reference module (PS3.3, C.12.2).
     """
-    of_study: dict[str, list[Dataset]] = {}
+    series = []
     for headers in made_of:
         first = headers[0]
-        if not first.get("SeriesInstanceUID"):
-            continue
-        item = Dataset()
-        item.SeriesInstanceUID = first.SeriesInstanceUID
-        images = [_reference(each) for each in headers if each.get("SOPInstanceUID")]
-        item.ReferencedInstanceSequence = Items(images)
-        of_study.setdefault(str(first.get("StudyInstanceUID") or ""), []).append(item)
-
-    own = of_study.pop(str(source.get("StudyInstanceUID") or ""), [])
-    if own:
-        new.ReferencedSeriesSequence = Items(own)
-    others = []
-    for study, series in of_study.items():
-        item = Dataset()
-        item.StudyInstanceUID = study
-        item.ReferencedSeriesSequence = Items(series)
-        others.append(item)
-    if others:
-        new.StudiesContainingOtherReferencedInstancesSequence = Items(others)
+        if first.get("SeriesInstanceUID") and first.get("StudyInstanceUID") == source.get(
+            "StudyInstanceUID"
+        ):
+            item = Dataset()
+            item.SeriesInstanceUID = first.SeriesInstanceUID
+            images = [_reference(each) for each in headers if each.get("SOPInstanceUID")]
+            item.ReferencedInstanceSequence = Items(images)
+            series.append(item)
+    return Items(series)
 
 
 def _reference(source: Dataset) -> Dataset:
@@ -426,14 +413,7 @@ def _header(source: Dataset, new: Dataset) -> Dataset:
         dataset.SpecificCharacterSet = "ISO_IR 192"
 
     if source.get("SOPInstanceUID"):
-        item = _item(Dataset(), "", codes.cid7202.SourceImageForImageProcessingOperation)
-        item.update(_reference(source))
-        dataset.SourceImageSequence = Items([item])
-
-    if source.get("Manufacturer"):
-        equipment = _item(source, MAKERS, codes.cid7005.AcquisitionEquipment)
-        dataset.ContributingEquipmentSequence = Items([equipment])
-
+        dataset.SourceImageSequence = Items([_reference(source)])
     if new.Modality == "MR":  # acquisition elements of a synthetic image: research mode
         dataset.ScanningSequence = "RM"
         dataset.SequenceVariant = "NONE"
@@ -464,23 +444,3 @@ def _set_defaults(dataset: Dataset, keywords: str, value: str | None) -> None:
     """Give elements that a dataset lacks a value."""
     for keyword in keywords.split():
         dataset.setdefault(keyword, value)
-
-
-def _item(source: Dataset, keywords: str, purpose: Code | None = None) -> Dataset:
-    """A dataset with copies of the non-empty elements `keywords`, and the purpose of reference as a
-    code.
-    """
-    item = Dataset()
-    for keyword in keywords.split():
-        if source.get(keyword) not in (None, ""):
-            item.add(deepcopy(source[keyword]))
-
-    item.remove_private_tags()
-    if purpose:
-        code = Dataset()
-        code.CodeValue = purpose.value
-        code.CodeMeaning = purpose.meaning
-        code.CodingSchemeDesignator = purpose.scheme_designator
-        item.PurposeOfReferenceCodeSequence = Items([code])
-
-    return item
