@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.formats.budget import Broken, spend
+from gantk.formats.budget import Broken
 from gantk.formats.image import (
     UPRIGHT,
     Format,
@@ -29,8 +29,6 @@ from gantk.formats.image import (
     expect_grid,
     in_file_order,
     three_sides,
-    upright_sides,
-    zeros,
 )
 from gantk.formats.voxels import Stored, as_integers, name_for_itk, simpleitk
 
@@ -127,15 +125,7 @@ class Itk(Format):
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, D, H, W) or (1, H, W); axes of one voxel are dropped."""
         header, stored = self._open(path)
-        sides = upright_sides(header.shape, header.affine)
-        upright = zeros(*sides)
-        if values:
-            spend(values=int(np.prod(header.shape, dtype=object)))
-            upright = np.empty(sides, np.float32)
-            stored.decode(in_file_order(upright, header.shape, header.affine))
-
-        pixels = upright.reshape(1, *(n for n in sides if n > 1))
-        return Image(pixels, header.affine, path, stored.dtype.newbyteorder("="), header)
+        return stored.image(path, header.affine, header, values)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid of the source file, or of the image's affine."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 import gzip
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.budget import reading, spend
+from gantk.formats.budget import spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
@@ -31,8 +29,6 @@ from gantk.formats.image import (
     in_file_order,
     label_of,
     three_sides,
-    upright_sides,
-    zeros,
 )
 from gantk.formats.voxels import Stored, as_integers
 
@@ -52,18 +48,8 @@ class Nifti(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
-        with reading(path), _open(path) as file:
-            header, affine, stored = _read_volume_header(path, file, volume)
-            shape = three_sides(header.get_data_shape())
-            sides = upright_sides(shape, affine)
-            upright = zeros(*sides)
-            if values:
-                spend(values=int(np.prod(shape, dtype=object)))
-                upright = np.empty(sides, np.float32)
-                stored.decode_from(file, in_file_order(upright, shape, affine))
-
-        pixels = upright.reshape(1, *(n for n in sides if n > 1))
-        return Image(pixels, affine, path, header.get_data_dtype().newbyteorder("="), header)
+        header, affine, stored = _read_header(path, volume)
+        return stored.image(path, affine, header, values)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
@@ -122,42 +108,28 @@ def _kinds() -> tuple[Any, Any]:
     return nib.Nifti1Image, nib.Nifti2Image
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """A file, decompressed as it is read if it is compressed, whatever its suffix says."""
-    with path.open("rb") as stored:
-        if not stored.peek(2).startswith(b"\x1f\x8b"):
-            yield stored
-            return
-        with gzip.GzipFile(fileobj=stored) as file:
-            yield file
-
-
 def _millimetres(header: Any) -> float:
     """Millimetres in the header's unit of length; an unknown unit is taken for millimetres."""
     unit = header.get_xyzt_units()[0]
     return {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
 
 
-def _read_volume_header(
-    path: Path, file: Any, volume: int | None
-) -> tuple[Any, np.ndarray, Stored]:
+def _read_header(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
     """The header of one volume, its affine in millimetres, and where its voxels are stored, checked
     against the size of the file.
     """
-    header = _header_of(file)
+    header, packing = _header_of(path)
     dtype = header.get_data_dtype()
     if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
         raise ValueError(f"its values are of the type {dtype}, not integers or floats")
-
     if not 1 <= header["dim"][0] <= 7:
         raise ValueError("its number of axes, dim[0], is not 1 to 7")
+
     sides = tuple(map(int, header.get_data_shape()))
-    shape = (*sides, 1, 1)[:3]
+    shape = three_sides(sides)
     count = int(np.prod(sides[3:], dtype=object))
     if min(sides, default=0) < 1 or shape.count(1) > 1:
         raise ValueError(f"the shape {sides} in its header is not that of an image")
-
     chosen = chosen_volume(path, volume, count, f"{count} volumes (shape {sides})")
     for step, n in zip(header["pixdim"][1:4], shape, strict=True):
         if n > 1 and not 0 < abs(step) < np.inf:
@@ -168,7 +140,6 @@ def _read_volume_header(
     offset = int(header["vox_offset"])
     spend(unpacked=offset)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    packing = "gzip" if isinstance(file, gzip.GzipFile) else ""
     stored = Stored(path, shape, dtype, offset + chosen * size, offset + count * size, packing)
     stored.expect_whole()
     header.check_fix(SILENT, error_level=40)
@@ -176,7 +147,11 @@ def _read_volume_header(
         stored = replace(stored, scale=header.get_slope_inter())
     if count > 1:
         header.set_data_shape(shape)
+    return header, _affine_of(header), stored
 
+
+def _affine_of(header: Any) -> np.ndarray:
+    """The affine in millimetres; ValueError where it is not valid."""
     affine = np.diag([_millimetres(header)] * 3 + [1]) @ header.get_best_affine()
     if _millimetres(header) > 1:  # float32 metres are exact to 10 nm only
         affine = np.round(affine, 5)
@@ -185,8 +160,7 @@ def _read_volume_header(
     spans = np.isfinite(affine).all() and np.linalg.matrix_rank(axes) == 3
     if not (spans and np.all((steps > 0) & np.isfinite(steps))):
         raise ValueError("its affine (sform or qform) does not span a volume")
-
-    return header, affine, stored
+    return affine
 
 
 def _remarks(path: Path, header: Any) -> tuple[str, ...]:
@@ -202,10 +176,12 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _header_of(file: Any) -> Any:
-    """The header at the start of an open file, without its extensions."""
-    start = file.read(540)
+def _header_of(path: Path) -> tuple[Any, str]:
+    """A file's header, without its extensions, and how the file is packed, whatever its suffix says."""
+    with path.open("rb") as file:
+        packing = "gzip" if file.peek(2).startswith(b"\x1f\x8b") else ""
+        start = (gzip.GzipFile(fileobj=file) if packing else file).read(540)
     for kind in _kinds():
         if kind.header_class.may_contain_header(start):
-            return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+            return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False), packing
     raise ValueError("it has no NIfTI header")

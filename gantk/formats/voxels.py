@@ -11,11 +11,13 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from gantk.files import ANY_SIZE, regular_file
 from gantk.formats.budget import CHUNK_BYTES, expect_held, reading, spend
+from gantk.formats.image import Image, in_file_order, three_sides, upright_sides, zeros
 
 SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
 
@@ -43,14 +45,26 @@ class Stored:
             self.packing,
         )
 
-    def decode(self, voxels: np.ndarray) -> None:
-        """Fill a view (i, j, k) of float32; an error if the file is truncated or damaged."""
-        with reading(self.path), self.path.open("rb") as file:
-            file.seek(self.opens)
-            self.decode_from(self._unpack(file), voxels)
+    def image(self, path: Path, affine: np.ndarray, header: Any, values: bool) -> Image:
+        """The upright image of the volume, (1, D, H, W) or (1, H, W): axes of one voxel are dropped.
+        Without `values` its pixels are zeros without memory.
+        """
+        shape = three_sides(self.shape)
+        sides = upright_sides(shape, affine)
+        upright = zeros(*sides)
+        if values:
+            spend(values=int(np.prod(shape, dtype=object)))
+            upright = np.empty(sides, np.float32)
+            with reading(self.path), self.path.open("rb") as file:
+                file.seek(self.opens)
+                self._decode(self._unpack(file), in_file_order(upright, shape, affine))
+        pixels = upright.reshape(1, *(n for n in sides if n > 1))
+        return Image(pixels, affine, path, self.dtype.newbyteorder("="), header)
 
-    def decode_from(self, stream: io.BufferedIOBase, voxels: np.ndarray) -> None:
-        """As `decode`, from the open stream, a few planes k at a time; scaled in float64."""
+    def _decode(self, stream: io.BufferedIOBase, voxels: np.ndarray) -> None:
+        """Fill a view (i, j, k) of float32, a few planes k at a time, scaled in float64; an error if
+        the stream is truncated or damaged.
+        """
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK_BYTES // plane)
         stream.seek(self.start + (0 if self.packing else self.opens))

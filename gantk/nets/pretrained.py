@@ -53,6 +53,12 @@ def read_state(path: Path, where: str = VARIABLE) -> dict[str, Tensor]:
         state = _largest(found) if isinstance(found, dict) else {}
         if not state:
             raise ValueError("it contains no named tensors")
+        # strides of 0 make a kilobyte any number of values
+        if any(
+            each.numel() * each.element_size() > each.untyped_storage().nbytes()
+            for each in state.values()
+        ):
+            raise ValueError("one of its tensors declares more values than it holds")
 
     return state
 

@@ -265,7 +265,7 @@ def _values(slices: Sequence[Slice]) -> tuple[np.ndarray, np.dtype]:
     for path, of_file in headers.items():
         for number, stored in enumerate(stored_frames(path, of_file)):
             k = places[path, number]
-            pixels[k] = _rescaled(stored, slices[k])
+            pixels[k] = _rescale(stored, slices[k])
             dtypes.add(stored.dtype)
     padding = np.isnan(pixels)
     if padding.any() and not padding.all():  # it is not measured: treat it as air
@@ -275,7 +275,7 @@ def _values(slices: Sequence[Slice]) -> tuple[np.ndarray, np.dtype]:
     return pixels, _smallest_dtype(pixels)
 
 
-def _rescaled(stored: np.ndarray, one: Slice) -> np.ndarray:
+def _rescale(stored: np.ndarray, one: Slice) -> np.ndarray:
     """The values of a slice's stored numbers, in double precision (PS3.3, C.11.1); padding is NaN."""
     dataset = one.header
     if dataset.get("ModalityLUTSequence"):  # a look-up table maps stored numbers to values

@@ -110,7 +110,7 @@ def fetch(
     target = expect_name(Path(out or Path("data") / name).absolute(), "--out")
     record = target.with_name(f"{target.name}.fetched.json")
     staging = target.with_name(f".{target.name}.fetching")
-    with writing_file(target, where="--out"), _locked(staging):
+    with writing_file(target, where="--out"), _lock_staging(staging):
         if target.exists() and (target.is_file() or any(target.iterdir())):
             if json_object(record).get("name") == name:
                 say(f"exists   {target}")
@@ -124,7 +124,7 @@ def fetch(
         files = []
         for path, facts in known["files"].items():
             url = f"{base}/{quote(path)}"
-            file = _staged(staging, path)
+            file = _staging_file(staging, path)
             if not file.exists():
                 _download(path, url, file, facts, say, progress)
             entry = {"path": path, "url": without_credentials(url)}
@@ -160,7 +160,7 @@ def _known_set(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(staging: Path) -> Iterator[None]:
+def _lock_staging(staging: Path) -> Iterator[None]:
     """Create and lock the folder of an unfinished download, and keep only its files; deletes it
     afterwards where it has none.
     """
@@ -176,7 +176,7 @@ def _locked(staging: Path) -> Iterator[None]:
                 shutil.rmtree(staging)
 
 
-def _staged(staging: Path, path: str) -> Path:
+def _staging_file(staging: Path, path: str) -> Path:
     """Where a file of a set is stored until all are there."""
     return staging / path.replace("/", "__")
 
@@ -240,7 +240,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
     """
     result = staging / "unpacked"
     for path, known in files.items():
-        file = _staged(staging, path)
+        file = _staging_file(staging, path)
         place = result / known.get("into", "")
         if file.name.endswith(ARCHIVES):
             content = _unpack(file)

@@ -390,6 +390,14 @@ def test_no_code_of_a_file_is_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_kilobyte_of_endless_tensors_is_refused(tmp_path):
+    folder, _ = cyclegan(tmp_path / "maps")
+    endless = torch.zeros(1).expand(2**20, 2**20)
+    torch.save({"0.weight": endless}, folder / "latest_net_G_A.pth")
+    with pytest.raises(UserError, match="declares more values than it holds"):
+        import_checkpoint(folder, tmp_path / "m", **QUIET)
+
+
 def test_losses_and_schedule_of_the_options_are_in_the_recipe(tmp_path):
     more = {"lambda_A": 8.0, "lambda_identity": 0.25, "gan_mode": "vanilla", "pool_size": 20}
     more |= {"n_epochs": 30, "n_epochs_decay": 10, "lr": 0.0001, "load_size": 72, "batch_size": 2}
