@@ -122,11 +122,14 @@ def expect_named_once(names: list[str], where: str) -> None:
 
 
 def expect_lesion_weight(lesion: float, name: str, loss: Callable[..., Tensor]) -> float:
-    """The weight of lesions' pixels; UserError where it is not 1 and the loss `name` takes no weight
-    of pixels.
+    """The weight of lesions' pixels; UserError where it is not 1 and the loss `name` of images has no
+    parameter `weight`.
     """
-    if lesion != 1:
-        check_takes_weight(name, loss)
+    if lesion != 1 and "weight" not in inspect.signature(loss).parameters:
+        what = (
+            f"the loss '{name}' takes no `weight` of pixels, so lesions cannot have another weight"
+        )
+        raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
     return lesion
 
 
@@ -135,12 +138,3 @@ def with_weight(
 ) -> Tensor:
     """The loss of output and target with a weight map; None: without, as for a loss that takes none."""
     return loss(output, target) if weight is None else loss(output, target, weight)
-
-
-def check_takes_weight(name: str, loss: Callable[..., Tensor]) -> None:
-    """Raise UserError if a loss of images has no parameter `weight`, so that it cannot weight lesions."""
-    if "weight" not in inspect.signature(loss).parameters:
-        what = (
-            f"the loss '{name}' takes no `weight` of pixels, so lesions cannot have another weight"
-        )
-        raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk import DiscriminatorAugment, ImagePool
 from gantk.errors import UserError
-from gantk.losses.reconstruction import check_takes_weight, lesion_weight, with_weight
+from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
 from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Companions, Geometry, Images, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Fraction, Kind, Loss, Part, Share, Weight, bind
@@ -96,6 +96,7 @@ class CycleMethod(Method):
         further: TwoWayOptions,
     ):
         super().__init__(geometry)
+        self.further = further
         self.weighs_lesions = further.lesion != 1
         self.cycle = self._image_loss(further.cycle_loss)
         self.identity = self._image_loss(further.identity_loss)
@@ -116,7 +117,6 @@ class CycleMethod(Method):
         self.adversarial = adversarial()
         self.cycle_weights = cycle
         self.identity_weight = identity
-        self.further = further
         self.in_warmup = replace(further, source_losses=[])
         self.critic = critic
         self.pairs = further.pairs() if further.pairs else None
@@ -232,8 +232,7 @@ class CycleMethod(Method):
         """The loss of an option; UserError if it cannot weight lesions as asked."""
         part = bind("loss", name)
         loss = part()
-        if self.weighs_lesions:
-            check_takes_weight(part.name, loss)
+        expect_lesion_weight(self.further.lesion, part.name, loss)
         return loss
 
     def _add_defense_noise(self, fake: Tensor) -> Tensor:

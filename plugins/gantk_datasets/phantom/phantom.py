@@ -121,20 +121,7 @@ class Phantom:
         seed: Seed = 0,  # seed of the heads
     ):
         _require_bounded(dims, size, subjects, slices, labelled=lesions > 0)
-        _require("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]")
-        if lesions == 0 or contrast:
-            allowed = 'only "all" without lesions or with a contrast'
-            _require("only", only, only == "all", allowed)
-        if lesions == 0:
-            _require("contrast", contrast, not contrast, 'only "" without lesions')
-        if lesions == 0 or only != "all":
-            _require("counts", list(counts or ()), not counts, 'with lesions and only = "all"')
-
-        if dims not in (2, 3) or len(size) != dims or min(size) < 8:
-            what = f"the phantom has no images with dims = {dims} and size = {list(size)}"
-            allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
-            raise UserError(what, where="data.size", allowed=allowed)
-
+        _require_consistent(lesions, radius, only, counts, contrast)
         self.letters = domain_letters(tuple(domains))
         self.dims = dims
         self.size = tuple(size)
@@ -169,13 +156,7 @@ class Phantom:
         }
         sides = tuple(FIELD_OF_VIEW / side for side in size)
         self.voxel = sides if dims == 3 else (1.0, *sides)  # mm: z, y, x
-        if dims == 3:
-            self.levels = CENTRE[2] - FIELD_OF_VIEW / 2 + self.voxel[0] * (np.arange(size[0]) + 0.5)
-        elif slices > 1:
-            self.levels = np.linspace(*CEREBRUM, slices)
-        else:
-            self.levels = np.array([sum(CEREBRUM) / 2])
-
+        self.levels = _heights(dims, self.voxel, size, slices)
         self._heads: dict[int, Subject] = {}
         self._tissue: dict[int, Tensor] = {}  # cache: all slices and contrasts of a head share it
 
@@ -361,12 +342,44 @@ class Phantom:
         return (lesion > 0.5).float().numpy()[None]
 
 
+def _heights(dims: int, voxel: tuple[float, ...], size: tuple[int, ...], slices: int) -> np.ndarray:
+    """The height of each slice, or plane of a volume, in MNI mm."""
+    if dims == 3:
+        return CENTRE[2] - FIELD_OF_VIEW / 2 + voxel[0] * (np.arange(size[0]) + 0.5)
+    if slices > 1:
+        return np.linspace(*CEREBRUM, slices)
+    return np.array([sum(CEREBRUM) / 2])
+
+
+def _require_consistent(
+    lesions: int,
+    radius: tuple[float, float],
+    only: str,
+    counts: tuple[int, int] | None,
+    contrast: str,
+) -> None:
+    """UserError where options of the lesions contradict each other."""
+    _require("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]")
+    classes_apart = lesions > 0 and not contrast
+    allowed = 'only "all" without lesions or with a contrast'
+    _require("only", only, classes_apart or only == "all", allowed)
+    _require("contrast", contrast, lesions > 0 or not contrast, 'only "" without lesions')
+    countable = lesions > 0 and only == "all"
+    allowed = 'with lesions and only = "all"'
+    _require("counts", list(counts or ()), countable or not counts, allowed)
+
+
 def _require_bounded(
     dims: int, size: tuple[int, ...], subjects: int, slices: int, *, labelled: bool
 ) -> None:
-    """UserError for more images or voxels than can be computed; `labelled`: the data source
-    computes all of them at once, for the labels.
+    """UserError for sizes without images, and for more images or voxels than can be computed;
+    `labelled`: the data source computes all of them at once, for the labels.
     """
+    if dims not in (2, 3) or len(size) != dims or min(size) < 8:
+        what = f"the phantom has no images with dims = {dims} and size = {list(size)}"
+        allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
+        raise UserError(what, where="data.size", allowed=allowed)
+
     voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
     images = subjects * slices
     if dims != 3:

@@ -136,8 +136,8 @@ class SPADEGAN(Method):
         """
         maps = self.planes(batch["a"])
         losses = {}
-        real = self.d_b.sizes(torch.cat([maps, batch["b"]], 1))
-        fake = self.d_b.sizes(torch.cat([maps, batch["fake_b"]], 1))
+        real = self.d_b.pyramid(torch.cat([maps, batch["b"]], 1))
+        fake = self.d_b.pyramid(torch.cat([maps, batch["fake_b"]], 1))
         scales = zip(self.d_b.judges, real, fake, strict=True)
         for number, (judge, *images) in enumerate(scales, 1):
             losses |= self.real_fake_losses(f"b{number}", judge, self.adversarial, *images)
@@ -153,11 +153,11 @@ class SPADEGAN(Method):
 
     def translate(self, image: Tensor, to: str) -> Tensor:
         """Generate the images of label maps in the style z = 0, with the grain of seed 0."""
-        return self._in_use(self._label_planes(image, to), image.new_zeros(1, self.style))
+        return self._in_use(self.planes(image), image.new_zeros(1, self.style))
 
     def variants(self, image: Tensor, to: str, n: int, seed: int) -> Tensor:
         """`n` images of each map, (n, N, C, *size), with styles and grains drawn with `seed`."""
-        planes = self._label_planes(image, to)
+        planes = self.planes(image)
         generator = torch.Generator().manual_seed(seed)
         shapes = (1, self.style), (1, self.geometry.channels["b"], *image.shape[2:])
         drawn = [
@@ -170,10 +170,7 @@ class SPADEGAN(Method):
         """Generate the images of label maps, each in the style of its example (N, C, *size)."""
         if self.e_b is None:
             return super().translate_like(image, to, example)
-        return self._in_use(self._label_planes(image, to), self.e_b(example)[:, 0])
-
-    def _label_planes(self, image: Tensor, to: str) -> Tensor:
-        return self.planes(image)
+        return self._in_use(self.planes(image), self.e_b(example)[:, 0])
 
     def _generate_styled(self, maps: Tensor, z: Tensor) -> Tensor:
         z = z.reshape(len(z), self.style, *[1] * (maps.ndim - 2)).to(maps)

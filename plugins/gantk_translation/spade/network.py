@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.nets import blocks as b
 from gantk.plugin.spec import Part
+from gantk_translation.munit.discriminator import MultiScale
 
 MAX_WIDTH_FACTOR = 16  # a layer has at most this many times `width` filters
 
@@ -114,17 +115,16 @@ class Encoder(b.Network):
         )
 
 
-class Scales(b.Network):
-    """One discriminator for the image and one for each halved version, with their features (Wang et
-    al. 2018).
+class Scales(MultiScale):
+    """Discriminators of the image and of its halved versions, with their features (Wang et al.
+    2018).
 
     `forward` returns for each scale the feature maps after the discriminator's activations, and the
     logits last.
     """
 
     def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
-        super().__init__()
-        self.judges = nn.ModuleList(discriminator(channels, dims) for _ in range(scales))
+        super().__init__(discriminator, channels, dims, scales)
         if not isinstance(getattr(self.judges[0], "layers", None), nn.Sequential):
             what = (
                 f"spade compares features of the discriminator's layers, but '{discriminator.name}'"
@@ -132,12 +132,7 @@ class Scales(b.Network):
             )
             raise UserError(what, where="method.discriminator", allowed=["patchgan", "munit"])
 
-    def check_size(self, size: tuple[int, ...]) -> None:
-        """Raise UserError where an image, at any scale, is too small for its discriminator."""
-        for level, judge in enumerate(self.judges):
-            judge.check_size(tuple(side // 2**level for side in size))
-
-    def sizes(self, image: Tensor) -> list[Tensor]:
+    def pyramid(self, image: Tensor) -> list[Tensor]:
         """The image and its halved versions, one for each scale."""
         images = [image]
         for _ in self.judges[1:]:
@@ -146,7 +141,7 @@ class Scales(b.Network):
 
     def forward(self, image: Tensor) -> list[list[Tensor]]:
         features = []
-        for judge, small in zip(self.judges, self.sizes(image), strict=True):
+        for judge, small in zip(self.judges, self.pyramid(image), strict=True):
             x = b.in_layout_of(judge, small)
             maps = [(x := layer(x), layer) for layer in judge.layers]
             features.append([*(each for each, layer in maps if isinstance(layer, nn.LeakyReLU)), x])
