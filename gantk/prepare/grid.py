@@ -146,19 +146,19 @@ def resample(
         pixels = planes(first, last)
     else:
         begin, weights = axis_weights(shape[1], count, step, first, last)
-        pixels = _weighted(planes(begin, begin + weights.shape[1]), 1, weights)
+        pixels = weighted_sums(planes(begin, begin + weights.shape[1]), 1, weights)
 
     shrinks = [count / side for (count, _), side in zip(in_plane, shape[2:], strict=True)]
     for axis in 2 + np.argsort(shrinks, kind="stable"):
         count, step = in_plane[axis - 2]
         if step != 1:
             begin, weights = axis_weights(shape[axis], count, step)
-            pixels = _weighted(pixels, axis, weights, begin)
+            pixels = weighted_sums(pixels, axis, weights, begin)
 
     return pixels
 
 
-def _weighted(pixels: np.ndarray, axis: int, weights: Tensor, begin: int = 0) -> np.ndarray:
+def weighted_sums(pixels: np.ndarray, axis: int, weights: Tensor, begin: int = 0) -> np.ndarray:
     """Weighted sums (places, pixels) along an axis of (C, *spatial), from pixel `begin` on, float32."""
     used = np.moveaxis(pixels, axis, 0)[begin : begin + weights.shape[1]]
     made = np.tensordot(weights.float().numpy(), used, 1)

@@ -117,7 +117,7 @@ def explain(
         return prepare.middle(found)[0].sum(0).cpu().numpy(), difference
 
     found, difference = attribution(network)
-    random = attribution(_randomised(network))[0]
+    random = attribution(_with_random_weights(network))[0]
     correlation = float(spearmanr(found, random, axis=None).statistic)
     with torch.no_grad():
         made = prepare.middle(network(seen))[0].mean(0).cpu().numpy()
@@ -200,7 +200,7 @@ def _blur(seen: np.ndarray) -> np.ndarray:
     return gaussian_filter(seen, [0, 0, *(side * BLUR for side in seen.shape[2:])], mode="nearest")
 
 
-def _randomised(network: torch.nn.Module) -> torch.nn.Module:
+def _with_random_weights(network: torch.nn.Module) -> torch.nn.Module:
     """A copy with random weights of the same deviation, tensor by tensor."""
     other = deepcopy(network)
     drawn = torch.Generator().manual_seed(0)

@@ -63,7 +63,7 @@ class Memorisation(InFeatures):
         )
         is_training = np.arange(len(real)) < len(trained_on)
 
-        def copied(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
+        def copied_share(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
             of_kept = distances[kept_fake]
             nearest = of_kept[:, kept_real & is_training].min(1)
             other = of_kept[:, kept_real & ~is_training].min(1)
@@ -71,7 +71,9 @@ class Memorisation(InFeatures):
             share = ((nearest < other) + 0.5 * (nearest == other)).mean()
             return float((share - chance) / (1 - chance))
 
-        value, ci95 = left_out_interval(copied, real.patients, fake.patients, least=MIN_IMAGES)
+        value, ci95 = left_out_interval(
+            copied_share, real.patients, fake.patients, least=MIN_IMAGES
+        )
         if ci95:
             warns = ci95[0] > MAX_COPIED
             ci95 = np.clip(ci95, -1, 1).tolist()
