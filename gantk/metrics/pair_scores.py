@@ -219,10 +219,11 @@ class PairScorer:
         if problem:
             return metric_score(metric, NOTHING, 0, f"{definition}/not-computed: {problem}")
 
-        patients = lines.patient.to_list()
-        gap = mean_score(lines.corrected, patients)
-        found = estimate(lines.value, patients)
-        return metric_score(metric, found, int(lines.value.count()), definition, gap)
+        patients = lines["patient"].to_list()
+        values = lines["value"].to_numpy()
+        gap = mean_score(lines["corrected"].to_numpy(), patients)
+        count = int(np.count_nonzero(~np.isnan(values)))
+        return metric_score(metric, estimate(values, patients), count, definition, gap)
 
 
 def _one_per_image(metric: PairMetric, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:

@@ -68,8 +68,8 @@ def table_of(results: Results, lines: pd.DataFrame | None = None) -> pd.DataFram
 def trouble(lines: pd.DataFrame) -> str:
     """Why a score has no value although its images could be scored; "" if it has one."""
     count = len(lines)
-    broken = int((~lines.finite).sum())
-    infinite = int(np.isinf(lines.value).sum())
+    broken = count - np.count_nonzero(lines["finite"].to_numpy(bool))
+    infinite = np.count_nonzero(np.isinf(lines["value"].to_numpy(float)))
     if broken:
         return f"{broken} of {count} outputs contain NaN or infinite values"
     return f"{infinite} of {count} images have an infinite score" if infinite else ""

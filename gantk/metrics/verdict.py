@@ -118,28 +118,33 @@ def pair_verdict(
 
         systems = dict(iter(of_score.groupby("system", sort=False)))
         own = systems.pop(MODEL)
+        patients = own["patient"].to_list()
+        values = None if trouble(own) else own["value"].to_numpy()
         rivals = {
-            rival: _rival(own, other, higher)
+            rival: _rival(values, other["value"].to_numpy(), patients, higher)
             for rival, other in systems.items()
             if not trouble(other)
         }
-        value = mean_score(own.value, own.patient)
-        if trouble(own):
-            value = -math.inf if higher else math.inf
-        verdict = _verdict(value, rivals, higher)
+        worst = -math.inf if higher else math.inf
+        mean = worst if values is None else mean_score(values, patients)
+        verdict = _verdict(mean, rivals, higher)
         if verdict:
             verdicts[name] = verdict
 
     return verdicts
 
 
-def _rival(model: pd.DataFrame, baseline: pd.DataFrame, higher: bool) -> Rival:
-    """A baseline's mean of one score, the probability that the model is better, and the test."""
+def _rival(
+    model: np.ndarray | None, baseline: np.ndarray, patients: Sequence[str], higher: bool
+) -> Rival:
+    """A baseline's mean of one score, the probability that the model is better, and the test, of the
+    scores of the same images. `model`: None where its outputs are broken.
+    """
     verdict = Verdict(probability=0.0)
-    if not trouble(model):
-        gains = model.value.to_numpy() - baseline.value.to_numpy()
-        of_patients = patient_means(gains if higher else -gains, model.patient)
-        if (model.patient == "").any():
+    if model is not None:
+        gains = model - baseline if higher else baseline - model
+        of_patients = patient_means(gains, patients)
+        if "" in patients:
             of_patients = of_patients[:0]  # they are not known
         test = paired_test(of_patients)
         verdict = Verdict(
@@ -147,7 +152,7 @@ def _rival(model: pd.DataFrame, baseline: pd.DataFrame, higher: bool) -> Rival:
             test=test,
             patients=None if test else len(of_patients),
         )
-    return mean_score(baseline.value, model.patient), verdict
+    return mean_score(baseline, patients), verdict
 
 
 def set_verdict(

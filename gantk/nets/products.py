@@ -10,6 +10,7 @@ count.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
@@ -43,8 +44,9 @@ def use_products(module: nn.Module, on: bool) -> nn.Module:
 
 def eager_on_cpu(x: Tensor) -> bool:
     """Whether `x` is on a CPU, and neither torch.compile nor ONNX export is tracing."""
-    tracing = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    return x.device.type == "cpu" and not tracing
+    # an export has imported torch.onnx, which takes longer than a small network
+    exports = "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not exports
 
 
 def is_faster(x: Tensor, weight: Tensor, positions: int, least: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, WebPImagePlugin  # noqa: F401  Pillow would import all of its formats
 
 from gantk.data.spread import spread
 from gantk.files import read_file

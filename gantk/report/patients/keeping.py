@@ -42,8 +42,10 @@ def keep_test_images(run: Path, tested: dict[str, Tested]) -> None:
 
 def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
-    median, of_images = _median_image(_ranks_of(one))
-    for number, place in enumerate(_images_to_keep(one, median)):
+    ranks = _ranks_of(one)
+    median, of_images = _median_image(ranks)
+    count = IMAGES_OF_WORST[one.made.ndim - 2]
+    for number, place in enumerate(_images_to_keep(ranks, median, count)):
         stem = f"{direction}-{number}"
         source = one.pairs[place][OTHER[one.to]]
         truth = one.pairs[place][one.to]
@@ -80,14 +82,12 @@ def _median_image(ranked: pd.DataFrame) -> tuple[int | None, int]:
     return int(ordered[(len(ordered) - 1) // 2]), len(known)
 
 
-def _images_to_keep(tested: Tested, median: int | None) -> list[int]:
+def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> list[int]:
     """The worst image of the worst patients, the middle one of patients spread by name, and the median
     image.
 
     The middle ones do not depend on scores, so that several runs on one split show the same images.
     """
-    count = IMAGES_OF_WORST[tested.made.ndim - 2]
-    ranked = _ranks_of(tested)
     known = ranked["rank"].where(np.isfinite(ranked["rank"]))
     by_patient = known.groupby(ranked.patient, sort=False)
     worst = by_patient.mean().fillna(-np.inf).sort_values(kind="stable").index
