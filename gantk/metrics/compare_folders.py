@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
@@ -22,7 +22,7 @@ from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
-from gantk.runs.results import Results, Score, Table
+from gantk.runs.results import Results, Table
 
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
 # The truth is on another scale if the line's slope is outside these bounds, or if the error exceeds
@@ -115,9 +115,7 @@ def compare(
         UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
             constant. Nothing has been scored.
     """
-    parts = [_part(name) for name in metrics]
-    of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
-    of_pairs = [part for part in parts if part not in of_sets]
+    of_pairs, of_sets = _parts_of(metrics)
     place = start(device, "fp32").device
     made, real, notes = find_sides(Path(predicted), Path(truth), patient, (layout, truth_layout))
     read = KeptImages().read
@@ -128,50 +126,58 @@ def compare(
         notes += alone
         scale = _fit_line((_comparable(pair, read) for pair in pairs), match)
 
+    unknown = len(pairs) > 1 and all(real.patients[scan] == scan.name for _, scan in pairs)
     result = FolderResults(
-        metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=False
+        metrics={DIRECTION: {}}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
     )
-    scores: dict[str, Score] = {}
-    warnings: dict[str, None] = {}
+    ranges = []
     if of_pairs:
-        gray = gray_range(read(scan) for _, scan in pairs)
-        scorer = file_scorer(gray, of_pairs, place)
-        for one, other in pairs:
-            output, reference = (torch.tensor(read(scan).pixels)[None] for scan in (one, other))
-            about = References(reference, [real.patients[other]], names=[one.name])
-            result.lines.append(scorer(scale(output), about, direction=DIRECTION))
-        scores |= scorer.scores(pd.concat(result.lines, ignore_index=True))
-        _expect_scores(scores)
-        warnings[gray.warning] = None
-        notes.append(NO_BASELINE)
+        ranges.append(gray_range(read(scan) for _, scan in pairs))
+        _score_pairs(result, pairs, real.patients, file_scorer(ranges[-1], of_pairs, place), read)
+        notes += [NO_PATIENTS] * unknown + [NO_BASELINE]
     if of_sets:
-        gray = gray_range(read(scan) for scan in real.scans)
-        scores |= _set_scores(made.patients, real.patients, of_sets, place, scale, read, gray)
-        warnings[gray.warning] = None
-    if match:
-        for score in scores.values():
-            score.definition += "/predictions-matched-linearly"
+        ranges.append(gray_range(read(scan) for scan in real.scans))
+        _score_sets(result, made.patients, real.patients, of_sets, place, read, ranges[-1])
+    for score in result.metrics[DIRECTION].values():
+        score.definition += "/predictions-matched-linearly" * match
 
-    result.metrics = {DIRECTION: scores}
-    if len(pairs) > 1 and all(real.patients[scan] == scan.name for _, scan in pairs):
-        result.patients_unknown = True
-        notes.append(NO_PATIENTS)
-    about_scale = _scale_line(scale)
-    for line in [*summary_lines(result), *filter(None, [about_scale])]:
+    warnings = dict.fromkeys(gray.warning for gray in ranges if gray.warning)
+    lines = [*summary_lines(result), *_scale_lines(scale)]
+    lines += [with_label("warning", warning) for warning in warnings]
+    lines += [with_label("note", note) for note in notes]
+    for line in lines:
         say(line)
-    for warning in filter(None, warnings):
-        say(with_label("warning", warning))
-    for note in notes:
-        say(with_label("note", note))
     return Scores(result)
 
 
-def _expect_scores(scores: Mapping[str, Score]) -> None:
-    """UserError where the images are too small for every metric."""
+def _score_pairs(
+    result: FolderResults,
+    pairs: Sequence[FilePair],
+    patients: Mapping[Scan, str],
+    scorer: PairScorer,
+    read: Read,
+) -> None:
+    """Score each prediction against its truth; adds lines and scores to the result. UserError where
+    the images are too small for every metric.
+    """
+    for made, real in pairs:
+        output, reference = (torch.tensor(read(scan).pixels)[None] for scan in (made, real))
+        about = References(reference, [patients[real]], names=[made.name])
+        result.lines.append(scorer(result.scale(output), about, direction=DIRECTION))
+
+    scores = scorer.scores(pd.concat(result.lines, ignore_index=True))
     reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
     if all("pixels on each side" in reason for reason in reasons):
         remedy = "use other metrics too, such as psnr or mae"
         raise UserError(reasons[0], where="--metrics", remedy=remedy)
+    result.metrics[DIRECTION] |= scores
+
+
+def _parts_of(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
+    """The metrics of pairs, and those of sets."""
+    parts = [_part(name) for name in names]
+    of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
+    return [part for part in parts if part not in of_sets], of_sets
 
 
 def _part(name: str) -> Part:
@@ -267,15 +273,16 @@ def file_scorer(gray: GrayRange, parts: Sequence[Part], device: Any, unit: str =
     )
 
 
-def _set_scores(
+def _score_sets(
+    result: FolderResults,
     predicted: Mapping[Scan, str],
     truth: Mapping[Scan, str],
     parts: list[Part],
     device: Any,
-    scale: ScaleFit,
     read: Read,
     gray: GrayRange,
-) -> dict[str, Score]:
+) -> None:
+    """Score the predictions as a set against the true images; adds the scores to the result."""
     images = [read(scan) for scan in (*predicted, *truth)]
     shapes = sorted({image.pixels.shape for image in images})
     if len(shapes) > 1:
@@ -286,21 +293,18 @@ def _set_scores(
         )
 
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
-    fakes = ImageGroup(scale(pixels[: len(predicted)]) - gray.black, [*predicted.values()])
-    reals = ImageGroup(pixels[len(predicted) :] - gray.black, [*truth.values()])
-    scores: dict[str, Score] = {}
+    count = len(predicted)
+    fakes = ImageGroup(result.scale(pixels[:count]) - gray.black, [*predicted.values()])
+    reals = ImageGroup(pixels[count:] - gray.black, [*truth.values()])
     for part in parts:
         metric = part(gray.span, pixels.ndim - 2)
-        scores |= set_scores(metric, reals, reals, fakes, strict=True)
-    for score in scores.values():
-        score.n = len(set(fakes.patients))
-    return scores
+        for name, score in set_scores(metric, reals, reals, fakes, strict=True).items():
+            score.n = len(set(fakes.patients))
+            result.metrics[DIRECTION][name] = score
 
 
-def _scale_line(scale: ScaleFit) -> str:
-    """Describe a result's `scale` in one line; "" if predictions were not matched and are on the
-    truth's scale.
-    """
+def _scale_lines(scale: ScaleFit) -> Iterator[str]:
+    """Yield a line on the scales, where predictions were matched or are on another than the truth."""
     if scale.matched:
         words = (
             "matched  all predictions are rescaled by one line, to the mean and spread of the truth"
@@ -312,11 +316,11 @@ def _scale_line(scale: ScaleFit) -> str:
             " low. To rescale them, add --match:"
         )
     else:
-        return ""
+        return
 
     low, high = scale.predictions
     true_low, true_high = scale.truth
-    return (
+    yield (
         f"{words} truth = {scale.slope:.4g} x prediction {scale.offset:+.4g} (predictions:"
         f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
     )

@@ -342,16 +342,13 @@ class Scorer:
 
         truths = [pair[to] for pair in pairs]
         made, padding = self._translate_as_written(results, key, to, sources, truths)
-        of_start = None
-        if self._start is not None:
-            of_start = self._written_by(self._start, posts=False)(sources, None, to)
+        of_start = self._translate_by_start(sources, to)
         if padding is None:  # not rank 0
             return
 
         shown = self.data.centre(self.reals.network_inputs(sources))
         baselines = {name: make(shown) for name, make in self.baselines(to)}
-        if of_start is not None and of_start.images.isfinite().flatten(1).all(1).any():
-            baselines["start"] = of_start.images
+        baselines |= of_start
         results.metrics |= {name: {} for name in made}
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
@@ -411,6 +408,17 @@ class Scorer:
                 results.post[key] = losses
 
         return made, padding
+
+    def _translate_by_start(self, sources: Sequence[Record], to: str) -> dict[str, Tensor]:
+        """What the model that the training started from writes, as the baseline `start`; {} without
+        one, for one that makes only NaN, and on ranks other than 0.
+        """
+        if self._start is None:
+            return {}
+        written = self._written_by(self._start, posts=False)(sources, None, to)
+        if written is None or not written.images.isfinite().flatten(1).all(1).any():
+            return {}
+        return {"start": written.images}
 
     def _written_by(self, method: Method, *, posts: bool) -> WrittenTranslations:
         """What `gantk translate` writes with a method."""

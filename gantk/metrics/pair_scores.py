@@ -79,15 +79,7 @@ class PairScorer:
         self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
         whole_only = [metric.name for metric in self.metrics if not metric.in_mask]
-        if not self.suffixes or (whole_only and "" not in self.suffixes):
-            if whole_only:
-                what = f"the metric '{whole_only[0]}' cannot be limited to a region"
-            else:
-                what = "evaluate.regions names no region"
-            raise UserError(
-                what, where="evaluate.regions", allowed=list(SUFFIXES), remedy='add "whole"'
-            )
-
+        self._expect_regions(whole_only)
         self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
             for metric in self.metrics:
@@ -101,6 +93,15 @@ class PairScorer:
         self.higher_is_better = {
             name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()
         }
+
+    def _expect_regions(self, whole_only: Sequence[str]) -> None:
+        """UserError where no region is selected, or not the whole image that these metrics score."""
+        what = "evaluate.regions names no region"
+        if whole_only:
+            what = f"the metric '{whole_only[0]}' cannot be limited to a region"
+        if not self.suffixes or (whole_only and "" not in self.suffixes):
+            allowed = list(SUFFIXES)
+            raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
 
     def __call__(
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL

@@ -134,13 +134,13 @@ def _remarks(results: Results) -> Iterator[str]:
         if key in results.alarms:
             yield with_label("warning", f"{title}: {results.alarms[key]}")
 
-        ceiling = _listed(results.baselines.get(CEILING, {}).get(key, {}))
+        ceiling = _list_scores(results.baselines.get(CEILING, {}).get(key, {}))
         if ceiling:
             what = f"{title}: real images of other patients reach {ceiling}"
             yield with_label("note", f"{what}, which is the best that can be expected")
 
 
-def _listed(scores: Mapping[str, Score]) -> str:
+def _list_scores(scores: Mapping[str, Score]) -> str:
     """`PSNR 24.51 dB, SSIM 0.853`: the scores that have a value."""
     known = {metric: score for metric, score in scores.items() if score.value is not None}
     return ", ".join(f"{short_metric_name(metric)} {each.text()}" for metric, each in known.items())

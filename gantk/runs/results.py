@@ -344,6 +344,16 @@ class Results(Table):
         scores = self.baselines.get(name, {})
         return scores.get(key) or scores.get(key.removesuffix("_post")) or {}
 
+    def drop_baselines(self, key: str) -> None:
+        """Remove the baselines of a direction that has none to be compared with, and their lines."""
+        for scores in self.baselines.values():
+            scores.pop(key, None)
+        self.verdict.pop(key, None)
+        self._lines = [
+            lines[(lines["system"] == "model") | (lines["direction"] != key)]
+            for lines in self._lines
+        ]
+
     def verdict_of(self, key: str, metric: str) -> Verdict:
         """The verdict on a score; an empty one where none was made."""
         return self.verdict.get(key, {}).get(metric) or Verdict()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -89,13 +89,7 @@ def write_report(
     """
     if len(runs) == 1 and out is None:
         if figures is not None:
-            record = RunRecord(runs[0])
-            images = [
-                (shown.label, case, shown.titles)
-                for shown in shown_patients(record)
-                for case in shown.cases
-            ]
-            _write_figures(figures, run_summary(record), images, overwrite)
+            _write_figures_of_run(figures, RunRecord(runs[0]), overwrite)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -104,21 +98,16 @@ def write_report(
     reason = _why_not_compared(systems)
     statistics = Comparison([], []) if reason else _statistics(systems)
     answers = [reason] if reason else [*statistics.sentences, *_own_sentences(systems)]
-    once = len(systems) > 1 and any(len(system.seeds) == 1 for system in systems)
-    caution = ONE_SEED if once else ""
-    for answer in answers:
-        say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
-    if caution:
-        say(with_label("note", caution))
+    caution = _caution(systems)
+    label = "warning" if reason else "result"
+    notes = [(label, answer.replace(ARROW, " -> ")) for answer in answers]
+    for label, text in [*notes, *[("note", caution)] * bool(caution)]:
+        say(with_label(label, text))
 
     summary = _summary(systems)
     common = [*_common_images(systems)]
     if figures is not None:
-        titled = []
-        for label, image, of_systems in common:
-            titles = {"input": "Input", "truth": "Real"}
-            titles |= {f"output-{place}": name for place, name in enumerate(of_systems)}
-            titled.append((label, image, titles))
+        titled = [(label, image, _titles(of_systems)) for label, image, of_systems in common]
         _write_figures(figures, summary, titled, overwrite)
     records = [*named.values()]
     page = render(
@@ -144,6 +133,21 @@ def write_report(
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
+def _titles(systems: Iterable[str]) -> dict[str, str]:
+    """The titles of an image's pictures, by kind: the systems' outputs under their names."""
+    outputs = {f"output-{place}": name for place, name in enumerate(systems)}
+    return {"input": "Input", "truth": "Real", **outputs}
+
+
+def _write_figures_of_run(folder: str | Path, record: RunRecord, overwrite: bool) -> None:
+    images = [
+        (shown.label, case, shown.titles)
+        for shown in shown_patients(record)
+        for case in shown.cases
+    ]
+    _write_figures(folder, run_summary(record), images, overwrite)
+
+
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
     """The runs by the names of their folders, or by their paths where two have one name; UserError
     for one that is named twice.
@@ -157,6 +161,12 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
         name if names.count(name) == 1 else str(folder): RunRecord(folder)
         for name, folder in zip(names, folders, strict=True)
     }
+
+
+def _caution(systems: Sequence[System]) -> str:
+    """What tests over patients do not say, where a system was trained once; "" for one system."""
+    once = any(len(system.seeds) == 1 for system in systems)
+    return ONE_SEED if once and len(systems) > 1 else ""
 
 
 def _own_sentences(systems: Sequence[System]) -> list[str]:

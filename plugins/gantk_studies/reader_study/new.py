@@ -79,15 +79,7 @@ def new_study(
     Raises:
         UserError: there are too few images.
     """
-    if (run is None) == (real is None) or (real is None) != (fake is None):
-        problem = "the command does not name the images to judge"
-        raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
-    if pairs is not None and pairs < 1:
-        raise UserError(f"a study of {pairs} pairs is not possible", where="--pairs")
-
-    target = Path(out or "study")
-    if run is not None and not out and Path(run).is_dir():
-        target = expect_inside(Path(run), Path(run, "study"))
+    target = _folder_of(run, real, fake, pairs, out)
     if os.path.lexists(target) and not overwrite:
         raise _exists(target)
 
@@ -115,6 +107,18 @@ def new_study(
     say(f"study    {target / 'page.html'}: {count_noun(cases, 'question')}, images of patients")
     say(f"key      {target / KEY_FILE} says which images are real: do not give it to readers")
     return target
+
+
+def _folder_of(run: Any, real: Any, fake: Any, pairs: int | None, out: Any) -> Path:
+    """The folder of a study; UserError where it is not said what to judge."""
+    if (run is None) == (real is None) or (real is None) != (fake is None):
+        problem = "the command does not name the images to judge"
+        raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
+    if pairs is not None and pairs < 1:
+        raise UserError(f"a study of {pairs} pairs is not possible", where="--pairs")
+    if run is not None and not out and Path(run).is_dir():
+        return Path(expect_inside(Path(run), Path(run, "study")))
+    return Path(out or "study")
 
 
 def _exists(target: Path) -> UserError:

@@ -110,7 +110,7 @@ def read_answers(
     problems = []
     for path in map(Path, answers):
         try:
-            reader, row = _recognised(path, cases, digest)
+            reader, row = _read_answers_of(path, cases, digest)
         except (UserError, OSError, ValueError) as error:
             problems.append(f"'{path}' is left out: {one_line(error)}")
             continue
@@ -141,7 +141,7 @@ def _case(row: Mapping[str, str], file: Path) -> Case:
         ) from None
 
 
-def _recognised(path: Path, cases: list[Case], digest: str) -> tuple[str, np.ndarray]:
+def _read_answers_of(path: Path, cases: list[Case], digest: str) -> tuple[str, np.ndarray]:
     """The reader of a file of answers, and which generated images were recognised; UserError or
     ValueError where it is not of this study.
     """

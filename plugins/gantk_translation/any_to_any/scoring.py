@@ -47,9 +47,7 @@ def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
     known = references_at(tested.references, places)
     scored_inputs = tested.inputs[places]
     if set(method.sources) & set(method.targets):
-        for scores in results.baselines.values():
-            scores.pop("a_to_b", None)
-        results.verdict.pop("a_to_b", None)
+        results.drop_baselines("a_to_b")
 
     records = [tested.pairs[place]["a"] for place in places]
     images = scorer.reals.network_inputs(records)

@@ -14,6 +14,7 @@ from gantk.errors import UserError
 from gantk.formats.files import read
 from gantk.losses.reconstruction import L1, L2, Cycle, Identity, lesion_weight
 from gantk.method import Batch, Method
+from gantk.metrics.table import read_lines
 from gantk_translation.any_to_any.scoring import cases
 
 
@@ -197,6 +198,9 @@ def test_contrasts_are_scored_in_every_case_of_what_is_there(run):
     assert found["cases"]["T1+T2_to_PD"] == {"given": ["T1", "T2"], "made": "PD"}
     for kind in ("metrics", "verdict"):
         assert found["baselines"]["identity"].keys() == found[kind].keys() - {"a_to_b"}
+    table = read_lines(run)
+    unfair = table[(table.system == "identity") & (table.direction == "a_to_b")]
+    assert unfair.empty, "it sees the truth among its contrasts"
 
     of_foreground = {found["metrics"][key]["psnr_foreground"]["definition"] for key in keys}
     assert of_foreground == {found["metrics"]["a_to_b"]["psnr_foreground"]["definition"]}
