@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,18 @@ class Outside:
     """A region at an image's border, masked out with one value per channel."""
 
     level: np.ndarray  # (C,), NaN for a missing contrast
-    region: np.ndarray  # (*spatial), bool
+    bits: np.ndarray  # of the region, packed along the last axis
+    width: int  # of the last axis
 
-    def fill(self, image: np.ndarray, level: np.ndarray) -> None:
-        """Set the region of an image (D, *spatial) to `level`, (D,), in place."""
-        for channel, value in zip(image, level, strict=True):
-            np.copyto(channel, value, where=self.region)
+    @property
+    def region(self) -> np.ndarray:
+        """The region, (*spatial), bool."""
+        return np.unpackbits(self.bits, axis=-1, count=self.width).view(bool)
+
+    def planes(self) -> Iterator[np.ndarray]:
+        """The region, one place of its first axis after the other, bool."""
+        for plane in self.bits:
+            yield np.unpackbits(plane, axis=-1, count=self.width).view(bool)
 
 
 def outside_of(pixels: np.ndarray) -> Outside | None:
@@ -41,7 +48,8 @@ def outside_of(pixels: np.ndarray) -> Outside | None:
         if not np.isnan(level):
             alike &= channel == level
 
-    return Outside(levels, from_border(alike))
+    region = from_border(alike)
+    return Outside(levels, np.packbits(region, axis=-1), region.shape[-1])
 
 
 def with_dark_background(pixels: np.ndarray) -> np.ndarray:
@@ -60,7 +68,7 @@ def with_dark_background(pixels: np.ndarray) -> np.ndarray:
             done = pixels.copy()
         outside = outside_of(channel[None])
         assert outside is not None  # its corners are alike
-        outside.fill(done[number : number + 1], np.array([dark]))
+        np.copyto(done[number], dark, where=outside.region)
     return done
 
 
@@ -101,7 +109,10 @@ def from_border(alike: np.ndarray) -> np.ndarray:
     """
     from scipy.ndimage import label  # slow import, needed for masks only
 
-    regions, count = label(alike)
+    try:
+        regions, count = label(alike, output=np.uint16)
+    except RuntimeError:  # more regions than 16 bits can count
+        regions, count = label(alike)
     reached = np.zeros(count + 1, bool)
     for axis, side in enumerate(alike.shape):
         if side > 1:

@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
-from gantk.inference.notes import Checked, Note, check_input
+from gantk.inference.notes import InputCheck, Note, check_input
 from gantk.inference.objects import translate_object
 from gantk.inference.pipeline import Network, Pipeline
 from gantk.inference.windows import AnySize
@@ -85,9 +85,11 @@ class TrainedModel:
             )
         return chosen
 
-    def check(self, image: Image, to: str | None = None, contrast: str = "") -> Checked:
-        """Compare an image with the training images of the domain that is translated to `to`;
-        `contrast` is its name where a patient has several.
+    def check(
+        self, image: Image, to: str | None = None, contrast: str = ""
+    ) -> tuple[Image, InputCheck]:
+        """Compare an image with the training images of the domain that is translated to `to`, see
+        `check_input`; `contrast` is its name where a patient has several.
         """
         frame = self.frames[self.domain(to)]
         frame = replace(frame, target="+".join(frame.targets[frame.part(to)]))

@@ -25,6 +25,7 @@ from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
+Finding = tuple[str, bool]  # in what an image is unlike the training images, and whether far
 FAR_LOOK_RATIO = 1.5  # of a look's distance to that within which 95 % of the training images are
 MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
 # an image is of the other domain if its look is this many times nearer to that one's training
@@ -53,12 +54,11 @@ def warn(notes: Iterable[Note]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-class Checked(NamedTuple):
-    """An image as in the training, and what is said about it before the work starts."""
+class InputCheck(NamedTuple):
+    """What is said about an image before the work starts."""
 
-    image: Image
-    notes: list[Note]
     fits: str  # the training data: one of FITS
+    notes: list[Note]
     contrast: str = ""  # its name where a patient has several
 
     @property
@@ -68,66 +68,97 @@ class Checked(NamedTuple):
 
     def fit_note(self) -> Note:
         """Whether the image fits the training data; the notes say in what it does not."""
-        prefix = f"{self.contrast}: " if self.contrast else ""
         kind = "warning" if self.fits == "no" else "note"
-        return kind, prefix + fit_words(self.fits)
+        return kind, _prefix(self.contrast) + fit_words(self.fits)
 
 
-def check_input(image: Image, frame: Frame, contrast: str = "", trained_on: str = "") -> Checked:
-    """Compare an image with the training images of a model. `contrast` is its name where a patient
-    has several; `trained_on` the run whose training images show the same patient.
+def _prefix(contrast: str) -> str:
+    return f"{contrast}: " if contrast else ""
+
+
+def check_input(
+    image: Image, frame: Frame, contrast: str = "", trained_on: str = ""
+) -> tuple[Image, InputCheck]:
+    """Compare an image with the training images of a model; returns it as in the training, and what
+    is said about it. `contrast` is its name where a patient has several; `trained_on` the run whose
+    training images show the same patient.
 
     It does not fit where plugins or the skull raise a doubt, or where it is far outside the ranges
     of the training images; it fits partly where it is a little outside.
     """
-    prefix = f"{contrast}: " if contrast else ""
+    remarks = [line.removeprefix(f"'{image.path}'").lstrip(": ") for line in image.remarks]
+    image, changes, about_kind = _as_model_takes_it(image, frame, contrast)
+    found = [
+        *_doubts_of_plugins(image, frame, contrast),
+        *_about_skull(image, frame),
+        *about_kind,
+        *_outside_of_training(image, frame),
+        *_about_origin(image),
+        *_unlike_in_look(image, frame, contrast),
+        *_about_name(image, frame, contrast),
+        *_about_agent(image, frame),
+    ]
+    doubts = [line for line, is_far in found if is_far]
+    near = [line for line, is_far in found if not is_far]
+
     notes: list[Note] = []
     if trained_on:
         line = (
             f"the model was trained on this patient (training images of '{trained_on}'), so the"
             " result does not show how well other patients are translated"
         )
-        notes.append(("warning", prefix + line))
-    for line in image.remarks:
-        notes.append(("note", prefix + line.removeprefix(f"'{image.path}'").lstrip(": ")))
+        notes.append(("warning", line))
+    notes += [("note", line) for line in (*remarks, *changes)]
+    notes += [("warning", line) for line in doubts]
+    notes += [("note", line) for line in near]
 
-    image, changes, unlike = _as_model_takes_it(image, frame, contrast)
-    notes += [("note", prefix + line) for line in changes]
-    meant = frame
-    if contrast:  # the values of the training are those of all contrasts together
-        meant = replace(frame, source=contrast, values={})
-    doubts: list[str] = load().hook.gantk_image_warning(image=image, frame=meant)
-    doubts += _about_skull(image, frame)
-    near: list[str] = []
-    unlike += _outside_of_training(image, frame)
-    if image.path and is_generated(image.path):
-        unlike.append(("kind: its JSON file says that gantk generated it", True))
-    stated = _states_contrast(image, frame)
-    # the looks are of single contrasts
-    has_look = not contrast and len(frame.sources) == 1
-    if has_look and np.ptp(image.pixels) > 0:
-        unlike += _unlike_in_look(image, frame, stated)
-    for line, is_far in unlike:
-        (doubts if is_far else near).append(line)
+    fits = "yes" if _is_recorded(frame, contrast) else "not recorded"
+    if found:
+        fits = "no" if doubts else "partly"
+    return image, InputCheck(
+        fits, [(kind, _prefix(contrast) + line) for kind, line in notes], contrast
+    )
+
+
+def _has_look(frame: Frame, contrast: str) -> bool:
+    """Whether looks are compared: they are of single contrasts."""
+    return not contrast and len(frame.sources) == 1
+
+
+def _is_recorded(frame: Frame, contrast: str) -> bool:
+    """Whether the model knows what its training images were like."""
     known = frame.values.get("source", {})
-    is_recorded = "traits" in known and ("looks" in known or not has_look)
-    fits = "yes" if is_recorded else "not recorded"
-    is_named = not (image.is_array or image.path is None)
-    if fits == "yes" and not contrast and stated is False and is_named:
-        near.append(f"contrast: neither name nor header says that this is {frame.source}")
-    near += _about_agent(image, frame)
-    notes += [("warning", prefix + line) for line in doubts]
-    notes += [("note", prefix + line) for line in near]
-    if near:
-        fits = "partly"
-    if doubts:
-        fits = "no"
-    return Checked(image, notes, fits, contrast)
+    return "traits" in known and ("looks" in known or not _has_look(frame, contrast))
+
+
+def _doubts_of_plugins(image: Image, frame: Frame, contrast: str) -> list[Finding]:
+    """What plugins say against an image."""
+    if contrast:  # the values of the training are those of all contrasts together
+        frame = replace(frame, source=contrast, values={})
+    lines = load().hook.gantk_image_warning(image=image, frame=frame)
+    return [(line, True) for line in lines]
+
+
+def _about_origin(image: Image) -> list[Finding]:
+    """That an image was generated."""
+    if image.path and is_generated(image.path):
+        return [("kind: its JSON file says that gantk generated it", True)]
+    return []
+
+
+def _about_name(image: Image, frame: Frame, contrast: str) -> list[Finding]:
+    """That neither name nor header of a file say the contrast."""
+    has_name = image.path is not None and not image.is_array and not contrast
+    if not has_name or not _is_recorded(frame, contrast):
+        return []
+    if _states_contrast(image, frame) is not False:
+        return []
+    return [(f"contrast: neither name nor header says that this is {frame.source}", False)]
 
 
 def _as_model_takes_it(
     image: Image, frame: Frame, contrast: str
-) -> tuple[Image, list[str], list[tuple[str, bool]]]:
+) -> tuple[Image, list[str], list[Finding]]:
     """The image in the channels and with the background of the training; notes on what was changed;
     and what its header and its colours say against it, and whether that is a doubt.
     """
@@ -162,7 +193,7 @@ def with_channels(image: Image, channels: int) -> Image:
     return replace(image, pixels=in_channels(image.pixels, channels))
 
 
-def _about_colour(image: Image, notes: list[str]) -> list[tuple[str, bool]]:
+def _about_colour(image: Image, notes: list[str]) -> list[Finding]:
     """Note that a picture is converted to gray or to colour; returns that it has colours which its
     model does not see, and whether these are many.
     """
@@ -178,7 +209,7 @@ def _about_colour(image: Image, notes: list[str]) -> list[tuple[str, bool]]:
     return [(line, share > MANY_COLOURED_SHARE)]
 
 
-def _about_agent(image: Image, frame: Frame) -> list[str]:
+def _about_agent(image: Image, frame: Frame) -> list[Finding]:
     """That header or name say a contrast agent, for a model of T1 without one."""
     if usual_contrast(frame.source) != "t1":
         return []
@@ -186,7 +217,7 @@ def _about_agent(image: Image, frame: Frame) -> list[str]:
     if not image.facts.get("agent") and "t1ce" not in map(usual_contrast, names):
         return []
     said = "contrast agent: header or name say one"
-    return [f"{said}; the {frame.source} of the training may show none"]
+    return [(f"{said}; the {frame.source} of the training may show none", False)]
 
 
 def _states_contrast(image: Image, frame: Frame) -> bool | None:
@@ -197,7 +228,7 @@ def _states_contrast(image: Image, frame: Frame) -> bool | None:
     return bool(image.path and names_with_contrast(image.facts, image.path, meant))
 
 
-def _outside_of_training(image: Image, frame: Frame) -> list[tuple[str, bool]]:
+def _outside_of_training(image: Image, frame: Frame) -> list[Finding]:
     """In what an image is outside the ranges of the training images; and whether far."""
     ranges = dict(frame.values.get("source", {}).get("traits", {}))
     unseen: set[str] = set()
@@ -223,21 +254,23 @@ def _outside_of_training(image: Image, frame: Frame) -> list[tuple[str, bool]]:
     return found
 
 
-def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tuple[str, bool]]:
+def _unlike_in_look(image: Image, frame: Frame, contrast: str) -> list[Finding]:
     """Whether an image looks unlike the training images, or like the other domain's; and whether
     that is a doubt. Where name or header state the contrast, the other domain's look is none.
     """
     own = frame.values.get("source", {})
     is_known = own.get("looks") and own.get("look_near") is not None
-    look = look_of(image.pixels) if is_known else []
+    if not is_known or not _has_look(frame, contrast) or np.ptp(image.pixels) == 0:
+        return []
+    look = look_of(image.pixels)
     if not look:
         return []
     distance = distance_to(look, own["looks"])
     others = frame.values.get("target", {}).get("looks")
-    lines: list[tuple[str, bool]] = []
+    lines: list[Finding] = []
     if others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
         line = f"the input looks like {frame.target}, but this model translates {frame.source}"
-        if not stated:
+        if not _states_contrast(image, frame):
             return [(line, True)]
         lines.append((f"{line}, whatever name or header say", False))
     ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
@@ -248,7 +281,7 @@ def _unlike_in_look(image: Image, frame: Frame, stated: bool | None) -> list[tup
     return [*lines, (line, ratio > FAR_LOOK_RATIO)]
 
 
-def _about_skull(image: Image, frame: Frame) -> list[str]:
+def _about_skull(image: Image, frame: Frame) -> list[Finding]:
     """A warning about a whole head, for a model of skull-stripped ones."""
     if not frame.stripped or image.dims != 3:
         return []
@@ -261,7 +294,7 @@ def _about_skull(image: Image, frame: Frame) -> list[str]:
         seen = "the input shows the skull"
     else:
         return []
-    return [f"{seen}, but this model was trained on skull-stripped heads"]
+    return [(f"{seen}, but this model was trained on skull-stripped heads", True)]
 
 
 def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:

@@ -57,7 +57,7 @@ def translate_object(
         made = model(checked, to, options, progress)
         notes = []
     else:
-        checked, notes, *_ = model.check(image, to)
+        checked, (_, notes, _) = model.check(image, to)
         made = model(checked, to, options, progress, _with_gradients(given, checked))
         notes += check_result(checked, _detached(made[0]), model.pipelines[letter], frame)
         notes += model.notes_on_results(checked, letter, options)
@@ -97,8 +97,8 @@ def _contrasts(
     said: tuple[str, ...] = ()
     for name, value in values.items():
         image, backs[name] = _as_image(value, one_contrast)
-        images[name], notes, *_ = model.check(image, to, name)
-        said += warn(notes)
+        images[name], check = model.check(image, to, name)
+        said += warn(check.notes)
 
     image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
     options = replace(options, contrasts=tuple(names))

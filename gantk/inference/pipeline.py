@@ -41,7 +41,7 @@ CROP_MEMORY_VOLUMES = (
 )
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, results x D, *size)
 PostSteps = Callable[[Tensor, Tensor], Tensor]  # (results, what the network saw) to results
-Lines = tuple[Tensor, Tensor | None]  # a result as (rest, slope) of the input, see `fit_lines`
+Lines = tuple[Any, Tensor | None]  # a result as (rest, slope) of the input, see `fit_lines`
 
 
 class Pipeline(Scales):
@@ -82,16 +82,17 @@ class Pipeline(Scales):
             )
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
-        lines, sides = self._lines(image, network, count, prepare, progress, pixels)
-        results = self._on_file(image, sides, lines, prepare, pixels)
-
+        # before there are results: finding it takes as much memory as one
         outside = outside_of(image.pixels) if self.frame.masked else None
+        results = self._translate(image, network, count, prepare, progress, pixels)
+
         lowest = self._lowest_result(image)
         for result in results:
             if outside:
                 level = self._level_outside(outside.level, prepare, len(result))
-                for channel, value in enumerate(level.tolist()):
-                    result[channel].masked_fill_(torch.from_numpy(outside.region), value)
+                for plane, region in enumerate(outside.planes()):
+                    for channel, value in enumerate(level.tolist()):
+                        result[channel, plane].masked_fill_(torch.from_numpy(region), value)
             if lowest is not None:
                 result.clamp_(min=lowest)
 
@@ -168,7 +169,7 @@ class Pipeline(Scales):
         """(C, *spatial) as what the network sees one by one, (N, C, *spatial); a view."""
         return pixels.swapaxes(0, 1) if self.frame.dims < dims else pixels[None]
 
-    def _lines(
+    def _translate(
         self,
         image: Image,
         network: Network,
@@ -176,23 +177,39 @@ class Pipeline(Scales):
         prepare: Prepare,
         progress: Progress | None,
         pixels: Tensor | None,
-    ) -> tuple[list[Lines], list[int]]:
-        """The results of the network, as lines of what it saw where these are to get the detail of the
-        image; and the sides of what it was shown. Arguments are those of `results`.
-        """
+    ) -> list[Tensor]:
+        """The results of the network on the grid of the image; arguments as of `results`."""
         grid, stack = self.stack_of(image)
         sides = list(stack.shape[2:])
         expect_enlargement(stack.shape[2:], self.frame)
         resamples = grid.resamples(image)
         sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
+        results: list[Tensor] = []
+
+        def array_for(shape: tuple[int, ...]) -> Any:
+            """An array (N, D, *size) for an output of the network or, after these, what it saw. An
+            output shares the memory of its result where each pixel is made of one of the output.
+            """
+            if len(results) < count:
+                result = zeros_beside(image.spill, (shape[1], *image.pixels.shape[1:]))
+                results.append(torch.from_numpy(result))
+                stacked = self._as_stack(grid.to_grid_order(result), image.dims)
+                if stacked.shape == shape and pixels is None and not (resamples or sharpens):
+                    return stacked
+            return torch.from_numpy(zeros_beside(image.spill, shape))
+
         shown = stack if pixels is None else self._as_stack(pixels, image.dims)
         outputs, seen = self._run(
-            shown, stack, network, count, prepare, sharpens, progress, image.spill
+            shown, stack, network, count, prepare, sharpens, progress, array_for
         )
-        if not sharpens:
-            return [(output, None) for output in outputs], sides
-        as_volume = resamples and self.frame.dims < image.dims
-        return [_as_lines(output, seen, image.spill, as_volume) for output in outputs], sides
+        del stack, shown
+        lines: list[Lines] = [(output, None) for output in outputs]
+        if sharpens:
+            as_volume = resamples and self.frame.dims < image.dims
+            lines = [_as_lines(output, seen, image.spill, as_volume) for output in outputs]
+        del outputs, seen
+        self._to_file_grid(image, sides, lines, prepare, pixels, results)
+        return results
 
     def _run(
         self,
@@ -203,17 +220,16 @@ class Pipeline(Scales):
         prepare: Prepare,
         keep_seen: bool,
         progress: Progress | None,
-        spill: Path | None,
-    ) -> tuple[list[Tensor], Tensor]:
+        array_for: Callable[[tuple[int, ...]], Any],
+    ) -> tuple[list[Any], Any]:
         """Run the network on native images (N, C, *spatial), in slice order; returns its results,
-        (N, D, *size), and what it saw, if `keep_seen`.
+        (N, D, *size), and what it saw, if `keep_seen`, in arrays that `array_for` gives.
 
-        `stack`: the values of `shown`. Blank images skip the network. `spill`: the folder for large
-        results.
+        `stack`: the values of `shown`. Blank images skip the network.
         """
         total = len(stack)
         filled = [n for n in range(total) if np.nanmax(stack[n]) > np.nanmin(stack[n])]
-        kept: list[Tensor] = []
+        kept: list[Any] = []
         size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
         for first in range(0, len(filled) or 1, size):
             # all blank: the first gives the channel count
@@ -227,8 +243,7 @@ class Pipeline(Scales):
             if keep_seen:
                 batch.append(prepare.middle(seen))
             if not kept:
-                shapes = [(total, *each.shape[1:]) for each in batch]
-                kept = [torch.from_numpy(zeros_beside(spill, shape)) for shape in shapes]
+                kept = [array_for((total, *each.shape[1:])) for each in batch]
             for whole, part in zip(kept, batch, strict=True):
                 whole[numbers] = part
 
@@ -248,35 +263,33 @@ class Pipeline(Scales):
 
         return results, kept[-1]
 
-    def _on_file(
+    def _to_file_grid(
         self,
         image: Image,
         sides: list[int],
         lines: list[Lines],
         prepare: Prepare,
         pixels: Tensor | None,
-    ) -> list[Tensor]:
-        """The results (D, *spatial) on the grid of the image: their lines applied to the image itself,
-        a few planes at a time. `sides`: of what the network was shown; `pixels`: of the image, if
-        gradients are to reach them.
+        results: list[Tensor],
+    ) -> None:
+        """Fill the results (D, *spatial) on the grid of the image: their lines applied to the image
+        itself, a few planes at a time. `sides`: of what the network was shown; `pixels`: of the
+        image, if gradients are to reach them; then other tensors take the place of the results.
         """
         by_slice = self.frame.dims < image.dims
         grid = self.grid_of(image)
         resamples = grid.resamples(image)
         native = grid.to_grid_order(image.pixels) if pixels is None else pixels
-        results: list[Tensor] = []
-        canvases: list[Any] = []
-        for rest, _ in lines:
-            shape = (rest.shape[1], *image.pixels.shape[1:])
-            results.append(torch.from_numpy(zeros_beside(image.spill, shape)))
-            canvases.append(grid.to_grid_order(results[-1].numpy()))
+        canvases = [grid.to_grid_order(result.numpy()) for result in results]
 
-        def planes_of(line: Tensor, first: int, last: int) -> Tensor:
+        def planes_of(line: Any, first: int, last: int) -> Tensor:
             if by_slice:
-                return prepare.enlarge(line[first:last], sides).swapaxes(0, 1)
+                return prepare.enlarge(_as_tensor(line[first:last]), sides).swapaxes(0, 1)
+            if list(line.shape[2:]) == sides:
+                return _as_tensor(line[:, :, first:last])[0]
             return prepare.enlarge(line, sides, first, last)[0]
 
-        def enlarge(line: Tensor, part: slice) -> Tensor:
+        def enlarge(line: Any, part: slice) -> Tensor:
             if not resamples:
                 return self._as_stack(planes_of(line, part.start, part.stop), image.dims)
             planes = grid.to_voxels(lambda *ends: planes_of(line, *ends).numpy(), image, part)
@@ -295,8 +308,6 @@ class Pipeline(Scales):
                     canvases[number][:, part] = made
                 else:
                     results[number] = made
-
-        return results
 
     def _lowest_result(self, image: Image) -> float | None:
         """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):

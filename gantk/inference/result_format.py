@@ -91,10 +91,13 @@ class ResultFormat:
         if most == np.inf:
             return image
 
-        rounded = np.rint(image.pixels)
-        beyond = int(np.count_nonzero((rounded < least) | (rounded > most)))
-        self.clipped.append((beyond, rounded.size, f"{least:g} .. {most:g}"))
-        return replace(image, pixels=np.clip(rounded, least, most, out=rounded))
+        pixels = np.rint(image.pixels, out=image.pixels)
+        beyond = 0
+        for planes in pixels:
+            for plane in planes:  # a comparison of the whole would take memory
+                beyond += int(np.count_nonzero((plane < least) | (plane > most)))
+        self.clipped.append((beyond, pixels.size, f"{least:g} .. {most:g}"))
+        return replace(image, pixels=np.clip(pixels, least, most, out=pixels))
 
     def _for_other_format(self, path: Path, image: Image, notes: list[Note]) -> Image:
         """An image for a file of another format than its input, without the type of the input.

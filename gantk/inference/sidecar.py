@@ -13,7 +13,7 @@ from gantk import __version__
 from gantk.files import write_output
 from gantk.formats.files import sidecar_of
 from gantk.inference.frame import fit_mark
-from gantk.inference.notes import Checked, Note
+from gantk.inference.notes import InputCheck, Note
 from gantk.runs.results import Score
 
 
@@ -24,7 +24,7 @@ class MadeOf:
     """
 
     contrast: str  # what it shows, or whose uncertainty
-    given: Mapping[str, Checked]  # the images that it is made of, by their contrasts
+    given: Mapping[str, InputCheck]  # of the images that it is made of, by their contrasts
     model: Mapping[str, str]  # as of `TrainedModel.identity`
     score: Score | None = None  # the PSNR of such images on held-out patients; None if unknown
     is_uncertainty: bool = False  # whether the image is a map of the uncertainty

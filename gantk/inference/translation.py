@@ -37,7 +37,7 @@ from gantk.inference.jobs import (
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import TrainedModel
-from gantk.inference.notes import Checked, Note, check_result
+from gantk.inference.notes import InputCheck, Note, check_result
 from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
 from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
 from gantk.plugin.loader import load
@@ -54,8 +54,17 @@ class Read(NamedTuple):
     """What was read for a job."""
 
     image: Image  # one image, or the contrasts of a patient on one grid
-    checked: dict[str, Checked]  # by contrast
+    checks: dict[str, InputCheck]  # by contrast
     shows_skull: bool | None
+
+
+class ResultFile(NamedTuple):
+    """A result as its file will hold it."""
+
+    path: Path
+    image: Image
+    made_of: MadeOf
+    shows_skull: bool | None  # the image that it is made of
 
 
 @dataclass
@@ -497,16 +506,18 @@ class Translation:
             for number, (job, following) in enumerate(zip_longest(jobs, jobs[1:])):
                 try:
                     read = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
-                    image = read.image
-                    overlap = 4 * image.pixels.nbytes <= OVERLAP_BYTES
+                    overlap = 4 * read.image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
 
                     self._report(job.name, done_before + number, total, 0, 1)
                     report = partial(self._report, job.name, done_before + number, total)
-                    made = self.model(image, self.to, self._options_of(job), report)
+                    made = self.model(read.image, self.to, self._options_of(job), report)
+                    results = self._as_files(job, read, made)
+                    del read, made  # the input takes no memory while its result is written
                     wait(last)
-                    writing[job] = writer.submit(self._write, job, read, made, ledger)
+                    writing[job] = writer.submit(self._write, job, results, ledger)
+                    del results
                     last = [writing[job]]
                     if not overlap:
                         wait(last)
@@ -540,23 +551,21 @@ class Translation:
         scans = job.scans
         if self._is_one_image(job):
             source = self.frame.source
-            checked = self._check_image(job, self.read(scans[source], self.volume))
-            return Read(checked.image, {source: checked}, self._shows_skull(checked.image))
+            image, check = self._check_image(job, self.read(scans[source], self.volume))
+            return Read(image, {source: check}, self._shows_skull(image))
 
         whose = f"'{next(iter(scans.values())).path.parent}'"
         expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
         images = {}
-        found = {}
+        checks = {}
         for name, scan in scans.items():
-            found[name] = self._check_image(job, self.read(scan, self.volume), name)
-            images[name] = found[name].image
+            image = self.read(scan, self.volume)
+            images[name], checks[name] = self._check_image(job, image, name)
         image, chosen, resampled = stack_on_one_grid(images, self.contrasts, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
-        # the images of single contrasts are no longer needed
-        kept = {name: checked._replace(image=image) for name, checked in found.items()}
-        return Read(image, kept, self._shows_skull(images[chosen]))
+        return Read(image, checks, self._shows_skull(images[chosen]))
 
     def _shows_skull(self, image: Image) -> bool | None:
         """Whether an image shows the skull; None where no plugin describes results."""
@@ -566,17 +575,17 @@ class Translation:
 
         return shows_skull(image)
 
-    def _check_image(self, job: Job, image: Image, contrast: str = "") -> Checked:
-        """Keep the notes and warnings about an image; returns it as in the training. `contrast` is
-        its name where a patient has several.
+    def _check_image(self, job: Job, image: Image, contrast: str = "") -> tuple[Image, InputCheck]:
+        """Keep the notes and warnings about an image; returns it as in the training, and what was
+        said. `contrast` is its name where a patient has several.
         """
-        checked = self.model.check(image, self.to, contrast)
-        self._keep_notes(job, [checked.fit_note(), *checked.notes])
+        image, check = self.model.check(image, self.to, contrast)
+        self._keep_notes(job, [check.fit_note(), *check.notes])
         if self.count == 1:
             self._say_notes()  # before the work starts
-        elif checked.fits == "no":
+        elif check.fits == "no":
             self.say(f"warning  '{job.name}': {FIT}: no; see below")
-        return checked
+        return image, check
 
     def _options_of(self, job: Job) -> TranslateOptions:
         """The options for one job, which may make some contrasts only."""
@@ -597,29 +606,28 @@ class Translation:
         for kind, line in notes:
             self.notes[kind, line].append(job.name)
 
-    def _write(self, job: Job, read: Read, results: Sequence[Image], ledger: Any) -> list[Path]:
-        """Write the results of a job, one file for each contrast; returns their paths. Plugins may
-        warn of the result of a single image.
+    def _as_files(self, job: Job, read: Read, results: Sequence[Image]) -> list[ResultFile]:
+        """The results of a job as their files will hold them. Plugins may warn of the result of a
+        single image.
         """
         said: list[Note] = []
         if self._is_one_image(job):
             said = check_result(read.image, results[0], self.pipeline, self.frame)
         said += self.model.notes_on_results(read.image, self.letter, self._options_of(job))
         self._keep_notes(job, said)
+        return [self._as_file(job, output, results, read, said) for output in job.outputs]
 
-        made = []
-        for output in job.outputs:
-            made_of = self._made_of(output, read, said)
-            made.append(self._as_file(job, output, results, made_of))
-        written = [path for path, _, _ in made]
+    def _write(self, job: Job, results: Sequence[ResultFile], ledger: Any) -> list[Path]:
+        """Write the results of a job; returns their paths."""
+        written = [result.path for result in results]
         files.expect_writable(written, self.overwrite)
-        for path, *_ in made[1:]:  # deletes what an earlier call has left of these
+        for path in written[1:]:  # deletes what an earlier call has left of these
             if self._has_sidecar(path):
                 files.sidecar_of(path).unlink(missing_ok=True)
-            files.writer_of(path, made[0][1]).withdraw(path)
+            files.writer_of(path, results[0].image).withdraw(path)
 
-        for path, image, made_of in made:
-            self._write_file(job, path, image, made_of, read.shows_skull)
+        for result in results:
+            self._write_file(job, result)
 
         if ledger:
             ledger.add(job, written)
@@ -627,9 +635,10 @@ class Translation:
         return written
 
     def _as_file(
-        self, job: Job, output: Output, results: Sequence[Image], made_of: MadeOf
-    ) -> tuple[Path, Image, MadeOf]:
-        """A result as its file will hold it, the path of this file, and what it is made of."""
+        self, job: Job, output: Output, results: Sequence[Image], read: Read, said: Sequence[Note]
+    ) -> ResultFile:
+        """A result as its file will hold it; `said` of the results."""
+        made_of = self._made_of(output, read, said)
         result = results[self.options.tails.index(output.tail)]
         pixels = result.pixels
         if len(self.outputs) > 1:
@@ -637,14 +646,13 @@ class Translation:
             pixels = pixels[place : place + 1]
 
         image = replace(result, pixels=pixels, notes=made_of.lines())
-        path, fitted, said = self.format.fit(output.path, image, job.files[0])
-        self._keep_notes(job, said)
-        return path, fitted, made_of
+        path, fitted, notes = self.format.fit(output.path, image, job.files[0])
+        self._keep_notes(job, notes)
+        return ResultFile(path, fitted, made_of, read.shows_skull)
 
-    def _write_file(
-        self, job: Job, path: Path, image: Image, made_of: MadeOf, skull: bool | None
-    ) -> None:
+    def _write_file(self, job: Job, result: ResultFile) -> None:
         """Write one result and the JSON file beside it; a plugin that names results is told."""
+        path, image, made_of, skull = result
         make_folder(path.parent)
         sources = [job.scans[name].path for name in made_of.given]
         content = None
@@ -662,11 +670,11 @@ class Translation:
     def _made_of(self, output: Output, read: Read, said: Sequence[Note]) -> MadeOf:
         """What a result is made of; `said` of the results."""
         contrast = output.contrast
-        names = self._given([*read.checked], contrast)
+        names = self._given([*read.checks], contrast)
         is_uncertainty = output.tail == "_uncertainty"
         return MadeOf(
             contrast,
-            {name: read.checked[name] for name in names},
+            {name: read.checks[name] for name in names},
             self._model_identity,
             score=None if is_uncertainty else self.model.case_score(names, contrast),
             is_uncertainty=is_uncertainty,

@@ -14,7 +14,7 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.errors import GantkError
 from gantk.formats.image import Scan
 from gantk.inference.jobs import inputs_below, jobs_of_cases, rows_of_one
-from gantk.inference.notes import Checked
+from gantk.inference.notes import InputCheck
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -147,7 +147,7 @@ class Seen(OnePipeline):
 
     def check(self, image, to=None, contrast=""):
         fits = "no" if "p02" in image.path.name else "yes"
-        return Checked(image, [], fits, contrast)
+        return image, InputCheck(fits, [], contrast)
 
     def __call__(self, image, to=None, options=None, progress=None):
         if self.failing and "p03" in image.path.name:

@@ -135,7 +135,7 @@ class Service:
                 return best, self._answer(said, best)
 
             image = read(first)
-            fits = {to: FITS.index(self.model.check(image, to).fits) for to in self.directions}
+            fits = {to: FITS.index(self.model.check(image, to)[1].fits) for to in self.directions}
             best = min(fits, key=fits.__getitem__)
             any_class = next(iter(self.model.classes()), None)  # the page asks for one afterwards
             options = TranslateOptions(label=any_class)
