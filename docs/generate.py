@@ -203,7 +203,8 @@ def recipes() -> str:
     overview.sort(key=lambda row: list(GROUPS).index(row[0]))
     head = (ROOT / "docs/recipes.intro").read_text("utf-8")
     body = [each for group in GROUPS for each in groups.get(group, [])]
-    return "\n\n".join([head, table(("kind", "recipe", "what it is"), overview), *body])
+    listed = table(("kind", "recipe", "what it is"), overview)
+    return "\n\n".join([head, "## All recipes", listed, *body])
 
 
 GROUPS = ("without pairs", "with pairs", "from noise", "style", "volumes")
