@@ -13,7 +13,7 @@ from volumes import PAIRED, load, save_slice, volume
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
-from gantk.recipe.load import Recipe
+from gantk.recipe.load import Recipe, load_recipe
 
 RECORDS = phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
@@ -142,6 +142,14 @@ def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
     assert re.search("# method    regression: .* only an L1 loss", texts[0].replace("\n#  ", ""))
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
+
+
+def test_the_method_and_its_reasons_are_those_of_the_shipped_recipe(tmp_path, instant_trials):
+    text = plan(pictures(tmp_path), hours=10)
+    shipped = load_recipe("pix2pix_t1t2").tables["method"]
+    wider = shipped["generator"] | {"width": 64}
+    assert tomllib.loads(text)["method"] == shipped | {"generator": wider}
+    assert "# Convolutions at full resolution before and after the U-Net" in text
 
 
 def test_hounsfield_units_and_settings_decide(tmp_path, instant_trials):
