@@ -93,30 +93,23 @@ def _source(seen: Scans, misfit: bool) -> tuple[dict[str, Any], str]:
 
 
 def _grid(seen: Scans) -> Lines:
-    """For volumes, the plane of slices and, where voxel sizes differ by more than a tenth, their
-    median as the common spacing.
+    """For volumes, the plane of thick slices, else a common spacing where voxel sizes differ by more
+    than a tenth: their median.
     """
     planes = [file.get("plane") for file in seen.files]
     thick = [name for name in planes if name in ("axial", "coronal", "sagittal")]
-    if 2 * len(thick) > len(planes):
-        plane = max(thick, key=thick.count)
-        lines: Lines = {"data.plane": (plane, "the scans have thick slices in this plane")}
-    else:
-        plane = "axial"
-        lines = {"data.plane": (plane, "most scans have voxels of about equal sides")}
+    plane = max(thick, key=thick.count) if 2 * len(thick) > len(planes) else "axial"
+    if plane != "axial":
+        return {"data.plane": (plane, "the scans have thick slices in this plane")}
 
     spacings = [file["spacing"] for file in seen.files if len(file["spacing"] or ()) == 3]
-    if not spacings or plane != "axial" or seen.source.get("onto", "none") != "none":
-        return lines
-
     axes = list(zip(*spacings, strict=True))
-    if max(max(axis) / min(axis) for axis in axes) <= 1.1:
-        same = "not set, because all scans have the same voxel size"
-        return lines | {"data.spacing": (None, same)}
-    low = " x ".join(f"{min(axis):.3g}" for axis in axes)
-    high = " x ".join(f"{max(axis):.3g}" for axis in axes)
+    resampled_by_source = seen.source.get("onto", "none") != "none"
+    if resampled_by_source or all(max(axis) / min(axis) <= 1.1 for axis in axes):
+        return {}
+    low, high = (" x ".join(f"{end(axis):.3g}" for axis in axes) for end in (min, max))
     why = f"in mm; voxels measure {low} to {high}, and all scans are resampled to the median"
-    return lines | {"data.spacing": ([round(median(axis), 3) for axis in axes], why)}
+    return {"data.spacing": ([round(median(axis), 3) for axis in axes], why)}
 
 
 def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
