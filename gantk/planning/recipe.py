@@ -37,6 +37,8 @@ SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
 TOLD_NOTES = ("choice", "columns")
 # keys whose reasons are told above the recipe
 TOLD_KEYS = ("method.name", "data.split")
+# what the line of the split says, of the plan's own split
+FACTS_OF_SPLIT = ("held out", "too few")
 # keys of what networks see, not of how scans are read
 NETWORK_KEYS = ("data.dims", "data.size", "data.patch", "data.fit")
 ADAM = {"name": "adam", "lr": 2e-4, "betas": [0.5, 0.999]}
@@ -359,7 +361,8 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
 
 def _text(seen: Scans, lines: Lines, hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
-    facts = {key: text for key, text in seen.report["summary"].items() if key != "held out"}
+    summary = seen.report["summary"].items()
+    facts = {key: text for key, text in summary if key not in FACTS_OF_SPLIT}
     if "split" in facts:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
@@ -373,8 +376,8 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     kind = "unpaired" if len(seen.domains) > 1 else "from noise"
     if seen.suits_paired:
         kind = "registered pairs"
-    summary = f"Planned: {' and '.join(seen.domains)}, {kind}."
-    out += ["", "format = 1", f"summary = {toml(summary)}"]
+    title = f"Planned: {' and '.join(seen.domains)}, {kind}."
+    out += ["", "format = 1", f"summary = {toml(title)}"]
     for table in TABLES:
         keys = [name for name in lines if name.startswith(f"{table}.")]
         if keys:

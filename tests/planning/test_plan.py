@@ -144,7 +144,7 @@ def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 
 
-def test_the_method_and_its_reasons_are_those_of_the_shipped_recipe(tmp_path, instant_trials):
+def test_method_and_reasons_are_those_of_the_shipped_recipe(tmp_path, instant_trials):
     text = plan(pictures(tmp_path), hours=10)
     shipped = load_recipe("pix2pix_t1t2").tables["method"]
     wider = shipped["generator"] | {"width": 64}
