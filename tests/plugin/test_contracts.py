@@ -48,8 +48,9 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
             body |= {"classes": ("healthy", "tumour")} if (options or {}).get("conditional") else {}
             body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
             body |= {"dims": (2,)} if number else {}  # what is 3-D, the first of each shows
-            # test_every_variant_can_be_recorded
-            body |= {"captures": False} if kind == "method" and number else {}
+            if kind == "method" and number:
+                body |= {"captures": False}  # test_every_variant_can_be_recorded
+                body |= {"test_builds_from_its_defaults": None}  # as the first of each does
             found.append(type(f"Test_{kind}_{name}_{number}", (base,), body))
 
     return found
