@@ -29,6 +29,7 @@ gc.disable()
 
 def pytest_collection_finish():
     gc.freeze()  # nor is it garbage later
+    gc.set_threshold(10_000)  # and of the tests' own little is, before as many objects are new
     gc.enable()
 
 

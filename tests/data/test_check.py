@@ -201,7 +201,7 @@ def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
     ],
 )
 def test_a_volume_that_is_mirrored_or_slices_away_is_named(tmp_path, change, said):
-    for (letter, subject), pixels in heads(48, 48, 48, subjects=4).items():
+    for (letter, subject), pixels in heads(32, 32, 32, subjects=4).items():
         moved = (letter, subject) == ("b", "subject-002")
         path = tmp_path / subject / f"{CONTRAST[letter]}.nii.gz"
         volume(path, change(pixels) if moved else pixels)

@@ -5,7 +5,6 @@ plugins import public modules alone.
 import ast
 import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,19 +56,20 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in (ROOT / "gantk").rglob("*.py")}
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def imports_of(path: Path) -> list[tuple[str, str]]:
     """(module, name taken from it, or "") for each import of a file, inside functions too."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, ""
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield (inner, "") if inner in MODULES else (node.module or "", alias.name)
+                found.append((inner, "") if inner in MODULES else (node.module or "", alias.name))
+    return found
 
 
-@functools.cache
 def imported_modules(name: str) -> set[str]:
     """The other modules of the core that a module imports."""
     taken = {module for module, _ in imports_of(MODULES[name])}

@@ -4,6 +4,7 @@ recipes train.
 
 import re
 import tomllib
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -20,6 +21,12 @@ NAMES = {"a": "T1", "b": "T2"}
 TWO_MM = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
+@cache
+def images():
+    """The image of each record, by its id."""
+    return {record.id: record.read()[0] for record in RECORDS}
+
+
 def pictures(
     folder,
     name=lambda record: f"{record.subject}/{int(record.position)}.png",
@@ -27,7 +34,7 @@ def pictures(
     records=RECORDS,
 ):
     for record in (record for record in records if record.domain in domains):
-        save_slice(folder / NAMES[record.domain] / name(record), record.read()[0])
+        save_slice(folder / NAMES[record.domain] / name(record), images()[record.id])
     return folder
 
 
@@ -174,7 +181,7 @@ def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
 
     for place, record in enumerate(record for record in RECORDS if record.domain == "a"):
         label = "yes" if place % 2 else "no"
-        save_slice(tmp_path / "two" / label / f"{place}.png", record.read()[0])
+        save_slice(tmp_path / "two" / label / f"{place}.png", images()[record.id])
 
     tables = tomllib.loads(plan(tmp_path / "two"))
 

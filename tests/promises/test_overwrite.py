@@ -41,15 +41,22 @@ WITH_DEVICE = ("translate", "plan", "stylize", "explain", "eval")
 CASES = [(name, output) for name, (_, outputs) in COMMANDS.items() for output in outputs]
 
 
-@pytest.fixture
-def here(tmp_path, trained):
-    """A folder with a run, pictures, a DICOM series and scans of patients."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, trained):
+    """A folder with a run, pictures, a DICOM series and scans of patients: only to be copied."""
+    folder = tmp_path_factory.mktemp("place")
     for name in ("RUN", "RUN2"):
-        shutil.copytree(trained, tmp_path / name)
-    files.pictures(tmp_path / "in", 3)
-    files.series(tmp_path / "series", files.numbers(1, (3, 32, 32), 0, 900, np.int16))
-    files.patients(tmp_path / "scans", 3, size=(32, 32, 3))
-    return tmp_path
+        shutil.copytree(trained, folder / name)
+    files.pictures(folder / "in", 3)
+    files.series(folder / "series", files.numbers(1, (3, 32, 32), 0, 900, np.int16))
+    files.patients(folder / "scans", 3, size=(32, 32, 3))
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path):
+    """A copy of that folder."""
+    return Path(shutil.copytree(place, tmp_path / "here"))
 
 
 LONG = ("export", "plan")  # commands that take seconds

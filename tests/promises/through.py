@@ -11,6 +11,8 @@ from pathlib import Path
 import files
 import numpy as np
 
+import gantk
+
 MAPS = {
     "percentile": {"name": "percentile"},
     "percentile_each": {"name": "percentile", "per": "volume"},
@@ -27,7 +29,9 @@ def train(folder: Path, name: str, **data: object) -> Path:
     """
     tables = files.TINY | {"method": {"name": "promised-nothing"}}
     recipe = files.recipe(folder / f"{name}.toml", tables, data=data)
-    expect(files.gantk("run", recipe, "--out", folder / name, "--device", "cpu", "--allow-leakage"))
+    options = {"out": folder / name, "device": "cpu", "allow_leakage": True}
+    with gantk.training(recipe, **options) as training:
+        training.fit()
     return folder / name
 
 

@@ -53,7 +53,7 @@ def test_an_identifier_of_several_people_is_told(tmp_path, name):
         }
         for contrast in ("T1", "T2"):
             own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
-            pixels = head(3, 20, 18, seed=number)
+            pixels = head(2, 20, 18, seed=number)
             series(tmp_path / f"{number}" / contrast, pixels, **study | own | header)
 
     problems = gantk.check(tmp_path)["problems"]
@@ -79,7 +79,7 @@ def test_one_person_under_two_identifiers_is_told(tmp_path, name):
         person = {"PatientID": identifier, "PatientName": called, "PatientBirthDate": born}
         for contrast in ("T1", "T2"):
             own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
-            pixels = head(3, 20, 18, seed=number)
+            pixels = head(2, 20, 18, seed=number)
             series(tmp_path / f"{number}" / contrast, pixels, **own, **person)
 
     said = [each["what"] for each in gantk.check(tmp_path)["problems"]]
@@ -162,7 +162,7 @@ def test_training_and_translation_see_the_same_series(name, tmp_path, tiny_run):
             [(place, description if is_odd else "t1_se", of_t1), ("P{n}/2", "t2_tse", {})]
         ):
             header = {"SeriesInstanceUID": f"1.{number}.{n}", "PatientID": f"P{number}"}
-            pixels = head(3, 20, 18, seed=number)
+            pixels = head(2, 20, 18, seed=number)
             folder = scans / folder.format(n=number)
             series(folder, pixels, SeriesDescription=said, **header, **own)
 

@@ -208,7 +208,7 @@ def write_folder(folder: Path, options: dict, **networks: nn.Module | dict) -> P
 
 
 def options_of(network: str, norm: str = "instance", channels: int = 1, **more) -> dict:
-    options = {"model": "pix2pix", "netG": network, "norm": norm, "ngf": WIDTH}
+    options = {"model": "pix2pix", "netG": network, "norm": norm, "ngf": WIDTH, "ndf": WIDTH}
     options |= {"input_nc": channels, "output_nc": channels, "direction": "AtoB"}
     options |= {"no_dropout": True, "crop_size": SIDES.get(network, 64), "dataroot": "./maps"}
     return options | {"preprocess": "resize_and_crop", "n_epochs": 100} | more
@@ -457,7 +457,7 @@ def test_options_that_a_recipe_cannot_have_are_named(tmp_path, more, said):
 def imported(tmp_path_factory) -> tuple[Path, list[nn.Module]]:
     """An imported CycleGAN with its discriminators, T1 <-> T2, and its generators."""
     place = tmp_path_factory.mktemp("imported")
-    folder, networks = cyclegan(place / "maps", ndf=4, netD="basic")
+    folder, networks = cyclegan(place / "maps", netD="basic")
     for name, seed in (("D_A", 2), ("D_B", 3)):
         torch.manual_seed(seed)
         sides = [(1, 4), (4, 8), (8, 16), (16, 32), (32, 1)]

@@ -20,7 +20,7 @@ Segmentation = registered("metric", "segmentation")
 Transfer = registered("metric", "transfer")
 
 QUICK = {"steps": 40, "side": 16}
-SEGMENTS = {"steps": 60}
+SEGMENTS = {"steps": 40}
 
 
 def seen_by(images: torch.Tensor) -> set[bytes]:

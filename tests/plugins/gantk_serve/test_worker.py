@@ -33,11 +33,16 @@ def orthanc():
     return OrthancDouble()
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict:
+    """The models that any worker has loaded, by name."""
+    return {}
+
+
 @pytest.fixture
-def work(tmp_path, model, orthanc, monkeypatch):
+def work(tmp_path, model, loaded, orthanc, monkeypatch):
     """`work(steps)` of one worker after another, all with the same folder and rule."""
     monkeypatch.setattr("gantk_serve.worker.FIRST_WAIT_SECONDS", 0.0)
-    loaded = {}
 
     def keep(name, model):
         loaded[name] = model
