@@ -130,9 +130,7 @@ def fetch(
             entry = {"path": path, "url": without_credentials(url)}
             files.append(entry | {"bytes": _bytes(file), "checksum": facts["checksum"]})
         unpacked = _unpack_files(known["files"], staging)
-        if "prepare" in known:
-            import_module(known["prepare"]).prepare(unpacked)
-
+        prepare_set(name, unpacked)
         about = {"name": name, "licence": known["licence"], "cite": known["cite"], "files": files}
         write_file(record, (json.dumps(about, indent=1) + "\n").encode())
         os.rename(unpacked, target)
@@ -143,6 +141,14 @@ def fetch(
     say(f"written  {target}")
     say(f"use      {known['use'].format(folder=target)}")
     return target
+
+
+def prepare_set(name: str, folder: Path) -> None:
+    """Convert the files of a set for training, and add its tables."""
+    if "prepare" in known_sets()[name]:
+        import_module(known_sets()[name]["prepare"]).prepare(folder)
+    for table in Path(__file__).with_name("tables").glob(f"{name}/*.csv"):
+        shutil.copyfile(table, folder / table.name)
 
 
 def _known_set(name: str) -> dict[str, Any]:
@@ -245,7 +251,7 @@ def _unpack_files(files: dict[str, dict[str, Any]], staging: Path) -> Path:
         if file.name.endswith(ARCHIVES):
             content = _unpack(file)
         else:
-            place /= path
+            place /= known.get("as", path)
             content = file
         make_folder(place.parent)
         os.rename(content, place)
