@@ -349,7 +349,7 @@ def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:
             replaced.append(path)
         else:
             expect_permission(path, "OUTPUT")
-            replaced += [file for form in _series_formats() for file in form.replaced(path)]
+            replaced += [file for form in _series_formats() for file in form.files_of_others(path)]
     expect_replaceable(replaced, overwrite)
 
 

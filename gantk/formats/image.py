@@ -336,7 +336,7 @@ class SeriesFormat(Format):
         """
         raise NotImplementedError
 
-    def replaced(self, folder: Path) -> list[Path]:
+    def files_of_others(self, folder: Path) -> list[Path]:
         """The files of other images of this format in a folder, which a series written there would
         replace: all but those whose fields say that gantk wrote them.
         """

@@ -90,9 +90,9 @@ class Dicom(SeriesFormat):
         """Write a derived series with the source's patient and study: one file per source file."""
         room("write").write_series(folder, image, description)
 
-    def replaced(self, folder: Path) -> list[Path]:
+    def files_of_others(self, folder: Path) -> list[Path]:
         """The DICOM files of a folder whose description does not say that gantk wrote them."""
-        return room("write").replaced(folder)
+        return room("write").files_of_others(folder)
 
     def withdraw(self, path: Path) -> None:
         """Delete a file, or atomically a derived series."""

@@ -19,6 +19,11 @@ from gantk.formats import files as io
 from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
 
+NAME_PATIENTS = (
+    "Name the patients by data.source.patient = REGEX, whose group is the patient in a path."
+    f" {FILL_IN_TABLE}"
+)
+
 
 @dataclass(kw_only=True)
 class Dicom(VolumeSource):
@@ -151,17 +156,13 @@ def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
     """The error for series of nobody known; else for identifiers that stand for several people,
     because their headers differ in what one person has once: the first, and how many there are.
     """
-    remedy = (
-        "name the patients by data.source.patient = REGEX, whose group is the patient in a path."
-        f" {FILL_IN_TABLE}"
-    )
     nameless = [f"'{row.scan.name}'" for row in found if not row.subject]
     if nameless:
         what = (
             "PatientID and StudyInstanceUID are empty, so it is not known whose scans these are:"
             f" {join_first(nameless, most=3)}"
         )
-        return [UserError(what, where="data.source.patient", remedy=remedy)]
+        return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
 
     values: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in found:
@@ -180,7 +181,7 @@ def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
         what = f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
     count = count_noun({patient for (patient, _), _ in several}, "patient")
     what += f", so it is not sure whose scans they are ({count} in all)"
-    return [UserError(what, where="data.source.patient", remedy=remedy)]
+    return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
 
 
 def _notes_on_people(found: Iterable[Row]) -> list[str]:
@@ -196,21 +197,17 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
         if person["PatientName"] and person["PatientBirthDate"] and row.subject:
             known[person["PatientName"].casefold(), person["PatientBirthDate"]].add(row.subject)
     several = [" = ".join(sorted(ids)) for ids in known.values() if len(ids) > 1]
-    remedy = (
-        " Name the patients by data.source.patient = REGEX, whose group is the patient in a path."
-        f" {FILL_IN_TABLE}"
-    )
     notes = []
     if nameless:
         notes.append(
             f"PatientID is empty in {count_noun(nameless, 'study')}: each study counts as one"
-            f" patient. A person with several studies may then be in training and test.{remedy}"
+            f" patient. A person with several studies may then be in training and test. {NAME_PATIENTS}"
         )
     if len(known) > 1 and several:
         verb = "has" if len(several) == 1 else "have"
         notes.append(
             f"{count_noun(several, 'patient')} {verb} several identifiers, by name and date of"
             f" birth: {join_first(several, most=3)}. One person may then be in training and test."
-            f"{remedy}"
+            f" {NAME_PATIENTS}"
         )
     return notes

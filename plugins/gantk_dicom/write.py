@@ -92,7 +92,7 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
     """Write a folder with one file per slice, atomically, in place of earlier results and of the
-    files of `replaced`. Other files in the folder stay. UserError where it is a mount point.
+    files of `files_of_others`. Other files in the folder stay. UserError where it is a mount point.
     """
     with readable(image.path):
         datasets = _derive_datasets(image, description)
@@ -104,7 +104,7 @@ def withdraw(folder: Path) -> None:
     _replace_series(folder, ())
 
 
-def replaced(folder: Path) -> list[Path]:
+def files_of_others(folder: Path) -> list[Path]:
     """The DICOM files of a folder whose description does not say that gantk wrote them."""
     if not folder.is_dir():
         return []
@@ -125,7 +125,7 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
             what, where="OUTPUT", remedy=f"name a folder inside it: {folder / 'series'}"
         )
 
-    earlier = {file.name for file in replaced(folder)}
+    earlier = {file.name for file in files_of_others(folder)}
     if folder.exists():
         earlier |= {file.name for file in folder.iterdir() if NAME.fullmatch(file.name)}
     with whole_folder(folder) as made:

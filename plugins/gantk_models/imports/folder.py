@@ -102,8 +102,10 @@ def import_checkpoint(
     tables = recipe_tables(options, domains, summary, gray)
     model = load_recipe(tables).check()
     method = build_method(model, channels, (), RANGE, start("cpu", "fp32", channels_last=False))
-    names = {name.split(".")[0] for name in state}
-    left_out = sorted({f"{name.split('.')[0]}." for name in method.state_dict()} - _dotted(names))
+    trained, imported = (
+        {f"{name.partition('.')[0]}." for name in each} for each in (method.state_dict(), state)
+    )
+    left_out = sorted(trained - imported)
     mapping = registry().get("intensity", "unit").load()(beyond="percentile").state()
     meta = {
         "method": model.method.name,
@@ -125,10 +127,6 @@ def import_checkpoint(
         say(f"note     {line}")
     say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
     return out
-
-
-def _dotted(names: set[str]) -> set[str]:
-    return {f"{name}." for name in names}
 
 
 def _notes(options: Options) -> list[str]:
