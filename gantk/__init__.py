@@ -10,7 +10,9 @@ only with a new version and an entry in CHANGELOG.md. Every other module is inte
 
 from __future__ import annotations
 
+import functools
 import importlib
+import types
 
 # module -> its public names
 _PUBLIC = {
@@ -67,11 +69,24 @@ _PUBLIC = {
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)
+BUILDING_BLOCKS = ("timm_model",)  # draw weights from the random numbers of their caller
+
+
+@functools.cache
+def _public_function(function):
+    """A function under its public name, as a guest of the program that calls it."""
+    from gantk.guest import as_guest
+
+    call = as_guest(function)
+    call.__module__ = __name__  # where pickle finds it
+    return call
 
 
 def __getattr__(name: str):
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        found = getattr(importlib.import_module(_HOME[name]), name)
+        is_work = isinstance(found, types.FunctionType) and name not in BUILDING_BLOCKS
+        return _public_function(found) if is_work else found
 
     if name == "__version__":
         from gantk.plugin.loader import installed_version
@@ -85,7 +100,7 @@ def __getattr__(name: str):
 
         found = function(name)
         if found is not None:
-            return found
+            return _public_function(found)
 
     raise AttributeError(f"module 'gantk' has no attribute '{name}'")
 

@@ -20,8 +20,8 @@ from gantk.errors import (
     count_noun,
     doing,
     machine_failure,
-    warn_of,
 )
+from gantk.guest import Say, tell
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
@@ -39,16 +39,7 @@ BASELINES_FITTED_ON_TEST_IMAGES = (
     " here: on other images they are worse"
 )
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
-Say = Callable[[str], None]
 Progress = Callable[[float, str], None]  # (share done from 0 to 1, name of the current file)
-
-
-def tell(line: str) -> None:
-    """The `say` of functions that are given none: prints lines, but notes and warnings become
-    Python warnings, `gantk.GantkWarning`.
-    """
-    if not warn_of(line):
-        print(line)
 
 
 def run(

@@ -21,6 +21,7 @@ from gantk.errors import (
     printable,
     unforeseen,
 )
+from gantk.guest import guest
 from gantk.plugin.loader import attach_commands, load, plugin_note
 from gantk.terminal import (
     Command,
@@ -632,5 +633,6 @@ def main() -> None:
 
     open_streams()
     os.umask(os.umask(0o022) | 0o022)  # others never get the right to change what is written
-    attach_commands(cli)
-    cli.main(prog_name="gantk")
+    with guest():
+        attach_commands(cli)
+        cli.main(prog_name="gantk")

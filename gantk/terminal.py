@@ -26,6 +26,7 @@ from rich.text import Text
 
 from gantk.errors import CtrlC, printable
 from gantk.files import expect_file, write_output
+from gantk.guest import hear
 
 # the sections of `gantk --help`, in the order in which a project needs them
 SECTIONS = ("Start", "Use", "Look", "Judge", "Scale", "Share", "Extend")
@@ -199,7 +200,8 @@ def say(line: str, stderr: bool = False) -> None:
         )
         rest = rest.replace("\n", "\n" + 9 * " ")
 
-    out.print(Text.assemble((label, style), max(2, 9 - len(label)) * " ", rest))
+    gap = max(2, 9 - len(label)) * " " if rest else ""
+    out.print(Text.assemble((label, style), gap, rest))
 
 
 def complain(label: str, text: str, style: str = "bold red") -> None:
@@ -228,8 +230,9 @@ def choose_reading(question: Any) -> int:
 
 
 def warn(text: str) -> None:
-    """Print a warning on standard error."""
-    complain("warning", text)
+    """Give a warning to the `say` of the public function that runs, else print it on standard error."""
+    if not hear(f"warning  {text}"):
+        complain("warning", text)
 
 
 def table(headers: tuple[str, ...], rows: Iterable[Sequence[str | Text]]) -> Table:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from math import isfinite
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -16,6 +17,11 @@ from gantk.prepare.module import Scale
 from gantk.recipe.load import Recipe, mapping
 
 KEPT = ("domains", "fit", "augment")  # keys of [data] that apply to batches
+MAX_WHITES = 10_000  # how far from black a value may be, in distances from black to white
+
+
+class NoMoreBatches(UserError):
+    """The loader has ended, and cannot be iterated again."""
 
 
 def is_loader(data: Any) -> bool:
@@ -40,6 +46,7 @@ class Loader:
         self.batches = batches
         self.names = dict(zip(domain_letters(tuple(domains)), domains, strict=True))
         self.size = size and tuple(size)
+        self.taken = 0  # batches so far
         self._rest = iter(batches)
         self._waiting: list[Batch] = []
         self.first = self.take()
@@ -63,11 +70,12 @@ class Loader:
             self._rest = iter(self.batches)
             found = next(self._rest, None)
         if found is None:
-            raise UserError(
+            raise NoMoreBatches(
                 "there are no more batches",
                 where="data",
                 remedy="give a loader that can be iterated again, or an endless one",
             )
+        self.taken += 1
         if not isinstance(found, Mapping):
             what = f"a batch has the type {type(found).__name__}"
             raise UserError(what, where="data", allowed="a dictionary of tensors")
@@ -89,6 +97,24 @@ class Loader:
         if isinstance(tensor, Tensor):
             found = f"'{name}' of shape {tuple(tensor.shape)}"
         raise UserError(f"a batch has {found}", where="data", allowed=f"a tensor (N, C, {size}")
+
+    def expect_images(self, images: Batch, black: float, white: float) -> Batch:
+        """Return the newest batch; UserError where it is empty, or has values that are not finite or
+        far from black and white.
+        """
+        for key, each in images.items():
+            whites = float((each - black).abs().max()) / (white - black) if each.numel() else 0.0
+            if whites <= MAX_WHITES and each.numel():  # false for NaN
+                continue
+            found = f"values up to {whites:,.0f} times as far from black as white"
+            if not each.numel():
+                found = "no images"
+            elif not isfinite(whites):
+                found = "values that are not finite"
+            what = f"batch {self.taken} of the loader has {found} in '{self.names[key]}'"
+            remedy = f"scale the images: black is {black:g}, white is {white:g}"
+            raise UserError(what, where="data", remedy=remedy)
+        return images
 
     def stored(self, paired: bool) -> list[dict[str, Any]]:
         """The first batch as items that a run stores, of which it shows samples."""
@@ -130,6 +156,7 @@ class Loader:
                 f"batches are taken as they are; keys of data without use: {', '.join(unused)}"
             )
 
+        self.expect_images(self.first, units.low, units.high)
         size = list(self.size or ())
         table = {key: before[key] for key in KEPT if key in before}
         window = {"name": "window", "low": units.low, "high": units.high, "range": units.range}
@@ -158,6 +185,7 @@ class LoaderBatches(Batches):
     def __init__(self, loader: Loader, intensity: Mapping[str, IntensityMapping], like: Batches):
         super().__init__(like.sets, like.batch, like.seed, like.paired, workers=0)
         self.loader = loader
+        self.intensity = intensity
         self.scales = {letter: Scale(mapping) for letter, mapping in intensity.items()}
 
     @property
@@ -168,4 +196,6 @@ class LoaderBatches(Batches):
     def at(self, step: int) -> Batch:
         """The next batch, whatever the step is."""
         images = self.loader.take()
+        window = cast("Window", next(iter(self.intensity.values())))  # see `Loader.recipe`
+        self.loader.expect_images(images, window.low, window.high)
         return Batch({key: self.scales[key].to(each.device)(each) for key, each in images.items()})

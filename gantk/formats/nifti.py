@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ from gantk.formats.image import (
 )
 from gantk.formats.voxels import Stored, as_integers
 
-# warnings may quote a header's texts
-warnings.filterwarnings("ignore", module=r"(nibabel|pydicom)(\.|$)")
 DESCRIP_BYTES = 79  # of NIfTI's `descrip`, without the byte that ends it
 # hides what nibabel repairs in a header
 SILENT = logging.Logger("nibabel.silent", level=logging.CRITICAL + 1)

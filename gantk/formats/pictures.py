@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,6 @@ from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, label_of, zeros
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
-# A filter for the whole process, since one set and reset around each file would race between
-# threads.
-warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
 def _silence_libtiff() -> None:

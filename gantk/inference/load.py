@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
+from gantk.errors import UserError
 from gantk.inference.model import TrainedModel
 from gantk.plugin.loader import load as plugins
 from gantk.plugin.loader import registry
@@ -26,11 +27,13 @@ def load_model(
     """
     if isinstance(model, TrainedModel):
         return model
-    from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
-    if from_plugin is not None:
-        return from_plugin
+    if isinstance(model, (str, os.PathLike, Iterable)):
+        from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
+        if from_plugin is not None:
+            return from_plugin
     if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"no plugin can load {model} as one model")
+        what = f"a model of the type {type(model).__name__} cannot be loaded"
+        raise UserError(what, where="RUN", allowed="a path, a name, an address, or a list of these")
 
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from gantk.catalog.contrasts import contrast_called, known_contrast
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
+from gantk.guest import as_guest
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.notes import InputCheck, Note, check_input
@@ -173,6 +174,7 @@ class TrainedModel:
         """
         return None
 
+    @partial(as_guest, keeps_grad=True)
     def translate(
         self,
         images: Any,

@@ -23,6 +23,7 @@ from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image, Scan
+from gantk.guest import as_guest
 from gantk.inference.frame import FIT, TranslateOptions
 from gantk.inference.jobs import (
     Job,
@@ -111,6 +112,7 @@ class Translation:
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
+    @as_guest
     def path(self, source: Path | Mapping[str, Path], target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
         the paths written. A mapping holds the files of one patient by contrast.

@@ -24,6 +24,7 @@ from gantk.errors import UserError
 from gantk.files import expect_replaceable, make_folder, sha256_of, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
+from gantk.guest import as_guest
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
@@ -343,6 +344,7 @@ class Translator(TrainedModel):
         examples = Examples(lambda: self._data, letter, device, made_from, neighbours=reach)
         return self._posts(images.to(device), examples).to(images.device)
 
+    @as_guest
     def sample(
         self, n: int, seed: int = 0, label: str | None = None, post: bool = True
     ) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gantk.guest import as_guest
 from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read_results
 
@@ -25,6 +26,7 @@ class Run(RunFolder):
         t2 = run.load().translate(t1)
     """
 
+    @as_guest
     def load(self, device: str | None = None) -> TrainedModel:
         """Load the trained model: `run.load().translate(array)`. See `gantk.load`."""
         from gantk.inference.load import load_model

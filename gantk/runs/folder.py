@@ -49,6 +49,7 @@ from gantk.runs.schemas import (
     read_needed,
     read_results,
 )
+from gantk.terminal import warn
 
 # files that neither name nor show patients
 SHARED = (
@@ -279,7 +280,7 @@ class RunFolder:
         problems: list[str] = []
         lines = list(read_log(self.path, problems))
         for problem in problems:
-            _warn(problem)
+            warn(problem)
         return lines
 
     def rewind_log(self, step: int) -> float:
@@ -388,14 +389,8 @@ class RunFolder:
         try:
             return read(self.path, "usage.json", Speed) or Speed()
         except UserError as error:
-            _warn(f"time and memory used before are unknown: {error}")
+            warn(f"time and memory used before are unknown: {error}")
             return Speed()
-
-
-def _warn(what: str) -> None:
-    from gantk.terminal import say
-
-    say(f"warning  {what}", stderr=True)
 
 
 def flat(

@@ -15,9 +15,10 @@ class _Room(ModuleType):
     """This package, which can be called: `gantk.training` names it as soon as it is imported."""
 
     def __call__(self, *recipe: Any, **options: Any) -> Any:
+        from gantk.guest import as_guest
         from gantk.training.begin import training
 
-        return training(*recipe, **options)
+        return as_guest(training)(*recipe, **options)
 
 
 sys.modules[__name__].__class__ = _Room

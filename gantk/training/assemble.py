@@ -104,10 +104,9 @@ def prepare_batches(parts: Parts) -> None:
     training.
     """
     if parts.method.weighs_lesions and not parts.model.data.mask:
-        remedy = (
-            "set data.mask = true (data.source.mask names the masks), or set"
-            " method.lesion = 1.0 if the method has this option"
-        )
+        remedy = "set method.lesion = 1.0 if the method has this option"
+        if not parts.loader:  # whose batches have none
+            remedy = f"set data.mask = true (data.source.mask names the masks), or {remedy}"
         raise UserError(
             "the method needs lesion masks, but data.mask is false",
             where="data.mask",
@@ -120,6 +119,13 @@ def prepare_batches(parts: Parts) -> None:
     companions, batches.chosen = parts.runtime.from_main(
         lambda: (parts.method.companions(batches.sets), order(batches))
     )
+    if companions and parts.loader:
+        raise UserError(
+            "the method trains with matched images of the other domain, which batches of another"
+            f" program do not have ({parts.method.companions_note})",
+            where="data",
+            remedy='set method.pairs = "none" if the method has this option, or give files or arrays',
+        )
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
 

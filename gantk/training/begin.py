@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from gantk import terminal
 from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import warnings_about
 from gantk.data.description import describe as describe_data
@@ -23,6 +24,7 @@ from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, count_noun, note_in, warn_of
 from gantk.files import lock_folder
 from gantk.formats.files import listed_once
+from gantk.guest import Say, tell
 from gantk.machine.launch import Launch, launch
 from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import CheckedRecipe
 
 LOADER = "batches of another program"  # where a run's images come from, in environment.json
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Surroundings:
 
     hooks: Hooks
     listener: Say | None  # None: notes and warnings are warnings of Python
-    shown: bool  # whether the progress is printed
+    shown: bool  # whether the progress is said
     ending: ExitStack
     notes: list[str] = field(default_factory=list)  # notes and warnings so far
     main: bool = True  # only the main rank prints
@@ -109,7 +110,7 @@ def training(
 
     Example:
 
-        with gantk.training("cyclegan_t1t2", data=loader, out="runs/first") as training:
+        with gantk.training("cyclegan_t1t2_64", data=loader, out="runs/first") as training:
             for step in training:
                 if step.number % 100 == 0:
                     print(step.number, float(step.losses["generators/cycle_a"]))
@@ -127,7 +128,7 @@ def training(
         callbacks: objects with methods that are named like hooks, for this training alone:
             gantk_before_training, gantk_step_logged, gantk_images_scored, gantk_training_ended.
         say: called with each line of output. None: notes and warnings are `gantk.GantkWarning`.
-        shown: whether to print the progress.
+        shown: whether lines of the progress are said too.
 
     Returns:
         The training: see `gantk.Training`.
@@ -310,7 +311,9 @@ def _ready(
         profile,
         hooks=around.hooks,
         ending=around.ending.pop_all(),
+        say=around.say,
         shown=around.shown,
+        on_terminal=around.listener in (tell, terminal.say),
     )
     training.notes = around.notes
     return training

@@ -4,6 +4,7 @@ validation score. Losses are in the run's log and report.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from gantk.errors import printable
+from gantk.guest import Say, tell
 from gantk.metrics.names import short_metric_name, title_of
 from gantk.runs.results import Score
 from gantk.terminal import duration
@@ -30,9 +32,11 @@ class LiveView:
 
     Args:
         total_steps: the length of the whole training.
-        console: where to write; None: standard output.
+        say: hears all lines; not while there is a bar.
+        console: where the bar is; None: standard output.
         clock: returns seconds.
-        shown: False on ranks that do not print.
+        shown: whether the progress is among the lines.
+        on_terminal: whether `say` prints on standard output, where the progress may be a bar.
         domains: names of the domains, for the titles of scores.
 
     Attributes:
@@ -42,11 +46,15 @@ class LiveView:
     def __init__(
         self,
         total_steps: int,
+        say: Say = tell,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
         shown: bool = True,
+        on_terminal: bool = True,
         domains: Sequence[str] = (),
     ):
+        self.say = say
+        self.on_terminal = on_terminal
         self.console = console or Console()
         self.shown = shown
         self.clock = clock
@@ -54,7 +62,7 @@ class LiveView:
         self.domains = domains
         unwanted = os.environ.get("NO_COLOR") or os.environ.get("CI")
         is_live = self.console.is_terminal and not self.console.is_dumb_terminal
-        self.plain = bool(unwanted) or not is_live or not shown
+        self.plain = bool(unwanted) or not is_live or not (shown and on_terminal)
         self.write_error: OSError | None = None
         self._facts: dict[str, str] = {}  # busy, score and speed, as texts
         self._scores: Mapping[str, float] = {}  # of the last validation, by direction
@@ -126,17 +134,19 @@ class LiveView:
             self._print_line()
 
     def print(self, *lines: str, style: str = "") -> None:
-        """Print lines above the bar, markup unread."""
+        """Say lines, or print them above the bar, markup unread."""
         try:
-            for line in map(printable, lines if self.shown else ()):
+            for line in map(printable, lines):
                 if self.plain:
-                    print(line, file=self.console.file, flush=True)
+                    self.say(line)
                 else:
                     self.console.print(Text(line, style=style))
-        except OSError as error:
-            self.write_error = error
+        except (OSError, SystemExit) as error:  # rich exits where a pipe is closed
+            closed = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            self.write_error = error if isinstance(error, OSError) else closed
             with suppress(OSError):  # discards what is still buffered
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
+                if self.on_terminal:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.file.fileno())
 
     def line(self) -> str:
         """Step, remaining time at the speed of the last minute, current work, score and speed."""
@@ -157,4 +167,5 @@ class LiveView:
 
     def _print_line(self) -> None:
         self._printed = self.clock()
-        self.print(self.line())
+        if self.shown:
+            self.print(self.line())

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.data.augment import augment_batch, hide_contrasts
+from gantk.data.loader import NoMoreBatches
 from gantk.errors import (
     FailedOnOtherRank,
     Interrupted,
@@ -28,6 +29,7 @@ from gantk.errors import (
     one_line,
 )
 from gantk.files import expect_inside, make_folder, whole_folder
+from gantk.guest import Say, as_guest, each_as_guest, give_warning
 from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.samples import Samples, alarms
@@ -96,7 +98,9 @@ class Training:
         *,
         hooks: Hooks | None = None,
         ending: ExitStack | None = None,  # closed at the end
-        shown: bool = False,  # whether the progress is printed
+        say: Say = give_warning,  # hears all lines
+        shown: bool = False,  # whether lines of the progress are among them
+        on_terminal: bool = False,  # whether `say` prints on the terminal, where progress is a bar
     ):
         self.parts = parts
         self._run = run
@@ -104,7 +108,9 @@ class Training:
         self.hooks = hooks or Hooks()
         self.notes: list[str] = []  # notes and warnings about the recipe and its data
         self._ending = ending or ExitStack()
+        self._say = say
         self._shown = shown and parts.runtime.main
+        self._on_terminal = on_terminal
         self._stops: list[int] = []  # not empty: the training is to stop after this step
         self.was_stopped = False  # before its last step; it can be continued
         self.engine = parts.engine
@@ -144,11 +150,15 @@ class Training:
     def __enter__(self) -> Training:
         return self
 
+    @as_guest
     def __exit__(self, *error: Any) -> bool | None:
         return self._ending.__exit__(*error)
 
     def __iter__(self) -> Iterator[Step]:
         """Run the remaining steps, and write what is due after each."""
+        return each_as_guest(self._steps(), self._say)
+
+    def _steps(self) -> Generator[Step, None, None]:
         if self.runtime.main:
             self._choose_among_earlier_saves()
 
@@ -165,7 +175,7 @@ class Training:
 
             tracing.enter_context(traced)
             self._clock_start = time.perf_counter()
-            for stage, batch, losses in self.engine.fit(self.batch_at):
+            for stage, batch, losses in self._fit(view):
                 view.step(self.engine.step)
                 due = self._due()
                 ended = False
@@ -183,10 +193,29 @@ class Training:
                             self._save(view)
                     return
 
+    def _fit(self, view: LiveView) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
+        """Run the steps of the engine; where the loader of another program ends early, they are
+        saved, and the UserError says how to continue.
+        """
+        try:
+            yield from self.engine.fit(self.batch_at)
+        except NoMoreBatches:
+            step = self.engine.step
+            if not step or self.runtime.world > 1:
+                raise
+            self.was_stopped = True
+            if step not in self.run.steps:
+                self._save(view)
+            what = f"the loader ended after step {step} of {self.engine.steps}; they are saved"
+            remedy = f"continue with gantk.training({str(self.run.path)!r}, data=LOADER)"
+            raise UserError(what, where="data", remedy=remedy) from None
+
     def _new_view(self) -> LiveView:
         return LiveView(
             self.engine.steps,
+            self._say,
             shown=self._shown,
+            on_terminal=self._on_terminal,
             domains=self.parts.model.data.domains,
         )
 
@@ -194,12 +223,14 @@ class Training:
         """Let the loop end after this step, with a checkpoint."""
         self._stops.append(0)
 
+    @as_guest
     def save(self) -> Path:
         """Write a checkpoint, and return its folder; `gantk.load` opens it."""
         if self.engine.step not in self.run.steps:
             self._save(self._view)
         return self.run.latest()
 
+    @as_guest
     def fit(self) -> None:
         """Run the remaining steps. Ctrl-C finishes the step, saves, and raises Interrupted."""
         with stop_on_ctrl_c() as self._stops:

@@ -16,6 +16,7 @@ from gantk.plugin.public import PUBLIC_MODULES
 # from the bottom to the top; CONTRIBUTING.md draws them
 ROOMS = (
     "errors",
+    "guest",
     "files",
     "downloads",
     "hub",

@@ -53,15 +53,16 @@ def test_the_live_line_says_what_is_done_and_what_is_left():
 
 def test_plain_lines_come_once_a_minute_and_at_the_end():
     now = [0.0]
-    file = io.StringIO()
-    with LiveView(300, console=Console(file=file), clock=lambda: now[0]) as view:
+    said: list[str] = []
+    with LiveView(
+        300, said.append, console=Console(file=io.StringIO()), clock=lambda: now[0]
+    ) as view:
         for step in range(1, 301):
             now[0] += 0.5
             view.step(step)
 
-    steps = [line.split()[1] for line in file.getvalue().splitlines()]
-    assert steps == ["120/300", "240/300", "300/300"]
-    assert "\x1b" not in file.getvalue()
+    assert [line.split()[1] for line in said] == ["120/300", "240/300", "300/300"]
+    assert "\x1b" not in "".join(said)
 
 
 # ---- trackers: each number once, in however many sittings the training was done
