@@ -5,7 +5,7 @@ stands beside it.
 import pytest
 
 from gantk.recipe.load import load_recipe, resolved
-from gantk.recipe.published import changes_of_file, published_system
+from gantk.recipe.published import changes_of_file, departures, published_system
 from gantk_bench.plan import Options, jobs_for
 from gantk_bench.suite import Suite
 
@@ -48,6 +48,31 @@ KEPT = [  # what the report leaves open, and what makes no other system
     ("cyclegan_t1t2_64", ["train.optimizer.betas=[0.5, 0.99]", 'data.augment=["vflip"]']),
     ("pix2pix_tumour", ["method.l1=10.0", "method.noise=3", "data.intensity.high=99.0"]),
 ]
+
+
+STATED = [  # what a report states, what a recipe has, and what it is then said to have; None: the same
+    ("unet", {"name": "unet", "width": 4}, None),
+    ("unet", {"name": "resnet"}, {"name": "resnet"}),
+    (
+        [{"name": "affine", "p": 0.5}],
+        [{"name": "affine", "p": 0.8}],
+        [{"name": "affine", "p": 0.8}],
+    ),
+    ([{"name": "affine"}], [{"name": "affine", "p": 0.8}], None),
+    (["hflip", "open"], ["hflip", {"name": "affine", "p": 0.8}], None),
+    (["hflip", "open"], ["hflip"], ["hflip"]),
+    (["hflip"], ["vflip"], ["vflip"]),
+    ("on", 5.0, None),
+    ("on", 0.0, 0.0),
+    ("on", [], []),
+    (0.0, 5.0, 5.0),
+]
+
+
+@pytest.mark.parametrize(("stated", "here", "said"), STATED)
+def test_a_value_agrees_with_what_is_stated_of_it(stated, here, said):
+    found = departures({"method": {"key": stated}}, {"method": {"key": here}})
+    assert found == ({} if said is None else {"method.key": (stated, said)})
 
 
 def system_of(name, settings):
