@@ -63,7 +63,11 @@ METHODS: dict[str, list[dict]] = {
         {"width": 4, "latent": 8},
         AUGMENTED | {"width": 4, "latent": 8, "plain": True, "gamma_end": 0.2, "conditional": True},
     ],
-    "reggan": [{}, {"edges": 1.0, "adversarial": "wgan_gp"}, {"gan": 0.0}],
+    "reggan": [
+        {"refine": 2},
+        {"refine": 2, "edges": 1.0, "adversarial": "wgan_gp"},
+        {"refine": 2, "gan": 0.0},
+    ],
     "regression": [{}, {"both": True}],
     "spade": [
         SPADE,

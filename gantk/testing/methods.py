@@ -103,23 +103,25 @@ class MethodContract(Contract):
         check_networks(method)
         assert method.phases(), "a method needs at least one phase"
 
-    @pytest.mark.parametrize(("precision", "count"), [("fp32", 1), ("bf16", 3)])
-    def test_losses_are_finite_numbers_with_names_whatever_the_batch(self, d, precision, count):
-        method = self.build(d)
-        steps = max(2, len(method.stages(1000)))  # two, and one of every stage
-        engine = self.engine(method, precision=precision, steps=steps)
+    def test_losses_are_finite_numbers_with_names_whatever_the_batch(self, d):
+        batches = [("fp32", 1), ("bf16", 3)] if d == 2 else [("bf16", 1)]  # other tests have fp32
+        for precision, count in batches:
+            method = self.build(d)
+            steps = max(2, len(method.stages(1000)))  # two, and one of every stage
+            engine = self.engine(method, precision=precision, steps=steps)
 
-        def batch_at(step: int, stage: Stage) -> Batch:
-            return self.batch_at(method, step, stage.size, count)
+            def batch_at(step: int, stage: Stage, method=method, count=count) -> Batch:
+                return self.batch_at(method, step, stage.size, count)
 
-        for _, _, losses in engine.fit(batch_at):
-            assert losses
-            for name, loss in losses.items():
-                assert loss.shape == (), f"'{name}' is not one number"
-                assert torch.isfinite(loss), f"'{name}' is {float(loss)} at step {engine.step}"
+            for _, _, losses in engine.fit(batch_at):
+                assert losses
+                for name, loss in losses.items():
+                    where = f"at step {engine.step} in {precision} with a batch of {count}"
+                    assert loss.shape == (), f"'{name}' is not one number"
+                    assert torch.isfinite(loss), f"'{name}' is {float(loss)} {where}"
 
-        for images in self._products(method):
-            assert torch.isfinite(images).all()
+            for images in self._products(method):
+                assert torch.isfinite(images).all()
 
     def test_translation_can_be_exported(self, d):
         method = self.build(d).eval().requires_grad_(False)

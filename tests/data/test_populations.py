@@ -18,7 +18,7 @@ def tree(tmp_path):
 
     def make(thickness):
         for (person, domain), step in thickness.items():
-            voxels = np.random.default_rng(hash(person) % 99).random((16, 16, 12)) * 900
+            voxels = np.random.default_rng(int(person[1:])).random((16, 16, 12)) * 900
             path = tmp_path / person / f"{domain}.nii"
             path.parent.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([1, 1, step, 1])), path)

@@ -185,10 +185,13 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     assert [line | clock for line in run.log] == [line | clock for line in left.log]
 
 
-@pytest.fixture
-def stopped_run(tiny_recipe, tmp_path):
-    """A run of 40 steps that saves every second and stopped, as no save was better than the first."""
-    tiny_recipe["train"] |= {
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    """A run of 40 steps that saves every second and stopped, as no save was better than the first:
+    only to be read.
+    """
+    recipe = copy.deepcopy(TINY)
+    recipe["train"] |= {
         "steps": 40,
         "save_every": 2,
         "log_every": 4,
@@ -197,7 +200,7 @@ def stopped_run(tiny_recipe, tmp_path):
         "ema": 0.0,
         "optimizer": {"name": "adam", "lr": 0.0},
     }
-    return gantk.run(tiny_recipe, out=tmp_path / "run", **QUIET)
+    return gantk.run(recipe, out=tmp_path_factory.mktemp("stopped") / "run", **QUIET)
 
 
 def stops_of(run) -> list[LogLine]:
@@ -219,8 +222,8 @@ def test_patience_ends_a_training(stopped_run):
 
 @pytest.mark.quick_cases("finished")
 @pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed before"])
-def test_a_resume_agrees_that_patience_has_ended(stopped_run, killed):
-    run = stopped_run
+def test_a_resume_agrees_that_patience_has_ended(stopped_run, tmp_path, killed):
+    run = gantk.Run(shutil.copytree(stopped_run.path, tmp_path / "run"))
     stops = stops_of(run)
     weights = (run.latest() / "weights.safetensors").read_bytes()
     if killed:

@@ -15,7 +15,7 @@ from gantk.plugin.spec import bind_or_raise
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.search import edges, find_field, warp
 
-METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN}
+METHOD = {"name": "reggan", "generator": UNET, "discriminator": PATCHGAN, "refine": 2}
 PHANTOM = {"name": "phantom", "subjects": 6, "slices": 2}
 HEALTH = ("healthy", "tumour")
 
