@@ -21,7 +21,10 @@ from pathlib import Path
 
 import pytest
 from packages import put_distribution
-from tiny import ROOT, TINY, Outcome, draw_pictures, write_toml
+
+# `tiny` is imported where it is used: with it comes torch, which takes seconds, and the process
+# that hands out the tests to others runs none.
+ROOT = Path(__file__).resolve().parent.parent
 
 # while tests are imported, of which nothing is garbage: searching it took a quarter of that time
 gc.disable()
@@ -69,12 +72,16 @@ def tiny_recipe() -> dict:
     """The tables of a recipe that trains in about a second: phantom at 32 px, 6 subjects, networks
     of width 4.
     """
+    from tiny import TINY
+
     return copy.deepcopy(TINY)
 
 
 @pytest.fixture
 def tiny_file(tmp_path, tiny_recipe) -> Path:
     """The tiny recipe as a file."""
+    from tiny import write_toml
+
     return write_toml(tmp_path / "tiny.toml", tiny_recipe)
 
 
@@ -83,6 +90,8 @@ def tiny_run(tmp_path_factory) -> Path:
     """The finished run of the tiny recipe, shared by all tests: only to be read. `copied_run` is
     one to change.
     """
+    from tiny import TINY
+
     import gantk
 
     folder = tmp_path_factory.mktemp("shared") / "run"
@@ -99,6 +108,8 @@ def copied_run(tiny_run, tmp_path) -> Path:
 @pytest.fixture
 def pictures():
     """`pictures(folder, count)` draws PNG pictures of seeded blobs, no two alike."""
+    from tiny import draw_pictures
+
     return draw_pictures
 
 
@@ -108,6 +119,7 @@ def gantk(monkeypatch):
     raised.
     """
     from click.testing import CliRunner
+    from tiny import Outcome
 
     from gantk.cli import attach_commands, cli
 

@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import python
 
 
 def install(source: Path, target: Path, work: Path) -> None:
     """Build and install the package at `source` into the folder `target`; a copy below `work` is
     what pip writes to.
     """
+    from tiny import python  # see conftest.py
+
     pytest.importorskip("pip", reason="needs pip in this environment")
     pytest.importorskip("hatchling", reason="needs hatchling: pip install gantk[dev]")
     copy = work / f"{source.name}-source"
