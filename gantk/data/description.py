@@ -22,9 +22,9 @@ def describe(data: Data) -> list[str]:
         f"{unmasked} of {trained} training images have no lesion mask; all their pixels count as"
         " outside of lesions"
     )
+    layout = source_fact(data.source, "layout_in_words")
     lines = [
-        ("found", data.images_in_words),
-        ("layout", source_fact(data.source, "layout_in_words")),
+        ("layout", layout) if layout else ("found", data.images_in_words),
         ("data", _counts(data)),
         ("split", data.split_description),
         ("held out", data.splits.held_out),

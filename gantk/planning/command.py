@@ -59,4 +59,5 @@ def plan_command(scans, out, overwrite, **options) -> None:
     for line in text.split("\n\n")[0].splitlines()[1:]:
         say(line.removeprefix("# "))
 
-    say(f"written  {out}; read it, change it, then run: gantk run {argument(out)}")
+    say(f"written  {out}, with a reason on each line")
+    say(f"next     gantk run {argument(out)}")

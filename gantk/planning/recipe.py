@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.question import as_setting
+from gantk.data.check.check import main_lines
 from gantk.errors import UserError, count_noun
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
@@ -361,7 +362,7 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
 
 def _text(seen: Scans, lines: Lines, hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
-    summary = seen.report["summary"].items()
+    summary = main_lines(seen.report["summary"]).items()
     facts = {key: text for key, text in summary if key not in FACTS_OF_SPLIT}
     if "split" in facts:
         facts["split"] = lines["data.split"][1]
@@ -369,7 +370,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
-        out += _comment(f"{key:9} {text}")
+        out += _comment(f"{key:8} {text}")
     for line in _problem_lines(seen):
         out += _comment(line)
 
@@ -392,7 +393,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
 def _problem_lines(seen: Scans) -> Iterator[str]:
     """What `data check` found, without what the recipe solves; of notes, how scans were understood."""
     for problem in seen.report["problems"]:
-        label = f"{problem['severity']:9} {problem['what']}"
+        label = f"{problem['severity']:8} {problem['what']}"
         if problem["kind"] in TOLD_NOTES and problem["remedy"]:
             yield f"{label}; {problem['remedy']}"
         elif problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:

@@ -90,7 +90,10 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
 
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
-    assert f"split {found}; 10 test patients are needed, {sets.split()[-3]} will be" in said
+    assert (
+        f"split {found}; 10 test patients are needed to tell a gain from chance, {sets.split()[-3]} will be"
+        in said
+    )
     assert "for k in 0 1" in said
 
 
@@ -146,7 +149,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
 def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
     texts = [plan(pictures(tmp_path), hours=hours) for hours in (0.01, 10)]
     short, long = map(tomllib.loads, texts)
-    assert re.search("# method    regression: .* only an L1 loss", texts[0].replace("\n#  ", ""))
+    assert re.search("# method   regression: .* only an L1 loss", texts[0].replace("\n#  ", ""))
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
     assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 

@@ -492,6 +492,14 @@ def _result_of_use(found: Examination, usage: Study) -> dict[str, Any]:
     }
 
 
+def main_lines(summary: Mapping[str, str]) -> dict[str, str]:
+    """The lines of a summary that say everything once: the first line has sizes, types and spacings
+    of the files, and that of the domains counts patients.
+    """
+    details = ("size", "type", "spacing", "source", "patients")
+    return {topic: text for topic, text in summary.items() if topic not in details}
+
+
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
     """Topic -> a line of text: the files, and their sizes, types and spacings."""
     readable = [item.facts for item in items if item.error is None]

@@ -4,10 +4,8 @@ import sys
 
 import click
 
-from gantk.errors import count_noun
+from gantk.errors import argument, count_noun
 from gantk.terminal import Command, json_option, layout_option, write_json
-
-DETAILS = ("size", "type", "spacing", "source", "patients")  # topics for --verbose
 
 
 @click.command(
@@ -50,7 +48,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     An error would stop a training, and the exit code is 1. A warning would spoil its scores. --table writes a CSV of the images.
     Complete it, then train from it: gantk run RECIPE --data FILE.
     """
-    from gantk.data.check.check import check
+    from gantk.data.check.check import check, main_lines
     from gantk.data.check.findings import line_of
     from gantk.terminal import console, progress_bar, say, styled
 
@@ -58,9 +56,9 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         result = check(path, **options, overwrite=overwrite, progress=progress)
 
     if json_file != "-":
-        for name, value in result["summary"].items():
-            if verbose or name not in DETAILS:
-                say(f"{name}  {value}")
+        summary = result["summary"]
+        for name, value in (summary if verbose else main_lines(summary)).items():
+            say(f"{name:8} {value}")
 
         notes = [each for each in result["problems"] if each["severity"] == "note"]
         spoiling = [each for each in result["problems"] if each not in notes]
@@ -73,6 +71,8 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
             console().print(styled("no problems found", "green"))
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
+        if not any(problem["severity"] == "error" for problem in spoiling):
+            say(f"next     gantk plan {argument(path)}")
 
     write_json(json_file, result, overwrite)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)

@@ -16,7 +16,7 @@ from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.data.preparation import Record, patients_of
 from gantk.data.split import near_duplicates
 from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
-from gantk.data.test_size import SIGNIFICANCE, needed_patients
+from gantk.data.test_size import needed_patients
 from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural
@@ -644,10 +644,8 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     patients = patients_of(splits.get("test", ()))
     if not patients or len(patients) >= needed_patients():
         return ""
-    return (
-        f"{needed_patients()} test patients are needed, {len(patients)} will be tested: with fewer not"
-        f" every difference from a baseline can be significant (p < {SIGNIFICANCE})"
-    )
+    needed = f"{needed_patients()} test patients are needed to tell a gain from chance"
+    return f"{needed}, {len(patients)} will be tested"
 
 
 def consequences(
