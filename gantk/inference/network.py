@@ -41,8 +41,10 @@ class Network(nn.Module):
             hook.remove()
 
         for name in {name for name, _ in parts} - used:
-            # still an attribute, but no longer a submodule
-            vars(self.method)[name] = self.method._modules.pop(name)
+            unused = getattr(self.method, name)
+            delattr(self.method, name)
+            # an attribute, but no submodule: the method may read it without running it
+            object.__setattr__(self.method, name, unused)
 
     def forward(self, image: Tensor) -> Tensor:
         try:
