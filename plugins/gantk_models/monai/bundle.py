@@ -86,19 +86,12 @@ def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     check_networks(direction.network.method, size)
     larger, _ = pad_to_size(torch.from_numpy(direction.images), size)
     direction.images = larger.numpy()
-    for count in (2, 1):  # a network may trace only with a batch of one
-        try:
-            plain = trace_network(direction.network, torch.from_numpy(direction.images[:count]))
-            parity = direction.compare_outputs(
-                answers(load_torchscript(torchscript_bytes(plain))), "TorchScript"
-            )
-            break
-        except Exception as error:  # tracing can raise any exception of the network's code
-            if count == 1 or isinstance(error, OSError):
-                raise
+    traced = trace_network(direction.network, larger[:1])
+    copy = load_torchscript(torchscript_bytes(traced))
+    parity = direction.compare_outputs(answers(copy), "TorchScript")
 
     pipeline = translator.pipelines[direction.letter]
-    module: nn.Module = Prepared(pipeline.preparation(pipeline.source), plain)
+    module: nn.Module = Prepared(pipeline.preparation(pipeline.source), traced)
     if frame.neighbours:
         module = Stacked(module, frame.neighbours, translator.recipe.translate.batch)
 

@@ -13,20 +13,17 @@ from torch import Tensor, nn
 from gantk.prepare.module import neighbour_places
 
 
-class Plain(nn.Module):
-    """The traced network, for images of the size at which it was traced: (N, C, *size) to (N, D,
-    *size).
+class OneByOne(nn.Module):
+    """The traced network, which runs images of the size at which it was traced one by one: (N, C,
+    *size) to (N, D, *size).
     """
 
-    def __init__(self, network: nn.Module, any_batch: bool):
+    def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self.any_batch = any_batch
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.any_batch or image.shape[0] == 1:
-            return self.network(image)
-        return torch.cat([self.network(image[i : i + 1]) for i in range(image.shape[0])])
+        return torch.cat([self.network(each) for each in image.split(1)])
 
 
 class Stacked(nn.Module):
@@ -56,17 +53,12 @@ class Stacked(nn.Module):
         return torch.stack(volumes)
 
 
-def trace_network(network: nn.Module, example: Tensor) -> Plain:
-    """Trace a network at the example's image size; if the example is a single image, images run one
-    by one.
-    """
-    several = len(example) > 1
-    batch = {0: torch.export.Dim("batch", min=1, max=4096)} if several else {}
+def trace_network(network: nn.Module, example: Tensor) -> OneByOne:
+    """Trace a network on one image, (1, C, *size)."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        exported = torch.export.export(network, (example,), dynamic_shapes=(batch,), strict=False)
-        traced = torch.jit.trace(exported.module(), (example,), check_trace=False)
-        return Plain(traced, several)
+        plain = torch.export.export(network, (example,), strict=False).module()
+        return OneByOne(torch.jit.trace(plain, (example,), check_trace=False))
 
 
 def torchscript_bytes(network: nn.Module) -> bytes:
