@@ -29,6 +29,7 @@ class MadeOf:
     score: Score | None = None  # the PSNR of such images on held-out patients; None if unknown
     is_uncertainty: bool = False  # whether the image is a map of the uncertainty
     said: tuple[Note, ...] = ()  # about the result
+    shows_skull: bool | None = None  # whether the input does; None if unknown
 
     @property
     def shown(self) -> str:

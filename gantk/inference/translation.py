@@ -65,7 +65,6 @@ class ResultFile(NamedTuple):
     path: Path
     image: Image
     made_of: MadeOf
-    shows_skull: bool | None  # the image that it is made of
 
 
 @dataclass
@@ -136,7 +135,6 @@ class Translation:
                 for paths in outcomes.values():
                     self.format.taken.update(paths or ())
 
-            self._leave_out_shared_sidecars(jobs)
             self._expect_own_names(jobs)
             for job in new:
                 paths = [output.path for output in job.outputs]
@@ -295,10 +293,7 @@ class Translation:
                     line = f"{name} is there, but is made from the others, because --to asks for it"
                     self.notes["note", line].append(job.name)
 
-            if is_file:
-                outputs = self.outputs_at(target, names)
-            else:
-                outputs = self._outputs_in(target, job, names)
+            outputs = self.outputs_of(job, target, names, is_file=is_file)
             made.append(replace(job, outputs=outputs))
 
         if complete and not made:
@@ -308,22 +303,26 @@ class Translation:
             self.say(f"note     left out, because no contrast is missing{listed}")
         return made
 
-    def outputs_at(self, target: Path, names: Sequence[str]) -> tuple[Output, ...]:
-        """The results of these contrasts at the file `target`; of several one beside it for each."""
-        if len(names) == 1:
-            return self._outputs({names[0]: target})
-        return self._outputs({name: with_tail(target, f"_{name}") for name in names})
+    def outputs_of(
+        self, job: Job, target: Path, contrasts: Sequence[str], *, is_file: bool = False
+    ) -> tuple[Output, ...]:
+        """The results of a job: one for each contrast that is made, and for each variant or map.
 
-    def _outputs_in(self, folder: Path, job: Job, names: Sequence[str]) -> tuple[Output, ...]:
-        """The results of a job in a folder, named after their contrasts."""
-        if self._is_one_image(job):
-            paths = result_paths(folder, job.name, names)
+        In the file `target`, or where several contrasts are made in one beside it for each; or in
+        the folder `target`, named after the input.
+        """
+        if is_file:
+            several = len(contrasts) > 1
+            paths = {
+                name: with_tail(target, f"_{name}") if several else target for name in contrasts
+            }
         else:
-            paths = {name: folder / job.place / job.result_name(name) for name in names}
-        return self._outputs({name: with_suffix(path, self.suffix) for name, path in paths.items()})
+            if self._is_one_image(job):
+                paths = result_paths(target, job.name, contrasts)
+            else:
+                paths = {name: target / job.place / job.result_name(name) for name in contrasts}
+            paths = {name: with_suffix(path, self.suffix) for name, path in paths.items()}
 
-    def _outputs(self, paths: Mapping[str, Path]) -> tuple[Output, ...]:
-        """The results of a job, with the path of each contrast."""
         return tuple(
             Output(with_tail(path, tail), contrast, tail)
             for tail in self.options.tails
@@ -371,21 +370,26 @@ class Translation:
         """Say what was written and return it; the first error is raised, or one that counts those of
         a folder.
         """
-        failed: dict[Job, Exception] = {}
-        written: list[Path] = []
-        for job, outcome in outcomes.items():
-            if not isinstance(outcome, Exception):
-                written += outcome
-            elif folder:
-                failed[job] = outcome
-            else:
-                raise outcome
+        errors = {job: found for job, found in outcomes.items() if isinstance(found, Exception)}
+        if errors and not folder:
+            raise next(iter(errors.values()))
+        written = [path for job in outcomes if job not in errors for path in outcomes[job]]
 
         self.progress(1.0, "")
-        self._say_results(written, folder, len(outcomes), done_before)
-        if failed:
-            raise self._failure(failed, len(outcomes))
+        self._say_notes()
+        if line := self.format.clipped_line():
+            self.say(line)
+        if folder:
+            line = f"written  {count_noun(written, 'file')} to {folder}"
+            if done_before:
+                line += f"; {done_before} of {len(outcomes)} inputs were already translated"
+            self.say(line)
+        else:
+            for path in written:
+                self.say(f"written  {path}")
 
+        if errors:
+            raise self._failure(errors, len(outcomes))
         return written
 
     @cached_property
@@ -414,18 +418,18 @@ class Translation:
         for place in places:
             sweep(place)
 
-    def _leave_out_shared_sidecars(self, jobs: Sequence[Job]) -> None:
-        """Write no JSON file that would describe several results, as of `p1.nii.gz` and `p1.nrrd`."""
-        counts = Counter(sidecar for job in jobs for sidecar in self._sidecars_of(job))
-        self.shared_sidecars = {path for path, count in counts.items() if count > 1}
+    def _expect_own_names(self, jobs: Sequence[Job]) -> None:
+        """UserError where two results would have one name, or one that of an input. A JSON file that
+        would describe several results, as of `p1.nii.gz` and `p1.nrrd`, is not written.
+        """
+        sidecars = Counter(sidecar for job in jobs for sidecar in self._sidecars_of(job))
+        self.shared_sidecars = {path for path, count in sidecars.items() if count > 1}
         if self.shared_sidecars:
             names = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
             self.say(f"note     not written, because several results would share it: {names}")
 
-    def _expect_own_names(self, jobs: Sequence[Job]) -> None:
-        """UserError where two results would have one name, or one that of an input."""
         paths = Counter(output.path for job in jobs for output in job.outputs)
-        paths.update(sidecar for job in jobs for sidecar in self._sidecars_of(job))
+        paths.update(sidecars.keys() - self.shared_sidecars)
         for path, count in paths.items():
             if count > 1:
                 what = f"{count} images would be written to the same file '{path.name}'"
@@ -457,26 +461,6 @@ class Translation:
             listed = _image_list(names, self.count, noun) if self.count > 1 else ""
             self.say(f"{kind:9}{line}{listed}")
         self.notes.clear()
-
-    def _say_results(
-        self, written: Sequence[Path], folder: Path | None, count: int, done_before: int
-    ) -> None:
-        """Say notes, what was clipped, and what was written for `count` inputs."""
-        self._say_notes()
-
-        if line := self.format.clipped_line():
-            self.say(line)
-
-        if folder is None:
-            for path in written:
-                self.say(f"written  {path}")
-            return
-
-        line = f"written  {count_noun(written, 'file')} to {folder}"
-        if done_before:
-            line += f"; {done_before} of {count} inputs were already translated"
-
-        self.say(line)
 
     def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
         """One error for all inputs, of `count`, that could not be translated."""
@@ -512,8 +496,8 @@ class Translation:
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
 
-                    self._report(job.name, done_before + number, total, 0, 1)
                     report = partial(self._report, job.name, done_before + number, total)
+                    report(0, 1)
                     made = self.model(read.image, self.to, self._options_of(job), report)
                     results = self._as_files(job, read, made)
                     del read, made  # the input takes no memory while its result is written
@@ -650,16 +634,16 @@ class Translation:
         image = replace(result, pixels=pixels, notes=made_of.lines())
         path, fitted, notes = self.format.fit(output.path, image, job.files[0])
         self._keep_notes(job, notes)
-        return ResultFile(path, fitted, made_of, read.shows_skull)
+        return ResultFile(path, fitted, made_of)
 
     def _write_file(self, job: Job, result: ResultFile) -> None:
         """Write one result and the JSON file beside it; a plugin that names results is told."""
-        path, image, made_of, skull = result
+        path, image, made_of = result
         make_folder(path.parent)
         sources = [job.scans[name].path for name in made_of.given]
         content = None
         if self._has_sidecar(path):
-            content = self._sidecar(job, path, sources, made_of, skull)
+            content = self._sidecar(job, path, sources, made_of)
             if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
                 files.sidecar_of(path).unlink(missing_ok=True)
 
@@ -681,22 +665,18 @@ class Translation:
             score=None if is_uncertainty else self.model.case_score(names, contrast),
             is_uncertainty=is_uncertainty,
             said=tuple(said),
+            shows_skull=read.shows_skull,
         )
 
     def _sidecar(
-        self,
-        job: Job,
-        path: Path,
-        sources: Sequence[Path],
-        made_of: MadeOf,
-        skull: bool | None,
+        self, job: Job, path: Path, sources: Sequence[Path], made_of: MadeOf
     ) -> dict[str, Any]:
         """The JSON file beside a result."""
         if not self.layout:
             return made_of.content(path, sources)
         facts = made_of.facts()
-        if skull is not None:
-            facts["SkullStripped"] = not skull
+        if made_of.shows_skull is not None:
+            facts["SkullStripped"] = not made_of.shows_skull
         scans = job.scans  # one of them has the grid of the results, see `stack_on_one_grid`
         onto = known_contrast(self.options.onto, scans) if self.options.onto else None
         return self.layout.describe(facts, sources, scans[onto or next(iter(scans))].path)

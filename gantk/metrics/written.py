@@ -194,11 +194,11 @@ class WrittenTranslations:
             # a file of a series' format may hold several slices
             name = present.path.name if is_image(present.path) else "series"
             target = Path(folder) / name
-            outputs = translation.outputs_at(target, translation.outputs)
+            job = Job(present.name, {name: [scan] for name, scan in scans.items()})
+            outputs = translation.outputs_of(job, target, translation.outputs, is_file=True)
             # as of a folder: .tif where PNG cannot hold the values
             translation.format.taken = {output.path for output in outputs}
-            candidates = {name: [scan] for name, scan in scans.items()}
-            job = Job(present.name, candidates, outputs)
+            job = replace(job, outputs=outputs)
             outcome = translation.translate_jobs([job])[job]
             if isinstance(outcome, NotFinite):
                 return None
