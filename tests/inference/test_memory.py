@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import PATCHGAN, TINY, UNET, draw_pictures, small_run
+from tiny import PATCHGAN, TINY, UNET, draw_pictures, small_run, train_without_scores
 
 import gantk as toolkit
 from gantk.errors import UserError
@@ -250,9 +250,11 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
         for k, path in enumerate(draw_pictures(tmp_path / name, 18, seed=seed)):
             rows.append({"path": path, "domain": name, "patient": k // 3})
 
-    _, said = runs_on(rows, tmp_path / "table")
-
-    assert "by patient" in said
+    lines = []
+    train_without_scores(
+        TINY, tmp_path / "table", data=rows, set={"train.steps": 1}, say=lines.append
+    )
+    assert "by patient" in "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -298,10 +300,8 @@ def test_settings_are_given_as_a_mapping_of_pythons_values(tmp_path):
         "train.optimizer.lr": 1e-3,
         "data.patch": None,
     }
-    run = toolkit.run(
-        copy.deepcopy(TINY), out=tmp_path / "run", device="cpu", set=asked, say=lambda line: None
-    )
-    tables = run.recipe().tables
+    run = train_without_scores(TINY, tmp_path / "run", set=asked)
+    tables = toolkit.Run(run).recipe().tables
 
     assert tables["train"]["steps"] == 0
     assert tables["data"]["size"] == [16, 16]

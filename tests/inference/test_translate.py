@@ -14,7 +14,7 @@ import pytest
 import torch
 from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
-from tiny import PATCHGAN, UNET, read_json, small_run, write_json
+from tiny import PATCHGAN, UNET, read_json, small_run, train_without_scores, write_json
 
 import gantk as toolkit
 from gantk.data.look import QUANTILE_COUNT
@@ -462,8 +462,7 @@ FOLDED = {
 def test_folds_are_one_model_however_they_are_named(scan, tmp_path):
     for fold in range(2):
         one_fold = {"data.split.folds": 3, "data.split.fold": fold}
-        options = {"device": "cpu", "say": lambda line: None}
-        toolkit.run(FOLDED, set=one_fold, out=tmp_path / f"cv/fold-{fold}", **options)
+        train_without_scores(FOLDED, tmp_path / f"cv/fold-{fold}", set=one_fold)
 
     names = [str(tmp_path / "cv/fold-*"), [tmp_path / f"cv/fold-{fold}" for fold in range(2)]]
     images = set()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import PATCHGAN, UNET, read_json, small_run
+from tiny import PATCHGAN, UNET, read_json, small_run, train_without_scores
 
 import gantk as package
 from gantk import Data
@@ -129,14 +129,13 @@ def test_folders_of_pictures_can_be_chained(pictures, tmp_path):
     data["split"] = {"test": 0.25, "validation": 0.0, "by": "image"}
     recipe = {"method": method, "data": data, "train": {"steps": 1, "batch": 2}}
     recipe["evaluate"] = {"samples": 1, "images": 4}
-    say = lambda line: None  # noqa: E731
-    first = package.run(recipe, out=tmp_path / "first", device="cpu", say=say)
-    chained = tables(first.path)
+    first = train_without_scores(recipe, tmp_path / "first")
+    chained = tables(first)
     chained["data"]["domains"] = ["no", "yes"]
     chained["data"]["intensity"]["high"] = 255.0
-    second = package.run(chained, out=tmp_path / "second", device="cpu", say=say)
-    sets = split_of(second.path)
-    tested = {entry["path"] for entry in split_of(first.path)["test"]}
+    second = train_without_scores(chained, tmp_path / "second")
+    sets = split_of(second)
+    tested = {entry["path"] for entry in split_of(first)["test"]}
 
     assert len([entry for entry in sets["train"] if entry["domain"] == "b"]) == 6
     assert {entry["path"] for entry in sets["test"]} == tested
