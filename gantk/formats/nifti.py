@@ -115,10 +115,13 @@ def _read_header(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Store
     """The header of one volume, its affine in millimetres, and where its voxels are stored, checked
     against the size of the file.
     """
+    from nibabel.nifti1 import data_type_codes
+
     header, packing = _header_of(path)
-    dtype = header.get_data_dtype()
-    if not (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)):
-        raise ValueError(f"its values are of the type {dtype}, not integers or floats")
+    code = int(header["datatype"])
+    dtype = header.get_data_dtype() if code in data_type_codes else None
+    if dtype is None or dtype.kind not in "iuf":
+        raise ValueError(f"its values are of the type {dtype or code}, not integers or floats")
     if not 1 <= header["dim"][0] <= 7:
         raise ValueError("its number of axes, dim[0], is not 1 to 7")
 

@@ -67,7 +67,7 @@ def test_wheel_holds_code_recipes_and_licence_only(wheel):
     names = set(archive.namelist())
     wanted = {f"gantk/{name}" for name in shipped("gantk", ".py", ".j2", ".css", ".js", ".in")}
     wanted |= {f"gantk/recipes/{name}" for name in shipped("recipes", ".toml")}
-    wanted |= shipped("plugins", ".py", ".toml", ".md")
+    wanted |= shipped("plugins", ".py", ".toml", ".md", ".csv")
     wanted |= {"gantk/report/page.html.j2", "gantk/scaffold/templates/pyproject.toml.in"}
     wanted |= {"gantk_datasets/phantom/anatomy.npz", "gantk_datasets/phantom/anatomy.npz.LICENSE"}
     wanted |= shipped("plugins", ".safetensors", "card.md", "meta.json", "metrics.json")
