@@ -192,6 +192,17 @@ def dilate(mask: Tensor, by: int) -> Tensor:
     return (F.max_pool2d if mask.ndim == 4 else F.max_pool3d)(mask, 2 * by + 1, 1, by)
 
 
+def comparable(output: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and source (without gradient) in float32; the means over their channels where they have
+    other numbers of these.
+    """
+    source = source.detach().float()
+    output = output.float()
+    if source.shape[1] != output.shape[1]:
+        return output.mean(1, keepdim=True), source.mean(1, keepdim=True)
+    return output, source
+
+
 def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """Source variance, output variance and covariance of every window of `window` pixels a side
     inside the image.
@@ -202,12 +213,7 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
         what = f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}"
         raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
 
-    source = source.detach().float()
-    output = output.float()
-    if source.shape[1] != output.shape[1]:
-        source = source.mean(1, keepdim=True)
-        output = output.mean(1, keepdim=True)
-
+    output, source = comparable(output, source)
     mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)
     mean_o, mean_oo, mean_so = box_mean(
         torch.stack([output, output.square(), source * output]), window

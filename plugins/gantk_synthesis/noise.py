@@ -1,4 +1,4 @@
-"""Noise of samples, and images made from it in parts that fit into memory."""
+"""Noise of samples, images made from it in parts that fit into memory, and their range."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def generate_in_parts(
     labels = method.labels_of(len(noise), labels)
     parts = zip(noise.split(images_per_call), labels.split(images_per_call), strict=True)
     return torch.cat([make(*part) for part in parts])
+
+
+def scale_to_range(image: Tensor, ends: tuple[float, float]) -> Tensor:
+    """Images of a tanh, from -1 to 1, in network intensities from black to white."""
+    low, high = ends
+    return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low

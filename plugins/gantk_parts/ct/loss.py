@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.losses.structure import dilate
+from gantk.losses.structure import comparable, dilate
 from gantk.plugin.spec import Positive, Share, Side, Weight, Window
 
 BINS = 16  # bins of the source's intensity; the function is linear between their centres
@@ -63,12 +63,7 @@ class CorrelationRatio:
         self.black = black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        source = source.detach().float()
-        output = output.float()
-        if source.shape[1] != output.shape[1]:
-            source = source.mean(1, keepdim=True)
-            output = output.mean(1, keepdim=True)
-
+        output, source = comparable(output, source)
         low, high = self.tissue
         place = ((source - self.black) / self.data_range - low) / (high - low)
         outside = ((place < 0) | (place > 1)).float()

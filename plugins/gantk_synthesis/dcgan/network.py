@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind, UpKind
 from gantk.plugin.spec import Depth, Width
+from gantk_synthesis.noise import scale_to_range
 
 LAST_MAP_SIDE = 4  # side of the discriminator's last map
 SMALLEST_FIRST_SIDE = 2  # smallest side of the generator's first map, in pixels
@@ -100,9 +101,7 @@ class DCGANGenerator(nn.Module):
         x = self.first(b.in_layout_of(self, x))
         for double in self.doubles:
             x = double(x)
-        low, high = self.ends
-        image = self.out(x)
-        return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low
+        return scale_to_range(self.out(x), self.ends)
 
 
 class DCGANDiscriminator(b.Network):

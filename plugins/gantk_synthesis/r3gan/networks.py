@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
+from gantk_synthesis.progan.layers import halve
 
 HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
 POINT = partial(b.conv, kernel=1)
@@ -24,12 +25,6 @@ leaky = partial(F.leaky_relu, negative_slope=0.2)
 def double(x: Tensor) -> Tensor:
     """(N, C, *size) interpolated linearly to sides twice as long."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear" if x.ndim == 4 else "trilinear")
-
-
-def halve(x: Tensor) -> Tensor:
-    """(N, C, *size) interpolated linearly to sides half as long: means of 2 x 2 (x 2) pixels."""
-    # autocast on the CPU answers in float32 in 3-D
-    return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2).to(x.dtype)
 
 
 class Residual(nn.Module):

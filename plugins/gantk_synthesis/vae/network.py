@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gantk.nets import blocks as b
 from gantk.nets.blocks import UpKind
+from gantk_synthesis.noise import scale_to_range
 
 
 def filters_of(width: int, size: tuple[int, ...]) -> list[int]:
@@ -98,6 +99,4 @@ class Decoder(nn.Module):
             x = double(x)
         if noise is not None:
             x = x + (self.strength * noise).to(x.dtype)
-        low, high = self.ends
-        image = self.out(x)
-        return image if (low, high) == (-1.0, 1.0) else (image + 1) * ((high - low) / 2) + low
+        return scale_to_range(self.out(x), self.ends)
