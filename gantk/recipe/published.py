@@ -257,9 +257,16 @@ def changes_of_file(recipe: Recipe, here: Mapping) -> dict[str, tuple[str, str]]
     except UserError:  # it needs the options that were given
         before = file.tables
 
+    return changed_keys(before, here)
+
+
+def changed_keys(before: Mapping, after: Mapping) -> dict[str, tuple[str, str]]:
+    """Dotted key -> (value before, value after), as texts, where two recipes differ in how they
+    train.
+    """
     return {
-        key: (_short_text(theirs), _short_text(ours))
-        for key, (theirs, ours) in _differences(before, here)
+        key: (_short_text(old), _short_text(new))
+        for key, (old, new) in _differences(before, after)
         if key.partition(".")[0] not in (*ABOUT, *AFTERWARDS)
     }
 

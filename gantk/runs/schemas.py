@@ -135,6 +135,7 @@ class TrainingState(Table):
     threads: Annotated[int, Field(ge=1, le=4096)] | None = about(
         "Number of threads; a resume uses the same number."
     )
+    recipe: str = about("The text of recipe.toml with which these steps were trained.", "")
     ranks: list[dict[str, Any]] = tables(
         "Buffers of all ranks but the first, such as image pools.", list
     )

@@ -47,6 +47,8 @@ class Parts:
     # set for a new run, on rank 0, which broadcasts its weights
     start: Start = field(default_factory=Start)
     loader: Loader | None = None  # of another program, in place of the data's own batches
+    recipe_text: str = ""  # of the run's recipe.toml
+    trained_by: str = ""  # the same of the checkpoint that is continued; "" where it has none
 
 
 def assemble(
@@ -195,7 +197,7 @@ def save_checkpoint(
         "intensity": parts.data.intensity_state(),
         "values": parts.data.values,
     }
-    state = engine.state_dict() | {"threads": get_num_threads()}
+    state = engine.state_dict() | {"threads": get_num_threads(), "recipe": parts.recipe_text}
     if buffers and buffers[0]:
         state["ranks"] = buffers[1:]  # the first rank's are among the weights
 
@@ -228,6 +230,7 @@ def restore(parts: Parts, folder: Path) -> None:
         state = checkpoint.load_state(folder)
         rank = parts.runtime.rank
         parts.threads.saved = state.threads or get_num_threads()
+        parts.trained_by = state.recipe
         if rank > 0 and len(state.ranks) == parts.runtime.world - 1:  # of all but the first
             live |= state.ranks[rank - 1]
 

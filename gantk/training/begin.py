@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
 from gantk.data.split import few_test_patients
 from gantk.data.split_json import RecordedSplit
-from gantk.errors import UserError, count_noun, note_in, warn_of
-from gantk.files import lock_folder
+from gantk.errors import UserError, count_noun, join_first, note_in, warn_of
+from gantk.files import lock_folder, read_file
 from gantk.formats.files import listed_once
 from gantk.guest import Say, tell
 from gantk.machine.launch import Launch, launch
@@ -30,7 +31,7 @@ from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
 from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
-from gantk.recipe.published import changes_of_file, published_system
+from gantk.recipe.published import changed_keys, changes_of_file, published_system
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
 from gantk.runs.schemas import Environment, RecipeRecord
@@ -282,6 +283,7 @@ def _ready(
     runtime = parts.runtime
     engine = parts.engine
     seconds = 0.0
+    parts.recipe_text = read_file(folder.path / "recipe.toml", folder.path).decode("utf-8")
     if saved is not None:
         runtime.sync_errors(lambda: restore(parts, saved))
     if resumed and runtime.main:
@@ -296,6 +298,8 @@ def _ready(
         around.say(note)
     if resumed:
         around.say(f"resume   {folder.path} after step {engine.step} of {engine.steps}")
+        if changes := _changes_since(parts):
+            around.say(f"note     {changes}")
 
     if saved is not None:
         for line in folder.split().warnings or ():
@@ -317,6 +321,24 @@ def _ready(
     )
     training.notes = around.notes
     return training
+
+
+def _changes_since(parts: Parts) -> str:
+    """How recipe.toml was changed since the checkpoint that is continued, and where the learning
+    rate goes on; "" where it was not.
+    """
+    now = tomllib.loads(parts.recipe_text)
+    before = tomllib.loads(parts.trained_by) or now
+    changed = changed_keys(before, now)
+    if not changed:
+        return ""
+    words = join_first([f"{key} from {old} to {new}" for key, (old, new) in changed.items()])
+    engine = parts.engine
+    factor = engine.schedule(min(1.0, engine.step / max(1, engine.steps)))
+    return (
+        f"recipe.toml was changed since step {engine.step}: {words}. By its schedule the learning"
+        f" rate continues at {factor:.3g} of its base, so this is not the training that it was"
+    )
 
 
 def _say_recipe(recipe: Recipe, system: PublishedSystem | None, say: Say) -> None:

@@ -83,6 +83,67 @@ def test_a_training_that_was_left_ends_with_the_same_weights(tmp_path, kind):
     assert torch.equal(weights_of(tmp_path / "left"), weights_of(tmp_path / "whole"))
 
 
+def test_an_edited_recipe_is_named_when_a_run_goes_on(tmp_path):
+    run = gantk.run(TINY, set={"train.schedule": "linear"}, out=tmp_path / "run", say=print, **CPU)
+    said = []
+    gantk.resume(run, say=said.append, **CPU)
+    assert not any("recipe.toml" in line for line in said)
+
+    recipe = run.path / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("steps = 4\n", "steps = 8\n"))
+    gantk.resume(run, say=said.append, **CPU)
+    (line,) = [line for line in said if "recipe.toml" in line]
+    assert "was changed since step 4: train.steps from 4 to 8" in line
+    assert "the learning rate continues at 1 of its base" in line
+    rates = [line["lr"] for line in run.log if "lr" in line]
+    assert rates[-1] < rates[0] / 2  # as eight steps end
+
+
+def batches(*, ends=None, bad=None, value=0.0):
+    """Batches until `ends`, the one numbered `bad` with a value in it."""
+    for number in range(ends or 100):
+        batch = images(number)
+        if number == bad:
+            batch["T2"][0, 0, 3, 3] = value
+        yield batch
+
+
+def test_a_loader_that_ends_keeps_its_steps(tmp_path):
+    steps = []
+    with (
+        pytest.raises(gantk.UserError, match="ended after step 3 of 4; they are saved"),
+        gantk.training(TINY, data=batches(ends=3), out=tmp_path / "run", **CPU) as training,
+    ):
+        steps += [step.number for step in training]
+    assert gantk.Run(tmp_path / "run").steps[-1] == 3
+    assert training.was_stopped
+
+
+@pytest.mark.parametrize(
+    ("bad", "value", "said"),
+    [
+        (0, float("nan"), "batch 1 of the loader has values that are not finite in 'T2'"),
+        (2, float("inf"), "batch 3 of the loader has values that are not finite in 'T2'"),
+        (2, 1e6, "batch 3 of the loader has values up to 500,000 times"),
+    ],
+)
+def test_a_bad_batch_is_named(tmp_path, bad, value, said):
+    with (
+        pytest.raises(gantk.UserError, match=said),
+        gantk.training(
+            TINY, data=batches(bad=bad, value=value), out=tmp_path / "run", **CPU
+        ) as training,
+    ):
+        list(training)
+
+
+def test_matches_that_a_loader_cannot_give_are_refused(tmp_path):
+    method = TINY["method"] | {"pairs": "weak_pairs"}
+    with pytest.raises(gantk.UserError, match='Set method.pairs = "none"'):
+        gantk.training(TINY | {"method": method}, data=endless(), out=tmp_path / "run", **CPU)
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
 LOADERS = {
     "generator": endless,
     "DataLoader": lambda: torch.utils.data.DataLoader(

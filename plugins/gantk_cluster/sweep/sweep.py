@@ -20,13 +20,13 @@ from typing import Any, Literal
 from gantk import checked_recipe
 from gantk.catalog.tables import csv_text
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
-from gantk.files import lock_folder, make_folder, read_file, write_file
+from gantk.files import LOCK, TEMPORARY, lock_folder, make_folder, read_file, write_file
 from gantk.recipe.load import Settings, parse_setting
 from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import stop_on_ctrl_c
-from gantk_cluster.cluster import Room, connect_cluster
+from gantk_cluster.cluster import Room, connect_cluster, watch_head
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
@@ -123,8 +123,11 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
 
 
 def _require_empty(folder: Path) -> None:
-    """UserError where a folder holds something."""
-    if folder.is_dir() and any(folder.iterdir()):
+    """UserError where a folder holds something: more than a sweep leaves that was killed before it
+    wrote its settings.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in names):
         remedy = f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}"
         raise UserError(f"the folder '{folder}' is not empty", where="--out", remedy=remedy)
 
@@ -218,7 +221,8 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     grid = asked["trials"] == combinations(asked)
     seed = asked["recipe"].get("train", {}).get("seed", 0)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
-    with stop_on_ctrl_c() as stopped:
+    again = f"Start it again, and resume with: gantk sweep --resume {argument(asked['folder'])}"
+    with stop_on_ctrl_c() as stopped, watch_head(room.ray, again):
         tune.run(
             partial(train, asked=asked),
             name="ray",

@@ -18,7 +18,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from gantk import unpack
-from gantk.errors import GantkError, UserError, reading_file
+from gantk.errors import GantkError, UserError, join_first, reading_file
 from gantk.files import WRITTEN, make_folder, write_file
 from gantk.formats.files import read, sidecar_of, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
@@ -29,6 +29,7 @@ from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 LOOPBACK = ("127.0.0.1", "localhost")
 MAX_ZIP_FILES = 4096  # of an upload: all others wait while it is translated
+MAX_ZIP_SECONDS = 120.0  # of a zip's translation, after which no further image begins
 MAX_VIEWS = 8  # translations of a zip that the page shows
 IDLE_S = 3600.0  # seconds after which what no open window and no translation uses is deleted
 SESSIONS = "sessions"  # folder with one folder for each browser session, with one for each upload:
@@ -222,9 +223,17 @@ class Service:
 
         said: list[str] = []
         begun = time.monotonic()
+        current = ""
 
         def progress(share: float, name: str) -> None:
-            left = time_left(share, time.monotonic() - begun)
+            nonlocal current
+            seconds = time.monotonic() - begun
+            begins_another = current and name not in ("", current)
+            if begins_another and source.is_dir() and seconds > MAX_ZIP_SECONDS:
+                what = "others wait, and this zip has taken its time"
+                raise UserError(what, remedy="send the scans that are left in another zip")
+            current = name
+            left = time_left(share, seconds)
             tell(share, f"Translating to {to}, {share:.0%} done{left}")
 
         try:
@@ -241,7 +250,8 @@ class Service:
             if isinstance(error, UserError) or not any(target.rglob("*")):
                 raise
             # some of a zip's files failed
-            said += [f"warning  {FIT}: no", f"warning  {error}"]
+            failures = join_first(str(error).splitlines(), "\n", MAX_VIEWS)
+            said += [f"warning  {FIT}: no", f"warning  {failures}"]
         for record in [*target.rglob(WRITTEN)]:  # is no result
             record.unlink()
         return said

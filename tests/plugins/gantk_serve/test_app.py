@@ -224,6 +224,18 @@ def test_translations_of_a_zip_are_shown(service, tmp_path, name, result):
     assert list(view["files"]) == ["input", "output", "difference"]
 
 
+def test_a_long_zip_leaves_the_queue_to_others(service, tmp_path, monkeypatch):
+    monkeypatch.setattr("gantk_serve.app.service.MAX_ZIP_SECONDS", -1.0)
+    scan = volume(tmp_path / "scan.nii.gz").read_bytes()
+    upload = service.place("a session", "study.zip")
+    upload.write_bytes(zipped({f"p{n}_T1.nii.gz": scan for n in range(3)}))
+    made = service.translate(upload, "T2")
+    images = [each for each in zipfile.ZipFile(made.file).namelist() if each.endswith(".gz")]
+
+    assert len(images) == 1
+    assert any("others wait" in text and "2 of 3 images" in text for _, text in made.notes)
+
+
 PNG = b"\x89PNG\r\n\x1a\n"
 HOSTILE = {
     "climbing": ("a.zip", zipped({"../evil.png": PNG}), "cannot be read as a zip file"),
