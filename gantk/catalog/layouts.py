@@ -21,6 +21,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from gantk.catalog.catalog import composed
@@ -113,6 +114,15 @@ class Reading:
     doubt: str = ""
     settings: tuple[str, ...] = ()
     words: ContrastWords | None = None  # that it was read with, if others than the recipe's
+
+    def of_contrasts(self, contrasts: Sequence[str]) -> Reading:
+        """The reading with the images of other contrasts left out, if these are `contrasts`."""
+        if contrasts:
+            others = {e.path: e.contrast for e in self.entries if e.contrast not in contrasts}
+            self.entries = [entry for entry in self.entries if entry.contrast in contrasts]
+            used = {entry.path for entry in self.entries}
+            self.left_out |= {path: name for path, name in others.items() if path not in used}
+        return self
 
     def pairs(self) -> list[list[Entry]]:
         """The images of each anatomy that has one image of several contrasts each."""
@@ -271,21 +281,30 @@ def _without_suffix(path: str) -> str:
 
 
 def without_shared(texts: Sequence[str]) -> list[str]:
-    """Paths without the folders that all share, which say nothing."""
+    """Paths without the folders that all share, which say nothing; of paths of one length also
+    without a folder that says no more than the one below it, as in Tr1/TrainT1, Tr2/TrainT2.
+    """
     parts = [text.split("/") for text in texts]
-    if len({len(own) for own in parts}) > 1:
-        while all(len(own) > 2 for own in parts) and len({own[0] for own in parts}) == 1:
-            parts = [own[1:] for own in parts]
-        return ["/".join(own) for own in parts]
-
-    depths = range(len(parts[0]) - 1 if parts else 0)
-    names = [{own[depth] for own in parts} for depth in depths]
-    shared = {depth for depth in depths if len(names[depth]) == 1}
-    for depth in depths[:-1]:  # Tr1/TrainT1, Tr2/TrainT2: the upper folder says no more
-        both = {(own[depth], own[depth + 1]) for own in parts}
-        if len(both) == len(names[depth]) == len(names[depth + 1]) > 1:
-            shared.add(depth)
+    shortest = min(map(len, parts), default=1)
+    columns = [[own[depth] for own in parts] for depth in range(shortest - 1)]
+    if all(len(own) == shortest for own in parts):
+        shared = {depth for depth, names in enumerate(columns) if len({*names}) == 1}
+        shared |= {
+            depth
+            for depth, both in enumerate(pairwise(columns))
+            if _name_each_other(*both) and len({*both[0]}) > 1
+        }
+    else:
+        shared = set(range(max(shortest - 2, 0)))
+        differing = [depth for depth in shared if len({*columns[depth]}) > 1]
+        shared = {depth for depth in shared if depth < min(differing, default=shortest)}
     return ["/".join(x for depth, x in enumerate(own) if depth not in shared) for own in parts]
+
+
+def _name_each_other(upper: Sequence[str], lower: Sequence[str]) -> bool:
+    """Whether each upper folder has one lower folder, and the reverse."""
+    both = {*zip(upper, lower, strict=True)}
+    return len(both) == len({*upper}) == len({*lower})
 
 
 def compile_layout(pattern: str, words: ContrastWords, types: Mapping[str, str]) -> re.Pattern:
@@ -383,11 +402,7 @@ def explain(
     found.doubt = _first_left_out(found) or _doubt_about_table(found, layout, contrasts)
     if layout.general:
         found.doubt = found.doubt or _doubt_about_fields(found, layout, numbers.values(), around)
-    if contrasts:
-        others = {e.path: e.contrast for e in found.entries if e.contrast not in contrasts}
-        found.entries = [entry for entry in found.entries if entry.path not in others]
-        found.left_out |= others
-    return found
+    return found.of_contrasts(contrasts)
 
 
 def _without_suffix_of_format(pattern: str) -> str:

@@ -33,15 +33,19 @@ def propose(unclear: Unclear, contrasts: Sequence[str], words: ContrastWords) ->
     saying = [path for path in images if words.said(stem_of(path)) & {*contrasts}]
     near = [reading.layout for reading in unclear.readings if reading.entries]
     lines = dict.fromkeys([*near, *_lines_of(images, words), *_lines_of(saying, words)])
-    readings = [read_by(line, images, contrasts, words) for line in lines]
-    readings = [reading for reading in readings if _has_all(reading, contrasts)]
-    says_contrasts = any("{contrast}" in reading.layout for reading in readings)
-    are_numbered = not says_contrasts and is_volume(images[0]) and are_channels(images)
+    readings = []
+    for line in lines:
+        reading = read_by(line, images, contrasts, words)
+        if _has_all(reading, contrasts):
+            readings.append(reading)
+    is_said = any("{contrast}" in reading.layout for reading in readings)
+    are_numbered = not is_said and is_volume(images[0]) and are_channels(images)
     if are_numbered or (not readings and len(contrasts) > 1):
         readings = [*_of_unnamed_contrasts(lines, images, contrasts)]
 
     different: dict[tuple, Reading] = {}
-    for reading in sorted(readings, key=lambda reading: -_worth(reading, len(images))):
+    readings.sort(key=lambda reading: -_worth(reading, len(images)))
+    for reading in readings:
         different.setdefault(reading.table(), reading)
     best = [*different.values()][:MAX_PROPOSALS]
     return [_of_all(reading, unclear, contrasts, words) for reading in best]

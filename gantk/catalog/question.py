@@ -18,7 +18,6 @@ PLURALS = {"mask": "masks", "copy": "copies"} | {
     name: f"{name}s" for name in ("template", "localizer", "derivative")
 }
 MAX_REASONS = 4
-MAX_QUOTED = 3  # paths in the question
 
 
 class LayoutQuestion(UserError):

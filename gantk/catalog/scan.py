@@ -186,22 +186,23 @@ def _left_out_by_walk(
     """Name -> why, of images that gantk generated, and of pictures beside volumes or the other way
     round; no group is left out whole if nothing else is there.
     """
-    kept = list(images)
-    skipped: dict[str, str] = {}
     sidecars = {path for path in paths if path.suffix == ".json"}
+    why = dict.fromkeys(images, "")
     if not asked.use_generated and sidecars:
-        generated = [p for p in kept if io.sidecar_of(p) in sidecars and is_generated(p)]
-        if len(generated) < len(kept):
-            skipped |= {_name(folder, path): GENERATED for path in generated}
-            kept = [path for path in kept if path not in {*generated}]
-    volumes = [path for path in kept if io.is_volume(path)]
-    pictures = [path for path in kept if not io.is_volume(path)]
-    takes_volumes = asked.dims == 3 or len(volumes) >= len(pictures)
-    if asked.dims and volumes and pictures:
-        others = pictures if takes_volumes else volumes
-        kind = "picture" if takes_volumes else "volume"
-        skipped |= {_name(folder, path): kind for path in others}
-    return skipped
+        for path in images:
+            if io.sidecar_of(path) in sidecars and is_generated(path):
+                why[path] = GENERATED
+        if all(why.values()):
+            why = dict.fromkeys(images, "")
+    rest = [path for path in images if not why[path]]
+    volumes = {*filter(io.is_volume, rest)}
+    are_more = 2 * len(volumes) >= len(rest)
+    if asked.dims and 0 < len(volumes) < len(rest):
+        takes_volumes = asked.dims == 3 or are_more
+        for path in rest:
+            if (path in volumes) != takes_volumes:
+                why[path] = "picture" if takes_volumes else "volume"
+    return {_name(folder, path): reason for path, reason in why.items() if reason}
 
 
 def is_generated(path: Path) -> bool:

@@ -33,38 +33,40 @@ def read_dataset_json(
     channels one name.
     """
     names = _channel_names(root / file, words)
-    if not names:
-        return None
-    above = file.removesuffix(DATASET_FILE)
     skipped = left_out(paths, words)
     found = Reading(DATASET_FILE, [], dict(skipped))
-    channels = {path: CHANNEL.fullmatch(stem_of(path)) for path in paths if path not in skipped}
-    by_file = any(match and int(match[2]) in names for match in channels.values())
-    for path, channel in channels.items():
-        if by_file and not channel:
-            found.left_out[path] = "without a channel"
-            continue
-        folder, _, name = path.removeprefix(above).rpartition("/")
-        if not path.startswith(above) or not (folder == "" or IMAGES_FOLDER.fullmatch(folder)):
-            return None
-        case = channel[1] if channel else stem_of(name)
-        numbers = [int(channel[2])] if channel else list(names)
-        if not names.keys() & {*numbers} or (not channel and words.said(name)):
-            return None
-        for number in numbers:
-            entry = Entry(path, names.get(number, ""), split=split_named(folder))
+    channels: dict[str, tuple[str, int | None]] = {}  # path -> case, and number of the channel
+    for path in paths:
+        match = None if path in skipped else CHANNEL.fullmatch(stem_of(path))
+        if path not in skipped:
+            channels[path] = (match[1], int(match[2])) if match else (stem_of(path), None)
+    if any(number in names for _, number in channels.values()):
+        others = {path for path, (_, number) in channels.items() if number is None}
+        found.left_out |= dict.fromkeys(others, "without a channel")
+        channels = {path: channels[path] for path in channels if path not in others}
+        are_named = all(number in names for _, number in channels.values())
+    else:
+        are_named = all(
+            number is None and not words.said(stem_of(path))
+            for path, (_, number) in channels.items()
+        )
+
+    above = file.removesuffix(DATASET_FILE)
+    places = [path.removeprefix(above).rpartition("/")[0] for path in channels]
+    in_place = all(place == "" or IMAGES_FOLDER.fullmatch(place) for place in places)
+    if not (names and are_named and in_place and all(path.startswith(above) for path in channels)):
+        return None
+    for (path, (case, own)), place in zip(channels.items(), places, strict=True):
+        for number in names if own is None else [own]:
+            entry = Entry(path, names[number], split=split_named(place))
             entry.patient = case if is_volume(path) else ""
             entry.slice = "" if is_volume(path) else case
-            entry.volume = number if not channel and len(names) > 1 else None
-            if contrasts and entry.contrast not in contrasts:
-                found.left_out[path] = entry.contrast
-            else:
-                found.entries.append(entry)
+            entry.volume = number if own is None and len(names) > 1 else None
+            found.entries.append(entry)
+    found = found.of_contrasts(contrasts)
     if len({entry.split for entry in found.entries}) < 2:
         for entry in found.entries:
             entry.split = ""
-    used = {entry.path for entry in found.entries}
-    found.left_out = {path: why for path, why in found.left_out.items() if path not in used}
     return found
 
 

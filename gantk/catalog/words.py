@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gantk.catalog.contrasts import ContrastWords
 from gantk.formats.files import stem_of
@@ -85,39 +85,49 @@ def left_out(
 
     found = {}
     for path in paths:
-        kind = _kind_of(path, stems_in, words, stripped)
+        folder, _, name = path.rpartition("/")
+        stem = stem_of(name)
+        kind = _kind_by_name(stem, folder.split("/"), words) or _kind_of_copy(
+            stem, folder, stems_in
+        )
+        if not kind and words.said(stem) and stripped:
+            beside = {f"{stem}{end}" for end in ("_brain", "_bet", "-brain")} & stems_in[folder]
+            kind = "with skull" if beside else ""
+        elif not kind:
+            kind = _made_of_another(stem, stems_in[folder], words)
         if kind:
             found[path] = kind
     return found if len(found) < len(paths) else {}
 
 
-def _kind_of(path: str, stems_in: dict[str, set[str]], words: ContrastWords, stripped: bool) -> str:
-    folder, _, name = path.rpartition("/")
-    folders = folder.split("/")
-    stem = stem_of(name)
-    beside = stems_in[folder]
+def _kind_by_name(stem: str, folders: Sequence[str], words: ContrastWords) -> str:
+    """What a name, or a folder of it, says that an image is: "mask", "template", ...; or ""."""
     parts = NAME_WORDS.split(stem)
     for part in (parts[0], parts[-1], *folders):
         if MASK.search(part) and not words.said(part):
             return "mask"
     if any(map(RESULT_FOLDER.fullmatch, folders)):
         return "derivative"
-    if TEMPLATE.search(stem) or TEMPLATE.search(folders[-1]):
-        return "template"
-    if LOCALIZER.search(stem) or LOCALIZER.search(folders[-1]):
-        return "localizer"
-    copy = COPY.search(stem)
-    if copy and stem[: copy.start()] in beside:
-        return "copy"
-    if COPY_FOLDER.fullmatch(folders[-1]) and stem in stems_in["/".join(folders[:-1])]:
-        return "copy"
+    for kind, pattern in (("template", TEMPLATE), ("localizer", LOCALIZER)):
+        if pattern.search(stem) or pattern.search(folders[-1]):
+            return kind
+    return ""
 
-    if stripped and words.said(stem):
-        skull = [f"{stem}{end}" for end in ("_brain", "_bet", "-brain") if f"{stem}{end}" in beside]
-        return "with skull" if skull else ""
-    made = PROCESSED.search(stem)
-    if made and stem[: made.start()] in beside and words.said(stem[: made.start()]):
-        return f"of {made[0]}"
+
+def _kind_of_copy(stem: str, folder: str, stems_in: Mapping[str, set[str]]) -> str:
+    """ "copy" of the image beside it, or of one in the folder above `old`."""
+    copy = COPY.search(stem)
+    above, _, last = folder.rpartition("/")
+    is_copy = copy and stem[: copy.start()] in stems_in[folder]
+    return "copy" if is_copy or (COPY_FOLDER.fullmatch(last) and stem in stems_in[above]) else ""
+
+
+def _made_of_another(stem: str, beside: set[str], words: ContrastWords) -> str:
+    """Which program made an image of the one beside it: "of _brain", "of SPM"; or ""."""
+    processed = PROCESSED.search(stem)
+    original = stem[: processed.start()] if processed else ""
+    if processed and original in beside and words.said(original):
+        return f"of {processed[0]}"
     for end in range(1, min(MAX_SPM_PREFIX + 1, len(stem))):
         original = stem[end:]
         if original in beside and OF_SPM.fullmatch(stem[:end]) and words.said(original):

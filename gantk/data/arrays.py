@@ -133,25 +133,31 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     about = {key: columns.pop(key) for key in ABOUT if key in columns}
     unknown = [str(key) for key in columns if letter_of(key, names) is None]
     if unknown or not columns:
-        what = (
-            f"the data contain {', '.join(map(repr, unknown)) or 'no images'}, but the recipe's domains"
-            f" are {' and '.join(names.values())}"
-        )
-        allowed = (*names.values(), *ABOUT)
-        way = did_you_mean(unknown[0], allowed) if unknown else None
-        if not way and len(unknown) == len(names):
-            way = f'to call the domains so, give set={{"data.domains": {unknown}}}'
-        raise UserError(what, where="data", allowed=allowed, remedy=way)
+        raise _no_domains(unknown, names)
     is_pair = about.pop("pair") if isinstance(about.get("pair"), bool) else True
     if is_pair and len({len(images) for images in columns.values()}) == 1:
         yield from _rows_of(columns, about)
         return
     for key, images in columns.items():
-        own = {
-            name: values[key] if isinstance(values, Mapping) else values
-            for name, values in about.items()
-        }
-        yield from _rows_of({key: images}, {"pair": [None] * len(images)} | own)
+        own: dict[str, Any] = {"pair": [None] * len(images)}
+        for name, values in about.items():
+            own[name] = values[key] if isinstance(values, Mapping) else values
+        yield from _rows_of({key: images}, own)
+
+
+def _no_domains(unknown: Sequence[str], names: Mapping[str, str]) -> UserError:
+    """The error for data whose keys are not the recipe's domains."""
+    found = ", ".join(map(repr, unknown)) or "no images"
+    allowed = (*names.values(), *ABOUT)
+    remedy = did_you_mean(unknown[0], allowed) if unknown else None
+    if not remedy and len(unknown) == len(names):
+        remedy = f'to call the domains so, give set={{"data.domains": {[*unknown]}}}'
+    return UserError(
+        f"the data contain {found}, but the recipe's domains are {' and '.join(names.values())}",
+        where="data",
+        allowed=allowed,
+        remedy=remedy,
+    )
 
 
 def _rows_of(images: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -205,14 +211,9 @@ def _pixels(image: Any, called: str, domain: str) -> np.ndarray:
     if hasattr(image, "detach"):  # a tensor of any device and dtype
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
-    array = np.asarray(image)
-    channels = {1, 3, len(contrast_names(domain))}
-    if array.ndim == 3 and array.shape[0] not in channels and array.shape[-1] in (1, 3):
-        array = np.moveaxis(array, -1, 0)
-    elif array.ndim == 2 or (array.ndim == 3 and array.shape[0] not in channels):
-        array = array[None]
-    is_volume = array.ndim == 4 and len(array) == 1
-    if array.dtype.kind not in "biuf" or not array.size or not (array.ndim == 3 or is_volume):
+    array = _with_channels_first(np.asarray(image), len(contrast_names(domain)))
+    is_image = array.ndim == 3 or (array.ndim == 4 and len(array) == 1)
+    if array.dtype.kind not in "biuf" or not array.size or not is_image:
         what = f"{called} has the shape {np.shape(image)} and values of the type {array.dtype}"
         raise UserError(what, where="data", allowed=f"integers and floats, {SHAPES}")
 
@@ -224,6 +225,16 @@ def _pixels(image: Any, called: str, domain: str) -> np.ndarray:
         remedy = "replace them, for example with np.nan_to_num(array, nan=0)"
         raise UserError(what, where="data", remedy=remedy)
     return array.astype(np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))
+
+
+def _with_channels_first(array: np.ndarray, contrasts: int) -> np.ndarray:
+    """(C, ...) of an image without channels, or with 1, 3 or one for each contrast."""
+    has_channels = array.ndim == 3 and array.shape[0] in (1, 3, contrasts)
+    if array.ndim not in (2, 3) or has_channels:
+        return array
+    if array.ndim == 3 and array.shape[-1] in (1, 3):
+        return np.moveaxis(array, -1, 0)
+    return array[None]
 
 
 def _write(stem: Path, pixels: np.ndarray) -> str:

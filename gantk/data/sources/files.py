@@ -15,7 +15,7 @@ from gantk.catalog.contrasts import ContrastWords, contrast_names
 from gantk.catalog.domains import GLOB, rename_or_map
 from gantk.catalog.layouts import Reading, read_by
 from gantk.catalog.masks import set_masks
-from gantk.catalog.question import LayoutQuestion
+from gantk.catalog.question import LayoutQuestion, rows_in_words
 from gantk.catalog.scan import Asked, catalog_of, read_contrasts, read_folder
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record
@@ -155,11 +155,9 @@ class Files(VolumeSource):
             whole.entries += found.entries
             whole.left_out |= found.left_out
         counts = Counter(entry.path for entry in whole.entries)
-        twice = [path for path, count in counts.items() if count > 1]
-        if twice:
-            what = f"'{twice[0]}' belongs to both domains, {' and '.join(self.domains)}"
-            raise UserError(what, where="data.source", remedy="make the lines more specific")
-        for path in counts:
+        for path, count in counts.items():
+            if count > 1:
+                raise self._in_both(path)
             whole.left_out.pop(path, None)
         return catalog_of(whole, file_of, self.contrast_words)
 
@@ -167,43 +165,47 @@ class Files(VolumeSource):
         """The catalog of the files that the globs and folders of a and b choose, for a domain that has
         none the files whose names say it; their patients as a layout says them, if one fits.
         """
-        contrast_of: dict[Path, str] = {}
-        for contrast, text in places.items():
-            for image in self._files_at(contrast, text, images):
-                if contrast_of.setdefault(image, contrast) != contrast:
-                    what = f"'{image}' belongs to both domains, {' and '.join(self.domains)}"
-                    raise UserError(what, where="data.source")
-        if len(places) < len(self.wanted):
-            others = [image for image in images if image not in contrast_of]
-            asked = Asked((), words=self.contrast_words.own, dims=self.dims)
-            for row in read_contrasts(self.root, others, asked).of_kind("image"):
-                if row.contrast in self.wanted and row.contrast not in places:
-                    contrast_of[row.path] = row.contrast
-
+        contrast_of = self._contrasts_at(images, places)
         chosen = [image for image in images if image in contrast_of]
         asked = Asked(self.wanted, words=self.contrast_words.own, dims=self.dims)
         try:
             catalog = read_folder(self.root, chosen, asked)
         except LayoutQuestion as question:
             catalog = read_contrasts(self.root, chosen, asked)
-            if question.doubted:  # that patients tell the contrasts apart, as the user chose them
-                whose = {entry.path: entry for entry in question.doubted[0].entries}
-                for row in catalog:
-                    entry = whose.get(composed(self.key_of(row.path)))
-                    row.subject = entry.patient if entry else ""
-                    row.pair = row.anatomy
+            # that patients tell the contrasts apart is right, as the user chose them
+            entries = question.doubted[0].entries if question.doubted else ()
+            patient_of = {entry.path: entry.patient for entry in entries}
+            for row in catalog if entries else ():
+                row.subject = patient_of.get(composed(self.key_of(row.path)), "")
+                row.pair = row.anatomy
         known = {row.path: row for row in catalog}
-        rows = []
         for image in images:
-            row = known.get(image) or Row(Scan(image))
-            row.kind = "image" if image in contrast_of else "left out"
+            row = known.setdefault(image, Row(Scan(image)))
             row.contrast = contrast_of.get(image, "")
-            row.why = "" if image in contrast_of else "of another name"
-            rows.append(row)
+            row.kind, row.why = ("image", "") if row.contrast else ("left out", "of another name")
         words = ", ".join(f"{name} {text}" for name, text in places.items())
-        counts = Counter(contrast_of.values())
-        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
-        return Catalog(rows, layout=words, in_words=f"{words}: {shown}")
+        shown = rows_in_words(words, [known[image] for image in chosen])
+        return Catalog([known[image] for image in images], layout=words, in_words=shown)
+
+    def _contrasts_at(self, images: Sequence[Path], places: Mapping[str, str]) -> dict[Path, str]:
+        """The contrast of each image at these places; of other contrasts those whose names say them."""
+        contrast_of: dict[Path, str] = {}
+        for contrast, text in places.items():
+            for image in self._files_at(contrast, text, images):
+                if contrast_of.setdefault(image, contrast) != contrast:
+                    raise self._in_both(str(image))
+        others = {*self.wanted} - {*places}
+        if others:
+            rest = [image for image in images if image not in contrast_of]
+            asked = Asked((), words=self.contrast_words.own, dims=self.dims)
+            for row in read_contrasts(self.root, rest, asked).of_kind("image"):
+                if row.contrast in others:
+                    contrast_of[row.path] = row.contrast
+        return contrast_of
+
+    def _in_both(self, name: str) -> UserError:
+        what = f"'{name}' belongs to both domains, {' and '.join(self.domains)}"
+        return UserError(what, where="data.source", remedy="make these lines more specific")
 
     def _files_at(self, contrast: str, text: str, images: Sequence[Path]) -> list[Path]:
         """The images in a folder, or that a glob matches; UserError where there is none."""
