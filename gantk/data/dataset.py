@@ -67,7 +67,6 @@ MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 # what a source may say of its images, and what holds for one that does not
 SOURCE_FACTS: Mapping[str, Any] = {
     "notes": (),  # sentences on images that were left out
-    "layout_in_words": "",  # the layout by which names were read, and what it means
     "left_out": {},  # how many images show other contrasts
     "doubts": (),  # what must be answered before a training
     "patients_guessed": False,  # whether only names suggest that patients are in both domains
@@ -465,6 +464,12 @@ class Data(Study):
 def source_fact(source: Any, name: str) -> Any:
     """One of the SOURCE_FACTS."""
     return getattr(source, name, SOURCE_FACTS[name])
+
+
+def layouts_in_words(source: Any) -> str:
+    """What said whose the images of a source of files are, and what they show, with counts."""
+    lines = (each.layout_in_words for each in file_sources(source))
+    return " | ".join(filter(None, lines))
 
 
 def doubts_of(source: Any, table: DataTable) -> list[UserError]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from gantk.catalog.domains import left_out_note
-from gantk.data.dataset import Data, source_fact
+from gantk.data.dataset import Data, layouts_in_words, source_fact
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
@@ -22,7 +22,7 @@ def describe(data: Data) -> list[str]:
         f"{unmasked} of {trained} training images have no lesion mask; all their pixels count as"
         " outside of lesions"
     )
-    layout = source_fact(data.source, "layout_in_words")
+    layout = layouts_in_words(data.source)
     lines = [
         ("layout", layout) if layout else ("found", data.images_in_words),
         ("data", _counts(data)),

@@ -22,7 +22,7 @@ import pluggy
 from gantk.errors import did_you_mean
 from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import FUNCTION, OWN, Add, Plugin, Registry
-from gantk.plugin.settings import disabled_plugins
+from gantk.plugin.settings import FILE_NAME, disabled_plugins, own_layouts
 
 if TYPE_CHECKING:
     import click
@@ -41,14 +41,14 @@ _recipe_folder: Path | None = None
 
 
 def use_settings_beside(recipe_folder: Path | None) -> None:
-    """Leave out what a `gantk.toml` in this folder disables; None: the recipe has no folder.
+    """Heed the `gantk.toml` in this folder; None: the recipe has no folder.
 
-    Plugins are loaded again if this changes which ones are left out.
+    Plugins are loaded again if this changes which ones are left out, or the layouts.
     """
     global _recipe_folder
-    if disabled_plugins(recipe_folder) != disabled_plugins(_recipe_folder):
+    before, _recipe_folder = _recipe_folder, recipe_folder
+    if any(said(recipe_folder) != said(before) for said in (disabled_plugins, own_layouts)):
         load.cache_clear()
-    _recipe_folder = recipe_folder
 
 
 def function(name: str) -> Callable[..., Any] | None:
@@ -115,6 +115,10 @@ def _load() -> Loaded:
         if plugin.problem:
             registry.broken[label] = plugin.problem
 
+    own = Add(FILE_NAME)
+    for name, line in own_layouts(_recipe_folder).items():
+        own.layout(name, line, text=f"A layout of your {FILE_NAME}.")
+    own.commit(registry)
     return Loaded(registry, manager.hook, tuple(plugins))
 
 

@@ -1,7 +1,8 @@
-"""Which plugins are left out: the variable GANTK_DISABLE, and `plugins.disable` in a `gantk.toml`.
+"""Which plugins are left out, by the variable GANTK_DISABLE and `plugins.disable` in a `gantk.toml`;
+and the layouts of its table `layouts`.
 
 A `gantk.toml` counts beside the recipe, in the working folder and in the user's configuration
-folder; what any of them names is left out.
+folder: what any of them says, the first of those that say the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gantk.files import read_file
 
 VARIABLE = "GANTK_DISABLE"
 FILE_NAME = "gantk.toml"
-EXAMPLE = 'plugins.disable = ["gantk_serve"]'
+EXAMPLE = 'plugins.disable = ["gantk_serve"] and layouts.NAME = "{patient}/{contrast}"'
 
 MAX_SETTINGS_BYTES = 2**18
 
@@ -28,16 +29,25 @@ def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
     is not readable or holds anything else.
     """
     disabled = dict.fromkeys(_words(os.environ.get(VARIABLE, "")), VARIABLE)
-    folders = [recipe_folder, Path.cwd(), user_folder()]
-    for folder in folders:
-        if folder is None:
-            continue
-        path = folder / FILE_NAME
-        if os.path.isfile(path):  # False too for a folder that may not be entered
-            for package in _disabled_by(path):
-                disabled.setdefault(package, str(path))
-
+    for path, (packages, _) in _settings(recipe_folder).items():
+        disabled = {**dict.fromkeys(packages, str(path)), **disabled}
     return disabled
+
+
+def own_layouts(recipe_folder: Path | None = None) -> dict[str, str]:
+    """The lines of the user's layouts, by name; UserError as of `disabled_plugins`."""
+    lines: dict[str, str] = {}
+    for _, own in _settings(recipe_folder).values():
+        lines = {**own, **lines}
+    return lines
+
+
+def _settings(recipe_folder: Path | None) -> dict[Path, tuple[list[str], dict[str, str]]]:
+    """What each `gantk.toml` says: packages to leave out, and layouts by name."""
+    folders = (recipe_folder, Path.cwd(), user_folder())
+    paths = [folder / FILE_NAME for folder in folders if folder is not None]
+    # False too for a folder that may not be entered
+    return {path: _settings_in(path) for path in paths if os.path.isfile(path)}
 
 
 def user_folder() -> Path | None:
@@ -54,11 +64,12 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _disabled_by(path: Path) -> list[str]:
-    """The list `plugins.disable` of one `gantk.toml`."""
+def _settings_in(path: Path) -> tuple[list[str], dict[str, str]]:
+    """The list `plugins.disable` and the table `layouts` of one `gantk.toml`."""
     with reading_file(path, "settings", allowed=EXAMPLE):
         tables = tomllib.loads(read_file(path, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
         packages = None
+        layouts = tables.pop("layouts", {})
         plugins = tables.pop("plugins", {})
         other_keys = list(tables)
         if isinstance(plugins, dict):
@@ -68,5 +79,7 @@ def _disabled_by(path: Path) -> list[str]:
             raise ValueError(f"there is no setting '{other_keys[0]}'")
         if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
             raise ValueError("plugins.disable must be a list of package names")
+        if not isinstance(layouts, dict) or not all(isinstance(x, str) for x in layouts.values()):
+            raise ValueError("layouts must be a table of lines by name")
 
-    return packages
+    return packages, layouts

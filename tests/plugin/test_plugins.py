@@ -14,6 +14,8 @@ from tiny import ROOT, draw_pictures, python
 
 import gantk
 from gantk import registry
+from gantk.catalog.contrasts import ContrastWords
+from gantk.catalog.layouts import read
 from gantk.cli import Commands
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
@@ -276,12 +278,24 @@ def test_gantk_toml_leaves_a_family_out(add_plugin, monkeypatch, tmp_path):
         load_recipe("cyclegan_t1t2").check()
 
 
+def test_gantk_toml_keeps_the_line_of_a_hospital(add_plugin, tmp_path, monkeypatch):
+    (tmp_path / "gantk.toml").write_text('[layouts]\nours = "{patient}/A{contrast}_x"\n', "utf-8")
+    monkeypatch.chdir(tmp_path)
+    load.cache_clear()
+    paths = [f"{who}/A{contrast}_x.nii" for who in ("ann", "bob") for contrast in ("T1", "T2")]
+    found = read(paths, ("T1", "T2"), ContrastWords(("T1", "T2")))
+
+    assert registry().get("layout", "ours").owner == "gantk.toml"
+    assert (found.layout, len(found.pairs())) == ("{patient}/A{contrast}_x", 2)
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
         ("disable = []", "there is no setting 'disable'. Allowed: plugins.disable"),
         ('[plugins]\noff = ["a"]', "there is no setting 'plugins.off'"),
         ('[plugins]\ndisable = "gantk_app"', "plugins.disable must be a list of package names"),
+        ("layouts.ours = 5", "layouts must be a table of lines by name"),
     ],
 )
 def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):

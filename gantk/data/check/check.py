@@ -17,16 +17,19 @@ from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, scan_contrasts, scan_or_contrasts
 from gantk.data.check import findings
-from gantk.data.check.contrasts import (
-    named_otherwise,
-    numbers_after_contrasts,
-    wrong_contrast,
-)
+from gantk.data.check.contrasts import named_otherwise, wrong_contrast
 from gantk.data.check.findings import Problem, line_of, problem, scan_names, with_verb
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import MeasuredPairs, measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data, Study, doubts_of, expect_usable, source_fact
+from gantk.data.dataset import (
+    Data,
+    Study,
+    doubts_of,
+    expect_usable,
+    layouts_in_words,
+    source_fact,
+)
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
@@ -161,11 +164,8 @@ def examine(
     report(0.0, f"reading {path.name}")
     rows: list[Row] = []
     if not path.is_file():
-        rows = [
-            row
-            for row in scan_or_contrasts(path, _asked_with_words(settings))
-            if row.kind != "other"
-        ]
+        listed = scan_or_contrasts(path, _asked_with_words(settings))
+        rows = [row for row in listed if row.kind != "other"]
         if not rows:
             raise UserError(nothing_fits(path), where="PATH")
 
@@ -175,28 +175,16 @@ def examine(
         found.problems.extend(findings.unreadable_images(found.items))
         found.problems.extend(_compare(found.items, None, ()))
         return found
-    study = path.is_file() and _study(path, recipe, settings, rows)  # errors in a table stop it
     try:
-        usage, origin = study or _study(path, recipe, settings, rows)
+        usage, origin = _study(path, recipe, settings, rows)
         uses = _scans_of(usage.records)
         found = found._replace(usage=usage, recipe=origin, images=len(uses))
-        names = [scan.name for (_, scan), _ in uses]
-        chosen = range(len(uses)) if every else sample_indices(names)
-        if len(chosen) < len(uses):
-            what = f"only a sample of {len(chosen)} of {len(uses)} images was checked"
-            remedy = "use --every to check all images, which is slow"
-            found.problems.append(problem("sample", "note", what, (), remedy))
-        known = {item.scan: item for item in inspected}
-        for number in chosen:
-            report(0.8 * number / len(uses), names[number])
-            found.items.append(_inspect(usage, uses[number], known))
-        report(0.8, "splitting the images")
-        found.problems.extend(_about_use(usage, found.items))
-        report(0.95, "comparing the images")
-        found.pairs.extend(measure_pairs(usage))
+        _examine_use(found, usage, uses, every, {each.scan: each for each in inspected}, report)
     except UserError as error:
-        if (error.where or "").startswith("--set") or isinstance(error, LayoutQuestion):
-            raise  # the settings are wrong, or the user is asked
+        is_of_table = path.is_file() and found.usage is None
+        is_wrong_setting = (error.where or "").startswith("--set")
+        if is_of_table or is_wrong_setting or isinstance(error, LayoutQuestion):
+            raise  # the user is asked, or what they gave is wrong
         are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
         severity = "warning" if are_too_few else "error"
         what = f"these images cannot be used for training: {error.what}"
@@ -208,6 +196,30 @@ def examine(
     found.problems.extend(_compare(found.items, found.usage, found.pairs))
     report(1.0, "done")
     return found
+
+
+def _examine_use(
+    found: Examination,
+    usage: Study,
+    uses: Sequence[Use],
+    every: bool,
+    known: Mapping[Scan, Inspected],
+    report: Callable[[float, str], None],
+) -> None:
+    """Find the images of a usage, all or a sample, the problems of the usage, and its pairs."""
+    names = [scan.name for (_, scan), _ in uses]
+    chosen = range(len(uses)) if every else sample_indices(names)
+    if len(chosen) < len(uses):
+        what = f"only a sample of {len(chosen)} of {len(uses)} images was checked"
+        remedy = "use --every to check all images, which is slow"
+        found.problems.append(problem("sample", "note", what, (), remedy))
+    for number in chosen:
+        report(0.8 * number / len(uses), names[number])
+        found.items.append(_inspect(usage, uses[number], known))
+    report(0.8, "splitting the images")
+    found.problems.extend(_about_use(usage, found.items))
+    report(0.95, "comparing the images")
+    found.pairs.extend(measure_pairs(usage))
 
 
 def warnings_about(data: Data) -> list[str]:
@@ -425,7 +437,6 @@ def _compare(
         problems += [
             *wrong_contrast(items, study),
             *named_otherwise(study),
-            *numbers_after_contrasts(study),
             *findings.single_slices(study),
             *findings.scans_of_other_scales(items, study),
             *pairs_that_do_not_fit(study, pairs),
@@ -527,7 +538,7 @@ def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images."""
-    layout = source_fact(usage.source, "layout_in_words")
+    layout = layouts_in_words(usage.source)
     lines = {"layout": layout} if layout else {}
     lines |= {
         "source": usage.table.source.name,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,14 +20,12 @@ from gantk.data.check.findings import MAX_OUTLIER_SHARE, Problem, problem, scan_
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Study
 from gantk.data.spread import spread
-from gantk.formats.files import stem_of
 
 MIN_IMAGES = 12  # per domain for finding outliers
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
 MIN_LOG_RATIO = 0.25  # of the distances to the own and the other domain, for a wrong one
 MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
-GLUED_NUMBER = re.compile(r"(?i)(t[12])\d+$")  # a whole name: `T11`, `t2007`
 MAX_USUAL_LOG_RATIO = -0.4  # the median of images that are in the right domain
 
 
@@ -166,28 +163,3 @@ def named_otherwise(study: Study) -> Iterator[Problem]:
                 what = f"{len(names)} of {with_verb(said[domain], 'image', words)}"
                 remedy = "look at these images, and correct their domain in a table, or the names"
                 yield problem("contrast", "warning", what, names, remedy)
-
-
-def numbers_after_contrasts(study: Study) -> Iterator[Problem]:
-    """Warn of a domain whose names begin with T1 and T2, each before a number (`T11`, `T28`): they
-    may be two contrasts.
-    """
-    for letter, domain in study.names.items():
-        if usual_contrast(domain):
-            continue
-        begins = Counter[str]()
-        for record in study.records:
-            if record.domain == letter:
-                match = GLUED_NUMBER.match(stem_of(record.path)) if record.path else None
-                begins[match[1].upper() if match else ""] += 1
-
-        if set(begins) == {"T1", "T2"}:
-            what = (
-                f"the names of {domain} begin with T1 ({begins['T1']}) and T2 ({begins['T2']}),"
-                " which were read as parts of a number"
-            )
-            remedy = (
-                "if these are contrasts, put a _ after them (T1_1.png), or list the images in a"
-                " table"
-            )
-            yield problem("contrast", "warning", what, (), remedy)
