@@ -360,23 +360,6 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
     assert "file '0" in leaks[0]
 
 
-@pytest.mark.parametrize("numbers, told", [((1, 2, 3), True), ((2, 3, 4), False)])
-def test_numbers_glued_to_contrasts_are_a_warning(tmp_path, pictures, numbers, told):
-    data = tmp_path / "glued"
-    data.mkdir()
-    firsts = ("T1", "T2") if told else ("T1", "T3")
-    images = iter(sorted(pictures.rglob("*.png")))
-    for first in firsts:
-        for number in numbers:
-            shutil.copy(next(images), data / f"{first}{number}.png")
-
-    found = [each for each in check(data)["problems"] if "begin with T1" in each["what"]]
-    assert bool(found) == told
-    if told:
-        assert "begin with T1 (3) and T2 (3)" in found[0]["what"]
-        assert "T1_1.png" in found[0]["remedy"]
-
-
 LAYOUTS = {
     "two images side by side": lambda one, other: np.hstack([one, other]),
     "three images side by side": lambda one, other: np.hstack([one, other, one]),
