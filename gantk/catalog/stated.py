@@ -20,7 +20,7 @@ from gantk.formats.files import is_volume, stem_of
 DATASET_FILE = "dataset.json"
 KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
 CHANNEL = re.compile(r"(.+)_(\d{4})")
-IMAGES_FOLDER = re.compile(r"images(?:Tr|Ts|Va|Val)")
+IMAGES_FOLDER = r"images(?:Tr|Ts|Va|Val)"
 
 
 def read_dataset_json(
@@ -35,39 +35,44 @@ def read_dataset_json(
     names = _channel_names(root / file, words)
     skipped = left_out(paths, words)
     found = Reading(DATASET_FILE, [], dict(skipped))
-    channels: dict[str, tuple[str, int | None]] = {}  # path -> case, and number of the channel
-    for path in paths:
-        match = None if path in skipped else CHANNEL.fullmatch(stem_of(path))
-        if path not in skipped:
-            channels[path] = (match[1], int(match[2])) if match else (stem_of(path), None)
-    if any(number in names for _, number in channels.values()):
-        others = {path for path, (_, number) in channels.items() if number is None}
-        found.left_out |= dict.fromkeys(others, "without a channel")
-        channels = {path: channels[path] for path in channels if path not in others}
-        are_named = all(number in names for _, number in channels.values())
-    else:
-        are_named = all(
-            number is None and not words.said(stem_of(path))
-            for path, (_, number) in channels.items()
-        )
-
-    above = file.removesuffix(DATASET_FILE)
-    places = [path.removeprefix(above).rpartition("/")[0] for path in channels]
-    in_place = all(place == "" or IMAGES_FOLDER.fullmatch(place) for place in places)
-    if not (names and are_named and in_place and all(path.startswith(above) for path in channels)):
-        return None
-    for (path, (case, own)), place in zip(channels.items(), places, strict=True):
-        for number in names if own is None else [own]:
-            entry = Entry(path, names[number], split=split_named(place))
-            entry.patient = case if is_volume(path) else ""
-            entry.slice = "" if is_volume(path) else case
-            entry.volume = number if own is None and len(names) > 1 else None
-            found.entries.append(entry)
+    cases = {path: _case_and_channel(path) for path in paths if path not in skipped}
+    are_files = any(channel in names for _, channel in cases.values())
+    place = re.compile(rf"{re.escape(file.removesuffix(DATASET_FILE))}(?:({IMAGES_FOLDER})/)?[^/]+")
+    for path, (case, channel) in cases.items():
+        lies = place.fullmatch(path)
+        is_named = channel in names if are_files else channel is None and not words.said(case)
+        if are_files and channel is None:
+            found.left_out[path] = "without a channel"
+        elif not (names and lies and is_named):
+            return None
+        else:
+            split = split_named(lies[1] or "")
+            found.entries += _entries_of_case(path, case, split, channel, names)
     found = found.of_contrasts(contrasts)
     if len({entry.split for entry in found.entries}) < 2:
         for entry in found.entries:
             entry.split = ""
     return found
+
+
+def _entries_of_case(
+    path: str, case: str, split: str, channel: int | None, names: Mapping[int, str]
+) -> list[Entry]:
+    """The entry of a file's channel, or one for each channel of a file of several."""
+    entries = []
+    for number in names if channel is None else [channel]:
+        entry = Entry(path, names[number], split=split)
+        entry.patient = case if is_volume(path) else ""
+        entry.slice = "" if is_volume(path) else case
+        entry.volume = number if channel is None and len(names) > 1 else None
+        entries.append(entry)
+    return entries
+
+
+def _case_and_channel(path: str) -> tuple[str, int | None]:
+    """The case, and the number of its channel if the name ends in one."""
+    match = CHANNEL.fullmatch(stem_of(path))
+    return (match[1], int(match[2])) if match else (stem_of(path), None)
 
 
 def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
