@@ -13,6 +13,7 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.layouts import Entry, Reading, Unclear
 from gantk.errors import UserError, count_noun, printable
+from gantk.formats.files import is_volume
 
 PLURALS = {"mask": "masks", "copy": "copies"} | {
     name: f"{name}s" for name in ("template", "localizer", "derivative")
@@ -92,6 +93,12 @@ def in_words(reading: Reading, pairs: int | None = None) -> str:
     if len(contrasts) > 1:
         pairs = len(reading.pairs()) if pairs is None else pairs
         parts.append(count_noun(range(pairs), "pair") if pairs else "no pairs")
+    cells = Counter(entry.cell for entry in entries if entry.patient and is_volume(entry.path))
+    several = {cell[1] for cell, count in cells.items() if count > 1}
+    if several:
+        parts.append(
+            f"{count_noun(several, 'patient')} with several files of one contrast and visit"
+        )
     if labels:
         parts.append(f"classes {', '.join(sorted(labels))}")
     if reading.left_out:

@@ -68,6 +68,15 @@ def test_visits_tell_images_of_a_patient_apart(tmp_path, scans):
     assert result["summary"]["layout"] == f"columns path, domain, patient, visit: {said}"
 
 
+def test_several_volumes_of_one_visit_are_counted(tmp_path):
+    rows = [(f"{name}_{n}.nii", "T1", f"p{n}") for n in range(3) for name in ("axial", "other")]
+    for path, *_ in rows:
+        volume(tmp_path / path, sum(map(ord, path)) % 99)
+    found = check(table(tmp_path, ("path", "domain", "patient"), rows[:5]))
+    said = "T1 5; 3 patients; 2 patients with several files of one contrast and visit"
+    assert found["summary"]["layout"] == f"columns path, domain, patient: {said}"
+
+
 def test_two_channels_of_one_domain_are_an_error(tmp_path):
     for number in range(4):
         volume(tmp_path / f"p{number // 2}_000{number % 2}.nii.gz", number)

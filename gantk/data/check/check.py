@@ -546,18 +546,29 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "patients": str(len(patients_of(usage.records)) or "unknown"),
     }
     if len(usage.names) == 2:
-        count = len(complete_pairs(usage.records))
-        measured = " and ".join(each.counted for each in found.pairs) or "none"
-        lines["pairs"] = f"{count} registered; {measured} measured" if count else "none found"
-        if not count and on_other_grids(usage.records):
-            lines["pairs"] = "none found on one grid: use --set data.source.onto=a"
-
+        lines["pairs"] = _pairs_in_words(found, usage)
     lines["split"] = usage.split_description or "none"
     if usage.splits.held_out:
         lines["held out"] = usage.splits.held_out
     too_few = few_test_patients(usage.splits)
     if too_few:
         lines["too few"] = too_few
+    return lines | _other_files(found, usage)
+
+
+def _pairs_in_words(found: Examination, usage: Study) -> str:
+    count = len(complete_pairs(usage.records))
+    if count:
+        measured = " and ".join(each.counted for each in found.pairs) or "none"
+        return f"{count} registered; {measured} measured"
+    if on_other_grids(usage.records):
+        return "none found on one grid: use --set data.source.onto=a"
+    return "none found"
+
+
+def _other_files(found: Examination, usage: Study) -> dict[str, str]:
+    """Topic -> a line on the files that are masks, or not used."""
+    lines = {}
     used = {file for item in found.items for record in item.records for file in record.files}
     masks = {file for record in usage.records for file in record.mask_files}
     if masks:
