@@ -166,7 +166,7 @@ def capture(page, width: int, height: int) -> Image.Image:
 
 
 def report_top(run: Path, width: int, height: int) -> Image.Image:
-    """The first screen of a run's report: the sentence, a typical image and three numbers."""
+    """The first screen of a run's report: the sentence and a typical image."""
     gantk(run.parent, "report", run.name)
     with browser((run / "report.html").as_uri()) as page:
         return capture(page, width, height)

@@ -159,27 +159,18 @@ def score_rows(results: Results) -> Iterator[ScoreRow]:
             yield ScoreRow(key, metric, score, results.rival(key, metric), verdict)
 
 
-def rows_by_direction(results: Results) -> dict[str, list[ScoreRow]]:
-    """The rows of `score_rows`, by direction."""
-    found: dict[str, list[ScoreRow]] = {key: [] for key in results.metrics}
-    for row in score_rows(results):
-        found[row.key].append(row)
-    return found
-
-
 def main_rows(results: Results) -> dict[str, list[ScoreRow]]:
     """The rows that a table shows first and the sentence speaks of, by direction: without those of
     the foreground that are no worse than the whole image's.
     """
-    found: dict[str, list[ScoreRow]] = {}
-    for key, rows in rows_by_direction(results).items():
-        whole = {row.metric: row.tone for row in rows if not row.region}
-        found[key] = []
-        for row in rows:
-            of_image = whole.get(split_region(row.metric)[0])
-            is_told = of_image is not None and TONES.index(row.tone) >= TONES.index(of_image)
-            if row.region != "foreground" or not is_told:
-                found[key].append(row)
+    rows = [*score_rows(results)]
+    rank = {(row.key, row.metric): TONES.index(row.tone) for row in rows}
+    found: dict[str, list[ScoreRow]] = {key: [] for key in results.metrics}
+    for row in rows:
+        whole = rank.get((row.key, split_region(row.metric)[0]))
+        is_worse = whole is None or rank[row.key, row.metric] < whole
+        if row.region != "foreground" or is_worse:
+            found[row.key].append(row)
     return found
 
 

@@ -37,7 +37,6 @@ from gantk.report.pictures import TEXTS, SampleBlock, error_ceiling, error_scale
 from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import grids, run_summary, statistics_section
 from gantk.report.summary import (
-    main_numbers,
     score_tables,
     summarise,
     typical_images,
@@ -214,7 +213,6 @@ def _story(
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
         "typical": typical_images(run, test_patients),
-        "numbers": main_numbers(run),
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],
         "files": [*files_sentences(run.results)],

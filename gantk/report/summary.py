@@ -12,14 +12,11 @@ import numpy as np
 from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
-    FROM_NOISE,
     ScoreRow,
     main_rows,
     pairs_sentence,
-    patients_are_known,
     result_sentence,
     result_tone,
-    rows_by_direction,
 )
 from gantk.report import words
 from gantk.report.figures import BRIGHTEST, picture_row
@@ -31,39 +28,6 @@ from gantk.runs.results import Score
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
-
-
-def main_numbers(run: RunRecord) -> list[tuple[str, str]]:
-    """The three numbers of the page's top: the first score of each direction (of one direction its
-    first two) beside the best baseline's, and the number of test patients, or of images where these
-    are unknown.
-    """
-    by_direction = rows_by_direction(run.results)
-    returned = [
-        rows for key, rows in by_direction.items() if rows and f"{key}_post" not in by_direction
-    ]
-    if not returned:
-        return []
-
-    chosen = [rows[0] for rows in returned[:2]] if len(returned) > 1 else returned[0][:2]
-    numbers = []
-    for row in chosen:
-        about = f"{row.name}, {run.label(row.key)}"
-        if row.rival:
-            about += f"; {row.baseline_name}: {words.with_unit(row.rival, row.score.decimals)}"
-        numbers.append((words.with_unit(row.score), about))
-
-    if chosen[0].key in FROM_NOISE:
-        of_what, key = "generated image", "n"
-    elif patients_are_known(run.results):
-        of_what, key = "test patient", "n"
-    else:
-        of_what, key = "test image", "images"
-    tested = max(getattr(row.score, key) or 0 for rows in returned for row in rows)
-    if tested:
-        count, of_what = count_noun(tested, of_what).split(" ", 1)
-        numbers.append((count, of_what))
-    return numbers
 
 
 def summarise(run: RunRecord) -> dict[str, str]:

@@ -409,7 +409,7 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
 def test_the_page_begins_with_a_sentence_and_images(whole):
     first = whole.source.partition("<h2>Scores on the test images</h2>")[0]
 
-    order = [first.index(f'class="{name}') for name in ("headline", "typical", "facts")]
+    order = [first.index(f'class="{name}') for name in ("headline", "typical")]
     assert order == sorted(order)
     assert (
         first.count('class="typical"') - first.partition('class="others"')[2].count("typical") == 1
