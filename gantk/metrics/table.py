@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,16 @@ MAX_FILE_BYTES = 2**28
 TEXTS = ["direction", "system", "metric", "region", "image", "patient"]
 NUMBERS = ["value", "corrected"]
 COLUMNS = [*TEXTS, *NUMBERS, "finite"]
+PLACE = TEXTS[:3]  # of a score
 
 
-def lines_of(metric: str, value: Any, **about: Any) -> pd.DataFrame:
-    """The lines of one score: `value`, and what is known besides, one for all or one each."""
+def lines_of(metrics: Sequence[str], values: Any, **about: Any) -> pd.DataFrame:
+    """The lines of scores: the metric of each, `values`, and what is known besides, one for all or one
+    each.
+    """
     known = {"image": "", "patient": "", "corrected": np.nan, "finite": True} | about
-    region = split_region(metric)[1] or "whole"
-    return pd.DataFrame(known | {"metric": metric, "region": region, "value": value})[COLUMNS]
+    regions = [split_region(metric)[1] or "whole" for metric in metrics]
+    return pd.DataFrame(known | {"metric": metrics, "region": regions, "value": values})[COLUMNS]
 
 
 def table_of(results: Results, lines: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -52,16 +55,18 @@ def table_of(results: Results, lines: pd.DataFrame | None = None) -> pd.DataFram
     `lines`: those of single images, if they are not in the results.
     """
     parts = [*results.lines] if lines is None else [lines]
-    known = {
-        key for part in parts for key in part.groupby(["direction", "system", "metric"]).groups
-    }
+    known = {place for part in parts for place in part.groupby(PLACE).groups}
     systems: Mapping[str, ScoresByDirection] = {MODEL: results.metrics, **results.baselines}
-    for system, directions in systems.items():
-        for direction, scores in directions.items():
-            for metric, score in scores.items():
-                if (direction, system, metric) not in known:
-                    about = {"direction": direction, "system": system}
-                    parts.append(lines_of(metric, [score.value], **about))
+    values = {
+        (direction, system, metric): score.value
+        for system, directions in systems.items()
+        for direction, scores in directions.items()
+        for metric, score in scores.items()
+        if (direction, system, metric) not in known
+    }
+    if values:
+        directions, names, metrics = zip(*values, strict=True)
+        parts.append(lines_of(metrics, [*values.values()], direction=directions, system=names))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
 

@@ -148,7 +148,7 @@ def test_images_of_unknown_patients_are_no_patients(patients, compared, tmp_path
     """Scores of two images of so many patients, None if unknown."""
     (tmp_path / "recipe.toml").write_text('[data]\nsource = {name = "files"}\n', "utf-8")
     about = {"direction": "a_to_b", "system": MODEL, "image": ["001.png", "002.png"]}
-    lines_of("psnr", 20.0, **about).to_csv(tmp_path / "scores.csv", index=False)
+    lines_of(["psnr"] * 2, 20.0, **about).to_csv(tmp_path / "scores.csv", index=False)
     files = {
         "metrics": {"metrics": {"a_to_b": {"psnr": {"value": 20.0, "n": patients}}}},
         "split": {"splits": {"test": []}},
