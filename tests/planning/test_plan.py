@@ -119,6 +119,10 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(
     text = plan(tmp_path / "data")
     assert tomllib.loads(text)["translate"].get("stripped") == stripped
     assert ("it is unclear whether these show skulls" in text) == (stripped is None)
+    if "CT" in contrasts:  # a value that differs from the shipped recipe's loses its comment
+        text = plan(tmp_path / "data", set=["data.source.pairs=none"])
+        assert "noise_floor = 0.02 # " in text
+        assert "below 6 %" not in text
 
 
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
