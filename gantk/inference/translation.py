@@ -254,7 +254,9 @@ class Translation:
     def _say_unused(
         self, catalog: Sequence[Row], root: Path, jobs: Sequence[Job], how: str
     ) -> None:
-        """Say which images of a folder are not translated, and how to name one: `how`."""
+        """Say which images of a folder are not translated, for each reason in a line, and how to name
+        one: `how`.
+        """
         used = {
             (scan.files, scan.volume)  # the images of a table have other names
             for job in jobs
@@ -262,13 +264,15 @@ class Translation:
             for scan in found
         }
         silent = ("other", "mask") if self.several_contrasts else ("other",)
-        images = {row.scan_below(root): row for row in catalog if row.kind not in silent}
-        unused = [scan for scan in images if (scan.files, scan.volume) not in used]
-        if unused:
-            names = _first_names([_with_reason(scan, images[scan]) for scan in unused])
+        unused: dict[str, list[str]] = defaultdict(list)  # names by the reason
+        for row in catalog:
+            scan = row.scan_below(root)
+            if row.kind not in silent and (scan.files, scan.volume) not in used:
+                unused[_why_unused(row)].append(f"'{scan.name}'")
+        for why, names in unused.items():
             self.say(
-                f"note     {count_noun(unused, 'image')} not used: {names} (to translate one, name"
-                f" it: {how})"
+                f"note     {count_noun(names, 'image')} not used ({why}): {_first_names(names)} (to"
+                f" translate one, name it: {how})"
             )
 
     def _with_outputs(
@@ -695,11 +699,12 @@ def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
     return f" ({len(names)} of {count} {noun}: {_first_names(names)})"
 
 
-def _with_reason(scan: Scan, row: Row) -> str:
-    """The name of a scan that is not used, and why, where that is known."""
-    why = f"the header says that it is {row.why}" if row.kind == "no scan" else row.why
-    reason = f" ({why})" if why else ""
-    return f"'{scan.name}'{reason}"
+def _why_unused(row: Row) -> str:
+    """Why an image of a folder is not translated."""
+    if row.kind == "no scan":
+        return f"the header says that it is {row.why}"
+    says = f"shows {row.contrast}" if row.contrast else "nothing says what it shows"
+    return row.why or says
 
 
 def _first_names(names: Sequence[str]) -> str:

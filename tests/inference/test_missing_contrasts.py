@@ -159,7 +159,7 @@ def test_images_without_skull_are_used_for_a_model_of_such(run, tmp_path, gantk)
     done = gantk("translate", run, tmp_path / "p1", tmp_path / "out", "--to", "FLAIR")
 
     assert (tmp_path / "out" / "FLAIR_to_SRI_brain.nii.gz").exists()
-    assert "2 images not used: 'T1_to_SRI.nii.gz' (with skull)" in done.out
+    assert "2 images not used (with skull): 'T1_to_SRI.nii.gz'" in done.out
     assert "T1: nothing is masked out of the input" in done.out  # these have no air at all
 
 

@@ -294,7 +294,7 @@ def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
         (
             {"ProtocolName": "T1 localizer"},
             "not recorded",
-            "not used: 'P1' (the header says that it is",
+            "not used (the header says that it is a localizer): 'P1'",
         ),
         ({"ImageType": ["DERIVED", "SUB"]}, "not recorded", "says that it is a subtraction)"),
         ({"skip": [4]}, "no", "lacks 1 slice"),
