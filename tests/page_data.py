@@ -124,7 +124,8 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
             data = {"domains": ["T1"], "size": [64, 64]} if name == "NOISE_RUN" else {}
             if name == "ANY_RUN":
                 data = {"domains": ["T1+T2+FLAIR"] * 2, "missing": "mask"}
-            (folder / name).symlink_to(small_run(folder / f"{name}.made", method, 1, **data))
+            run = small_run(folder / f"{name}.made", method, 1, scored=True, **data)
+            (folder / name).symlink_to(run)
 
     return {"PATH": f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"}
 
