@@ -128,14 +128,15 @@ def test_a_part_that_cannot_score_is_an_error_before_training(
     "change",
     ["result.metrics.clear(); 1 / 0", "result.x = object()", "result.metrics['a_to_b'] = 5"],
 )
-def test_scores_that_a_plugin_damages_are_kept(change, add_plugin, copied_run, capsys):
+def test_scores_that_a_plugin_damages_are_kept(change, add_plugin, copied_run):
     before = read_json(copied_run / "metrics.json")
     add_plugin("my-package", "mine", HOOK + f"gantk_images_scored(result): {change}")
-    toolkit.evaluate(copied_run, device="cpu", say=lambda line: None)
+    said: list[str] = []
+    toolkit.evaluate(copied_run, device="cpu", say=said.append)
 
     after = read_json(copied_run / "metrics.json")
     assert after["metrics"] == before["metrics"]
-    assert "is switched off" in capsys.readouterr().err
+    assert any(line.startswith("warning  ") and "is switched off" in line for line in said)
 
 
 @pytest.mark.parametrize(
