@@ -28,6 +28,7 @@ from gantk import registry
 from gantk.cli import cli
 from gantk.errors import UserError
 from gantk.plugin.loader import attach_commands
+from gantk.plugin.settings import own_layouts
 from gantk.plugin.spec import Table
 from gantk.recipe import tables as recipe_tables
 from gantk.recipe.load import Recipe, load_recipe
@@ -137,6 +138,9 @@ def test_every_recipe_and_python_block_of_a_page_is_valid(block, tmp_path, monke
     elif block.title == "rules.toml":
         Path("rules.toml").write_text(block.text, "utf-8")
         load_rules(Path("rules.toml"))
+    elif block.title == "gantk.toml":
+        Path("gantk.toml").write_text(block.text, "utf-8")
+        assert own_layouts()
     # a package's own parts
     elif "project" not in (tables := tomllib.loads(block.text)) and "/src/" not in block.title:
         base = {} if "method" in tables else load_recipe("dualgan_t1t2").tables
