@@ -95,7 +95,8 @@ def _of_unnamed_contrasts(
             reading.settings = tuple(
                 f'data.words.{contrast}=["{value}"]' for contrast, value in value_of.items()
             )
-            if reading.entries:
+            # of few images, these are the values of another field
+            if 2 * len(reading.entries) >= len(images):
                 yield reading
 
 

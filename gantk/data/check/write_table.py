@@ -34,7 +34,8 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
         rows = [*_rows_in_use(usage), *_rows_left_out(usage, said)]
     else:
         rows = [
-            replace(row, split="" if row.kind == "image" else LEFT_OUT, pair="") for row in said
+            replace(row, split="" if row.kind == "image" else LEFT_OUT, pair="", session="")
+            for row in said
         ]
 
     columns = ["path", "domain", "patient"]
