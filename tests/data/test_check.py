@@ -5,6 +5,7 @@ survived.
 import csv
 import shutil
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -358,6 +359,16 @@ def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
 
     assert len(leaks) == 1
     assert "file '0" in leaks[0]
+
+
+def test_a_recipe_uses_the_files_of_a_relative_path(tmp_path, monkeypatch):
+    for number, contrast in product(range(4), ("T1", "T2")):
+        image = np.random.default_rng(number).integers(0, 99, (24, 24, 6))
+        volume(tmp_path / "scans" / f"p{number}" / f"{contrast}.nii", image)
+    monkeypatch.chdir(tmp_path)
+    summary = check("scans", recipe="cyclegan_t1t2")["summary"]
+    assert summary["files"].startswith("8 nii, ")
+    assert "left out" not in summary
 
 
 LAYOUTS = {

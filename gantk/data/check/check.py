@@ -4,6 +4,7 @@ JSON.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -569,11 +570,12 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
 def _other_files(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line on the files that are masks, or not used."""
     lines = {}
-    used = {file for item in found.items for record in item.records for file in record.files}
-    masks = {file for record in usage.records for file in record.mask_files}
+    records = [record for item in found.items for record in item.records]
+    used = {os.path.abspath(file) for record in records for file in record.files}
+    masks = {os.path.abspath(file) for record in usage.records for file in record.mask_files}
     if masks:
         lines["masks"] = f"{count_noun(masks, 'file')} used as masks of lesions"
-    left_out = [row for row in found.rows if not {*row.files} <= used | masks]
+    left_out = [row for row in found.rows if not {*map(os.path.abspath, row.files)} <= used | masks]
     if left_out:
         files = count_noun(left_out, "file")
         shown = left_out[0].scan_below(found.path).name
