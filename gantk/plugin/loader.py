@@ -46,9 +46,10 @@ def use_settings_beside(recipe_folder: Path | None) -> None:
     Plugins are loaded again if this changes which ones are left out, or the layouts.
     """
     global _recipe_folder
-    before, _recipe_folder = _recipe_folder, recipe_folder
-    if any(said(recipe_folder) != said(before) for said in (disabled_plugins, own_layouts)):
+    facts = (disabled_plugins, own_layouts)
+    if any(fact(recipe_folder) != fact(_recipe_folder) for fact in facts):
         load.cache_clear()
+    _recipe_folder = recipe_folder
 
 
 def function(name: str) -> Callable[..., Any] | None:
