@@ -65,6 +65,7 @@ class OnnxModel(TrainedModel):
         """
         with importing("an .onnx model", "onnx"):
             import onnx
+            import onnxruntime  # noqa: F401 - what is missing is told before a file is read
 
         with (
             reading_file(path, "an ONNX model", remedy=REMEDY),
