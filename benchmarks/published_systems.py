@@ -300,23 +300,32 @@ def short_overview(records: list[dict[str, Any]], systems: Sequence[System]) -> 
 
     rows = []
     for number, group in enumerate(alike.values(), 1):
-        _, record = group[0]
-        recipes = dict.fromkeys(f"`{system.recipe}`" for system, _ in group)
-        published = (published_in_words(system, record) for system, record in group)
-        ours = (score_in_words(record["scores"][system.key]) for system, record in group)
-        baselines = (best_baseline_in_words(record, system.key) for system, record in group)
+        system, record = group[0]
+        words = one_by_one(each.words for each, _ in group if not is_styled(each))
         row = (
             str(number),
-            f"{whose(group[0][0].report)}: {one_by_one(system.words for system, _ in group)}",
-            one_by_one(recipes),
-            one_by_one(published),
-            one_by_one(ours),
-            one_by_one(baselines),
+            one_by_one(f"`{each.recipe}`" for each, _ in group),
+            f"{whose(system.report)}: {words}",
+            one_by_one(styled(each, published_in_words(each, own)) for each, own in group),
+            one_by_one(
+                styled(each, score_in_words(own["scores"][each.key])) for each, own in group
+            ),
+            one_by_one(best_baseline_in_words(own, each.key) for each, own in group),
             f"{stated_in_words(record)}, {record['size'][0]} px, {length_in_words(record)}",
         )
         rows.append(row)
-    headers = ("", "system", "recipe", "published", "ours", "best baseline", "trained as")
+    headers = ("", "recipe", "system", "published", "ours", "best baseline", "trained as")
     return markdown_table(headers, rows)
+
+
+def is_styled(system: System) -> bool:
+    """Whether a row is of a system after the style step."""
+    return system.key.endswith("_post")
+
+
+def styled(system: System, text: str) -> str:
+    """A figure, called one of the style step where it is."""
+    return f"with style {text}" if is_styled(system) else text
 
 
 def one_by_one(texts: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ float32. Texts and extensions of the source's header are left out.
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +46,9 @@ class Nifti(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
-        header, affine, stored = _read_header(path, volume)
-        return stored.image(path, affine, header, values)
+        with path.open("rb") as file:
+            header, affine, stored = _read_header(path, file, volume)
+            return stored.image(path, affine, header, values, file)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
@@ -111,13 +113,15 @@ def _millimetres(header: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
 
 
-def _read_header(path: Path, volume: int | None) -> tuple[Any, np.ndarray, Stored]:
+def _read_header(
+    path: Path, file: io.BufferedReader, volume: int | None
+) -> tuple[Any, np.ndarray, Stored]:
     """The header of one volume, its affine in millimetres, and where its voxels are stored, checked
     against the size of the file.
     """
     from nibabel.nifti1 import data_type_codes
 
-    header, packing = _header_of(path)
+    header, packing = _header_of(file)
     code = int(header["datatype"])
     dtype = header.get_data_dtype() if code in data_type_codes else None
     if dtype is None or dtype.kind not in "iuf":
@@ -176,11 +180,10 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _header_of(path: Path) -> tuple[Any, str]:
+def _header_of(file: io.BufferedReader) -> tuple[Any, str]:
     """A file's header, without its extensions, and how the file is packed, whatever its suffix says."""
-    with path.open("rb") as file:
-        packing = "gzip" if file.peek(2).startswith(b"\x1f\x8b") else ""
-        start = (gzip.GzipFile(fileobj=file) if packing else file).read(540)
+    packing = "gzip" if file.peek(2).startswith(b"\x1f\x8b") else ""
+    start = (gzip.GzipFile(fileobj=file) if packing else file).read(540)
     for kind in _kinds():
         if kind.header_class.may_contain_header(start):
             return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False), packing

@@ -8,6 +8,7 @@ import bz2
 import gzip
 import io
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,9 +46,16 @@ class Stored:
             self.packing,
         )
 
-    def image(self, path: Path, affine: np.ndarray, header: Any, values: bool) -> Image:
+    def image(
+        self,
+        path: Path,
+        affine: np.ndarray,
+        header: Any,
+        values: bool,
+        file: io.BufferedReader | None = None,
+    ) -> Image:
         """The upright image of the volume, (1, D, H, W) or (1, H, W): axes of one voxel are dropped.
-        Without `values` its pixels are zeros without memory.
+        Without `values` its pixels are zeros without memory. `file`: the stored one, if it is open.
         """
         shape = three_sides(self.shape)
         sides = upright_sides(shape, affine)
@@ -55,9 +63,9 @@ class Stored:
         if values:
             spend(values=int(np.prod(shape, dtype=object)))
             upright = np.empty(sides, np.float32)
-            with reading(self.path), self.path.open("rb") as file:
-                file.seek(self.opens)
-                self._decode(self._unpack(file), in_file_order(upright, shape, affine))
+            with reading(self.path), nullcontext(file) if file else self.path.open("rb") as opened:
+                opened.seek(self.opens)
+                self._decode(self._unpack(opened), in_file_order(upright, shape, affine))
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, self.dtype.newbyteorder("="), header)
 
