@@ -14,6 +14,7 @@ from gantk import Record
 from gantk.data.intensity import Percentile, Window
 from gantk.errors import UserError
 from gantk.method import Method
+from gantk.metrics.baselines import HistogramMatching, IntensityMap
 from gantk.metrics.references import units_of
 from gantk.metrics.samples import alarms
 from gantk.metrics.summary import summary_lines
@@ -93,6 +94,24 @@ def test_pair_scores_share_one_foreground_with_baselines(plain):
     expected = identity_error_by_patient(shown, truth)
 
     assert row["value"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_baselines_are_fitted_on_training_images(plain):
+    scorer, _ = plain
+    fitted = dict(scorer.baselines("b"))
+    asked = scorer.reals.scored_images([pair["a"] for pair in scorer.data.pairs("test")])
+
+    def by_hand(split):
+        pairs = scorer.data.pairs(split)
+        sources, targets = (
+            scorer.reals.scored_images([pair[letter] for pair in pairs]) for letter in "ab"
+        )
+        mapped = IntensityMap(zip(sources, targets, strict=True))(asked)
+        return {"intensity_map": mapped, "histogram": HistogramMatching(targets)(asked)}
+
+    for name, expected in by_hand("train").items():
+        torch.testing.assert_close(fitted[name](asked), expected)
+        assert not torch.allclose(fitted[name](asked), by_hand("test")[name], atol=0.01)
 
 
 class Glows(Keeps):
