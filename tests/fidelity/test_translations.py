@@ -100,6 +100,18 @@ def test_style_gan_adds_the_tumour_of_its_example(style_gan):
     torch.testing.assert_close(found, (real + 2 * outputs[0]).clamp(-1, 1))
 
 
+def test_style_gan_takes_a_drawn_tumour_away_under_noise():
+    method = build(small_model("style_gan_tumour"))
+    inputs, _ = shown_to(method.g_ba)
+    batch = Batch(a=images(4, seed=3), b=images(4, seed=2))
+    method.generator_losses(batch)
+
+    real, noisy = torch.cat(inputs).split(4)
+    assert torch.equal(real, batch["b"])
+    assert method.defense > 0
+    assert (noisy - batch["fake_b"]).std().item() == pytest.approx(method.defense, rel=0.1)
+
+
 def test_style_gan_takes_the_tumour_away_by_the_second_network(style_gan):
     method, examples = style_gan
     inputs, outputs = shown_to(method.g_ba)
