@@ -16,6 +16,7 @@ from typing import NamedTuple
 FORKS = """
 import contextlib, ctypes, importlib, json, os, resource, signal, sys, time, traceback
 import torch
+import pandas  # its pyarrow keeps a thread, which forks do without
 torch.set_num_threads(1)
 from gantk.cli import main
 faults = ctypes.CDLL(None)
