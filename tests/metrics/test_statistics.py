@@ -39,6 +39,11 @@ def test_the_p_of_sign_flips_is_that_of_all_patterns_of_signs():
     assert paired.sign_flip_p(np.ones(60)) == 1 / (1 + paired.FLIPS)
 
 
+def test_the_interval_of_a_share_is_that_of_wilson():
+    score = paired.estimate_share(np.array([1] * 9 + [0]))
+    assert score.ci95 == pytest.approx([0.5958, 0.9821], abs=1e-4)
+
+
 def test_corrections_are_those_of_the_hand_computed_table():
     tests = [PairedTest(n=9, gain=1.0, p=p) for p in (0.01, 0.04, 0.03, 0.005)]
     gantk.correct_tests(tests)

@@ -62,6 +62,27 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
+def test_discriminators_see_fakes_of_earlier_steps(name):
+    """As many as the pool holds, half of the time each (Shrivastava et al. 2017)."""
+    method = build(name, pool=4)
+    shown = []
+    method.d_b.register_forward_pre_hook(lambda _, images: shown.append(images[0].detach().clone()))
+    first = pairs() | {
+        "fake_a": random_images(2, 1, (16, 16)),
+        "fake_b": torch.full((2, 1, 16, 16), 0.5),
+    }
+    torch.manual_seed(0)
+    method.discriminator_losses(Batch(first))
+    shown.clear()
+    for seed in range(8):
+        fakes = {f"fake_{side}": random_images(2, 1, (16, 16), seed=seed + 9) for side in "ab"}
+        method.discriminator_losses(Batch(pairs() | fakes))
+
+    again = sum(bool((image == 0.5).all()) for images in shown for image in images)
+    assert again > 0
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
 @pytest.mark.parametrize("defense", [0.0, 0.3])
 def test_what_is_translated_back_has_the_noise_of_the_defense(name, defense):
     """Networks that change nothing give the noise alone as the loss of the cycle."""
