@@ -117,7 +117,7 @@ def test_a_mask_and_companions_move_with_their_image(paired):
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_contrasts_are_hidden_in_sources_and_targets_of_pairs_stay(paired):
+def test_sources_lose_contrasts_and_targets_of_pairs_do_not(paired):
     torch.manual_seed(0)
     batch = Batch({name: torch.rand(64, 2, 4, 4) for name in ("a", "b")})
     data = SimpleNamespace(
