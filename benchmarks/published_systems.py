@@ -471,7 +471,7 @@ def published_in_words(system: System, record: dict[str, Any]) -> str:
     else:
         return "none"
 
-    before_post = () if system.key.endswith("_post") else ("post",)
+    before_post = () if is_styled(system) else ("post",)
     departed = [key for key in record["differs"] if key not in before_post]
     return f"{text}, another system" if keys_of_another_system(departed) else text
 

@@ -26,7 +26,7 @@ Values = tuple[float, ...]  # of one quantity, by seed; empty where it was not m
 FIRST = ("psnr", "ssim")  # main metrics of a translation
 # baselines that any successful training beats: the unchanged input, random pixels
 TRIVIAL = ("identity", "noise")
-MOST_LINES = 4  # both directions, before and after the post-steps
+MAX_LINES_OF_A_SYSTEM = 4  # both directions, before and after the post-steps
 SEED = re.compile(r"\s*\bseed=\S+")
 
 
@@ -93,7 +93,7 @@ class System:
     @property
     def main_lines(self) -> tuple["Line", ...]:
         """The lines that a table has room for: of a network of many contrasts the first two."""
-        return self.lines if len(self.lines) <= MOST_LINES else self.lines[:2]
+        return self.lines if len(self.lines) <= MAX_LINES_OF_A_SYSTEM else self.lines[:2]
 
     @property
     def more(self) -> str:

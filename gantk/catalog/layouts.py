@@ -379,14 +379,15 @@ def explain(
     line = _without_suffix_of_format(layout.pattern)
     suffix = layout.pattern.removeprefix(line).lower().removesuffix(".*")
     pattern = compile_layout(line, words, STRICT if layout.general else LOOSE)
-    entry_of = _typed_entry if layout.general else _plain_entry
     found = Reading(layout.pattern, [])
     around: dict[str, set[tuple[str, ...]]] = defaultdict(set)  # contrast -> words around it
     numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for image in images:
         match = pattern.fullmatch(image.text) if image.path.lower().endswith(suffix) else None
         fields = {key: value or "" for key, value in match.groupdict().items()} if match else {}
-        entry = entry_of(image, fields, layout, contrasts, words) if match else "has another form"
+        entry = _entry(image, fields, contrasts, words) if match else "has another form"
+        if layout.general and isinstance(entry, Entry):
+            entry = _entry_by_types(entry, fields, layout, words)
         if isinstance(entry, str):
             found.left_out[image.path] = entry
             if gives_up and len(found.left_out) > MAX_UNEXPLAINED_IMAGES:
@@ -421,14 +422,10 @@ def _first_left_out(found: Reading) -> str:
     return f"'{path}' {why}{others}"
 
 
-def _plain_entry(
-    image: _Image,
-    fields: Mapping[str, str],
-    layout: Layout,
-    contrasts: Sequence[str],
-    words: ContrastWords,
+def _entry(
+    image: _Image, fields: Mapping[str, str], contrasts: Sequence[str], words: ContrastWords
 ) -> Entry | str:
-    """The entry of an image by the fields of a line that says what each text is; or why not."""
+    """The entry of an image by the fields of a line, each of which is what it says; or why not."""
     entry = Entry(image.path, split=image.split or split_named(fields.get("split", "")))
     said = words.meant(fields["contrast"]) if "contrast" in fields else frozenset[str]()
     if "contrast" in fields and len(said) != 1:
@@ -446,19 +443,10 @@ def _plain_entry(
     return entry
 
 
-def _typed_entry(
-    image: _Image,
-    fields: Mapping[str, str],
-    layout: Layout,
-    contrasts: Sequence[str],
-    words: ContrastWords,
+def _entry_by_types(
+    entry: Entry, fields: Mapping[str, str], layout: Layout, words: ContrastWords
 ) -> Entry | str:
-    """The entry of an image by the fields of a general line, whose texts must be of their types; or
-    why they are not.
-    """
-    entry = _plain_entry(image, fields, layout, contrasts, words)
-    if isinstance(entry, str):
-        return entry
+    """The entry by a general line, whose texts must be of their types; or why they are not."""
     whose = fields.get("patient") or fields.get("person", "")
     if layout.pattern == "*{contrast}*/{patient}":  # T1/p01_T1
         whose = without_contrast(whose, entry.contrast, words)
@@ -476,7 +464,7 @@ def _typed_entry(
         entry.patient = "patient"
     visits = entry.visit, day_of(visit), visit_words(fields.get("contrast", ""))
     entry.visit = "/".join(filter(None, visits))
-    if "name" in fields and is_volume(image.path):  # a volume is all of its patient's visit
+    if "name" in fields and is_volume(entry.path):  # a volume is all of its patient's visit
         entry.slice = ""
     entry.slice = without_contrast(entry.slice, entry.contrast, words)
     return entry

@@ -132,10 +132,13 @@ def read_folder(
     file_of = {composed(_name(folder, image)): image for image in images}
     skipped = _left_out_by_walk(folder, images, asked, paths)
     names = [name for name in file_of if name not in skipped]
-    reading = _stated_reading(folder, names, asked, words, paths)
-    if reading is None and asked.layout:
+    reading: Reading | None
+    if asked.layout:
         reading = read_by(asked.layout, names, asked.contrasts, words, stripped=asked.stripped)
-    elif reading is None:
+    else:
+        reading = _by_dataset_json(folder, names, asked, words, paths)
+        reading = reading or read_entities(names, asked.contrasts, words)
+    if reading is None:
         found = read(names, asked.contrasts, words, stripped=asked.stripped)
         if not isinstance(found, Reading):
             found.left_out |= skipped
@@ -147,20 +150,6 @@ def read_folder(
 
 def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
-
-
-def _stated_reading(
-    folder: Path,
-    names: Sequence[str],
-    asked: Asked,
-    words: ContrastWords,
-    paths: Sequence[Path],
-) -> Reading | None:
-    """The reading that a dataset.json states, in the folder or anywhere below it, or BIDS."""
-    if asked.layout:
-        return None
-    reading = _by_dataset_json(folder, names, asked, words, paths)
-    return reading or read_entities(names, asked.contrasts, words)
 
 
 def _by_dataset_json(

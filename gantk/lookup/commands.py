@@ -29,7 +29,7 @@ from gantk.terminal import (
     table,
 )
 
-MOST_ROWS = 4  # of a card's table of scores that has no mean in its last row
+MAX_SCORE_ROWS = 4  # of a card's table of scores that has no mean in its last row
 # two kinds of images without pairs, with pairs, CT and MR, from noise, style, own scans
 FIRST_RECIPES = (
     "dualgan_t1t2",
@@ -161,7 +161,7 @@ def _show_card(name: str, full: bool) -> None:
         of_mean = zip(header[1:], rows[-1][1:], strict=True)
         out.print(table(("", rows[-1][0]), (pair for pair in of_mean if pair[1])))
     elif rows:
-        out.print(table(tuple(header), rows[:MOST_ROWS]))
+        out.print(table(tuple(header), rows[:MAX_SCORE_ROWS]))
     out.print(f"\nlimits   {limits_of(path)}", soft_wrap=True)
     out.print(f"licence  {section_of(text, 'Licence') or 'not stated'}", soft_wrap=True)
     out.print(f"next     gantk show model {name} --full: data, every score, all limits")

@@ -31,7 +31,7 @@ MIN_SLOPE = 0.4
 MAX_SLOPE = 2.5
 MIN_ERROR_OF_RANGE = 0.05
 MAX_ERROR_LEFT = 0.5
-FEW_PIXELS = 1e-4  # share of the pixels of a file that may be broken
+MAX_BROKEN_SHARE = 1e-4  # share of the pixels of a file that may be broken
 MAX_GAIN = 2.0  # how much larger the gray range may be by them: 6 dB of PSNR
 NO_PATIENTS = (
     "the patients are not known, so n counts images, and intervals are over images: set --patient REGEX"
@@ -368,7 +368,7 @@ def gray_range(truths: Iterable[Image]) -> GrayRange:
 def _gray_facts(image: Image) -> dict[str, Any]:
     """Lowest and highest gray value of an image, and both without its few most extreme pixels."""
     values = image.pixels.ravel()
-    few = min(max(1, round(FEW_PIXELS * values.size)), (values.size - 1) // 2)
+    few = min(max(1, round(MAX_BROKEN_SHARE * values.size)), (values.size - 1) // 2)
     dark, bright = np.partition(values, (few, -1 - few))[[few, -1 - few]]
     return {
         "path": image.path,

@@ -31,7 +31,7 @@ TIME_SHARE = 0.9  # of the time, for the steps; the rest is for pictures and sco
 # more steps gain little, unless they are fewer than MAX_EPOCHS epochs
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
-FEW_STEPS = 1500  # fewer need a larger learning rate
+SHORT_TRAINING_STEPS = 1500  # fewer need a larger learning rate
 # problems of `data check` that the recipe solves
 SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
 # kinds of notes that the recipe repeats: how scans were understood
@@ -329,7 +329,7 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         "train.sample_every": (max(100, steps // 10), "at most ten sets of sample pictures"),
         "train.save_every": (max(100, steps // 5), "at most five checkpoints"),
     }
-    if steps < FEW_STEPS:
+    if steps < SHORT_TRAINING_STEPS:
         why = "larger than usual, because there are few steps"
         lines["train.optimizer"] = (ADAM | {"lr": 5e-4}, why)
         lines["train.ema"] = (0.99, "results use the mean weights of about 100 steps")
