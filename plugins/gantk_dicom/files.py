@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -66,17 +67,8 @@ BY_PYDICOM = {
 NO_SCAN_CLASSES = {
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")
 }
-# PhotometricInterpretation; decoders convert all colour spaces but palettes to RGB.
-GRAY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = (
-    "RGB",
-    "PALETTE COLOR",
-    "YBR_FULL",
-    "YBR_FULL_422",
-    "YBR_ICT",
-    "YBR_RCT",
-    "YBR_PARTIAL_420",
-)
+GRAY = ("MONOCHROME1", "MONOCHROME2")  # PhotometricInterpretation
+MAX_KEPT_HEADERS = 4096  # of files that are listed, described and read; tens of kB each
 READS_PER_LOOK = 256  # read calls after which the time is looked at: an element takes two
 PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
 # markers of JPEG and JPEG-LS that precede a size
@@ -139,16 +131,26 @@ def kind_of(error: Exception) -> str:
 
 
 def header(path: Path) -> Dataset:
-    """Read a file's header; its `held` is the number of bytes behind it. UserError if unreadable.
+    """A file's header, read once while the file does not change; UserError if unreadable.
 
-    Elements are parsed at first access: a damaged one is an error only for code that uses it.
+    `pixels_at` is the byte at which the pixels' element begins, `held` the number of bytes from
+    there. Elements are parsed at first access: a damaged one is an error only for code that uses it.
     """
+    with readable(path):
+        state = path.stat()
+    return _read_header(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=MAX_KEPT_HEADERS)
+def _read_header(path: Path, changed: int, size: int) -> Dataset:
+    """As `header`, for one state of the file."""
     with readable(path), reading(path), io.FileIO(path) as raw:
         file = Bounded(raw)
         _expect_bounded(file)
         dataset = dcmread(file, stop_before_pixels=True, force=True)
         _pay_for_parsing(dataset)
-        dataset.held = file.size - file.tell()
+        dataset.pixels_at = file.tell()
+        dataset.held = file.size - dataset.pixels_at
         if not hasattr(dataset, "file_meta"):
             dataset.file_meta = FileMetaDataset()
 
@@ -211,14 +213,12 @@ def open_image(path: Path) -> Dataset:
         bits = int(dataset.get("BitsAllocated") or 16)
         frames = frames_of(dataset)
         rows, columns = shape_of(dataset)
-        if (dataset.get("PhotometricInterpretation") or "MONOCHROME2") not in (*GRAY, *COLOUR):
-            raise Broken(f"its PhotometricInterpretation is none of {', '.join([*GRAY, *COLOUR])}")
-        if min(rows, columns) < 2 or min(frames, samples, bits) < 1:
+        if samples != 1 or not is_gray(dataset):
+            raise Broken("it is not gray: export pictures in colour as PNG")
+        if min(rows, columns) < 2 or min(frames, bits) < 1:
             raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
-        if frames > 1 and in_colour(dataset):
-            raise Broken(f"it is a colour image with {frames} frames, not one")
 
-        spend(values=frames * rows * columns * samples)
+        spend(values=frames * rows * columns)
         if not syntax.is_encapsulated:
             expect_held(_declared_bytes(dataset), dataset.held)
         return dataset
@@ -250,37 +250,39 @@ def shape_of(dataset: Dataset) -> tuple[int, int]:
     return int(dataset.Rows), int(dataset.Columns)
 
 
-def in_colour(dataset: Dataset) -> bool:
-    """Whether a file is in colour, as channels or by a palette."""
-    return (
-        dataset.get("PhotometricInterpretation") in COLOUR
-        or int(dataset.get("SamplesPerPixel") or 1) > 1
-    )
+def is_gray(dataset: Dataset) -> bool:
+    """Whether a file has one channel, and no palette."""
+    return (dataset.get("PhotometricInterpretation") or GRAY[0]) in GRAY
 
 
 def _declared_bytes(dataset: Dataset) -> int:
     """The uncompressed size in bytes of the pixels that a header declares."""
-    count = frames_of(dataset) * prod(shape_of(dataset)) * int(dataset.get("SamplesPerPixel") or 1)
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        count = count * 2 // 3
+    count = frames_of(dataset) * prod(shape_of(dataset))
     return (count * int(dataset.get("BitsAllocated") or 16) + 7) // 8
 
 
 # --- stored numbers
 
 
-def stored_frames(path: Path, dataset: Dataset) -> Iterator[np.ndarray]:
-    """Yield the frames of a file as stored, (rows, columns) or (rows, columns, 3); UserError if
-    damaged. `dataset` is its header.
-    """
+def stored_frames(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a file as stored, (rows, columns); UserError if damaged."""
+    dataset = header(path)
     with readable(path):
+        bare = Dataset()
+        # only the elements of how pixels are stored, so that no decoder rescales
+        of_pixels = [tag for tag in list(dataset.keys()) if 0x280000 < tag < 0x280120]
+        bare.update({tag: dataset.get_item(tag) for tag in of_pixels})
+        bare.file_meta = dataset.file_meta
+        syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
         with io.FileIO(path) as raw:
-            whole = dcmread(Bounded(raw), force=True)
-        whole.file_meta = dataset.file_meta
-        syntax = whole.file_meta.TransferSyntaxUID
+            file = Bounded(raw)
+            file.seek(dataset.pixels_at)
+            pixels = read_dataset(file, *dataset.original_encoding)
+        bare.PixelData = pixels.PixelData
+        bare["PixelData"].VR = pixels["PixelData"].VR
         if syntax.is_encapsulated:
-            whole = _with_checked_frames(whole)
-        frames = _by_simpleitk(whole) if syntax in BY_SIMPLEITK else iter_pixels(whole)
+            _check_frames(bare)
+        frames = _by_simpleitk(bare) if syntax in BY_SIMPLEITK else iter_pixels(bare)
         for frame in frames:
             spend()
             if frame.shape[:2] != shape_of(dataset):
@@ -291,18 +293,16 @@ def stored_frames(path: Path, dataset: Dataset) -> Iterator[np.ndarray]:
             yield frame
 
 
-def _with_checked_frames(whole: Dataset) -> Dataset:
-    """A dataset of compressed pixels and nothing else, with a fragment for each frame.
-
-    Broken where a frame is far too long, or states another size than the header: memory was checked
-    for the latter.
+def _check_frames(compressed: Dataset) -> None:
+    """Give each frame of compressed pixels one fragment; Broken where a frame is far too long, or
+    states another size than the header: memory was checked for the latter.
     """
-    count = frames_of(whole)
-    size = shape_of(whole)
-    syntax = whole.file_meta.TransferSyntaxUID
-    max_bytes = 4 * _declared_bytes(whole) // count + PICTURE_START_BYTES
+    count = frames_of(compressed)
+    size = shape_of(compressed)
+    syntax = compressed.file_meta.TransferSyntaxUID
+    max_bytes = 4 * _declared_bytes(compressed) // count + PICTURE_START_BYTES
     frames = []
-    for frame in generate_frames(whole.PixelData, number_of_frames=count):
+    for frame in generate_frames(compressed.PixelData, number_of_frames=count):
         stated = size if syntax == uid.RLELossless else _stated_size(frame[:PICTURE_START_BYTES])
         if stated != size:
             raise Broken(f"its pixel data state {stated or 'no size'}, but its header says {size}")
@@ -317,13 +317,9 @@ def _with_checked_frames(whole: Dataset) -> Dataset:
 
     if len(frames) != count:
         raise Broken(f"it declares {count} frames, but contains {len(frames)}")
-    bare = Dataset()
-    bare.update({tag: whole[tag] for tag in list(whole.keys()) if 0x280000 < tag < 0x280120})
-    bare.PixelData = encapsulate(frames)
-    bare["PixelData"].VR = "OB"
-    bare["PixelData"].is_undefined_length = True
-    bare.file_meta = whole.file_meta
-    return bare
+    compressed.PixelData = encapsulate(frames)
+    compressed["PixelData"].VR = "OB"
+    compressed["PixelData"].is_undefined_length = True
 
 
 def _stated_size(start: bytes) -> tuple[int, int] | None:
@@ -360,7 +356,7 @@ def _codestream(start: bytes) -> bytes:
 
 
 def _by_simpleitk(bare: Dataset) -> np.ndarray:
-    """Decode compressed pixels without a rescale: (frames, rows, columns), or (..., 3)."""
+    """Decode compressed pixels without a rescale: (frames, rows, columns)."""
     import SimpleITK as sitk
 
     bare.SOPClassUID = uid.SecondaryCaptureImageStorage
@@ -373,5 +369,4 @@ def _by_simpleitk(bare: Dataset) -> np.ndarray:
         image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
 
     pixels = sitk.GetArrayFromImage(image)
-    axes = 2 if image.GetNumberOfComponentsPerPixel() == 1 else 3
-    return pixels.reshape(-1, *pixels.shape[-axes:])
+    return pixels.reshape(-1, *pixels.shape[-2:])

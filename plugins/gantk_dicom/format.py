@@ -74,14 +74,6 @@ class Dicom(SeriesFormat):
         """Whether the image was read from DICOM: its header is then a list."""
         return isinstance(image.header, list)
 
-    def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
-        """The value ranges that can be stored: 0 to 255 or 65,535 in colour; any value in gray, by
-        its rescale.
-        """
-        if image.channels == 3:
-            return [(0.0, 255.0), (0.0, 65535.0)]
-        return super().limits(path, image)
-
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write one derived file with the source's patient and study."""
         room("write").write_file(path, image, description)

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut
+from pydicom.pixels import apply_modality_lut
 
 from gantk.catalog.contrasts import contrast_of_series
 from gantk.errors import UserError
-from gantk.formats.budget import Broken
 from gantk.formats.image import Image, to_upright, upright_sides, zeros
-from gantk_dicom.files import header, in_colour, open_image, readable, shape_of, stored_frames
+from gantk_dicom.files import header, open_image, readable, shape_of, stored_frames
 from gantk_dicom.names import (
     age_in_years,
     body_part,
@@ -41,8 +40,6 @@ from gantk_dicom.series import (
     slices_of,
 )
 
-# modalities whose frames are a time series
-FILMS = {"US", "XA", "RF", "XC", "ES", "GM", "IVUS", "OP", "SM"}
 # Philips' slope of a slice's display (0028,1053) to its signal: group, creator, element
 PHILIPS_SCALE = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 
@@ -50,7 +47,7 @@ PHILIPS_SCALE = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 class Headers(list[Dataset]):
     """The header of each slice in order of position; needed for writing results."""
 
-    # slope and intercept of each slice; () for colour
+    # slope and intercept of each slice
     rescales: tuple[tuple[float, float], ...] = ()
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
     remarks: tuple[str, ...] = ()  # messages to the user about the reading
@@ -122,9 +119,6 @@ def read_files(files: Sequence[Path], values: bool = True) -> Image:
             slices += slices_of(dataset, file)
 
     headers = Headers(each.header for each in in_order(slices))
-    if in_colour(headers[0]) and len(slices) == 1:
-        return _picture(path, slices[0], headers, values)
-
     slices, affine, headers.remarks = _volume(path, slices)
     headers.rescales = tuple(each.rescale for each in slices)
     headers.lacks = _missing_images(files, headers)
@@ -145,12 +139,10 @@ def read_files(files: Sequence[Path], values: bool = True) -> Image:
 def _volume(
     path: Path, slices: Sequence[Slice]
 ) -> tuple[list[Slice], np.ndarray | None, tuple[str, ...]]:
-    """The slices in order, their affine, and remarks; without a position there is no affine, and
-    frames stay in the order of the file. UserError where they are no volume.
+    """The slices in order, their affine, and remarks; a picture without a position has no affine.
+    UserError where they are no volume.
     """
     first = slices[0]
-    if first.lacks and first.frame is not None and len(slices) > 1:
-        return list(slices), None, _remark_on_frames(path, slices)
     expect_one_volume(slices, f"'{path}'")
     if first.lacks:
         return list(slices), None, ()
@@ -178,16 +170,6 @@ def _volume(
             f"'{path}': the private scale of Philips differs between slices and was applied"
         )
     return signals, affine_of(slices, apart), tuple(remarks)
-
-
-def _remark_on_frames(path: Path, frames: Sequence[Slice]) -> tuple[str, ...]:
-    """The remark on frames of no position; Broken for those of a film."""
-    if frames[0].header.get("Modality") in FILMS or "FrameTime" in frames[0].header:
-        raise Broken(f"it is a film of {len(frames)} frames: save single ones as separate files")
-    return (
-        f"'{path}' does not state the positions of its {len(frames)} frames: gantk uses the"
-        " order in the file",
-    )
 
 
 def _as_signals(slices: list[Slice]) -> list[Slice]:
@@ -235,24 +217,6 @@ def _missing_images(files: Sequence[Path], headers: Headers) -> str:
     )
 
 
-def _picture(path: Path, one: Slice, headers: Headers, values: bool) -> Image:
-    """Read a picture in colour as RGB (3, H, W), in the file's orientation."""
-    rows, columns = shape_of(one.header)
-    headers.shape = (columns, rows, 1)
-    if not values:
-        return Image(zeros(3, rows, columns), None, path, None, headers)
-
-    with readable(path):
-        (stored,) = stored_frames(path, one.header)
-        if one.header.PhotometricInterpretation == "PALETTE COLOR":
-            stored = apply_color_lut(stored, one.header)
-            if stored.dtype == np.uint16:
-                stored = stored >> 8
-        pixels = np.ascontiguousarray(stored.transpose(2, 0, 1), dtype=np.float32)
-        dtype = np.dtype(np.uint8 if pixels.max() < 256 else np.uint16)
-        return Image(pixels, None, path, dtype, headers)
-
-
 # --- values
 
 
@@ -261,9 +225,8 @@ def _values(slices: Sequence[Slice]) -> tuple[np.ndarray, np.dtype]:
     pixels = np.empty((len(slices), *shape_of(slices[0].header)), dtype=np.float32)
     dtypes = set()
     places = {(each.path, each.frame or 0): k for k, each in enumerate(slices)}
-    headers = {each.path: each.header for each in slices}
-    for path, of_file in headers.items():
-        for number, stored in enumerate(stored_frames(path, of_file)):
+    for path in dict.fromkeys(each.path for each in slices):
+        for number, stored in enumerate(stored_frames(path)):
             k = places[path, number]
             pixels[k] = _rescale(stored, slices[k])
             dtypes.add(stored.dtype)

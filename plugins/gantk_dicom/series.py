@@ -24,7 +24,7 @@ from gantk.errors import UserError, count_noun, raise_if_of_machine
 from gantk.formats.budget import Broken, reading, spend
 from gantk.formats.files import natural, split_suffix
 from gantk.formats.image import UPRIGHT, Scan
-from gantk_dicom.files import class_of, frames_of, header, in_colour, no_image, readable
+from gantk_dicom.files import class_of, frames_of, header, is_gray, no_image, readable
 from gantk_dicom.names import description_without_names, pseudonym, text_of, value_of
 
 # Groups of elements that describe patient, study, series, acquisition and pixels. All of them are
@@ -122,15 +122,15 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
     frames = dataset.get("PerFrameFunctionalGroupsSequence")
     if count == 1 and not frames:
         return [_slice_of(path, None, dataset)]
-    if frames and len(frames) != count:
-        raise Broken(f"it declares {count} frames but describes {len(frames)}")
+    if len(frames or ()) != count:
+        raise Broken(f"it declares {count} frames, but describes {len(frames or ())}")
 
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
     file_elements = {
         tag: dataset.get_item(tag) for tag in list(dataset.keys()) if not _is_of_frames(tag)
     }
     slices = []
-    for number, own in enumerate(frames or [Dataset()]):
+    for number, own in enumerate(frames):
         spend()
         one = Dataset()
         one.file_meta = dataset.file_meta
@@ -140,8 +140,6 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
                 if element.VR == "SQ" and element.value:
                     one.update(element.value[0])
         slices.append(_slice_of(path, number, one))
-    if not frames:  # they differ in nothing but their pixels
-        slices = [replace(slices[0], frame=number) for number in range(count)]
     return slices
 
 
@@ -376,7 +374,7 @@ def _is_picture(dataset: Dataset, one: Slice) -> bool:
     """Whether a file is a picture of its own: in colour, or of no place in the patient."""
     is_capture = class_of(dataset).startswith(SecondaryCaptureImageStorage)
     is_placed = dataset.get("Modality") in PLACED_MODALITIES and not is_capture
-    return in_colour(dataset) or (bool(one.lacks) and not is_placed)
+    return not is_gray(dataset) or (bool(one.lacks) and not is_placed)
 
 
 def _volumes_of(slices: list[Slice]) -> list[tuple[list[Slice], str]]:

@@ -187,16 +187,15 @@ def test_unevenly_spaced_slices_are_refused(tmp_path):
         io.read(tmp_path)
 
 
-def test_two_numbers_of_channels_are_listed_and_refused(tmp_path):
-    made.series(tmp_path, made.head(4))
-    damaged = sorted(tmp_path.iterdir())[0]
+def test_two_numbers_of_channels_are_refused(tmp_path):
+    damaged = made.series(tmp_path, made.head(4))[0]
     header = dcmread(damaged)
     header.SamplesPerPixel = [1, 1]
     header.save_as(damaged)
 
-    assert damaged.name in [scan.name for scan in io.scans(tmp_path)]
-    with pytest.raises(UserError, match="damaged"):
-        io.read(damaged)
+    for path in (damaged, tmp_path):
+        with pytest.raises(UserError, match="damaged"):
+            io.read(path)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -277,13 +276,9 @@ def test_enhanced_frames_are_sorted_and_rescaled(tmp_path):
     assert io.outline(path).grid.same_as(image.grid)
 
 
-def test_frames_without_position_keep_the_file_order(tmp_path):
-    image = io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
-    assert image.affine is None
-    assert np.array_equal(image.pixels[0], made.head())
-    assert "does not state the positions of its 5 frames" in image.remarks[0]
-    with pytest.raises(UserError, match="of 5 slices without positions cannot be written"):
-        io.write(tmp_path / "out", image)
+def test_frames_without_position_are_refused(tmp_path):
+    with pytest.raises(UserError, match="it declares 5 frames, but describes 0"):
+        io.read(made.save(made.dataset(), tmp_path / "in.dcm", made.head()))
 
 
 def test_frames_that_differ_are_refused(tmp_path):
@@ -292,46 +287,13 @@ def test_frames_that_differ_are_refused(tmp_path):
         io.read(path)
 
 
-@pytest.mark.parametrize("kind", ["RGB", "PALETTE COLOR", "YBR_FULL"])
-def test_pictures_in_colour_are_read_as_rgb(tmp_path, kind):
-    values = np.random.default_rng(0).integers(0, 255, (3, 12, 10), dtype=np.uint8)
-    stored = np.arange(120, dtype=np.uint8).reshape(12, 10)
-    elements = {"PhotometricInterpretation": kind}
-    for name, table in zip(("Red", "Green", "Blue"), values.reshape(3, -1), strict=True):
-        elements[f"{name}PaletteColorLookupTableDescriptor"] = [120, 0, 8]
-        elements[f"{name}PaletteColorLookupTableData"] = table.tobytes()
-
-    if kind != "PALETTE COLOR":
-        # gray: both colour differences are 128
-        values = values if kind == "RGB" else values[[0, 0, 0]]
-        if kind == "RGB":
-            stored = values
-        else:
-            stored = np.stack([values[0], *np.full((2, 12, 10), 128, np.uint8)])
-
-        stored = np.moveaxis(stored, 0, -1).reshape(12, 30)
-        elements = {
-            "PhotometricInterpretation": kind,
-            "Columns": 10,
-            "SamplesPerPixel": 3,
-            "PlanarConfiguration": 0,
-        }
-
-    image = io.read(made.save(made.dataset("OT"), tmp_path / "in.dcm", stored, **elements))
-
-    assert image.affine is None
-    assert image.dtype == np.uint8
-    assert np.array_equal(image.pixels, values)
-    with pytest.raises(UserError, match="in colour cannot be written as a DICOM series"):
-        io.write(tmp_path / "out.dcm", image)
-
-
 REFUSED = {
     "zero spacing": ({"PixelSpacing": [0, 1]}, "PixelSpacing"),
     "flat axes": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "perpendicular"),
     "slope 0": ({"RescaleSlope": 0}, "RescaleSlope 0"),
     "mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
-    "colours": ({"PhotometricInterpretation": "HSV"}, "PhotometricInterpretation is none of"),
+    "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "not gray"),
+    "a palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "not gray"),
     "frames": ({"NumberOfFrames": 10**9}, "truncated|GiB"),
     "segmentation": (
         {"SOPClassUID": uid.SegmentationStorage},
