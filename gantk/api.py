@@ -8,7 +8,7 @@ trains around the steps of `training.engine`, `metrics.evaluate` scores, `report
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gantk.inference.model import TrainedModel
     from gantk.metrics.summary import Scores
     from gantk.plugin.callbacks import Hooks
+    from gantk.progress import Listener
     from gantk.recipe.load import Recipe, Settings
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
@@ -39,7 +40,6 @@ BASELINES_FITTED_ON_TEST_IMAGES = (
     " here: on other images they are worse"
 )
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
-Progress = Callable[[float, str], None]  # (share done from 0 to 1, name of the current file)
 
 
 def run(
@@ -365,7 +365,7 @@ def translate(
     overwrite: bool = False,
     device: str | None = None,
     say: Say = tell,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> list[Path]:
     """Translate a picture, a volume, a DICOM series or a folder of them; results are files of the same
     kind.
@@ -402,7 +402,7 @@ def translate(
             the folder of a DICOM series all DICOM files are replaced.
         device: as in `run`.
         say: called with each line of output.
-        progress: called with the share that is done, from 0 to 1, and the name of the current file.
+        progress: called with the share that is done, from 0 to 1, and a line that says what is done.
 
     Returns:
         The paths of the written files. A folder that was translated in part is continued.
@@ -417,6 +417,7 @@ def translate(
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
+    from gantk.progress import Work, progress_to
 
     if output is None or not isinstance(input, (str, os.PathLike, Mapping)):
         raise UserError(
@@ -443,15 +444,16 @@ def translate(
         label,
         onto,
     )
-    with doing(f"translating '{input}' with '{run}'"):
-        model = load_model(run, device, say)
+    with doing(f"translating '{input}' with '{run}'"), ExitStack() as heard:
+        with Work("loading the model"):
+            model = load_model(run, device, say)
+        heard.enter_context(progress_to(progress))
         translation = Translation(
             model,
             to,
             options,
             volume,
             _say_after(_notes_on_model(model), say),
-            progress or (lambda share, name: None),
             suffix=suffix,
             overwrite=overwrite,
             input_layout=layout,

@@ -23,6 +23,7 @@ from gantk.errors import (
 )
 from gantk.guest import guest
 from gantk.plugin.loader import attach_commands, load, plugin_note
+from gantk.progress import clear_progress
 from gantk.terminal import (
     Command,
     CommandGroup,
@@ -34,7 +35,6 @@ from gantk.terminal import (
     layout_option,
     line_printer,
     overwrite_option,
-    progress_bar,
     say,
     split_names,
     warn,
@@ -65,6 +65,7 @@ class Commands(CommandGroup):
             try:
                 return self._main_with_answers(*args, **kwargs)
             finally:
+                clear_progress()
                 sys.stdout.flush()  # here, so that a full disk is reported
         except GantkError as error:
             self._leave(error)
@@ -418,16 +419,7 @@ def translate(run, input, output, files, **options) -> None:
     if output is None:
         raise click.UsageError("Missing argument 'OUTPUT'.")
 
-    with progress_bar() as tell:
-        tell(0.0, "loading the model")
-        api.translate(
-            run,
-            given,
-            output,
-            **options,
-            say=say,
-            progress=lambda share, name: tell(share, f"translating {name}"),
-        )
+    api.translate(run, given, output, **options, say=say)
 
 
 @cli.command(

@@ -59,6 +59,7 @@ _inside: ContextVar[bool] = ContextVar("inside", default=False)
 _lock = RLock()
 _running = 0  # threads in which a public function runs
 _own: dict[str, Any] = {}  # gantk's settings of torch, while no function runs
+at_failure: list[Callable[[], None]] = []  # called when a public function fails
 _restore_host: Callable[[], None]  # set while a function runs
 
 
@@ -76,12 +77,17 @@ def give_warning(line: str) -> None:
     warn_of(line)
 
 
+def listener() -> Say | None:
+    """The `say` of the public function that runs, if one was given."""
+    return _listener.get()
+
+
 def hear(line: str) -> bool:
     """Give a line to the `say` of the public function that runs; returns whether one does."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(line)
-    return listener is not None
+    say = listener()
+    if say is not None:
+        say(line)
+    return say is not None
 
 
 @contextmanager
@@ -126,7 +132,12 @@ def as_guest(function: CallableT, *, keeps_grad: bool = False) -> CallableT:
                 bound.arguments[name] = _of_type(name, value, signature.parameters[name], function)
             given, named = bound.args, bound.kwargs
         with guest(named.get("say") or usual or give_warning, keeps_grad):
-            return function(*given, **named)
+            try:
+                return function(*given, **named)
+            except BaseException:
+                for clear in at_failure:
+                    clear()
+                raise
 
     return call  # type: ignore[return-value]
 

@@ -1,19 +1,17 @@
 """Commands and what they print: the class of `gantk` commands, with their section of `gantk --help`,
-their examples and shared options; console, lines of text, tables, progress bar and JSON.
+their examples and shared options; console, lines of text, tables and JSON.
 
 Read `Command` first. A plugin writes `@click.command("mine", cls=Command, section="Use", ...)`.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import re
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,8 +32,6 @@ OTHER_SECTION = "Other"  # of commands that name none
 LAST_PLACE = 100
 LINE_WIDTH = 80  # characters of a line that is not on a terminal, in a table of texts
 MAX_TABLE_WIDTH = 1000  # characters of a line of a table of figures, whose cells are not wrapped
-SECONDS_BETWEEN_LINES = 30.0  # of the progress that a pipe or a log gets
-MIN_KNOWN_SHARE = 0.02  # of a work, from which the time that is left is estimated
 
 
 class Command(click.Command):
@@ -263,51 +259,6 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def time_left(share: float, seconds: float) -> str:
-    """`, about 4 min 10 s left` of work of which `share` took these seconds; "" where it has hardly
-    begun.
-    """
-    if share < MIN_KNOWN_SHARE:
-        return ""
-    return f", about {duration(seconds * (1 - share) / share)} left"
-
-
-@contextmanager
-def progress_bar():
-    """Show a progress bar on the terminal until the end; without one, print a line on standard error
-    every half minute. Yields a function (share, what) -> None.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    err = Console(stderr=True)
-    if not err.is_terminal:
-        yield _lines_of_progress(err)
-        return
-
-    what = TextColumn("{task.description}", markup=False)
-    share = TextColumn("{task.percentage:3.0f}%")
-    columns = what, BarColumn(), share, TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda share, what: bar.update(task, completed=share, description=printable(what))
-
-
-def _lines_of_progress(err: Console) -> Callable[[float, str], None]:
-    """Print the progress as a line, at most one every SECONDS_BETWEEN_LINES."""
-    begun = time.monotonic()
-    last = begun
-
-    def tell(share: float, what: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            line = f"{100 * share:3.0f} %  {printable(what)}{time_left(share, now - begun)}"
-            err.print(line, soft_wrap=True, markup=False)
-
-    return tell
-
-
 @contextmanager
 def stop_on_ctrl_c() -> Iterator[list[int]]:
     """Context manager: yields a list that is no longer empty after Ctrl-C, SIGTERM or SIGHUP
@@ -361,9 +312,14 @@ def json_option(words: str):
     return lambda command: option(overwrite_option(command))
 
 
+def say_on_stderr(line: str) -> None:
+    """`say`, on standard error."""
+    say(line, stderr=True)
+
+
 def line_printer(json_file: str | None) -> Callable[[str], None]:
     """`say`, on standard error if the JSON is written to standard output."""
-    return functools.partial(say, stderr=json_file == "-")
+    return say_on_stderr if json_file == "-" else say
 
 
 def write_json(file: str | None, found: Any, overwrite: bool) -> None:

@@ -49,6 +49,7 @@ from gantk.formats.image import Image
 from gantk.method import domain_letters
 from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import middle_slice
+from gantk.progress import track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -266,6 +267,7 @@ class Data(Study):
             )[::-1]
 
         training = spread(training, MAX_FITTED_IMAGES)
+        reading = f"reading the intensities of {'+'.join(contrasts)}"
 
         def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
             first = training[0].read()
@@ -292,7 +294,7 @@ class Data(Study):
                 training,
                 MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
             )
-            images = [record.read() for record in sampled]
+            images = [record.read() for record in track(sampled, reading)]
             # a few patients in other units must not decide how all are mapped
             groups = [record.subject or record.scan_key or record.key for record in sampled]
             others = other_scales(images, groups)
@@ -301,7 +303,10 @@ class Data(Study):
             ]
             if by_scan:
                 mapping.fit_from(
-                    [self.preparation.scan_figures(record, mapping) for record in training]
+                    [
+                        self.preparation.scan_figures(record, mapping)
+                        for record in track(training, reading, "scan")
+                    ]
                 )
             else:
                 mapping.fit(images)

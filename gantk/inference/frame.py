@@ -4,7 +4,7 @@ translation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,7 +24,6 @@ FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
 # what the description of a result says of an input with this answer, the worst first
 FIT_MARKS = {"no": "input does not fit", "partly": "input fits partly"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-Progress = Callable[[int, int], None]  # (slices done, slices in all)
 Name = Annotated[str, Field(max_length=1000)]
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
 Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]

@@ -16,7 +16,7 @@ from gantk.catalog.contrasts import contrast_called, known_contrast
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Progress, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.notes import InputCheck, Note, check_input
 from gantk.inference.objects import translate_object
@@ -180,7 +180,6 @@ class TrainedModel:
         images: Any,
         to: str | None = None,
         options: TranslateOptions = DEFAULT_OPTIONS,
-        progress: Progress | None = None,
         *,
         label: str | None = None,
         onto: str | None = None,
@@ -224,14 +223,13 @@ class TrainedModel:
             options = replace(options, label=label)
         if onto is not None:
             options = replace(options, onto=onto)
-        return translate_object(self, images, to, options, progress)
+        return translate_object(self, images, to, options)
 
     def results(
         self,
         image: Image,
         to: str | None,
         options: TranslateOptions,
-        progress: Progress | None = None,
         pixels: Tensor | None = None,
     ) -> tuple[list[Tensor], bool]:
         """The results of one image as tensors (D, *spatial), see `__call__`, and whether they are on
@@ -244,7 +242,7 @@ class TrainedModel:
             options = replace(options, contrasts=tuple(frame.targets[part]))
         network = self.network_of(letter, options)
         count = options.variants or 1
-        made, own = self.pipelines[letter].results(image, network, count, progress, pixels)
+        made, own = self.pipelines[letter].results(image, network, count, pixels)
         return [each[part] for each in made], own
 
     def __call__(
@@ -252,14 +250,13 @@ class TrainedModel:
         image: Image,
         to: str | None = None,
         options: TranslateOptions = DEFAULT_OPTIONS,
-        progress: Progress | None = None,
         pixels: Tensor | None = None,
     ) -> list[Image]:
         """Translate one image; returns one image on its grid, or one for each variant, or the image
         and its uncertainty. `pixels`: those of an array, where gradients are to reach them; results
         then hold tensors.
         """
-        made, own_scale = self.results(image, to, options, progress, pixels)
+        made, own_scale = self.results(image, to, options, pixels)
         values: list[Any] = [each.numpy() if pixels is None else each for each in made]
         return [replace(image, pixels=each, own_scale=own_scale) for each in values]
 

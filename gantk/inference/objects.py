@@ -38,27 +38,25 @@ KINDS = (
 )
 
 
-def translate_object(
-    model: Any, given: Any, to: str | None, options: TranslateOptions, progress: Any
-) -> Any:
+def translate_object(model: Any, given: Any, to: str | None, options: TranslateOptions) -> Any:
     """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and
     returned.
     """
     if isinstance(given, (list, tuple)):
-        return [translate_object(model, each, to, options, progress) for each in given]
+        return [translate_object(model, each, to, options) for each in given]
     if isinstance(given, Mapping):
-        return _contrasts(model, given, to, options, progress)
+        return _contrasts(model, given, to, options)
 
     letter = model.domain(to)
     frame = model.frames[letter]
     image, back = _as_image(given, frame)
     if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
         checked = replace(image, pixels=frame.as_in_training(image.pixels))
-        made = model(checked, to, options, progress)
+        made = model(checked, to, options)
         notes = []
     else:
         checked, (_, notes, _) = model.check(image, to)
-        made = model(checked, to, options, progress, _with_gradients(given, checked))
+        made = model(checked, to, options, _with_gradients(given, checked))
         notes += check_result(checked, _detached(made[0]), model.pipelines[letter], frame)
         notes += model.notes_on_results(checked, letter, options)
     if image.is_array and image.dims == 3 and frame.plane == "axial":
@@ -73,7 +71,6 @@ def _contrasts(
     given: Mapping[str, Any],
     to: str | None,
     options: TranslateOptions,
-    progress: Any,
 ) -> Any:
     """Translate the contrasts of one patient; returns one result where `to` names one contrast, else
     a dict of results by contrast.
@@ -102,7 +99,7 @@ def _contrasts(
 
     image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
     options = replace(options, contrasts=tuple(names))
-    results = model(image, to, options, progress)
+    results = model(image, to, options)
     said += warn(model.notes_on_results(image, model.domain(to), options))
     made = {}
     for number, name in enumerate(targets):

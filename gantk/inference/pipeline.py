@@ -19,7 +19,7 @@ from gantk.data.masks import outside_of
 from gantk.errors import UserError, count_noun
 from gantk.files import zeros_beside
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import Frame, Progress
+from gantk.inference.frame import Frame
 from gantk.inference.scales import Scales
 from gantk.machine.usage import free_memory
 from gantk.prepare.grid import SamplingGrid
@@ -31,6 +31,7 @@ from gantk.prepare.module import (
     least_variance,
     neighbour_places,
 )
+from gantk.progress import track
 
 # An image of so many pixels may be made of any image, however small ...
 FREE_PIXELS = 2**22
@@ -65,7 +66,6 @@ class Pipeline(Scales):
         image: Image,
         network: Network,  # in network intensities
         count: int = 1,
-        progress: Progress | None = None,
         pixels: Tensor | None = None,
     ) -> tuple[list[Tensor], bool]:
         """Translate one image; returns the `count` results of the network, (D, *spatial) on the
@@ -84,7 +84,7 @@ class Pipeline(Scales):
         prepare = self.preparation(mapping, result_scale)
         # before there are results: finding it takes as much memory as one
         outside = outside_of(image.pixels) if self.frame.masked else None
-        results = self._translate(image, network, count, prepare, progress, pixels)
+        results = self._translate(image, network, count, prepare, pixels)
 
         lowest = self._lowest_result(image)
         for result in results:
@@ -175,7 +175,6 @@ class Pipeline(Scales):
         network: Network,
         count: int,
         prepare: Prepare,
-        progress: Progress | None,
         pixels: Tensor | None,
     ) -> list[Tensor]:
         """The results of the network on the grid of the image; arguments as of `results`."""
@@ -199,9 +198,7 @@ class Pipeline(Scales):
             return torch.from_numpy(zeros_beside(image.spill, shape))
 
         shown = stack if pixels is None else self._as_stack(pixels, image.dims)
-        outputs, seen = self._run(
-            shown, stack, network, count, prepare, sharpens, progress, array_for
-        )
+        outputs, seen = self._run(shown, stack, network, count, prepare, sharpens, array_for)
         del stack, shown
         lines: list[Lines] = [(output, None) for output in outputs]
         if sharpens:
@@ -219,7 +216,6 @@ class Pipeline(Scales):
         count: int,
         prepare: Prepare,
         keep_seen: bool,
-        progress: Progress | None,
         array_for: Callable[[tuple[int, ...]], Any],
     ) -> tuple[list[Any], Any]:
         """Run the network on native images (N, C, *spatial), in slice order; returns its results,
@@ -231,7 +227,7 @@ class Pipeline(Scales):
         filled = [n for n in range(total) if np.nanmax(stack[n]) > np.nanmin(stack[n])]
         kept: list[Any] = []
         size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
-        for first in range(0, len(filled) or 1, size):
+        for first in track(range(0, len(filled) or 1, size), "", "batch of slices"):
             # all blank: the first gives the channel count
             numbers = filled[first : first + size] or [0]
             places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, total)
@@ -246,10 +242,6 @@ class Pipeline(Scales):
                 kept = [array_for((total, *each.shape[1:])) for each in batch]
             for whole, part in zip(kept, batch, strict=True):
                 whole[numbers] = part
-
-            if progress:
-                is_last = first + size >= len(filled)
-                progress(total if is_last else numbers[-1] + 1, total)
 
         results = kept[:count]
         blank = sorted(set(range(total)) - set(filled))

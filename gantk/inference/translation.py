@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -42,6 +42,7 @@ from gantk.inference.notes import InputCheck, Note, check_result
 from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
 from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
 from gantk.plugin.loader import load
+from gantk.progress import Work
 
 ABOUT_SPREAD = (
     "the uncertainty is how much the models differ. An error that all of them make is not in it: in"
@@ -79,7 +80,6 @@ class Translation:
     options: TranslateOptions
     volume: int | None
     say: Callable[[str], None]
-    progress: Callable[[float, str], None] = lambda share, name: None
     _: KW_ONLY
     suffix: str = ""  # of results; "": the input's
     overwrite: bool = False  # whether to replace what gantk did not write
@@ -379,7 +379,6 @@ class Translation:
             raise next(iter(errors.values()))
         written = [path for job in outcomes if job not in errors for path in outcomes[job]]
 
-        self.progress(1.0, "")
         self._say_notes()
         if line := self.format.clipped_line():
             self.say(line)
@@ -492,17 +491,20 @@ class Translation:
         ahead: dict[Job, Future] = {}
         writing: dict[Job, Future] = {}
         last: list[Future] = []
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with (
+            Work("translating", total, "file") as work,
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+        ):
             for number, (job, following) in enumerate(zip_longest(jobs, jobs[1:])):
                 try:
+                    work.advance(done_before + number, f"translating {job.name}")
                     read = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
                     overlap = 4 * read.image.pixels.nbytes <= OVERLAP_BYTES
                     if overlap and following:
                         ahead[following] = reader.submit(self._read, following)
 
-                    report = partial(self._report, job.name, done_before + number, total)
-                    report(0, 1)
-                    made = self.model(read.image, self.to, self._options_of(job), report)
+                    made = self.model(read.image, self.to, self._options_of(job))
                     results = self._as_files(job, read, made)
                     del read, made  # the input takes no memory while its result is written
                     wait(last)
@@ -521,10 +523,6 @@ class Translation:
                 outcomes[job] = error
 
         return outcomes
-
-    def _report(self, name: str, number: int, jobs: int, done: int, total: int) -> None:
-        """Report the progress of the job `number` of all jobs."""
-        self.progress((number + done / total) / jobs, name)
 
     def _read(self, job: Job) -> Read:
         """The image of a job, checked, with a folder for what does not fit into memory."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gantk.machine.device import CHANNELS_LAST, choose, cpu_info, driver_version, precision_on
 from gantk.machine.launch import Launch
+from gantk.progress import track
 
 if TYPE_CHECKING:
     from gantk.machine.ranks import Ranks, Reduction
@@ -140,11 +141,14 @@ class Runtime:
         results = self.gather(self.sync_errors(lambda: [work()] if self.main else []))
         return results[0][0]
 
-    def share(self, parts: Sequence[Any], work: Callable[[Any], T]) -> list[T] | None:
+    def share(
+        self, parts: Sequence[Any], work: Callable[[Any], T], what: str, noun: str
+    ) -> list[T] | None:
         """`work(part)` for every part, shared among the ranks; returns the results in order on rank
-        0, else None.
+        0, else None. `what` and `noun`: as of `gantk.progress.track`.
         """
-        results = self.collect([work(part) for part in parts[self.rank :: self.world]])
+        own = parts[self.rank :: self.world]
+        results = self.collect([work(part) for part in track(own, what, noun)])
         if results is None:
             return None
         return [results[number % self.world][number // self.world] for number in range(len(parts))]

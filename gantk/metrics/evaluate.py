@@ -24,7 +24,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
-from gantk.metrics.names import CEILING, short_metric_name
+from gantk.metrics.names import CEILING, short_metric_name, title_of
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.pairs import Metric, PairMetric
 from gantk.metrics.references import (
@@ -42,6 +42,7 @@ from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
+from gantk.progress import Work
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import (
     Distributions,
@@ -325,10 +326,12 @@ class Scorer:
         self._translators = {}  # of the current weights
         self._start = self.start() if self.method.directions() else None
         for to in self.method.directions():
-            self._test_direction(results, to)
+            with Work(f"scoring {title_of(direction_to(to), self.model.data.domains)}"):
+                self._test_direction(results, to)
 
         if self.method.samples and self.set_metrics:
-            self._test_samples(results)
+            with Work("scoring images from noise"):
+                self._test_samples(results)
 
         return results
 
@@ -347,7 +350,8 @@ class Scorer:
             return
 
         shown = self.data.centre(self.reals.network_inputs(sources))
-        baselines = {name: make(shown) for name, make in self.baselines(to)}
+        with Work("baselines"):
+            baselines = {name: make(shown) for name, make in self.baselines(to)}
         baselines |= of_start
         results.metrics |= {name: {} for name in made}
         if pairs and self.pairs.metrics:
@@ -430,7 +434,10 @@ class Scorer:
     def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images
         passes = self.runtime.share(
-            range(0, count, SAMPLE_PASS), lambda first: self._sample_pass(first, count)
+            range(0, count, SAMPLE_PASS),
+            lambda first: self._sample_pass(first, count),
+            "generating",
+            f"{SAMPLE_PASS} images",
         )
         if passes is None:  # not rank 0
             return
@@ -484,7 +491,9 @@ class Scorer:
         scores: dict[str, dict[str, Score]] = {name: {} for name in groups}
         for metric in self.set_metrics:
             systems = groups if metric.baselines else {name: groups[name] for name in made}
-            for name, own in self._scores_of_systems(metric, letter, systems).items():
+            with Work(metric.name):
+                of_systems = self._scores_of_systems(metric, letter, systems)
+            for name, own in of_systems.items():
                 scores.setdefault(name, {}).update(own)
 
         subjects = [record.subject for record in self.reals.records("test", letter)]

@@ -17,6 +17,7 @@ from gantk.metrics.intervals import estimate, mean_score, metric_score
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
 from gantk.metrics.pairs import LesionContrast, MapMetric, PairMetric
 from gantk.metrics.table import COLUMNS, MODEL, trouble
+from gantk.progress import track
 from gantk.runs.results import Score
 
 NOTHING = Score(value=None, ci95=None, n=0)
@@ -109,7 +110,7 @@ class PairScorer:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
         found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
         finite = []
-        for first in range(0, len(output), self.batch):
+        for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)
             made = output[part].to(self.device)
             finite.append(made.isfinite().flatten(1).all(1))

@@ -23,6 +23,7 @@ from gantk.formats.files import is_image, is_volume
 from gantk.method import OTHER
 from gantk.metrics.pair_scores import References, foreground
 from gantk.metrics.sets import ImageGroup
+from gantk.progress import track
 
 MAX_SET_IMAGES = 1024  # of more images, an evenly spaced choice
 MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
@@ -76,12 +77,12 @@ class RealImages:
 
     def network_inputs(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""
-        return torch.stack([self.data.image(record) for record in records])
+        return torch.stack([self.data.image(record) for record in track(records, "")])
 
     def scored_images(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
         return torch.stack(
-            [self.data.centre(self.data.image(record)[None])[0] for record in records]
+            [self.data.centre(self.data.image(record)[None])[0] for record in track(records, "")]
         )
 
     def noise(self, letter: str, count: int) -> Tensor:

@@ -23,6 +23,7 @@ from gantk.metrics.intervals import (
 from gantk.metrics.pairs import Metric
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Number
+from gantk.progress import track
 from gantk.runs.results import Score
 
 WHERE = "evaluate.metrics"
@@ -69,7 +70,7 @@ class Features:
         finite = []
         channels = self.network.channels
         with torch.autocast(images.device.type, enabled=False):
-            for part in images.split(IMAGES_PER_PASS):
+            for part in track(images.split(IMAGES_PER_PASS), self.what, "batch"):
                 finite.append(part.isfinite().all())  # read once, at the end: one synchronisation
                 part = part.float() / self.data_range
                 numbers = []

@@ -48,13 +48,11 @@ def plan_command(scans, out, overwrite, **options) -> None:
     """
     from gantk.files import expect_file, write_output
     from gantk.planning.recipe import plan
-    from gantk.terminal import progress_bar, say
+    from gantk.terminal import say
 
     target = Path(out)
     expect_file(target, "--out", overwrite=overwrite)
-    with progress_bar() as progress:
-        text = plan(scans, **options, progress=progress)
-
+    text = plan(scans, **options)
     write_output(target, text.encode())
     for line in text.split("\n\n")[0].splitlines()[1:]:
         say(line.removeprefix("# "))

@@ -4,7 +4,7 @@ the fit of pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,7 @@ class Scans:
         return 2 * sum(known) < len(known) if known else None
 
 
-def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]) -> Scans:
+def look(path: Path, settings: Sequence[str]) -> Scans:
     """Find the source, domains and settings that read the scans best; UserError where no training
     could use them.
     """
@@ -144,7 +144,6 @@ def look(path: Path, settings: Sequence[str], tell: Callable[[float, str], None]
             None,
             [*settings, *more],
             inspected=before.examination.items if before else (),
-            progress=lambda share, what: tell(0.5 * share, what),
         )
         for each in found.problems:
             if each["kind"] in ("source", "unreadable", "not-finite", "leak"):

@@ -5,7 +5,7 @@ images and networks that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,8 +74,6 @@ def plan(
     set: Iterable[str] = (),  # `KEY=VALUE` settings that the caller has decided
     layout: str = "",  # line that says whose each file is and what it shows
     device: str | None = None,  # None: the best there is
-    # called with the share done and the current step's name
-    progress: Callable[[float, str], None] | None = None,
 ) -> str:
     """Plan a recipe for scans and this machine.
 
@@ -92,7 +90,6 @@ def plan(
         set: settings that you have decided yourself: `["data.size=[128, 128]"]`.
         layout: the line that says whose each file is and what it shows, as in `gantk.run`.
         device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
-        progress: called with the share that is done, from 0 to 1, and the current operation.
 
     Returns:
         The text of the recipe. It starts with facts about the scans, and a comment gives the reason
@@ -101,13 +98,11 @@ def plan(
     Raises:
         UserError: the scans cannot be used.
     """
-    tell = progress or (lambda share, what: None)
     settings = [*set, as_setting(layout)] if layout else list(set)
     reads = [
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
     ]
-    seen = look(Path(scans).absolute(), reads, tell)
-    tell(0.7, "timing training steps")
+    seen = look(Path(scans).absolute(), reads)
     lines = _choose_lines(seen, hours, settings, device)
     recipe = _recipe(lines, settings)
     recipe.check()

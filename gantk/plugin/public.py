@@ -9,6 +9,7 @@ PUBLIC_MODULES = (
     "gantk.downloads",
     "gantk.hub",
     "gantk.terminal",
+    "gantk.progress",
     "gantk.method",
     "gantk.plugin.spec",
     "gantk.testing",

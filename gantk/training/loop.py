@@ -34,6 +34,7 @@ from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.samples import Samples, alarms
 from gantk.plugin.callbacks import Hooks
+from gantk.progress import Work
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Speed
@@ -42,7 +43,7 @@ from gantk.runs.speed import Used
 from gantk.terminal import stop_on_ctrl_c
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
-from gantk.training.live import LiveView
+from gantk.training.live import TrainingWork
 
 REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
 # steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
@@ -176,7 +177,7 @@ class Training:
             tracing.enter_context(traced)
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self._fit(view):
-                view.step(self.engine.step)
+                view.advance(self.engine.step)
                 due = self._due()
                 ended = False
                 if due.anything or self.profile or self.used.first_step is None:
@@ -193,7 +194,7 @@ class Training:
                             self._save(view)
                     return
 
-    def _fit(self, view: LiveView) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
+    def _fit(self, view: TrainingWork) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
         """Run the steps of the engine; where the loader of another program ends early, they are
         saved, and the UserError says how to continue.
         """
@@ -210,14 +211,9 @@ class Training:
             remedy = f"continue with gantk.training({str(self.run.path)!r}, data=LOADER)"
             raise UserError(what, where="data", remedy=remedy) from None
 
-    def _new_view(self) -> LiveView:
-        return LiveView(
-            self.engine.steps,
-            self._say,
-            shown=self._shown,
-            on_terminal=self._on_terminal,
-            domains=self.parts.model.data.domains,
-        )
+    def _new_view(self) -> TrainingWork:
+        domains = self.parts.model.data.domains
+        return TrainingWork(self.engine.steps, self._say, self._shown, self._on_terminal, domains)
 
     def stop(self) -> None:
         """Let the loop end after this step, with a checkpoint."""
@@ -245,7 +241,7 @@ class Training:
             images.free_memory()
 
     def _do(
-        self, due: Due, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]
+        self, due: Due, view: TrainingWork, stage: Stage, batch: Batch, losses: dict[str, Tensor]
     ) -> bool:
         """Do what is due after a step; returns whether the training ends here for want of a better
         score.
@@ -261,7 +257,7 @@ class Training:
         if self.runtime.main:
             self._renew_report(view)
         if self.profile is not None:
-            view.print(*self.profile.step())
+            view.write(*self.profile.step())
         if not due.save or due.end or not self._out_of_patience(view):
             return False
         if not due.log:
@@ -281,9 +277,9 @@ class Training:
                 self.choice.add(line.step, score)
         self._keep_best()
 
-    def _begin(self, view: LiveView) -> None:
+    def _begin(self, view: TrainingWork) -> None:
         """Show and save what there is before the first step of this process."""
-        view.step(self.engine.step)
+        view.advance(self.engine.step)
         if self.engine.step == 0:
             self._samples(view)
         if self.engine.steps == 0:  # untrained weights are saved too, to compare with
@@ -291,7 +287,7 @@ class Training:
 
         if self.table.patience:
             saves = count_noun(self.table.patience, "checkpoint")
-            view.print(f"patience {saves} without a better score: {self.choice.rule}")
+            view.write(f"patience {saves} without a better score: {self.choice.rule}")
 
     def _due(self) -> Due:
         """What is to be done after the step that has just ended."""
@@ -323,7 +319,7 @@ class Training:
         )
         raise Interrupted(f"{what} To continue, run: gantk resume {argument(self.run.path)}")
 
-    def _out_of_patience(self, view: LiveView) -> bool:
+    def _out_of_patience(self, view: TrainingWork) -> bool:
         """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it
         does.
         """
@@ -347,7 +343,7 @@ class Training:
             if not any(line.stopped for line in self.run.read_log()):
                 self.run.add_to_log(LogLine(step=step, stopped=why))
 
-            view.print(f"stopped after step {step} of {self.engine.steps}. {why}", style="yellow")
+            view.write(f"stopped after step {step} of {self.engine.steps}. {why}")
 
         return True
 
@@ -370,7 +366,9 @@ class Training:
         hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
         return hide_contrasts(batch, self.parts.data) if hiding else batch
 
-    def _log(self, view: LiveView, stage: Stage, batch: Batch, losses: dict[str, Tensor]) -> None:
+    def _log(
+        self, view: TrainingWork, stage: Stage, batch: Batch, losses: dict[str, Tensor]
+    ) -> None:
         self._check_finite()
         step = self.engine.step
         elapsed = self._interval_seconds
@@ -399,37 +397,34 @@ class Training:
         for note in self.engine.notes[self._notes_logged :]:
             if note not in self._known:  # logged before a resume
                 self.run.add_to_log(LogLine(step=step, note=note))
-            view.print(note, style="yellow")
+            view.write(note)
 
         self._notes_logged = len(self.engine.notes)
-        view.update(step, images_per_s=speed)
+        view.add_speed(speed)
         self.hooks.gantk_step_logged(
             run=self.run.path, stage=stage.name, step=step, logs=line.dump(), batch=batch
         )
 
-    def _samples(self, view: LiveView) -> None:
+    def _samples(self, view: TrainingWork) -> None:
         """Write pictures of held-out images; log alarms, and scores if the truth is known."""
         if self.runtime.main:
-            step = self.engine.step
-            view.busy("writing and scoring samples")
-            with inference_weights(self.parts.method, self.engine):
-                samples = self.scorer.samples(self.sample_batch)
-
-            self._write_samples(step, samples)
-            if samples.reconstructions:
-                errors = self._cycle_errors(samples.reconstructions)
-                self.run.add_to_log(LogLine(step=step, cycle=errors))
-            self._validate(view)
-            domains = self.parts.model.data.domains
-            for name, message in (
-                alarms(samples.outputs, self.sample_batch, domains) if step else []
-            ):
-                self.run.add_to_log(LogLine(step=step, alarm=name, message=message))
-                view.print(f"alarm: {message}", style="yellow")
-
-            view.busy()
-
+            with Work("writing samples"):
+                self._write_and_judge_samples(self.engine.step, view)
         self.runtime.wait()  # else the other ranks' next reduction may time out
+
+    def _write_and_judge_samples(self, step: int, view: TrainingWork) -> None:
+        with inference_weights(self.parts.method, self.engine):
+            samples = self.scorer.samples(self.sample_batch)
+
+        self._write_samples(step, samples)
+        if samples.reconstructions:
+            errors = self._cycle_errors(samples.reconstructions)
+            self.run.add_to_log(LogLine(step=step, cycle=errors))
+        self._validate(view)
+        domains = self.parts.model.data.domains
+        for name, message in alarms(samples.outputs, self.sample_batch, domains) if step else []:
+            self.run.add_to_log(LogLine(step=step, alarm=name, message=message))
+            view.write(f"alarm: {message}")
 
     def _cycle_errors(self, reconstructions: dict[str, Tensor]) -> dict[str, float | None]:
         """The mean absolute difference between the sample images and their reconstructions, by
@@ -465,7 +460,7 @@ class Training:
         for number, image in enumerate([] if images is None else images):
             self.run.write_picture(group, f"{direction}-{number}", np.asarray(image), low, high)
 
-    def _save(self, view: LiveView) -> None:
+    def _save(self, view: TrainingWork) -> None:
         self._check_finite()
         buffers = None
         if self.runtime.world > 1:
@@ -473,54 +468,51 @@ class Training:
 
         if self.runtime.main:
             step = self.engine.step
-            view.busy("scoring and saving a checkpoint")
             if self._regular(step):  # a save at an interruption is not scored
                 self.choice.add(step, self.scorer.checkpoint_score(self._validate(view)))
-
-            save_checkpoint(self.run, self.parts, buffers)
+            with Work("saving a checkpoint"):
+                save_checkpoint(self.run, self.parts, buffers)
             seconds = self.seconds + self._interval_seconds
             self.run.write_json("usage.json", self.used.state(step, seconds).dump())
             self._keep_best()
-            view.busy()
 
         self.runtime.wait()
 
-    def _validate(self, view: LiveView) -> dict[str, dict[str, float]]:
+    def _validate(self, view: TrainingWork) -> dict[str, dict[str, float]]:
         """The scores at this step, which are computed, shown and logged once."""
         step = self.engine.step
         if self._validated != step:
-            with inference_weights(self.parts.method, self.engine):
+            with Work("scoring"), inference_weights(self.parts.method, self.engine):
                 self._scores = self.scorer.validate()
             self._validated = step
             if self._scores and self.scorer.validates_held_out:
                 line = LogLine.model_validate({"step": step, "validation": self._scores})
                 self.run.add_to_log(line)
-                view.update(step, validation=self._scores)
+                view.add_validation(self._scores)
         return self._scores
 
     def _regular(self, step: int) -> bool:
         """Whether a training without interruptions saves at this step."""
         return step % self.table.save_every == 0 or step == self.engine.steps
 
-    def _renew_report(self, view: LiveView) -> None:
+    def _renew_report(self, view: TrainingWork) -> None:
         """Rewrite report.html, which reloads itself, unless that would take more than
         `REPORT_SHARE` of the time.
         """
         if (since := time.perf_counter() - self._reported) < self._report_cost / REPORT_SHARE:
             return
 
-        view.busy("updating report.html")
         from gantk.report.build import write_report  # not before the first step
 
         began = time.perf_counter()
         try:
-            write_report(self.run.path, renewed_after=since)
+            with Work("updating report.html"):
+                write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
             reason = machine_failure(error) or one_line(error)
-            view.print(f"warning  report.html could not be updated: {reason}", style="yellow")
+            view.write(f"warning  report.html could not be updated: {reason}")
 
         self._reported = time.perf_counter()
-        view.busy()
         self._report_cost = self._reported - began
 
     def _check_finite(self) -> None:

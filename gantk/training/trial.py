@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import count_noun
 from gantk.machine.usage import free_memory, peak_memory
+from gantk.progress import Work
 from gantk.recipe.load import Recipe, Settings
 from gantk.terminal import duration
 from gantk.training.memory import cost_of, is_out_of_memory, lighter
@@ -160,10 +161,11 @@ def _time_stages(
         tell(f"trial    stage '{stage.name}', {about}")
         took = []
         began = time.perf_counter()
-        for _ in islice(engine.fit(training.batch_at), count):
-            runtime.synchronize()
-            took.append(time.perf_counter() - began)
-            began = time.perf_counter()
+        with Work(f"timing training steps of {size}"):
+            for _ in islice(engine.fit(training.batch_at), count):
+                runtime.synchronize()
+                took.append(time.perf_counter() - began)
+                began = time.perf_counter()
 
         step_s = min(took[1:] or took)
         seconds += stage.steps * step_s

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,9 @@ from gantk.formats.image import Image, slabs
 from gantk.inference.frame import (
     DEFAULT_OPTIONS,
     Frame,
-    Progress,
     TranslateOptions,
 )
+from gantk.progress import track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +158,6 @@ class Ensemble(TrainedModel):
         image: Image,
         to: str | None,
         options: TranslateOptions,
-        progress: Progress | None = None,
         pixels: Tensor | None = None,
     ) -> tuple[list[Tensor], bool]:
         """The mean of the members' translations, and with `options.uncertainty` their standard
@@ -168,8 +166,9 @@ class Ensemble(TrainedModel):
         mean: Tensor | None = None
         square: Tensor | None = None
         for_members = self._member_options(options)
-        for number, (member, name, share) in enumerate(self._in_turn(to, progress), 1):
-            (made,), own_scale = member.results(image, name, for_members, share, pixels)
+        name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
+        for number, member in enumerate(track(self.members, "", "model"), 1):
+            (made,), own_scale = member.results(image, name, for_members, pixels)
             if mean is None:
                 mean = made
                 if options.uncertainty:
@@ -186,18 +185,6 @@ class Ensemble(TrainedModel):
             return [mean], own_scale
         return [mean, square.div_(number - 1).sqrt_()], own_scale
 
-    def _in_turn(
-        self, to: str | None, progress: Progress | None
-    ) -> Iterator[tuple[TrainedModel, str, Progress | None]]:
-        """Yield each member with the target domain's name and a callback for its part of the
-        progress.
-        """
-        name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
-        count = len(self.members)
-        for number, member in enumerate(self.members):
-            share = progress and partial(_report_part, progress, number, count)
-            yield member, name, share
-
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member; UserError where the mean has no such result."""
         if options.variants is not None:
@@ -208,11 +195,6 @@ class Ensemble(TrainedModel):
             raise UserError(what, where="--variants", remedy="name one run")
 
         return replace(options, uncertainty=False)
-
-
-def _report_part(progress: Progress, number: int, count: int, done: int, total: int) -> None:
-    """Report the progress of member `number` of `count`."""
-    progress(number * total + done, count * total)
 
 
 def _ends(frame: Frame) -> tuple[str, str]:

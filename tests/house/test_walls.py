@@ -21,6 +21,7 @@ ROOMS = (
     "downloads",
     "hub",
     "terminal",
+    "progress",
     "method",
     "plugin",
     "recipe",

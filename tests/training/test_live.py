@@ -14,9 +14,12 @@ import pytest
 from rich.console import Console
 from tiny import TINY, read_json
 
-from gantk import resume, run
+from gantk import progress, resume, run
 from gantk.errors import UserError
-from gantk.training.live import LiveView
+from gantk.guest import guest
+from gantk.progress import Work, clear_progress, progress_to, track
+from gantk.terminal import say
+from gantk.training.live import TrainingWork
 
 # ---- the terminal: left as it was
 
@@ -28,41 +31,79 @@ def ordinary_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
-def terminal() -> Console:
-    return Console(file=io.StringIO(), width=120, height=40, force_terminal=True, color_system=None)
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that the test moves on: `now[0] += seconds`."""
+    seconds = [0.0]
+    monkeypatch.setattr(progress, "clock", lambda: seconds[0])
+    return seconds
 
 
-def test_the_live_line_says_what_is_done_and_what_is_left():
-    now = [0.0]
-    console = terminal()
-    with LiveView(1000, console=console, clock=lambda: now[0], domains=("T1", "T2")) as view:
+@pytest.fixture
+def terminal(monkeypatch):
+    console = Console(
+        file=io.StringIO(), width=200, height=40, force_terminal=True, color_system=None
+    )
+    monkeypatch.setattr(progress, "Console", lambda: console)
+    return console.file
+
+
+def test_the_live_line_says_what_is_done_and_what_is_left(now, terminal):
+    with TrainingWork(1000, say, True, True, ("T1", "T2")) as training:
         for step in range(1, 401):
             # a slow start, as of a compiler or a first reading of files
             now[0] += 20.0 if step <= 100 else 0.5
-            view.step(step)
+            training.advance(step)
 
-        assert view.line().startswith("step 400/1000  40%  left 5 min 00 s")
-        view.busy("saving the weights")
-        assert "40%  left 5 min 00 s  saving the weights" in view.line()
-        view.busy()
-        view.update(400, validation={"a_to_b": {"psnr": 20.0}})
-        view.update(400, validation={"a_to_b": {"psnr": 21.5}})
-        assert view.line().endswith("validation PSNR: T1 -> T2 21.50 (+1.5)")
-        assert console.file.getvalue().count("\n") == 0  # no line at a step
+        training.add_validation({"a_to_b": {"psnr": 20.0}})
+        with Work("scoring"):
+            training.add_validation({"a_to_b": {"psnr": 21.5}})
+
+    shown = terminal.getvalue()
+    line = "step 400/1000  40%  left 5 min 00 s  scoring  validation PSNR: T1 -> T2 21.50 (+1.5)"
+    assert line in shown
 
 
-def test_plain_lines_come_once_a_minute_and_at_the_end():
-    now = [0.0]
+def test_a_pipe_gets_a_line_every_half_minute_and_at_the_end(now):
     said: list[str] = []
-    with LiveView(
-        300, said.append, console=Console(file=io.StringIO()), clock=lambda: now[0]
-    ) as view:
+    with TrainingWork(300, said.append, True, False) as training:
         for step in range(1, 301):
             now[0] += 0.5
-            view.step(step)
+            training.advance(step)
 
-    assert [line.split()[1] for line in said] == ["120/300", "240/300", "300/300"]
+    assert [line.split()[1] for line in said] == [f"{n}/300" for n in (60, 120, 180, 240, 300)]
     assert "\x1b" not in "".join(said)
+
+
+def test_work_inside_work_is_one_line(now):
+    said: list[str] = []
+    with guest(said.append):
+        for _ in track("ab", "reading", "file"):
+            for _ in track(range(2), "", "slice"):
+                now[0] += 40.0
+
+    assert said == [
+        "reading, file 1 of 2  25%  left 2 min 00 s  slice 2 of 2",
+        "reading, file 2 of 2  50%  left 1 min 20 s",
+        "reading, file 2 of 2  75%  left 40 s  slice 2 of 2",
+    ]
+
+
+def test_a_function_hears_the_progress_in_place_of_the_terminal():
+    heard = []
+    with progress_to(lambda share, line: heard.append((share, line.split("  ")[0]))):
+        for _ in track("ab", "reading", "file"):
+            pass
+
+    assert heard[-1] == (0.5, "reading, file 2 of 2")
+
+
+def test_a_failure_ends_its_work():
+    with guest(lambda line: None), pytest.raises(ValueError, match="a fault"):
+        for _ in track("ab", "reading"):
+            raise ValueError("a fault")
+    clear_progress()
+    assert progress._display.works == []
 
 
 # ---- trackers: each number once, in however many sittings the training was done

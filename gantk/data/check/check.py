@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,7 @@ from gantk.errors import NothingFound, TooFewImages, UserError, count_noun, join
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.method import domain_letters
+from gantk.progress import track
 from gantk.recipe.load import Recipe
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
@@ -75,8 +76,6 @@ def check(
     overwrite: bool = False,
     # the line that says whose each file is and what it shows, such as {patient}/{contrast}.nii.gz
     layout: str = "",
-    # called with the finished share and the current operation
-    progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
     """Describe images, how a training would use them, and the problems in them.
 
@@ -95,7 +94,6 @@ def check(
             where they are unknown.
         layout: the line that says whose each file of the folder is and what it shows, such as
             "{patient}/{visit}_{contrast}.nii.gz", or the name of a layout.
-        progress: called with the share that is done, from 0 to 1, and the current operation.
 
     Returns:
         A dictionary that can be written as JSON. `files` has the properties of each inspected image
@@ -114,7 +112,7 @@ def check(
 
     settings = [*set, as_setting(layout)] if layout else list(set)
     try:
-        found = examine(Path(path), recipe, settings, every=every, progress=progress)
+        found = examine(Path(path), recipe, settings, every=every)
     except LayoutQuestion:
         if table is not None:  # to be completed
             write_table(
@@ -158,11 +156,8 @@ def examine(
     *,
     every: bool = False,
     inspected: Iterable[Inspected] = (),
-    progress: Callable[[float, str], None] | None = None,
 ) -> Examination:
     """As of `check`; images that are `inspected` are not read again."""
-    report = progress or (lambda share, what: None)
-    report(0.0, f"reading {path.name}")
     rows: list[Row] = []
     if not path.is_file():
         listed = scan_or_contrasts(path, _asked_with_words(settings))
@@ -180,7 +175,7 @@ def examine(
         usage, origin = _study(path, recipe, settings, rows)
         uses = _scans_of(usage.records)
         found = found._replace(usage=usage, recipe=origin, images=len(uses))
-        _examine_use(found, usage, uses, every, {each.scan: each for each in inspected}, report)
+        _examine_use(found, usage, uses, every, {each.scan: each for each in inspected})
     except UserError as error:
         is_of_table = path.is_file() and found.usage is None
         is_wrong_setting = (error.where or "").startswith("--set")
@@ -191,11 +186,10 @@ def examine(
         what = f"these images cannot be used for training: {error.what}"
         found.problems.append(problem("source", severity, what, (), error.remedy))
         if found.usage is None:
-            found.items.extend(inspect(row.scan_below(path)) for row in rows)
+            found.items.extend(inspect(row.scan_below(path)) for row in track(rows, "reading"))
             found.problems.extend(findings.unreadable_images(found.items))
 
     found.problems.extend(_compare(found.items, found.usage, found.pairs))
-    report(1.0, "done")
     return found
 
 
@@ -205,7 +199,6 @@ def _examine_use(
     uses: Sequence[Use],
     every: bool,
     known: Mapping[Scan, Inspected],
-    report: Callable[[float, str], None],
 ) -> None:
     """Find the images of a usage, all or a sample, the problems of the usage, and its pairs."""
     names = [scan.name for (_, scan), _ in uses]
@@ -214,12 +207,9 @@ def _examine_use(
         what = f"only a sample of {len(chosen)} of {len(uses)} images was checked"
         remedy = "use --every to check all images, which is slow"
         found.problems.append(problem("sample", "note", what, (), remedy))
-    for number in chosen:
-        report(0.8 * number / len(uses), names[number])
+    for number in track(chosen, "reading"):
         found.items.append(_inspect(usage, uses[number], known))
-    report(0.8, "splitting the images")
     found.problems.extend(_about_use(usage, found.items))
-    report(0.95, "comparing the images")
     found.pairs.extend(measure_pairs(usage))
 
 
@@ -230,7 +220,7 @@ def warnings_about(data: Data) -> list[str]:
     """
     records = [record for each in data.splits.values() for record in each if record.files]
     uses = spread(_scans_of(records), MAX_SCANS_OF_RUN)
-    items = [_inspect(data, use) for use in uses]
+    items = [_inspect(data, use) for use in track(uses, "comparing", "scan")]
     problems = list(_without_partner(data))
     if items:  # computed images have no names and files to compare
         problems += _compare(items, data, measure_pairs(data))

@@ -50,11 +50,9 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     """
     from gantk.data.check.check import check, main_lines
     from gantk.data.check.findings import line_of
-    from gantk.terminal import console, progress_bar, say, styled
+    from gantk.terminal import console, say, styled
 
-    with progress_bar() as progress:
-        result = check(path, **options, overwrite=overwrite, progress=progress)
-
+    result = check(path, **options, overwrite=overwrite)
     if json_file != "-":
         summary = result["summary"]
         for name, value in (summary if verbose else main_lines(summary)).items():

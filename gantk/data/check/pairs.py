@@ -19,6 +19,7 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import is_volume
+from gantk.progress import track
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 MAX_PAIRS = 16  # that are measured of all
@@ -214,7 +215,7 @@ def _compared(pairs: Sequence[dict[str, Record]], limit: int) -> Iterator[Compar
         stacks[pair["a"].subject].append(pair)
 
     most = max(1, limit // max(1, len(stacks)))
-    for subject, stack in spread(list(stacks.items()), limit):
+    for subject, stack in track(spread(list(stacks.items()), limit), "comparing", "stack of pairs"):
         count = min(most, len(stack))
         for rank in range(count):
             middle = int((rank + 0.5) * len(stack) / count)

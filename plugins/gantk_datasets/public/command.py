@@ -26,7 +26,7 @@ def fetch(name, out, base_url) -> None:
     checksum were verified. For sets that require registration the command prints the address. Read
     the licence that it prints: you must comply with it.
     """
-    from gantk.terminal import console, progress_bar, say, table
+    from gantk.terminal import console, say, table
     from gantk_datasets.public import download
 
     if name is None:
@@ -34,5 +34,4 @@ def fetch(name, out, base_url) -> None:
         console().print(table(headers, download.public_sets()))
         return
 
-    with progress_bar() as progress:
-        download.fetch(name, out=out, base_url=base_url, say=say, progress=progress)
+    download.fetch(name, out=out, base_url=base_url, say=say)

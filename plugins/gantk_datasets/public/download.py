@@ -43,6 +43,7 @@ from gantk.files import (
     write_file,
 )
 from gantk.formats.budget import MAX_COMPRESSION
+from gantk.progress import Work
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -82,8 +83,6 @@ def fetch(
     out: str | Path | None = None,
     base_url: str | None = None,
     say: Callable[[str], None] = print,
-    # gets finished share and file
-    progress: Callable[[float, str], None] = lambda share, path: None,
 ) -> Path:
     """Download a public data set, check and unpack it.
 
@@ -92,7 +91,6 @@ def fetch(
         out: the folder. Default: data/NAME.
         base_url: a mirror, with the same sizes and checksums.
         say: called with each line of output.
-        progress: called with the share that is done, from 0 to 1, and the name of the current file.
 
     Returns:
         The folder. A data set that exists is not downloaded again.
@@ -126,7 +124,7 @@ def fetch(
             url = f"{base}/{quote(path)}"
             file = _staging_file(staging, path)
             if not file.exists():
-                _download(path, url, file, facts, say, progress)
+                _download(path, url, file, facts, say)
             entry = {"path": path, "url": without_credentials(url)}
             files.append(entry | {"bytes": _bytes(file), "checksum": facts["checksum"]})
         unpacked = _unpack_files(known["files"], staging)
@@ -187,23 +185,22 @@ def _staging_file(staging: Path, path: str) -> Path:
     return staging / path.replace("/", "__")
 
 
-def _download(
-    path: str, url: str, file: Path, known: dict[str, Any], say: Callable, progress: Callable
-) -> None:
+def _download(path: str, url: str, file: Path, known: dict[str, Any], say: Callable) -> None:
     """Download and check one file; GantkError where that fails."""
     shown = without_credentials(url)
     size = known.get("size", 0)
     expected = known["checksum"]
     part = file.with_name(file.name + ".part")
     try:
-        download(
-            url,
-            part,
-            size=size,
-            most=known.get("most", MAX_FILE_BYTES),
-            report=lambda share: progress(share, path),
-            say_retry=lambda error: say(f"retry    {path}: {error}"),
-        )
+        with Work(f"downloading {path}", 1) as work:
+            download(
+                url,
+                part,
+                size=size,
+                most=known.get("most", MAX_FILE_BYTES),
+                report=work.advance,
+                say_retry=lambda error: say(f"retry    {path}: {error}"),
+            )
         if (size and _bytes(part) != size) or _checksum(part, expected) != expected:
             part.unlink()
             raise Refused(f"it has not the published checksum {expected}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import pad_to_size
+from gantk.progress import track
 
 # of the small U-Net
 WIDTH = 16
@@ -81,7 +82,7 @@ def train_network(
         )
         optimizer = build(network.parameters())
         rate = optimizer.param_groups[0]["lr"]
-        for step in range(steps):
+        for step in track(range(steps), "training a network", "step"):
             optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
             value = loss(network, generator)
             optimizer.zero_grad()

@@ -24,7 +24,6 @@ from gantk.formats.files import read, sidecar_of, stem_of, suffix_of
 from gantk.formats.image import Scan, nifti_of_levels
 from gantk.inference.frame import FIT, FITS, TranslateOptions
 from gantk.inference.translation import Translation
-from gantk.terminal import time_left
 from gantk_serve.trust import Answer, answer_for, quality_on_unseen
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -225,16 +224,15 @@ class Service:
         begun = time.monotonic()
         current = ""
 
-        def progress(share: float, name: str) -> None:
+        def progress(share: float, line: str) -> None:
             nonlocal current
-            seconds = time.monotonic() - begun
-            begins_another = current and name not in ("", current)
-            if begins_another and source.is_dir() and seconds > MAX_ZIP_SECONDS:
+            name = line.partition("  ")[0]
+            begins_another = current not in ("", name)
+            if begins_another and source.is_dir() and time.monotonic() - begun > MAX_ZIP_SECONDS:
                 what = "others wait, and this zip has taken its time"
                 raise UserError(what, remedy="send the scans that are left in another zip")
             current = name
-            left = time_left(share, seconds)
-            tell(share, f"Translating to {to}, {share:.0%} done{left}")
+            tell(share, f"To {to}: {line}")
 
         try:
             translate(

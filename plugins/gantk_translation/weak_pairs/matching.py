@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gantk.losses.structure import edges, gaussian_blur
+from gantk.progress import track
 
 NEIGHBOURS = (0, 1), (1, 0), (0, -1), (-1, 0)  # of a pixel, in rows and columns
 # pairs of neighbours that are compared
@@ -120,10 +121,11 @@ def registrations(
     one = torch.cat([mind(fixed), BODY_WEIGHT * body(fixed)], 1)
     other = torch.cat([mind(moving), BODY_WEIGHT * body(moving)], 1)
     rows = torch.arange(len(like)).repeat_interleave(like.shape[1])
-    batches = zip(rows.split(PAIRS_PER_BATCH), like.flatten().split(PAIRS_PER_BATCH), strict=True)
+    parts = rows.split(PAIRS_PER_BATCH), like.flatten().split(PAIRS_PER_BATCH)
+    batches = [*zip(*parts, strict=True)]
     coarse = []
     fine = []
-    for own, its in batches:
+    for own, its in track(batches, "matching similar slices", "batch of pairs"):
         affine = torch.zeros(len(own), 2, 3, requires_grad=True)
         free = torch.zeros(len(own), 2, GRID_POINTS, GRID_POINTS, requires_grad=True)
 
