@@ -54,7 +54,6 @@ def run(
     precision: str | None = None,
     seed: int | None = None,
     allow_leakage: bool = False,
-    profile_steps: int | None = None,
     track: Iterable[str] = (),
     overwrite: bool = False,
     say: Say = tell,
@@ -95,8 +94,6 @@ def run(
         seed: the same as the key train.seed; it draws weights, order and augmentation.
         allow_leakage: whether to train although a patient or an image is in both training and test
             data. The run records this.
-        profile_steps: how many steps to trace with torch.profiler after some steps of warm-up. The
-            folder profile/ of the run gets a table and a trace.
         track: names of trackers, such as "tensorboard". Their options are in the recipe's [[track]]
             tables.
         overwrite: whether to replace files of `out` that gantk did not write. A run is never
@@ -125,7 +122,6 @@ def run(
         precision=precision,
         seed=seed,
         allow_leakage=allow_leakage,
-        profile_steps=profile_steps,
         track=track,
         overwrite=overwrite,
         say=say,

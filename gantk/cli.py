@@ -43,7 +43,6 @@ from gantk.terminal import (
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 PROFILE = "Apply the tables [profile.NAME] of the recipe: cpu, or several in order: cpu,by_class."
-TRACE = "Trace N steps with torch.profiler; write a table and a trace to profile/ of the run."
 TRY = "Run three real steps only: print memory, time and settings that fit."
 MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
 PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
@@ -227,7 +226,6 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--allow-leakage", is_flag=True, help="Train although the split leaks. The run records this."
 )
-@click.option("--profile-steps", type=click.IntRange(min=1), metavar="N", help=TRACE)
 @click.option(
     "--track",
     multiple=True,

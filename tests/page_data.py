@@ -40,7 +40,7 @@ if sys.argv[1:2] == ["run"]:
     settings["data.size"] *= 1 + ("3d" in sys.argv[2])
     for key, value in settings.items():
         sys.argv += ["--set", key + "=" + json.dumps(value[:3] if key == "data.size" else value)]
-    sys.argv += ["--device", "cpu", *["--set", "train.steps=8"] * ("--profile-steps" in sys.argv)]
+    sys.argv += ["--device", "cpu"]
 main()
 """
 

@@ -37,7 +37,7 @@ from gantk.runs.models import refuse_packed
 from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
-from gantk.training.loop import StepProfile, Training
+from gantk.training.loop import Training
 from gantk.training.memory import memory_advice
 from gantk.training.restart import advice, run_to_resume
 
@@ -100,7 +100,6 @@ def training(
     precision: str | None = None,
     seed: int | None = None,
     allow_leakage: bool = False,
-    profile_steps: int | None = None,
     track: Iterable[str] = (),
     overwrite: bool = False,
     callbacks: Iterable[object] = (),
@@ -125,7 +124,7 @@ def training(
             other values. The run folder keeps the first batch, whose images are the samples;
             nothing is held out.
         set: as in `gantk.run`, and so are profile, out, device, precision, seed, allow_leakage,
-            profile_steps, track and overwrite. A continued training takes `device` alone.
+            track and overwrite. A continued training takes `device` alone.
         callbacks: objects with methods that are named like hooks, for this training alone:
             gantk_before_training, gantk_step_logged, gantk_images_scored, gantk_training_ended.
         say: called with each line of output. None: notes and warnings are `gantk.GantkWarning`.
@@ -175,7 +174,6 @@ def training(
         )
         with listed_once():
             parts = assemble(model, runtime, split, loader, source)
-        step_profile = _step_profile(profile_steps, parts)
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*describe_data(parts.data), *_notes_of_parts(parts), *parts.start.lines):
             around.say(line)
@@ -203,12 +201,9 @@ def training(
             folder.write_recipe(_with_layout(tables, parts.data.source))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
             folder.write_json("split.json", split.model_dump(exclude_unset=True))
-        if step_profile is not None:
-            step_profile.folder = folder.path / "profile"
-
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
-        return _ready(parts, folder, saved, around, resumed, step_profile)
+        return _ready(parts, folder, saved, around, resumed)
 
 
 def _with_layout(tables: dict[str, Any], source: Any) -> dict[str, Any]:
@@ -277,7 +272,6 @@ def _ready(
     saved: Path | None,
     around: Surroundings,
     resumed: bool = True,
-    profile: StepProfile | None = None,
 ) -> Training:
     """The training from the checkpoint `saved`, or from step 0; `resumed`: there is a log."""
     runtime = parts.runtime
@@ -312,7 +306,6 @@ def _ready(
         parts,
         folder,
         seconds,
-        profile,
         hooks=around.hooks,
         ending=around.ending.pop_all(),
         say=around.say,
@@ -366,13 +359,6 @@ def _notes_of_parts(parts: Parts) -> list[str]:
         few_test_patients(parts.data.splits),
     ]
     return [f"note     {note}" for note in notes if note]
-
-
-def _step_profile(steps: int | None, parts: Parts) -> StepProfile | None:
-    """What traces so many steps, on the main rank; None if no steps are to be traced."""
-    if steps is None or not parts.runtime.main:
-        return None
-    return StepProfile(steps, parts.engine.steps, parts.runtime.device)
 
 
 def _leaks_allowed(parts: Parts, allow_leakage: bool) -> UserError | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -28,7 +27,7 @@ from gantk.errors import (
     machine_failure,
     one_line,
 )
-from gantk.files import expect_inside, make_folder, whole_folder
+from gantk.files import expect_inside, make_folder
 from gantk.guest import Say, as_guest, each_as_guest, give_warning
 from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
@@ -46,8 +45,6 @@ from gantk.training.engine import Engine
 from gantk.training.live import TrainingWork
 
 REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
-# steps before the traced ones: memory is claimed, kernels are chosen, readers fill their queues
-WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,6 @@ class Training:
         parts: Parts,
         run: RunFolder | None,
         seconds: float = 0.0,
-        profile: StepProfile | None = None,
         *,
         hooks: Hooks | None = None,
         ending: ExitStack | None = None,  # closed at the end
@@ -105,7 +101,6 @@ class Training:
     ):
         self.parts = parts
         self._run = run
-        self.profile = profile
         self.hooks = hooks or Hooks()
         self.notes: list[str] = []  # notes and warnings about the recipe and its data
         self._ending = ending or ExitStack()
@@ -167,20 +162,18 @@ class Training:
         if self.was_stopped:
             self._stops.clear()
             self.was_stopped = False
-        traced = self.profile.profiler if self.profile else nullcontext()
-        with view, closing(self.parts.batches), ExitStack() as tracing:
-            tracing.callback(self._free_memory)
+        with view, closing(self.parts.batches), ExitStack() as ending:
+            ending.callback(self._free_memory)
             self._begin(view)
             if self._out_of_patience(view):  # it had ended before this resume
                 return
 
-            tracing.enter_context(traced)
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self._fit(view):
                 view.advance(self.engine.step)
                 due = self._due()
                 ended = False
-                if due.anything or self.profile or self.used.first_step is None:
+                if due.anything or self.used.first_step is None:
                     with self._clock_stopped():
                         ended = self._do(due, view, stage, batch, losses)
 
@@ -256,8 +249,6 @@ class Training:
             self._save(view)
         if self.runtime.main:
             self._renew_report(view)
-        if self.profile is not None:
-            view.write(*self.profile.step())
         if not due.save or due.end or not self._out_of_patience(view):
             return False
         if not due.log:
@@ -564,60 +555,3 @@ def inference_weights(method: Method, engine: Engine):
 
     method.train()
     torch.set_rng_state(state)
-
-
-class StepProfile:
-    """Traces `count` steps with torch.profiler after `WARM_UP` others; writes a table and a trace
-    into `folder`.
-
-    UserError if the training has too few `steps` for that.
-    """
-
-    folder: Path  # set before the first step
-
-    def __init__(self, count: int, steps: int, device: torch.device):
-        if steps < WARM_UP + count:
-            what = (
-                f"tracing {count_noun(count, 'step')} needs {WARM_UP} steps before them,"
-                f" but this training has only {count_noun(steps, 'step')}"
-            )
-            raise UserError(
-                what,
-                where="--profile-steps",
-                remedy=f"set train.steps to {WARM_UP + count} or more",
-            )
-
-        kinds = torch.profiler.ProfilerActivity
-        self.lines: list[str] = []
-        self.kind = device.type
-        if device.type != "cuda":
-            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints that there is no GPU
-
-        self.profiler = torch.profiler.profile(
-            activities=[kinds.CPU, kinds.CUDA] if device.type == "cuda" else [kinds.CPU],
-            schedule=torch.profiler.schedule(wait=WARM_UP - 1, warmup=1, active=count),
-            on_trace_ready=self._write,
-            acc_events=True,
-        )
-
-    def step(self) -> list[str]:
-        """Advance the profiler, after every step; returns the lines to print, once the trace is
-        written.
-        """
-        self.profiler.step()
-        lines = self.lines
-        self.lines = []
-        return lines
-
-    def _write(self, profiler: torch.profiler.profile) -> None:
-        averages = profiler.key_averages()
-        trace = "trace.json.gz"
-        table = averages.table(
-            sort_by=f"self_{self.kind}_time_total", row_limit=15, max_name_column_width=40
-        )
-        with whole_folder(self.folder) as made:
-            (made / "table.txt").write_text(table)
-            profiler.export_chrome_trace(str(made / trace))
-
-        way = f"trace    {self.folder / trace}; open it at ui.perfetto.dev or chrome://tracing"
-        self.lines = [*table.splitlines(), way]

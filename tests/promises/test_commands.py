@@ -44,7 +44,7 @@ def scans(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, scans) -> Path:
-    """A finished run on these scans, two of its steps traced: only to be read."""
+    """A finished run on these scans: only to be read."""
     folder = tmp_path_factory.mktemp("run")
     more = {"data": {"split": {"by": "image"}}, "evaluate": {"metrics": ["psnr", "mae"]}}
     path = recipe(folder / "tiny.toml", train={"steps": 16, "save_every": 8}, **more)
@@ -55,8 +55,6 @@ def run(tmp_path_factory, scans) -> Path:
         folder / "run",
         "--device",
         "cpu",
-        "--profile-steps",
-        2,
         "--seed",
         5,
     ]
