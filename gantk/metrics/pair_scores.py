@@ -177,9 +177,8 @@ class PairScorer:
         else:
             inside = inside[part].to(self.device)
             corrected = torch.where(inside, linearly_corrected(made, real, inside), made)
-        for suffix, mask in masks.items():
-            if suffix != LESION:
-                yield from self._scores("corrected", corrected, real, {suffix: mask})
+        masks.pop(LESION, None)
+        yield from self._scores("corrected", corrected, real, masks)
 
     def _scores(
         self,
