@@ -78,10 +78,6 @@ def _source(seen: Scans, misfit: bool) -> tuple[dict[str, Any], str]:
             "onto: a patient's scans have different grids, and the second is resampled onto the"
             " first by the headers"
         )
-    if options.get("patient") == "names":
-        why.append(
-            "patient: the names may contain patients, and each patient belongs to one set only"
-        )
     if misfit and "pairs" in seen.source:
         options["pairs"] = "none"
         why.append(

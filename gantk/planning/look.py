@@ -15,11 +15,11 @@ import numpy as np
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import Examination, examine, result_of
-from gantk.data.check.pairs import Fit, fit_of
+from gantk.data.check.pairs import Fit
 from gantk.data.dataset import Study, expect_no_doubts
 from gantk.data.look import background_level
 from gantk.data.preparation import Record, patients_of
-from gantk.data.sources.pairing import complete_pairs, without_partner
+from gantk.data.sources.pairing import complete_pairs, on_other_grids, without_partner
 from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.method import domain_letters
@@ -78,10 +78,10 @@ class Scans:
             for letter in domain_letters(tuple(self.domains))
         ]
 
-    @cached_property
+    @property
     def fit(self) -> Fit | None:
         """How well the images of each pair fit each other; None without pairs."""
-        return fit_of([*complete_pairs(self.records).values()])
+        return self.examination.fit
 
     @cached_property
     def alone(self) -> int:
@@ -102,10 +102,6 @@ class Scans:
     def suits_paired(self) -> bool:
         """Whether a paired method can learn from the scans: the pairs fit and are complete."""
         return bool(self.fit and self.fit.good and not self.alone)
-
-    def completes(self, other: Scans) -> bool:
-        """Whether the scans are complete pairs, of as many patients as those of another reading."""
-        return bool(self.fit) and not self.alone and self.patients >= other.patients
 
     @property
     def volumes(self) -> int:
@@ -137,14 +133,9 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     could use them.
     """
 
-    def read(*more: str, before: Scans | None = None) -> Scans:
-        """Examine the images as `data check` does; those that were read before are kept."""
-        found = examine(
-            path,
-            None,
-            [*settings, *more],
-            inspected=before.examination.items if before else (),
-        )
+    def read(*more: str) -> Scans:
+        """Examine the images as `data check` does."""
+        found = examine(path, None, [*settings, *more])
         for each in found.problems:
             if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
                 raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
@@ -156,7 +147,7 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     problems = [each["kind"] for each in scans.report["problems"] if each["severity"] != "note"]
     gray = ["data.channels=1"] if "channels" in problems else []
     if gray:
-        scans = read(*gray, before=scans)
+        scans = read(*gray)
 
     expect_no_doubts(scans.study.source, scans.study.table)
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
@@ -164,11 +155,13 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
         return scans
 
     # a patient's two grids may differ: the second is resampled onto the first by the headers
+    if not on_other_grids(scans.records):
+        return scans
     try:
-        onto = read(*gray, "data.source.onto=a", before=scans)
+        onto = read(*gray, "data.source.onto=a")
     except UserError:  # this does not suit them
         return scans
-    return onto if onto.completes(scans) else scans
+    return onto if onto.fit and not onto.alone else scans
 
 
 def pixels_of(records: Sequence[Record]) -> Pixels:

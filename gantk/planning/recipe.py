@@ -1,5 +1,5 @@
 """Plans a recipe for scans: the method of the shipped recipe for scans of this kind, and the largest
-images and networks that the time allows, with a reason for each choice.
+images that the time allows, with a reason for each choice.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.question import as_setting
-from gantk.data.check.check import main_lines
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
 from gantk.planning.data import Lines, data_lines, proposals
@@ -50,21 +49,18 @@ FITS = {  # what is done with images of other sizes
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
-class Candidate(NamedTuple):
-    """Image size, `data.fit` and the filters as a multiple of the shipped recipe's that may be
-    planned, with the reason for the size.
-    """
+class Size(NamedTuple):
+    """An image size and `data.fit` that may be planned, with the reason."""
 
-    size: tuple[int, ...]
+    sides: tuple[int, ...]
     fit: str
-    filters: float
     why: str
 
     @property
-    def work(self) -> float:
-        """Relative cost of a step; on one core twice the filters took 1.75 times as long."""
-        rows, columns = self.size
-        return rows * columns * self.filters**0.8
+    def pixels(self) -> int:
+        """The time of a step grows with it."""
+        rows, columns = self.sides
+        return rows * columns
 
 
 def plan(
@@ -77,7 +73,7 @@ def plan(
 ) -> str:
     """Plan a recipe for scans and this machine.
 
-    Size, filters and number of steps follow from real training steps that are timed on this
+    Size and number of steps follow from real training steps that are timed on this
     machine.
 
     Example:
@@ -124,52 +120,48 @@ def _recipe(lines: Lines, settings: Iterable[str]) -> Recipe:
     return Recipe(tables).override(settings)
 
 
-# ---- size, filters and steps by the time
+# ---- size and steps by the time
 
 
 def _choose_lines(seen: Scans, hours: float, settings: list[str], device: str | None) -> Lines:
-    """All lines, for the largest candidate whose usual number of steps fits into the time.
-
-    1. Time the smallest candidate with real steps.
-    2. Take the largest that fits by its work; where only the smallest does, the training is short.
-    3. Time what was taken, which gives the number of steps.
+    """All lines, for the largest size with which the method's usual steps fit into the time, by real
+    steps with the smallest size; real steps with that size give the number of steps.
     """
     from gantk.training.trial import predict
 
-    candidates = _candidates(seen)
-    smallest = candidates[0]
+    sizes = _sizes(seen)
+    smallest = sizes[0]
     of_data = data_lines(seen)
-    name = _method_lines(seen, smallest, hours, settings, False)["method.name"][0]
+    name = _method_lines(seen, smallest, hours, settings)["method.name"][0]
     usual = registry().get("method", name).usual_steps or USUAL_STEPS
 
-    def lines_of(candidate: Candidate, short: bool, steps: int = usual, why: str = "") -> Lines:
+    def lines_of(size: Size, steps: int = usual, why: str = "") -> Lines:
         return {
             **of_data,
-            "data.size": (list(candidate.size), candidate.why),
-            "data.fit": (candidate.fit, FITS[candidate.fit]),
+            "data.size": (list(size.sides), size.why),
+            "data.fit": (size.fit, FITS[size.fit]),
             **_training_lines(seen, steps, why),
-            **_method_lines(seen, candidate, hours, settings, short),
+            **_method_lines(seen, size, hours, settings),
         }
 
-    def measure(candidate: Candidate, short: bool) -> Any:
-        return predict(_recipe(lines_of(candidate, short), settings), device=device)
+    def measure(size: Size) -> Any:
+        return predict(_recipe(lines_of(size), settings), device=device)
 
-    measured = measure(smallest, False)
+    measured = measure(smallest)
     if not measured.fits:
         what = f"training on these images does not fit into memory ({measured.counted})"
         remedy = " ".join(f"--set {each}" for each in next(iter(measured.lighter), ()))
         raise UserError(what, where="SCANS", remedy=remedy or None)
 
     seconds = TIME_SHARE * 3600 * hours
-    most_work = seconds / (3600 * measured.hours) * smallest.work
-    affordable = [each for each in candidates if each.work <= most_work]
-    chosen = max(affordable, default=smallest, key=candidates.index)
-    short = len(affordable) < min(2, len(candidates))
-    again = measure(chosen, short)
+    most_pixels = seconds / (3600 * measured.hours) * smallest.pixels
+    affordable = [each for each in sizes if each.pixels <= most_pixels]
+    chosen = max(affordable, key=sizes.index, default=smallest)
+    again = measure(chosen)
     if again.fits:
         measured = again
     else:
-        chosen, short = smallest, False
+        chosen = smallest
 
     step_s = 3600 * measured.hours / usual
     enough = max(usual, MAX_EPOCHS * _image_count(seen) // _batch(seen))
@@ -180,47 +172,31 @@ def _choose_lines(seen: Scans, hours: float, settings: list[str], device: str | 
     )
     if steps < usual:
         why += f"; {usual} steps are usual, so a longer training would help"
-    elif steps < int(seconds / step_s):
-        why += f"; with {count_noun(_image_count(seen), 'image')}, more steps gain little"
-    return lines_of(chosen, short, steps, why)
+    return lines_of(chosen, steps, why)
 
 
-def _candidates(seen: Scans) -> list[Candidate]:
-    """Sizes and filters, cheapest first; the last size is the scans' own resolution if they share
-    one.
-    """
+def _sizes(seen: Scans) -> list[Size]:
+    """The sizes, smallest first; the last is the scans' own resolution if they share one."""
     if len(seen.domains) == 1:
         why = "networks of images from noise need a power of two"
-        return [
-            Candidate((side, side), "pad", filters, why)
-            for side in NOISE_SIDES
-            for filters in (1, 2)
-        ]
+        return [Size((side, side), "pad", why) for side in NOISE_SIDES]
 
     whole = [max(each.shape[axis] for each in seen.pixels) for axis in (0, 1)]
     native = " x ".join(map(str, whole))
-    one_grid = _share_a_grid(seen)
-    why = (
-        f"resized from {native} in {'all' if one_grid else 'most'} files; with more pixels, too"
-        " few steps would fit into the time"
-    )
-    candidates = [
-        Candidate(tuple(_round_up(side * each / max(whole) - 4) for each in whole), "pad", 1, why)
+    why = f"resized from {native}; with more pixels, too few steps would fit into the time"
+    sizes = [
+        Size(tuple(_round_up(side * each / max(whole) - 4) for each in whole), "pad", why)
         for side in SIDES
         if side < 0.95 * max(whole)
     ]
-    if max(whole) <= MAX_NATIVE_SIDE and not one_grid:
+    if max(whole) <= MAX_NATIVE_SIDE and not _share_a_grid(seen):
         why = f"most files have {native} pixels"
-        candidates.append(Candidate(tuple(map(_round_up, whole)), "pad", 1, why))
+        sizes.append(Size(tuple(map(_round_up, whole)), "pad", why))
     elif max(whole) <= MAX_NATIVE_SIDE:
         why = f"the pixels of {native} that are not background, at full resolution"
         content = (max(each.content[axis] for each in seen.pixels) for axis in (0, 1))
-        size = tuple(map(_round_up, map(min, whole, content)))
-        candidates.append(Candidate(size, "crop", 1, why))
-
-    if seen.suits_paired:  # the recipe's filters pay off for pairs, but not in the shortest time
-        candidates.insert(0, candidates[0]._replace(filters=0.5))
-    return [*candidates, candidates[-1]._replace(filters=2)]
+        sizes.append(Size(tuple(map(_round_up, map(min, whole, content))), "crop", why))
+    return sizes
 
 
 def _share_a_grid(seen: Scans) -> bool:
@@ -250,18 +226,15 @@ def _batch(seen: Scans) -> int:
 # ---- the tables
 
 
-def _method_lines(
-    seen: Scans, candidate: Candidate, hours: float, settings: list[str], short: bool
-) -> Lines:
-    """[method] of the shipped recipe that the first method which suits the scans names, with the
-    candidate's filters; `short`: for a short training. Of a method that the caller asks for, only
-    keys that it has.
+def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) -> Lines:
+    """[method] of the shipped recipe that the first method which suits the scans names. Of a method
+    that the caller asks for, only keys that it has.
     """
     decided = dict(map(parse_setting, settings))
-    options = {"hours": hours, "dims": decided.get("data.dims", 2), "short": short}
+    options = {"hours": hours, "dims": decided.get("data.dims", 2)}
     asked = str(decided.get("method.name", ""))
     nothing: Any = ({"method": {"name": asked}}, "", {}) if asked else None
-    proposal = next(proposals("method", seen, candidate.size, **options), nothing)
+    proposal = next(proposals("method", seen, size.sides, **options), nothing)
     if proposal is None:
         raise UserError(
             "no installed method plans a recipe for these scans",
@@ -276,7 +249,6 @@ def _method_lines(
     if asked:
         method = {"name": asked} | {key: method[key] for key in comments if key in method}
 
-    _widen_networks(method, candidate.filters)
     lines = {f"method.{key}": (value, comments.get(key, "")) for key, value in method.items()}
     lines["method.name"] = (method["name"], proposal[1])
     optimizers = mapping(shipped.tables.get("train")).get("optimizers")
@@ -299,18 +271,6 @@ def _comments(shipped: Recipe, method: dict[str, Any], asked: str) -> dict[str, 
         if key in comments and value == method.get(key):
             comments[key] = written.get(("method", key), comments[key])
     return comments
-
-
-def _widen_networks(method: dict[str, Any], factor: float) -> None:
-    """Multiply the filters of a method's generator; without that part, its own and those of its
-    discriminator.
-    """
-    parts = [method, method.get("discriminator")]
-    if "generator" in method:
-        parts = [method["generator"]]
-    for part in parts:
-        if isinstance(part, dict) and "width" in part:
-            part["width"] = round(factor * part["width"])
 
 
 def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
@@ -343,12 +303,6 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         lines["translate.masked"] = (True, why)
     if seen.is_stripped:
         lines["translate.stripped"] = (True, "warn of heads with skull")
-    elif seen.is_masked and seen.is_stripped is None:
-        why = (
-            "not set, because it is unclear whether these show skulls. If they are skull-stripped"
-            " heads, set it to true, and `gantk translate` warns of heads with skull"
-        )
-        lines["translate.stripped"] = (None, why)
     return lines
 
 
@@ -357,7 +311,7 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
 
 def _text(seen: Scans, lines: Lines, hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
-    summary = main_lines(seen.report["summary"]).items()
+    summary = seen.report["summary"].items()
     facts = {key: text for key, text in summary if key not in FACTS_OF_SPLIT}
     if "split" in facts:
         facts["split"] = lines["data.split"][1]

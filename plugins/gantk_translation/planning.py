@@ -20,25 +20,15 @@ UNMATCHED = dict.fromkeys(("pairs", "source_losses", "source_losses_in_warmup"))
 Proposal = tuple[str, str, dict[str, Any]]  # recipe, reason, keys of [method] to change in it
 
 
-def plan_paired(
-    seen: Any, size: Sequence[int], *, hours: float, dims: int, short: bool
-) -> Proposal | None:
-    """Pix2Pix for registered pairs; without its discriminator if the training is `short`."""
+def plan_paired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> Proposal | None:
+    """Pix2Pix for registered pairs."""
     if not seen.suits_paired:
         return None
     why = f"the pairs fit, so the method is paired: {seen.fit}"
-    if short:
-        why += (
-            "; it has only an L1 loss, because the training is short: a step of Pix2Pix takes"
-            " 1.7 times as long and comes no closer to the truth"
-        )
-        return "regression_t1t2", why, {}
     return "pix2pix_t1t2", why, _for_size(size)
 
 
-def plan_unpaired(
-    seen: Any, size: Sequence[int], *, hours: float, dims: int, short: bool
-) -> Proposal | None:
+def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> Proposal | None:
     """DualGAN for MR of two contrasts, CycleGAN for other images of two kinds."""
     if len(seen.domains) == 1 or seen.suits_paired:
         return None

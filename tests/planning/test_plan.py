@@ -60,7 +60,7 @@ def test_registered_pairs_get_a_paired_recipe_that_trains(make, timed, tmp_path,
     (tmp_path / "planned.toml").write_text(text, "utf-8")
     tables = tomllib.loads(text)
 
-    assert tables["method"]["name"] in ("pix2pix", "regression")
+    assert tables["method"]["name"] == "pix2pix"
     assert tables["data"]["split"]["by"] == "patient"
     assert timed or predict(tmp_path / "planned.toml", set=["train.steps=2"], device="cpu").fits
 
@@ -99,12 +99,11 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
 
 @pytest.mark.parametrize(
     ("contrasts", "mm", "stripped"),
-    [(("T1", "T2"), 2.0, True), (("MR", "CT"), 2.0, True), (("T1", "T2"), 20.0, None)],
+    [(("T1", "T2"), 2.0, True), (("MR", "CT"), 2.0, True)],
 )
 def test_a_recipe_of_stripped_heads_warns_of_a_skull(
     contrasts, mm, stripped, tmp_path, instant_trials
 ):
-    """Contrasts, size of the voxels, which may be too large to tell -> `translate.stripped`."""
     x, y, z = np.mgrid[:40, :40, :40] - 19.5
     distance = np.maximum(np.hypot(x, y), abs(z))
     for number, contrast in product(range(3), contrasts):
@@ -118,7 +117,6 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(
 
     text = plan(tmp_path / "data")
     assert tomllib.loads(text)["translate"].get("stripped") == stripped
-    assert ("it is unclear whether these show skulls" in text) == (stripped is None)
     if "CT" in contrasts:  # a value that differs from the shipped recipe's loses its comment
         text = plan(tmp_path / "data", set=["data.source.pairs=none"])
         assert "noise_floor = 0.02 # " in text
@@ -150,19 +148,14 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
         assert sum("the pairs may show different patients" in line for line in said) == count
 
 
-def test_time_decides_size_filters_and_steps(tmp_path, instant_trials):
-    texts = [plan(pictures(tmp_path), hours=hours) for hours in (0.01, 10)]
-    short, long = map(tomllib.loads, texts)
-    assert re.search("# method   regression: .* only an L1 loss", texts[0].replace("\n#  ", ""))
+def test_time_decides_size_and_steps(tmp_path, instant_trials):
+    short, long = (tomllib.loads(plan(pictures(tmp_path), hours=hours)) for hours in (0.01, 10))
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
-    assert short["method"]["generator"]["width"] < long["method"]["generator"]["width"]
 
 
 def test_method_and_reasons_are_those_of_the_shipped_recipe(tmp_path, instant_trials):
     text = plan(pictures(tmp_path), hours=10)
-    shipped = load_recipe("pix2pix_t1t2").tables["method"]
-    wider = shipped["generator"] | {"width": 64}
-    assert tomllib.loads(text)["method"] == shipped | {"generator": wider}
+    assert tomllib.loads(text)["method"] == load_recipe("pix2pix_t1t2").tables["method"]
     assert "# Convolutions at full resolution before and after the U-Net" in text
 
 

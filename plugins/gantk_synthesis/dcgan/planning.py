@@ -9,7 +9,7 @@ MANY_IMAGES = 5000  # a discriminator does not memorise these
 
 
 def plan(
-    seen: Any, size: Sequence[int], *, hours: float, dims: int, short: bool
+    seen: Any, size: Sequence[int], *, hours: float, dims: int
 ) -> tuple[str, str, dict[str, Any]] | None:
     """DCGAN for one kind of image: recipe, reason, keys of [method] to change in it."""
     if len(seen.domains) > 1:
