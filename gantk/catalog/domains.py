@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from gantk.catalog.contrasts import USUAL, contrasts_in, one_word, same_contrast
+from gantk.catalog.contrasts import USUAL, one_word, same_contrast
 from gantk.errors import UserError, count_noun, one_line
 from gantk.formats.files import natural, stem_of
 
@@ -99,15 +99,6 @@ def rename_or_map(said: Collection[str], domains: Sequence[str]) -> str:
         f"rename the recipe's domains with --set 'data.domains={json.dumps(words)}', or set the"
         f" word for each domain with {' '.join(settings)}"
     )
-
-
-def contrasts_said(path: Path) -> set[str]:
-    """The usual contrasts in a file's name, or else in the nearest folder of its relative path that
-    says some: t1 for `x/t1w/1.png`.
-    """
-    parts = (stem_of(path), *reversed(path.parts[:-1]))
-    said = (contrasts_in(part) for part in parts)
-    return next(filter(None, said), set())
 
 
 # --- domains that a recipe leaves out

@@ -11,7 +11,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.inspect import inspect_kept, scans_of
-from gantk.data.check.kinds import differing_traits, kind_of, ranges_of
+from gantk.data.check.kinds import differ_in_kind, kind_of, ranges_of
 from gantk.data.intensity import (
     IntensityMapping,
     PerChannel,
@@ -696,7 +696,7 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
 
     groups = []
     for own in facts.values():
-        groups.append({x for x in facts if not differing_traits([own], [facts[x]], spacing_is_set)})
+        groups.append({x for x in facts if not differ_in_kind(own, facts[x], spacing_is_set)})
 
     largest = max(groups, key=len, default=set())
     return {*facts} - largest if len(largest) > 1 else set()

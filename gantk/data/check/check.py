@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
@@ -18,10 +18,10 @@ from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, scan_contrasts, scan_or_contrasts
 from gantk.data.check import findings
-from gantk.data.check.contrasts import named_otherwise, wrong_contrast
+from gantk.data.check.contrasts import wrong_contrast
 from gantk.data.check.findings import Problem, line_of, problem, scan_names, with_verb
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
-from gantk.data.check.pairs import MeasuredPairs, measure_pairs, pairs_that_do_not_fit
+from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import (
     Data,
@@ -47,7 +47,7 @@ from gantk.data.split.near_duplicates import (
     sample_indices,
 )
 from gantk.data.spread import spread
-from gantk.errors import NothingFound, TooFewImages, UserError, count_noun, join_first
+from gantk.errors import NothingFound, TooFewImages, UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.method import domain_letters
@@ -57,7 +57,6 @@ from gantk.recipe.load import Recipe
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer ones are no domain
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
-TABLES = (".csv", ".tsv")
 SEVERITIES = ("error", "warning", "note")
 
 
@@ -85,7 +84,7 @@ def check(
         [problem for problem in found["problems"] if problem["severity"] == "error"]
 
     Args:
-        path: a folder, a DICOM tree, a CSV file or one image.
+        path: a folder, a DICOM tree or a CSV file.
         recipe: the recipe whose use of the images is checked. Default: the use is guessed.
         set: settings of the recipe's data, such as `["data.size=[64, 64]"]`.
         every: whether to read the pixels of all images of a very large set, and not only of a
@@ -135,17 +134,18 @@ def _asked_with_words(settings: Sequence[str]) -> Asked:
     return Asked(words={name: texts for name, texts in named if isinstance(texts, list)})
 
 
-class Examination(NamedTuple):
+@dataclass
+class Examination:
     """What `check` finds."""
 
     path: Path
     rows: list[Row]  # what names and headers say of the images of a folder; nothing is guessed
-    usage: Study | None  # how a training would use them; None: no training could
-    recipe: str | None  # of the usage; None: the usual one
-    images: int  # of the usage
-    items: list[Inspected]  # these images, or a sample of them
-    problems: list[Problem]
-    pairs: list[MeasuredPairs]
+    usage: Study | None = None  # how a training would use them; None: no training could
+    recipe: str | None = None  # of the usage; None: the usual one
+    images: int = 0  # of the usage
+    items: list[Inspected] = field(default_factory=list)  # these images, or a sample of them
+    problems: list[Problem] = field(default_factory=list)
+    fit: Fit | None = None  # of the pairs
 
 
 @io.listed_once()
@@ -155,52 +155,47 @@ def examine(
     settings: Sequence[str],
     *,
     every: bool = False,
-    inspected: Iterable[Inspected] = (),
 ) -> Examination:
-    """As of `check`; images that are `inspected` are not read again."""
-    rows: list[Row] = []
-    if not path.is_file():
-        listed = scan_or_contrasts(path, _asked_with_words(settings))
-        rows = [row for row in listed if row.kind != "other"]
-        if not rows:
-            raise UserError(nothing_fits(path), where="PATH")
-
-    found = Examination(path, rows, None, None, 1, [], [], [])
-    if path.is_file() and path.suffix.lower() not in TABLES:
-        found.items.append(inspect(Scan(path)))
-        found.problems.extend(findings.unreadable_images(found.items))
-        found.problems.extend(_compare(found.items, None, ()))
-        return found
+    """As of `check`."""
+    found = Examination(path, [] if path.is_file() else _listed_rows(path, settings))
     try:
-        usage, origin = _study(path, recipe, settings, rows)
-        uses = _scans_of(usage.records)
-        found = found._replace(usage=usage, recipe=origin, images=len(uses))
-        _examine_use(found, usage, uses, every, {each.scan: each for each in inspected})
+        found.usage, found.recipe = _study(path, recipe, settings, found.rows)
+        _examine_use(found, found.usage, every)
     except UserError as error:
-        is_of_table = path.is_file() and found.usage is None
-        is_wrong_setting = (error.where or "").startswith("--set")
-        if is_of_table or is_wrong_setting or isinstance(error, LayoutQuestion):
-            raise  # the user is asked, or what they gave is wrong
+        if _is_for_the_user(error, found):
+            raise
         are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
         severity = "warning" if are_too_few else "error"
         what = f"these images cannot be used for training: {error.what}"
         found.problems.append(problem("source", severity, what, (), error.remedy))
         if found.usage is None:
-            found.items.extend(inspect(row.scan_below(path)) for row in track(rows, "reading"))
-            found.problems.extend(findings.unreadable_images(found.items))
+            found.items += [inspect(row.scan_below(path)) for row in track(found.rows, "reading")]
+            found.problems += findings.unreadable_images(found.items)
 
-    found.problems.extend(_compare(found.items, found.usage, found.pairs))
+    found.problems += _compare(found.items, found.usage, found.fit)
     return found
 
 
-def _examine_use(
-    found: Examination,
-    usage: Study,
-    uses: Sequence[Use],
-    every: bool,
-    known: Mapping[Scan, Inspected],
-) -> None:
+def _listed_rows(path: Path, settings: Sequence[str]) -> list[Row]:
+    """The images below a folder; UserError where there are none."""
+    listed = scan_or_contrasts(path, _asked_with_words(settings))
+    rows = [row for row in listed if row.kind != "other"]
+    if not rows:
+        raise UserError(nothing_fits(path), where="PATH")
+    return rows
+
+
+def _is_for_the_user(error: UserError, found: Examination) -> bool:
+    """Whether an error asks the user, or says that what they gave is wrong."""
+    is_of_table = found.path.is_file() and found.usage is None
+    is_wrong_setting = (error.where or "").startswith("--set")
+    return is_of_table or is_wrong_setting or isinstance(error, LayoutQuestion)
+
+
+def _examine_use(found: Examination, usage: Study, every: bool) -> None:
     """Find the images of a usage, all or a sample, the problems of the usage, and its pairs."""
+    uses = _scans_of(usage.records)
+    found.images = len(uses)
     names = [scan.name for (_, scan), _ in uses]
     chosen = range(len(uses)) if every else sample_indices(names)
     if len(chosen) < len(uses):
@@ -208,9 +203,9 @@ def _examine_use(
         remedy = "use --every to check all images, which is slow"
         found.problems.append(problem("sample", "note", what, (), remedy))
     for number in track(chosen, "reading"):
-        found.items.append(_inspect(usage, uses[number], known))
+        found.items.append(_inspect(usage, uses[number]))
     found.problems.extend(_about_use(usage, found.items))
-    found.pairs.extend(measure_pairs(usage))
+    found.fit = measure_pairs(usage.records)
 
 
 def warnings_about(data: Data) -> list[str]:
@@ -223,7 +218,7 @@ def warnings_about(data: Data) -> list[str]:
     items = [_inspect(data, use) for use in track(uses, "comparing", "scan")]
     problems = list(_without_partner(data))
     if items:  # computed images have no names and files to compare
-        problems += _compare(items, data, measure_pairs(data))
+        problems += _compare(items, data, measure_pairs(data.records))
     return [line_of(each) for each in problems if each["severity"] == "warning"]
 
 
@@ -239,10 +234,10 @@ def _scans_of(records: Iterable[Record]) -> list[Use]:
     return [*uses.items()]
 
 
-def _inspect(study: Study, use: Use, known: Mapping[Scan, Inspected] = {}) -> Inspected:
-    """What is found in a scan of a study; one that is `known` is not read again."""
+def _inspect(study: Study, use: Use) -> Inspected:
+    """What is found in a scan of a study."""
     (contrast, scan), records = use
-    item = known.get(scan) or inspect_kept(scan, records[0].file)
+    item = inspect_kept(scan, records[0].file)
     domains = list(dict.fromkeys(study.names[record.domain] for record in records))
     seen = item.seen and place_fingerprint(item.seen, records[0])
     return replace(item, records=records, domains=domains, contrast=contrast, seen=seen)
@@ -413,9 +408,7 @@ def _fingerprints(study: Study, items: Sequence[Inspected]) -> dict[tuple[str, s
     }
 
 
-def _compare(
-    items: Sequence[Inspected], study: Study | None, pairs: Sequence[MeasuredPairs]
-) -> list[Problem]:
+def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -> list[Problem]:
     """Problems found by comparing the readable images."""
     items = [item for item in items if item.error is None]
     problems = [
@@ -427,11 +420,8 @@ def _compare(
     if study:
         problems += [
             *wrong_contrast(items, study),
-            *named_otherwise(study),
-            *findings.single_slices(study),
             *findings.scans_of_other_scales(items, study),
-            *pairs_that_do_not_fit(study, pairs),
-            *findings.domains_of_two_kinds(items, study),
+            *pairs_that_do_not_fit(fit),
         ]
         # what the recipe, or --set, has solved already
         settings = {"channels": study.table.channels, "spacing": study.table.spacing}
@@ -494,48 +484,29 @@ def _result_of_use(found: Examination, usage: Study) -> dict[str, Any]:
     }
 
 
-def main_lines(summary: Mapping[str, str]) -> dict[str, str]:
-    """The lines of a summary that say everything once: the first line has sizes, types and spacings
-    of the files, and that of the domains counts patients.
-    """
-    details = ("size", "type", "spacing", "source", "patients")
-    return {topic: text for topic, text in summary.items() if topic not in details}
-
-
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
-    """Topic -> a line of text: the files, and their sizes, types and spacings."""
+    """A line of text on the files, and their sizes, types and spacings."""
     readable = [item.facts for item in items if item.error is None]
     spacings = (facts["spacing"] for facts in readable if facts["spacing"])
     values = {
-        "size": Counter(" x ".join(map(str, facts["shape"])) for facts in readable),
-        "type": Counter(str(facts["dtype"]) for facts in readable),
-        "spacing": Counter(" x ".join(f"{mm:g}" for mm in each) + " mm" for each in spacings),
+        "size": {" x ".join(map(str, facts["shape"])) for facts in readable},
+        "type": {str(facts["dtype"]) for facts in readable},
+        "spacing": {" x ".join(f"{mm:g}" for mm in each) + " mm" for each in spacings},
     }
     formats = Counter(item.facts["format"] for item in items)
-    files = ", ".join(f"{count} {name}" for name, count in formats.most_common())
-    lines = {"files": files}
-    for topic, counts in values.items():
-        if len(counts) == 1:
-            lines[topic] = next(iter(counts))
-            lines["files"] += f", {lines[topic]}"
-        elif counts:
-            lines[topic] = join_first([f"{each} ({n})" for each, n in counts.most_common()])
-            lines["files"] += f", {count_noun(counts, topic)}"
-
+    parts = [f"{count} {name}" for name, count in formats.most_common()]
+    for topic, different in values.items():
+        parts += different if len(different) == 1 else [count_noun(different, topic)]
     if len(readable) < len(items):
-        lines["files"] += f"; {len(items) - len(readable)} cannot be read"
-    return lines
+        parts.append(f"{len(items) - len(readable)} cannot be read")
+    return {"files": ", ".join(part for part in parts if not part.startswith("0 "))}
 
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images."""
     layout = layouts_in_words(usage.source)
     lines = {"layout": layout} if layout else {}
-    lines |= {
-        "source": usage.table.source.name,
-        "domains": usage.images_in_words,
-        "patients": str(len(patients_of(usage.records)) or "unknown"),
-    }
+    lines["domains"] = usage.images_in_words
     if len(usage.names) == 2:
         lines["pairs"] = _pairs_in_words(found, usage)
     lines["split"] = usage.split_description or "none"
@@ -550,8 +521,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
 def _pairs_in_words(found: Examination, usage: Study) -> str:
     count = len(complete_pairs(usage.records))
     if count:
-        measured = " and ".join(each.counted for each in found.pairs) or "none"
-        return f"{count} registered; {measured} measured"
+        return f"{count} registered; {found.fit.measured if found.fit else 'none'} measured"
     if on_other_grids(usage.records):
         return "none found on one grid: use --set data.source.onto=a"
     return "none found"

@@ -32,7 +32,7 @@ from gantk.terminal import Command, json_option, layout_option, write_json
     help="Write a new CSV with one row for each image, to complete and train from.",
 )
 @layout_option
-@click.option("--verbose", is_flag=True, help="Print notes and details too, one line each.")
+@click.option("--verbose", is_flag=True, help="Print notes too, one line each.")
 @json_option("Write the findings as JSON, too")
 def check_command(path, json_file, overwrite, verbose, **options) -> None:
     """Describe the images in PATH and report problems; nothing is trained.
@@ -48,14 +48,13 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     An error would stop a training, and the exit code is 1. A warning would spoil its scores. --table writes a CSV of the images.
     Complete it, then train from it: gantk run RECIPE --data FILE.
     """
-    from gantk.data.check.check import check, main_lines
+    from gantk.data.check.check import check
     from gantk.data.check.findings import line_of
     from gantk.terminal import console, say, styled
 
     result = check(path, **options, overwrite=overwrite)
     if json_file != "-":
-        summary = result["summary"]
-        for name, value in (summary if verbose else main_lines(summary)).items():
+        for name, value in result["summary"].items():
             say(f"{name:8} {value}")
 
         notes = [each for each in result["problems"] if each["severity"] == "note"]

@@ -1,22 +1,13 @@
-"""Findings of `data check` about images in the wrong domain: by their headers, looks and names."""
+"""Findings of `data check` about images in the wrong domain: by their headers and looks."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from gantk.catalog.contrasts import (
-    CONTRASTS,
-    exclude,
-    one_word,
-    times_contradict,
-    usual_contrast,
-)
-from gantk.catalog.domains import contrasts_said
-from gantk.data.check.findings import MAX_OUTLIER_SHARE, Problem, problem, scan_names, with_verb
+from gantk.catalog.contrasts import CONTRASTS, one_word, times_contradict
+from gantk.data.check.findings import MAX_OUTLIER_SHARE, Problem, problem, with_verb
 from gantk.data.check.inspect import Inspected
 from gantk.data.dataset import Study
 from gantk.data.spread import spread
@@ -25,7 +16,6 @@ MIN_IMAGES = 12  # per domain for finding outliers
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # reference images per domain that all images are compared with
 MIN_LOG_RATIO = 0.25  # of the distances to the own and the other domain, for a wrong one
-MAX_COMPARED_NAMES = 10_000  # per domain, of a table's images
 MAX_USUAL_LOG_RATIO = -0.4  # the median of images that are in the right domain
 
 
@@ -127,39 +117,3 @@ def _distances(
         distance[numbers[:, None] == numbers[neighbours]] = np.inf
         found.append(np.partition(distance, 2)[:, 2])  # the third smallest of each row
     return found
-
-
-# --- names
-
-
-def named_otherwise(study: Study) -> Iterator[Problem]:
-    """Warn of images whose file names, or else nearest folders, say another contrast than their
-    domain; of many images some are compared. A contrast that contradicts all domains says
-    nothing (PD may be Parkinson's disease); T1ce contradicts T1, and the reverse, where others of
-    the domain say the domain's own.
-    """
-    said: dict[str, dict[str, set[str]]] = {}  # domain -> name -> contrasts
-    others: dict[str, dict[str, list[str]]] = {}  # domain -> another contrast -> names
-    for letter, domain in study.names.items():
-        own = usual_contrast(domain)
-        names = scan_names(record for record in study.records if record.domain == letter)
-        compared = spread(names, MAX_COMPARED_NAMES)
-        said[domain] = {name: contrasts_said(Path(name)) for name in compared}
-        others[domain] = defaultdict(list)
-        for name, contrasts in said[domain].items():
-            if own and len(contrasts) == 1 and own not in contrasts:
-                others[domain][min(contrasts)].append(name)
-
-    everywhere = set.intersection(*map(set, others.values())) if len(others) > 1 else set()
-    for domain, by_contrast in others.items():
-        own = usual_contrast(domain)
-        for other, names in by_contrast.items():
-            if {own, other} == {"t1", "t1ce"}:
-                contradicts = {own} in said[domain].values()
-            else:
-                contradicts = exclude(own, other) and other not in everywhere
-            if contradicts:
-                words = f"of {domain} is|are called {other.upper()} by name:"
-                what = f"{len(names)} of {with_verb(said[domain], 'image', words)}"
-                remedy = "look at these images, and correct their domain in a table, or the names"
-                yield problem("contrast", "warning", what, names, remedy)

@@ -1,5 +1,5 @@
 """Findings of `data check`: each is a function that compares headers or pixels of images, or looks at
-a training's use of them, and yields problems. See also `contrasts`, `names` and `pairs`.
+a training's use of them, and yields problems. See also `contrasts` and `pairs`.
 
 A problem is a dict: `kind`, `severity` (an error stops a training, a warning spoils scores, a note is
 good to know), `what` is wrong, the names of the `files` concerned, and a `remedy` or None.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 from gantk.catalog.contrasts import usual_contrast
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import Inspected
-from gantk.data.check.kinds import PLANE, SKULL, Facts, differing_traits, is_ct, width_ratio
+from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, width_ratio
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
 from gantk.data.preparation import Record
@@ -214,7 +213,7 @@ def differing_in_domain(items: Sequence[Inspected]) -> Iterator[Problem]:
     within each contrast).
     """
     groups: dict[tuple[str, str], list[Inspected]] = defaultdict(list)
-    for item in _with_agreeing_skulls(items):
+    for item in items:
         name = " and ".join(item.domains)
         groups[name, item.contrast if "+" in name else ""].append(item)
 
@@ -223,29 +222,6 @@ def differing_in_domain(items: Sequence[Inspected]) -> Iterator[Problem]:
         yield from _of_several_kinds(group, of)
         for rule in OUTLIERS:
             yield from _outliers(rule, group, of)
-
-
-def _with_agreeing_skulls(items: Sequence[Inspected]) -> Sequence[Inspected]:
-    """The images, of which few patients lose the fact `skull`: those whose images on one grid differ in
-    it. They show one head, so one of them was misjudged.
-    """
-    skulls_of = defaultdict(set)
-    for item in items:
-        skulls_of[_head_of(item)].add(item.facts.get("skull"))
-    in_doubt = [
-        item for item in items if item.patient and {True, False} <= skulls_of[_head_of(item)]
-    ]
-    if len(in_doubt) > MAX_OUTLIER_SHARE * len(items):
-        return items  # the contrasts differ as a whole
-    return [
-        replace(item, facts=item.facts | {"skull": None}) if item in in_doubt else item
-        for item in items
-    ]
-
-
-def _head_of(item: Inspected) -> tuple[str, str, str]:
-    """A patient on a grid."""
-    return item.patient, str(item.facts["shape"]), str(item.facts["spacing"])
 
 
 def _of_several_kinds(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
@@ -290,25 +266,6 @@ def _outliers(rule: Outlier, items: Sequence[Inspected], of: str) -> Iterator[Pr
 # --- the training
 
 
-def single_slices(study: Study) -> Iterator[Problem]:
-    """Warn where a mapping of each volume is fitted to single slices of one head."""
-    for letter, name in study.names.items():
-        slices_of = Counter(
-            record.subject
-            for record in study.records
-            if record.domain == letter and record.subject and not record.scan_key
-        )
-        is_by_volume = study.table.dims == 2 and study.intensity_part(letter)().per == "volume"
-        if is_by_volume and max(slices_of.values(), default=0) > 1:
-            what = (
-                f"each slice of {name} is scaled by its own intensities, because every slice is a"
-                ' file and data.intensity has per = "volume": slices of one head then differ in'
-                " brightness"
-            )
-            remedy = 'set per = "set", or convert the slices of each head to one volume'
-            yield problem("slices", "warning", what, (), remedy)
-
-
 def scans_of_other_scales(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
     """Warn where one mapping is fitted to volumes whose scanners share no scale. CT has one, and
     single scans in other units are `OUTLIERS`.
@@ -333,36 +290,6 @@ def scans_of_other_scales(items: Sequence[Inspected], study: Study) -> Iterator[
             parts = getattr(study.table.intensity(), "parts", {})
             key = f"data.intensity.{letter}.per" if letter in parts else "data.intensity.per"
             yield problem("scale", "warning", what, (), f"use --set {key}=volume")
-
-
-def domains_of_two_kinds(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
-    """Warn of an unpaired training whose domains show different kinds of images."""
-    if study.method.paired or len(study.names) != 2:
-        return
-
-    trained = {record.id for record in study.training}
-    first, second = (
-        [
-            item.facts
-            for item in items
-            if any(record.domain == letter and record.id in trained for record in item.records)
-        ]
-        for letter in study.names
-    )
-    traits = differing_traits(first, second, study.table.spacing is not None)
-    if traits:
-        values = "; ".join(f"{trait.name}: {one} against {other}" for trait, one, other in traits)
-        changes = ", ".join(trait.changes for trait, _, _ in traits)
-        what = (
-            f"the training images of {' and '.join(study.names.values())} are of different kinds:"
-            f" {values}. An unpaired network learns these differences with the contrast, and changes"
-            f" {changes}"
-        )
-        remedy = (
-            "train on people whose images of both domains are of one kind, or bring all to one:"
-            " strip the skulls, set data.spacing, crop to one field of view"
-        )
-        yield problem("populations", "warning", what, (), remedy)
 
 
 # --- copies

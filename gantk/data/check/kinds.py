@@ -1,5 +1,5 @@
-"""The kind of an image: head or brain, plane, spacing, field of view; how two kinds differ, and the
-ranges of a model's training images.
+"""The kind of an image: head or brain, plane, spacing, field of view; whether two images differ in
+it, and the ranges of a model's training images.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Trait:
     value: Callable[[Facts], Any]  # a word or numbers of an image's facts; None: unknown
     max_ratio: float  # of medians, for numbers; inf where another word is never far
     text: str  # format of the values
-    changes: str  # what a network learns to change
 
 
 def _aspect_ratio(facts: Facts) -> list[float] | None:
@@ -57,19 +56,17 @@ def _field_of_view(facts: Facts) -> list[float] | None:
     return [side * step for side, step in zip(facts["shape"], facts["spacing"], strict=True)]
 
 
-SKULL = Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}", "skulls")
-PLANE = Trait(
-    "plane", lambda facts: None if facts["plane"] == "any" else facts["plane"], 1, "{}", "views"
-)
-SPACING = Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm", "sharpness")
-FIELD_OF_VIEW = Trait("field of view", _field_of_view, 1.4, "{:.0f} mm", "sizes")
+SKULL = Trait("heads", lambda facts: HEADS.get(facts.get("skull")), 1, "{}")
+PLANE = Trait("plane", lambda facts: None if facts["plane"] == "any" else facts["plane"], 1, "{}")
+SPACING = Trait("spacing", lambda facts: facts["spacing"], 1.5, "{:.3g} mm")
+FIELD_OF_VIEW = Trait("field of view", _field_of_view, 1.4, "{:.0f} mm")
 TRAITS = (
     SKULL,
     PLANE,
     SPACING,
     FIELD_OF_VIEW,
     # measured: 1.0 to 1.1 between T1 and T2, or CT and MR, of one kind; 2.2 of heads and brains
-    Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %", "background"),
+    Trait("foreground", lambda facts: [100 * facts["content"]], 1.5, "{:.0f} %"),
 )
 # Of one image the foreground also varies with the anatomy that it shows. A model of pixels of 1 mm
 # translates templates of 2 mm; these are blurred, and look so.
@@ -79,24 +76,22 @@ TRAITS_OF_ONE = (
     replace(SPACING, max_ratio=2.05),
     FIELD_OF_VIEW,
     # twice as large where two pictures are side by side in one file
-    Trait("aspect ratio", _aspect_ratio, 1.5, "{:.2g} : 1", "shapes"),
+    Trait("aspect ratio", _aspect_ratio, 1.5, "{:.2g} : 1"),
     # 0 is what anonymized headers say
     Trait(
         "age",
         lambda facts: [facts["age"]] if facts.get("age") else None,
         1.5,
         "{:.2g} years",
-        "anatomy",
     ),
-    Trait("background", lambda facts: facts.get("background"), 1, "{}", "surroundings"),
-    Trait("brightest values", lambda facts: facts.get("brightest"), np.inf, "{}", "contrast"),
-    Trait("body part", lambda facts: facts.get("body_part"), 1, "{}", "anatomy"),
+    Trait("background", lambda facts: facts.get("background"), 1, "{}"),
+    Trait("brightest values", lambda facts: facts.get("brightest"), np.inf, "{}"),
+    Trait("body part", lambda facts: facts.get("body_part"), 1, "{}"),
     Trait(
         "field strength",
         lambda facts: [facts["field_strength"]] if facts.get("field_strength") else None,
         3,
         "{:.2g} T",
-        "contrast",
     ),
 )
 OF_HEADER = ("age", "body_part", "field_strength")  # facts that only a header says
@@ -169,31 +164,15 @@ def known_values(trait: Trait, group: Sequence[Facts]) -> list[Any]:
     return [value for value in values if len(value) == length]
 
 
-def differing_traits(
-    one: Sequence[Facts],
-    other: Sequence[Facts],
-    spacing_is_set: bool,
-    traits: Sequence[Trait] = TRAITS,
-) -> list[tuple[Trait, str, str]]:
-    """The traits in which two groups of images differ, with their usual values in words."""
-    found = []
-    for trait in traits:
-        if spacing_is_set and trait.name == "spacing":
+def differ_in_kind(one: Facts, other: Facts, spacing_is_set: bool) -> bool:
+    """Whether two images differ in a trait that both have."""
+    for trait in TRAITS:
+        if spacing_is_set and trait is SPACING:
             continue
-        usual, others = _usual(trait, one), _usual(trait, other)
-        if usual is not None and others is not None and _differ(trait, usual, others):
-            found.append((trait, in_words(trait, usual), in_words(trait, others)))
-    return found
-
-
-def _usual(trait: Trait, group: Sequence[Facts]) -> Any:
-    """The most frequent word, or the medians, of the images whose value is known."""
-    values = known_values(trait, group)
-    if not values:
-        return None
-    if isinstance(values[0], str):
-        return Counter(values).most_common(1)[0][0]
-    return np.median(values, axis=0)
+        values = trait.value(one), trait.value(other)
+        if None not in values and _differ(trait, *values):
+            return True
+    return False
 
 
 def _differ(trait: Trait, one: Any, other: Any) -> bool:

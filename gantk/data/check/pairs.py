@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gantk.data.check.findings import Problem, problem
-from gantk.data.dataset import Study
 from gantk.data.look import scale_to_unit
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
@@ -22,8 +21,7 @@ from gantk.formats.files import is_volume
 from gantk.progress import track
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
-MAX_PAIRS = 16  # that are measured of all
-MAX_HELD_OUT_PAIRS = 64  # that are measured of test and validation, on which scores stand
+MAX_PAIRS = 48  # that are measured
 MIN_PAIRS = 4  # for telling chance
 # pairs of one anatomy that a network can learn from, see `Fit`
 MIN_LIKENESS = 0.75
@@ -69,6 +67,7 @@ class Fit(NamedTuple):
     likeness: float | None
     measured: int
     total: int
+    first: dict[str, Record]  # a pair
     doubted: Mapping[str, Sequence[str]]
 
     @property
@@ -101,14 +100,21 @@ class Compared(NamedTuple):
     partner: np.ndarray
     away: list[np.ndarray]  # what lies SLICES_AWAY before and behind the partner, if it is a slice
 
+    def turned(self) -> list[np.ndarray]:
+        """The partner mirrored, upside down, and both."""
+        return [self.partner[:, ::-1], self.partner[::-1], self.partner[::-1, ::-1]]
+
     def information(self, partners: Iterable[np.ndarray]) -> np.ndarray:
         """The mutual information of the image with each of these partners, in nats."""
         return np.array([_information(self.image, partner) for partner in partners])
 
 
-def fit_of(pairs: Sequence[dict[str, Record]], most: int = MAX_PAIRS) -> Fit | None:
-    """Measure how well pairs fit each other, on at most `most` of all patients; None without pairs."""
-    compared = list(_compared(pairs, most))
+def measure_pairs(records: Sequence[Record]) -> Fit | None:
+    """Measure how well the registered pairs of records that have files fit each other, on at most
+    MAX_PAIRS of all patients; None without pairs.
+    """
+    pairs = [pair for pair in complete_pairs(records).values() if pair["a"].path]
+    compared = list(_compared(pairs, MAX_PAIRS))
     if not compared:
         return None
 
@@ -123,30 +129,31 @@ def fit_of(pairs: Sequence[dict[str, Record]], most: int = MAX_PAIRS) -> Fit | N
     gains_of_one = own / np.maximum(np.mean(shifted, axis=1), INFORMATION_BY_ROUNDING)
     shares_won = _shares_won(compared, information)
     is_known = len(compared) >= MIN_PAIRS and not np.isnan(shares_won).all()
-    turned = [
-        each.information([each.partner[:, ::-1], each.partner[::-1], each.partner[::-1, ::-1]])
-        for each in compared
-    ]
-    moved = [each.information(each.away) for each in compared]
 
     people = _people(compared)
-    doubted: dict[str, list[list[int]]] = {"exchanged": _exchanged(people, information)}
-    for why, places in (("turned", turned), ("moved", moved)):
-        doubted[why] = [group for group in people if _is_elsewhere(group, own, places)]
-    doubted["unlike"] = [
-        group
-        for group in people
-        if is_known
-        and np.mean(shares_won[group]) < MIN_LIKENESS
-        and np.median(gains_of_one[group]) < MIN_GAIN_OF_ONE
-    ]
+    turned = [each.information(each.turned()) for each in compared]
+    moved = [each.information(each.away) for each in compared]
+    groups_of = {
+        "exchanged": _exchanged(people, information),
+        "turned": [group for group in people if _is_elsewhere(group, own, turned)],
+        "moved": [group for group in people if _is_elsewhere(group, own, moved)],
+        "unlike": [],
+    }
+    if is_known:
+        groups_of["unlike"] = [
+            group
+            for group in people
+            if np.mean(shares_won[group]) < MIN_LIKENESS
+            and np.median(gains_of_one[group]) < MIN_GAIN_OF_ONE
+        ]
     return Fit(
         gain=round(float(np.median(gains)), 2),
         likeness=float(np.nanmean(shares_won)) if is_known else None,
         measured=len(compared),
         total=len(pairs),
+        first=pairs[0],
         doubted={
-            why: [compared[group[0]].name for group in groups] for why, groups in doubted.items()
+            why: [compared[group[0]].name for group in groups] for why, groups in groups_of.items()
         },
     )
 
@@ -255,77 +262,43 @@ def _information(one: np.ndarray, other: np.ndarray) -> float:
     return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
 
 
-# --- findings
-
-
-class MeasuredPairs(NamedTuple):
-    """Pairs with files, and how they fit."""
-
-    which: str  # "", of all, or "test and validation "
-    first: dict[str, Record]
-    fit: Fit
-
-    @property
-    def counted(self) -> str:
-        return f"{self.fit.measured} of {count_noun(self.fit.total, f'{self.which}pair')}"
-
-
-def measure_pairs(study: Study) -> list[MeasuredPairs]:
-    """The pairs of all images, and those of test and validation, where there are any."""
-    held_out = [*study.splits.get("test", ()), *study.splits.get("validation", ())]
-    measured = []
-    for which, records, most in (
-        ("", study.records, MAX_PAIRS),
-        ("test and validation ", held_out, MAX_HELD_OUT_PAIRS),
-    ):
-        pairs = [pair for pair in complete_pairs(records).values() if pair["a"].path]
-        fit = fit_of(pairs, most)
-        if fit:
-            measured.append(MeasuredPairs(which, pairs[0], fit))
-    return measured
-
-
-def pairs_that_do_not_fit(study: Study, measured: Sequence[MeasuredPairs]) -> Iterator[Problem]:
+def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
     """Warn of registered pairs that do not fit each other, as if only their names were equal, or as
     if pictures showed something else than two images side by side; else of single partners.
     """
-    named: set[str] = set()
-    for pairs in measured:
-        if not pairs.which and not pairs.fit.good:
-            misfit = _misfit(study, pairs)
-            if misfit:
-                yield misfit
-                return
-
-        for why, suspects in pairs.fit.doubted.items():
-            names = sorted({*suspects} - named)
-            named |= {*names}
-            if names:
-                what = (
-                    f"the partners of these {pairs.which}pairs may be {DOUBTS[why]} ({pairs.counted}"
-                    " were measured):"
-                )
-                remedy = "look at them, and give each image its own partner"
-                yield problem("pairs", "warning", what, names, remedy)
-
-
-def _misfit(study: Study, pairs: MeasuredPairs) -> Problem | None:
-    """The warning of pairs that do not fit each other; None where too few are known."""
-    a, b = pairs.first["a"], pairs.first["b"]
+    if fit is None:
+        return
+    a, b = fit.first["a"], fit.first["b"]
     are_halves = a.path is not None and a.path == b.path and not is_volume(a.path)
-    if pairs.fit.likeness is None and not are_halves:
-        return None
+    if not fit.good and (fit.likeness is not None or are_halves):
+        yield _misfit(fit, are_halves)
+        return
 
-    doubted = list(dict.fromkeys(chain(*pairs.fit.doubted.values())))
+    named: set[str] = set()
+    for why, suspects in fit.doubted.items():
+        names = sorted({*suspects} - named)
+        named |= {*names}
+        if names:
+            what = (
+                f"the partners of these pairs may be {DOUBTS[why]} ({fit.measured} of"
+                f" {count_noun(range(fit.total), 'pair')} were measured):"
+            )
+            remedy = "look at them, and give each image its own partner"
+            yield problem("pairs", "warning", what, names, remedy)
+
+
+def _misfit(fit: Fit, are_halves: bool) -> Problem:
+    """The warning of pairs that do not fit each other."""
     remedy = "correct them, or use an unpaired method, and set data.source.pairs=none"
     if are_halves:
         remedy = (
             "where pictures show more than two images, or one above the other, save each image as a"
             " file of its own, in a folder for each domain"
         )
+    doubted = list(dict.fromkeys(chain(*fit.doubted.values())))
     what = (
-        f"the pairs may show different patients or be badly aligned: {pairs.fit}. Paired methods"
+        f"the pairs may show different patients or be badly aligned: {fit}. Paired methods"
         " learn from them, and scores are computed from them. Look first at"
-        f" {join_first(doubted or [a.key])}"
+        f" {join_first(doubted or [fit.first['a'].key])}"
     )
     return problem("pairs", "warning", what, (), remedy)
