@@ -4,26 +4,21 @@ a column of paths for each contrast. Used for training, `gantk data check` and `
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import stat
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row, composed
-from gantk.catalog.contrasts import USUAL_WORDS, ContrastWords, one_word
-from gantk.catalog.domains import rename_or_map
+from gantk.catalog.contrasts import ContrastWords, one_word
 from gantk.catalog.question import rows_in_words
-from gantk.catalog.tables import LEFT_OUT, SPLIT_WORDS, first_columns, read_rows
-from gantk.errors import UserError, count_noun, did_you_mean, join_first
+from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 
-MAX_QUOTED_CELLS = 5  # wrong cells of one mistake that a message quotes
-NO_SPLIT = "is not a valid split (train, validation, test)"
 FURTHER = [name for name in COLUMNS if name not in ("path", "domain", "patient")]
 
 
@@ -63,11 +58,11 @@ class ImageTable:
         self.resampled = resampled
         self.where = where
         self.columns, rows = read_rows(path, text)
-        self.lines = [
-            (line, cells)
-            for line, cells in rows
-            if SPLIT_WORDS.get(cells.get("split", "").lower()) != LEFT_OUT
-        ]
+        self.lines = []
+        for line, cells in rows:
+            cells["split"] = split_in(cells.get("split", ""), self._place(line))
+            if cells["split"] != LEFT_OUT:
+                self.lines.append((line, cells))
         self.column_of = self._columns_of_paths(every)
         known = {*COLUMNS, *self.column_of.values()}
         self.unread = [name for name in self.columns if name not in known]
@@ -75,29 +70,45 @@ class ImageTable:
         if self.unread:
             self.in_words += f" (not read: {first_columns(self.unread)})"
         self.other_words = Counter[str]()
-        self.wrong: list[tuple[str, str, int]] = []  # mistake, cell and line
 
     def read(self) -> Catalog:
-        """A row for each image; one UserError lists all wrong cells with their lines. The `slice` of
-        a row is its position.
+        """A row for each image; UserError for the first wrong line. The `slice` of a row is its
+        position.
         """
         rows: dict[tuple, Row] = {}
         for line, cells in self.lines:
-            for row in self._rows_of(line, cells):
+            try:
+                found = list(self._rows_of(cells))
+            except UserError as error:
+                raise error.at(self._place(line)) from error
+            for row in found:
+                row.line = line
                 identity = row.contrast, row.files, row.scan.volume
                 if identity in rows:
-                    self._note("is listed twice", self.key_of(row), line)
+                    what = f"'{self.key_of(row)}' is listed twice"
+                    raise UserError(what, where=self._place(line), remedy="remove one of the rows")
                 rows[identity] = row
 
-        if any(row.split for row in rows.values()):  # then every row needs one
-            for row in rows.values():
-                if not row.split:
-                    self._note(NO_SPLIT, "", row.line)
-        if not rows and self.other_words:
-            raise self._other_domains()
-        if self.wrong:
-            raise self._wrong_cells()
+        without_split = [row.line for row in rows.values() if not row.split]
+        if 0 < len(without_split) < len(rows):
+            raise UserError(
+                f"{count_noun(without_split, 'row')} of {self.called} have no split",
+                where=self._place(without_split[0]),
+                allowed="train, validation or test in each row, or in none",
+            )
+        if not rows:
+            words = ", ".join(f"'{word}' ({n})" for word, n in self.other_words.most_common(5))
+            raise UserError(
+                f"{self.called} lists no image of {' or '.join(self.contrasts)}. Its column domain"
+                f" contains {words or 'nothing'}",
+                where=self.where,
+                remedy="set data.domains to two of these words, or give words for the domains:"
+                " --set data.source.a=WORD --set data.source.b=WORD",
+            )
         return Catalog(rows.values())
+
+    def _place(self, line: int) -> str:
+        return f"{self.where}: {self.called}, line {line}"
 
     def _columns_of_paths(self, every: bool) -> dict[str, str]:
         """`column_of`; UserError where the header does not say which images the table lists."""
@@ -108,155 +119,85 @@ class ImageTable:
             contrast = self.words.contrast_of.get(one_word(column), "")
             if column in COLUMNS or contrast not in self.contrasts:
                 continue
-            other = columns.setdefault(contrast, column)
-            if other != column:
-                raise UserError(
-                    f"{self.called} has two columns of {contrast}: '{other}' and '{column}'",
-                    where=self.where,
-                    allowed="one column for each contrast",
-                )
+            if contrast in columns:
+                what = f"has two columns of {contrast}: '{columns[contrast]}' and '{column}'"
+                raise UserError(f"{self.called} {what}", where=self.where)
+            columns[contrast] = column
         if not columns or (every and len(columns) < len(self.contrasts)):
-            raise self.wrong_header()
+            raise wrong_header(self.called, self.columns, self.contrasts, self.where)
         return columns
 
-    def wrong_header(self) -> UserError:
-        """The error for a header that does not say which images the table lists, or what they show."""
-        lacking = "has no column path"
-        if "path" in self.columns:
-            lacking = "does not say the domain of each image"
-        wanted = ["path,domain,patient"]
-        remedy = "rename the columns; others than these are not read"
-        if len(self.contrasts) > 1:
-            wanted.append(",".join([*self.contrasts, "patient"]))
-            said = [USUAL_WORDS.contrast_of.get(one_word(name), "") for name in self.columns]
-            remedy = rename_or_map({*said} - {""}, self.contrasts) or remedy
-        elif self.contrasts and self.contrasts[0]:
-            domain = json.dumps([*self.contrasts])
-            remedy += f". If all images are of one domain: --set 'data.domains={domain}'"
-        return UserError(
-            f"{self.called} {lacking}. Its header is {first_columns(self.columns)}",
-            where=self.where,
-            allowed=f"{' or '.join(wanted)} as the header, and {', '.join(FURTHER)} where known",
-            remedy=remedy,
-        )
-
-    def _other_domains(self) -> UserError:
-        """The error where the column domain names none of the contrasts."""
-        shown = ", ".join(
-            f"'{word}' ({count_noun(count, 'row')})"
-            for word, count in self.other_words.most_common(MAX_QUOTED_CELLS)
-        )
-        names = [word for word in self.other_words if len(word) < 40]
-        return UserError(
-            f"the column domain of {self.called} contains {shown}, but the recipe's domains are"
-            f" {' and '.join(self.contrasts)}",
-            where="data.domains",
-            remedy=rename_or_map(names, self.contrasts),
-        )
-
-    def _wrong_cells(self) -> UserError:
-        """The error that lists the wrong cells, the first of each mistake."""
-        cells_of: dict[str, list[str]] = defaultdict(list)
-        for mistake, cell, line in self.wrong:
-            cells_of[mistake].append(f"'{cell}' in line {line}")
-        mistakes = []
-        for mistake, cells in cells_of.items():
-            quoted = join_first(cells, most=MAX_QUOTED_CELLS)
-            mistakes.append(f"{quoted}{': each' if len(cells) > 1 else ''} {mistake}")
-        rows = len({line for *_, line in self.wrong})
-        return UserError(
-            f"{rows} of {len(self.lines)} rows of {self.called} are wrong: {'; '.join(mistakes)}",
-            where=self.where,
-            remedy="correct these rows, or remove them",
-        )
-
-    def _note(self, mistake: str, cell: str, line: int) -> None:
-        """Keep a wrong cell for the one error at the end."""
-        self.wrong.append((mistake, cell[:80], line))
-
-    def _rows_of(self, line: int, cells: Mapping[str, str]) -> Iterator[Row]:
+    def _rows_of(self, cells: Mapping[str, str]) -> Iterator[Row]:
         """Yield the rows of a line: one for its path, none if its domain is another one; or one for
         each contrast's path.
         """
         column_of = self.column_of
         if not column_of:
-            contrast = self._contrast_of(line, cells)
-            column_of = {contrast: "path"} if contrast else {}
-        texts = {contrast: cells.get(column, "") for contrast, column in column_of.items()}
-        split = SPLIT_WORDS.get(cells.get("split", "").lower(), cells.get("split", ""))
-        if texts and not any(texts.values()):
-            self._note("is empty", " and ".join(column_of.values()), line)
-        if texts and split not in ("", *SPLIT_WORDS.values()):
-            self._note(NO_SPLIT, split, line)
-        try:
-            rows = [Row(self._scan(text, cells), name) for name, text in texts.items() if text]
-            masks = self._masks(rows, cells["mask"]) if rows and cells.get("mask") else []
-        except UserError as error:
-            self._note(error.what, str(error.where), line)
-            return
-        for number, row in enumerate(rows):
-            row.line = line
+            contrast = self._contrast_of(cells)
+            if not contrast:
+                return
+            column_of = {contrast: "path"}
+        text_of = {name: cells[column] for name, column in column_of.items() if cells.get(column)}
+        if not text_of:
+            raise UserError(f"no path in the column {' or '.join(column_of.values())}")
+        rows = [Row(self._scan(text, cells.get(VOLUME, "")), x) for x, text in text_of.items()]
+        pair = self.key_of(rows[0]) if len(column_of) > 1 else ""
+        if cells.get("mask"):
+            self._set_masks(rows, cells["mask"])
+        for row in rows:
             row.subject = composed(cells.get("patient", ""))
             row.session = cells.get("visit", "")
-            row.split = split
+            row.split = cells["split"]
             row.label = cells.get("label", "")
             row.slice = cells.get("position", "")
-            row.pair = cells.get("pair") or (self.key_of(rows[0]) if len(texts) > 1 else "")
-            row.mask = masks[number] if masks else None
+            row.pair = cells.get("pair") or pair
             yield row
 
-    def _contrast_of(self, line: int, cells: Mapping[str, str]) -> str:
-        """The contrast of a line; "" for another one, or an unknown word, which is noted."""
+    def _contrast_of(self, cells: Mapping[str, str]) -> str:
+        """The contrast of a line; "" for another one, which is counted."""
         word = cells.get("domain", "")
-        names = ", ".join(self.contrasts)
+        if not word and len(self.contrasts) > 1:
+            raise UserError(f"no domain ({' or '.join(self.contrasts)})")
         said = self.words.meant(word) if word else frozenset(self.contrasts)
         if len(said) == 1 and said <= {*self.contrasts}:
             return next(iter(said))
-        if not word:
-            self._note(f"has no domain ({names})", cells.get("path", ""), line)
-            return ""
         self.other_words[word] += 1
-        close = did_you_mean(word[:80], [name.lower() for name in self.contrasts])
-        if not USUAL_WORDS.said(word) and (close or len(self.contrasts) > 1):
-            self._note(f"is not a valid domain ({names}). {close}".removesuffix(". "), word, line)
         return ""
 
-    def _masks(self, rows: Sequence[Row], text: str) -> list[Path | None]:
-        """The mask of each image of a line: of those on the mask's grid, or of all where images are
-        resampled.
+    def _set_masks(self, rows: Sequence[Row], text: str) -> None:
+        """Set the mask of the images of a line: of those on the mask's grid, or of all where images
+        are resampled.
         """
         mask = self._scan(text)
         if mask.is_series:
-            raise UserError("is a folder, not a mask file", where=text)
-        differ = [not self.resampled and io.difference(mask, row.scan) for row in rows]
-        if all(differ):
-            what = f"is a mask on another voxel grid than its image, {differ[0]}"
-            raise UserError(what, where=text)
-        return [None if differs else mask.path for differs in differ]
+            raise UserError(f"'{text}' is a folder, not a mask file")
+        differs = ""
+        for row in rows:
+            differs = "" if self.resampled else io.difference(mask, row.scan) or ""
+            row.mask = None if differs else mask.path
+        if not any(row.mask for row in rows):
+            what = f"'{text}' is a mask on another voxel grid than its image, {differs}"
+            raise UserError(what)
 
-    def _scan(self, text: str, cells: Mapping[str, str] = {}) -> Scan:
+    def _scan(self, text: str, volume: str = "") -> Scan:
         """The file, a volume of it, or the DICOM series that a cell names."""
-        path = os.path.join(self.folder, text)
-        mode = _mode(path)
-        if "\\" in text and not mode:  # a table written on Windows
-            path = os.path.join(self.folder, text.replace("\\", "/"))
-            mode = _mode(path)
-        if not mode:
-            raise UserError("does not exist", where=text)
-
-        scan = Scan(Path(path))
-        if stat.S_ISDIR(mode):
-            series = io.scans(scan.path, recursive=False)
+        path = self.folder / text
+        if "\\" in text and not os.path.exists(path):  # a table written on Windows
+            path = self.folder / text.replace("\\", "/")
+        scan = Scan(path)
+        if os.path.isdir(path):
+            series = io.scans(path, recursive=False)
             if len(series) != 1:
                 images = count_noun(series, "image")
-                raise UserError(f"is a folder of {images}, not of one DICOM series", where=text)
+                raise UserError(f"'{text}' is a folder of {images}, not of one DICOM series")
             scan = series[0]
-        elif not io.is_image(scan.path) and not io.series_format(scan.path):
-            raise UserError("is not a readable image", where=text)
-        number = cells.get(VOLUME, "")
-        if not re.fullmatch("[0-9]{0,4}", number):
-            raise UserError("is not the number of a volume, from 0 on", where=number)
-        return replace(scan, volume=int(number)) if number else scan
+        elif not os.path.exists(path):
+            raise UserError(f"'{text}' does not exist")
+        elif not io.is_image(path) and not io.series_format(path):
+            raise UserError(f"'{text}' is not a readable image")
+        if not re.fullmatch("[0-9]{0,4}", volume):
+            raise UserError(f"'{volume}' is not the number of a volume, from 0 on")
+        return replace(scan, volume=int(volume)) if volume else scan
 
     def key_of(self, row: Row) -> str:
         """The path of a row's file or series, relative to the table where it lies below."""
@@ -265,12 +206,22 @@ class ImageTable:
         return path.removeprefix(start).replace(os.sep, "/")
 
 
-def _mode(path: str) -> int:
-    """The mode of a path from `os.stat`; 0 where there is no file."""
-    try:
-        return os.stat(path).st_mode
-    except (OSError, ValueError):
-        return 0
+def wrong_header(
+    called: str, columns: Sequence[str], contrasts: Sequence[str], where: str
+) -> UserError:
+    """The error for a header that does not say which images a table lists, or what they show."""
+    lacking = "has no column path"
+    if "path" in columns:
+        lacking = "does not say the domain of each image"
+    wanted = ["path,domain,patient"]
+    if len(contrasts) > 1:
+        wanted.append(",".join([*contrasts, "patient"]))
+    return UserError(
+        f"{called} {lacking}. Its header is {first_columns(columns)}",
+        where=where,
+        allowed=f"{' or '.join(wanted)} as the header, and {', '.join(FURTHER)} where known",
+        remedy="rename the columns; others than these are not read",
+    )
 
 
 def read_table(path: Path, contrasts: Sequence[str]) -> Catalog:
@@ -291,12 +242,6 @@ def read_table(path: Path, contrasts: Sequence[str]) -> Catalog:
             allowed="path, domain and patient, or a column for each of " + ", ".join(contrasts),
         )
     catalog.in_words = rows_in_words(table.in_words, catalog)
-    if not catalog.rows:
-        raise UserError(
-            f"'{path}' lists no image of {', '.join(contrasts)}",
-            where="INPUT",
-            allowed=contrasts,
-        )
     return catalog
 
 
@@ -308,17 +253,14 @@ def domains_in_table(path: Path) -> Counter[str]:
     """
     columns, rows = read_rows(path)
     words = ContrastWords()
-    if "path" not in columns:
-        said = [words.contrast_of.get(one_word(column), "") for column in columns]
-        contrasts = [*dict.fromkeys(filter(None, said))]
-        return Counter([*ImageTable(path, contrasts, words).column_of])
-
     found: Counter[str] = Counter()
-    for _, cells in rows:
+    if "path" not in columns:
+        found.update(words.contrast_of.get(one_word(column), "") for column in columns)
+    for _, cells in rows if "path" in columns else ():
         word = cells.get("domain", "")
-        said_by_word = words.meant(word)
-        found[next(iter(said_by_word)) if len(said_by_word) == 1 else word] += 1
+        said = words.meant(word)
+        found[next(iter(said)) if len(said) == 1 else word] += 1
     del found[""]
     if not found and not any(cells.get("label") for _, cells in rows):
-        raise ImageTable(path, ("",), words).wrong_header()
+        raise wrong_header(f"'{path}'", columns, ("T1", "T2"), "PATH")
     return found

@@ -95,25 +95,6 @@ def test_equal_names_make_pairs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("table", "is_told"),
-    [
-        ("t1,t2\nT1/1.png,T2/2.png\n", True),
-        ('"./T2/2.png";"T1/1.png"\n', True),
-        ("path,domain\nT1/1.png,T1\nT2/1.png,T2\n", True),
-        ("who,what\nme,\0\n", False),
-        ("", False),
-    ],
-)
-def test_a_table_of_other_pairs_in_the_folder_is_told(tmp_path, table, is_told):
-    tree(tmp_path, *(f"{kind}/{n}.png" for kind in ("T1", "T2") for n in range(3)))
-    (tmp_path / "list.csv").write_text(table)
-    source = Files(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
-
-    assert len(by_pair(source.records())) == 3
-    assert any("--data" in note and "list.csv" in note for note in source.notes) == is_told
-
-
-@pytest.mark.parametrize(
     ("one", "other", "registered"),
     [
         ((16, 16), (32, 32), True),

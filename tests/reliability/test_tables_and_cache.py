@@ -25,10 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gantk import check
 from gantk.data.cache import Cache
 from gantk.data.dataset import source_and_records
-from gantk.errors import UserError
 from gantk.recipe.load import Recipe
 
 pytestmark = pytest.mark.slow
@@ -86,18 +84,6 @@ def test_table_cost_grows_linearly_with_rows(pictures):
     assert peaks[1] < 5 * peaks[0], "bytes a row"
     assert peaks[1] / 8000 < 4096, "bytes a row"
     assert calls(lambda: records(many)) < 4.5 * calls(lambda: records(few))
-
-
-def test_a_table_of_wrong_rows_is_one_message(tmp_path):
-    table = tmp_path / "scans.csv"
-    rows = "".join(f"nowhere/T1_{n}.png,nowhere/T2_{n}.png,p{n}\n" for n in range(12000))
-    table.write_text("T1,T2,patient\n" + rows)
-    with pytest.raises(UserError) as told:
-        check(table)
-
-    assert "12000 of 12000 rows" in str(told.value)
-    assert "are wrong: 'nowhere/T1_0.png' in line 2" in str(told.value)
-    assert "and 11995 more: each does not exist" in str(told.value)
 
 
 FILL = """

@@ -19,7 +19,7 @@ from gantk.catalog.question import LayoutQuestion, rows_in_words
 from gantk.catalog.scan import Asked, catalog_of, read_contrasts, read_folder
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record
-from gantk.data.sources.pairing import pair_rows, unread_tables
+from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError, did_you_mean, join_first
 from gantk.formats import files as io
@@ -281,7 +281,6 @@ class Files(VolumeSource):
             self._set_pairs(rows)
 
         self.layout_in_words = self.catalog.in_words
-        self.notes = [*self.notes, *unread_tables(rows, self.root)]
         for row in rows:
             if row.mask:
                 self.mask_of(row.path, [row.mask])

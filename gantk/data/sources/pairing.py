@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from gantk.catalog.catalog import Row
 from gantk.data.preparation import Record
@@ -17,23 +15,6 @@ ALONE = "alone/"  # start of the pair of an image without a partner
 ASPECT_TOLERANCE = 0.02
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
-MAX_LINE = 4096  # characters of a line that are read to see what a table lists
-
-
-def unread_tables(rows: Sequence[Row], root: Path) -> list[str]:
-    """Notes on the CSV files in a folder that list its images: they are not read there."""
-    names = {name for row in rows for name in (row.key, row.scan.path.name)}
-    notes = []
-    for table in sorted(root.glob("*.csv")):
-        with table.open(encoding="utf-8", errors="replace") as file:
-            start = file.readline(MAX_LINE) + file.readline(MAX_LINE)
-        cells = re.split(r"[,;\t\n]", start.replace("\\", "/"))
-        if not names.isdisjoint(cell.strip(' "\r').removeprefix("./") for cell in cells):
-            notes.append(
-                f"'{table.name}' lists images of this folder, but patients, domains and pairs are not"
-                f" read from a table in it. To use those of the table: --data '{table}'"
-            )
-    return notes
 
 
 def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:

@@ -18,7 +18,6 @@ from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.image_table import ImageTable
 from gantk.catalog.layouts import without_contrast
 from gantk.catalog.tables import first_columns
-from gantk.catalog.words import are_channels
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import UserError, count_noun, join_first
@@ -97,7 +96,6 @@ class Manifest(VolumeSource):
         """A row for each image; one UserError lists all wrong cells with their lines."""
         table = self.images
         rows = [self._row(row) for row in self.catalog]
-        self._expect_no_channels(rows)
         self.left_out = table.other_words
         self.doubts = [] if any(row.split for row in rows) else self._doubts_about_patients(rows)
         self.notes = []
@@ -120,32 +118,6 @@ class Manifest(VolumeSource):
         with suppress(ValueError):  # it is a word, or empty
             row.position = float(row.slice)
         return row
-
-    def nameless(self) -> None:
-        """UserError where a recipe has one domain, the table one column of paths, and no row says a
-        domain or a class.
-        """
-        table = self.images
-        if len(self.domains) > 1 or self.a or table.column_of:
-            return
-        if not any(cells.get("domain") or cells.get("label") for _, cells in table.lines):
-            raise table.wrong_header()
-
-    def _expect_no_channels(self, rows: Sequence[Row]) -> None:
-        """UserError for a table that calls two channels of a scan by one domain."""
-        scans: dict[tuple[str, str, str], list[str]] = {}
-        for row in rows:
-            if row.is_volume:
-                scan = row.letter, row.key.rpartition("_")[0], row.slice
-                scans.setdefault(scan, []).append(row.key)
-        for (letter, *_), keys in scans.items():
-            if are_channels(keys):
-                raise UserError(
-                    f"{self.images.called} calls two channels of one scan {self.names[letter]}:"
-                    f" '{keys[0]}' and '{keys[1]}'",
-                    where="data.source.path",
-                    remedy="give each channel its own domain",
-                )
 
     def _name_pairs(self, rows: Sequence[Row]) -> list[str]:
         """Set what a pair shares: the cell `pair`, else patient and visit; where several images of a
