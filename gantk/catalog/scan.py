@@ -12,7 +12,7 @@ from gantk.catalog.catalog import Catalog, Row, composed, unread_rows
 from gantk.catalog.contrasts import ContrastWords, shown_by_series
 from gantk.catalog.layouts import Reading, read, read_by, without_contrast
 from gantk.catalog.question import LayoutQuestion, in_words
-from gantk.catalog.stated import DATASET_FILE, read_dataset_json, read_entities
+from gantk.catalog.stated import BIDS, DATASET_FILE, read_dataset_json, read_entities
 from gantk.catalog.words import left_out, take_split, visit_words
 from gantk.errors import UserError, raise_if_of_machine
 from gantk.files import json_object
@@ -28,7 +28,7 @@ class Asked:
 
     Attributes:
         contrasts: those of a recipe or model, all of which must be there; (): any.
-        layout: the line that the user gave, or the name of a layout; "": gantk finds it.
+        layout: the line that the user gave, the name of a layout, or BIDS; "": gantk finds it.
         words: contrast -> further words for it.
         option: what names the layout, for messages.
         dims: 3 takes volumes alone; 2 the more numerous of volumes and pictures; 0 both.
@@ -133,7 +133,9 @@ def read_folder(
     skipped = _left_out_by_walk(folder, images, asked, paths)
     names = [name for name in file_of if name not in skipped]
     reading: Reading | None
-    if asked.layout:
+    if asked.layout == BIDS:
+        reading = read_entities(names, asked.contrasts, words, leaves_out_others=True)
+    elif asked.layout:
         reading = read_by(asked.layout, names, asked.contrasts, words, stripped=asked.stripped)
     else:
         reading = _by_dataset_json(folder, names, asked, words, paths)

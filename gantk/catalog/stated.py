@@ -15,7 +15,7 @@ from gantk.catalog.layouts import Entry, Reading
 from gantk.catalog.words import left_out, split_named
 from gantk.errors import reading_file
 from gantk.files import read_file
-from gantk.formats.files import is_volume, stem_of
+from gantk.formats.files import is_volume, natural, stem_of
 
 DATASET_FILE = "dataset.json"
 KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
@@ -101,43 +101,54 @@ def _names_of_several(names: Mapping[int, str]) -> list[str]:
     return sorted(name for name, count in Counter(names.values()).items() if count > 1)
 
 
+BIDS = "BIDS"  # as a layout
 PLACE_OF_BIDS = re.compile(r"(?:.*/)?sub-[^/]+(?:/ses-[^/]+)?(?:/[a-z]+)?")
 
 
 def read_entities(
-    paths: Sequence[str], contrasts: Sequence[str], words: ContrastWords
+    paths: Sequence[str],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+    *,
+    leaves_out_others: bool = False,
 ) -> Reading | None:
-    """The reading of images by the entities of BIDS; None where some have no such names.
+    """The reading of images by the entities of BIDS; images without such names are left out, or the
+    reading is None.
 
     Of several runs of a session and contrast that with the fewest entities is used.
     """
-    skipped = left_out(paths, words)
-    found = Reading("BIDS", [], dict(skipped))
-    best: dict[tuple[str, ...], tuple[int, str]] = {}
-    entries: dict[str, Entry] = {}
+    found = Reading(BIDS, [], dict(left_out(paths, words)))
+    best: dict[tuple[str, ...], Entry] = {}
+    order_of: dict[str, tuple] = {}
     for path in paths:
-        if path in skipped:
+        if path in found.left_out:
             continue
-        folder, _, name = path.rpartition("/")
-        *pairs, suffix = stem_of(name).split("_")
-        entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-        is_named = "sub" in entities and len(entities) == len(pairs)
-        if not (is_named and PLACE_OF_BIDS.fullmatch(folder) and is_volume(path)):
-            return None
-        said = words.said(stem_of(name))
+        entities, suffix = entities_of(path)
+        is_named = "sub" in entities and PLACE_OF_BIDS.fullmatch(path.rpartition("/")[0])
+        if not (is_named and is_volume(path)):
+            if not leaves_out_others:
+                return None
+            found.left_out[path] = "without a name of BIDS"
+            continue
+        said = words.said(stem_of(path))
         contrast = next(iter(said)) if len(said) == 1 else suffix
         if contrasts and contrast not in contrasts:
             found.left_out[path] = contrast
             continue
         entry = Entry(path, contrast, f"sub-{entities['sub']}")
         entry.visit = f"ses-{entities['ses']}" if "ses" in entities else ""
-        entries[path] = entry
-        order = len(entities), path
-        best[entry.cell] = min(order, best.get(entry.cell, order))
-
-    for path, entry in entries.items():
-        if best[entry.cell][1] == path:
-            found.entries.append(entry)
-        else:
-            found.left_out[path] = "other run"
+        order_of[path] = len(entities), natural(path)
+        other = best.setdefault(entry.cell, entry)
+        if other is not entry:
+            worse = max(entry, other, key=lambda each: order_of[each.path])
+            found.left_out[worse.path] = "other run"
+            best[entry.cell] = entry if worse is other else other
+    found.entries = [*best.values()]
     return found
+
+
+def entities_of(path: str) -> tuple[dict[str, str], str]:
+    """The entities and the suffix of a name of BIDS, `sub-01_ses-2_T1w`; {} of another name."""
+    *pairs, suffix = stem_of(path).split("_")
+    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+    return (entities if len(entities) == len(pairs) else {}), suffix

@@ -31,15 +31,6 @@ class Named:
     subject: str  # "sub-01"
     study: str  # "sub-01/ses-2", or the subject where there are no sessions
 
-    @property
-    def variant(self) -> str:
-        """The entities that tell images of one session and contrast apart: "acq-fast_run-1"."""
-        return "_".join(
-            f"{key}-{value}"
-            for key, value in self.entities.items()
-            if key not in ("sub", "ses", "ce")
-        )
-
     def matches(self, text: str) -> bool:
         """Whether it has this suffix and these entities: `acq-fast_T1w`, or `ce_T1w` or `ce-*_T1w`
         with any value; false for other names with `ce-`.

@@ -18,7 +18,8 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import patient_of, regex_option, relative_to, rename_or_map
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.question import rows_in_words
-from gantk.catalog.scan import rows_of_series
+from gantk.catalog.scan import Asked, read_folder, rows_of_series
+from gantk.catalog.stated import BIDS
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
@@ -110,7 +111,7 @@ class FileSource(_Defaults):
         none.
         """
         letter_of = {name: letter for letter, name in self.names.items()}
-        images = self.catalog.of_kind("image")
+        images = (row for row in self.catalog.of_kind("image") if row.contrast in letter_of)
         rows = [self.row_of(letter_of[row.contrast], row) for row in images]
         pair_rows(rows, self.onto)
         return rows
@@ -234,6 +235,12 @@ class VolumeSource(FileSource):
     _: KW_ONLY
     # part of each volume whose slices 2-D networks use: start and end as shares of the stack
     planes: tuple[float, float] = (0.25, 0.75)
+
+    def catalog_of_entities(self, masks: Sequence[Path]) -> Catalog:
+        """The catalog by the entities of BIDS, without these masks."""
+        paths = io.files_below(self.root, True, bool)
+        images = [path for path in paths if io.is_image(path) and path not in masks]
+        return read_folder(self.root, images, Asked(self.domains, BIDS, self.own_words), paths)
 
     def masks_among(self, images: Sequence[Path]) -> list[Path]:
         """The images with the name of masks; UserError where the option `mask` names none."""
