@@ -107,13 +107,17 @@ def in_words(reading: Reading, pairs: int | None = None) -> str:
 
 
 def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:
-    """A line on rows that were read by `how`, such as "BIDS"."""
+    """A line on rows that were read by `how`, such as "DICOM headers"."""
     entries = []
+    rows = list(rows)
     for row in rows:
+        if row.kind != "image":
+            continue
         entry = Entry(str(row.path), row.contrast, row.subject, row.session)
         entry.label = row.label
         entries.append(entry)
-    return f"{how}: {in_words(Reading(how, entries), pairs)}"
+    left_out = {str(row.path): row.why for row in rows if row.kind != "image"}
+    return f"{how}: {in_words(Reading(how, entries, left_out), pairs)}"
 
 
 def _left_out_in_words(reading: Reading) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from gantk.catalog.catalog import Case, Catalog, Row, composed, unread_note, unread_rows
 from gantk.catalog.contrasts import ContrastWords, contrast_names
@@ -18,10 +19,9 @@ from gantk.catalog.masks import set_masks
 from gantk.catalog.question import LayoutQuestion, rows_in_words
 from gantk.catalog.scan import Asked, catalog_of, read_contrasts, read_folder
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
-from gantk.errors import NothingFound, UserError, did_you_mean, join_first
+from gantk.errors import NothingFound, UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
@@ -45,14 +45,13 @@ class Files(VolumeSource):
     # glob or folder of the first domain's files (patient07/T1_*), or a word for it; "" = by layout
     a: str = ""
     b: str = ""  # the same for the second domain
-    pairs: str = ""  # "none" = no pairs; "" = by patient and visit, or by name
+    pairs: Literal["", "none"] = ""  # "none" = no pairs; "" = by patient and visit, or by name
     # resample the other image of each patient onto the grid of this domain, by the headers
     onto: Onto = "none"
     # regex whose group is the patient (in path or file name), in place of the layout's
     patient: str = ""
     # word or glob of the file names of lesion masks, such as seg or mask*; "" = no masks
     mask: str = ""
-    only: str = ""  # use only images of this class (its folder's name); "" = all
 
     def __post_init__(self):
         self.path = self.path or ("." if self.a else "")
@@ -121,8 +120,13 @@ class Files(VolumeSource):
             for row in rows:
                 row.pair = row.anatomy
         if self.mask:
-            images_of = catalog.of_kind("image")
-            set_masks(images_of, [*masks], self.root, self.mask, self.contrast_words)
+            rows = catalog.of_kind("image")
+            set_masks(rows, [*masks], self.root, self.mask, self.contrast_words)
+            alone = sorted(masks - {row.mask for row in rows})
+            if alone:
+                what = f"{count_noun(alone, 'mask')} of no image left out:"
+                names = join_first([repr(self.key_of(mask)) for mask in alone])
+                self.notes = [*self.notes, f"{what} {names}"]
         unread = unread_rows(paths)
         catalog.rows += unread
         self.notes = [*self.notes, *filter(None, [unread_note(unread)])]
@@ -165,7 +169,11 @@ class Files(VolumeSource):
         """The catalog of the files that the globs and folders of a and b choose, for a domain that has
         none the files whose names say it; their patients as a layout says them, if one fits.
         """
-        contrast_of = self._contrasts_at(images, places)
+        contrast_of: dict[Path, str] = {}
+        for contrast in self.wanted:
+            for image in self._files_at(contrast, places.get(contrast, ""), images):
+                if contrast_of.setdefault(image, contrast) != contrast:
+                    raise self._in_both(str(image))
         chosen = [image for image in images if image in contrast_of]
         asked = Asked(self.wanted, words=self.contrast_words.own, dims=self.dims)
         try:
@@ -178,44 +186,35 @@ class Files(VolumeSource):
             for row in catalog if entries else ():
                 row.subject = patient_of.get(composed(self.key_of(row.path)), "")
                 row.pair = row.anatomy
-        known = {row.path: row for row in catalog}
-        for image in images:
-            row = known.setdefault(image, Row(Scan(image)))
-            row.contrast = contrast_of.get(image, "")
-            row.kind, row.why = ("image", "") if row.contrast else ("left out", "of another name")
+        for row in catalog:  # what looks like a mask, too, since the user chose it
+            row.contrast = contrast_of[row.path]
+            row.kind = "image"
+        others = [Row(Scan(image)) for image in images if image not in contrast_of]
+        for row in others:
+            row.kind, row.why = "left out", "of another name"
         words = ", ".join(f"{name} {text}" for name, text in places.items())
-        shown = rows_in_words(words, [known[image] for image in chosen])
-        return Catalog([known[image] for image in images], layout=words, in_words=shown)
-
-    def _contrasts_at(self, images: Sequence[Path], places: Mapping[str, str]) -> dict[Path, str]:
-        """The contrast of each image at these places; of other contrasts those whose names say them."""
-        contrast_of: dict[Path, str] = {}
-        for contrast, text in places.items():
-            for image in self._files_at(contrast, text, images):
-                if contrast_of.setdefault(image, contrast) != contrast:
-                    raise self._in_both(str(image))
-        others = {*self.wanted} - {*places}
-        if others:
-            rest = [image for image in images if image not in contrast_of]
-            asked = Asked((), words=self.contrast_words.own, dims=self.dims)
-            for row in read_contrasts(self.root, rest, asked).of_kind("image"):
-                if row.contrast in others:
-                    contrast_of[row.path] = row.contrast
-        return contrast_of
+        in_words = rows_in_words(words, [*catalog, *others])
+        return Catalog([*catalog, *others], layout=words, in_words=in_words)
 
     def _in_both(self, name: str) -> UserError:
         what = f"'{name}' belongs to both domains, {' and '.join(self.domains)}"
         return UserError(what, where="data.source", remedy="make these lines more specific")
 
     def _files_at(self, contrast: str, text: str, images: Sequence[Path]) -> list[Path]:
-        """The images in a folder, or that a glob matches; UserError where there is none."""
+        """The images in a folder, that a glob matches, or for "" those whose names say the contrast;
+        UserError where there is none.
+        """
         folder = self.root / text
-        if folder.is_dir():
-            return [image for image in images if image.is_relative_to(folder)]
-        pattern = os.path.relpath(folder, self.root) if "/" in text else f"**/{text}"
         paths: set[Path] = set()
-        with suppress(ValueError):  # it is no glob
-            paths = {*self.root.glob(pattern)}
+        if not text:
+            rows = read_contrasts(self.root, images, Asked((), words=self.contrast_words.own))
+            paths = {row.path for row in rows.of_kind("image") if row.contrast == contrast}
+        elif folder.is_dir():
+            paths = {image for image in images if image.is_relative_to(folder)}
+        else:
+            pattern = os.path.relpath(folder, self.root) if "/" in text else f"**/{text}"
+            with suppress(ValueError):  # it is no glob
+                paths = {*self.root.glob(pattern)}
         matched = [image for image in images if image in paths]
         if not matched:
             letter = next(x for x, names in self.contrasts.items() if contrast in names)
@@ -248,27 +247,8 @@ class Files(VolumeSource):
         said = (row.contrast for row in self.catalog.of_kind("image"))
         return Counter(name for name in said if name and name not in self.wanted)
 
-    def records(self) -> list[Record]:
-        """A record for each image of the class `only`, or each plane of a volume."""
-        records = super().records()
-        kept = [record for record in records if self.only in ("", record.label)]
-        if not kept:
-            known = sorted({record.label for record in records if record.label})
-            allowed = known or "the name of a folder that is a class, such as yes"
-            what = f"there is no image of the class '{self.only}'"
-            remedy = did_you_mean(self.only, known)
-            raise UserError(what, where="data.source.only", allowed=allowed, remedy=remedy)
-        return kept
-
     def find_rows(self) -> list[Row]:
         """A row for each image of the domains; UserError where a domain has none."""
-        if self.pairs not in ("", "none"):
-            raise UserError(
-                f"'{self.pairs}' is not a valid value",
-                where="data.source.pairs",
-                allowed='"none" or ""',
-                remedy="to list pairs in a table, use it as the data: --data pairs.csv",
-            )
         images = [row for row in self.catalog.of_kind("image") if row.contrast in self.wanted]
         found = {row.contrast for row in images}
         lacking = [contrast for contrast in self.wanted if contrast not in found]
