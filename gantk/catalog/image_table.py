@@ -157,7 +157,7 @@ class ImageTable:
         """The contrast of a line; "" for another one, which is counted."""
         word = cells.get("domain", "")
         if not word and len(self.contrasts) > 1:
-            raise UserError(f"no domain ({' or '.join(self.contrasts)})")
+            raise UserError("the cell domain is empty", allowed=self.contrasts, remedy="fill it in")
         said = self.words.meant(word) if word else frozenset(self.contrasts)
         if len(said) == 1 and said <= {*self.contrasts}:
             return next(iter(said))

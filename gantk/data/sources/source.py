@@ -19,7 +19,6 @@ from gantk.catalog.domains import patient_of, regex_option, relative_to, rename_
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.scan import Asked, read_folder, rows_of_series
-from gantk.catalog.stated import BIDS
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
@@ -240,7 +239,7 @@ class VolumeSource(FileSource):
         """The catalog by the entities of BIDS, without these masks."""
         paths = io.files_below(self.root, True, bool)
         images = [path for path in paths if io.is_image(path) and path not in masks]
-        return read_folder(self.root, images, Asked(self.domains, BIDS, self.own_words), paths)
+        return read_folder(self.root, images, Asked(self.domains, "BIDS", self.own_words), paths)
 
     def masks_among(self, images: Sequence[Path]) -> list[Path]:
         """The images with the name of masks; UserError where the option `mask` names none."""
