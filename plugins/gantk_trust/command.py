@@ -52,10 +52,6 @@ def command(run, image, out, **options) -> None:
 
     OUT.png shows the input, its translation with the outline of the region, and the input with a
     map. Red pixels raise the brightness of the region; blue pixels lower it.
-
-    As a check, gantk computes the same map for the network with random weights. If the two
-    correlate, the map shows edges of the image and not what the network learnt (Adebayo et al.
-    2018).
     """
     from gantk.terminal import say
     from gantk_trust.explain import explain
