@@ -12,7 +12,6 @@ import ctypes
 import errno
 import hashlib
 import json
-import math
 import os
 import platform
 import re
@@ -20,7 +19,6 @@ import secrets
 import shutil
 import stat
 import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -35,9 +33,6 @@ from gantk.errors import DENIED_REMEDY, UserError, count_noun, printable, writin
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 LOST = 86400.0  # seconds after which another machine's unfinished file counts as abandoned
-MIN_SPILLED_BYTES = (
-    2**27
-)  # arrays of at least so many bytes are kept on the disk, where a folder is given
 MAX_READ_BYTES = 2**26  # bytes of a file that is read whole: texts, tables, JSON
 MAX_TENSORS_BYTES = 2**34  # bytes of a file of tensors, of which only the parts in use are read
 ANY_SIZE = sys.maxsize
@@ -369,31 +364,6 @@ def append_to_file(path: Path, content: bytes) -> None:
         raise UserError(f"'{path}' is a link or a device, not a file", remedy="remove it")
     with open(path, "ab", opener=lambda name, flags: os.open(name, flags, SHARED_FILE)) as file:
         file.write(content)
-
-
-def zeros_beside(folder: Path | None, shape: tuple[int, ...]) -> Any:
-    """A float32 array of zeros; a large one is in an unnamed file in the folder, which vanishes
-    with the process.
-
-    OSError where the disk has no room; in memory where the file system cannot reserve the space.
-    """
-    import numpy as np
-
-    if (
-        folder is not None
-        and (size := 4 * math.prod(shape)) >= MIN_SPILLED_BYTES
-        and hasattr(os, "posix_fallocate")
-    ):
-        with tempfile.TemporaryFile(dir=folder) as file:
-            try:
-                # else a full disk would kill the process later
-                os.posix_fallocate(file.fileno(), 0, size)
-                return np.memmap(file, np.float32, "w+", shape=shape)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):
-                    raise OSError(error.errno, error.strerror, str(folder)) from None
-
-    return np.zeros(shape, np.float32)
 
 
 @contextmanager

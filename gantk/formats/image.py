@@ -127,8 +127,6 @@ class Image:
     in_units: bool | None = None
     # the headers of the images it was made of, where these are several
     made_of: tuple[Any, ...] = ()
-    # folder for temporary files of large results; None: they stay in memory
-    spill: Path | None = None
     # of a translation: the notes and warnings about it and the image it was made of, which DICOM
     # files hold as comments
     notes: tuple[str, ...] = ()
@@ -274,12 +272,6 @@ class Format:
         what it shows.
         """
         raise NotImplementedError
-
-    def withdraw(self, path: Path) -> None:
-        """Remove an earlier result, if there is one: a file, or only the files of the series from
-        its folder.
-        """
-        path.unlink(missing_ok=True)
 
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
         """The value ranges that such a file can store such an image in, narrowest first: of its

@@ -1,13 +1,14 @@
 """Translates one image, from the grid of its file and back.
 
-sampling grid (plane, spacing) -> slices -> `Prepare` -> network -> its `restore` -> the file's grid.
+sampling grid (plane, spacing) -> slices -> `Prepare` -> network -> detail of the input -> the file's
+grid. Slices of a volume are resampled, translated and written as they are needed, so that it takes
+little more memory than its own and that of its results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,12 @@ from torch import Tensor
 from gantk.data.intensity import IntensityMapping
 from gantk.data.masks import outside_of
 from gantk.errors import UserError, count_noun
-from gantk.files import zeros_beside
 from gantk.formats.image import Image, slabs
 from gantk.inference.frame import Frame
 from gantk.inference.scales import Scales
-from gantk.machine.usage import free_memory
 from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import (
+    MIN_VARIANCE_SHARE,
     WINDOW_REACH,
     Prepare,
     Scale,
@@ -31,18 +31,15 @@ from gantk.prepare.module import (
     least_variance,
     neighbour_places,
 )
-from gantk.progress import track
+from gantk.progress import Work
 
 # An image of so many pixels may be made of any image, however small ...
 FREE_PIXELS = 2**22
 MAX_ENLARGEMENT = 256  # ... a larger one only of an image of at least a 256th of its pixels
 SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole volumes
-CROP_MEMORY_VOLUMES = (
-    5  # extra memory of a 3-D model with fit = "crop", in volumes: it runs at full resolution
-)
+LINES_REACH = 2 * WINDOW_REACH  # planes on each side that the lines of a plane depend on
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, results x D, *size)
 PostSteps = Callable[[Tensor, Tensor], Tensor]  # (results, what the network saw) to results
-Lines = tuple[Any, Tensor | None]  # a result as (rest, slope) of the input, see `fit_lines`
 
 
 class Pipeline(Scales):
@@ -104,12 +101,12 @@ class Pipeline(Scales):
             return SamplingGrid()
         return SamplingGrid(self.frame.plane, self.frame.spacing)
 
-    def stack_of(self, image: Image) -> tuple[SamplingGrid, np.ndarray]:
-        """The sampling grid of an image, and what the network sees of it one by one: the slices of
-        the plane of the training, or the whole image; (N, C, *spatial).
+    def stack_of(self, image: Image) -> np.ndarray:
+        """What the network sees of an image one by one: the slices of the plane of the training, or
+        the whole image; (N, C, *spatial).
         """
-        grid = self.grid_of(image)
-        return grid, self._as_stack(grid.forward(image).pixels, image.dims)
+        pixels = self.grid_of(image).forward(image).pixels
+        return pixels.swapaxes(0, 1) if self.frame.dims < image.dims else pixels[None]
 
     def preparation(
         self, mapping: IntensityMapping, result_scale: IntensityMapping | None = None
@@ -145,29 +142,11 @@ class Pipeline(Scales):
             raise UserError(what, where=where, remedy=remedy)
 
     def _expect_fitting(self, image: Image) -> None:
-        """UserError where the image's axes or channels do not fit the model, or the memory does not
-        suffice.
-        """
-        frame = self.frame
+        """UserError where the image's axes or channels do not fit the model."""
         self.check_channels(image)
-        if frame.dims > image.dims:
+        if self.frame.dims > image.dims:
             what = f"'{image.path}' is a picture, but this model translates volumes"
             raise UserError(what, where="INPUT")
-
-        if frame.dims == 3 and frame.fit == "crop":
-            free = free_memory()
-            need = CROP_MEMORY_VOLUMES * image.pixels.nbytes / 2**30
-            if free is not None and need > free:
-                what = (
-                    f"'{image.path}' needs {need:.1f} GiB more memory, but only {free:.1f}"
-                    " GiB are free"
-                )
-                remedy = 'cut it into parts, or use a model with data.fit = "pad"'
-                raise UserError(what, where="INPUT", remedy=remedy)
-
-    def _as_stack(self, pixels: Any, dims: int) -> Any:
-        """(C, *spatial) as what the network sees one by one, (N, C, *spatial); a view."""
-        return pixels.swapaxes(0, 1) if self.frame.dims < dims else pixels[None]
 
     def _translate(
         self,
@@ -178,128 +157,136 @@ class Pipeline(Scales):
         pixels: Tensor | None,
     ) -> list[Tensor]:
         """The results of the network on the grid of the image; arguments as of `results`."""
-        grid, stack = self.stack_of(image)
-        sides = list(stack.shape[2:])
-        expect_enlargement(stack.shape[2:], self.frame)
+        by_slice = self.frame.dims < image.dims
+        grid = self.grid_of(image)
         resamples = grid.resamples(image)
+        total, *sides = grid.sides(image.pixels.shape[1:], image.spacing)
+        if not by_slice:
+            sides = [total, *sides]
+            total = 1
+        expect_enlargement(tuple(sides), self.frame)
         sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
-        results: list[Tensor] = []
+        native = grid.to_grid_order(image.pixels) if pixels is None else pixels
 
-        def array_for(shape: tuple[int, ...]) -> Any:
-            """An array (N, D, *size) for an output of the network or, after these, what it saw. An
-            output shares the memory of its result where each pixel is made of one of the output.
-            """
-            if len(results) < count:
-                result = zeros_beside(image.spill, (shape[1], *image.pixels.shape[1:]))
-                results.append(torch.from_numpy(result))
-                stacked = self._as_stack(grid.to_grid_order(result), image.dims)
-                if stacked.shape == shape and pixels is None and not (resamples or sharpens):
-                    return stacked
-            return torch.from_numpy(zeros_beside(image.spill, shape))
-
-        shown = stack if pixels is None else self._as_stack(pixels, image.dims)
-        outputs, seen = self._run(shown, stack, network, count, prepare, sharpens, array_for)
-        del stack, shown
-        lines: list[Lines] = [(output, None) for output in outputs]
+        work = Work("", total, "slice")
+        slices = self._slices(image, native, grid)
+        lines = Planes(self._run(slices, work, network, count, prepare, sharpens))
+        if not by_slice:
+            made = lines(0, 1)[:, 0]
+            total = made.shape[1]
+            lines = Planes(iter([made]))
         if sharpens:
-            as_volume = resamples and self.frame.dims < image.dims
-            lines = [_as_lines(output, seen, image.spill, as_volume) for output in outputs]
-        del outputs, seen
-        self._to_file_grid(image, sides, lines, prepare, pixels, results)
+            least = None  # slices of the file are alone, those of another grid are not
+            if not by_slice:
+                least = least_variance(made[None, -image.channels :])
+            elif resamples:
+                least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.frame.range) ** 2])
+            lines = Planes(_lines(lines, total, image.channels, count, least))
+
+        def on_grid(first: int, last: int) -> Tensor:
+            """Planes of the results, or of their lines, on the sampling grid."""
+            if not by_slice:
+                return prepare.enlarge(lines(0, total)[None], sides, first, last)[0]
+            return prepare.enlarge(lines(first, last).swapaxes(0, 1), sides).swapaxes(0, 1)
+
+        whole = image.dims == 2 or pixels is not None
+        results: list[Tensor] = []
+        canvases: list[np.ndarray] = []
+        parts = [slice(0, native.shape[1])] if whole else slabs(native.shape[1:])
+        with work:
+            for part in parts:
+                if resamples:
+                    voxels = grid.to_voxels(lambda *ends: on_grid(*ends).numpy(), image, part)
+                    maps = torch.from_numpy(voxels)
+                else:
+                    maps = on_grid(part.start, part.stop)
+                shown = _as_tensor(native[:, part])[None]
+                translated = [
+                    _on_image(each[None], shown, prepare, sharpens) for each in maps.chunk(count)
+                ]
+                if pixels is not None:
+                    return translated
+                if not results:
+                    shape = (len(translated[0]), *image.pixels.shape[1:])
+                    arrays = [np.empty(shape, np.float32) for _ in translated]
+                    canvases = [grid.to_grid_order(array) for array in arrays]
+                    results = [torch.from_numpy(array) for array in arrays]
+                for canvas, values in zip(canvases, translated, strict=True):
+                    canvas[:, part] = values
+
         return results
+
+    def _slices(
+        self, image: Image, native: np.ndarray | Tensor, grid: SamplingGrid
+    ) -> Iterator[Tensor]:
+        """What the network sees of an image one by one, (C, *spatial), see `stack_of`."""
+        if self.frame.dims == image.dims:
+            shown = native if isinstance(native, Tensor) else grid.forward(image).pixels
+            yield _as_tensor(shown)
+        elif not grid.resamples(image):
+            for number in range(native.shape[1]):
+                yield _as_tensor(native[:, number])
+        else:
+            for part in slabs(grid.sides(image.pixels.shape[1:], image.spacing)):
+                yield from torch.from_numpy(grid.from_voxels(image, part)).unbind(1)
 
     def _run(
         self,
-        shown: np.ndarray | Tensor,
-        stack: np.ndarray,
+        slices: Iterator[Tensor],
+        work: Work,
         network: Network,
         count: int,
         prepare: Prepare,
         keep_seen: bool,
-        array_for: Callable[[tuple[int, ...]], Any],
-    ) -> tuple[list[Any], Any]:
-        """Run the network on native images (N, C, *spatial), in slice order; returns its results,
-        (N, D, *size), and what it saw, if `keep_seen`, in arrays that `array_for` gives.
-
-        `stack`: the values of `shown`. Blank images skip the network.
+    ) -> Iterator[Tensor]:
+        """Run the network on native slices (C, *spatial); yields blocks (K, slices, *size) of its
+        `count` results and, if `keep_seen`, of what it saw. Blank slices skip the network.
         """
-        total = len(stack)
-        filled = [n for n in range(total) if np.nanmax(stack[n]) > np.nanmin(stack[n])]
-        kept: list[Any] = []
+        total = int(work.total)
+        reach = self.frame.neighbours
         size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
-        for first in track(range(0, len(filled) or 1, size), "", "batch of slices"):
+        native: dict[int, Tensor] = {}  # the slices of a block and their neighbours, by number
+        first = 0
+        while first < total:
+            work.advance(first)
+            native = {number: native[number] for number in native if number >= first - reach}
+            filled = []
+            last = first
+            while last < total and len(filled) < size:
+                if last not in native:
+                    native[last] = next(slices)
+                if not _is_blank(native[last]):
+                    filled.append(last)
+                last += 1
+            for number in range(max(native) + 1, min(total, last + reach)):
+                native[number] = next(slices)
+
             # all blank: the first gives the channel count
-            numbers = filled[first : first + size] or [0]
-            places = neighbour_places(torch.tensor(numbers), self.frame.neighbours, total)
-            rows = (_with_neighbours(shown, row) for row in places.tolist())
-            seen = torch.cat([prepare(native[None]) for native in rows])
-            batch = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
+            places = neighbour_places(torch.tensor(filled or [first]), reach, total)
+            rows = (torch.cat([native[number] for number in row]) for row in places.tolist())
+            seen = torch.cat([prepare(row[None]) for row in rows])
+            made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
             if self.post_steps:
-                batch = [self.post_steps(each, seen) for each in batch]
+                made = [self.post_steps(each, seen) for each in made]
+            channels = made[0].shape[1]
             if keep_seen:
-                batch.append(prepare.middle(seen))
-            if not kept:
-                kept = [array_for((total, *each.shape[1:])) for each in batch]
-            for whole, part in zip(kept, batch, strict=True):
-                whole[numbers] = part
+                made.append(prepare.middle(seen))
+            block = torch.cat(made, 1)
 
-        results = kept[:count]
-        blank = sorted(set(range(total)) - set(filled))
-        if blank:
-            first_pixels: Any = (blank, slice(None), *[slice(1)] * self.frame.dims)
-            corners = _as_tensor(stack[first_pixels])  # constants of a graph
-            for result in results:
-                result[blank] = prepare.blank_level(corners, result.shape[1])
-            if keep_seen:
-                kept[-1][blank] = prepare.detail(corners, kept[-1].shape[1])
+            if len(filled) < last - first:
+                whole = block.new_empty(last - first, *block.shape[1:])
+                whole[[number - first for number in filled]] = block[: len(filled)]
+                blank = sorted({*range(first, last)} - {*filled})
+                corner = (..., *[slice(1)] * self.frame.dims)
+                corners = torch.stack([native[number][corner] for number in blank])
+                levels = [prepare.blank_level(corners, channels)] * count
+                if keep_seen:
+                    levels.append(prepare.detail(corners, corners.shape[1]))
+                whole[[number - first for number in blank]] = torch.cat(levels, 1)
+                block = whole
 
-        return results, kept[-1]
-
-    def _to_file_grid(
-        self,
-        image: Image,
-        sides: list[int],
-        lines: list[Lines],
-        prepare: Prepare,
-        pixels: Tensor | None,
-        results: list[Tensor],
-    ) -> None:
-        """Fill the results (D, *spatial) on the grid of the image: their lines applied to the image
-        itself, a few planes at a time. `sides`: of what the network was shown; `pixels`: of the
-        image, if gradients are to reach them; then other tensors take the place of the results.
-        """
-        by_slice = self.frame.dims < image.dims
-        grid = self.grid_of(image)
-        resamples = grid.resamples(image)
-        native = grid.to_grid_order(image.pixels) if pixels is None else pixels
-        canvases = [grid.to_grid_order(result.numpy()) for result in results]
-
-        def planes_of(line: Any, first: int, last: int) -> Tensor:
-            if by_slice:
-                return prepare.enlarge(_as_tensor(line[first:last]), sides).swapaxes(0, 1)
-            if list(line.shape[2:]) == sides:
-                return _as_tensor(line[:, :, first:last])[0]
-            return prepare.enlarge(line, sides, first, last)[0]
-
-        def enlarge(line: Any, part: slice) -> Tensor:
-            if not resamples:
-                return self._as_stack(planes_of(line, part.start, part.stop), image.dims)
-            planes = grid.to_voxels(lambda *ends: planes_of(line, *ends).numpy(), image, part)
-            return _as_tensor(self._as_stack(planes, image.dims))
-
-        whole = [slice(0, native.shape[1])]
-        for part in whole if image.dims == 2 or pixels is not None else slabs(native.shape[1:]):
-            shown = _as_tensor(self._as_stack(native[:, part], image.dims))
-            for number, (rest, slope) in enumerate(lines):
-                values = enlarge(rest, part)
-                if slope is not None:
-                    values = values + enlarge(slope, part) * prepare.detail(shown, values.shape[1])
-                made = prepare.target.inverse(values)
-                made = made.swapaxes(0, 1) if by_slice else made[0]
-                if pixels is None:
-                    canvases[number][:, part] = made
-                else:
-                    results[number] = made
+            yield block.swapaxes(0, 1)
+            first = last
 
     def _lowest_result(self, image: Image) -> float | None:
         """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):
@@ -316,17 +303,72 @@ class Pipeline(Scales):
         return prepare.target.inverse(prepare.target_level(seen, channels)).flatten()
 
 
+class Planes:
+    """The planes of a volume from an iterator of blocks of them, (C, planes, *spatial), each made once
+    and dropped when it is not needed any more.
+    """
+
+    def __init__(self, blocks: Iterator[Tensor]):
+        self._blocks = blocks
+        self._first = 0
+        self._kept: Tensor | None = None
+
+    def __call__(self, first: int, last: int) -> Tensor:
+        """The planes from `first` to before `last`; no later call may ask for one before `first`."""
+        if self._kept is None:
+            self._kept = next(self._blocks)
+        blocks = [self._kept[:, first - self._first :]]
+        while sum(block.shape[1] for block in blocks) < last - first:
+            blocks.append(next(self._blocks))
+        self._kept = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
+        self._first = first
+        return self._kept[:, : last - first]
+
+
+def _lines(
+    outputs: Planes, total: int, channels: int, count: int, least: Tensor | None
+) -> Iterator[Tensor]:
+    """The lines by which `count` outputs follow from what the network saw, see `fit_lines`; yields
+    blocks (K, planes, *size) of (rest, slope) of each output.
+
+    `outputs`: of `total` planes, see `Pipeline._run`; `channels`: of what the network saw. `least`: as
+    of `fit_lines`, of the volume; None: each plane is an image of its own.
+    """
+    reach = 0 if least is None else LINES_REACH
+    for part in slabs((total, *outputs(0, 1).shape[2:])):
+        begin = max(0, part.start - reach)
+        around = outputs(begin, min(total, part.stop + reach))
+        images = around.swapaxes(0, 1) if least is None else around[None]
+        made, seen = images.split([images.shape[1] - channels, channels], 1)
+        fitted = []
+        for output in made.chunk(count, 1):
+            fitted += fit_lines(output, seen, least_variance(seen) if least is None else least)
+        lines = torch.cat(fitted, 1)
+        block = lines.swapaxes(0, 1) if least is None else lines[0]
+        yield block[:, part.start - begin : part.stop - begin]
+
+
+def _on_image(maps: Tensor, shown: Tensor, prepare: Prepare, sharpens: bool) -> Tensor:
+    """A result (D, *spatial) in the target's native intensities: of the network's output, or of its
+    lines, (1, K, *spatial), applied to the image itself.
+    """
+    if sharpens:
+        rest, slope = maps.chunk(2, 1)
+        maps = rest + slope * prepare.detail(shown, rest.shape[1])
+    return prepare.target.inverse(maps)[0]
+
+
+def _is_blank(image: Tensor) -> bool:
+    """Whether all known values of an image are equal."""
+    values = image.detach().numpy()
+    return not np.nanmax(values) > np.nanmin(values)
+
+
 def _as_tensor(pixels: Any) -> Tensor:
     """An array as a tensor, copied only if torch cannot use its memory."""
     if isinstance(pixels, Tensor):
         return pixels
     return torch.from_numpy(np.require(pixels, np.float32, ("C", "W")))
-
-
-def _with_neighbours(shown: Any, row: list[int]) -> Tensor:
-    """Some images of (N, C, *spatial) as the channels of one; a single one is not copied."""
-    images = [_as_tensor(shown[number]) for number in row]
-    return torch.cat(images) if len(images) > 1 else images[0]
 
 
 def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
@@ -344,33 +386,3 @@ def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
         allowed=f"at most {FREE_PIXELS:,} pixels, or {MAX_ENLARGEMENT} times those of the image",
         remedy="use a model of smaller images, or larger images",
     )
-
-
-def _as_lines(output: Tensor, seen: Tensor, spill: Path | None, as_volume: bool) -> Lines:
-    """A result as lines of what the network saw, (N, C, *size); `as_volume`: the slices are matched
-    in windows of several slices.
-    """
-    if not as_volume:
-        return fit_in_slabs(output, seen, spill)
-    volume = output.swapaxes(0, 1)[None]
-    rest, slope = fit_in_slabs(volume, seen.swapaxes(0, 1)[None], spill)
-    return rest[0].swapaxes(0, 1), slope[0].swapaxes(0, 1)
-
-
-def fit_in_slabs(output: Tensor, seen: Tensor, spill: Path | None) -> tuple[Tensor, Tensor]:
-    """`gantk.prepare.module.fit_lines` of (N, D, *size) and the network's input (N, C, *size), a few
-    planes of a volume at a time; `spill` is the folder for large results.
-    """
-    rest, slope = (torch.from_numpy(zeros_beside(spill, output.shape)) for _ in range(2))
-    reach = 2 * WINDOW_REACH  # of two means
-    for number in range(len(output)):
-        image = slice(number, number + 1)
-        least = least_variance(seen[image])
-        for part in slabs(tuple(output.shape[2:])):
-            begin = max(0, part.start - reach)
-            around = slice(begin, part.stop + reach)
-            inner = slice(part.start - begin, part.stop - begin)
-            fitted = fit_lines(output[image, :, around], seen[image, :, around], least)
-            rest[image, :, part], slope[image, :, part] = (each[:, :, inner] for each in fitted)
-
-    return rest, slope

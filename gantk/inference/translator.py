@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -40,8 +40,8 @@ from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of, limits_of, trained_on
-from gantk.runs.results import PostLosses, Results, Score
-from gantk.runs.schemas import Packing, read_results
+from gantk.runs.results import PostLosses
+from gantk.runs.schemas import Packing
 from gantk.runs.trained import Examples, Posts, load_method
 
 TRIES = 5  # to read the newest checkpoint, which a running training may replace meanwhile
@@ -288,17 +288,6 @@ class Translator(TrainedModel):
             raise UserError(f"'{to}' is not made from '{source}'", allowed=[expected])
         return letter
 
-    @cached_property
-    def _results(self) -> Results:
-        return read_results(self.run.path)
-
-    def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
-        for key, case in self._results.cases.items():
-            if case.made == contrast and set(case.given) == set(given):
-                score = self._results.metrics.get(key, {}).get("psnr")
-                return score if score and score.value is not None else None
-        return None
-
     def _example(self, image: Image, letter: str) -> Tensor:
         """A style image as network input, (1, C, *size); of a volume the middle slice."""
         # from the style's domain
@@ -310,7 +299,7 @@ class Translator(TrainedModel):
         frame = replace(frame, source=frame.target, channels=channels)
         pipeline = Pipeline(frame, own, own)
         pipeline.check_channels(image, "--style")
-        _, stack = pipeline.stack_of(image)
+        stack = pipeline.stack_of(image)
         middle = np.concatenate(stack[[len(stack) // 2] * planes])
         prepare = pipeline.preparation(pipeline.own_scale(image.pixels))
         seen = prepare(torch.from_numpy(middle)[None])

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.files import zeros_beside
 from gantk.formats.image import Image, slabs, upright_affine
 from gantk.prepare.module import axis_weights
 
@@ -78,14 +77,18 @@ class SamplingGrid:
         if not self.resamples(image):
             return replace(image, pixels=turned, affine=None, header=None)
 
-        grid = self._grid(image.pixels.shape[1:], image.spacing)
-        pixels = zeros_beside(image.spill, (len(turned), *(count for count, _ in grid)))
-        for part in slabs(pixels.shape[1:]):
-            pixels[:, part] = resample(
-                lambda *ends: turned[:, slice(*ends)], turned.shape, grid, part
-            )
+        sides = self.sides(image.pixels.shape[1:], image.spacing)
+        pixels = np.empty((len(turned), *sides), np.float32)
+        for part in slabs(sides):
+            pixels[:, part] = self.from_voxels(image, part)
 
         return replace(image, pixels=pixels, affine=None, header=None)
+
+    def from_voxels(self, image: Image, part: slice) -> np.ndarray:
+        """A `part` of the planes of `forward(image)`, which it resamples."""
+        turned = self.to_grid_order(image.pixels)
+        grid = self._grid(image.pixels.shape[1:], image.spacing)
+        return resample(lambda *ends: turned[:, slice(*ends)], turned.shape, grid, part)
 
     def to_voxels(self, planes: Planes, image: Image, part: slice) -> np.ndarray:
         """A `part` of the planes of `to_grid_order(image.pixels)`, resampled from this grid's."""

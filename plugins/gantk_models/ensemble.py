@@ -17,7 +17,6 @@ import torch
 
 from gantk import TrainedModel
 from gantk.errors import UserError
-from gantk.files import zeros_beside
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
 from gantk.inference.frame import (
@@ -172,7 +171,7 @@ class Ensemble(TrainedModel):
             if mean is None:
                 mean = made
                 if options.uncertainty:
-                    square = torch.from_numpy(zeros_beside(image.spill, tuple(mean.shape)))
+                    square = torch.zeros_like(mean)
                 continue
 
             for part in slabs(tuple(mean.shape[1:])):
