@@ -5,7 +5,6 @@ models of several contrasts its cases, whose images are brought onto one grid.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gantk.catalog.catalog import Case, Catalog, Row
-from gantk.catalog.contrasts import exclude, known_contrast, named_after, usual_contrast
+from gantk.catalog.contrasts import (
+    exclude,
+    known_contrast,
+    named_after,
+    result_paths,
+    usual_contrast,
+)
 from gantk.catalog.scan import Asked, scan, scan_contrasts
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
@@ -76,11 +81,9 @@ class Job:
         """The error for two scans of one contrast; None where there is at most one of each."""
         for contrast, found in self.candidates.items():
             if len(found) > 1:
-                one, other = (scan.path.name for scan in found[:2])
-                if one == other:
-                    one, other = (scan.name for scan in found[:2])
+                names = " and ".join(f"'{scan.name}'" for scan in found[:2])
                 return UserError(
-                    f"'{self.name}' has two images of {contrast}: '{one}' and '{other}'",
+                    f"'{self.name}' has two images of {contrast}: {names}",
                     where="INPUT",
                     allowed="one image of each contrast",
                     remedy=(
@@ -89,18 +92,21 @@ class Job:
                 )
         return None
 
-    def result_name(self, contrast: str) -> str:
-        """The name of the result for a contrast, in the style of the inputs.
-
-        `007_t1n.nii.gz` and FLAIR give `007_t2f.nii.gz`. A DICOM series is named by its contrast.
+    def result_paths(
+        self, folder: Path, contrasts: Sequence[str], is_one_image: bool
+    ) -> list[Path]:
+        """The path of the result for each contrast in a folder of results, in the style of the inputs:
+        `007_t1n.nii.gz` and FLAIR give `007_t2f.nii.gz`. A DICOM series of a patient is named by its
+        contrast.
         """
-        scans = list(self.scans.values())
-        files = [scan for scan in scans if io.is_image(scan.path)]
+        if is_one_image:
+            return [*result_paths(folder, self.name, contrasts).values()]
+        files = [scan.path for scan in self.scans.values() if io.is_image(scan.path)]
         if not files:
-            return contrast
-
-        stems = [io.stem_of(scan.path) for scan in files]
-        return f"{named_after(stems, contrast)}{io.suffix_of(files[0].path)}"
+            return [folder / self.place / contrast for contrast in contrasts]
+        stems = [io.stem_of(path) for path in files]
+        names = [f"{named_after(stems, each)}{io.suffix_of(files[0])}" for each in contrasts]
+        return [folder / self.place / name for name in names]
 
 
 def inputs_below(
@@ -173,20 +179,11 @@ def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:
 
 
 def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> list[Job]:
-    """A job, not yet with its target, for each case of a catalog below the folder `root`; UserError
+    """A job, not yet with its results, for each case of a catalog below the folder `root`; UserError
     without any.
     """
     cases = catalog.cases(contrasts)
-    jobs = []
-    for case in cases:
-        candidates = {}
-        for contrast, rows in _in_order(case.rows, contrasts).items():
-            candidates[contrast] = [row.scan_below(root) for row in rows]
-
-        place = _folder_of_case(case, root, alone=len(cases) == 1)
-        jobs.append(Job("", candidates, place=place))
-
-    if not jobs:
+    if not cases:
         what = f"no folder in '{root}' contains files named after {', '.join(contrasts)}"
         found = [f"'{row.scan_below(root).name}'" for row in catalog if row.kind != "other"]
         if found:
@@ -199,22 +196,18 @@ def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> lis
                 f" --from {contrasts[0]}=FILE"
             ),
         )
-    return _named(jobs, cases, root)
-
-
-def _named(jobs: Sequence[Job], cases: Sequence[Case], root: Path) -> list[Job]:
-    """The jobs of cases, each with a name of its own: its folder, or where several share one, the
-    patient in it.
-    """
-    sharing = Counter(job.place for job in jobs)
-    named = []
-    for job, case in zip(jobs, cases, strict=True):
-        place = job.place
-        if sharing[place] > 1:
-            own = Path(case.name)
-            place = own if own.is_relative_to(place) else place / own
-        named.append(replace(job, name=root.name if place == Path() else place.as_posix()))
-    return named
+    places = [_folder_of_case(case, root, alone=len(cases) == 1) for case in cases]
+    jobs = []
+    for case, place in zip(cases, places, strict=True):
+        candidates = {
+            contrast: [row.scan_below(root) for row in rows]
+            for contrast, rows in _in_order(case.rows, contrasts).items()
+        }
+        name = root.name if place == Path() else place.as_posix()
+        if places.count(place) > 1:  # patients of one folder
+            name = case.name
+        jobs.append(Job(name, candidates, place=place))
+    return jobs
 
 
 def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:

@@ -1,100 +1,63 @@
-"""Reads and writes `.NAME.translation.json`, a file next to a folder NAME of results. It lists
-results, their inputs, the model and the options.
-"""
+"""Which results of an interrupted translation of a folder are valid, so that a next call goes on."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import UserError
-from gantk.files import LOCK, append_to_file, lock_folder, make_folder, read_file
-from gantk.inference.jobs import Job
-
-MAX_LEDGER_BYTES = 2**28
+from gantk.files import LOCK, json_object, lock_folder, make_folder, write_file
 
 
 class Ledger:
-    """The record of finished translations; as a context manager it also locks the folder of
-    results.
+    """A file `.NAME.translation.json` beside a folder NAME of results, which says by which model and
+    options they are made; as a context manager it also locks the folder.
 
-    Each job appends one line of JSON, so that the ten thousandth takes no longer than the first; the
-    last line of a job counts, and damaged lines are ignored. An entry is valid while its inputs keep
-    size and modification time and its results exist; those of another `head` (model and options)
-    are deleted.
+    A result is valid while it is newer than this file and than its inputs. Other options, or another
+    model, write the file anew; it is deleted when everything is translated.
     """
 
     def __init__(self, folder: Path, head: dict[str, Any]):
         self.folder = folder
         self.head = json.loads(json.dumps(head))
-        self.entries: dict[str, Any] = {}  # by a job's name
         name = os.fsencode(folder.absolute().name)[:200].decode("utf-8", "ignore")
         self.path = folder.absolute().parent / f".{name}.translation.json"
+        self.begun = sys.maxsize  # when the file was written, in ns; without it nothing is valid
         self.holding = ExitStack()
 
     def __enter__(self) -> Ledger:
-        with suppress(OSError):  # writing the first result reports the same error
-            make_folder(self.folder)
-
-        if self.folder.is_dir():
-            self.holding.enter_context(lock_folder(self.folder))
-
-        with suppress(OSError, UserError):  # there is none
-            text = read_file(self.path, max_bytes=MAX_LEDGER_BYTES).decode("utf-8", "replace")
-            for line in text.split("\n"):
-                with suppress(ValueError, KeyError, TypeError, RecursionError):  # damaged
-                    entry = json.loads(line)
-                    self.entries[entry["job"]] = entry
-
-        if any(entry.get("head") != self.head for entry in self.entries.values()):
-            self.entries = {}
-            self.path.unlink(missing_ok=True)  # before a result of theirs is replaced
+        make_folder(self.folder)
+        self.holding.enter_context(lock_folder(self.folder))
+        with suppress(OSError):  # the folder above may not be written to
+            if json_object(self.path) != self.head:
+                write_file(self.path, json.dumps(self.head).encode())
+            self.begun = self.path.stat().st_mtime_ns
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         with suppress(OSError):
-            if kind is None:  # everything is finished
+            if kind is None:  # everything is translated
                 self.path.unlink(missing_ok=True)
         with suppress(OSError):
             (self.folder / LOCK).unlink(missing_ok=True)
             self.folder.rmdir()  # only if it is empty
         self.holding.close()
 
-    def results(self, job: Job) -> list[Path] | None:
-        """The results of a job by an earlier call; None where inputs have changed or results are
-        missing.
-        """
-        with suppress(OSError, KeyError, TypeError):
-            entry = self.entries[job.name]
-            results = [self.folder / name for name in entry["results"]]
-            if entry["inputs"] == _sizes_and_times(job) and all(path.exists() for path in results):
-                return results
-
-        return None
-
-    def add(self, job: Job, results: Sequence[Path]) -> None:
-        """Record the results of a job; where the record cannot be written, translation continues
-        without it.
-        """
-        entry = {
-            "job": job.name,
-            "results": [path.relative_to(self.folder).as_posix() for path in results],
-            "head": self.head,
-        }
-        with suppress(OSError, UserError):
-            entry["inputs"] = _sizes_and_times(job)
-            line = "\n" + json.dumps(entry)  # ends one that a kill has cut
-            append_to_file(self.path, line.encode())
+    def has(self, results: Iterable[Path], inputs: Iterable[Path]) -> bool:
+        """Whether all these results exist and are valid."""
+        try:
+            changed = max(_last_change(path) for path in inputs)
+            written = min(path.stat().st_mtime_ns for path in results)
+        except OSError:
+            return False
+        return written > max(changed, self.begun)
 
 
-def _sizes_and_times(job: Job) -> list[list[int | None]]:
-    """[size, modification time in ns, volume] of each file that a job reads."""
-    return [
-        [file.stat().st_size, file.stat().st_mtime_ns, scan.volume]
-        for scan in job.scans.values()
-        for file in scan.files
-    ]
+def _last_change(path: Path) -> int:
+    """When a file was changed, or put in the place of another one, in ns."""
+    found = path.stat()
+    return max(found.st_mtime_ns, found.st_ctime_ns)

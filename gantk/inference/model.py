@@ -4,7 +4,7 @@ images, and what is known of each direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from gantk.inference.notes import InputCheck, Note, check_input
 from gantk.inference.objects import translate_object
 from gantk.inference.pipeline import Network, Pipeline
 from gantk.inference.windows import AnySize
-from gantk.runs.results import Score
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,12 +166,6 @@ class TrainedModel:
                 remedy=f"add --label {known[-1]}",
             )
         return None if label is None else self.class_number(label)
-
-    def case_score(self, given: Sequence[str], contrast: str) -> Score | None:
-        """The PSNR of a contrast that is made of these others, on held-out patients, as in
-        metrics.json; None if unknown.
-        """
-        return None
 
     @partial(as_guest, keeps_grad=True)
     def translate(

@@ -21,7 +21,6 @@ from gantk.formats.image import (
     Image,
     in_file_order,
     to_upright,
-    unusable_words,
     upright_sides,
     usable,
 )
@@ -57,20 +56,24 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     else:
         checked, (_, notes, _) = model.check(image, to)
         made = model(checked, to, options, _with_gradients(given, checked))
-        notes += check_result(checked, _detached(made[0]), model.pipelines[letter], frame)
+        first = made[0]
+        if isinstance(first.pixels, Tensor):
+            first = replace(first, pixels=first.pixels.detach().numpy())
+        notes += check_result(checked, first, model.pipelines[letter], frame)
         notes += model.notes_on_results(checked, letter, options)
     if image.is_array and image.dims == 3 and frame.plane == "axial":
         notes += doubts_about_axes(image.pixels[0])
     said = warn(notes)
-    results = [back(replace(each, notes=said)) for each in made]
+    return _one_or_all([back(replace(each, notes=said)) for each in made], options)
+
+
+def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
+    """The only result, unless variants were asked for."""
     return results[0] if len(results) == 1 and options.variants is None else results
 
 
 def _contrasts(
-    model: Any,
-    given: Mapping[str, Any],
-    to: str | None,
-    options: TranslateOptions,
+    model: Any, given: Mapping[str, Any], to: str | None, options: TranslateOptions
 ) -> Any:
     """Translate the contrasts of one patient; returns one result where `to` names one contrast, else
     a dict of results by contrast.
@@ -103,10 +106,8 @@ def _contrasts(
     said += warn(model.notes_on_results(image, model.domain(to), options))
     made = {}
     for number, name in enumerate(targets):
-        own = [replace(each, pixels=each.pixels[[number]], notes=said) for each in results]
-        converted = [backs[chosen](each) for each in own]
-        single = len(converted) == 1 and options.variants is None
-        made[name] = converted[0] if single else converted
+        parts = [replace(each, pixels=each.pixels[[number]], notes=said) for each in results]
+        made[name] = _one_or_all([backs[chosen](part) for part in parts], options)
 
     if to is not None and len(targets) == 1:
         return made[targets[0]]
@@ -120,9 +121,16 @@ def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:
     if isinstance(value, (str, Path)):
         return read(value), lambda made: made
     if hasattr(value, "dataobj"):
-        return _from_nibabel(value)
+        name = value.get_filename() or "the nibabel image"
+        voxels = np.asanyarray(value.dataobj)
+        image, voxels_of = _from_voxels(voxels, value.affine, name, value.header)
+        return image, lambda made: _as_nibabel(voxels_of(made), value)
     if hasattr(value, "affine") and isinstance(getattr(value, "data", None), Tensor):
-        return _from_torchio(value)
+        voxels = value.data.movedim(0, -1).numpy()
+        image, voxels_of = _from_voxels(voxels, value.affine, "the torchio image", None)
+        return image, lambda made: type(value)(
+            tensor=torch.from_numpy(voxels_of(made)).movedim(-1, 0), affine=value.affine
+        )
     if hasattr(value, "__array__"):
         return _from_array(value, frame)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
@@ -141,7 +149,10 @@ def _from_array(value: Any, frame: Frame) -> tuple[Image, Back]:
     array = _numbers(value)
     pixels = array if frame.channels > 1 else array[None]
     _expect_shape(array.shape, pixels, frame)
-    _expect_values(pixels, frame)
+    missing = np.isnan(pixels).all(axis=tuple(range(1, pixels.ndim)))
+    if frame.channels == 1 or frame.missing == "refuse":
+        missing[:] = False
+    _expect_usable(pixels[~missing], "the array")
     is_picture = array.dtype.itemsize == 1 or np.nanmax(np.abs(array)) <= 1
     image = Image(
         pixels.astype(np.float32, copy=False),
@@ -173,24 +184,11 @@ def _with_gradients(value: Any, image: Image) -> Tensor | None:
     return torch.where(native.detach() == fixed, native, fixed)
 
 
-def _detached(image: Image) -> Image:
-    """A result as the image of an array, whatever its graph."""
-    if isinstance(image.pixels, Tensor):
-        return replace(image, pixels=image.pixels.detach().numpy())
-    return image
-
-
 def _numbers(value: Any) -> np.ndarray:
     """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
     if isinstance(value, Tensor):
-        if value.is_complex() or value.layout != torch.strided:
-            raise UserError(
-                f"a tensor of {value.dtype}, {value.layout} does not contain intensities",
-                allowed="dense tensors of integers or floats",
-            )
-        host = value.detach().cpu()
-        return (host.float() if host.dtype == torch.bfloat16 else host).numpy()
-
+        value = value.detach().cpu().to_dense()
+        value = value.float() if value.dtype == torch.bfloat16 else value
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         what = f"an array of type {array.dtype} does not contain intensities"
@@ -217,63 +215,34 @@ def _expect_shape(shape: tuple[int, ...], pixels: np.ndarray, frame: Frame) -> N
     )
 
 
-def _expect_values(pixels: np.ndarray, frame: Frame) -> None:
-    """UserError where values are not finite; a contrast that is NaN throughout may mean a missing
-    one.
-    """
-    wrong = ~usable(pixels)
-    lacking = np.isnan(pixels).all(axis=tuple(range(1, pixels.ndim)))
-    if lacking.any() and frame.channels > 1:
-        if frame.missing == "refuse":
-            what = (
-                "all values of a contrast are NaN, but this model was not trained for missing"
-                " contrasts"
-            )
-            raise UserError(what, remedy='train with data.missing = "mask"')
-        wrong[lacking] = False
-
-    count = int(wrong.sum())
+def _expect_usable(pixels: np.ndarray, name: str) -> None:
+    """UserError where values are not finite, or too large."""
+    count = pixels.size - np.count_nonzero(usable(pixels))
     if count:
-        what = f"{count} of {wrong.size} values are {UNUSABLE}"
-        raise UserError(what, remedy="replace them: np.nan_to_num(array, nan=0)")
+        raise UserError(
+            f"{count} of {pixels.size} values of {name} are {UNUSABLE}",
+            remedy="replace them: np.nan_to_num(array, nan=0). A missing contrast may be NaN where the"
+            ' model was trained with data.missing = "mask"',
+        )
 
 
 # ---- images of libraries
 
 
-def _from_nibabel(given: Any) -> tuple[Image, Back]:
-    """An image of nibabel as an `Image`, and the conversion of results back."""
+def _as_nibabel(voxels: np.ndarray, given: Any) -> Any:
+    """Voxels as an image of nibabel like this one, float32."""
     import nibabel as nib
 
-    name = given.get_filename() or "the nibabel image"
-    image, voxels_of = _from_voxels(np.asanyarray(given.dataobj), given.affine, name, given.header)
+    kind = type(given) if getattr(type(given), "makeable", False) else nib.Nifti1Image
+    header = given.header.copy() if kind is type(given) else None
+    if header is not None:
+        header.set_data_dtype(np.float32)
 
-    def back(made: Image) -> Any:
-        kind = type(given) if getattr(type(given), "makeable", False) else nib.Nifti1Image
-        header = given.header.copy() if kind is type(given) else None
-        if header is not None:
-            header.set_data_dtype(np.float32)
-
-        done = kind(voxels_of(made), given.affine, header)
-        if isinstance(done.header, nib.Nifti1Header):  # these fields described the input's values
-            done.header["cal_min"] = done.header["cal_max"] = 0
-            done.header.set_intent("none")
-
-        return done
-
-    return image, back
-
-
-def _from_torchio(given: Any) -> tuple[Image, Back]:
-    """An image of torchio, whose tensor is (1, i, j, k), and the conversion of results back."""
-    voxels = given.data.movedim(0, -1).numpy()
-    image, voxels_of = _from_voxels(voxels, given.affine, "the torchio image", None)
-
-    def back(made: Image) -> Any:
-        tensor = torch.from_numpy(voxels_of(made)).movedim(-1, 0)
-        return type(given)(tensor=tensor, affine=given.affine)
-
-    return image, back
+    done = kind(voxels, given.affine, header)
+    if isinstance(done.header, nib.Nifti1Header):  # these fields described the input's values
+        done.header["cal_min"] = done.header["cal_max"] = 0
+        done.header.set_intent("none")
+    return done
 
 
 def _from_voxels(
@@ -282,28 +251,22 @@ def _from_voxels(
     """An `Image` from voxels (i, j, k), turned upright, and the function from a result to voxels of
     this shape, float32. Axes of one voxel are dropped, as when a file is read.
     """
-    count = int(np.prod(voxels.shape[3:]))
-    if count != 1:
-        what = f"{name} contains {count} volumes (shape {voxels.shape})"
-        raise UserError(what, allowed="one volume", remedy="select one: image.slicer[..., 0]")
-
     shape = (*voxels.shape, 1, 1)[:3]
     place = UPRIGHT if affine is None else np.asarray(affine, dtype=np.float64)
-    if not np.isfinite(place).all() or np.linalg.matrix_rank(place[:3, :3]) < 3:
-        what = f"the affine of {name} is not invertible or not finite"
-        raise UserError(what, remedy="set the true affine")
-    if sum(side > 1 for side in shape) < 2:
-        what = f"{name} has the shape {shape}"
-        raise UserError(what, allowed="two or three sides longer than 1")
+    is_placed = np.isfinite(place).all() and np.linalg.matrix_rank(place[:3, :3]) == 3
+    if np.prod(voxels.shape[3:]) != 1 or sum(side > 1 for side in shape) < 2 or not is_placed:
+        raise UserError(
+            f"{name} is no volume: its shape is {voxels.shape}, its affine {place.tolist()}",
+            allowed="one volume, of which two sides are longer than 1, and an affine with an inverse",
+            remedy="select one of several volumes: image.slicer[..., 0]",
+        )
 
     with np.errstate(over="ignore"):
         upright = np.ascontiguousarray(
             to_upright(_numbers(voxels).reshape(shape), place), dtype=np.float32
         )
     pixels = upright.reshape(1, *(side for side in upright.shape if side > 1))
-    if wrong := unusable_words(pixels):
-        what = f"{name} contains {wrong}"
-        raise UserError(what, remedy="replace them (NaN outside the head is usually 0)")
+    _expect_usable(pixels, name)
 
     def voxels_of(made: Image) -> np.ndarray:
         if made.channels != 1:

@@ -15,7 +15,7 @@ from gantk.formats.files import suffix_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 from gantk.inference.notes import Note
-from gantk.inference.scales import MAX_OF_BYTE, Scales, picture_scale, value_range
+from gantk.inference.scales import Scales, value_range
 
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
 
@@ -42,16 +42,23 @@ class ResultFormat:
         UserError where it cannot hold the target's range, if the user has asked for this format or
         file.
         """
-        notes: list[Note] = []
         if self.suffix and suffix_of(path) != suffix_of(source):
-            image = self._for_other_format(path, image, notes)
+            image = replace(image, dtype=None)
         fitted = self._rounded(path, image)
         if fitted is not None:
-            return path, fitted, notes
+            return path, fitted, []
 
-        tiff = self._tiff_instead_of(path, image, notes)
-        image = replace(image, dtype=None)
-        return tiff, self._rounded(tiff, image) or image, notes
+        low, high, _ = self._range_of(image)
+        what = (
+            f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
+            f" {suffix_of(path)} file cannot hold"
+        )
+        tiff = with_suffix(path, ".tif")
+        if self.suffix or not self.taken or tiff in self.taken or image.channels > 1:
+            remedy = "choose another format: --format tif or --format nii.gz"
+            raise UserError(what, where=str(path), remedy=remedy)
+        self.taken.add(tiff)
+        return tiff, replace(image, dtype=None), [("note", f"{what}, so it is written as .tif")]
 
     def clipped_line(self) -> str:
         """How many values of all results were clipped to the limits of their files; "" for none."""
@@ -99,72 +106,15 @@ class ResultFormat:
         self.clipped.append((beyond, pixels.size, f"{least:g} .. {most:g}"))
         return replace(image, pixels=np.clip(pixels, least, most, out=pixels))
 
-    def _for_other_format(self, path: Path, image: Image, notes: list[Note]) -> Image:
-        """An image for a file of another format than its input, without the type of the input.
-
-        If it is a picture of whole numbers, values in the units of scans, and those of a picture
-        with more bits, are rescaled to it.
-        """
-        written = replace(image, dtype=None)
-        *_, (_, most) = files.writer_of(path, written).limits(path, written)
-        if most == np.inf:
-            return written
-
-        low, high, whole = self._range_of(image)
-        if image.own_scale:
-            if whole and high <= most:
-                return replace(written, dtype=image.dtype)
-            pixels = image.pixels * np.float32(most / high)
-        elif image.affine is None or (whole and low >= 0 and high <= MAX_OF_BYTE):
-            return written
-        else:
-            scale = picture_scale(self.scales.target, self.frame.values.get("target"), most)
-            pixels = np.asarray(scale(image.pixels))
-            line = (
-                f"the values of {self.frame.target} are rescaled to 0 .. {most:g}, because a"
-                f" {suffix_of(path)} file has no units"
-            )
-            notes.append(("note", line))
-
-        dtype = np.dtype(np.uint8 if most <= MAX_OF_BYTE else np.uint16)
-        return replace(written, pixels=pixels, dtype=dtype, own_scale=True)
-
-    def _tiff_instead_of(self, path: Path, image: Image, notes: list[Note]) -> Path:
-        """The TIFF in place of a file whose format cannot hold the range."""
-        low, high, _ = self._range_of(image)
-        what = (
-            f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
-            f" {suffix_of(path)} file cannot hold"
-        )
-        tiff = with_suffix(path, ".tif")
-        if self.suffix or not self.taken or tiff in self.taken or image.channels > 1:
-            remedy = "choose another format: --format tif or --format nii.gz"
-            raise UserError(what, where=str(path), remedy=remedy)
-
-        self.taken.add(tiff)
-        notes.append(("note", f"{what}, so it is written as .tif"))
-        return tiff
-
 
 def expect_file_of(source: Path, target: Path, suffix: str) -> None:
     """UserError where a translation of this file cannot be written as the file `target`."""
-    part = files.series_format(source)
-    kind = part.suffixes[0] if part else suffix_of(source)
-    if suffix and suffix_of(target) != suffix:
-        raise UserError(
-            f"'{target.name}' is not a {suffix} file",
-            where="OUTPUT, --format",
-            remedy="name a folder",
-        )
-
-    if suffix_of(target) not in files.formats():
-        raise UserError(
-            f"gantk cannot write a file with the suffix of '{target.name}'",
-            where="OUTPUT",
-            allowed=kind,
-        )
-
-    if files.is_volume(source) != files.is_volume(target) and not suffix:
+    kind = suffix or suffix_of(source)
+    if part := files.series_format(source):
+        kind = part.suffixes[0]
+    is_known = suffix_of(target) in files.formats()
+    same_kind = bool(suffix) or files.is_volume(source) == files.is_volume(target)
+    if suffix not in ("", suffix_of(target)) or not is_known or not same_kind:
         raise UserError(
             f"a translation of '{source.name}' cannot be written as '{target.name}'",
             where="OUTPUT",

@@ -14,7 +14,6 @@ from gantk.files import write_output
 from gantk.formats.files import sidecar_of
 from gantk.inference.frame import fit_mark
 from gantk.inference.notes import InputCheck, Note
-from gantk.runs.results import Score
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,8 @@ class MadeOf:
     contrast: str  # what it shows, or whose uncertainty
     given: Mapping[str, InputCheck]  # of the images that it is made of, by their contrasts
     model: Mapping[str, str]  # as of `TrainedModel.identity`
-    score: Score | None = None  # the PSNR of such images on held-out patients; None if unknown
     is_uncertainty: bool = False  # whether the image is a map of the uncertainty
     said: tuple[Note, ...] = ()  # about the result
-    shows_skull: bool | None = None  # whether the input does; None if unknown
 
     @property
     def shown(self) -> str:
@@ -78,9 +75,6 @@ class MadeOf:
         }
         if self.model.get("limits"):
             facts["Limits"] = self.model["limits"]
-        if self.score:
-            known = {} if self.score.patients_unknown else {"Number": self.score.n}
-            facts["HeldOutPatients"] = {"PSNR": self.score.value, **known}
         facts["FitsTrainingData"] = {
             name: {"Fits": checked.fits, "Reasons": checked.reasons}
             for name, checked in self.given.items()
@@ -113,8 +107,3 @@ def write_sidecar(path: Path, content: dict[str, Any]) -> None:
     """Write the JSON file beside an image."""
     text = json.dumps(content, indent=2) + "\n"  # ASCII: names need not be UTF-8
     write_output(sidecar_of(path), text.encode())
-
-
-def score_in_words(contrast: str, sources: Sequence[str], score: Score) -> str:
-    """`FLAIR from T1, T2: PSNR 23.1 dB on 5 held-out patients`."""
-    return f"{contrast} from {', '.join(sources)}: PSNR {score.text()} on {score.held_out()}"

@@ -1,5 +1,5 @@
-"""Translates files and folders with a trained model. Results have the format of their input, unless
-an option changes it.
+"""Translates files and folders with a trained model: read, call, write. Results have the format of
+their input, unless an option changes it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from gantk.catalog.catalog import Row, unread_note
-from gantk.catalog.contrasts import known_contrast, result_paths
+from gantk.catalog.catalog import Catalog, Row, unread_note
+from gantk.catalog.contrasts import known_contrast
 from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import json_object, make_folder, sweep
@@ -40,7 +39,7 @@ from gantk.inference.ledger import Ledger
 from gantk.inference.model import TrainedModel
 from gantk.inference.notes import InputCheck, Note, check_result
 from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
-from gantk.inference.sidecar import MadeOf, score_in_words, write_sidecar
+from gantk.inference.sidecar import MadeOf, write_sidecar
 from gantk.plugin.loader import load
 from gantk.progress import Work
 
@@ -49,15 +48,9 @@ ABOUT_SPREAD = (
     " tumours such maps did not show the errors"
 )
 MAX_LISTED = 3  # files in a message
-OVERLAP_BYTES = 1 << 30  # of four images, at most, for reading and writing while the network runs
-
-
-class Read(NamedTuple):
-    """What was read for a job."""
-
-    image: Image  # one image, or the contrasts of a patient on one grid
-    checks: dict[str, InputCheck]  # by contrast
-    shows_skull: bool | None
+OVERLAP_BYTES = (
+    1 << 28
+)  # of an image, at most, for reading and writing others while the network runs
 
 
 class ResultFile(NamedTuple):
@@ -106,7 +99,6 @@ class Translation:
         self.several_contrasts = len(self.contrasts) > 1
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.shared_sidecars: set[Path] = set()  # that several results would have
         self.format = ResultFormat(self.pipeline, self.frame, self.suffix)
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
@@ -124,24 +116,22 @@ class Translation:
         ledger = Ledger(folder, self._identity()) if folder else None
         # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
-            self._sweep(jobs, folder)
+            for place in {file.parent for job in jobs for file in self._files_of(job)}:
+                sweep(place)  # what killed calls left half-written
+            self._expect_own_names(jobs)
             outcomes: dict[Job, Any] = {}
             for job in jobs:
-                outcomes[job] = ledger.results(job) if ledger else None
+                written = self._files_of(job)
+                is_done = ledger is not None and ledger.has(written, job.files)
+                outcomes[job] = [output.path for output in job.outputs] if is_done else None
+                if not is_done:
+                    files.expect_writable(written, self.overwrite)
 
             new = [job for job in jobs if outcomes[job] is None]
             if folder:
                 self.format.taken = {output.path for job in jobs for output in job.outputs}
-                for paths in outcomes.values():
-                    self.format.taken.update(paths or ())
-
-            self._expect_own_names(jobs)
-            for job in new:
-                paths = [output.path for output in job.outputs]
-                files.expect_writable([*paths, *self._sidecars_of(job)], self.overwrite)
             done_before = len(jobs) - len(new)
-            outcomes |= self.translate_jobs(new, ledger, done_before)
-
+            outcomes |= self.translate_jobs(new, done_before)
             return self._finish(outcomes, folder, done_before)
 
     def compare(self, source: Path, target: Path) -> None:
@@ -157,6 +147,8 @@ class Translation:
                     self.notes["warning", line].append(job.name)
         self._say_notes()
 
+    # ---- what is translated
+
     def jobs_of(
         self, source: Path | Mapping[str, Path], target: Path
     ) -> tuple[Sequence[Job], Path | None]:
@@ -165,7 +157,7 @@ class Translation:
             patient = job_of_files(source, self.contrasts)
             if self.several_contrasts:
                 return self._one_job(patient, target), None
-            return self.jobs_of(next(iter(patient.scans.values())).path, target)
+            source = next(iter(patient.scans.values())).path
 
         if not source.exists():
             what = f"there is no file or folder '{source}'"
@@ -189,10 +181,6 @@ class Translation:
 
     def _jobs_below(self, source: Path, target: Path) -> tuple[Sequence[Job], Path | None]:
         """The jobs of a folder or a table, and the folder of results; a DICOM series is one input."""
-        if target.is_symlink() and not target.exists():
-            what = f"'{target}' is a link that leads to no folder"
-            raise UserError(what, where="OUTPUT", remedy="remove the link, or name another folder")
-
         if target.resolve() == source.resolve():
             what = "OUTPUT is the same as INPUT"
             raise UserError(what, where=str(target), remedy="name another folder")
@@ -211,51 +199,28 @@ class Translation:
 
         if self.several_contrasts:
             jobs = jobs_of_cases(catalog, root, self.contrasts)
-            how = f"--from {self.contrasts[0]}=FILE ..."
         else:
             jobs = jobs_of_images(catalog, root, self.contrasts[0])
-            how = "INPUT"
-            self._warn_of_several_patients(catalog)
+        self._say_unused(catalog, root, jobs)
+        if not jobs:
+            what = f"the folder '{source}' contains no images"
+            raise UserError(what, where="INPUT", allowed=files.readable())
 
-        self._say_unused(catalog, root, jobs, how)
-        unread = unread_note(catalog)
-        if unread:
-            self.say(f"note     {unread}")
-        if not self.several_contrasts and [job.scans[self.frame.source].path for job in jobs] == [
-            source
-        ]:
+        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:
             if suffix_of(target) not in files.formats():
                 target = with_suffix(target, self.suffix)
             series = replace(jobs[0], name=source.name)
             return self._with_outputs([series], target, is_file=True), None
 
-        jobs = self._name_results(self._with_outputs(jobs, target), target)
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is not a folder"
             remedy = "name a folder, because INPUT is a folder"
             raise UserError(what, where="OUTPUT", remedy=remedy)
+        return self._name_results(self._with_outputs(jobs, target), target), target
 
-        if not jobs:
-            what = f"the folder '{source}' contains no images"
-            raise UserError(what, where="INPUT", allowed=files.readable())
-
-        return jobs, target
-
-    def _warn_of_several_patients(self, catalog: Sequence[Row]) -> None:
-        """Warn of folders whose scans are of several patients, as headers say."""
-        people = defaultdict(set)
-        for row in catalog:
-            if row.scan.is_series and row.subject:
-                people[row.scan.path].add(row.subject)
-        for folder, found in people.items():
-            if len(found) > 1:
-                self.say(f"warning  '{folder}' has scans of {len(found)} patients")
-
-    def _say_unused(
-        self, catalog: Sequence[Row], root: Path, jobs: Sequence[Job], how: str
-    ) -> None:
+    def _say_unused(self, catalog: Catalog, root: Path, jobs: Sequence[Job]) -> None:
         """Say which images of a folder are not translated, for each reason in a line, and how to name
-        one: `how`.
+        one.
         """
         used = {
             (scan.files, scan.volume)  # the images of a table have other names
@@ -269,11 +234,17 @@ class Translation:
             scan = row.scan_below(root)
             if row.kind not in silent and (scan.files, scan.volume) not in used:
                 unused[_why_unused(row)].append(f"'{scan.name}'")
+
+        how = f"--from {self.contrasts[0]}=FILE ..." if self.several_contrasts else "INPUT"
         for why, names in unused.items():
             self.say(
                 f"note     {count_noun(names, 'image')} not used ({why}): {_first_names(names)} (to"
                 f" translate one, name it: {how})"
             )
+        if unread := unread_note(catalog):
+            self.say(f"note     {unread}")
+
+    # ---- which files this gives
 
     def _with_outputs(
         self, jobs: Sequence[Job], target: Path, *, is_file: bool = False
@@ -281,31 +252,32 @@ class Translation:
         """The jobs with their results, in the folder `target` or in this file; UserError where
         nothing is to be made of any.
         """
-        made = []
         complete: dict[str, UserError] = {}  # why nothing is made, by patient
+        with_outputs = []
         for job in jobs:
-            names = self.outputs
+            contrasts = self.outputs
             try:
                 if self.frame.completes:
-                    names = contrasts_to_make(names, job.candidates, self.to, f"'{job.name}'")
+                    contrasts = contrasts_to_make(
+                        contrasts, job.candidates, self.to, f"'{job.name}'"
+                    )
             except UserError as nothing_missing:
                 complete[job.name] = nothing_missing
                 continue
 
-            for name in names:
+            for name in contrasts:
                 if name in job.candidates:
                     line = f"{name} is there, but is made from the others, because --to asks for it"
                     self.notes["note", line].append(job.name)
+            outputs = self.outputs_of(job, target, contrasts, is_file=is_file)
+            with_outputs.append(replace(job, outputs=outputs))
 
-            outputs = self.outputs_of(job, target, names, is_file=is_file)
-            made.append(replace(job, outputs=outputs))
-
-        if complete and not made:
+        if complete and not with_outputs:
             raise complete.popitem()[1]
         if complete:
             listed = _image_list([*complete], len(jobs), "patients")
             self.say(f"note     left out, because no contrast is missing{listed}")
-        return made
+        return with_outputs
 
     def outputs_of(
         self, job: Job, target: Path, contrasts: Sequence[str], *, is_file: bool = False
@@ -316,21 +288,17 @@ class Translation:
         the folder `target`, named after the input.
         """
         if is_file:
-            several = len(contrasts) > 1
-            paths = {
-                name: with_tail(target, f"_{name}") if several else target for name in contrasts
-            }
+            tails = [f"_{name}" if len(contrasts) > 1 else "" for name in contrasts]
+            paths = [with_tail(target, tail) for tail in tails]
         else:
-            if self._is_one_image(job):
-                paths = result_paths(target, job.name, contrasts)
-            else:
-                paths = {name: target / job.place / job.result_name(name) for name in contrasts}
-            paths = {name: with_suffix(path, self.suffix) for name, path in paths.items()}
-
+            paths = [
+                with_suffix(path, self.suffix)
+                for path in job.result_paths(target, contrasts, self._is_one_image(job))
+            ]
         return tuple(
             Output(with_tail(path, tail), contrast, tail)
             for tail in self.options.tails
-            for contrast, path in paths.items()
+            for contrast, path in zip(contrasts, paths, strict=True)
         )
 
     def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:
@@ -348,7 +316,6 @@ class Translation:
             return list(jobs)
 
         named = []
-        left_out = []
         for job in jobs:
             outputs = []
             for output in job.outputs:
@@ -359,41 +326,32 @@ class Translation:
             if outputs:
                 named.append(replace(job, outputs=tuple(outputs)))
             else:
-                left_out.append(job.name)
-
-        if left_out:
-            self.notes[
-                "note", f"left out, because the name does not contain {self.frame.source}"
-            ] = left_out
+                line = f"left out, because the name does not contain {self.frame.source}"
+                self.notes["note", line].append(job.name)
 
         return named
 
-    def _finish(
-        self, outcomes: dict[Job, Any], folder: Path | None, done_before: int
-    ) -> list[Path]:
-        """Say what was written and return it; the first error is raised, or one that counts those of
-        a folder.
-        """
-        errors = {job: found for job, found in outcomes.items() if isinstance(found, Exception)}
-        if errors and not folder:
-            raise next(iter(errors.values()))
-        written = [path for job in outcomes if job not in errors for path in outcomes[job]]
+    def _files_of(self, job: Job) -> list[Path]:
+        """All files that a job writes: results, and JSON files beside them."""
+        paths = [output.path for output in job.outputs]
+        return paths + [files.sidecar_of(path) for path in paths if self._has_sidecar(path)]
 
-        self._say_notes()
-        if line := self.format.clipped_line():
-            self.say(line)
-        if folder:
-            line = f"written  {count_noun(written, 'file')} to {folder}"
-            if done_before:
-                line += f"; {done_before} of {len(outcomes)} inputs were already translated"
-            self.say(line)
-        else:
-            for path in written:
-                self.say(f"written  {path}")
+    def _expect_own_names(self, jobs: Sequence[Job]) -> None:
+        """UserError where two files of results would have one name, or one that of an input."""
+        inputs = {file.resolve() for job in jobs for file in job.files}
+        for path, count in Counter(path for job in jobs for path in self._files_of(job)).items():
+            if count > 1:
+                what = f"{count} images would be written to the same file '{path.name}'"
+                remedy = "translate them into different folders"
+                raise UserError(what, where="OUTPUT", remedy=remedy)
+            if path.resolve() in inputs:
+                what = "OUTPUT is the same as INPUT"
+                raise UserError(what, where=str(path), remedy="name another file")
 
-        if errors:
-            raise self._failure(errors, len(outcomes))
-        return written
+    def _has_sidecar(self, path: Path) -> bool:
+        """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        is_picture = files.is_image(path) and not files.is_volume(path)
+        return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
     @cached_property
     def _model_identity(self) -> dict[str, str]:
@@ -413,106 +371,45 @@ class Translation:
             "model": self._model_identity,
         }
 
-    def _sweep(self, jobs: Sequence[Job], folder: Path | None) -> None:
-        """Delete what killed calls left half-written beside the results."""
-        places = {output.path.parent for job in jobs for output in job.outputs}
-        if folder:
-            places |= {folder, folder.absolute().parent}
-        for place in places:
-            sweep(place)
+    # ---- read, call, write
 
-    def _expect_own_names(self, jobs: Sequence[Job]) -> None:
-        """UserError where two results would have one name, or one that of an input. A JSON file that
-        would describe several results, as of `p1.nii.gz` and `p1.nrrd`, is not written.
-        """
-        sidecars = Counter(sidecar for job in jobs for sidecar in self._sidecars_of(job))
-        self.shared_sidecars = {path for path, count in sidecars.items() if count > 1}
-        if self.shared_sidecars:
-            names = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
-            self.say(f"note     not written, because several results would share it: {names}")
-
-        paths = Counter(output.path for job in jobs for output in job.outputs)
-        paths.update(sidecars.keys() - self.shared_sidecars)
-        for path, count in paths.items():
-            if count > 1:
-                what = f"{count} images would be written to the same file '{path.name}'"
-                remedy = "translate them into different folders"
-                raise UserError(what, where="OUTPUT", remedy=remedy)
-
-        given = {file.resolve() for job in jobs for file in job.files}
-        for path in paths:
-            if path.resolve() in given:
-                what = "OUTPUT is the same as INPUT"
-                raise UserError(what, where=str(path), remedy="name another file")
-
-    def _sidecars_of(self, job: Job) -> list[Path]:
-        """The JSON files beside the results of a job."""
-        paths = [output.path for output in job.outputs if self._has_sidecar(output.path)]
-        return [files.sidecar_of(path) for path in paths]
-
-    def _has_sidecar(self, path: Path) -> bool:
-        """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
-        if files.sidecar_of(path) in self.shared_sidecars:
-            return False
-        is_picture = files.is_image(path) and not files.is_volume(path)
-        return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
-
-    def _say_notes(self) -> None:
-        """Say the notes that were kept, each with the images that it applies to."""
-        noun = "patients" if self.several_contrasts else "images"
-        for (kind, line), names in self.notes.items():
-            listed = _image_list(names, self.count, noun) if self.count > 1 else ""
-            self.say(f"{kind:9}{line}{listed}")
-        self.notes.clear()
-
-    def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
-        """One error for all inputs, of `count`, that could not be translated."""
-        kind = "patients" if self.several_contrasts else "images"
-        lines = [f"{len(failed)} of {count} {kind} could not be translated:"]
-        for job, error in failed.items():
-            scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
-            lines.append(f"{scan.path}: {error or type(error).__name__}")
-        failure = GantkError("\n  ".join(lines))
-        users_fault = all(isinstance(error, UserError) for error in failed.values())
-        failure.exit_code = 2 if users_fault and len(failed) == count else 1
-        return failure
-
-    def translate_jobs(
-        self, jobs: Sequence[Job], ledger: Ledger | None = None, done_before: int = 0
-    ) -> dict[Job, Any]:
+    def translate_jobs(self, jobs: Sequence[Job], done_before: int = 0) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
-        While the network runs, the next job is read and the last one written, if four images fit
-        into OVERLAP_BYTES. Any other error, and Ctrl-C, stop all jobs once the current result is
-        written.
+        While the network runs, the next job is read and the last one written, unless images are
+        large. Any other error, and Ctrl-C, stop all jobs once the current result is written.
         """
         total = done_before + len(jobs)
         outcomes: dict[Job, Any] = {}
-        ahead: dict[Job, Future] = {}
+        reading: dict[Job, Future] = {}
         writing: dict[Job, Future] = {}
-        last: list[Future] = []
         with (
             Work("translating", total, "file") as work,
             ThreadPoolExecutor(1) as reader,
             ThreadPoolExecutor(1) as writer,
         ):
-            for number, (job, following) in enumerate(zip_longest(jobs, jobs[1:])):
+            for number, job in enumerate(jobs):
                 try:
                     work.advance(done_before + number, f"translating {job.name}")
-                    read = (ahead.pop(job, None) or reader.submit(self._read, job)).result()
-                    overlap = 4 * read.image.pixels.nbytes <= OVERLAP_BYTES
-                    if overlap and following:
-                        ahead[following] = reader.submit(self._read, following)
+                    waiting = reading.pop(job, None) or reader.submit(self._read, job)
+                    image, checks = waiting.result()
+                    is_small = image.pixels.nbytes <= OVERLAP_BYTES
+                    if is_small:
+                        following = jobs[number + 1 : number + 2]
+                        reading |= {each: reader.submit(self._read, each) for each in following}
 
-                    made = self.model(read.image, self.to, self._options_of(job))
-                    results = self._as_files(job, read, made)
-                    del read, made  # the input takes no memory while its result is written
-                    wait(last)
-                    writing[job] = writer.submit(self._write, job, results, ledger)
+                    made = self.model(image, self.to, self._options_of(job))
+                    results = self._as_files(job, image, checks, made)
+                    del (
+                        waiting,
+                        image,
+                        made,
+                    )  # the input takes no memory while its result is written
+                    wait(writing.values())
+                    writing[job] = writer.submit(self._write, job, results)
                     del results
-                    last = [writing[job]]
-                    if not overlap:
-                        wait(last)
+                    if not is_small:
+                        wait(writing.values())
                 except self.FAILURES as error:
                     outcomes[job] = error
 
@@ -524,56 +421,38 @@ class Translation:
 
         return outcomes
 
-    def _read(self, job: Job) -> Read:
-        """The image of a job, checked, with a folder for what does not fit into memory."""
+    def _read(self, job: Job) -> tuple[Image, dict[str, InputCheck]]:
+        """The image of a job, and what is said about each contrast."""
         if job.problem:
             raise job.problem
+        return self._image_of(job)
 
-        read = self._image_of(job)
-        self._note_scores(job)
-        spill = next(folder for folder in job.outputs[0].path.absolute().parents if folder.is_dir())
-        return read._replace(image=replace(read.image, spill=spill))
-
-    def _image_of(self, job: Job) -> Read:
-        """The image of one file, or of the contrasts of a patient on one grid."""
-        scans = job.scans
-        if self._is_one_image(job):
-            source = self.frame.source
-            image, check = self._check_image(job, self.read(scans[source], self.volume))
-            return Read(image, {source: check}, self._shows_skull(image))
-
-        whose = f"'{next(iter(scans.values())).path.parent}'"
-        expect_sources([*scans], self.contrasts, self.outputs, self.frame.missing, whose)
+    def _image_of(self, job: Job) -> tuple[Image, dict[str, InputCheck]]:
+        """The image of one file, or of the contrasts of a patient on one grid, as in the training;
+        and what is said about each contrast, which is kept as notes.
+        """
+        is_one = self._is_one_image(job)
+        if not is_one:
+            whose = f"'{next(iter(job.scans.values())).path.parent}'"
+            missing = self.frame.missing
+            expect_sources([*job.scans], self.contrasts, self.outputs, missing, whose)
         images = {}
         checks = {}
-        for name, scan in scans.items():
+        for name, scan in job.scans.items():
+            contrast = "" if is_one else name
             image = self.read(scan, self.volume)
-            images[name], checks[name] = self._check_image(job, image, name)
+            images[name], checks[name] = self.model.check(image, self.to, contrast)
+            self._keep_notes(job, [checks[name].fit_note(), *checks[name].notes])
+        if self.count == 1:
+            self._say_notes()  # before the work starts
+        if is_one:
+            return images.popitem()[1], checks
+
         image, chosen, resampled = stack_on_one_grid(images, self.contrasts, self.options.onto)
         for name in resampled:
             line = f"{name} is resampled onto the grid of {chosen} by the headers"
             self.notes["note", line].append(job.name)
-        return Read(image, checks, self._shows_skull(images[chosen]))
-
-    def _shows_skull(self, image: Image) -> bool | None:
-        """Whether an image shows the skull; None where no plugin describes results."""
-        if not self.layout or image.dims != 3:
-            return None
-        from gantk.data.skull import shows_skull  # other translations do not need it
-
-        return shows_skull(image)
-
-    def _check_image(self, job: Job, image: Image, contrast: str = "") -> tuple[Image, InputCheck]:
-        """Keep the notes and warnings about an image; returns it as in the training, and what was
-        said. `contrast` is its name where a patient has several.
-        """
-        image, check = self.model.check(image, self.to, contrast)
-        self._keep_notes(job, [check.fit_note(), *check.notes])
-        if self.count == 1:
-            self._say_notes()  # before the work starts
-        elif check.fits == "no":
-            self.say(f"warning  '{job.name}': {FIT}: no; see below")
-        return image, check
+        return image, checks
 
     def _options_of(self, job: Job) -> TranslateOptions:
         """The options for one job, which may make some contrasts only."""
@@ -581,71 +460,60 @@ class Translation:
             return self.options
         return replace(self.options, contrasts=tuple(job.makes))
 
-    def _note_scores(self, job: Job) -> None:
-        """Say how good what is made of a patient is on held-out patients with the same contrasts."""
-        for contrast in job.makes:
-            given = self._given(job.scans, contrast)
-            score = self.model.case_score(given, contrast)
-            if score:
-                self.notes["note", score_in_words(contrast, given, score)].append(job.name)
-
-    def _keep_notes(self, job: Job, notes: Iterable[Note]) -> None:
-        """Keep notes on a job, which are said at the end."""
-        for kind, line in notes:
-            self.notes[kind, line].append(job.name)
-
-    def _as_files(self, job: Job, read: Read, results: Sequence[Image]) -> list[ResultFile]:
+    def _as_files(
+        self,
+        job: Job,
+        image: Image,
+        checks: Mapping[str, InputCheck],
+        results: Sequence[Image],
+    ) -> list[ResultFile]:
         """The results of a job as their files will hold them. Plugins may warn of the result of a
         single image.
         """
         said: list[Note] = []
         if self._is_one_image(job):
-            said = check_result(read.image, results[0], self.pipeline, self.frame)
-        said += self.model.notes_on_results(read.image, self.letter, self._options_of(job))
+            said = check_result(image, results[0], self.pipeline, self.frame)
+        said += self.model.notes_on_results(image, self.letter, self._options_of(job))
         self._keep_notes(job, said)
-        return [self._as_file(job, output, results, read, said) for output in job.outputs]
 
-    def _write(self, job: Job, results: Sequence[ResultFile], ledger: Any) -> list[Path]:
+        fitted = []
+        for output in job.outputs:
+            made_of = MadeOf(
+                output.contrast,
+                {name: checks[name] for name in self._given(checks, output.contrast)},
+                self._model_identity,
+                is_uncertainty=output.tail == "_uncertainty",
+                said=tuple(said),
+            )
+            result = results[self.options.tails.index(output.tail)]
+            pixels = result.pixels
+            if len(self.outputs) > 1:
+                pixels = pixels[[self.outputs.index(output.contrast)]]
+            result = replace(result, pixels=pixels, notes=made_of.lines())
+            path, written, notes = self.format.fit(output.path, result, job.files[0])
+            self._keep_notes(job, notes)
+            fitted.append(ResultFile(path, written, made_of))
+        return fitted
+
+    def _write(self, job: Job, results: Sequence[ResultFile]) -> list[Path]:
         """Write the results of a job; returns their paths."""
-        written = [result.path for result in results]
-        files.expect_writable(written, self.overwrite)
-        for path in written[1:]:  # deletes what an earlier call has left of these
-            if self._has_sidecar(path):
-                files.sidecar_of(path).unlink(missing_ok=True)
-            files.writer_of(path, results[0].image).withdraw(path)
-
+        files.expect_writable([result.path for result in results], self.overwrite)
         for result in results:
-            self._write_file(job, result)
+            self._write_file(job, *result)
+        return [result.path for result in results]
 
-        if ledger:
-            ledger.add(job, written)
-
-        return written
-
-    def _as_file(
-        self, job: Job, output: Output, results: Sequence[Image], read: Read, said: Sequence[Note]
-    ) -> ResultFile:
-        """A result as its file will hold it; `said` of the results."""
-        made_of = self._made_of(output, read, said)
-        result = results[self.options.tails.index(output.tail)]
-        pixels = result.pixels
-        if len(self.outputs) > 1:
-            place = self.outputs.index(output.contrast)
-            pixels = pixels[place : place + 1]
-
-        image = replace(result, pixels=pixels, notes=made_of.lines())
-        path, fitted, notes = self.format.fit(output.path, image, job.files[0])
-        self._keep_notes(job, notes)
-        return ResultFile(path, fitted, made_of)
-
-    def _write_file(self, job: Job, result: ResultFile) -> None:
+    def _write_file(self, job: Job, path: Path, image: Image, made_of: MadeOf) -> None:
         """Write one result and the JSON file beside it; a plugin that names results is told."""
-        path, image, made_of = result
         make_folder(path.parent)
         sources = [job.scans[name].path for name in made_of.given]
         content = None
         if self._has_sidecar(path):
-            content = self._sidecar(job, path, sources, made_of)
+            content = made_of.content(path, sources)
+            if self.layout:
+                scans = job.scans  # one of them has the grid of the results
+                onto = known_contrast(self.options.onto, scans) if self.options.onto else None
+                grid = scans[onto or next(iter(scans))].path
+                content = self.layout.describe(made_of.facts(), sources, grid)
             if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
                 files.sidecar_of(path).unlink(missing_ok=True)
 
@@ -655,34 +523,6 @@ class Translation:
         if self.layout:
             self.layout.after_writing(path, sources, made_of.contrast)
 
-    def _made_of(self, output: Output, read: Read, said: Sequence[Note]) -> MadeOf:
-        """What a result is made of; `said` of the results."""
-        contrast = output.contrast
-        names = self._given([*read.checks], contrast)
-        is_uncertainty = output.tail == "_uncertainty"
-        return MadeOf(
-            contrast,
-            {name: read.checks[name] for name in names},
-            self._model_identity,
-            score=None if is_uncertainty else self.model.case_score(names, contrast),
-            is_uncertainty=is_uncertainty,
-            said=tuple(said),
-            shows_skull=read.shows_skull,
-        )
-
-    def _sidecar(
-        self, job: Job, path: Path, sources: Sequence[Path], made_of: MadeOf
-    ) -> dict[str, Any]:
-        """The JSON file beside a result."""
-        if not self.layout:
-            return made_of.content(path, sources)
-        facts = made_of.facts()
-        if made_of.shows_skull is not None:
-            facts["SkullStripped"] = not made_of.shows_skull
-        scans = job.scans  # one of them has the grid of the results, see `stack_on_one_grid`
-        onto = known_contrast(self.options.onto, scans) if self.options.onto else None
-        return self.layout.describe(facts, sources, scans[onto or next(iter(scans))].path)
-
     def _is_one_image(self, job: Job) -> bool:
         """Whether a job has one image of all contrasts."""
         return [*job.scans] == [self.frame.source]
@@ -690,6 +530,60 @@ class Translation:
     def _given(self, names: Iterable[str], contrast: str) -> list[str]:
         """Of the contrasts of a job those that a contrast is made of."""
         return [name for name in names if not (self.frame.completes and name == contrast)]
+
+    # ---- what is said
+
+    def _keep_notes(self, job: Job, notes: Iterable[Note]) -> None:
+        """Keep notes on a job, which are said at the end."""
+        for kind, line in notes:
+            self.notes[kind, line].append(job.name)
+
+    def _say_notes(self) -> None:
+        """Say the notes that were kept, each with the images that it applies to."""
+        noun = "patients" if self.several_contrasts else "images"
+        for (kind, line), names in self.notes.items():
+            listed = _image_list(names, self.count, noun) if self.count > 1 else ""
+            self.say(f"{kind:9}{line}{listed}")
+        self.notes.clear()
+
+    def _finish(
+        self, outcomes: dict[Job, Any], folder: Path | None, done_before: int
+    ) -> list[Path]:
+        """Say what was written and return it; the first error is raised, or one that counts those of
+        a folder.
+        """
+        failed = {job: found for job, found in outcomes.items() if isinstance(found, Exception)}
+        if failed and not folder:
+            raise next(iter(failed.values()))
+        written = [path for job in outcomes if job not in failed for path in outcomes[job]]
+
+        self._say_notes()
+        if line := self.format.clipped_line():
+            self.say(line)
+        if folder:
+            line = f"written  {count_noun(written, 'file')} to {folder}"
+            if done_before:
+                line += f"; {done_before} of {len(outcomes)} inputs were already translated"
+            self.say(line)
+        else:
+            for path in written:
+                self.say(f"written  {path}")
+
+        if failed:
+            raise self._failure(failed, len(outcomes))
+        return written
+
+    def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
+        """One error for all inputs, of `count`, that could not be translated."""
+        noun = "patients" if self.several_contrasts else "images"
+        lines = [f"{len(failed)} of {count} {noun} could not be translated:"]
+        for job, error in failed.items():
+            scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
+            lines.append(f"{scan.path}: {error or type(error).__name__}")
+        failure = GantkError("\n  ".join(lines))
+        users_fault = all(isinstance(error, UserError) for error in failed.values())
+        failure.exit_code = 2 if users_fault and len(failed) == count else 1
+        return failure
 
 
 def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:

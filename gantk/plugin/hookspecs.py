@@ -181,9 +181,9 @@ def gantk_name_results(files, target, frame, model):
       or None to skip these inputs. `tail` is "-2" or similar for variants, "_uncertainty" for
       uncertainty maps, and "" otherwise.
     * `describe(facts, files, grid)` returns the content of the JSON file beside a result. `facts` is
-      what it should say ("Description", "SyntheticData", "Limits", "HeldOutPatients",
-      "SkullStripped", "FitsTrainingData", "Warnings"), `files` what the result is made of, `grid` the
-      path of the input whose grid it has.
+      what it should say ("Description", "SyntheticData", "Limits",
+      "FitsTrainingData", "Warnings"), `files` what the result is made of, `grid` the path of the
+      input whose grid it has.
     * `after_writing(path, files, contrast)` is called after each result.
     """
 

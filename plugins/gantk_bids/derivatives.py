@@ -96,7 +96,7 @@ class Derivatives:
     def describe(self, facts: dict[str, Any], files: Sequence[Path], grid: Path) -> dict[str, Any]:
         """The sidecar of a result that is made of `files`, on the grid of one of them."""
         beside = json_object(sidecar_of(files[0]))
-        stripped = facts.get("SkullStripped", "desc-brain" in files[0].name)
+        stripped = self.frame.stripped or "desc-brain" in files[0].name
         return {
             **facts,
             "SpatialReference": self._uri(grid),

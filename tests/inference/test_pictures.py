@@ -96,48 +96,6 @@ def test_formats_with_units_keep_the_units_of_the_model(model, head, tmp_path):
     assert median == pytest.approx(538, rel=0.3)  # the model's median of tissue in T2
 
 
-def test_pictures_of_scans_use_the_range_of_the_file(head, tmp_path):
-    values = head.T[:, ::-1, None].astype(np.float32)
-    (tmp_path / "in").mkdir()
-    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "in" / "a.nii.gz")
-    said: list[str] = []
-    for kind, white in (("png", 65535), ("jpg", 255)):
-        out = tmp_path / kind
-        package.translate(
-            *("t1t2", tmp_path / "in", out),
-            to="T2",
-            device="cpu",
-            format=kind,
-            say=said.append,
-        )
-        made = read(out / f"a.{kind}").pixels / white
-        expect_same_brightness(made, values / 255)
-
-    assert any("because a .png file has no units" in line for line in said)
-
-
-@pytest.mark.parametrize(("name", "kind"), [("sixteen.png", "jpg"), ("normalised.tif", "png")])
-def test_another_format_of_a_picture_uses_its_range(folders, tmp_path, name, kind):
-    given = tmp_path / "in"
-    given.mkdir()
-    (given / name).write_bytes((folders[0] / name).read_bytes())
-    package.translate(
-        *("t1t2", given, tmp_path / "out"),
-        to="T2",
-        device="cpu",
-        format=kind,
-        say=lambda line: None,
-    )
-    made = read(tmp_path / "out" / f"{Path(name).stem}.{kind}")
-    before = read(given / name)
-    shares = [
-        image.pixels / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
-        for image in (made, before)
-    ]
-
-    expect_same_brightness(*shares)
-
-
 def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch, head):
     """A model of 8-bit pictures that changes nothing returns 8-bit pictures unchanged."""
     from test_results import Stretched
