@@ -250,7 +250,7 @@ class Pipeline(Scales):
         while first < total:
             work.advance(first)
             native = {number: native[number] for number in native if number >= first - reach}
-            filled = []
+            filled: list[int] = []
             last = first
             while last < total and len(filled) < size:
                 if last not in native:
@@ -277,7 +277,7 @@ class Pipeline(Scales):
                 whole = block.new_empty(last - first, *block.shape[1:])
                 whole[[number - first for number in filled]] = block[: len(filled)]
                 blank = sorted({*range(first, last)} - {*filled})
-                corner = (..., *[slice(1)] * self.frame.dims)
+                corner: Any = (..., *[slice(1)] * self.frame.dims)
                 corners = torch.stack([native[number][corner] for number in blank])
                 levels = [prepare.blank_level(corners, channels)] * count
                 if keep_seen:
@@ -340,7 +340,7 @@ def _lines(
         around = outputs(begin, min(total, part.stop + reach))
         images = around.swapaxes(0, 1) if least is None else around[None]
         made, seen = images.split([images.shape[1] - channels, channels], 1)
-        fitted = []
+        fitted: list[Tensor] = []
         for output in made.chunk(count, 1):
             fitted += fit_lines(output, seen, least_variance(seen) if least is None else least)
         lines = torch.cat(fitted, 1)
