@@ -1,15 +1,10 @@
 """Every figure on a results page is in its record."""
 
 import re
-import sys
 from dataclasses import replace
 
 import pytest
-from tiny import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import recorded  # noqa: E402
+import recorded_figures as recorded
 
 pytestmark = pytest.mark.bench
 INDEX = recorded.RESULTS / "README.md"

@@ -1,7 +1,7 @@
 """Lists the gantk modules that an entry point imports, read from the source without running it.
 
-    python benchmarks/import_closure.py translate run
-    python benchmarks/import_closure.py gantk.api:export gantk.formats.nifti
+    python tests/import_closure.py translate run
+    python tests/import_closure.py gantk.api:export gantk.formats.nifti
 
 An entry is a module, a function (`package.module:function`), or a name in ENTRIES. Counts imports
 at module level, but not under `if TYPE_CHECKING`, and imports inside the function that an entry

@@ -9,7 +9,7 @@ code, must then be a number of these records, rounded as it is shown, or 100 or 
 milliseconds). In a row of a table that begins with `NAME`, only parts of records that hold NAME count,
 if there are any. Records so wide that they accept wrong figures too are refused.
 
-    python benchmarks/recorded.py            # every figure that its records do not have
+    python tests/recorded_figures.py    # every figure that its records do not have
 """
 
 import json
@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 MARK = re.compile(r"^<!-- records: (.+?) -->$", re.M)
 FIGURE = re.compile(r"(?<![\w.])[-−]?\d[\d,]*\.\d+(?![\w.]*\d)")
 FENCES = re.compile(r"^```.*?^```", re.M | re.S)
