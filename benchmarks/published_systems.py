@@ -13,6 +13,7 @@ benchmarks/results/published-systems.json and writes the tables. Nothing is type
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import tomllib
@@ -54,6 +55,7 @@ LONG_WORDS = {
 }
 LENGTHS = ("train.steps", "train.epochs")  # how long a training was is its own column
 WAYS = ("a_to_b", "b_to_a")
+COURSE_STEPS = 8  # of a training that the page shows
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,14 @@ def main() -> None:
         help="for a recipe of ours: whether its training images have true partners, in words",
     )
     add.add_argument("--note", default="")
+    add.add_argument("--cpu-seconds", type=int, help="CPU time, user and system, of all its calls")
     options = parser.parse_args()
     if options.command == "add":
         records = read_records()
         records.append(
             record_of(options.run, options.data, options.test, options.partners)
             | {"interruptions": options.interruptions, "note": options.note}
+            | {"cpu_seconds": options.cpu_seconds}
         )
         RECORDS.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
 
@@ -199,7 +203,25 @@ def record_of(run: Path, data: str, test: str, partners: str) -> dict[str, Any]:
         "differs": {} if partners else differences(name, recipe),
         "scores": kept_scores(metrics.get("metrics", {})),
         "baselines": baselines,
+        "course": course(run),
+        "weights": weights_hash(run),
     }
+
+
+def course(run: Path) -> list[dict[str, Any]]:
+    """The scores of held-out images during the training, each with its step."""
+    lines = (run / "log.jsonl").read_text("utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [
+        {"step": entry["step"], **entry["validation"]} for entry in entries if "validation" in entry
+    ]
+
+
+def weights_hash(run: Path) -> str:
+    """SHA-256 of the weights of the last checkpoint."""
+    last = max((run / "checkpoints").glob("step-*/meta.json"), key=step_of_checkpoint)
+    with last.with_name("weights.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def report_of(recipe: str) -> Report:
@@ -565,7 +587,22 @@ def final_scores(scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
 
 
 def time_in_words(record: dict[str, Any]) -> str:
-    return duration(record["seconds"]) if record["seconds"] else "time not recorded"
+    if not record["seconds"]:
+        return "time not recorded"
+    cpu = record.get("cpu_seconds")
+    return duration(record["seconds"]) + (f" ({duration(cpu)} of CPU time)" if cpu else "")
+
+
+def course_in_words(record: dict[str, Any]) -> str:
+    """The PSNR of held-out images during the training, at no more than eight steps."""
+    entries = record["course"]
+    every = -(-len(entries) // COURSE_STEPS)
+    shown = entries[::every] if (len(entries) - 1) % every == 0 else [*entries[::every], entries[-1]]
+    parts = []
+    for entry in shown:
+        scores = [f"{entry[way]['psnr']:.1f}" for way in WAYS if "psnr" in entry.get(way, {})]
+        parts.append(f"{entry['step']:,}: {' / '.join(scores)}")
+    return f"Held-out PSNR by step: {', '.join(parts)}."
 
 
 def length_in_words(record: dict[str, Any]) -> str:
@@ -595,6 +632,10 @@ def trainings(records: list[dict[str, Any]]) -> str:
                 f"* {way_in_words(key, record)}{style}: {score_in_words(row, full=True)};"
                 f" {verdict(record, key)} ({baselines_in_words(record, key, full=True)})"
             )
+        if any("psnr" in entry.get("a_to_b", {}) for entry in record.get("course", ())):
+            lines += ["", course_in_words(record)]
+        if "weights" in record:
+            lines += ["", f"Commit {record['git']['commit'][:8]}, weights {record['weights'][:16]}."]
         blocks.append("\n".join([*lines, "", "```bash", record["command"], "```", ""]))
     return "\n".join(blocks)
 
