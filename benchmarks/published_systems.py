@@ -597,7 +597,9 @@ def course_in_words(record: dict[str, Any]) -> str:
     """The PSNR of held-out images during the training, at no more than eight steps."""
     entries = record["course"]
     every = -(-len(entries) // COURSE_STEPS)
-    shown = entries[::every] if (len(entries) - 1) % every == 0 else [*entries[::every], entries[-1]]
+    shown = (
+        entries[::every] if (len(entries) - 1) % every == 0 else [*entries[::every], entries[-1]]
+    )
     parts = []
     for entry in shown:
         scores = [f"{entry[way]['psnr']:.1f}" for way in WAYS if "psnr" in entry.get(way, {})]
@@ -635,7 +637,10 @@ def trainings(records: list[dict[str, Any]]) -> str:
         if any("psnr" in entry.get("a_to_b", {}) for entry in record.get("course", ())):
             lines += ["", course_in_words(record)]
         if "weights" in record:
-            lines += ["", f"Commit {record['git']['commit'][:8]}, weights {record['weights'][:16]}."]
+            lines += [
+                "",
+                f"Commit {record['git']['commit'][:8]}, weights {record['weights'][:16]}.",
+            ]
         blocks.append("\n".join([*lines, "", "```bash", record["command"], "```", ""]))
     return "\n".join(blocks)
 

@@ -238,6 +238,7 @@ def evaluate(
     *,
     metrics: Iterable[str] | None = None,
     data: str | Path | None = None,
+    layout: str = "",
     device: str | None = None,
     say: Say = tell,
 ) -> Scores:
@@ -256,6 +257,7 @@ def evaluate(
             intensity mapping of the training. The run folder is not changed. Baselines learn from
             the run's own images, which must still be there; those of a packed model, which has none,
             from `data` itself.
+        layout: the line that says whose each file of `data` is, as in `run`.
         device: as in `run`.
         say: called with each line of output.
 
@@ -266,6 +268,7 @@ def evaluate(
     """
     from tempfile import TemporaryDirectory
 
+    from gantk.data.dataset import layouts_in_words
     from gantk.data.recipe_data import with_test_data, without_training
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
@@ -284,7 +287,7 @@ def evaluate(
     if metrics:
         recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
     model = recipe.check()
-    other = None if data is None else with_test_data(recipe, data)
+    other = None if data is None else with_test_data(recipe, data, layout)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         packing = pack_record(folder)
@@ -315,6 +318,8 @@ def evaluate(
             return scores
 
         parts.data.test_on(other, model.method.target, seen)
+        if read_by := layouts_in_words(parts.data.source):
+            say(f"layout   {read_by}")
         say(f"data     all images of {data} are test images; the run folder is not changed")
         if packing is not None:
             say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")

@@ -543,9 +543,13 @@ def evaluate(
     names = split_names(metrics)
     speak = line_printer(json_file)
     if run:
-        if match or patient or layout or truth_layout:
-            raise click.UsageError("--match, --patient and the layouts need --pred and --truth")
-        scores = api.evaluate(run, metrics=names, data=data, device=device, say=speak)
+        if match or patient or truth_layout:
+            raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
+        if layout and not data:
+            raise click.UsageError("--layout of a RUN needs --data")
+        scores = api.evaluate(
+            run, metrics=names, data=data, layout=layout, device=device, say=speak
+        )
         write_json(json_file, scores, overwrite)
         return
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gantk.catalog.contrasts import usual_contrast
 from gantk.data.sources.source import source_for
-from gantk.recipe.load import Recipe, Settings, load_recipe, mapping
+from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, with_setting
 from gantk.recipe.tables import CheckedRecipe, DataTable, SplitTable
 
 OPTIONS_NAMING_FILES = ("a", "b")
@@ -61,15 +61,23 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     return changed
 
 
-def with_test_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> DataTable:
+def with_test_data(
+    recipe: Recipe, path: str | Path | dict[str, Any], layout: str = ""
+) -> DataTable:
     """The table of `with_data` for images that are only tested: the source resamples those of each
-    patient onto the first domain's grid, if it can.
+    patient onto the first domain's grid, if it can. `layout` says whose each file is; that of the
+    training's own images says nothing of these.
     """
-    table = with_data(recipe, path).check().data
-    source = table.source
-    if source.options.get("onto") == "none":
-        source = replace(source, options=source.options | {"onto": "a"})
-    return table.model_copy(update={"source": source})
+    given = with_data(recipe, path)
+    if layout:
+        given = given.override(with_setting((), "data.source.layout", layout))
+    table = given.check().data
+    options = dict(table.source.options)
+    if options.get("onto") == "none":
+        options["onto"] = "a"
+    if "layout" in options:
+        options["layout"] = layout
+    return table.model_copy(update={"source": replace(table.source, options=options)})
 
 
 def without_training(table: DataTable) -> DataTable:

@@ -103,6 +103,20 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
     assert read_json(out)["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 
+def test_the_layout_that_the_question_proposes_is_the_answer(run, tmp_path, gantk):
+    other = scans(tmp_path / "other", range(20, 22))
+    for kind in ("T1", "T2"):  # deeper than the others
+        volume(other / "raw" / "p24" / f"study1_{kind}W.nii", 999)
+    words = ("eval", run, "--data", other, "--device", "cpu")
+    asked = gantk(*words).refused()
+    line = "[{site}/]{patient}/[{visit}/]*{contrast}*"
+    assert f"--layout '{line}'" in asked
+
+    done = gantk(*words, "--layout", line).ok()
+    (told,) = [said for said in done.out.splitlines() if said.startswith("layout ")]
+    assert line in told
+
+
 @pytest.mark.parametrize("kind", ["run", "packed"])
 def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packed, tmp_path):
     model = {"run": run, "packed": packed}[kind]
