@@ -12,10 +12,10 @@ from gantk.metrics.names import baseline_words
 from gantk.report.words import (
     digits,
     figure_name,
-    interval,
     metric_name,
     number,
     short_time,
+    typographic,
 )
 from gantk.terminal import TextTable, duration
 from gantk_bench.rows import Row
@@ -105,7 +105,7 @@ def spread(line: Line, metric: str) -> str:
     places = line.places(metric)
     if len(scores) > 1:
         return f"{digits(min(scores), places)} to {digits(max(scores), places)}"
-    return interval(line.score(metric), places)
+    return typographic(line.score(metric).interval(places))
 
 
 def named_scores(line: Line) -> str:

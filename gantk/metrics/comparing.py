@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gantk.errors import UserError, join_first
+from gantk.errors import UserError
 from gantk.metrics.intervals import paired_test
-from gantk.metrics.names import short_metric_name, split_region
+from gantk.metrics.names import short_metric_name
 from gantk.metrics.verdict import p_words, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
@@ -34,20 +34,21 @@ class SystemTest(PairedTest):
         """The name of the metric."""
         return self.place[-1]
 
-    def seen_by(self, system: str) -> SystemTest | None:
-        """The test as the gain of a system over the other one; None if it is not of that system."""
-        if system == self.one:
-            return self
-        if system != self.other:
-            return None
-        ends = [-end for end in reversed(self.ci95 or ()) if end is not None]
-        swapped = {"one": system, "other": self.one, "gain": -self.gain, "ci95": ends or None}
-        return self.model_copy(update=swapped)
-
     @property
     def label(self) -> str:
         """The direction; "" where none is given."""
         return self.place[-2] if len(self.place) > 1 else ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether `one` is better."""
+        return Verdict(better=self.gain > 0, best_baseline=self.other, test=self)
+
+    def swapped(self) -> SystemTest:
+        """The same test as the gain of `other`."""
+        gain = Score(value=self.gain, ci95=self.ci95).times(-1)
+        about = {"one": self.other, "other": self.one, "gain": gain.value, "ci95": gain.ci95}
+        return self.model_copy(update=about)
 
 
 @dataclass(frozen=True)
@@ -163,58 +164,39 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[st
     """For each direction which system leads in its first score. These tests are corrected for the
     directions and systems alone, as the first scores of a recipe are.
     """
-    first: dict[Hashable, list[SystemTest]] = {}
+    first: dict[Hashable, tuple[Any, ...]] = {}  # direction -> its first score
     for test in tests:
-        of_direction = first.setdefault(test.place[:-1], [])
-        if not of_direction or of_direction[0].place == test.place:
-            of_direction.append(test)
-
-    _correct_primary([test for of_direction in first.values() for test in of_direction])
-    sentences = []
-    for own in first.values():
-        sentences.append(_sentence(own, units.get(own[0].score, ""), tests))
-    return sentences
+        first.setdefault(test.place[:-1], test.place)
+    _correct_primary([test for test in tests if test.place in first.values()])
+    return [
+        _sentence([test for test in tests if test.place == place], units.get(place[-1], ""))
+        for place in first.values()
+    ]
 
 
-def _sentence(tests: Sequence[SystemTest], unit: str, of_all_scores: Sequence[SystemTest]) -> str:
+def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
-    tests of all pairs of systems on one score; of the other scores, those of whole images in which
-    that system is behind another one.
+    tests of all pairs of systems on one score.
     """
-    gains: dict[str, float] = defaultdict(float)
-    for test in tests:
+    both_ways = [either for test in tests for either in (test, test.swapped())]
+    gains: Counter[str] = Counter()
+    for test in both_ways:
         gains[test.one] += test.gain
-        gains[test.other] -= test.gain
     leader = max(gains, key=gains.__getitem__)  # the largest gain over all others
 
-    clauses = [_clause(test, unit) for test in _seen_by(leader, tests)]
+    clauses = [_clause(test, unit) for test in both_ways if test.one == leader]
     place = f"{tests[0].label}: " if tests[0].label else ""
-    sentence = f"{place}{leader} is {'; '.join(clauses)}."
-    behind = {
-        short_metric_name(test.score): True
-        for test in _seen_by(leader, of_all_scores)
-        if test.place[:-1] == tests[0].place[:-1]
-        and test.gain < 0
-        and not split_region(test.score)[1]
-    }
-    return f"{sentence} In {join_first([*behind])} it is behind." if behind else sentence
-
-
-def _seen_by(system: str, tests: Sequence[SystemTest]) -> list[SystemTest]:
-    """The tests of a system, as its gains over the others."""
-    return [seen for test in tests if (seen := test.seen_by(system))]
+    return f"{place}{leader} is {'; '.join(clauses)}."
 
 
 def _clause(test: SystemTest, unit: str) -> str:
     """`better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8)`."""
-    verdict = Verdict(better=test.gain > 0, test=test)
-    words = f"no better than {test.other}"
-    if verdict.better:
-        words = verdict_words(verdict, rivals=test.other)
+    verdict = test.verdict
+    words = verdict_words(verdict, test.other) if verdict.better else f"no better than {test.other}"
     gain = Score(value=test.gain, ci95=test.ci95, n=test.n, unit=unit)
     by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}".rstrip()
-    chance = p_words(verdict)
-    return f"{words} ({by}, {gain.sample()}{f'; {chance}' if chance else ''})"
+    figures = "; ".join(filter(None, [f"{by}, {gain.sample()}", p_words(verdict)]))
+    return f"{words} ({figures})"
 
 
 def add_tests(results: Results) -> None:

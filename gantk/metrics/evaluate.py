@@ -25,7 +25,7 @@ from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
 from gantk.metrics.names import CEILING, short_metric_name, title_of
-from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.pair_scores import PairScorer, References, alarm_of_foreground
 from gantk.metrics.pairs import Metric, PairMetric
 from gantk.metrics.references import (
     MAX_CURVE_IMAGES,
@@ -39,7 +39,7 @@ from gantk.metrics.samples import SampleBatch, Samples, difference
 from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
-from gantk.metrics.verdict import alarm_of_foreground, pair_verdict, set_verdict
+from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import Part, bind_or_raise
 from gantk.progress import Work
@@ -369,7 +369,7 @@ class Scorer:
                 lines=score_pairs(results, key, self.pairs, made, baselines, references),
                 higher_is_better=self.pairs.higher_is_better,
             )
-            alarm = alarm_of_foreground(results.metrics[key], references.foreground)
+            alarm = alarm_of_foreground(references.foreground)
             if alarm:
                 results.alarms[key] = alarm
         else:

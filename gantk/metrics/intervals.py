@@ -1,5 +1,5 @@
-"""Means over patients with 95 % intervals, from resampling patients, and the test of two systems; fewer than `MIN_PATIENTS` have no
-interval.
+"""Means over patients with 95 % intervals, from resampling patients, and the test of two systems;
+fewer than `MIN_PATIENTS` have no interval.
 
 Images whose patient is unknown ("") may be of one head: with any of them the number of patients is
 unknown, and there is no interval and no test.
@@ -8,12 +8,12 @@ unknown, and there is no interval and no test.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gantk.data.test_size import least_patients
-from gantk.errors import UserError
 from gantk.runs.results import PairedTest, Score
 
 # with fewer no sign-flip p is below 0.05, and resampling repeats the same few values
@@ -44,7 +44,7 @@ MAX_EXACT_PATIENTS = 20
 FLIPS = 20_000
 
 Interval = list[float | None] | None
-Values = Sequence[float] | np.ndarray
+Values = Sequence[float] | np.ndarray | pd.Series
 
 
 def metric_score(
@@ -72,8 +72,7 @@ def head_numbers(patients: Sequence[str]) -> np.ndarray:
     """The number (N,) of each image's patient, in order of appearance; all unknown ones ("") share
     one.
     """
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in patients], dtype=int)
+    return pd.factorize(np.array(patients, dtype=object))[0]
 
 
 def count_patients(patients: Sequence[str]) -> int | None:
@@ -97,17 +96,17 @@ def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
     means = patient_means(values, patients)
     if not len(means):
         return Score(value=None, ci95=None, n=0, **about)
-
+    value = float(means.mean())
     if "" in patients:
-        value = float(means.mean())
         return Score(value=value, ci95=None, n=1, patients_unknown=True, **about)
+
     ci95 = None
     if len(means) >= MIN_PATIENTS:
         drawn = means[bootstrap_draws(len(means))].mean(axis=1)
         ci95 = np.percentile(drawn, [2.5, 97.5]).tolist()
     elif len(means) > 1:
         about["range"] = [float(means.min()), float(means.max())]
-    return Score(value=float(means.mean()), ci95=ci95, n=len(means), **about)
+    return Score(value=value, ci95=ci95, n=len(means), **about)
 
 
 def probability_better(gains: np.ndarray) -> float | None:
@@ -122,15 +121,9 @@ def probability_better(gains: np.ndarray) -> float | None:
 
 
 def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
-    """The mean of each patient's values without nan, for patients with any value."""
-    if len(values) != len(patients):
-        raise UserError(f"{len(values)} values do not fit the patients of {len(patients)} images")
-    scores = np.asarray(values, dtype=float)
-    numbers = head_numbers(patients)
-    known = ~np.isnan(scores)
-    sums = np.bincount(numbers[known], scores[known])
-    counts = np.bincount(numbers[known])
-    return sums[counts > 0] / counts[counts > 0]
+    """The mean of each patient's values without nan, for patients with any value, in their order."""
+    table = pd.Series(np.asarray(values, dtype=float))
+    return table.groupby(head_numbers(patients)).mean().dropna().to_numpy()
 
 
 def mean_score(values: Values, patients: Sequence[str]) -> float | None:
@@ -225,12 +218,11 @@ def paired_test(gains: Values) -> PairedTest | None:
     below six patients, where no difference can be told from chance.
     """
     values = np.asarray(gains, dtype=float)
-    if len(values) < 2:
+    count = len(values)
+    if count < 2:
         return None
-    mean = estimate(values, [str(patient) for patient in range(len(values))])
-    return PairedTest(
-        n=len(values), gain=cast(float, mean.value), ci95=mean.ci95, p=sign_flip_p(values)
-    )
+    mean = estimate(values, [*map(str, range(count))])
+    return PairedTest(n=count, gain=float(values.mean()), ci95=mean.ci95, p=sign_flip_p(values))
 
 
 def sign_flip_p(gains: np.ndarray) -> float:

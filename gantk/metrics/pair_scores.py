@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,13 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, mean_score, metric_score
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
-from gantk.metrics.pairs import LesionContrast, MapMetric, PairMetric
+from gantk.metrics.pairs import LesionContrast, PairMetric
 from gantk.metrics.table import COLUMNS, MODEL, trouble
 from gantk.progress import track
 from gantk.runs.results import Score
 
 NOTHING = Score(value=None, ci95=None, n=0)
+MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
@@ -55,7 +55,7 @@ class PairScorer:
     """Scores outputs against their references by every pair metric, in every region that is known
     and selected.
 
-    Computes on `device` and returns numbers on the CPU. UserError if a metric has no region to be
+    Computes on `device` and returns a table on the CPU. UserError if a metric has no region to be
     scored in.
     """
 
@@ -75,100 +75,77 @@ class PairScorer:
         self.left_out = {name: score for name, score in too_small.items() if score}
         self.metrics = [metric for metric in metrics if metric.name not in self.left_out]
         self.low = low
-        self.dims = dims
         self.batch = batch
         self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        whole_only = [metric.name for metric in self.metrics if not metric.in_mask]
-        self._expect_regions(whole_only)
+        of_regions = [metric for metric in self.metrics if metric.in_mask]
+        if "" not in self.suffixes:
+            of_none = [each.name for each in self.metrics if not (self.suffixes and each.in_mask)]
+            if of_none or not self.suffixes:
+                what = f"evaluate.regions leaves no region to score {', '.join(of_none)} in"
+                allowed = [*SUFFIXES]
+                raise UserError(
+                    what, where="evaluate.regions", allowed=allowed, remedy='add "whole"'
+                )
+
         self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
-            for metric in self.metrics:
-                if not suffix or metric.name not in whole_only:
-                    self.rows_of[metric.name + suffix] = (metric, suffix)
-
+            for metric in of_regions if suffix else self.metrics:
+                self.rows_of[metric.name + suffix] = metric, suffix
         self.contrast = LesionContrast(data_range, dims)
-        if LESION in self.suffixes and len(whole_only) < len(self.metrics):
-            self.rows_of[self.contrast.name] = (self.contrast, LESION)
-
+        if LESION in self.suffixes and of_regions:
+            self.rows_of[self.contrast.name] = self.contrast, LESION
         self.higher_is_better = {
             name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()
         }
-
-    def _expect_regions(self, whole_only: Sequence[str]) -> None:
-        """UserError where no region is selected, or not the whole image that these metrics score."""
-        what = "evaluate.regions names no region"
-        if whole_only:
-            what = f"the metric '{whole_only[0]}' cannot be limited to a region"
-        if not self.suffixes or (whole_only and "" not in self.suffixes):
-            allowed = list(SUFFIXES)
-            raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
 
     def __call__(
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL
     ) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
-        found: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-        finite = []
+        parts = []
         for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)
             made = output[part].to(self.device)
-            finite.append(made.isfinite().flatten(1).all(1))
-            for key, scores in self._scores_of_batch(made, references, part):
-                found[key].append(scores)
-
-        rows = [name for name in self.rows_of if ("value", name) in found]
-        if not rows:
+            finite = made.isfinite().flatten(1).all(1).cpu().numpy()
+            numbers = np.arange(first, first + len(made))
+            for row, value, corrected in self._scores_of_batch(made, references, part):
+                columns = {"value": _numbers(value), "corrected": _numbers(corrected)}
+                known = {"metric": row, "finite": finite, "number": numbers}
+                parts.append(pd.DataFrame(known | columns))
+        if not parts:
             return pd.DataFrame(columns=COLUMNS)
 
-        def column(kind: str) -> np.ndarray:
-            """The scores of all images by the first metric, then by the next one."""
-            unknown = [torch.full((len(output),), torch.nan)]
-            parts = [torch.cat(found.get((kind, name), unknown)).cpu() for name in rows]
-            return torch.cat(parts).double().numpy()
-
+        table = pd.concat(parts).sort_values(
+            "metric", key=lambda names: names.map([*self.rows_of].index), kind="stable"
+        )
         names = range(len(output)) if references.names is None else references.names
-        lines = {
-            "direction": direction,
-            "system": system,
-            "metric": np.repeat(rows, len(output)),
-            "region": np.repeat([split_region(name)[1] or "whole" for name in rows], len(output)),
-            "image": [*map(str, names)] * len(rows),
-            "patient": [*references.patients] * len(rows),
-            "value": column("value"),
-            "corrected": column("corrected"),
-            "finite": np.tile(torch.cat(finite).cpu().numpy(), len(rows)),
-        }
-        return pd.DataFrame(lines)
+        table["image"] = np.array([*map(str, names)], dtype=object)[table.number]
+        table["patient"] = np.array(references.patients, dtype=object)[table.number]
+        table["region"] = [split_region(name)[1] or "whole" for name in table.metric]
+        return table.assign(direction=direction, system=system)[COLUMNS].reset_index(drop=True)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
-    ) -> Iterator[tuple[tuple[str, str], Tensor]]:
-        """Yield the scores (n,) of some images by their kind and row."""
-        real = references.images[part].to(self.device)
-        masks: dict[str, Tensor | None] = {}
+    ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """Yield rows with their scores (n,) of some images, before and after the linear correction."""
         known = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
-        for suffix in self.suffixes:
-            mask = known[suffix]
-            if mask is not None:
-                masks[suffix] = mask[part].to(self.device)
-            elif not suffix:
-                masks[suffix] = None
-
+        masks = {
+            suffix: mask if mask is None else mask[part].to(self.device)
+            for suffix, mask in known.items()
+            if suffix in self.suffixes and (mask is not None or not suffix)
+        }
+        real = references.images[part].to(self.device)
+        images = {}  # by unit: outputs and references
         units = references.units
         if units is not None and any(metric.of_unit == units.name for metric in self.metrics):
-            native_made = units.native(made, part.start)
-            native_real = units.native(real, part.start)
-            yield from self._scores("value", native_made, native_real, masks, units.name)
+            images[units.name] = units.native(made, part.start), units.native(real, part.start)
 
         # Metrics count from black: SSIM's luminance term means nothing where intensities change
         # sign.
         made = made - self.low
         real = real - self.low
-        yield from self._scores("value", made, real, masks)
-        if self.contrast.name in self.rows_of and LESION in masks:
-            yield ("value", self.contrast.name), self.contrast(made, real, masks[LESION])
-
+        images[""] = made, real
         # a line that also had to fit the head would lift the air, of which SSIM then sees nothing
         # but the offset
         inside = references.foreground
@@ -177,32 +154,21 @@ class PairScorer:
         else:
             inside = inside[part].to(self.device)
             corrected = torch.where(inside, linearly_corrected(made, real, inside), made)
-        masks.pop(LESION, None)
-        yield from self._scores("corrected", corrected, real, masks)
 
-    def _scores(
-        self,
-        kind: str,
-        made: Tensor,
-        real: Tensor,
-        masks: dict[str, Tensor | None],
-        unit: str = "",
-    ) -> Iterator[tuple[tuple[str, str], Tensor]]:
-        """Yield the scores by every metric of this unit and in every region."""
         for metric in self.metrics:
-            if metric.of_unit != unit:
+            regions = masks if metric.in_mask else {"": None}
+            if metric.of_unit not in images:
                 continue
+            values = _in_regions(metric, *images[metric.of_unit], regions)
+            after: dict[str, Tensor] = {}
+            if not metric.of_unit:
+                of_tissue = {suffix: mask for suffix, mask in regions.items() if suffix != LESION}
+                after = _in_regions(metric, corrected, real, of_tissue)
+            for suffix, value in values.items():
+                yield metric.name + suffix, value, after.get(suffix)
 
-            regions = {
-                suffix: mask for suffix, mask in masks.items() if not suffix or metric.in_mask
-            }
-            if isinstance(metric, MapMetric):  # one map serves all regions
-                means = metric.means(made, real, [*regions.values()])
-                for suffix, mean in zip(regions, means, strict=True):
-                    yield (kind, metric.name + suffix), metric.of_mean(mean)
-            else:
-                for suffix, mask in regions.items():
-                    yield (kind, metric.name + suffix), _one_per_image(metric, made, real, mask)
+        if self.contrast.name in self.rows_of and LESION in masks:
+            yield self.contrast.name, self.contrast(made, real, masks[LESION]), None
 
     def scores(self, lines: pd.DataFrame, above: str = "") -> dict[str, Score]:
         """The scores of a system over all images, by name. `above`: of the references."""
@@ -220,23 +186,45 @@ class PairScorer:
         if problem:
             return metric_score(metric, NOTHING, 0, f"{definition}/not-computed: {problem}")
 
-        patients = lines["patient"].to_list()
-        values = lines["value"].to_numpy()
-        gap = mean_score(lines["corrected"].to_numpy(), patients)
-        count = int(np.count_nonzero(~np.isnan(values)))
-        return metric_score(metric, estimate(values, patients), count, definition, gap)
+        patients = [*lines.patient]
+        corrected = mean_score(lines.corrected, patients)
+        found = estimate(lines.value, patients)
+        return metric_score(metric, found, int(lines.value.count()), definition, corrected)
 
 
-def _one_per_image(metric: PairMetric, made: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
-    """The scores (n,) of images by a metric; UserError where it returns something else."""
-    scores = metric(made, real) if mask is None else metric(made, real, mask)
-    if scores.shape != (len(made),):
-        raise UserError(
-            f"the metric '{metric.name}' returns {tuple(scores.shape)} for {len(made)} images",
-            where="evaluate.metrics",
-            allowed="one number per image: (N,)",
-        )
-    return scores
+def _numbers(scores: Tensor | None) -> Any:
+    return np.nan if scores is None else scores.cpu().double().numpy()
+
+
+def _in_regions(
+    metric: PairMetric, made: Tensor, real: Tensor, regions: Mapping[str, Tensor | None]
+) -> dict[str, Tensor]:
+    """The scores (n,) of images by a metric in each region; UserError where it returns something
+    else.
+    """
+    found = dict(zip(regions, metric.in_regions(made, real, [*regions.values()]), strict=True))
+    for scores in found.values():
+        if scores.shape != (len(made),):
+            what = (
+                f"the metric '{metric.name}' returns {tuple(scores.shape)} for {len(made)} images"
+            )
+            allowed = "one number per image: (N,)"
+            raise UserError(what, where="evaluate.metrics", allowed=allowed)
+    return found
+
+
+def alarm_of_foreground(foreground: Tensor | None) -> str | None:
+    """A warning if the foreground, a mask of the images, is larger than a head in air can be; else
+    None.
+    """
+    share = 0.0 if foreground is None else float(foreground.float().mean())
+    if share <= MAX_FOREGROUND:
+        return None
+    return (
+        f"{share:.0%} of all pixels count as foreground. Scans of heads have air around them: check"
+        " data.intensity. Of pictures without a dark background score the whole image only:"
+        ' evaluate.regions = ["whole"]'
+    )
 
 
 def foreground(*images: tuple[Tensor, Sequence[float]]) -> Tensor:

@@ -85,6 +85,15 @@ class PairMetric(Metric):
             inside = None if mask is None else (mask > 0).expand_as(output)
             return self._score(output.float(), reference.float(), inside)
 
+    def in_regions(
+        self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """The score over each mask (None: the whole image): (N,) each."""
+        return [
+            self(output, reference) if mask is None else self(output, reference, mask)
+            for mask in masks
+        ]
+
     def expect_size(self, size: Sequence[int]) -> None:
         """Raise a UserError if images of this size cannot be scored."""
         if min(size) < self.smallest:
@@ -121,17 +130,17 @@ class PairMetric(Metric):
 class MapMetric(PairMetric):
     """A score computed from the mean of a map: one map serves all regions."""
 
-    def means(
+    def in_regions(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """The map's mean over each mask (None: the whole image): (N,) each."""
+        """The score over each mask (None: the whole image): (N,) each."""
         with self._comparison(output, reference):
             found = self._map(output.float(), reference.float())
             insides = [
                 self._on_map(None if mask is None else (mask > 0).expand_as(output))
                 for mask in masks
             ]
-            return [region_mean(found, inside) for inside in insides]
+            return [self.of_mean(region_mean(found, inside)) for inside in insides]
 
     def of_mean(self, mean: Tensor) -> Tensor:
         """The score for a map's mean."""

@@ -13,21 +13,30 @@ from typing import Any
 import pandas as pd
 
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
-from gantk.metrics.rows import (
-    ScoreRow,
-    main_rows,
-    pairs_sentence,
-    result_sentence,
-)
+from gantk.metrics.rows import list_scores, main_rows, pairs_sentence, result_sentence
 from gantk.metrics.table import table_of
-from gantk.metrics.verdict import Tone, verdict_words
+from gantk.metrics.verdict import Tone
 from gantk.recipe.published import PublishedSystem
-from gantk.runs.results import NO_VALUE, Results, Score, number_text
+from gantk.runs.results import NO_VALUE, Results, Score
 from gantk.terminal import LINE_WIDTH, TextTable
 
 LABEL_WIDTH = 9
-HEADERS = ("direction", "score", "model", "baseline", "difference", "verdict")
-HEADERS_WITHOUT_BASELINES = ("direction", "score", "value", "95 % interval", "tested")
+# column of `gantk.metrics.rows` -> its heading
+BESIDE_BASELINES = {
+    "direction": "direction",
+    "name": "score",
+    "value": "model",
+    "baseline": "baseline",
+    "difference": "difference",
+    "short_verdict": "verdict",
+}
+WITHOUT_BASELINES = {
+    "direction": "direction",
+    "name": "score",
+    "value": "value",
+    "interval": "95 % interval",
+    "sample": "tested",
+}
 COLOURS: dict[Tone, str] = {"good": "green", "near": "", "bad": "bold red", "": ""}
 
 
@@ -54,23 +63,30 @@ def summary_lines(results: Results) -> Iterator[str]:
     if sentence:
         yield with_label("result", sentence)
 
-    # all scores of the foreground are in the report
-    rows = [row for own in main_rows(results).values() for row in own]
-    titles = _titles(rows, results)
-    if any(row.tone for row in rows):
-        cells = [(title, *_cells(row)) for title, row in zip(titles, rows, strict=True)]
-        yield TextTable(HEADERS, cells, [COLOURS[row.tone] for row in rows])
-        names = dict.fromkeys(row.baseline_name for row in rows if row.baseline_name)
+    rows = main_rows(results)  # all scores of the foreground are in the report
+    rows.loc[rows.direction == rows.direction.shift(), "direction"] = ""
+    if (rows.tone != "").any():
+        rows["difference"] = (rows.difference + " " + rows.difference_interval).str.rstrip()
+        yield TextTable(
+            tuple(BESIDE_BASELINES.values()),
+            _cells(rows, BESIDE_BASELINES),
+            [*rows.tone.map(COLOURS)],
+        )
+        names = rows.baseline_name[rows.baseline_name != ""].unique()
         yield with_label("baseline", f"the best one for each score: {join_words([*names])}")
-    elif rows:
-        cells = [(title, *_plain_cells(row)) for title, row in zip(titles, rows, strict=True)]
-        yield TextTable(HEADERS_WITHOUT_BASELINES, cells)
+    elif len(rows):
+        rows["interval"] = rows.interval.replace("", NO_VALUE)
+        yield TextTable(tuple(WITHOUT_BASELINES.values()), _cells(rows, WITHOUT_BASELINES))
 
     needs_pairs = pairs_sentence(results)
     if needs_pairs:
         yield with_label("note", needs_pairs)
 
     yield from _remarks(results)
+
+
+def _cells(rows: pd.DataFrame, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
+    return [*rows[[*columns]].itertuples(index=False, name=None)]
 
 
 def published_lines(results: Results, system: PublishedSystem | None) -> Iterator[str]:
@@ -100,32 +116,6 @@ def with_label(label: str, text: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{indent.join(wrapped)}"
 
 
-def _titles(rows: list[ScoreRow], results: Results) -> list[str]:
-    """The title of each row's direction, once for all its rows."""
-    titles = []
-    before = None
-    for row in rows:
-        titles.append(title_of(row.key, results.domains) if row.key != before else "")
-        before = row.key
-    return titles
-
-
-def _cells(row: ScoreRow) -> tuple[str, ...]:
-    """A row of the table of scores beside a baseline's."""
-    verdict = verdict_words(row.verdict, short=True) if row.tone else ""
-    size, sense = row.difference()
-    decimals = row.score.decimals
-    text = f"{number_text(size.value, decimals)} {sense} {size.interval(decimals)}".rstrip()
-    difference = "equal" if sense == "equal" else text
-    return row.name, row.score.text(), row.baseline or NO_VALUE, difference, verdict
-
-
-def _plain_cells(row: ScoreRow) -> tuple[str, ...]:
-    """A row of the table of scores without a baseline, such as those of files against files."""
-    score = row.score
-    return row.name, score.text(), score.interval() or NO_VALUE, score.sample()
-
-
 def _remarks(results: Results) -> Iterator[str]:
     """Warnings of scores, alarms, and the scores of real images."""
     for key, scores in results.metrics.items():
@@ -134,16 +124,11 @@ def _remarks(results: Results) -> Iterator[str]:
         if key in results.alarms:
             yield with_label("warning", f"{title}: {results.alarms[key]}")
 
-        ceiling = _list_scores(results.baselines.get(CEILING, {}).get(key, {}))
-        if ceiling:
-            what = f"{title}: real images of other patients reach {ceiling}"
+        ceiling = results.baselines.get(CEILING, {}).get(key, {})
+        known = {name: score for name, score in ceiling.items() if score.value is not None}
+        if known:
+            what = f"{title}: real images of other patients reach {list_scores(known)}"
             yield with_label("note", f"{what}, which is the best that can be expected")
-
-
-def _list_scores(scores: Mapping[str, Score]) -> str:
-    """`PSNR 24.51 dB, SSIM 0.853`: the scores that have a value."""
-    known = {metric: score for metric, score in scores.items() if score.value is not None}
-    return ", ".join(f"{short_metric_name(metric)} {each.text()}" for metric, each in known.items())
 
 
 def _score_warnings(title: str, scores: Mapping[str, Score]) -> Iterator[str]:

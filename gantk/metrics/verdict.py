@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.metrics.intervals import (
@@ -19,13 +18,12 @@ from gantk.metrics.intervals import (
     patient_means,
     probability_better,
 )
-from gantk.metrics.names import CEILING, FOREGROUND, baseline_words, needs_pairs
+from gantk.metrics.names import CEILING, baseline_words, needs_pairs
 from gantk.metrics.table import MODEL, trouble
-from gantk.runs.results import PairedTest, Score, Verdict
+from gantk.runs.results import Score, Verdict
 
-# of scores of sets in old results, which state no p-value
-MIN_PROBABILITY_BETTER = 0.95
-MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
+BY_CHANCE = "perhaps by chance"
+SHORT_WORDS = {"good": "better", "bad": "not better", "": ""}
 
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
@@ -42,7 +40,10 @@ def tone_of(verdict: Verdict) -> Tone:
         return ""
     if not verdict.better:
         return "bad"
-    return "good" if _is_significant(verdict) else "near"
+    p, _ = _deciding_p(verdict)
+    patients = tested_patients(verdict)
+    is_enough = patients is None or patients >= MIN_PATIENTS
+    return "good" if is_enough and p is not None and p < SIGNIFICANCE else "near"
 
 
 def tested_patients(verdict: Verdict) -> int | None:
@@ -52,52 +53,65 @@ def tested_patients(verdict: Verdict) -> int | None:
     return verdict.patients if verdict.test is None else verdict.test.n
 
 
-def _deciding_p(test: PairedTest) -> tuple[float, int | None]:
-    """The p-value of a test that decides, and for how many comparisons it is corrected."""
+def _deciding_p(verdict: Verdict) -> tuple[float | None, int]:
+    """The p-value that decides, and for how many comparisons it is corrected; 1 if not known."""
+    test = verdict.test
+    if test is None:
+        return verdict.holm, 1
     if test.primary_p is not None:
-        return test.primary_p, test.primary_of
-    return (test.p, 1) if test.holm is None else (test.holm, test.of)
+        return test.primary_p, test.primary_of or 1
+    return (test.p, 1) if test.holm is None else (test.holm, test.of or 1)
 
 
-def _comparisons(verdict: Verdict) -> int:
-    """For how many comparisons the p-value that decides is corrected; 1 where that is not known."""
-    return (_deciding_p(verdict.test)[1] or 1) if verdict.test else 1
-
-
-def _is_significant(verdict: Verdict) -> bool:
-    """Whether a difference is unlikely to be chance; with few patients it always may be."""
-    p = _deciding_p(verdict.test)[0] if verdict.test else verdict.holm
-    patients = tested_patients(verdict)
-    if patients is not None and patients < MIN_PATIENTS:
-        return False
+def deciding_words(verdict: Verdict) -> str:
+    """The p-value that decides: `p = 0.094, sign-flip test, corrected for 2 comparisons`; "" without
+    any.
+    """
+    p, comparisons = _deciding_p(verdict)
     if p is None:
-        return (verdict.probability or 0.0) >= MIN_PROBABILITY_BETTER
-    return p < SIGNIFICANCE
+        return ""
+    if verdict.test is None:
+        return f"p = {p:.2g}, corrected for all comparisons"
+    corrected = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
+    return f"p = {p:.2g}, sign-flip test{corrected}"
 
 
 def p_words(verdict: Verdict) -> str:
-    """Why a lead can be chance: `p = 0.094, sign-flip test, corrected for 2 comparisons`; "" for other
-    verdicts, and where too few patients were tested for any p.
+    """`deciding_words` of a lead that can be chance; "" for other verdicts, and where too few patients
+    were tested for any p.
     """
+    is_chance = tone_of(verdict) == "near" and _reason(verdict) == BY_CHANCE
+    return deciding_words(verdict) if is_chance else ""
+
+
+def _reason(verdict: Verdict) -> str:
+    """Why a lead is not significant."""
     patients = tested_patients(verdict)
-    too_few = patients is not None and patients < least_patients(_comparisons(verdict))
-    if tone_of(verdict) != "near" or too_few:
-        return ""
-    if verdict.test is not None:
-        return deciding_words(verdict.test)
-    return "" if verdict.holm is None else f"p = {verdict.holm:.2g}{_correction(None)}"
+    _, comparisons = _deciding_p(verdict)
+    if patients == 0:
+        return "patients unknown"
+    if patients is not None and patients < least_patients(comparisons):
+        were = "was" if patients == 1 else "were"
+        return f"{needed_patients(comparisons)} patients are needed, {patients} {were} tested"
+    return BY_CHANCE
 
 
-def deciding_words(test: PairedTest) -> str:
-    """The p-value of a test that decides: `p = 0.094, sign-flip test, corrected for 2 comparisons`."""
-    p, comparisons = _deciding_p(test)
-    return f"p = {p:.2g}, sign-flip test{_correction(comparisons)}"
+def verdict_words(verdict: Verdict, rivals: str = "every baseline") -> str:
+    """A verdict in words: `better than every baseline`, `not better than a simple intensity map`,
+    `ahead of every baseline, perhaps by chance`.
+    """
+    tone = tone_of(verdict)
+    if tone == "good":
+        return f"better than {rivals}"
+    if tone == "bad":
+        return f"not better than {baseline_words(verdict.best_baseline)}"
+    return f"ahead of {rivals}, {_reason(verdict)}" if tone else "not compared"
 
 
-def _correction(comparisons: int | None) -> str:
-    if comparisons is None:
-        return ", corrected for all comparisons"
-    return f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
+def short_verdict_words(verdict: Verdict) -> str:
+    """The same for a narrow column that stands beside the baseline's."""
+    tone = tone_of(verdict)
+    return f"ahead, {_reason(verdict)}" if tone == "near" else SHORT_WORDS[tone]
 
 
 def pair_verdict(
@@ -111,48 +125,40 @@ def pair_verdict(
     wins.
     """
     verdicts = {}
-    for name, of_score in lines.groupby("metric", sort=False):
-        higher = higher_is_better[name]
+    for metric, of_metric in lines.groupby("metric", sort=False):
+        higher = higher_is_better[metric]
         if higher is None:
             continue
 
-        systems = dict(iter(of_score.groupby("system", sort=False)))
-        own = systems.pop(MODEL)
-        patients = own["patient"].to_list()
-        values = None if trouble(own) else own["value"].to_numpy()
+        systems = dict(iter(of_metric.groupby("system", sort=False)))
+        model = systems.pop(MODEL)
+        mean = mean_score(model.value, model.patient)
+        if trouble(model):
+            mean = -math.inf if higher else math.inf
         rivals = {
-            rival: _rival(values, other["value"].to_numpy(), patients, higher)
-            for rival, other in systems.items()
-            if not trouble(other)
+            name: (mean_score(rival.value, rival.patient), _test_against(rival, model, higher))
+            for name, rival in systems.items()
+            if not trouble(rival)
         }
-        worst = -math.inf if higher else math.inf
-        mean = worst if values is None else mean_score(values, patients)
         verdict = _verdict(mean, rivals, higher)
         if verdict:
-            verdicts[name] = verdict
+            verdicts[metric] = verdict
 
     return verdicts
 
 
-def _rival(
-    model: np.ndarray | None, baseline: np.ndarray, patients: Sequence[str], higher: bool
-) -> Rival:
-    """A baseline's mean of one score, the probability that the model is better, and the test, of the
-    scores of the same images. `model`: None where its outputs are broken.
-    """
-    verdict = Verdict(probability=0.0)
-    if model is not None:
-        gains = model - baseline if higher else baseline - model
-        of_patients = patient_means(gains, patients)
-        if "" in patients:
-            of_patients = of_patients[:0]  # they are not known
-        test = paired_test(of_patients)
-        verdict = Verdict(
-            probability=probability_better(of_patients),
-            test=test,
-            patients=None if test else len(of_patients),
-        )
-    return mean_score(baseline, patients), verdict
+def _test_against(rival: pd.DataFrame, model: pd.DataFrame, higher: bool) -> Verdict:
+    """The probability that the model is better than a baseline on the same images, and the test."""
+    if trouble(model):
+        return Verdict(probability=0.0)
+    gains = model.value.to_numpy() - rival.value.to_numpy()
+    of_patients = patient_means(gains if higher else -gains, model.patient)
+    if "" in model.patient.array:
+        of_patients = of_patients[:0]  # they are not known
+    test = paired_test(of_patients)
+    patients = None if test else len(of_patients)
+    probability = probability_better(of_patients)
+    return Verdict(probability=probability, test=test, patients=patients)
 
 
 def set_verdict(
@@ -162,21 +168,21 @@ def set_verdict(
     intervals, assuming independent normal errors.
     """
     verdicts = {}
-    for name, score in model.items():
+    for metric, score in model.items():
         higher = score.higher_is_better
         if higher is None:
             continue
 
-        rivals: dict[str, Rival] = {}
-        for rival, scores in baselines.items():
-            if name in scores:
-                probability = _probability_of_scores(score, scores[name], higher)
-                verdict = Verdict(probability=probability, patients=patients)
-                rivals[rival] = scores[name].value, verdict
+        rivals = {}
+        for name, scores in baselines.items():
+            if metric in scores:
+                probability = _probability_of_scores(score, scores[metric], higher)
+                judged = Verdict(probability=probability, patients=patients)
+                rivals[name] = scores[metric].value, judged
 
-        verdict_of_all = _verdict(score.value, rivals, higher)
-        if verdict_of_all:
-            verdicts[name] = verdict_of_all
+        verdict = _verdict(score.value, rivals, higher)
+        if verdict:
+            verdicts[metric] = verdict
 
     return verdicts
 
@@ -198,83 +204,24 @@ def _probability_of_scores(score: Score, other: Score, higher: bool) -> float | 
 
 
 def _verdict(value: float | None, rivals: Mapping[str, Rival], higher: bool) -> Verdict | None:
-    """The verdict against the best baseline; under `without_pairs` that against those without."""
-    verdict = _against_best(value, rivals, higher, (CEILING,))
-    if verdict is None:
-        return None
-    fitted = filter(needs_pairs, rivals)
-    without_pairs = _against_best(value, rivals, higher, (CEILING, *fitted))
-    return verdict.model_copy(update={"without_pairs": without_pairs})
-
-
-def _against_best(
-    value: float | None, rivals: Mapping[str, Rival], higher: bool, left_out: Sequence[str]
-) -> Verdict | None:
-    """The verdict against the best baseline that is not left out; None where nothing is scored."""
-    means = {
-        name: mean
-        for name, (mean, _) in rivals.items()
-        if mean is not None and name not in left_out
+    """The verdict against the best baseline, and under `without_pairs` that against the best one that
+    needs none; None where nothing is scored.
+    """
+    scored = {
+        name: rival for name, rival in rivals.items() if rival[0] is not None and name != CEILING
     }
-    if value is None or not means:
+    verdict = _against_best(value, scored, higher)
+    if verdict:
+        fair = {name: rival for name, rival in scored.items() if not needs_pairs(name)}
+        verdict.without_pairs = _against_best(value, fair, higher)
+    return verdict
+
+
+def _against_best(value: float | None, rivals: Mapping[str, Rival], higher: bool) -> Verdict | None:
+    if value is None or not rivals:
         return None
-
-    best = (max if higher else min)(means, key=means.__getitem__)
-    better = bool(value > means[best] if higher else value < means[best])
-    found = rivals[best][1].model_copy(deep=True)  # tests are corrected in place
-    return found.model_copy(update={"better": better, "best_baseline": best})
-
-
-def alarm_of_foreground(scores: Mapping[str, Score], foreground: Tensor | None) -> str | None:
-    """A warning if the foreground, a mask of the images, is larger than a head in air can be; else
-    None. Pictures such as photographs have no air.
-    """
-    if foreground is None:
-        return None
-    share = float(foreground.float().mean())
-    same = []
-    for name, score in scores.items():
-        inside = scores.get(name + FOREGROUND)
-        perfect = score.value in (None, 0.0, 1.0, 100.0)  # perfect scores are equal
-        if inside is not None and score.value == inside.value and not perfect:
-            same.append(name)
-
-    if share <= MAX_FOREGROUND and not same:
-        return None
-
-    what = f"{share:.0%} of all pixels count as foreground"
-    if same:
-        what += f", so {', '.join(same)} have the same value in both regions"
-
-    return (
-        f"{what}. Scans of heads have air around them: check data.intensity. Of pictures without a dark"
-        ' background score the whole image only: evaluate.regions = ["whole"]'
-    )
-
-
-def verdict_words(verdict: Verdict, *, short: bool = False, rivals: str = "every baseline") -> str:
-    """A verdict in words, such as "better than every baseline" or "not better than a simple intensity
-    map"; `short` for a narrow column.
-    """
-    tone = tone_of(verdict)
-    if tone == "good":
-        return "better" if short else f"better than {rivals}"
-    if tone == "bad" and short:
-        return "not better"
-    if tone == "bad":
-        return f"not better than {baseline_words(verdict.best_baseline)}"
-    if not tone:
-        return "not compared: no baseline was measured"
-
-    reason = "perhaps by chance" if short else "but this can be chance"
-    patients = tested_patients(verdict)
-    comparisons = _comparisons(verdict)
-    if patients == 0:
-        reason = "patients unknown" if short else "but the patients are not known"
-    elif patients is not None and patients < least_patients(comparisons):
-        were = "was" if patients == 1 else "were"
-        needed = f"{needed_patients(comparisons)} patients are needed"
-        reason = f"{needed}, {patients} {were} tested"
-        if not short:
-            reason = f"but {needed} and {patients} {were} tested"
-    return f"ahead, {reason}" if short else f"ahead of {rivals}, {reason}"
+    best = (max if higher else min)(rivals, key=lambda name: rivals[name][0])
+    mean, judged = rivals[best]
+    better = bool(value > mean if higher else value < mean)
+    # a copy, as tests are corrected in place
+    return judged.model_copy(deep=True, update={"better": better, "best_baseline": best})

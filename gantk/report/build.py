@@ -67,8 +67,7 @@ FILTERS = (
     "short_time",
     "metric_name",
     "digits",
-    "interval",
-    "with_unit",
+    "typographic",
 )
 
 
@@ -183,8 +182,9 @@ def templates(*folders: Path) -> Environment:
     )
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
-    templates.filters["deciding_p"] = deciding_words
-    templates.filters.update(duration=duration, median=median, quote=shlex.quote)
+    templates.filters.update(
+        deciding_p=deciding_words, duration=duration, median=median, quote=shlex.quote
+    )
     return templates
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gantk.errors import printable
-from gantk.metrics.names import title_of
-from gantk.metrics.rows import TABLE_HEADS, score_rows
+from gantk.metrics.rows import TABLE_COLUMNS, score_rows
 from gantk.runs.results import Results
 
 # What begins or ends something in Markdown or HTML, wherever it stands.
@@ -54,16 +53,14 @@ def score_table(results: Results) -> str:
     """All scores of results with their intervals, next to the score of the best baseline, as a
     Markdown table.
     """
-    rows = []
-    for row in score_rows(results):
-        title, name, value, *others = row.cells(title_of(row.key, results.domains))
-        interval = row.score.interval()  # numbers alone: its bracket closes no link
-        if interval:
-            value = Markdown(f"{escape_markdown(value.removesuffix(interval))} {interval}")
-        rows.append([title, name, value, *others])
-    if rows:
-        return markdown_table(TABLE_HEADS, rows)
-    return "It was not scored: the run has no metrics.json."
+    rows = score_rows(results)
+    if rows.empty:
+        return "It was not scored: the run has no metrics.json."
+    # an interval is numbers alone: its bracket closes no link
+    rows["interval"] = [Markdown(interval) for interval in rows.interval]
+    return markdown_table(
+        tuple(TABLE_COLUMNS), rows[TABLE_COLUMNS.values()].itertuples(index=False)
+    )
 
 
 def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:

@@ -48,25 +48,24 @@ class Run(RunFolder):
         apply.
         """
         # a training needs none of them before its first step
-        from gantk.metrics.rows import TABLE_HEADS, score_rows
+        from gantk.metrics.rows import TABLE_COLUMNS, score_rows
         from gantk.report.build import HERE, templates
         from gantk.report.patients.section import shown_patients
         from gantk.report.run_record import RunRecord
         from gantk.report.summary import typical_images
 
         record = RunRecord(self.path)
-        rows = []
-        for row in score_rows(record.results):
-            verdict = row.words if row.tone else ""
-            rows.append([*row.cells(record.label(row.key)), verdict])
+        rows = score_rows(record.results)
+        rows["direction"] = rows.key.map(record.label)
+        columns = TABLE_COLUMNS | {"verdict": "verdict"}
 
         return (
             templates(HERE)
             .get_template("notebook.html.j2")
             .render(
                 name=repr(self),
-                heads=(*TABLE_HEADS, "verdict"),
-                rows=rows,
+                heads=columns,
+                rows=[*rows[[*columns.values()]].itertuples(index=False)],
                 figures=typical_images(record, shown_patients(record)),
                 report=self.report if self.report.is_file() else "",
             )

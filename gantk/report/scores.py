@@ -15,7 +15,6 @@ import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
-from gantk.metrics.rows import score_rows
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
@@ -125,15 +124,18 @@ class StatisticsSection(ReportSection):
 
 def statistics_section(record: RunRecord) -> StatisticsSection | None:
     """The section of the report; None where metrics.json has no tests."""
-    tests = []
-    for row in score_rows(record.results):
-        test = row.verdict.test
-        if test and test.holm is not None:
-            place = record.label(row.key), row.metric
-            tests.append(
-                SystemTest(place=place, one="model", other=row.baseline_name, **dict(test))
-            )
-
+    results = record.results
+    tests = [
+        SystemTest(
+            place=(record.label(key), metric),
+            one="model",
+            other=baseline_words(verdict.best_baseline),
+            **dict(verdict.test),
+        )
+        for key, verdicts in results.verdict.items()
+        for metric, verdict in verdicts.items()
+        if verdict and verdict.test and verdict.test.holm is not None
+    ]
     if not tests:
         return None
 

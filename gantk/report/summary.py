@@ -5,14 +5,13 @@ baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
-    ScoreRow,
     main_rows,
     pairs_sentence,
     result_sentence,
@@ -37,7 +36,7 @@ def summarise(run: RunRecord) -> dict[str, str]:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
     return {
-        "sentence": sentence,
+        "sentence": sentence.replace(" -> ", words.ARROW),
         "tone": result_tone(run.results),
         "pairs": pairs_sentence(run.results),
     }
@@ -51,7 +50,7 @@ class ScoreTable(NamedTuple):
 
     label: str
     sample: str  # how many patients and images were tested
-    rows: list[ScoreRow]
+    rows: list[Any]  # of `gantk.metrics.rows`
     figures: dict[str, str]  # published ones, by metric
     published: str  # what stands below each of them
     apart: str  # on published figures that stand beside no score
@@ -61,16 +60,15 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
     """For each direction its main scores beside the best baseline."""
     tables = []
     system = system_of(run)
-    for key, rows in main_rows(run.results).items():
-        scores = run.results.metrics[key]
+    rows = main_rows(run.results)
+    for key, scores in run.results.metrics.items():
         published = figures_beside(system, key, scores)
+        largest = max(scores.values(), key=lambda score: score.n or 0, default=Score())
         tables.append(
             ScoreTable(
                 label=run.label(key),
-                sample=max(
-                    scores.values(), key=lambda score: score.n or 0, default=Score()
-                ).sample(),
-                rows=rows,
+                sample=largest.sample(),
+                rows=[*rows[rows.key == key].itertuples()],
                 figures=published,
                 published=figures_note(system) if published else "",
                 apart=figures_apart(system, key, scores, run.label(key)),

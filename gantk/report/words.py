@@ -63,10 +63,3 @@ def digits(value: float | None, decimals: int) -> str:
 def with_unit(score: Score, decimals: int | None = None) -> str:
     """A score's value with its unit, such as `24.31 dB`; `decimals` as in `Score.text`."""
     return typographic(score.text(decimals))
-
-
-def interval(score: Score, decimals: int | None = None) -> str:
-    """A score's 95 % interval, such as `23.81 to 24.81`, or the range of its patients; "" where there
-    is none.
-    """
-    return typographic(score.interval(decimals, "{} to {}"))

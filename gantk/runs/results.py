@@ -148,7 +148,7 @@ class Score(Table):
         value = number_text(self.value, self.decimals if decimals is None else decimals)
         return f"{value} {self.unit}" if self.unit and self.value is not None else value
 
-    def interval(self, decimals: int | None = None, form: str = "[{}, {}]") -> str:
+    def interval(self, decimals: int | None = None) -> str:
         """The 95 % interval, such as `[23.81, 24.81]`; of too few patients for one the lowest and the
         highest, as `patients [23.81, 24.81]`; "" where neither is known.
         """
@@ -156,7 +156,7 @@ class Score(Table):
         ends = self.ends or self.range
         if not ends:
             return ""
-        text = form.format(*(number_text(end, places) for end in ends))
+        text = f"[{', '.join(number_text(end, places) for end in ends)}]"
         return text if self.ends else f"patients {text}"
 
     def sample(self) -> str:

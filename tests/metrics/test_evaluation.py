@@ -139,7 +139,7 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm(plain):
         .test()
         .dump()
     )
-    said = "100% of all pixels count as foreground, so psnr, "
+    said = "100% of all pixels count as foreground."
 
     assert said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in " ".join(lines_of(result).split("\n" + 9 * " "))

@@ -57,7 +57,7 @@ def score(value: float, **more) -> dict:
 
 def scored(**verdict) -> dict:
     """metrics.json of a run that beats identity but for what `verdict` says of T2 -> T1."""
-    won = {"better": True, "best_baseline": "identity", "probability": 1.0}
+    won = {"better": True, "best_baseline": "identity", "patients": 10, "holm": 0.01}
     return {
         "metrics": {"a_to_b": {"psnr": score(24.31)}, "b_to_a": {"psnr": score(21.02)}},
         "baselines": {
@@ -224,19 +224,19 @@ def test_nothing_in_the_run_can_execute(tmp_path):
 
 
 WORDS = [
-    "On 40 test images of 10 patients, the model's T2 and T1 images match the real ones better than every baseline",
-    "(T2: PSNR 24.31 dB against 18.50 dB; T1: PSNR 21.02 dB against 21.60 dB).",
+    "On 40 test images of 10 patients, the model's T1 → T2 is better than every baseline in PSNR",
+    "(PSNR 24.31 dB against 18.50 dB); the model's T2 → T1 is better than every baseline in PSNR",
     "T1 → T2 n = 10 (40 images)",
-    "Peak signal-to-noise ratio (PSNR) higher is better 24.31 dB 23.81 to 24.81",
-    "18.50 dB the unchanged input 5.81 dB better better than every baseline",
-    "Whole image scored PSNR, dB ↑ model 24.31 23.81 to 24.81 n = 10 (40 images) corrected 25.31",
-    "the unchanged input 18.50 18.00 to 19.00 n = 10 (40 images) corrected 19.50",
+    "Peak signal-to-noise ratio (PSNR) higher is better 24.31 dB [23.81, 24.81]",
+    "18.50 dB the unchanged input 5.81 better better than every baseline",
+    "Whole image scored PSNR, dB ↑ model 24.31 [23.81, 24.81] n = 10 (40 images) corrected 25.31",
+    "the unchanged input 18.50 [18.00, 19.00] n = 10 (40 images) corrected 19.50",
     "PSNR: psnr/fixed-range",
     "Precision random ↑ Recall random ↑ Density random ↑ Coverage random ↑ model",
     "0.800 n = 10 (40 images) corrected 1.800 0.700",
     "the unchanged input – 0.100 n = 10 (40 images)",
     "Sets of images scored KID random",
-    "not compared: no baseline was measured",
+    "not compared",
     "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB",
     "Step 20 was chosen: nearest to ideal",
     "All 3 checkpoints Step Score 10 0.1 20 0.1 40 0.1",
@@ -283,30 +283,28 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
         (
             {"better": False},
             "bad",
-            ["its T1 images are not better than the unchanged input", "0.58 dB worse"],
+            ["T2 → T1 is not better than the unchanged input in PSNR", "0.58 worse"],
         ),
         (
-            {"probability": 0.71},
+            {"holm": 0.71},
             "near",
-            ["its T1 images are ahead of every baseline, but this can be chance"],
+            ["T2 → T1 is ahead of every baseline in PSNR, perhaps by chance"],
         ),
         (
             {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "of": 1}},
             "near",
-            [
-                "its T1 images are ahead of every baseline, but 10 patients are needed and 2 were tested"
-            ],
+            ["is ahead of every baseline in PSNR, 10 patients are needed, 2 were tested"],
         ),
         (
             {
                 "better": False,
                 "best_baseline": "regression",
-                "without_pairs": {"better": True, "best_baseline": "identity", "probability": 0.99},
+                "without_pairs": {"better": True, "best_baseline": "identity", "holm": 0.01},
             },
             "bad",
             [
-                "its T1 images are not better than a small network trained on pairs",
-                "23.90 dB a small network trained on pairs 2.88 dB worse",
+                "T2 → T1 is not better than a small network trained on pairs in PSNR",
+                "23.90 dB a small network trained on pairs 2.88 worse",
                 "better than every baseline that needs no pairs",
             ],
         ),

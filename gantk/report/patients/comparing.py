@@ -117,7 +117,7 @@ def write_report(
         scripts=("patients.js",),
         title=f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
         systems=systems,
-        answers=answers,
+        answers=[answer.replace(" -> ", ARROW) for answer in answers],
         reason=reason,
         caution=caution,
         runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],

@@ -71,13 +71,13 @@ class HounsfieldMAE(MAE):
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
         return in_hu
 
-    def means(
+    def in_regions(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """As `MAE.means`; with `within` only over pixels whose reference lies in it."""
+    ) -> list[Tensor]:
+        """As of MAE; with `within` only over pixels whose reference lies in it."""
         if self.within:
             masks = [(reference >= self.within[0]) & (reference <= self.within[1])] * len(masks)
-        return super().means(output, reference, masks)
+        return super().in_regions(output, reference, masks)
 
     @property
     def in_mask(self) -> str | None:

@@ -103,7 +103,7 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
     assert "within--20-to-100" in metric.definition
 
     off = torch.tensor([500.0, 10, -20, 30, 900, 7]).reshape(truth.shape)
-    (error,) = metric.means(truth + off, truth, [None])
+    (error,) = metric.in_regions(truth + off, truth, [None])
 
     # a region of its own
     assert error.item() == pytest.approx(20)
