@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -179,7 +179,7 @@ def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
     tests of all pairs of systems on one score.
     """
     both_ways = [either for test in tests for either in (test, test.swapped())]
-    gains: Counter[str] = Counter()
+    gains: dict[str, float] = defaultdict(float)
     for test in both_ways:
         gains[test.one] += test.gain
     leader = max(gains, key=gains.__getitem__)  # the largest gain over all others

@@ -44,7 +44,7 @@ MAX_EXACT_PATIENTS = 20
 FLIPS = 20_000
 
 Interval = list[float | None] | None
-Values = Sequence[float] | np.ndarray | pd.Series
+Values = Any  # numbers, one for each image: a sequence, an array or a column
 
 
 def metric_score(

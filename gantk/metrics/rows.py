@@ -92,9 +92,9 @@ def _row(results: Results, key: str, metric: str, score: Score) -> dict[str, str
     name = short_metric_name(metric)
     plain_name, explanation = metric_words(metric)
     best = verdict.best_baseline
-    fair = verdict.without_pairs
+    fair = verdict.without_pairs or Verdict()
     tone = tone_of(verdict)
-    is_unfair = fair is not None and tone != "good" and needs_pairs(best)
+    is_unfair = bool(fair.best_baseline) and tone != "good" and needs_pairs(best)
     return {
         "key": key,
         "direction": title_of(key, results.domains),

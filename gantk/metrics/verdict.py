@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ SHORT_WORDS = {"good": "better", "bad": "not better", "": ""}
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
-Rival = tuple[float | None, Verdict]  # a baseline's mean, and the verdict against it
+Rival = tuple[Any, Verdict]  # a baseline's mean or None, and the verdict against it
 
 
 def tone_of(verdict: Verdict) -> Tone:
