@@ -181,7 +181,7 @@ import gantk
 
 
 def progress(share, name):
-    if name == "3.nii.gz":
+    if "3.nii.gz" in name:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
