@@ -112,7 +112,7 @@ def opened_recipe(
         loaded = with_data(loaded, data)
 
     loaded = loaded.override(settings).override(last)
-    _make_paths_absolute(loaded.tables)
+    _make_paths_absolute(loaded.tables, Path(loaded.origin).parent)
     model = loaded.check()
     if not loaded.overridden.get("data.source", "").startswith("--data"):
         return loaded, model, None
@@ -152,9 +152,15 @@ def checked_recipe(
     return loaded, model
 
 
-def _make_paths_absolute(tables: dict[str, Any]) -> None:
-    """Make the paths in a recipe's tables absolute, in place: a run may lie in another folder."""
+def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
+    """Make the paths in a recipe's tables absolute, in place: a run may lie in another folder. The
+    images may lie beside the recipe, in `folder`.
+    """
     data = mapping(tables.get("data"))
+    source = mapping(data.get("source"))
+    path = source.get("path")
+    if isinstance(path, str) and path and (folder / path).exists():
+        source["path"] = str((folder / path).absolute())
     split = mapping(data.get("split"))
     train = mapping(tables.get("train"))
     if isinstance(split.get("file"), str) and split["file"]:

@@ -14,7 +14,10 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
     short_help="Look at your scans and write a recipe for them.",
     section="Start",
     place=2,
-    examples=["gantk plan SCANS --hours 2", "gantk run recipe.toml"],
+    examples=[
+        "gantk plan SCANS --hours 2",
+        "gantk plan SCANS --methods cyclegan,pix2pix   # two recipes whose scores compare",
+    ],
 )
 @click.argument("scans")
 @click.option(
@@ -35,10 +38,15 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
     metavar="KEY=VALUE",
     help="Set a key of the recipe yourself, such as data.spacing=...",
 )
+@click.option(
+    "--methods",
+    metavar="LIST",
+    help="Write a recipe for each of these: cyclegan,pix2pix. Their scores compare.",
+)
 @layout_option
 @overwrite_option
 @device_option
-def plan_command(scans, out, overwrite, **options) -> None:
+def plan_command(scans, out, methods, overwrite, **options) -> None:
     """Inspect SCANS and write a recipe that trains well on them in the given time.
 
     SCANS is a folder, a DICOM tree or a CSV table. The scans decide the method and its data: which
@@ -47,15 +55,26 @@ def plan_command(scans, out, overwrite, **options) -> None:
     steps. A comment on each line of the recipe gives the reason. Then run: gantk run recipe.toml
     """
     from gantk.files import expect_file, write_output
-    from gantk.planning.recipe import plan
-    from gantk.terminal import say
+    from gantk.planning.recipe import plan_methods
+    from gantk.terminal import say, split_names
 
     target = Path(out)
-    expect_file(target, "--out", overwrite=overwrite)
-    text = plan(scans, **options)
-    write_output(target, text.encode())
-    for line in text.split("\n\n")[0].splitlines()[1:]:
-        say(line.removeprefix("# "))
+    names = split_names(methods) or [""]
+    targets = [target]
+    if methods:
+        targets = [target.with_name(f"{target.stem}-{name}{target.suffix}") for name in names]
+    for each in targets:
+        expect_file(each, "--out", overwrite=overwrite)
+    texts = plan_methods(scans, names, **options, folder=target.absolute().parent)
+    for each, text in zip(targets, texts, strict=True):
+        write_output(each, text.encode())
+    for line in texts[0].split("\n\n")[0].splitlines()[1:]:
+        if not methods or not line.startswith("# method"):
+            say(line.removeprefix("# "))
 
-    say(f"written  {out}, with a reason on each line")
-    say(f"next     gantk run {argument(out)}")
+    written = " and ".join(map(str, targets))
+    say(f"written  {written}, with a reason on each line")
+    if methods:
+        say("compare  equal split, size and intensities: the scores of these recipes compare")
+    for each in targets:
+        say(f"next     gantk run {argument(each)}")

@@ -4,6 +4,7 @@ the fit of pairs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from gantk.data.sources.pairing import complete_pairs, on_other_grids, without_p
 from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.method import domain_letters
+from gantk.plugin.loader import registry
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
 # of a domain that are measured
@@ -50,6 +52,13 @@ class Scans:
 
     examination: Examination
     study: Study  # how a training would use them
+    paired: bool | None = None  # whether the method that is planned is; None: as suits the scans
+
+    def for_method(self, name: str) -> Scans:
+        """The same for a method that is asked for."""
+        scans = copy.copy(self)  # with all that was measured
+        scans.paired = registry().get("method", name).load().paired
+        return scans
 
     @property
     def domains(self) -> list[str]:
@@ -100,7 +109,11 @@ class Scans:
 
     @property
     def suits_paired(self) -> bool:
-        """Whether a paired method can learn from the scans: the pairs fit and are complete."""
+        """Whether a paired method is planned, or can learn from the scans: the pairs fit and are
+        complete.
+        """
+        if self.paired is not None:
+            return self.paired
         return bool(self.fit and self.fit.good and not self.alone)
 
     @property

@@ -5,8 +5,8 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
-from math import ceil
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,12 +94,56 @@ def plan(
     Raises:
         UserError: the scans cannot be used.
     """
+    (text,) = plan_methods(scans, [""], hours=hours, set=set, layout=layout, device=device)
+    return text
+
+
+def plan_methods(
+    scans: str | Path,
+    methods: Sequence[str],  # names; "": the one that suits the scans
+    *,
+    hours: float = 2.0,
+    set: Iterable[str] = (),
+    layout: str = "",
+    device: str | None = None,
+    folder: Path | None = None,  # of the recipes, which name scans below it by a relative path
+) -> list[str]:
+    """The text of `plan` for each method. All recipes split, size and map the scans alike, so that
+    their scores compare: at the largest size that each method can afford in the time.
+    """
     settings = [*set, as_setting(layout)] if layout else list(set)
     reads = [
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
     ]
     seen = look(Path(scans).absolute(), reads)
-    lines = _choose_lines(seen, hours, settings, device)
+    sizes = _sizes(seen)
+    plans = []
+    for method in methods:
+        own = [*settings, f"method.name={method}"] if method else settings
+        asked = dict(map(parse_setting, own)).get("method.name")
+        for_method = seen.for_method(asked) if asked else seen
+        lines = _choose_lines(for_method, sizes, hours, own, device)
+        plans.append((for_method, own, lines))
+
+    common = min((_shape(lines) for _, _, lines in plans), key=lambda shape: prod(shape[0]))
+    texts = []
+    for for_method, own, lines in plans:
+        if _shape(lines) != common:
+            alike = [each for each in sizes if (each.sides, each.fit) == common]
+            lines = _choose_lines(for_method, alike, hours, own, device)
+        texts.append(_text(for_method, _with_settings(lines, own, folder), hours))
+    return texts
+
+
+def _shape(lines: Lines) -> tuple[tuple[int, ...], str]:
+    """Size and fit of the images."""
+    return tuple(lines["data.size"][0]), lines["data.fit"][0]
+
+
+def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -> Lines:
+    """The lines with the caller's settings; UserError for a mistake in these. Scans below `folder`
+    get a relative path.
+    """
     recipe = _recipe(lines, settings)
     recipe.check()
     for table in TABLES:
@@ -108,7 +152,15 @@ def plan(
             if name not in lines or lines[name][0] != value:
                 lines[name] = (value, "set by you")
 
-    return _text(seen, lines, hours)
+    source, why = lines["data.source"]
+    path = Path(source.get("path", "."))
+    if folder is not None and path.is_relative_to(folder):
+        relative = path.relative_to(folder).as_posix()
+        lines["data.source"] = (
+            source | {"path": relative},
+            f"{why}; the path is from this file on",
+        )
+    return lines
 
 
 def _recipe(lines: Lines, settings: Iterable[str]) -> Recipe:
@@ -123,13 +175,14 @@ def _recipe(lines: Lines, settings: Iterable[str]) -> Recipe:
 # ---- size and steps by the time
 
 
-def _choose_lines(seen: Scans, hours: float, settings: list[str], device: str | None) -> Lines:
+def _choose_lines(
+    seen: Scans, sizes: Sequence[Size], hours: float, settings: list[str], device: str | None
+) -> Lines:
     """All lines, for the largest size with which the method's usual steps fit into the time, by real
     steps with the smallest size; real steps with that size give the number of steps.
     """
     from gantk.training.trial import predict
 
-    sizes = _sizes(seen)
     smallest = sizes[0]
     of_data = data_lines(seen)
     name = _method_lines(seen, smallest, hours, settings)["method.name"][0]
@@ -231,8 +284,8 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
     that the caller asks for, only keys that it has.
     """
     decided = dict(map(parse_setting, settings))
-    options = {"hours": hours, "dims": decided.get("data.dims", 2)}
     asked = str(decided.get("method.name", ""))
+    options = {"hours": hours, "dims": decided.get("data.dims", 2)}
     nothing: Any = ({"method": {"name": asked}}, "", {}) if asked else None
     proposal = next(proposals("method", seen, size.sides, **options), nothing)
     if proposal is None:
@@ -250,7 +303,7 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
         method = {"name": asked} | {key: method[key] for key in comments if key in method}
 
     lines = {f"method.{key}": (value, comments.get(key, "")) for key, value in method.items()}
-    lines["method.name"] = (method["name"], proposal[1])
+    lines["method.name"] = (method["name"], "set by you" if asked else proposal[1])
     optimizers = mapping(shipped.tables.get("train")).get("optimizers")
     if optimizers:
         lines["train.optimizer"] = (None, "each network has its own")

@@ -129,7 +129,7 @@ def published_system(
     beyond = [
         key
         for key in changed
-        if not _is_within(key, known) and not any(_is_within(each, [key]) for each in known)
+        if not is_within(key, known) and not any(is_within(each, [key]) for each in known)
     ]
     published = mapping(paper.get("published"))
     return PublishedSystem(
@@ -161,12 +161,10 @@ def keys_of_another_system(departed: Iterable[str], changed: Iterable[str] = ())
         changed: keys that the run changed in its recipe, where the report says nothing of them and
             leaves nothing open.
     """
-    return tuple(
-        key for key in dict.fromkeys([*departed, *changed]) if _is_within(key, SYSTEM_KEYS)
-    )
+    return tuple(key for key in dict.fromkeys([*departed, *changed]) if is_within(key, SYSTEM_KEYS))
 
 
-def _is_within(key: str, others: Iterable[str]) -> bool:
+def is_within(key: str, others: Iterable[str]) -> bool:
     """Whether a key is one of the others, or lies in one of their tables."""
     return any(f"{key}.".startswith(f"{other}.") for other in others)
 

@@ -8,7 +8,7 @@ import inspect
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -31,7 +31,13 @@ from gantk.machine.runtime import describe, start, sync_errors
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
 from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
-from gantk.recipe.published import changed_keys, changes_of_file, published_system
+from gantk.recipe.published import (
+    changed_keys,
+    changes_of_file,
+    is_within,
+    published_system,
+    value_at,
+)
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
 from gantk.runs.schemas import Environment, RecipeRecord
@@ -48,6 +54,20 @@ if TYPE_CHECKING:
     from gantk.recipe.published import PublishedSystem
     from gantk.recipe.tables import CheckedRecipe
 
+# keys that runs need alike so that their scores compare; folds of one recipe count together
+KEYS_OF_SCORES = (
+    "data.domains",
+    "data.dims",
+    "data.size",
+    "data.fit",
+    "data.channels",
+    "data.plane",
+    "data.spacing",
+    "data.intensity",
+    "data.split",
+)
+FOLD = "data.split.fold"
+MAX_RUNS_COMPARED = 20
 LOADER = "batches of another program"  # where a run's images come from, in environment.json
 
 
@@ -194,6 +214,8 @@ def training(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
+            if unlike := _other_scores(folder.path, tables):
+                around.say(with_label("note", unlike))
             split = parts.data.split_json()
             split.leakage_allowed = str(leaks) if leaks else None
             split.warnings = findings
@@ -204,6 +226,27 @@ def training(
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
         return _ready(parts, folder, saved, around, resumed)
+
+
+def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
+    """Why the scores will not compare with those of the newest run beside this one that is of the same
+    images; "" where they will.
+    """
+    path = value_at(tables, ("data", "source", "path"))
+    others = sorted(run.parent.glob("*/recipe.toml"), key=lambda file: file.stat().st_mtime)
+    for file in others[: -MAX_RUNS_COMPARED - 1 : -1]:
+        with suppress(UserError, ValueError):  # what is no run's is passed over
+            other = tomllib.loads(read_file(file, file.parent).decode("utf-8"))
+            if not isinstance(path, str) or value_at(other, ("data", "source", "path")) != path:
+                continue
+            keys = [key for key in changed_keys(other, tables) if is_within(key, KEYS_OF_SCORES)]
+            if keys == [FOLD] or not keys:
+                return ""
+            return (
+                f"the scores will not compare with those of {file.parent}, which has another"
+                f" {join_first(keys)}. `gantk plan SCANS --methods` writes recipes whose scores do"
+            )
+    return ""
 
 
 def _with_layout(tables: dict[str, Any], source: Any) -> dict[str, Any]:

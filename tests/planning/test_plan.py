@@ -14,6 +14,7 @@ from volumes import PAIRED, load, save_slice, volume
 
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
+from gantk.data.recipe_data import opened_recipe
 from gantk.recipe.load import Recipe, load_recipe
 
 RECORDS = phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
@@ -151,6 +152,23 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
 def test_time_decides_size_and_steps(tmp_path, instant_trials):
     short, long = (tomllib.loads(plan(pictures(tmp_path), hours=hours)) for hours in (0.01, 10))
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
+
+
+def test_recipes_of_several_methods_compare(tmp_path, instant_trials, gantk):
+    pictures(tmp_path / "data")
+    options = ["--methods", "cyclegan,pix2pix", "--out", tmp_path / "mine.toml"]
+    said = gantk("plan", tmp_path / "data", *options).ok().out
+    paths = [tmp_path / f"mine-{method}.toml" for method in ("cyclegan", "pix2pix")]
+    cyclegan, pix2pix = (tomllib.loads(path.read_text("utf-8")) for path in paths)
+
+    assert (cyclegan["method"]["name"], pix2pix["method"]["name"]) == ("cyclegan", "pix2pix")
+    assert cyclegan["method"]["pairs"] == "weak_pairs"
+    assert cyclegan["data"] == pix2pix["data"]
+    assert cyclegan["data"]["source"]["path"] == "data"  # beside the recipes
+    assert cyclegan["evaluate"] == pix2pix["evaluate"]
+    assert said.count("next     gantk run") == 2
+    _, model, _ = opened_recipe(paths[0], None, ())
+    assert model.data.source.options["path"] == str(tmp_path / "data")
 
 
 def test_method_and_reasons_are_those_of_the_shipped_recipe(tmp_path, instant_trials):
