@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "pictures"
@@ -40,6 +40,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "tests")]
 MAX_PICTURE_BYTES = 150_000
 MAX_TOTAL_BYTES = 1_900_000
 CELL = 160  # pixels of one image in a strip
+GAP = 8  # between two images
+TITLE = 26  # pixels above a row
 COLOURS = (256, 128, 64)  # the most with which a picture is small enough
 PLAN_LINES = 36  # of the recipe
 PLAN_HEIGHT = 900  # pixels at most
@@ -120,7 +122,6 @@ def strip(name: str, work: Path) -> Image.Image:
     """The typical image of a run's first direction; generated above real ones for those from
     noise.
     """
-    from gantk.report.figures import draw_rows
     from gantk.report.patients.section import shown_patients
     from gantk.report.run_record import RunRecord
     from gantk.report.summary import typical_images
@@ -135,7 +136,7 @@ def strip(name: str, work: Path) -> Image.Image:
 
 def generated_and_real(work: Path) -> Image.Image:
     """Generated images of each direction above real ones of other patients."""
-    from gantk.report.figures import draw_rows, picture_row
+    from gantk.report.figures import picture_row
     from gantk.report.patients.section import shown_patients
     from gantk.report.run_record import RunRecord
 
@@ -154,7 +155,7 @@ TUMOUR_SYSTEMS = ("DCGAN", "Pix2Pix", "ProGAN")
 
 def tumours(work: Path) -> Image.Image:
     """Images of the three systems of report 5, before and after the style step."""
-    from gantk.report.figures import draw_rows, picture_row
+    from gantk.report.figures import picture_row
     from gantk.report.patients.section import shown_patients
     from gantk.report.run_record import RunRecord
 
@@ -216,6 +217,36 @@ def tumour_losses(work: Path) -> Image.Image:
 def _is_adversarial(loss: str, role: str) -> bool:
     phase, _, name = loss.partition("/")
     return phase.startswith(role) and (name.startswith(("adversarial", "d_")))
+
+
+def draw_rows(
+    rows: list[list[tuple[str, Image.Image]]],
+    *,
+    side: int,
+    paper: tuple[int, int, int],
+    ink: tuple[int, int, int],
+) -> Image.Image:
+    """Pictures in rows, all `side` pixels high, each with its title above; a title that repeats is
+    written once.
+    """
+    font = ImageFont.load_default(14)
+    cell = max(round(side * each.width / each.height) for row in rows for _, each in row)
+    columns = max(len(row) for row in rows)
+    size = GAP + columns * (cell + GAP), GAP + len(rows) * (side + TITLE + GAP)
+    sheet = Image.new("RGB", size, paper)
+    draw = ImageDraw.Draw(sheet)
+    for line, row in enumerate(rows):
+        top = GAP + line * (side + TITLE + GAP)
+        written = ""
+        for column, (title, picture) in enumerate(row):
+            left = GAP + column * (cell + GAP)
+            if title != written:
+                draw.text((left, top), title, fill=ink, font=font)
+            written = title
+            width = round(side * picture.width / picture.height)
+            large = picture.convert("RGB").resize((width, side), Image.Resampling.BICUBIC)
+            sheet.paste(large, (left, top + TITLE))
+    return sheet
 
 
 def _decode(uri: str) -> Image.Image:

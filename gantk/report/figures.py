@@ -1,11 +1,12 @@
-"""Figures for a paper: the test images as one picture for each direction, and the scores as a table
-for a spreadsheet and for LaTeX. The pages draw the same pictures and scores.
+"""Figures for a paper: test images as one picture for each direction, and the scores as a table for
+a spreadsheet and for LaTeX. The pages draw the same pictures and scores.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,16 +17,19 @@ from PIL import Image, ImageDraw, ImageFont
 from gantk.errors import UserError
 from gantk.files import expect_file, make_folder, write_output
 from gantk.report.patients.section import ShownImage
-from gantk.report.pictures import error_picture, mean_error
+from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
 from gantk.report.scores import summary_csv, summary_latex
 from gantk.report.words import ARROW
 
 TitledPictures = list[tuple[str, Image.Image]]
 BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
-SIDE = 320  # pixels of the height of a picture
-GAP = 8
+DPI = 300
+WIDTH_MM = 180  # of a figure over two columns of a page
+TEXT_POINTS = 7
+GAP = 12  # pixels between pictures
+PAPER = "white"
+INK = "black"
 ERROR = "Absolute error"
-TITLE = 26  # pixels above a row
 
 
 def picture_row(case: ShownImage, titles: Mapping[str, str], error: float) -> TitledPictures:
@@ -44,16 +48,6 @@ def picture_row(case: ShownImage, titles: Mapping[str, str], error: float) -> Ti
     return row + errors
 
 
-def captioned_row(case: ShownImage, titles: Mapping[str, str], error: float) -> TitledPictures:
-    """As `picture_row`; the titles also say whose image it is and the scale of the errors."""
-    (first, picture), *others = picture_row(case, titles, error)
-    row = [(f"{first}, {case.stored.patient}", picture)]
-    for title, other in others:
-        scale = f", 0 to {error:.3g}" if title.startswith(ERROR) else ""
-        row.append((title + scale, other))
-    return row
-
-
 def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
     """Pixels (C, H, W) as a picture, from the darkest value of `like` in black to its brightest in white."""
     low = float(like.min())
@@ -63,48 +57,59 @@ def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
     return Image.fromarray(channels.squeeze(-1) if len(pixels) == 1 else channels)
 
 
-def draw_rows(
-    rows: Sequence[TitledPictures],
-    *,
-    side: int = SIDE,
-    paper: tuple[int, int, int] = (255, 255, 255),
-    ink: tuple[int, int, int] = (0, 0, 0),
-) -> Image.Image:
-    """Pictures in rows, all `side` pixels high, each with its title above; a title that repeats is
-    written once.
+def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Image.Image:
+    """Patients, each with pictures, as one picture of WIDTH_MM at DPI: titles above, patients on the
+    left, and on the right the scale of the errors from 0 to the `largest`.
     """
-    font = ImageFont.load_default(14)
-    cell = max(round(side * each.width / each.height) for row in rows for _, each in row)
-    columns = max(len(row) for row in rows)
-    size = GAP + columns * (cell + GAP), GAP + len(rows) * (side + TITLE + GAP)
-    sheet = Image.new("RGB", size, paper)
+    font = ImageFont.load_default(round(TEXT_POINTS * DPI / 72))
+    line = round(1.25 * TEXT_POINTS * DPI / 72)
+    width = round(WIDTH_MM * DPI / 25.4)
+    scale = 5 * line
+    titles = [title for title, _ in rows[0][1]]
+    cell = (width - line - scale) // len(titles) - GAP
+    height = max(
+        round(cell * each.height / each.width) for _, pictures in rows for _, each in pictures
+    )
+    letters = round(cell / font.getlength("a"))
+    wrapped = [textwrap.wrap(title, letters) for title in titles]
+    top = line * max(map(len, wrapped)) + GAP
+    sheet = Image.new("RGB", (width, top + len(rows) * (height + GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for line, row in enumerate(rows):
-        top = GAP + line * (side + TITLE + GAP)
-        written = ""
-        for column, (title, picture) in enumerate(row):
-            left = GAP + column * (cell + GAP)
-            if title != written:
-                draw.text((left, top), title, fill=ink, font=font)
-            written = title
-            width = round(side * picture.width / picture.height)
-            large = picture.convert("RGB").resize((width, side), Image.Resampling.BICUBIC)
-            sheet.paste(large, (left, top + TITLE))
+    for column, lines in enumerate(wrapped):
+        for number, text in enumerate(lines):
+            draw.text((line + column * (cell + GAP), number * line), text, INK, font)
+
+    for number, (patient, pictures) in enumerate(rows):
+        upper = top + number * (height + GAP)
+        label = Image.new("RGB", (height, line), PAPER)
+        ImageDraw.Draw(label).text((height // 2, 0), patient, INK, font, anchor="ma")
+        sheet.paste(label.rotate(90, expand=True), (0, upper))
+        for column, (_, picture) in enumerate(pictures):
+            size = cell, round(cell * picture.height / picture.width)
+            large = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            sheet.paste(large, (line + column * (cell + GAP), upper))
+
+    left = width - scale
+    levels = np.arange(256, dtype=np.uint8)[::-1, None]
+    bar = colour_with_inferno(levels).convert("RGB").resize((line, height - 2 * line))
+    sheet.paste(bar, (left, top + line))
+    draw.text((left, top), largest, INK, font)
+    draw.text((left, top + height - line), "0", INK, font)
     return sheet
 
 
 def write_figures(
     folder: str | Path,
     summary: pd.DataFrame,
-    rows: Mapping[str, Sequence[TitledPictures]],
+    figures: Mapping[str, Image.Image],
     overwrite: bool,
 ) -> Path:
-    """Write scores.csv, scores.tex and a PNG of each direction's test images; returns the folder.
+    """Write scores.csv, scores.tex and the figure of each direction, by its label, as PNG and PDF;
+    returns the folder.
 
-    `summary`: see `gantk.report.scores`. `rows`: by the label of a direction, its rows of pictures.
-    UserError where there is neither.
+    `summary`: see `gantk.report.scores`. UserError where there is neither.
     """
-    if summary.empty and not rows:
+    if summary.empty and not figures:
         remedy = "score the run first: gantk eval RUN"
         raise UserError("there are no scores and no test images", where="--figures", remedy=remedy)
 
@@ -112,11 +117,13 @@ def write_figures(
         "scores.csv": summary_csv(summary).encode(),
         "scores.tex": summary_latex(summary).encode(),
     }
-    for label, of_direction in rows.items():
-        png = io.BytesIO()
-        draw_rows(of_direction).save(png, "png", optimize=True)
+    for label, figure in figures.items():
         name = re.sub(r"[^\w.-]+", "_", label.replace(ARROW, "_to_"))
-        contents[f"{name}.png"] = png.getvalue()
+        png = io.BytesIO()
+        figure.save(png, "png", dpi=(DPI, DPI))
+        pdf = io.BytesIO()
+        figure.save(pdf, "pdf", resolution=DPI, quality=95)
+        contents |= {f"{name}.png": png.getvalue(), f"{name}.pdf": pdf.getvalue()}
 
     folder = make_folder(Path(folder), private=True)
     for name in contents:  # all are written or none

@@ -111,7 +111,9 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     assert ends == [str(end) for end in scores["psnr"].get("range") or ("", "")]
     assert (r"again\textasciitilde 2\textasciicircum  &" in text) is (count == 2)
     with Image.open(folder / "T1_to_T2.png") as sheet:
-        assert sheet.width > (3 + count) * 320
+        assert round(sheet.info["dpi"][0]) == 300
+        assert round(sheet.width / 300 * 25.4) == 180
+    assert (folder / "T1_to_T2.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from gantk.terminal import Command, overwrite_option
     examples=[
         "gantk report runs/first",
         "gantk report runs/first runs/second   # compare runs on the same patients",
-        "gantk report runs/first --figures figures   # PNG, CSV and LaTeX for a paper",
+        "gantk report runs/first --figures figures   # PNG, PDF, CSV and LaTeX for a paper",
     ],
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -24,19 +24,27 @@ from gantk.terminal import Command, overwrite_option
 @click.option(
     "--figures",
     metavar="DIR",
-    help="Also write the test images as PNG, and the scores as scores.csv and scores.tex.",
+    help="Also write test images as PNG and PDF, and the scores as scores.csv and scores.tex.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=4,
+    metavar="N",
+    help="Patients that a figure shows. Default: 4.",
 )
 @overwrite_option
-def report_command(runs, out, figures, overwrite) -> None:
+def report_command(runs, out, figures, rows, overwrite) -> None:
     """Write RUN's report again; of several runs, one page that compares them.
 
     Nothing is trained or scored: the page is made of the files in the run folders. One that is
     still training, was stopped or killed has a page too.
     """
+    from gantk.report.figures import DPI, WIDTH_MM
     from gantk.report.patients.comparing import write_report
     from gantk.terminal import say
 
-    page = write_report(*runs, out=out, figures=figures, overwrite=overwrite, say=say)
+    page = write_report(*runs, out=out, figures=figures, rows=rows, overwrite=overwrite, say=say)
     if figures:
-        say(f"figures  {figures}")
+        say(f"figures  {figures}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi")
     say(f"report   {page}")

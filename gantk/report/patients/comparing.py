@@ -20,7 +20,7 @@ from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import TitledPictures, captioned_row, write_figures
+from gantk.report.figures import TitledPictures, draw_figure, picture_row, write_figures
 from gantk.report.patients.section import (
     HERE,
     ShownImage,
@@ -64,6 +64,7 @@ def write_report(
     *runs: str | Path,
     out: str | Path | None = None,
     figures: str | Path | None = None,
+    rows: int = 4,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -76,8 +77,9 @@ def write_report(
     Args:
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
-        figures: a folder for the page's test images as PNG, one for each direction, and its scores as
-            scores.csv and scores.tex.
+        figures: a folder for the page's test images as PNG and PDF, one for each direction, 180 mm wide
+            at 300 dpi, and its scores as scores.csv and scores.tex.
+        rows: how many patients a figure shows.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output, such as why scores cannot be compared.
 
@@ -89,7 +91,7 @@ def write_report(
     """
     if len(runs) == 1 and out is None:
         if figures is not None:
-            _write_figures_of_run(figures, RunRecord(runs[0]), overwrite)
+            _write_figures_of_run(figures, rows, RunRecord(runs[0]), overwrite)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -107,8 +109,8 @@ def write_report(
     summary = _summary(systems)
     common = [*_common_images(systems)]
     if figures is not None:
-        titled = [(label, image, _titles(of_systems)) for label, image, of_systems in common]
-        _write_figures(figures, summary, titled, overwrite)
+        titled = [(label, image, _titles(label, of_systems)) for label, image, of_systems in common]
+        _write_figures(figures, rows, summary, titled, overwrite)
     records = [*named.values()]
     page = render(
         "compare.html.j2",
@@ -133,19 +135,22 @@ def write_report(
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
-def _titles(systems: Iterable[str]) -> dict[str, str]:
+def _titles(label: str, systems: Iterable[str]) -> dict[str, str]:
     """The titles of an image's pictures, by kind: the systems' outputs under their names."""
+    source, target = label.split(ARROW)
     outputs = {f"output-{place}": name for place, name in enumerate(systems)}
-    return {"input": "Input", "truth": "Real", **outputs}
+    return {"input": f"Input: {source}", "truth": f"Real {target}", **outputs}
 
 
-def _write_figures_of_run(folder: str | Path, record: RunRecord, overwrite: bool) -> None:
+def _write_figures_of_run(
+    folder: str | Path, rows: int, record: RunRecord, overwrite: bool
+) -> None:
     images = [
         (shown.label, case, shown.titles)
         for shown in shown_patients(record)
         for case in shown.cases
     ]
-    _write_figures(folder, run_summary(record), images, overwrite)
+    _write_figures(folder, rows, run_summary(record), images, overwrite)
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
@@ -180,18 +185,31 @@ def _own_sentences(systems: Sequence[System]) -> list[str]:
 
 def _write_figures(
     folder: str | Path,
+    rows: int,
     summary: pd.DataFrame,
     images: Sequence[tuple[str, ShownImage, Mapping[str, str]]],
     overwrite: bool,
 ) -> None:
-    """Write scores and test images, each with its direction and the titles of its pictures."""
-    window = error_window([image.pictures for _, image, _ in images])
-    rows: dict[str, list[TitledPictures]] = {}
-    for label, image, titles in images:
-        truth = image.pictures["truth"]
-        brightest = (truth.high - truth.low) * window / 100 or 1.0
-        rows.setdefault(label, []).append(captioned_row(image, titles, brightest))
-    write_figures(folder, summary, rows, overwrite)
+    """Write scores, and of each direction the first image of so many patients, with the titles of its
+    pictures; all errors of a direction have one scale.
+    """
+    figures = {}
+    for label in dict.fromkeys(label for label, _, _ in images):
+        of_patients: dict[str, tuple[ShownImage, Mapping[str, str]]] = {}
+        for other, image, titles in images:
+            if other == label:
+                of_patients.setdefault(image.stored.patient, (image, titles))
+        chosen = dict([*of_patients.items()][:rows])
+        shown = [image.pictures for image, _ in chosen.values()]
+        span = max(each["truth"].high - each["truth"].low for each in shown)
+        largest = span * error_window(shown) / 100 or 1.0
+        drawn: list[tuple[str, TitledPictures]] = [
+            (patient, picture_row(image, titles, largest))
+            for patient, (image, titles) in chosen.items()
+        ]
+        unit = {image.stored.units[2] for image, _ in chosen.values()} & {"HU"}
+        figures[label] = draw_figure(drawn, " ".join([f"{largest:.3g}", *unit]))
+    write_figures(folder, summary, figures, overwrite)
 
 
 def _why_not_compared(systems: Sequence[System]) -> str:
