@@ -4,11 +4,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def served(service, token=""):
-    """The address of a served page."""
+def served(service, folder, password=""):
+    """The address of a page whose files are in a folder."""
     from gantk_serve.app.page import serve_page
 
-    page = serve_page(service, "127.0.0.1", 0, token)
+    page = serve_page(service, folder, "127.0.0.1", 0, password)
     try:
         yield page.local_url.rstrip("/")
     finally:

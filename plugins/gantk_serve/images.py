@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from gantk import __version__
 from gantk.errors import UserError, raise_if_of_machine
 from gantk.formats.files import outline, scans, series_format
 from gantk.formats.image import Scan
+from gantk.inference.frame import FIT, FITS
 
 # what all images of a series must have in common, in words
 COMMON = {
@@ -127,6 +129,16 @@ def instance_numbers(numbers: Iterable[str]) -> str:
     known = sorted(numbers, key=lambda text: (len(text), text))
     more = f" and {len(known) - MAX_NUMBERS} more" if len(known) > MAX_NUMBERS else ""
     return f"instances {', '.join(known[:MAX_NUMBERS])}{more}"
+
+
+# a note on the fit of one scan, or of one contrast of several
+SAID_FIT = re.compile(rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:; .*)?")
+
+
+def worst_fit(notes: Iterable[str]) -> str:
+    """Whether scans of which this was said fit the training data, one of FITS: the worst answer."""
+    said = [found[1] for found in map(SAID_FIT.fullmatch, notes) if found]
+    return max(said, key=FITS.index, default="not recorded")
 
 
 # ---- UIDs

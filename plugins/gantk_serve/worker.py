@@ -392,8 +392,8 @@ class Worker:
             name_results,
             source_digest,
             translation_key,
+            worst_fit,
         )
-        from gantk_serve.trust import answer_for
 
         rule = source.rule
         model, identity = self.model(rule.model)
@@ -424,12 +424,9 @@ class Worker:
             label=rule.label or None,
             say=note,
         )
-        answer = answer_for([("note", text) for text in notes], "")
-        if FITS.index(answer.fits) > FITS.index(rule.fits):
-            reasons = [text for _, text in answer.reasons] or ["no reason is recorded"]
-            raise UserError(
-                f"{FIT}: {answer.fits}, but the rule asks for {rule.fits}; {'; '.join(reasons)}"
-            )
+        fits = worst_fit(notes)
+        if FITS.index(fits) > FITS.index(rule.fits):
+            raise UserError(f"{FIT}: {fits}, but the rule asks for {rule.fits}; {'; '.join(notes)}")
         facts = {
             "model": {"name": identity["name"], "sha256": identity["sha256"]},
             "notes": self._without_places("; ".join(notes)),

@@ -20,7 +20,6 @@ from tiny import ROOT, python
 
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import all_models, card, limits_of, pack_record
-from gantk_serve.trust import PLACES
 
 INFO = f"gantk-{tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']['version']}.dist-info"
 IGNORED = shutil.ignore_patterns(".git", ".venv", "dist", "__pycache__", ".*_cache", ".hypothesis")
@@ -71,7 +70,7 @@ def test_wheel_holds_code_recipes_and_licence_only(wheel):
     wanted |= {"gantk/report/page.html.j2", "gantk/scaffold/templates/pyproject.toml.in"}
     wanted |= {"gantk_datasets/phantom/anatomy.npz", "gantk_datasets/phantom/anatomy.npz.LICENSE"}
     wanted |= shipped("plugins", ".safetensors", "card.md", "meta.json", "metrics.json")
-    wanted |= {f"gantk_serve/trust_page/{name}" for name in PLACES}
+    wanted |= shipped("plugins", ".nii.gz")
     wanted |= {"gantk_models/shipped/model/checkpoints/step-000001/weights.safetensors"}
 
     assert wanted <= names

@@ -2,8 +2,6 @@
 runs.
 """
 
-from pathlib import Path
-
 import click
 
 from gantk.terminal import Command, device_option
@@ -33,13 +31,7 @@ from gantk.terminal import Command, device_option
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="Address to listen on. 0.0.0.0 lets other machines connect; it needs --token-file.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="File with a password of 32 characters or more and mode 600, for the user 'gantk'.",
+    help="Address to listen on. 0.0.0.0 lets other machines connect, with a password.",
 )
 @click.option(
     "--max-mb",
@@ -52,10 +44,10 @@ from gantk.terminal import Command, device_option
 def command(run, **options) -> None:
     """Translate scans in the browser with RUN, or with the shipped model t1t2.
 
-    Drop a NIfTI file, a picture or a zipped DICOM series, and choose a direction. The page shows
-    input, output and difference with one cursor. You can save the result in the input's format.
-    Programs use the same by Gradio's API (/translate) and its client. Nothing leaves the machine. A
-    result stays until its window closes. Ctrl-C stops the server.
+    Drop a NIfTI file, a picture or a zipped DICOM series, and choose a direction. The page says how
+    good the model is and whether the scan fits, and shows input, output and difference with one
+    cursor. You can save the result in the input's format. Programs use the same by Gradio's API
+    (/translate) and its client. Nothing leaves the machine. Ctrl-C stops the server.
     """
     from gantk.terminal import say
     from gantk_serve.app.start import app

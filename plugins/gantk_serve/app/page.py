@@ -1,71 +1,63 @@
-"""The page of `gantk app` in Gradio, whose queue, upload limits, API and file addresses it uses; and
-the call `/translate` for programs.
+"""The page of `gantk app` in Gradio, whose queue, upload limits, sessions, API and file addresses it
+uses; and the call `/translate` for programs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
+import shutil
+import tempfile
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 from fastapi.middleware import Middleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import JSONResponse
 from jinja2 import Environment, FileSystemLoader
 
 from gantk import score_table
+from gantk.catalog.contrasts import usual_contrast
 from gantk.errors import GantkError, UserError, machine_failure
+from gantk.files import make_folder
 from gantk.inference.frame import fit_words
 from gantk.runs.models import card
 from gantk.runs.schemas import read_results
-from gantk_serve.app.service import LOOPBACK, Service
-from gantk_serve.trust import PICTURES, page_file, page_text
+from gantk_serve.app.service import Service
 
 HERE = Path(__file__).parent
-USER = "gantk"  # whose password is the token
+EXAMPLE = HERE / "synthetic_head_t1.nii.gz"  # by the data source `phantom`
+LOOPBACK = ("127.0.0.1", "localhost")
+USER = "gantk"  # whose password is asked for
 MAX_WAITING = 16  # translations that wait; a further one is refused
+MAX_AGE_S = 3600  # of what a program has sent; Gradio also keeps what a closed window used so long
+MAX_SESSION_S = 12 * 3600.0  # after which an open window has to upload its scan again
 FILES = "/gradio_api/file="  # Gradio's address of a file that it may serve
-HEARTBEAT = "/gradio_api/heartbeat/"  # Gradio's address of a session that is open
 PARTS_FILES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
 PARTS_FILES.globals.update(fit_words=fit_words, files=FILES)
 PARTS = PARTS_FILES.get_template("parts.html.j2").module
-# pages load from this server only; 'unsafe-eval' is for Gradio's scripts and NiiVue's WebAssembly
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
-    " object-src 'none'; style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self';"
-    " frame-ancestors 'self'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
-def serve_page(service: Service, host: str, port: int, token: str = "") -> gr.Blocks:
+def serve_page(service: Service, folder: Path, host: str, port: int, password: str) -> gr.Blocks:
     """Start the server in a thread; `local_url` and `close()` of the page are its address and end.
 
-    Port 0 is a free port. With a `token`, the page and the API ask for it, as the password of the
-    user "gantk". OSError where it cannot listen.
+    All files are stored below `folder`. Port 0 is a free port. With a password, the page and the API
+    ask for it and the user "gantk". OSError where it cannot listen.
     """
-    os.environ["GRADIO_TEMP_DIR"] = str(service.folder.resolve())
+    served = make_folder(folder.resolve() / "served", private=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(served)
     niivue = HERE / "niivue.umd.js"
-    middleware = [Middleware(Guard, service=service)]
-    if host in LOOPBACK:  # else a page of another site could reach it under that site's name
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK]))
-    page = build_page(service)
+    # a page of another site could reach this machine under that site's name
+    hosts = [*LOOPBACK] if host in LOOPBACK else ["*"]
+    page = build_page(service, served)
     page.launch(
         server_name=host,
         server_port=port or None,
-        auth=(USER, token) if token else None,
+        auth=(USER, password) if password else None,
         max_file_size=service.max_bytes,
-        allowed_paths=[str(path) for path in (niivue, *map(page_file, PICTURES))],
-        app_kwargs={"middleware": middleware},
+        allowed_paths=[str(niivue)],
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
         head=PARTS.head(niivue, (HERE / "viewer.js").read_text("utf-8")),
         css_paths=HERE / "page.css",
         theme=gr.themes.Base(
@@ -86,76 +78,29 @@ def serve_page(service: Service, host: str, port: int, token: str = "") -> gr.Bl
     return page
 
 
-class Guard:
-    """ASGI middleware: refuses pages of other sites, adds HEADERS to every answer, and tells the
-    service which sessions are open.
+def build_page(service: Service, served: Path) -> gr.Blocks:
+    """Build what a user sees: the verdict on the model, upload, direction, whether the scan fits,
+    result, viewer, and what is known of the model.
     """
-
-    def __init__(self, app: Any, service: Service):
-        self.app = app
-        self.service = service
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        begun = False
-        path = scope["path"]
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-
-        async def answer(message):
-            nonlocal begun
-            begun = True
-            if message["type"] == "http.response.start":
-                own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *own]
-            elif path.startswith(HEARTBEAT):
-                self.service.touch(path.removeprefix(HEARTBEAT))
-            await send(message)
-
-        try:
-            origin = urlsplit(headers.get(b"origin", ""))
-            if origin.netloc not in ("", headers.get(b"host", "")):
-                what = "Pages of other sites cannot use this server."
-                await JSONResponse({"detail": what}, 403)(scope, receive, answer)
-            else:
-                await self.app(scope, receive, answer)
-        except (
-            Exception
-        ):  # Gradio fails on what its page never sends, and on uploads that break off
-            if not begun:
-                what = "The page never sends such a request."
-                await JSONResponse({"detail": what}, 400)(scope, receive, answer)
-
-
-class Page(gr.Blocks):
-    """Gradio's page, without tracebacks for values that its controls never send."""
-
-    async def preprocess_data(self, *given, **options):
-        try:
-            return await super().preprocess_data(*given, **options)
-        except (LookupError, TypeError, ValueError, gr.Error):
-            what = "The values of this request do not fit the page. Load the page again."
-            raise gr.Error(what, print_exception=False) from None
-
-
-def build_page(service: Service) -> gr.Blocks:
-    """Build what a user sees: upload, direction, result, viewer, and what is known of the model."""
-    events = Events(service)
-    classes = service.model.classes()
+    events = Events(service, served)
+    classes = [*service.model.classes()]
     ways = [(f"{source} → {target}", target) for target, source in service.directions.items()]
-    with Page(title="gantk", analytics_enabled=False) as page:
+    takes_t1 = "t1" in map(usual_contrast, service.directions.values())
+    with gr.Blocks(
+        title="gantk", analytics_enabled=False, delete_cache=(MAX_AGE_S // 6, MAX_AGE_S)
+    ) as page:
         limits = service.model.identity().get("limits", "")
-        gr.HTML(PARTS.top(service.run, limits), elem_id="top")
+        gr.HTML(PARTS.top(service.run, limits, *service.verdict()), elem_id="top")
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 sent = gr.File(
                     label="Scan (NIfTI, PNG or zipped DICOM)", elem_id="scan", height=160
                 )
+                if takes_t1:
+                    gr.Examples([str(EXAMPLE)], sent, label="No scan at hand?", elem_id="example")
                 way = gr.Radio(ways, value=ways[0][1], label="Direction", elem_id="way")
                 label = gr.Radio(
-                    list(classes),
+                    classes,
                     value=classes[-1] if classes else None,
                     label="Class of the images",
                     visible=bool(classes),
@@ -163,33 +108,34 @@ def build_page(service: Service) -> gr.Blocks:
                 )
                 start = gr.Button("Translate", variant="primary", interactive=False, elem_id="go")
             with gr.Column(scale=3, min_width=300):
-                status = gr.HTML(PARTS.start(), elem_id="said")
+                fit = gr.HTML(PARTS.start(), elem_id="fit")
+                result = gr.HTML(elem_id="result")
                 gr.HTML("<div id='viewer' hidden></div>")
-        with gr.Accordion("Can I trust it for my patient?", open=False, elem_id="trust"):
-            gr.Markdown(page_text(FILES))
         with gr.Accordion("About this model: scores and limits", open=False, elem_id="about"):
             gr.Markdown(about_model(service))
 
-        upload = gr.State()  # where the scan is that the page shows
-        views = gr.JSON(visible=False)  # what the viewer shows
-        sent.change(
+        # the image that the page shows, alone in a folder that ends with it
+        image = gr.State(time_to_live=MAX_SESSION_S, delete_callback=delete_folder_of)
+        view = gr.JSON(visible=False)
+        taken = sent.change(
             events.take,
-            sent,
-            [upload, start, way, status],
-            show_progress_on=status,
+            [sent, image],
+            [image, start, way, fit, result, view],
+            show_progress_on=fit,
             api_visibility="private",
             concurrency_limit=None,
         )
+        way.input(events.check, [image, way], fit, api_visibility="private")
         translated = start.click(
             events.translate_shown,
-            [upload, way, label],
-            [status, views],
-            show_progress_on=status,
+            [image, way, label],
+            [result, view],
+            show_progress_on=result,
             api_visibility="private",
             concurrency_id="translate",
         )
-        translated.then(None, views, None, js="(views) => window.gantkShow(views)")
-        page.unload(events.forget)
+        for event in (taken, translated):
+            event.then(None, view, None, js="(view) => window.gantkShow(view)")
 
         # the API has components of its own, since those of the page have values for the eye
         file = gr.File(visible=False)
@@ -205,90 +151,92 @@ def build_page(service: Service) -> gr.Blocks:
             concurrency_id="translate",
         )
         page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
-
-    # Otherwise Gradio downloads any address that a client sends in place of a file, and copies what
-    # is deleted with its session.
-    for each in (sent, file, answer):
-        each.async_move_resource_to_block_cache = lambda path: asyncio.sleep(0, path)
-    for each in (sent, file):
-        each.preprocess = lambda given: given and given.path
     return page
+
+
+def delete_folder_of(image: Path | None) -> None:
+    """Delete the folder of an image, with all that was made of it."""
+    if image:
+        shutil.rmtree(image.parent, ignore_errors=True)
 
 
 class Events:
     """What the page and the API call; each gets the values of its components in their order."""
 
-    def __init__(self, service: Service):
+    def __init__(self, service: Service, served: Path):
         self.service = service
+        self.served = served  # Gradio serves what is below it, and copies into it what is not
 
-    def take(self, sent: str | None, request: gr.Request) -> tuple[Any, gr.Button, Any, str]:
-        """Take an upload, choose its direction, and say whether it fits the training data."""
-        self.forget(request)
+    def take(self, sent: str | None, before: Path | None) -> tuple[Any, ...]:
+        """Take an upload in place of the one before, choose its direction, and say whether it fits the
+        training data.
+        """
+        delete_folder_of(before)
+        off = gr.Button(interactive=False)
         if not sent:
-            return None, gr.Button(interactive=False), gr.skip(), PARTS.start()
-        upload = self._take_file(sent, request)
+            return None, off, gr.skip(), PARTS.start(), "", None
+        folder = Path(tempfile.mkdtemp(dir=self.served))  # a name that cannot be guessed
         try:
-            to, answer = self.service.look(upload)
+            image = self.service.take(Path(sent), folder)
+            check = self.service.check(image)
         except Exception as error:
-            return None, gr.Button(interactive=False), gr.skip(), PARTS.wrong(failure_of(error))
-        ready = PARTS.ready(answer, self.service.directions[to], to)
-        return upload, gr.Button(interactive=True), to, ready
+            shutil.rmtree(folder, ignore_errors=True)
+            return None, off, gr.skip(), PARTS.wrong(failure_of(error, folder)), "", None
+        return image, gr.Button(interactive=True), check.to, self._fit(check), "", None
+
+    def check(self, image: Path | None, to: str) -> str:
+        """Whether the upload that the page shows fits the training data of a direction."""
+        if image is None:
+            return PARTS.start()
+        try:
+            return self._fit(self.service.check(image, to))
+        except Exception as error:
+            return PARTS.wrong(failure_of(error, image.parent))
+
+    def _fit(self, check: Any) -> str:
+        return PARTS.fit(check, self.service.directions[check.to], self.service.verdict()[0])
 
     def translate_shown(
         self,
-        upload: Path | None,
+        image: Path | None,
         to: str,
         label: str | None,
         progress=gr.Progress(),  # noqa: B008
     ) -> tuple[str, Any]:
-        """Translate the upload that the page shows; returns its status and what the viewer shows."""
-        if upload is None or not upload.exists():
+        """Translate the upload that the page shows; returns its result and what the viewer shows."""
+        if image is None or not image.exists():
             return PARTS.wrong("The scan was deleted. Upload it again."), None
         try:
-            result = self.service.translate(
-                upload,
-                to,
-                label=label,
-                show=True,
-                tell=lambda share, what: progress(share, desc=what),
+            made = self.service.translate(
+                image, to, label, lambda share, what: progress(share, desc=what)
             )
         except Exception as error:
-            return PARTS.wrong(failure_of(error)), None
-        size = result.file.stat().st_size
-        about = {"source": self.service.directions[to], "to": to}
-        shown = about | {"base": f"{FILES}{result.file.parent}/", "views": result.views}
-        return PARTS.result(result, size, **about), shown
+            return PARTS.wrong(failure_of(error, image.parent)), None
+        names = {"source": self.service.directions[to], "to": to}
+        shown = names | made.view | {"base": f"{FILES}{made.view['folder']}/"}
+        return PARTS.result(made, made.file.stat().st_size, **names), shown
 
-    def translate_file(self, file: str | None, to: str, label: str, request: gr.Request):
+    def translate_file(
+        self, file: str | None, to: str, label: str
+    ) -> Iterator[tuple[str, list[str]]]:
         """Translate a file (NIfTI, picture or zip of a DICOM series) to the domain `to`. `label` is
         the class of its images, for a model that was trained with classes. Returns a file of the
         same kind, and the warnings and notes about the scan.
         """
         if not file:
             raise gr.Error("The request has no file.", print_exception=False)
-        upload = self._take_file(file, request)
+        folder = Path(tempfile.mkdtemp(dir=self.served.parent))
         try:
-            to = to or next(iter(self.service.directions))
-            result = self.service.translate(upload, to, label=label)
+            image = self.service.take(Path(file), folder)
+            check = self.service.check(image, to or next(iter(self.service.directions)))
+            made = self.service.translate(image, check.to, label or None)
+            notes = [("note", fit_words(check.fits)), *check.reasons, *made.notes]
+            # Gradio copies the file before it goes on
+            yield str(made.file), [": ".join(note) for note in notes]
         except Exception as error:
-            raise gr.Error(failure_of(error), print_exception=False) from error
+            raise gr.Error(failure_of(error, folder), print_exception=False) from error
         finally:
-            self.service.forget_input(upload)
-        return str(result.file), [": ".join(note) for note in result.notes]
-
-    def forget(self, request: gr.Request) -> None:
-        """Delete what a session has uploaded and what was made of it."""
-        self.service.forget(request.session_hash)
-
-    def _take_file(self, sent: str, request: gr.Request) -> Path:
-        """Move an upload to its session; gr.Error for a file that was not uploaded here."""
-        path = Path(sent)
-        if path.parent.parent != self.service.folder.resolve() or not path.is_file():
-            raise gr.Error("This file was not uploaded here.", print_exception=False)
-        upload = path.rename(self.service.place(request.session_hash, path.name))
-        with suppress(OSError):  # another session has sent the same file
-            path.parent.rmdir()
-        return upload
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def about_model(service: Service) -> str:
@@ -302,11 +250,12 @@ def about_model(service: Service) -> str:
         return "This model was never scored."
 
 
-def failure_of(error: Exception) -> str:
-    """The message of an error for the sender of a file; an unexpected error is printed with its
-    traceback.
+def failure_of(error: Exception, folder: Path) -> str:
+    """The message of an error for the sender of a file, without the server's folder; an unexpected
+    error is printed with its traceback.
     """
-    if message := str(error) if isinstance(error, GantkError) else machine_failure(error):
-        return message
+    message = str(error) if isinstance(error, GantkError) else machine_failure(error)
+    if message:
+        return message.replace(f"{folder}{os.sep}", "")
     traceback.print_exception(error)
     return "An unexpected error occurred. The terminal that runs gantk app shows it."

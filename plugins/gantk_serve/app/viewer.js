@@ -1,16 +1,15 @@
 // Input, output and difference in NiiVue views with one cursor and one gray window.
 (() => {
   let views = {}; // kind -> Niivue
-  let shown = null, image = null;
+  let image = null;
   const at = (name) => document.querySelector(`#viewer [data-at="${name}"]`);
   const share = (name) => Number(at(name).value) / 100;
 
-  const names = (kind, largest = 100) => ({ input: `${shown.source} (input)`, output: `${shown.to} (synthetic)`, difference: `output − input: what the model changed, 0 to ${Math.round(largest)} % of the gray window` })[kind] || kind;
+  const names = (kind, largest = 100) => ({ input: `${image.source} (input)`, output: `${image.to} (synthetic)`, difference: `output − input: what the model changed, 0 to ${Math.round(largest)} % of the gray window` })[kind] || kind;
 
   const build = () => {
     document.getElementById("viewer").innerHTML = `
       <div class="chooser">
-        <label data-at="which">scan <select data-at="image"></select></label>
         <label data-at="three">planes <select data-at="planes"><option value="3">three</option><option value="0">axial</option><option value="1">coronal</option><option value="2">sagittal</option></select></label>
         <span data-at="slice"></span>
         <label>level <input type="range" data-at="level" min="0" max="100" value="50"></label>
@@ -19,7 +18,6 @@
       </div>
       <div class="volumes"></div>
       <p class="aside" data-at="aside"></p>`;
-    at("image").addEventListener("change", () => load(Number(at("image").value)));
     at("planes").addEventListener("change", planes);
     for (const name of ["level", "window", "largest"]) at(name).addEventListener("input", shade);
   };
@@ -74,16 +72,14 @@
     }
   };
 
-  const load = async (number) => {
-    image = shown.views[number];
-    const kinds = Object.keys(image.files);
+  const load = async () => {
+    const kinds = Object.keys(image.windows);
     if (kinds.join() !== Object.keys(views).join()) await canvases(kinds);
     at("three").hidden = image.slices < 2;
     at("planes").value = image.slices < 16 ? 0 : 3; // side views of a few slices show little
-    at("which").hidden = shown.views.length < 2;
     for (const [kind, view] of Object.entries(views)) {
       for (const volume of [...view.volumes]) view.removeVolume(volume);
-      const answer = await fetch(shown.base + image.files[kind]);
+      const answer = await fetch(`${image.base}${kind}.nii`, { cache: "no-store" });
       if (!answer.ok) throw new Error("it was deleted. Translate the scan again.");
       view.addVolume(await niivue.NVImage.new(await answer.arrayBuffer(), `${kind}.nii`, kind === "difference" ? "inferno" : "gray"));
     }
@@ -95,23 +91,22 @@
     tell(middle);
     const thin = image.thin > 1 ? ` Every ${image.thin}th voxel along each side is shown; the saved file holds them all.` : "";
     at("aside").textContent = `Click or drag to move the cursor of all images.${image.slices < 2 ? "" : " Scroll to change the slice. The patient's right is on the left."}${thin}`;
-    document.getElementById("viewer").dataset.ready = number;
+    document.getElementById("viewer").dataset.ready = "yes";
   };
 
   window.gantkShow = async (made) => {
     const viewer = document.getElementById("viewer");
-    viewer.hidden = !made?.views.length;
+    viewer.hidden = !made;
     delete viewer.dataset.ready;
     if (viewer.hidden) return;
-    shown = made;
+    image = made;
     if (!document.createElement("canvas").getContext("webgl2")) {
       viewer.textContent = "This browser does not support WebGL 2, which the viewer needs. You can still save the result.";
       return;
     }
-    if (!at("image")) build();
-    at("image").replaceChildren(...shown.views.map((each, number) => new Option(each.name, number)));
+    if (!at("planes")) build();
     try {
-      await load(0);
+      await load();
     } catch (error) {
       at("aside").textContent = `The result cannot be shown: ${error.message}`;
     }

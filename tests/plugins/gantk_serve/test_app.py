@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zipfile
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from html import unescape
 from pathlib import Path
 
@@ -25,13 +25,11 @@ from browser import BROWSER, Browser
 from tiny import small_run
 from volumes import volume
 
-import gantk as gantk_package
 from gantk.errors import UserError
 from gantk.formats.files import read
-from gantk.inference.frame import fit_words
-from gantk_serve.trust import answer_for, quality_on_unseen
+from gantk.metrics.rows import judgement
 
-MOST = 300_000  # bytes of an upload
+MOST = 600_000  # bytes of an upload
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +39,17 @@ def gradio():
 
 
 @pytest.fixture(scope="module")
-def parts(gradio):
-    """The parts of the page, as functions."""
-    from gantk_serve.app.page import PARTS
-
-    return PARTS
-
-
-@pytest.fixture(scope="module")
-def service(gradio, tiny_run, tmp_path_factory):
-    """A service with the tiny run in an empty folder."""
+def service(gradio, tiny_run):
+    """A service with the tiny run."""
     from gantk_serve.app.service import Service
 
-    return Service(str(tiny_run), tmp_path_factory.mktemp("place"), MOST, "cpu")
+    return Service(str(tiny_run), MOST, "cpu")
 
 
 @pytest.fixture(scope="module")
-def address(service):
+def address(service, tmp_path_factory):
     """The address of the served page."""
-    with served(service) as found:
+    with served(service, tmp_path_factory.mktemp("place")) as found:
         yield found
 
 
@@ -71,12 +61,12 @@ def zipped(files: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> bytes:
     return made.getvalue()
 
 
-def left(service) -> list[str]:
-    """What is left of uploads and results; the folder of sessions stays."""
-    names = []
-    for place, folders, files in os.walk(service.folder):
-        names += [os.path.join(place, name) for name in (*folders, *files) if name != "sessions"]
-    return names
+def taken(service, folder, name, content):
+    """The image of an upload."""
+    folder.mkdir()
+    sent = folder.parent / name
+    sent.write_bytes(content)
+    return service.take(sent, folder)
 
 
 def wait_until(condition):
@@ -87,7 +77,7 @@ def wait_until(condition):
 
 
 def test_a_program_gets_the_bytes_that_the_command_line_writes(
-    address, service, gantk, tiny_run, tmp_path, pictures
+    address, gantk, tiny_run, tmp_path, pictures
 ):
     scans = [
         pictures(tmp_path, 1)[0],
@@ -105,55 +95,19 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
 
 
 @pytest.mark.slow
-def test_a_result_stays_until_its_session_ends(address, service, tmp_path, pictures):
-    (scan,) = pictures(tmp_path, 1)
-    with program(address, tmp_path / "back") as call:
-        call(scan)
-        assert [name for name in left(service) if "_synthetic_" in name]
-
-    wait_until(lambda: left(service) == [])
-
-
-@pytest.mark.slow
 def test_a_password_is_asked_for_by_page_and_api(service, tmp_path, pictures):
     from gradio_client.exceptions import AuthenticationError
 
     (scan,) = pictures(tmp_path, 1)
-    token = "f" * 32
-    with served(service, token) as address:
+    with served(service, tmp_path, "secret") as address:
         assert requests.get(f"{address}/config", timeout=60).status_code == 401
         with (
             pytest.raises((AuthenticationError, ValueError)),
             program(address, tmp_path, auth=("gantk", "wrong")),
         ):
             pass
-        with program(address, tmp_path, auth=("gantk", token)) as call:
-            result, _ = call(scan)
-            assert Path(result).stat().st_size > 0
-
-        wait_until(lambda: left(service) == [])
-
-
-TOKENS = {
-    "no file": (None, 0, "without a password"),
-    "missing": ("", 0, "does not exist"),
-    "empty": ("", 0o600, "has 0 characters"),
-    "short": ("f" * 31, 0o600, "has 31 characters"),
-    "read by others": ("f" * 32, 0o640, "others can read"),
-}
-
-
-@pytest.mark.parametrize("case", TOKENS)
-def test_an_open_address_needs_a_good_password(case, tmp_path, gantk):
-    text, mode, words = TOKENS[case]
-    file = tmp_path / "token"
-    if mode:
-        file.write_text(text)
-        file.chmod(mode)
-    options = [] if text is None else ["--token-file", file]
-    told = gantk("app", "--host", "0.0.0.0", "--port", 0, *options).refused()
-
-    assert words in told
+        with program(address, tmp_path, auth=("gantk", "secret")) as call:
+            assert Path(call(scan)[0]).stat().st_size > 0
 
 
 def test_a_zipped_dicom_series_comes_back_as_derived_series(address, gantk, tiny_run, tmp_path):
@@ -169,14 +123,21 @@ def test_a_zipped_dicom_series_comes_back_as_derived_series(address, gantk, tiny
 
     gantk("translate", tiny_run, folder, tmp_path / "cli", "--to", "T2").ok()
 
-    back = read(tmp_path / "back" / "head")
+    back = read(tmp_path / "back")
     cli = read(tmp_path / "cli")
 
     assert np.array_equal(back.pixels, cli.pixels)
     assert np.allclose(back.affine, cli.affine)
-    made = pydicom.dcmread(next((tmp_path / "back" / "head").iterdir()))
+    made = pydicom.dcmread(next((tmp_path / "back").iterdir()))
     assert made.ImageType[0] == "DERIVED"
     assert made.SyntheticData == "YES"
+
+
+def test_a_single_dicom_file_is_translated(service, tmp_path):
+    (slice_file,) = dicom_files.series(tmp_path / "one", dicom_files.head(1))
+    source = taken(service, tmp_path / "place", "one.dcm", slice_file.read_bytes())
+
+    assert zipfile.ZipFile(service.translate(source, "T2").file).namelist()
 
 
 @pytest.mark.slow
@@ -186,54 +147,49 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
     method = {"name": "pix2pix", "conditional": True, "generator": {"name": "unet", "width": 4}}
     heads = {"lesions": 1, "radius": [10.0, 20.0], "healthy": 0.5}
     run = small_run(tmp_path, method, source=heads, domains=["T1", "FLAIR"], labels=True)
-    service = Service(str(run), tmp_path / "place", MOST, "cpu")
+    service = Service(str(run), MOST, "cpu")
     (picture,) = pictures(tmp_path / "pictures", 1)
-    made = {}
-    for label in ("healthy", "tumour"):
-        upload = service.place("a session", "a.png")
-        upload.write_bytes(picture.read_bytes())
-        made[label] = service.translate(upload, "FLAIR", label=label).file.read_bytes()
+    source = taken(service, tmp_path / "place", "a.png", picture.read_bytes())
+    made = {
+        label: service.translate(source, "FLAIR", label).file.read_bytes()
+        for label in ("healthy", "tumour")
+    }
     with pytest.raises(UserError, match="healthy, tumour"):
-        service.translate(upload, "FLAIR")
-    found, _ = service.look(upload)  # before a class is chosen
+        service.translate(source, "FLAIR")
 
-    assert found == "FLAIR"
+    assert service.check(source).to == "FLAIR"  # before a class is chosen
     assert made["healthy"] != made["tumour"]
 
 
-@pytest.mark.parametrize(
-    ("name", "result"),
-    [
-        ("p1/T1.nii.gz", "p1/T2.nii.gz"),
-        (
-            "sub-01/anat/sub-01_T1w.nii.gz",
-            "sub-01/anat/sub-01_space-T1w_desc-gantk_T2w.nii.gz",
-        ),
-    ],
-)
-def test_translations_of_a_zip_are_shown(service, tmp_path, name, result):
-    scan = volume(tmp_path / "scan.nii.gz")
-    upload = service.place("a session", "study.zip")
-    upload.write_bytes(zipped({name: scan.read_bytes()}))
-    made = service.translate(upload, "T2", show=True)
-    images = [each for each in zipfile.ZipFile(made.file).namelist() if each.endswith(".gz")]
-
-    assert images == [result]
-    (view,) = made.views
-    assert view["name"] == name
-    assert list(view["files"]) == ["input", "output", "difference"]
+# the series of a zip: description of each -> the one that is translated; "" where that is not known
+STUDIES = {
+    "one": (["T1 se"], "T1 se"),
+    "one of each contrast": (["T1 se", "T2 tse"], "T1 se"),
+    "a localizer beside it": (["T1 localizer", "T1 se"], "T1 se"),
+    "two of a contrast": (["T1 se", "T1 mprage"], ""),
+}
 
 
-def test_a_long_zip_leaves_the_queue_to_others(service, tmp_path, monkeypatch):
-    monkeypatch.setattr("gantk_serve.app.service.MAX_ZIP_SECONDS", -1.0)
-    scan = volume(tmp_path / "scan.nii.gz").read_bytes()
-    upload = service.place("a session", "study.zip")
-    upload.write_bytes(zipped({f"p{n}_T1.nii.gz": scan for n in range(3)}))
-    made = service.translate(upload, "T2")
-    images = [each for each in zipfile.ZipFile(made.file).namelist() if each.endswith(".gz")]
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_one_series_of_a_zip_is_translated(service, tmp_path, name):
+    pydicom = pytest.importorskip("pydicom")
+    described, chosen = STUDIES[name]
+    files = {}
+    for number, words in enumerate(described):
+        header = {"SeriesDescription": words, "SeriesInstanceUID": f"1.2.{number}"}
+        made = dicom_files.series(tmp_path / str(number), dicom_files.head(4), **header)
+        files |= {f"study/S{number}/{path.name}": path.read_bytes() for path in made}
+    if not chosen:
+        with pytest.raises(
+            UserError, match=r"holds 'study/S0', 'study/S1'\. Allowed: a zip of one"
+        ):
+            taken(service, tmp_path / "place", "study.zip", zipped(files))
+        return
 
-    assert len(images) == 1
-    assert any("others wait" in text and "2 of 3 images" in text for _, text in made.notes)
+    source = taken(service, tmp_path / "place", "study.zip", zipped(files))
+    first = pydicom.dcmread(sorted(source.iterdir())[0])
+    assert first.SeriesDescription == chosen
+    assert len([*source.iterdir()]) == 4
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -246,11 +202,11 @@ HOSTILE = {
         "neither a file nor a folder",
     ),
     "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), "unpacks to more than"),
-    "many": ("a.zip", zipped({f"{n}.png": b"" for n in range(4097)}), "more than 4,096 files"),
+    "many": ("a.zip", zipped({f"{n}.png": b"" for n in range(4097)}), "unpacks to more than"),
     "no zip": ("a.zip", b"PK\x03\x04 and nothing", "cannot be read as a zip file"),
     "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), "more than 50 folders"),
     "only damaged": ("a.zip", zipped({"y.png": PNG[:60]}), "y.png"),
-    "no images": ("a.zip", zipped({"letter.txt": b"text"}), "no images"),
+    "no images": ("a.zip", zipped({"letter.txt": b"text"}), "holds no image for this model"),
     "a letter": ("letter.txt", b"text", "unknown suffix '.txt'"),
     "another kind": ("a.nii.gz", PNG, "cannot be read as NIfTI"),
     "empty": ("a.nii", b"", "is empty"),
@@ -262,178 +218,50 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_one_message(service, tmp_path, kind):
+    from gantk_serve.app.page import Events
+
+    name, content, words = HOSTILE[kind]
+    (tmp_path / "place").mkdir()
+    (tmp_path / name).write_bytes(content)
+    told = Events(service, tmp_path / "place").take(str(tmp_path / name), None)
+
+    assert told[0] is None
+    assert words in unescape(told[3])
+    assert "place" not in told[3]
+    assert not [*(tmp_path / "place").iterdir()]
+
+
 @pytest.mark.parametrize(("name", "to"), [("a_T1w", "T2"), ("a_T2w", "T1"), ("a_FLAIR", "T2")])
 def test_an_upload_chooses_its_direction_and_is_compared(service, tmp_path, name, to):
-    upload = service.place("a session", f"{name}.nii.gz")
-    volume(upload, values=dicom_files.head(12, 40, 36).T)
-    found, answer = service.look(upload)
+    scan = volume(tmp_path / f"{name}.nii.gz", values=dicom_files.head(12, 40, 36).T)
+    check = service.check(scan)
 
-    assert found == to
-    assert (answer.fits == "no") == (name == "a_FLAIR")
-    assert any("says FLAIR" in text for _, text in answer.reasons) == (name == "a_FLAIR")
-
-
-@pytest.mark.parametrize("names", [("T1", "T2"), ("T1",)])
-def test_a_study_with_the_wanted_contrast_is_told(service, tmp_path, names):
-    files = {}
-    for name in names:
-        scan = volume(tmp_path / f"{name}.nii.gz", values=dicom_files.head(12, 40, 36).T)
-        files[f"p1/{name}.nii.gz"] = scan.read_bytes()
-    upload = service.place("a session", "study.zip")
-    upload.write_bytes(zipped(files))
-    found, answer = service.look(upload)
-
-    assert found == "T2"
-    told = [text for _, text in answer.reasons if "has an acquired T2 already" in text]
-    assert bool(told) == ("T2" in names)
+    assert check.to == to
+    assert (check.fits == "no") == (name == "a_FLAIR")
+    assert any("says FLAIR" in text for _, text in check.reasons) == (name == "a_FLAIR")
+    assert service.check(scan, "T1").to == "T1"
 
 
-@pytest.mark.parametrize(
-    ("second", "fits", "words"),
-    [
-        (
-            {"ProtocolName": "T1 localizer"},
-            "not recorded",
-            "not used (the header says that it is a localizer): 'P1'",
-        ),
-        ({"ImageType": ["DERIVED", "SUB"]}, "not recorded", "says that it is a subtraction)"),
-        ({"skip": [4]}, "no", "lacks 1 slice"),
-    ],
-)
-def test_each_patient_of_a_zip_gets_an_answer(service, tmp_path, second, fits, words):
-    files = {}
-    for number, changed in enumerate(({}, second)):
-        person = f"P{number}"
-        header = {
-            "ProtocolName": "T1 se",
-            "PatientID": person,
-            "SeriesInstanceUID": f"1.2.{number}",
-        } | changed
-        dicom_files.series(tmp_path / person, dicom_files.head(12, 40, 36), **header)
-        content = (tmp_path / person).iterdir()
-        files |= {f"{person}/{path.name}": path.read_bytes() for path in content}
-    upload = service.place("a session", "study.zip")
-    upload.write_bytes(zipped(files))
-    _, answer = service.look(upload)
-    translated = service.translate(upload, "T2").trust
+def test_page_begins_with_the_verdict_of_the_report(address, service):
+    sentence, tone = judgement(service.model.run)
+    config = requests.get(f"{address}/config", timeout=60).json()
+    (top,) = [each for each in config["components"] if each["props"].get("elem_id") == "top"]
+    shown = unescape(top["props"]["value"])
 
-    told = [text for _, text in answer.reasons]
-    assert translated.fits == answer.fits
-    assert answer.fits == fits, told
-    assert any(words in text and "P1" in text for text in told)
-    # no file of a series is at fault
-    assert not any("P1/IM" in text for _, text in translated.reasons)
+    assert sentence
+    assert f'<p class="verdict {tone}">{sentence}</p>' in shown
 
 
-@pytest.mark.parametrize("second", ["P1", "P2"])
-def test_patients_in_one_folder_of_a_zip_are_told(service, tmp_path, second):
-    for series, person in enumerate(("P1", second)):
-        header = {
-            "PatientID": person,
-            "SeriesInstanceUID": f"1.2.{series}",
-            "ProtocolName": "T1 se",
-        }
-        pixels = dicom_files.head(12, 40, 36, seed=series)
-        dicom_files.series(tmp_path / "all", pixels, prefix=f"s{series}-", **header)
-    upload = service.place("a session", "study.zip")
-    files = {f"all/{path.name}": path.read_bytes() for path in (tmp_path / "all").iterdir()}
-    upload.write_bytes(zipped(files))
-    _, answer = service.look(upload)
-    made = service.translate(upload, "T2").file
-    results = [name for name in zipfile.ZipFile(made).namelist() if name.endswith(".dcm")]
+def test_shipped_example_fits_the_shipped_model(gradio):
+    from gantk_serve.app.page import EXAMPLE
+    from gantk_serve.app.service import Service
 
-    told = ("warning", "'all' has scans of 2 patients") in answer.reasons
-    assert told == (second == "P2")
-    assert len(results) == 24
-    assert all(("patient-" in name) == told for name in results)
+    assert Service("t1t2", MOST, "cpu").check(EXAMPLE).fits in ("yes", "partly")
 
 
-# notes about the scans of an upload -> the answer, and the number of reasons
-ANSWERS = {
-    "one scan": ([("note", fit_words("partly")), ("note", "spacing")], "partly", 1),
-    "the worst of a zip": (
-        [
-            ("note", f"{fit_words('yes')} (2 of 3 images: a.nii, c.nii)"),
-            ("warning", f"{fit_words('no')} (1 of 3 images: b.nii)"),
-        ],
-        "no",
-        2,
-    ),
-    "one contrast of several": ([("note", f"T1: {fit_words('yes')}")], "yes", 0),
-    "a header that quotes it": ([("note", "fits the training data: well")], "not recorded", 1),
-}
-
-
-@pytest.mark.parametrize("case", ANSWERS)
-def test_the_page_tells_what_does_not_hold(case, parts):
-    notes, fits, reasons = ANSWERS[case]
-    answer = answer_for(notes, "PSNR 21.7 dB.")
-    told = parts.trust(answer)
-
-    assert (answer.fits, len(answer.reasons)) == (fits, reasons)
-    assert "lesions are not judged" in told
-    assert ("do not hold for a scan that does not fit" in told) == (fits == "no")
-
-
-def test_quality_is_of_people_whom_the_model_has_not_seen(service, parts):
-    shipped, _ = quality_on_unseen(gantk_package.load("t1t2", device="cpu").run, "T2", "T1")
-
-    assert shipped.startswith("On 12 people whom the model had not seen: PSNR 21.7 dB, SSIM 0.845")
-    assert "; single volumes: 16.9 to 25.0 dB." in shipped
-    assert shipped.endswith(
-        "21.7 dB is a typical error of 8 % of the gray range on them; the error on this scan is not"
-        " known."
-    )
-    sentence, tone = quality_on_unseen(service.model.run, "T1", "T2")
-    assert "PSNR" in sentence
-    assert (tone == "bad") == ("not better than" in sentence)
-    assert f'<p class="{tone}">{sentence}' in unescape(parts.trust(answer_for([], sentence, tone)))
-
-
-def test_page_on_trust_shows_its_pictures(gradio, address):
-    from gantk_serve.app.page import FILES
-    from gantk_serve.trust import page_text
-
-    page = page_text(FILES)
-    pictures = set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", page))
-
-    assert "Can I trust it for my patient?" in page
-    assert len(pictures) == 3
-    for picture in pictures:
-        answer = requests.get(f"{address}{picture}", timeout=60)
-        assert answer.headers["content-type"].startswith("image"), picture
-    assert not re.search(r"(?<!!)\[[^]]*\]\((?!#)", page)  # links to pages that are not here
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_files_are_one_message(service, kind):
-    name, content, words = HOSTILE[kind]
-    upload = service.place("a session", name)
-    upload.write_bytes(content)
-    steps = [service.translate, service.translate]  # a damaged zip stays damaged
-    if kind != "no images":  # there is nothing to look at
-        steps.append(lambda upload, _: service.look(upload))
-    for step in steps:
-        with pytest.raises(UserError) as failed:
-            step(upload, "T2")
-        assert words in str(failed.value)
-        assert str(service.folder) not in str(failed.value)
-        assert "--" not in str(failed.value)
-    service.forget("a session")
-
-    assert not upload.parent.parent.exists()
-
-
-def test_a_name_cannot_lead_out_of_its_place(service):
-    for name in ("../../a.nii", "..", "/etc/passwd", "a\\..\\b.nii", ".hidden.nii", ""):
-        upload = service.place("a session", name)
-        assert upload.parent.name == "in"
-        assert upload.parents[2] == service.session_folder("a session")
-        assert not upload.name.startswith(".")
-        service.forget("a session")
-
-
-def test_large_or_cross_site_requests_are_refused(address):
+def test_requests_of_others_are_refused(address):
     upload = f"{address}/gradio_api/upload"
 
     def post(content=PNG, **headers):
@@ -441,68 +269,21 @@ def test_large_or_cross_site_requests_are_refused(address):
             upload, headers=headers, files={"files": ("a.nii", content)}, timeout=60
         )
 
-    refused = [
-        (post(Origin="http://other.org"), 403),
-        (post(Origin="http://["), 400),
-        (post(Host="other.org"), 400),
-        (post(Host="["), 400),
-        (post(bytes(MOST + 1)), 413),
-        (requests.get(f"{address}/gradio_api/file=/etc/passwd", timeout=60), 403),
-        (requests.get(f"{address}/gradio_api/proxy=http://other.org", timeout=60), 400),
-    ]
-    for number, (answer, status) in enumerate(refused):
-        assert answer.status_code == status, (number, answer.text)
+    assert post(Host="other.org").status_code == 400
+    assert post(bytes(MOST + 1)).status_code == 413
+    answer = post(Origin="http://other.org")
+    assert (
+        "access-control-allow-origin" not in answer.headers
+    )  # a browser shows it to no other page
+    assert requests.get(f"{address}/gradio_api/file=/etc/passwd", timeout=60).status_code == 403
 
 
-def test_every_answer_keeps_scripts_of_others_out(address):
-    answer = requests.get(address, timeout=60)
-
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert answer.headers["cache-control"] == "no-store"
-
-
-BAD_REQUESTS = [
-    b'{"data": []}',
-    b'{"data": ["\\ud800", null, true]}',
-    b'{"data": [], "fn_index": 1}',
-    b'{"data": [], "fn_index": 99, "session_hash": "s"}',
-    b'{"session_hash": "s", "data": "\\udfff"}',
-    b'{"data": NaN}',
-    b'"\\ud800"',
-]
-
-
-@pytest.mark.parametrize("body", BAD_REQUESTS)
-def test_requests_that_no_page_sends_are_refused(address, body, capfd):
-    asked = {"data": body, "headers": {"Content-Type": "application/json"}, "timeout": 60}
-    for end in ("run/go", "run/none", "api/go", "call/go", "call/v2/go", "queue/join", "reset"):
-        answer = requests.post(f"{address}/gradio_api/{end}", **asked)
-        assert 400 <= answer.status_code < 500, (end, answer.text)
-
-    told = capfd.readouterr()
-    assert told.out + told.err == ""
-
-
-def test_an_upload_that_breaks_off_prints_nothing(address, capfd):
-    host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(
-            b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
-        )
-    assert requests.get(address, timeout=60).ok  # it has seen the end of the other meanwhile
-
-    told = capfd.readouterr()
-    assert told.out + told.err == ""
-
-
-def result_of(address, function, values):
-    """The last message of Gradio's queue for a call of a session without a heartbeat."""
+def result_of(address, values):
+    """The last message of Gradio's queue for a call of /translate, as no page sends it."""
     config = requests.get(f"{address}/config", timeout=60).json()
-    (number,) = [each["id"] for each in config["dependencies"] if each["api_name"] == function]
+    (number,) = [each["id"] for each in config["dependencies"] if each["api_name"] == "translate"]
     asked = {"data": values, "fn_index": number, "session_hash": "no-heartbeat"}
-    join = requests.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60)
-    assert join.ok, join.text
+    requests.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60).raise_for_status()
     query = f"{address}/gradio_api/queue/data?session_hash=no-heartbeat"
     with requests.get(query, stream=True, timeout=60) as answer:
         for line in answer.iter_lines():
@@ -511,44 +292,18 @@ def result_of(address, function, values):
                 return message
 
 
-def test_files_that_were_not_uploaded_are_out_of_reach(address, service, tmp_path, capfd):
+def test_files_that_were_not_uploaded_are_out_of_reach(address, tmp_path):
     (victim := tmp_path / "letter.nii").write_bytes(b"secret")
-    service.forget("a session")
-    place = service.folder / "link"
-    place.mkdir()
-    up = f"{place}/../../../{tmp_path.name}/letter.nii"
-    for named in (str(victim), up, "http://127.0.0.1/letter.nii", "a\0b"):
+    for named in (
+        str(victim),
+        f"{tmp_path}/../{tmp_path.name}/letter.nii",
+        "http://127.0.0.1/a.nii",
+    ):
         given = {"path": named, "meta": {"_type": "gradio.FileData"}}
-        message = result_of(address, "translate", [given, "T2", ""])
+        message = result_of(address, [given, "T2", ""])
         assert not message["success"], named
-        assert "secret" not in json.dumps(message)
-    place.rmdir()
-    told = capfd.readouterr()
-
+        assert "NIfTI" not in json.dumps(message), named  # it was not even read
     assert victim.read_bytes() == b"secret"
-    wait_until(lambda: left(service) == [])  # sessions of other tests end
-    assert "Traceback" not in told.err
-
-
-def test_what_nobody_uses_is_deleted(address, service, tmp_path, pictures, monkeypatch):
-    from gantk_serve.app import service as module
-
-    service.forget("a session")
-    wait_until(lambda: left(service) == [])  # sessions of other tests end
-    content = pictures(tmp_path, 1)[0].read_bytes()
-    sent = {"files": ("a.png", content)}
-    (path,) = requests.post(f"{address}/gradio_api/upload", files=sent, timeout=60).json()
-    given = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    assert result_of(address, "translate", [given, "T2", ""])["success"]
-    requests.post(f"{address}/gradio_api/upload", files=sent, timeout=60)  # which nobody takes
-
-    names = {Path(each).name for each in left(service)}
-    assert {"a.png", "a_synthetic_T2.png"} <= names  # the result of a session without a heartbeat
-    service.delete_idle()
-    assert names == {Path(each).name for each in left(service)}
-    monkeypatch.setattr(module, "IDLE_S", -1.0)
-    service.delete_idle()
-    assert left(service) == []
 
 
 def test_a_used_port_is_one_message(gantk, tiny_run):
@@ -560,30 +315,31 @@ def test_a_used_port_is_one_message(gantk, tiny_run):
     assert "port 0 is a free one" in outcome.err
 
 
-def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk, gradio):
-    told = gantk("app", "missing", "--port", 0).refused()
+@pytest.mark.parametrize("model", ["missing"])
+def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk, gradio, model):
+    told = gantk("app", model, "--port", 0).refused()
 
-    assert "'missing' needs several contrasts of a patient (T1, T1CE, T2, FLAIR)" in told
-    assert "gantk translate missing --t1 A --t1ce B OUTPUT" in told
+    assert f"'{model}' does not translate one image to another" in told
+    assert "gantk translate" in told
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_browser_translates_and_saves_a_dropped_scan(address, service, gantk, tiny_run, tmp_path):
-    scan = volume(tmp_path / "scan.nii.gz")
-    slices = read(scan).pixels.shape[1]
-    gantk("translate", tiny_run, scan, tmp_path / "cli.nii.gz", "--to", "T2").ok()
-    with Browser(tmp_path, address, gpu=True) as page:
-        page.until("document.querySelector('#scan input[type=file]')")
-        page.js(
-            "(() => { const list = new DataTransfer();"
-            f" const bytes = Uint8Array.from(atob('{b64encode(scan.read_bytes()).decode()}'),"
-            " (c) => c.charCodeAt(0)); list.items.add(new File([bytes], 'scan.nii.gz'));"
-            " const input = document.querySelector('#scan input[type=file]');"
-            " input.files = list.files;"
-            " input.dispatchEvent(new Event('change', { bubbles: true })); })()"
-        )
+def test_browser_translates_and_saves_the_example(gantk, tmp_path, gradio):
+    from gantk_serve.app.page import EXAMPLE
+    from gantk_serve.app.service import Service
+
+    slices = read(EXAMPLE).pixels.shape[1]
+    gantk("translate", "t1t2", EXAMPLE, tmp_path / "cli.nii.gz", "--to", "T2").ok()
+    with (
+        served(Service("t1t2", MOST, "cpu"), tmp_path) as address,
+        Browser(tmp_path, address, gpu=True) as page,
+    ):
+        page.until("document.querySelector('#example button, #example td, .gallery-item')")
+        verdict = page.js("document.querySelector('#top .verdict').textContent")
+        page.js("document.querySelector('#example button, #example td, .gallery-item').click()")
         page.until("document.querySelector('#go:not([disabled])')")
+        fit = page.js("document.querySelector('#fit h2').textContent")
         page.js("document.querySelector('#go').click()")
         page.until("document.querySelector('#viewer[data-ready]')")
         values = (
@@ -599,15 +355,16 @@ def test_browser_translates_and_saves_a_dropped_scan(address, service, gantk, ti
         page.until(f"String({values}) != '{','.join(f'{value:g}' for value in before)}'")
         saved = page.js(
             "fetch(document.querySelector('#save').href).then((a) => a.arrayBuffer())"
-            ".then((b) => btoa(String.fromCharCode(...new Uint8Array(b))))"
+            ".then((b) => { let s = ''; for (const c of new Uint8Array(b)) s +="
+            " String.fromCharCode(c); return btoa(s); })"
         )
         asked = page.js("performance.getEntriesByType('resource').map((each) => each.name)")
         errors = page.errors
-    wait_until(lambda: left(service) == [])  # the window was closed
 
-    assert kinds == ["input", "output", "difference"]  # no uncertainty was judged
-    assert slices % 2 == 0  # so that the middle is between two slices
-    assert place == f"slice {slices // 2} of {slices}"
+    assert "ahead of every baseline" in verdict
+    assert "fits the training data" in fit.lower()
+    assert kinds == ["input", "output", "difference"]
+    assert place.endswith(f" of {slices}")
     assert b64decode(saved) == (tmp_path / "cli.nii.gz").read_bytes()
     assert asked
     assert all(each.startswith((address, "data:", "blob:")) for each in asked)
