@@ -35,7 +35,7 @@ from gantk.catalog.contrasts import CONTRASTS, words_of
 from gantk.errors import UserError
 from gantk.files import whole_folder
 from gantk.formats.image import MARK, Image, in_file_order, label_of
-from gantk_dicom.files import frames_of, header, kind_of, readable
+from gantk_dicom.files import header, kind_of, readable
 from gantk_dicom.format import is_dicom
 from gantk_dicom.names import first_number, text_of
 from gantk_dicom.read import Headers
@@ -49,13 +49,13 @@ SERIES_NUMBERS = 9_000  # thousands that are added to the source's SeriesNumber
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
 LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
 # Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests,
-# procedure, PET).
-GROUPS = (0x0010, 0x0012, 0x0032, 0x0040, 0x0054)
+# procedure).
+GROUPS = (0x0010, 0x0012, 0x0032, 0x0040)
 KEPT_KEYWORDS = """
 SpecificCharacterSet TimezoneOffsetFromUTC StudyDate StudyTime AcquisitionDate AcquisitionTime
 AcquisitionDateTime AccessionNumber ReferringPhysicianName StudyDescription PhysiciansOfRecord
 InstitutionName InstitutionalDepartmentName StationName OperatorsName ProcedureCodeSequence
-ReferencedStudySequence AdmittingDiagnosesDescription ConversionType AnatomicRegionSequence
+ReferencedStudySequence AdmittingDiagnosesDescription AnatomicRegionSequence
 BodyPartExamined SliceThickness SpacingBetweenSlices PatientPosition GantryDetectorTilt
 StudyInstanceUID StudyID InstanceNumber AcquisitionNumber PatientOrientation ImagePositionPatient
 ImageOrientationPatient Laterality ImageLaterality FrameOfReferenceUID PositionReferenceIndicator
@@ -178,12 +178,12 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
         )
 
     columns, rows, count = headers.shape
-    if image.channels != 1 or (image.affine is None and count > 1):
-        what = "in colour" if image.channels != 1 else f"of {count} slices without positions"
+    modality = modality_of(description.partition(",")[0], str(headers[0].get("Modality")))
+    if image.channels != 1 or image.affine is None or modality not in CLASSES:
         raise UserError(
-            f"an image {what} cannot be written as a DICOM series",
+            "this image cannot be written as a DICOM series",
             where="OUTPUT",
-            allowed="gray slices",
+            allowed="gray slices of MR or CT with positions",
             remedy="write PNG or NIfTI: --format png, --format nii.gz",
         )
     if int(np.prod(image.pixels.shape[1:])) != rows * columns * count:
@@ -193,23 +193,19 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
         )
         raise UserError(what, remedy="resize the image to the input's size first")
 
-    volume = image.pixels.reshape(count, rows, columns)
-    apart = ""
-    if image.affine is not None:
-        affine = np.asarray(image.affine)
-        volume = in_file_order(image.pixels[0], headers.shape, affine).transpose(2, 1, 0)
-        apart = _texts([np.linalg.norm(affine[:3, 2])])[0]
-
+    affine = np.asarray(image.affine)
+    volume = in_file_order(image.pixels[0], headers.shape, affine).transpose(2, 1, 0)
     sources = [each for each in image.made_of if isinstance(each, Headers)]
-    comments = ". ".join(image.notes)[:MAX_COMMENT_CHARACTERS]
-    new = _new_elements(headers[0], description, comments, sources or [headers])
+    new = _new_elements(headers[0], modality, description, sources or [headers])
+    if image.notes:
+        new.ImageComments = ". ".join(image.notes)[:MAX_COMMENT_CHARACTERS]
     low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW_PERCENTILES)
     new.WindowCenter, new.WindowWidth = _texts(
         [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
     )
     new.RescaleType = "HU" if new.Modality == "CT" else "US"  # unspecified
-    if apart and count > 1:
-        new.SpacingBetweenSlices = apart
+    if count > 1:
+        (new.SpacingBetweenSlices,) = _texts([np.linalg.norm(affine[:3, 2])])
     new.ImagesInAcquisition = count  # lets a reader notice missing files
     return _slice_datasets(volume, headers, new)
 
@@ -308,23 +304,21 @@ def _save(dataset: Dataset, path: Path) -> None:
 
 
 def _new_elements(
-    source: Dataset, description: str, comments: str, made_of: Sequence[Headers]
+    source: Dataset, modality: str, description: str, made_of: Sequence[Headers]
 ) -> Dataset:
-    """The elements shared by all files of a derived series: modality, UIDs, description, comments,
-    the series that it was made of, date.
+    """The elements shared by all files of a derived series: modality, UIDs, description, the series
+    that it was made of, date.
     """
     number = int(first_number(source, "SeriesNumber") or 0)
     shown = re.sub(r"\s+", " ", description).strip()
     new = Dataset()
-    new.Modality = modality_of(description.partition(",")[0], str(source.get("Modality") or "OT"))
+    new.Modality = modality
     new.SeriesInstanceUID = new_uid()
     # another one for each series, also of one model and input
     new.SeriesNumber = number + 1000 * (
         1 + zlib.crc32(new.SeriesInstanceUID.encode()) % SERIES_NUMBERS
     )
     new.SyntheticData = "YES"
-    if comments:
-        new.ImageComments = comments
     new.SeriesDescription = label_of(description, MAX_DESCRIPTION_CHARACTERS)
     image = f"image ({shown})" if shown else "image"
     series = ", ".join(_series_in_words(headers[0]) for headers in made_of)
@@ -333,16 +327,9 @@ def _new_elements(
         f" from series {series}; not acquired, and not for diagnosis."
     )
     new.DerivationDescription = text[:1024]
-    if len(made_of) > 1:
-        new.ReferencedSeriesSequence = _referenced_series(source, made_of)
-    third = {"MR": "OTHER", "CT": "AXIAL"}.get(new.Modality)
-    if third is None:
-        own_third = (source.get("ImageType") or [])[2:3]
-        third = own_third[0] if own_third else "OTHER"
-    new.ImageType = ["DERIVED", "SECONDARY", third]
+    new.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"]
     new.StudyInstanceUID = source.get("StudyInstanceUID") or new_uid()
-    if new.Modality in CLASSES:
-        new.FrameOfReferenceUID = source.get("FrameOfReferenceUID") or new_uid()
+    new.FrameOfReferenceUID = source.get("FrameOfReferenceUID") or new_uid()
 
     new.Manufacturer = new.ManufacturerModelName = "gantk"
     new.SoftwareVersions = __version__
@@ -361,24 +348,6 @@ def _series_in_words(source: Dataset) -> str:
     return f"{number} ({words})" if words else str(number)
 
 
-def _referenced_series(source: Dataset, made_of: Sequence[Headers]) -> Items:
-    """The series of the source's study that a result was made of, with their images: the Common
-    Instance Reference module (PS3.3, C.12.2).
-    """
-    series = []
-    for headers in made_of:
-        first = headers[0]
-        if first.get("SeriesInstanceUID") and first.get("StudyInstanceUID") == source.get(
-            "StudyInstanceUID"
-        ):
-            item = Dataset()
-            item.SeriesInstanceUID = first.SeriesInstanceUID
-            images = [_reference(each) for each in headers if each.get("SOPInstanceUID")]
-            item.ReferencedInstanceSequence = Items(images)
-            series.append(item)
-    return Items(series)
-
-
 def _reference(source: Dataset) -> Dataset:
     """The class and the UID of an image."""
     item = Dataset()
@@ -393,10 +362,7 @@ def _header(source: Dataset, new: Dataset) -> Dataset:
     """
     dataset = _copy_elements(source)
     dataset.update(deepcopy(new))
-    dataset.SOPClassUID = CLASSES.get(new.Modality) or source.get("SOPClassUID")
-    if new.Modality not in CLASSES and frames_of(source) > 1:  # its class has several frames
-        dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
-        dataset.ConversionType = "SYN"
+    dataset.SOPClassUID = CLASSES[new.Modality]
     dataset.SOPInstanceUID = new_uid()
     dataset.setdefault("BurnedInAnnotation", "NO")
     if source.file_meta.TransferSyntaxUID in LOSSY:
@@ -412,7 +378,7 @@ def _header(source: Dataset, new: Dataset) -> Dataset:
     if new.Modality == "MR":  # acquisition elements of a synthetic image: research mode
         dataset.ScanningSequence = "RM"
         dataset.SequenceVariant = "NONE"
-    _set_defaults(dataset, SLICE_KEYWORDS.get(new.Modality, ""), None)
+    _set_defaults(dataset, SLICE_KEYWORDS[new.Modality], None)
 
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
