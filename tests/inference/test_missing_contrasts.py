@@ -270,9 +270,6 @@ def test_series_of_a_dicom_study_give_a_derived_series(run, tmp_path):
     assert len(files) == 4
     for file in files:
         made = pydicom.dcmread(file)
-        named = {each.SeriesInstanceUID: each for each in made.ReferencedSeriesSequence}
-        assert named.keys() == {f"1.2.3.{number}" for number in range(3)}
-        assert all(len(each.ReferencedInstanceSequence) == 4 for each in named.values())
         for words in ("t1_se_tra", "t1_se_tra KM", "t2_tse_tra"):
             assert f"({words})" in made.DerivationDescription
 

@@ -12,6 +12,7 @@ import dicom_files as made
 import numpy as np
 import pytest
 
+from gantk.errors import UserError
 from gantk.formats import files as io
 
 JUDGE = shutil.which("dciodvfy")
@@ -64,7 +65,13 @@ def test_derived_real_series_hold_no_new_errors(shared_data, tmp_path, half):
     scans = io.scans(shared_data / "brainix_dicom") + io.scans(shared_data / "io")
     series = [scan for scan in scans if not io.is_image(scan.path)]
     dicom = series + [scan for scan in scans if scan.path.suffix == ".dcm"]
+    read = 0
     for number, scan in enumerate(dicom):
-        image = io.read(scan)
-        if image.channels == 1 and (image.affine is not None or image.dims == 2):
+        try:
+            image = io.read(scan)
+        except UserError:  # in colour, or frames without places
+            continue
+        if image.affine is not None:
             expect_no_new_errors(scan, tmp_path / str(number), half)
+            read += 1
+    assert read >= 6
