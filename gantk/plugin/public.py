@@ -39,7 +39,6 @@ PUBLIC_MODULES = (
     "gantk.runs.trained",
     "gantk.prepare.module",
     "gantk.inference.frame",
-    "gantk.inference.translation",
     # scores and pages
     "gantk.metrics.baselines",
     "gantk.metrics.evaluate",
@@ -50,7 +49,6 @@ PUBLIC_MODULES = (
     "gantk.metrics.references",
     "gantk.metrics.rows",
     "gantk.metrics.sets",
-    "gantk.metrics.verdict",
     "gantk.metrics.written",
     "gantk.report.build",
 )
