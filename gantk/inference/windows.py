@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
-from types import EllipsisType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +24,6 @@ from gantk.recipe.tables import CheckedRecipe
 TRIALS = (8, 16, 32, 64, 128, 256)  # sides tried until the network accepts one
 MEASURED_SIDE = {2: 128, 3: 32}  # pixels: images on which a pass of the network is measured
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, D, *size)
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ class AnySize:
                 where="images",
                 remedy="load a run folder, or call .detach() on the tensor",
             )
-        return made[at(inside)]
+        return made[(..., *inside)]
 
     def _batch(self, window: Sequence[int]) -> int:
         """How many windows are processed at once."""
@@ -214,48 +211,11 @@ def network_of_method(
 # ---- windows
 
 
-@dataclass(frozen=True)
-class Window:
-    """One window; the weights of all windows sum to 1 at every pixel."""
-
-    box: Box
-    # one Gaussian for each axis: a window weighs most at its middle
-    weights: tuple[np.ndarray, ...]
-
-
-def windows_of(size: Sequence[int], window: Sequence[int], overlap: float) -> list[Window]:
-    """Windows that cover an image of `size`, evenly spaced, the first and the last at its edges."""
-    along = [_along(side, part, overlap) for side, part in zip(size, window, strict=True)]
-    return [Window(*map(tuple, zip(*axes, strict=True))) for axes in itertools.product(*along)]
-
-
-def _along(side: int, part: int, overlap: float) -> list[tuple[slice, np.ndarray]]:
-    """The place and the weights of each window along one axis."""
-    step = max(1, int(part * (1 - overlap)))
-    count = 1 + -(-(side - part) // step)
-    starts = [round(i * (side - part) / max(1, count - 1)) for i in range(count)]
-    bell = np.exp(-0.5 * (((np.arange(part) + 0.5) / part - 0.5) / 0.25) ** 2)
-    total = np.zeros(side)
-    for start in starts:
-        total[start : start + part] += bell
-
-    slices = []
-    for start in starts:
-        weights = (bell / total[start : start + part]).astype(np.float32)
-        slices.append((slice(start, start + part), weights))
-    return slices
-
-
-def at(box: Box) -> tuple[slice | EllipsisType, ...]:
-    """The index of a box of images (..., *size)."""
-    return (..., *box)
-
-
 def by_windows(
     images: Tensor, window: Sequence[int], overlap: float, network: Network, batch: int = 16
 ) -> Tensor:
     """Apply a network, (n, C, *window) -> (n, D, *window), to overlapping windows of images and blend
-    its results.
+    its results: a window weighs most at its middle.
 
     (N, C, *size), no side shorter than the window's, to (N, D, *size), float32. `overlap`: share of
     a window's side that the next one covers, 0 to below 1; more is smoother and slower. `batch`:
@@ -265,20 +225,30 @@ def by_windows(
     if tuple(size) == tuple(window):
         return torch.cat([network(part) for part in images.split(batch)])
 
-    places = [*itertools.product(range(len(images)), windows_of(size, window, overlap))]
-    total: Tensor | None = None
-    for first in range(0, len(places), batch):
-        chosen = places[first : first + batch]
-        made = network(torch.stack([images[n][at(each.box)] for n, each in chosen]))
-        if total is None:
+    bell = torch.ones(())
+    starts = []
+    for side, part in zip(size, window, strict=True):
+        places = (torch.arange(part) + 0.5) / part - 0.5
+        bell = bell[..., None] * torch.exp(-0.5 * (places / 0.25).square())
+        step = max(1, int(part * (1 - overlap)))
+        count = 1 + -(-(side - part) // step)
+        starts.append([round(n * (side - part) / max(1, count - 1)) for n in range(count)])
+    bell = bell.to(images.device)
+    boxes = [
+        tuple(slice(start, start + part) for start, part in zip(corner, window, strict=True))
+        for corner in itertools.product(*starts)
+    ]
+    weights = images.new_zeros(size)
+    for box in boxes:
+        weights[box] += bell
+
+    total = torch.zeros(())
+    windows = [(image, (..., *box)) for image in range(len(images)) for box in boxes]
+    for first in range(0, len(windows), batch):
+        chosen = windows[first : first + batch]
+        made = network(torch.stack([images[image][box] for image, box in chosen]))
+        if first == 0:
             total = made.new_zeros(len(images), made.shape[1], *size)
-        for (n, each), part in zip(chosen, made, strict=True):
-            for axis, weights in enumerate(each.weights, 1):
-                along = torch.from_numpy(weights).to(part.device)
-                part = part * along.reshape(-1, *[1] * (len(size) - axis))
-            total[n][at(each.box)] += part
-
-    if total is None:
-        raise ValueError("there are no images")
-
-    return total
+        for (image, box), part in zip(chosen, made, strict=True):
+            total[image][box] += part * bell
+    return total / weights

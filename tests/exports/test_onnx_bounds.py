@@ -17,9 +17,12 @@ from onnx.helper import make_node  # noqa: E402
 from gantk.exports.onnx.model import Network  # noqa: E402
 
 
-def onnx_model(*nodes, functions=(), initializer=()):
+def onnx_model(*nodes, functions=(), initializer=(), axes=1):
     """A model of such nodes from `image` to `y`."""
-    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n"]) for n in ("image", "y")]
+    ends = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, axes * [None])
+        for n in ("image", "y")
+    ]
     graph = helper.make_graph(list(nodes), "graph", ends[:1], ends[1:], list(initializer))
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
     return helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=9)
@@ -78,7 +81,7 @@ def hostile_models() -> dict[str, tuple[Any, str]]:
     files = "weights in another file"
     control = "a loop or a branch"
     steps = "need more than"
-    unknown = "not known beforehand"
+    sizes = "may state sizes"
     return {
         "offset first": (onnx_model(add, initializer=[outside]), files),
         "in a constant": (onnx_model(constant, add), files),
@@ -89,7 +92,7 @@ def hostile_models() -> dict[str, tuple[Any, str]]:
         "loop in a branch": (onnx_model(branch(loop)), control),
         "map": (onnx_model(make_node("SequenceMap", ["image"], ["y"], body=empty)), control),
         "functions": (onnx_model(f0, functions=doubling(40)), "contains functions"),
-        "unknown": (onnx_model(f0), "unknown operator"),
+        "unknown": (onnx_model(f0), "not known beforehand"),
         "fills memory": (
             onnx_model(make_node("ConstantOfShape", ["many"], ["y"]), initializer=[many]),
             steps,
@@ -98,7 +101,7 @@ def hostile_models() -> dict[str, tuple[Any, str]]:
             onnx_model(
                 make_node("Tile", ["image", "n"], ["y"]), initializer=[numbers("n", 10**11)]
             ),
-            steps,
+            sizes,
         ),
         "expand": (
             onnx_model(
@@ -106,14 +109,14 @@ def hostile_models() -> dict[str, tuple[Any, str]]:
             ),
             steps,
         ),
-        "concat": (onnx_model(*doubled("image", 60)), steps),
+        "concat": (onnx_model(*doubled("image", 60)), sizes),
         "concat of sizes": (
             onnx_model(
                 *doubled("n", 60),
                 make_node("Expand", ["image", "n59"], ["y"]),
                 initializer=[numbers("n", 1)],
             ),
-            steps,
+            sizes,
         ),
         "product": (
             onnx_model(
@@ -129,20 +132,20 @@ def hostile_models() -> dict[str, tuple[Any, str]]:
                 make_node("Einsum", ["c", "c", "c"], ["y"], equation="i,j,k->"),
                 initializer=[numbers("n", 10**5)],
             ),
-            steps,
+            sizes,
         ),
         "by values": (
             onnx_model(
                 make_node("NonZero", ["image"], ["z"]), make_node("Expand", ["image", "z"], ["y"])
             ),
-            unknown,
+            "damaged",
         ),
         "size of values": (
             onnx_model(
                 make_node("Cast", ["image"], ["n"], to=onnx.TensorProto.INT64),
                 make_node("ConstantOfShape", ["n"], ["y"]),
             ),
-            unknown,
+            "not known beforehand",
         ),
     }
 
@@ -156,7 +159,7 @@ def test_onnx_files_that_lie_are_refused(name):
 
 def test_work_that_grows_faster_than_images_is_refused():
     """Whole sizes of a later image are bounded too, not only those of the first."""
-    offset = numbers("offset", -4)
+    offset = numbers("offset", -1, -4)
     large = numbers("large", 10**12)
     one = numbers("one", 1)
     model = onnx_model(
@@ -166,9 +169,10 @@ def test_work_that_grows_faster_than_images_is_refused():
         make_node("Add", ["huge", "one"], ["times"]),
         make_node("Tile", ["image", "times"], ["y"]),
         initializer=[offset, large, one],
+        axes=2,
     )
-    network = Network(model, (4,))
-    assert (network(np.ones(4, np.float32)) == 1).all()
+    network = Network(model, (1, 4))
+    assert (network(np.ones((1, 4), np.float32)) == 1).all()
 
     with pytest.raises(UserError, match="need more than"):
-        network(np.ones(5, np.float32))
+        network(np.ones((1, 5), np.float32))
