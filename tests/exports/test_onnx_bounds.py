@@ -162,13 +162,14 @@ def test_work_that_grows_faster_than_images_is_refused():
     offset = numbers("offset", -1, -4)
     large = numbers("large", 10**12)
     one = numbers("one", 1)
+    pixel = onnx.numpy_helper.from_array(np.ones((1, 1), np.float32), "pixel")
     model = onnx_model(
         make_node("Shape", ["image"], ["n"]),
         make_node("Add", ["n", "offset"], ["more"]),
         make_node("Mul", ["more", "large"], ["huge"]),
         make_node("Add", ["huge", "one"], ["times"]),
-        make_node("Tile", ["image", "times"], ["y"]),
-        initializer=[offset, large, one],
+        make_node("Expand", ["pixel", "times"], ["y"]),
+        initializer=[offset, large, one, pixel],
         axes=2,
     )
     network = Network(model, (1, 4))
