@@ -513,14 +513,14 @@ def sample(
         say: called with each line of output.
 
     Returns:
-        The paths of the written files. Intensities are those of the training images; a PNG of 16
-        bits uses its whole range instead, because it has no units.
+        The paths of the written files, with the intensities of the training images: PNG where these
+        were pictures of 8 bits, else TIFF with decimals; volumes are NIfTI.
     """
     from gantk.inference.load import load_model
 
     with doing(f"generating images with '{run}'"):
         model = load_model(run, device, say)
-        written = model.sample_to(Path(out), n, seed, label, post, say, overwrite=overwrite)
+        written = model.sample_to(Path(out), n, seed, label, post, overwrite=overwrite)
     say(f"written  {count_noun(written, 'image')} to {out}")
     return written
 

@@ -19,8 +19,6 @@ from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 
-MAX_OF_BYTE = 255  # the largest whole number of 8 bits
-
 
 class Scales:
     """The intensity mappings of both domains of a direction, fitted to the training images, and those
@@ -165,30 +163,14 @@ def value_range(
     mapping: IntensityMapping, values: dict[str, Any] | None
 ) -> tuple[float, float, bool]:
     """The least and the largest value of a domain's training images, and whether these were whole
-    numbers; `mapping` and `values` as of `picture_scale`.
+    numbers; `mapping`: of these; `values`: their statistics
+    (`gantk.data.look.values_of`), None for models of earlier versions.
     """
     if values:
         return values["low"], values["high"], values["whole"]
 
     ends = [float(line.inverse(np.array(end))) for line in mapping.lines for end in line.range]
     return min(ends), max(ends), True
-
-
-def picture_scale(
-    mapping: IntensityMapping, values: dict[str, Any] | None, white: float
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The function from native intensities to a picture, in which 0 is their black and `white` their
-    brightest tissue.
-
-    `mapping`: of the training images; `values`: their statistics (`gantk.data.look.values_of`), None
-    for models of earlier versions.
-    """
-    first = mapping.lines[0]
-    black = float(first.inverse(np.array(first.range[0])))
-    brightest = float(first.inverse(_brightest_tissue(mapping, values)))
-    line = Linear(range=(0.0, white))
-    line.fitted = [black, brightest]
-    return line.forward
 
 
 def _brightest_tissue(mapping: IntensityMapping, values: dict[str, Any] | None) -> np.ndarray:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -29,7 +28,7 @@ from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.model import TrainedModel, load_same
 from gantk.inference.network import Network
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.scales import MAX_OF_BYTE, picture_scale, value_range
+from gantk.inference.scales import value_range
 from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
@@ -44,6 +43,9 @@ from gantk.runs.results import PostLosses
 from gantk.runs.schemas import Packing
 from gantk.runs.trained import Examples, Posts, load_method
 
+SAMPLE_KINDS = ("png", "tif", "nii.gz")  # files of samples
+MAX_OF_BYTE = 255
+MIN_BYTE_WHITE = 64  # the least highest value of training images of 8 bits: others are few levels
 TRIES = 5  # to read the newest checkpoint, which a running training may replace meanwhile
 
 
@@ -368,50 +370,37 @@ class Translator(TrainedModel):
         seed: int,
         label: str | None,
         post: bool,
-        say: Callable[[str], None] = print,
         *,
         overwrite: bool = False,
     ) -> list[Path]:
         """Write `n` images from noise into the folder `out`; returns the paths written.
 
-        Pictures are PNG, cut at black, if the training images' range starts at 0: of 8 bits with
-        their values, if these were bytes; else of 16 bits, of which they use the range, because a
-        PNG file has no units. Other pictures, and volumes, are NIfTI with decimals. `labels.csv`
-        lists the class of each file, if the method knows classes, and `post.json` what the
-        post-steps measured. All replace those of an earlier call.
+        Pictures are PNG if the training images were bytes, else TIFF with decimals; volumes are
+        NIfTI. `labels.csv` lists the class of each file, if the method knows classes, and
+        `post.json` what the post-steps measured. All replace those of an earlier call.
         """
         if n < 1:
             raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
         if out.exists() and not out.is_dir():
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
-        earlier = [*out.glob("sample-[0-9]*.png"), *out.glob("sample-[0-9]*.nii.gz")]
+        earlier = [path for kind in SAMPLE_KINDS for path in out.glob(f"sample-[0-9]*.{kind}")]
         lists = [out / "labels.csv", out / "post.json"]
         expect_replaceable([*earlier, *lists], overwrite, "--out")
         images = self.sample(n, seed, label, post)
-        kind = self._picture_type(images.shape[1:])
-        if kind == np.uint16:
-            white = np.iinfo(kind).max
-            images = picture_scale(self.intensity["image"], self.values.get("image"), white)(images)
-            domain = self.recipe.data.domains[0]
-            say(
-                f"note     the values of {domain} are rescaled to 0 .. {white}, because a .png file"
-                " has no units"
-            )
-
+        suffix = "nii.gz"
+        if images.ndim == 4:
+            suffix = "png" if images.shape[1] == 3 or self._has_bytes() else "tif"
         make_folder(out)
         for path in earlier:
             path.unlink()
 
         paths = []
         for number, pixels in enumerate(images):
-            if kind is None:
-                path = out / f"sample-{number:04d}.nii.gz"
-                image = Image(pixels, affine=np.eye(4), dtype=np.dtype(np.float32))
-            else:
-                path = out / f"sample-{number:04d}.png"
-                gray_levels = np.clip(np.rint(pixels), 0, np.iinfo(kind).max)
-                image = Image(gray_levels, dtype=kind)
-
+            path = out / f"sample-{number:04d}.{suffix}"
+            image = Image(pixels, affine=np.eye(4) if suffix == "nii.gz" else None)
+            if suffix == "png":
+                levels = np.clip(np.rint(pixels), 0, MAX_OF_BYTE)
+                image = Image(levels, dtype=np.dtype(np.uint8))
             write(path, image, overwrite=overwrite)
             paths.append(path)
 
@@ -426,14 +415,7 @@ class Translator(TrainedModel):
 
         return paths
 
-    def _picture_type(self, shape: tuple[int, ...]) -> np.dtype | None:
-        """The whole numbers of PNG for images (C, *spatial); None if they are no pictures, or reach
-        far below 0 or beyond 16 bits.
-        """
+    def _has_bytes(self) -> bool:
+        """Whether the training images were pictures of 8 bits."""
         low, high, whole = value_range(self.intensity["image"], self.values.get("image"))
-        in_bytes = whole and low >= 0 and high <= MAX_OF_BYTE
-        kind = np.dtype("uint8" if in_bytes else "uint16")
-        colours = (1, 3) if in_bytes else (1,)
-        is_picture = len(shape) == 3 and shape[0] in colours
-        fits = low >= -0.01 * high and 64 <= high <= np.iinfo(kind).max
-        return kind if is_picture and fits else None
+        return whole and low >= 0 and MIN_BYTE_WHITE <= high <= MAX_OF_BYTE

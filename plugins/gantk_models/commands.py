@@ -133,11 +133,6 @@ def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ..
     help="Make a model of one channel from networks of three that saw gray pictures.",
 )
 @click.option(
-    "--discriminators",
-    is_flag=True,
-    help="Also import the discriminators, to fine-tune from this model.",
-)
-@click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
     default="float32",

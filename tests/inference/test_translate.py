@@ -312,7 +312,7 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     (again,) = toolkit.sample(run, n=1, out=out, **options)
     assert [*out.glob("sample-*")] == [again]
     again.write_bytes(b"somebody's own")
-    with pytest.raises(UserError, match="sample-0000.png' was not written by gantk"):
+    with pytest.raises(UserError, match="sample-0000.tif' was not written by gantk"):
         toolkit.sample(run, n=1, out=out, **options)
     toolkit.sample(run, n=1, out=out, overwrite=True, **options)
 

@@ -20,7 +20,6 @@ from gantk.runs.models import CARD, weights_hash
 from gantk.runs.trained import build_method
 from gantk_models.imports.options import (
     Options,
-    discriminator_table,
     generator_table,
     read_options,
     recipe_tables,
@@ -51,7 +50,6 @@ def import_checkpoint(
     domains: Sequence[str] = DOMAINS,
     set: Mapping[str, Any] | None = None,
     gray: bool = False,
-    discriminators: bool = False,
     dtype: Literal["float16", "float32"] = "float32",
     overwrite: bool = False,
     say: Callable[[str], None] = print,
@@ -67,8 +65,6 @@ def import_checkpoint(
         set: options that go before those of train_opt.txt, by their names there. `eval` and
             `epoch` are those of test.py.
         gray: make models of one channel from networks of three that were trained on gray pictures.
-        discriminators: whether to include the discriminators, for a training that starts from this
-            model.
         dtype: the type in which weights are stored.
         overwrite: whether to replace a folder that gantk did not write.
         say: called with each line of output.
@@ -86,18 +82,11 @@ def import_checkpoint(
         raise UserError(
             f"{len(domains)} domains are named", where="--domains", allowed="two, such as T1,T2"
         )
-    if gray and discriminators:
-        what = "the discriminators of colour pictures cannot judge gray ones"
-        raise UserError(what, where="--gray, --discriminators", remedy="leave one of them out")
-
     options, not_carried = read_options(folder, set or {})
     if options.direction == "BtoA":
         domains = [*reversed(domains)]
 
     state, channels = _generators(folder, options, gray, say)
-    if discriminators:
-        state |= _discriminators(folder, options)
-
     summary = f"{' <-> '.join(domains)}: {options.netG} of a {options.model} checkpoint, imported."
     tables = recipe_tables(options, domains, summary, gray)
     model = load_recipe(tables).check()
@@ -192,34 +181,6 @@ def _gray_line(name: str, colour: nn.Module, gray: nn.Module, side: int) -> str:
         f"gray     {name}: its three channels differ by up to {apart:.2g} gray levels of {LEVELS} on"
         f" smooth noise, and the model of one channel from their mean by {off:.2g}"
     )
-
-
-def _discriminators(folder: Path, options: Options) -> dict[str, Tensor]:
-    """The weights of the discriminators."""
-    if options.netD not in ("basic", "n_layers"):
-        raise UserError(
-            f"a discriminator '{options.netD}' cannot be imported",
-            where="--discriminators",
-            allowed="basic, n_layers",
-        )
-
-    a, b = options.input_nc, options.output_nc
-    # D_A judges images of B, and D_B those of A
-    networks = [Network("D_A", "d_b", b, 1), Network("D_B", "d_a", a, 1)]
-    if options.model == "pix2pix":
-        networks = [Network("D", "d_ab", a + b, 1)]
-    elif options.model == "cut":
-        networks = [Network("D", "d_b", b, 1)]
-
-    state = {}
-    about = f"netD = {options.netD}, ndf = {options.ndf}, n_layers_D = {options.n_layers_D}"
-    for network in networks:
-        weights = Weights(_file(folder, options, network.file))
-        ours = bind("discriminator", discriminator_table(options))(network.inputs, 2)
-        fitted = weights.fit(ours, about)
-        state |= {f"{network.name}.{key}": tensor for key, tensor in fitted.items()}
-
-    return state
 
 
 def _file(folder: Path, options: Options, network: str) -> Path:

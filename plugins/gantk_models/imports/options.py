@@ -14,21 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gantk.errors import UserError
 from gantk.files import read_file
 
-FILES = ("train_opt.txt", "opt.txt")  # today's name, and that of 2017
+FILE = "train_opt.txt"
 LINE = re.compile(r"^\s*(\w+): (.*?)\s*(?:\[default: .*\])?$", re.M)
-# names of 2017 -> today's
-FORMER = {
-    "which_model_netG": "netG",
-    "which_model_netD": "netD",
-    "which_direction": "direction",
-    "fineSize": "crop_size",
-    "loadSize": "load_size",
-    "resize_or_crop": "preprocess",
-    "batchSize": "batch_size",
-    "niter": "n_epochs",
-    "niter_decay": "n_epochs_decay",
-    "normG": "norm",  # CUT
-}
 # defaults that a model changes
 BY_MODEL: dict[str, dict[str, Any]] = {
     "cycle_gan": {"no_dropout": True},
@@ -36,23 +23,20 @@ BY_MODEL: dict[str, dict[str, Any]] = {
     "cut": {"no_dropout": True, "no_antialias": False, "no_antialias_up": False, "pool_size": 0},
 }
 ModelName = Literal["cycle_gan", "pix2pix", "cut"]
-# option -> the values that a recipe has too, and what it does in place of others
-NOT_CARRIED = {
-    "lr_policy": (("linear", "cosine"), "the learning rate stays constant"),
-    "gan_mode": (("lsgan", "vanilla", "wgangp", "nonsaturating"), 'the adversarial loss is "bce"'),
-    "netD": (("basic", "n_layers"), "the discriminator is a PatchGAN of 70 pixels"),
-    "preprocess": (
-        ("resize_and_crop", "resize", "none"),
-        "images are resized or padded to crop_size, not cropped at random",
-    ),
-    "dataset_mode": (("unaligned", "aligned"), "images are read as the method needs them"),
-    "serial_batches": (("False",), "images are shuffled"),
-    "max_dataset_size": (("inf",), "all images are used"),
-    "lambda_GAN": (("1.0", "1"), "the weight of the adversarial loss is 1"),
-    "netF": (("mlp_sample",), "features pass through heads of two layers"),
-    "nce_layers": (("0,4,8,12,16",), "the features are those of the paper"),
-    "nce_includes_all_negatives_from_minibatch": (("False",), "negatives are of the same image"),
-    "flip_equivariance": (("False",), "features of mirrored images are not compared"),
+# option -> the values that a recipe has too
+CARRIED = {
+    "lr_policy": ("linear", "cosine"),
+    "gan_mode": ("lsgan", "vanilla", "wgangp", "nonsaturating"),
+    "netD": ("basic", "n_layers"),
+    "preprocess": ("resize_and_crop", "resize", "none"),
+    "dataset_mode": ("unaligned", "aligned"),
+    "serial_batches": ("False",),
+    "max_dataset_size": ("inf",),
+    "lambda_GAN": ("1.0", "1"),
+    "netF": ("mlp_sample",),
+    "nce_layers": ("0,4,8,12,16",),
+    "nce_includes_all_negatives_from_minibatch": ("False",),
+    "flip_equivariance": ("False",),
 }
 # options without influence on what is imported
 WITHOUT_EFFECT = re.compile(
@@ -141,21 +125,19 @@ def read_options(folder: Path, settings: Mapping[str, Any]) -> tuple[Options, li
             remedy="name a folder checkpoints/NAME",
         )
 
-    found: dict[str, Any] = {}
-    name = next((name for name in FILES if (folder / name).is_file()), None)
-    if name:
-        text = read_file(folder / name, max_bytes=MAX_OPTIONS_BYTES).decode("utf-8", "replace")
-        found = {key: value for key, value in LINE.findall(text) if value != "None"}
+    values: dict[str, Any] = {}
+    if (folder / FILE).is_file():
+        text = read_file(folder / FILE, max_bytes=MAX_OPTIONS_BYTES).decode("utf-8", "replace")
+        values = {key: value for key, value in LINE.findall(text) if value != "None"}
 
-    values = _current(found) | _current(settings)
-    unknown = sorted(_current(settings).keys() - Options.model_fields)
+    unknown = sorted(settings.keys() - Options.model_fields)
     if unknown:
         raise UserError(
             f"'{unknown[0]}' is not an option that an import uses",
             where="--set",
             allowed=sorted(Options.model_fields),
         )
-
+    values |= settings
     if values.get("model") not in get_args(ModelName):
         raise _unknown_model(values.get("model"), folder)
 
@@ -171,38 +153,26 @@ def read_options(folder: Path, settings: Mapping[str, Any]) -> tuple[Options, li
         key = str(first["loc"][0])
         raise UserError(
             f"{key} = {first['input']} cannot be imported: {first['msg'].lower()}",
-            where="--set" if key in settings else str(folder / (name or "")),
+            where="--set" if key in settings else str(folder / FILE),
         ) from None
 
 
 def not_carried(options: Options, values: Mapping[str, Any]) -> list[str]:
-    """What a fine-tuning of the import does otherwise than these options, in sentences."""
-    lines = []
-    for name, (usual, instead) in NOT_CARRIED.items():
-        if str(values.get(name, usual[0])) not in usual:
-            lines.append(f"{name} = {values[name]} is not in the recipe: {instead}")
-
+    """The options that a fine-tuning of the import does not have, as one sentence; [] without any."""
+    others = {
+        name for name, usual in CARRIED.items() if str(values.get(name, usual[0])) not in usual
+    }
+    others |= values.keys() - {*Options.model_fields, *CARRIED}
     if options.model == "cycle_gan" and options.lambda_B != options.lambda_A:
-        lines.append(
-            f"lambda_B = {options.lambda_B:g} is not in the recipe: both directions have the cycle"
-            f" weight of lambda_A, {options.lambda_A:g}"
-        )
+        others.add("lambda_B")  # both directions have the weight lambda_A
     if options.lr_policy == "cosine" and options.n_epochs_decay:
-        lines.append(
-            "lr_policy = cosine rises again after n_epochs; in the recipe it ends at 0 after all"
-            " epochs"
-        )
-    known = {*Options.model_fields, *NOT_CARRIED}
-    unknown = {name for name in values.keys() - known if not WITHOUT_EFFECT.fullmatch(name)}
-    if unknown:
-        lines.append(
-            f"these options are not known, and not in the recipe: {', '.join(sorted(unknown))}"
-        )
-    return lines
-
-
-def _current(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {FORMER.get(key, key): value for key, value in options.items()}
+        others.add("lr_policy")  # theirs rises again after n_epochs
+    listed = [
+        f"{name} = {values.get(name, getattr(options, name, None))}"
+        for name in sorted(others)
+        if not WITHOUT_EFFECT.fullmatch(name)
+    ]
+    return [f"not in the recipe: {', '.join(listed)}"] if listed else []
 
 
 def _unknown_model(model: str | None, folder: Path) -> UserError:

@@ -424,18 +424,18 @@ def test_losses_and_schedule_of_the_options_are_in_the_recipe(tmp_path):
 # options of train_opt.txt -> what is said about them
 SAID = [
     ({"lambda_A": 8.0, "lambda_B": 8.0}, None),
-    ({"lambda_B": 5.0}, "lambda_B = 5 is not in the recipe: both directions have"),
-    ({"lr_policy": "step"}, "lr_policy = step is not in the recipe: the learning rate stays"),
-    ({"lr_policy": "plateau"}, "lr_policy = plateau is not in the recipe"),
+    ({"lambda_B": 5.0}, "lambda_B = 5.0"),
+    ({"lr_policy": "step"}, "lr_policy = step"),
+    ({"lr_policy": "plateau"}, "lr_policy = plateau"),
     ({"lr_policy": "cosine", "n_epochs_decay": 0}, None),
-    ({"lr_policy": "cosine", "n_epochs_decay": 9}, "lr_policy = cosine rises again"),
-    ({"netD": "pixel"}, "netD = pixel is not in the recipe: the discriminator is a PatchGAN"),
+    ({"lr_policy": "cosine", "n_epochs_decay": 9}, "lr_policy = cosine"),
+    ({"netD": "pixel"}, "netD = pixel"),
     ({"gan_mode": "wgangp"}, None),
-    ({"gan_mode": "hinge"}, "gan_mode = hinge is not in the recipe"),
-    ({"preprocess": "scale_width_and_crop"}, "preprocess = scale_width_and_crop is not in"),
-    ({"serial_batches": True, "display_id": 1, "init_gain": 0.02}, "serial_batches = True is not"),
+    ({"gan_mode": "hinge"}, "gan_mode = hinge"),
+    ({"preprocess": "scale_width_and_crop"}, "preprocess = scale_width_and_crop"),
+    ({"serial_batches": True, "display_id": 1, "init_gain": 0.02}, "serial_batches = True"),
     ({"max_dataset_size": "inf", "verbose": False, "suffix": ""}, None),
-    ({"lambda_ssim": 3.0}, "these options are not known, and not in the recipe: lambda_ssim"),
+    ({"lambda_ssim": 3.0, "netD": "pixel"}, "lambda_ssim = 3.0, netD = pixel"),
 ]
 
 
@@ -447,7 +447,7 @@ def test_options_that_a_recipe_cannot_have_are_named(tmp_path, more, said):
 
     notes = [line for line in lines if line.startswith("note")]
     assert len(notes) == (said is not None)
-    assert said is None or said in notes[0]
+    assert said is None or notes == [f"note     not in the recipe: {said}"]
 
 
 # ---- an imported model is a model like any other
@@ -455,22 +455,11 @@ def test_options_that_a_recipe_cannot_have_are_named(tmp_path, more, said):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory) -> tuple[Path, list[nn.Module]]:
-    """An imported CycleGAN with its discriminators, T1 <-> T2, and its generators."""
+    """An imported CycleGAN, T1 <-> T2, and its generators."""
     place = tmp_path_factory.mktemp("imported")
     folder, networks = cyclegan(place / "maps", netD="basic")
-    for name, seed in (("D_A", 2), ("D_B", 3)):
-        torch.manual_seed(seed)
-        sides = [(1, 4), (4, 8), (8, 16), (16, 32), (32, 1)]
-        strides = [2, 2, 2, 1, 1]
-        layers = dict(zip((0, 2, 5, 8, 11), zip(sides, strides, strict=True), strict=True))
-        state = {}
-        for number, ((a, b), stride) in layers.items():
-            convolution = nn.Conv2d(a, b, 4, stride, 1)
-            state |= {f"model.{number}.{k}": v for k, v in convolution.state_dict().items()}
-        torch.save(state, folder / f"latest_net_{name}.pth")
-
-    options = {"domains": ("T1", "T2"), "discriminators": True}
-    return import_checkpoint(folder, place / "model", **options, **QUIET), networks
+    model = import_checkpoint(folder, place / "model", domains=("T1", "T2"), **QUIET)
+    return model, networks
 
 
 @pytest.fixture
@@ -483,7 +472,7 @@ def picture(tmp_path, imported) -> tuple[Path, np.ndarray]:
 def test_an_import_on_the_command_line_is_the_same(tmp_path, gantk, imported):
     out = tmp_path / "model"
     folder = imported[0].parent / "maps"
-    gantk("import", folder, out, "--domains", "T1,T2", "--discriminators").ok()
+    gantk("import", folder, out, "--domains", "T1,T2").ok()
     assert (out / "recipe.toml").read_bytes() == (imported[0] / "recipe.toml").read_bytes()
 
 
@@ -506,5 +495,5 @@ def test_a_training_starts_from_an_import(tmp_path, imported):
     lines: list[str] = []
     done = run(recipe, out=tmp_path / "run", device="cpu", say=lines.append)
     start = read_json(done.path / "environment.json")["start"]
-    assert start["not_there"] == start["other_shape"] == start["unused"] == []
-    assert any("100% of the weights" in line for line in lines)
+    assert start["other_shape"] == start["unused"] == []
+    assert all(name.startswith(("d_a", "d_b")) for name in start["not_there"])
