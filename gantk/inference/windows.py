@@ -243,12 +243,12 @@ def by_windows(
         weights[box] += bell
 
     total = torch.zeros(())
-    windows = [(image, (..., *box)) for image in range(len(images)) for box in boxes]
+    windows = [(image, (slice(None), *box)) for image in range(len(images)) for box in boxes]
     for first in range(0, len(windows), batch):
         chosen = windows[first : first + batch]
-        made = network(torch.stack([images[image][box] for image, box in chosen]))
+        made = network(torch.stack([images[image][place] for image, place in chosen]))
         if first == 0:
             total = made.new_zeros(len(images), made.shape[1], *size)
-        for (image, box), part in zip(chosen, made, strict=True):
-            total[image][box] += part * bell
+        for (image, place), part in zip(chosen, made, strict=True):
+            total[image][place] += part * bell
     return total / weights
