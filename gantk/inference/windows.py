@@ -164,7 +164,7 @@ class AnySize:
                 where="images",
                 remedy="load a run folder, or call .detach() on the tensor",
             )
-        return made[(..., *inside)]
+        return made[(slice(None), slice(None), *inside)]
 
     def _batch(self, window: Sequence[int]) -> int:
         """How many windows are processed at once."""
