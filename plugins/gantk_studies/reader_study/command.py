@@ -12,7 +12,7 @@ from gantk.terminal import (
     write_json,
 )
 
-SPLIT = "Images of this split. Use `train` only to weight training images (`gantk study weights`)."
+SPLIT = "Images of this split. Use `train` only to weight training images (`gantk study score --weights`)."
 SETS = click.Choice(["test", "validation", "train"])
 
 
@@ -72,36 +72,21 @@ def new(run, **options) -> None:
 @group.command("score", examples=["gantk study score runs/first/study answers/*.csv"])
 @click.argument("study")
 @click.argument("answers", nargs=-1, required=True)
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="Also write weights of training images, for data.weights of the next training.",
+)
 @json_option("Write the scores as JSON too")
-def score(study, answers, json_file, overwrite) -> None:
+def score(study, answers, weights, json_file, overwrite) -> None:
     """Score the answers of the readers of STUDY.
 
-    ANSWERS are the CSV files that the readers saved. A file that is damaged or belongs to another
-    study is named and left out.
+    ANSWERS are the CSV files that the readers saved. Of a study made with --split train, --weights
+    writes how often the next training shows an image: 3 if every reader recognised its translation as
+    synthetic, 1 if no reader did or it was not judged.
     """
     from gantk_studies.reader_study.score import score_study
 
-    scores = score_study(study, answers, say=line_printer(json_file))
+    speak = line_printer(json_file)
+    scores = score_study(study, answers, weights=weights, overwrite=overwrite, say=speak)
     write_json(json_file, scores, overwrite)
-
-
-@group.command(
-    "weights",
-    examples=["gantk study weights runs/first/study answers/*.csv --out weights.csv"],
-)
-@click.argument("study")
-@click.argument("answers", nargs=-1, required=True)
-@click.option(
-    "--out", metavar="FILE", default="weights.csv", show_default=True, help="CSV file to write."
-)
-@overwrite_option
-def weights(study, answers, out, overwrite) -> None:
-    """Write weights of training images, for data.weights of the next training.
-
-    STUDY must be made with --split train. A weight says how often the next training shows an image:
-    3 if every reader recognised its translation as synthetic, 1 if no reader did or it was not
-    judged.
-    """
-    from gantk_studies.reader_study.score import write_weights
-
-    write_weights(study, answers, out, overwrite=overwrite, say=say)

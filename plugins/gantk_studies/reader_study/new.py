@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gantk.catalog.contrasts import contrast_in
-from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun
-from gantk.files import expect_inside, make_folder, whole_folder, write_file
+from gantk.files import expect_inside, whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.formats.image import Scan
 from gantk.method import OTHER
@@ -28,17 +27,8 @@ MAX_DEFAULT_PAIRS = 60
 # percentiles of a folder's values that become black and white, if files are not 8-bit
 ENDS = (0.5, 99.5)
 KEY_FILE = "key.csv"
-
-
-class Case(NamedTuple):
-    """A question: two images by their names, and the side of the real one. A line of the key."""
-
-    question: int
-    real_side: int  # 0 left or upper, 1 right or lower
-    real: str
-    made: str  # of a translation its input
-    patient: str
-    split: str  # of the run's images: "train", "validation" or "test"; "" of two folders
+# of the key: the two images by name (of a translation its input), the patient, and the set of a run
+NAMES = ["real", "made", "patient", "split"]
 
 
 def new_study(
@@ -79,9 +69,15 @@ def new_study(
     Raises:
         UserError: there are too few images.
     """
-    target = _folder_of(run, real, fake, pairs, out)
+    if (run is None) == (real is None) or (real is None) != (fake is None):
+        problem = "the command does not name the images to judge"
+        raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
+    target = Path(out or "study")
+    if run is not None and not out and Path(run).is_dir():
+        target = Path(expect_inside(Path(run), Path(run, "study")))
     if os.path.lexists(target) and not overwrite:
-        raise _exists(target)
+        what = f"'{target}' exists; a new key would make answers to its page useless"
+        raise UserError(what, where="--out", remedy="name another folder, or add --overwrite")
 
     rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
     if run is None:
@@ -89,41 +85,20 @@ def new_study(
     else:
         names, images, contrast = _of_run(run, pairs, to, split, device, rng, say)
 
-    sides = rng.permutation(np.arange(len(names)) % 2).tolist()
-    of_side = zip(sides, names, strict=True)
-    cases = [Case(place, side, *name) for place, (side, name) in enumerate(of_side)]
-    key = csv_text(Case._fields, cases).encode()
-    shown = [pair[::-1] if side else pair for side, pair in zip(sides, images, strict=True)]
+    key = pd.DataFrame(names, columns=NAMES)
+    sides = rng.permutation(np.arange(len(key)) % 2)
+    key.insert(0, "question", range(len(key)))
+    key.insert(1, "real_side", sides)  # 0 left or upper, 1 right or lower
+    text = key.to_csv(index=False, lineterminator="\n").encode()
+    images[sides == 1] = images[sides == 1, ::-1]
     with whole_folder(target, private=True) as folder:
-        page = _page(sha256(key).hexdigest(), contrast, np.array(shown))
+        page = _page(sha256(text).hexdigest(), contrast, images)
         write_file(folder / "page.html", page.encode(), private=True)
-        write_file(folder / KEY_FILE, key, private=True)
-        if not overwrite:  # another process may have been faster
-            try:
-                make_folder(target, new=True)
-            except FileExistsError:
-                raise _exists(target) from None
+        write_file(folder / KEY_FILE, text, private=True)
 
-    say(f"study    {target / 'page.html'}: {count_noun(cases, 'question')}, images of patients")
+    say(f"study    {target / 'page.html'}: {count_noun(key, 'question')}, images of patients")
     say(f"key      {target / KEY_FILE} says which images are real: do not give it to readers")
     return target
-
-
-def _folder_of(run: Any, real: Any, fake: Any, pairs: int | None, out: Any) -> Path:
-    """The folder of a study; UserError where it is not said what to judge."""
-    if (run is None) == (real is None) or (real is None) != (fake is None):
-        problem = "the command does not name the images to judge"
-        raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
-    if pairs is not None and pairs < 1:
-        raise UserError(f"a study of {pairs} pairs is not possible", where="--pairs")
-    if run is not None and not out and Path(run).is_dir():
-        return Path(expect_inside(Path(run), Path(run, "study")))
-    return Path(out or "study")
-
-
-def _exists(target: Path) -> UserError:
-    what = f"'{target}' exists; a new key would make answers to its page useless"
-    return UserError(what, where="--out", remedy="name another folder, or add --overwrite")
 
 
 def _page(study: str, contrast: str, images: np.ndarray) -> str:
@@ -149,13 +124,9 @@ def _choose(patients: Sequence[str], pairs: int | None, rng: Any, where: str) ->
         remedy = f"set --pairs {len(patients)}" if patients else "name other images"
         raise UserError(what, where="--pairs", remedy=remedy)
 
-    order = rng.permutation(len(patients)).tolist()
-    seen = Counter()
-    turns = []  # how many pairs of the same patient stand before each
-    for place in order:
-        turns.append(seen[patients[place]])
-        seen[patients[place]] += 1
-    return [order[n] for n in np.argsort(turns, kind="stable")[:pairs]]
+    drawn = pd.Series(patients).iloc[rng.permutation(len(patients))]
+    turns = drawn.groupby(drawn).cumcount().sort_values(kind="stable")
+    return turns.index[:pairs].tolist()
 
 
 def _by_name(folder: Path) -> dict[str, Scan]:

@@ -1,29 +1,31 @@
-"""`gantk study score` and `weights`: what the answers of readers say."""
+"""`gantk study score`: what the answers of readers say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from gantk.catalog.tables import csv_text, read_rows
-from gantk.errors import UserError, count_noun, one_line
+from gantk.errors import UserError, count_noun, reading_file
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.intervals import BOOTSTRAP_DRAWS, estimate_share
 from gantk.runs.results import Score
-from gantk_studies.reader_study.new import KEY_FILE, Case
+from gantk_studies.reader_study.new import KEY_FILE, NAMES
 
 # weight of an input and its truth = 1 + BOOST x the share of readers who recognised the made image
 BOOST = 2.0
-COLUMNS = ("study", "reader", "question", "answer", "seconds")  # of a file of answers
-
-Recognised = dict[str, np.ndarray]  # reader -> (questions,): 1 recognised, 0 not, nan not answered
 
 
 def score_study(
-    study: str | Path, answers: Iterable[str | Path], *, say: Callable[[str], None] = print
+    study: str | Path,
+    answers: Iterable[str | Path],
+    *,
+    weights: str | Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Score the answers of a reader study.
 
@@ -32,28 +34,34 @@ def score_study(
 
     Args:
         study: the folder of the study.
-        answers: the files that the readers returned.
-        say: called with each line of output, also with the names of files that were left out.
+        answers: the files that the readers returned. Of two answers of a reader to one question the
+            later file's counts.
+        weights: a CSV file of `key` and `weight` to write, for `data.weights` of the next training: 3
+            for an image whose translation every reader recognised, 1 where no reader did.
+        overwrite: whether to replace a file of weights that gantk did not write, or that was changed.
+        say: called with each line of output.
 
     Returns:
         `readers`, the accuracy of each; `all`, that of their mean; and `fooled`, the names of
         generated images that no reader recognised, of two readers or more.
 
     Raises:
-        UserError: not one file could be scored.
+        UserError: a file is damaged, or belongs to another study.
     """
-    cases, recognised = read_answers(study, answers, say)
-    readers = {name: estimate_share(row[~np.isnan(row)]) for name, row in recognised.items()}
-    table = np.array([*recognised.values()])
-    overall = Score(value=float(np.nanmean(table, axis=1).mean()), ci95=_interval_over_both(table))
-    fooled = []
-    if len(readers) > 1:
-        hidden = np.nansum(table, axis=0) + np.isnan(table).all(axis=0) == 0
-        fooled = [case.made for case, none in zip(cases, hidden, strict=True) if none]
+    key, table = read_answers(study, answers)
+    if weights is not None:
+        _write_weights(Path(weights), key, table, overwrite)
+        say(f"written  {weights}")
 
+    readers = {name: estimate_share(row.dropna().to_numpy()) for name, row in table.iterrows()}
+    overall = Score(
+        value=float(table.mean(axis=1).mean()), ci95=_interval_over_both(table.to_numpy())
+    )
+    hidden = (table.sum() == 0) & table.notna().any()
+    fooled = key.made[hidden].tolist() if len(readers) > 1 else []
     for name, score in readers.items():
         say(f"reader   {name}: {_percent(score)} of {count_noun(score.n or 0, 'answer')}")
-    of = f"mean of {count_noun(readers, 'reader')} over {count_noun(cases, 'pair')}"
+    of = f"mean of {count_noun(readers, 'reader')} over {count_noun(key, 'pair')}"
     say(f"accuracy {_percent(overall)}, {of}; chance is 50 %")
     if fooled:
         say(f"fooled   every reader took these for real: {', '.join(fooled)}")
@@ -64,106 +72,60 @@ def score_study(
     }
 
 
-def write_weights(
-    study: str | Path,
-    answers: Iterable[str | Path],
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Write a CSV of `key` and `weight` for `data.weights`; UserError for images that are no run's
-    training images.
-    """
-    expect_file(out, "--out", overwrite=overwrite)
-    cases, recognised = read_answers(study, answers, say)
-    if {case.split for case in cases} != {"train"}:
+def _write_weights(out: Path, key: pd.DataFrame, table: pd.DataFrame, overwrite: bool) -> None:
+    """Write the weights of images; UserError for images that are no run's training images."""
+    expect_file(out, "--weights", overwrite=overwrite)
+    if {*key.split} != {"train"}:
         what = "the study does not show translations of training images, so it gives no weights"
         remedy = "make the study with `gantk study new RUN --split train`"
         raise UserError(what, where="STUDY", remedy=remedy)
-
-    table = np.ma.masked_invalid([*recognised.values()])
-    shares = table.mean(axis=0).filled(0)  # of the readers, for each case
-    weights = {}
-    for case, share in zip(cases, shares, strict=True):
-        weights[case.real] = weights[case.made] = round(1 + BOOST * float(share), 4)
-
-    write_output(Path(out), csv_text(("key", "weight"), weights.items()).encode())
-    say(f"written  {out}: {count_noun(weights, 'image')}")
-    return Path(out)
+    found = key.assign(weight=(1 + BOOST * table.mean().fillna(0)).round(4))
+    names = found.melt("weight", ["real", "made"], value_name="key")
+    lines = names.drop_duplicates("key", keep="last")[["key", "weight"]]
+    write_output(out, lines.to_csv(index=False, lineterminator="\n").encode())
 
 
 def read_answers(
-    study: str | Path, answers: Iterable[str | Path], say: Callable[[str], None]
-) -> tuple[list[Case], Recognised]:
-    """The key, and for each reader which generated images were recognised; says which files are
-    left out. UserError if all are.
+    study: str | Path, answers: Iterable[str | Path]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The key, a line for each question; and for each reader (rows) and question (columns) 1 where the
+    generated image was recognised, 0 where not, NaN without an answer. UserError for a file that is
+    damaged or of another study.
     """
     file = Path(study) / KEY_FILE
     if not file.is_file():
         what = f"'{study}' is no study: it has no {KEY_FILE}"
         raise UserError(what, where="STUDY", remedy="name the folder that `gantk study new` wrote")
+    kinds = dict.fromkeys(NAMES, str) | {"question": int, "real_side": int}
+    with reading_file(file, "the key of a study", remedy="restore the file, or make a new study"):
+        key = pd.read_csv(file, usecols=[*kinds], dtype=kinds, keep_default_na=False)
 
-    cases = [_case(row, file) for _, row in read_rows(file)[1]]
-    digest = sha256_of(file)
-    found: dict[str, np.ndarray] = {}
-    problems = []
-    for path in map(Path, answers):
-        try:
-            reader, row = _read_answers_of(path, cases, digest)
-        except (UserError, OSError, ValueError) as error:
-            problems.append(f"'{path}' is left out: {one_line(error)}")
-            continue
-
-        earlier = found.get(reader)
-        if earlier is not None and np.isnan(earlier).sum() <= np.isnan(row).sum():
-            problems.append(f"'{path}' is left out: another file of {reader} has as many answers")
-            continue
-        found[reader] = row
-
-    if not found or not cases:
-        why = "; ".join(problems) or "the key has no questions"
-        raise UserError(f"none of the answers can be scored: {why}", where="ANSWERS")
-    for problem in problems:
-        say(f"warning  {problem}")
-    return cases, dict(sorted(found.items()))
+    tables = [_read_answers_of(Path(path), len(key), sha256_of(file)) for path in answers]
+    if not tables or key.empty:
+        raise UserError("there are no answers to score", where="ANSWERS")
+    given = pd.concat(tables).drop_duplicates(["reader", "question"], keep="last")
+    right = (given.answer == key.real_side.to_numpy()[given.question]).astype(float)
+    table = given.assign(right=right).pivot(index="reader", columns="question", values="right")
+    return key, table.reindex(columns=key.question)
 
 
-def _case(row: Mapping[str, str], file: Path) -> Case:
-    """A line of the key; UserError where it is damaged."""
-    try:
-        question, side, *names = (row.get(name, "") for name in Case._fields)
-        return Case(int(question), int(side), *names)
-    except ValueError:
-        what = f"'{file}' is damaged: it has a line that is no question"
-        raise UserError(
-            what, where="STUDY", remedy="restore the file, or make a new study"
-        ) from None
+def _read_answers_of(path: Path, questions: int, digest: str) -> pd.DataFrame:
+    """The answers of one file; UserError where it is not of this study."""
+    kinds = {"study": str, "reader": str, "question": int, "answer": int}
+    remedy = "leave the file out, or ask its reader for it again"
+    with reading_file(path, "answers of a reader", remedy=remedy):
+        table = pd.read_csv(path, usecols=[*kinds], dtype=kinds, keep_default_na=False)
 
-
-def _read_answers_of(path: Path, cases: list[Case], digest: str) -> tuple[str, np.ndarray]:
-    """The reader of a file of answers, and which generated images were recognised; UserError or
-    ValueError where it is not of this study.
-    """
-    columns, rows = read_rows(path)
-    if missing := {*COLUMNS} - {*columns}:
-        raise ValueError(f"it has no column '{min(missing)}'")
-
-    row = np.full(len(cases), np.nan)
-    readers = set()
-    for line, cells in rows:
-        if cells.get("study") != digest:
-            raise ValueError("it belongs to another study, or the key was changed")
-        question = int(cells["question"])
-        answer = int(cells["answer"])
-        if not 0 <= question < len(cases) or answer not in (0, 1):
-            raise ValueError(f"line {line} answers no question of the study")
-        row[question] = answer == cases[question].real_side
-        readers.add(cells.get("reader", ""))
-
-    if len(readers) != 1:
-        raise ValueError(f"it has answers of {len(readers)} readers")
-    return readers.pop() or path.stem, row
+    problem = ""
+    if not (table.study == digest).all():
+        problem = "belongs to another study, or the key was changed"
+    elif not (table.question.between(0, questions - 1) & table.answer.isin([0, 1])).all():
+        problem = "has answers to no question of the study"
+    elif table.reader.nunique() != 1:
+        problem = f"has answers of {table.reader.nunique()} readers"
+    if problem:
+        raise UserError(f"'{path}' {problem}", where="ANSWERS", remedy=remedy)
+    return table.assign(reader=table.reader.replace("", path.stem))
 
 
 def _interval_over_both(table: np.ndarray) -> list[float]:

@@ -18,7 +18,6 @@ from gantk import Data, new_study
 from gantk.data.batches import order
 from gantk.errors import UserError
 from gantk.recipe.load import load_recipe
-from gantk_studies.reader_study import new
 from gantk_studies.reader_study.score import _interval_over_both
 
 
@@ -93,7 +92,6 @@ def test_a_study_that_cannot_be_is_one_error(study, gantk, tmp_path):
             folders | {"out": tmp_path / "new", "pairs": 4},
             "has only 3 pairs, but the study needs 4",
         ),
-        (folders | {"out": tmp_path / "new", "pairs": 0}, "of 0 pairs is not possible"),
         ({"real": tmp_path / "real"}, "does not name the images"),
         ({}, "does not name the images"),
     ):
@@ -101,25 +99,6 @@ def test_a_study_that_cannot_be_is_one_error(study, gantk, tmp_path):
             new_study(**asked, say=lambda line: None)
 
     assert not (tmp_path / "new").exists()
-
-
-def test_of_two_studies_in_one_folder_the_second_is_refused(study, tmp_path, monkeypatch):
-    study(3)
-    draw = new._page
-    options = {"real": tmp_path / "real", "fake": tmp_path / "made", "out": tmp_path / "both"}
-
-    def overtaken(*arguments):
-        monkeypatch.setattr(new, "_page", draw)
-        new_study(**options, say=lambda line: None)
-        return draw(*arguments)
-
-    monkeypatch.setattr(new, "_page", overtaken)
-    with pytest.raises(UserError, match="both' exists"):
-        new_study(**options, say=lambda line: None)
-
-    digest = sha256((tmp_path / "both" / "key.csv").read_bytes()).hexdigest()
-    assert digest in (tmp_path / "both" / "page.html").read_text("utf-8")
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_accuracy_is_the_share_of_right_answers(study, gantk):
@@ -154,40 +133,45 @@ def test_pooled_interval_covers_readers_and_pairs():
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
-def test_what_cannot_be_scored_is_named(study, gantk):
+WRONG = {
+    "another study": ("another study", {"study": "0" * 64}),
+    "no such answer": ("no question of the study", {"answer": 7}),
+    "no such question": ("no question of the study", {"question": 999}),
+    "words": ("wrong.csv", {"answer": "left"}),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_that_is_no_answer_is_refused_by_name(study, gantk, case):
+    words, changed = WRONG[case]
     folder = study()
-    fooled = [answered(folder, name, lambda question: False) for name in ("one", "two")]
-    damaged = {
-        "cut": ("no column 'answer'", "study,reader,question\n"),
-        "gone": ("gone.csv", None),
-    }
-    for name, (_, text) in damaged.items():
-        if text:
-            (folder / f"{name}.csv").write_text(text)
-    wrong = {
-        "other": ("another study", {"study": "0" * 64}),
-        "half": ("another file of one has as many answers", {"reader": "one"}),
-        "seven": ("line 2 answers no question", {"answer": 7}),
-        "far": ("line 2 answers no question", {"question": 999}),
-        "words": ("words.csv", {"answer": "left"}),
-    }
-    for name, (_, changed) in wrong.items():
-        answered(folder, name, lambda question: True, questions=5, **changed)
+    good = answered(folder, "one", lambda question: True)
+    wrong = answered(folder, "wrong", lambda question: True, questions=5, **changed)
+    told = gantk("study", "score", folder, good, wrong).refused()
 
-    named = {**damaged, **wrong}
-    done = gantk(
-        "study", "score", folder, *fooled, *(folder / f"{name}.csv" for name in named)
-    ).ok()
-    lines = [" ".join(done.out.split())]
-    for name, (words, _) in named.items():
-        assert f"{name}.csv' is left out" in lines[0]
-        assert words in lines[0], (words, done.out)
+    assert "wrong.csv" in told
+    assert words in told
 
-    told = gantk("study", "score", folder, folder / "cut.csv").refused()
-    assert "none of the answers can be scored" in told
+
+def test_what_is_no_study_is_refused(study, gantk):
+    folder = study()
+    good = answered(folder, "one", lambda question: True)
+    (folder / "cut.csv").write_text("study,reader,question\n")
+
+    assert "cut.csv" in gantk("study", "score", folder, good, folder / "cut.csv").refused()
+    assert "is no study" in gantk("study", "score", folder.parent, good).refused()
     (folder / "key.csv").write_text("question,real_side,real,made,patient,split\nx,0,a,b,,\n")
-    assert "is damaged" in gantk("study", "score", folder, *fooled).refused()
-    assert "is no study" in gantk("study", "score", folder.parent, *fooled).refused()
+    assert "key.csv" in gantk("study", "score", folder, good).refused()
+
+
+def test_the_later_answer_of_a_reader_counts(study, gantk):
+    folder = study()
+    files = [
+        answered(folder, "first", lambda question: False, reader="ann"),
+        answered(folder, "second", lambda question: True, questions=6, reader="ann"),
+    ]
+    found = json.loads(gantk("study", "score", folder, *files, "--json", "-").out)
+    assert found["readers"]["ann"]["value"] == 0.5
 
 
 def test_air_is_as_black_in_a_study_as_in_files(gantk, tiny_recipe, tmp_path):
@@ -214,14 +198,15 @@ def test_recognised_images_are_trained_on_more_often(gantk, copied_run, tmp_path
 
     gantk("study", "new", copied_run, "--pairs", 2).ok()
     own = copied_run / "study"
-    told = gantk("study", "weights", own, answered(own, "a", lambda question: True)).refused()
+    given = answered(own, "a", lambda question: True)
+    told = gantk("study", "score", own, given, "--weights", weights).refused()
     assert "--split train" in told
     gantk("study", "new", copied_run, "--pairs", 4, "--split", "train", "--out", folder).ok()
 
     key = key_of(folder)
     files = [answered(folder, name, lambda question: question < 2) for name in "ab"]
 
-    gantk("study", "weights", folder, *files, "--out", weights).ok()
+    gantk("study", "score", folder, *files, "--weights", weights).ok()
     rows = {
         row["key"]: float(row["weight"]) for row in csv.DictReader(weights.read_text().splitlines())
     }
