@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
@@ -17,12 +17,19 @@ from gantk.errors import UserError
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
-from gantk.metrics.file_pairs import WHERE, FilePair, find_pairs, find_sides
+from gantk.metrics.file_pairs import (
+    SUFFIXES,
+    WHERE,
+    ask_for_layouts,
+    find_pairs,
+    list_images,
+    of_contrasts,
+)
 from gantk.metrics.pair_scores import PairScorer, References
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
-from gantk.runs.results import Results, Table
+from gantk.runs.results import Results, Score, Table
 
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
 # The truth is on another scale if the line's slope is outside these bounds, or if the error exceeds
@@ -115,35 +122,46 @@ def compare(
         UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
             constant. Nothing has been scored.
     """
-    of_pairs, of_sets = _parts_of(metrics)
+    parts = [_part(name) for name in metrics]
+    of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
+    of_pairs = [part for part in parts if part not in of_sets]
     place = start(device, "fp32").device
-    made, real, notes = find_sides(Path(predicted), Path(truth), patient, (layout, truth_layout))
     read = KeptImages().read
+    paths = Path(predicted), Path(truth)
+    made = list_images(paths[0], patient, layout)
+    real = of_contrasts(list_images(paths[1], patient, truth_layout), made.contrast)
+    notes: list[str] = []
     scale = ScaleFit()
-    pairs: list[FilePair] = []
+    pairs = pd.DataFrame()
     if of_pairs or match:
-        pairs, alone = find_pairs(made, real)
-        notes += alone
-        scale = _fit_line((_comparable(pair, read) for pair in pairs), match)
+        if all(path.is_file() for path in paths):
+            pairs = made.merge(real, how="cross", suffixes=SUFFIXES)
+        else:
+            try:
+                pairs, notes = find_pairs(made, real)
+            except UserError as error:
+                ask_for_layouts(paths, (layout, truth_layout), error)
+                raise
+        scale = _fit_line((_comparable(pair, read) for pair in pairs.itertuples()), match)
 
-    unknown = len(pairs) > 1 and all(real.patients[scan] == scan.name for _, scan in pairs)
+    unknown = len(pairs) > 1 and not (real.patient != "").any()
     result = FolderResults(
         metrics={DIRECTION: {}}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
     )
-    ranges = []
+    gray = gray_range(read(scan) for scan in (pairs.scan_real if of_pairs else real.scan))
     if of_pairs:
-        ranges.append(gray_range(read(scan) for _, scan in pairs))
-        _score_pairs(result, pairs, real.patients, file_scorer(ranges[-1], of_pairs, place), read)
+        result.metrics[DIRECTION] |= _score_pairs(
+            result, pairs, file_scorer(gray, of_pairs, place), read
+        )
         notes += [NO_PATIENTS] * unknown + [NO_BASELINE]
     if of_sets:
-        ranges.append(gray_range(read(scan) for scan in real.scans))
-        _score_sets(result, made.patients, real.patients, of_sets, place, read, ranges[-1])
-    for score in result.metrics[DIRECTION].values():
-        score.definition += "/predictions-matched-linearly" * match
+        result.metrics[DIRECTION] |= _score_sets(result, made, real, of_sets, place, read)
+    if match:
+        for score in result.metrics[DIRECTION].values():
+            score.definition += "/predictions-matched-linearly"
 
-    warnings = dict.fromkeys(gray.warning for gray in ranges if gray.warning)
     lines = [*summary_lines(result), *_scale_lines(scale)]
-    lines += [with_label("warning", warning) for warning in warnings]
+    lines += [with_label("warning", gray.warning)] * bool(gray.warning)
     lines += [with_label("note", note) for note in notes]
     for line in lines:
         say(line)
@@ -151,33 +169,22 @@ def compare(
 
 
 def _score_pairs(
-    result: FolderResults,
-    pairs: Sequence[FilePair],
-    patients: Mapping[Scan, str],
-    scorer: PairScorer,
-    read: Read,
-) -> None:
-    """Score each prediction against its truth; adds lines and scores to the result. UserError where
-    the images are too small for every metric.
+    result: FolderResults, pairs: pd.DataFrame, scorer: PairScorer, read: Read
+) -> dict[str, Score]:
+    """Score each prediction against its truth; adds lines to the result. UserError where the images
+    are too small for every metric.
     """
-    for made, real in pairs:
-        output, reference = (torch.tensor(read(scan).pixels)[None] for scan in (made, real))
-        about = References(reference, [patients[real]], names=[made.name])
+    for pair in pairs.itertuples():
+        scans = pair.scan_made, pair.scan_real
+        output, reference = (torch.tensor(read(scan).pixels)[None] for scan in scans)
+        about = References(reference, [pair.owner_real], names=[pair.scan_made.name])
         result.lines.append(scorer(result.scale(output), about, direction=DIRECTION))
 
-    scores = scorer.scores(pd.concat(result.lines, ignore_index=True))
-    reasons = [score.definition.partition("/not-computed: ")[2] for score in scores.values()]
-    if all("pixels on each side" in reason for reason in reasons):
+    if not scorer.metrics:
+        _, _, reason = next(iter(scorer.left_out.values())).definition.partition("/not-computed: ")
         remedy = "use other metrics too, such as psnr or mae"
-        raise UserError(reasons[0], where="--metrics", remedy=remedy)
-    result.metrics[DIRECTION] |= scores
-
-
-def _parts_of(names: Iterable[str]) -> tuple[list[Part], list[Part]]:
-    """The metrics of pairs, and those of sets."""
-    parts = [_part(name) for name in names]
-    of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
-    return [part for part in parts if part not in of_sets], of_sets
+        raise UserError(reason, where="--metrics", remedy=remedy)
+    return scorer.scores(pd.concat(result.lines, ignore_index=True))
 
 
 def _part(name: str) -> Part:
@@ -194,21 +201,19 @@ def _part(name: str) -> Part:
     return part
 
 
-def _comparable(pair: FilePair, read: Read) -> tuple[Image, Image]:
+def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:
     """A prediction and its truth; UserError where they are on other grids or differ in channels."""
-    made, real = map(read, pair)
+    made = read(pair.scan_made)
+    real = read(pair.scan_real)
     differs = grids_differ(made, real)
-    if differs:
+    if differs or made.channels != real.channels:
+        differs = differs or f"{made.channels} and {real.channels} channels"
         what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
         remedy = (
             "resample the prediction onto the grid of the truth first, with gantk.resample_onto"
             " (docs/guides/compare.md shows how)"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
-    if made.pixels.shape != real.pixels.shape:
-        shapes = f"{list(made.pixels.shape)} and {list(real.pixels.shape)} (channels first)"
-        what = f"'{made.path}' and its truth '{real.path}' have different shapes: {shapes}"
-        raise UserError(what, where=WHERE, remedy="convert both to the same channels first")
     return made, real
 
 
@@ -275,32 +280,31 @@ def file_scorer(gray: GrayRange, parts: Sequence[Part], device: Any, unit: str =
 
 def _score_sets(
     result: FolderResults,
-    predicted: Mapping[Scan, str],
-    truth: Mapping[Scan, str],
+    made: pd.DataFrame,
+    real: pd.DataFrame,
     parts: list[Part],
     device: Any,
     read: Read,
-    gray: GrayRange,
-) -> None:
-    """Score the predictions as a set against the true images; adds the scores to the result."""
-    images = [read(scan) for scan in (*predicted, *truth)]
+) -> dict[str, Score]:
+    """Score the predictions as a set against the true images."""
+    images = [read(scan) for scan in [*made.scan, *real.scan]]
     shapes = sorted({image.pixels.shape for image in images})
     if len(shapes) > 1:
         first_two = " and ".join(str(list(shape)) for shape in shapes[:2])
-        raise UserError(
-            f"metrics of sets need images of one size, but these have {first_two}",
-            remedy="resize the images first",
-        )
+        what = f"metrics of sets need images of one size, but these have {first_two}"
+        raise UserError(what, remedy="resize the images first")
 
+    gray = gray_range(images[len(made) :])
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
-    count = len(predicted)
-    fakes = ImageGroup(result.scale(pixels[:count]) - gray.black, [*predicted.values()])
-    reals = ImageGroup(pixels[count:] - gray.black, [*truth.values()])
+    fakes = ImageGroup(result.scale(pixels[: len(made)]) - gray.black, [*made.owner])
+    reals = ImageGroup(pixels[len(made) :] - gray.black, [*real.owner])
+    found: dict[str, Score] = {}
     for part in parts:
         metric = part(gray.span, pixels.ndim - 2)
-        for name, score in set_scores(metric, reals, reals, fakes, strict=True).items():
-            score.n = len(set(fakes.patients))
-            result.metrics[DIRECTION][name] = score
+        found |= set_scores(metric, reals, reals, fakes, strict=True)
+    for score in found.values():
+        score.n = len(set(fakes.patients))
+    return found
 
 
 def _scale_lines(scale: ScaleFit) -> Iterator[str]:
@@ -342,25 +346,25 @@ def gray_range(truths: Iterable[Image]) -> GrayRange:
     24 dB. UserError if all their pixels are equal.
     """
     facts = pd.DataFrame(map(_gray_facts, truths))
-    black, span = _black_and_span(facts.low.min(), facts.high.max(), set(facts.kind))
+    low, high = facts.low.min(), facts.high.max()
+    black, span = _black_and_span(low, high, set(facts.kind))
     if span <= 0:
-        where = f"in all {len(facts)} images from '{facts.path[0]}' on"
-        if len(facts) == 1:
-            where = f"in its only image '{facts.path[0]}'"
-        what = f"all pixels of the truth are {black:g}, {where}"
+        what = (
+            f"all pixels of the truth are {black:g}, in '{facts.path[0]}' and {len(facts) - 1} more"
+        )
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
 
-    low, high = facts.dark.min(), facts.bright.max()
-    _, robust = _black_and_span(low, high, set(facts.kind))
+    dark, bright = facts.dark.min(), facts.bright.max()
+    _, robust = _black_and_span(dark, bright, set(facts.kind))
     warning = ""
     if span > MAX_GAIN * robust > 0:
-        is_bright = facts.high.max() - high > low - facts.low.min()
-        path = facts.path[facts.high.idxmax() if is_bright else facts.low.idxmin()]
+        extreme = facts.high.idxmax() if high - bright > dark - low else facts.low.idxmin()
         warning = (
-            f"a few pixels of '{path}' set the range of gray values, {black:g} to {black + span:g}, by"
-            f" which all scores are counted: without them it is {low:g} to {high:g}, and PSNR"
-            f" {20 * log10(span / robust):.1f} dB lower. Mend the file, or leave it out"
+            f"a few pixels of '{facts.path[extreme]}' set the range of gray values, {black:g} to"
+            f" {black + span:g}, by which all scores are counted: without them it is {dark:g} to"
+            f" {bright:g}, and PSNR {20 * log10(span / robust):.1f} dB lower. Mend the file, or leave it"
+            " out"
         )
     return GrayRange(black, span, set(facts["size"]), warning)
 
@@ -369,15 +373,15 @@ def _gray_facts(image: Image) -> dict[str, Any]:
     """Lowest and highest gray value of an image, and both without its few most extreme pixels."""
     values = image.pixels.ravel()
     few = min(max(1, round(MAX_BROKEN_SHARE * values.size)), (values.size - 1) // 2)
-    dark, bright = np.partition(values, (few, -1 - few))[[few, -1 - few]]
+    dark, bright = np.partition(values, (few, -1 - few))[[few, -1 - few]].astype(float)
     return {
         "path": image.path,
         "size": image.pixels.shape[1:],
         "kind": None if image.dtype is None else np.dtype(image.dtype),
         "low": float(values.min()),
         "high": float(values.max()),
-        "dark": float(dark),
-        "bright": float(bright),
+        "dark": dark,
+        "bright": bright,
     }
 
 
