@@ -140,7 +140,8 @@ def compare(
             try:
                 pairs, notes = find_pairs(made, real)
             except UserError as error:
-                ask_for_layouts(paths, (layout, truth_layout), error)
+                if made.name.is_unique:  # else no layout helps
+                    ask_for_layouts(paths, (layout, truth_layout), error)
                 raise
         scale = _fit_line((_comparable(pair, read) for pair in pairs.itertuples()), match)
 
@@ -210,8 +211,8 @@ def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:
         differs = differs or f"{made.channels} and {real.channels} channels"
         what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
         remedy = (
-            "resample the prediction onto the grid of the truth first, with gantk.resample_onto"
-            " (docs/guides/compare.md shows how)"
+            "give both the same channels, and resample the prediction onto the grid of the truth, with"
+            " gantk.resample_onto (docs/guides/compare.md shows how)"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
     return made, real

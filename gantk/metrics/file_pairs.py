@@ -84,7 +84,7 @@ def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, li
                 return pairs, [what + join_first(unused, most=MAX_LISTED_NAMES)] * bool(unused)
 
     names = made.name[made.name.duplicated(keep=False) | ~made.name.isin(real.name)]
-    listed = join_first(sorted(names), most=MAX_LISTED_NAMES)
+    listed = join_first(sorted({*names}), most=MAX_LISTED_NAMES)
     what = f"not every prediction has one truth of its own, by names or by patients: {listed}"
     raise UserError(what, where=WHERE, remedy=REMEDY)
 
