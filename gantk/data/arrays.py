@@ -118,69 +118,48 @@ def _cell(value: Any) -> str:
 
 def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     """Yield dicts with an image of one domain, or of both, and what is known of them: the items of a
-    data set, or the rows of a dict of arrays or lists.
+    data set, or the rows of a dict of columns.
     """
-    if not isinstance(data, Mapping):
-        if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-            what = f"data of the type {type(data).__name__} cannot be used for training"
-            remedy = "give it __len__ and __getitem__, as torch.utils.data.Dataset has them"
-            raise UserError(what, where="data", allowed=KINDS, remedy=remedy)
-        for number in range(len(data)):
-            yield data[number]
+    if isinstance(data, Mapping):
+        columns = dict(data)
+        unknown = [key for key in columns if key not in ABOUT and letter_of(key, names) is None]
+        if unknown or not columns:
+            found = ", ".join(map(repr, unknown)) or "no images"
+            raise UserError(
+                f"the data contain {found}, but the recipe's domains are"
+                f" {' and '.join(names.values())}",
+                where="data",
+                allowed=(*names.values(), *ABOUT),
+                remedy=did_you_mean(str(unknown[0]), (*names.values(), *ABOUT))
+                if unknown
+                else None,
+            )
+        count = max(len(values) for values in columns.values() if hasattr(values, "__len__"))
+        if columns.get("pair") is False:
+            columns["pair"] = [False] * count
+        lengths = {name: len(values) for name, values in columns.items()}
+        if {*lengths.values()} != {count}:
+            raise UserError(
+                f"the columns have different lengths: {lengths}",
+                where="data",
+                remedy='give a list of dicts, such as {"T1": image, "patient": "p1"}',
+            )
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
         return
-
-    columns = dict(data)
-    about = {key: columns.pop(key) for key in ABOUT if key in columns}
-    unknown = [str(key) for key in columns if letter_of(key, names) is None]
-    if unknown or not columns:
-        raise _no_domains(unknown, names)
-    is_pair = about.pop("pair") if isinstance(about.get("pair"), bool) else True
-    if is_pair and len({len(images) for images in columns.values()}) == 1:
-        yield from _rows_of(columns, about)
-        return
-    for key, images in columns.items():
-        own: dict[str, Any] = {"pair": [None] * len(images)}
-        for name, values in about.items():
-            own[name] = values[key] if isinstance(values, Mapping) else values
-        yield from _rows_of({key: images}, own)
-
-
-def _no_domains(unknown: Sequence[str], names: Mapping[str, str]) -> UserError:
-    """The error for data whose keys are not the recipe's domains."""
-    found = ", ".join(map(repr, unknown)) or "no images"
-    allowed = (*names.values(), *ABOUT)
-    remedy = did_you_mean(unknown[0], allowed) if unknown else None
-    if not remedy and len(unknown) == len(names):
-        remedy = f'to call the domains so, give set={{"data.domains": {[*unknown]}}}'
-    return UserError(
-        f"the data contain {found}, but the recipe's domains are {' and '.join(names.values())}",
-        where="data",
-        allowed=allowed,
-        remedy=remedy,
-    )
-
-
-def _rows_of(images: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of columns; UserError where they are not equally long."""
-    columns = {**images, **about}
-    counts = {name: len(values) for name, values in columns.items()}
-    if len({*counts.values()}) > 1:
-        said = ", ".join(f"{name} {count}" for name, count in counts.items())
-        remedy = 'give one list for each domain: {"patient": {"T1": [...], "T2": [...]}}'
-        raise UserError(f"the lists have different lengths: {said}", where="data", remedy=remedy)
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True))
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        what = f"data of the type {type(data).__name__} cannot be used for training"
+        raise UserError(what, where="data", allowed=KINDS)
+    for number in range(len(data)):
+        yield data[number]
 
 
 def _write_item(
     item: Any, number: int, names: Mapping[str, str], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Write the images of an item, and yield a row of the table for each."""
-    if not isinstance(item, Mapping):
-        what = f"item {number} of the data has the type {type(item).__name__}, not dict"
-        raise UserError(what, where="data", allowed=KINDS)
-    letters = {key: letter_of(key, names) for key in item if key not in ABOUT}
-    images = {letter: item[key] for key, letter in letters.items() if letter}
+    letters = {key: letter_of(key, names) for key in item} if isinstance(item, Mapping) else {}
+    images = {letter: item[key] for key, letter in letters.items() if letter and key not in ABOUT}
     if not images:
         what = f"item {number} of the data contains no image of {' or '.join(names.values())}"
         raise UserError(what, where="data", allowed=KINDS)
@@ -196,11 +175,10 @@ def _write_item(
         row = about | {"domain": names[letter]}
         if pixels.ndim == 4 and not row.get("patient"):  # a volume is one patient's scan
             row["patient"] = f"scan-{row.get('pair') or f'{letter}-{number}'}"
-        row["path"] = _write(folder / f"{letter}-{number:05d}", pixels)
+        name = f"{letter}-{number:05d}"
+        row["path"] = _write(folder / name, pixels)
         if mask is not None:
-            row["mask"] = _write(
-                folder / f"mask-{letter}-{number:05d}", _pixels(mask, "mask", "mask")
-            )
+            row["mask"] = _write(folder / f"mask-{name}", _pixels(mask, "mask", "mask"))
         yield row
 
 
