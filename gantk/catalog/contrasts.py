@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,32 +122,49 @@ class ContrastWords:
         if BIDS_NAME.fullmatch(text):
             has_agent = "_ce-" in text
             text = text.rpartition("_")[2] + (" gd" if has_agent else "")
-        words = join_contrast_words(text, self.contrast_of)
-        found = frozenset(self.contrast_of.get(word, "") for word in words) - {""}
+        words = find_contrasts(text, self.contrast_of)
+        found = frozenset(self.contrast_of[each.word] for each in words) - {""}
         return found - {self.contrast_of["mr"]} or found
 
 
 USUAL_WORDS = ContrastWords()
 
 
-def join_contrast_words(name: str, known: Mapping[str, str] = CONTRASTS) -> list[str]:
-    """The words of a name in lower case, two that name one contrast as one: p1, t2flair for
-    `p1_T2_FLAIR`. `known`: word -> contrast.
+class FoundContrast(NamedTuple):
+    """A contrast that words of a name say."""
 
-    T1 beside a word for a contrast agent becomes t1ce, and T2 beside FLAIR, without T1, flair.
+    word: str  # in lower case, of several words joined: t2flair
+    begin: int  # of its words in the name
+    end: int
+
+
+def find_contrasts(name: str, known: Mapping[str, str] = CONTRASTS) -> list[FoundContrast]:
+    """The contrasts that a name says, in order; `known`: word -> contrast.
+
+    Words that name one together are one: `T2_FLAIR`. T1 beside a word for a contrast agent is t1ce,
+    and T2 beside FLAIR, without T1, flair. The contrast that an image was registered to
+    (`regtoFLAIR`, `T1_to_T2`, `space-T1w_FLAIR`) is not its own.
     """
-    words = [word.lower() for word in words_of(name)]
-    kept: list[str] = []
-    for i, word in enumerate(words):
-        if word in known and _is_of_target(words, i):
-            continue
-        if kept and kept[-1] + word in known:
-            kept[-1] += word
-        else:
-            kept.append(word)
+    pieces = WORD_ENDS.split(name)
+    starts = [0, *accumulate(map(len, pieces))]
+    places = [place for place in range(0, len(pieces), 2) if pieces[place]]
+    words = [pieces[place].lower() for place in places]
+    found = []
+    first = 0
+    while first < len(words):
+        last = first
+        joined = words[first]
+        while last + 1 < len(words) and joined + words[last + 1] in known:
+            last += 1
+            joined += words[last]
+        if joined in known and not _is_of_target(words, first):
+            begin = starts[places[first]]
+            end = starts[places[last]] + len(pieces[places[last]])
+            found.append(FoundContrast(joined, begin, end))
+        first = last + 1
 
-    said = set(map(CONTRASTS.get, kept)) - {None}
-    return [_meant(word, said, name) for word in kept] if said else kept
+    said = {CONTRASTS.get(each.word) for each in found}
+    return [each._replace(word=_meant(each.word, said, name)) for each in found]
 
 
 def _is_of_target(words: Sequence[str], place: int) -> bool:
@@ -202,18 +218,11 @@ def same_contrast(word: str, wanted: str) -> bool:
     return word == wanted or (word in CONTRASTS and CONTRASTS[word] == CONTRASTS.get(wanted))
 
 
-def contrast_called(name: str, contrasts: Sequence[str]) -> str | None:
+def contrast_called(name: str, contrasts: Iterable[str]) -> str | None:
     """The one of `contrasts` whose own name or usual synonym `name` is: T2 for `t2w`; else None."""
-    word = one_word(name)
-    for fits in (
-        lambda each: each.lower() == name.lower(),
-        lambda each: one_word(each) == word,
-        lambda each: same_contrast(word, one_word(each)),
-    ):
-        found = next(filter(fits, contrasts), None)
-        if found is not None:
-            return found
-    return None
+    contrasts = list(contrasts)
+    contrast = ContrastWords(contrasts).contrast_of.get(one_word(name), "")
+    return contrast if contrast in contrasts else None
 
 
 def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
@@ -221,34 +230,32 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
     (`T1 post contrast`); None for others.
     """
     contrasts = list(contrasts)
-    called = contrast_called(name, contrasts)
-    if called:
-        return called
-
-    said = contrasts_in(name)
-    for contrast in contrasts:
-        usual = CONTRASTS.get(one_word(contrast), "")
-        if said == {usual}:
-            return contrast
-    return None
+    said = ContrastWords(contrasts).meant(name)
+    return next(iter(said)) if len(said) == 1 and said <= {*contrasts} else None
 
 
-def contrast_in(name: str, wanted: set[str]) -> tuple[str | None, str]:
-    """The first word of a name, or two joined, that is a contrast (T2_FLAIR is one), and the name
-    without it.
+def _own_contrast(name: str) -> FoundContrast | None:
+    """The contrast of a name: the first, MR only if there is no other; of a name of BIDS the last."""
+    found = find_contrasts(name)
+    if not found:
+        return None
+    if BIDS_NAME.fullmatch(name) and found[-1].end == len(name):
+        return found[-1]
+    specific = (each for each in found if CONTRASTS[each.word] != "mr")
+    return next(specific, found[0])
 
-    `wanted` are further words, in lower case, that count as contrasts. A word after `to`
-    (`regtoFLAIR`, `T1_to_T2`, `space-T1w_FLAIR`) is the registration target, not the contrast. MR counts if
-    there is no other, or if it is wanted; `join_contrast_words` says what T1 and T2 mean beside
-    other words. What dcm2niix says of the series besides the contrast is left out too. Without a
-    contrast: None and the whole name.
+
+def contrast_in(name: str) -> tuple[str | None, str]:
+    """The word, or several joined, that says the contrast of a name, and the name without it; None
+    and the whole name without a contrast.
+
+    What dcm2niix says of the series besides the contrast is left out too.
     """
-    found = _find_contrast(name, wanted)
+    found = _own_contrast(name)
     if found is None:
         return None, name
-
-    before, _, after = found.split
-    return found.word, without_gaps(before + _without_series(before, after))
+    before = name[: found.begin]
+    return found.word, without_gaps(before + _without_series(before, name[found.end :]))
 
 
 def _without_series(before: str, after: str) -> str:
@@ -269,11 +276,11 @@ def with_contrast(name: str, word: str) -> str | None:
 
     None where the name says no contrast, or says it by several words (`T1 post Gd`, `T1 pre`).
     """
-    found = _find_contrast(name, set())
+    found = _own_contrast(name)
     if found is None:
         return None
 
-    before, own, after = found.split
+    before, own, after = name[: found.begin], name[found.begin : found.end], name[found.end :]
     others = " ".join(words_of(before + " " + after)).lower()
     later = " ".join(words_of(after)).lower()
     of_several_words = AGENT.search(f" {others} ") or NATIVE.match(f" {later} ")
@@ -284,8 +291,8 @@ def with_contrast(name: str, word: str) -> str | None:
 
 def contrast_word(name: str) -> str | None:
     """The word that names a contrast as it is spelled: `T1w` of `sub-01_T1w`; None without one."""
-    found = _find_contrast(name, set())
-    return None if found is None else found.split[1]
+    found = _own_contrast(name)
+    return None if found is None else name[found.begin : found.end]
 
 
 def word_in_naming(contrast: str, words: Sequence[str]) -> str:
@@ -311,7 +318,7 @@ def named_after(names: Sequence[str], contrast: str) -> str:
         replaced = with_contrast(name, word)
         if replaced:
             return replaced
-    rest = contrast_in(names[0], set())[1]
+    rest = contrast_in(names[0])[1]
     return f"{rest}_{contrast}" if rest else contrast
 
 
@@ -342,61 +349,10 @@ def result_paths(folder: Path, name: str, contrasts: Sequence[str]) -> dict[str,
     return {contrast: folder / f"{renamed(stem, contrast)}{suffix}"}
 
 
-@dataclass(frozen=True)
-class _FoundContrast:
-    """The contrast in a name."""
-
-    word: str  # in lower case, as `contrast_in` returns it
-    split: tuple[str, str, str]  # the name before the contrast's words, these, and after them
-
-
-class _ContrastWord(NamedTuple):
-    """One word of a name, or two joined, that name a contrast."""
-
-    word: str
-    begin: int  # place of its first word
-    end: int  # after its last word
-
-
-def _find_contrast(name: str, wanted: set[str]) -> _FoundContrast | None:
-    """Find the contrast of a name, as `contrast_in` describes; None without one. A name of BIDS ends
-    in it.
-    """
-    pieces = WORD_ENDS.split(name)
-    places = [place for place in range(0, len(pieces), 2) if pieces[place]]
-    words = [pieces[place].lower() for place in places]
-    found = list(_contrast_words(words, wanted))
-    if not found:
-        return None
-
-    specific = [each for each in found if each.word in wanted or CONTRASTS[each.word] != "mr"]
-    chosen = (specific or found)[0]
-    if BIDS_NAME.fullmatch(name) and found[-1].end == len(words):
-        chosen = found[-1]
-    meant = _meant(chosen.word, {CONTRASTS.get(each.word) for each in found}, name)
-
-    begin = places[chosen.begin]
-    end = places[chosen.end - 1] + 1
-    parts = (pieces[:begin], pieces[begin:end], pieces[end:])
-    before, own, after = ("".join(part) for part in parts)
-    return _FoundContrast(meant, (before, own, after))
-
-
-def _contrast_words(words: Sequence[str], wanted: set[str]) -> Iterator[_ContrastWord]:
-    """The contrasts that words in lower case name: of two that follow each other before one alone."""
-    for place in range(len(words)):
-        if _is_of_target(words, place):
-            continue
-        for end in (place + 2, place + 1):
-            word = "".join(words[place:end])
-            if word in wanted or word in CONTRASTS:
-                yield _ContrastWord(word, place, min(end, len(words)))
-                break
-
-
 def usual_contrast(name: str) -> str | None:
     """The usual contrast that a name contains: `T1w` and `x_t1n` are t1; None if it contains none."""
-    return CONTRASTS.get(contrast_in(name, set())[0] or "")
+    found = _own_contrast(name)
+    return CONTRASTS[found.word] if found else None
 
 
 def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None) -> list[str]:
@@ -423,7 +379,7 @@ def contrast_of_series(modality: str, texts: Iterable[str]) -> str:
     if modality in CONTRASTS_OF_MODALITIES:
         return CONTRASTS_OF_MODALITIES[modality]
     for text in texts:
-        words = [CONTRASTS[word] for word in join_contrast_words(text) if word in CONTRASTS]
+        words = [CONTRASTS[each.word] for each in find_contrasts(text)]
         said = [contrast for contrast in words if contrast not in ("ct", "mr", "pet")]
         usual = [contrast for contrast in ("t1ce", "t1", "flair") if contrast in said]
         if said:

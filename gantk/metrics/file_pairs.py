@@ -49,7 +49,7 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
     table = pd.DataFrame({"scan": [row.scan_below(root) for row in rows]})
     table["name"] = [each.name.removesuffix(suffix_of(each.name)) for each in table.scan]
     table["file"] = table.name.str.rpartition("/")[2]
-    table["file_without_contrast"] = [contrast_in(file, set())[1] for file in table.file]
+    table["file_without_contrast"] = [contrast_in(file)[1] for file in table.file]
     table["contrast"] = [row.contrast for row in rows]
     table["visit"] = [row.session for row in rows]
     table["patient"] = [row.subject or "" for row in rows]

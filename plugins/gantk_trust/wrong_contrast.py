@@ -74,7 +74,7 @@ def names_another(names: Sequence[str], meant: str) -> str:
     for name in names:
         contrasts = set()
         rest = name
-        while (match := contrast_in(rest, set()))[0]:
+        while (match := contrast_in(rest))[0]:
             contrasts.add(CONTRASTS[match[0]])
             rest = match[1]
 

@@ -135,7 +135,7 @@ def _by_name(folder: Path) -> dict[str, Scan]:
     """
     found = scans(folder)
     stems = [stem_of(scan.name) for scan in found]
-    names = [contrast_in(stem, set())[1] for stem in stems]
+    names = [contrast_in(stem)[1] for stem in stems]
     if len(set(names)) < len(names):
         names = stems
     return dict(zip(names, found, strict=True))
