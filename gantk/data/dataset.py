@@ -68,7 +68,6 @@ MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
 # what a source may say of its images, and what holds for one that does not
 SOURCE_FACTS: Mapping[str, Any] = {
     "notes": (),  # sentences on images that were left out
-    "left_out": {},  # how many images show other contrasts
     "doubts": (),  # what must be answered before a training
     "patients_guessed": False,  # whether only names suggest that patients are in both domains
     "planes": (0, 1),  # part of each volume whose slices are used

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from gantk.catalog.domains import left_out_note
 from gantk.data.dataset import Data, layouts_in_words, source_fact
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
@@ -62,10 +61,6 @@ def _notes(data: Data) -> Iterator[str]:
         note = getattr(mapping, "note", "")
         if note:
             yield f"{data.names[letter]}: {note}"
-    left_out = left_out_note(source_fact(data.source, "left_out"), data.table.domains)
-    if left_out:
-        yield str(left_out)
-
     available = [record for record in data.splits["train"] if record.for_training]
     if not data.paired and len(data.letters) > 1 and len(data.training) < len(available):
         yield (

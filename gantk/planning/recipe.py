@@ -33,8 +33,6 @@ MAX_EPOCHS = 1000
 SHORT_TRAINING_STEPS = 1500  # fewer need a larger learning rate
 # problems of `data check` that the recipe solves
 SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
-# kinds of notes that the recipe repeats: how scans were understood
-TOLD_NOTES = ("choice", "columns")
 # keys whose reasons are told above the recipe
 TOLD_KEYS = ("method.name", "data.split")
 # what the line of the split says, of the plan's own split
@@ -393,13 +391,10 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
 
 
 def _problem_lines(seen: Scans) -> Iterator[str]:
-    """What `data check` found, without what the recipe solves; of notes, how scans were understood."""
+    """What `data check` found, without notes and what the recipe solves."""
     for problem in seen.report["problems"]:
-        label = f"{problem['severity']:8} {problem['what']}"
-        if problem["kind"] in TOLD_NOTES and problem["remedy"]:
-            yield f"{label}; {problem['remedy']}"
-        elif problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
-            yield label
+        if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
+            yield f"{problem['severity']:8} {problem['what']}"
 
 
 def _key_lines(name: str, value: Any, why: str) -> list[str]:

@@ -112,9 +112,8 @@ class Dicom(VolumeSource):
                 "a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
                 " folder's name"
             )
-            said = {row.contrast for row in scans}
             raise self.nothing_of(
-                letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed, said
+                letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed
             )
 
         return chosen

@@ -13,7 +13,6 @@ from typing import Any
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
-from gantk.catalog.domains import left_out_note
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, scan_contrasts, scan_or_contrasts
@@ -315,12 +314,6 @@ def _about_names(study: Study) -> Iterator[Problem]:
     source = study.source
     for note in source_fact(source, "notes"):
         yield problem("versions", "note", note)
-
-    note = left_out_note(
-        source_fact(source, "left_out"), study.table.domains, by_order=study.guessed
-    )
-    if note:
-        yield problem("choice", "note", note.what, (), note.remedy)
 
     if study.guessed and len(study.names) == 2 and hasattr(source, "nameless"):
         nameless = source.nameless()

@@ -13,7 +13,7 @@ from typing import Literal
 
 from gantk.catalog.catalog import Case, Catalog, Row, composed, unread_note, unread_rows
 from gantk.catalog.contrasts import ContrastWords, contrast_names
-from gantk.catalog.domains import GLOB, rename_or_map
+from gantk.catalog.domains import GLOB, NAME_DOMAINS
 from gantk.catalog.layouts import Reading, read_by
 from gantk.catalog.masks import set_masks
 from gantk.catalog.question import LayoutQuestion, rows_in_words
@@ -239,14 +239,6 @@ class Files(VolumeSource):
             f" domains are called {called}"
         )
 
-    @cached_property
-    def left_out(self) -> dict[str, int]:
-        """How many images say another contrast than the domains, by contrast."""
-        if self.recorded is not None:
-            return {}
-        said = (row.contrast for row in self.catalog.of_kind("image"))
-        return Counter(name for name in said if name and name not in self.wanted)
-
     def find_rows(self) -> list[Row]:
         """A row for each image of the domains; UserError where a domain has none."""
         images = [row for row in self.catalog.of_kind("image") if row.contrast in self.wanted]
@@ -275,13 +267,11 @@ class Files(VolumeSource):
             what += f". Found: {join_first(names, most=MAX_NAMED)}"
         else:
             what += f". It contains no images ({io.readable()})"
-        remedy = rename_or_map({row.contrast for row in images if row.contrast}, self.domains)
-        remedy = remedy or "give the line that says what each file shows: --layout PATTERN"
         return NothingFound(
             what,
             where="data.source.path",
             allowed="files that a layout explains; `gantk list layout` has ours",
-            remedy=f"{remedy}. {FILL_IN_TABLE}",
+            remedy=f"{NAME_DOMAINS}. {FILL_IN_TABLE}",
         )
 
     def _rows_of_domains(self, images: Sequence[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from gantk.catalog.catalog import Catalog, Row, composed
 from gantk.catalog.contrasts import contrast_names
-from gantk.catalog.domains import patient_of, regex_option, relative_to, rename_or_map
+from gantk.catalog.domains import NAME_DOMAINS, patient_of, regex_option, relative_to
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.scan import Asked, read_folder, rows_of_series
@@ -149,19 +149,11 @@ class FileSource(_Defaults):
         key = relative_to(path, self.root).as_posix()
         return key if key != "." else self.root.resolve().name
 
-    def nothing_of(
-        self,
-        letter: str,
-        what: str,
-        allowed: str | Iterable[str],
-        said: Collection[str | None] = (),
-    ) -> NothingFound:
-        """The error for a domain without files; its remedy names an option, and the contrasts that
-        names contain.
-        """
+    def nothing_of(self, letter: str, what: str, allowed: str | Iterable[str]) -> NothingFound:
+        """The error for a domain without files; it names an option."""
         option = "a" if letter == "image" else letter
-        remedy = rename_or_map([word.upper() for word in said if word], self.domains)
-        return NothingFound(what, where=f"data.source.{option}", allowed=allowed, remedy=remedy)
+        where = f"data.source.{option}"
+        return NothingFound(what, where=where, allowed=allowed, remedy=NAME_DOMAINS)
 
     def records(self) -> list[Record]:
         """One record for every row, or for every plane of it.

@@ -96,7 +96,6 @@ class Manifest(VolumeSource):
         """A row for each image; one UserError lists all wrong cells with their lines."""
         table = self.images
         rows = [self._row(row) for row in self.catalog]
-        self.left_out = table.other_words
         self.doubts = [] if any(row.split for row in rows) else self._doubts_about_patients(rows)
         self.notes = []
         if len(self.names) == 2 and not table.column_of:
@@ -110,6 +109,9 @@ class Manifest(VolumeSource):
         by_name = "pair" not in table.columns and not any(row.subject for row in rows)
         self.notes += pair_rows(rows, self.onto, by_name and not table.column_of)
         self.read_by = table.in_words
+        if table.other_words:
+            words = ", ".join(f"{n} {word}" for word, n in table.other_words.most_common(4))
+            self.read_by += f" ({count_noun(table.other_words.total(), 'row')} left out: {words})"
         return rows
 
     def _row(self, image: Row) -> Row:
