@@ -5,7 +5,8 @@ those of the training images, and where the content of an image is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Picture
@@ -21,26 +22,57 @@ MAX_SAMPLED_IMAGES = 64  # images from which a domain's distribution is computed
 MIN_PEOPLE = 4  # of fewer the usual distance is not known
 
 
-def look_of(pixels: np.ndarray) -> list[float]:
+class Plane(NamedTuple):
+    """A picture, or an axial slice of a volume."""
+
+    unit: np.ndarray  # (H, W) as of `scale_to_unit`
+    background: float  # of `unit`, as of `background_level`
+    box: list[tuple[float, float]]  # as of `content_box`
+
+    def content(self) -> np.ndarray:
+        """The content, or all where there is none, as SIDE x SIDE pixels."""
+        (top, bottom), (left, right) = self.box
+        if bottom - top < 1 or right - left < 1:
+            top, left = 0.0, 0.0
+            bottom, right = self.unit.shape
+        picture = Picture.fromarray(self.unit)
+        box = (left, top, right, bottom)
+        return np.asarray(picture.resize((SIDE, SIDE), Picture.Resampling.BILINEAR, box=box))
+
+
+def planes_of(pixels: np.ndarray) -> list[Plane]:
+    """The plane of a picture (C, H, W), or the axial slices of a volume at HEIGHTS."""
+    grays = [gray_of(pixels)] if pixels.ndim == 3 else []
+    if pixels.ndim == 4:
+        coarse = scale_to_unit(gray_of(pixels[:, :, ::COARSE, ::COARSE]))
+        low, high = content_box(coarse, background_level(coarse))[0]
+        places = [min(int(low + share * (high - low)), pixels.shape[1] - 1) for share in HEIGHTS]
+        grays = [gray_of(pixels[:, place]) for place in places]
+    planes = []
+    for gray in grays:
+        unit = scale_to_unit(gray)
+        background = background_level(unit)
+        planes.append(Plane(unit, background, content_box(unit, background)))
+    return planes
+
+
+def look_of(pixels: np.ndarray, planes: Sequence[Plane] = ()) -> list[float]:
     """Numbers from 0 to 1 of an image (C, *spatial) that do not depend on the scale of its
     intensities, its pixel size and its position: percentiles of the tissue, mean and spread of the
-    brightness in rings, and how sharp it is. Those of a volume are the mean over four axial slices.
-    [] for an image without contrast.
+    brightness in rings, and how sharp it is. Those of a volume are the mean over its `planes`. []
+    for an image without contrast.
     """
-    looks = [look for look in map(_look_of_slice, _middle_planes(pixels)) if look is not None]
+    looks = [look for look in map(_look_of_plane, planes or planes_of(pixels)) if look is not None]
     return [round(float(value), 4) for value in np.mean(looks, axis=0)] if looks else []
 
 
-def surroundings_of(pixels: np.ndarray) -> float:
-    """How bright an image (C, *spatial) is around its content, from 0 to 1: the border, or the
-    corners of the content, whichever is brighter. About 0 for a head in air, not for a photograph,
-    an inverted image, or one in a frame. The mean over the slices of `look_of`.
+def surroundings_of(planes: Sequence[Plane]) -> float:
+    """How bright an image is around its content, from 0 to 1: the border, or the corners of the
+    content, whichever is brighter. About 0 for a head in air, not for a photograph, an inverted
+    image, or one in a frame. The mean over its planes.
     """
-    levels = []
-    for plane in _middle_planes(pixels):
-        gray = scale_to_unit(plane)
-        corners = _scaled_content(gray)[_distances() >= RINGS + 1]
-        levels.append(max(background_level(gray), float(np.median(corners))))
+    in_corners = _distances() >= RINGS + 1
+    levels = [max(each.background, float(np.median(each.content()[in_corners]))) for each in planes]
     return float(np.mean(levels))
 
 
@@ -48,27 +80,13 @@ def clipped_share(pixels: np.ndarray) -> float:
     """The share of the pixels (C, *spatial) brighter than air that have the highest value; of a
     volume COARSE decides which are looked at.
     """
-    gray = _gray(_coarse(pixels))
+    gray = gray_of(pixels[:, :, ::COARSE, ::COARSE] if pixels.ndim == 4 else pixels)
     low, high = np.percentile(gray, [1, 99.5])
     tissue = int(np.count_nonzero(gray > low + AIR_SHARE * (high - low)))
     return int(np.count_nonzero(gray == gray.max())) / max(tissue, 1)
 
 
-def _middle_planes(pixels: np.ndarray) -> list[np.ndarray]:
-    """The gray values (H, W) of a picture, or of the axial slices of a volume at HEIGHTS."""
-    if pixels.ndim == 3:
-        return [_gray(pixels)]
-    low, high = content_box(scale_to_unit(_gray(_coarse(pixels))))[0]
-    places = [min(int(low + share * (high - low)), pixels.shape[1] - 1) for share in HEIGHTS]
-    return [_gray(pixels[:, place]) for place in places]
-
-
-def _coarse(pixels: np.ndarray) -> np.ndarray:
-    """Every COARSE-th row and column of a volume (C, D, H, W); a picture as it is."""
-    return pixels[:, :, ::COARSE, ::COARSE] if pixels.ndim == 4 else pixels
-
-
-def _gray(pixels: np.ndarray) -> np.ndarray:
+def gray_of(pixels: np.ndarray) -> np.ndarray:
     """The mean of the contrasts of (C, *spatial), float32; 0 where it is not known."""
     return np.nan_to_num(pixels.mean(axis=0, dtype=np.float32), copy=False)
 
@@ -76,30 +94,21 @@ def _gray(pixels: np.ndarray) -> np.ndarray:
 def scale_to_unit(gray: np.ndarray) -> np.ndarray:
     """An image scaled so that its 1st percentile is 0 and its 99.5th is 1, and clipped."""
     low, high = np.percentile(gray, [1, 99.5])
-    return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
+    if not high > low:  # small things on a large background
+        low, high = gray.min(), gray.max()
+    return ((gray - low) / max(high - low, 1e-30)).clip(0, 1)
 
 
+@cache
 def _distances() -> np.ndarray:
     """The distance of each of SIDE x SIDE pixels from the middle, in rings."""
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5 - SIDE / 2
     return np.hypot(rows, columns) * (2 * RINGS / SIDE)
 
 
-def _scaled_content(gray: np.ndarray) -> np.ndarray:
-    """The content of a slice from 0 to 1, or all of it where it has none, as SIDE x SIDE pixels."""
-    (top, bottom), (left, right) = content_box(gray)
-    if bottom - top < 1 or right - left < 1:
-        top, left = 0.0, 0.0
-        bottom, right = gray.shape
-    box = (left, top, right, bottom)
-    return np.asarray(
-        Picture.fromarray(gray).resize((SIDE, SIDE), Picture.Resampling.BILINEAR, box=box)
-    )
-
-
-def _look_of_slice(plane: np.ndarray) -> np.ndarray | None:
-    """The look of a slice; None where it shows no tissue."""
-    small = _scaled_content(scale_to_unit(plane))
+def _look_of_plane(plane: Plane) -> np.ndarray | None:
+    """The look of a plane; None where it shows no tissue."""
+    small = plane.content()
     tissue = small > AIR_SHARE
     if not tissue.any():
         return None
@@ -146,11 +155,11 @@ def background_level(gray: np.ndarray) -> float:
     return float(np.median(np.concatenate(ends)))
 
 
-def content_box(gray: np.ndarray) -> list[tuple[float, float]]:
+def content_box(gray: np.ndarray, background: float) -> list[tuple[float, float]]:
     """For each axis, the range in pixels with 98 % of what differs from the background, in an image
     from 0 to 1; not 100 %, since noise and letters at the border would move the ends.
     """
-    differs = np.abs(gray - background_level(gray))
+    differs = np.abs(gray - background)
     differs[differs < 0.1] = 0
     box = []
     for axis in range(gray.ndim):

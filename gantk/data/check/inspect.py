@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from gantk.data.check.kinds import kind_of, round_digits
-from gantk.data.look import background_level, look_of
+from gantk.data.look import Plane, background_level, look_of, planes_of
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
@@ -82,9 +82,11 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
         item.facts["error"] = str(item.error)
         return item
 
-    item.facts |= _facts(image)
-    item.look = look_of(image.pixels)
-    item.seen = fingerprint_of(item.name, image.pixels)
+    planes = planes_of(image.pixels)
+    item.facts |= _facts(image, planes)
+    item.look = look_of(image.pixels, planes)
+    plane = planes[0] if image.dims == 2 else None
+    item.seen = fingerprint_of(item.name, image.pixels, plane=plane)
     header_facts = dict(image.facts)
     item.header_patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)
@@ -123,14 +125,14 @@ def inspect_kept(scan: Scan, file: FileImage | None) -> Inspected:
     return known[scan]
 
 
-def _facts(image: Image) -> dict[str, Any]:
+def _facts(image: Image, planes: Sequence[Plane]) -> dict[str, Any]:
     pixels = image.pixels
     flat = image.pixels.reshape(-1)
     low = pixels.min()
     high = pixels.max()
     gray = pixels[0]
     differs = np.abs(gray - background_level(gray)) > 0.05 * (gray.max() - gray.min())
-    return kind_of(image) | {
+    return kind_of(image, planes=planes) | {
         "dtype": str(image.dtype) if image.dtype is not None else None,
         "channels": image.channels,
         "min": round_digits(low),

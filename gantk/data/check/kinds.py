@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gantk.data.look import clipped_share, surroundings_of
+from gantk.data.look import Plane, clipped_share, planes_of, surroundings_of
 from gantk.data.skull import shows_skull
 from gantk.formats.image import Image
 
@@ -97,19 +97,20 @@ TRAITS_OF_ONE = (
 OF_HEADER = ("age", "body_part", "field_strength")  # facts that only a header says
 
 
-def kind_of(image: Image, skull: bool = True) -> dict[str, Any]:
+def kind_of(image: Image, skull: bool = True, planes: Sequence[Plane] = ()) -> dict[str, Any]:
     """Of the facts of `inspect` those that say what kind of image it is: `shape`, `spacing`,
     `plane`, `oriented`, those OF_HEADER if the header says them, whether the `background` is dark
     and the `brightest` values are clipped, and, of a volume, `skull`, which takes the longest.
     """
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
     plane = plane_of(image)
+    surroundings = surroundings_of(planes or planes_of(image.pixels))
     facts: dict[str, Any] = {
         "shape": list(image.pixels.shape[1:]),
         "spacing": spacing,
         "plane": plane,
         "oriented": image.states_orientation and plane != "sagittal",
-        "background": "bright" if surroundings_of(image.pixels) > MAX_DARK else "dark",
+        "background": "bright" if surroundings > MAX_DARK else "dark",
     }
     if np.ptp(image.pixels) > 0:  # of a blank image all pixels have the highest value
         is_clipped = clipped_share(image.pixels) > MAX_CLIPPED_SHARE

@@ -31,7 +31,14 @@ from zlib import crc32
 
 import numpy as np
 
-from gantk.data.look import content_box
+from gantk.data.look import (
+    Plane,
+    background_level,
+    content_box,
+    gray_of,
+    planes_of,
+    scale_to_unit,
+)
 from gantk.data.preparation import Preparation, Record
 from gantk.data.spread import spread
 from gantk.files import sha256_of
@@ -71,13 +78,17 @@ class Fingerprint:
     position: float | None = None  # its place in the stack
 
 
-def fingerprint_of(name: str, pixels: np.ndarray, near: bool = True) -> Fingerprint:
-    """The fingerprint of pixels (C, *spatial); without thumbnails where `near` is false."""
+def fingerprint_of(
+    name: str, pixels: np.ndarray, near: bool = True, plane: Plane | None = None
+) -> Fingerprint:
+    """The fingerprint of pixels (C, *spatial), of a picture by its `plane` if that is known; without
+    thumbnails where `near` is false.
+    """
     if not np.nanmin(pixels) < np.nanmax(pixels):
         return Fingerprint(name, None, None)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return Fingerprint(name, digest.hexdigest(), thumbnails(pixels) if near else None)
+    return Fingerprint(name, digest.hexdigest(), thumbnails(pixels, plane) if near else None)
 
 
 def fingerprint(
@@ -125,39 +136,32 @@ def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:
 # --- thumbnails
 
 
-def thumbnails(pixels: np.ndarray) -> np.ndarray | None:
+def thumbnails(pixels: np.ndarray, plane: Plane | None = None) -> np.ndarray | None:
     """uint8 (2, 32, 32) of pixels (C, H, W), or of the middle plane of (C, D, H, W), any intensities:
-    whole frame, content.
+    whole frame, content. Of a picture its `plane` if that is known.
 
     None where there is too little to compare: no contrast, fewer than 16 pixels on a side, or
     nothing but a ramp.
     """
-    gray = np.nan_to_num(pixels).mean(axis=0, dtype=np.float32)
-    if min(gray.shape) < MIN_IMAGE_SIDE:
+    if min(pixels.shape[1:]) < MIN_IMAGE_SIDE:
         return None
-    if gray.ndim == 3:
-        low, high = content_box(_to_unit(gray))[0]
-        gray = gray[int((low + high) / 2)]
+    if plane is None:
+        if pixels.ndim == 4:
+            gray = gray_of(pixels)
+            unit = scale_to_unit(gray)
+            low, high = content_box(unit, background_level(unit))[0]
+            pixels = gray[None, int((low + high) / 2)]
+        (plane,) = planes_of(pixels)
 
-    gray = _to_unit(gray)
-    (top, bottom), (left, right) = content_box(gray)
+    (top, bottom), (left, right) = plane.box
     if min(bottom - top, right - left) < MIN_CONTENT_SIDE:
         return None
-    height, width = gray.shape
-    images = np.stack(
-        [_thumbnail(gray, box) for box in ((0, 0, width, height), (left, top, right, bottom))]
-    )
+    height, width = plane.unit.shape
+    boxes = ((0, 0, width, height), (left, top, right, bottom))
+    images = np.stack([_thumbnail(plane.unit, box) for box in boxes])
     inner = images[..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS].astype(np.float32)
     share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
     return images if share.min() >= MIN_DETAIL_SHARE else None
-
-
-def _to_unit(gray: np.ndarray) -> np.ndarray:
-    """An image from 0 to 1 between its 1st and 99.5th percentile."""
-    low, high = np.percentile(gray, [1, 99.5])
-    if not high > low:  # small things on a large background
-        low, high = gray.min(), gray.max()
-    return ((gray - low) / max(high - low, 1e-30)).clip(0, 1)
 
 
 def _thumbnail(gray: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
