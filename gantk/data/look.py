@@ -94,9 +94,7 @@ def gray_of(pixels: np.ndarray) -> np.ndarray:
 def scale_to_unit(gray: np.ndarray) -> np.ndarray:
     """An image scaled so that its 1st percentile is 0 and its 99.5th is 1, and clipped."""
     low, high = np.percentile(gray, [1, 99.5])
-    if not high > low:  # small things on a large background
-        low, high = gray.min(), gray.max()
-    return ((gray - low) / max(high - low, 1e-30)).clip(0, 1)
+    return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
 @cache
