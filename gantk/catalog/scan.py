@@ -52,19 +52,12 @@ def scan(folder: Path, asked: Asked, wanted: Callable[[Path], bool] = bool) -> C
     `wanted`: whether a file is listed. UserError for a missing or unreadable folder; a
     LayoutQuestion where names do not say whose the images are.
     """
-    paths = [path for path in io.files_below(folder, True, bool) if wanted(path)]
-    scans = io.scans_of(folder, paths)
-    images = [each for each in scans if io.is_image(each.path)]
-    catalog = read_folder(folder, [each.path for each in images], asked, paths)
-    series = [each for each in scans if not io.is_image(each.path)]
-    if len(scans) == 1:  # the only image is asked for, whatever its header says
-        rows = [Row(each) for each in series]
-    else:
-        rows = rows_of_series(series, asked.contrasts)
-    catalog.rows += rows
-    catalog.rows.sort(key=lambda row: io.natural(row.scan_below(folder).name))
-    catalog.rows += unread_rows(paths)
-    return catalog
+    return _scan_by(read_folder, folder, asked, wanted)
+
+
+def scan_contrasts(folder: Path, asked: Asked, wanted: Callable[[Path], bool] = bool) -> Catalog:
+    """As of `scan`, but of the contrasts alone."""
+    return _scan_by(read_contrasts, folder, asked, wanted)
 
 
 def scan_or_contrasts(folder: Path, asked: Asked) -> Catalog:
@@ -75,14 +68,20 @@ def scan_or_contrasts(folder: Path, asked: Asked) -> Catalog:
         return scan_contrasts(folder, asked)
 
 
-def scan_contrasts(folder: Path, asked: Asked, wanted: Callable[[Path], bool] = bool) -> Catalog:
-    """As of `scan`, but of the contrasts alone."""
+def _scan_by(
+    read_names: Callable[[Path, Sequence[Path], Asked, Sequence[Path]], Catalog],
+    folder: Path,
+    asked: Asked,
+    wanted: Callable[[Path], bool],
+) -> Catalog:
     paths = [path for path in io.files_below(folder, True, bool) if wanted(path)]
     scans = io.scans_of(folder, paths)
-    images = [each.path for each in scans if io.is_image(each.path)]
-    catalog = read_contrasts(folder, images, asked, paths)
-    series = (each for each in scans if not io.is_image(each.path))
-    catalog.rows += rows_of_series(series, asked.contrasts)
+    catalog = read_names(folder, [x.path for x in scans if io.is_image(x.path)], asked, paths)
+    series = [each for each in scans if not io.is_image(each.path)]
+    if len(scans) == 1:  # the only image is asked for, whatever its header says
+        catalog.rows += [Row(each) for each in series]
+    else:
+        catalog.rows += rows_of_series(series, asked.contrasts)
     catalog.rows.sort(key=lambda row: io.natural(row.scan_below(folder).name))
     catalog.rows += unread_rows(paths)
     return catalog

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,7 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
         return changed  # `check` will raise
 
     before = table.get("source")
-    if not isinstance(before, dict):
-        before = {"name": before}
+    before = dict(before) if isinstance(before, dict) else {"name": before}
 
     if isinstance(path, dict):
         source = path
@@ -41,22 +39,16 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     if "path" in source:  # absolute: a run may be resumed from another folder
         source["path"] = str(Path(source["path"]).absolute())
 
-    # Globs and paths match files of the recipe's own folder, which the new one may lack.
-    about_files = set()
-    for key in OPTIONS_NAMING_FILES:
-        text = str(before.get(key, ""))
-        if re.search(r"[*?/]", text) and not _matches_below(source.get("path"), text):
-            about_files.add(key)
-            changed.remarks.append(
-                f"data.source.{key} = '{text}' matches no file of --data, so names decide instead"
-            )
-    kept = {key: value for key, value in before.items() if key not in about_files}
+    # words and globs of files are those of the recipe's own folder
+    about_files = [key for key in OPTIONS_NAMING_FILES if before.get(key)]
+    for key in about_files:
+        changed.remarks.append(f"data.source.{key} = '{before.pop(key)}' is not used for --data")
     split = table.get("split")
     if about_files and isinstance(split, dict) and not split.get("test"):
         del table["split"]  # a split without test images is of those files too
 
-    same_source = kept.get("name") == source["name"]
-    table["source"] = {**kept, **source} if same_source else dict(source)
+    same_source = before.get("name") == source["name"]
+    table["source"] = {**before, **source} if same_source else dict(source)
     changed.overridden["data.source"] = f"--data {source.get('path', '')}"
     return changed
 
@@ -86,11 +78,6 @@ def without_training(table: DataTable) -> DataTable:
     """
     split = SplitTable(test=0.0, validation=0.0)
     return table.model_copy(update={"split": split, "mask": False, "weights": ""})
-
-
-def _matches_below(folder: Any, pattern: str) -> bool:
-    """Whether a pattern matches a file below a folder."""
-    return isinstance(folder, str) and any(Path(folder).glob(pattern))
 
 
 def opened_recipe(

@@ -144,7 +144,7 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
 
     with pytest.raises(
         UserError,
-        match="1 of 23 images has no partner. The first is 'T1/slice-07.png', which has no image in T2",
+        match="1 of 23 images of T1 and T2 have no partner. The first is 'T1/slice-07.png'",
     ):
         load(method=PAIRED, **table)
 

@@ -177,7 +177,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
         (
             study(5) + stack(3),
             {},
-            "not known for 3 of 23 images. The first is '/a000'",
+            "the patient of 3 of 23 images is not known. The first is '/a000'",
             "data.split.by",
         ),
         (stack(8), dict(by="block"), "8 slices of a stack.* are too few", "data.split"),
@@ -185,7 +185,7 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
         (
             stack(10),
             dict(by="patient"),
-            "their patients are not known",
+            "the patient of 10 of 10 images is not known",
             "data.split.by",
         ),
         (study(4), dict(folds=5), "4 patients cannot be divided into 5 folds", "data.split.folds"),

@@ -123,8 +123,8 @@ def remedy_of_grids(record: Record) -> str:
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     """UserError where a paired method would find no pairs, or pairs without one of their images.
 
-    Images without `pair` are allowed. The error
-    names a patient's two scans that are on different grids, if there are any.
+    Images without `pair` are allowed. The error names a patient's two scans that are on different
+    grids, if there are any.
     """
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]
@@ -132,28 +132,16 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     if complete and not broken:
         return
 
-    unpaired = "use an unpaired method such as dualgan"
+    remedy = (
+        "list the pairs in a table (--data pairs.csv), or use an unpaired method such as dualgan"
+    )
     apart = on_other_grids(alone)
+    lacking = broken if complete else alone
+    what = (
+        f"this method needs registered pairs, but {len(lacking)} of {count_noun(records, 'image')}"
+        f" of {' and '.join(domains)} have no partner. The first is '{lacking[0].key}'"
+    )
     if apart:
         what = apart[0].file.row.apart
-        remedy = f"{remedy_of_grids(apart[0])}, or {unpaired}"
-    elif complete:
-        lacking = domains[1 if broken[0].domain == "a" else 0]
-        what = (
-            f"{len(broken)} of {count_noun(records, 'image')} {'has' if len(broken) == 1 else 'have'} no"
-            f" partner. The first is"
-            f" '{broken[0].key}', which has no image in {lacking}"
-        )
-        remedy = f"remove these images, list the pairs in a table (--data pairs.csv), or {unpaired}"
-    else:
-        counts = [sum(record.domain == letter for record in records) for letter in "ab"]
-        what = (
-            f"none were found among {count_noun(counts[0], 'image')} of {domains[0]} and {counts[1]} of"
-            f" {domains[1]}. The first without a partner is '{records[0].key}'"
-        )
-        remedy = f"list the pairs in a table (--data pairs.csv), use side-by-side pictures, or {unpaired}"
-
-    if not apart:
-        what = f"this method needs registered pairs, but {what}"
-
+        remedy = f"{remedy_of_grids(apart[0])}, or use an unpaired method such as dualgan"
     raise UserError(what, where="data.source", remedy=remedy)

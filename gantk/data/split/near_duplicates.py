@@ -146,6 +146,7 @@ def thumbnails(pixels: np.ndarray, plane: Plane | None = None) -> np.ndarray | N
     if min(pixels.shape[1:]) < MIN_IMAGE_SIDE:
         return None
     if plane is None:
+        pixels = np.nan_to_num(pixels)  # of a missing contrast
         if pixels.ndim == 4:
             gray = gray_of(pixels)
             unit = scale_to_unit(gray)

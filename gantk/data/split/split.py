@@ -289,48 +289,32 @@ def _counts(sets: Sets) -> str:
 
 def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) -> By:
     """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
-    asked for.
+    asked for, or where all are of one patient and some are tested (`alone`).
     """
     nameless = [record.key for record in records if not record.subject]
-    known = len(nameless) < len(records)
+    is_auto = by == "auto"
     placed = all(record.position is not None for record in records)
-    if by == "auto":
-        if not known and not folds:
-            return "block" if placed else "image"
-        if known:
-            _expect_patients(records, nameless, alone, placed)
+    if is_auto:
         by = "patient"
+        if len(nameless) == len(records) and not folds:
+            return "block" if placed else "image"
 
     if folds and by == "block":
         what = f"folds = {folds} needs by = 'patient' or 'image', but by is 'block'"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
 
-    if by == "patient" and nameless:
-        what = "the images cannot be split by patient, because their patients are not known"
-        allowed = "'block' or 'image' for such images"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
-
-    if by == "block" and not placed:
-        what = "the images cannot be split by block, because their order is not known"
-        allowed = "'patient' or 'image' for such images"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=NAME_PATIENTS)
-
-    return by
-
-
-def _expect_patients(
-    records: Sequence[Record], nameless: Sequence[str], alone: bool, placed: bool
-) -> None:
-    """UserError where some images say no patient, or where all are of one and some are tested."""
-    if nameless:
-        what = (
-            f"the patient is not known for {len(nameless)} of {count_noun(records, 'image')}. The first is"
-            f" '{nameless[0]}'"
+    lacking = nameless if by == "patient" else []
+    if by == "block":
+        lacking = [record.key for record in records if record.position is None]
+    if lacking:
+        unit = "patient" if by == "patient" else "order"
+        raise UserError(
+            f"the images cannot be split by {by}, because the {unit} of {len(lacking)} of"
+            f" {count_noun(records, 'image')} is not known. The first is '{lacking[0]}'",
+            where="data.split.by",
+            remedy=f"leave these images out, or {NAME_PATIENTS}",
         )
-        remedy = f"leave these images out, or {NAME_PATIENTS}"
-        raise UserError(what, where="data.split.by", remedy=remedy)
-
-    if alone:
+    if is_auto and alone:
         what = (
             f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
             " test"
@@ -342,6 +326,7 @@ def _expect_patients(
         otherwise = USE_BLOCKS if placed else "add patients"
         remedy = f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
+    return by
 
 
 def _for_validation(
