@@ -15,7 +15,7 @@ import numpy as np
 
 from gantk import Record
 from gantk.errors import UserError, did_you_mean
-from gantk.plugin.spec import Count, Seed
+from gantk.plugin.spec import Count
 
 if TYPE_CHECKING:  # importing PyTorch is slow; `gantk list` and recipe checks do without it
     from gantk import Data, Translator
@@ -45,9 +45,6 @@ class Generated:
         *,
         path: str = "",  # folder of the finished run
         n: Count = 512,  # number of generated images; at most one for each image to translate
-        # class to generate; "" = the name of the second domain
-        label: str = "",
-        seed: Seed = 0,  # seed of images from noise
     ):
         if len(domains) != 2:
             what = (
@@ -66,8 +63,6 @@ class Generated:
         self.dims = dims
         self.plain, self.shown = domains
         self.count = n
-        self.label = label or self.shown
-        self.seed = seed
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -100,9 +95,9 @@ class Generated:
                     what, where="data.domains", allowed=known or "no classes", remedy=remedy
                 )
 
-        if self._labels and self.label not in self._labels:
-            what = f"the run '{self.path}' does not generate the class '{self.label}'"
-            raise UserError(what, where="data.source.label", allowed=self._labels)
+        if self._labels and self.shown not in self._labels:
+            what = f"the run '{self.path}' does not generate the class '{self.shown}'"
+            raise UserError(what, where="data.domains", allowed=self._labels)
 
         return [*records, *self._generated_records()]
 
@@ -137,7 +132,6 @@ class Generated:
             "run": str(Path(self.path).absolute()),
             "checkpoint": self._model.checkpoint.name,
             "label": self._label,
-            "seed": self.seed,
         }
         return {"generated_by": self._model.identity() | about}
 
@@ -189,7 +183,7 @@ class Generated:
     @property
     def _label(self) -> str | None:
         """The class of the generated images; None for samples of a run that knows no classes."""
-        return self.label if self._labels or self._translates else None
+        return self.shown if self._labels or self._translates else None
 
     def _at_size_of_run(self, record: Record, letter: str, split: str) -> Record:
         """A real record as the run's networks see it, in native intensities."""
@@ -232,14 +226,14 @@ class Generated:
 
     def _sample(self) -> np.ndarray:
         """Images from noise as `gantk sample --no-post` writes them, (n, C, *size)."""
-        return self._model.sample(self.count, self.seed, self._label, post=False)
+        return self._model.sample(self.count, 0, self._label, post=False)
 
     def _sources(self) -> list[Record]:
         """Training images of the run to translate: those of the class, evenly spread."""
         from gantk.method import OTHER
         from gantk.metrics.references import spread
 
-        whose = (OTHER[self._letter], self.label)
+        whose = (OTHER[self._letter], self.shown)
         return spread([r for r in self._data.training if (r.domain, r.label) == whose], self.count)
 
     def _translate(self, sources: Sequence[Record]) -> np.ndarray:
@@ -247,7 +241,7 @@ class Generated:
         import torch
 
         model = self._model
-        method = model.method_of_class(self.label if self._labels else None)
+        method = model.method_of_class(self.shown if self._labels else None)
         outputs = []
         for first in range(0, len(sources), IMAGES_PER_PASS):
             part = sources[first : first + IMAGES_PER_PASS]

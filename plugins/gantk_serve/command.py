@@ -47,15 +47,9 @@ def start(rules: Path) -> None:
 @command.command("status", cls=Command)
 @click.argument("rules", type=click.Path(path_type=Path), default=Path("rules.toml"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--metrics",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the numbers to FILE in Prometheus' text format.",
-)
-def status(rules: Path, as_json: bool, metrics: Path | None) -> None:
+def status(rules: Path, as_json: bool) -> None:
     """Show what became of the series in the Orthanc of the file RULES."""
     from gantk_serve.status import status_lines
 
-    for line in status_lines(rules, as_json=as_json, metrics=metrics):
+    for line in status_lines(rules, as_json=as_json):
         click.echo(line)

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from gantk.errors import printable
-from gantk.files import write_file
 from gantk_serve.orthanc import Json, Orthanc, connect, record_of
 from gantk_serve.rules import load_rules
 
@@ -29,16 +28,12 @@ SHOWN = 20
 WIDTH = 80
 
 
-def status_lines(
-    rules: Path, *, as_json: bool = False, metrics: Path | None = None
-) -> Iterator[str]:
-    """The lines to print; with `metrics`, the numbers are written to that file too."""
+def status_lines(rules: Path, *, as_json: bool = False) -> Iterator[str]:
+    """The lines to print."""
     orthanc = connect(load_rules(rules))
     found = list(series_outcomes(orthanc))
     counts = Counter(dict.fromkeys(OUTCOMES, 0))
     counts.update(each["outcome"] for each in found)
-    if metrics is not None:
-        write_file(metrics, exposition(counts).encode())
     if as_json:
         yield json.dumps({"counts": counts, "series": found})
         return
@@ -103,11 +98,3 @@ def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
             "description": series["MainDicomTags"].get("SeriesDescription", ""),
             "model": record.get("model", {}).get("name", ""),
         }
-
-
-def exposition(counts: Counter[str]) -> str:
-    """The numbers in Prometheus' text format."""
-    lines = ["# HELP gantk_series Series by outcome", "# TYPE gantk_series gauge"]
-    for outcome, count in counts.items():
-        lines.append(f'gantk_series{{outcome="{outcome}"}} {count}')
-    return "\n".join(lines) + "\n"

@@ -305,7 +305,7 @@ def test_trackers_hold_pictures_and_the_report(tracked):
 
     assert report
     assert finished
-    for series in ("samples/a_to_b-0", "samples/a_to_b-0/input", "samples/b_to_a-0/truth"):
+    for series in ("samples/a_to_b-0", "samples/b_to_a-0"):
         assert pictures[series] == [0, 2, 4, 6, 8]
 
 
@@ -360,16 +360,16 @@ class Listing:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "told"),
+    "damaged",
     [
-        ("", 0),
-        ("{half a line", 1),
-        ("5", 1),
-        ('{"losses": {"g/l1": 1.0}}', 1),
-        ('{"step": "2", "losses": {"g/l1": 1.0}}', 1),
+        "",
+        "{half a line",
+        "5",
+        '{"losses": {"g/l1": 1.0}}',
+        '{"step": "2", "losses": {"g/l1": 1.0}}',
     ],
 )
-def test_trackers_get_the_readable_lines_of_a_log(copied_run, add_plugin, capsys, damaged, told):
+def test_trackers_get_the_readable_lines_of_a_log(copied_run, add_plugin, capsys, damaged):
     from gantk_cluster.track import bring_up_to_date
 
     add_plugin("gantk-listing", "gantk_listing", LISTING)
@@ -387,7 +387,6 @@ def test_trackers_get_the_readable_lines_of_a_log(copied_run, add_plugin, capsys
         "sent 3 losses/g/l1",
         "ended 3",
     ]
-    assert said.count("1 line of log.jsonl cannot be read") == told
 
 
 def test_a_missing_tracker_is_an_error_before_writing(gantk, tiny_file, tmp_path, monkeypatch):

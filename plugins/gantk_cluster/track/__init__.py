@@ -14,7 +14,7 @@ from gantk.errors import importing, one_line
 from gantk.plugin.spec import bind
 from gantk.runs.folder import flat
 from gantk.runs.results import Results, Table
-from gantk.runs.schemas import LogLine, further_lines, is_inside, open_log, read, read_results
+from gantk.runs.schemas import LogLine, further_lines, open_log, read, read_results
 from gantk.terminal import say
 from gantk_cluster import TRACKERS
 
@@ -47,7 +47,7 @@ def bring_up_to_date(run: Path, ending: bool) -> None:
 
 
 class Follower:
-    """Sends the log and the pictures of one run to one tracker.
+    """Sends the log and the sample pictures of one run to one tracker.
 
     Steps that an earlier sitting sent are not sent again. A tracker that fails is not called again,
     after a warning, and catches up at the next resume.
@@ -59,8 +59,7 @@ class Follower:
         self.log = open_log(run)  # stays open, as it grows
         self.file = f"track-{part.name}.json"
         self.sent = read(run, self.file, Sent) or Sent()
-        self.sent_before = self.sent.step
-        self.last_picture = self.sent.step
+        self.sent_before = self.last_picture = self.sent.step
         self.tracker: Any = None
         self.failed = False
 
@@ -80,46 +79,27 @@ class Follower:
     def _follow(self, ending: bool) -> None:
         if self.tracker is None:
             self.tracker = self.part(self.run.path, self.run.recipe().tables, self.sent)
-
-        problems: list[str] = []
-        for line in further_lines(self.log, problems):
+        for line in further_lines(self.log, []):  # the report counts the damaged ones
             if line.step > self.sent_before:
                 self._put(line.step, dict(numbers_of(line)))
-        for problem in problems:
-            say(f"warning  {problem}")
-
-        for step, pictures in self._new_pictures():
-            self._put(step, pictures)
-            self.last_picture = step
-
+        for step, pictures in self.run.samples.items():
+            if self.last_picture < step <= self.sent.step:
+                self._put(step, {f"samples/{each.stem}": each for each in pictures})
+                self.last_picture = step
         if ending:
             results = read_results(self.run.path)
             report = self.run.path / "report.html"
-            known = results.step is not None and results.step <= self.sent.step
-            finished = known and report.is_file()
+            finished = report.is_file() and self.sent.step >= (results.step or 0)
             if finished:
-                self._put(results.step, dict(scores_of(results)))
+                self._put(self.sent.step, dict(scores_of(results)))
             self.tracker.end(self.sent.step, report if finished else None)
             self.log.close()
-
         self.run.write_json(self.file, self.sent.dump())
 
     def _put(self, step: int, values: dict[str, Any]) -> None:
         if values:
             self.tracker.put(step, values)
             self.sent.step = max(self.sent.step, step)
-
-    def _new_pictures(self) -> Iterator[tuple[int, dict[str, Path]]]:
-        """Yield the pictures of each new step, with their inputs and truths, by name."""
-        folder = self.run.path / "samples"
-        for of_step in sorted(folder.glob("step-*")):
-            step = int(of_step.name[5:])
-            if self.last_picture < step <= self.sent.step:
-                pictures = {f"samples/{each.stem}": each for each in of_step.glob("*.png")}
-                for each in [*of_step.glob("cycle/*.png"), *folder.glob("[it]*/*.png")]:
-                    pictures[f"samples/{each.stem}/{each.parent.name}"] = each
-                inside = {n: each for n, each in pictures.items() if is_inside(self.run.path, each)}
-                yield step, inside
 
 
 def numbers_of(line: LogLine) -> Iterator[tuple[str, float]]:
