@@ -312,23 +312,14 @@ def app(work: Path) -> Image.Image:
     server = subprocess.Popen(arguments, cwd=work, env=environment)
     try:
         _wait_for(port)
-        _write_scans(work / "head", subjects=1, size=(40, 128, 128), spacing=(4.0, 1.5, 1.5))
-        (scan,) = (work / "head").rglob("T1.nii.gz")
-        content = base64.b64encode(scan.read_bytes()).decode()
         with browser(f"http://127.0.0.1:{port}/") as page:
             page.until("document.querySelector('#scan input[type=file]')")
-            page.js(
-                "(async () => { const list = new DataTransfer();"
-                f" const bytes = Uint8Array.from(atob('{content}'), (c) => c.charCodeAt(0));"
-                " list.items.add(new File([bytes], 'anna_T1.nii.gz'));"
-                " const input = document.querySelector('#scan input[type=file]');"
-                " input.files = list.files;"
-                " input.dispatchEvent(new Event('change', { bubbles: true })); })()"
-            )
+            page.until("document.querySelector('#example .gallery-item')")
+            page.js("document.querySelector('#example .gallery-item').click()")
             page.until("document.querySelector('#go:not([disabled])')")
             page.js("document.querySelector('#go').click()")
             page.until("document.querySelector('#viewer[data-ready]')")
-            return capture(page, 1400, 1000)
+            return capture(page, 1280, 980)
     finally:
         server.terminate()
         server.wait()

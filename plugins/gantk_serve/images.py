@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from gantk.formats.files import outline, scans, series_format
 from gantk.formats.image import Scan
 from gantk.inference.frame import FIT, FITS
 
-# what all images of a series must have in common, in words
-COMMON = {
-    "PatientID": "patients",
-    "PatientName": "patients' names",
-    "PatientBirthDate": "dates of birth",
-    "StudyInstanceUID": "studies",
-    "Modality": "modalities",
-    "FrameOfReferenceUID": "frames of reference",
-}
 MAX_NUMBERS = 6  # instance numbers of a group that a reason names
 
 
@@ -77,46 +67,29 @@ def instance_uid(file: Path) -> str:
 def expect_one_acquisition(folder: Path) -> None:
     """UserError where the images of a series, all files of a folder, are not one volume of one
     patient, or by their header no whole scan; it names instance numbers, and no value of a header.
-
-    That no slice lacks between others is checked where the volume is read.
     """
-    values: dict[str, dict[str, list[Path]]] = {name: defaultdict(list) for name in COMMON}
     files = sorted(folder.iterdir())
-    for file in files:
-        elements = _header(file)
-        for name, found in values.items():
-            found[str(elements.get(name) or "")].append(file)
-    for name, found in values.items():
-        if len(found) > 1:
-            raise _mixed(f"{len(found)} {COMMON[name]}", found.values())
-
-    # of a single file, which may be chosen among others, no doubt says that others lack
-    stated = int(elements.get("ImagesInAcquisition") or 0)
-    if len(files) == 1 and stated > 1 and not elements.get("NumberOfFrames"):
-        raise UserError(
-            f"the series lacks {stated - 1} of the {stated} images that its header states: it has"
-            f" {_numbers(files)}",
-            remedy="send all of its images",
-        )
-
     stacks = scans(folder)
     if len(stacks) > 1:
-        groups = [scan.files for scan in stacks]
-        raise _mixed(f"{len(stacks)} stacks of slices, such as echoes", groups)
+        shown = [_numbers(scan.files) for scan in stacks]
+        raise UserError(
+            f"the series mixes {len(stacks)} patients or acquisitions: {' against '.join(shown[:4])}",
+            remedy="send each as a series of its own",
+        )
+
     for scan in stacks:
         header = outline(scan)
         doubts = [line for line, is_no_scan in header.doubts if is_no_scan]
+        # of a single file, which may be chosen among others, no doubt says that others lack
+        first = _header(scan.files[0])
+        stated = int(first.get("ImagesInAcquisition") or 0)
+        if len(files) == 1 and stated > 1 and not first.get("NumberOfFrames"):
+            doubts.append(
+                f"the series lacks {stated - 1} of the {stated} images that its header states"
+            )
         if doubts:
             remedy = None if header.no_scan else "send all of its images"
             raise UserError(f"{'; '.join(doubts)}: it has {_numbers(files)}", remedy=remedy)
-
-
-def _mixed(what: str, groups: Iterable[Sequence[Path]]) -> UserError:
-    shown = [_numbers(group) for group in groups]
-    return UserError(
-        f"the series mixes {what}: {' against '.join(shown[:4])}",
-        remedy="send each as a series of its own",
-    )
 
 
 def _numbers(files: Iterable[Path]) -> str:

@@ -24,7 +24,7 @@ from gantk.files import make_folder
 from gantk.inference.frame import fit_words
 from gantk.runs.models import card
 from gantk.runs.schemas import read_results
-from gantk_serve.app.service import Service
+from gantk_serve.app.service import Check, Service
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE / "synthetic_head_t1.nii.gz"  # by the data source `phantom`
@@ -114,21 +114,21 @@ def build_page(service: Service, served: Path) -> gr.Blocks:
         with gr.Accordion("About this model: scores and limits", open=False, elem_id="about"):
             gr.Markdown(about_model(service))
 
-        # the image that the page shows, alone in a folder that ends with it
-        image = gr.State(time_to_live=MAX_SESSION_S, delete_callback=delete_folder_of)
+        # what is known of the upload that the page shows; its folder ends with it
+        check = gr.State(time_to_live=MAX_SESSION_S, delete_callback=delete_folder_of)
         view = gr.JSON(visible=False)
         taken = sent.change(
             events.take,
-            [sent, image],
-            [image, start, way, fit, result, view],
+            [sent, check],
+            [check, start, way, fit, result, view],
             show_progress_on=fit,
             api_visibility="private",
             concurrency_limit=None,
         )
-        way.input(events.check, [image, way], fit, api_visibility="private")
+        way.input(events.check, [check, way], [check, fit], api_visibility="private")
         translated = start.click(
             events.translate_shown,
-            [image, way, label],
+            [check, label],
             [result, view],
             show_progress_on=result,
             api_visibility="private",
@@ -154,10 +154,10 @@ def build_page(service: Service, served: Path) -> gr.Blocks:
     return page
 
 
-def delete_folder_of(image: Path | None) -> None:
+def delete_folder_of(check: Check | None) -> None:
     """Delete the folder of an image, with all that was made of it."""
-    if image:
-        shutil.rmtree(image.parent, ignore_errors=True)
+    if check:
+        shutil.rmtree(check.source.parent, ignore_errors=True)
 
 
 class Events:
@@ -167,7 +167,7 @@ class Events:
         self.service = service
         self.served = served  # Gradio serves what is below it, and copies into it what is not
 
-    def take(self, sent: str | None, before: Path | None) -> tuple[Any, ...]:
+    def take(self, sent: str | None, before: Check | None) -> tuple[Any, ...]:
         """Take an upload in place of the one before, choose its direction, and say whether it fits the
         training data.
         """
@@ -177,42 +177,38 @@ class Events:
             return None, off, gr.skip(), PARTS.start(), "", None
         folder = Path(tempfile.mkdtemp(dir=self.served))  # a name that cannot be guessed
         try:
-            image = self.service.take(Path(sent), folder)
-            check = self.service.check(image)
+            check = self.service.check(self.service.take(Path(sent), folder))
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
             return None, off, gr.skip(), PARTS.wrong(failure_of(error, folder)), "", None
-        return image, gr.Button(interactive=True), check.to, self._fit(check), "", None
+        return check, gr.Button(interactive=True), check.to, self._fit(check), "", None
 
-    def check(self, image: Path | None, to: str) -> str:
-        """Whether the upload that the page shows fits the training data of a direction."""
-        if image is None:
-            return PARTS.start()
-        try:
-            return self._fit(self.service.check(image, to))
-        except Exception as error:
-            return PARTS.wrong(failure_of(error, image.parent))
+    def check(self, before: Check | None, to: str) -> tuple[Check | None, str]:
+        """Whether the upload that the page shows fits the training data of another direction."""
+        if before is None or not before.source.exists():
+            return None, PARTS.start()
+        check = self.service.check(before.source, to)
+        return check, self._fit(check)
 
-    def _fit(self, check: Any) -> str:
+    def _fit(self, check: Check) -> str:
         return PARTS.fit(check, self.service.directions[check.to], self.service.verdict()[0])
 
     def translate_shown(
         self,
-        image: Path | None,
-        to: str,
+        check: Check | None,
         label: str | None,
         progress=gr.Progress(),  # noqa: B008
     ) -> tuple[str, Any]:
         """Translate the upload that the page shows; returns its result and what the viewer shows."""
-        if image is None or not image.exists():
+        if check is None or not check.source.exists():
             return PARTS.wrong("The scan was deleted. Upload it again."), None
         try:
             made = self.service.translate(
-                image, to, label, lambda share, what: progress(share, desc=what)
+                check, label, lambda share, what: progress(share, desc=what)
             )
         except Exception as error:
-            return PARTS.wrong(failure_of(error, image.parent)), None
-        names = {"source": self.service.directions[to], "to": to}
+            return PARTS.wrong(failure_of(error, check.source.parent)), None
+        names = {"source": self.service.directions[check.to], "to": check.to}
         shown = names | made.view | {"base": f"{FILES}{made.view['folder']}/"}
         return PARTS.result(made, made.file.stat().st_size, **names), shown
 
@@ -229,7 +225,7 @@ class Events:
         try:
             image = self.service.take(Path(file), folder)
             check = self.service.check(image, to or next(iter(self.service.directions)))
-            made = self.service.translate(image, check.to, label or None)
+            made = self.service.translate(check, label or None)
             notes = [("note", fit_words(check.fits)), *check.reasons, *made.notes]
             # Gradio copies the file before it goes on
             yield str(made.file), [": ".join(note) for note in notes]

@@ -34,6 +34,7 @@ ALLOWED_ZIP = "a zip of one DICOM series, or of one image"
 class Check(NamedTuple):
     """Whether an image fits the training data of a direction."""
 
+    source: Path  # the image, alone in its folder with what is made of it
     to: str
     fits: str  # one of FITS
     reasons: list[tuple[str, str]]  # (warning or note, text)
@@ -44,7 +45,7 @@ class Result(NamedTuple):
 
     file: Path  # the translated image, or the zip of a derived series
     sidecar: Path | None  # the JSON file about it; a picture has none, a zip holds its own
-    notes: list[tuple[str, str]]  # (warning, note or clipped; text) on the result
+    notes: list[tuple[str, str]]  # (warning, note or clipped; text), beside those of the check
     view: dict[str, Any]  # for the viewer, see `view`
 
 
@@ -108,19 +109,20 @@ class Service:
         checks = []
         for way in [to] if to else self.directions:
             _, found = self.model.check(image, way)
-            checks.append(Check(way, found.fits, found.notes))
+            checks.append(Check(source, way, found.fits, found.notes))
         return min(checks, key=lambda check: FITS.index(check.fits))
 
     def translate(
         self,
-        source: Path,
-        to: str,
+        check: Check,
         label: str | None = None,
         tell: Callable[[float, str], None] = lambda share, what: None,
     ) -> Result:
-        """Translate an image of `take`, beside which the result is written in place of an earlier one;
-        `tell` receives the share that is done, and what is being done. UserError for a bad file.
+        """Translate an image that was checked; the result is written beside it in place of an earlier
+        one. `tell` receives the share that is done, and what is being done. UserError for a bad file.
         """
+        source = check.source
+        to = check.to
         said: list[str] = []
         folder = source.parent / "result"
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,12 +137,13 @@ class Service:
         shown = view(source, target, folder)
         sidecar = sidecar_of(target)
         file = Path(shutil.make_archive(str(target), "zip", target)) if is_series else target
-        lines = [line.partition(" ") for line in said]
-        notes = [
-            (kind, text.strip())
-            for kind, _, text in lines
-            if kind in ("warning", "note", "clipped") and FIT not in text
-        ]
+        known = {text for _, text in check.reasons}
+        notes = []
+        for line in said:
+            kind, _, text = line.partition(" ")
+            is_note = kind in ("warning", "note", "clipped")
+            if is_note and FIT not in text and text.strip() not in known:
+                notes.append((kind, text.strip()))
         return Result(file, sidecar if sidecar.exists() else None, notes, shown)
 
 

@@ -137,7 +137,7 @@ def test_a_single_dicom_file_is_translated(service, tmp_path):
     (slice_file,) = dicom_files.series(tmp_path / "one", dicom_files.head(1))
     source = taken(service, tmp_path / "place", "one.dcm", slice_file.read_bytes())
 
-    assert zipfile.ZipFile(service.translate(source, "T2").file).namelist()
+    assert zipfile.ZipFile(service.translate(service.check(source, "T2")).file).namelist()
 
 
 @pytest.mark.slow
@@ -150,14 +150,14 @@ def test_a_model_with_classes_needs_one(tmp_path, pictures):
     service = Service(str(run), MOST, "cpu")
     (picture,) = pictures(tmp_path / "pictures", 1)
     source = taken(service, tmp_path / "place", "a.png", picture.read_bytes())
+    check = service.check(source)  # before a class is chosen
     made = {
-        label: service.translate(source, "FLAIR", label).file.read_bytes()
-        for label in ("healthy", "tumour")
+        label: service.translate(check, label).file.read_bytes() for label in ("healthy", "tumour")
     }
     with pytest.raises(UserError, match="healthy, tumour"):
-        service.translate(source, "FLAIR")
+        service.translate(check)
 
-    assert service.check(source).to == "FLAIR"  # before a class is chosen
+    assert check.to == "FLAIR"
     assert made["healthy"] != made["tumour"]
 
 
@@ -242,6 +242,8 @@ def test_an_upload_chooses_its_direction_and_is_compared(service, tmp_path, name
     assert (check.fits == "no") == (name == "a_FLAIR")
     assert any("says FLAIR" in text for _, text in check.reasons) == (name == "a_FLAIR")
     assert service.check(scan, "T1").to == "T1"
+    told = [text for _, text in check.reasons]
+    assert not {*told} & {text for _, text in service.translate(check).notes}  # each is said once
 
 
 def test_page_begins_with_the_verdict_of_the_report(address, service):
