@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from gantk.report.run_record import Points
 from gantk.report.words import number
@@ -134,20 +135,11 @@ def _average_in_bins(series: dict[str, Points]) -> tuple[np.ndarray, np.ndarray,
     """Average series in bins; returns steps (S,), values (series, S), NaN where absent, and log
     entries per bin.
     """
-    steps = np.unique([step for points in series.values() for step in points]).astype(np.float64)
-    width = math.ceil(len(steps) / MAX_POINTS)
-    bins = math.ceil(len(steps) / width)
-    means = np.full((len(series), bins), math.nan)
-    for row, points in zip(means, series.values(), strict=True):
-        values = np.array(list(points.values()), dtype=np.float64)
-        finite = np.isfinite(values)
-        places = np.searchsorted(steps, list(points))[finite] // width
-        entries = np.bincount(places, minlength=bins)
-        total = np.bincount(places, weights=values[finite], minlength=bins)
-        row[entries > 0] = total[entries > 0] / entries[entries > 0]
-
-    ends = np.minimum(np.arange(1, bins + 1) * width, len(steps)) - 1
-    return steps[ends], means, width
+    table = pd.DataFrame(series, dtype=np.float64).sort_index().replace([np.inf, -np.inf], np.nan)
+    width = math.ceil(len(table) / MAX_POINTS)
+    bins = np.arange(len(table)) // width
+    steps = pd.Series(table.index, dtype=np.float64).groupby(bins).last()
+    return steps.to_numpy(), table.groupby(bins).mean().to_numpy().T, width
 
 
 def _axis(low: float, high: float, *, from_zero: bool) -> Axis:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,14 +31,6 @@ from gantk.runs.schemas import (
     text_of,
 )
 
-MAX_PICTURE_PIXELS = 2**24
-LARGE_PICTURE_PIXELS = 2**20
-MAX_LARGE_PIXELS = 2**25  # of all pictures of a page that are larger than that
-# of log.jsonl on a page; a training logs some tens of curves, and few alarms and stages
-MAX_CURVES = 200
-MAX_EVENTS = 1000
-LARGEST_DRAWN = 1e30  # larger values are drawn as this one, and smaller ones than its inverse as 0
-
 # step -> value; a step logged twice (a resumed run) keeps its last value
 Points = dict[float, float]
 Curves = dict[str, dict[str, Points]]
@@ -62,76 +53,34 @@ class Log:
     stopped: str = ""  # why the training ended before its last step
     seconds: float | None = None
     last_step: int | None = None
-    curves: int = 0  # how many there are
-    # what a page leaves out or changes: kind of entry -> how many of them
-    beyond: Counter[str] = field(default_factory=Counter)
 
     def add(self, entry: LogLine) -> None:
         """Add the values of one line of the log to the curves."""
         step = entry.step
         self.last_step = max(step, self.last_step or 0)
-        self._add_curves(step, entry)
-        if entry.alarm and self._has_room("alarms", self.alarms):
-            self.alarms.append(entry)
+        for full_name, loss in entry.losses.items():
+            group, _, name = full_name.rpartition("/")
+            add_point(self.losses, group or "losses", name, step, loss)
+        for direction, scores in entry.validation.items():
+            for metric, score in scores.items():
+                add_point(self.validation, metric, direction, step, score)
+        for direction, error in entry.cycle.items():
+            add_point(self.cycle, "cycle_error", direction, step, error)
 
+        if entry.alarm:
+            self.alarms.append(entry)
         self.stopped = entry.stopped or self.stopped
         if entry.images_per_s is not None:
             self.images_per_s[step] = entry.images_per_s
         if entry.seconds is not None:
             self.seconds = entry.seconds
-        stage = entry.stage
-        if stage in self.stages or (stage and self._has_room("stages", self.stages)):
-            self.stages.setdefault(stage, step)
+        if entry.stage:
+            self.stages.setdefault(entry.stage, step)
 
-    def _add_curves(self, step: int, entry: LogLine) -> None:
-        for full_name, value in entry.losses.items():
-            group, _, name = full_name.rpartition("/")
-            self._add_point(self.losses, group or "losses", name, step, value)
 
-        for direction, scores in entry.validation.items():
-            for metric, value in scores.items():
-                self._add_point(self.validation, metric, direction, step, value)
-
-        for direction, value in entry.cycle.items():
-            self._add_point(self.cycle, "cycle_error", direction, step, value)
-
-    def _add_point(
-        self, curves: Curves, group: str, name: str, step: int, value: float | None
-    ) -> None:
-        """Add a value to a curve: nan for None."""
-        points = curves.get(group, {}).get(name)
-        if points is None:
-            if self.curves == MAX_CURVES:
-                self.beyond["values of further curves"] += 1
-                return
-            self.curves += 1
-            points = curves.setdefault(group, {}).setdefault(name, {})
-
-        points[step] = math.nan if value is None else self._drawable(value)
-
-    def _drawable(self, value: float) -> float:
-        """The value, or the nearest one that an axis can show; those that are not finite are gaps."""
-        if isinstance(value, float) and not math.isfinite(value):
-            return value
-
-        nearest = float(max(min(value, LARGEST_DRAWN), -LARGEST_DRAWN))
-        if nearest != value:
-            self.beyond[f"values beyond {LARGEST_DRAWN:g}"] += 1
-        return nearest if abs(nearest) > 1 / LARGEST_DRAWN else 0.0
-
-    def _has_room(self, kind: str, events: Sized) -> bool:
-        if len(events) < MAX_EVENTS:
-            return True
-        self.beyond[kind] += 1
-        return False
-
-    @property
-    def problems(self) -> list[str]:
-        """What the page does not show as it is in the log."""
-        return [
-            f"log.jsonl holds more than a page can show: {count} {kind} are left out or changed"
-            for kind, count in self.beyond.items()
-        ]
+def add_point(curves: Curves, group: str, name: str, step: int, value: float | None) -> None:
+    """Add a value to a curve: nan for None."""
+    curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -160,7 +109,6 @@ class Samples:
     has_truth: bool
     problems: list[str]
     _is_valid: dict[Path, bool] = field(default_factory=dict)
-    _large: list[int] = field(default_factory=list)  # pixels of each large picture
 
     def reconstruction(self, step: int, direction: Direction, i: int) -> Path | None:
         """The path of the reconstruction of input `i` at a step: translated there and back."""
@@ -187,26 +135,14 @@ class Samples:
         return path if self._is_valid[path] else None
 
     def _wrong(self, path: Path) -> str:
-        """The reason why a file is no sample picture of this run: outside the folder, damaged, too
-        large; "" if it is.
-        """
+        """The reason why a file is no sample picture of this run; "" if it is."""
         if not is_inside(self.folder.parent, path):
             return "it is no file of this run"
-
         try:
             with Image.open(path, formats=["PNG"]) as image:
-                pixels = math.prod(image.size)
-                if pixels > MAX_PICTURE_PIXELS:
-                    return f"it has more than {MAX_PICTURE_PIXELS >> 20} megapixels"
                 image.verify()
         except Exception as error:  # damaged bytes can raise any exception
             return f"it is no PNG: {one_line(error)}"
-
-        if pixels > LARGE_PICTURE_PIXELS:
-            if sum(self._large) + pixels > MAX_LARGE_PIXELS:
-                return f"the large pictures before it have {MAX_LARGE_PIXELS >> 20} megapixels"
-            self._large.append(pixels)
-
         return ""
 
 
@@ -264,7 +200,6 @@ class RunRecord:
                 self.log.add(line)
         except UserError as error:
             self.problems.append(error.what)
-        self.problems += self.log.problems
 
     def read(self, name: str, schema: type[Content]) -> Content | None:
         """The content of a JSON or TOML file of the run; None where it is absent, or unreadable."""
