@@ -5,17 +5,16 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.comparing import Comparison, compare_systems
 from gantk.metrics.names import baseline_words
-from gantk.metrics.rows import result_tone, unlike_inputs
+from gantk.metrics.rows import list_scores, result_tone, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
 from gantk.report.build import render, shows_left_and_right
@@ -56,8 +55,6 @@ ONE_SEED = (
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
 ABSENT = "–"  # a key that a run's recipe does not have
-# direction in words, the image with all pictures, and its first score in each system
-ComparedImage = tuple[str, ShownImage, dict[str, tuple[str, float]]]
 
 
 def write_report(
@@ -101,16 +98,16 @@ def write_report(
     statistics = Comparison([], []) if reason else _statistics(systems)
     answers = [reason] if reason else [*statistics.sentences, *_own_sentences(systems)]
     caution = _caution(systems)
-    label = "warning" if reason else "result"
-    notes = [(label, answer.replace(ARROW, " -> ")) for answer in answers]
-    for label, text in [*notes, *[("note", caution)] * bool(caution)]:
-        say(with_label(label, text))
+    for answer in answers:
+        say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
+    if caution:
+        say(with_label("note", caution))
 
     summary = _summary(systems)
     common = [*_common_images(systems)]
     if figures is not None:
-        titled = [(label, image, _titles(label, of_systems)) for label, image, of_systems in common]
-        _write_figures(figures, rows, summary, titled, overwrite)
+        images = [(label, image, _titles(label, systems)) for label, image in common]
+        _write_figures(figures, rows, summary, images, overwrite)
     records = [*named.values()]
     page = render(
         "compare.html.j2",
@@ -123,22 +120,21 @@ def write_report(
         reason=reason,
         caution=caution,
         runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
-        trained_on={name: _training_images([record]) for name, record in named.items()},
         oriented=all(map(shows_left_and_right, records)),
         grids=[*grids(summary)],
         places={system.name: records.index(system.runs[0]) for system in systems},
         tests=statistics.tests,
         cases=common,
-        error_window=error_window([image.pictures for _, image, _ in common]),
+        error_window=error_window([image.pictures for _, image in common]),
         differences=_differences(named),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
 
-def _titles(label: str, systems: Iterable[str]) -> dict[str, str]:
+def _titles(label: str, systems: Sequence[System]) -> dict[str, str]:
     """The titles of an image's pictures, by kind: the systems' outputs under their names."""
     source, target = label.split(ARROW)
-    outputs = {f"output-{place}": name for place, name in enumerate(systems)}
+    outputs = {f"output-{place}": system.name for place, system in enumerate(systems)}
     return {"input": f"Input: {source}", "truth": f"Real {target}", **outputs}
 
 
@@ -226,37 +222,27 @@ def _why_not_compared(systems: Sequence[System]) -> str:
     return ""
 
 
-def _training_images(records: Sequence[RunRecord]) -> str:
-    """`27 T1 + 7 T2 of 10 patients` of each run; `unknown` where it did not record its split."""
-    texts = []
-    for record in records:
-        counts, patients = record.images_of("train")
-        images = " + ".join(f"{count} {name}" for name, count in counts.items())
-        if patients:
-            images += f" of {count_noun(patients, 'patient')}"
-        texts.append(images or "unknown")
-    return ", ".join(dict.fromkeys(texts))
-
-
 def _summary(systems: Sequence[System]) -> pd.DataFrame:
-    """The scores of each system, and of each baseline: of all systems once where these are equal."""
+    """The scores of each system and of its baselines; equal ones of a baseline once."""
     rows: list[tuple[str, str, Mapping[str, Score]]] = []
-    baselines = []
+    of_baselines: list[tuple[str, str, Mapping[str, Score]]] = []
+    seen: dict[tuple[str, str], list[str]] = {}  # (direction, baseline) -> its scores as texts
     for system in systems:
-        for key, scores in system.results.metrics.items():
+        results = system.results
+        for key, scores in results.metrics.items():
             label = system.runs[0].label(key)
             rows.append((label, system.name, scores))
-            for rival in system.results.baselines:
-                own = system.results.baseline(rival, key)
+            for rival in results.baselines:
+                own = results.baseline(rival, key)
                 known = {metric: own[metric] for metric in scores if metric in own}
-                texts = str([score.text() for score in known.values()])
-                baselines.append((label, baseline_words(rival), system.name, texts, known))
-    heads = ["label", "rival", "system", "texts", "scores"]
-    unlike = pd.DataFrame(baselines, columns=heads).drop_duplicates(["label", "rival", "texts"])
-    for (label, rival), own in unlike.groupby(["label", "rival"], sort=False):
-        for name, scores in zip(own.system, own.scores, strict=True):
-            rows.append((label, f"{rival}, {name}" if len(own) > 1 else rival, scores))
-    return summary_of(rows)
+                texts = seen.setdefault((label, rival), [])
+                text = list_scores(known)
+                if text not in texts:
+                    name = baseline_words(rival)
+                    title = f"{name}, {system.name}" if texts else name
+                    of_baselines.append((label, title, known))
+                    texts.append(text)
+    return summary_of([*rows, *of_baselines])
 
 
 def _statistics(systems: Sequence[System]) -> Comparison:
@@ -276,37 +262,27 @@ def _statistics(systems: Sequence[System]) -> Comparison:
     )
 
 
-def _common_images(systems: Sequence[System]) -> Iterator[ComparedImage]:
-    """Yield the test images that every system saved in one size, each with all outputs and scores."""
+def _common_images(systems: Sequence[System]) -> Iterator[tuple[str, ShownImage]]:
+    """Yield the test images that every system saved in one size: the direction in words, and the image
+    with all outputs.
+    """
     by_system = [_stored_images(system) for system in systems]
-    for same, (_, key, first) in by_system[0].items():
+    for same, (_, first) in by_system[0].items():
         found = [stored[same] for stored in by_system if same in stored]
-        drawn = [pictures(record, image.stem) for record, _, image in found]
+        drawn = [pictures(record, image.stem) for record, image in found]
         # networks of other sizes are not drawn side by side
         sizes = {each["truth"].pixels.shape if each else () for each in drawn}
-        if len(found) < len(systems) or len(sizes) > 1 or () in sizes:
-            continue
-
-        shown = {kind: drawn[0][kind] for kind in ("input", "truth")}
-        scores = {}
-        for place, (system, (record, key, image)) in enumerate(zip(systems, found, strict=True)):
-            shown[f"output-{place}"] = drawn[place]["output"]
-            lines = record.lines[(record.lines.system == MODEL) & (record.lines.direction == key)]
-            own = lines[lines.image == image.image]
-            seed = f", seed {record.recipe.train.seed}" if len(system.seeds) > 1 else ""
-            score = zip(own.metric, own.value, strict=True)
-            scores[system.name + seed] = next(score, ("", math.nan))
-        yield same[0], ShownImage(first, shown, {}), scores
+        if len(found) == len(systems) and len(sizes) == 1 and () not in sizes:
+            outputs = {f"output-{place}": each["output"] for place, each in enumerate(drawn)}
+            yield same[0], ShownImage(first, drawn[0] | outputs, {})
 
 
 def _stored_images(
     system: System,
-) -> dict[tuple[str, str, str, str], tuple[RunRecord, str, StoredImage]]:
-    """(Direction, image, input, truth) -> an image that the system saved, the run that holds it, and
-    its direction there.
-    """
+) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
+    """(Direction, image, input, truth) -> the run that saved an image of them, and its entry there."""
     return {
-        (record.label(key), stored.image, stored.input, stored.truth): (record, key, stored)
+        (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
         for record in system.runs
         for key, images in record.stored.items()
         for stored in images
@@ -315,13 +291,10 @@ def _stored_images(
 
 def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
     """(Recipe key, its value in each run) for the keys in which the runs differ."""
-    recipes = [
-        {key: json.dumps(value, ensure_ascii=False) for key, value in flat(record.recipe.dump())}
-        for record in named.values()
-    ]
-    rows = []
-    for key in dict.fromkeys(key for recipe in recipes for key in recipe):
-        texts = [recipe.get(key, ABSENT) for recipe in recipes]
-        if len(set(texts)) > 1:
-            rows.append((key, texts))
-    return rows
+    texts = {
+        name: {key: json.dumps(value, ensure_ascii=False) for key, value in flat(run.recipe.dump())}
+        for name, run in named.items()
+    }
+    table = pd.DataFrame(texts).fillna(ABSENT)
+    differs = table.nunique(axis=1) > 1
+    return [(str(key), [*row]) for key, row in table[differs].iterrows()]
