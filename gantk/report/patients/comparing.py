@@ -274,7 +274,7 @@ def _common_images(systems: Sequence[System]) -> Iterator[tuple[str, ShownImage]
         sizes = {each["truth"].pixels.shape if each else () for each in drawn}
         if len(found) == len(systems) and len(sizes) == 1 and () not in sizes:
             outputs = {f"output-{place}": each["output"] for place, each in enumerate(drawn)}
-            yield same[0], ShownImage(first, drawn[0] | outputs, {})
+            yield same[0], ShownImage(first, {**drawn[0], **outputs}, {})
 
 
 def _stored_images(
