@@ -5,7 +5,7 @@ a System.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,11 +13,11 @@ from statistics import fmean
 from typing import Any
 
 from gantk.metrics.names import baseline_words, needs_pairs, split_region
-from gantk.metrics.verdict import tone_of
+from gantk.metrics.rows import TONES
+from gantk.metrics.verdict import Tone, tone_of, verdict_words
 from gantk.report.words import (
     digits,
     direction_name,
-    metric_name,
 )
 from gantk.runs.results import Score, Verdict
 from gantk_bench.rows import Row
@@ -32,26 +32,11 @@ SEED = re.compile(r"\s*\bseed=\S+")
 
 @dataclass(frozen=True)
 class Judgement:
-    """The model against the best baseline: words, tone (good, near, bad, ""), probability, metrics
-    with a loss.
-    """
+    """The worst verdict on a model, in words, and its tone: good, near, bad, or "" without any."""
 
-    words: str
-    tone: str
-    probability: float | None
-    short_in: tuple[str, ...] = ()
+    words: str = ""
+    tone: Tone = ""
     failed: bool = False  # whether the model is worse than the unchanged input or random pixels
-
-    @property
-    def rank(self) -> float | None:
-        """Number to sort by: highest for surely better, lowest for a failed training; None if
-        nothing was judged.
-        """
-        if self.failed:
-            return -0.5
-        if not self.tone:
-            return None
-        return {"good": 2.0, "near": 1.0, "bad": 0.0}[self.tone] + (self.probability or 0.0) / 2
 
 
 @dataclass(frozen=True)
@@ -180,81 +165,44 @@ class Line:
 
     @cached_property
     def judgement(self) -> Judgement:
+        """The worst verdict over all seeds and scores of the whole image."""
         for name in TRIVIAL:
             if self.main and all(self._is_worse_than(name, metric) for metric in self.main):
-                words = f"training failed: worse than {baseline_words(name)}"
-                return Judgement(words, "bad", None, failed=True)
-        return self._judge(lambda verdict: verdict)
+                return Judgement(f"training failed: worse than {baseline_words(name)}", "bad", True)
+        return _worst(self._verdicts)
+
+    @property
+    def _verdicts(self) -> list[Verdict]:
+        return [
+            verdict
+            for row in self.system.scored
+            for metric, verdict in row.verdicts(self.direction).items()
+            if not split_region(metric)[1]
+        ]
 
     def _is_worse_than(self, baseline: str, metric: str) -> bool:
         """Whether the mean over seeds is worse than that of a baseline that was scored."""
         own = self.scores(metric)
         other = self.baseline(baseline, metric)
-        if not own or not other:
-            return False
         higher = self.score(metric).higher_is_better
-        if higher is None:
+        if not own or not other or higher is None:
             return False
         return fmean(own) < fmean(other) if higher else fmean(own) > fmean(other)
 
     @cached_property
-    def without_pairs(self) -> Judgement | None:
-        """Judgement against baselines fitted without pairs, if the best baseline needs pairs and
-        was not beaten.
-        """
-        if self.judgement.tone == "good" or self.judgement.failed:
-            return None
-        if not any(needs_pairs(self.best(metric) or "") for metric in self.main):
-            return None
-        judged = self._judge(lambda verdict: verdict.without_pairs)
-        return judged if judged.tone else None
-
-    def _judge(self, part: Callable[[Verdict], Verdict | None]) -> Judgement:
-        seeds = []
-        for row in self.system.scored:
-            verdicts = row.verdicts(self.direction)
-            seed = _seed_judgement({name: part(verdict) for name, verdict in verdicts.items()})
-            if seed.tone:
-                seeds.append(seed)
-        if not seeds:
-            return Judgement("", "", None)
-        chance = min(numbers(seed.probability for seed in seeds), default=None)
-        wins = [seed.tone for seed in seeds].count("good")
-        if 0 < wins < len(seeds):
-            short = tuple(dict.fromkeys(chain.from_iterable(seed.short_in for seed in seeds)))
-            return Judgement(f"better with {wins} of {len(seeds)} seeds", "near", chance, short)
-        worst = min(seeds, key=lambda seed: seed.rank or 0.0)
-        return Judgement(worst.words, worst.tone, chance, worst.short_in)
+    def without_pairs(self) -> Judgement:
+        """Judgement against baselines that need no pairs, if one that needs them was not beaten."""
+        lost = [each for each in self._verdicts if tone_of(each) in ("bad", "near")]
+        fair = [each.without_pairs for each in lost if needs_pairs(each.best_baseline)]
+        return Judgement() if self.judgement.failed else _worst(filter(None, fair))
 
 
-def _seed_judgement(verdicts: dict[str, Verdict | None]) -> Judgement:
-    """One seed's judgement from all whole-image metrics; its probability is that of the least
-    certain metric.
-    """
-    tones: dict[str, str] = {}
-    chances: dict[str, float] = {}  # of the metrics that have one
-    for name, verdict in verdicts.items():
-        tone = tone_of(verdict) if verdict else ""
-        if split_region(name)[1] or not tone:
-            continue
-        tones[name] = tone
-        if verdict.probability is not None:
-            chances[name] = verdict.probability
-    if not tones:
-        return Judgement("", "", None)
-    losses = [name for name, tone in tones.items() if tone == "bad"]
-    if len(losses) == len(tones):
-        return Judgement("not better", "bad", max(chances.values(), default=None))
-    if losses:
-        return Judgement("partly better", "near", None, tuple(metric_name(name) for name in losses))
-    # A metric without variance, such as a precision of 0, has no interval and no probability: the
-    # others decide.
-    within_chance = "near" in [tones[name] for name in chances or tones]
-    words = "ahead, perhaps by chance" if within_chance else "better"
-    if within_chance and not chances:
-        words = "ahead, too few patients"
-    tone = "near" if within_chance else "good"
-    return Judgement(words, tone, min(chances.values(), default=None))
+def _worst(verdicts: Iterable[Verdict]) -> Judgement:
+    judged = [each for each in verdicts if tone_of(each)]
+    if not judged:
+        return Judgement()
+    worst = min(judged, key=lambda each: TONES.index(tone_of(each)))
+    return Judgement(verdict_words(worst), tone_of(worst))
 
 
 def systems(rows: Iterable[Row]) -> list[System]:

@@ -20,7 +20,7 @@ from gantk.report.words import (
 from gantk.terminal import TextTable, duration
 from gantk_bench.rows import Row
 from gantk_bench.statistics import sentences
-from gantk_bench.systems import FIRST, Judgement, Line, System, Values, systems
+from gantk_bench.systems import FIRST, Line, System, Values, systems
 
 MEASURED = ("Memory", "Bare step", "Of peak", "Full length")  # of a suite of fixed minutes
 # the verdict last, as in all tables of scores, so that it has its colour
@@ -33,9 +33,8 @@ LEGEND = (
     "Identity returns the input. The best baseline is that of identity, histogram matching,"
     " the best map of intensity alone and an L1 U-Net regression, the last two fitted on"
     " true training pairs, and pixel noise for images from noise.",
-    "The verdict is against the best baseline, with the probability that the model is"
-    " better (paired bootstrap over patients); without pairs: against the best of those"
-    " that needed none.",
+    "The verdict is the worst of all seeds and scores of the whole image, against the best"
+    " baseline; without pairs: against the best of those that needed none.",
 )
 
 
@@ -81,22 +80,12 @@ def verdict(line: Line) -> Cell:
         tone = "" if system.status == "skipped" else "bad"
         error = "".join(system.errors[:1])
         return Cell(system.status, error, tone)
-    judged = line.judgement
     notes = []
-    if judged.short_in:
-        notes.append(f"not in {', '.join(judged.short_in)}")
-    if line.without_pairs:
-        notes.append(f"without pairs: {_judgement_text(line.without_pairs)}")
+    if line.without_pairs.words:
+        notes.append(f"without pairs: {line.without_pairs.words}")
     if system.failed:
         notes.append(f"{len(system.failed)} of {len(system.rows)} seeds {system.status}")
-    text = _judgement_text(judged) or "not judged"
-    return Cell(text, "; ".join(notes), judged.tone)
-
-
-def _judgement_text(judged: Judgement) -> str:
-    if judged.probability is None:
-        return judged.words
-    return f"{judged.words} (probability of being better {100 * judged.probability:.0f}\u00a0%)"
+    return Cell(line.judgement.words or "not judged", "; ".join(notes), line.judgement.tone)
 
 
 def spread(line: Line, metric: str) -> str:
@@ -267,9 +256,7 @@ def _escaped(text: object) -> str:
 
 
 def brief(row: Row) -> str:
-    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better (probability of
-    being better 98 %)`.
-    """
+    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better than every baseline`."""
     system = System(row.label, (row,))
     texts = []
     for line in system.main_lines:
