@@ -26,7 +26,7 @@ class Row:
     Attributes:
         scan: what is read: a file, one volume of it, or a DICOM series.
         contrast: what it shows, such as "T1", or the name of a recipe's domain.
-        subject: the patient; of one spelling, see `composed`.
+        subject: the patient; of one spelling, see `compose_text`.
         session: the visit of the patient.
         kind: "image"; "mask"; "left out", for a reason such as "template"; "no scan", such as a
             localizer; "other", a file that is not read.
@@ -72,7 +72,7 @@ class Row:
     outlines: dict[Scan, Image] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        self.subject = composed(self.subject)
+        self.subject = compose_text(self.subject)
 
     def as_json(self, root: Path) -> dict[str, Any]:
         """What a run records of it, for `of_json`; files below `root` relative to it."""
@@ -175,7 +175,7 @@ class Row:
         return "/".join(filter(None, (self.split, self.subject, self.session, self.slice)))
 
 
-def composed(text: str) -> str:
+def compose_text(text: str) -> str:
     """The one of several spellings of a text in Unicode: `ü` as one letter, which a Mac writes as
     two. A pseudonym stays one.
     """

@@ -322,7 +322,7 @@ def named_after(names: Sequence[str], contrast: str) -> str:
     return f"{rest}_{contrast}" if rest else contrast
 
 
-def renamed(name: str, contrast: str) -> str:
+def rename_to_contrast(name: str, contrast: str) -> str:
     """A name that says `contrast` where it says another one; unchanged where it says none, or MR of
     one of MR's.
     """
@@ -345,8 +345,8 @@ def result_paths(folder: Path, name: str, contrasts: Sequence[str]) -> dict[str,
         return {each: beside / f"{named_after([stem], each)}{suffix}" for each in contrasts}
     (contrast,) = contrasts
     for part in place.parts[:-1]:
-        folder /= renamed(part, contrast)
-    return {contrast: folder / f"{renamed(stem, contrast)}{suffix}"}
+        folder /= rename_to_contrast(part, contrast)
+    return {contrast: folder / f"{rename_to_contrast(stem, contrast)}{suffix}"}
 
 
 def usual_contrast(name: str) -> str | None:

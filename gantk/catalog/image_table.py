@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row, composed
+from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row, compose_text
 from gantk.catalog.contrasts import ContrastWords, one_word
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
@@ -145,7 +145,7 @@ class ImageTable:
         if cells.get("mask"):
             self._set_masks(rows, cells["mask"])
         for row in rows:
-            row.subject = composed(cells.get("patient", ""))
+            row.subject = compose_text(cells.get("patient", ""))
             row.session = cells.get("visit", "")
             row.split = cells["split"]
             row.label = cells.get("label", "")

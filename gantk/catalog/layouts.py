@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from gantk.catalog.catalog import composed
+from gantk.catalog.catalog import compose_text
 from gantk.catalog.contrasts import ContrastWords, words_of
 from gantk.catalog.words import (
     CLASS,
@@ -268,7 +268,7 @@ def _images_to_explain(images: Sequence[str], words: ContrastWords) -> list[list
     own = []
     for path in images:
         text, split = take_split(_without_suffix(path), words)
-        own.append(_Image(path, composed(text), split))
+        own.append(_Image(path, compose_text(text), split))
     if len({image.split for image in own}) < 2:  # a single one, as in TrainT1, says nothing
         own = [_Image(image.path, image.text, "") for image in own]
     texts = without_shared([image.text for image in own])
@@ -568,7 +568,7 @@ def read_by(
     skipped = left_out(paths, words, stripped=stripped)
     first = Reading(line, [])
     for own in ([path for path in paths if path not in skipped], paths):
-        images = [_Image(path, composed(_without_suffix(path)), "") for path in own]
+        images = [_Image(path, compose_text(_without_suffix(path)), "") for path in own]
         ways = _images_to_explain(own, words) if line in (known | patterns) else [images]
         for way in ways:
             found = explain(layout, way, contrasts, words, gives_up=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gantk.catalog.catalog import Row, composed
+from gantk.catalog.catalog import Row, compose_text
 from gantk.catalog.contrasts import ContrastWords, words_of
 from gantk.catalog.domains import GLOB, relative_to
 from gantk.catalog.words import SPLIT, whole
@@ -78,7 +78,7 @@ def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
 def _name_words(path: Path, words: ContrastWords, mask_name: str = "") -> tuple[str, ...]:
     """The words of a name but for those of contrasts and of masks."""
     left = {word.lower() for word in re.findall(r"[A-Za-z0-9]+", mask_name)}
-    found = [word.lower() for word in words_of(composed(stem_of(path)))]
+    found = [word.lower() for word in words_of(compose_text(stem_of(path)))]
     return tuple(word for word in found if word not in left and word not in words.contrast_of)
 
 
@@ -86,11 +86,11 @@ def _is_of(mask: Path, row: Row, root: Path) -> bool:
     """Whether a mask lies beside an image, or in folders of its split, patient and visit."""
     if mask.parent == row.path.parent:
         return True
-    folders = composed("/".join(relative_to(mask, root).parts[:-1])).split("/")
+    folders = compose_text("/".join(relative_to(mask, root).parts[:-1])).split("/")
     splits = [folder for folder in folders if whole(SPLIT, folder)]
     if row.split and splits and row.split not in splits:
         return False
-    own = composed("/".join(relative_to(row.path, root).parts[:-1])).split("/")
+    own = compose_text("/".join(relative_to(row.path, root).parts[:-1])).split("/")
     of_patient = [part for part in own if part in (*row.subject.split("/"), row.session)]
     return {*of_patient} <= {*folders}
 

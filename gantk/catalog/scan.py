@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gantk.catalog.catalog import Catalog, Row, composed, unread_rows
+from gantk.catalog.catalog import Catalog, Row, compose_text, unread_rows
 from gantk.catalog.contrasts import ContrastWords, shown_by_series
 from gantk.catalog.layouts import Reading, read, read_by, without_contrast
 from gantk.catalog.question import LayoutQuestion, in_words
@@ -95,7 +95,7 @@ def read_contrasts(
     """
     words = ContrastWords(asked.contrasts, asked.words)
     skipped = _left_out_by_walk(folder, images, asked, paths)
-    file_of = {composed(_name(folder, image)): image for image in images}
+    file_of = {compose_text(_name(folder, image)): image for image in images}
     named = [name for name in file_of if name not in skipped]
     reading = _by_dataset_json(folder, named, asked, words, paths)
     if reading:
@@ -106,7 +106,7 @@ def read_contrasts(
     rows = []
     for image, name in zip(images, names, strict=True):
         row = Row(Scan(image))
-        text, row.split = take_split(composed(name.removesuffix(io.suffix_of(name))), words)
+        text, row.split = take_split(compose_text(name.removesuffix(io.suffix_of(name))), words)
         said = next(filter(None, map(words.said, reversed(text.split("/")))), frozenset[str]())
         row.contrast = next(iter(said)) if len(said) == 1 else ""
         row.session = visit_words(text)
@@ -128,7 +128,7 @@ def read_folder(
     if not images:
         return Catalog([])
     words = ContrastWords(asked.contrasts, asked.words)
-    file_of = {composed(_name(folder, image)): image for image in images}
+    file_of = {compose_text(_name(folder, image)): image for image in images}
     skipped = _left_out_by_walk(folder, images, asked, paths)
     names = [name for name in file_of if name not in skipped]
     reading: Reading | None
@@ -248,6 +248,6 @@ def _fill(row: Row, header: SeriesHeader, contrasts: Sequence[str]) -> None:
         row.kind = "no scan"
         row.why = header.no_scan
     row.contrast = shown_by_series(header.modality, header.words, contrasts, agent=header.agent)
-    row.subject = composed(header.patient or header.study)
+    row.subject = compose_text(header.patient or header.study)
     row.session = header.study
     row.pair = header.pair

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
-from gantk.data.check.inspect import inspect_kept, scans_of
+from gantk.data.check.inspect import Inspected, inspect_kept, scans_of
 from gantk.data.check.kinds import differ_in_kind, kind_of, ranges_of
 from gantk.data.intensity import (
     IntensityMapping,
@@ -52,6 +52,7 @@ from gantk.prepare.module import middle_slice
 from gantk.progress import track
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from gantk.data.batches import ImageSet
@@ -259,68 +260,46 @@ class Data(Study):
         if len(contrasts) > 1:
             mapping = PerChannel([part() for _ in contrasts], contrasts, table.dims)
 
-        # each scan once, whichever slices are trained on
-        if by_scan := mapping.per == "volume":
-            training = list(
-                {record.scan_key or record.key: record for record in reversed(training)}.values()
-            )[::-1]
-
+        if mapping.per == "volume":  # each scan once, whichever slices are trained on
+            scans = {record.scan_key or record.key: record for record in reversed(training)}
+            training = [*scans.values()][::-1]
         training = spread(training, MAX_FITTED_IMAGES)
-        reading = f"reading the intensities of {'+'.join(contrasts)}"
-
-        def fit() -> tuple[dict[str, Any], int, dict[str, Any]]:
-            first = training[0].read()
-            if len(contrasts) not in (1, len(first)):
-                what = (
-                    f"the domain '{'+'.join(contrasts)}' has {len(contrasts)} contrasts, but its"
-                    f" images have {count_noun(len(first), 'channel')}"
-                )
-                remedy = "use one folder for each patient, with one file for each contrast"
-                raise UserError(what, where="data.domains", remedy=remedy)
-
-            per_contrast = len(first) // len(contrasts)
-            if table.channels not in (None, per_contrast):
-                what = (
-                    f"data.channels is {table.channels}, but the source"
-                    f" '{table.source.name}' gives images of {count_noun(first, 'channel')}"
-                )
-                remedy = f"set data.channels = {per_contrast}"
-                if per_contrast not in (1, 3):
-                    remedy = "remove data.channels from the recipe"
-                raise UserError(what, where="data.channels", remedy=remedy)
-
-            sampled = spread(
-                training,
-                MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes),
-            )
-            images = [record.read() for record in track(sampled, reading)]
-            # a few patients in other units must not decide how all are mapped
-            groups = [record.subject or record.scan_key or record.key for record in sampled]
-            others = other_scales(images, groups)
-            images = [
-                image for image, group in zip(images, groups, strict=True) if group not in others
-            ]
-            if by_scan:
-                mapping.fit_from(
-                    [
-                        self.preparation.scan_figures(record, mapping)
-                        for record in track(training, reading, "scan")
-                    ]
-                )
-            else:
-                mapping.fit(images)
-
-            values = values_of(images) | _kinds_of(sampled)
-            return mapping.state(), len(first), values
 
         about = [
             contrasts,
             [record.key for record in training],
             "of the usual scale, with looks and shapes, oriented",
         ]
-        state, count, self.values[letter] = self.preparation.fact("fitted", training, about, fit)
+        state, count, self.values[letter] = self.preparation.fact(
+            "fitted", training, about, lambda: self._fit_mapping(mapping, contrasts, training)
+        )
         self.restore_intensity({letter: state})
         self.channels[letter] = count * (2 * table.neighbours + 1)
+
+    def _fit_mapping(
+        self, mapping: IntensityMapping, contrasts: tuple[str, ...], training: list[Record]
+    ) -> tuple[dict[str, Any], int, dict[str, Any]]:
+        """Fit a mapping; returns its state, the channels of an image, and what is known of the
+        values and kinds of the images.
+        """
+        first = training[0].read()
+        _expect_channels(self.table, contrasts, first)
+        by_scan = mapping.per == "volume"
+        most = MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes)
+        sampled = spread(training, most)
+        reading = f"reading the intensities of {'+'.join(contrasts)}"
+        images = [record.read() for record in track(sampled, reading)]
+        # a few patients in other units must not decide how all are mapped
+        groups = [record.subject or record.scan_key or record.key for record in sampled]
+        others = other_scales(images, groups)
+        usual = [image for image, group in zip(images, groups, strict=True) if group not in others]
+        if by_scan:
+            measure = self.preparation.scan_figures
+            scans = track(training, reading, "scan")
+            mapping.fit_from([measure(record, mapping) for record in scans])
+        else:
+            mapping.fit(usual)
+        return mapping.state(), len(first), values_of(usual) | _kinds_of(sampled)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -565,6 +544,25 @@ def source_and_records(
     return source, records
 
 
+def _expect_channels(table: DataTable, contrasts: Sequence[str], image: np.ndarray) -> None:
+    """UserError where an image has other channels than its contrasts, or data.channels, say."""
+    if len(contrasts) not in (1, len(image)):
+        what = (
+            f"the domain '{'+'.join(contrasts)}' has {len(contrasts)} contrasts, but its"
+            f" images have {count_noun(image, 'channel')}"
+        )
+        remedy = "use one folder for each patient, with one file for each contrast"
+        raise UserError(what, where="data.domains", remedy=remedy)
+    per_contrast = len(image) // len(contrasts)
+    if table.channels not in (None, per_contrast):
+        what = (
+            f"data.channels is {table.channels}, but the source"
+            f" '{table.source.name}' gives images of {count_noun(image, 'channel')}"
+        )
+        remedy = f"set data.channels = {per_contrast} for gray (1) or colour (3), or remove it"
+        raise UserError(what, where="data.channels", remedy=remedy)
+
+
 def expect_usable(table: DataTable, method: type[Method], records: list[Record]) -> None:
     """UserError where records lack pairs, masks or contrasts that recipe or method need."""
     needed = [record for record in records if record.domain in method.reads]
@@ -585,18 +583,14 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
         raise UserError("no image has a lesion mask", where="data.mask", remedy=remedy)
 
     refused = table.missing == "refuse"
-    lacking = [
-        r
-        for r in needed
-        if r.missing and (refused or (method.paired and not method.hides and r.domain == "b"))
-    ]
+    completes = method.paired and not method.hides  # what lacks would be its truth
+    lacking = [each for each in needed if each.missing]
+    if not refused:
+        lacking = [each for each in lacking if completes and each.domain == "b"]
     if lacking:
-        first = lacking[0]
-        lack = "lacks" if len(lacking) == 1 else "lack"
-        which = "a contrast" if refused else "a contrast that is to be generated"
         what = (
-            f"{len(lacking)} of {count_noun(needed, 'image')} {lack} {which}. The first is '{first.key}',"
-            f" without {' and '.join(first.missing)}"
+            f"{len(lacking)} of {count_noun(needed, 'image')} lack a contrast. The first is"
+            f" '{lacking[0].key}', without {' and '.join(lacking[0].missing)}"
         )
         remedy = "remove them, or remove that contrast from data.domains"
         if refused:
@@ -673,32 +667,31 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     the largest group that is alike; none where that group is a single person, or of more than
     MAX_PEOPLE_COMPARED people.
     """
-    first: dict[tuple[str, str], Record] = {}
+    first: dict[str, dict[str, Record]] = {"a": {}, "b": {}}
     for record in records:
         if record.subject and record.scan_key and record.path:
-            first.setdefault((record.domain, record.subject), record)
-
-    people = {person for _, person in first}
-    both = sorted(x for x in people if ("a", x) in first and ("b", x) in first)
+            first[record.domain].setdefault(record.subject, record)
+    both = sorted(first["a"].keys() & first["b"])
     if not 2 < len(both) <= MAX_PEOPLE_COMPARED:
         return set()
 
-    facts = {}
-    for person in both:
-        record = first["a", person]
-        if record.file is None or len(record.file.scans) > 1:  # parts of files, several contrasts
-            continue
-        _, scan = next(scans_of(record))
-        item = inspect_kept(scan, record.file)
-        if item.error is None:
-            facts[person] = item.facts
-
+    single = [first["a"][person] for person in both]  # not of several contrasts
+    single = [each for each in single if each.file and len(each.file.scans) == 1]
+    seen = {record.subject: _inspect_file(record) for record in single}
+    facts = {person: item.facts for person, item in seen.items() if item and not item.error}
     groups = []
     for own in facts.values():
         groups.append({x for x in facts if not differ_in_kind(own, facts[x], spacing_is_set)})
-
     largest = max(groups, key=len, default=set())
     return {*facts} - largest if len(largest) > 1 else set()
+
+
+def _inspect_file(record: Record) -> Inspected | None:
+    """What is found in the file of a record, or of its first contrast; None for a part of a file."""
+    if record.file is None:
+        return None
+    _, scan = next(scans_of(record))
+    return inspect_kept(scan, record.file)  # which the warnings of a run ask again
 
 
 def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
@@ -709,13 +702,12 @@ def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
     people = []
     for record in spread(list(files.values()), MAX_INSPECTED_FILES):
         people.append(record.subject or record.key)
-        if record.file is None:  # a part of its file
+        item = _inspect_file(record)
+        if item is None:
             image = Image(record.read(), path=record.path)
             facts.append(kind_of(image))
             looks.append(look_of(image.pixels))
             continue
-        _, scan = next(scans_of(record))
-        item = inspect_kept(scan, record.file)  # the warnings of a run ask again
         if item.error:
             raise item.error
         facts.append(item.facts)

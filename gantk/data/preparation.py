@@ -274,14 +274,14 @@ class Preparation:
         ]
 
     def _read(self, record: Record) -> np.ndarray:
-        return self._sized(record.read(), nearest=record.domain in self.nearest)
+        return self._resize(record.read(), nearest=record.domain in self.nearest)
 
     def _mask(self, record: Record) -> np.ndarray:
         if record.mask is None:
             raise ValueError(f"'{record.key}' has no mask, unlike others of its file")
-        return self._sized(record.mask(), fill=0.0)
+        return self._resize(record.mask(), fill=0.0)
 
-    def _sized(
+    def _resize(
         self, image: np.ndarray, fill: float | None = None, nearest: bool = False
     ) -> np.ndarray:
         from gantk.prepare.module import size_image

@@ -334,22 +334,20 @@ def copies(items: Iterable[Inspected]) -> Iterator[Problem]:
         (firsts[i], firsts[j])
         for i, j, _ in near_copies([item.seen for item in firsts if item.seen])
     ]
-    for kind, groups, counted, remedy in (
-        (
-            "copies",
-            exact,
-            f"{count_noun(spare, 'exact duplicate')}{where}",
-            "remove the duplicates",
-        ),
-        (
-            "near-copies",
-            near,
-            f"{count_noun(near, 'pair')} of nearly identical images",
-            "remove one image of each pair, or keep both in the same set of the split",
-        ),
-    ):
-        if groups:
-            names = [[item.name for item in group] for group in groups]
-            shown = join_first([" = ".join(map(repr, group[:3])) for group in names], "; ")
-            files = list(dict.fromkeys(chain(*names)))
-            yield problem(kind, "warning", f"{counted}: {shown}", files, remedy)
+    if exact:
+        counted = f"{count_noun(spare, 'exact duplicate')}{where}"
+        yield _problem_of_groups("copies", exact, counted, "remove the duplicates")
+    if near:
+        counted = f"{count_noun(near, 'pair')} of nearly identical images"
+        remedy = "remove one image of each pair, or keep both in the same set of the split"
+        yield _problem_of_groups("near-copies", near, counted, remedy)
+
+
+def _problem_of_groups(
+    kind: str, groups: Sequence[Sequence[Inspected]], counted: str, remedy: str
+) -> Problem:
+    """A warning that names images that are copies of one another."""
+    names = [[item.name for item in group] for group in groups]
+    shown = join_first([" = ".join(map(repr, group[:3])) for group in names], "; ")
+    files = list(dict.fromkeys(chain(*names)))
+    return problem(kind, "warning", f"{counted}: {shown}", files, remedy)

@@ -100,7 +100,12 @@ class Compared(NamedTuple):
     partner: np.ndarray
     away: list[np.ndarray]  # what lies SLICES_AWAY before and behind the partner, if it is a slice
 
-    def turned(self) -> list[np.ndarray]:
+    def shifted_partners(self) -> list[np.ndarray]:
+        """The partner shifted by a few pixels along each axis."""
+        shifts = [(by, axis) for by in (-SHIFT, SHIFT) for axis in (0, 1)]
+        return [np.roll(self.partner, *shift) for shift in shifts]
+
+    def turned_partners(self) -> list[np.ndarray]:
         """The partner mirrored, upside down, and both."""
         return [self.partner[:, ::-1], self.partner[::-1], self.partner[::-1, ::-1]]
 
@@ -114,38 +119,28 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     MAX_PAIRS of all patients; None without pairs.
     """
     pairs = [pair for pair in complete_pairs(records).values() if pair["a"].path]
-    compared = list(_compared(pairs, MAX_PAIRS))
+    compared = list(_read_pairs(pairs, MAX_PAIRS))
     if not compared:
         return None
 
     partners = [each.partner for each in compared]
     information = np.array([each.information(partners) for each in compared])
     own = information.diagonal()
-    shifts = [(by, axis) for by in (-SHIFT, SHIFT) for axis in (0, 1)]
-    shifted = [
-        each.information(np.roll(each.partner, *shift) for shift in shifts) for each in compared
-    ]
-    gains = own / np.maximum(np.max(shifted, axis=1), INFORMATION_BY_ROUNDING)
-    gains_of_one = own / np.maximum(np.mean(shifted, axis=1), INFORMATION_BY_ROUNDING)
+    shifted = np.array([each.information(each.shifted_partners()) for each in compared])
+    gains = own / np.maximum(shifted.max(axis=1), INFORMATION_BY_ROUNDING)
+    gains_of_one = own / np.maximum(shifted.mean(axis=1), INFORMATION_BY_ROUNDING)
     shares_won = _shares_won(compared, information)
     is_known = len(compared) >= MIN_PAIRS and not np.isnan(shares_won).all()
 
     people = _people(compared)
-    turned = [each.information(each.turned()) for each in compared]
+    turned = [each.information(each.turned_partners()) for each in compared]
     moved = [each.information(each.away) for each in compared]
     groups_of = {
-        "exchanged": _exchanged(people, information),
-        "turned": [group for group in people if _is_elsewhere(group, own, turned)],
-        "moved": [group for group in people if _is_elsewhere(group, own, moved)],
-        "unlike": [],
+        "exchanged": _exchanged_people(people, information),
+        "turned": _people_elsewhere(people, own, turned),
+        "moved": _people_elsewhere(people, own, moved),
+        "unlike": _unlike_people(people, shares_won, gains_of_one) if is_known else [],
     }
-    if is_known:
-        groups_of["unlike"] = [
-            group
-            for group in people
-            if np.mean(shares_won[group]) < MIN_LIKENESS
-            and np.median(gains_of_one[group]) < MIN_GAIN_OF_ONE
-        ]
     return Fit(
         gain=round(float(np.median(gains)), 2),
         likeness=float(np.nanmean(shares_won)) if is_known else None,
@@ -186,7 +181,7 @@ def _shares_won(compared: Sequence[Compared], information: np.ndarray) -> np.nda
     return np.where(count, won.sum(axis=1) / np.maximum(count, 1), np.nan)
 
 
-def _exchanged(people: Sequence[list[int]], information: np.ndarray) -> list[list[int]]:
+def _exchanged_people(people: Sequence[list[int]], information: np.ndarray) -> list[list[int]]:
     """The people of whom two share clearly more information with each other's partners than with
     their own.
 
@@ -204,18 +199,34 @@ def _exchanged(people: Sequence[list[int]], information: np.ndarray) -> list[lis
     return found
 
 
-def _is_elsewhere(group: Sequence[int], own: np.ndarray, places: Sequence[np.ndarray]) -> bool:
-    """Whether a patient's images share clearly more information with their partners at one of the
+def _people_elsewhere(
+    people: Sequence[list[int]], own: np.ndarray, places: Sequence[np.ndarray]
+) -> list[list[int]]:
+    """The people whose images share clearly more information with their partners at one of the
     `places` than with these as they are.
     """
-    members = [number for number in group if places[number].size]
-    if not members:
-        return False
-    best = np.mean([places[number] for number in members], axis=0).max()
-    return bool(best > max(MIN_PLACE_GAIN * own[members].mean(), INFORMATION_BY_ROUNDING))
+    found = []
+    for group in people:
+        members = [number for number in group if places[number].size]
+        if members:
+            best = np.mean([places[number] for number in members], axis=0).max()
+            if best > max(MIN_PLACE_GAIN * own[members].mean(), INFORMATION_BY_ROUNDING):
+                found.append(group)
+    return found
 
 
-def _compared(pairs: Sequence[dict[str, Record]], limit: int) -> Iterator[Compared]:
+def _unlike_people(
+    people: Sequence[list[int]], shares_won: np.ndarray, gains: np.ndarray
+) -> list[list[int]]:
+    """The people whose images fit the partners of others as well, and no better than shifted."""
+    return [
+        group
+        for group in people
+        if np.mean(shares_won[group]) < MIN_LIKENESS and np.median(gains[group]) < MIN_GAIN_OF_ONE
+    ]
+
+
+def _read_pairs(pairs: Sequence[dict[str, Record]], limit: int) -> Iterator[Compared]:
     """Yield at most `limit` pairs, as many of each patient: the middles of equal parts of the stack."""
     stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
     for pair in pairs:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from gantk.catalog.catalog import Case, Catalog, Row, composed, unread_note, unread_rows
+from gantk.catalog.catalog import Case, Catalog, Row, compose_text, unread_note, unread_rows
 from gantk.catalog.contrasts import ContrastWords, contrast_names
 from gantk.catalog.domains import GLOB, NAME_DOMAINS
 from gantk.catalog.layouts import Reading, read_by
@@ -147,7 +147,7 @@ class Files(VolumeSource):
 
     def _read_lines(self, images: Sequence[Path], lines: Mapping[str, str]) -> Catalog:
         """The catalog by a line for each contrast; UserError for a file that two of them fit."""
-        file_of = {composed(self.key_of(image)): image for image in images}
+        file_of = {compose_text(self.key_of(image)): image for image in images}
         whole = Reading(" | ".join(lines.values()), [])
         for contrast in self.wanted:
             if contrast not in lines:
@@ -184,7 +184,7 @@ class Files(VolumeSource):
             entries = question.doubted[0].entries if question.doubted else ()
             patient_of = {entry.path: entry.patient for entry in entries}
             for row in catalog if entries else ():
-                row.subject = patient_of.get(composed(self.key_of(row.path)), "")
+                row.subject = patient_of.get(compose_text(self.key_of(row.path)), "")
                 row.pair = row.anatomy
         for row in catalog:  # what looks like a mask, too, since the user chose it
             row.contrast = contrast_of[row.path]

@@ -27,16 +27,7 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
     Any other row then gets a pair of its own, for which paired methods raise a UserError; without
     pairs all rows get "". Returns notes on images of one name on other grids.
     """
-    sharing: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.pair:
-            sharing[row.pair].append(row)
-
-    pairs: dict[str, tuple[Row, Row]] = {}
-    for pair, members in sharing.items():
-        by_letter = {row.letter: row for row in members}
-        if by_letter.keys() == {"a", "b"} and len(members) == 2:
-            pairs[pair] = by_letter["a"], by_letter["b"]
+    pairs = _rows_that_share(rows)
     if by_name and _by_chance(rows, pairs.values()):
         pairs = {}
 
@@ -68,6 +59,21 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
         return []
     be = "is" if len(apart) == 1 else "are"
     return [f"{count_noun(apart, 'pair')} by name {be} not registered: {apart[0]}"]
+
+
+def _rows_that_share(rows: Sequence[Row]) -> dict[str, tuple[Row, Row]]:
+    """By pair, the row of a and the row of b where these two alone share it."""
+    sharing: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.pair:
+            sharing[row.pair].append(row)
+
+    pairs = {}
+    for pair, members in sharing.items():
+        by_letter = {row.letter: row for row in members}
+        if by_letter.keys() == {"a", "b"} and len(members) == 2:
+            pairs[pair] = by_letter["a"], by_letter["b"]
+    return pairs
 
 
 def _by_chance(rows: Sequence[Row], pairs: Collection[tuple[Row, Row]]) -> bool:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gantk.catalog.catalog import Catalog, Row, composed
+from gantk.catalog.catalog import Catalog, Row, compose_text
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import NAME_DOMAINS, patient_of, regex_option, relative_to
 from gantk.catalog.masks import expect_one_mask, masks_named
@@ -129,7 +129,7 @@ class FileSource(_Defaults):
         """Set the patients that the option `patient` finds in paths."""
         if self.pattern:
             for row in rows:
-                key = composed(relative_to(row.scan.path, self.folder).as_posix())
+                key = compose_text(relative_to(row.scan.path, self.folder).as_posix())
                 row.subject = patient_of(key, self.pattern)
 
     def known_rows(self) -> list[Row]:

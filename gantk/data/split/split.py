@@ -291,29 +291,18 @@ def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) ->
     """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
     asked for, or where all are of one patient and some are tested (`alone`).
     """
-    nameless = [record.key for record in records if not record.subject]
     is_auto = by == "auto"
     placed = all(record.position is not None for record in records)
     if is_auto:
         by = "patient"
-        if len(nameless) == len(records) and not folds:
+        if not folds and not any(record.subject for record in records):
             return "block" if placed else "image"
 
     if folds and by == "block":
         what = f"folds = {folds} needs by = 'patient' or 'image', but by is 'block'"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
 
-    lacking = nameless if by == "patient" else []
-    if by == "block":
-        lacking = [record.key for record in records if record.position is None]
-    if lacking:
-        unit = "patient" if by == "patient" else "order"
-        raise UserError(
-            f"the images cannot be split by {by}, because the {unit} of {len(lacking)} of"
-            f" {count_noun(records, 'image')} is not known. The first is '{lacking[0]}'",
-            where="data.split.by",
-            remedy=f"leave these images out, or {NAME_PATIENTS}",
-        )
+    _expect_unit(records, by)
     if is_auto and alone:
         what = (
             f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
@@ -327,6 +316,23 @@ def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) ->
         remedy = f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}"
         raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
     return by
+
+
+def _expect_unit(records: Sequence[Record], by: By) -> None:
+    """UserError where the patients, or the order, of some records are not known."""
+    lacking = []
+    if by == "patient":
+        lacking = [record.key for record in records if not record.subject]
+    elif by == "block":
+        lacking = [record.key for record in records if record.position is None]
+    if lacking:
+        unit = "patient" if by == "patient" else "order"
+        raise UserError(
+            f"the images cannot be split by {by}, because the {unit} of {len(lacking)} of"
+            f" {count_noun(records, 'image')} is not known. The first is '{lacking[0]}'",
+            where="data.split.by",
+            remedy=f"leave these images out, or {NAME_PATIENTS}",
+        )
 
 
 def _for_validation(
