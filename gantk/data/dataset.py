@@ -277,7 +277,7 @@ class Data(Study):
         self.channels[letter] = count * (2 * table.neighbours + 1)
 
     def _fit_mapping(
-        self, mapping: IntensityMapping, contrasts: tuple[str, ...], training: list[Record]
+        self, mapping: Any, contrasts: tuple[str, ...], training: list[Record]
     ) -> tuple[dict[str, Any], int, dict[str, Any]]:
         """Fit a mapping; returns its state, the channels of an image, and what is known of the
         values and kinds of the images.
