@@ -354,7 +354,6 @@ def translate(
     output: str | Path | None = None,
     *,
     to: str | None = None,
-    onto: str | None = None,
     variants: int | None = None,
     seed: int = 0,
     style: str | Path | None = None,
@@ -386,8 +385,6 @@ def translate(
         output: a file, or a folder if `input` is one.
         to: the domain to make, by its name, or one of its contrasts. Default: the second domain of the
             recipe; of a run that makes any contrast from others, those that a patient lacks.
-        onto: the contrast on whose grid a patient's other contrasts are resampled, and on which the
-            results lie. Default: the first one of the run that the patient has.
         variants: how many translations of each input to write (multimodal methods such as munit); `seed`
             draws their styles.
         seed: the seed of `variants`.
@@ -443,7 +440,6 @@ def translate(
         None if style is None else read(Path(style)),
         uncertainty,
         label,
-        onto,
     )
     with doing(f"translating '{input}' with '{run}'"), ExitStack() as heard:
         with Work("loading the model"):

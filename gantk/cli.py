@@ -355,11 +355,6 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
     help="File of a contrast, in place of INPUT; --t1 FILE is short for --from T1=FILE. Repeat it.",
 )
 @click.option(
-    "--onto",
-    metavar="NAME",
-    help="Contrast whose grid the outputs have. Default: the first one that the patient has.",
-)
-@click.option(
     "--uncertainty",
     is_flag=True,
     help="Write a map of how much the models of an ensemble differ, too.",

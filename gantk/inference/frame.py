@@ -41,8 +41,6 @@ class TranslateOptions:
     example: Image | None = None  # or one result in the style of this image of the target domain
     uncertainty: bool = False  # whether an ensemble returns the spread of its models too
     label: str | None = None  # the class of the images, for conditional methods
-    # the contrast on whose grid a patient's other contrasts are resampled; None: the first
-    onto: str | None = None
     # the contrasts of the target domain that are used; (): all
     contrasts: tuple[str, ...] = ()
 

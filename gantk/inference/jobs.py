@@ -314,24 +314,16 @@ def expect_sources(
 
 
 def stack_on_one_grid(
-    images: Mapping[str, Image], contrasts: Sequence[str], onto: str | None = None
-) -> tuple[Image, str, list[str]]:
+    images: Mapping[str, Image], contrasts: Sequence[str]
+) -> tuple[Image, list[str]]:
     """The images of a patient as the channels of one image, resampled by their headers onto the grid
-    of one of them; a missing contrast is NaN.
+    of the first one; a missing contrast is NaN.
 
-    `onto` is the contrast with this grid; None: the first. Returns the image, which has this
-    contrast's header and all headers in `made_of`, the contrast, and those that were resampled.
-    UserError where `onto` is not among them, an image has no position in space, or images do not
-    overlap.
+    Returns the image, which has the header of the first one and all headers in `made_of`, and the
+    contrasts that were resampled. UserError where an image has no position in space, or images do
+    not overlap.
     """
-    chosen = known_contrast(onto, images) if onto else next(iter(images))
-    if chosen is None:
-        raise UserError(
-            f"there is no image of {onto} to take the grid from",
-            where="--onto",
-            allowed=list(images),
-        )
-
+    chosen = next(iter(images))
     reference = images[chosen]
     done = {}
     resampled = []
@@ -355,7 +347,7 @@ def stack_on_one_grid(
         if name in done:
             headers += done[name].made_of or (done[name].header,)
     stacked = replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))
-    return stacked, chosen, resampled
+    return stacked, resampled
 
 
 def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) -> Image:

@@ -175,7 +175,6 @@ class TrainedModel:
         options: TranslateOptions = DEFAULT_OPTIONS,
         *,
         label: str | None = None,
-        onto: str | None = None,
     ) -> Any:
         """Images in, images of the same kind and grid out, in the target domain's intensities,
         never clipped.
@@ -198,13 +197,12 @@ class TrainedModel:
                 * a list of these: a list of results.
                 * a dict of the contrasts of one patient, {"T1": image, "T2": image}: the result of the
                   contrast that `to` names, or a dict of results. Arrays are (H, W), or (D, H, W) for a
-                  volume. Images on other grids are resampled onto the grid of one by their headers.
+                  volume. Images on other grids are resampled by their headers onto
+                  the grid of the first of the model's contrasts.
             to: the domain to make, by its name, or one of its contrasts; None: the recipe's second
               domain, or for a dict the contrasts that are missing, if the model makes any from others.
             options: options of the result; several results are a list.
             label: the class of the images, for a model that was trained with classes.
-            onto: for a dict the contrast whose grid the result has; None: the first one of the model's
-              contrasts that is given.
 
         An array whose values are off the training set's scale gets a scale of its own, as files do.
         Arrays of uint8, of values from -1 to 1, and pictures have no units: if they are off that
@@ -214,8 +212,6 @@ class TrainedModel:
         """
         if label is not None:
             options = replace(options, label=label)
-        if onto is not None:
-            options = replace(options, onto=onto)
         return translate_object(self, images, to, options)
 
     def results(

@@ -27,7 +27,7 @@ from gantk.formats.image import (
 from gantk.inference.axes import doubts_about_axes
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.jobs import by_contrast, contrasts_to_make, expect_sources, stack_on_one_grid
-from gantk.inference.notes import check_result, warn
+from gantk.inference.notes import Note, check_result, warn
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
@@ -43,28 +43,60 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     """
     if isinstance(given, (list, tuple)):
         return [translate_object(model, each, to, options) for each in given]
-    if isinstance(given, Mapping):
-        return _contrasts(model, given, to, options)
 
     letter = model.domain(to)
     frame = model.frames[letter]
-    image, back = _as_image(given, frame)
-    if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
-        checked = replace(image, pixels=frame.as_in_training(image.pixels))
-        made = model(checked, to, options)
-        notes = []
+    targets = frame.targets[frame.part(to)]
+    names = targets
+    of_patient = isinstance(given, Mapping)  # contrasts of one patient
+    values = {"": given}
+    of_one = frame
+    if of_patient:
+        values = by_contrast(given, frame.sources, "images")
+        of_one = replace(frame, channels=1)
+        if frame.completes:
+            names = contrasts_to_make(targets, values, to, "the input")
+        expect_sources([*values], frame.sources, targets, frame.missing, "the input")
+        options = replace(options, contrasts=tuple(names))
+        if len({hasattr(value, "__array__") for value in values.values()}) > 1:
+            what = "some contrasts are arrays, others are images of another type"
+            raise UserError(what, allowed="one type for all contrasts of a patient")
+
+    images: dict[str, Image] = {}
+    backs: dict[str, Back] = {}
+    notes: list[Note] = []
+    for name, value in values.items():
+        image, backs[name] = _as_image(value, of_one)
+        if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
+            images[name] = replace(image, pixels=frame.as_in_training(image.pixels))
+        else:
+            images[name], check = model.check(image, to, name)
+            notes += check.notes
+
+    if of_patient:
+        image, _ = stack_on_one_grid(images, frame.sources)
+        made = model(image, to, options)
     else:
-        checked, (_, notes, _) = model.check(image, to)
-        made = model(checked, to, options, _with_gradients(given, checked))
-        first = made[0]
-        if isinstance(first.pixels, Tensor):
-            first = replace(first, pixels=first.pixels.detach().numpy())
-        notes += check_result(checked, first, model.pipelines[letter], frame)
-        notes += model.notes_on_results(checked, letter, options)
+        (image,) = images.values()
+        made = model(image, to, options, _with_gradients(given, image))
+        if not np.isnan(image.pixels.max()):
+            notes += check_result(image, _detached(made[0]), model.pipelines[letter], frame)
+    notes += model.notes_on_results(image, letter, options)
     if image.is_array and image.dims == 3 and frame.plane == "axial":
         notes += doubts_about_axes(image.pixels[0])
+
+    back = next(iter(backs.values()))
     said = warn(notes)
-    return _one_or_all([back(replace(each, notes=said)) for each in made], options)
+    made = [replace(each, notes=said) for each in made]
+    if not of_patient:
+        return _one_or_all([back(each) for each in made], options)
+    results = {}
+    for number, name in enumerate(targets):
+        parts = [back(replace(each, pixels=each.pixels[[number]])) for each in made]
+        results[name] = _one_or_all(parts, options)
+    if to is not None and len(targets) == 1:
+        return results[targets[0]]
+    return {name: results[name] for name in names}
 
 
 def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
@@ -72,46 +104,11 @@ def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
     return results[0] if len(results) == 1 and options.variants is None else results
 
 
-def _contrasts(
-    model: Any, given: Mapping[str, Any], to: str | None, options: TranslateOptions
-) -> Any:
-    """Translate the contrasts of one patient; returns one result where `to` names one contrast, else
-    a dict of results by contrast.
-    """
-    frame = model.frames[model.domain(to)]
-    contrasts = frame.sources
-    values = by_contrast(given, contrasts, "images")
-    targets = frame.targets[frame.part(to)]
-    names = targets
-    if frame.completes:
-        names = contrasts_to_make(targets, values, to, "the input")
-
-    expect_sources([*values], contrasts, targets, frame.missing, "the input")
-    if len({hasattr(value, "__array__") for value in values.values()}) > 1:
-        what = "some contrasts are arrays, others are images of another type"
-        raise UserError(what, allowed="one type for all contrasts of a patient")
-
-    one_contrast = replace(frame, channels=1)
-    images = {}
-    backs = {}
-    said: tuple[str, ...] = ()
-    for name, value in values.items():
-        image, backs[name] = _as_image(value, one_contrast)
-        images[name], check = model.check(image, to, name)
-        said += warn(check.notes)
-
-    image, chosen, _ = stack_on_one_grid(images, contrasts, options.onto)
-    options = replace(options, contrasts=tuple(names))
-    results = model(image, to, options)
-    said += warn(model.notes_on_results(image, model.domain(to), options))
-    made = {}
-    for number, name in enumerate(targets):
-        parts = [replace(each, pixels=each.pixels[[number]], notes=said) for each in results]
-        made[name] = _one_or_all([backs[chosen](part) for part in parts], options)
-
-    if to is not None and len(targets) == 1:
-        return made[targets[0]]
-    return {name: made[name] for name in names}
+def _detached(image: Image) -> Image:
+    """A result as the image of an array, whatever its graph."""
+    if isinstance(image.pixels, Tensor):
+        return replace(image, pixels=image.pixels.detach().numpy())
+    return image
 
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:

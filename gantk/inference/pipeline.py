@@ -245,26 +245,32 @@ class Pipeline(Scales):
         total = int(work.total)
         reach = self.frame.neighbours
         size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
-        native: dict[int, Tensor] = {}  # the slices of a block and their neighbours, by number
+        corner: Any = (..., *[slice(1)] * self.frame.dims)
+        native: dict[int, Tensor] = {}  # the slices around the last one, by number
+        following = 0  # the slice that is read next
         first = 0
         while first < total:
             work.advance(first)
-            native = {number: native[number] for number in native if number >= first - reach}
             filled: list[int] = []
+            shown: list[Tensor] = []
+            corners: dict[int, Tensor] = {}  # a pixel of each blank slice
             last = first
             while last < total and len(filled) < size:
-                if last not in native:
-                    native[last] = next(slices)
-                if not _is_blank(native[last]):
+                while following < min(total, last + reach + 1):
+                    native[following] = next(slices)
+                    following += 1
+                (places,) = neighbour_places(torch.tensor([last]), reach, total).tolist()
+                row = torch.cat([native[number] for number in places])
+                if _is_blank(native[last]):
+                    corners[last] = native[last][corner]
+                else:
                     filled.append(last)
+                    shown.append(prepare(row[None]))
+                native = {number: native[number] for number in native if number > last - reach}
                 last += 1
-            for number in range(max(native) + 1, min(total, last + reach)):
-                native[number] = next(slices)
 
-            # all blank: the first gives the channel count
-            places = neighbour_places(torch.tensor(filled or [first]), reach, total)
-            rows = (torch.cat([native[number] for number in row]) for row in places.tolist())
-            seen = torch.cat([prepare(row[None]) for row in rows])
+            # all blank: the last gives the channel count
+            seen = torch.cat(shown or [prepare(row[None])])
             made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
             if self.post_steps:
                 made = [self.post_steps(each, seen) for each in made]
@@ -276,13 +282,11 @@ class Pipeline(Scales):
             if len(filled) < last - first:
                 whole = block.new_empty(last - first, *block.shape[1:])
                 whole[[number - first for number in filled]] = block[: len(filled)]
-                blank = sorted({*range(first, last)} - {*filled})
-                corner: Any = (..., *[slice(1)] * self.frame.dims)
-                corners = torch.stack([native[number][corner] for number in blank])
-                levels = [prepare.blank_level(corners, channels)] * count
+                pixels = torch.stack([*corners.values()])
+                levels = [prepare.blank_level(pixels, channels)] * count
                 if keep_seen:
-                    levels.append(prepare.detail(corners, corners.shape[1]))
-                whole[[number - first for number in blank]] = torch.cat(levels, 1)
+                    levels.append(prepare.detail(pixels, pixels.shape[1]))
+                whole[[number - first for number in corners]] = torch.cat(levels, 1)
                 block = whole
 
             yield block.swapaxes(0, 1)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from gantk.catalog.catalog import Catalog, Row, unread_note
-from gantk.catalog.contrasts import known_contrast
 from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import json_object, make_folder, sweep
@@ -48,6 +47,7 @@ ABOUT_SPREAD = (
     " tumours such maps did not show the errors"
 )
 MAX_LISTED = 3  # files in a message
+TABLES = (".csv", ".tsv")  # suffixes of tables of images
 OVERLAP_BYTES = (
     1 << 28
 )  # of an image, at most, for reading and writing others while the network runs
@@ -88,9 +88,6 @@ class Translation:
         model.network_of(self.letter, options)  # refuses what the model cannot do
         self.frame = self.pipeline.frame
         self.contrasts = self.frame.sources
-        if options.onto and known_contrast(options.onto, self.contrasts) is None:
-            what = f"this model has no contrast '{options.onto}'"
-            raise UserError(what, where="--onto", allowed=self.contrasts)
         self.outputs = self.frame.targets[self.frame.part(self.to)]  # the contrasts to write
         self.frame = replace(self.frame, target="+".join(self.outputs))
         if options.uncertainty:
@@ -154,46 +151,51 @@ class Translation:
     ) -> tuple[Sequence[Job], Path | None]:
         """What is to be translated, and the folder of results; None where there is one input."""
         if isinstance(source, Mapping):
-            patient = job_of_files(source, self.contrasts)
-            if self.several_contrasts:
-                return self._one_job(patient, target), None
-            source = next(iter(patient.scans.values())).path
-
+            job = job_of_files(source, self.contrasts)
+            if not self.several_contrasts:
+                return self.jobs_of(next(iter(job.scans.values())).path, target)
+            return self._of_one_input(job, target), None
         if not source.exists():
             what = f"there is no file or folder '{source}'"
             raise UserError(what, where="INPUT", remedy="check the path")
+        if target.resolve() == source.resolve():
+            what = "OUTPUT is the same as INPUT"
+            raise UserError(what, where=str(target), remedy="name another folder")
 
-        is_table = source.suffix.lower() in (".csv", ".tsv")
-        if source.is_dir() or is_table:
-            return self._jobs_below(source, target)
+        if not source.is_dir() and source.suffix.lower() not in TABLES:
+            if not files.is_image(source) and not files.series_format(source):
+                raise files.unread_error(source).at("INPUT")
+            scan = files.scan_of(source)
+            return self._of_one_input(Job(scan.name, {self.frame.source: [scan]}), target), None
 
-        if not files.is_image(source) and not files.series_format(source):
-            raise files.unread_error(source).at("INPUT")
-        scan = files.scan_of(source)
-        return self._one_job(Job(scan.name, {self.frame.source: [scan]}), target), None
+        jobs = self._jobs_below(source, target)
+        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:
+            series = replace(jobs[0], name=source.name)
+            if suffix_of(target) not in files.formats():
+                target = with_suffix(target, self.suffix)
+            return self._with_outputs([series], target, is_file=True), None
+        if target.is_file() or files.is_image(target):
+            what = f"'{target}' is not a folder"
+            remedy = "name a folder, because INPUT is a folder"
+            raise UserError(what, where="OUTPUT", remedy=remedy)
+        return self._name_results(self._with_outputs(jobs, target), target), target
 
-    def _one_job(self, job: Job, target: Path) -> list[Job]:
+    def _of_one_input(self, job: Job, target: Path) -> list[Job]:
         """The job of one input to the file `target`, or into this folder."""
         if target.is_dir() or not target.suffix:
             return self._name_results(self._with_outputs([job], target), target)
         expect_file_of(job.files[0], target, self.suffix)
         return self._with_outputs([job], target, is_file=True)
 
-    def _jobs_below(self, source: Path, target: Path) -> tuple[Sequence[Job], Path | None]:
-        """The jobs of a folder or a table, and the folder of results; a DICOM series is one input."""
-        if target.resolve() == source.resolve():
-            what = "OUTPUT is the same as INPUT"
-            raise UserError(what, where=str(target), remedy="name another folder")
-
-        if source.is_file():
-            root = source.parent
-            catalog = read_table(source, self.contrasts)
-        else:
-            root = source
+    def _jobs_below(self, source: Path, target: Path) -> list[Job]:
+        """The jobs of a folder or a table, not yet with their results; what is not used is said."""
+        root = source if source.is_dir() else source.parent
+        if source.is_dir():
             stripped = self.several_contrasts and self.frame.stripped
-            catalog = inputs_below(
-                source, target, self.contrasts, stripped=stripped, layout=self.input_layout
-            )
+            layout = self.input_layout
+            catalog = inputs_below(source, target, self.contrasts, stripped=stripped, layout=layout)
+        else:
+            catalog = read_table(source, self.contrasts)
         if catalog.in_words:
             self.say(f"layout   {catalog.in_words}")
 
@@ -205,18 +207,7 @@ class Translation:
         if not jobs:
             what = f"the folder '{source}' contains no images"
             raise UserError(what, where="INPUT", allowed=files.readable())
-
-        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:
-            if suffix_of(target) not in files.formats():
-                target = with_suffix(target, self.suffix)
-            series = replace(jobs[0], name=source.name)
-            return self._with_outputs([series], target, is_file=True), None
-
-        if target.is_file() or files.is_image(target):
-            what = f"'{target}' is not a folder"
-            remedy = "name a folder, because INPUT is a folder"
-            raise UserError(what, where="OUTPUT", remedy=remedy)
-        return self._name_results(self._with_outputs(jobs, target), target), target
+        return jobs
 
     def _say_unused(self, catalog: Catalog, root: Path, jobs: Sequence[Job]) -> None:
         """Say which images of a folder are not translated, for each reason in a line, and how to name
@@ -448,9 +439,9 @@ class Translation:
         if is_one:
             return images.popitem()[1], checks
 
-        image, chosen, resampled = stack_on_one_grid(images, self.contrasts, self.options.onto)
+        image, resampled = stack_on_one_grid(images, self.contrasts)
         for name in resampled:
-            line = f"{name} is resampled onto the grid of {chosen} by the headers"
+            line = f"{name} is resampled onto the grid of {next(iter(images))} by the headers"
             self.notes["note", line].append(job.name)
         return image, checks
 
@@ -510,9 +501,7 @@ class Translation:
         if self._has_sidecar(path):
             content = made_of.content(path, sources)
             if self.layout:
-                scans = job.scans  # one of them has the grid of the results
-                onto = known_contrast(self.options.onto, scans) if self.options.onto else None
-                grid = scans[onto or next(iter(scans))].path
+                grid = next(iter(job.scans.values())).path
                 content = self.layout.describe(made_of.facts(), sources, grid)
             if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
                 files.sidecar_of(path).unlink(missing_ok=True)

@@ -240,7 +240,7 @@ class WrittenTranslations:
             return with_channels(file.read(), self.translator.frames[to].channels)
 
         images = {name: file.read(scan) for name, scan in self._scans_of(file, to).items()}
-        image, _, _ = stack_on_one_grid(images, self.translator.frames[to].sources)
+        image, _ = stack_on_one_grid(images, self.translator.frames[to].sources)
         return image
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ def test_patients_of_a_model_of_several_contrasts(names, expected, tmp_path):
     for patient in jobs_of_cases(catalog, tmp_path, NAMES):
         lacks = next(name for name in NAMES if name not in patient.candidates)
         has = f"{patient.place.as_posix()}: {' '.join(patient.candidates)}"
-        found.append(f"{has} -> {patient.result_name(lacks)}")
+        found.append(f"{has} -> {patient.result_paths(Path(), [lacks], False)[0].name}")
     assert found == expected
 
 

@@ -173,20 +173,17 @@ def test_files_of_another_contrast_than_named_are_warned_of(run, tmp_path, gantk
     assert "warning  T2: the header or the name says T1" in done.out
 
 
-@pytest.mark.parametrize("onto", [None, "T2"])
-def test_other_grids_are_resampled_onto_the_one_that_is_chosen(run, tmp_path, gantk, onto):
+def test_other_grids_are_resampled_onto_the_first_one(run, tmp_path, gantk):
     volume(tmp_path / "p" / "t1.nii.gz", 0)
     finer = np.diag([1.0, 1.0, 1.5, 1.0])
     volume(tmp_path / "p" / "t2.nii.gz", 1, (48, 40, 6), finer)
-    options = ("--onto", onto) if onto else ()
 
-    done = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--to", "FLAIR", *options)
+    done = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--to", "FLAIR")
 
     made = nib.load(tmp_path / "out" / "flair.nii.gz")
-    assert made.shape == ((48, 40, 6) if onto else SHAPE)
-    assert np.array_equal(made.affine, finer if onto else GRID)
-    moved, kept = ("T1", "T2") if onto else ("T2", "T1")
-    assert f"{moved} is resampled onto the grid of {kept} by the headers" in done.out
+    assert made.shape == SHAPE
+    assert np.array_equal(made.affine, GRID)
+    assert "T2 is resampled onto the grid of T1 by the headers" in done.out
 
 
 def test_grids_that_do_not_meet_are_an_error(run, tmp_path, gantk):
@@ -196,13 +193,8 @@ def test_grids_that_do_not_meet_are_an_error(run, tmp_path, gantk):
     volume(tmp_path / "p" / "t2.nii.gz", 1, SHAPE, far)
 
     done = gantk("translate", run, tmp_path / "p", tmp_path / "out")
-    absent = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--onto", "T1CE")
 
     assert "T2 and T1 do not overlap, by their headers" in done.err
-    assert "there is no image of T1CE to take the grid from" in absent.err
-    unknown = gantk("translate", run, tmp_path / "p", tmp_path / "out", "--onto", "PD")
-    assert (unknown.code, unknown.out) == (2, "")
-    assert "this model has no contrast 'PD'. Allowed: T1, T1CE, T2, FLAIR" in unknown.err
     assert not [*tmp_path.glob("out/**/*.gz")]
 
 
@@ -218,18 +210,17 @@ def test_bids_gives_derivatives_of_each_subject(run, tmp_path):
     assert made == [f"sub-0{n}/anat/sub-0{n}_space-T1w_desc-gantk_T2w.nii.gz" for n in (1, 2)]
 
 
-@pytest.mark.parametrize("onto", [None, "T1", "T1CE"])
-def test_a_derivative_refers_to_the_input_whose_grid_it_has(run, tmp_path, onto):
+def test_a_derivative_refers_to_the_input_whose_grid_it_has(run, tmp_path):
     folder = tmp_path / "in" / "sub-01" / "anat"
     sides = {"T1w": 32, "ce-gadolinium_T1w": 30, "FLAIR": 28}
     for seed, (suffix, side) in enumerate(sides.items()):
         volume(folder / f"sub-01_{suffix}.nii.gz", seed, (side, side, 4))
 
-    (made,) = translate(run, tmp_path / "in", tmp_path / "out", to="T1", onto=onto)
+    (made,) = translate(run, tmp_path / "in", tmp_path / "out", to="T1")
     beside = read_json(tmp_path / "out" / made.replace(".nii.gz", ".json"))
 
     suffix = beside["SpatialReference"].split("sub-01_")[1].removesuffix(".nii.gz")
-    assert suffix == ("ce-gadolinium_T1w" if onto == "T1CE" else "T1w")
+    assert suffix == "T1w"
     assert nib.load(tmp_path / "out" / made).shape[0] == sides[suffix]
     assert not any("anat/sub-01_T1w" in source for source in beside["Sources"])
 
@@ -361,15 +352,14 @@ def test_arrays_by_contrast_give_an_array_of_one(model):
     np.testing.assert_allclose(np.stack(by_slice), made, rtol=1e-3, atol=0.5)
 
 
-def test_images_of_nibabel_by_contrast_lie_on_the_chosen_grid(model):
+def test_images_of_nibabel_by_contrast_lie_on_the_first_grid(model):
     given = {name: nib.Nifti1Image(array.transpose(), GRID) for name, array in images().items()}
     given["T2"] = nib.Nifti1Image(np.ones((20, 20, 5), np.float32), np.diag([3.0, 3, 3, 1]))
 
-    first = model.translate(given, to="FLAIR")
-    onto = model.translate(given, to="FLAIR", onto="T2")
+    made = model.translate(given, to="FLAIR")
 
-    assert (first.shape, onto.shape) == (SHAPE, (20, 20, 5))
-    assert np.array_equal(onto.affine, given["T2"].affine)
+    assert made.shape == SHAPE
+    assert np.array_equal(made.affine, given["T1"].affine)
 
 
 @pytest.mark.parametrize(

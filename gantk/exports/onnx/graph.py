@@ -49,12 +49,8 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     network = exact_norms(direction.network) if large else direction.network
     sizes = sizes_of(direction.network, torch.from_numpy(direction.images))
     failure = GantkError(f"{direction.name} could not be exported")
-    # (whether any number of images, which sizes): the freest that works
-    ways: list[tuple[bool, dict[str, int] | None]] = [(True, None), (False, None)]
-    if sizes is not None:
-        ways = [(True, sizes), (False, sizes), *ways]
-
-    for batch, free in ways:
+    # (whether any number of images, which sizes): the freer one if it works
+    for batch, free in ((True, sizes), (False, None)):
         try:
             model = to_onnx(network, direction, batch, free)
             with reading_file("the model", "an ONNX model"):
