@@ -27,7 +27,7 @@ MAX_MAGNITUDE = np.float64(1e15)  # float64, because 1e15 is infinite in float16
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 # voxels of a volume that are computed at a time: its float64 values fit into caches, and into memory
 # that the allocator keeps (from 32 MiB on, every array is new pages)
-SLAB = 2**18
+SLAB = 2**17
 UNUSABLE = "NaN, infinite or too large (above 1e15)"  # what `usable` is false for
 
 

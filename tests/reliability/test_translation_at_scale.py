@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import tomli_w
 from one_pipeline import model_of
 from PIL import Image
 from tiny import python
@@ -223,4 +225,19 @@ def test_a_volume_takes_little_more_memory_than_its_own(dims, kind, tmp_path):
 def test_a_volume_at_full_resolution_takes_little_more_memory(kind, tmp_path):
     # the small one has two batches, for which the network needs memory in any case
     sizes = peak_of_a_volume("t1t2", tmp_path, kind, (256, 256, 32), (256, 256, 180))
+    assert sizes <= 2.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plane", ["coronal", "sagittal"])
+def test_a_volume_off_its_grid_takes_little_more_memory(plane, tmp_path):
+    from tiny import PATCHGAN, UNET, small_run
+
+    method = {"name": "dualgan", "generator": UNET, "discriminator": PATCHGAN}
+    run = small_run(tmp_path, method)
+    recipe = run / "recipe.toml"
+    tables = tomllib.loads(recipe.read_text())
+    tables["data"] |= {"plane": plane, "spacing": [0.8, 0.8]}  # as of a run on scans of 0.8 mm
+    recipe.write_text(tomli_w.dumps(tables))
+    sizes = peak_of_a_volume(run, tmp_path, np.float32, (64, 512, 32), (512, 512, VOLUME))
     assert sizes <= 2.2
