@@ -46,38 +46,14 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
 
     letter = model.domain(to)
     frame = model.frames[letter]
-    targets = frame.targets[frame.part(to)]
-    names = targets
-    of_patient = isinstance(given, Mapping)  # contrasts of one patient
-    values = {"": given}
-    of_one = frame
-    if of_patient:
-        values = by_contrast(given, frame.sources, "images")
-        of_one = replace(frame, channels=1)
-        if frame.completes:
-            names = contrasts_to_make(targets, values, to, "the input")
-        expect_sources([*values], frame.sources, targets, frame.missing, "the input")
-        options = replace(options, contrasts=tuple(names))
-        if len({hasattr(value, "__array__") for value in values.values()}) > 1:
-            what = "some contrasts are arrays, others are images of another type"
-            raise UserError(what, allowed="one type for all contrasts of a patient")
-
-    images: dict[str, Image] = {}
-    backs: dict[str, Back] = {}
     notes: list[Note] = []
-    for name, value in values.items():
-        image, backs[name] = _as_image(value, of_one)
-        if np.isnan(image.pixels.max()):  # a missing contrast, of which nothing can be said
-            images[name] = replace(image, pixels=frame.as_in_training(image.pixels))
-        else:
-            images[name], check = model.check(image, to, name)
-            notes += check.notes
-
-    if of_patient:
-        image, _ = stack_on_one_grid(images, frame.sources)
+    if isinstance(given, Mapping):
+        image, names, back = _patient(model, given, to, notes)
+        options = replace(options, contrasts=tuple(names))
         made = model(image, to, options)
     else:
-        (image,) = images.values()
+        image, back = _as_image(given, frame)
+        image = _checked(model, image, to, "", notes)
         made = model(image, to, options, _with_gradients(given, image))
         if not np.isnan(image.pixels.max()):
             notes += check_result(image, _detached(made[0]), model.pipelines[letter], frame)
@@ -85,18 +61,51 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     if image.is_array and image.dims == 3 and frame.plane == "axial":
         notes += doubts_about_axes(image.pixels[0])
 
-    back = next(iter(backs.values()))
     said = warn(notes)
     made = [replace(each, notes=said) for each in made]
-    if not of_patient:
+    if not isinstance(given, Mapping):
         return _one_or_all([back(each) for each in made], options)
+    targets = frame.targets[frame.part(to)]
     results = {}
-    for number, name in enumerate(targets):
-        parts = [back(replace(each, pixels=each.pixels[[number]])) for each in made]
+    for name in names:
+        channel = [targets.index(name)]
+        parts = [back(replace(each, pixels=each.pixels[channel])) for each in made]
         results[name] = _one_or_all(parts, options)
-    if to is not None and len(targets) == 1:
-        return results[targets[0]]
-    return {name: results[name] for name in names}
+    return results[names[0]] if to is not None and len(targets) == 1 else results
+
+
+def _patient(
+    model: Any, given: Mapping[str, Any], to: str | None, notes: list[Note]
+) -> tuple[Image, list[str], Back]:
+    """The contrasts of one patient as one image, the contrasts to make of them, and the conversion of
+    results back; notes are added.
+    """
+    frame = model.frames[model.domain(to)]
+    values = by_contrast(given, frame.sources, "images")
+    targets = frame.targets[frame.part(to)]
+    names = targets
+    if frame.completes:
+        names = contrasts_to_make(targets, values, to, "the input")
+    expect_sources([*values], frame.sources, targets, frame.missing, "the input")
+    if len({hasattr(value, "__array__") for value in values.values()}) > 1:
+        what = "some contrasts are arrays, others are images of another type"
+        raise UserError(what, allowed="one type for all contrasts of a patient")
+
+    of_one = replace(frame, channels=1)
+    read = {name: _as_image(value, of_one) for name, value in values.items()}
+    images = {name: _checked(model, image, to, name, notes) for name, (image, _) in read.items()}
+    image, _ = stack_on_one_grid(images, frame.sources)
+    return image, names, next(iter(read.values()))[1]
+
+
+def _checked(model: Any, image: Image, to: str | None, contrast: str, notes: list[Note]) -> Image:
+    """An image as in the training; notes on it are added. Of a missing contrast nothing is said."""
+    if np.isnan(image.pixels.max()):
+        frame = model.frames[model.domain(to)]
+        return replace(image, pixels=frame.as_in_training(image.pixels))
+    image, check = model.check(image, to, contrast)
+    notes += check.notes
+    return image
 
 
 def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:

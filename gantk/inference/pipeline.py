@@ -7,6 +7,7 @@ little more memory than its own and that of its results.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
@@ -157,49 +158,26 @@ class Pipeline(Scales):
         pixels: Tensor | None,
     ) -> list[Tensor]:
         """The results of the network on the grid of the image; arguments as of `results`."""
-        by_slice = self.frame.dims < image.dims
         grid = self.grid_of(image)
         resamples = grid.resamples(image)
-        total, *sides = grid.sides(image.pixels.shape[1:], image.spacing)
-        if not by_slice:
-            sides = [total, *sides]
-            total = 1
+        sides = list(grid.sides(image.pixels.shape[1:], image.spacing))[-self.frame.dims :]
         expect_enlargement(tuple(sides), self.frame)
         sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
         native = grid.to_grid_order(image.pixels) if pixels is None else pixels
-
-        work = Work("", total, "slice")
-        slices = self._slices(image, native, grid)
-        lines = Planes(self._run(slices, work, network, count, prepare, sharpens))
-        if not by_slice:
-            made = lines(0, 1)[:, 0]
-            total = made.shape[1]
-            lines = Planes(iter([made]))
-        if sharpens:
-            least = None  # slices of the file are alone, those of another grid are not
-            if not by_slice:
-                least = least_variance(made[None, -image.channels :])
-            elif resamples:
-                least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.frame.range) ** 2])
-            lines = Planes(_lines(lines, total, image.channels, count, least))
-
-        def on_grid(first: int, last: int) -> Tensor:
-            """Planes of the results, or of their lines, on the sampling grid."""
-            if not by_slice:
-                return prepare.enlarge(lines(0, total)[None], sides, first, last)[0]
-            return prepare.enlarge(lines(first, last).swapaxes(0, 1), sides).swapaxes(0, 1)
-
         whole = image.dims == 2 or pixels is not None
+        parts = [slice(0, native.shape[1])] if whole else slabs(native.shape[1:])
+
         results: list[Tensor] = []
         canvases: list[np.ndarray] = []
-        parts = [slice(0, native.shape[1])] if whole else slabs(native.shape[1:])
-        with work:
-            for part in parts:
+        with Work("", len(parts)) as work:
+            maps_of = self._maps_on_grid(image, native, network, count, prepare, sharpens)
+            for number, part in enumerate(parts):
+                work.advance(number)
                 if resamples:
-                    voxels = grid.to_voxels(lambda *ends: on_grid(*ends).numpy(), image, part)
+                    voxels = grid.to_voxels(lambda *ends: maps_of(*ends).numpy(), image, part)
                     maps = torch.from_numpy(voxels)
                 else:
-                    maps = on_grid(part.start, part.stop)
+                    maps = maps_of(part.start, part.stop)
                 shown = _as_tensor(native[:, part])[None]
                 translated = [
                     _on_image(each[None], shown, prepare, sharpens) for each in maps.chunk(count)
@@ -208,13 +186,45 @@ class Pipeline(Scales):
                     return translated
                 if not results:
                     shape = (len(translated[0]), *image.pixels.shape[1:])
-                    arrays = [np.empty(shape, np.float32) for _ in translated]
-                    canvases = [grid.to_grid_order(array) for array in arrays]
-                    results = [torch.from_numpy(array) for array in arrays]
+                    results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in translated]
+                    canvases = [grid.to_grid_order(result.numpy()) for result in results]
                 for canvas, values in zip(canvases, translated, strict=True):
                     canvas[:, part] = values
 
         return results
+
+    def _maps_on_grid(
+        self,
+        image: Image,
+        native: np.ndarray | Tensor,
+        network: Network,
+        count: int,
+        prepare: Prepare,
+        sharpens: bool,
+    ) -> Callable[[int, int], Tensor]:
+        """The function from (first, last) to these planes, on the sampling grid, of the `count` results
+        of the network, or of their lines if it `sharpens`: (K, planes, *spatial).
+        """
+        grid = self.grid_of(image)
+        total, *sides = grid.sides(image.pixels.shape[1:], image.spacing)
+        slices = self._slices(image, native, grid)
+        if self.frame.dims < image.dims:
+            planes = Planes(self._run(slices, total, network, count, prepare, sharpens))
+            if sharpens:
+                least = None  # slices of the file are alone, those of another grid are not
+                if grid.resamples(image):
+                    least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.frame.range) ** 2])
+                planes = Planes(_lines(planes, total, image.channels, count, least))
+            return lambda first, last: prepare.enlarge(
+                planes(first, last).swapaxes(0, 1), sides
+            ).swapaxes(0, 1)
+
+        made = next(self._run(slices, 1, network, count, prepare, sharpens))[:, 0]
+        if sharpens:
+            least = least_variance(made[None, -image.channels :])
+            lines = _lines(Planes(iter([made])), made.shape[1], image.channels, count, least)
+            made = torch.cat([*lines], 1)
+        return lambda first, last: prepare.enlarge(made[None], [total, *sides], first, last)[0]
 
     def _slices(
         self, image: Image, native: np.ndarray | Tensor, grid: SamplingGrid
@@ -233,64 +243,63 @@ class Pipeline(Scales):
     def _run(
         self,
         slices: Iterator[Tensor],
-        work: Work,
+        total: int,
         network: Network,
         count: int,
         prepare: Prepare,
         keep_seen: bool,
     ) -> Iterator[Tensor]:
         """Run the network on native slices (C, *spatial); yields blocks (K, slices, *size) of its
-        `count` results and, if `keep_seen`, of what it saw. Blank slices skip the network.
+        `count` results and, if `keep_seen`, of what it saw.
         """
-        total = int(work.total)
-        reach = self.frame.neighbours
+        rows = _with_neighbours(slices, total, self.frame.neighbours)
+        for first in rows:  # of a block, which takes the others
+            yield self._block(itertools.chain([first], rows), network, count, prepare, keep_seen)
+
+    def _block(
+        self,
+        rows: Iterator[tuple[Tensor, Tensor]],
+        network: Network,
+        count: int,
+        prepare: Prepare,
+        keep_seen: bool,
+    ) -> Tensor:
+        """The next slices through the network, see `_run`, which blank ones skip."""
         size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
         corner: Any = (..., *[slice(1)] * self.frame.dims)
-        native: dict[int, Tensor] = {}  # the slices around the last one, by number
-        following = 0  # the slice that is read next
-        first = 0
-        while first < total:
-            work.advance(first)
-            filled: list[int] = []
-            shown: list[Tensor] = []
-            corners: dict[int, Tensor] = {}  # a pixel of each blank slice
-            last = first
-            while last < total and len(filled) < size:
-                while following < min(total, last + reach + 1):
-                    native[following] = next(slices)
-                    following += 1
-                (places,) = neighbour_places(torch.tensor([last]), reach, total).tolist()
-                row = torch.cat([native[number] for number in places])
-                if _is_blank(native[last]):
-                    corners[last] = native[last][corner]
-                else:
-                    filled.append(last)
-                    shown.append(prepare(row[None]))
-                native = {number: native[number] for number in native if number > last - reach}
-                last += 1
+        shown: list[Tensor] = []
+        filled: list[int] = []  # places of these in the block
+        blank: list[int] = []
+        corners: list[Tensor] = []  # a pixel of each blank slice
+        for native, row in rows:
+            if _is_blank(native):
+                blank.append(len(filled) + len(blank))
+                corners.append(native[corner])
+            else:
+                filled.append(len(filled) + len(blank))
+                shown.append(prepare(row[None]))
+            if len(filled) == size:
+                break
 
-            # all blank: the last gives the channel count
-            seen = torch.cat(shown or [prepare(row[None])])
-            made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
-            if self.post_steps:
-                made = [self.post_steps(each, seen) for each in made]
-            channels = made[0].shape[1]
+        # all blank: the last gives the channel count
+        seen = torch.cat(shown or [prepare(row[None])])
+        made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
+        if self.post_steps:
+            made = [self.post_steps(each, seen) for each in made]
+        channels = made[0].shape[1]
+        if keep_seen:
+            made.append(prepare.middle(seen))
+        block = torch.cat(made, 1)
+        if blank:
+            pixels = torch.stack(corners)
+            levels = [prepare.blank_level(pixels, channels)] * count
             if keep_seen:
-                made.append(prepare.middle(seen))
-            block = torch.cat(made, 1)
-
-            if len(filled) < last - first:
-                whole = block.new_empty(last - first, *block.shape[1:])
-                whole[[number - first for number in filled]] = block[: len(filled)]
-                pixels = torch.stack([*corners.values()])
-                levels = [prepare.blank_level(pixels, channels)] * count
-                if keep_seen:
-                    levels.append(prepare.detail(pixels, pixels.shape[1]))
-                whole[[number - first for number in corners]] = torch.cat(levels, 1)
-                block = whole
-
-            yield block.swapaxes(0, 1)
-            first = last
+                levels.append(prepare.detail(pixels, pixels.shape[1]))
+            whole = block.new_empty(len(filled) + len(blank), *block.shape[1:])
+            whole[filled] = block[: len(filled)]
+            whole[blank] = torch.cat(levels, 1)
+            block = whole
+        return block.swapaxes(0, 1)
 
     def _lowest_result(self, image: Image) -> float | None:
         """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):
@@ -307,6 +316,23 @@ class Pipeline(Scales):
         return prepare.target.inverse(prepare.target_level(seen, channels)).flatten()
 
 
+def _with_neighbours(
+    slices: Iterator[Tensor], total: int, reach: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each slice (C, *spatial), and as a network sees it: with so many neighbours on each side as
+    further channels.
+    """
+    known: dict[int, Tensor] = {}
+    following = 0  # the slice that is read next
+    for number in range(total):
+        while following < min(total, number + reach + 1):
+            known[following] = next(slices)
+            following += 1
+        (places,) = neighbour_places(torch.tensor([number]), reach, total).tolist()
+        yield known[number], torch.cat([known[place] for place in places])
+        known = {place: known[place] for place in known if place > number - reach}
+
+
 class Planes:
     """The planes of a volume from an iterator of blocks of them, (C, planes, *spatial), each made once
     and dropped when it is not needed any more.
@@ -314,18 +340,19 @@ class Planes:
 
     def __init__(self, blocks: Iterator[Tensor]):
         self._blocks = blocks
-        self._first = 0
-        self._kept: Tensor | None = None
+        self._end = 0  # of the planes that were made
+        self._kept = torch.empty(0)
 
     def __call__(self, first: int, last: int) -> Tensor:
         """The planes from `first` to before `last`; no later call may ask for one before `first`."""
-        if self._kept is None:
-            self._kept = next(self._blocks)
-        blocks = [self._kept[:, first - self._first :]]
-        while sum(block.shape[1] for block in blocks) < last - first:
+        blocks = []
+        if self._end > first:
+            blocks.append(self._kept[:, first - self._end :])
+        del self._kept  # takes no memory while others are made
+        while self._end < last:
             blocks.append(next(self._blocks))
+            self._end += blocks[-1].shape[1]
         self._kept = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
-        self._first = first
         return self._kept[:, : last - first]
 
 

@@ -381,7 +381,7 @@ class Translator(TrainedModel):
         """
         if n < 1:
             raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
-        if out.exists() and not out.is_dir():
+        if out.is_file():
             raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
         earlier = [path for kind in SAMPLE_KINDS for path in out.glob(f"sample-[0-9]*.{kind}")]
         lists = [out / "labels.csv", out / "post.json"]
@@ -393,29 +393,29 @@ class Translator(TrainedModel):
         make_folder(out)
         for path in earlier:
             path.unlink()
-
         paths = []
         for number, pixels in enumerate(images):
-            path = out / f"sample-{number:04d}.{suffix}"
-            image = Image(pixels, affine=np.eye(4) if suffix == "nii.gz" else None)
-            if suffix == "png":
-                levels = np.clip(np.rint(pixels), 0, MAX_OF_BYTE)
-                image = Image(levels, dtype=np.dtype(np.uint8))
-            write(path, image, overwrite=overwrite)
-            paths.append(path)
+            paths.append(out / f"sample-{number:04d}.{suffix}")
+            write(paths[-1], _as_sample(pixels, suffix), overwrite=overwrite)
 
         classes = self._classes_of_samples(n, label)
         if classes:
             rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
             write_output(lists[0], csv_text(("file", "label"), rows).encode())
-
         measured = [record.dump() for record in self._posts.records()] if post else []
         if measured:
             write_output(lists[1], json.dumps(measured, indent=1).encode())
-
         return paths
 
     def _has_bytes(self) -> bool:
         """Whether the training images were pictures of 8 bits."""
         low, high, whole = value_range(self.intensity["image"], self.values.get("image"))
         return whole and low >= 0 and MIN_BYTE_WHITE <= high <= MAX_OF_BYTE
+
+
+def _as_sample(pixels: np.ndarray, suffix: str) -> Image:
+    """Generated pixels (C, *spatial) as the image of a file of this kind."""
+    if suffix == "png":
+        levels = np.clip(np.rint(pixels), 0, MAX_OF_BYTE)
+        return Image(levels, dtype=np.dtype(np.uint8))
+    return Image(pixels, affine=np.eye(4) if suffix == "nii.gz" else None)

@@ -79,23 +79,7 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
     """The size of each value of a graph whose image has this size; ValueError where one does not
     follow from it.
     """
-    small = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    small.graph.name = "graph"
-    small.graph.node.extend(model.graph.node)
-    sizes: dict[str, Shape] = {"": ()}
-    for tensor in model.graph.initializer:
-        sizes[tensor.name] = tuple(tensor.dims)
-        if prod(tensor.dims) <= MAX_SIZE_VALUES:
-            small.graph.initializer.append(tensor)
-        else:
-            info = make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            small.graph.input.append(info)
-    for image in model.graph.input:
-        if image.name not in sizes:
-            sizes[image.name] = tuple(size)
-            kind = image.type.tensor_type.elem_type
-            small.graph.input.append(make_tensor_value_info(image.name, kind, size))
-
+    small, sizes = _without_large_weights(model, size)
     # tensors of one axis may state sizes: the second time onnx computes them, if they are small
     for computes_sizes in (False, True):
         try:
@@ -119,6 +103,31 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
         if name not in sizes:
             raise ValueError(f"the size of '{name[:40]}' in it is not known beforehand")
     return sizes
+
+
+def _without_large_weights(
+    model: onnx.ModelProto, size: Sequence[int]
+) -> tuple[onnx.ModelProto, dict[str, Shape]]:
+    """A graph whose image has this size, with large weights as further inputs; and the sizes of all
+    its inputs and weights.
+    """
+    small = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    small.graph.name = "graph"
+    small.graph.node.extend(model.graph.node)
+    sizes: dict[str, Shape] = {"": ()}
+    for tensor in model.graph.initializer:
+        sizes[tensor.name] = tuple(tensor.dims)
+        if prod(tensor.dims) <= MAX_SIZE_VALUES:
+            small.graph.initializer.append(tensor)
+        else:
+            info = make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            small.graph.input.append(info)
+    for image in model.graph.input:
+        if image.name not in sizes:
+            sizes[image.name] = tuple(size)
+            kind = image.type.tensor_type.elem_type
+            small.graph.input.append(make_tensor_value_info(image.name, kind, size))
+    return small, sizes
 
 
 def _work(node: onnx.NodeProto, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
