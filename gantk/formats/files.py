@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,19 +96,14 @@ def formats() -> dict[str, Format]:
     registered = registry()
     if "formats" not in registered.cache:
         by_suffix: dict[str, Format] = {}
-        broken = []
-        for entry in [entry for (kind, _), entry in registered.entries.items() if kind == "format"]:
+        for entry in registered.of_kind("format"):
             try:
                 form = entry.load()()
                 form.name = form.name or entry.name
                 form.owner = entry.owner
                 suffixes = tuple(form.suffixes)
             except Exception as error:  # one broken plugin must not disable the other formats
-                if isinstance(error, UserError):
-                    shown = error
-                else:
-                    shown = entry.refusal("cannot be used", error)
-                broken.append(f"Note that {shown}")
+                warnings.warn(str(entry.refusal("cannot be used", error)), stacklevel=2)
                 continue
 
             for suffix in suffixes:
@@ -120,7 +116,6 @@ def formats() -> dict[str, Format]:
                     raise UserError(what, remedy="uninstall one of the two packages")
 
         registered.cache["formats"] = by_suffix
-        registered.cache["broken formats"] = " ".join(broken)
 
     return registered.cache["formats"]
 
@@ -617,5 +612,6 @@ def unread_error(path: Path) -> UserError:
 
 
 def _unknown_suffix(path: Path, verb: str) -> UserError:
-    what = f"cannot {verb} '{path}': unknown suffix '{suffix_of(path)}'"
-    return UserError(what, allowed=readable(), remedy=registry().cache["broken formats"])
+    return UserError(
+        f"cannot {verb} '{path}': unknown suffix '{suffix_of(path)}'", allowed=readable()
+    )

@@ -8,7 +8,6 @@ volumes as NIfTI.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -61,7 +60,6 @@ SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
 SIDE_TAGS = (256, 257)
 JPEGS = ("JPEG", "MPO")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Picture(Format):
@@ -134,25 +132,11 @@ class Picture(Format):
         PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 
-def _is_turned(path: Path, picture: ImageFile) -> bool:
-    """Whether EXIF data exchange the rows and columns of a picture."""
-    early = {"exif", "Raw profile type exif"} & set(picture.info)
-    if picture.format == "PNG" and not early and not _chunks_after_pixels(path):
-        return False  # Pillow would decode a PNG to look for EXIF data after its pixels
-    return picture.getexif().get(ORIENTATION) in range(5, 9)
-
-
-def _chunks_after_pixels(path: Path) -> set[bytes]:
-    """The kinds of the chunks of a PNG that follow its pixels, among which EXIF data may be."""
-    kinds: list[bytes] = []
-    with open(path, "rb") as file:
-        file.seek(len(PNG_SIGNATURE))
-        while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
-            spend()
-            kinds.append(start[4:])
-            file.seek(int.from_bytes(start[:4]) + 4, os.SEEK_CUR)  # its content and checksum
-    pixels = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds)
-    return {*kinds[pixels:]} - {b"IDAT"}
+def _has_exif_before_pixels(picture: ImageFile) -> bool:
+    """Whether a picture has EXIF data that may turn it. Those after the pixels of a PNG do not count:
+    Pillow decodes the picture to look for them.
+    """
+    return picture.format != "PNG" or bool({"exif", "Raw profile type exif"} & set(picture.info))
 
 
 def _imagej_scale(picture: TiffImageFile) -> tuple[float, float] | None:
@@ -234,7 +218,7 @@ def _shape_of(path: Path, picture: ImageFile) -> tuple[int, ...]:
     else:
         width, height = picture.size
 
-    if _is_turned(path, picture):
+    if _has_exif_before_pixels(picture) and picture.getexif().get(ORIENTATION) in range(5, 9):
         width, height = height, width
 
     channels = 3 if MODES.get(picture.mode, picture.mode) == "RGB" else 1
@@ -246,7 +230,7 @@ def _array_of(picture: ImageFile) -> np.ndarray:
     if _is_deep(picture):
         raise ValueError("it has several channels of 16 bits")
 
-    upright = PIL.ImageOps.exif_transpose(picture)
+    upright = PIL.ImageOps.exif_transpose(picture) if _has_exif_before_pixels(picture) else picture
     array = np.asarray(upright.convert(MODES.get(upright.mode, upright.mode)))
     if not isinstance(picture, TiffImageFile):
         return array

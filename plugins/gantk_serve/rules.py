@@ -61,9 +61,6 @@ class RuleTable(spec.Table):
     # "series": each series that matches by itself; "study": all of a study's together, for models
     # of several contrasts
     each: Literal["series", "study"] = "series"
-    # what becomes of a derived series whose source has changed: "replace" deletes it from Orthanc
-    # once the new one is there, "keep" marks it as superseded
-    on_change: Literal["replace", "keep"] = "replace"
 
     @property
     def modalities(self) -> list[str]:

@@ -509,17 +509,13 @@ class Worker:
             self.orthanc.update_record(name, lambda before, record=record: record)
 
     def _withdraw(self, source: Source, new: set[str]) -> set[str]:
-        """Delete or mark what was made of an earlier state of a source; returns its UIDs."""
+        """Delete what was made of an earlier state of a source; returns its UIDs."""
         old: set[str] = set()
         for series in self.orthanc.series(source.names):
             old.update(record_of(series).get("derived", []))
         for uid in old - new:
             for name in self.orthanc.find_series(uid):
-                if source.rule.on_change == "replace":
-                    self.orthanc.delete(name)
-                else:
-                    by = {"superseded": True, "by": sorted(new)}
-                    self.orthanc.update_record(name, lambda before, by=by: before | by)
+                self.orthanc.delete(name)
         return old - new
 
     def _watch_sending(self) -> None:

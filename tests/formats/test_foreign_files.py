@@ -4,7 +4,6 @@ cause and what to do.
 
 import gzip
 import re
-import zlib
 
 import nibabel as nib
 import numpy as np
@@ -341,19 +340,3 @@ def test_grids_that_differ_by_half_a_voxel_are_not_the_same(tmp_path):
 
     assert grids[0].same_as(grids[1])
     assert not grids[0].same_as(grids[2])
-
-
-def test_exif_data_after_the_pixels_of_a_png_are_used(tmp_path):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
-    PIL.Image.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / "x.png", exif=exif)
-    content = (tmp_path / "x.png").read_bytes()
-    start = content.index(b"eXIf") - 4
-    length = int.from_bytes(content[start : start + 4]) + 12
-    chunk = content[start : start + length]
-    rest = content[:start] + content[start + length :]
-    text = (9000).to_bytes(4) + b"tEXt" + b"a\0".ljust(9000, b"b")
-    text += zlib.crc32(text[4:]).to_bytes(4)
-    (tmp_path / "x.png").write_bytes(rest[:-12] + chunk + text + rest[-12:])
-    for read in (files.read, files.outline):
-        assert read(tmp_path / "x.png").pixels.shape == (1, 9, 4)

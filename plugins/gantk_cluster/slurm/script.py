@@ -46,15 +46,7 @@ def job_script(
     sweeps = sweep is not None
     begun = (Path(what) / SWEEP).is_file()
     if begun or (Path(what) / "recipe.toml").is_file():
-        if words or out or sweeps:
-            remedy = "leave --data, --set, --profile, --out and --sweep out"
-            raise UserError(
-                f"'{what}' already exists and resumes with its own settings",
-                where=what,
-                remedy=remedy,
-            )
-        if not begun:
-            _check_run(what)
+        _check_begun(what, [*words, out, sweep], is_run=not begun)
         name = Path(what).absolute().name
         out = what
         sweeps = begun
@@ -108,8 +100,16 @@ def _training_options(settings: Iterable[str], data: str | None, profile: str | 
     return words
 
 
-def _check_run(folder: str) -> None:
-    """UserError where the run in a folder cannot be resumed."""
+def _check_begun(folder: str, settings: Iterable[object], *, is_run: bool) -> None:
+    """UserError where settings are given to a begun run or sweep, or a run cannot be resumed."""
+    if any(each is not None for each in settings):
+        raise UserError(
+            f"'{folder}' already exists and resumes with its own settings",
+            where=folder,
+            remedy="leave --data, --set, --profile, --out and --sweep out",
+        )
+    if not is_run:
+        return
     run = RunFolder.open(folder)
     run.recipe(LACKING_IN_TRAINING).check()
     refuse_packed(run)

@@ -35,6 +35,7 @@ SCHEDULERS = ("asha", "none")
 TRIALS = 20
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
 SWEEP_FILE = "sweep.json"
+COLUMNS = ("trial", "score", "step", "error")  # of the table, before the settings
 
 
 class Sweep(Table):
@@ -79,21 +80,18 @@ def sweep(
     Returns the folder: trials/*, each a run; best.toml, sweep.csv.
     """
     folder = Path(resume or out) if resume or out else None
+    if (recipe is None) == (resume is None) or (resume is not None and space):
+        what = "a sweep either begins with a recipe and a space, or is resumed with its own"
+        remedy = "gantk sweep RECIPE --space KEY=LOW..HIGH, or gantk sweep --resume DIR"
+        raise UserError(what, where="RECIPE, --resume", remedy=remedy)
+
     if resume is not None:
-        if recipe is not None or space:
-            problem = "a resumed sweep keeps its own recipe and options"
-            raise UserError(problem, where="--resume", remedy="leave out all but --address")
         asked = _saved_settings(folder)
     else:
-        if recipe is None:
-            remedy = "name a recipe: `gantk sweep RECIPE --space KEY=LOW..HIGH`"
-            raise UserError("the command names no recipe", where="RECIPE", remedy=remedy)
-
         seeds = {} if seed is None else {"train.seed": seed}
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
-        asked = _shared_settings(loaded, model, list(space), scheduler)
-        trials = trials or combinations(asked) or TRIALS
-        asked |= {"trials": trials, "hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
+        asked = _shared_settings(loaded, model, list(space), scheduler, trials)
+        asked |= {"hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         if folder:
             _require_empty(folder)
 
@@ -139,19 +137,20 @@ def _say_results(
     for row in rows:
         if row["error"]:
             say(f"failed   {row['trial']}: {row['error']}")
-
-    if not rows or rows[0]["score"] is None:
+    best = next(iter(rows), {})
+    if best.get("score") is None:
         raise GantkError(f"No trial has a score. See {folder / 'sweep.csv'}")
 
-    best = rows[0]
-    values = _words(best["values"])
+    values = {name: value for name, value in best.items() if name not in COLUMNS}
     say(f"score    {rule}")
-    say(f"best     {best['trial']}: {best['score']:.4g} at step {best['step']}, {values}")
+    say(f"best     {best['trial']}: {best['score']:.4g} at step {best['step']}, {_words(values)}")
     say(f"recipe   {folder / 'best.toml'}")
     say(f"table    {folder / 'sweep.csv'}")
 
 
-def _shared_settings(loaded: Any, model: Any, space: list[str], scheduler: str) -> dict[str, Any]:
+def _shared_settings(
+    loaded: Any, model: Any, space: list[str], scheduler: str, trials: int | None
+) -> dict[str, Any]:
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an
     axis.
     """
@@ -171,7 +170,7 @@ def _shared_settings(loaded: Any, model: Any, space: list[str], scheduler: str) 
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     log_every = min(model.train.log_every, max(every // 5, 1))
     compared = {"train.save_every": every, "train.log_every": log_every}
-    return {
+    shared = {
         "name": loaded.name,
         "recipe": loaded.override(compared).tables,
         "space": space,
@@ -179,6 +178,7 @@ def _shared_settings(loaded: Any, model: Any, space: list[str], scheduler: str) 
         "steps": steps,
         "every": every,
     }
+    return shared | {"trials": trials or combinations(shared) or TRIALS}
 
 
 def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
@@ -263,39 +263,26 @@ def _scheduler(asked: dict[str, Any]) -> Any:
 
 def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml and sweep.csv; returns the trials, best first, and what is scored."""
-    keys = [axis.key for axis in axes_of(_saved_settings(folder)["space"])]
     rows = []
     rule = ""
-    higher = False
+    sign = 1  # -1 where higher scores are better
     for run in sorted(file.parent for file in (folder / "trials").glob(f"trial-*/{TRIAL_FILE}")):
         known = read(run, TRIAL_FILE, Trial)
-        scores: dict[int, float] = {}
+        row = {"trial": run.name, "score": None, "step": None, "error": known.error}
         if (run / "best.json").is_file():
             chosen = choice_of(run)
-            rule, higher, scores = chosen.rule, chosen.higher_is_better, chosen.scores
+            rule = chosen.rule
+            sign = -1 if chosen.higher_is_better else 1
+            scores = [(sign * score, step) for step, score in chosen.scores.items()]
+            if scores:
+                value, row["step"] = min(scores)
+                row["score"] = sign * value
+        rows.append(row | known.values)
 
-        best = (max if higher else min)(scores, key=scores.get, default=None)
-        state = "finished" if (run / "metrics.json").is_file() else "stopped"
-        row = {
-            "trial": run.name,
-            "values": known.values,
-            "score": scores.get(best),
-            "step": best,
-            "steps": max(scores, default=0),
-            "state": "failed" if known.error else state,
-            "error": known.error,
-        }
-        rows.append(row)
-
-    sign = -1 if higher else 1
     rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
-    others = ("score", "step", "steps", "state", "error")
-    cells = []
-    for row in rows:
-        values = (row["values"].get(key) for key in keys)
-        cells.append([row["trial"], *values, *(row[name] for name in others)])
-
-    write_file(folder / "sweep.csv", csv_text(("trial", *keys, *others), cells).encode())
+    names = [*COLUMNS, *(axis.key for axis in axes_of(_saved_settings(folder)["space"]))]
+    cells = [[row.get(name) for name in names] for row in rows]
+    write_file(folder / "sweep.csv", csv_text(names, cells).encode())
     if rows and rows[0]["score"] is not None:
         best_run = folder / "trials" / rows[0]["trial"]
         write_file(folder / "best.toml", read_file(best_run / "recipe.toml", best_run))
