@@ -5,7 +5,6 @@ have the right shape.
 from __future__ import annotations
 
 import copy
-import math
 from typing import ClassVar
 
 import pytest
@@ -18,10 +17,9 @@ from gantk.nets.blocks import batch_independent
 from gantk.plugin.spec import bind_or_raise
 from gantk.runs import checkpoint
 from gantk.runs.trained import split_weights
-from gantk.testing.recorded import Recording
 from gantk.testing.small import POOL, Contract, random_images, small_part, train_table
 from gantk.training.engine import Engine
-from gantk.training.optim import Constant, Linear, adam, sgd
+from gantk.training.optim import Constant, adam, sgd
 
 BATCH = 2
 
@@ -39,8 +37,6 @@ class MethodContract(Contract):
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
     classes: ClassVar[tuple[str, ...]] = ()  # classes of the images, for methods that use labels
     microbatches: ClassVar[bool] = True  # False if a loss is of the batch as a whole
-    # False if a step reads values from the device: no CUDA graph can capture it
-    captures: ClassVar[bool] = True
     # False if translating does more than run networks, such as an optimisation
     exports: ClassVar[bool] = True
 
@@ -159,33 +155,12 @@ class MethodContract(Contract):
 
             assert moved, f"the phase '{phase.name}' changed no weight"
 
-    def test_a_recorded_step_is_the_step(self, monkeypatch):
-        """A step that is recorded once and replayed, like a CUDA graph, gives bit-identical
-        weights.
-        """
-        d = min(self.dims)  # recording does not depend on the dimensions
-        if not self.captures:
-            pytest.skip("reads values from the device")
-
-        monkeypatch.setattr("gantk.training.cuda_graph.WARM_UP", 1)
-        steps = _steps_for_each_kind(self.build(d), times=4)
-        plain = self.engine(self.build(d), steps=steps, schedule=Linear)
-        replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
-        if replayed.capture.obstacle is not None:
-            pytest.skip(replayed.capture.obstacle)  # the optimizer cannot be captured
-
-        self.train(plain, until=steps)
-        self.train(replayed, until=steps)
-        assert replayed.capture.obstacle is None, replayed.capture.obstacle
-        assert replayed.capture.graphs, "no kind of step ran often enough to be recorded"
-        _assert_equal(_weights(replayed), _weights(plain))
-
     def test_resume_is_exact(self, tmp_path):
         d = min(self.dims)  # what a checkpoint holds does not depend on the dimensions
         whole = self.engine(self.build(d))
         for _ in whole.fit(lambda step, stage: self.batch_at(whole.method, step, stage.size)):
             if whole.step == 2:
-                path = checkpoint.save(tmp_path, 2, _weights(whole), whole.state_dict(), {})
+                path = checkpoint.save(tmp_path, 2, weights_of(whole), whole.state_dict(), {})
         # other weights: all must come from the checkpoint
         resumed = self.engine(self.build(d, seed=1))
         torch.rand(7)  # and another state of the random numbers
@@ -193,7 +168,7 @@ class MethodContract(Contract):
         checkpoint.load_into(resumed.method, live, str(path))
         resumed.load_state_dict(checkpoint.load_state(path), average)
         self.train(resumed, until=4)
-        _assert_equal(_weights(resumed), _weights(whole))
+        assert_equal(weights_of(resumed), weights_of(whole))
         # The outputs are equal too: no state is outside the checkpoint.
         found = self._products(resumed.method)
         expected = self._products(whole.method)
@@ -261,19 +236,6 @@ class MethodContract(Contract):
         return products
 
 
-def _steps_for_each_kind(method: Method, times: int) -> int:
-    """The fewest steps of a training, up to 1000, in which each stage takes each kind of step, as its
-    phases are due, so many times.
-    """
-    least = times * math.lcm(*(phase.every for phase in method.phases()))
-    stages = len(method.stages(1000))
-    for steps in range(least * stages, 1000):
-        found = [stage.steps for stage in method.stages(steps)]
-        if len(found) == stages and min(found) >= least:
-            return steps
-    return 1000
-
-
 def _translating(method: Method) -> Method:
     """The method as it translates: of its first class, if it is conditional."""
     return method.of_class(0) if method.conditional else method
@@ -291,7 +253,7 @@ class _Translation(torch.nn.Module):
         return self.method.translate(image, self.to_domain)
 
 
-def _weights(engine: Engine) -> dict[str, Tensor]:
+def weights_of(engine: Engine) -> dict[str, Tensor]:
     """The weights and their moving average, with the names of a checkpoint."""
     weights = engine.method.state_dict(prefix="model.")
     if engine.ema is not None:
@@ -300,7 +262,7 @@ def _weights(engine: Engine) -> dict[str, Tensor]:
     return weights
 
 
-def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
     where = (

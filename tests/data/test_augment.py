@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from recorded import Recording, host_reads
 from tiny import method_of, random_images
 
 from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.method import Batch
-from gantk.testing.recorded import Recording, host_reads
 from gantk_parts import AUGMENTATIONS
 from gantk_parts import augment as changes
 

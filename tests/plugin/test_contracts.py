@@ -4,9 +4,10 @@ registry holds.
 
 import pytest
 from method_options import JUDGE, METHODS, UNET
+from recorded import RecordedMethodContract
 
 from gantk import registry
-from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract, MethodContract
+from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract
 
 NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
@@ -69,7 +70,7 @@ def test_every_variant_can_be_recorded(name, number, monkeypatch):
     options = METHODS[name][number]
     classes = ("healthy", "tumour") if options.get("conditional") else ()
     body = {"method": name, "options": options, "classes": classes, "dims": (2,)}
-    type("Variant", (MethodContract,), body)().test_a_recorded_step_is_the_step(monkeypatch)
+    type("Variant", (RecordedMethodContract,), body)().test_a_recorded_step_is_the_step(monkeypatch)
 
 
 BROKEN = """
@@ -169,7 +170,7 @@ def test_a_contract_says_what_is_missing_and_the_lines_to_add(
 
 
 for contract in [
-    *contracts("method", MethodContract, METHODS),
+    *contracts("method", RecordedMethodContract, METHODS),
     *contracts("generator", GeneratorContract, GENERATORS),
     *contracts("discriminator", DiscriminatorContract, DISCRIMINATORS),
 ]:

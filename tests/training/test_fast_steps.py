@@ -4,12 +4,12 @@ import random
 
 import pytest
 import torch
+from recorded import Recording, host_reads
 from tiny import registered, same_weights
 from torch import nn
 
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Phase, Stage
-from gantk.testing.recorded import Recording, host_reads
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 

@@ -6,10 +6,10 @@ import kornia.geometry  # noqa: F401  (its first import copies tensors from the 
 import pytest
 import torch
 from method_options import METHODS, MUNIT
+from recorded import host_reads
 from tiny import random_images
 
 from gantk.method import Batch, Geometry, Method
-from gantk.testing.recorded import host_reads
 from gantk.testing.small import small_part, small_size
 
 CHANGES = ["hflip", "rot90", "affine", "crop", "brightness", "contrast", "noise", "cutout"]

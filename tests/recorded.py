@@ -8,16 +8,23 @@ shows both: a dispatch mode of torch receives every operation, also those of the
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+from gantk.method import Method
+from gantk.testing import MethodContract
+from gantk.testing.methods import assert_equal, weights_of
+from gantk.training.optim import Linear
 
 aten = torch.ops.aten
 VALUES = {aten._local_scalar_dense, aten.is_nonzero, aten.equal}
@@ -166,3 +173,43 @@ def _place() -> str:
         if inside not in file.parents and file.name != own:
             return f"{file.name}:{frame.lineno} in {frame.name}"
     raise RuntimeError("all lines of the stack belong to torch")
+
+
+class RecordedMethodContract(MethodContract):
+    """The contract of a method whose steps a CUDA graph can capture."""
+
+    captures: ClassVar[bool] = True  # False if a step reads values from the device
+
+    def test_a_recorded_step_is_the_step(self, monkeypatch):
+        """A step that is recorded once and replayed, like a CUDA graph, gives bit-identical
+        weights.
+        """
+        d = min(self.dims)  # recording does not depend on the dimensions
+        if not self.captures:
+            pytest.skip("reads values from the device")
+
+        monkeypatch.setattr("gantk.training.cuda_graph.WARM_UP", 1)
+        steps = _steps_for_each_kind(self.build(d), times=4)
+        plain = self.engine(self.build(d), steps=steps, schedule=Linear)
+        replayed = self.engine(self.build(d), steps=steps, schedule=Linear, graph=Recording)
+        if replayed.capture.obstacle is not None:
+            pytest.skip(replayed.capture.obstacle)  # the optimizer cannot be captured
+
+        self.train(plain, until=steps)
+        self.train(replayed, until=steps)
+        assert replayed.capture.obstacle is None, replayed.capture.obstacle
+        assert replayed.capture.graphs, "no kind of step ran often enough to be recorded"
+        assert_equal(weights_of(replayed), weights_of(plain))
+
+
+def _steps_for_each_kind(method: Method, times: int) -> int:
+    """The fewest steps of a training, up to 1000, in which each stage takes each kind of step, as its
+    phases are due, so many times.
+    """
+    least = times * math.lcm(*(phase.every for phase in method.phases()))
+    stages = len(method.stages(1000))
+    for steps in range(least * stages, 1000):
+        found = [stage.steps for stage in method.stages(steps)]
+        if len(found) == stages and min(found) >= least:
+            return steps
+    return 1000
