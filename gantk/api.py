@@ -186,9 +186,8 @@ def _finish(begun: Training, say: Say) -> Run:
             raise
 
         if main:
-            for line in _next_steps(parts, folder):
-                say_safely(line)
             say_safely(f"report   {_write_report(folder)}")
+            _say_end(parts, folder, say_safely)
 
         parts.runtime.wait()
     return Run(folder.path)
@@ -209,9 +208,9 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
-def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
+def _say_end(parts: Parts, folder: RunFolder, say: Say) -> None:
     """Say what a finished run has used, and what can be done with it."""
-    from gantk.terminal import duration
+    from gantk.terminal import duration, say_next
 
     run = argument(folder.path)
     used = folder.usage()
@@ -219,11 +218,11 @@ def _next_steps(parts: Parts, folder: RunFolder) -> Iterator[str]:
         line = f"used     {duration(used.seconds)} of training"
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
-        yield f"{line}; pictures in {run}/samples"
+        say(f"{line}; pictures in {run}/samples")
     if parts.method.samples:
-        yield f"next     gantk sample {run} -n 64 --out images"
+        say_next(f"gantk sample {run} -n 64 --out images", say)
     elif parts.method.directions():
-        yield f"next     gantk translate {run} SCAN OUTPUT"
+        say_next(f"gantk translate {run} SCAN OUTPUT", say)
 
 
 @doing("writing the report")

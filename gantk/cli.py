@@ -337,6 +337,7 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
         "gantk translate runs/first SCANS translated  # a folder",
         "gantk translate RUN --t1 a.nii.gz --t2 b.nii.gz --to FLAIR flair.nii.gz",
     ],
+    then="gantk eval {run} --data SCANS: its scores on scans of your own",
     cls=FilesByContrast,
 )
 @click.argument("run")
@@ -420,6 +421,7 @@ def translate(run, input, output, files, **options) -> None:
     section="Share",
     place=1,
     examples=["gantk export runs/first --out model.onnx"],
+    then="gantk translate {out} SCAN OUTPUT",
 )
 @click.argument("run")
 @click.option(
@@ -460,6 +462,7 @@ def export(run, **options) -> None:
     section="Use",
     place=2,
     examples=["gantk sample runs/tumours -n 64 --out images"],
+    then="gantk eval {run}",
 )
 @click.argument("run")
 @click.option("-n", type=int, default=64, metavar="N", help="Number of images. Default: 64.")
@@ -492,6 +495,7 @@ def sample(run, no_post, **options) -> None:
         "gantk eval t1t2 --data SCANS --json scores.json   # a run or a model, on your own pairs",
         "gantk eval --pred translated --truth real_t2      # two folders of files",
     ],
+    then="gantk translate {run} SCAN OUTPUT",
 )
 @click.argument("run", required=False)
 @click.option(

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gantk.errors import CtrlC, printable
+from gantk.errors import CtrlC, argument, printable
 from gantk.files import expect_file, write_output
 from gantk.guest import hear
 
@@ -42,6 +42,8 @@ class Command(click.Command):
         place: commands of a section are listed in this order, then by name.
         examples: command lines, each with a comment behind `#` where it helps; the help shows them
             as they are.
+        then: the command that usually follows, with arguments of this one in braces: a terminal gets
+            it as the last line, where all of them were given.
     """
 
     def __init__(
@@ -50,12 +52,26 @@ class Command(click.Command):
         section: str = OTHER_SECTION,
         place: int = LAST_PLACE,
         examples: Sequence[str] = (),
+        then: str = "",
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.section = section
         self.place = place
         self.examples = tuple(examples)
+        self.then = then
+
+    def invoke(self, ctx: click.Context) -> Any:
+        result = super().invoke(ctx)
+        if self.then and not ctx.invoked_subcommand and sys.stdout.isatty():
+            given = {
+                name: argument(value)
+                for name, value in ctx.params.items()
+                if value and isinstance(value, str)
+            }
+            with suppress(KeyError):
+                say_next(self.then.format_map(given))
+        return result
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then usage, description and options as click does."""
@@ -198,6 +214,11 @@ def say(line: str, stderr: bool = False) -> None:
 
     gap = max(2, 9 - len(label)) * " " if rest else ""
     out.print(Text.assemble((label, style), gap, rest))
+
+
+def say_next(command: str, say: Callable[[str], None] = say) -> None:
+    """Say the command that usually follows."""
+    say(f"next     {command}")
 
 
 def complain(label: str, text: str, style: str = "bold red") -> None:

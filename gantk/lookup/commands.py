@@ -25,6 +25,7 @@ from gantk.terminal import (
     console,
     overwrite_option,
     say,
+    say_next,
     styled,
     table,
 )
@@ -48,6 +49,7 @@ FIRST_RECIPES = (
     section="Look",
     place=3,
     examples=["gantk list", "gantk list loss"],
+    then="gantk show KIND NAME",
 )
 @click.argument("kind", required=False)
 def list_(kind) -> None:
@@ -164,7 +166,7 @@ def _show_card(name: str, full: bool) -> None:
         out.print(table(tuple(header), rows[:MAX_SCORE_ROWS]))
     out.print(f"\nlimits   {limits_of(path)}", soft_wrap=True)
     out.print(f"licence  {section_of(text, 'Licence') or 'not stated'}", soft_wrap=True)
-    out.print(f"next     gantk show model {name} --full: data, every score, all limits")
+    say_next(f"gantk show model {name} --full: data, every score, all limits")
 
 
 def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = None) -> None:
@@ -214,6 +216,7 @@ def _show_recipe(name: str, profile: str | None) -> None:
     section="Look",
     place=5,
     examples=["gantk plugins"],
+    then="gantk list",
 )
 def plugins() -> None:
     """List the installed plugins, what each one offers, and why one did not load."""
@@ -295,10 +298,12 @@ def recipes(ctx, every) -> None:
 
     console().print(table(("recipe", "summary"), rows))
     if len(shown) < len(known):
-        say(f"{len(known) - len(shown)} more, published systems among them: gantk recipes --all")
+        say_next(
+            f"gantk recipes --all: {len(known) - len(shown)} more, published systems among them"
+        )
 
 
-@recipes.command("copy")
+@recipes.command("copy", then="gantk run {target}")
 @click.argument("name")
 @click.argument("target", required=False)
 @overwrite_option

@@ -56,7 +56,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     """
     from gantk.files import expect_file, write_output
     from gantk.planning.recipe import plan_methods
-    from gantk.terminal import say, split_names
+    from gantk.terminal import say, say_next, split_names
 
     target = Path(out)
     names = split_names(methods) or [""]
@@ -77,4 +77,4 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     if methods:
         say("compare  equal split, size and intensities: the scores of these recipes compare")
     for each in targets:
-        say(f"next     gantk run {argument(each)}")
+        say_next(f"gantk run {argument(each)}")

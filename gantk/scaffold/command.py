@@ -25,11 +25,11 @@ def _command(kind: str, part: str) -> click.Command:
 
     def write(name, folder, overwrite) -> None:
         from gantk.scaffold.scaffold import new_plugin
-        from gantk.terminal import say
+        from gantk.terminal import say, say_next
 
         path = new_plugin(name, Path(folder), part, overwrite)
         say(f"written  {path}")
-        say(f"next     pip install -e '{path}[dev]' && pytest {path}")
+        say_next(f"pip install -e '{path}[dev]' && pytest {path}")
 
     place = click.Option(
         ["--folder"],

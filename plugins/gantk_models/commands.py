@@ -13,6 +13,7 @@ from gantk.terminal import Command, console, json_option, overwrite_option, say,
     section="Use",
     place=4,
     examples=["gantk models", "gantk translate t1t2 t1.nii.gz t2.nii.gz --to T2"],
+    then="gantk show model NAME",
 )
 @json_option("Write the list as JSON too")
 def models(json_file, overwrite) -> None:
@@ -54,6 +55,7 @@ def models(json_file, overwrite) -> None:
     section="Share",
     place=2,
     examples=["gantk pack runs/first packed_model"],
+    then="gantk translate {out} SCAN OUTPUT",
 )
 @click.argument("run")
 @click.argument("out")
@@ -110,6 +112,7 @@ def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ..
         "gantk import checkpoints/maps_cyclegan maps_model --domains T1,T2",
         "gantk translate maps_model t1_slices t2_slices --to T2",
     ],
+    then="gantk translate {out} SCAN OUTPUT",
 )
 @click.argument("folder")
 @click.argument("out")

@@ -111,8 +111,8 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
 
     assert run.name.startswith("tiny-")
     assert first == f"recipe   {tiny_file}"
-    assert str(run.absolute() / "report.html").endswith(lines[-1].split()[-1])
-    assert lines[-2] == f"next     gantk translate {run.relative_to(tmp_path)} SCAN OUTPUT"
+    assert str(run.absolute() / "report.html").endswith(lines[-3].split()[-1])
+    assert lines[-1] == f"next     gantk translate {run.relative_to(tmp_path)} SCAN OUTPUT"
     (end,) = [number for number, line in enumerate(lines) if line.startswith("result")]
     assert max(map(len, lines[end:])) <= 100
     assert any("step 1/1" in line for line in lines), (

@@ -1,5 +1,9 @@
 """What is printed is what was said: markup of rich in names, files and messages is no markup."""
 
+import io
+import re
+
+import click
 import pytest
 
 from gantk import terminal
@@ -33,3 +37,23 @@ def test_names_of_parts_are_not_read_as_markup(add_plugin, gantk, words):
 
     assert "[/red]" in outcome.out
     assert "A [/b] loss." in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("given", "last"), [(["a run"], "next     gantk translate 'a run' SCAN"), ([], "done")]
+)
+def test_a_terminal_gets_the_command_that_follows(monkeypatch, given, last):
+    @click.command(cls=terminal.Command, then="gantk translate {run} SCAN")
+    @click.argument("run", required=False)
+    def command(run):
+        terminal.say("done")
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for isatty, lines in ((True, last), (False, "done")):
+        out = Terminal() if isatty else io.StringIO()
+        monkeypatch.setattr("sys.stdout", out)
+        command.main(given, standalone_mode=False)
+        assert re.sub("\x1b\\[[0-9;]*m", "", out.getvalue()).splitlines()[-1] == lines

@@ -50,7 +50,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     """
     from gantk.data.check.check import check
     from gantk.data.check.findings import line_of
-    from gantk.terminal import console, say, styled
+    from gantk.terminal import console, say, say_next, styled
 
     result = check(path, **options, overwrite=overwrite)
     if json_file != "-":
@@ -69,7 +69,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if not any(problem["severity"] == "error" for problem in spoiling):
-            say(f"next     gantk plan {argument(path)}")
+            say_next(f"gantk plan {argument(path)}")
 
     write_json(json_file, result, overwrite)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)

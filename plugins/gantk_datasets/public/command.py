@@ -10,6 +10,7 @@ from gantk.terminal import Command
     section="Look",
     place=2,
     examples=["gantk data fetch", "gantk data fetch t1t2 --out data/t1t2"],
+    then="gantk data check {out}",
 )
 @click.argument("name", required=False)
 @click.option("--out", metavar="DIR", help="Target folder. Default: data/NAME.")
