@@ -49,6 +49,9 @@ RENAMED: dict[str, str | tuple[str, dict]] = {
     "method.coarse": "method.low_res_warmup",
 }
 
+# Keys that went, with the value at which a recipe is the same without them.
+GONE = {"train.patience": 0, "train.fast.fused": True, "train.fast.benchmark": True}
+
 # Kinds of errors for what a run may have and this version of gantk lacks, which is left out. A
 # training that goes on needs its parts.
 LACKING = ("extra_forbidden", NO_SUCH_PART)
@@ -211,6 +214,12 @@ class Recipe:
             if tuple(new.split(".")) not in leaves(tables):
                 _put(tables, new, value, f"{old}={value}")
                 self.overridden[new] = place(self.text, self.origin, (*inside, *parents, last))
+
+        for key, meaningless in GONE.items():
+            *parents, last = key.split(".")
+            table = mapping(_at(tables, parents))
+            if table.get(last) == meaningless:
+                del table[last]
 
     def check(self) -> CheckedRecipe:
         """Check every key, name and type, and bind the parts.

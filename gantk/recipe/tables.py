@@ -152,13 +152,11 @@ class FastTable(spec.Table):
     channels_last: bool = True
     # join several inputs of one network into one pass, if its norm allows it
     batched_forward: bool = True
-    fused: bool = True  # update all weights, and their averages, in one call
     # CPU: convolve small maps by matrix products, and double the size in one convolution
     kernels: bool = True
     keep_memory: bool = True  # CPU: keep freed memory in the process for the next step
     # CUDA: replay each step as one recorded graph; if that is impossible, the log says why
     cuda_graph: bool = True
-    benchmark: bool = True  # CUDA: time all algorithms of each convolution and use the fastest
 
 
 class TrainTable(spec.Table):
@@ -189,8 +187,6 @@ class TrainTable(spec.Table):
     # steps between checkpoints; each is scored on validation images, see best.json
     save_every: spec.Count = 400
     keep: spec.Count = 3  # number of checkpoints to keep
-    # stop after this many checkpoints without a better score in best.json; 0 = never
-    patience: spec.Number = 0
 
     def steps_in_all(self, steps_per_epoch: int) -> int:
         """The number of steps of the whole training."""

@@ -50,7 +50,6 @@ class Log:
     alarms: list[LogLine] = field(default_factory=list)
     images_per_s: Points = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)  # stage -> its first logged step
-    stopped: str = ""  # why the training ended before its last step
     seconds: float | None = None
     last_step: int | None = None
 
@@ -69,7 +68,6 @@ class Log:
 
         if entry.alarm:
             self.alarms.append(entry)
-        self.stopped = entry.stopped or self.stopped
         if entry.images_per_s is not None:
             self.images_per_s[step] = entry.images_per_s
         if entry.seconds is not None:

@@ -412,7 +412,3 @@ class Choice(Table):
     def scores(self) -> dict[int, float]:
         """The score of each scored checkpoint, by its step."""
         return {row.step: row.score for row in self.table if row.score is not None}
-
-    def patience_used(self) -> int:
-        """The number of scored checkpoints since the best one, none of them better."""
-        return sum(step > (self.step or 0) for step in self.scores)

@@ -251,7 +251,6 @@ class LogLine(Table):
     note: str = about(
         "A phase that is computed in another way than the recipe asks for, and why.", ""
     )
-    stopped: str = about("Why `train.patience` ended the training, in words.", "")
 
 
 class SampleImages(Table):

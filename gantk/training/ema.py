@@ -14,16 +14,13 @@ class EMA:
     al. 2018).
 
     Early on the decay is min(decay, (1 + t) / (10 + t)), so that the first weights soon fade.
-    Buffers of the averaged modules (batch-norm statistics) are copied, not averaged. `fused` false:
-    one tensor at a time, for comparison. The caller counts the `updates`.
+    Buffers of the averaged modules (batch-norm statistics) are copied, not averaged. The caller
+    counts the `updates`.
     """
 
-    def __init__(
-        self, method: nn.Module, modules: Iterable[nn.Module], decay: float, fused: bool = True
-    ):
+    def __init__(self, method: nn.Module, modules: Iterable[nn.Module], decay: float):
         self.decay = decay
         self.updates = 0
-        self.fused = fused
         chosen = {
             id(tensor) for module in modules for tensor in [*module.parameters(), *module.buffers()]
         }
@@ -57,7 +54,7 @@ class EMA:
         """Update the averages from the live weights; on a GPU in a few multi-tensor calls for all
         tensors.
         """
-        if self.fused and self._means and self._share.is_cuda:
+        if self._means and self._share.is_cuda:
             # torch._foreach_lerp_ does not take its weight from a tensor on the device
             apart = torch._foreach_sub(self._weights, self._means)
             torch._foreach_mul_(apart, self._share)

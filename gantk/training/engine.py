@@ -58,7 +58,7 @@ class Engine:
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
         self.ema: EMA | None = None
         if table.ema and averaged:
-            self.ema = EMA(method, averaged, table.ema, table.fast.fused)
+            self.ema = EMA(method, averaged, table.ema)
 
         self._move_states()
         self._trained = list(dict.fromkeys(sum(self.parameters.values(), [])))
@@ -67,7 +67,7 @@ class Engine:
 
         keep_memory(table.fast.keep_memory, runtime.device.type)
         if runtime.device.type == "cuda":
-            torch.backends.cudnn.benchmark = table.fast.benchmark
+            torch.backends.cudnn.benchmark = True
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
         self.capture = self._capture(graph)  # called instead of `take`
         # (step, names, losses) since `check_finite`
@@ -314,7 +314,7 @@ class Engine:
 
     def _move_states(self) -> None:
         for optimizer in self.optimizers.values():
-            move_state(optimizer, self.runtime.device, self.table.fast.fused)
+            move_state(optimizer, self.runtime.device)
 
 
 def trained_by(phase: Phase) -> list[torch.nn.Parameter]:

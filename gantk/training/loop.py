@@ -23,7 +23,6 @@ from gantk.errors import (
     Interrupted,
     UserError,
     argument,
-    count_noun,
     machine_failure,
     one_line,
 )
@@ -54,7 +53,6 @@ class Due:
     log: bool
     samples: bool
     save: bool
-    end: bool  # the last step
 
     @property
     def anything(self) -> bool:
@@ -165,21 +163,15 @@ class Training:
         with view, closing(self.parts.batches), ExitStack() as ending:
             ending.callback(self._free_memory)
             self._begin(view)
-            if self._out_of_patience(view):  # it had ended before this resume
-                return
-
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self._fit(view):
                 view.advance(self.engine.step)
                 due = self._due()
-                ended = False
                 if due.anything or self.used.first_step is None:
                     with self._clock_stopped():
-                        ended = self._do(due, view, stage, batch, losses)
+                        self._do(due, view, stage, batch, losses)
 
                 yield Step(self.engine.step, stage.name, losses, batch)
-                if ended:
-                    return
                 if self._stopping(bool(self._stops or view.write_error)):
                     self.was_stopped = True
                     if not due.save:
@@ -235,10 +227,8 @@ class Training:
 
     def _do(
         self, due: Due, view: TrainingWork, stage: Stage, batch: Batch, losses: dict[str, Tensor]
-    ) -> bool:
-        """Do what is due after a step; returns whether the training ends here for want of a better
-        score.
-        """
+    ) -> None:
+        """Do what is due after a step."""
         if self.used.first_step is None:
             self.used.first_step = since_start()
         if due.log:
@@ -249,14 +239,6 @@ class Training:
             self._save(view)
         if self.runtime.main:
             self._renew_report(view)
-        if not due.save or due.end or not self._out_of_patience(view):
-            return False
-        if not due.log:
-            self._log(view, stage, batch, losses)
-        if not due.samples:
-            self._samples(view)
-
-        return True
 
     def _choose_among_earlier_saves(self) -> None:
         """Find the best save in the log: a kill during a save may have lost best.json."""
@@ -276,10 +258,6 @@ class Training:
         if self.engine.steps == 0:  # untrained weights are saved too, to compare with
             self._save(view)
 
-        if self.table.patience:
-            saves = count_noun(self.table.patience, "checkpoint")
-            view.write(f"patience {saves} without a better score: {self.choice.rule}")
-
     def _due(self) -> Due:
         """What is to be done after the step that has just ended."""
         step = self.engine.step
@@ -288,7 +266,6 @@ class Training:
             log=end or step % self.table.log_every == 0,
             samples=end or step % self.table.sample_every == 0,
             save=end or step % self.table.save_every == 0,
-            end=end,
         )
 
     def _interrupt(self) -> NoReturn:
@@ -309,34 +286,6 @@ class Training:
             f"stopped after step {self.engine.step} of {self.engine.steps}; a checkpoint was saved."
         )
         raise Interrupted(f"{what} To continue, run: gantk resume {argument(self.run.path)}")
-
-    def _out_of_patience(self, view: TrainingWork) -> bool:
-        """Whether `train.patience` ends the training here, as rank 0 decides; logs the reason if it
-        does.
-        """
-        if not self.table.patience:
-            return False
-        if not self.choice.table and self.runtime.world == 1:
-            return False
-
-        waited = self.choice.patience_used()
-        if not self.runtime.gather(waited >= self.table.patience)[0]:
-            return False
-
-        if self.runtime.main:
-            step = self.engine.step
-            saves = count_noun(waited, "checkpoint")
-            why = (
-                f"train.patience: {saves} without a better score than at step"
-                f" {self.choice.step}"
-                f" ({self.choice.rule})"
-            )
-            if not any(line.stopped for line in self.run.read_log()):
-                self.run.add_to_log(LogLine(step=step, stopped=why))
-
-            view.write(f"stopped after step {step} of {self.engine.steps}. {why}")
-
-        return True
 
     def _stopping(self, stopped: bool) -> bool:
         """Whether to stop after this step. Ranks agree on it at log points only, since that

@@ -176,15 +176,17 @@ def same_order(one: Tensor, other: Tensor) -> bool:
     return all(a == b for side, a, b in strides if side > 1)
 
 
-def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -> None:
+def move_state(optimizer: Optimizer, device: torch.device) -> None:
     """Move learning rates and step counts to the device of the update, so that a CUDA graph reads
-    their latest values.
-
-    `fused` false: one parameter at a time, for comparison. Call it again after `load_state_dict`.
+    their latest values. Call it again after `load_state_dict`.
     """
     cuda = device.type == "cuda"
     for group in optimizer.param_groups:
-        _prepare_group(group, device, fused)
+        if "capturable" in group:
+            group["capturable"] = cuda
+        rate = float(group["lr"])
+        needs_tensor = group.get("fused") or group.get("capturable")
+        group["lr"] = torch.tensor(rate, device=device) if needs_tensor else rate
 
     for weight, state in optimizer.state.items():
         for name, value in state.items():
@@ -197,21 +199,6 @@ def move_state(optimizer: Optimizer, device: torch.device, fused: bool = True) -
                 state[name] = value.to(device)
 
     optimizer._warned_capturable_if_run_uncaptured = cuda  # warm-up steps are meant to
-
-
-def _prepare_group(group: dict[str, Any], device: torch.device, fused: bool) -> None:
-    """Choose how a group of parameters is updated, and put its learning rate where that needs it."""
-    if not fused:
-        for key in ("fused", "foreach"):
-            if key in group:
-                group[key] = False
-
-    if "capturable" in group:
-        group["capturable"] = fused and device.type == "cuda"
-
-    rate = float(group["lr"])
-    needs_tensor = fused and (group.get("fused") or group.get("capturable"))
-    group["lr"] = torch.tensor(rate, device=device) if needs_tensor else rate
 
 
 def state_to_load(optimizer: Optimizer, saved: OptimizerState, steps: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import signal
 from dataclasses import replace
 
@@ -20,7 +19,6 @@ from gantk.metrics.evaluate import Scorer
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice
-from gantk.runs.schemas import LogLine
 from gantk.training import loop as training
 
 QUIET = {"device": "cpu", "say": lambda line: None}
@@ -183,57 +181,6 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     )
     clock = {"seconds": 0, "images_per_s": 0}
     assert [line | clock for line in run.log] == [line | clock for line in left.log]
-
-
-@pytest.fixture(scope="module")
-def stopped_run(tmp_path_factory):
-    """A run of 40 steps that saves every second and stopped, as no save was better than the first:
-    only to be read.
-    """
-    recipe = copy.deepcopy(TINY)
-    recipe["train"] |= {
-        "steps": 40,
-        "save_every": 2,
-        "log_every": 4,
-        "sample_every": 3,
-        "patience": 2,
-        "ema": 0.0,
-        "optimizer": {"name": "adam", "lr": 0.0},
-    }
-    return gantk.run(recipe, out=tmp_path_factory.mktemp("stopped") / "run", **QUIET)
-
-
-def stops_of(run) -> list[LogLine]:
-    return [line for line in run.read_log() if line.stopped]
-
-
-def test_patience_ends_a_training(stopped_run):
-    (stopped,) = stops_of(stopped_run)
-    assert stopped.step == 6
-    assert "2 checkpoints without a better score than at step 2" in stopped.stopped
-    log = stopped_run.read_log()
-    assert [line.step for line in log if line.losses][-1] == 6
-    assert [line.step for line in log if line.validation][-1] == 6
-    assert stopped_run.latest().name == "step-000006"
-    assert stopped_run.best().name == "step-000002"
-    report = (stopped_run.path / "report.html").read_text("utf-8")
-    assert "Training stopped early, after step 6" in report
-
-
-@pytest.mark.quick_cases("finished")
-@pytest.mark.parametrize("killed", [False, True], ids=["finished", "killed before"])
-def test_a_resume_agrees_that_patience_has_ended(stopped_run, tmp_path, killed):
-    run = gantk.Run(shutil.copytree(stopped_run.path, tmp_path / "run"))
-    stops = stops_of(run)
-    weights = (run.latest() / "weights.safetensors").read_bytes()
-    if killed:
-        shutil.rmtree(checkpoint.path_of(run.checkpoints, 6))
-
-    gantk.resume(run.path, **QUIET)
-
-    assert run.latest().name == "step-000006"
-    assert (run.latest() / "weights.safetensors").read_bytes() == weights
-    assert stops_of(run) == stops
 
 
 STOPPING = """

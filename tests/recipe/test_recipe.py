@@ -386,10 +386,12 @@ def test_old_keys_in_a_file_give_way_to_what_is_said_later(tmp_path):
         "[profile.gpu]\ntrain.capture = 'off'\n"
     )
     recipe = load_recipe(str(file)).override(
-        ["train.allocator=keep", "train.fast.fused=false"], "gpu"
+        ["train.allocator=keep", "train.fast.batched_forward=false"], "gpu"
     )
 
-    assert recipe.check().train.fast == FastTable(kernels=False, cuda_graph=False, fused=False)
+    assert recipe.check().train.fast == FastTable(
+        kernels=False, cuda_graph=False, batched_forward=False
+    )
     assert recipe.notes["train.kernels"] == "train.kernels is now train.fast.kernels"
     assert mistake(load_recipe(str(file))).endswith(f"({file}:6)")
 

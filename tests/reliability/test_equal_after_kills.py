@@ -39,14 +39,6 @@ NOISE = {
 RECIPES = {  # beside an image pool, dropout, augmentation and a schedule
     # judged by what the last saves say
     "best": {"evaluate": {"checkpoint": "best"}},
-    "patience": {
-        "train": {
-            "patience": 2,
-            "optimizer": {"name": "adam", "lr": 0.0},
-            "ema": 0.0,
-            "sample_every": 5,
-        }
-    },
     "noise": {"method": NOISE, "evaluate": {"metrics": ["kid"], "images": 8}},
 }
 
