@@ -277,7 +277,7 @@ def _unlike_in_look(image: Image, frame: Frame, contrast: str) -> list[Finding]:
     if ratio <= 1:
         return lines
     shown = math.ceil(100 * ratio) / 100  # above 1
-    line = f"look: unlike the training images, {shown:.2f} times their distance from each other"
+    line = f"look: {shown:.2f} times as far from the training images as these are from each other"
     return [*lines, (line, ratio > FAR_LOOK_RATIO)]
 
 

@@ -53,10 +53,11 @@ class GramStyle:
             raise TypeError("the loss 'gram' takes lists of feature maps, not images")
         count = len(self.weights) if self.weights else len(output)
         if not len(output) == len(target) == count:
-            counts = f"{len(output)} and {len(target)} feature maps and {count} weights"
-            raise UserError(
-                f"the style loss needs one of each per layer, but got {counts}", where="weights"
+            what = (
+                f"the style loss got {len(output)} feature maps of the output, {len(target)} of the"
+                f" style and {count} weights, but needs one of each for every layer"
             )
+            raise UserError(what, where="weights")
 
         layers = [self._of_layer(maps, wanted) for maps, wanted in zip(output, target, strict=True)]
         by_layer = torch.stack(layers)  # (layers, N)

@@ -74,7 +74,7 @@ class Style(Method):
             count = len(self.contents)
             brought = min(len(batch["a"]), len(batch["b"]))
             if brought < count:
-                what = f"the method stores {count} images, but a step has only {brought}"
+                what = f"{count} images are painted at once, but a step brings only {brought}"
                 raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")
 
             self.contents.copy_(batch["a"][:count])

@@ -265,7 +265,7 @@ def test_a_mask_of_no_image_is_a_note(tmp_path):
     tree(tmp_path, "p0/seg.png", "p9/seg.png", lesion=3)
     source = Files(("T1", "T2"), 2, (16, 16), path=str(tmp_path), mask="seg")
     source.records()
-    assert source.notes == ["1 mask of no image left out: 'p9/seg.png'"]
+    assert source.notes == ["1 mask left out, without an image: 'p9/seg.png'"]
 
 
 def test_a_mask_on_another_grid_is_named(tmp_path):

@@ -116,8 +116,8 @@ CASES = {
         "partly",
         "spacing: 3 x 2 x 2 mm",
     ),
-    "a little unlike": ({"gamma": 1.25}, {}, "partly", "look: unlike the training images, 1."),
-    "far unlike": ({"gamma": 0.4}, {}, "no", "times their distance from each other"),
+    "a little unlike": ({"gamma": 1.25}, {}, "partly", "look: 1."),
+    "far unlike": ({"gamma": 0.4}, {}, "no", "times as far from the training images"),
     "like the other domain": (
         {"gamma": 3.0, "name": "b.nii.gz"},
         {},

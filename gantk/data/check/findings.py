@@ -218,7 +218,7 @@ def differing_in_domain(items: Sequence[Inspected]) -> Iterator[Problem]:
         groups[name, item.contrast if "+" in name else ""].append(item)
 
     for (name, _), group in groups.items():
-        of = f" of {name}" if name else ""
+        of = f" of {name}" if name not in ("", "images") else ""
         yield from _of_several_kinds(group, of)
         for rule in OUTLIERS:
             yield from _outliers(rule, group, of)
@@ -284,8 +284,8 @@ def scans_of_other_scales(items: Sequence[Inspected], study: Study) -> Iterator[
         ratio = width_ratio([volumes[number] for number in usual])
         if ratio > MAX_WIDTH_RATIO:
             what = (
-                f"the scans of {name} share no gray scale: their intensity ranges differ by up to"
-                f" {ratio:.1f} to 1, but data.intensity maps all by one range"
+                f"the intensity ranges of the scans of {name} differ by up to {ratio:.1f} to 1, but"
+                " data.intensity maps all of them by one range"
             )
             parts = getattr(study.table.intensity(), "parts", {})
             key = f"data.intensity.{letter}.per" if letter in parts else "data.intensity.per"

@@ -124,7 +124,7 @@ class Files(VolumeSource):
             set_masks(rows, [*masks], self.root, self.mask, self.contrast_words)
             alone = sorted(masks - {row.mask for row in rows})
             if alone:
-                what = f"{count_noun(alone, 'mask')} of no image left out:"
+                what = f"{count_noun(alone, 'mask')} left out, without an image:"
                 names = join_first([repr(self.key_of(mask)) for mask in alone])
                 self.notes = [*self.notes, f"{what} {names}"]
         unread = unread_rows(paths)

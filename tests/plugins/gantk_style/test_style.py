@@ -84,7 +84,7 @@ def test_the_gram_loss_compares_maps_and_refuses_images():
     ]
     expected = sum(w * each.square().mean() for w, each in zip((0.25, 2.0), layers, strict=True))
     torch.testing.assert_close(paper(maps, other), expected)
-    with pytest.raises(UserError, match="1 and 1 feature maps and 2 weights"):
+    with pytest.raises(UserError, match="1 of the style and 2 weights"):
         paper(maps[:1], other[:1])
 
 
@@ -169,7 +169,7 @@ def transferred(content=(2, 1), style=(1, 1), **options):
         (
             begun,
             {"images": 3},
-            "the method stores 3 images, but a step has only 2. Set train.batch = 3.",
+            "3 images are painted at once, but a step brings only 2. Set train.batch = 3.",
         ),
         (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
         (
