@@ -212,7 +212,7 @@ def say(line: str, stderr: bool = False) -> None:
         )
         rest = rest.replace("\n", "\n" + 9 * " ")
 
-    gap = max(2, 9 - len(label)) * " " if rest else ""
+    gap = (9 - len(label) if len(label) < 9 else 2) * " " if rest else ""
     out.print(Text.assemble((label, style), gap, rest))
 
 

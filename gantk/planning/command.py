@@ -68,7 +68,8 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     texts = plan_methods(scans, names, **options, folder=target.absolute().parent)
     for each, text in zip(targets, texts, strict=True):
         write_output(each, text.encode())
-    for line in texts[0].split("\n\n")[0].splitlines()[1:]:
+    facts = texts[0].split("\n\n")[0].replace("\n#   ", " ")
+    for line in facts.splitlines()[1:]:
         if not methods or not line.startswith("# method"):
             say(line.removeprefix("# "))
 

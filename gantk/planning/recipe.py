@@ -370,7 +370,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
-        out += _comment(f"{key:8} {text}")
+        out += _comment(f"{key:7}  {text}")
     for line in _problem_lines(seen):
         out += _comment(line)
 

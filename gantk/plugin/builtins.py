@@ -63,7 +63,6 @@ PARTS = {
         "constant": "gantk.training.optim:Constant",
         "linear": "gantk.training.optim:Linear",
         "cosine": "gantk.training.optim:Cosine",
-        "warmup": "gantk.training.optim:Warmup",
     },
     "exporter": {"onnx": "gantk.exports.onnx.exporter:Onnx"},
 }

@@ -306,21 +306,3 @@ class Cosine:
 
     def __call__(self, progress: float) -> float:
         return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * min(1.0, progress))) / 2.0
-
-
-class Warmup:
-    """Linear warm-up of the learning rate from 0 to factor 1, then cosine decay to `end`."""
-
-    def __init__(
-        self,
-        *,
-        rise: Share = 0.05,  # share of the training for the warm-up
-        end: Weight = 0.0,  # factor at the end of the training
-    ):
-        self.rise = rise
-        self.cosine = Cosine(end=end)
-
-    def __call__(self, progress: float) -> float:
-        if progress < self.rise:
-            return progress / self.rise
-        return self.cosine((progress - self.rise) / max(1e-9, 1.0 - self.rise))

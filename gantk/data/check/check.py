@@ -508,7 +508,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     too_few = few_test_patients(usage.splits)
     if too_few:
         lines["too few"] = too_few
-    return lines | _other_files(found, usage)
+    return lines | _other_files(found, usage, layout)
 
 
 def _pairs_in_words(found: Examination, usage: Study) -> str:
@@ -520,7 +520,7 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
     return "none found"
 
 
-def _other_files(found: Examination, usage: Study) -> dict[str, str]:
+def _other_files(found: Examination, usage: Study, layout: str) -> dict[str, str]:
     """Topic -> a line on the files that are masks, or not used."""
     lines = {}
     records = [record for item in found.items for record in item.records]
@@ -529,7 +529,7 @@ def _other_files(found: Examination, usage: Study) -> dict[str, str]:
     if masks:
         lines["masks"] = f"{count_noun(masks, 'file')} used as masks of lesions"
     left_out = [row for row in found.rows if not {*map(os.path.abspath, row.files)} <= used | masks]
-    if left_out:
+    if left_out and " left out" not in layout:  # the layout counts them
         files = count_noun(left_out, "file")
         shown = left_out[0].scan_below(found.path).name
         lines["left out"] = f"{files} not used, such as {shown}"
