@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ContextDecorator, contextmanager, suppress
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -30,8 +30,9 @@ MIN_KNOWN_SHARE = 0.02  # of the work, from which the time that is left is told
 clock = time.monotonic
 
 
-class Work:
-    """Work whose progress is shown inside its `with` block.
+class Work(ContextDecorator):
+    """Work whose progress is shown inside its `with` block, or while the function runs that it
+    decorates.
 
     Args:
         what: names the work, or its current part: "reading t1.nii.gz".
@@ -45,6 +46,9 @@ class Work:
         self.noun = noun
         self.done = 0.0  # finished parts
         self._shares: deque[tuple[float, float]] = deque()  # (seconds, share) of the last minute
+
+    def _recreate_cm(self) -> Work:  # for each call of a function
+        return Work(self.what, self.total, self.noun)
 
     def __enter__(self) -> Work:
         _display.begin(self)

@@ -99,7 +99,7 @@ class WrittenTranslations:
             truth = truths[group[0]] if truths is not None else None
             return self._translate([sources[number] for number in group], truth, to, scorer)
 
-        shared = self.runtime.share(groups, work, "translating", "test scan")
+        shared = self.runtime.share(groups, work, "test scans", "scan")
         if shared is None:
             return None
 

@@ -25,6 +25,7 @@ from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.method import domain_letters
 from gantk.plugin.loader import registry
+from gantk.progress import Work
 
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
 # of a domain that are measured
@@ -141,6 +142,7 @@ class Scans:
         return 2 * sum(known) < len(known) if known else None
 
 
+@Work("looking at the scans")
 def look(path: Path, settings: Sequence[str]) -> Scans:
     """Find the source, domains and settings that read the scans best; UserError where no training
     could use them.

@@ -18,6 +18,7 @@ from gantk.planning.data import Lines, data_lines, proposals
 from gantk.planning.look import Scans, look
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import toml
+from gantk.progress import Work
 from gantk.recipe.load import Recipe, load_recipe, mapping, parse_setting
 from gantk.terminal import duration
 
@@ -173,6 +174,7 @@ def _recipe(lines: Lines, settings: Iterable[str]) -> Recipe:
 # ---- size and steps by the time
 
 
+@Work("timing training steps")
 def _choose_lines(
     seen: Scans, sizes: Sequence[Size], hours: float, settings: list[str], device: str | None
 ) -> Lines:

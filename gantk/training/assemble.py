@@ -22,6 +22,7 @@ from gantk.machine.device import slow_bf16
 from gantk.machine.runtime import Runtime
 from gantk.method import Companions, Method, check_output_range
 from gantk.metrics.evaluate import Scorer
+from gantk.progress import Work
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
@@ -51,6 +52,7 @@ class Parts:
     trained_by: str = ""  # the same of the checkpoint that is continued; "" where it has none
 
 
+@Work("preparing the images")
 def assemble(
     model: CheckedRecipe,
     runtime: Runtime,
@@ -100,6 +102,7 @@ def assemble(
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start, loader)
 
 
+@Work("preparing the training")
 def prepare_batches(parts: Parts) -> None:
     """Find the order and the companions of the training images, which only a training needs, as it
     does lesion masks (UserError). True partners among the companions join the notes on the

@@ -50,7 +50,7 @@ from gantk.errors import NothingFound, TooFewImages, UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.method import domain_letters
-from gantk.progress import track
+from gantk.progress import Work, track
 from gantk.recipe.load import Recipe
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
@@ -147,6 +147,7 @@ class Examination:
     fit: Fit | None = None  # of the pairs
 
 
+@Work("looking at the images")
 @io.listed_once()
 def examine(
     path: Path,

@@ -17,6 +17,7 @@ from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import list_scores, result_tone, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
+from gantk.progress import Work
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.figures import TitledPictures, draw_figure, picture_row, write_figures
@@ -57,6 +58,7 @@ ONE_SEED = (
 ABSENT = "–"  # a key that a run's recipe does not have
 
 
+@Work("drawing the page")
 def write_report(
     *runs: str | Path,
     out: str | Path | None = None,
