@@ -13,7 +13,7 @@ from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words
 from gantk.metrics.rows import unchanged_input
 from gantk.metrics.verdict import SIGNIFICANCE
-from gantk.report.words import metric_name, number
+from gantk.report.words import metric_name
 from gantk_bench.systems import Line, System, numbers
 
 
@@ -96,19 +96,18 @@ def _same_images(line: Line, metric: str) -> str:
 
 
 def _baseline_sentence(tests: Sequence[SystemTest]) -> str:
-    """How many tests against the best baseline are better, worse or undecided."""
-    holm = [(test, test.holm or 0.0) for test in tests]
-    decided = [test for test, p in holm if p < SIGNIFICANCE]
-    better = sum(test.gain > 0 for test in decided)
-    worse = sum(test.gain < 0 for test in decided)
-    undecided = [
-        f"{test.one} {metric_name(test.score)} {test.label} (p {number(p, 2)})"
-        for test, p in holm
-        if p >= SIGNIFICANCE
-    ]
-    listed = f": {', '.join(undecided)}" if undecided else ""
+    """Which tests against the best baseline are better or worse, and how many are undecided."""
+    decided = [test for test in tests if (test.holm or 0.0) < SIGNIFICANCE]
+    better = [test for test in decided if test.gain > 0]
+    worse = [test for test in decided if test.gain < 0]
     return (
         "Sign-flip permutation tests over patients against the best baseline, p corrected by Holm"
-        f" over {len(tests)} comparisons: {better} better, {worse} worse,"
-        f" {len(undecided)} undecided at 5 %{listed}."
+        f" over {len(tests)} comparisons: {_counted(better)} better, {_counted(worse)} worse,"
+        f" {len(tests) - len(decided)} undecided at 5 %."
     )
+
+
+def _counted(tests: Sequence[SystemTest]) -> str:
+    """How many tests these are, with the names of their systems."""
+    names = [f"{test.one} {metric_name(test.score)} {test.label}" for test in tests]
+    return f"{len(tests)} ({', '.join(names)})" if names else "0"
