@@ -4,7 +4,7 @@ and verdicts.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -41,7 +41,7 @@ from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Part, bind_or_raise
+from gantk.plugin.spec import bind_or_raise
 from gantk.progress import Work
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import (
@@ -132,7 +132,11 @@ class Scorer:
         # by target domain, class and contrast
         self._networks: dict[tuple[str, str | None, str | None], AnySize] = {}
         # that are trained; bound here, so that one that does not fit is an error before the training
-        self.trained_baselines = self._bind_baselines()
+        options = {"steps": model.evaluate.regression, "seed": model.train.seed}
+        names = registry().names("baseline") if options["steps"] else ()
+        self.trained_baselines = [
+            bind_or_raise("baseline", {"name": name, **options}) for name in names
+        ]
 
     def _build_metrics(self) -> list[Metric]:
         """The recipe's metrics, or the default ones; UserError where two have one name."""
@@ -150,19 +154,6 @@ class Scorer:
                 )
 
         return built
-
-    def _bind_baselines(self) -> list[Part]:
-        """The baselines that learn from pairs; UserError for one without their options."""
-        steps = self.model.evaluate.regression
-        parts = []
-        for name in registry().names("baseline") if steps else ():
-            options = {"name": name, "steps": steps, "seed": self.model.train.seed}
-            try:
-                parts.append(bind_or_raise("baseline", options))
-            except UserError as error:
-                what = "does not have the options `steps` and `seed` of a baseline"
-                raise registry().get("baseline", name).refusal(what, error) from error
-        return parts
 
     @property
     def two_way(self) -> bool:
@@ -253,8 +244,7 @@ class Scorer:
         name = self.curves.metrics[0].name if self.validation_pairs else self.kid.name
         keys = [direction_to(to) for to in self.method.directions()] or ["image"]
         values = [validation.get(key, {}).get(name) for key in keys]
-        known = [value for value in values if value is not None]
-        return round(sum(known) / len(known), 6) if len(known) == len(keys) else None
+        return None if None in values else round(sum(values) / len(values), 6)
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
@@ -488,13 +478,22 @@ class Scorer:
             name: replace(about, images=self.reals.group(each).images, found={})
             for name, each in {**made, **baselines}.items()
         }
-        scores: dict[str, dict[str, Score]] = {name: {} for name in groups}
+        count = count_patients(about.patients)
+        patients = {"n": count or 1, "patients_unknown": count is None or None}
+        train, test, note = self.reals.sets(letter, tuple(about.images.shape[2:]))
+        real = halves(train)[1]
+        real = select_images(real, torch.arange(len(real)) < len(about))
+        scores: dict[str, dict[str, Score]] = defaultdict(dict)
         for metric in self.set_metrics:
-            systems = groups if metric.baselines else {name: groups[name] for name in made}
             with Work(metric.name):
-                of_systems = self._scores_of_systems(metric, letter, systems)
-            for name, own in of_systems.items():
-                scores.setdefault(name, {}).update(own)
+                for name, group in groups.items():
+                    if name in made or metric.baselines:
+                        found = set_scores_of(metric, train, test, group, note)
+                        for row, score in found.items():
+                            scores[name][row] = score.model_copy(update=patients)
+                if metric.baselines and train is not test:
+                    as_if_made = f"{note}/training-images-as-if-made"
+                    scores[CEILING] |= set_scores_of(metric, train, test, real, as_if_made)
 
         subjects = [record.subject for record in self.reals.records("test", letter)]
         tested = count_patients(subjects) or 0
@@ -505,30 +504,6 @@ class Scorer:
             results.verdict.setdefault(name, {}).update(verdicts)
         for name in (name for name in scores if name not in made):
             results.baselines.setdefault(name, {}).setdefault(key, {}).update(scores[name])
-
-    def _scores_of_systems(
-        self, metric: SetMetric, letter: str, systems: Mapping[str, ImageGroup]
-    ) -> dict[str, dict[str, Score]]:
-        """The scores of each system by one metric of sets; for one that scores baselines also those of
-        real images of other patients, scored as if generated.
-        """
-        some = next(iter(systems.values()))
-        count = count_patients(some.patients)
-        patients = {"n": count or 1, "patients_unknown": count is None or None}
-        train, test, note = self.reals.sets(letter, tuple(some.images.shape[2:]))
-        found = {
-            name: {
-                row: score.model_copy(update=patients)
-                for row, score in set_scores_of(metric, train, test, group, note).items()
-            }
-            for name, group in systems.items()
-        }
-        if metric.baselines and train is not test:
-            real = halves(train)[1]
-            real = select_images(real, torch.arange(len(real)) < len(some))
-            note = f"{note}/training-images-as-if-made"
-            found[CEILING] = set_scores_of(metric, train, test, real, note)
-        return found
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are
@@ -597,8 +572,6 @@ class Scorer:
         """The class of each image; None for all where the method translates without classes."""
         if not (self.classes and self.method.directions()):
             return [None] * len(images)
-        if len(records) != len(images):
-            raise ValueError("a conditional method translates images only with their records")
         return [record.label for record in records]
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
@@ -650,20 +623,19 @@ def score_pairs(
     """Score images (`made`, `baselines`, by name) against their truth; adds lines, scores and verdicts
     to results, those of baselines under the direction `key`. Returns the lines of that direction.
     """
-    lines = {name: scorer(images, references, direction=name) for name, images in made.items()}
-    rivals = {
-        name: scorer(images, references, direction=key, system=name)
-        for name, images in baselines.items()
-    }
-    for name, own in lines.items():
-        results.metrics[name] = scorer.scores(own, references.above)
-        compared = pd.concat([own, *rivals.values()])
+    rivals = [
+        scorer(images, references, direction=key, system=name) for name, images in baselines.items()
+    ]
+    own = {name: scorer(images, references, direction=name) for name, images in made.items()}
+    for name, lines in own.items():
+        results.metrics[name] = scorer.scores(lines, references.above)
+        compared = pd.concat([lines, *rivals])
         results.verdict[name] = {**pair_verdict(compared, scorer.higher_is_better)}
-    for name, own in rivals.items():
+    for name, lines in zip(baselines, rivals, strict=True):
         of_baseline = results.baselines.setdefault(name, {})
-        of_baseline[key] = scorer.scores(own, references.above)
-    results.lines.extend([*lines.values(), *rivals.values()])
-    return pd.concat([lines[key], *rivals.values()])
+        of_baseline[key] = scorer.scores(lines, references.above)
+    results.lines.extend([*own.values(), *rivals])
+    return pd.concat([own[key], *rivals])
 
 
 def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:

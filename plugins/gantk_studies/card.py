@@ -14,7 +14,6 @@ from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.names import baseline_words
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, find_model, limits_of, pack_record, section_of, split_hash
-from gantk.runs.results import Score
 
 ITEMS = Path(__file__).with_name("card_items.toml")
 LIMITS = (
@@ -116,19 +115,7 @@ def facts_of(record: RunRecord) -> dict[str, str]:
         "failures": "; ".join(dict.fromkeys(alarms)),
         "limits": limits_of(record.path) or LIMITS,
     }
-    facts |= _tests_of([score for _, score in scores])
     return {name: text for name, text in facts.items() if text}
-
-
-def _tests_of(scores: Sequence[Score]) -> dict[str, str]:
-    """Fact -> sentence on what a model was tested with, and on whom."""
-    facts = {}
-    if any(score.corrected is not None for score in scores):
-        facts["reference"] = "the registered true image of the same patient"
-    if scores:
-        largest = max(scores, key=lambda score: score.n or 0)
-        facts["internal"] = f"{largest.held_out()} from the same source as the training data"
-    return facts
 
 
 def _split(record: RunRecord) -> Iterator[str]:
