@@ -574,11 +574,9 @@ def _evaluate(
     """
     kept = scratch or folder
     from gantk.metrics.comparing import add_tests
-    from gantk.metrics.summary import Scores, published_lines, summary_lines
+    from gantk.metrics.summary import Scores, summary_lines
     from gantk.metrics.table import write_results
     from gantk.plugin.callbacks import Hooks
-    from gantk.recipe.load import resolved
-    from gantk.recipe.published import published_system
     from gantk.report.patients.keeping import keep_test_images
     from gantk.runs.speed import speed_of
     from gantk.training.loop import inference_weights
@@ -617,9 +615,7 @@ def _evaluate(
             )
         ]
 
-    changed = folder.environment.recipe.changed
-    system = published_system(resolved(parts.model), changed)
-    for line in [*summary_lines(results), *published_lines(results, system), *warnings]:
+    for line in [*summary_lines(results), *warnings]:
         say(line)
 
     return Scores(results)

@@ -35,30 +35,32 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
 
     Patients are those that `pattern` finds, or a layout says; without either they are not known.
     """
-    root = path
-    rows = [Row(Scan(path))]
-    if path.is_file():
-        root = path.parent
-    else:
-        catalog = scan_or_contrasts(path, Asked(layout=layout, use_generated=True))
-        found = [row for row in catalog if row.kind != "other"]
-        rows = [row for row in found if row.kind in ("image", "no scan")] or found
-    if not rows:
-        raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
-
+    rows = _rows_below(path, pattern, layout)
+    root = path.parent if path.is_file() else path
     table = pd.DataFrame({"scan": [row.scan_below(root) for row in rows]})
-    table["name"] = [each.name.removesuffix(suffix_of(each.name)) for each in table.scan]
+    names = pd.Series([scan.name for scan in table.scan], dtype=object)
+    table["name"] = [name.removesuffix(suffix_of(name)) for name in names]
     table["file"] = table.name.str.rpartition("/")[2]
     table["file_without_contrast"] = [contrast_in(file)[1] for file in table.file]
     table["contrast"] = [row.contrast for row in rows]
     table["visit"] = [row.session for row in rows]
     table["patient"] = [row.subject or "" for row in rows]
     table["kind"] = [row.kind for row in rows]
-    compiled = regex_option(pattern)
-    if compiled and not path.is_file():
-        table["patient"] = [patient_of(each.name, compiled) or "" for each in table.scan]
-    names = pd.Series([each.name for each in table.scan], dtype=object)
     return table.assign(owner=table.patient.where(table.patient != "", names))
+
+
+def _rows_below(path: Path, pattern: str, layout: str) -> list[Row]:
+    if path.is_file():
+        return [Row(Scan(path))]
+    catalog = scan_or_contrasts(path, Asked(layout=layout, use_generated=True))
+    rows = [row for row in catalog if row.kind != "other"]
+    if not rows:
+        raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
+    compiled = regex_option(pattern)
+    if compiled:
+        for row in rows:
+            row.subject = patient_of(row.scan_below(path).name, compiled)
+    return [row for row in rows if row.kind in ("image", "no scan")] or rows
 
 
 def of_contrasts(images: pd.DataFrame, contrasts: pd.Series) -> pd.DataFrame:

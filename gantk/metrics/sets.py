@@ -22,7 +22,6 @@ from gantk.metrics.intervals import (
 )
 from gantk.metrics.pairs import Metric
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Number
 from gantk.progress import track
 from gantk.runs.results import Score
 
@@ -270,38 +269,24 @@ class Kid(InFeatures):
     (x.y / d + 1)^3.
 
     It is 0 on average for two sets of the same distribution, so it may be negative. It is unbiased
-    for any number of images. With `subset` 0, sets of up to 1000 images are compared as a whole;
-    for larger sets it is the mean over 100 random subsets of 1000, as published. The interval is a
-    jackknife over groups of patients of the whole sets. Fewer than 2 images, or fewer than a
-    subset, are an error. The definition notes if there are fewer than 32.
+    for any number of images. Sets of up to 1000 images are compared as a whole; for larger sets it
+    is the mean over 100 random subsets of 1000, as published. The interval is a jackknife over groups
+    of patients of the whole sets. Fewer than 2 images are an error. The definition notes if there are
+    fewer than 32.
     """
-
-    # size of each of 100 random subsets; 0: whole sets, or subsets of 1000 for larger sets
-    subset: Number = 0
 
     kind = "kid"
 
-    def __post_init__(self) -> None:
-        if self.subset < 0 or self.subset == 1:
-            raise UserError(
-                f"subset = {self.subset} is not a valid size of a set",
-                where="evaluate.metrics",
-                allowed="2 or more, or 0 for all images",
-            )
-        super().__post_init__()
-
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
-        remedy = "set subset = 0" if self.subset else None
-        require_images(self.name, test, fake, least=max(2, self.subset), remedy=remedy)
+        require_images(self.name, test, fake)
         real, made = self.vectors(train, test, fake)
         value, ci95 = squared_mmd(real, made, test.patients, fake.patients)
         how = "whole-sets"
         fewest = min(len(real), len(made))
-        size = self.subset or (SUBSET if fewest > SUBSET else 0)
-        if size:
+        if fewest > SUBSET:
             whole = value
-            value = _mean_of_subsets(real, made, size)
-            how = f"subsets={SUBSETS}x{size}"
+            value = _mean_of_subsets(real, made)
+            how = f"subsets={SUBSETS}x{SUBSET}"
             ci95 = ci95 and [end - whole + value for end in ci95]
 
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
@@ -314,13 +299,13 @@ class Kid(InFeatures):
         return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
 
 
-def _mean_of_subsets(real: np.ndarray, fake: np.ndarray, size: int) -> float:
+def _mean_of_subsets(real: np.ndarray, fake: np.ndarray) -> float:
     """The mean squared MMD of random (seeded) subsets of both sets."""
     rng = np.random.default_rng(0)
     values = []
     for _ in range(SUBSETS):
-        some_real = real[rng.choice(len(real), size, replace=False)]
-        some_fake = fake[rng.choice(len(fake), size, replace=False)]
+        some_real = real[rng.choice(len(real), SUBSET, replace=False)]
+        some_fake = fake[rng.choice(len(fake), SUBSET, replace=False)]
         values.append(squared_mmd(some_real, some_fake)[0])
     return float(np.mean(values))
 

@@ -16,7 +16,6 @@ from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_na
 from gantk.metrics.rows import list_scores, main_rows, pairs_sentence, result_sentence
 from gantk.metrics.table import table_of
 from gantk.metrics.verdict import Tone
-from gantk.recipe.published import PublishedSystem
 from gantk.runs.results import NO_VALUE, Results, Score
 from gantk.terminal import LINE_WIDTH, TextTable
 
@@ -87,24 +86,6 @@ def summary_lines(results: Results) -> Iterator[str]:
 
 def _cells(rows: pd.DataFrame, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
     return [*rows[[*columns]].itertuples(index=False, name=None)]
-
-
-def published_lines(results: Results, system: PublishedSystem | None) -> Iterator[str]:
-    """Yield a note for each direction with published scores that may stand beside those of the
-    result.
-    """
-    if system is None:
-        return
-    for key in results.metrics:
-        figures = system.beside(key)
-        if figures:
-            title = title_of(key, results.domains)
-            scores = [
-                f"{short_metric_name(name)} {Score(value=value).text(2)}"
-                for name, value in figures.items()
-            ]
-            what = f"published for {title}: {', '.join(scores)}"
-            yield with_label("note", f"{what}, on other data, by another protocol")
 
 
 def with_label(label: str, text: str) -> str:

@@ -33,7 +33,7 @@ from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import ShownPatients, shown_patients
 from gantk.report.patients.section import section as patients_section
-from gantk.report.pictures import TEXTS, SampleBlock, error_ceiling, error_scale, sample_blocks
+from gantk.report.pictures import ERROR_CEILING, TEXTS, SampleBlock, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import grids, run_summary, statistics_section
 from gantk.report.summary import (
@@ -192,8 +192,7 @@ def _story(
     run: RunRecord, test_patients: list[ShownPatients], live: dict[str, float] | None
 ) -> Mapping[str, object]:
     """The variables of page.html.j2."""
-    ceiling = error_ceiling(run.samples)
-    steps, blocks = sample_blocks(run.samples, ceiling)
+    steps, blocks = sample_blocks(run.samples)
     curves = _curves(run)
     places = count()  # the page's script finds a chart by its number
     numbered_curves = {}
@@ -219,7 +218,7 @@ def _story(
         "steps": steps,
         "blocks": blocks,
         "error_scale": error_scale(),
-        "ceiling": ceiling,
+        "ceiling": ERROR_CEILING,
         "curves": numbered_curves,
         "marks": _marks(run),
         "split": _shown_split(run),

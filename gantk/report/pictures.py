@@ -15,9 +15,9 @@ from gantk.files import read_file
 from gantk.report.run_record import Direction, Samples
 
 PREVIEW_BUDGET = 4_000_000  # bytes of previews of earlier steps; above it some are left out
-# grey levels of 255 at the top of the error scale: few steps, so that maps of most runs compare
-ERROR_CEILINGS = (64, 128, 255)
-MAX_SATURATED = 0.005  # share of pixels that may lie above the top of the scale
+ERROR_CEILING = (
+    128  # grey levels of 255 at the top of the error scale, so that maps of runs compare
+)
 # Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness,
 # black for no error.
 INFERNO = (
@@ -45,25 +45,6 @@ Frame = dict[str, list[str]]
 TEXTS = ("mean", "cycle_mean")
 
 
-def error_ceiling(samples: Samples | None) -> int:
-    """The gray levels at the top of the error scale: those that few pixels of the last step exceed."""
-    errors = [np.zeros(1)]
-    if samples is not None and samples.has_truth:
-        for direction in samples.directions:
-            for i in range(direction.count):
-                output = samples.picture(samples.steps[-1], direction, i)
-                truth = samples.picture("truth", direction, i)
-                if output and truth:
-                    with Image.open(output) as first, Image.open(truth) as second:
-                        errors.append(absolute_error(first, second).ravel())
-
-    every = np.concatenate(errors)
-    for ceiling in ERROR_CEILINGS:
-        if (every > ceiling).mean() <= MAX_SATURATED:
-            return ceiling
-    return ERROR_CEILINGS[-1]
-
-
 class SampleBlock(NamedTuple):
     """The pictures of a direction as data URIs: of image i, and frames[kind][step number][i] with
     the kinds of `Frame`.
@@ -75,18 +56,18 @@ class SampleBlock(NamedTuple):
     frames: dict[str, list[list[str]]]
 
 
-def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], list[SampleBlock]]:
+def sample_blocks(samples: Samples | None) -> tuple[list[int], list[SampleBlock]]:
     """The steps for the page's slider and one block per direction: the last step unchanged, earlier
-    ones as previews within the budget of bytes; error maps reach up to `ceiling` gray levels.
+    ones as previews within the budget of bytes.
     """
     if samples is None:
         return [], []
 
     last = samples.steps[-1]
-    newest = _frames(samples, last, ceiling)
-    bytes_of_step = _size(_frames(samples, last, ceiling, small=True))
+    newest = _frames(samples, last)
+    bytes_of_step = _size(_frames(samples, last, small=True))
     steps = spread(samples.steps, max(2, int(PREVIEW_BUDGET / max(bytes_of_step, 1))))
-    by_step = [*(_frames(samples, step, ceiling, small=True) for step in steps[:-1]), newest]
+    by_step = [*(_frames(samples, step, small=True) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
         inputs = []
@@ -103,7 +84,7 @@ def sample_blocks(samples: Samples | None, ceiling: int) -> tuple[list[int], lis
     return steps, blocks
 
 
-def _frames(samples: Samples, step: int, ceiling: int, small: bool = False) -> list[Frame]:
+def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
     """Outputs, error maps and mean errors of every direction at a step."""
     frames = []
     for direction in samples.directions:
@@ -115,7 +96,7 @@ def _frames(samples: Samples, step: int, ceiling: int, small: bool = False) -> l
             mean = ""
             if samples.has_truth and output and truth:
                 with Image.open(output) as first, Image.open(truth) as second:
-                    picture, value = error_map(first, second, ceiling)
+                    picture, value = error_map(first, second)
                 error = preview(picture) if small else png_uri(picture)
                 mean = f"{value:.1f}"
 
@@ -146,12 +127,12 @@ def _mean_difference(first: Path | None, second: Path | None) -> str:
         return f"{absolute_error(one, other).mean():.1f}"
 
 
-def error_map(output: Image.Image, truth: Image.Image, ceiling: int) -> tuple[Image.Image, float]:
+def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, float]:
     """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in
     grey levels.
     """
     error = absolute_error(output, truth)
-    return error_picture(error, ceiling), float(error.mean())
+    return error_picture(error, ERROR_CEILING), float(error.mean())
 
 
 def error_picture(error: np.ndarray, largest: float) -> Image.Image:

@@ -174,12 +174,6 @@ class Score(Table):
         )
         return f"n = {self.n}{images}"
 
-    def held_out(self) -> str:
-        """Whom the mean is over: `8 held-out patients`, `held-out images of unknown patients`."""
-        if self.patients_unknown or self.n is None:
-            return "held-out images of unknown patients"
-        return count_noun(self.n, "held-out patient")
-
 
 def number_text(value: float | None, decimals: int) -> str:
     """A number with that many decimal places, with an exponent where it is smaller; "-" for None

@@ -133,14 +133,10 @@ def naive(real: np.ndarray, fake: np.ndarray, k: int) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("metric", "option", "words"),
-    [(Kid, {"subset": 9}, "9 or more.*subset = 0"), (Prdc, {"k": 0}, "k = 0")],
-)
-def test_options_that_do_not_fit_the_sets_are_refused(metric, option, words):
+def test_options_that_do_not_fit_the_sets_are_refused():
     enough = group(blobs(8))
-    with pytest.raises(UserError, match=words):
-        metric(2.0, 2, **option)(enough, enough, enough)
+    with pytest.raises(UserError, match="k = 0"):
+        Prdc(2.0, 2, k=0)(enough, enough, enough)
 
 
 @pytest.fixture(params=[1, 5])
@@ -172,18 +168,15 @@ def test_diversity_is_one_for_real_and_low_for_copies(distance):
     assert score(train, test, noise).value > 1
 
 
-@pytest.mark.parametrize(("subset", "tolerance"), [(0, 1e-9), (30, 0.15)])
+@pytest.mark.parametrize(("subset", "tolerance"), [(1000, 1e-9), (30, 0.15)])
 def test_kid_is_the_formula_of_its_vectors(sets, subset, tolerance, monkeypatch):
-    trio = groups(*sets)
+    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset)  # drawn of larger sets
     expected, _ = squared_mmd(np.arcsinh(sets[0]), np.arcsinh(sets[1]))
-    kid = Kid(2.0, 2, subset=subset)(*trio)
+    kid = Kid(2.0, 2)(*groups(*sets))
 
     assert kid.value == pytest.approx(expected, rel=tolerance)
     low, high = kid.ci95
     assert low < expected < high
-    # subsets are drawn of sets of more than 1000
-    monkeypatch.setattr("gantk.metrics.sets.SUBSET", subset or 60)
-    assert Kid(2.0, 2)(*trio) == kid
 
 
 def test_prdc_shares_match_their_definitions(neighbourhood):
