@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -244,7 +245,8 @@ class Scorer:
         name = self.curves.metrics[0].name if self.validation_pairs else self.kid.name
         keys = [direction_to(to) for to in self.method.directions()] or ["image"]
         values = [validation.get(key, {}).get(name) for key in keys]
-        return None if None in values else round(sum(values) / len(values), 6)
+        known = [value for value in values if value is not None]
+        return round(fmean(known), 6) if len(known) == len(keys) else None
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
