@@ -4,6 +4,7 @@ split, and prepares the sets of images.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -667,7 +668,7 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     the largest group that is alike; none where that group is a single person, or of more than
     MAX_PEOPLE_COMPARED people.
     """
-    first: dict[str, dict[str, Record]] = {"a": {}, "b": {}}
+    first: dict[str, dict[str, Record]] = defaultdict(dict)
     for record in records:
         if record.subject and record.scan_key and record.path:
             first[record.domain].setdefault(record.subject, record)
