@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -83,22 +82,12 @@ def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
         content = json.loads(read_file(file))
         tables = [content.get(key) for key in KEYS] if isinstance(content, dict) else []
         table = next((each for each in tables if isinstance(each, dict)), {})
-        names: dict[int, str] = {}
-        for number, name in table.items():
-            if re.fullmatch(r"[0-9]{1,4}", number) and isinstance(name, str) and name:
-                said = words.meant(name)
-                names[int(number)] = next(iter(said)) if len(said) == 1 else name
-        if _names_of_several(names):
-            names = {number: table[str(number)] for number in names}
-        twice = _names_of_several(names)
-        if twice:
-            raise ValueError(f"it gives several channels the name '{twice[0][:40]}'")
-    return names
-
-
-def _names_of_several(names: Mapping[int, str]) -> list[str]:
-    """The names that several channels have."""
-    return sorted(name for name, count in Counter(names.values()).items() if count > 1)
+        names = {int(number): str(name) for number, name in table.items() if number.isdecimal()}
+        if len({*names.values()}) < len(names):
+            raise ValueError("it gives several channels one name")
+        said = {number: words.meant(name) for number, name in names.items()}
+        known = {n: next(iter(own)) if len(own) == 1 else names[n] for n, own in said.items()}
+        return known if len({*known.values()}) == len(known) else names
 
 
 BIDS = "BIDS"  # as a layout

@@ -4,8 +4,8 @@ name.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
+from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
 from gantk_dicom.format import is_dicom, room
 
@@ -34,8 +35,8 @@ class Dicom(VolumeSource):
     description, protocol or folder names. Patients come from the headers. A T1 and a T2 of one
     study and frame of reference are a registered pair if they have the same grid. With `onto` they
     are resampled onto one grid by their headers. Series that no scanner measured (localizers,
-    screen captures, phase images, projections, subtractions, results of gantk) are left out with a
-    note.
+    screen captures, phase images, projections, subtractions, results of gantk) are left out, and
+    counted.
     """
 
     # word or regex in the description, protocol or folder of the first domain; "" = domain name
@@ -68,7 +69,8 @@ class Dicom(VolumeSource):
     @cached_property
     def catalog(self) -> Catalog:
         """A row for each series of the domains; UserError where a domain has none."""
-        found = [row for row in self.series_rows() if row.header]  # skips unreadable files
+        series = self.series_rows()
+        found = [row for row in series if row.header]
         chosen = {letter: self._of_domain(letter, found) for letter in self.names}
         names = [{row.scan.name for row in own} for own in chosen.values()]
         twice = set.intersection(*names) if len(names) > 1 else None
@@ -83,9 +85,9 @@ class Dicom(VolumeSource):
                 row.contrast = self.names[letter]
                 if self.pattern:
                     self._set_patient(row)
-        self.notes = [*self._left_out(found, rows), *_notes_on_people(rows)]
+        self.notes = _notes_on_people(rows)
         self.doubts = [] if self.pattern else _doubts_about_people(rows)
-        return Catalog(rows, self.doubts)
+        return Catalog([*rows, *self._rows_left_out(series, rows)], self.doubts)
 
     def _of_domain(self, letter: str, found: Sequence[Row]) -> list[Row]:
         pattern = self.patterns[letter]
@@ -118,27 +120,18 @@ class Dicom(VolumeSource):
 
         return chosen
 
-    def _left_out(self, found: Sequence[Row], used: Sequence[Row]) -> list[str]:
-        """A note on the series of the domains that are left out, as their headers say that they are
-        no scans, or show T1 after a contrast agent.
-        """
+    def _rows_left_out(self, series: Iterable[Row], used: Iterable[Row]) -> Iterator[Row]:
+        """The series that are not used, and the images of other formats, with the reason."""
         files = {row.files for row in used}
-        with_t1 = "t1" in map(usual_contrast, self.domains)
-        kinds: Counter[str] = Counter()
-        for row in found:
-            if row.files in files:
-                continue
-            if row.kind == "no scan" and row.contrast in self.domains:
-                kinds[row.header.no_scan] += 1
-            elif row.contrast == "T1CE" and row.header.agent and with_t1:
-                kinds["T1 after a contrast agent"] += 1
-        if not kinds:
-            return []
-        said = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
-        return [
-            f"{count_noun(kinds.total(), 'series')} left out, as the header says that it is {said}."
-            " To use them, choose them by data.source.a or b"
-        ]
+        for row in series:
+            if row.files not in files:
+                row.kind = "left out"
+                row.why = "unreadable"
+                if row.header:
+                    row.why = row.header.no_scan or row.contrast or "unknown contrast"
+                yield row
+        for path in io.list_images(self.root, recursive=True):
+            yield Row(Scan(path), kind="left out", why="no DICOM")
 
     def _set_patient(self, row: Row) -> None:
         """Set the patient that the pattern finds in a path or, if not there, in PatientID."""

@@ -65,7 +65,7 @@ def test_channels_without_names_are_an_error_everywhere(tmp_path, gantk):
 
 BAD = {
     "deep": ("[" * 200_000, "cannot be read"),
-    "twice": ('{"channel_names": {"0": "MRI", "1": "MRI"}}', "several channels the name 'MRI'"),
+    "twice": ('{"channel_names": {"0": "MRI", "1": "MRI"}}', "several channels one name"),
 }
 
 

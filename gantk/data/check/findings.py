@@ -82,20 +82,12 @@ def unreadable_images(items: Iterable[Inspected]) -> Iterator[Problem]:
 
 
 def about_each(items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Finds constant and nearly empty images, and reports the readers' remarks."""
-    constant = [item.name for item in items if item.facts["constant"]]
-    empty = [
-        item.name
-        for item in items
-        if item.facts["content"] < MIN_CONTENT and not item.facts["constant"]
-    ]
-    for kind, names, words in (
-        ("constant", constant, "has|have the same value in every pixel:"),
-        ("empty", empty, "is|are nearly empty, with 0.5 % of the pixels or less above background:"),
-    ):
-        if names:
-            what = with_verb(names, "image", words)
-            yield problem(kind, "warning", what, names, "look at such images, or leave them out")
+    """Finds nearly empty images, and reports the readers' remarks."""
+    empty = [item.name for item in items if item.facts["content"] < MIN_CONTENT]
+    if empty:
+        words = "is|are nearly empty, with 0.5 % of the pixels or less above background:"
+        remedy = "look at such images, or leave them out"
+        yield problem("empty", "warning", with_verb(empty, "image", words), empty, remedy)
 
     names_of_remark = defaultdict(list)
     for item in items:

@@ -139,7 +139,8 @@ class FileSource(_Defaults):
             if self.read_by:
                 pairs = Counter(row.pair for row in found if row.pair).values()
                 count = sum(images > 1 for images in pairs)
-                self.layout_in_words = rows_in_words(self.read_by, found, count)
+                others = [row for row in self.catalog if row.kind != "image"]
+                self.layout_in_words = rows_in_words(self.read_by, [*found, *others], count)
             return found
         rows = [Row.of_json(row, self.folder) for row in self.recorded]
         return [row for row in rows if all(map(os.path.exists, row.files_with_mask))]
