@@ -148,21 +148,11 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     could use them.
     """
 
-    def read(*more: str) -> Scans:
-        """Examine the images as `data check` does."""
-        found = examine(path, None, [*settings, *more])
-        for each in found.problems:
-            if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
-                raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
-
-        assert found.usage is not None  # else there is a problem of the kind "source"
-        return Scans(found, found.usage)
-
-    scans = read()
+    scans = _examine_scans(path, settings)
     problems = [each["kind"] for each in scans.report["problems"] if each["severity"] != "note"]
     gray = ["data.channels=1"] if "channels" in problems else []
     if gray:
-        scans = read(*gray)
+        scans = _examine_scans(path, [*settings, *gray])
 
     expect_no_doubts(scans.study.source, scans.study.table)
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
@@ -173,10 +163,21 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     if not on_other_grids(scans.records):
         return scans
     try:
-        onto = read(*gray, "data.source.onto=a")
+        onto = _examine_scans(path, [*settings, *gray, "data.source.onto=a"])
     except UserError:  # this does not suit them
         return scans
     return onto if onto.fit and not onto.alone else scans
+
+
+def _examine_scans(path: Path, settings: Sequence[str]) -> Scans:
+    """What `data check` finds; UserError for a problem with which no training starts."""
+    found = examine(path, None, settings)
+    for each in found.problems:
+        if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
+            raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
+
+    assert found.usage is not None  # else there is a problem of the kind "source"
+    return Scans(found, found.usage)
 
 
 def pixels_of(records: Sequence[Record]) -> Pixels:

@@ -204,28 +204,44 @@ def training(
             for line in findings:
                 around.say(line)
 
-        before = parts.method.companions_note
-        if before:
-            around.say(f"match    {before}")
-        prepare_batches(parts)
-        if found := parts.method.companions_note.removeprefix(before).removeprefix("; "):
-            around.say(f"match    {found}")
+        _match_images(parts, around.say)
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
             if unlike := _other_scores(folder.path, tables):
                 around.say(with_label("note", unlike))
-            split = parts.data.split_json()
-            split.leakage_allowed = str(leaks) if leaks else None
-            split.warnings = findings
-            split.notes = around.notes
             folder.write_recipe(_with_layout(tables, parts.data.source))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
-            folder.write_json("split.json", split.model_dump(exclude_unset=True))
+            _write_split(folder, parts, leaks, findings, around.notes)
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
         return _ready(parts, folder, saved, around, resumed)
+
+
+def _match_images(parts: Parts, say: Say) -> None:
+    """Prepare the batches, and say what was matched for them."""
+    before = parts.method.companions_note
+    if before:
+        say(f"match    {before}")
+    prepare_batches(parts)
+    if found := parts.method.companions_note.removeprefix(before).removeprefix("; "):
+        say(f"match    {found}")
+
+
+def _write_split(
+    folder: RunFolder,
+    parts: Parts,
+    leaks: UserError | None,
+    findings: list[str],
+    notes: list[str],
+) -> None:
+    """Write split.json: whose images are in which set, and what is to be known of them."""
+    split = parts.data.split_json()
+    split.leakage_allowed = str(leaks) if leaks else None
+    split.warnings = findings
+    split.notes = notes
+    folder.write_json("split.json", split.model_dump(exclude_unset=True))
 
 
 def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
@@ -233,7 +249,9 @@ def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
     images; "" where they will.
     """
     path = value_at(tables, ("data", "source", "path"))
-    others = sorted(run.parent.glob("*/recipe.toml"), key=lambda file: file.stat().st_mtime)
+    others: list[Path] = []
+    with suppress(OSError):  # a run that is deleted meanwhile
+        others = sorted(run.parent.glob("*/recipe.toml"), key=lambda file: file.stat().st_mtime)
     for file in others[: -MAX_RUNS_COMPARED - 1 : -1]:
         with suppress(UserError, ValueError):  # what is no run's is passed over
             other = tomllib.loads(read_file(file, file.parent).decode("utf-8"))

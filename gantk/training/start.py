@@ -105,17 +105,13 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     unused = sorted(saved.keys() - state.keys())
     taken = f"{len(copied)} of {len(wanted)} tensors, {share:.0%} of the weights"
     printed = [f"start    {place} (sha256 {digest[:8]}): {taken}"]
-    if drawn:
-        printed.append(
-            f"start    random weights, because the file lacks them: {_layers(drawn, wanted)}"
-        )
-    if misfits:
-        described = f"{join_first(misfits)} ({count_noun(misfits, 'tensor')})"
-        printed.append(f"start    random weights, because the file has another shape: {described}")
-    if unused:
-        printed.append(
-            f"start    not used, because this method lacks them: {_layers(unused, saved)}"
-        )
+    described = f"{join_first(misfits)} ({count_noun(misfits, 'tensor')})"
+    for keys, words in (
+        (drawn, f"random weights, because the file lacks them: {_layers(drawn, wanted)}"),
+        (misfits, f"random weights, because the file has another shape: {described}"),
+        (unused, f"not used, because this method lacks them: {_layers(unused, saved)}"),
+    ):
+        printed += [f"start    {words}"] if keys else []
 
     if meta is not None:
         printed += [f"note     {line}" for line in _differences(meta, data)]
