@@ -190,8 +190,10 @@ def line_of(works: Sequence[Work]) -> tuple[float | None, str]:
             share = min(1.0, (work.done + (share or 0.0)) / work.total)
             measured = work
 
+    # what holds a measured work is named once
+    first = max(0, works.index(measured) - 1 if measured else len(works) - 1)
     parts = []
-    for work in works:
+    for work in works[first:]:
         parts.append(work.words())
         if work is measured and share is not None:
             parts += [f"{100 * share:.0f}%", work.time_left(share)]

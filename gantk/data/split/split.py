@@ -273,7 +273,7 @@ def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
 
 
 def _counts(sets: Sets) -> str:
-    """`8+8 train, 2+2 validation, 2+2 test images of a+b`."""
+    """`8+8 train, 2+2 validation, 2+2 test images`, of the first and the second domain."""
     domains = sorted({record.domain for name in SETS for record in sets[name]})
     parts = []
     for name in SETS:
@@ -281,10 +281,7 @@ def _counts(sets: Sets) -> str:
         counts = [sum(record.domain == domain for record in trained) for domain in domains]
         parts.append(f"{'+'.join(map(str, counts))} {name}")
 
-    text = f"{', '.join(parts)} images"
-    if len(domains) > 1:
-        text += f" of {'+'.join(domains)}"
-    return text
+    return f"{', '.join(parts)} images"
 
 
 def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) -> By:
