@@ -134,15 +134,7 @@ def compare(
     scale = ScaleFit()
     pairs = pd.DataFrame()
     if of_pairs or match:
-        if all(path.is_file() for path in paths):
-            pairs = made.merge(real, how="cross", suffixes=SUFFIXES)
-        else:
-            try:
-                pairs, notes = find_pairs(made, real)
-            except UserError as error:
-                if made.name.is_unique:  # else no layout helps
-                    ask_for_layouts(paths, (layout, truth_layout), error)
-                raise
+        pairs, notes = _pairs_of(made, real, paths, (layout, truth_layout))
         scale = _fit_line((_comparable(pair, read) for pair in pairs.itertuples()), match)
 
     unknown = len(pairs) > 1 and not (real.patient != "").any()
@@ -157,9 +149,8 @@ def compare(
         notes += [NO_PATIENTS] * unknown + [NO_BASELINE]
     if of_sets:
         result.metrics[DIRECTION] |= _score_sets(result, made, real, of_sets, place, read)
-    if match:
-        for score in result.metrics[DIRECTION].values():
-            score.definition += "/predictions-matched-linearly"
+    for score in result.metrics[DIRECTION].values():
+        score.definition += "/predictions-matched-linearly" * match
 
     lines = [*summary_lines(result), *_scale_lines(scale)]
     lines += [with_label("warning", gray.warning)] * bool(gray.warning)
@@ -167,6 +158,20 @@ def compare(
     for line in lines:
         say(line)
     return Scores(result)
+
+
+def _pairs_of(
+    made: pd.DataFrame, real: pd.DataFrame, paths: Sequence[Path], layouts: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Each prediction with its truth, and notes; of two files these two."""
+    if all(path.is_file() for path in paths):
+        return made.merge(real, how="cross", suffixes=SUFFIXES), []
+    try:
+        return find_pairs(made, real)
+    except UserError as error:
+        if made.name.is_unique:  # else no layout helps
+            ask_for_layouts(paths, layouts, error)
+        raise
 
 
 def _score_pairs(

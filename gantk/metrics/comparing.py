@@ -44,7 +44,7 @@ class SystemTest(PairedTest):
         """Whether `one` is better."""
         return Verdict(better=self.gain > 0, best_baseline=self.other, test=self)
 
-    def swapped(self) -> SystemTest:
+    def reverse(self) -> SystemTest:
         """The same test as the gain of `other`."""
         gain = Score(value=self.gain, ci95=self.ci95).times(-1)
         about = {"one": self.other, "other": self.one, "gain": gain.value, "ci95": gain.ci95}
@@ -178,7 +178,7 @@ def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
     tests of all pairs of systems on one score.
     """
-    both_ways = [either for test in tests for either in (test, test.swapped())]
+    both_ways = [either for test in tests for either in (test, test.reverse())]
     gains: dict[str, float] = defaultdict(float)
     for test in both_ways:
         gains[test.one] += test.gain

@@ -480,11 +480,29 @@ class Scorer:
             name: replace(about, images=self.reals.group(each).images, found={})
             for name, each in {**made, **baselines}.items()
         }
-        count = count_patients(about.patients)
+        scores = self._scores_of_systems(letter, groups, made)
+        subjects = [record.subject for record in self.reals.records("test", letter)]
+        tested = count_patients(subjects) or 0
+        rivals = {name: scores[name] for name in baselines}
+        for name in made:
+            results.metrics.setdefault(name, {}).update(scores[name])
+            verdicts = set_verdict(scores[name], rivals, tested)
+            results.verdict.setdefault(name, {}).update(verdicts)
+        for name in (name for name in scores if name not in made):
+            results.baselines.setdefault(name, {}).setdefault(key, {}).update(scores[name])
+
+    def _scores_of_systems(
+        self, letter: str, groups: Mapping[str, ImageGroup], made: Mapping[str, Tensor]
+    ) -> dict[str, dict[str, Score]]:
+        """The scores of each system by all metrics of sets: of baselines, and of real images of other
+        patients, by those that score them.
+        """
+        one = next(iter(groups.values()))
+        count = count_patients(one.patients)
         patients = {"n": count or 1, "patients_unknown": count is None or None}
-        train, test, note = self.reals.sets(letter, tuple(about.images.shape[2:]))
+        train, test, note = self.reals.sets(letter, tuple(one.images.shape[2:]))
         real = halves(train)[1]
-        real = select_images(real, torch.arange(len(real)) < len(about))
+        real = select_images(real, torch.arange(len(real)) < len(one))
         scores: dict[str, dict[str, Score]] = defaultdict(dict)
         for metric in self.set_metrics:
             with Work(metric.name):
@@ -496,16 +514,7 @@ class Scorer:
                 if metric.baselines and train is not test:
                     as_if_made = f"{note}/training-images-as-if-made"
                     scores[CEILING] |= set_scores_of(metric, train, test, real, as_if_made)
-
-        subjects = [record.subject for record in self.reals.records("test", letter)]
-        tested = count_patients(subjects) or 0
-        rivals = {name: scores[name] for name in baselines}
-        for name in made:
-            results.metrics.setdefault(name, {}).update(scores[name])
-            verdicts = set_verdict(scores[name], rivals, tested)
-            results.verdict.setdefault(name, {}).update(verdicts)
-        for name in (name for name in scores if name not in made):
-            results.baselines.setdefault(name, {}).setdefault(key, {}).update(scores[name])
+        return scores
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are

@@ -78,16 +78,8 @@ class PairScorer:
         self.batch = batch
         self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
+        self._expect_regions()
         of_regions = [metric for metric in self.metrics if metric.in_mask]
-        if "" not in self.suffixes:
-            of_none = [each.name for each in self.metrics if not (self.suffixes and each.in_mask)]
-            if of_none or not self.suffixes:
-                what = f"evaluate.regions leaves no region to score {', '.join(of_none)} in"
-                allowed = [*SUFFIXES]
-                raise UserError(
-                    what, where="evaluate.regions", allowed=allowed, remedy='add "whole"'
-                )
-
         self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
             for metric in of_regions if suffix else self.metrics:
@@ -98,6 +90,16 @@ class PairScorer:
         self.higher_is_better = {
             name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()
         }
+
+    def _expect_regions(self) -> None:
+        """UserError where a metric has no region to be scored in."""
+        if "" in self.suffixes:
+            return
+        names = [each.name for each in self.metrics if not (self.suffixes and each.in_mask)]
+        if names or not self.suffixes:
+            what = f"evaluate.regions leaves no region to score {', '.join(names)} in"
+            allowed = [*SUFFIXES]
+            raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
 
     def __call__(
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL
@@ -129,12 +131,7 @@ class PairScorer:
         self, made: Tensor, references: References, part: slice
     ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         """Yield rows with their scores (n,) of some images, before and after the linear correction."""
-        known = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
-        masks = {
-            suffix: mask if mask is None else mask[part].to(self.device)
-            for suffix, mask in known.items()
-            if suffix in self.suffixes and (mask is not None or not suffix)
-        }
+        masks = self._masks_of(references, part)
         real = references.images[part].to(self.device)
         images = {}  # by unit: outputs and references
         units = references.units
@@ -169,6 +166,15 @@ class PairScorer:
 
         if self.contrast.name in self.rows_of and LESION in masks:
             yield self.contrast.name, self.contrast(made, real, masks[LESION]), None
+
+    def _masks_of(self, references: References, part: slice) -> dict[str, Tensor | None]:
+        """The mask of each region that is known and selected; None for the whole image."""
+        known = {"": None, FOREGROUND: references.foreground, LESION: references.masks}
+        return {
+            suffix: mask if mask is None else mask[part].to(self.device)
+            for suffix, mask in known.items()
+            if suffix in self.suffixes and (mask is not None or not suffix)
+        }
 
     def scores(self, lines: pd.DataFrame, above: str = "") -> dict[str, Score]:
         """The scores of a system over all images, by name. `above`: of the references."""

@@ -100,10 +100,11 @@ def write_report(
     statistics = Comparison([], []) if reason else _statistics(systems)
     answers = [reason] if reason else [*statistics.sentences, *_own_sentences(systems)]
     caution = _caution(systems)
-    for answer in answers:
-        say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
-    if caution:
-        say(with_label("note", caution))
+    label = "warning" if reason else "result"
+    lines = [with_label(label, answer.replace(ARROW, " -> ")) for answer in answers]
+    lines += [with_label("note", caution)] * bool(caution)
+    for line in lines:
+        say(line)
 
     summary = _summary(systems)
     common = [*_common_images(systems)]
@@ -116,7 +117,7 @@ def write_report(
         folders=[HERE],
         styles=("page.css", "patients.css"),
         scripts=("patients.js",),
-        title=f"{len(named)} runs {'compared' if len(systems) > 1 else 'together'}",
+        title=f"{len(named)} runs compared",
         systems=systems,
         answers=[answer.replace(" -> ", ARROW) for answer in answers],
         reason=reason,
