@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
+
 from gantk.errors import printable
 from gantk.metrics.rows import TABLE_COLUMNS, score_rows
 from gantk.runs.results import Results
@@ -57,7 +59,7 @@ def score_table(results: Results) -> str:
     if rows.empty:
         return "It was not scored: the run has no metrics.json."
     # an interval is numbers alone: its bracket closes no link
-    rows["interval"] = [Markdown(interval) for interval in rows.interval]
+    rows["interval"] = pd.Series([*map(Markdown, rows.interval)], dtype=object)
     return markdown_table(
         tuple(TABLE_COLUMNS), rows[TABLE_COLUMNS.values()].itertuples(index=False)
     )
