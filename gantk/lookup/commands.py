@@ -253,12 +253,6 @@ def plugins() -> None:
             style="yellow",
         )
 
-    for (kind, name), owners in loaded.registry.contested.items():
-        console().print(
-            f"the {kind} '{name}' cannot be used, because it is offered by {' and '.join(owners)}",
-            style="red",
-        )
-
 
 @click.group(
     invoke_without_command=True,
