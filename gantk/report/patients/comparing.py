@@ -35,6 +35,7 @@ from gantk.report.summary import summarise
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
 from gantk.runs.results import Score, StoredImage
+from gantk.terminal import warn
 
 OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
@@ -208,6 +209,8 @@ def _write_figures(
         ]
         unit = {image.stored.units[2] for image, _ in chosen.values()} & {"HU"}
         figures[label] = draw_figure(drawn, " ".join([f"{largest:.3g}", *unit]))
+    if not figures:
+        warn("no figure is drawn: these runs saved no test image of one size that all share")
     write_figures(folder, summary, figures, overwrite)
 
 
