@@ -22,6 +22,7 @@ from gantk.errors import (
     machine_failure,
 )
 from gantk.guest import Say, tell
+from gantk.progress import Work
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
@@ -414,7 +415,7 @@ def translate(
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
     from gantk.inference.translation import Translation
-    from gantk.progress import Work, progress_to
+    from gantk.progress import progress_to
 
     if output is None or not isinstance(input, (str, os.PathLike, Mapping)):
         raise UserError(
@@ -481,6 +482,7 @@ def _say_after(lines: list[str], say: Say) -> Say:
     return both
 
 
+@Work("generating images")
 def sample(
     run: AnyPath,
     *,
@@ -520,6 +522,7 @@ def sample(
     return written
 
 
+@Work("exporting")
 def export(
     run: AnyPath,
     *,
