@@ -96,7 +96,7 @@ class Work(ContextDecorator):
         while self._shares[0][0] < now - SPEED_WINDOW and len(self._shares) > 2:
             self._shares.popleft()
         begun, earlier = self._shares[0]
-        if share < MIN_KNOWN_SHARE or share <= earlier:
+        if share < MIN_KNOWN_SHARE or share <= earlier or now <= begun:
             return ""
         return f"left {duration((1 - share) * (now - begun) / (share - earlier))}"
 

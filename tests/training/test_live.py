@@ -98,6 +98,17 @@ def test_a_function_hears_the_progress_in_place_of_the_terminal():
     assert heard[-1] == (0.5, "reading, file 2 of 2")
 
 
+def test_a_function_is_work_while_it_runs(now):
+    @Work("matching")
+    def match(deeper: bool) -> str:
+        with Work("", 5, "slice") as slices:
+            slices.advance(2)
+            return match(False) if deeper else progress.line_of(progress._display.works)[1]
+
+    assert match(True) == "matching  slice 3 of 5  48%  matching  slice 3 of 5"
+    assert progress._display.works == []
+
+
 def test_a_failure_ends_its_work():
     with guest(lambda line: None), pytest.raises(ValueError, match="a fault"):
         for _ in track("ab", "reading"):
