@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,10 +40,16 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     if "path" in source:  # absolute: a run may be resumed from another folder
         source["path"] = str(Path(source["path"]).absolute())
 
-    # words and globs of files are those of the recipe's own folder
-    about_files = [key for key in OPTIONS_NAMING_FILES if before.get(key)]
-    for key in about_files:
-        changed.remarks.append(f"data.source.{key} = '{before.pop(key)}' is not used for --data")
+    # globs and paths match files of the recipe's own folder, which the new one may lack
+    about_files = []
+    for key in OPTIONS_NAMING_FILES:
+        text = str(before.get(key, ""))
+        if re.search(r"[*?/]", text) and not _matches_below(source.get("path"), text):
+            about_files.append(key)
+            del before[key]
+            changed.remarks.append(
+                f"data.source.{key} = '{text}' matches no file of --data, so names decide instead"
+            )
     split = table.get("split")
     if about_files and isinstance(split, dict) and not split.get("test"):
         del table["split"]  # a split without test images is of those files too
@@ -78,6 +85,11 @@ def without_training(table: DataTable) -> DataTable:
     """
     split = SplitTable(test=0.0, validation=0.0)
     return table.model_copy(update={"split": split, "mask": False, "weights": ""})
+
+
+def _matches_below(folder: Any, pattern: str) -> bool:
+    """Whether a pattern matches a file below a folder."""
+    return isinstance(folder, str) and any(Path(folder).glob(pattern))
 
 
 def opened_recipe(
