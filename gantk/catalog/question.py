@@ -83,27 +83,35 @@ def in_words(reading: Reading, pairs: int | None = None) -> str:
     """
     entries = reading.entries
     contrasts = Counter(entry.contrast or "images" for entry in entries)
-    patients = {entry.patient for entry in entries} - {""}
-    visits = {(entry.patient, entry.visit) for entry in entries if entry.visit}
     labels = {entry.label for entry in entries} - {""}
     parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
-    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
-    if visits:
-        parts.append(count_noun(visits, "visit"))
+    parts += _people_in_words(entries)
     if len(contrasts) > 1:
-        pairs = len(reading.pairs()) if pairs is None else pairs
-        parts.append(count_noun(range(pairs), "pair") if pairs else "no pairs")
-    cells = Counter(entry.cell for entry in entries if entry.patient and is_volume(entry.path))
-    several = {cell[1] for cell, count in cells.items() if count > 1}
-    if several:
-        parts.append(
-            f"{count_noun(several, 'patient')} with several files of one contrast and visit"
-        )
+        count = len(reading.pairs()) if pairs is None else pairs
+        parts.append(count_noun(count, "pair") if count else "no pairs")
+    parts += _crowded_patients_in_words(entries)
     if labels:
         parts.append(f"classes {', '.join(sorted(labels))}")
     if reading.left_out:
         parts.append(_left_out_in_words(reading))
     return "; ".join(parts)
+
+
+def _people_in_words(entries: Iterable[Entry]) -> list[str]:
+    """How many patients and visits there are."""
+    patients = {entry.patient for entry in entries} - {""}
+    visits = {(entry.patient, entry.visit) for entry in entries if entry.visit}
+    parts = [count_noun(patients, "patient") if patients else "patients unknown"]
+    return [*parts, count_noun(visits, "visit")] if visits else parts
+
+
+def _crowded_patients_in_words(entries: Iterable[Entry]) -> list[str]:
+    """How many patients have several volumes of one contrast and visit."""
+    cells = Counter(entry.cell for entry in entries if entry.patient and is_volume(entry.path))
+    several = {cell[1] for cell, count in cells.items() if count > 1}
+    if not several:
+        return []
+    return [f"{count_noun(several, 'patient')} with several files of one contrast and visit"]
 
 
 def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:

@@ -176,23 +176,20 @@ def _left_out_by_walk(
     """Name -> why, of images that gantk generated, and of pictures beside volumes or the other way
     round; no group is left out whole if nothing else is there.
     """
+    why: dict[Path, str] = {}
     sidecars = {path for path in paths if path.suffix == ".json"}
-    why = dict.fromkeys(images, "")
-    if not asked.use_generated and sidecars:
-        for path in images:
-            if io.sidecar_of(path) in sidecars and is_generated(path):
-                why[path] = GENERATED
-        if all(why.values()):
-            why = dict.fromkeys(images, "")
-    rest = [path for path in images if not why[path]]
+    if not asked.use_generated:
+        beside = [path for path in images if io.sidecar_of(path) in sidecars]
+        why = dict.fromkeys(filter(is_generated, beside), GENERATED)
+        if len(why) == len(images):
+            why = {}
+    rest = [path for path in images if path not in why]
     volumes = {*filter(io.is_volume, rest)}
-    are_more = 2 * len(volumes) >= len(rest)
     if asked.dims and 0 < len(volumes) < len(rest):
-        takes_volumes = asked.dims == 3 or are_more
-        for path in rest:
-            if (path in volumes) != takes_volumes:
-                why[path] = "picture" if takes_volumes else "volume"
-    return {_name(folder, path): reason for path, reason in why.items() if reason}
+        takes_volumes = asked.dims == 3 or 2 * len(volumes) >= len(rest)
+        others = [path for path in rest if (path in volumes) != takes_volumes]
+        why |= dict.fromkeys(others, "picture" if takes_volumes else "volume")
+    return {_name(folder, path): reason for path, reason in why.items()}
 
 
 def is_generated(path: Path) -> bool:

@@ -121,29 +121,7 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     data set, or the rows of a dict of columns.
     """
     if isinstance(data, Mapping):
-        columns = dict(data)
-        unknown = [key for key in columns if key not in ABOUT and letter_of(key, names) is None]
-        if unknown or not columns:
-            found = ", ".join(map(repr, unknown)) or "no images"
-            raise UserError(
-                f"the data contain {found}, but the recipe's domains are"
-                f" {' and '.join(names.values())}",
-                where="data",
-                allowed=(*names.values(), *ABOUT),
-                remedy=did_you_mean(str(unknown[0]), (*names.values(), *ABOUT))
-                if unknown
-                else None,
-            )
-        count = max(len(values) for values in columns.values() if hasattr(values, "__len__"))
-        if columns.get("pair") is False:
-            columns["pair"] = [False] * count
-        lengths = {name: len(values) for name, values in columns.items()}
-        if {*lengths.values()} != {count}:
-            raise UserError(
-                f"the columns have different lengths: {lengths}",
-                where="data",
-                remedy='give a list of dicts, such as {"T1": image, "patient": "p1"}',
-            )
+        columns = _equal_columns(dict(data), names)
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
         return
@@ -152,6 +130,31 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         raise UserError(what, where="data", allowed=KINDS)
     for number in range(len(data)):
         yield data[number]
+
+
+def _equal_columns(columns: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Columns of images and of what is known of them; UserError where these are not equally long."""
+    allowed = (*names.values(), *ABOUT)
+    unknown = [key for key in columns if key not in ABOUT and letter_of(key, names) is None]
+    if unknown or not columns:
+        found = ", ".join(map(repr, unknown)) or "no images"
+        raise UserError(
+            f"the data contain {found}, but the recipe's domains are {' and '.join(names.values())}",
+            where="data",
+            allowed=allowed,
+            remedy=did_you_mean(str(unknown[0]), allowed) if unknown else None,
+        )
+    if columns.get("pair") is False:
+        count = max(len(values) for values in columns.values() if hasattr(values, "__len__"))
+        columns["pair"] = [False] * count
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len({*lengths.values()}) > 1:
+        raise UserError(
+            f"the columns have different lengths: {lengths}",
+            where="data",
+            remedy='give a list of dicts, such as {"T1": image, "patient": "p1"}',
+        )
+    return columns
 
 
 def _write_item(

@@ -251,7 +251,7 @@ def test_a_contrast_that_a_patient_lacks_is_refused_or_black(patients):
     made = ("T1+T1ce", "T2+FLAIR")
     with pytest.raises(
         UserError,
-        match="lack a contrast that is to be generated. The first is 'case1/plane-000', without",
+        match="lack a contrast. The first is 'case1/plane-000', without",
     ):
         found(domains=made, missing="mask")
 
