@@ -42,8 +42,8 @@ FIELD_OF_VIEW = 230.0  # mm, every side of the imaged cube
 MIN_LESION_PIXELS = 4  # fewest pixels of lesion for the label "tumour"
 MAX_CACHED_BYTES = 2**28  # bytes of the cache of heads
 MAX_HEAD_VOXELS = 2**24
-MAX_IMAGES = 100_000
-MAX_LABEL_VOXELS = 2**27  # voxels that are computed for labels
+MAX_VOXELS = 2**31  # of all heads
+SEQUENCE_SEED = 100_000  # tells the draw of sequences from that of noise
 
 CONTRASTS = (*SEQUENCES, "CT", "LABELS")  # the index seeds the noise: append new ones
 CLASSES = ["healthy", "tumour"]
@@ -120,8 +120,16 @@ class Phantom:
         sequences: Literal["standard", "random"] = "standard",
         seed: Seed = 0,  # seed of the heads
     ):
-        _require_bounded(dims, size, subjects, slices, labelled=lesions > 0)
-        _require_consistent(lesions, radius, only, counts, contrast)
+        asks_for_lesions = any((only != "all", counts, contrast))
+        is_sized = _is_sized(dims, size, slices, subjects)
+        if not is_sized or radius[0] > radius[1] or (asks_for_lesions and not lesions):
+            raise UserError(
+                f"the phantom cannot be computed with these options and data.size = {list(size)}",
+                where="data.source",
+                allowed=f"size [H, W] or [D, H, W], each side 8 or more, {MAX_HEAD_VOXELS:,} voxels a"
+                f" head, {MAX_VOXELS:,} in all; radius [smallest, largest]; only, counts and"
+                " contrast with lesions",
+            )
         self.letters = domain_letters(tuple(domains))
         self.dims = dims
         self.size = tuple(size)
@@ -330,7 +338,7 @@ class Phantom:
         """TR, TE and inversion time in ms, the same for all slices of a head."""
         if self.sequences == "standard" or contrast not in RANDOM:
             return SEQUENCES[contrast]
-        rng = np.random.default_rng([*seed[:3], MAX_IMAGES])
+        rng = np.random.default_rng([*seed[:3], SEQUENCE_SEED])
         kinds = RANDOM[contrast]
         times = rng.uniform(*kinds[rng.integers(len(kinds))])
         return (*times, None)[:3]
@@ -351,50 +359,8 @@ def _heights(dims: int, voxel: tuple[float, ...], size: tuple[int, ...], slices:
     return np.array([sum(CEREBRUM) / 2])
 
 
-def _require_consistent(
-    lesions: int,
-    radius: tuple[float, float],
-    only: str,
-    counts: tuple[int, int] | None,
-    contrast: str,
-) -> None:
-    """UserError where options of the lesions contradict each other."""
-    _require("radius", list(radius), radius[0] <= radius[1], "[smallest, largest]")
-    classes_apart = lesions > 0 and not contrast
-    allowed = 'only "all" without lesions or with a contrast'
-    _require("only", only, classes_apart or only == "all", allowed)
-    _require("contrast", contrast, lesions > 0 or not contrast, 'only "" without lesions')
-    countable = lesions > 0 and only == "all"
-    allowed = 'with lesions and only = "all"'
-    _require("counts", list(counts or ()), countable or not counts, allowed)
-
-
-def _require_bounded(
-    dims: int, size: tuple[int, ...], subjects: int, slices: int, *, labelled: bool
-) -> None:
-    """UserError for sizes without images, and for more images or voxels than can be computed;
-    `labelled`: the data source computes all of them at once, for the labels.
-    """
-    if dims not in (2, 3) or len(size) != dims or min(size) < 8:
-        what = f"the phantom has no images with dims = {dims} and size = {list(size)}"
-        allowed = "dims 2 with size [H, W], dims 3 with size [D, H, W], each side 8 or more"
-        raise UserError(what, where="data.size", allowed=allowed)
-
+def _is_sized(dims: int, size: tuple[int, ...], slices: int, subjects: int) -> bool:
+    """Whether heads of this size can be computed."""
     voxels = prod(size[-2:]) * (slices if dims == 2 else size[0])
-    images = subjects * slices
-    if dims != 3:
-        _require("subjects x slices", images, images <= MAX_IMAGES, f"at most {MAX_IMAGES:,}")
-
-    allowed = f"at most {MAX_HEAD_VOXELS:,} voxels per head"
-    _require("slices x data.size", voxels, voxels <= MAX_HEAD_VOXELS, allowed)
-    if labelled:
-        computed = voxels * subjects
-        allowed = f"at most {MAX_LABEL_VOXELS:,} voxels with lesions"
-        _require("subjects x slices x data.size", computed, computed <= MAX_LABEL_VOXELS, allowed)
-
-
-def _require(name: str, value: object, possible: bool, allowed: str) -> None:
-    """UserError unless the value of an option is possible."""
-    if not possible:
-        what = f"the phantom cannot be computed with {name} = {value}"
-        raise UserError(what, where="data.source", allowed=allowed)
+    is_shape = len(size) == dims and min(size) >= 8
+    return is_shape and voxels <= MAX_HEAD_VOXELS and voxels * subjects <= MAX_VOXELS
