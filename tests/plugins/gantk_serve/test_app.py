@@ -327,41 +327,46 @@ def test_a_model_of_several_contrasts_is_refused_with_a_command(gantk, gradio, m
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_browser_translates_and_saves_the_example(gantk, tmp_path, gradio):
+def test_browser_translates_and_saves_the_example(gantk, tmp_path, gradio, monkeypatch):
     from gantk_serve.app.page import EXAMPLE
     from gantk_serve.app.service import Service
 
+    monkeypatch.setenv("GRADIO_IS_E2E_TEST", "1")  # a closed session ends after a second
     slices = read(EXAMPLE).pixels.shape[1]
     gantk("translate", "t1t2", EXAMPLE, tmp_path / "cli.nii.gz", "--to", "T2").ok()
-    with (
-        served(Service("t1t2", MOST, "cpu"), tmp_path) as address,
-        Browser(tmp_path, address, gpu=True) as page,
-    ):
-        page.until("document.querySelector('#example button, #example td, .gallery-item')")
-        verdict = page.js("document.querySelector('#top .verdict').textContent")
-        page.js("document.querySelector('#example button, #example td, .gallery-item').click()")
-        page.until("document.querySelector('#go:not([disabled])')")
-        fit = page.js("document.querySelector('#fit h2').textContent")
-        page.js("document.querySelector('#go').click()")
-        page.until("document.querySelector('#viewer[data-ready]')")
-        values = (
-            "[...document.querySelectorAll('#viewer output')].map((o) => Number(o.textContent))"
-        )
-        kinds = page.js(
-            "[...document.querySelectorAll('#viewer canvas')].map((c) => c.dataset.kind)"
-        )
-        before = page.js(values)
-        place = page.js("document.querySelector('#viewer [data-at=slice]').textContent")
-        page.js("document.querySelector('canvas[data-kind=output]').scrollIntoView()")
-        page.drag("canvas[data-kind=output]", dy=30)
-        page.until(f"String({values}) != '{','.join(f'{value:g}' for value in before)}'")
-        saved = page.js(
-            "fetch(document.querySelector('#save').href).then((a) => a.arrayBuffer())"
-            ".then((b) => { let s = ''; for (const c of new Uint8Array(b)) s +="
-            " String.fromCharCode(c); return btoa(s); })"
-        )
-        asked = page.js("performance.getEntriesByType('resource').map((each) => each.name)")
-        errors = page.errors
+    with served(Service("t1t2", MOST, "cpu"), tmp_path / "place") as address:
+        with Browser(tmp_path, address, gpu=True) as page:
+            page.until("document.querySelector('#example button, #example td, .gallery-item')")
+            verdict = page.js("document.querySelector('#top .verdict').textContent")
+            page.js("document.querySelector('#example button, #example td, .gallery-item').click()")
+            page.until("document.querySelector('#go:not([disabled])')")
+            fit = page.js("document.querySelector('#fit h2').textContent")
+            page.js("document.querySelector('#go').click()")
+            page.until("document.querySelector('#viewer[data-ready]')")
+            values = (
+                "[...document.querySelectorAll('#viewer output')].map((o) => Number(o.textContent))"
+            )
+            kinds = page.js(
+                "[...document.querySelectorAll('#viewer canvas')].map((c) => c.dataset.kind)"
+            )
+            before = page.js(values)
+            place = page.js("document.querySelector('#viewer [data-at=slice]').textContent")
+            page.js(
+                "(() => { const planes = document.querySelector('#viewer [data-at=planes]');"
+                " planes.value = '0'; planes.dispatchEvent(new Event('change')); })()"
+            )
+            page.js("document.querySelector('canvas[data-kind=output]').scrollIntoView()")
+            page.drag("canvas[data-kind=output]", dy=30)
+            page.until(f"String({values}) != '{','.join(f'{value:g}' for value in before)}'")
+            saved = page.js(
+                "fetch(document.querySelector('#save').href).then((a) => a.arrayBuffer())"
+                ".then((b) => { let s = ''; for (const c of new Uint8Array(b)) s +="
+                " String.fromCharCode(c); return btoa(s); })"
+            )
+            asked = page.js("performance.getEntriesByType('resource').map((each) => each.name)")
+            errors = page.errors
+        assert [*(tmp_path / "place").rglob("result")]
+        wait_until(lambda: not [*(tmp_path / "place").rglob("result")])  # the window was closed
 
     assert "ahead of every baseline" in verdict
     assert "fits the training data" in fit.lower()
