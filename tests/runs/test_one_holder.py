@@ -22,7 +22,6 @@ IN_PLACE = {
     "gantk/formats/files.py",
     "gantk/formats/image.py",
     "gantk/training/loop.py",  # table.txt and the trace, in a whole_folder
-    "gantk/formats/archives.py",  # what is unpacked, in that hidden folder
     # a download that goes on where it stopped, in a hidden folder
     "plugins/gantk_datasets/public/download.py",
     "gantk/formats/itk.py",

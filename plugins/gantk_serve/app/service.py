@@ -80,8 +80,9 @@ class Service:
         """The image of an upload, in a new folder: a copy of a file; of a zip, its one image or the
         folder of its one series that the model translates. UserError for other zips.
         """
+        sent = Path(shutil.copy(sent, folder))
         if sent.suffix.lower() != ".zip":
-            return Path(shutil.copy(sent, folder))
+            return sent
 
         content = make_folder(folder / "content of the zip", private=True)
         with reading_file(sent.name, "a zip file", allowed=ALLOWED_ZIP, remedy="pack it again"):

@@ -194,17 +194,17 @@ def test_the_one_series_of_a_zip_is_translated(service, tmp_path, name):
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HOSTILE = {
-    "climbing": ("a.zip", zipped({"../evil.png": PNG}), "cannot be read as a zip file"),
-    "absolute": ("a.zip", zipped({"/tmp/evil.png": PNG}), "cannot be read as a zip file"),
+    "climbing": ("a.zip", zipped({"../evil.png": PNG}), "'evil.png' cannot be read"),
+    "absolute": ("a.zip", zipped({"/tmp/evil.png": PNG}), "'evil.png' cannot be read"),
     "link": (
         "a.zip",
         zipped({"a.png": b"/etc/passwd"}, stat.S_IFLNK | 0o777),
-        "neither a file nor a folder",
+        "'a.png' cannot be read",
     ),
     "bomb": ("a.zip", zipped({"a.nii": bytes(9 * MOST)}), "unpacks to more than"),
     "many": ("a.zip", zipped({f"{n}.png": b"" for n in range(4097)}), "unpacks to more than"),
     "no zip": ("a.zip", b"PK\x03\x04 and nothing", "cannot be read as a zip file"),
-    "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), "more than 50 folders"),
+    "deep": ("a.zip", zipped({"a/" * 400 + "a.png": PNG}), "unpacks to more than"),
     "only damaged": ("a.zip", zipped({"y.png": PNG[:60]}), "y.png"),
     "no images": ("a.zip", zipped({"letter.txt": b"text"}), "holds no image for this model"),
     "a letter": ("letter.txt", b"text", "unknown suffix '.txt'"),
@@ -229,7 +229,7 @@ def test_hostile_files_are_one_message(service, tmp_path, kind):
 
     assert told[0] is None
     assert words in unescape(told[3])
-    assert "place" not in told[3]
+    assert str(tmp_path) not in told[3]
     assert not [*(tmp_path / "place").iterdir()]
 
 
