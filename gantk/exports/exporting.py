@@ -4,7 +4,7 @@ PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +140,10 @@ class Direction:
         larger image.
         """
         low, high = self.target.range
-        count = len(self.images)
-        batch_sizes = sorted({1, min(3, count), count} if batches else {1})
-        calls = self._batches_of(batch_sizes)
+        calls = [self.images[n : n + 1] for n in range(len(self.images))]
+        if batches:
+            calls.append(self.images)
+        batch_sizes = sorted({len(call) for call in calls})
         if larger:
             calls.append(self._enlarged_input(larger))
 
@@ -178,15 +179,6 @@ class Direction:
             "sizes": sizes,
             "line": line,
         }
-
-    def _batches_of(self, batch_sizes: Sequence[int]) -> list[np.ndarray]:
-        """The test images in batches of each size."""
-        count = len(self.images)
-        batches = []
-        for size in batch_sizes:
-            for first in range(0, count - size + 1, size):
-                batches.append(self.images[first : first + size])
-        return batches
 
     def _enlarged_input(self, larger: int) -> np.ndarray:
         """The first test image with its edges repeated: by `larger` along the first axis, twice

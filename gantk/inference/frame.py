@@ -4,7 +4,6 @@ translation.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,8 +20,6 @@ from gantk.recipe.tables import current_fit
 
 FIT = "fits the training data"
 FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
-# what the description of a result says of an input with this answer, the worst first
-FIT_MARKS = {"no": "input does not fit", "partly": "input fits partly"}
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Name = Annotated[str, Field(max_length=1000)]
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
@@ -76,11 +73,6 @@ def fit_words(fits: str) -> str:
             f" the looks of training images, or on very few people; {limit}"
         )
     return f"{FIT}: {fits}; {limit}"
-
-
-def fit_mark(fits: Collection[str]) -> str:
-    """What the description of a result says of inputs with these answers, each one of FITS."""
-    return next((mark for answer, mark in FIT_MARKS.items() if answer in fits), "")
 
 
 DEFAULT_OPTIONS = TranslateOptions()

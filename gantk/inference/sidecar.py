@@ -12,7 +12,6 @@ from typing import Any
 from gantk import __version__
 from gantk.files import write_output
 from gantk.formats.files import sidecar_of
-from gantk.inference.frame import fit_mark
 from gantk.inference.notes import InputCheck, Note
 
 
@@ -41,7 +40,10 @@ class MadeOf:
     @property
     def mark(self) -> str:
         """What a description says of inputs that do not fit the training data."""
-        return fit_mark([checked.fits for checked in self.given.values()])
+        fits = {checked.fits for checked in self.given.values()}
+        if "no" in fits:
+            return "input does not fit"
+        return "input fits partly" if "partly" in fits else ""
 
     def description(self) -> str:
         """The image in one line of its header."""
