@@ -32,7 +32,7 @@ from gantk.prepare.module import (
     least_variance,
     neighbour_places,
 )
-from gantk.progress import Work
+from gantk.progress import track
 
 # An image of so many pixels may be made of any image, however small ...
 FREE_PIXELS = 2**22
@@ -167,30 +167,28 @@ class Pipeline(Scales):
         whole = image.dims == 2 or pixels is not None
         parts = [slice(0, native.shape[1])] if whole else slabs(native.shape[1:])
 
-        results: list[Tensor] = []
-        canvases: list[np.ndarray] = []
-        with Work("", len(parts)) as work:
-            maps_of = self._maps_on_grid(image, native, network, count, prepare, sharpens)
-            for number, part in enumerate(parts):
-                work.advance(number)
-                if resamples:
-                    voxels = grid.to_voxels(lambda *ends: maps_of(*ends).numpy(), image, part)
-                    maps = torch.from_numpy(voxels)
-                else:
-                    maps = maps_of(part.start, part.stop)
-                shown = _as_tensor(native[:, part])[None]
-                translated = [
-                    _on_image(each[None], shown, prepare, sharpens) for each in maps.chunk(count)
-                ]
-                if pixels is not None:
-                    return translated
-                if not results:
-                    shape = (len(translated[0]), *image.pixels.shape[1:])
-                    results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in translated]
-                    canvases = [grid.to_grid_order(result.numpy()) for result in results]
-                for canvas, values in zip(canvases, translated, strict=True):
-                    canvas[:, part] = values
+        maps_of = self._maps_on_grid(image, native, network, count, prepare, sharpens)
 
+        def translate(part: slice) -> list[Tensor]:
+            """Some planes of each result."""
+            if resamples:
+                voxels = grid.to_voxels(lambda *ends: maps_of(*ends).numpy(), image, part)
+                maps = torch.from_numpy(voxels)
+            else:
+                maps = maps_of(part.start, part.stop)
+            shown = _as_tensor(native[:, part])[None]
+            return [_on_image(each[None], shown, prepare, sharpens) for each in maps.chunk(count)]
+
+        if pixels is not None:
+            return translate(parts[0])
+        results: list[Tensor] = []
+        for part in track(parts, "", "part"):
+            planes = translate(part)
+            if not results:
+                shape = (len(planes[0]), *image.pixels.shape[1:])
+                results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
+            for result in results:
+                grid.to_grid_order(result.numpy())[:, part] = planes.pop(0)
         return results
 
     def _maps_on_grid(
@@ -253,18 +251,25 @@ class Pipeline(Scales):
         `count` results and, if `keep_seen`, of what it saw.
         """
         rows = _with_neighbours(slices, total, self.frame.neighbours)
+        channels = 0  # of one result, once it is known
         for first in rows:  # of a block, which takes the others
-            yield self._block(itertools.chain([first], rows), network, count, prepare, keep_seen)
+            block = itertools.chain([first], rows)
+            made = [self._block(block, channels, network, count, prepare, keep_seen)]
+            channels = (len(made[0]) - keep_seen * len(first[0])) // count
+            yield made.pop()
 
     def _block(
         self,
         rows: Iterator[tuple[Tensor, Tensor]],
+        channels: int,
         network: Network,
         count: int,
         prepare: Prepare,
         keep_seen: bool,
     ) -> Tensor:
-        """The next slices through the network, see `_run`, which blank ones skip."""
+        """The next slices through the network, see `_run`, which blank ones skip. `channels`: of one
+        result; 0: not known.
+        """
         size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
         corner: Any = (..., *[slice(1)] * self.frame.dims)
         shown: list[Tensor] = []
@@ -281,24 +286,27 @@ class Pipeline(Scales):
             if len(filled) == size:
                 break
 
-        # all blank: the last gives the channel count
         seen = torch.cat(shown or [prepare(row[None])])
-        made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
-        if self.post_steps:
-            made = [self.post_steps(each, seen) for each in made]
-        channels = made[0].shape[1]
-        if keep_seen:
-            made.append(prepare.middle(seen))
-        block = torch.cat(made, 1)
-        if blank:
-            pixels = torch.stack(corners)
-            levels = [prepare.blank_level(pixels, channels)] * count
+        made: list[Tensor] = []
+        if filled or not channels:
+            made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
+            if self.post_steps:
+                made = [self.post_steps(each, seen) for each in made]
+            channels = made[0].shape[1]
             if keep_seen:
-                levels.append(prepare.detail(pixels, pixels.shape[1]))
-            whole = block.new_empty(len(filled) + len(blank), *block.shape[1:])
-            whole[filled] = block[: len(filled)]
-            whole[blank] = torch.cat(levels, 1)
-            block = whole
+                made.append(prepare.middle(seen))
+        if not blank:
+            return (torch.cat(made, 1) if len(made) > 1 else made[0]).swapaxes(0, 1)
+
+        pixels = torch.stack(corners)
+        levels = [prepare.blank_level(pixels, channels)] * count
+        if keep_seen:
+            levels.append(prepare.detail(pixels, pixels.shape[1]))
+        level = torch.cat(levels, 1)
+        block = seen.new_empty(len(filled) + len(blank), level.shape[1], *seen.shape[2:])
+        block[blank] = level
+        if filled:
+            block[filled] = torch.cat(made, 1)
         return block.swapaxes(0, 1)
 
     def _lowest_result(self, image: Image) -> float | None:
