@@ -391,11 +391,8 @@ class Translation:
 
                     made = self.model(image, self.to, self._options_of(job))
                     results = self._as_files(job, image, checks, made)
-                    del (
-                        waiting,
-                        image,
-                        made,
-                    )  # the input takes no memory while its result is written
+                    # the input takes no memory while its result is written
+                    del waiting, image, made
                     wait(writing.values())
                     writing[job] = writer.submit(self._write, job, results)
                     del results

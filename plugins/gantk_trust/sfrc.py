@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from gantk.metrics.pairs import PairMetric, region_mean
-from gantk.plugin.spec import Positive, Share, Window
 
+PATCH = 12  # side of a patch in pixels
 STRIDE_PIXELS = 4  # stride of the patches in pixels
+THRESHOLD = 0.75  # correlation below which two patches disagree
+# cycles per pixel up to which patches must agree: the hallucination threshold
+FREQUENCY = 0.15
+FLOOR = 0.08  # standard deviation of the noise that is added to both, as a share of the range
 RESTS = 64  # images per batch, to limit the patches in memory
 
 
@@ -19,66 +23,39 @@ class SFRC(PairMetric):
     the truth.
 
     Patches of output and truth, minus their means and under a Hann window, are correlated for each
-    ring of spatial frequency. A patch counts if the correlation falls below `threshold` at a
-    frequency below `frequency`. Patches are smaller than in the paper (48 to 96 pixels of 512).
-    `floor` adds the same noise to both images: flat tissue contains only noise, and without the
-    floor every such patch would count. Volumes are processed plane by plane.
+    ring of spatial frequency. A patch counts if the correlation falls below THRESHOLD at a
+    frequency below FREQUENCY. Patches are smaller than in the paper (48 to 96 pixels of 512).
+    The same noise is added to both images: flat tissue contains only noise, and without it every
+    such patch would count. Volumes are processed plane by plane.
     """
 
     name = "sfrc"
     unit = ""
     higher_is_better = False
-
-    def __init__(
-        self,
-        data_range: float,
-        dims: int,
-        *,
-        patch: Window = 12,  # side of a patch in pixels
-        threshold: Share = 0.75,  # correlation below which two patches disagree
-        # cycles per pixel up to which patches must agree: the hallucination threshold
-        frequency: Positive = 0.15,
-        # standard deviation of the noise added to both, as a share of the range; 0: as published
-        floor: Share = 0.08,
-    ):
-        super().__init__(data_range, dims)
-        self.patch = patch
-        self.threshold = threshold
-        self.frequency = frequency
-        self.floor = floor
-        self.smallest = patch
+    smallest = PATCH
 
     def expect_size(self, size: Sequence[int]) -> None:
         """UserError where a plane is smaller than a patch."""
         super().expect_size(size[-2:])
 
     def _method(self) -> str:
-        how = f"patch={self.patch}/threshold={self.threshold:g}"
-        how += f"/below={self.frequency:g}-cycles-a-pixel"
-        return f"{super()._method()}/{how}/floor={self.floor:g}"
+        how = f"patch={PATCH}/threshold={THRESHOLD:g}/below={FREQUENCY:g}-cycles-a-pixel"
+        return f"{super()._method()}/{how}/floor={FLOOR:g}"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        images = [
-            planes(each) for each in (output, reference, *([] if mask is None else [mask.float()]))
-        ]
-        at = self.patch // 2
+        images = [planes(each).split(RESTS) for each in (output, reference)]
         flagged = []
-        inside = []
-        for made, real, *known in zip(*(each.split(RESTS) for each in images), strict=True):
-            rings = ring_correlation(made, real, self.patch, self.floor * self.data_range)
-            flagged.append((crossing(rings, self.threshold) < self.frequency * self.patch).float())
-            for one in known:
-                middle = one[
-                    :,
-                    :1,
-                    at : at + one.shape[2] - self.patch + 1,
-                    at : at + one.shape[3] - self.patch + 1,
-                ]
-                inside.append(middle[..., ::STRIDE_PIXELS, ::STRIDE_PIXELS] > 0)
-
+        for made, real in zip(*images, strict=True):
+            rings = ring_correlation(made, real, PATCH, FLOOR * self.data_range)
+            flagged.append((crossing(rings, THRESHOLD) < FREQUENCY * PATCH).float())
+        counted = torch.cat(flagged)
         shape = (len(output), 1, -1)
-        mask = torch.cat(inside).reshape(shape) if inside else None
-        return region_mean(torch.cat(flagged).reshape(shape), mask)
+        if mask is not None:  # where the middle of a patch is
+            first = PATCH // 2
+            middles = planes(mask.float())[:, :1, first::STRIDE_PIXELS, first::STRIDE_PIXELS] > 0
+            rows, columns = counted.shape[1:]
+            mask = middles[:, :, :rows, :columns].reshape(shape)
+        return region_mean(counted.reshape(shape), mask)
 
 
 def planes(images: Tensor) -> Tensor:
