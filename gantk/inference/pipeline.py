@@ -296,7 +296,9 @@ class Pipeline(Scales):
             if keep_seen:
                 made.append(prepare.middle(seen))
         if not blank:
-            return (torch.cat(made, 1) if len(made) > 1 else made[0]).swapaxes(0, 1)
+            # one result is not copied, but gets the strides of a plain array
+            block = torch.cat(made, 1) if len(made) > 1 else made[0].flatten().view(made[0].shape)
+            return block.swapaxes(0, 1)
 
         pixels = torch.stack(corners)
         levels = [prepare.blank_level(pixels, channels)] * count
