@@ -19,7 +19,7 @@ from rich.console import Console
 
 from gantk.errors import printable
 from gantk.guest import at_failure, hear, listener, tell
-from gantk.terminal import duration, say, say_on_stderr
+from gantk.terminal import duration, live, say, say_on_stderr
 
 T = TypeVar("T")
 Listener = Callable[[float, str], None]  # (share that is done, from 0 to 1; the line)
@@ -126,6 +126,7 @@ class Display(threading.local):
         if self.bar is not None and not self.works:
             with suppress(OSError):  # a closed terminal
                 self.bar.stop()
+            live.remove(self.bar.console)
             self.bar = None
 
     def show(self, now: bool = False) -> None:
@@ -205,7 +206,7 @@ def _new_bar() -> Any:
     """A line with a bar on the terminal, below all that is printed meanwhile; None without one."""
     if os.environ.get("NO_COLOR") or os.environ.get("CI"):
         return None
-    console = Console()
+    console = Console(highlight=False)
     is_live = console.is_terminal and not console.is_dumb_terminal
     if not is_live or threading.current_thread() is not threading.main_thread():
         return None
@@ -221,4 +222,5 @@ def _new_bar() -> Any:
     bar.add_task("")
     with suppress(OSError):
         bar.start()
+    live.append(console)
     return bar

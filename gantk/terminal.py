@@ -34,6 +34,9 @@ LINE_WIDTH = 80  # characters of a line that is not on a terminal, in a table of
 MAX_TABLE_WIDTH = 1000  # characters of a line of a table of figures, whose cells are not wrapped
 
 
+live: list[Console] = []  # whose last line is redrawn; all else is printed above it
+
+
 class Command(click.Command):
     """A command that knows where `gantk --help` lists it and whose own help begins with examples.
 
@@ -193,11 +196,18 @@ def console() -> Console:
     return out if out.is_terminal else Escaping(highlight=False, width=LINE_WIDTH)
 
 
+def _out(stderr: bool = False) -> Console:
+    """The console for lines: above a live line where there is one."""
+    if live and (sys.stderr.isatty() or not stderr):
+        return live[-1]
+    return Console(highlight=False, stderr=stderr)
+
+
 def say(line: str, stderr: bool = False) -> None:
     """Print a line of the API: its first word is a label, red for an error or a warning. A terminal
     wraps it between words.
     """
-    out = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    out = _out(stderr)
     if isinstance(line, TextTable):
         line.print_on(out)
         return
@@ -213,7 +223,7 @@ def say(line: str, stderr: bool = False) -> None:
         rest = rest.replace("\n", "\n" + 9 * " ")
 
     gap = (9 - len(label) if len(label) < 9 else 2) * " " if rest else ""
-    out.print(Text.assemble((label, style), gap, rest))
+    out.print(Text.assemble((label, style), gap, rest), soft_wrap=True)
 
 
 def say_next(command: str, say: Callable[[str], None] = say) -> None:
@@ -223,7 +233,7 @@ def say_next(command: str, say: Callable[[str], None] = say) -> None:
 
 def complain(label: str, text: str, style: str = "bold red") -> None:
     """Print a line on standard error, its label in a style. A terminal wraps it between words."""
-    out = Console(stderr=True, highlight=False)
+    out = _out(stderr=True)
     line = styled(label, style) + styled(f"  {text}")
     with suppress(OSError, SystemExit):  # a closed terminal or pipe, for which rich would exit
         out.print(line, soft_wrap=not out.is_terminal)

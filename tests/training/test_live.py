@@ -44,7 +44,7 @@ def terminal(monkeypatch):
     console = Console(
         file=io.StringIO(), width=200, height=40, force_terminal=True, color_system=None
     )
-    monkeypatch.setattr(progress, "Console", lambda: console)
+    monkeypatch.setattr(progress, "Console", lambda **options: console)
     return console.file
 
 
@@ -62,6 +62,15 @@ def test_the_live_line_says_what_is_done_and_what_is_left(now, terminal):
     shown = terminal.getvalue()
     line = "step 400/1000  40%  left 5 min 00 s  scoring  validation PSNR: T1 -> T2 21.50 (+1.5)"
     assert line in shown
+
+
+def test_lines_are_printed_above_the_live_line(terminal):
+    with guest(say), Work("reading"):
+        say("note     a line")
+
+    assert "\x1b[2Knote     a line\n" in terminal.getvalue()
+    say("note     another one")
+    assert "another one" not in terminal.getvalue()
 
 
 def test_a_pipe_gets_a_line_every_half_minute_and_at_the_end(now):
