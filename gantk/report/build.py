@@ -232,10 +232,6 @@ def _story(
             "live": live,
             "steps": steps,
             "frames": {block.direction.key: _frames(block) for block in blocks},
-            "scores": {
-                direction.key: [_score_line(run, direction.key, step) for step in steps]
-                for direction in run.directions
-            },
             "charts": [each.data for charts in curves.values() for each in charts],
         },
     }
@@ -333,15 +329,6 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
         marks.append((run.best.step, "best", "chosen checkpoint"))
     marks += [(alarm.step, "alarm", alarm.alarm) for alarm in run.log.alarms]
     return marks
-
-
-def _score_line(run: RunRecord, direction: str, step: int) -> str:
-    texts = []
-    for name, curves in run.log.validation.items():
-        value = curves.get(direction, {}).get(step)
-        if value is not None:
-            texts.append(f"{metric_name(name)} {number(value, 3)}")
-    return f"scores at this step: {', '.join(texts)}" if texts else ""
 
 
 def _title(run: RunRecord) -> str:

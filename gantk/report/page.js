@@ -11,7 +11,6 @@ function show(index) {
     if (source) image.src = source;
   }
   for (const note of all("[data-mean]")) note.textContent = data.frames[note.dataset.key][note.dataset.mean][index][note.dataset.i];
-  for (const line of all("[data-scores]")) line.textContent = data.scores[line.dataset.scores][index];
   const words = `step ${data.steps[index].toLocaleString("en")}`;
   document.getElementById("step").textContent = words;
   if (scrub) {

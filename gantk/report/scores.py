@@ -7,7 +7,7 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +15,41 @@ import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
+from gantk.metrics.rows import list_scores
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, metric_name
-from gantk.runs.results import Score
+from gantk.runs.results import Results, Score
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
 BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
-def summary_of(
-    systems: Iterable[tuple[str, str, Mapping[str, Score]]],
-) -> pd.DataFrame:
-    """The summary of systems, each with its direction, its name and its scores by metric."""
+def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.DataFrame:
+    """The summary of systems by name, each with a run that names its directions, and of their
+    baselines: equal ones of a baseline once.
+    """
+    models: list[tuple[str, str, Mapping[str, Score]]] = []
+    of_baselines: list[tuple[str, str, Mapping[str, Score]]] = []
+    seen: dict[tuple[str, str], list[str]] = {}  # (direction, baseline) -> its scores as texts
+    for system, (run, results) in systems.items():
+        for key, scores in results.metrics.items():
+            label = run.label(key)
+            models.append((label, system, scores))
+            for rival in results.baselines:
+                own = results.baseline(rival, key)
+                known = {metric: own[metric] for metric in scores if metric in own}
+                texts = seen.setdefault((label, rival), [])
+                text = list_scores(known)
+                if text not in texts:
+                    name = baseline_words(rival)
+                    title = f"{name}, {system}" if texts else name
+                    of_baselines.append((label, title, known))
+                    texts.append(text)
     lines = [
         (direction, _section(metric), system, metric, score)
-        for direction, system, scores in systems
+        for direction, system, scores in [*models, *of_baselines]
         for metric, score in scores.items()
     ]
     return pd.DataFrame(lines, columns=COLUMNS)
@@ -39,17 +57,7 @@ def summary_of(
 
 def run_summary(run: RunRecord) -> pd.DataFrame:
     """All scores of the model and of all baselines."""
-    results = run.results
-    parts = []
-    for key, scores in results.metrics.items():
-        label = run.label(key)
-        systems = [(label, "model", scores)]
-        for name in results.baselines:
-            of_baseline = results.baseline(name, key)
-            known = {metric: of_baseline[metric] for metric in scores if metric in of_baseline}
-            systems.append((label, baseline_words(name), known))
-        parts.append(summary_of(systems))
-    return pd.concat(parts) if parts else summary_of([])
+    return summarise_systems({"model": (run, run.results)})
 
 
 def grids(summary: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

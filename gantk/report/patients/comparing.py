@@ -13,8 +13,7 @@ import pandas as pd
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.comparing import Comparison, compare_systems
-from gantk.metrics.names import baseline_words
-from gantk.metrics.rows import list_scores, result_tone, unlike_inputs
+from gantk.metrics.rows import result_tone, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
 from gantk.progress import Work
@@ -30,7 +29,7 @@ from gantk.report.patients.section import (
 )
 from gantk.report.patients.systems import FOLD, System, systems_of
 from gantk.report.run_record import RunRecord
-from gantk.report.scores import grids, run_summary, summary_of
+from gantk.report.scores import grids, run_summary, summarise_systems
 from gantk.report.summary import summarise
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
@@ -107,7 +106,7 @@ def write_report(
     for line in lines:
         say(line)
 
-    summary = _summary(systems)
+    summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
     common = [*_common_images(systems)]
     if figures is not None:
         images = [(label, image, _titles(label, systems)) for label, image in common]
@@ -226,29 +225,6 @@ def _why_not_compared(systems: Sequence[System]) -> str:
         if found:
             return OTHER_SCALES.format(found)
     return ""
-
-
-def _summary(systems: Sequence[System]) -> pd.DataFrame:
-    """The scores of each system and of its baselines; equal ones of a baseline once."""
-    rows: list[tuple[str, str, Mapping[str, Score]]] = []
-    of_baselines: list[tuple[str, str, Mapping[str, Score]]] = []
-    seen: dict[tuple[str, str], list[str]] = {}  # (direction, baseline) -> its scores as texts
-    for system in systems:
-        results = system.results
-        for key, scores in results.metrics.items():
-            label = system.runs[0].label(key)
-            rows.append((label, system.name, scores))
-            for rival in results.baselines:
-                own = results.baseline(rival, key)
-                known = {metric: own[metric] for metric in scores if metric in own}
-                texts = seen.setdefault((label, rival), [])
-                text = list_scores(known)
-                if text not in texts:
-                    name = baseline_words(rival)
-                    title = f"{name}, {system.name}" if texts else name
-                    of_baselines.append((label, title, known))
-                    texts.append(text)
-    return summary_of([*rows, *of_baselines])
 
 
 def _statistics(systems: Sequence[System]) -> Comparison:
