@@ -215,3 +215,18 @@ def test_a_few_pixels_that_set_the_gray_range_are_named(tmp_path, volumes, value
     assert float(warned.partition(", and PSNR ")[2].split()[0]) == pytest.approx(
         second - first, abs=0.1
     )
+
+
+@pytest.mark.parametrize("case", ["a prediction too many", "two truths of one name"])
+def test_every_prediction_has_one_truth_or_none_is_scored(tmp_path, volumes, case):
+    made, real = volumes[0]
+    if case == "a prediction too many":
+        volume(tmp_path / "pred" / "case-9.nii.gz", made)
+    else:
+        for path in sorted((tmp_path / "truth").iterdir()):
+            (tmp_path / "truth" / "first").mkdir(exist_ok=True)
+            path.rename(tmp_path / "truth" / "first" / path.name)
+        volume(tmp_path / "truth" / "second" / "case-0.nii.gz", real + 100)
+
+    with pytest.raises(gantk.UserError, match="not every prediction has one truth of its own"):
+        rows_of(tmp_path, "mae")

@@ -218,6 +218,8 @@ def test_pair_verdict_is_against_the_best_baseline():
     tie = pair_verdict(beside(model, identity=model), SENSES)["psnr"]
     assert tie.better is False
     assert tie.probability == 0.5
+    broken = scores(0.01, 0.01, 0.01, 0.01, 0.01, float("nan"))
+    assert pair_verdict(beside(broken, identity=model), SENSES)["psnr"].better is False
 
 
 def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gantk.metrics.rows import files_sentences, result_sentence
+from gantk.metrics.rows import files_sentences, result_sentence, result_tone
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import p_words, tone_of, verdict_words
 from gantk.runs.results import Results, Verdict
@@ -221,6 +221,7 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
 
     assert f"is {said}" in result_sentence(found)
     assert [cells[1] for cells in table.rows] == rows
+    assert result_tone(found) == "bad"  # the worst score's
 
 
 @pytest.mark.parametrize("corrected", [18.0, 32.0, None])
