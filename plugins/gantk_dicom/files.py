@@ -68,7 +68,7 @@ NO_SCAN_CLASSES = {
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("30", "66.4", "66.7", "77.1.6", "481.2")
 }
 GRAY = ("MONOCHROME1", "MONOCHROME2")  # PhotometricInterpretation
-MAX_KEPT_HEADERS = 4096  # of files that are listed, described and read; tens of kB each
+MAX_KEPT_HEADERS = 2048  # of files that are listed, described and read; about 60 kB each
 READS_PER_LOOK = 256  # read calls after which the time is looked at: an element takes two
 PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
 # markers of JPEG and JPEG-LS that precede a size

@@ -18,7 +18,7 @@ import gantk
 from gantk.errors import UserError
 from gantk.formats import files as io
 from gantk.formats.image import to_upright
-from gantk_dicom import write
+from gantk_dicom import files, write
 from gantk_dicom.names import pseudonym
 
 # pydicom warns of odd files, which some tests make; a reader that is closed after its file prints a
@@ -144,6 +144,21 @@ def test_compressed_slices_are_decoded_to_the_very_numbers(tmp_path, kind):
 
     assert dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed
     assert np.array_equal(io.read(path).pixels[0], numbers)
+
+
+def test_a_header_is_read_once_while_its_file_does_not_change(tmp_path, monkeypatch):
+    (path,) = made.series(tmp_path, made.head(1))
+    before = io.read(path)
+    reads = []
+    monkeypatch.setattr(files, "dcmread", lambda *given, **options: reads.append(given))
+    assert [scan.path for scan in io.scans(tmp_path)] == [path]
+    assert io.outline(path).grid.same_as(before.grid)
+    assert np.array_equal(io.read(path).pixels, before.pixels)
+    assert reads == []
+    monkeypatch.undo()
+    change(path, RescaleIntercept=7)
+
+    assert np.array_equal(io.read(path).pixels, before.pixels + 7)
 
 
 def test_files_without_a_preamble_are_read(tmp_path):
