@@ -46,7 +46,7 @@ TYPES = {
     "f8": ("MET_DOUBLE", "double"),
 }
 # NRRD's encoding -> compression
-PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
+PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip"}
 MAX_AXES = 16  # the limit of NRRD
 # Fields, in lower case and without blanks, that would change what values or positions mean, and the
 # values that change nothing.
@@ -212,7 +212,7 @@ class Nrrd(Itk):
             )
 
         if encoding not in PACKINGS:
-            raise _unread(path, "stores its voxels as text")
+            raise _unread(path, "stores its voxels as text or packed by bzip2")
         if fields.get("lineskip", "0") != "0" or fields.get("byteskip", "0") != "0":
             raise _unread(path, "skips lines or bytes before its voxels")
 

@@ -4,7 +4,6 @@ integer type of the source.
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import zlib
@@ -34,7 +33,7 @@ class Stored:
     dtype: np.dtype  # with its byte order
     start: int = 0  # bytes of the stream before the volume
     end: int = 0  # bytes of the stream up to the end of the last volume
-    packing: str = ""  # "", "gzip", "zlib" or "bzip2"
+    packing: str = ""  # "", "gzip" or "zlib"
     opens: int = 0  # byte of the file at which the stream begins
     scale: tuple[float, float] | None = None  # slope and intercept; None: stored as they are
 
@@ -100,7 +99,7 @@ class Stored:
             return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK_BYTES))
         if self.packing == "gzip":
             return gzip.GzipFile(fileobj=file)
-        return bz2.BZ2File(file) if self.packing == "bzip2" else file
+        return file
 
 
 def simpleitk() -> ModuleType:
