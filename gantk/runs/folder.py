@@ -71,7 +71,6 @@ RUN_FILES = (
     "metrics.json",
     "scores.csv",
     "report.html",
-    "profile",
 )
 MAX_EQUAL_NAMES = 1000  # folders that are told apart by a number at the end of their name
 PACKAGES = (

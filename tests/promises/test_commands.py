@@ -149,7 +149,6 @@ RUN_FILES = {
     "log.jsonl",
     "checkpoints",
     "samples",
-    "profile",
 }
 CHECKPOINT_FILES = {"weights.safetensors", "state.safetensors", "state.json", "meta.json"}
 
@@ -163,7 +162,6 @@ def test_a_run_leaves_the_files_that_the_readme_lists(run):
     assert saved(run) == ["step-000008", "step-000016"]
     for step in saved(run):
         assert names_in(run / "checkpoints" / step) == CHECKPOINT_FILES
-    assert names_in(run / "profile")
     assert list((run / "samples").rglob("*.png"))
 
 
