@@ -155,7 +155,7 @@ class Mapping(IntensityMapping):
                 allowed="[start, end] with start below end",
             )
         if self.per == "image":  # of an earlier version
-            what = 'per = "image", one mapping for each image, is no longer possible'
+            what = 'per = "image", one mapping for each image, is not possible any more'
             raise UserError(what, where="data.intensity.per", allowed=("set", "volume"))
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
