@@ -21,11 +21,6 @@ from gantk.terminal import Command
 @click.argument("run")
 @click.argument("name", metavar="USER/NAME")
 @click.option(
-    "--card",
-    metavar="FILE",
-    help="Model card, as for `gantk pack`. Default: the packed model's card, or gantk's template.",
-)
-@click.option(
     "--license",
     metavar="ID",
     help="Licence of the weights in the card's header, such as cc-by-4.0. Default: none.",
@@ -35,7 +30,7 @@ def command(run, name, **options) -> None:
     """Upload the model of RUN to the Hugging Face hub as USER/NAME.
 
     gantk uploads what `gantk pack` writes: weights (safetensors), recipe, intensity mappings, scores
-    and card. It uploads no images and no names of patients or files. First log in with `hf auth
+    and card; RUN may be a packed model with a card of your own. It uploads no images and no names of patients or files. First log in with `hf auth
     login`, or set HF_TOKEN. Others can then use the model: `gantk translate hf://USER/NAME IN OUT`.
     """
     from gantk.terminal import say

@@ -121,7 +121,6 @@ def push(
     run: str | os.PathLike[str],
     name: str,
     *,
-    card: str | os.PathLike[str] | None = None,
     license: str | None = None,
     private: bool = False,
     say: Callable[[str], None] = print,
@@ -146,12 +145,12 @@ def push(
     path = find_model(run)
     with TemporaryDirectory() as folder:
         made = Path(folder) / name.partition("/")[2]
-        if card is None and pack_record(RunFolder.open(path)) is not None:
+        if pack_record(RunFolder.open(path)) is not None:
             copy_packed(RunFolder(path), made)
         else:
             from gantk_models.packing import pack
 
-            pack(path, made, card=card, say=lambda line: None)
+            pack(path, made, say=lambda line: None)
 
         write_file(made / "README.md", _readme(made, license).encode())
         with hub.as_gantk_error(f"'{name}' cannot be uploaded"):
