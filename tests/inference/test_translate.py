@@ -172,12 +172,12 @@ def framed_block() -> np.ndarray:
 
 
 def model_of_maps(options: TranslateOptions, keys: dict) -> OnePipeline:
-    """A model whose network gives paler and paler images."""
+    """A model whose network gives paler and paler images, and a shadow of them."""
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         made = []
         for number in range(options.variants or 1):
-            made.append(batch * (1 - 0.1 * number))
+            made.append(batch * (1 - 0.1 * number) + 0.2 * batch.roll(2, -1))
         return torch.cat(made, 1)
 
     made = model_of(run, batch=2, **keys)
