@@ -273,6 +273,12 @@ class Format:
         """
         raise NotImplementedError
 
+    def withdraw(self, path: Path) -> None:
+        """Remove an earlier result, if there is one: a file, or only the files of the series from
+        its folder.
+        """
+        path.unlink(missing_ok=True)
+
     def limits(self, path: Path, image: Image) -> Sequence[tuple[float, float]]:
         """The value ranges that such a file can store such an image in, narrowest first: of its
         integer types, or infinite for floats.

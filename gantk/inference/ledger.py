@@ -47,14 +47,17 @@ class Ledger:
             self.folder.rmdir()  # only if it is empty
         self.holding.close()
 
-    def has(self, results: Iterable[Path], inputs: Iterable[Path]) -> bool:
-        """Whether all these results exist and are valid."""
+    def has(self, results: Iterable[Path], written: Iterable[Path], inputs: Iterable[Path]) -> bool:
+        """Whether all files that were written exist and are valid, and the results among them were
+        written one after the other: an earlier one that was withdrawn may leave its folder.
+        """
         try:
             changed = max(_last_change(path) for path in inputs)
-            written = min(path.stat().st_mtime_ns for path in results)
+            times = [path.stat().st_mtime_ns for path in results]
+            first = min(path.stat().st_mtime_ns for path in written)
         except OSError:
             return False
-        return written > max(changed, self.begun)
+        return first > max(changed, self.begun) and times == sorted(times)
 
 
 def _last_change(path: Path) -> int:

@@ -119,8 +119,9 @@ class Translation:
             outcomes: dict[Job, Any] = {}
             for job in jobs:
                 written = self._files_of(job)
-                is_done = ledger is not None and ledger.has(written, job.files)
-                outcomes[job] = [output.path for output in job.outputs] if is_done else None
+                results = [output.path for output in job.outputs]
+                is_done = ledger is not None and ledger.has(results, written, job.files)
+                outcomes[job] = results if is_done else None
                 if not is_done:
                     files.expect_writable(written, self.overwrite)
 
@@ -486,6 +487,10 @@ class Translation:
     def _write(self, job: Job, results: Sequence[ResultFile]) -> list[Path]:
         """Write the results of a job; returns their paths."""
         files.expect_writable([result.path for result in results], self.overwrite)
+        for path, image, _ in results[1:]:  # a kill must not leave parts of two calls
+            if self._has_sidecar(path):
+                files.sidecar_of(path).unlink(missing_ok=True)
+            files.writer_of(path, image).withdraw(path)
         for result in results:
             self._write_file(job, *result)
         return [result.path for result in results]

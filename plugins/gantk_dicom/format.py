@@ -86,6 +86,10 @@ class Dicom(SeriesFormat):
         """The DICOM files of a folder whose description does not say that gantk wrote them."""
         return room("write").files_of_others(folder)
 
+    def withdraw(self, path: Path) -> None:
+        """Delete a file, or atomically a derived series."""
+        room("write").withdraw(path) if path.is_dir() else super().withdraw(path)
+
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its suffix (.dcm, .dicom, .ima) or, without a known one, by the

@@ -99,6 +99,11 @@ def write_series(folder: Path, image: Image, description: str = "") -> None:
     _replace_series(folder, _readable(datasets, image.path))
 
 
+def withdraw(folder: Path) -> None:
+    """Delete an earlier result from its folder, atomically."""
+    _replace_series(folder, ())
+
+
 def files_of_others(folder: Path) -> list[Path]:
     """The DICOM files of a folder whose description does not say that gantk wrote them."""
     if not folder.is_dir():

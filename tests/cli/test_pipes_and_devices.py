@@ -10,7 +10,6 @@ from tiny import draw_pictures, write_toml
 
 from gantk import UserError
 from gantk.data.cache import Cache
-from gantk.inference.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)
@@ -81,16 +80,6 @@ def test_a_planted_ledger_does_no_harm(way, tmp_path, tiny_run, gantk):
     gantk("translate", tiny_run, tmp_path / "in", tmp_path / "out", "--device", "cpu").ok()
 
     assert len([*(tmp_path / "out").glob("*.png")]) == 2
-    assert kept.read_text() == "mine"
-
-
-def test_a_ledger_that_changes_into_a_link_is_not_followed(tmp_path):
-    kept = tmp_path / "kept.txt"
-    kept.write_text("mine")
-    with Ledger(tmp_path / "out", {}) as ledger:
-        ledger.path.symlink_to(kept)
-        ledger.add(type("Job", (), {"scans": {}, "name": "x"})(), [])
-
     assert kept.read_text() == "mine"
 
 
