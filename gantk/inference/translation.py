@@ -96,6 +96,7 @@ class Translation:
         self.several_contrasts = len(self.contrasts) > 1
         # (kind, line) -> the images it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.shared_sidecars: set[Path] = set()  # that several results would have
         self.format = ResultFormat(self.pipeline, self.frame, self.suffix)
         self.count = 1  # images of INPUT
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
@@ -329,7 +330,15 @@ class Translation:
         return paths + [files.sidecar_of(path) for path in paths if self._has_sidecar(path)]
 
     def _expect_own_names(self, jobs: Sequence[Job]) -> None:
-        """UserError where two files of results would have one name, or one that of an input."""
+        """UserError where two files of results would have one name, or one that of an input. A JSON
+        file that would describe several results, as of `p1.nii.gz` and `p1.nrrd`, is not written.
+        """
+        names = Counter(path for job in jobs for path in self._files_of(job))
+        results = {output.path for job in jobs for output in job.outputs}
+        self.shared_sidecars = {path for path in names.keys() - results if names[path] > 1}
+        if self.shared_sidecars:
+            listed = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
+            self.say(f"note     not written, because several results would share it: {listed}")
         inputs = {file.resolve() for job in jobs for file in job.files}
         for path, count in Counter(path for job in jobs for path in self._files_of(job)).items():
             if count > 1:
@@ -342,6 +351,8 @@ class Translation:
 
     def _has_sidecar(self, path: Path) -> bool:
         """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        if files.sidecar_of(path) in self.shared_sidecars:
+            return False
         is_picture = files.is_image(path) and not files.is_volume(path)
         return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
