@@ -114,7 +114,10 @@ class Translation:
         ledger = Ledger(folder, self._identity()) if folder else None
         # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
-            for place in {file.parent for job in jobs for file in self._files_of(job)}:
+            places = {file.parent for job in jobs for file in self._files_of(job)}
+            if folder:
+                places |= {folder, folder.absolute().parent}
+            for place in places:
                 sweep(place)  # what killed calls left half-written
             self._expect_own_names(jobs)
             outcomes: dict[Job, Any] = {}
