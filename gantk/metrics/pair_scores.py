@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,27 +106,30 @@ class PairScorer:
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL
     ) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
-        parts = []
+        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        finite = []
         for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)
             made = output[part].to(self.device)
-            finite = made.isfinite().flatten(1).all(1).cpu().numpy()
-            numbers = np.arange(first, first + len(made))
+            finite.append(made.isfinite().flatten(1).all(1).cpu().numpy())
             for row, value, corrected in self._scores_of_batch(made, references, part):
-                columns = {"value": _numbers(value), "corrected": _numbers(corrected)}
-                known = {"metric": row, "finite": finite, "number": numbers}
-                parts.append(pd.DataFrame(known | columns))
-        if not parts:
+                unknown = torch.full_like(value, torch.nan)
+                after = unknown if corrected is None else corrected
+                found[row].append((_numbers(value), _numbers(after)))
+        if not found:
             return pd.DataFrame(columns=COLUMNS)
 
-        table = pd.concat(parts).sort_values(
-            "metric", key=lambda names: names.map([*self.rows_of].index), kind="stable"
-        )
         names = range(len(output)) if references.names is None else references.names
-        table["image"] = np.array([*map(str, names)], dtype=object)[table.number]
-        table["patient"] = np.array(references.patients, dtype=object)[table.number]
-        table["region"] = [split_region(name)[1] or "whole" for name in table.metric]
-        return table.assign(direction=direction, system=system)[COLUMNS].reset_index(drop=True)
+        images = {"image": [*map(str, names)], "patient": references.patients}
+        about = pd.DataFrame(images).assign(finite=np.concatenate(finite))
+        parts = []
+        for row in (row for row in self.rows_of if row in found):
+            values, corrected = (np.concatenate(each) for each in zip(*found[row], strict=True))
+            region = split_region(row)[1] or "whole"
+            own = about.assign(metric=row, region=region, value=values, corrected=corrected)
+            parts.append(own)
+        table = pd.concat(parts, ignore_index=True)
+        return table.assign(direction=direction, system=system)[COLUMNS]
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
@@ -198,8 +202,8 @@ class PairScorer:
         return metric_score(metric, found, int(lines.value.count()), definition, corrected)
 
 
-def _numbers(scores: Tensor | None) -> Any:
-    return np.nan if scores is None else scores.cpu().double().numpy()
+def _numbers(scores: Tensor) -> np.ndarray:
+    return scores.cpu().double().numpy()
 
 
 def _in_regions(
