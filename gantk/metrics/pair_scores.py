@@ -124,9 +124,9 @@ class PairScorer:
         about = pd.DataFrame(images).assign(finite=np.concatenate(finite))
         parts = []
         for row in (row for row in self.rows_of if row in found):
-            values, corrected = (np.concatenate(each) for each in zip(*found[row], strict=True))
+            values, linear = (np.concatenate(each) for each in zip(*found[row], strict=True))
             region = split_region(row)[1] or "whole"
-            own = about.assign(metric=row, region=region, value=values, corrected=corrected)
+            own = about.assign(metric=row, region=region, value=values, corrected=linear)
             parts.append(own)
         table = pd.concat(parts, ignore_index=True)
         return table.assign(direction=direction, system=system)[COLUMNS]
