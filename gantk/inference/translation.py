@@ -389,6 +389,7 @@ class Translation:
         outcomes: dict[Job, Any] = {}
         reading: dict[Job, Future] = {}
         writing: dict[Job, Future] = {}
+        last: list[Future] = []
         with (
             Work("translating", total, "file") as work,
             ThreadPoolExecutor(1) as reader,
@@ -408,11 +409,12 @@ class Translation:
                     results = self._as_files(job, image, checks, made)
                     # the input takes no memory while its result is written
                     del waiting, image, made
-                    wait(writing.values())
+                    wait(last)
                     writing[job] = writer.submit(self._write, job, results)
+                    last = [writing[job]]
                     del results
                     if not is_small:
-                        wait(writing.values())
+                        wait(last)
                 except self.FAILURES as error:
                     outcomes[job] = error
 
