@@ -111,6 +111,20 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_the_first_phase_whose_loss_is_not_finite_is_named(tiny_recipe, tmp_path, monkeypatch):
+    from gantk_translation.two_way import CycleMethod
+
+    losses_of = CycleMethod.generator_losses
+
+    def with_nan(method, batch):
+        losses = losses_of(method, batch)
+        return losses | {"cycle_b": losses["cycle_b"] * float("nan")}
+
+    monkeypatch.setattr(CycleMethod, "generator_losses", with_nan)
+    with pytest.raises(GantkError, match=r"the loss generators/cycle_b is not finite at step 1\."):
+        gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
+
+
 def test_out_of_memory_says_what_to_lower(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "train_step", lambda engine, batch: torch.empty(2**60))
     more = {"microbatch": 1, "precision": "bf16"}

@@ -239,3 +239,14 @@ def test_augmentation_p_follows_the_discriminator():
     assert falling == sorted(falling, reverse=True)
     assert falling[-1] == 0.0
     assert rising[-1] == pytest.approx(1000 // 16 * 16 / DiscriminatorAugment.SPEED)
+
+    # mean signs of 0.2 and 0.8, below and above the target 0.6
+    assert after_signs(positive=6) < 0.05 < after_signs(positive=9)
+
+
+def after_signs(positive: int) -> float:
+    """p, at first 0.05, after images of ten logits of which so many are positive."""
+    augment = adaptive(p=0.05)
+    logits = torch.tensor([1.0] * positive + [-1.0] * (10 - positive))
+    augment.observe(logits.expand(DiscriminatorAugment.INTERVAL, 10))
+    return float(augment.p)
