@@ -40,7 +40,7 @@ class StructureTerms:
     # for local_ncc: how tissue contrast changes; "inverted" for T1 and T2
     contrast: Contrast = "any"
     air: Weight = 0.0  # weight of the output's distance from black where the input is air
-    # further losses of output and input, each with a weight
+    # further losses of output and input, each with its own options, such as its weight
     source_losses: list[SourceLoss] = field(default_factory=list)
 
     def __post_init__(self):

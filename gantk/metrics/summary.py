@@ -108,7 +108,7 @@ def _remarks(results: Results) -> Iterator[str]:
         ceiling = results.baselines.get(CEILING, {}).get(key, {})
         known = {name: score for name, score in ceiling.items() if score.value is not None}
         if known:
-            what = f"{title}: real images of other patients reach {list_scores(known)}"
+            what = f"{title}: other real images reach {list_scores(known)}"
             yield with_label("note", f"{what}, which is the best that can be expected")
 
 

@@ -76,7 +76,7 @@ def _names(name: str, kind: str) -> dict[str, str]:
         what = f"'{module}' is a keyword or module of Python"
     elif taken:
         what = f"'{taken.owner}' already offers the {kind} '{module}'"
-    elif importlib.util.find_spec(module):
+    elif (found := importlib.util.find_spec(module)) and found.has_location:
         what = f"a package '{module}' is already installed"
     else:
         cls = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))

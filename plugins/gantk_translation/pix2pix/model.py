@@ -61,7 +61,7 @@ class Pix2Pix(Regression):
         # weight of the L1 loss (lambda), or of `reconstruction`; 0 = only the adversarial loss
         l1: Weight = 100.0,
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
-        # further losses between a translation and its truth, each with a weight
+        # further losses between a translation and its truth, each with its own options
         target_losses: list[Loss] = [],
         both: bool = False,  # also learn b -> a, with separate networks
         lesion: Positive = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true

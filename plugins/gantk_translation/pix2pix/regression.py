@@ -33,7 +33,7 @@ class Regression(Method):
         generator: Generator = "unet",  # generator network
         reconstruction: Loss = "l1",  # loss between a translation and its truth; l1 in the paper
         both: bool = False,  # also learn b -> a, with a separate generator
-        # further losses between a translation and its truth, each with a weight
+        # further losses between a translation and its truth, each with its own options
         target_losses: list[Loss] = [],
         lesion: Positive = 1.0,  # weight of a lesion's pixels in the L1 loss; needs data.mask = true
         vary: list[Augment] = [],  # random changes of the generator's input, not of its target
