@@ -26,7 +26,7 @@ from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import stop_on_ctrl_c
-from gantk_cluster.cluster import Room, connect_cluster
+from gantk_cluster.cluster import Room, connect_cluster, watch_head
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
@@ -221,7 +221,8 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     grid = asked["trials"] == combinations(asked)
     seed = asked["recipe"].get("train", {}).get("seed", 0)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
-    with stop_on_ctrl_c() as stopped:
+    again = f"Start it again, and resume with: gantk sweep --resume {argument(asked['folder'])}"
+    with stop_on_ctrl_c() as stopped, watch_head(room.ray, again):
         tune.run(
             partial(train, asked=asked),
             name="ray",
