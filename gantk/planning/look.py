@@ -20,7 +20,12 @@ from gantk.data.check.pairs import Fit
 from gantk.data.dataset import Study, expect_no_doubts
 from gantk.data.look import background_level
 from gantk.data.preparation import Record, patients_of
-from gantk.data.sources.pairing import complete_pairs, on_other_grids, without_partner
+from gantk.data.sources.pairing import (
+    complete_pairs,
+    on_other_grids,
+    too_many_alone,
+    without_partner,
+)
 from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.method import domain_letters
@@ -95,7 +100,11 @@ class Scans:
 
     @cached_property
     def alone(self) -> int:
-        """How many images have no partner where others have one."""
+        """How many images have no partner where others have one; 0 for a few, which a paired method
+        leaves out.
+        """
+        if not too_many_alone(self.records):
+            return 0
         return len(without_partner(self.records, complete_pairs(self.records)))
 
     @property

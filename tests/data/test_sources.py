@@ -141,16 +141,22 @@ def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     assert sets["a"] == sets["b"]
 
     (tmp_path / "T2" / "slice-07.png").unlink()
+    data = load(method=PAIRED, **table)
 
+    assert sum(len(data.pairs(name)) for name in SETS) == 11, "one image alone is left out"
+    assert not any("slice-07" in record.key for record in data.training)
+
+    for number in (8, 9):
+        (tmp_path / "T2" / f"slice-0{number}.png").unlink()
     with pytest.raises(
         UserError,
-        match="1 of 23 images of T1 and T2 have no partner. The first is 'T1/slice-07.png'",
+        match="3 of 21 images of T1 and T2 have no partner. The first is 'T1/slice-07.png'",
     ):
         load(method=PAIRED, **table)
 
     data = load(method=UNPAIRED, **table)
 
-    assert sum(len(data.pairs(name)) for name in SETS) == 11, "the others are pairs to score with"
+    assert sum(len(data.pairs(name)) for name in SETS) == 9, "the others are pairs to score with"
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from gantk.data.sources.pairing import (
     complete_pairs,
     on_other_grids,
     remedy_of_grids,
+    too_many_alone,
     without_partner,
 )
 from gantk.data.sources.source import nothing_fits, source_for
@@ -361,10 +362,10 @@ def _about_use(study: Study, items: Sequence[Inspected]) -> Iterator[Problem]:
 
 
 def _without_partner(study: Study) -> Iterator[Problem]:
-    """Yield images that unpaired methods train on, but no score compares: pairs on two grids, and
-    images without a partner where others have one. Paired training stops.
+    """Yield images without a partner where others have one, and pairs on two grids: no score compares
+    them, and of methods only unpaired ones train on them. A paired training of many stops.
     """
-    if study.method.paired:
+    if study.method.paired and too_many_alone(study.records):
         return
     complete = complete_pairs(study.records)
     apart = on_other_grids(study.records)
@@ -377,9 +378,10 @@ def _without_partner(study: Study) -> Iterator[Problem]:
             remedy_of_grids(apart[0]) if apart else "",
         ),
         (
-            "note",
+            "warning" if study.method.paired else "note",
             [record for record in alone if record not in apart],
-            "has|have no partner in the other domain:",
+            "has|have no partner in the other domain"
+            + (" and is|are left out:" if study.method.paired else ":"),
             "complete the pairs, or remove these images",
         ),
     ):

@@ -15,6 +15,7 @@ ALONE = "alone/"  # start of the pair of an image without a partner
 ASPECT_TOLERANCE = 0.02
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
+MAX_LEFT_OUT = 0.1  # share of images without a partner that a paired method leaves out
 
 
 def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:
@@ -114,6 +115,12 @@ def without_partner(records: Sequence[Record], complete: Collection[str]) -> lis
     return [each for each in records if each.pair is not None and each.pair not in complete]
 
 
+def too_many_alone(records: Sequence[Record]) -> bool:
+    """Whether there are no pairs, or too many images without a partner for a paired method."""
+    complete = complete_pairs(records)
+    return not complete or len(without_partner(records, complete)) > MAX_LEFT_OUT * len(records)
+
+
 def on_other_grids(records: Sequence[Record]) -> list[Record]:
     """The records whose partner is there, but on another grid."""
     return [record for record in records if record.file and record.file.row.apart]
@@ -127,16 +134,18 @@ def remedy_of_grids(record: Record) -> str:
 
 
 def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
-    """UserError where a paired method would find no pairs, or pairs without one of their images.
+    """UserError where a paired method would find no pairs, or more than a tenth of the images without
+    their partner; fewer are left out of the training.
 
     Images without `pair` are allowed. The error names a patient's two scans that are on different
     grids, if there are any.
     """
+    if not too_many_alone(records):
+        return
+
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]
     broken = without_partner(records, complete)
-    if complete and not broken:
-        return
 
     remedy = (
         "list the pairs in a table (--data pairs.csv), or use an unpaired method such as dualgan"
