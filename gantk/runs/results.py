@@ -6,6 +6,7 @@ Read `Results` and `Score` first.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,6 +117,11 @@ class Score(Table):
         return {name: each for name, each in self.details.items() if isinstance(each, Score)}
 
     @property
+    def compares_sets(self) -> bool:
+        """Whether it compares two sets of images: `n` counts images then, not patients."""
+        return re.search(r"\breal=\d", self.definition) is not None
+
+    @property
     def decimals(self) -> int:
         """Decimal places: 2 for decibels, 3 for scores near 1."""
         size = abs(self.value or 0.0)
@@ -167,6 +173,8 @@ class Score(Table):
             return f"{count_noun(self.images, 'image')}, patients unknown" if self.images else ""
         if self.n is None:
             return ""
+        if self.compares_sets:
+            return count_noun(self.images or self.n, "image")
         images = (
             f" ({count_noun(self.images, 'image')})"
             if self.images and self.images != self.n

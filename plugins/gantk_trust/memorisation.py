@@ -57,11 +57,13 @@ class Memorisation(InFeatures):
             torch.cat([trained_on.images, test.images.to(trained_on.images.device)]),
             [*trained_on.patients, *test.patients],
         )
-        distances = np.minimum(
-            cdist(*self.vectors(trained_on, fake, real)),
-            cdist(*self.vectors(trained_on, mirrored, real)),
-        )
+        of_fakes, of_reals = self.vectors(trained_on, fake, real)
+        of_mirrored, _ = self.vectors(trained_on, mirrored, real)
+        distances = np.minimum(cdist(of_fakes, of_reals), cdist(of_mirrored, of_reals))
         is_training = np.arange(len(real)) < len(trained_on)
+        # images that look like no real one are nearest to some, but copies of none
+        held_out = cdist(of_reals[~is_training], of_reals[is_training]).min(1)
+        near = np.median(distances[:, is_training].min(1)) < np.median(held_out)
 
         def copied_share(kept_real: np.ndarray, kept_fake: np.ndarray) -> float:
             of_kept = distances[kept_fake]
@@ -82,7 +84,7 @@ class Memorisation(InFeatures):
 
         counts = f"n={len(fake)},train={len(trained_on)},held-out={len(test)}"
         definition = f"{self.definition}/{counts}"
-        details = {"warning": WARNING} if warns else {}
+        details = {"warning": WARNING} if warns and near else {}
         return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
 
     def _training_images(self) -> ImageGroup:

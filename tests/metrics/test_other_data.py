@@ -103,7 +103,7 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
     assert read_json(out)["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 
-def test_the_layout_that_the_question_proposes_is_the_answer(run, tmp_path, gantk):
+def test_a_proposed_layout_is_the_answer(run, tmp_path, gantk):
     other = scans(tmp_path / "other", range(20, 22))
     for kind in ("T1", "T2"):  # deeper than the others
         volume(other / "raw" / "p24" / f"study1_{kind}W.nii", 999)

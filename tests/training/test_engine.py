@@ -111,7 +111,7 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_the_first_phase_whose_loss_is_not_finite_is_named(tiny_recipe, tmp_path, monkeypatch):
+def test_the_loss_that_is_not_finite_is_named(tiny_recipe, tmp_path, monkeypatch):
     from gantk_translation.two_way import CycleMethod
 
     losses_of = CycleMethod.generator_losses

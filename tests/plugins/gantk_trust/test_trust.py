@@ -82,6 +82,15 @@ def test_copies_of_training_images_are_told_from_new_images(made, low, high, war
     assert Memorisation(2.0, 2)(train, held_out, group(made, "f")).ci95 is None
 
 
+def test_noise_copies_no_training_image():
+    signs = torch.randint(0, 2, (30, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    train = group(smooth(40, 5, 32), "t")
+    score = Memorisation(2.0, 2)(train, group(TRAINED_ON, "h"), group(1.8 * signs - 0.9, "f"))
+
+    assert score.value > 0.9
+    assert "warning" not in score.details
+
+
 def test_inverted_contrast_raises_an_alarm_in_training():
     truth = smooth(4, 8)
     held = SampleBatch(inputs={"a_to_b": truth.flip(-1)}, truths={"a_to_b": truth})
