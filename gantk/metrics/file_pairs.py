@@ -4,13 +4,13 @@ tables with a line for each image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.contrasts import contrast_in, exclude, usual_contrast
 from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.question import LayoutQuestion
 from gantk.catalog.scan import Asked, scan, scan_or_contrasts
@@ -83,12 +83,23 @@ def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, li
             if len(pairs) == len(made):
                 unused = [each.name for each in real.scan if each not in {*pairs.scan_real}]
                 what = f"{count_noun(unused, 'image')} of the truth without a prediction: "
-                return pairs, [what + join_first(unused, most=MAX_LISTED_NAMES)] * bool(unused)
+                notes = [what + join_first(unused, most=MAX_LISTED_NAMES)] * bool(unused)
+                return pairs, [*notes, *_notes_on_contrasts(pairs)]
 
     names = made.name[made.name.duplicated(keep=False) | ~made.name.isin(real.name)]
     listed = join_first(sorted({*names}), most=MAX_LISTED_NAMES)
     what = f"not every prediction has one truth of its own, by names or by patients: {listed}"
     raise UserError(what, where=WHERE, remedy=REMEDY)
+
+
+def _notes_on_contrasts(pairs: pd.DataFrame) -> Iterator[str]:
+    """A note where names say that predictions show another contrast than their truth."""
+    if "contrast" in pairs:  # they were matched by it
+        return
+    contrasts = pairs[["contrast_made", "contrast_real"]].drop_duplicates()
+    for made, real in contrasts.itertuples(index=False):
+        if exclude(usual_contrast(made), usual_contrast(real)):
+            yield f"different contrasts are compared, as names say: {made} with {real}"
 
 
 def ask_for_layouts(paths: Sequence[Path], layouts: Sequence[str], error: UserError) -> None:
