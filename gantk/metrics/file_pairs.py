@@ -24,7 +24,13 @@ MAX_LISTED_NAMES = 5
 REMEDY = "give each image the name of its truth, or say whose files are whose: --layout and --truth-layout"
 SUFFIXES = ("_made", "_real")
 # the first of these by which every prediction has one truth of its own
-KEYS = (["name"], ["file"], ["file_without_contrast"], ["patient", "visit", "contrast"])
+KEYS = (
+    ["name"],
+    ["file"],
+    ["file_without_contrast"],
+    ["patient", "visit", "contrast"],
+    ["folder"],  # one image each
+)
 
 
 def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
@@ -41,6 +47,7 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
     names = pd.Series([scan.name for scan in table.scan], dtype=object)
     table["name"] = [name.removesuffix(suffix_of(name)) for name in names]
     table["file"] = table.name.str.rpartition("/")[2]
+    table["folder"] = table.name.str.rpartition("/")[0]
     table["file_without_contrast"] = [contrast_in(file)[1] for file in table.file]
     table["contrast"] = [row.contrast for row in rows]
     table["visit"] = [row.session for row in rows]
@@ -73,7 +80,7 @@ def of_contrasts(images: pd.DataFrame, contrasts: pd.Series) -> pd.DataFrame:
 
 def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Each prediction with its truth, `scan_made` and `scan_real`, and notes: images of equal names, or
-    of the same contrast, patient and visit. UserError where a prediction has no truth of its own.
+    of the same contrast, patient and visit, or alone in equal folders. UserError where a prediction has no truth of its own.
     """
     for key in KEYS:
         is_known = (made[key[0]] != "").all()

@@ -42,6 +42,11 @@ MATCHED = {
         0,
     ),
     "in folders": (["p01/T2.nii", "p02/T2.nii"], ["p01/t2w.nii", "p02/t2w.nii"], 0),
+    "alone in equal folders": (
+        ["p01/t2_mprage.nii", "p02/t2_mprage.nii"],
+        ["p01/t2_tse.nii", "p02/t2_tse.nii"],
+        0,
+    ),
     "unchanged inputs": (["p01_T1.nii.gz", "p02_T1.nii.gz"], ["p01_T2.nii", "p02_T2.nii"], 1),
 }
 
