@@ -270,6 +270,7 @@ def evaluate(
 
     from gantk.data.dataset import layouts_in_words
     from gantk.data.recipe_data import with_test_data, without_training
+    from gantk.data.sources.pairing import complete_pairs, without_partner
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
@@ -321,6 +322,10 @@ def evaluate(
         if read_by := layouts_in_words(parts.data.source):
             say(f"layout   {read_by}")
         say(f"data     all images of {data} are test images; the run folder is not changed")
+        tested = parts.data.splits["test"]
+        alone = without_partner(tested, complete_pairs(tested))
+        if alone and len(alone) < len(tested):
+            say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")
         if packing is not None:
             say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")
 
