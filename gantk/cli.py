@@ -19,7 +19,7 @@ from gantk.errors import (
     UserError,
     did_you_mean,
     printable,
-    unforeseen,
+    unforeseen_message,
 )
 from gantk.guest import guest
 from gantk.plugin.loader import attach_commands, load, plugin_note
@@ -87,7 +87,7 @@ class Commands(CommandGroup):
             except (OSError, ValueError):
                 _drop_output()
 
-            complain("error", unforeseen(error))
+            complain("error", unforeseen_message(error))
             sys.exit(1)
 
     def _main_with_answers(self, args: Sequence[str] | None = None, *others, **kwargs):

@@ -1,6 +1,6 @@
 """Exceptions with a message for the user: `UserError` for mistakes in the input (exit code 2),
 `GantkError` for other failures (exit code 1). An error that nobody foresaw becomes one message by
-`unforeseen`.
+`unforeseen_message`.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def expect_format(what: str, found: int, known: int, where: str) -> None:
         )
 
 
-def unforeseen(error: BaseException) -> str:
+def unforeseen_message(error: BaseException) -> str:
     """The message about an error that nobody foresaw: what was being done (the innermost `doing`),
     the library's words on one line, the other notes of the error, and the file in the system's
     folder of temporary files to which its traceback is written, for this user only.

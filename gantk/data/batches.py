@@ -199,7 +199,7 @@ class Batches:
         for name, images in self.sets.items():
             for position in range(first, first + self.batch):
                 index = (
-                    self.chosen(position)[name] if self.chosen else self.shuffled(name, position)
+                    self.chosen(position)[name] if self.chosen else self.image_at(name, position)
                 )
                 image, mask = images.image_and_mask(index)
                 window = self._window(name, position)
@@ -217,7 +217,7 @@ class Batches:
         # needs.
         return Batch({name: torch.from_numpy(np.stack(arrays)) for name, arrays in parts.items()})
 
-    def shuffled(self, name: str, position: int) -> int:
+    def image_at(self, name: str, position: int) -> int:
         """The index of a domain's image at a position of the order that shuffles each epoch."""
         images = self.sets[name]
         weights = next(iter(self.sets.values())).weights if self.paired else images.weights

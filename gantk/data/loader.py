@@ -116,7 +116,7 @@ class Loader:
             raise UserError(what, where="data", remedy=remedy)
         return images
 
-    def stored(self, paired: bool) -> list[dict[str, Any]]:
+    def items_to_store(self, paired: bool) -> list[dict[str, Any]]:
         """The first batch as items that a run stores, of which it shows samples."""
         if not paired:
             return [

@@ -56,7 +56,7 @@ class RecordedSets(BaseModel):
         default=None, description="Domain and key of each image that is in no set."
     )
 
-    def named(self) -> dict[str, list[RecordedImage]]:
+    def by_name(self) -> dict[str, list[RecordedImage]]:
         """The images of each set, by its name."""
         return {name: getattr(self, name) or [] for name in RECORDED_SETS}
 

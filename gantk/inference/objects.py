@@ -53,10 +53,10 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
         made = model(image, to, options)
     else:
         image, back = _as_image(given, frame)
-        image = _checked(model, image, to, "", notes)
+        image = _check_image(model, image, to, "", notes)
         made = model(image, to, options, _with_gradients(given, image))
         if not np.isnan(image.pixels.max()):
-            notes += check_result(image, _detached(made[0]), model.pipelines[letter], frame)
+            notes += check_result(image, _without_graph(made[0]), model.pipelines[letter], frame)
     notes += model.notes_on_results(image, letter, options)
     if image.is_array and image.dims == 3 and frame.plane == "axial":
         notes += doubts_about_axes(image.pixels[0])
@@ -93,12 +93,16 @@ def _patient(
 
     of_one = replace(frame, channels=1)
     read = {name: _as_image(value, of_one) for name, value in values.items()}
-    images = {name: _checked(model, image, to, name, notes) for name, (image, _) in read.items()}
+    images = {
+        name: _check_image(model, image, to, name, notes) for name, (image, _) in read.items()
+    }
     image, _ = stack_on_one_grid(images, frame.sources)
     return image, names, next(iter(read.values()))[1]
 
 
-def _checked(model: Any, image: Image, to: str | None, contrast: str, notes: list[Note]) -> Image:
+def _check_image(
+    model: Any, image: Image, to: str | None, contrast: str, notes: list[Note]
+) -> Image:
     """An image as in the training; notes on it are added. Of a missing contrast nothing is said."""
     if np.isnan(image.pixels.max()):
         frame = model.frames[model.domain(to)]
@@ -113,7 +117,7 @@ def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
     return results[0] if len(results) == 1 and options.variants is None else results
 
 
-def _detached(image: Image) -> Image:
+def _without_graph(image: Image) -> Image:
     """A result as the image of an array, whatever its graph."""
     if isinstance(image.pixels, Tensor):
         return replace(image, pixels=image.pixels.detach().numpy())

@@ -44,7 +44,7 @@ class ResultFormat:
         """
         if self.suffix and suffix_of(path) != suffix_of(source):
             image = replace(image, dtype=None)
-        fitted = self._rounded(path, image)
+        fitted = self._round_to_levels(path, image)
         if fitted is not None:
             return path, fitted, []
 
@@ -82,7 +82,7 @@ class ResultFormat:
             return 0.0, float(np.iinfo(image.dtype).max), True
         return float(image.pixels.min()), float(image.pixels.max()), False
 
-    def _rounded(self, path: Path, image: Image) -> Image | None:
+    def _round_to_levels(self, path: Path, image: Image) -> Image | None:
         """A result whose overshoot is clipped to the whole numbers that a file holds; None where these
         cannot hold the target's range.
         """

@@ -485,7 +485,7 @@ class Translation:
         for output in job.outputs:
             made_of = MadeOf(
                 output.contrast,
-                {name: checks[name] for name in self._given(checks, output.contrast)},
+                {name: checks[name] for name in self._sources_of(checks, output.contrast)},
                 self._model_identity,
                 is_uncertainty=output.tail == "_uncertainty",
                 said=tuple(said),
@@ -534,7 +534,7 @@ class Translation:
         """Whether a job has one image of all contrasts."""
         return [*job.scans] == [self.frame.source]
 
-    def _given(self, names: Iterable[str], contrast: str) -> list[str]:
+    def _sources_of(self, names: Iterable[str], contrast: str) -> list[str]:
         """Of the contrasts of a job those that a contrast is made of."""
         return [name for name in names if not (self.frame.completes and name == contrast)]
 

@@ -169,7 +169,7 @@ def training(
             checked = loaded.check()
             loader = Loader(data, checked.data.domains)
             recipe = loader.recipe(loaded)
-            data = loader.stored(checked.method.target.paired)
+            data = loader.items_to_store(checked.method.target.paired)
             set, profile = (), None
 
         if not isinstance(data, (str, os.PathLike, NoneType)):

@@ -144,7 +144,7 @@ def _words(value: Any) -> str:
 
 def _counts(record: RunRecord) -> Iterator[str]:
     """The numbers of patients and images of each set."""
-    for name, images in record.sets.named().items() if record.sets else ():
+    for name, images in record.sets.by_name().items() if record.sets else ():
         if images:
             people = {image.subject for image in images} - {"", None}
             patients = count_noun(people, "patient") if people else "unknown patients"

@@ -97,7 +97,7 @@ class Pairing:
 
     def __call__(self, place: int) -> dict[str, int]:
         """The index of an image for each domain."""
-        first = self.batches.shuffled(self.letters[0], place)
+        first = self.batches.image_at(self.letters[0], place)
         ends = np.cumsum(self.shares[self.near[first]])
         drawn = np.random.default_rng([self.batches.seed, DRAW_SEED, place]).random() * ends[-1]
         other = self.near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]

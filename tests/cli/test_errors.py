@@ -14,7 +14,7 @@ import pytest
 from tiny import draw_pictures, python
 
 import gantk as api
-from gantk.errors import CtrlC, UserError, doing, machine_failure, one_line, unforeseen
+from gantk.errors import CtrlC, UserError, doing, machine_failure, one_line, unforeseen_message
 from gantk.files import write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
@@ -61,7 +61,7 @@ def test_an_unforeseen_error_is_one_message_and_a_traceback(tmp_path, monkeypatc
             {}["x"]
     except KeyError as error:
         error.add_note("The plugin 'mine' raised it")
-        text = unforeseen(error)
+        text = unforeseen_message(error)
 
     (written,) = tmp_path.iterdir()
     assert text == (
@@ -76,7 +76,7 @@ def test_an_unforeseen_error_is_one_message_and_a_traceback(tmp_path, monkeypatc
 
 def test_an_unforeseen_error_without_text_or_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    assert unforeseen(Textless()) == "Textless: Textless."
+    assert unforeseen_message(Textless()) == "Textless: Textless."
 
 
 # ---- what the machine refuses
@@ -189,7 +189,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_of_a_training(
         with pytest.raises(OSError, match="No space left") as raised:
             api.run(tiny_recipe, out=out, device="cpu", say=lambda line: None)
 
-    assert unforeseen(raised.value).endswith(
+    assert unforeseen_message(raised.value).endswith(
         f"The newest checkpoint is step 2. To continue, run: gantk resume {out}."
     )
     api.resume(out, device="cpu", say=lambda line: None)

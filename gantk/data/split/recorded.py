@@ -83,7 +83,7 @@ def read_splits(
     # by a record's id: its entry, and the set that lists it
     entries = {}
     set_of = {}
-    for name, images in content.named().items():
+    for name, images in content.by_name().items():
         for entry in images:
             entries[entry.id] = entry
             set_of[entry.id] = name
