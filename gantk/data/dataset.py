@@ -533,6 +533,9 @@ def source_and_records(
         error.where = error.where or "data.source"
         raise
 
+    if not isinstance(records, list) or not all(isinstance(each, Record) for each in records):
+        what = f"the source '{table.source.name}' does not return a list of gantk.Record"
+        raise UserError(what, where="data.source", remedy="ask the author of its package")
     return source, records
 
 

@@ -32,11 +32,16 @@ class Ledger:
     def __enter__(self) -> Ledger:
         make_folder(self.folder)
         self.holding.enter_context(lock_folder(self.folder))
+        with suppress(OSError):
+            if json_object(self.path) == self.head:
+                self.begun = self.path.stat().st_mtime_ns
+        return self
+
+    def begin(self) -> None:
+        """Write the file, unless it is there: what follows is made by this model and options."""
         with suppress(OSError):  # the folder above may not be written to
             if json_object(self.path) != self.head:
                 write_file(self.path, json.dumps(self.head).encode())
-            self.begun = self.path.stat().st_mtime_ns
-        return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         with suppress(OSError):

@@ -133,6 +133,8 @@ class Translation:
             if folder:
                 self.format.taken = {output.path for job in jobs for output in job.outputs}
             done_before = len(jobs) - len(new)
+            if ledger:
+                ledger.begin()
             outcomes |= self.translate_jobs(new, done_before)
             return self._finish(outcomes, folder, done_before)
 

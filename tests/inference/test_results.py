@@ -157,7 +157,7 @@ def test_contrasts_of_a_domain_may_have_spaces_about_their_plus(tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"p01_T2.png", "p01_PD.png"}
 
 
-def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, shared_data):
+def test_blank_images_are_translated_and_dicom_colour_refused(tmp_path, model, shared_data):
     model()
     folder = tmp_path / "in"
     folder.mkdir()
@@ -166,7 +166,9 @@ def test_almost_blank_images_and_dicom_colour_are_translated(tmp_path, model, sh
     colour = shared_data / "io" / "dicom" / "color-pl.dcm"
     (folder / "colour.dcm").write_bytes(colour.read_bytes())
 
-    assert "written  2 files" in translate(folder, tmp_path / "out")[-1]
+    with pytest.raises(GantkError, match=r"1 of 2 images(.|\n)*colour.dcm.*it is not gray"):
+        translate(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "blank.png").is_file()
 
 
 def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):

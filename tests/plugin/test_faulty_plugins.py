@@ -104,7 +104,7 @@ WITHOUT = {
     "baseline": (
         "add.baseline('mine', 'mine:made')\ndef made(pairs, dims, low, high, runtime): pass",
         {"regression": 2},
-        "'mine' does not have the options `steps` and `seed` of a baseline",
+        "'mine' has no option 'steps'",
     ),
 }
 

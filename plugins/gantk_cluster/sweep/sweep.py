@@ -82,7 +82,7 @@ def sweep(
     folder = Path(resume or out) if resume or out else None
     if (recipe is None) == (resume is None) or (resume is not None and space):
         what = "a sweep either begins with a recipe and a space, or is resumed with its own"
-        remedy = "gantk sweep RECIPE --space KEY=LOW..HIGH, or gantk sweep --resume DIR"
+        remedy = "write gantk sweep RECIPE --space KEY=LOW..HIGH, or gantk sweep --resume DIR"
         raise UserError(what, where="RECIPE, --resume", remedy=remedy)
 
     if resume is not None:
