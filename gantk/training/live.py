@@ -18,7 +18,7 @@ from gantk.runs.results import Score
 
 
 class TrainingWork(Work):
-    """A training as work: `step 200/2400  8%  left 1 min 12 s  validation PSNR: T1 -> T2 20.12`.
+    """A training as work: `step 210/2400  8%  left 1 min 12 s  validation PSNR at step 200: T1 -> T2 20.12`.
 
     Args:
         steps: the length of the whole training.
@@ -81,7 +81,8 @@ class TrainingWork(Work):
             f"{title_of(key, self.domains)} {self._with_change(key, value)}"
             for key, value in values.items()
         ]
-        self._score = f"validation {short_metric_name(metric)}: {', '.join(texts)}"
+        name = short_metric_name(metric)
+        self._score = f"validation {name} at step {self.done:g}: {', '.join(texts)}"
         self._scores = values
         self.show(now=True)
 
