@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.question import as_setting
+from gantk.data.sources.pairing import too_many_alone
 from gantk.errors import UserError
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
@@ -116,11 +117,18 @@ def plan_methods(
     ]
     seen = look(Path(scans).absolute(), reads)
     sizes = _sizes(seen)
-    plans = []
+    asked = []
     for method in methods:
         own = [*settings, f"method.name={method}"] if method else settings
-        asked = dict(map(parse_setting, own)).get("method.name")
-        for_method = seen.for_method(asked) if asked else seen
+        name = dict(map(parse_setting, own)).get("method.name")
+        for_method = seen.for_method(name) if name else seen
+        if for_method.paired and too_many_alone(seen.records):
+            what = f"the method '{name}' needs registered pairs, which these scans lack"
+            raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
+        asked.append((for_method, own))
+
+    plans = []
+    for for_method, own in asked:
         lines = _choose_lines(for_method, sizes, hours, own, device)
         plans.append((for_method, own, lines))
 

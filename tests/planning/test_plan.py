@@ -2,10 +2,10 @@
 recipes train.
 """
 
+import itertools
 import re
 import tomllib
 from functools import cache
-from itertools import product
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(
 ):
     x, y, z = np.mgrid[:40, :40, :40] - 19.5
     distance = np.maximum(np.hypot(x, y), abs(z))
-    for number, contrast in product(range(3), contrasts):
+    for number, contrast in itertools.product(range(3), contrasts):
         texture = np.random.default_rng(number).normal(0, 10, (20, 20, 20)).repeat(2, 0)
         texture = texture.repeat(2, 1).repeat(2, 2)
         values = 40 + texture if contrast == "CT" else 300 + 5 * texture
@@ -169,6 +169,17 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, gantk):
     assert said.count("next     gantk run") == 2
     _, model, _ = opened_recipe(paths[0], None, ())
     assert model.data.source.options["path"] == str(tmp_path / "data")
+
+
+def test_a_paired_method_without_pairs_is_named(tmp_path, instant_trials, gantk):
+    numbers = itertools.count()
+
+    def other_names(record):
+        return f"{'one' if record.domain == 'a' else 'two'}-{next(numbers):02d}.png"
+
+    said = gantk("plan", pictures(tmp_path, other_names), "--methods", "cyclegan,pix2pix").refused()
+
+    assert "the method 'pix2pix' needs registered pairs" in said
 
 
 def test_method_and_reasons_are_those_of_the_shipped_recipe(tmp_path, instant_trials):
