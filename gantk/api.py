@@ -312,7 +312,12 @@ def evaluate(
 
         restore(parts, chosen)
         if other is None:
+            before = _score_names(folder)
             scores = _evaluate(parts, folder, say)
+            gone = sorted(before - _score_names(folder))
+            if gone:
+                rest = "; `gantk eval RUN` scores by the recipe's metrics again"
+                say(f"note     no longer in metrics.json: {', '.join(gone)}{rest}")
             if packing is None:
                 with suppress(OSError):  # a full disk: the scores are shown and returned
                     say(f"report   {_write_report(folder)}")
@@ -568,6 +573,15 @@ def export(
 
 
 @doing("scoring the test images")
+def _score_names(folder: RunFolder) -> set[str]:
+    """The names of the scores in a run's metrics.json; none where it is absent or damaged."""
+    from gantk.runs.schemas import read_results
+
+    with suppress(UserError):
+        return {name for scores in read_results(folder.path).metrics.values() for name in scores}
+    return set()
+
+
 def _evaluate(
     parts: Parts,
     folder: RunFolder,

@@ -103,6 +103,18 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
     assert read_json(out)["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 
+def test_scores_that_an_evaluation_drops_are_said(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    said: list[str] = []
+    gantk.evaluate(copy, metrics=["psnr"], device="cpu", say=said.append)
+    assert any("no longer in metrics.json: mae" in line for line in said)
+
+    (copy / "metrics.json").write_text("{")  # damaged: it is written again
+    said.clear()
+    gantk.evaluate(copy, device="cpu", say=said.append)
+    assert not any("no longer" in line for line in said)
+
+
 def test_a_proposed_layout_is_the_answer(run, tmp_path, gantk):
     other = scans(tmp_path / "other", range(20, 22))
     for kind in ("T1", "T2"):  # deeper than the others
