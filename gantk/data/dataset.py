@@ -125,7 +125,11 @@ class Study:
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
             rows = [row for row in source_fact(self.source, "rows") if row.letter == letter]
-            visits = {(row.subject, row.session) for row in rows if row.subject in patients}
+            visits = {
+                (row.subject, row.session)
+                for row in rows
+                if row.session and row.subject in patients
+            }
             whose = ", patients unknown"
             if patients:
                 whose = f" of {count_noun(patients, 'patient')}"
