@@ -338,7 +338,10 @@ def _ready(
     runtime = parts.runtime
     engine = parts.engine
     seconds = 0.0
-    parts.recipe_text = read_file(folder.path / "recipe.toml", folder.path).decode("utf-8")
+    # other ranks may come here before the main one has written it
+    parts.recipe_text = runtime.from_main(
+        lambda: read_file(folder.path / "recipe.toml", folder.path).decode("utf-8")
+    )
     if saved is not None:
         runtime.sync_errors(lambda: restore(parts, saved))
     if resumed and runtime.main:
