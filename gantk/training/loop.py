@@ -6,7 +6,7 @@ import errno
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,7 +36,7 @@ from gantk.progress import Work
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Speed
-from gantk.runs.schemas import LogLine
+from gantk.runs.schemas import LogLine, read
 from gantk.runs.speed import Used
 from gantk.terminal import stop_on_ctrl_c
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
@@ -241,7 +241,14 @@ class Training:
             self._renew_report(view)
 
     def _choose_among_earlier_saves(self) -> None:
-        """Find the best save in the log: a kill during a save may have lost best.json."""
+        """Find the best save in best.json, which has scores of training images too, and in the log: a
+        kill during a save may have lost the newest of best.json.
+        """
+        with suppress(UserError):  # damaged: it is written again
+            kept = read(self.run.path, "best.json", Choice) or Choice()
+            for row in kept.table:
+                if row.step <= self.engine.step and self._regular(row.step):
+                    self.choice.add(row.step, row.score)
         log = self.run.read_log()
         self._known = {line.note for line in log}
         for line in log:
