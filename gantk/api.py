@@ -270,7 +270,7 @@ def evaluate(
 
     from gantk.data.dataset import layouts_in_words
     from gantk.data.recipe_data import with_test_data, without_training
-    from gantk.data.sources.pairing import complete_pairs, without_partner
+    from gantk.data.sources.pairing import without_partner
     from gantk.files import lock_folder
     from gantk.machine.runtime import start
     from gantk.runs.folder import RunFolder
@@ -328,7 +328,7 @@ def evaluate(
             say(f"layout   {read_by}")
         say(f"data     all images of {data} are test images; the run folder is not changed")
         tested = parts.data.splits["test"]
-        alone = without_partner(tested, complete_pairs(tested))
+        alone = without_partner(tested)
         if alone and len(alone) < len(tested):
             say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")
         if packing is not None:
@@ -572,7 +572,6 @@ def export(
         return write(model, format, Path(out), to, label, say, overwrite=overwrite)
 
 
-@doing("scoring the test images")
 def _score_names(folder: RunFolder) -> set[str]:
     """The names of the scores in a run's metrics.json; none where it is absent or damaged."""
     from gantk.runs.schemas import read_results
@@ -582,6 +581,7 @@ def _score_names(folder: RunFolder) -> set[str]:
     return set()
 
 
+@doing("scoring the test images")
 def _evaluate(
     parts: Parts,
     folder: RunFolder,

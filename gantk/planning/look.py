@@ -21,7 +21,6 @@ from gantk.data.dataset import Study, expect_no_doubts
 from gantk.data.look import background_level
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
-    complete_pairs,
     on_other_grids,
     too_many_alone,
     without_partner,
@@ -105,7 +104,7 @@ class Scans:
         """
         if not too_many_alone(self.records):
             return 0
-        return len(without_partner(self.records, complete_pairs(self.records)))
+        return len(without_partner(self.records))
 
     @property
     def kinds(self) -> list[str]:

@@ -103,6 +103,19 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
     assert read_json(out)["metrics"]["a_to_b"]["psnr"]["n"] == 2
 
 
+def test_an_error_of_scoring_says_what_was_done(run, tmp_path, monkeypatch):
+    from gantk.metrics.evaluate import Scorer
+
+    def fail(scorer):
+        raise RuntimeError("no score")
+
+    monkeypatch.setattr(Scorer, "test", fail)
+    copy = shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(RuntimeError) as raised:
+        gantk.evaluate(copy, device="cpu", say=lambda line: None)
+    assert "while scoring the test images" in raised.value.__notes__
+
+
 def test_scores_that_an_evaluation_drops_are_said(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     said: list[str] = []

@@ -367,9 +367,8 @@ def _without_partner(study: Study) -> Iterator[Problem]:
     """
     if study.method.paired and too_many_alone(study.records):
         return
-    complete = complete_pairs(study.records)
     apart = on_other_grids(study.records)
-    alone = without_partner(study.records, complete) if complete else []
+    alone = without_partner(study.records) if complete_pairs(study.records) else []
     for severity, records, words, remedy in (
         (
             "warning",

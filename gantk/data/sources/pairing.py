@@ -110,15 +110,16 @@ def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
     return {name: pair for name, pair in by_pair.items() if pair.keys() == {"a", "b"}}
 
 
-def without_partner(records: Sequence[Record], complete: Collection[str]) -> list[Record]:
-    """The records whose pair is not among the `complete` ones."""
+def without_partner(records: Sequence[Record]) -> list[Record]:
+    """The records whose pair is not complete."""
+    complete = complete_pairs(records)
     return [each for each in records if each.pair is not None and each.pair not in complete]
 
 
 def too_many_alone(records: Sequence[Record]) -> bool:
     """Whether there are no pairs, or too many images without a partner for a paired method."""
-    complete = complete_pairs(records)
-    return not complete or len(without_partner(records, complete)) > MAX_LEFT_OUT * len(records)
+    alone = without_partner(records)
+    return len(alone) > MAX_LEFT_OUT * len(records) or not complete_pairs(records)
 
 
 def on_other_grids(records: Sequence[Record]) -> list[Record]:
@@ -145,13 +146,11 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
 
     complete = complete_pairs(records)
     alone = [record for record in records if record.pair not in complete]
-    broken = without_partner(records, complete)
-
     remedy = (
         "list the pairs in a table (--data pairs.csv), or use an unpaired method such as dualgan"
     )
     apart = on_other_grids(alone)
-    lacking = broken if complete else alone
+    lacking = without_partner(records) if complete else alone
     what = (
         f"this method needs registered pairs, but {len(lacking)} of {count_noun(records, 'image')}"
         f" of {' and '.join(domains)} have no partner. The first is '{lacking[0].key}'"
