@@ -94,7 +94,9 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     runs = [copied_run, shutil.copytree(copied_run, tmp_path / "again~2^")][:count]
     folder = tmp_path / "figures"
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
-    gantk.write_report(*runs, figures=folder, say=lambda line: None, **options)
+    said: list[str] = []
+    gantk.write_report(*runs, figures=folder, say=said.append, **options)
+    assert f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi" in said
 
     scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
     with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
@@ -210,8 +212,10 @@ def test_images_of_another_size_are_not_drawn_side_by_side(tiny_run, copied_run,
         nibabel.save(nibabel.Nifti1Image(np.kron(pixels, np.ones((2, 2, 1))), np.eye(4)), path)
 
     options = {"out": tmp_path / "both.html", "figures": tmp_path / "figures"}
-    page = Page(gantk.write_report(tiny_run, copied_run, **options))
+    said: list[str] = []
+    page = Page(gantk.write_report(tiny_run, copied_run, say=said.append, **options))
 
+    assert not any("PNG and PDF" in line for line in said)
     assert "output-0" not in page.having("data-kind")
     assert not [*(tmp_path / "figures").glob("*.png")]
 

@@ -40,11 +40,8 @@ def report_command(runs, out, figures, rows, overwrite) -> None:
     Nothing is trained or scored: the page is made of the files in the run folders. One that is
     still training, was stopped or killed has a page too.
     """
-    from gantk.report.figures import DPI, WIDTH_MM
     from gantk.report.patients.comparing import write_report
     from gantk.terminal import say
 
     page = write_report(*runs, out=out, figures=figures, rows=rows, overwrite=overwrite, say=say)
-    if figures:
-        say(f"figures  {figures}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi")
     say(f"report   {page}")

@@ -19,7 +19,14 @@ from gantk.metrics.table import MODEL
 from gantk.progress import Work
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import TitledPictures, draw_figure, picture_row, write_figures
+from gantk.report.figures import (
+    DPI,
+    WIDTH_MM,
+    TitledPictures,
+    draw_figure,
+    picture_row,
+    write_figures,
+)
 from gantk.report.patients.section import (
     HERE,
     ShownImage,
@@ -90,7 +97,7 @@ def write_report(
     """
     if len(runs) == 1 and out is None:
         if figures is not None:
-            _write_figures_of_run(figures, rows, RunRecord(runs[0]), overwrite)
+            _write_figures_of_run(figures, rows, RunRecord(runs[0]), overwrite, say)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -110,7 +117,7 @@ def write_report(
     common = [*_common_images(systems)]
     if figures is not None:
         images = [(label, image, _titles(label, systems)) for label, image in common]
-        _write_figures(figures, rows, summary, images, overwrite)
+        _write_figures(figures, rows, summary, images, overwrite, say)
     records = [*named.values()]
     page = render(
         "compare.html.j2",
@@ -142,14 +149,18 @@ def _titles(label: str, systems: Sequence[System]) -> dict[str, str]:
 
 
 def _write_figures_of_run(
-    folder: str | Path, rows: int, record: RunRecord, overwrite: bool
+    folder: str | Path,
+    rows: int,
+    record: RunRecord,
+    overwrite: bool,
+    say: Callable[[str], None],
 ) -> None:
     images = [
         (shown.label, case, shown.titles)
         for shown in shown_patients(record)
         for case in shown.cases
     ]
-    _write_figures(folder, rows, run_summary(record), images, overwrite)
+    _write_figures(folder, rows, run_summary(record), images, overwrite, say)
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
@@ -188,6 +199,7 @@ def _write_figures(
     summary: pd.DataFrame,
     images: Sequence[tuple[str, ShownImage, Mapping[str, str]]],
     overwrite: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Write scores, and of each direction the first image of so many patients, with the titles of its
     pictures; all errors of a direction have one scale.
@@ -211,6 +223,8 @@ def _write_figures(
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
     write_figures(folder, summary, figures, overwrite)
+    if figures:
+        say(f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi")
 
 
 def _why_not_compared(systems: Sequence[System]) -> str:
