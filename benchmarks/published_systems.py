@@ -219,8 +219,7 @@ def course(run: Path) -> list[dict[str, Any]]:
 
 def weights_hash(run: Path) -> str:
     """SHA-256 of the weights of the last checkpoint."""
-    last = max((run / "checkpoints").glob("step-*/meta.json"), key=step_of_checkpoint)
-    with last.with_name("weights.safetensors").open("rb") as file:
+    with last_checkpoint(run).with_name("weights.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -240,8 +239,12 @@ def portable(command: str) -> str:
 
 def planned_steps(run: Path, recipe: dict[str, Any]) -> int:
     """The steps of the whole training, from the last checkpoint."""
-    last = max((run / "checkpoints").glob("step-*/meta.json"), key=step_of_checkpoint)
-    return json.loads(last.read_text("utf-8"))["steps"]
+    return json.loads(last_checkpoint(run).read_text("utf-8"))["steps"]
+
+
+def last_checkpoint(run: Path) -> Path:
+    """meta.json of the last checkpoint."""
+    return max((run / "checkpoints").glob("step-*/meta.json"), key=step_of_checkpoint)
 
 
 def step_of_checkpoint(meta: Path) -> int:

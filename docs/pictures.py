@@ -144,23 +144,29 @@ def strip(name: str, work: Path) -> Image.Image:
     rows = [[(title, _decode(uri)) for title, uri in row] for row in figure.rows]
     if len(rows) > 1:
         rows = [row[:4] for row in rows]
-    return draw_rows(rows, side=CELL, paper=BACKGROUND, ink=INK)
+    return draw_rows(rows, CELL)
+
+
+def pictures_of_patients(found) -> list[dict[str, Image.Image]]:
+    """The pictures of four patients of a run, one of each, by their titles."""
+    from gantk.report.figures import picture_row
+
+    cases = list({case.stored.patient: case for case in found.cases}.values())[:4]
+    return [dict(picture_row(case, found.titles, 1.0)) for case in cases]
 
 
 def generated_and_real(work: Path) -> Image.Image:
     """Generated images of each direction above real ones of other patients."""
-    from gantk.report.figures import picture_row
     from gantk.report.patients.section import shown_patients
     from gantk.report.run_record import RunRecord
 
     rows = []
     for found in shown_patients(RunRecord(trained("ct-plain", work))):
-        cases = list({case.stored.patient: case for case in found.cases}.values())
-        pictures = [dict(picture_row(case, found.titles, 1.0)) for case in cases[:4]]
+        pictures = pictures_of_patients(found)
         for kind, shift in (("output", 0), ("truth", 2)):
             title = found.titles[kind]
             rows.append([(title, each[title]) for each in pictures[shift:] + pictures[:shift]])
-    return draw_rows(rows, side=CELL * 3 // 4, paper=BACKGROUND, ink=INK)
+    return draw_rows(rows, CELL * 3 // 4)
 
 
 TUMOUR_SYSTEMS = ("DCGAN", "Pix2Pix", "ProGAN")
@@ -168,7 +174,6 @@ TUMOUR_SYSTEMS = ("DCGAN", "Pix2Pix", "ProGAN")
 
 def tumours(work: Path) -> Image.Image:
     """Images of the three systems of report 5, before and after the style step."""
-    from gantk.report.figures import picture_row
     from gantk.report.patients.section import shown_patients
     from gantk.report.run_record import RunRecord
 
@@ -178,15 +183,14 @@ def tumours(work: Path) -> Image.Image:
         run = trained(name, work)
         if system == "Pix2Pix":
             (found,) = shown_patients(RunRecord(run))
-            cases = list({case.stored.patient: case for case in found.cases}.values())[:4]
-            pictures = [dict(picture_row(case, found.titles, 1.0)) for case in cases]
+            pictures = pictures_of_patients(found)
             for title in found.titles.values():
                 rows.append([(f"Pix2Pix: {title}", each[title]) for each in pictures])
             continue
         for words, options in (("", ("--no-post",)), (", after the style step", ())):
             pictures = from_noise(work, name, *options)
             rows.append([(f"{system}{words}", each) for each in pictures])
-    return draw_rows(rows, side=CELL // 2, paper=BACKGROUND, ink=INK)
+    return draw_rows(rows, CELL // 2)
 
 
 def from_noise(work: Path, name: str, *options: str) -> list[Image.Image]:
@@ -199,59 +203,61 @@ def from_noise(work: Path, name: str, *options: str) -> list[Image.Image]:
     return [Image.fromarray((255.0 * each / each.max()).astype(np.uint8)) for each in pixels]
 
 
-def tumour_losses(work: Path) -> Image.Image:
-    """The adversarial losses of the three systems of report 5 over their steps."""
+def draw_panels(height: float, draw: Callable) -> Image.Image:
+    """A panel for each of the three systems, which `draw(system, axis)` fills; inches high."""
     from matplotlib import pyplot
 
     colour = tuple(level / 255 for level in BACKGROUND)
     with pyplot.style.context("dark_background"):
-        figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), facecolor=colour, dpi=100)
+        figure, axes = pyplot.subplots(1, 3, figsize=(10, height), facecolor=colour, dpi=100)
         for system, axis in zip(TUMOUR_SYSTEMS, axes, strict=True):
-            log = trained(f"tumour-{system.lower()}", work) / "log.jsonl"
-            entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-            entries = [entry for entry in entries if "losses" in entry]
-            steps = [entry["step"] for entry in entries]
-            for role in ("generator", "discriminator"):
-                totals = [
-                    sum(x for name, x in entry["losses"].items() if _is_adversarial(name, role))
-                    for entry in entries
-                ]
-                axis.plot(steps, totals, label=role)
-            axis.set(title=system, xlabel="step", facecolor=colour)
-        axes[0].set_ylabel("loss")
-        axes[0].legend()
+            draw(system, axis)
+            axis.set(title=system, facecolor=colour)
         figure.tight_layout()
         drawn = io.BytesIO()
         figure.savefig(drawn, facecolor=colour)
         pyplot.close(figure)
     return Image.open(drawn).convert("RGB")
+
+
+def tumour_losses(work: Path) -> Image.Image:
+    """The adversarial losses of the three systems of report 5 over their steps."""
+
+    def draw(system: str, axis) -> None:
+        log = trained(f"tumour-{system.lower()}", work) / "log.jsonl"
+        entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        entries = [entry for entry in entries if "losses" in entry]
+        steps = [entry["step"] for entry in entries]
+        for role in ("generator", "discriminator"):
+            totals = [
+                sum(x for name, x in entry["losses"].items() if _is_adversarial(name, role))
+                for entry in entries
+            ]
+            axis.plot(steps, totals, label=role)
+        axis.set(xlabel="step")
+        if system == TUMOUR_SYSTEMS[0]:
+            axis.set(ylabel="loss")
+            axis.legend()
+
+    return draw_panels(3, draw)
 
 
 def tumour_bars(work: Path) -> Image.Image:
     """KID of DCGAN and ProGAN, PSNR of Pix2Pix, before and after the style step: as recorded."""
-    from matplotlib import pyplot
-
-    colour = tuple(level / 255 for level in BACKGROUND)
     records = json.loads((ROOT / "benchmarks/results/published-systems.json").read_text("utf-8"))
     scores = {record["recipe"]: record["scores"] for record in records}
-    with pyplot.style.context("dark_background"):
-        figure, axes = pyplot.subplots(1, 3, figsize=(10, 2.6), facecolor=colour, dpi=100)
-        for system, axis in zip(TUMOUR_SYSTEMS, axes, strict=True):
-            of_system = scores[f"{system.lower()}_tumour_style"]
-            metric = "psnr" if system == "Pix2Pix" else "kid_random"
-            values = [row[metric]["value"] for row in of_system.values()]
-            bars = axis.bar(
-                ("before", "after the style step"), values, color=("#8dd3c7", "#feffb3")
-            )
-            axis.bar_label(bars, fmt="%.2f")
-            better = "PSNR, dB (higher is better)" if metric == "psnr" else "KID (lower is better)"
-            axis.set(title=system, ylabel=better, facecolor=colour)
-            axis.margins(y=0.15)
-        figure.tight_layout()
-        drawn = io.BytesIO()
-        figure.savefig(drawn, facecolor=colour)
-        pyplot.close(figure)
-    return Image.open(drawn).convert("RGB")
+
+    def draw(system: str, axis) -> None:
+        of_system = scores[f"{system.lower()}_tumour_style"]
+        metric = "psnr" if system == "Pix2Pix" else "kid_random"
+        values = [row[metric]["value"] for row in of_system.values()]
+        bars = axis.bar(("before", "after the style step"), values, color=("#8dd3c7", "#feffb3"))
+        axis.bar_label(bars, fmt="%.2f")
+        axis.margins(y=0.15)
+        better = "PSNR, dB (higher is better)" if metric == "psnr" else "KID (lower is better)"
+        axis.set(ylabel=better)
+
+    return draw_panels(2.6, draw)
 
 
 def _is_adversarial(loss: str, role: str) -> bool:
@@ -259,13 +265,7 @@ def _is_adversarial(loss: str, role: str) -> bool:
     return phase.startswith(role) and (name.startswith(("adversarial", "d_")))
 
 
-def draw_rows(
-    rows: list[list[tuple[str, Image.Image]]],
-    *,
-    side: int,
-    paper: tuple[int, int, int],
-    ink: tuple[int, int, int],
-) -> Image.Image:
+def draw_rows(rows: list[list[tuple[str, Image.Image]]], side: int) -> Image.Image:
     """Pictures in rows, all `side` pixels high, each with its title above; a title that repeats is
     written once.
     """
@@ -273,7 +273,7 @@ def draw_rows(
     cell = max(round(side * each.width / each.height) for row in rows for _, each in row)
     columns = max(len(row) for row in rows)
     size = GAP + columns * (cell + GAP), GAP + len(rows) * (side + TITLE + GAP)
-    sheet = Image.new("RGB", size, paper)
+    sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for line, row in enumerate(rows):
         top = GAP + line * (side + TITLE + GAP)
@@ -281,7 +281,7 @@ def draw_rows(
         for column, (title, picture) in enumerate(row):
             left = GAP + column * (cell + GAP)
             if title != written:
-                draw.text((left, top), title, fill=ink, font=font)
+                draw.text((left, top), title, fill=INK, font=font)
             written = title
             width = round(side * picture.width / picture.height)
             large = picture.convert("RGB").resize((width, side), Image.Resampling.BICUBIC)

@@ -55,7 +55,6 @@ LOCALIZER = re.compile(
 )
 RESULT_FOLDER = re.compile(r"(?i)derivatives|sourcedata|mninonlinear")
 # of an image beside it: by FSL and others behind its name, by SPM before it; and copies
-STRIPPED = re.compile(r"(?i)[-_](?:brain|bet)$")
 PROCESSED = re.compile(r"(?i)[-_](?:brain|bet|bias|restore|norm)$")
 OF_SPM = re.compile(r"(?:i?y_|u_)?[smwrau]*(?:c[1-6]|p[0-6])?")
 MAX_SPM_PREFIX = 6  # characters

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import contrast_called, known_contrast
+from gantk.catalog.contrasts import contrast_called
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
@@ -100,13 +100,6 @@ class TrainedModel:
         source = self.frames[self.domain(to)].source
         jobs = jobs_of_images(inputs_below(folder, folder, [source]), folder, source)
         return [job.scans[source] for job in jobs]
-
-    def acquired_in(self, folder: Path, to: str | None = None) -> list[Scan]:
-        """The images below a folder that show `to` already, as names or headers say."""
-        targets = self.frames[self.domain(to)].targets
-        rows = inputs_below(folder, folder, targets).of_kind("image")
-        shown = [row for row in rows if known_contrast(row.contrast, targets)]
-        return list(dict.fromkeys(row.scan_below(folder) for row in shown))
 
     def run_trained_on(self, image: Image) -> str:
         """The name of the run that was trained on the patient of an image, as far as its file or its

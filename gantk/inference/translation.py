@@ -48,9 +48,8 @@ ABOUT_SPREAD = (
 )
 MAX_LISTED = 3  # files in a message
 TABLES = (".csv", ".tsv")  # suffixes of tables of images
-OVERLAP_BYTES = (
-    1 << 28
-)  # of an image, at most, for reading and writing others while the network runs
+# of an image, at most, for reading and writing others while the network runs
+OVERLAP_BYTES = 1 << 28
 
 
 class ResultFile(NamedTuple):
@@ -345,7 +344,9 @@ class Translation:
             listed = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
             self.say(f"note     not written, because several results would share it: {listed}")
         inputs = {file.resolve() for job in jobs for file in job.files}
-        for path, count in Counter(path for job in jobs for path in self._files_of(job)).items():
+        for path, count in names.items():
+            if path in self.shared_sidecars:
+                continue
             if count > 1:
                 what = f"{count} images would be written to the same file '{path.name}'"
                 remedy = "translate them into different folders"

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError
+from gantk.errors import UserError, join_first
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
@@ -355,9 +355,8 @@ def gray_range(truths: Iterable[Image]) -> GrayRange:
     low, high = facts.low.min(), facts.high.max()
     black, span = _black_and_span(low, high, set(facts.kind))
     if span <= 0:
-        what = (
-            f"all pixels of the truth are {black:g}, in '{facts.path[0]}' and {len(facts) - 1} more"
-        )
+        listed = join_first([f"'{path}'" for path in facts.path], most=1)
+        what = f"all pixels of the truth are {black:g}, in {listed}"
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
 

@@ -36,8 +36,8 @@ KEYS = (
 def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
     """The images below a folder, or the one that the path names: `scan`, named from the folder on,
     names without suffix, contrast, patient and visit as far as they are known, `kind` of a
-    `gantk.catalog.catalog.Row`, and `owner`, the patient or else the image's own name. Masks and the like only where nothing else is; UserError for a folder
-    without images.
+    `gantk.catalog.catalog.Row`, and `owner`, the patient or else the image's own name. Masks and the
+    like only where nothing else is; UserError for a folder without images.
 
     Patients are those that `pattern` finds, or a layout says; without either they are not known.
     """
@@ -80,7 +80,8 @@ def of_contrasts(images: pd.DataFrame, contrasts: pd.Series) -> pd.DataFrame:
 
 def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Each prediction with its truth, `scan_made` and `scan_real`, and notes: images of equal names, or
-    of the same contrast, patient and visit, or alone in equal folders. UserError where a prediction has no truth of its own.
+    of the same contrast, patient and visit, or alone in equal folders. UserError where a prediction
+    has no truth of its own.
     """
     for key in KEYS:
         is_known = (made[key[0]] != "").all()

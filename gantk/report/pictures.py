@@ -15,9 +15,8 @@ from gantk.files import read_file
 from gantk.report.run_record import Direction, Samples
 
 PREVIEW_BUDGET = 4_000_000  # bytes of previews of earlier steps; above it some are left out
-ERROR_CEILING = (
-    128  # grey levels of 255 at the top of the error scale, so that maps of runs compare
-)
+# gray levels of 255 at the top of the error scale, so that maps of runs compare
+ERROR_CEILING = 128
 # Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness,
 # black for no error.
 INFERNO = (
