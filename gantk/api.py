@@ -219,7 +219,7 @@ def _say_end(parts: Parts, folder: RunFolder, say: Say) -> None:
         line = f"used     {duration(used.seconds)} of training"
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
-        say(f"{line}; pictures in {run}/samples")
+        say(line)
     if parts.method.samples:
         say_next(f"gantk sample {run} -n 64 --out images", say)
     elif parts.method.directions():

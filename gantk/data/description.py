@@ -26,7 +26,6 @@ def describe(data: Data) -> list[str]:
         ("layout", layout) if layout else ("found", data.images_in_words),
         ("data", _counts(data)),
         ("split", data.split_description),
-        ("held out", data.splits.held_out),
         *(("warning", said) for said in data.consequences()),
         *(("note", said) for said in _notes(data)),
         ("classes", _classes(data)),
@@ -47,11 +46,18 @@ def _counts(data: Data) -> str:
     if not any(held_out.values()):
         held_out = {name: len(data.splits[name]) for name in held_out}
         what = "images" if len(data.letters) == 1 else "images without pairs"
+    halved = " (one contrast of each patient)" if _is_halved(data) else ""
     size = " x ".join(map(str, data.table.size))
     return (
-        f"{data.table.source.name}: {counts} for training, {held_out['validation']} validation and"
-        f" {held_out['test']} test {what}, at {size}"
+        f"{data.table.source.name}: {counts} for training{halved}, {held_out['validation']}"
+        f" validation and {held_out['test']} test {what}, at {size}"
     )
+
+
+def _is_halved(data: Data) -> bool:
+    """Whether an unpaired training leaves out images, as each patient gives one domain."""
+    available = sum(record.for_training for record in data.splits["train"])
+    return not data.paired and len(data.letters) > 1 and len(data.training) < available
 
 
 def _notes(data: Data) -> Iterator[str]:
@@ -61,15 +67,8 @@ def _notes(data: Data) -> Iterator[str]:
         note = getattr(mapping, "note", "")
         if note:
             yield f"{data.names[letter]}: {note}"
-    available = [record for record in data.splits["train"] if record.for_training]
-    if not data.paired and len(data.letters) > 1 and len(data.training) < len(available):
-        yield (
-            f"unpaired training uses one domain of each patient: {len(data.training)} of"
-            f" {len(available)} images. To use all, set data.unpair = false and data.same_patient ="
-            " true; images may then be matched with their true partners, which is no unpaired"
-            " training"
-        )
-        others = _left_out_people(available, data.training)
+    if _is_halved(data):
+        others = _left_out_people(data.splits["train"], data.training)
         if others:
             yield others
 
@@ -80,9 +79,10 @@ def _notes(data: Data) -> Iterator[str]:
         )
 
 
-def _left_out_people(available: Collection[Record], training: Collection[Record]) -> str | None:
+def _left_out_people(records: Collection[Record], training: Collection[Record]) -> str | None:
     """A sentence on the people whose images unpaired training leaves out; None where it uses all."""
-    people = sorted({each.subject for each in available} - {each.subject for each in training})
+    available = {record.subject for record in records if record.for_training}
+    people = sorted(available - {record.subject for record in training})
     if not people:
         return None
     named = join_first([repr(name) for name in people])

@@ -194,13 +194,14 @@ def _say_where(verdict: str, place: str) -> str:
 
 
 def _judged_rows(results: Results) -> pd.DataFrame:
-    """The main rows that were compared; of a direction with post-steps those after them, as they are
-    what the model returns.
-    """
-    rows = main_rows(results)
-    judged = rows[rows.tone != ""]
-    is_before_post = (judged.key + "_post").isin(judged.key)
-    return judged[~is_before_post]
+    """The main rows of what the model returns that were compared."""
+    rows = of_returned_images(main_rows(results))
+    return rows[rows.tone != ""]
+
+
+def of_returned_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a direction with post-steps the rows after them, as they are what the model returns."""
+    return rows[~(rows.key + "_post").isin(rows.key)].copy()
 
 
 def _clause(rows: pd.DataFrame) -> str:

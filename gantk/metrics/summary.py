@@ -13,7 +13,13 @@ from typing import Any
 import pandas as pd
 
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
-from gantk.metrics.rows import list_scores, main_rows, pairs_sentence, result_sentence
+from gantk.metrics.rows import (
+    list_scores,
+    main_rows,
+    of_returned_images,
+    pairs_sentence,
+    result_sentence,
+)
 from gantk.metrics.table import table_of
 from gantk.metrics.verdict import Tone
 from gantk.runs.results import NO_VALUE, Results, Score
@@ -62,7 +68,7 @@ def summary_lines(results: Results) -> Iterator[str]:
     if sentence:
         yield with_label("result", sentence)
 
-    rows = main_rows(results)  # all scores of the foreground are in the report
+    rows = of_returned_images(main_rows(results))  # the report has all
     rows.loc[rows.direction == rows.direction.shift(), "direction"] = ""
     if (rows.tone != "").any():
         rows["difference"] = (rows.difference + " " + rows.difference_interval).str.rstrip()
