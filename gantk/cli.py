@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from gantk import __version__, api
+from gantk import __version__, api, terminal
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -625,6 +625,7 @@ def main() -> None:
         )
 
     open_streams()
+    terminal.owns_process = True
     os.umask(os.umask(0o022) | 0o022)  # others never get the right to change what is written
     with guest():
         attach_commands(cli)

@@ -24,7 +24,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ LOST = 86400.0  # seconds after which another machine's unfinished file counts a
 MAX_READ_BYTES = 2**26  # bytes of a file that is read whole: texts, tables, JSON
 MAX_TENSORS_BYTES = 2**34  # bytes of a file of tensors, of which only the parts in use are read
 ANY_SIZE = sys.maxsize
+READ_AT_ONCE = 2**20  # bytes: Python reserves what a read may return
 # permissions at most: of what may be shared, and of what shows patients or unblinds a study
 SHARED_FILE, SHARED_FOLDER = 0o644, 0o755
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
@@ -106,11 +107,13 @@ def open_file(
 
 def read_file(path: Path, folder: Path | None = None, max_bytes: int = MAX_READ_BYTES) -> bytes:
     """The content of a file that `regular_file` accepts."""
+    content = BytesIO()
     with open_file(path, folder, max_bytes) as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:  # files of /proc state no size
-        raise _too_large(path, max_bytes)
-    return content
+        while part := file.read(READ_AT_ONCE):
+            content.write(part)
+            if content.tell() > max_bytes:  # files of /proc state no size
+                raise _too_large(path, max_bytes)
+    return content.getvalue()
 
 
 def json_object(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ LINE_WIDTH = 80  # characters of a line that is not on a terminal, in a table of
 MAX_TABLE_WIDTH = 1000  # characters of a line of a table of figures, whose cells are not wrapped
 
 
+owns_process = False  # whether this process is a gantk command; else gantk is a guest in it
 live: list[Console] = []  # whose last line is redrawn; all else is printed above it
 
 
@@ -318,7 +319,9 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
         yield stopped
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # a command that was told to stop is ending, and no second signal cuts that short
+            if number == signal.SIGINT or not (stopped and owns_process):
+                signal.signal(number, handler)
 
 
 # read before other options, whose checks ask it

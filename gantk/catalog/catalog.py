@@ -162,7 +162,7 @@ class Row:
         """Its scan, named by its path below `root`."""
         if self.scan.is_series:
             return self.scan
-        name = os.path.relpath(self.path, root).replace(os.sep, "/")
+        name = encodable(os.path.relpath(self.path, root).replace(os.sep, "/"))
         return replace(self.scan, name=name)
 
     def folders_below(self, root: Path) -> tuple[str, ...]:
@@ -179,9 +179,19 @@ def compose_text(text: str) -> str:
     """The one of several spellings of a text in Unicode: `ü` as one letter, which a Mac writes as
     two. A pseudonym stays one.
     """
+    text = encodable(text)
     if unicodedata.is_normalized("NFC", text):
         return text
     return unicodedata.normalize("NFC", text)
+
+
+def encodable(text: str) -> str:
+    """A name as text of every encoding of Unicode: bytes of a path that are no text are escaped."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 @dataclass

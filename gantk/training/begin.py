@@ -45,7 +45,7 @@ from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
 from gantk.training.loop import Training
 from gantk.training.memory import memory_advice
-from gantk.training.restart import advice, run_to_resume
+from gantk.training.restart import advice, run_to_resume, with_layout
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -211,7 +211,8 @@ def training(
         if runtime.main and saved is None:
             if unlike := _other_scores(folder.path, tables):
                 around.say(with_label("note", unlike))
-            folder.write_recipe(_with_layout(tables, parts.data.source))
+            layout = layout_name(getattr(parts.data.source, "catalog", None))
+            folder.write_recipe(with_layout(tables, layout))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
             _write_split(folder, parts, leaks, findings, around.notes)
         around.say(f"run      {folder.path}")
@@ -265,15 +266,6 @@ def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
                 f" {join_first(keys)}. `gantk plan SCANS --methods` writes recipes whose scores do"
             )
     return ""
-
-
-def _with_layout(tables: dict[str, Any], source: Any) -> dict[str, Any]:
-    """A recipe's tables with the layout by which names were read, so that nothing asks again."""
-    data = tables["data"]
-    if isinstance(data["source"], dict) and data["source"].get("layout") == "":
-        layout = layout_name(getattr(source, "catalog", None))
-        return tables | {"data": data | {"source": data["source"] | {"layout": layout}}}
-    return tables
 
 
 def _is_run(recipe: Any) -> TypeGuard[str | Path]:

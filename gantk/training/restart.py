@@ -16,6 +16,7 @@ from gantk.errors import UserError, argument
 from gantk.files import lock_folder, regular_file
 from gantk.machine.launch import Launch
 from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
+from gantk.recipe.published import value_at
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.folder import RunFolder, flat
 
@@ -80,10 +81,21 @@ def run_to_resume(
     if unfinished:
         recorded = load_recipe(regular_file(folder.path / "recipe.toml", folder.path))
         recorded.leaves_out = LACKING_IN_TRAINING
-        if resolved(recorded.check()) == tables:
+        before = resolved(recorded.check())
+        if with_layout(tables, value_at(before, ("data", "source", "layout"))) == before:
             return (True, folder.latest(), folder.split()) if saved else (True, None, None)
 
     raise folder.occupied_error()
+
+
+def with_layout(tables: dict[str, Any], layout: Any) -> dict[str, Any]:
+    """A recipe's tables with the layout by which the names were read, where the recipe leaves it
+    open.
+    """
+    data = tables["data"]
+    if value_at(data, ("source", "layout")) != "":
+        return tables
+    return tables | {"data": data | {"source": data["source"] | {"layout": layout}}}
 
 
 def advice(folder: Path, world: int) -> str:

@@ -223,7 +223,10 @@ def _is_same(one: Dataset, other: Dataset, tag: BaseTag) -> bool:
     texts = [value_of(each, tag).rstrip("^ ") for each in (one, other)]
     if texts[0] == texts[1] or dictionary_VR(tag) not in NUMBERS or "" in texts:
         return texts[0] == texts[1]
-    numbers = [np.ravel(each[tag].value).astype(float) for each in (one, other)]
+    try:
+        numbers = [np.ravel(each[tag].value).astype(float) for each in (one, other)]
+    except ValueError:  # damaged ones
+        return False
     return len(numbers[0]) == len(numbers[1]) and np.allclose(
         *numbers, rtol=TOLERANCE, atol=TOLERANCE
     )

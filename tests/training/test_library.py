@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import ROOT, TINY
+from tiny import ROOT, TINY, draw_pictures
 
 import gantk
 
@@ -97,6 +97,23 @@ def test_an_edited_recipe_is_named_when_a_run_goes_on(tmp_path):
     assert "the learning rate continues at 1 of its base" in line
     rates = [line["lr"] for line in run.log if "lr" in line]
     assert rates[-1] < rates[0] / 2  # as eight steps end
+
+
+def test_a_run_without_a_save_is_begun_again(tmp_path):
+    for patient in range(6):
+        for seed, name in enumerate(("T1", "T2")):
+            folder = tmp_path / "scans" / f"p{patient}" / name
+            draw_pictures(folder, 2, seed=10 * patient + seed)
+
+    again = {"data": tmp_path / "scans", "out": tmp_path / "run", **CPU}
+    with gantk.training(TINY, **again):
+        layout = (tmp_path / "run" / "recipe.toml").read_text().partition('layout = "')[2][:20]
+        assert layout.partition('"')[0]  # by which its names were read; the recipe leaves it open
+
+    with gantk.training(TINY, **again) as training:
+        assert training.engine.step == 0
+    with pytest.raises(gantk.UserError, match="already contains a run"):
+        gantk.training(TINY, seed=1, **again)
 
 
 def batches(*, ends=None, bad=None, value=0.0):

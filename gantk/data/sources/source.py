@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gantk.catalog.catalog import Catalog, Row, compose_text
+from gantk.catalog.catalog import Catalog, Row, compose_text, encodable
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import NAME_DOMAINS, patient_of, regex_option, relative_to
 from gantk.catalog.masks import expect_one_mask, masks_named
@@ -200,10 +200,11 @@ class FileSource(_Defaults):
     def _record(self, row: Row, plane: int | None, position: float | None) -> Record:
         tail = "" if plane is None else f"/plane-{plane:03d}"
         file, *others = row.files_to_read
+        key = encodable(row.key)
         return Record(
             domain=row.letter,
             subject=row.subject,
-            key=row.key + tail,
+            key=key + tail,
             read=partial(self.reader.read, row, plane),
             pair=row.pair + tail if row.pair else None,
             position=None if position is None else float(position),
@@ -214,7 +215,7 @@ class FileSource(_Defaults):
             mask=partial(self.reader.mask, row, plane) if row.mask else None,
             mask_files=(row.mask,) if row.mask else (),
             scan=None if plane is None else partial(self.reader.scan, row),
-            scan_key="" if plane is None else row.key,
+            scan_key="" if plane is None else key,
             missing=tuple(name for name, each in (row.contrasts or {}).items() if not each),
             file=FileImage(self.reader, row, plane),
         )
