@@ -40,6 +40,7 @@ SETTERS = {
     "set_default_dtype": "get_default_dtype",
     "set_rng_state": "get_rng_state",
     "set_float32_matmul_precision": "get_float32_matmul_precision",
+    "set_deterministic_debug_mode": "get_deterministic_debug_mode",
 }
 # settings of torch.backends, the old names of torch before the new ones
 BACKENDS = {
@@ -191,14 +192,9 @@ def _take_over() -> Callable[[], None]:
 
     torch = sys.modules.get("torch")
     host: dict[str, Any] = {}
-    strict = False
     if torch is not None:
         host = _settings(torch)
-        strict = torch.are_deterministic_algorithms_enabled()
-        only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
         _apply(torch, _own or _new_settings(torch))
-        if strict:  # what has no deterministic kernel is a warning
-            torch.use_deterministic_algorithms(True, warn_only=True)
 
     def restore() -> None:
         warnings.filters[:] = filters  # type: ignore[index]
@@ -209,8 +205,6 @@ def _take_over() -> Callable[[], None]:
             _apply(torch, host or _new_settings(torch))
             if CUDA_RANDOM in _own and CUDA_RANDOM not in host:
                 torch.cuda.manual_seed_all(torch.initial_seed())
-            if strict:
-                torch.use_deterministic_algorithms(True, warn_only=only_warns)
 
     return restore
 
@@ -257,6 +251,7 @@ def _new_settings(torch: ModuleType) -> dict[str, Any]:
         "set_default_dtype": torch.float32,
         "set_rng_state": torch.Generator().get_state(),
         "set_float32_matmul_precision": "highest",
+        "set_deterministic_debug_mode": 0,
         **BACKENDS,
     }
 

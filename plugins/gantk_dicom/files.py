@@ -326,9 +326,8 @@ def _stated_size(start: bytes) -> tuple[int, int] | None:
     """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None
     where there are none.
     """
-    stream = _codestream(start)
-    if stream.startswith(b"\xff\x4f\xff\x51") and len(stream) >= 24:  # JPEG 2000
-        right, bottom, left, top = struct.unpack(">4I", stream[8:24])
+    if start.startswith(b"\xff\x4f\xff\x51") and len(start) >= 24:  # JPEG 2000
+        right, bottom, left, top = struct.unpack(">4I", start[8:24])
         return bottom - top, right - left
     if start[:2] != b"\xff\xd8":
         return None
@@ -344,15 +343,6 @@ def _stated_size(start: bytes) -> tuple[int, int] | None:
             at += 2 + int.from_bytes(start[at + 2 : at + 4])
 
     return None
-
-
-def _codestream(start: bytes) -> bytes:
-    """A picture without the boxes that some programs put before the codestream of JPEG 2000."""
-    while start[4:8] in (b"jP  ", b"ftyp", b"jp2h", b"uuid", b"xml ", b"jp2c"):
-        if start[4:8] == b"jp2c":
-            return start[8:]
-        start = start[max(8, int.from_bytes(start[:4])) :]
-    return start
 
 
 def _by_simpleitk(bare: Dataset) -> np.ndarray:

@@ -33,17 +33,6 @@ AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # of PatientAge, how man
 HEAD = re.compile(
     r"head|brain|skull|cereb|cran|kopf|tete|ence[fp]|neuro|sch[aä]del|hirn", re.IGNORECASE
 )
-# words of descriptions for other parts, where the header has no element for the part
-OTHER_PARTS = {
-    "spine": r"(?:[ctl][ -]?)?spine|lumbar|cervical|[lhb]ws|wirbels\w*",
-    "knee": r"knee|knie",
-    "shoulder": r"shoulder|schulter",
-    "hip": r"hip|h[uü]fte",
-    "pelvis": r"pelvis|becken|prostat\w*",
-    "abdomen": r"abdom\w*|liver|leber",
-    "chest": r"chest|thorax|heart|cardiac|herz|breast|mamma",
-    "limb": r"elbow|wrist|ankle|ellenbogen|handgelenk|sprunggelenk",
-}
 PERSON = (
     "PatientID",
     "PatientBirthDate",
@@ -182,18 +171,11 @@ def age_in_years(dataset: Dataset) -> float | None:
 
 def body_part(dataset: Dataset) -> str | None:
     """The examined part of the body: `head` for all names of head and brain, else the header's word
-    in lower case, else that of a word in the descriptions; None where these say none.
+    in lower case; None where neither it nor a description says it.
     """
     said = text_of(dataset, "BodyPartExamined").lower()
-    if said:
-        return "head" if HEAD.search(said) else said
-    described = " ".join(text_of(dataset, name) for name in DESCRIPTIONS).lower()
-    if HEAD.search(described):
-        return "head"
-    for part, words in OTHER_PARTS.items():
-        if re.search(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", described):
-            return part
-    return None
+    described = said or " ".join(text_of(dataset, name) for name in DESCRIPTIONS)
+    return "head" if HEAD.search(described) else said or None
 
 
 def field_strength(dataset: Dataset) -> float | None:

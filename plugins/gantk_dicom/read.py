@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +46,7 @@ PHILIPS_SCALE = (0x2005, "Philips MR Imaging DD 001", 0x0E)
 class Headers(list[Dataset]):
     """The header of each slice in order of position; needed for writing results."""
 
-    # slope and intercept of each slice
-    rescales: tuple[tuple[float, float], ...] = ()
     shape: tuple[int, int, int] = (1, 1, 1)  # columns, rows, slices
-    remarks: tuple[str, ...] = ()  # messages to the user about the reading
     lacks: str = ""  # how many images of the series are not there, in words
 
     def get_data_shape(self) -> tuple[int, int, int]:
@@ -118,9 +114,8 @@ def read_files(files: Sequence[Path], values: bool = True) -> Image:
         with readable(file):
             slices += slices_of(dataset, file)
 
-    headers = Headers(each.header for each in in_order(slices))
-    slices, affine, headers.remarks = _volume(path, slices)
-    headers.rescales = tuple(each.rescale for each in slices)
+    slices, affine = _volume(path, slices)
+    headers = Headers(each.header for each in slices)
     headers.lacks = _missing_images(files, headers)
     shape = (len(slices), *shape_of(headers[0]))
     headers.shape = shape[::-1]
@@ -136,53 +131,29 @@ def read_files(files: Sequence[Path], values: bool = True) -> Image:
         return Image(np.ascontiguousarray(pixels.reshape(sides)), affine, path, dtype, headers)
 
 
-def _volume(
-    path: Path, slices: Sequence[Slice]
-) -> tuple[list[Slice], np.ndarray | None, tuple[str, ...]]:
-    """The slices in order, their affine, and remarks; a picture without a position has no affine.
-    UserError where they are no volume.
+def _volume(path: Path, slices: list[Slice]) -> tuple[list[Slice], np.ndarray | None]:
+    """The slices in order, and their affine; a picture without a position has none. UserError where
+    they are no volume.
     """
     first = slices[0]
     expect_one_volume(slices, f"'{path}'")
     if first.lacks:
-        return list(slices), None, ()
+        return slices, None
+    if len(slices) == 1:
+        thickness = first_number(first.header, "SpacingBetweenSlices") or first_number(
+            first.header, "SliceThickness"
+        )
+        return slices, affine_of(slices, abs(thickness or 1.0))
 
     slices = in_order(slices)
-    stated = abs(first_number(first.header, "SpacingBetweenSlices") or 0)
-    thickness = abs(first_number(first.header, "SliceThickness") or 0)
-    if len(slices) == 1:
-        return slices, affine_of(slices, stated or thickness or 1.0), ()
-
     apart = expect_even(slices, f"'{path}'")
-    remarks = []
-    if "SeriesInstanceUID" not in first.header:
-        remarks.append(
-            f"'{path}' states no SeriesInstanceUID: its slices were put together by position"
+    if len({f"{_signal_scale(each):.4g}" for each in slices}) > 1:
+        raise UserError(
+            f"the slices of '{path}' have different private scales of Philips, so that their values"
+            " cannot be compared",
+            remedy="convert the series to NIfTI with dcm2niix, which applies these scales",
         )
-    if stated and apart > 1.5 * stated and abs(apart - stated - thickness) > 0.05 * apart:
-        remarks.append(
-            f"'{path}': slices may be missing throughout: their distance is {apart:.4g} mm, but"
-            f" their header says {stated:.4g} mm"
-        )
-    signals = _as_signals(slices)
-    if signals is not slices:
-        remarks.append(
-            f"'{path}': the private scale of Philips differs between slices and was applied"
-        )
-    return signals, affine_of(slices, apart), tuple(remarks)
-
-
-def _as_signals(slices: list[Slice]) -> list[Slice]:
-    """Slices on the scale of their signal, in which they are comparable, where Philips' private
-    scale differs between them; else the same list.
-    """
-    scales = [_signal_scale(each) for each in slices]
-    if len({f"{scale:.4g}" for scale in scales}) == 1:
-        return slices
-    return [
-        replace(each, rescale=(each.rescale[0] / scale, each.rescale[1] / scale))
-        for each, scale in zip(slices, scales, strict=True)
-    ]
+    return slices, affine_of(slices, apart)
 
 
 def _signal_scale(one: Slice) -> float:
@@ -233,9 +204,8 @@ def _values(slices: Sequence[Slice]) -> tuple[np.ndarray, np.dtype]:
     padding = np.isnan(pixels)
     if padding.any() and not padding.all():  # it is not measured: treat it as air
         pixels[padding] = pixels[~padding].min()
-    if all(each.rescale == (1.0, 0.0) for each in slices):
-        return pixels, np.result_type(*dtypes)
-    return pixels, _smallest_dtype(pixels)
+    is_whole = np.array_equal(pixels, np.rint(pixels))
+    return pixels, np.result_type(*dtypes) if is_whole else pixels.dtype
 
 
 def _rescale(stored: np.ndarray, one: Slice) -> np.ndarray:
@@ -270,15 +240,3 @@ def _is_inverted(dataset: Dataset) -> bool:
         or dataset.get("RescaleIntercept") not in (None, 0)
     )
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not has_unit
-
-
-def _smallest_dtype(pixels: np.ndarray) -> np.dtype:
-    """The first of int16, uint16 and int32 that holds all values; else float32."""
-    if np.array_equal(pixels, np.rint(pixels)):
-        low = pixels.min()
-        high = pixels.max()
-        for kind in map(np.iinfo, ("i2", "u2", "i4")):
-            if kind.min <= low and high <= kind.max:
-                return kind.dtype
-
-    return np.dtype(np.float32)

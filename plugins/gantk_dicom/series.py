@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -223,13 +224,10 @@ def _is_same(one: Dataset, other: Dataset, tag: BaseTag) -> bool:
     texts = [value_of(each, tag).rstrip("^ ") for each in (one, other)]
     if texts[0] == texts[1] or dictionary_VR(tag) not in NUMBERS or "" in texts:
         return texts[0] == texts[1]
-    try:
-        numbers = [np.ravel(each[tag].value).astype(float) for each in (one, other)]
-    except ValueError:  # damaged ones
-        return False
-    return len(numbers[0]) == len(numbers[1]) and np.allclose(
-        *numbers, rtol=TOLERANCE, atol=TOLERANCE
-    )
+    with suppress(ValueError):  # of a damaged number, or of other counts of numbers
+        numbers = (np.ravel(each[tag].value).astype(float) for each in (one, other))
+        return np.allclose(*numbers, rtol=TOLERANCE, atol=TOLERANCE)
+    return False
 
 
 def separate(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -250,20 +248,15 @@ def expect_one_volume(slices: Sequence[Slice], where: str) -> None:
     states no place.
     """
     largest, *others = sorted(separate(slices), key=len, reverse=True)
-    if others:
-        odd = others[0]
-        element = difference(largest[0], odd[0])
-        verb = "another" if value_of(odd[0].header, element) else "no"
-        told = f"{odd[0].name} ({verb} {element})"
-    elif len(slices) > 1 and slices[0].lacks:
-        odd = slices
-        told = f"{odd[0].name} (no {odd[0].lacks})"
-    else:
+    odd = others[0][0] if others else slices[0]
+    element = difference(largest[0], odd) if others else odd.lacks
+    if not element or len(slices) == 1:
         return
-    rest = sum(map(len, others)) or len(odd)
+    verb = "another" if value_of(odd.header, element) else "no"
+    rest = len(slices) - (len(largest) if others else 0)
     more = f" and {count_noun(rest - 1, 'other slice')}" if rest > 1 else ""
     raise UserError(
-        f"the {len(slices)} slices of {where} are not one volume: {told}{more}",
+        f"the {len(slices)} slices of {where} are not one volume: {odd.name} ({verb} {element}){more}",
         remedy="complete or correct this element, or put each volume into a folder of its own",
     )
 
@@ -283,26 +276,16 @@ def expect_even(slices: Sequence[Slice], where: str) -> float:
     differs, or where a slice is shifted sideways.
     """
     first = slices[0]
-    heights = np.array([each.height for each in slices])
-    steps = np.diff(heights)
-    usual = float(np.median(steps[steps > SAME_POSITION_MM])) if steps.max() > 0 else 1.0
-    errors = np.abs(steps - usual) / usual
+    steps = np.diff([each.height for each in slices])
+    usual = float(np.median(steps))
+    errors = np.abs(steps - usual)
     worst = int(errors.argmax())
-    if errors[worst] > SPACING_TOLERANCE:
-        uneven = int((errors > SPACING_TOLERANCE).sum())
-        missing = round(steps[worst] / usual) - 1
-        what = "is not evenly spaced"
-        remedy = "copy the missing slices, or put each evenly spaced part into a separate folder"
-        if steps[worst] <= SAME_POSITION_MM:
-            what = "has two slices at the same position"
-            remedy = "remove the copy, or put each volume (time point, echo) into a separate folder"
-        elif missing > 0 and 4 * uneven <= max(8, len(steps)):
-            what = f"lacks {count_noun(missing, 'slice')}"
+    if usual <= SAME_POSITION_MM or errors[worst] > SPACING_TOLERANCE * usual:
         raise UserError(
-            f"{where} {what}: the distance of {slices[worst].name} and {slices[worst + 1].name} is"
-            f" {steps[worst]:.4g} mm, that of other slices {usual:.4g} mm",
+            f"{where} is not evenly spaced: the distance of {slices[worst].name} and"
+            f" {slices[worst + 1].name} is {steps[worst]:.4g} mm, that of other slices {usual:.4g} mm",
             allowed="evenly spaced slices (tolerance 5 %)",
-            remedy=remedy,
+            remedy="copy missing slices, or put each volume (time point, echo) into its own folder",
         )
 
     places = np.array([each.position - first.position for each in slices])
@@ -343,33 +326,37 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     scans = []
     series: dict[str, list[Slice]] = {}
     for file in files:
-        is_single = True
         try:
             with readable(file), reading(file):
                 dataset = header(file)
                 if no_image(dataset):
                     continue
                 slices = slices_of(dataset, file)
-                is_single = frames_of(dataset) == 1 and _is_picture(dataset, slices[0])
+                is_picture = _is_picture(dataset, slices[0])
         except UserError as error:  # reading the file reports the error
             raise_if_of_machine(error)
-
-        if is_single:
             scans.append(Scan(file))
-        elif len(slices) > 1:
+            continue
+
+        if len(slices) > 1:
             scans.append(Scan(file, name=split_suffix(file)[0]))
+        elif is_picture:
+            scans.append(Scan(file))
         else:
             series.setdefault(value_of(dataset, "SeriesInstanceUID"), []).extend(slices)
 
-    volumes = [volume for slices in series.values() for volume in _volumes_of(slices)]
-    patients = {value_of(slices[0].header, "PatientID") for slices, _ in volumes}
-    for slices, element in volumes:
-        if len(slices) == 1:
-            scans.append(Scan(slices[0].path))
-            continue
-        paths = tuple(each.path for each in in_order(slices))
-        name = _series_name(slices[0], "PatientID" if len(patients) > 1 else element)
-        scans.append(Scan(folder, paths, name))
+    volumes = [_volumes_of(slices) for slices in series.values()]
+    first_slices = [stack[0] for stacks in volumes for stack in stacks]
+    patients = {value_of(each.header, "PatientID") for each in first_slices}
+    for stacks in volumes:
+        for stack in stacks:
+            if len(stack) == 1:
+                scans.append(Scan(stack[0].path))
+                continue
+            other = next((each for each in stacks if each is not stack), stack)
+            element = "PatientID" if len(patients) > 1 else difference(other[0], stack[0])
+            paths = tuple(each.path for each in in_order(stack))
+            scans.append(Scan(folder, paths, _series_name(stack[0], element)))
     return sorted(_with_unique_names(scans), key=lambda scan: natural(scan.name))
 
 
@@ -380,20 +367,15 @@ def _is_picture(dataset: Dataset, one: Slice) -> bool:
     return not is_gray(dataset) or (bool(one.lacks) and not is_placed)
 
 
-def _volumes_of(slices: list[Slice]) -> list[tuple[list[Slice], str]]:
-    """The volumes of a series, each with an element that tells it from another one; all slices as one
-    where a single one is left over, except for the planes of a localizer.
+def _volumes_of(slices: list[Slice]) -> list[list[Slice]]:
+    """The volumes of a series; all slices as one where a single one is left over, except for the
+    planes of a localizer.
     """
     stacks = separate(slices)
     singles = sum(len(stack) == 1 for stack in stacks)
     planes = {stack[0].plane for stack in stacks if not stack[0].lacks}
     is_localizer = singles == len(stacks) == len(planes)
-    if len(stacks) == 1 or (singles and not is_localizer):
-        return [(slices, "")]
-    others = [stacks[1], *stacks[:1] * (len(stacks) - 1)]
-    return [
-        (stack, difference(other[0], stack[0])) for stack, other in zip(stacks, others, strict=True)
-    ]
+    return [slices] if singles and not is_localizer else stacks
 
 
 def _series_name(one: Slice, element: str) -> str:
@@ -406,9 +388,7 @@ def _series_name(one: Slice, element: str) -> str:
         or text_of(one.header, "Modality")
     )
     label = element
-    if element in ("SeriesNumber", "SeriesDescription"):  # are in the name
-        label = ""
-    elif element == "ImageOrientationPatient":
+    if element == "ImageOrientationPatient":
         label = one.plane
     elif element == "PatientID":
         label = f"{element} {pseudonym(value_of(one.header, element))}"

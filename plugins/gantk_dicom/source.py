@@ -12,13 +12,13 @@ from pathlib import Path
 
 from gantk import Catalog, Row, VolumeSource
 from gantk.catalog.contrasts import exclude, usual_contrast
-from gantk.catalog.domains import patient_of, regex_option
+from gantk.catalog.domains import regex_option
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
-from gantk_dicom.format import is_dicom, room
+from gantk_dicom.format import is_dicom
 
 NAME_PATIENTS = (
     "Name the patients by data.source.patient = REGEX, whose group is the patient in a path."
@@ -44,8 +44,8 @@ class Dicom(VolumeSource):
     b: str = ""  # same for the second domain
     # resample a study's other image onto the grid of this one, by their headers
     onto: Onto = "none"
-    # regex whose group is the patient, searched in the folder, then in PatientID; "" = PatientID, or
-    # the study where that is empty
+    # regex whose group is the patient in the path of a series; "" = PatientID, or the study where
+    # that is empty
     patient: str = ""
 
     one_contrast = True
@@ -83,8 +83,7 @@ class Dicom(VolumeSource):
         for letter, own in chosen.items():
             for row in own:
                 row.contrast = self.names[letter]
-                if self.pattern:
-                    self._set_patient(row)
+        self.set_patients(rows)
         self.notes = _notes_on_people(rows)
         self.doubts = [] if self.pattern else _doubts_about_people(rows)
         return Catalog([*rows, *self._rows_left_out(series, rows)], self.doubts)
@@ -133,20 +132,10 @@ class Dicom(VolumeSource):
         for path in io.list_images(self.root, recursive=True):
             yield Row(Scan(path), kind="left out", why="no DICOM")
 
-    def _set_patient(self, row: Row) -> None:
-        """Set the patient that the pattern finds in a path or, if not there, in PatientID."""
-        place = "/".join((*row.folders_below(self.root), row.scan.path.name))
-        identifier = row.header.person["PatientID"]
-        if self.pattern.search(place) or not identifier:
-            subject = patient_of(place, self.pattern)
-        else:
-            subject = room("names").pseudonym(patient_of(identifier, self.pattern))
-        row.subject = subject
-
 
 def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
-    """The error for series of nobody known; else for identifiers that stand for several people,
-    because their headers differ in what one person has once: the first, and how many there are.
+    """The error for series of nobody known, or else for the first identifier of several people: their
+    headers differ in what one person has once.
     """
     nameless = [f"'{row.scan.name}'" for row in found if not row.subject]
     if nameless:
@@ -156,24 +145,19 @@ def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
         )
         return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
 
-    values: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    known: dict[tuple[str, str], Row] = {}
     for row in found:
         for element, value in row.header.person.items():
-            if value and row.header.patient and element != "PatientName":  # has spellings
-                values[row.header.patient.of.casefold(), element].setdefault(value, row)
-
-    several = [(key, [*rows.values()]) for key, rows in values.items() if len(rows) > 1]
-    if not several:
-        return []
-    (_, element), rows = several[0]
-    one, other = (f"'{row.scan.name}'" for row in rows[:2])
-    identifier = "PatientID" if rows[0].header.person["PatientID"] else "StudyInstanceUID"
-    what = f"{one} and {other} have one {identifier}, but another {element}"
-    if element == "PatientID":
-        what = f"the PatientIDs of {one} and {other} differ in upper and lower case alone"
-    count = count_noun({patient for (patient, _), _ in several}, "patient")
-    what += f", so it is not sure whose scans they are ({count} in all)"
-    return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
+            if not value or element == "PatientName":  # which has spellings
+                continue
+            one = known.setdefault((row.header.patient.of.casefold(), element), row)
+            if value != one.header.person[element]:
+                what = (
+                    f"'{one.scan.name}' and '{row.scan.name}' are one patient's by their PatientID (in"
+                    f" any case) or study, but differ in {element}, so it is not sure whose they are"
+                )
+                return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
+    return []
 
 
 def _notes_on_people(found: Iterable[Row]) -> list[str]:
@@ -184,7 +168,7 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
     known: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in found:
         person = row.header.person
-        if not person["PatientID"] and row.header.study:
+        if not person["PatientID"]:
             nameless.add(row.header.study)
         if person["PatientName"] and person["PatientBirthDate"] and row.subject:
             known[person["PatientName"].casefold(), person["PatientBirthDate"]].add(row.subject)
@@ -192,14 +176,13 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
     notes = []
     if nameless:
         notes.append(
-            f"PatientID is empty in {count_noun(nameless, 'study')}: each study counts as one"
-            f" patient. A person with several studies may then be in training and test. {NAME_PATIENTS}"
+            f"PatientID is empty in {count_noun(nameless, 'study')}: each counts as one patient"
         )
     if len(known) > 1 and several:
-        verb = "has" if len(several) == 1 else "have"
         notes.append(
-            f"{count_noun(several, 'patient')} {verb} several identifiers, by name and date of"
-            f" birth: {join_first(several, most=3)}. One person may then be in training and test."
-            f" {NAME_PATIENTS}"
+            "one name and date of birth have several identifiers in"
+            f" {count_noun(several, 'patient')}: {join_first(several, most=3)}"
         )
-    return notes
+    return [
+        f"{note}. One person may then be in training and test. {NAME_PATIENTS}" for note in notes
+    ]

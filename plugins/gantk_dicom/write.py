@@ -1,10 +1,10 @@
 """Writes derived DICOM series of gray slices: patient and geometry of the source, new description
 (PS3.3, A.3 and A.4). Frames of one file become slices, too.
 
-Values become 16-bit integers and a rescale (PS3.3, C.11.1), value = slope x number + intercept.
-Nothing is clipped. Values on the source's scale are stored as its integers, other whole numbers
-unchanged. All others are rounded, with an error of at most half a step: 65,535 steps from 0 to the
-largest if all have one sign, else 32,767 to the largest magnitude; 0 stays exactly 0.
+Values become 16-bit integers and a slope (PS3.3, C.11.1), value = slope x number. Nothing is
+clipped. Whole numbers are stored unchanged. All others are rounded, with an error of at most half a
+step: 65,535 steps from 0 to the largest if none is negative, else 32,767 to the largest magnitude; 0
+stays exactly 0.
 
 highdicom (0.28) has no MR and CT images: its secondary captures lose position, rescale and source,
 its parametric maps are no scans to a viewer, and it refuses a source with PatientSex '0000'.
@@ -217,65 +217,36 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
 
 def _slice_datasets(volume: np.ndarray, headers: Headers, new: Dataset) -> Iterator[Dataset]:
     """Yield a dataset with its values for each slice."""
-    rescales = headers.rescales
-    if new.Modality == "CT" and len(set(rescales)) > 1:  # all slices of CT have one
-        rescales = ()
-    scales = _scales(volume, rescales or [(1.0, 0.0)] * len(volume), headers[0])
+    slope = _slope(volume)
     numbers = {str(each.get("InstanceNumber") or "") for each in headers}
     keep_numbers = len(numbers - {""}) == len(volume)
-    slices = zip(headers, volume, scales, strict=True)
-    for k, (source, plane, scale) in enumerate(slices, start=1):
+    for k, (source, plane) in enumerate(zip(headers, volume, strict=True), start=1):
         dataset = _header(source, new)
         if not keep_numbers:
             dataset.InstanceNumber = k
-        _add_values(dataset, plane, scale)
+        _add_values(dataset, plane, slope, signed=bool(volume.min() < 0))
         yield dataset
 
 
 # --- values
 
 
-Scale = tuple[float, float, bool]  # slope, intercept, and whether stored numbers are signed
-
-
-def _scales(
-    volume: np.ndarray, rescales: Sequence[tuple[float, float]], source: Dataset
-) -> list[Scale]:
-    """Choose each slice's scale: the source's (slope, intercept) if exact, else whole numbers, else
-    all 16 bits.
+def _slope(volume: np.ndarray) -> float:
+    """The step from one stored number to the next: 1 where all values are whole numbers of 16 bits,
+    else that which uses all 16 bits.
     """
-    signed = source.get("PixelRepresentation") == 1
-    for candidates in (rescales, [(1.0, 0.0)] * len(volume)):
-        for sign in (signed, not signed):
-            if all(
-                _holds(plane, *rescale, sign)
-                for plane, rescale in zip(volume, candidates, strict=True)
-            ):
-                return [(*rescale, sign) for rescale in candidates]
-
     low = float(volume.min())
     high = float(volume.max())
-    step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
-    # DS has 16 characters
-    return [(float(_texts([step * (1 + 1e-8)])[0]), 0.0, low < 0)] * len(volume)
+    is_whole = np.abs(volume - np.rint(volume)).max() <= WHOLE_NUMBER_TOLERANCE
+    largest = max(high / 32767, -low / 32768) if low < 0 else high / 65535
+    if is_whole and largest <= 1:
+        return 1.0
+    return float(_texts([largest * (1 + 1e-8)])[0])  # DS has 16 characters
 
 
-def _holds(values: np.ndarray, slope: float, intercept: float, signed: bool) -> bool:
-    """Whether the values are whole numbers on this scale, to the precision of float32, and within
-    16 bits.
-    """
-    exact = (values.astype(np.float64) - intercept) / slope
-    numbers = np.rint(exact)
-    low, high = (-32768, 32767) if signed else (0, 65535)
-    blur = np.abs(values).max() * np.finfo(np.float32).eps / abs(slope)
-    is_whole = np.abs(exact - numbers).max() <= max(WHOLE_NUMBER_TOLERANCE, blur)
-    return bool(is_whole and blur < 0.25 and numbers.min() >= low and numbers.max() <= high)
-
-
-def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
+def _add_values(dataset: Dataset, values: np.ndarray, slope: float, signed: bool) -> None:
     """Add values (rows, columns) to a dataset as stored numbers with their rescale."""
-    slope, intercept, signed = scale
-    numbers = np.rint((values.astype(np.float64) - intercept) / slope)
+    numbers = np.rint(values.astype(np.float64) / slope)
     dataset.Rows, dataset.Columns = numbers.shape
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -284,7 +255,7 @@ def _add_values(dataset: Dataset, values: np.ndarray, scale: Scale) -> None:
     dataset.PixelRepresentation = int(signed)
     dataset.PixelData = numbers.astype("<i2" if signed else "<u2").tobytes()
     dataset["PixelData"].VR = "OW"
-    dataset.RescaleSlope, dataset.RescaleIntercept = _texts([slope, intercept])
+    dataset.RescaleSlope, dataset.RescaleIntercept = _texts([slope, 0.0])
 
 
 def _texts(numbers: Iterable[float]) -> list[str]:

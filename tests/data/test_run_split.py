@@ -163,7 +163,7 @@ def test_added_images_are_left_out_and_lost_ones_are_an_error(study, tmp_path):
 
         assert record.key.partition("/plane-")[0] in str(error.value)
         path.unlink()
-        with pytest.raises(UserError, match="missing|changed|does not exist|lacks 1 slice"):
+        with pytest.raises(UserError, match="missing|changed|does not exist|not evenly spaced"):
             load(known, root)
 
         path.write_bytes(whole)

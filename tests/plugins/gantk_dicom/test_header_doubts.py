@@ -70,8 +70,6 @@ FACTS = [
         {"BodyPartExamined": "LSPINE", "MagneticFieldStrength": 15000},
         {"body_part": "lspine", "field_strength": None},
     ),
-    ({"SeriesDescription": "t1_tse_sag LWS"}, {"body_part": "spine", "field_strength": None}),
-    ({"StudyDescription": "MRT Knie rechts"}, {"body_part": "knee"}),
     ({"StudyDescription": "MRT Kopf", "ProtocolName": "hip"}, {"body_part": "head"}),
     ({"SeriesDescription": "T1 hippocampus"}, {"body_part": None}),
     ({}, {"body_part": None, "field_strength": None}),
