@@ -36,7 +36,6 @@ from gantk.data.split import (
     describe_images,
     read_splits,
     split_json,
-    split_origin,
     split_records,
     unpair,
 )
@@ -144,10 +143,7 @@ class Study:
         `split_records`.
         """
         self.splits, self.split_description = split_records(
-            self.records,
-            self.table.split,
-            fingerprints=self.fingerprints,
-            origin=split_origin(self.source),
+            self.records, self.table.split, fingerprints=self.fingerprints
         )
         training = training_of(self.table, self.method, self.source, self.splits["train"])
         self.training = [record for record in training if record.domain in self.method.reads]
@@ -174,7 +170,7 @@ class Study:
                 self.splits.with_training(self.training),
                 same_patient=self.method.paired or may_share_patients(self.table, self.source),
                 # drawn heads are alike without being copies
-                near=not source_fact(self.source, "drawn"),
+                pixels=not source_fact(self.source, "drawn"),
                 fingerprints=self.fingerprints,
                 preparation=self.preparation,
             )

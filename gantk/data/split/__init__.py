@@ -14,7 +14,6 @@ from gantk.data.split.split import (
     consequences,
     few_test_patients,
     held_out_patients,
-    split_origin,
     split_records,
     unpair,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "held_out_patients",
     "read_splits",
     "split_json",
-    "split_origin",
     "split_records",
     "unpair",
 ]
