@@ -114,7 +114,8 @@ def _fingerprint_bytes(record: Record) -> np.ndarray:
     """Digest and thumbnails as bytes; zeros where there are none."""
     one = fingerprint(record)
     digest = bytes.fromhex(one.digest).ljust(DIGEST_BYTES, b"\0")
-    return np.frombuffer(digest + one.thumbnails, np.uint8)
+    content = one.thumbnails.ljust(2 * THUMBNAIL_SIDE**2, b"\0")
+    return np.frombuffer(digest + content, np.uint8)
 
 
 def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:
