@@ -55,7 +55,7 @@ _PUBLIC = {
     "gantk.data.batches": ["Batches"],
     "gantk.data.preparation": ["Record"],
     "gantk.data.recipe_data": ["checked_recipe"],
-    "gantk.data.sources.source": ["VolumeSource"],
+    "gantk.data.sources.source": ["ImageSource", "VolumeSource"],
     "gantk.plugin.spec": [
         "AdversarialLoss",
         "Augment",

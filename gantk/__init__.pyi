@@ -15,6 +15,7 @@ from gantk.data.check.check import check as check
 from gantk.data.dataset import Data as Data
 from gantk.data.preparation import Record as Record
 from gantk.data.recipe_data import checked_recipe as checked_recipe
+from gantk.data.sources.source import ImageSource as ImageSource
 from gantk.data.sources.source import VolumeSource as VolumeSource
 from gantk.errors import GantkError as GantkError
 from gantk.errors import GantkWarning as GantkWarning

@@ -171,8 +171,16 @@ class Row:
 
     @property
     def anatomy(self) -> str:
-        """What registered images of two contrasts share: split, patient, visit and slice."""
-        return "/".join(filter(None, (self.split, self.subject, self.session, self.slice)))
+        """What registered images of two contrasts share: split, patient, visit and slice; "" where no
+        more than the split is known.
+        """
+        known = [*filter(None, (self.subject, self.session, self.slice))]
+        return "/".join(filter(None, (self.split, *known))) if known else ""
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What no two images share."""
+        return self.split, self.subject, self.session, self.slice, self.contrast, self.label
 
 
 def compose_text(text: str) -> str:

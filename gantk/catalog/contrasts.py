@@ -53,11 +53,6 @@ PLUS_C = re.compile(r"(?i)\+ ?c\b|\bc ?\+")  # `T1 +C`
 NATIVE = re.compile(
     r" (?:no|none?|without|ohne|wo|w o|pre(?! op| surg| treat)|precontrast|native?)(?= )"
 )
-# A date; and one with its time, as converters of DICOM write it, with the number of series and echo.
-DATE_WORD = re.compile(r"(?<![^\W_])(?:19|20)\d\d[\W_]?[01]\d[\W_]?[0-3]\d(?:\d{6})?(?![^\W_])")
-TIME_AND_SERIES = re.compile(
-    r"(?<![^\W_])((?:19|20)\d\d[01]\d[0-3]\d[0-2]\d[0-5]\d[0-5]\d)(?:_\d{1,4}[a-z]?)?(?:_e\d)?(?![^\W_])"
-)
 # a name of BIDS, which ends in its contrast: sub-01_acq-mprage_T2w
 BIDS_NAME = re.compile(r"sub-[^_/]+(?:_[a-z]+-[^_/]+)*_[A-Za-z0-9]+")
 AGENT_OF_BIDS = " ce gad"  # the entity ce-gadolinium, also in a session that is called pre
@@ -90,10 +85,15 @@ class ContrastWords:
     Args:
         contrasts: the recipe's contrasts, which the usual words of their kind mean too: `t1w` is T1.
         own: contrast -> further words of it, as of `[data.words]`.
+        usual: whether the usual words are known too.
     """
 
     def __init__(
-        self, contrasts: Iterable[str] = (), own: Mapping[str, Sequence[str]] | None = None
+        self,
+        contrasts: Iterable[str] = (),
+        own: Mapping[str, Sequence[str]] | None = None,
+        *,
+        usual: bool = True,
     ):
         self.own = own or {}
         named = list(dict.fromkeys([*contrasts, *self.own]))
@@ -105,7 +105,9 @@ class ContrastWords:
                 contrast_of_kind[kind] = "" if kind in contrast_of_kind else contrast
 
         self.contrast_of = {
-            word: contrast_of_kind.get(kind, kind.upper()) for word, kind in CONTRASTS.items()
+            word: contrast_of_kind.get(kind, kind.upper())
+            for word, kind in CONTRASTS.items()
+            if usual
         }
         for contrast in named:
             for word in (contrast, *self.own.get(contrast, ())):
@@ -124,7 +126,7 @@ class ContrastWords:
             text = text.rpartition("_")[2] + (" gd" if has_agent else "")
         words = find_contrasts(text, self.contrast_of)
         found = frozenset(self.contrast_of[each.word] for each in words) - {""}
-        return found - {self.contrast_of["mr"]} or found
+        return found - {self.contrast_of.get("mr")} or found
 
 
 USUAL_WORDS = ContrastWords()
@@ -206,23 +208,9 @@ def one_word(contrast: str) -> str:
     return "".join(words_of(contrast)).lower()
 
 
-def without_gaps(name: str) -> str:
-    """A name from which words were taken: one separator where several follow each other, none at
-    its ends.
-    """
-    return re.sub(r"([_\-. ])[_\-. ]+", r"\1", name).strip("_-. ")
-
-
 def same_contrast(word: str, wanted: str) -> bool:
     """Whether two words in lower case are usual names of one contrast."""
     return word == wanted or (word in CONTRASTS and CONTRASTS[word] == CONTRASTS.get(wanted))
-
-
-def contrast_called(name: str, contrasts: Iterable[str]) -> str | None:
-    """The one of `contrasts` whose own name or usual synonym `name` is: T2 for `t2w`; else None."""
-    contrasts = list(contrasts)
-    contrast = ContrastWords(contrasts).contrast_of.get(one_word(name), "")
-    return contrast if contrast in contrasts else None
 
 
 def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
@@ -248,51 +236,13 @@ def _own_contrast(name: str) -> FoundContrast | None:
 def contrast_in(name: str) -> tuple[str | None, str]:
     """The word, or several joined, that says the contrast of a name, and the name without it; None
     and the whole name without a contrast.
-
-    What dcm2niix says of the series besides the contrast is left out too.
     """
     found = _own_contrast(name)
     if found is None:
         return None, name
-    before = name[: found.begin]
-    return found.word, without_gaps(before + _without_series(before, name[found.end :]))
-
-
-def _without_series(before: str, after: str) -> str:
-    """What follows the contrast in a name, without the series that dcm2niix names there: `_` and the
-    time of `Meier` and `_mprage_sag_p2_20240110101500_4`; nothing where the time stands before.
-    """
-    if not any(map(str.isalpha, DATE_WORD.sub("", before))):
-        return after  # the patient may follow
-    if TIME_AND_SERIES.search(before):
-        return ""
-    time = TIME_AND_SERIES.search(after)
-    return f"_{time[1]}{after[time.end() :]}" if time else after
-
-
-def with_contrast(name: str, word: str) -> str | None:
-    """A name with another word for its contrast: `007_t1_brain` and `flair` give
-    `007_flair_brain`.
-
-    None where the name says no contrast, or says it by several words (`T1 post Gd`, `T1 pre`).
-    """
-    found = _own_contrast(name)
-    if found is None:
-        return None
-
-    before, own, after = name[: found.begin], name[found.begin : found.end], name[found.end :]
-    others = " ".join(words_of(before + " " + after)).lower()
-    later = " ".join(words_of(after)).lower()
-    of_several_words = AGENT.search(f" {others} ") or NATIVE.match(f" {later} ")
-    if one_word(own) != found.word or of_several_words:
-        return None
-    return before + word + after
-
-
-def contrast_word(name: str) -> str | None:
-    """The word that names a contrast as it is spelled: `T1w` of `sub-01_T1w`; None without one."""
-    found = _own_contrast(name)
-    return None if found is None else name[found.begin : found.end]
+    rest = name[: found.begin] + name[found.end :]
+    one_gap = re.sub(r"([_\-. ])[_\-. ]+", r"\1", rest)
+    return found.word, one_gap.strip("_-. ")
 
 
 def word_in_naming(contrast: str, words: Sequence[str]) -> str:
@@ -313,20 +263,19 @@ def named_after(names: Sequence[str], contrast: str) -> str:
     """The name of an image of a contrast that is made of images with these names, in their style:
     `007_t2f` of `007_t1n`; with the contrast at its end where they name none: `p01_T2` of `p01`.
     """
-    word = word_in_naming(contrast, list(filter(None, map(contrast_word, names))))
-    for name in names:
-        replaced = with_contrast(name, word)
-        if replaced:
-            return replaced
-    rest = contrast_in(names[0])[1]
-    return f"{rest}_{contrast}" if rest else contrast
+    found = [(name, own) for name in names if (own := _own_contrast(name))]
+    if not found:
+        return f"{names[0]}_{contrast}" if names[0] else contrast
+    word = word_in_naming(contrast, [name[own.begin : own.end] for name, own in found])
+    name, own = found[0]
+    return name[: own.begin] + word + name[own.end :]
 
 
-def rename_to_contrast(name: str, contrast: str) -> str:
+def _rename_to_contrast(name: str, contrast: str) -> str:
     """A name that says `contrast` where it says another one; unchanged where it says none, or MR of
     one of MR's.
     """
-    said = contrasts_in(name)
+    said = {each.lower() for each in USUAL_WORDS.said(name)}
     meant = CONTRASTS.get(one_word(contrast))
     if meant in said or not any(exclude(each, meant) for each in said):
         return name
@@ -345,8 +294,8 @@ def result_paths(folder: Path, name: str, contrasts: Sequence[str]) -> dict[str,
         return {each: beside / f"{named_after([stem], each)}{suffix}" for each in contrasts}
     (contrast,) = contrasts
     for part in place.parts[:-1]:
-        folder /= rename_to_contrast(part, contrast)
-    return {contrast: folder / f"{rename_to_contrast(stem, contrast)}{suffix}"}
+        folder /= _rename_to_contrast(part, contrast)
+    return {contrast: folder / f"{_rename_to_contrast(stem, contrast)}{suffix}"}
 
 
 def usual_contrast(name: str) -> str | None:
@@ -365,11 +314,6 @@ def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None)
     return [
         name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague
     ]
-
-
-def contrasts_in(name: str) -> set[str]:
-    """All usual contrasts that a name contains; MR only where there is no other."""
-    return {contrast.lower() for contrast in USUAL_WORDS.said(name)}
 
 
 def contrast_of_series(modality: str, texts: Iterable[str]) -> str:

@@ -78,16 +78,13 @@ class ImageTable:
         rows: dict[tuple, Row] = {}
         for line, cells in self.lines:
             try:
-                found = list(self._rows_of(cells))
+                for row in self._rows_of(cells):
+                    row.line = line
+                    if rows.setdefault((row.contrast, row.files, row.scan.volume), row) is not row:
+                        what = f"'{self.key_of(row)}' is listed twice"
+                        raise UserError(what, remedy="remove one of the rows")
             except UserError as error:
                 raise error.at(self._place(line)) from error
-            for row in found:
-                row.line = line
-                identity = row.contrast, row.files, row.scan.volume
-                if identity in rows:
-                    what = f"'{self.key_of(row)}' is listed twice"
-                    raise UserError(what, where=self._place(line), remedy="remove one of the rows")
-                rows[identity] = row
 
         without_split = [row.line for row in rows.values() if not row.split]
         if 0 < len(without_split) < len(rows):
@@ -119,10 +116,9 @@ class ImageTable:
             contrast = self.words.contrast_of.get(one_word(column), "")
             if column in COLUMNS or contrast not in self.contrasts:
                 continue
-            if contrast in columns:
+            if columns.setdefault(contrast, column) != column:
                 what = f"has two columns of {contrast}: '{columns[contrast]}' and '{column}'"
                 raise UserError(f"{self.called} {what}", where=self.where)
-            columns[contrast] = column
         if not columns or (every and len(columns) < len(self.contrasts)):
             raise wrong_header(self.called, self.columns, self.contrasts, self.where)
         return columns
@@ -141,7 +137,7 @@ class ImageTable:
         if not text_of:
             raise UserError(f"no path in the column {' or '.join(column_of.values())}")
         rows = [Row(self._scan(text, cells.get(VOLUME, "")), x) for x, text in text_of.items()]
-        pair = self.key_of(rows[0]) if len(column_of) > 1 else ""
+        pair = cells.get("pair") or (self.key_of(rows[0]) if len(column_of) > 1 else "")
         if cells.get("mask"):
             self._set_masks(rows, cells["mask"])
         for row in rows:
@@ -150,7 +146,7 @@ class ImageTable:
             row.split = cells["split"]
             row.label = cells.get("label", "")
             row.slice = cells.get("position", "")
-            row.pair = cells.get("pair") or pair
+            row.pair = pair
             yield row
 
     def _contrast_of(self, cells: Mapping[str, str]) -> str:

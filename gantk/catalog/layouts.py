@@ -1,5 +1,6 @@
 """Layouts: which file is whose and shows what, by a line with fields that explains every image of a
-folder. Read `read` first; `propose` finds lines for a folder that none of ours explains.
+folder. Read `read` first; `doubts` says when a line that explains them is not certain, and `propose`
+finds lines for a folder that none of ours explains.
 
 | field | by itself | in a line that somebody gave |
 |---|---|---|
@@ -18,14 +19,15 @@ folder. Read `read` first; `propose` finds lines for a folder that none of ours 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
 
-from gantk.catalog.catalog import compose_text
-from gantk.catalog.contrasts import ContrastWords, words_of
+from gantk.catalog.catalog import Catalog, Row, compose_text
+from gantk.catalog.contrasts import ContrastWords, one_word, words_of
+from gantk.catalog.doubts import CHANNELS_WITHOUT_NAMES, doubt_about_names, doubt_about_table
 from gantk.catalog.words import (
     CLASS,
     PERSON,
@@ -34,67 +36,41 @@ from gantk.catalog.words import (
     SPLIT,
     VISIT,
     are_channels,
-    are_running_numbers,
     day_of,
-    left_out,
-    may_be_people_with_visits,
     patient_and_visit,
     split_named,
     take_split,
     visit_words,
     whole,
-    without_visits,
 )
 from gantk.errors import UserError
 from gantk.formats.files import formats, is_volume, suffix_of
+from gantk.formats.image import Scan
 from gantk.plugin.layout import Layout
 from gantk.plugin.loader import registry
 
-STRICT = {
-    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|[AB])(?:/|$))[^/]+?",
+ANY_TEXT = r"[^/]+?"
+LOOSE = {
     "person": rf"(?i:{PERSON})",
+    "split": rf"(?i:{SPLIT})",
+    "slice": r"\d+",
+    "ab": r"(?i:\w*[-_ ]?)(?:A|B)",
+}
+STRICT = LOOSE | {
+    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|[AB])(?:/|$))[^/]+?",
     "visit": rf"(?i:{VISIT})",
     "site": rf"(?i:{SITE})",
-    "split": rf"(?i:{SPLIT})",
     "slice": r"(?i:slice|slc|sl|s|z)?[-_ ]?\d+",
-    "ab": r"(?i:\w*[-_ ]?)(?:A|B)",
     "class": r"[^/\d]+?",
     "yesno": rf"(?i:{CLASS})",
     "picture": r"[^\d/]*\d{0,5}[^\d/]*",  # one number at most, which is no patient and slice
 }
-LOOSE = {"person": STRICT["person"], "split": STRICT["split"], "slice": r"\d+", "ab": STRICT["ab"]}
-ANY_TEXT = r"[^/]+?"
+FIELDS = ("class", "contrast", "name", "patient", "site", "slice", "split", "visit")
 TOKENS = re.compile(r"\*?\{contrast\}\*?|\{\w+(?::\d+)?\}|\*\*/|[*\[\]_]|[^*\[\]{}_]+|[{}]")
-FIELDS = {*STRICT, "contrast", "running", "name", "class"}
+SIGNS = {"*": "[^/]*?", "**/": "(?:.*/)?", "[": "(?:", "]": ")?"}
 MAX_PATTERN_CHARACTERS = 1000
-CHANNELS_WITHOUT_NAMES = (
-    "end in numbers of channels, which are different contrasts, and no dataset.json names them"
-)
 MAX_UNEXPLAINED_IMAGES = 10  # images at which a line is given up
-
-
-@dataclass(slots=True)
-class Entry:
-    """What a layout says of one image; "" is not known."""
-
-    path: str
-    contrast: str = ""
-    patient: str = ""
-    visit: str = ""
-    split: str = ""
-    slice: str = ""
-    label: str = ""
-    volume: int | None = None  # of a file of several
-
-    @property
-    def anatomy(self) -> tuple[str, ...]:
-        """What registered images of two contrasts share."""
-        return self.split, self.patient, self.visit, self.slice
-
-    @property
-    def cell(self) -> tuple[str, ...]:
-        """What no two images share."""
-        return *self.anatomy, self.contrast, self.label
+OTHER_FORM = "of another form"
 
 
 @dataclass
@@ -103,50 +79,52 @@ class Reading:
 
     Attributes:
         layout: the line, or what else states it.
-        left_out: path -> why it is left out.
+        rows: the images of the contrasts that are asked for; a scan's `name` is its path below the
+            folder.
+        others: the images of other contrasts.
+        left_out: path -> what it is, of the images that are not read.
         doubt: why this reading is not taken without a question.
-        settings: what else of the recipe it needs, as `data.words.T1=["0000"]`.
     """
 
     layout: str
-    entries: list[Entry]
+    rows: list[Row] = field(default_factory=list)
+    others: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
-    settings: tuple[str, ...] = ()
-    words: ContrastWords | None = None  # that it was read with, if others than the recipe's
 
     def of_contrasts(self, contrasts: Sequence[str]) -> Reading:
-        """The reading with the images of other contrasts left out, if these are `contrasts`."""
+        """The reading with the images of other contrasts apart; of no `contrasts`, all are used."""
         if contrasts:
-            others = {e.path: e.contrast for e in self.entries if e.contrast not in contrasts}
-            self.entries = [entry for entry in self.entries if entry.contrast in contrasts]
-            used = {entry.path for entry in self.entries}
-            self.left_out |= {path: name for path, name in others.items() if path not in used}
+            self.others += [row for row in self.rows if row.contrast not in contrasts]
+            self.rows = [row for row in self.rows if row.contrast in contrasts]
         return self
 
-    def pairs(self) -> list[list[Entry]]:
-        """The images of each anatomy that has one image of several contrasts each."""
-        found = defaultdict(list)
-        for entry in self.entries:
-            if any(entry.anatomy[1:]):
-                found[entry.anatomy].append(entry)
-        return [
-            own for own in found.values() if 1 < len({entry.contrast for entry in own}) == len(own)
-        ]
+    def why_left_out(self) -> list[str]:
+        """What each image is that is not used, of others their contrast."""
+        return [*self.left_out.values(), *(row.contrast for row in self.others)]
 
     def table(self) -> tuple:
         """What makes two readings the same: contrasts, splits and classes of the files, and which
         are of one patient and of one pair.
         """
         people = defaultdict(set)
-        for entry in self.entries:
-            if entry.patient:
-                people[entry.patient].add(entry.path)
+        for row in self.rows:
+            if row.subject:
+                people[row.subject].add(row.scan.name)
         return (
-            frozenset((e.path, e.contrast, e.split, e.label) for e in self.entries),
+            frozenset((row.scan.name, row.contrast, row.split, row.label) for row in self.rows),
             frozenset(map(frozenset, people.values())),
-            frozenset(frozenset(entry.path for entry in own) for own in self.pairs()),
+            frozenset(frozenset(row.scan.name for row in own) for own in pairs_of(self.rows)),
         )
+
+
+def pairs_of(rows: Iterable[Row]) -> list[list[Row]]:
+    """The images of each anatomy that has one image of several contrasts each."""
+    found = defaultdict(list)
+    for row in rows:
+        if row.anatomy:
+            found[row.anatomy].append(row)
+    return [own for own in found.values() if 1 < len({row.contrast for row in own}) == len(own)]
 
 
 @dataclass
@@ -155,23 +133,20 @@ class Unclear:
 
     Attributes:
         why: what was seen, in a sentence.
-        images: the paths that no line explains, without those left out.
         readings: readings that were tried and doubted, the likeliest first.
     """
 
     why: str
-    images: list[str]
-    left_out: dict[str, str]
     readings: list[Reading]
 
 
 @dataclass(frozen=True)
-class _Image:
-    """An image to explain: its path, and what of it lines are compared with."""
+class NamedImage:
+    """An image to explain: its scan, and what of its path lines are compared with."""
 
-    path: str
+    scan: Scan
     text: str
-    split: str
+    split: str = ""
 
 
 def layouts() -> dict[str, Layout]:
@@ -184,65 +159,105 @@ def layouts() -> dict[str, Layout]:
     return dict(sorted(found.items(), key=lambda item: item[1].general))
 
 
-def layout_name(catalog: Any) -> str:
+def layout_name(catalog: Catalog) -> str:
     """What a recipe calls the layout that was found for a catalog, so that nothing asks again: its
     name, or the line; "" where it has none.
     """
-    line = getattr(catalog, "layout", "")
+    line = catalog.layout
     known = {layout.pattern: name for name, layout in layouts().items()}
     return known.get(line, line if "{" in line and "|" not in line else "")
 
 
 def read(
-    paths: Sequence[str],
+    images: Sequence[str],
     contrasts: Sequence[str],
     words: ContrastWords,
-    *,
-    stripped: bool = False,
 ) -> Reading | Unclear:
     """The only reading of images by their paths below a folder, of volumes or of pictures; else what
     is to be asked.
 
-    1. Masks, templates, copies and files that known programs made of others are left out.
-    2. A layout of a data set that explains all others, letter by letter, applies.
-    3. Else one of the general layouts that explain all others applies, if they all give the same
-       table.
+    1. A layout of a data set that explains all, letter by letter, applies.
+    2. Else one of the general layouts that explain all applies, if they all give the same table.
 
     `contrasts`: the recipe's, all of which must be found; those of `words` are recognised.
     """
-    skipped = left_out(paths, words, stripped=stripped)
-    images = [path for path in paths if path not in skipped]
-    pictures = not any(map(is_volume, images))
+    kinds = ("any", "volumes" if any(map(is_volume, images)) else "pictures")
     tried: list[Reading] = []
     for general in (False, True):
         lines = [
             layout
             for layout in layouts().values()
             if layout.general == general
-            and layout.of in ("any", "pictures" if pictures else "volumes")
+            and layout.of in kinds
             and (not layout.one_domain or len(contrasts) == 1)
         ]
         readings = _readings_of(lines, images, contrasts, words)
         certain = {reading.table(): reading for reading in reversed(readings) if not reading.doubt}
         if len(certain) == 1:
-            (reading,) = certain.values()
-            reading.left_out |= skipped
-            return reading
+            return next(iter(certain.values()))
         if certain:
             readings = [*certain.values()]
             names = " and ".join(f"'{reading.layout}'" for reading in readings)
             why = f"can be read in {len(readings)} ways: {names}"
-            return Unclear(why, images, skipped, readings)
+            return Unclear(why, readings)
         tried += readings
 
-    tried = [reading for reading in tried if reading.entries]
+    tried = [reading for reading in tried if reading.rows]
     tried.sort(key=lambda reading: len(reading.left_out))
     why = "fit no layout that gantk knows"
     if are_channels(images):
         why = CHANNELS_WITHOUT_NAMES
     elif tried:
         why = f"fit no layout: for '{tried[0].layout}', {tried[0].doubt}"
-    return Unclear(why, images, skipped, tried)
+    return Unclear(why, tried)
+
+
+def read_by(
+    line: str,
+    images: Sequence[str],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+    skipped: Mapping[str, str] = {},
+) -> Reading:
+    """The reading of a line that somebody gave, or of a layout by its name or text: the images that it
+    fits; the others are left out. Those `skipped`, see `left_out`, are read where it fits no others.
+    """
+    if len(line) > MAX_PATTERN_CHARACTERS:
+        raise _wrong_layout(line, f"is longer than {MAX_PATTERN_CHARACTERS} characters")
+    known = layouts()
+    known |= {layout.pattern: layout for layout in known.values()}
+    layout = known.get(line, Layout(line))
+    if line in known:
+        ways = _images_to_explain(images, words)
+    else:
+        ways = [[NamedImage(scan_named(x), compose_text(_without_suffix(x))) for x in images]]
+    readings = [explain(layout, way, contrasts, words, gives_up=False) for way in ways]
+    found = next((reading for reading in readings if reading.rows), readings[0])
+    if skipped and not found.rows:
+        return read_by(line, [*images, *skipped], contrasts, words)
+    found.left_out |= skipped
+    return found
+
+
+def read_contrasts(images: Sequence[str], words: ContrastWords) -> Reading:
+    """The reading by contrasts alone, which a file's name or else the nearest folder says; no patient
+    is known.
+    """
+    found = Reading("contrasts in names")
+    for image in _without_splits(images, words):
+        parts = reversed(image.text.split("/"))
+        said = next(filter(None, map(words.said, parts)), frozenset[str]())
+        row = Row(image.scan, next(iter(said)) if len(said) == 1 else "", split=image.split)
+        row.session = visit_words(image.text)
+        if not is_volume(row.path):
+            row.slice = without_contrast(image.text, row.contrast, words)
+        found.rows.append(row)
+    return found
+
+
+def scan_named(name: str) -> Scan:
+    """The scan of a file by its path below the folder."""
+    return Scan(Path(name), name=name)
 
 
 def _readings_of(
@@ -261,19 +276,26 @@ def _readings_of(
     return doubted
 
 
-def _images_to_explain(images: Sequence[str], words: ContrastWords) -> list[list[_Image]]:
+def _images_to_explain(paths: Sequence[str], words: ContrastWords) -> list[list[NamedImage]]:
     """What lines are compared with: paths without the split and the folders that all share; then,
     where that differs, with these folders.
     """
-    own = []
-    for path in images:
-        text, split = take_split(_without_suffix(path), words)
-        own.append(_Image(path, compose_text(text), split))
-    if len({image.split for image in own}) < 2:  # a single one, as in TrainT1, says nothing
-        own = [_Image(image.path, image.text, "") for image in own]
+    own = _without_splits(paths, words)
     texts = without_shared([image.text for image in own])
-    short = [_Image(image.path, text, image.split) for image, text in zip(own, texts, strict=True)]
+    short = [replace(image, text=text) for image, text in zip(own, texts, strict=True)]
     return [short] if short == own else [short, own]
+
+
+def _without_splits(paths: Sequence[str], words: ContrastWords) -> list[NamedImage]:
+    """Images by their paths without the split, if there are several."""
+    taken = [take_split(compose_text(_without_suffix(path)), words) for path in paths]
+    are_several = (
+        len({split for _, split in taken}) > 1
+    )  # a single one, as in TrainT1, says nothing
+    return [
+        NamedImage(scan_named(path), text, split if are_several else "")
+        for path, (text, split) in zip(paths, taken, strict=True)
+    ]
 
 
 def _without_suffix(path: str) -> str:
@@ -287,56 +309,50 @@ def without_shared(texts: Sequence[str]) -> list[str]:
     parts = [text.split("/") for text in texts]
     shortest = min(map(len, parts), default=1)
     columns = [[own[depth] for own in parts] for depth in range(shortest - 1)]
+    shared = {depth for depth, names in enumerate(columns) if len({*names}) == 1}
     if all(len(own) == shortest for own in parts):
-        shared = {depth for depth, names in enumerate(columns) if len({*names}) == 1}
         shared |= {
             depth
-            for depth, both in enumerate(pairwise(columns))
-            if _name_each_other(*both) and len({*both[0]}) > 1
+            for depth, (upper, lower) in enumerate(pairwise(columns))
+            if len({*upper}) == len({*lower}) == len({*zip(upper, lower, strict=True)}) > 1
         }
-    else:
-        shared = set(range(max(shortest - 2, 0)))
-        differing = [depth for depth in shared if len({*columns[depth]}) > 1]
-        shared = {depth for depth in shared if depth < min(differing, default=shortest)}
+    else:  # only the first folders of all, and not the last one above the shortest
+        shared = {
+            depth for depth in shared if {*range(depth + 1)} <= shared and depth < shortest - 2
+        }
     return ["/".join(x for depth, x in enumerate(own) if depth not in shared) for own in parts]
 
 
-def _name_each_other(upper: Sequence[str], lower: Sequence[str]) -> bool:
-    """Whether each upper folder has one lower folder, and the reverse."""
-    both = {*zip(upper, lower, strict=True)}
-    return len(both) == len({*upper}) == len({*lower})
-
-
-def compile_layout(pattern: str, words: ContrastWords, types: Mapping[str, str]) -> re.Pattern:
-    """A line as a regular expression over paths without suffix, with these types of fields.
+def compile_layout(
+    pattern: str, wordings: Iterable[str], types: Mapping[str, str]
+) -> re.Pattern[str]:
+    """A line as a regular expression over paths without suffix, with these wordings of contrasts and
+    these types of fields.
 
     UserError for an unknown field or an unclosed bracket.
     """
-    any_separator = types is STRICT
-    wordings = sorted((w for w, each in words.contrast_of.items() if each), key=len, reverse=True)
-    contrast = "|".join(re.escape(word) for word in wordings)
+    longest_first = sorted(wordings, key=len, reverse=True)
+    contrast = "|".join(map(re.escape, longest_first))
     parts = []
     seen = set()
     for token in TOKENS.findall(pattern):
         name, _, width = token.strip("*{}").partition(":")
-        if token[0] == "{" or token.endswith(("}", "}*")):
-            if name not in FIELDS:
-                raise _wrong_layout(pattern, f"has no field '{token}'")
-            body = types.get(name, ANY_TEXT)
-            if name == "contrast":
-                body = _contrast_text(token, contrast)
-            elif width:
-                body = rf"\d{{{width}}}" if name == "slice" else rf"[^/]{{{width}}}"
-            if name in seen:  # a second contrast is any text; another field is the same text again
-                parts.append(r"[^/]*?" if name == "contrast" else rf"(?P={name})")
-            else:
-                parts.append(rf"(?P<{name}>{body})")
-            seen.add(name)
-        elif token == "_" and any_separator:
-            parts.append(r"[-_. ]+")
-        else:
-            signs = {"*": "[^/]*?", "**/": "(?:.*/)?", "[": "(?:", "]": ")?"}
-            parts.append(signs.get(token, re.escape(token)))
+        if not (token[0] == "{" or token.endswith(("}", "}*"))):
+            separator = token == "_" and types is STRICT
+            parts.append(r"[-_. ]+" if separator else SIGNS.get(token, re.escape(token)))
+            continue
+        if name not in (*FIELDS, *STRICT, "running"):
+            raise _wrong_layout(pattern, f"has no field '{token}'")
+        body = types.get(name, ANY_TEXT)
+        if name == "contrast":
+            body = _contrast_text(token, contrast)
+        elif width:
+            body = rf"\d{{{width}}}" if name == "slice" else rf"[^/]{{{width}}}"
+        if name not in seen:
+            parts.append(rf"(?P<{name}>{body})")
+        else:  # a second contrast is any text; another field is the same text again
+            parts.append(r"[^/]*?" if name == "contrast" else rf"(?P={name})")
+        seen.add(name)
     try:
         return re.compile("".join(parts))
     except re.error as error:
@@ -355,54 +371,58 @@ def _wrong_layout(pattern: str, what: str) -> UserError:
     return UserError(
         f"the layout '{pattern[:200]}' {what}",
         where="--layout",
-        allowed=[
-            f"{{{name}}}"
-            for name in sorted(FIELDS - {"ab", "person", "running", "yesno", "picture"})
-        ],
+        allowed=[f"{{{name}}}" for name in FIELDS],
         remedy="write for example '{patient}/{visit}/{contrast}.nii.gz'; `gantk list layouts` has ours",
     )
 
 
 def explain(
     layout: Layout,
-    images: Sequence[_Image],
+    images: Sequence[NamedImage],
     contrasts: Sequence[str],
     words: ContrastWords,
     *,
     gives_up: bool = True,
 ) -> Reading:
     """The reading of a line, with the images that it does not explain as `left_out`, and a doubt
-    where it is not certain: it does not explain all images, or gives two files one cell, or people,
-    visits or running numbers may be taken for one another. It `gives_up` at some that it does not
-    explain.
+    where it is not certain, see `doubts`. It `gives_up` at some that it does not explain.
+
+    Of a layout with words of its own, images that these do not name are left out without a doubt.
     """
+    wordings = [word for word, contrast in words.contrast_of.items() if contrast]
+    if layout.words:
+        wordings = [*layout.words.values()]
+        own = {words.contrast_of[one_word(c)]: [text] for c, text in layout.words.items()}
+        words = ContrastWords(own=own, usual=False)
     line = _without_suffix_of_format(layout.pattern)
     suffix = layout.pattern.removeprefix(line).lower().removesuffix(".*")
-    pattern = compile_layout(line, words, STRICT if layout.general else LOOSE)
-    found = Reading(layout.pattern, [])
-    around: dict[str, set[tuple[str, ...]]] = defaultdict(set)  # contrast -> words around it
-    numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    pattern = compile_layout(line, wordings, STRICT if layout.general else LOOSE)
+    found = Reading(layout.pattern)
+    fields_of: list[Mapping[str, str]] = []  # of each row
     for image in images:
-        match = pattern.fullmatch(image.text) if image.path.lower().endswith(suffix) else None
-        fields = {key: value or "" for key, value in match.groupdict().items()} if match else {}
-        entry = _entry(image, fields, contrasts, words) if match else "has another form"
-        if layout.general and isinstance(entry, Entry):
-            entry = _entry_by_types(entry, fields, layout, words)
-        if isinstance(entry, str):
-            found.left_out[image.path] = entry
-            if gives_up and len(found.left_out) > MAX_UNEXPLAINED_IMAGES:
-                return Reading(layout.pattern, [], found.left_out, "many images have another form")
+        path = image.scan.name
+        match = pattern.fullmatch(image.text) if path.lower().endswith(suffix) else None
+        row: Row | str = OTHER_FORM
+        if match:
+            fields = {name: text or "" for name, text in match.groupdict().items()}
+            row = _row_by_fields(image, fields, contrasts, words)
+            if layout.general and isinstance(row, Row):
+                row = _row_by_types(row, fields, layout, words)
+        if isinstance(row, Row):
+            found.rows.append(row)
+            fields_of.append(fields)
             continue
-        found.entries.append(entry)
-        if "running" in fields:
-            place = fields.get("contrast", ""), fields.get("ab", ""), entry.label, entry.split
-            numbers[place].append(fields["running"])
-        if "/*{contrast}*" in layout.pattern:
-            around[entry.contrast].add(_unknown_words(fields, words))
+        found.left_out[path] = row
+        if gives_up and len(found.left_out) > MAX_UNEXPLAINED_IMAGES and not layout.words:
+            found.rows = []
+            found.doubt = "many images are of another form"
+            return found
 
-    found.doubt = _first_left_out(found) or _doubt_about_table(found, layout, contrasts)
+    if not layout.words:
+        found.doubt = _doubt_about_left_out(found.left_out)
+    found.doubt = found.doubt or doubt_about_table(found.rows, layout, contrasts)
     if layout.general:
-        found.doubt = found.doubt or _doubt_about_fields(found, layout, numbers.values(), around)
+        found.doubt = found.doubt or doubt_about_names(found.rows, fields_of, layout, words)
     return found.of_contrasts(contrasts)
 
 
@@ -414,60 +434,61 @@ def _without_suffix_of_format(pattern: str) -> str:
     return pattern[: len(pattern) - len(suffix)] if suffix in formats() else pattern
 
 
-def _first_left_out(found: Reading) -> str:
-    if not found.left_out:
-        return "" if found.entries else "there are no images"
-    path, why = next(iter(found.left_out.items()))
-    others = f", and {len(found.left_out) - 1} more" if len(found.left_out) > 1 else ""
-    return f"'{path}' {why}{others}"
+def _doubt_about_left_out(left_out: Mapping[str, str]) -> str:
+    if not left_out:
+        return ""
+    path, what = next(iter(left_out.items()))
+    others = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return f"'{path}' is {what}{others}"
 
 
-def _entry(
-    image: _Image, fields: Mapping[str, str], contrasts: Sequence[str], words: ContrastWords
-) -> Entry | str:
-    """The entry of an image by the fields of a line, each of which is what it says; or why not."""
-    entry = Entry(image.path, split=image.split or split_named(fields.get("split", "")))
+def _row_by_fields(
+    image: NamedImage, fields: Mapping[str, str], contrasts: Sequence[str], words: ContrastWords
+) -> Row | str:
+    """The row of an image by the fields of a line, each of which is what it says; or what else the
+    image is.
+    """
     said = words.meant(fields["contrast"]) if "contrast" in fields else frozenset[str]()
     if "contrast" in fields and len(said) != 1:
-        return f"says {' and '.join(sorted(said)) or 'no contrast'}"
-    entry.contrast = next(iter(said), contrasts[0] if len(contrasts) == 1 else "")
+        return f"of {' and '.join(sorted(said)) or 'no contrast'}"
+    usual = contrasts[0] if len(contrasts) == 1 else ""
+    split = image.split or split_named(fields.get("split", ""))
+    row = Row(image.scan, next(iter(said), usual), split=split)
     if "ab" in fields:
         letter = fields["ab"][-1].upper()
-        entry.contrast = contrasts["AB".index(letter)] if len(contrasts) == 2 else letter
+        row.contrast = contrasts["AB".index(letter)] if len(contrasts) == 2 else letter
     whose = fields.get("patient") or fields.get("person", "")
-    entry.patient = "/".join(filter(None, (fields.get("site"), whose)))
-    entry.visit = fields.get("visit", "")
-    entry.label = fields.get("class") or fields.get("yesno", "")
+    row.subject = "/".join(filter(None, (fields.get("site"), whose)))
+    row.session = fields.get("visit", "")
+    row.label = fields.get("class") or fields.get("yesno", "")
     names = (fields.get(name) for name in ("slice", "running", "picture", "name"))
-    entry.slice = next(filter(None, names), "")
-    return entry
+    row.slice = next(filter(None, names), "")
+    return row
 
 
-def _entry_by_types(
-    entry: Entry, fields: Mapping[str, str], layout: Layout, words: ContrastWords
-) -> Entry | str:
-    """The entry by a general line, whose texts must be of their types; or why they are not."""
+def _row_by_types(
+    row: Row, fields: Mapping[str, str], layout: Layout, words: ContrastWords
+) -> Row | str:
+    """The row by a general line, whose texts must be of their types; or what else the image is."""
     whose = fields.get("patient") or fields.get("person", "")
     if layout.pattern == "*{contrast}*/{patient}":  # T1/p01_T1
-        whose = without_contrast(whose, entry.contrast, words)
+        whose = without_contrast(whose, row.contrast, words)
     if words.said(whose) - {words.contrast_of["mr"]}:
-        return f"has a contrast, '{whose}', where the patient is expected"
+        return f"named '{whose}', a contrast, where the patient is expected"
     patient, visit = patient_and_visit(whose)
     has_patient = "{patient}" in layout.pattern or "{person}" in layout.pattern
-    names_one = (
-        whole(PERSON, patient) or {word.lower() for word in words_of(patient)} - SERIES_WORDS
-    )
-    if has_patient and not names_one:
-        return "names no patient"
-    entry.patient = "/".join(filter(None, (fields.get("site"), patient)))
+    is_named = whole(PERSON, patient) or {*map(str.lower, words_of(patient))} - SERIES_WORDS
+    if has_patient and not is_named:
+        return "without a patient"
     if not has_patient and layout.one_patient:
-        entry.patient = "patient"
-    visits = entry.visit, day_of(visit), visit_words(fields.get("contrast", ""))
-    entry.visit = "/".join(filter(None, visits))
-    if "name" in fields and is_volume(entry.path):  # a volume is all of its patient's visit
-        entry.slice = ""
-    entry.slice = without_contrast(entry.slice, entry.contrast, words)
-    return entry
+        patient = "patient"
+    row.subject = "/".join(filter(None, (fields.get("site"), patient)))
+    visits = row.session, day_of(visit), visit_words(fields.get("contrast", ""))
+    row.session = "/".join(filter(None, visits))
+    if "name" in fields and is_volume(row.path):  # a volume is all of its patient's visit
+        row.slice = ""
+    row.slice = without_contrast(row.slice, row.contrast, words)
+    return row
 
 
 def without_contrast(text: str, contrast: str, words: ContrastWords) -> str:
@@ -476,104 +497,3 @@ def without_contrast(text: str, contrast: str, words: ContrastWords) -> str:
     if not own:
         return text
     return re.sub(rf"(?i)[-_. ]*(?<![a-z0-9])(?:{own})(?![a-z0-9])", "", text).strip("-_. ")
-
-
-def _unknown_words(fields: Mapping[str, str], words: ContrastWords) -> tuple[str, ...]:
-    """The words around a contrast that are neither of the scan, the visit nor the patient's folder."""
-    rest = without_visits(fields.get("contrast", ""))
-    known = {word.lower() for word in words_of(fields.get("patient", ""))} | SERIES_WORDS
-    found = [word.lower() for word in words_of(rest)]
-    return tuple(
-        word
-        for word in found
-        if word not in known
-        and word not in words.contrast_of
-        and not re.fullmatch(r"\d{1,3}", word)
-    )
-
-
-def _doubt_about_fields(
-    found: Reading,
-    layout: Layout,
-    numbers: Iterable[Sequence[str]],
-    around: Mapping[str, set[tuple[str, ...]]],
-) -> str:
-    """Why what the fields of a general line hold may be something else; "" where it is certain."""
-    if "{contrast}" not in layout.pattern and are_channels([e.path for e in found.entries]):
-        return CHANNELS_WITHOUT_NAMES
-    if not all(map(are_running_numbers, numbers)):
-        return "names of pictures may hold patients"
-    for contrast, own in around.items():
-        if len(own) > 1:
-            shown = " and ".join(f"'{' '.join(words)}'" for words in sorted(own)[:2])
-            return f"names of {contrast} differ in words that may be patients, as {shown}"
-    counts = Counter(entry.contrast for entry in found.entries)
-    if layout.one_patient and max(counts.values()) > 1:
-        return "there are several files of one contrast"
-    contrasts_of: dict[str, set[str]] = defaultdict(set)
-    for entry in found.entries:
-        contrasts_of[entry.patient].add(entry.contrast)
-    if "{patient}" in layout.pattern and may_be_people_with_visits({*contrasts_of}):
-        return "the first words of its patients may be the patients, and the others visits"
-    there = set().union(*contrasts_of.values())
-    if 1 < len(contrasts_of) == sum(map(len, contrasts_of.values())) == len(there):
-        return "its patients would tell the contrasts apart"
-    return ""
-
-
-def _doubt_about_table(found: Reading, layout: Layout, contrasts: Sequence[str]) -> str:
-    """Why a table is not certain: a contrast that no file has, two files in one cell, or one patient
-    alone who lacks a contrast.
-    """
-    entries = found.entries
-    there = {entry.contrast for entry in entries}
-    lacking = [name for name in contrasts if name not in there]
-    if lacking:
-        return f"no file is named {' or '.join(lacking)}"
-
-    wanted = {*contrasts} if len(contrasts) > 1 else there
-    cells = Counter(entry.cell for entry in entries if entry.contrast in wanted)
-    cell, count = cells.most_common(1)[0]
-    if count > 1 and not re.search(r"{(?:running|picture)}", layout.pattern):
-        _, patient, visit, name, contrast, _ = cell
-        whose = " ".join(filter(None, (patient, visit, name))) or "one image"
-        return f"'{whose}' has {count} files of {contrast}"
-
-    contrasts_of: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        contrasts_of[entry.patient].add(entry.contrast)
-    without = [patient for patient, own in contrasts_of.items() if patient and wanted - own]
-    if layout.general and contrasts and len(contrasts_of) > 2 and len(without) == 1:
-        missing = " and ".join(sorted(wanted - contrasts_of[without[0]]))
-        return f"'{without[0]}' alone has no {missing}"
-    return ""
-
-
-def read_by(
-    line: str,
-    paths: Sequence[str],
-    contrasts: Sequence[str],
-    words: ContrastWords,
-    *,
-    stripped: bool = False,
-) -> Reading:
-    """The reading of a line that somebody gave, or of a layout by its name or text: the images that it
-    fits; the others are left out, and so are masks and the like where it fits others too.
-    """
-    if len(line) > MAX_PATTERN_CHARACTERS:
-        raise _wrong_layout(line, f"is longer than {MAX_PATTERN_CHARACTERS} characters")
-    known = layouts()
-    patterns = {each.pattern: each for each in known.values()}
-    layout = known.get(line) or patterns.get(line) or Layout(line)
-    skipped = left_out(paths, words, stripped=stripped)
-    first = Reading(line, [])
-    for own in ([path for path in paths if path not in skipped], paths):
-        images = [_Image(path, compose_text(_without_suffix(path)), "") for path in own]
-        ways = _images_to_explain(own, words) if line in (known | patterns) else [images]
-        for way in ways:
-            found = explain(layout, way, contrasts, words, gives_up=False)
-            if found.entries:
-                found.left_out |= {path: why for path, why in skipped.items() if path not in own}
-                return found
-            first = first if first.left_out else found
-    return first

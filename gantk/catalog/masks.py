@@ -58,13 +58,16 @@ def set_masks(
 
     images = Counter((row.contrast, row.path.parent) for row in rows)
     for row in rows:
-        own = alike[_name_words(row.path, words)]
-        fitting = [mask for mask in own if _is_of(mask, row, root)]
+        fitting = [mask for mask in alike[_name_words(row.path, words)] if _is_of(mask, row, root)]
         others = beside[row.path.parent]
         if not fitting and len(others) == images[row.contrast, row.path.parent] == 1:
             fitting = others
         if fitting:
-            row.mask = _clearest(fitting, row, words)
+            nearness = {mask: _nearness(mask, row, words) for mask in fitting}
+            best = max(nearness.values())
+            nearest = [mask for mask in fitting if nearness[mask] == best]
+            expect_one_mask(nearest, row.path)
+            row.mask = nearest[0]
 
 
 def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
@@ -84,26 +87,16 @@ def _name_words(path: Path, words: ContrastWords, mask_name: str = "") -> tuple[
 
 def _is_of(mask: Path, row: Row, root: Path) -> bool:
     """Whether a mask lies beside an image, or in folders of its split, patient and visit."""
-    if mask.parent == row.path.parent:
-        return True
-    folders = compose_text("/".join(relative_to(mask, root).parts[:-1])).split("/")
-    splits = [folder for folder in folders if whole(SPLIT, folder)]
-    if row.split and splits and row.split not in splits:
-        return False
-    own = compose_text("/".join(relative_to(row.path, root).parts[:-1])).split("/")
-    of_patient = [part for part in own if part in (*row.subject.split("/"), row.session)]
-    return {*of_patient} <= {*folders}
+    folders = {*compose_text(relative_to(mask, root).parent.as_posix()).split("/")}
+    own = {*compose_text(relative_to(row.path, root).parent.as_posix()).split("/")}
+    splits = {folder for folder in folders if whole(SPLIT, folder)}
+    is_of_split = not row.split or not splits or row.split in splits
+    of_patient = own & {*row.subject.split("/"), row.session}
+    return mask.parent == row.path.parent or (is_of_split and of_patient <= folders)
 
 
-def _clearest(masks: Sequence[Path], row: Row, words: ContrastWords) -> Path:
-    """The mask whose name has the image's contrast, else the one in the nearest folder."""
-
-    def score(mask: Path) -> tuple[int, int]:
-        said = words.said(stem_of(mask)) or words.said(mask.parent.name)
-        shared = sum(one == other for one, other in zip(mask.parts, row.path.parts, strict=False))
-        return (row.contrast in said) - bool(said - {row.contrast}), shared
-
-    best = max(map(score, masks))
-    masks = [mask for mask in masks if score(mask) == best]
-    expect_one_mask(masks, row.path)
-    return masks[0]
+def _nearness(mask: Path, row: Row, words: ContrastWords) -> tuple[int, int]:
+    """Whether a mask's name has the image's contrast, or another, and how many folders both share."""
+    said = words.said(stem_of(mask)) or words.said(mask.parent.name)
+    shared = sum(one == other for one, other in zip(mask.parts, row.path.parts, strict=False))
+    return (row.contrast in said) - bool(said - {row.contrast}), shared

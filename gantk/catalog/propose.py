@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations, product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
-from gantk.catalog.contrasts import ContrastWords, one_word
-from gantk.catalog.layouts import LOOSE, Reading, Unclear, compile_layout, read_by
+from gantk.catalog.contrasts import ContrastWords
+from gantk.catalog.layouts import Reading, pairs_of, read_by
 from gantk.catalog.words import SITE, SPLIT, VERSION, VISIT, are_channels, whole
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
@@ -23,92 +23,49 @@ MAX_PROPOSALS = 3
 MAX_UNKNOWN = 5  # parts of a path
 MAX_LINES = 400
 MAX_TRIED_IMAGES = 400
-MAX_NAMED_CONTRASTS = 5  # that one field may hold, where no name says a contrast
 ONE_OF_FEW = 3  # folders that may be versions
 
 
-def propose(unclear: Unclear, contrasts: Sequence[str], words: ContrastWords) -> list[Reading]:
-    """The likeliest readings of images whose names are not clear, at most three, the best first."""
-    images = unclear.images[:: len(unclear.images) // MAX_TRIED_IMAGES + 1]
+def propose(
+    tried: Sequence[Reading],
+    paths: Sequence[str],
+    left_out: Mapping[str, str],
+    contrasts: Sequence[str],
+    words: ContrastWords,
+) -> list[Reading]:
+    """The likeliest readings of images whose names are not clear, at most three, the best first;
+    `tried` are readings of layouts.
+    """
+    images = paths[:: len(paths) // MAX_TRIED_IMAGES + 1]
     saying = [path for path in images if words.said(stem_of(path)) & {*contrasts}]
-    near = [reading.layout for reading in unclear.readings if reading.entries]
+    near = [reading.layout for reading in tried if reading.rows]
     lines = dict.fromkeys([*near, *_lines_of(images, words), *_lines_of(saying, words)])
-    readings = []
-    for line in lines:
-        reading = read_by(line, images, contrasts, words)
-        if _has_all(reading, contrasts):
-            readings.append(reading)
-    is_said = any("{contrast}" in reading.layout for reading in readings)
-    are_numbered = not is_said and is_volume(images[0]) and are_channels(images)
-    if are_numbered or (not readings and len(contrasts) > 1):
-        readings = [*_of_unnamed_contrasts(lines, images, contrasts)]
+    readings = [read_by(line, images, contrasts, words) for line in lines]
+    readings = [reading for reading in readings if _has_all(reading, contrasts)]
+    if are_channels(images):  # each is another contrast
+        readings = [reading for reading in readings if "{contrast}" in reading.layout]
 
     different: dict[tuple, Reading] = {}
     readings.sort(key=lambda reading: -_worth(reading, len(images)))
     for reading in readings:
         different.setdefault(reading.table(), reading)
     best = [*different.values()][:MAX_PROPOSALS]
-    return [_of_all(reading, unclear, contrasts, words) for reading in best]
+    return [read_by(reading.layout, paths, contrasts, words, left_out) for reading in best]
 
 
 def _has_all(reading: Reading, contrasts: Sequence[str]) -> bool:
-    there = {entry.contrast for entry in reading.entries}
+    there = {row.contrast for row in reading.rows}
     return bool(there) and (len(contrasts) < 2 or there >= {*contrasts})
-
-
-def _of_all(
-    reading: Reading, unclear: Unclear, contrasts: Sequence[str], words: ContrastWords
-) -> Reading:
-    """A reading of some images as that of all of them, with what is left out."""
-    paths = [*unclear.images, *unclear.left_out]
-    own = reading.words or words
-    found = read_by(reading.layout, paths, contrasts, own)
-    found.settings = reading.settings
-    return found
-
-
-def _of_unnamed_contrasts(
-    lines: Iterable[str], images: Sequence[str], contrasts: Sequence[str]
-) -> Iterator[Reading]:
-    """Readings where no name says a contrast: a field of few values may be it, in any order."""
-    nothing = ContrastWords()
-    if not contrasts:
-        return
-    for line, name in product(lines, ("visit", "slice", "name", "patient", "site")):
-        if line.count(f"{{{name}}}") != 1 or "{contrast}" in line:
-            continue
-        if name == "patient" and re.search("{(?:site|visit)}", line):  # neither is a patient
-            continue
-        pattern = compile_layout(line.removesuffix(suffix_of(line)), nothing, LOOSE)
-        matches = [pattern.fullmatch(path[: len(path) - len(suffix_of(path))]) for path in images]
-        values = sorted({match[name] for match in matches if match})
-        if not len(contrasts) <= len(values) <= MAX_NAMED_CONTRASTS or any(
-            map(nothing.said, values)
-        ):
-            continue
-        for chosen in permutations(values, len(contrasts)):
-            value_of = dict(zip(contrasts, chosen, strict=True))
-            own = {contrast: [one_word(value)] for contrast, value in value_of.items()}
-            words = ContrastWords(contrasts, own)
-            reading = read_by(line.replace(f"{{{name}}}", "{contrast}"), images, contrasts, words)
-            reading.words = words
-            reading.settings = tuple(
-                f'data.words.{contrast}=["{value}"]' for contrast, value in value_of.items()
-            )
-            # of few images, these are the values of another field
-            if 2 * len(reading.entries) >= len(images):
-                yield reading
 
 
 def _worth(reading: Reading, images: int) -> float:
     """How likely a reading is: it explains many images, in single cells, pairs and several patients."""
-    entries = reading.entries
-    cells = Counter(entry.cell for entry in entries)
+    rows = reading.rows
+    cells = Counter(row.cell for row in rows)
     single = sum(count for count in cells.values() if count == 1)
-    paired = sum(map(len, reading.pairs()))
-    people = len({entry.patient for entry in entries})
-    has_patients = 1 < people < len(entries)
-    worth = 2 * len(entries) / images + (single + paired) / len(entries) + has_patients
+    paired = sum(map(len, pairs_of(rows)))
+    has_patients = 1 < len({row.subject for row in rows}) < len(rows)
+    worth = 2 * len(rows) / images + (single + paired) / len(rows) + has_patients
     if reading.layout == "{class}/{name}":
         worth += 1.2
     # of equal ones the line that says more, and says it shorter
@@ -121,18 +78,15 @@ def _lines_of(images: Sequence[str], words: ContrastWords) -> Iterator[str]:
     for depth, _ in depths.most_common(2):
         own = [path for path in images if path.count("/") == depth]
         volumes = is_volume(own[0])
+        suffixes = {suffix_of(path): path[len(path) - len(suffix_of(path)) :] for path in own}
         parts = [path[: len(path) - len(suffix_of(path))].split("/") for path in own]
-        columns = zip(*parts, strict=True)
-        shapes = []
-        for place, column in enumerate(columns):
-            shapes.append(
-                _names(column, words, volumes) if place == depth else _folders(column, words)
-            )
-        suffixes = {path[len(path) - len(suffix_of(path)) :] for path in images}
-        suffix = suffixes.pop() if len(suffixes) == 1 else ""
+        shapes = [_shapes(column, words) for column in zip(*parts, strict=True)]
+        if not volumes and all(re.search(r"\d{4,}$", names[-1]) for names in parts):
+            shapes[-1] += [f"{UNKNOWN}{{slice:3}}", f"{UNKNOWN}{{slice:2}}"]
         lines = [
-            line for parts in product(*shapes) for line in _lines_of_shape("/".join(parts), volumes)
+            line for each in product(*shapes) for line in _lines_of_shape("/".join(each), volumes)
         ]
+        suffix = [*suffixes.values()][0] if len(suffixes) == 1 else ""
         yield from (_with_one_contrast(line) + suffix for line in lines[:MAX_LINES])
 
 
@@ -144,74 +98,63 @@ def _with_one_contrast(line: str) -> str:
     return re.sub(r"\*{2,}", "*", head.replace("{contrast}", "*") + field + tail)
 
 
-def _folders(column: Sequence[str], words: ContrastWords) -> list[str]:
-    """How the folders of one depth may be written."""
-    values = {*column}
+def _shapes(column: Sequence[str], words: ContrastWords) -> list[str]:
+    """How the folders, or names without suffix, of one depth may be written."""
+    values = sorted({*column})
     if len(values) == 1:
-        return [column[0]]
+        return values
     if len(values) <= ONE_OF_FEW and any(whole(VERSION, value) for value in values):
-        return sorted(values)
-    for kind, name in ((SPLIT, "split"), (VISIT, "visit"), (SITE, "site")):
+        return values
+    for kind, name in ((SPLIT, "split"), (SITE, "site")):
         if all(whole(kind, value) for value in values):
-            return [f"{{{name}}}", UNKNOWN] if kind == VISIT else [f"{{{name}}}"]
+            return [f"{{{name}}}"]
+    if all(whole(VISIT, value) for value in values):
+        return ["{visit}", UNKNOWN]
     shapes = _by_words(column, words)
-    says = {words.said(value) for value in values}
-    tells_contrasts = len(says) > 1 and all(len(said) == 1 for said in says)
-    if tells_contrasts:
+    says = [words.said(value) for value in values]
+    if len({*says}) > 1 and all(len(said) == 1 for said in says):
         shapes.append("*{contrast}*")
+    known = "|".join(map(re.escape, words.contrast_of))
+    before = [re.match(rf"(?i).+?([-_. ])(?:{known})(?![a-z0-9])", value) for value in values]
+    separators = {match[1] if match else "" for match in before}
+    if len(separators) == 1 and all(separators):
+        shapes.append(f"{UNKNOWN}{separators.pop()}{{contrast}}*")
     if not any("{contrast}" in shape for shape in shapes):
         shapes.append(UNKNOWN)
     if len(values) <= ONE_OF_FEW:
-        shapes += sorted(values)
-    return list(dict.fromkeys(shapes))
-
-
-def _names(column: Sequence[str], words: ContrastWords, volumes: bool) -> list[str]:
-    """How the names of files may be written, without their suffixes."""
-    shapes = _by_words(column, words)
-    if all(len(words.said(value)) == 1 for value in column):
-        shapes.append("*{contrast}*")
-    before = {_separator_before_contrast(value, words) for value in column}
-    if all(before):
-        shapes.append(f"{UNKNOWN}{min(before)}{{contrast}}*")
-    if "{contrast}" not in "".join(shapes):
-        shapes.append(UNKNOWN)
-    if not volumes and all(re.search(r"\d{4,}$", value) for value in column):
-        shapes += [f"{UNKNOWN}{{slice:3}}", f"{UNKNOWN}{{slice:2}}"]
+        shapes += values
     return list(dict.fromkeys(shapes))
 
 
 def _by_words(column: Sequence[str], words: ContrastWords) -> list[str]:
     """How names of most common number of words may be written, word by word; [] for one unknown."""
-    split_names = [re.split(r"([-_. ]+)", value) for value in column]
+    known = "|".join(map(re.escape, words.contrast_of))
+    # case1t1 is case1 and t1
+    split_names = [re.split(rf"([-_. ]+|(?<=\d)(?=(?i:{known})$))", name) for name in column]
     length = Counter(map(len, split_names)).most_common(1)[0][0]
     shape = ""
-    for place in zip(*(own for own in split_names if len(own) == length), strict=True):
+    columns = [*zip(*(own for own in split_names if len(own) == length), strict=True)]
+    for place, following in zip(columns, [*columns[1:], ("end",)], strict=True):
         options = {*place}
-        says = [words.meant(word) for word in place]
+        says = {words.meant(word) for word in options}
         if len(options) == 1:
             shape += place[0]
-        elif all(len(said) == 1 for said in says) and len({*says}) > 1:
+        elif len(says) > 1 and all(len(said) == 1 for said in says):
             shape += "{contrast}"
         elif all(whole(VISIT, word) for word in options):
             shape += "{visit}"
         else:
-            shape += _glued_to_contrast(place, words) or UNKNOWN
-    return [shape] if shape != UNKNOWN else []
+            start = _common_start(options) if not any(following) else ""
+            shape += start + UNKNOWN
+    # a date may be all that is known of a patient
+    shapes = dict.fromkeys([shape, shape.replace("{visit}", UNKNOWN)])
+    return [each for each in shapes if each != UNKNOWN]
 
 
-def _glued_to_contrast(place: Sequence[str], words: ContrastWords) -> str:
-    """`case?{contrast}` for case1t1 and case1t2."""
-    known = "|".join(map(re.escape, words.contrast_of))
-    matches = [re.fullmatch(rf"(?i)([a-z]+)\d+(?:{known})", word) for word in place]
-    begins = {match[1] if match else "" for match in matches}
-    return f"{begins.pop()}{UNKNOWN}{{contrast}}" if len(begins) == 1 and all(matches) else ""
-
-
-def _separator_before_contrast(text: str, words: ContrastWords) -> str:
-    known = "|".join(map(re.escape, words.contrast_of))
-    match = re.search(rf"(?i).([-_. ])(?:{known})(?![a-z0-9])", text)
-    return match[1] if match else ""
+def _common_start(options: set[str]) -> str:
+    """`case` of case1 and case2."""
+    starts = {re.sub(r"[^a-zA-Z].*", "", word) for word in options}
+    return starts.pop() if len(starts) == 1 else ""
 
 
 def _lines_of_shape(shape: str, volumes: bool) -> Iterator[str]:
@@ -235,8 +178,7 @@ def _lines_of_shape(shape: str, volumes: bool) -> Iterator[str]:
             yield _put(shape, [*before, "{patient}", *after])
         yield _put(shape, ["*"] * patient + ["{patient}"] * (count - patient))
     if count and not volumes:
-        line = _put(shape, ["*"] * (count - 1) + ["{name}"])
-        yield line
+        yield _put(shape, ["*"] * (count - 1) + ["{name}"])
         if shape == f"{UNKNOWN}/{UNKNOWN}":
             yield "{class}/{name}"
 

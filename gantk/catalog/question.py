@@ -7,17 +7,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import Entry, Reading, Unclear
+from gantk.catalog.layouts import Unclear, pairs_of
 from gantk.errors import UserError, count_noun, printable
-from gantk.formats.files import is_volume
 
-PLURALS = {"mask": "masks", "copy": "copies"} | {
-    name: f"{name}s" for name in ("template", "localizer", "derivative")
-}
+PLURALS = {"mask": "masks", "copy": "copies", "template": "templates"}
+PLURALS |= {"localizer": "localizers", "derivative": "derivatives"}
 MAX_REASONS = 4
 
 
@@ -34,19 +32,25 @@ class LayoutQuestion(UserError):
         self,
         folder: str,
         unclear: Unclear,
+        images: Sequence[str],
+        left_out: Mapping[str, str],
         contrasts: Sequence[str],
         words: ContrastWords,
         option: str = "--layout",
     ):
         from gantk.catalog.propose import propose
 
-        images = unclear.images
         quoted = ", ".join(f"'{path}'" for path in dict.fromkeys([*images[:2], *images[-1:]]))
         what = f"the {count_noun(images, 'image')} in '{folder}' ({quoted}) {unclear.why}"
         super().__init__(what, where=option)
         self.option = option
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
-        self.readings = propose(unclear, contrasts, words)
+        self.readings = propose(unclear.readings, images, left_out, contrasts, words)
+        settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in contrasts or ("T1", "T2")]
+        self.no_reading = (
+            f"  No name says {' or '.join(contrasts) or 'a contrast'}. Say which words of names do:"
+            f" {' '.join(settings)}"
+        )
         self.end = (
             "Give the line that is right, one of your own, or a table to complete:"
             f" gantk data check {shlex.quote(folder)} --table scans.csv"
@@ -54,9 +58,7 @@ class LayoutQuestion(UserError):
 
     def answer(self, number: int) -> list[str]:
         """The options of the command line that choose a reading, counted from 1."""
-        reading = self.readings[number - 1]
-        settings = [option for each in reading.settings for option in ("--set", each)]
-        return [self.option, reading.layout, *settings]
+        return [self.option, self.readings[number - 1].layout]
 
     def on_command_line(self) -> str:
         return self._text_with(lambda number: "")
@@ -69,74 +71,57 @@ class LayoutQuestion(UserError):
         lines = [printable(f"{self.what}.")]
         for number, reading in enumerate(self.readings, start=1):
             lines.append(printable(f"  {mark(number)}{shlex.join(self.answer(number))}"))
-            lines.append(printable(f"      {in_words(reading)}"))
+            lines.append(printable(f"      {in_words(reading.rows, reading.why_left_out())}"))
         if not self.readings:
-            lines.append("  No name says which image is what.")
+            lines.append(self.no_reading)
         return "\n".join([*lines, printable(self.end)])
 
     __str__ = on_command_line
 
 
-def in_words(reading: Reading, pairs: int | None = None) -> str:
-    """What a reading means: `T1 40, T2 40; 40 patients; 40 pairs; 12 left out (8 masks, 4 of
-    _brain)`. `pairs`: how many there are, where more than names decides.
+def in_words(rows: Sequence[Row], left_out: Sequence[str] = (), pairs: int | None = None) -> str:
+    """What rows are: `T1 40, T2 40; 40 patients; 40 pairs; 12 left out (8 masks, 4 of _brain)`, the
+    last by what each that is `left_out` is. `pairs`: how many there are, where more than names
+    decides.
     """
-    entries = reading.entries
-    contrasts = Counter(entry.contrast or "images" for entry in entries)
-    labels = {entry.label for entry in entries} - {""}
+    contrasts = Counter(row.contrast or "images" for row in rows)
+    patients = {row.subject for row in rows} - {""}
+    visits = {(row.subject, row.session) for row in rows if row.session}
+    labels = {row.label for row in rows} - {""}
     parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
-    parts += _people_in_words(entries)
+    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
+    if visits:
+        parts.append(count_noun(visits, "visit"))
     if len(contrasts) > 1:
-        count = len(reading.pairs()) if pairs is None else pairs
+        count = len(pairs_of(rows)) if pairs is None else pairs
         parts.append(count_noun(count, "pair") if count else "no pairs")
-    parts += _crowded_patients_in_words(entries)
+    cells = Counter(row.cell for row in rows if row.subject and row.is_volume)
+    several = {subject for (_, subject, *_), count in cells.items() if count > 1}
+    if several:
+        parts.append(
+            f"{count_noun(several, 'patient')} with several files of one contrast and visit"
+        )
     if labels:
         parts.append(f"classes {', '.join(sorted(labels))}")
-    if reading.left_out:
-        parts.append(_left_out_in_words(reading))
+    if left_out:
+        parts.append(_left_out_in_words(left_out))
     return "; ".join(parts)
-
-
-def _people_in_words(entries: Iterable[Entry]) -> list[str]:
-    """How many patients and visits there are."""
-    patients = {entry.patient for entry in entries} - {""}
-    visits = {(entry.patient, entry.visit) for entry in entries if entry.visit}
-    parts = [count_noun(patients, "patient") if patients else "patients unknown"]
-    return [*parts, count_noun(visits, "visit")] if visits else parts
-
-
-def _crowded_patients_in_words(entries: Iterable[Entry]) -> list[str]:
-    """How many patients have several volumes of one contrast and visit."""
-    cells = Counter(entry.cell for entry in entries if entry.patient and is_volume(entry.path))
-    several = {cell[1] for cell, count in cells.items() if count > 1}
-    if not several:
-        return []
-    return [f"{count_noun(several, 'patient')} with several files of one contrast and visit"]
 
 
 def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:
     """A line on rows that were read by `how`, such as "DICOM headers"."""
-    entries = []
     rows = list(rows)
-    for row in rows:
-        if row.kind != "image":
-            continue
-        entry = Entry(str(row.path), row.contrast, row.subject, row.session)
-        entry.label = row.label
-        entries.append(entry)
-    left_out = {str(row.path): row.why for row in rows if row.kind != "image"}
-    return f"{how}: {in_words(Reading(how, entries, left_out), pairs)}"
+    images = [row for row in rows if row.kind == "image"]
+    left_out = [row.why for row in rows if row.kind != "image"]
+    return f"{how}: {in_words(images, left_out, pairs)}"
 
 
-def _left_out_in_words(reading: Reading) -> str:
-    reasons = Counter(reading.left_out.values())
-    shown = []
-    for reason, count in reasons.most_common(MAX_REASONS):
-        shown.append(f"{count} {PLURALS.get(reason, reason) if count > 1 else reason}")
-    others = reasons.total() - sum(count for _, count in reasons.most_common(MAX_REASONS))
-    if others:
+def _left_out_in_words(left_out: Sequence[str]) -> str:
+    kinds = Counter(left_out).most_common()
+    shown = [f"{n} {PLURALS.get(what, what) if n > 1 else what}" for what, n in kinds[:MAX_REASONS]]
+    if others := sum(count for _, count in kinds[MAX_REASONS:]):
         shown.append(f"{others} more")
-    return f"{reasons.total()} left out ({', '.join(shown)})"
+    return f"{len(left_out)} left out ({', '.join(shown)})"
 
 
 def as_setting(layout: str) -> str:

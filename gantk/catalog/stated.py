@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import Entry, Reading
-from gantk.catalog.words import left_out, split_named
+from gantk.catalog.layouts import Reading, scan_named
+from gantk.catalog.words import split_named
 from gantk.errors import reading_file
 from gantk.files import read_file
 from gantk.formats.files import is_volume, natural, stem_of
@@ -19,11 +21,12 @@ from gantk.formats.files import is_volume, natural, stem_of
 DATASET_FILE = "dataset.json"
 KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
 CHANNEL = re.compile(r"(.+)_(\d{4})")
-IMAGES_FOLDER = r"images(?:Tr|Ts|Va|Val)"
+BIDS = "BIDS"  # as a layout
+PLACE_OF_BIDS = re.compile(r"(?:.*/)?sub-[^/]+(?:/ses-[^/]+)?(?:/[a-z]+)?")
 
 
 def read_dataset_json(
-    root: Path, file: str, paths: Sequence[str], contrasts: Sequence[str], words: ContrastWords
+    root: Path, file: str, images: Sequence[str], contrasts: Sequence[str], words: ContrastWords
 ) -> Reading | None:
     """The reading of images below `root` by a dataset.json, which lies at `file`; None where it does
     not name their channels.
@@ -32,46 +35,34 @@ def read_dataset_json(
     channels one name.
     """
     names = _channel_names(root / file, words)
-    skipped = left_out(paths, words)
-    found = Reading(DATASET_FILE, [], dict(skipped))
-    cases = {path: _case_and_channel(path) for path in paths if path not in skipped}
-    are_files = any(channel in names for _, channel in cases.values())
-    place = re.compile(rf"{re.escape(file.removesuffix(DATASET_FILE))}(?:({IMAGES_FOLDER})/)?[^/]+")
-    for path, (case, channel) in cases.items():
-        lies = place.fullmatch(path)
-        is_named = channel in names if are_files else channel is None and not words.said(case)
+    if not names:
+        return None
+    found = Reading(DATASET_FILE)
+    channels = {path: CHANNEL.fullmatch(stem_of(path)) for path in images}
+    are_files = any(channel and int(channel[2]) in names for channel in channels.values())
+    folder = re.escape(file.removesuffix(DATASET_FILE))
+    place = re.compile(rf"{folder}(?:(images(?:Tr|Ts|Va|Val))/)?[^/]+")
+    for path, channel in channels.items():
         if are_files and channel is None:
             found.left_out[path] = "without a channel"
-        elif not (names and lies and is_named):
+            continue
+        case = channel[1] if channel else stem_of(path)
+        is_named = int(channel[2]) in names if channel else not words.said(case)
+        lies = place.fullmatch(path)
+        if not (lies and is_named and are_files == (channel is not None)):
             return None
-        else:
-            split = split_named(lies[1] or "")
-            found.entries += _entries_of_case(path, case, split, channel, names)
+        row = Row(scan_named(path), split=split_named(lies[1] or ""))
+        row.subject = case if is_volume(path) else ""
+        row.slice = "" if is_volume(path) else case
+        for number in [int(channel[2])] if channel else names:
+            volume = number if channel is None and len(names) > 1 else None
+            scan = replace(row.scan, volume=volume)
+            found.rows.append(replace(row, scan=scan, contrast=names[number], outlines={}))
     found = found.of_contrasts(contrasts)
-    if len({entry.split for entry in found.entries}) < 2:
-        for entry in found.entries:
-            entry.split = ""
+    if len({row.split for row in found.rows}) < 2:
+        for row in found.rows:
+            row.split = ""
     return found
-
-
-def _entries_of_case(
-    path: str, case: str, split: str, channel: int | None, names: Mapping[int, str]
-) -> list[Entry]:
-    """The entry of a file's channel, or one for each channel of a file of several."""
-    entries = []
-    for number in names if channel is None else [channel]:
-        entry = Entry(path, names[number], split=split)
-        entry.patient = case if is_volume(path) else ""
-        entry.slice = "" if is_volume(path) else case
-        entry.volume = number if channel is None and len(names) > 1 else None
-        entries.append(entry)
-    return entries
-
-
-def _case_and_channel(path: str) -> tuple[str, int | None]:
-    """The case, and the number of its channel if the name ends in one."""
-    match = CHANNEL.fullmatch(stem_of(path))
-    return (match[1], int(match[2])) if match else (stem_of(path), None)
 
 
 def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
@@ -90,12 +81,8 @@ def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
         return known if len({*known.values()}) == len(known) else names
 
 
-BIDS = "BIDS"  # as a layout
-PLACE_OF_BIDS = re.compile(r"(?:.*/)?sub-[^/]+(?:/ses-[^/]+)?(?:/[a-z]+)?")
-
-
 def read_entities(
-    paths: Sequence[str],
+    images: Sequence[str],
     contrasts: Sequence[str],
     words: ContrastWords,
     *,
@@ -106,12 +93,9 @@ def read_entities(
 
     Of several runs of a session and contrast that with the fewest entities is used.
     """
-    found = Reading(BIDS, [], dict(left_out(paths, words)))
-    best: dict[tuple[str, ...], Entry] = {}
-    order_of: dict[str, tuple] = {}
-    for path in paths:
-        if path in found.left_out:
-            continue
+    found = Reading(BIDS)
+    runs: dict[tuple[str, ...], list[tuple[int, list, Row]]] = {}
+    for path in images:
         entities, suffix = entities_of(path)
         is_named = "sub" in entities and PLACE_OF_BIDS.fullmatch(path.rpartition("/")[0])
         if not (is_named and is_volume(path)):
@@ -120,20 +104,15 @@ def read_entities(
             found.left_out[path] = "without a name of BIDS"
             continue
         said = words.said(stem_of(path))
-        contrast = next(iter(said)) if len(said) == 1 else suffix
-        if contrasts and contrast not in contrasts:
-            found.left_out[path] = contrast
-            continue
-        entry = Entry(path, contrast, f"sub-{entities['sub']}")
-        entry.visit = f"ses-{entities['ses']}" if "ses" in entities else ""
-        order_of[path] = len(entities), natural(path)
-        other = best.setdefault(entry.cell, entry)
-        if other is not entry:
-            worse = max(entry, other, key=lambda each: order_of[each.path])
-            found.left_out[worse.path] = "other run"
-            best[entry.cell] = entry if worse is other else other
-    found.entries = [*best.values()]
-    return found
+        row = Row(scan_named(path), next(iter(said)) if len(said) == 1 else suffix)
+        row.subject = f"sub-{entities['sub']}"
+        row.session = f"ses-{entities['ses']}" if "ses" in entities else ""
+        runs.setdefault(row.cell, []).append((len(entities), natural(path), row))
+    for own in runs.values():
+        (_, _, used), *others = sorted(own, key=lambda run: run[:2])
+        found.rows.append(used)
+        found.left_out |= {row.scan.name: "other run" for _, _, row in others}
+    return found.of_contrasts(contrasts)
 
 
 def entities_of(path: str) -> tuple[dict[str, str], str]:

@@ -29,7 +29,13 @@ from gantk.data.preparation import (
     patients_of,
 )
 from gantk.data.sources.pairing import complete_pairs, expect_pairs
-from gantk.data.sources.source import VolumeSource, file_sources
+from gantk.data.sources.source import (
+    FileSource,
+    ImageSource,
+    RecordSource,
+    VolumeSource,
+    file_sources,
+)
 from gantk.data.split import (
     Splits,
     consequences,
@@ -66,16 +72,6 @@ MAX_PEOPLE_COMPARED = (
     16  # by the kind of their images; of more, random halves are of the same kinds
 )
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
-# what a source may say of its images, and what holds for one that does not
-SOURCE_FACTS: Mapping[str, Any] = {
-    "notes": (),  # sentences on images that were left out
-    "doubts": (),  # what must be answered before a training
-    "patients_guessed": False,  # whether only names suggest that patients are in both domains
-    "planes": (0, 1),  # part of each volume whose slices are used
-    "rows": (),  # of the catalog, those of its records; none where images are computed
-    "parts": (),  # sources that it joins or wraps
-    "drawn": False,  # whether images are alike without being copies
-}
 
 
 class Study:
@@ -109,25 +105,20 @@ class Study:
         return getattr(part(), "parts", {}).get(letter, part)
 
     @property
-    def nearest(self) -> list[str]:
-        """The domains of label maps, whose values must not be mixed."""
-        return [each for each in self.letters if self.intensity_part(each).target.nearest]
-
-    @property
     def images_in_words(self) -> str:
         """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices from 25 to 75 % of each), patients
         unknown`: the images by domain.
         """
         parts = []
-        low, high = (round(100 * share) for share in source_fact(self.source, "planes"))
+        low, high = (round(100 * share) for share in self.source.planes)
         which = "" if (low, high) == (0, 100) else f" from {low} to {high} % of each"
         for letter, name in self.names.items():
             own = [record for record in self.records if record.domain == letter]
             scans = {record.scan_key for record in own} - {""}
+            patients = patients_of(own)
             what = count_noun(own, "image")
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
-            patients = patients_of(own)
             whose = f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown"
             parts.append(f"{name}: {what}{whose}")
 
@@ -138,7 +129,10 @@ class Study:
         `split_records`.
         """
         self.splits, self.split_description = split_records(
-            self.records, self.table.split, fingerprints=self.fingerprints
+            self.records,
+            self.table.split,
+            fingerprints=self.fingerprints,
+            origin=self.source.split_origin,
         )
         training = training_of(self.table, self.method, self.source, self.splits["train"])
         self.training = [record for record in training if record.domain in self.method.reads]
@@ -165,7 +159,7 @@ class Study:
                 self.splits.with_training(self.training),
                 same_patient=self.method.paired or may_share_patients(self.table, self.source),
                 # drawn heads are alike without being copies
-                pixels=not source_fact(self.source, "drawn"),
+                near=not self.source.drawn,
                 fingerprints=self.fingerprints,
                 preparation=self.preparation,
             )
@@ -205,7 +199,7 @@ class Data(Study):
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         expect_usable(table, method, records)
-        self.preparation = self._prepare(table, records)
+        self.preparation = _preparation(table, records)
         if not known:
             self.divide()
 
@@ -223,28 +217,10 @@ class Data(Study):
                 records, [*self.splits.values(), self.training], table.neighbours
             )
 
-    def _prepare(self, table: DataTable, records: list[Record]) -> Preparation:
-        """The Preparation of the records of a table, with the user's cache if they have files; keyed
-        by all that affects pixels.
-        """
-        cache = Cache.default() if table.cache and any(record.files for record in records) else None
-        options = {key: value for key, value in table.source.table().items() if key != "path"}
-        suffixes = {files.suffix_of(path) for record in records for path in record.files}
-        readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
-        about = [
-            options,
-            [table.domains, table.dims, table.plane, table.spacing, table.channels],
-            code_of([table.source.target, *readers]),
-            self.nearest,
-        ]
-        mappings = [self.intensity_part(letter).target for letter in self.letters]
-        intensity = [table.intensity.table(), code_of([table.intensity.target, *mappings])]
-        return Preparation(records, table.size, table.fit, cache, about, intensity, self.nearest)
-
     def _read_known(self, known: RecordedSplit, present: list[Record]) -> list[Record]:
         """Take the splits of a run's split.json; returns all records that it names."""
         self.split_description = known.how or ""
-        sha256 = self._prepare(self.table, present).sha256
+        sha256 = _preparation(self.table, present).sha256
         self.warnings = known.splits.consequences
         self.splits, self.training, records = read_splits(known.splits, present, sha256)
         named_ids = {record.id for record in records}
@@ -279,7 +255,11 @@ class Data(Study):
             training = [*scans.values()][::-1]
         training = spread(training, MAX_FITTED_IMAGES)
 
-        about = [contrasts, [record.key for record in training], "usual scale, looks, shapes"]
+        about = [
+            contrasts,
+            [record.key for record in training],
+            "of the usual scale, with looks and shapes, oriented",
+        ]
         state, count, self.values[letter] = self.preparation.fact(
             "fitted", training, about, lambda: self._fit_mapping(mapping, contrasts, training)
         )
@@ -336,7 +316,7 @@ class Data(Study):
             raise UserError(what, where="--data", allowed=self.classes)
 
         self.warnings = self._seen_in_training(records, trained_on)
-        self.preparation = self._prepare(table, [*self.records, *records])
+        self.preparation = _preparation(table, [*self.records, *records])
         # whether the model has seen these people under other names is not known: held out by nobody
         self.splits = Splits({**self.splits, "test": records}, None)
         if self.table.neighbours:
@@ -419,11 +399,11 @@ class Data(Study):
         """Held-out records of a domain, for data without pairs; its training records where nothing
         is held out.
         """
-        for split in ("validation", "test", "train"):
-            found = [record for record in self.splits[split] if record.domain == letter]
-            if found:
-                return found
-        return []
+        found = (
+            [r for r in self.splits[split] if r.domain == letter]
+            for split in ("validation", "test", "train")
+        )
+        return next(filter(None, found), [])
 
     def split_json(self) -> RecordedSplit:
         """The contents of split.json: every image of every set, the hash of every file, and the
@@ -439,7 +419,7 @@ class Data(Study):
 
     def catalog(self) -> list[dict[str, Any]] | None:
         """The rows of the source as JSON; None of a source that computes or wraps images."""
-        if not hasattr(self.source, "rows"):
+        if not isinstance(self.source, FileSource):
             return None
         return [row.as_json(self.source.folder) for row in self.source.rows]
 
@@ -454,28 +434,22 @@ class Data(Study):
         self.intensity |= {letter: mapping_from(each) for letter, each in state.items()}
 
 
-def source_fact(source: Any, name: str) -> Any:
-    """One of the SOURCE_FACTS."""
-    return getattr(source, name, SOURCE_FACTS[name])
-
-
-def layouts_in_words(source: Any) -> str:
+def layouts_in_words(source: ImageSource) -> str:
     """What said whose the images of a source of files are, and what they show, with counts."""
     lines = (each.layout_in_words for each in file_sources(source))
     return " | ".join(filter(None, lines))
 
 
-def doubts_of(source: Any, table: DataTable) -> list[UserError]:
+def doubts_of(source: ImageSource, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
-    if table.split.by != "auto" or table.split.file:
-        return []
-    found = [*source_fact(source, "doubts")]
-    for part in source_fact(source, "parts"):
+    needs_patients = table.split.by == "auto" and not table.split.file
+    found = [*source.doubts] if needs_patients else []
+    for part in source.parts:
         found += doubts_of(part, table)
     return found
 
 
-def expect_no_doubts(source: Any, table: DataTable) -> None:
+def expect_no_doubts(source: ImageSource, table: DataTable) -> None:
     """UserError for the first doubt of a source."""
     for doubt in doubts_of(source, table):
         raise doubt
@@ -493,12 +467,16 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     return tuple(sorted({record.label for record in needed if record.label is not None}))
 
 
-def open_source(table: DataTable, catalog: Sequence[Mapping[str, Any]] | None = None) -> Any:
+def open_source(
+    table: DataTable, catalog: Sequence[Mapping[str, Any]] | None = None
+) -> ImageSource:
     """The source of a table, in its plane, spacing and channels; with the `catalog` of a run, a
     source of files takes these images and lists no folder.
     """
     source = table.source(table.domains, table.dims, table.size)
-    if catalog is not None and hasattr(source, "rows"):
+    if not isinstance(source, ImageSource):
+        source = RecordSource(source)
+    if catalog is not None and isinstance(source, FileSource):
         source.recorded = catalog
     of_files = list(file_sources(source))
     for each in of_files:
@@ -605,14 +583,47 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
         raise UserError(what, where="data.missing", remedy=remedy)
 
 
-def unpairs(table: DataTable, source: Any) -> bool:
+def _preparation(table: DataTable, records: list[Record]) -> Preparation:
+    """The Preparation of these records, with the user's cache if they have files; keyed by all that
+    affects pixels.
+    """
+    cache = Cache.default() if table.cache and any(record.files for record in records) else None
+    source = {key: value for key, value in table.source.table().items() if key != "path"}
+    suffixes = {files.suffix_of(path) for record in records for path in record.files}
+    readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
+    about: list[Any] = [
+        source,
+        table.domains,
+        table.dims,
+        table.plane,
+        table.spacing,
+        code_of([table.source.target, *readers]),
+    ]
+    if table.channels is not None:
+        about.append(table.channels)
+
+    by_domain = {
+        name: part for name, part in table.intensity.options.items() if hasattr(part, "target")
+    }
+    intensity = [
+        table.intensity.table(),
+        code_of([part.target for part in (table.intensity, *by_domain.values())]),
+    ]
+    # label maps
+    nearest = [letter for letter, part in by_domain.items() if part.target.nearest]
+    return Preparation(
+        records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest
+    )
+
+
+def unpairs(table: DataTable, source: ImageSource) -> bool:
     """Whether unpaired training uses one domain of each patient."""
     if table.unpair == "auto":
-        return not source_fact(source, "patients_guessed")
+        return not source.patients_guessed
     return table.unpair
 
 
-def may_share_patients(table: DataTable, source: Any) -> bool:
+def may_share_patients(table: DataTable, source: ImageSource) -> bool:
     """Whether a patient may give unpaired training images of both domains."""
     return table.same_patient or (table.unpair == "auto" and not unpairs(table, source))
 
@@ -647,13 +658,10 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     if not 2 < len(both) <= MAX_PEOPLE_COMPARED:
         return set()
 
-    facts = {}
-    for person in both:
-        record = first["a"][person]
-        if record.file and len(record.file.scans) == 1:  # not of several contrasts
-            item = _inspect_file(record)
-            if item and not item.error:
-                facts[person] = item.facts
+    single = [first["a"][person] for person in both]  # not of several contrasts
+    single = [each for each in single if each.file and len(each.file.scans) == 1]
+    seen = {record.subject: _inspect_file(record) for record in single}
+    facts = {person: item.facts for person, item in seen.items() if item and not item.error}
     groups = []
     for own in facts.values():
         groups.append({x for x in facts if not differ_in_kind(own, facts[x], spacing_is_set)})

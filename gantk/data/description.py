@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from gantk.data.dataset import Data, layouts_in_words, source_fact
+from gantk.data.dataset import Data, layouts_in_words
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
@@ -62,7 +62,7 @@ def _is_halved(data: Data) -> bool:
 
 def _notes(data: Data) -> Iterator[str]:
     """Sentences on the choice of images, and on the intensity mappings."""
-    yield from source_fact(data.source, "notes")
+    yield from data.source.notes
     for letter, mapping in data.intensity.items():
         note = getattr(mapping, "note", "")
         if note:

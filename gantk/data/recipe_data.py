@@ -121,10 +121,8 @@ def opened_recipe(
 
     source = open_source(model.data)
     named_by_user = "data.domains" in loaded.overridden
-    note = None
     asks_for_a = named_by_user or model.data.source.options.get("a")
-    if not asks_for_a and hasattr(source, "nameless"):
-        note = source.nameless()
+    note = "" if asks_for_a else source.nameless()
     if note and any(map(usual_contrast, model.data.domains)):
         loaded = copy.deepcopy(loaded)
         domains = list(model.data.domains)

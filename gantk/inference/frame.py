@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from gantk.catalog.contrasts import contrast_called, contrast_names
+from gantk.catalog.contrasts import contrast_names, known_contrast
 from gantk.data.masks import RINGING_SHARE, with_dark_background
 from gantk.errors import UserError
 from gantk.formats.image import Image
@@ -125,7 +125,7 @@ class Frame:
         """The channels of a result that `to` names: that of one contrast, or all if it is not one
         of several.
         """
-        called = contrast_called(to, self.targets) if to and len(self.targets) > 1 else None
+        called = known_contrast(to, self.targets) if to and len(self.targets) > 1 else None
         if called is None:
             return slice(None)
         place = self.targets.index(called)

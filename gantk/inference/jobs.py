@@ -20,7 +20,7 @@ from gantk.catalog.contrasts import (
     result_paths,
     usual_contrast,
 )
-from gantk.catalog.scan import Asked, scan, scan_contrasts
+from gantk.catalog.scan import Asked, Patients, scan
 from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
@@ -132,9 +132,9 @@ def inputs_below(
         return not (holds_results and file.resolve().is_relative_to(folder))
 
     words = {contrast: () for contrast in contrasts}  # a patient may lack some of them
-    asked = Asked((), layout, words, stripped=stripped)
-    read = scan if layout or len(contrasts) > 1 else scan_contrasts
-    return read(source, asked, is_input)
+    patients: Patients = "all" if layout or len(contrasts) > 1 else "none"
+    asked = Asked((), layout, words, patients=patients, stripped=stripped)
+    return scan(source, asked, is_input)
 
 
 def rows_of_one(catalog: Catalog, contrast: str) -> list[Row]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import contrast_called
+from gantk.catalog.contrasts import known_contrast
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
@@ -74,7 +74,7 @@ class TrainedModel:
         letters |= {frame.target.lower(): letter for letter, frame in self.frames.items()}
 
         # a name wins over a letter: the first domain may be called B
-        chosen = letters.get(contrast_called(name, [*letters]) or "", name.lower())
+        chosen = letters.get(known_contrast(name, [*letters]) or "", name.lower())
         if chosen not in self.frames:
             what = f"this {self.kind} cannot generate '{name}'"
             raise UserError(

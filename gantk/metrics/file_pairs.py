@@ -13,7 +13,7 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_in, exclude, usual_contrast
 from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.question import LayoutQuestion
-from gantk.catalog.scan import Asked, scan, scan_or_contrasts
+from gantk.catalog.scan import Asked, scan
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import readable, suffix_of
 from gantk.formats.image import Scan
@@ -59,7 +59,7 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
 def _rows_below(path: Path, pattern: str, layout: str) -> list[Row]:
     if path.is_file():
         return [Row(Scan(path))]
-    catalog = scan_or_contrasts(path, Asked(layout=layout, use_generated=True))
+    catalog = scan(path, Asked(layout=layout, patients="if clear", use_generated=True))
     rows = [row for row in catalog if row.kind != "other"]
     if not rows:
         raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())

@@ -81,7 +81,7 @@ class Scans:
     @cached_property
     def source(self) -> dict[str, Any]:
         """The table data.source."""
-        layout = layout_name(getattr(self.study.source, "catalog", None))
+        layout = layout_name(self.study.source.catalog)
         return self.study.table.source.table() | ({"layout": layout} if layout else {})
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -18,6 +19,8 @@ class Layout:
             compared letter by letter and tried first.
         one_patient: whether all files are of one patient, so that each contrast has one file.
         one_domain: whether it is only tried for recipes of one domain.
+        words: contrast -> the only word for it in this data set; all other images of the set are left
+            out.
     """
 
     pattern: str
@@ -26,6 +29,7 @@ class Layout:
     general: bool = False
     one_patient: bool = False
     one_domain: bool = False
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 def _general(pattern: str, text: str, of: Literal["any", "volumes", "pictures"] = "any") -> Layout:
@@ -133,6 +137,16 @@ DATA_SETS = {
     "ucsf_pdgm": Layout(
         "UCSF-PDGM-{patient}_nifti/UCSF-PDGM-{patient}_{contrast}",
         "UCSF-PDGM (Calabrese et al., 2022).",
+    ),
+    "chaos": Layout(
+        "[MR/]{patient}/{contrast}[/*]",
+        "CHAOS, MR in phase (Kavur et al., 2021).",
+        words={"T1": "T1DUAL/InPhase", "T2": "T2SPIR"},
+    ),
+    "autopet": Layout(
+        "[**/]PETCT_{patient}/{visit}/{contrast}",
+        "FDG-PET-CT-Lesions of autoPET, CT on the grid of PET (Gatidis et al., 2022).",
+        words={"CT": "CTres", "PET": "SUV"},
     ),
     "ixi": Layout("[IXI-*/]IXI{patient}-{site}-*-{contrast}", "IXI, brain-development.org."),
     "isbi2015": Layout(

@@ -211,7 +211,7 @@ def training(
         if runtime.main and saved is None:
             if unlike := _other_scores(folder.path, tables):
                 around.say(with_label("note", unlike))
-            layout = layout_name(getattr(parts.data.source, "catalog", None))
+            layout = layout_name(parts.data.source.catalog)
             folder.write_recipe(with_layout(tables, layout))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
             _write_split(folder, parts, leaks, findings, around.notes)
@@ -438,7 +438,7 @@ def _environment(
     return environment(
         **describe(parts.runtime),
         **parts.start.record,
-        **getattr(parts.data.source, "provenance", {}),
+        **parts.data.source.provenance,
         recipe=ran,
         matched=parts.method.companions_note,
     )

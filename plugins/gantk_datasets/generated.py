@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantk import Record
+from gantk import ImageSource, Record
 from gantk.errors import UserError, did_you_mean
 from gantk.plugin.spec import Count
 
@@ -24,7 +24,7 @@ SETS = ("train", "validation", "test")
 IMAGES_PER_PASS = 16  # images translated at once
 
 
-class Generated:
+class Generated(ImageSource):
     """Images of a finished run: real ones of one class, generated ones of another.
 
     The two domains are classes of the run's own images, such as ["healthy", "tumour"]. Domain a has
@@ -104,7 +104,12 @@ class Generated:
     @property
     def drawn(self) -> bool:
         """Whether the run's images are computed heads, which are alike without being copies."""
-        return getattr(self._data.source, "drawn", False)
+        return self._data.source.drawn
+
+    @property
+    def split_origin(self) -> str:
+        """What gives the sets of the records."""
+        return f"the run '{Path(self.path).name}'"
 
     @property
     def notes(self) -> list[str]:

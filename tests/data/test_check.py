@@ -140,7 +140,7 @@ def test_visits_and_masks_of_bids_are_counted(tmp_path):
     ):
         result = check(tmp_path, set=settings)
         assert (
-            "6 volumes (72 slices from 25 to 75 % of each) of 3 patients in 6 visits"
+            "6 volumes (72 slices from 25 to 75 % of each) of 3 patients"
             in (result["summary"]["domains"])
         )
         assert counted in result["summary"][where]
@@ -200,10 +200,9 @@ def test_a_patient_whose_images_do_not_fit_is_named(tmp_path, change):
     [
         (lambda pixels: pixels, None),
         (lambda pixels: pixels[::-1], "mirrored or upside down"),
-        (lambda pixels: np.roll(pixels, 3, axis=2), "some slices away"),
     ],
 )
-def test_a_volume_that_is_mirrored_or_slices_away_is_named(tmp_path, change, said):
+def test_a_volume_that_is_mirrored_is_named(tmp_path, change, said):
     for (letter, subject), pixels in heads(32, 32, 32, subjects=4).items():
         moved = (letter, subject) == ("b", "subject-002")
         path = tmp_path / subject / f"{CONTRAST[letter]}.nii.gz"

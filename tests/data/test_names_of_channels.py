@@ -57,10 +57,8 @@ def test_channels_without_names_are_an_error_everywhere(tmp_path, gantk):
         run = gantk("run", name, "--data", root, "--out", tmp_path / "run")
         assert (run.code, (tmp_path / "run").exists()) == (2, False)
         assert says in run.err
-        line = "--layout 'imagesTr/p_{patient}_{contrast}.nii'"
-        answer = zip(words, ("0000", "0001"), strict=False)
-        options = [f"--set 'data.words.{contrast}=[\"{number}\"]'" for contrast, number in answer]
-        assert " ".join([line, *options]) in run.err
+        options = [f"--set 'data.words.{contrast}=[\"WORD\"]'" for contrast in words]
+        assert " ".join(options) in run.err
 
 
 BAD = {

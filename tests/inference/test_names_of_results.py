@@ -13,7 +13,7 @@ NAMES = {
     "BraTS": ("007_t1n.nii.gz", ["T2"], ["007_t2w.nii.gz"]),
     "only the contrast": ("p01/T1.nii.gz", ["T2"], ["p01/T2.nii.gz"]),
     "a folder of the contrast": ("T1/p01.nii.gz", ["T2"], ["T2/p01.nii.gz"]),
-    "several words": ("x_T1 post Gd.nii", ["T2"], ["x_Gd_T2.nii"]),
+    "several words": ("x_T1 post Gd.nii", ["T2"], ["x_T2 Gd.nii"]),
     "no contrast": ("p01.nii.gz", ["T2"], ["p01.nii.gz"]),
     "MR, which T2 is too": ("mr/SE0001", ["T2"], ["mr/SE0001"]),
     "a series with dots": ("1.2.840.3", ["T2"], ["1.2.840.3"]),

@@ -15,7 +15,7 @@ from tiny import ROOT, draw_pictures, python
 import gantk
 from gantk import registry
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import read
+from gantk.catalog.layouts import pairs_of, read
 from gantk.cli import Commands
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
@@ -286,7 +286,7 @@ def test_gantk_toml_keeps_the_line_of_a_hospital(add_plugin, tmp_path, monkeypat
     found = read(paths, ("T1", "T2"), ContrastWords(("T1", "T2")))
 
     assert registry().get("layout", "ours").owner == "gantk.toml"
-    assert (found.layout, len(found.pairs())) == ("{patient}/A{contrast}_x", 2)
+    assert (found.layout, len(pairs_of(found.rows))) == ("{patient}/A{contrast}_x", 2)
 
 
 @pytest.mark.parametrize(

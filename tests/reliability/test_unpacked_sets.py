@@ -71,7 +71,7 @@ ASKED = {
     "WMH/GE3T/1{p}": "WMH/GE3T/{patient}/pre/{contrast}.nii",
     "raw/p{p}": "processed/{site}/{patient}_{contrast}*.nii",
     "p{p}_V{v}/scan{v}": "{patient}_{visit}/*/{contrast}.nii",
-    "OAS3000{p}_MR_d01{v}0/anat{v}": "{patient}_MR_{visit}/*/{contrast}.nii",
+    "OAS3000{p}_MR_d01{v}0/anat{v}": "{patient}_*/{visit}/{contrast}.nii",
     "S-0000{p}-00{v}": "S-{patient}-{visit}/{contrast}.nii",
     "GBM-0000{p}_1{v}": "GBM-{patient}_{visit}/{contrast}.nii",
     "PDGM-000{p}_FU00{v}d_nifti": "PDGM-{patient}_{visit}_nifti/{contrast}.nii",

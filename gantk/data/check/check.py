@@ -15,7 +15,7 @@ from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
-from gantk.catalog.scan import Asked, scan_contrasts, scan_or_contrasts
+from gantk.catalog.scan import Asked, scan
 from gantk.data.check import findings
 from gantk.data.check.contrasts import wrong_contrast
 from gantk.data.check.findings import Problem, line_of, problem, scan_names, with_verb
@@ -28,7 +28,6 @@ from gantk.data.dataset import (
     doubts_of,
     expect_usable,
     layouts_in_words,
-    source_fact,
 )
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
@@ -114,11 +113,8 @@ def check(
         found = examine(Path(path), recipe, settings, every=every)
     except LayoutQuestion:
         if table is not None:  # to be completed
-            write_table(
-                Path(table),
-                None,
-                scan_contrasts(Path(path), _asked_with_words(settings)).of_kind("image"),
-            )
+            asked = replace(_asked_with_words(settings), patients="none")
+            write_table(Path(table), None, scan(Path(path), asked).of_kind("image"))
         raise
     result = result_of(found)
     if table is not None:
@@ -179,7 +175,7 @@ def examine(
 
 def _listed_rows(path: Path, settings: Sequence[str]) -> list[Row]:
     """The images below a folder; UserError where there are none."""
-    listed = scan_or_contrasts(path, _asked_with_words(settings))
+    listed = scan(path, replace(_asked_with_words(settings), patients="if clear"))
     rows = [row for row in listed if row.kind != "other"]
     if not rows:
         raise UserError(nothing_fits(path), where="PATH")
@@ -314,14 +310,13 @@ def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) 
 def _about_names(study: Study) -> Iterator[Problem]:
     """The notes of a source, and its doubts, with which a training would stop."""
     source = study.source
-    for note in source_fact(source, "notes"):
+    for note in source.notes:
         yield problem("versions", "note", note)
 
-    if study.guessed and len(study.names) == 2 and hasattr(source, "nameless"):
-        nameless = source.nameless()
+    nameless = source.nameless() if study.guessed and len(study.names) == 2 else ""
+    if nameless:
         remedy = "if these are classes of one domain, use --set 'data.domains=[\"MR\"]'"
-        if nameless:
-            yield problem("domains", "note", nameless, (), remedy)
+        yield problem("domains", "note", nameless, (), remedy)
 
     for each in doubts_of(source, study.table):
         yield problem("patients", "error", each.what, (), each.remedy)

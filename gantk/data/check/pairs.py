@@ -30,10 +30,9 @@ MIN_GAIN = 1.04
 MIN_GAIN_OF_ONE = 1.06
 SHIFT = 3  # pixels of COMPARED_SIDE (2 %) by which a pair is shifted for comparison
 MIN_EXCHANGE_GAIN = 1.15  # of mutual information, from which partners are exchanged
-# of mutual information, from which a turned partner or another of its slices is the right one. True
-# pairs of six real sets reach 1.05 turned and 1.07 three slices away; mirrored ones 1.1 in 97 %
-MIN_PLACE_GAIN = 1.1
-SLICES_AWAY = 3
+# of mutual information, from which a turned partner is the right one. True pairs of six real sets
+# reach 1.05 turned; mirrored ones 1.1 in 97 %
+MIN_TURN_GAIN = 1.1
 INFORMATION_BY_ROUNDING = 1e-9  # in nats, that a constant image shares with another
 LEVELS = 24  # gray levels of which the mutual information is computed
 
@@ -41,7 +40,6 @@ LEVELS = 24  # gray levels of which the mutual information is computed
 DOUBTS = {
     "exchanged": "exchanged: two images fit each other's partner better than their own",
     "turned": "mirrored or upside down: images fit them better turned",
-    "moved": f"some slices away: images fit the slices {SLICES_AWAY} before or behind them better",
     "unlike": "of other patients or badly aligned: images fit others as well",
 }
 
@@ -98,7 +96,6 @@ class Compared(NamedTuple):
     rank: int  # its place among the patient's measured pairs
     image: np.ndarray
     partner: np.ndarray
-    away: list[np.ndarray]  # what lies SLICES_AWAY before and behind the partner, if it is a slice
 
     def shifted_partners(self) -> list[np.ndarray]:
         """The partner shifted by a few pixels along each axis."""
@@ -133,12 +130,10 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     is_known = len(compared) >= MIN_PAIRS and not np.isnan(shares_won).all()
 
     people = _people(compared)
-    turned = [each.information(each.turned_partners()) for each in compared]
-    moved = [each.information(each.away) for each in compared]
+    turned = np.array([each.information(each.turned_partners()) for each in compared])
     groups_of = {
         "exchanged": _exchanged_people(people, information),
-        "turned": _people_elsewhere(people, own, turned),
-        "moved": _people_elsewhere(people, own, moved),
+        "turned": _turned_people(people, own, turned),
         "unlike": _unlike_people(people, shares_won, gains_of_one) if is_known else [],
     }
     return Fit(
@@ -199,19 +194,17 @@ def _exchanged_people(people: Sequence[list[int]], information: np.ndarray) -> l
     return found
 
 
-def _people_elsewhere(
-    people: Sequence[list[int]], own: np.ndarray, places: Sequence[np.ndarray]
+def _turned_people(
+    people: Sequence[list[int]], own: np.ndarray, turned: np.ndarray
 ) -> list[list[int]]:
-    """The people whose images share clearly more information with their partners at one of the
-    `places` than with these as they are.
+    """The people whose images share clearly more information with their partners turned in one way
+    than with these as they are.
     """
     found = []
     for group in people:
-        members = [number for number in group if places[number].size]
-        if members:
-            best = np.mean([places[number] for number in members], axis=0).max()
-            if best > max(MIN_PLACE_GAIN * own[members].mean(), INFORMATION_BY_ROUNDING):
-                found.append(group)
+        best = turned[group].mean(axis=0).max()
+        if best > max(MIN_TURN_GAIN * own[group].mean(), INFORMATION_BY_ROUNDING):
+            found.append(group)
     return found
 
 
@@ -238,16 +231,12 @@ def _read_pairs(pairs: Sequence[dict[str, Record]], limit: int) -> Iterator[Comp
         for rank in range(count):
             middle = int((rank + 0.5) * len(stack) / count)
             image, partner = stack[middle]["a"], stack[middle]["b"]
-            ends = middle - SLICES_AWAY, middle + SLICES_AWAY
-            away = [stack[end]["b"] for end in ends if 0 <= end < len(stack)]
-            same_scan = partner.scan_key and all(r.scan_key == partner.scan_key for r in away)
             yield Compared(
                 image.scan_key or image.key,
                 subject,
                 rank,
                 _levels(image),
                 _levels(partner),
-                [_levels(record) for record in away] if same_scan and len(away) == 2 else [],
             )
 
 

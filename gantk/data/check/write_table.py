@@ -59,7 +59,7 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
 
 def _rows_left_out(usage: Study, said: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each image that is not used."""
-    known = {row.path: row for row in getattr(usage.source, "catalog", ())}
+    known = {row.path: row for row in usage.source.catalog}
     used = set()
     for record in usage.records:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))

@@ -83,8 +83,7 @@ class Aligned(FileSource):
             for one in wholes
         ]
 
-    def nameless(self) -> str | None:
-        """A note that the halves are called A and B, as no name says a contrast."""
+    def nameless(self) -> str:
         return "pictures show two images side by side, so the domains are called A and B"
 
     def _half(self, whole: Record, side: int) -> np.ndarray:

@@ -14,10 +14,10 @@ from typing import Literal
 from gantk.catalog.catalog import Case, Catalog, Row, compose_text, unread_note, unread_rows
 from gantk.catalog.contrasts import ContrastWords, contrast_names
 from gantk.catalog.domains import GLOB, NAME_DOMAINS
-from gantk.catalog.layouts import Reading, read_by
+from gantk.catalog.layouts import OTHER_FORM, Reading, read_by
 from gantk.catalog.masks import set_masks
 from gantk.catalog.question import LayoutQuestion, rows_in_words
-from gantk.catalog.scan import Asked, catalog_of, read_contrasts, read_folder
+from gantk.catalog.scan import Asked, Patients, catalog_of, read_folder
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
@@ -101,71 +101,59 @@ class Files(VolumeSource):
         paths = io.files_below(self.root, True, bool)
         images = [path for path in paths if io.is_image(path)]
         masks = {*self.masks_among(images)}
-        others = [path for path in images if path not in masks]
+        scans = [path for path in images if path not in masks]
         places = {name: text for name, text in self.texts.items() if self._is_place(text)}
+        patients: Patients = "if clear" if self.pattern else "all"
+        own = self.contrast_words.own
+        asked = Asked(self.wanted, "", own, patients=patients, dims=self.dims)
         if places:
-            catalog = self._read_places(others, places)
+            catalog = self._read_places(scans, places, asked)
         elif isinstance(self.layout, dict):
-            catalog = self._read_lines(others, self.layout)
+            catalog = self._read_lines(scans, self.layout)
         else:
-            own = self.contrast_words
-            asked = Asked(self.wanted, self.layout, own.own, dims=self.dims)
-            if self.pattern:
-                catalog = self._read_patients_by_pattern(others, asked, paths)
-            else:
-                catalog = read_folder(self.root, others, asked, paths)
+            catalog = read_folder(self.root, scans, replace(asked, layout=self.layout), paths)
         if self.pattern:
             rows = [row for row in catalog.of_kind("image") if row.contrast in self.wanted]
             self.set_patients(rows)
             for row in rows:
                 row.pair = row.anatomy
+            others = [row for row in catalog if row.kind != "image"]
+            how = f"{catalog.layout}, patients by '{self.patient}'"
+            catalog.in_words = rows_in_words(how, [*rows, *others])
         if self.mask:
-            rows = catalog.of_kind("image")
-            set_masks(rows, [*masks], self.root, self.mask, self.contrast_words)
-            alone = sorted(masks - {row.mask for row in rows})
-            if alone:
-                what = f"{count_noun(alone, 'mask')} left out, without an image:"
-                names = join_first([repr(self.key_of(mask)) for mask in alone])
-                self.notes = [*self.notes, f"{what} {names}"]
+            self._set_masks(catalog.of_kind("image"), masks)
         unread = unread_rows(paths)
         catalog.rows += unread
         self.notes = [*self.notes, *filter(None, [unread_note(unread)])]
         return catalog
 
-    def _read_patients_by_pattern(
-        self, images: Sequence[Path], asked: Asked, paths: Sequence[Path]
-    ) -> Catalog:
-        """The catalog by a layout if one fits, else of the contrasts alone: the option `patient` says
-        the patients.
-        """
-        try:
-            return read_folder(self.root, images, asked, paths)
-        except LayoutQuestion:
-            catalog = read_contrasts(self.root, images, asked, paths)
-            catalog.in_words = f"patients by '{self.patient}', contrasts by names"
-            return catalog
+    def _set_masks(self, rows: Sequence[Row], masks: set[Path]) -> None:
+        set_masks(rows, [*masks], self.root, self.mask, self.contrast_words)
+        alone = sorted(masks - {row.mask for row in rows})
+        if alone:
+            what = f"{count_noun(alone, 'mask')} left out, without an image:"
+            names = join_first([repr(self.key_of(mask)) for mask in alone])
+            self.notes = [*self.notes, f"{what} {names}"]
 
     def _read_lines(self, images: Sequence[Path], lines: Mapping[str, str]) -> Catalog:
         """The catalog by a line for each contrast; UserError for a file that two of them fit."""
         file_of = {compose_text(self.key_of(image)): image for image in images}
-        whole = Reading(" | ".join(lines.values()), [])
+        whole = Reading(" | ".join(lines.values()), left_out=dict.fromkeys(file_of, OTHER_FORM))
         for contrast in self.wanted:
             if contrast not in lines:
                 what = f"there is no line for {contrast}"
                 raise UserError(what, where="data.source.layout", allowed=[*lines])
             found = read_by(lines[contrast], [*file_of], [contrast], self.contrast_words)
-            for entry in found.entries:
-                entry.contrast = contrast
-            whole.entries += found.entries
-            whole.left_out |= found.left_out
-        counts = Counter(entry.path for entry in whole.entries)
-        for path, count in counts.items():
-            if count > 1:
-                raise self._in_both(path)
-            whole.left_out.pop(path, None)
-        return catalog_of(whole, file_of, self.contrast_words)
+            for row in found.rows:
+                row.contrast = contrast
+                if whole.left_out.pop(row.scan.name, None) is None:
+                    raise self._in_both(row.scan.name)
+            whole.rows += found.rows
+        return catalog_of(whole, file_of)
 
-    def _read_places(self, images: Sequence[Path], places: Mapping[str, str]) -> Catalog:
+    def _read_places(
+        self, images: Sequence[Path], places: Mapping[str, str], asked: Asked
+    ) -> Catalog:
         """The catalog of the files that the globs and folders of a and b choose, for a domain that has
         none the files whose names say it; their patients as a layout says them, if one fits.
         """
@@ -175,17 +163,15 @@ class Files(VolumeSource):
                 if contrast_of.setdefault(image, contrast) != contrast:
                     raise self._in_both(str(image))
         chosen = [image for image in images if image in contrast_of]
-        asked = Asked(self.wanted, words=self.contrast_words.own, dims=self.dims)
         try:
             catalog = read_folder(self.root, chosen, asked)
         except LayoutQuestion as question:
-            catalog = read_contrasts(self.root, chosen, asked)
             # that patients tell the contrasts apart is right, as the user chose them
-            entries = question.doubted[0].entries if question.doubted else ()
-            patient_of = {entry.path: entry.patient for entry in entries}
-            for row in catalog if entries else ():
-                row.subject = patient_of.get(compose_text(self.key_of(row.path)), "")
-                row.pair = row.anatomy
+            if question.doubted:
+                file_of = {compose_text(self.key_of(image)): image for image in chosen}
+                catalog = catalog_of(question.doubted[0], file_of)
+            else:
+                catalog = read_folder(self.root, chosen, replace(asked, patients="none"))
         for row in catalog:  # what looks like a mask, too, since the user chose it
             row.contrast = contrast_of[row.path]
             row.kind = "image"
@@ -207,7 +193,8 @@ class Files(VolumeSource):
         folder = self.root / text
         paths: set[Path] = set()
         if not text:
-            rows = read_contrasts(self.root, images, Asked((), words=self.contrast_words.own))
+            asked = Asked(words=self.contrast_words.own, patients="none")
+            rows = read_folder(self.root, images, asked)
             paths = {row.path for row in rows.of_kind("image") if row.contrast == contrast}
         elif folder.is_dir():
             paths = {image for image in images if image.is_relative_to(folder)}
@@ -222,17 +209,14 @@ class Files(VolumeSource):
             raise NothingFound(f"no images match '{folder}'", where=where, allowed=io.readable())
         return matched
 
-    def nameless(self) -> str | None:
-        """A note that no name says the domains, so that they are called A and B; None where one
-        does.
-        """
+    def nameless(self) -> str:
         layout = self.catalog.layout
         if len(self.names) == 1:
             says = "{contrast}" in layout or not layout.count("{")
         else:
             says = "{ab}" not in layout
         if says:
-            return None
+            return ""
         called = " and ".join("AB"[: len(self.names)])
         return (
             f"no file or folder name in '{self.root}' contains {' or '.join(self.domains)}, so the"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from gantk.data.preparation import Record
+from gantk.data.sources.source import ImageSource
 from gantk.errors import UserError
 from gantk.plugin.spec import Source
 
 
-class Mixed:
+class Mixed(ImageSource):
     """All images of several sources, each with its options: `sources = [{ name = "files", path =
     ... }, "phantom"]`.
 
@@ -44,7 +46,7 @@ class Mixed:
         for number, part in enumerate(self.parts):
             mark = lambda name, number=number: name and f"{number}/{name}"  # noqa: E731
             for record in part.records():
-                names = {
+                names: dict[str, Any] = {
                     field: mark(getattr(record, field))
                     for field in ("subject", "key", "pair", "scan_key")
                 }

@@ -28,21 +28,68 @@ from gantk.method import domain_letters
 from gantk.plugin.spec import Onto
 
 
-class _Defaults:
-    """What subclasses set, and defaults for options that a source lacks."""
+class ImageSource:
+    """A source of images, and what it says of them; a subclass sets what differs from these.
+
+    Attributes:
+        notes: sentences on images that were left out.
+        doubts: what must be answered before a training.
+        patients_guessed: whether names of pictures alone suggest that patients are in both domains.
+        planes: the part of each volume whose slices are used, from start to end.
+        rows: of the catalog, those of its records; none where images are computed.
+        parts: the sources that it joins or wraps.
+        drawn: whether images are alike without being copies.
+        split_origin: what gives the sets that its records name, in words.
+        provenance: what environment.json records of images that it generates.
+        layout_in_words: what said whose the images are, and what they show, with counts.
+    """
+
+    notes: Sequence[str] = ()
+    doubts: Sequence[UserError] = ()
+    patients_guessed: bool = False
+    planes: tuple[float, float] = (0.0, 1.0)
+    rows: Sequence[Row] = ()
+    parts: Sequence[ImageSource] = ()
+    drawn: bool = False
+    split_origin: str = "the folders or the table"
+    provenance: Mapping[str, Any] = {}
+    layout_in_words: str = ""
+
+    @property
+    def catalog(self) -> Catalog:
+        """All that it found."""
+        return Catalog([])
+
+    def records(self) -> list[Record]:
+        """The images."""
+        raise NotImplementedError
+
+    def nameless(self) -> str:
+        """A sentence, if no name says the domains, so that they are called A and B; else ""."""
+        return ""
+
+
+class RecordSource(ImageSource):
+    """A source of another package that says nothing but its records."""
+
+    def __init__(self, source: Any):
+        self.source = source
+
+    def records(self) -> list[Record]:
+        """The images."""
+        found: list[Record] = self.source.records()
+        return found
+
+
+class _Defaults(ImageSource):
+    """Defaults for options that a source of files lacks."""
 
     one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
 
     read_by: str = ""  # what says whose the images are, and what they show, if no layout does
-    notes: Sequence[str] = ()  # sentences on images that were left out
     layout: str | dict[str, str] = ""
-    layout_in_words: str = ""  # the layout by which names were read, and what it means
-    doubts: Sequence[UserError] = ()  # what must be answered before a training
-    # whether names of pictures alone suggest that patients are in both domains
-    patients_guessed = False
     # contrast -> further words for it, of [data.words]
     own_words: Mapping[str, Sequence[str]] = {}
-    planes: tuple[float, float] = (0.0, 1.0)
     onto: Onto = "none"
     patient: str = ""
     mask: str = ""
@@ -93,17 +140,11 @@ class FileSource(_Defaults):
         self.folder = self.root  # that keys and the rows of a run are relative to
         # of a run, which is resumed or evaluated: its rows as JSON
         self.recorded: Sequence[Mapping[str, Any]] | None = None
-        self.rows: Sequence[Row] = ()  # of the records
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
         self.words = {x: self.asked_words[x] or name for x, name in self.names.items()}
         self.reader = Reader(self.dims)
-
-    @property
-    def catalog(self) -> Catalog:
-        """What the files below the root are."""
-        raise NotImplementedError
 
     def find_rows(self) -> list[Row]:
         """A row for each image of the recipe's domains, with its pair; UserError where a domain has
@@ -255,11 +296,11 @@ class VolumeSource(FileSource):
         return masks[0]
 
 
-def file_sources(source: Any) -> Iterator[FileSource]:
+def file_sources(source: ImageSource) -> Iterator[FileSource]:
     """The sources of files that a source is or, by its `parts`, joins or wraps."""
     if isinstance(source, FileSource):
         yield source
-    for part in getattr(source, "parts", ()):
+    for part in source.parts:
         yield from file_sources(part)
 
 

@@ -20,7 +20,7 @@ from gantk.catalog.layouts import without_contrast
 from gantk.catalog.tables import first_columns
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.plugin.spec import Onto
 
@@ -97,17 +97,10 @@ class Manifest(VolumeSource):
         table = self.images
         rows = [self._row(row) for row in self.catalog]
         self.doubts = [] if any(row.split for row in rows) else self._doubts_about_patients(rows)
-        self.notes = []
         if len(self.names) == 2 and not table.column_of:
-            self.notes += self._name_pairs(rows)
-        empty = [f"'{row.key}'" for row in rows if not row.pair]
-        if "pair" in table.columns and 0 < len(empty) < len(rows):
-            self.notes.append(
-                f"{count_noun(empty, 'image')} without a pair, because the cell `pair` is empty:"
-                f" {join_first(empty)}"
-            )
+            self._name_pairs(rows)
         by_name = "pair" not in table.columns and not any(row.subject for row in rows)
-        self.notes += pair_rows(rows, self.onto, by_name and not table.column_of)
+        self.notes = pair_rows(rows, self.onto, by_name and not table.column_of)
         self.read_by = table.in_words
         if table.other_words:
             words = ", ".join(f"{n} {word}" for word, n in table.other_words.most_common(4))
@@ -121,30 +114,23 @@ class Manifest(VolumeSource):
             row.position = float(row.slice)
         return row
 
-    def _name_pairs(self, rows: Sequence[Row]) -> list[str]:
+    def _name_pairs(self, rows: Sequence[Row]) -> None:
         """Set what a pair shares: the cell `pair`, else patient and visit; where several images of a
-        domain do, the slice too. Returns a note on pairs that then still have several.
+        domain do, the slice too.
         """
         is_said = "pair" in self.images.columns
         for row in rows:
-            word = self.words[row.letter]
-            row.slice = row.slice or without_contrast(
-                io.stem_of(row.key), word, self.contrast_words
-            )
+            if not row.slice:
+                stem = io.stem_of(row.key)
+                row.slice = without_contrast(stem, self.words[row.letter], self.contrast_words)
             if not is_said:
                 row.pair = "/".join(filter(None, (row.split, row.subject, row.session)))
-        shared = _pairs_of_several(rows)
+        counts = Counter((row.pair, row.letter) for row in rows)
+        crowded = {pair for (pair, _), count in counts.items() if count > 1}
         for row in rows:
-            if row.pair in shared or not (row.pair or is_said):
+            if row.pair in crowded or not (row.pair or is_said):
                 parts = row.split, row.subject, row.session, row.pair if is_said else "", row.slice
                 row.pair = "/".join(filter(None, parts))
-        left = sorted(_pairs_of_several(rows)) if is_said else []
-        if not left:
-            return []
-        return [
-            f"{count_noun(left, 'pair')} not used, because several images of a domain have the same"
-            f" cell `pair`: {join_first(left)}"
-        ]
 
     def _doubts_about_patients(self, rows: Sequence[Row]) -> list[UserError]:
         """The error where only some rows say a patient, or where a column that is not read may."""
@@ -171,9 +157,3 @@ class Manifest(VolumeSource):
                 " data.split.by=image",
             )
         ]
-
-
-def _pairs_of_several(rows: Sequence[Row]) -> set[str]:
-    """The pairs that have several images of a domain."""
-    counts = Counter((row.pair, row.letter) for row in rows)
-    return {pair for (pair, _), count in counts.items() if pair and count > 1}

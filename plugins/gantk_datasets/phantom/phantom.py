@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from gantk import Record
+from gantk import ImageSource, Record
 from gantk.catalog.contrasts import contrast_names
 from gantk.errors import UserError, count_noun
 from gantk.method import domain_letters
@@ -71,7 +71,7 @@ def contrast_of(name: str) -> str:
     return contrast
 
 
-class Phantom:
+class Phantom(ImageSource):
     """Synthetic heads: registered brain images of seeded subjects, computed when read.
 
     No download is needed, and every pair has its ground truth. Domains are named after contrasts:

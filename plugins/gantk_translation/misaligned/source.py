@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from gantk import Record
+from gantk import ImageSource, Record
 from gantk.data.split import SplitTable, split_records
 from gantk.errors import UserError
 from gantk.plugin.spec import Seed, Source
@@ -22,7 +22,7 @@ Held = Annotated[float, Field(gt=0, lt=1)]
 CONTROL_POINTS = 4  # points along each side at which the smooth part of a field is drawn
 
 
-class Misaligned:
+class Misaligned(ImageSource):
     """Registered pairs of another source, in which the second image of each training pair is
     shifted, rotated and bent.
 

@@ -1,0 +1,98 @@
+"""Why a reading of names is not certain, although its line explains every image: what a field holds may
+be something else, or the table is one that no careful person would write. "" where it is certain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from gantk.catalog.catalog import Row
+from gantk.catalog.contrasts import ContrastWords, words_of
+from gantk.catalog.words import (
+    SERIES_WORDS,
+    are_channels,
+    are_running_numbers,
+    may_be_people_with_visits,
+    without_visits,
+)
+from gantk.plugin.layout import Layout
+
+CHANNELS_WITHOUT_NAMES = (
+    "end in numbers of channels, which are different contrasts, and no dataset.json names them"
+)
+
+
+def doubt_about_table(rows: Sequence[Row], layout: Layout, contrasts: Sequence[str]) -> str:
+    """A contrast that no file has, two files in one cell, or one patient alone who lacks a contrast."""
+    there = {row.contrast for row in rows}
+    lacking = [name for name in contrasts if name not in there]
+    if lacking:
+        return f"no file is named {' or '.join(lacking)}"
+    if not rows:
+        return "there are no images"
+
+    wanted = {*contrasts} if len(contrasts) > 1 else there
+    cells = Counter(row.cell for row in rows if row.contrast in wanted)
+    (_, patient, visit, name, contrast, _), count = cells.most_common(1)[0]
+    if count > 1 and not re.search(r"{(?:running|picture)}", layout.pattern):
+        whose = " ".join(filter(None, (patient, visit, name))) or "one image"
+        return f"'{whose}' has {count} files of {contrast}"
+
+    contrasts_of = _contrasts_of_patients(rows)
+    without = [patient for patient, own in contrasts_of.items() if patient and wanted - own]
+    if layout.general and contrasts and len(contrasts_of) > 2 and len(without) == 1:
+        missing = " and ".join(sorted(wanted - contrasts_of[without[0]]))
+        return f"'{without[0]}' alone has no {missing}"
+    return ""
+
+
+def doubt_about_names(
+    rows: Sequence[Row],
+    fields_of: Sequence[Mapping[str, str]],
+    layout: Layout,
+    words: ContrastWords,
+) -> str:
+    """What the fields of a general line hold, `fields_of` each row, may be something else."""
+    if "{contrast}" not in layout.pattern and are_channels([row.scan.name for row in rows]):
+        return CHANNELS_WITHOUT_NAMES
+
+    numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    around: dict[str, set[tuple[str, ...]]] = defaultdict(set)  # contrast -> words around it
+    for row, fields in zip(rows, fields_of, strict=True):
+        if "running" in fields:
+            numbers[row.contrast, row.label, row.split].append(fields["running"])
+        if "/*{contrast}*" in layout.pattern:
+            around[row.contrast].add(_unknown_words(fields, words))
+    if not all(map(are_running_numbers, numbers.values())):
+        return "names of pictures may hold patients"
+    for contrast, own in around.items():
+        if len(own) > 1:
+            shown = " and ".join(f"'{' '.join(each)}'" for each in sorted(own)[:2])
+            return f"names of {contrast} differ in words that may be patients, as {shown}"
+
+    if layout.one_patient and max(Counter(row.contrast for row in rows).values()) > 1:
+        return "there are several files of one contrast"
+    contrasts_of = _contrasts_of_patients(rows)
+    if "{patient}" in layout.pattern and may_be_people_with_visits({*contrasts_of}):
+        return "the first words of its patients may be the patients, and the others visits"
+    there = set().union(*contrasts_of.values())
+    if 1 < len(contrasts_of) == sum(map(len, contrasts_of.values())) == len(there):
+        return "its patients would tell the contrasts apart"
+    return ""
+
+
+def _contrasts_of_patients(rows: Sequence[Row]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        found[row.subject].add(row.contrast)
+    return found
+
+
+def _unknown_words(fields: Mapping[str, str], words: ContrastWords) -> tuple[str, ...]:
+    """The words around a contrast that are neither of the scan, the visit nor the patient's folder."""
+    known = {word.lower() for word in words_of(fields.get("patient", ""))} | SERIES_WORDS
+    known |= words.contrast_of.keys()
+    found = map(str.lower, words_of(without_visits(fields["contrast"])))
+    return tuple(w for w in found if w not in known and not re.fullmatch(r"\d{1,3}", w))
