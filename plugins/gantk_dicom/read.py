@@ -204,7 +204,7 @@ def _values(slices: Sequence[Slice]) -> tuple[np.ndarray, np.dtype]:
     padding = np.isnan(pixels)
     if padding.any() and not padding.all():  # it is not measured: treat it as air
         pixels[padding] = pixels[~padding].min()
-    is_whole = np.array_equal(pixels, np.rint(pixels))
+    is_whole = all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return pixels, np.result_type(*dtypes) if is_whole else pixels.dtype
 
 
