@@ -16,7 +16,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.preparation import letter_of
 from gantk.errors import UserError, count_noun, did_you_mean
-from gantk.files import make_folder, write_file
+from gantk.files import whole_folder, write_file
 from gantk.formats.budget import spend
 from gantk.formats.files import write
 from gantk.formats.image import UPRIGHT, Format, Image, unusable_words, zeros
@@ -75,13 +75,13 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
         raise UserError(what, where="data", remedy="write the images to files, and pass the folder")
 
     rows: list[dict[str, Any]] = []
-    make_folder(folder, private=True)
     names = dict(zip(domain_letters(tuple(domains)), domains, strict=True))
-    for number, item in enumerate(_items(data, names)):
-        rows += _write_item(item, number, names, folder)
+    with whole_folder(folder, private=True, record=True) as unfinished:
+        for number, item in enumerate(_items(data, names)):
+            rows += _write_item(item, number, names, unfinished)
+        text = _csv(("path", "domain", *ABOUT), rows)
+        write_file(unfinished / "table.csv", text.encode(), private=True)
 
-    text = _csv(("path", "domain", *ABOUT), rows)
-    write_file(folder / "table.csv", text.encode(), private=True)
     words = f"{count_noun(rows, 'image')} in {folder}"
     if any(str(row.get("pair")).startswith("row-") for row in rows):
         words += "; images of one row are registered pairs (pass 'pair': False if they are not)"

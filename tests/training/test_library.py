@@ -11,6 +11,7 @@ import torch
 from tiny import ROOT, TINY, draw_pictures
 
 import gantk
+from gantk.data.arrays import keep
 
 GUIDE = ROOT / "docs" / "guides" / "engine-in-your-program.md"
 CPU = {"device": "cpu"}
@@ -114,6 +115,15 @@ def test_a_run_without_a_save_is_begun_again(tmp_path):
         assert training.engine.step == 0
     with pytest.raises(gantk.UserError, match="already contains a run"):
         gantk.training(TINY, seed=1, **again)
+
+
+def test_images_of_a_start_that_was_killed_are_stored_again(tmp_path):
+    drawn = np.random.default_rng(0).random((2, 12, 32, 32), np.float32)
+    arrays = {"T1": drawn[0], "T2": drawn[1], "patient": [f"p{n // 2}" for n in range(12)]}
+    keep(arrays, tmp_path / "run" / "data", ("T1", "T2"))  # a kill, before recipe.toml is written
+
+    with gantk.training(TINY, data=arrays, out=tmp_path / "run", **CPU) as training:
+        assert training.engine.step == 0
 
 
 def batches(*, ends=None, bad=None, value=0.0):
