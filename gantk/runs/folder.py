@@ -314,33 +314,30 @@ class RunFolder:
         write_file(folder / f"{name}.png", content.getvalue(), private=True)
 
     def latest(self) -> Path:
-        """The newest complete checkpoint; UserError where none has been saved yet."""
+        """The newest complete checkpoint; UserError where there is none."""
         steps = self.steps
         if not steps:
-            what = "the run has no checkpoint, because it ended before the first one"
-            raise UserError(
-                what, where=str(self.path), remedy=f"start the run again: {self._again}"
+            what = "the run has no checkpoint"
+            remedy = (
+                f"if it was stopped before the first one, run: gantk resume {argument(self.path)}"
             )
+            raise UserError(what, where=str(self.path), remedy=remedy)
         return self.checkpoint_of(steps[-1])
+
+    def to_continue(self) -> Path | None:
+        """The checkpoint after which a training goes on; None where it was stopped before the first
+        one. UserError where the checkpoints of a run that has ended are gone.
+        """
+        begun = self.steps or (self.path / "metrics.json").exists()
+        return self.latest() if begun else None
 
     def occupied_error(self) -> UserError:
         """Return the UserError for an `--out` that holds a run already, with the command that
         continues that run.
         """
-        begun = self.steps or (self.path / "metrics.json").exists()
-        if begun:
-            then = f"continue this run: gantk resume {argument(self.path)}"
-        else:
-            then = f"start this run again: {self._again}"
-
         what = f"'{self.path}' already contains a run"
-        remedy = f"choose another --out, or {then}"
+        remedy = f"choose another --out, or continue this run: gantk resume {argument(self.path)}"
         return UserError(what, where="--out", remedy=remedy)
-
-    @property
-    def _again(self) -> str:
-        leaks = " --allow-leakage" if self.leaks else ""
-        return f"gantk run {argument(self.path / 'recipe.toml')} --out {argument(self.path)}{leaks}"
 
     def best(self) -> Path:
         """The checkpoint that best.json names; UserError where best.json or that checkpoint is
@@ -378,7 +375,10 @@ class RunFolder:
         """The content of split.json: the images of each set as they were at training; UserError
         where it is missing.
         """
-        remedy = "restore it from a backup: only this file lists the training images"
+        remedy = (
+            "restore it from a backup: only this file lists the training images; or start the"
+            " training again by `gantk run`"
+        )
         return read_needed(self.path, "split.json", RecordedSplit, remedy)
 
     def usage(self) -> Speed:

@@ -116,7 +116,7 @@ def pack_record(run: RunFolder) -> Packing | None:
 
 def refuse_packed(run: RunFolder) -> None:
     """UserError where a run is a packed model: it has no training state to resume from."""
-    if pack_record(run) is not None:
+    if run.to_continue() is not None and pack_record(run) is not None:
         what = (
             f"'{run.path}' is a packed model, which contains weights but no state of the training"
         )

@@ -59,9 +59,11 @@ def assemble(
     known: RecordedSplit | None = None,
     loader: Loader | None = None,
     source: Any = None,
+    anew: bool = False,
 ) -> Parts:
     """Build and check data, method, batches and engine of a recipe; `known` is the split.json of an
-    existing run, `loader` gives its batches, `source` is the data's source where it is built.
+    existing run, which `anew` trains from its start; `loader` gives its batches, `source` is the
+    data's source where it is built.
     """
     train = model.train
     threads = Threads(runtime.world > 1 or runtime.device.type != "cpu")
@@ -81,7 +83,7 @@ def assemble(
             batches = LoaderBatches(loader, data.intensity, batches)
         batches.end = train.steps_in_all(batches.steps_per_epoch)
         start = Start()
-        if train.start and known is None and runtime.main:
+        if train.start and (known is None or anew) and runtime.main:
             start = start_from(train.start, method, data)
 
         scorer = Scorer(model, data, method, runtime)

@@ -282,7 +282,9 @@ def _expect_none(options: Mapping[str, Any]) -> None:
 
 
 def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -> Training:
-    """The training of a run folder, after its newest checkpoint."""
+    """The training of a run folder, after its newest checkpoint, or from the start where it was
+    stopped before the first one.
+    """
 
     def open_checked() -> tuple[RunFolder, CheckedRecipe, RecordedSplit]:
         folder = RunFolder.open(path)
@@ -291,15 +293,17 @@ def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -
         refuse_packed(folder)
         return folder, model, folder.split()
 
-    def locked_checkpoint() -> Path:
+    def locked_checkpoint() -> Path | None:
         around.ending.enter_context(lock_folder(folder.path))
-        return folder.latest()
+        return folder.to_continue()
 
     folder, model, split = sync_errors(open_checked, around.process)
     loader = _loader_again(folder, data, model)
     runtime = around.start(model, device, folder.path)
     saved = runtime.from_main(locked_checkpoint)
-    parts = assemble(model, runtime, split, loader)
+    parts = assemble(model, runtime, split, loader, anew=saved is None)
+    for line in parts.start.lines:
+        around.say(line)
     prepare_batches(parts)
     return _ready(parts, folder, saved, around)
 

@@ -100,18 +100,12 @@ def with_layout(tables: dict[str, Any], layout: Any) -> dict[str, Any]:
 
 def advice(folder: Path, world: int) -> str:
     """Advice for messages after a lost rank or a full disk: how to resume."""
-    what = "There is no checkpoint yet. Start the run again"
     steps = RunFolder(folder).steps
-    if steps:
-        what = (
-            f"The newest checkpoint is step {steps[-1]}. To continue, run: gantk resume"
-            f" {argument(folder)}"
-        )
-
+    what = "There is no run yet. Start it again"
+    if (folder / "split.json").is_file():
+        saved = f"The newest checkpoint is step {steps[-1]}" if steps else "There is no checkpoint"
+        what = f"{saved}. To continue, run: gantk resume {argument(folder)}"
     if world == 1:
         return f"{what}."
 
-    return (
-        f"{what}{', on' if steps else ' on'} {world} ranks again. torchrun --max-restarts 3"
-        " does this automatically."
-    )
+    return f"{what}, on {world} ranks again. torchrun --max-restarts 3 does this automatically."

@@ -113,7 +113,6 @@ def _check_begun(folder: str, settings: Iterable[object], *, is_run: bool) -> No
     run = RunFolder.open(folder)
     run.recipe(LACKING_IN_TRAINING).check()
     refuse_packed(run)
-    run.latest()
 
 
 def _require_unused(out: str) -> None:
