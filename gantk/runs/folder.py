@@ -315,21 +315,25 @@ class RunFolder:
 
     def latest(self) -> Path:
         """The newest complete checkpoint; UserError where there is none."""
-        steps = self.steps
-        if not steps:
-            what = "the run has no checkpoint"
-            remedy = (
-                f"if it was stopped before the first one, run: gantk resume {argument(self.path)}"
-            )
+        saved = self.to_continue()
+        if saved is None:
+            what = "the run has no checkpoint, because it ended before the first one"
+            remedy = f"begin it again: gantk resume {argument(self.path)}"
             raise UserError(what, where=str(self.path), remedy=remedy)
-        return self.checkpoint_of(steps[-1])
+        return saved
 
     def to_continue(self) -> Path | None:
-        """The checkpoint after which a training goes on; None where it was stopped before the first
-        one. UserError where the checkpoints of a run that has ended are gone.
+        """The checkpoint after which a training goes on; None where it ended before the first one.
+        UserError where a run with scores has lost its checkpoints.
         """
-        begun = self.steps or (self.path / "metrics.json").exists()
-        return self.latest() if begun else None
+        steps = self.steps
+        if steps:
+            return self.checkpoint_of(steps[-1])
+        if (self.path / "metrics.json").exists():
+            what = "the run has scores, but its checkpoints are gone"
+            remedy = "restore them from a backup, or train again with another --out"
+            raise UserError(what, where=str(self.path), remedy=remedy)
+        return None
 
     def occupied_error(self) -> UserError:
         """Return the UserError for an `--out` that holds a run already, with the command that

@@ -90,10 +90,12 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def alive(recipe: dict, run: Path) -> int:
-    """The process of a training that begins, or goes on from its last save."""
+    """The process of a training that begins, or goes on from its last save, or from its start where
+    it has none.
+    """
     quiet = {"device": "cpu", "say": lambda line: None}
-    saved = any((run / "checkpoints").glob("step-*/meta.json"))
-    return forked(lambda: api.resume(run, **quiet) if saved else api.run(recipe, out=run, **quiet))
+    begun = (run / "split.json").is_file()
+    return forked(lambda: api.resume(run, **quiet) if begun else api.run(recipe, out=run, **quiet))
 
 
 def undisturbed(recipe: dict, folder: Path) -> float:

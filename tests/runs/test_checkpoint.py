@@ -389,7 +389,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(again, copied_run, ti
     with pytest.raises(UserError, match="already contains a run.*gantk resume"):
         run(tiny_recipe, **quiet)  # it has scores: somebody removed its checkpoints
 
-    with pytest.raises(UserError, match="the run has no checkpoint"):
+    with pytest.raises(UserError, match="its checkpoints are gone"):
         resume(copied_run, device="cpu")
 
     (copied_run / "metrics.json").unlink()

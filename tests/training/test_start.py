@@ -47,9 +47,7 @@ def test_a_run_begins_with_the_averaged_weights_of_another(tiny_run, tiny_recipe
     assert of_start == {key: own["psnr"]["value"] for key, own in scores["metrics"].items()}
 
 
-def test_a_run_stopped_before_its_first_save_resumes_from_its_start(
-    tiny_run, tiny_recipe, tmp_path
-):
+def test_a_run_stopped_before_its_first_save_begins_as_ever(tiny_run, tiny_recipe, tmp_path):
     new, _ = begun(tiny_recipe, tiny_run, tmp_path / "new")
     expected = weights_of(new.path, 0)
     shutil.rmtree(new.path / "checkpoints")
