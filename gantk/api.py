@@ -475,10 +475,10 @@ def _notes_on_model(model: TrainedModel) -> list[str]:
     """What a user of a run must know before its results: that a baseline is better."""
     if model.run is None or not (model.run.path / "metrics.json").exists():
         return []
-    from gantk.metrics.rows import lost_sentence
+    from gantk.metrics.rows import judgement
 
-    line = lost_sentence(model.run)
-    return [f"note     {line}"] if line else []
+    sentence, tone = judgement(model.run)
+    return [f"note     {sentence}"] if tone == "bad" else []
 
 
 def _say_after(lines: list[str], say: Say) -> Say:

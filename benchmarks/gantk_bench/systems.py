@@ -13,8 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from gantk.metrics.names import baseline_words, needs_pairs, split_region
-from gantk.metrics.rows import TONES
-from gantk.metrics.verdict import Tone, tone_of, verdict_words
+from gantk.metrics.verdict import TONES, Tone, tone_of, verdict_words
 from gantk.report.words import (
     digits,
     direction_name,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from gantk.errors import UserError
 from gantk.metrics.intervals import paired_test
 from gantk.metrics.names import short_metric_name
-from gantk.metrics.verdict import p_words, verdict_words
+from gantk.metrics.verdict import verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
 NOT_COMPARED = (
@@ -164,13 +164,14 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[st
     """For each direction which system leads in its first score. These tests are corrected for the
     directions and systems alone, as the first scores of a recipe are.
     """
-    first: dict[Hashable, tuple[Any, ...]] = {}  # direction -> its first score
-    for test in tests:
-        first.setdefault(test.place[:-1], test.place)
-    _correct_primary([test for test in tests if test.place in first.values()])
+    first = {
+        test.place[:-1]: test.place for test in reversed(tests)
+    }  # direction -> its first score
+    primary = [test for test in tests if test.place == first[test.place[:-1]]]
+    _correct_primary(primary)
     return [
-        _sentence([test for test in tests if test.place == place], units.get(place[-1], ""))
-        for place in first.values()
+        _sentence([*own], units.get(place[-1], ""))
+        for place, own in groupby(primary, key=lambda test: test.place)
     ]
 
 
@@ -184,19 +185,15 @@ def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
         gains[test.one] += test.gain
     leader = max(gains, key=gains.__getitem__)  # the largest gain over all others
 
-    clauses = [_clause(test, unit) for test in both_ways if test.one == leader]
+    clauses = []
+    for test in both_ways:
+        if test.one == leader:
+            gain = Score(value=test.gain, ci95=test.ci95, n=test.n, unit=unit)
+            by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
+            words = verdict_words(test.verdict, test.other)
+            clauses.append(f"{words} ({by.rstrip()}, {gain.sample()})")
     place = f"{tests[0].label}: " if tests[0].label else ""
     return f"{place}{leader} is {'; '.join(clauses)}."
-
-
-def _clause(test: SystemTest, unit: str) -> str:
-    """`better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8)`."""
-    verdict = test.verdict
-    words = verdict_words(verdict, test.other) if verdict.better else f"no better than {test.other}"
-    gain = Score(value=test.gain, ci95=test.ci95, n=test.n, unit=unit)
-    by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}".rstrip()
-    figures = "; ".join(filter(None, [f"{by}, {gain.sample()}", p_words(verdict)]))
-    return f"{words} ({figures})"
 
 
 def add_tests(results: Results) -> None:

@@ -20,25 +20,6 @@ from gantk.runs.results import PairedTest, Score
 MIN_PATIENTS = least_patients()
 BOOTSTRAP_DRAWS = 2000
 GROUPS = 20  # jackknife: groups of images that are left out, one at a time
-# 97.5 % quantiles of Student's distribution with MIN_PATIENTS - 1 to GROUPS - 1 degrees of freedom:
-# importing scipy.special for one of them takes as long as KID of a small set
-STUDENT = (
-    2.5705818356363146,
-    2.4469118511449786,
-    2.364624251592784,
-    2.306004135204166,
-    2.262157162798205,
-    2.228138851986274,
-    2.200985160091639,
-    2.1788128296672284,
-    2.1603686564627913,
-    2.144786687917804,
-    2.131449545559776,
-    2.1199052992212546,
-    2.1098155778333156,
-    2.1009220402410382,
-    2.0930240544083087,
-)
 # Up to this number of patients all sign patterns are tried, beyond it FLIPS random ones.
 MAX_EXACT_PATIENTS = 20
 FLIPS = 20_000
@@ -51,13 +32,15 @@ def metric_score(
     metric: Any, found: Score, images: int, definition: str, corrected: float | None = None
 ) -> Score:
     """A score with what its metric says of it."""
-    about = {
+    about: dict[str, Any] = {
         "images": images,
         "unit": metric.unit,
         "definition": definition,
         "higher_is_better": metric.higher_is_better,
         "corrected": corrected,
     }
+    if metric.of_sets:
+        about["of_sets"] = True
     return found.model_copy(update=about)
 
 
@@ -167,6 +150,8 @@ def left_out_interval(
     variances add (two-sample jackknife, Arvesen 1969), the width is Student's. No interval if a set
     has unknown patients or fewer than `MIN_PATIENTS`, or would keep fewer than `least` images.
     """
+    from scipy.special import stdtrit
+
     sides = [group_numbers(patients) for patients in (real, fake)]
     whole = [np.ones(len(groups), dtype=bool) for groups in sides]
     value = statistic(*whole)
@@ -188,7 +173,7 @@ def left_out_interval(
         values = np.array(results)
         variance = variance + (count - 1) / count * np.square(values - values.mean(0)).sum(0)
 
-    reach = STUDENT[min(counts) - MIN_PATIENTS] * variance**0.5
+    reach = float(stdtrit(min(counts) - 1, 0.975)) * variance**0.5
     return value, [value - reach, value + reach]
 
 

@@ -34,6 +34,7 @@ class Metric:
     definition: str
     unit: str
     higher_is_better: bool | None
+    of_sets = False  # whether it compares two sets of images
 
     def expect_data(self, scorer: Any) -> bool:
         """Whether the metric scores the data of this `gantk.metrics.evaluate.Scorer`, asked before a

@@ -5,7 +5,7 @@ that need no knowledge of the scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,13 +20,12 @@ from gantk.metrics.names import (
     split_region,
     title_of,
 )
-from gantk.metrics.verdict import Tone, p_words, short_verdict_words, tone_of, verdict_words
+from gantk.metrics.verdict import TONES, Tone, tone_of, verdict_words
 from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, Verdict, number_text
 
 if TYPE_CHECKING:
     from gantk.runs.folder import RunFolder
 
-TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
 SENSES = {True: "higher is better", False: "lower is better", None: ""}
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
@@ -65,18 +64,12 @@ COLUMNS = (
     "difference_interval",
     "tone",
     "verdict",
-    "short_verdict",
-    "p",
-    "fair",
-    "fair_tone",
 )
 
 
 def score_rows(results: Results) -> pd.DataFrame:
-    """All scores as texts beside the best baseline's, in the order of metrics.json.
-
-    `tone` says how `verdict` may be coloured, `p` why a lead can be chance. `fair` is the verdict
-    against baselines that need no pairs, where one that needs them was best.
+    """All scores as texts beside the best baseline's, in the order of metrics.json; `tone` says how
+    `verdict` may be coloured.
     """
     rows = [
         _row(results, key, metric, score)
@@ -89,12 +82,9 @@ def score_rows(results: Results) -> pd.DataFrame:
 def _row(results: Results, key: str, metric: str, score: Score) -> dict[str, str]:
     verdict = results.verdict_of(key, metric)
     rival = results.rival(key, metric)
+    best = verdict.best_baseline
     name = short_metric_name(metric)
     plain_name, explanation = metric_words(metric)
-    best = verdict.best_baseline
-    fair = verdict.without_pairs or Verdict()
-    tone = tone_of(verdict)
-    is_unfair = bool(fair.best_baseline) and tone != "good" and needs_pairs(best)
     return {
         "key": key,
         "direction": title_of(key, results.domains),
@@ -111,12 +101,8 @@ def _row(results: Results, key: str, metric: str, score: Score) -> dict[str, str
         "baseline": rival.text(score.decimals) if rival else NO_VALUE,
         "baseline_name": baseline_words(best) if best else "",
         **_difference(score, rival, verdict),
-        "tone": tone,
+        "tone": tone_of(verdict),
         "verdict": verdict_words(verdict),
-        "short_verdict": short_verdict_words(verdict) if tone else "",
-        "p": p_words(verdict),
-        "fair": verdict_words(fair, "every baseline that needs no pairs") if is_unfair else "",
-        "fair_tone": tone_of(fair) if is_unfair else "",
     }
 
 
@@ -149,18 +135,18 @@ def main_rows(results: Results) -> pd.DataFrame:
     that are no worse than the whole image's.
     """
     rows = score_rows(results)
-    ranks = {(row.key, row.metric): TONES.index(row.tone) for row in rows.itertuples()}
-    is_main = [
-        row.region != "foreground"
-        or ranks[row.key, row.metric] < ranks.get((row.key, split_region(row.metric)[0]), math.inf)
-        for row in rows.itertuples()
+    ranks = rows.tone.map(TONES.index)
+    of_scores = dict(zip(zip(rows.key, rows.metric, strict=True), ranks, strict=True))
+    of_whole = [
+        of_scores.get((key, split_region(metric)[0]), math.inf)
+        for key, metric in zip(rows.key, rows.metric, strict=True)
     ]
-    return rows.loc[is_main].copy()
+    return rows[(rows.region != "foreground") | (ranks < of_whole)].copy()
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
-    """The results in one sentence that needs no knowledge of the scores; "" where nothing was
-    compared. `unseen`: False where patients were allowed on both sides of the split.
+    """The worst verdict on each direction in one sentence that needs no knowledge of the scores; ""
+    where nothing was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
@@ -169,28 +155,31 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
         return ""
 
     place = _tested_on(results, unseen)
-    directions = rows.groupby("key", sort=False)
-    if len(directions) > MAX_NAMED_DIRECTIONS:
-        counts = _worst_first(rows).drop_duplicates("key").verdict.value_counts(sort=False)
-        of_all = f"of {len(directions)} directions"
-        said = [_say_where(verdict, f"{count} {of_all}") for verdict, count in counts.items()]
-        return f"{place} the model is {'; '.join(said)}."
+    ranks = rows.tone.map(TONES.index)
+    count = rows.key.nunique()
+    if count > MAX_NAMED_DIRECTIONS:
+        worst = rows[ranks == ranks.min()]
+        where = f" in {worst.key.nunique()} of {count} directions"
+        return f"{place} the model is {_add_place(worst.verdict.iloc[0], where)}."
 
-    clauses = [
-        f"the model's {title_of(key.removesuffix('_post'), results.domains)} is {_clause(own)}"
-        for key, own in directions
-    ]
+    clauses = []
+    for key, own in rows.groupby("key", sort=False):
+        worst = own[ranks[own.index] == ranks[own.index].min()]
+        names = join_words([*worst["name"]])
+        if len(worst) > MAX_NAMED_METRICS:
+            names = f"{len(worst)} of {len(own)} scores"
+        first = worst.iloc[0]
+        verdict = _add_place(first.verdict, "" if len(worst) == len(own) else f" in {names}")
+        title = title_of(key.removesuffix("_post"), results.domains)
+        figures = f"{first['name']} {first.value}, {first.baseline_name} {first.baseline}"
+        clauses.append(f"the model's {title} is {verdict} ({figures})")
     return f"{place} {'; '.join(clauses)}."
 
 
-def _worst_first(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values("tone", key=lambda tones: tones.map(TONES.index), kind="stable")
-
-
-def _say_where(verdict: str, place: str) -> str:
-    """`ahead of every baseline in 2 of 4 directions, perhaps by chance`."""
+def _add_place(verdict: str, place: str) -> str:
+    """`ahead of the best baseline in PSNR, but this can be chance`."""
     what, comma, reason = verdict.partition(",")
-    return f"{what} in {place}{comma}{reason}"
+    return f"{what}{place}{comma}{reason}"
 
 
 def _judged_rows(results: Results) -> pd.DataFrame:
@@ -202,22 +191,6 @@ def _judged_rows(results: Results) -> pd.DataFrame:
 def of_returned_images(rows: pd.DataFrame) -> pd.DataFrame:
     """Of a direction with post-steps the rows after them, as they are what the model returns."""
     return rows[~(rows.key + "_post").isin(rows.key)].copy()
-
-
-def _clause(rows: pd.DataFrame) -> str:
-    """`not better than a simple intensity map in PSNR, better than every baseline in SSIM (PSNR 24.93
-    dB against 25.40 dB)`: the worst verdict first, and the figures of its first score.
-    """
-    ranked = _worst_first(rows)
-    clauses = []
-    for verdict, own in ranked.groupby("verdict", sort=False):
-        names = join_words([*own["name"]])
-        scores = names if len(own) <= MAX_NAMED_METRICS else f"{len(own)} of {len(rows)} scores"
-        clauses.append(_say_where(verdict, scores))
-    first = ranked.iloc[0]
-    figures = f"{first['name']} {first.value} against {first.baseline}"
-    p = f"; {first.p}" if first.p else ""
-    return f"{', '.join(clauses)} ({figures}{p})"
 
 
 def result_tone(results: Results) -> Tone:
@@ -236,19 +209,18 @@ def judgement(run: RunFolder) -> tuple[str, Tone]:
     return result_sentence(results, unseen=not run.leaks), result_tone(results)
 
 
-def lost_sentence(run: RunFolder) -> str:
-    """The first sentence of a run's report where a baseline is better than the model; else ""."""
-    sentence, tone = judgement(run)
-    return sentence if tone == "bad" else ""
-
-
 def pairs_sentence(results: Results) -> str:
     """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
     against all others; "" for other models.
     """
     rows = main_rows(results)
     lost = rows[rows.tone.isin(["bad", "near"])]
-    if lost.empty or not (lost.fair_tone == "good").all():
+    verdicts = [results.verdict_of(*place) for place in zip(lost.key, lost.metric, strict=True)]
+    is_fair = [
+        needs_pairs(each.best_baseline) and tone_of(each.without_pairs or Verdict()) == "good"
+        for each in verdicts
+    ]
+    if not is_fair or not all(is_fair):
         return ""
     names = join_words([*lost.baseline_name.unique()])
     return (
@@ -312,17 +284,17 @@ def _tested_on(results: Results, unseen: bool) -> str:
     """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
     split = results.split or SplitSummary()
     unseen = unseen and split.by == "patient" and not split.consequences
-    if set(results.metrics) <= set(FROM_NOISE):  # n counts generated images
-        return f"Compared with real images{' of unseen patients' if unseen else ''},"
-
     scores = [
         score
         for key, of_direction in results.metrics.items()
-        if key not in FROM_NOISE
+        if key not in FROM_NOISE  # their n counts generated images
         for score in of_direction.values()
     ]
-    images = _largest([score.images for score in scores])
-    patients = _largest([score.n for score in scores])
+    if not scores:
+        return f"Compared with real images{' of unseen patients' if unseen else ''},"
+
+    images = max(score.images or 0 for score in scores)
+    patients = max(score.n or 0 for score in scores)
     if not patients_are_known(results):
         return f"On {count_noun(images, 'test image')} whose patients are not known,"
     whose = count_noun(patients, "patient")
@@ -330,10 +302,6 @@ def _tested_on(results: Results, unseen: bool) -> str:
         return f"On {whose} that the model had never seen,"
     warning = " (see the warning)" if split.consequences else ""
     return f"On {count_noun(images, 'test image')} of {whose}{warning},"
-
-
-def _largest(numbers: Sequence[int | None]) -> int:
-    return max((number or 0 for number in numbers), default=0)
 
 
 def patients_are_known(results: Results) -> bool:

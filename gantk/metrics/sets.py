@@ -28,8 +28,6 @@ from gantk.runs.results import Score
 WHERE = "evaluate.metrics"
 IMAGES_PER_PASS = 32
 MAX_GRAY_SIDE = 128  # for random features; larger images are shrunk
-SUBSET = 1000  # images, as published; smaller sets are compared whole
-SUBSETS = 100
 VECTORS_PER_BLOCK = 1024  # vectors per side of a block of the kernel matrix
 FEW_IMAGES = 32  # definitions say so if there are fewer images
 WARNING = f"with fewer than {FEW_IMAGES} images the value is unbiased, but depends much on chance"
@@ -217,6 +215,7 @@ class SetMetric(Metric):
     Returns a `Score`, or several by name; UserError where the sets do not suit it.
     """
 
+    of_sets = True
     baselines = True  # whether the outputs of baselines are scored too
 
     def __call__(
@@ -269,10 +268,9 @@ class Kid(InFeatures):
     (x.y / d + 1)^3.
 
     It is 0 on average for two sets of the same distribution, so it may be negative. It is unbiased
-    for any number of images. Sets of up to 1000 images are compared as a whole; for larger sets it
-    is the mean over 100 random subsets of 1000, as published. The interval is a jackknife over groups
-    of patients of the whole sets. Fewer than 2 images are an error. The definition notes if there are
-    fewer than 32.
+    for any number of images, so sets are compared as a whole, and not in random subsets of 1000. The
+    interval is a jackknife over groups of patients. Fewer than 2 images are an error. The definition
+    notes if there are fewer than 32.
     """
 
     kind = "kid"
@@ -281,33 +279,14 @@ class Kid(InFeatures):
         require_images(self.name, test, fake)
         real, made = self.vectors(train, test, fake)
         value, ci95 = squared_mmd(real, made, test.patients, fake.patients)
-        how = "whole-sets"
-        fewest = min(len(real), len(made))
-        if fewest > SUBSET:
-            whole = value
-            value = _mean_of_subsets(real, made)
-            how = f"subsets={SUBSETS}x{SUBSET}"
-            ci95 = ci95 and [end - whole + value for end in ci95]
-
-        definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
+        definition = f"{self.definition}/n={len(fake)},real={len(test)}/whole-sets"
         details = {}
-        if fewest < FEW_IMAGES:
+        if min(len(real), len(made)) < FEW_IMAGES:
             definition += "/few-images"
             advice = ". Read the interval, not the value" if ci95 else ""
             details = {"warning": WARNING + advice}
 
         return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
-
-
-def _mean_of_subsets(real: np.ndarray, fake: np.ndarray) -> float:
-    """The mean squared MMD of random (seeded) subsets of both sets."""
-    rng = np.random.default_rng(0)
-    values = []
-    for _ in range(SUBSETS):
-        some_real = real[rng.choice(len(real), SUBSET, replace=False)]
-        some_fake = fake[rng.choice(len(fake), SUBSET, replace=False)]
-        values.append(squared_mmd(some_real, some_fake)[0])
-    return float(np.mean(values))
 
 
 def squared_mmd(

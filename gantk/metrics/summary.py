@@ -21,7 +21,7 @@ from gantk.metrics.rows import (
     result_sentence,
 )
 from gantk.metrics.table import table_of
-from gantk.metrics.verdict import Tone
+from gantk.metrics.verdict import SHORT_WORDS, Tone
 from gantk.runs.results import NO_VALUE, Results, Score
 from gantk.terminal import LINE_WIDTH, TextTable
 
@@ -71,6 +71,7 @@ def summary_lines(results: Results) -> Iterator[str]:
     rows = of_returned_images(main_rows(results))  # the report has all
     rows.loc[rows.direction == rows.direction.shift(), "direction"] = ""
     if (rows.tone != "").any():
+        rows["short_verdict"] = rows.tone.map(SHORT_WORDS)
         rows["difference"] = (rows.difference + " " + rows.difference_interval).str.rstrip()
         yield TextTable(
             tuple(BESIDE_BASELINES.values()),

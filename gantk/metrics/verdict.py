@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
@@ -18,17 +17,18 @@ from gantk.metrics.intervals import (
     patient_means,
     probability_better,
 )
-from gantk.metrics.names import CEILING, baseline_words, needs_pairs
+from gantk.metrics.names import CEILING, needs_pairs
 from gantk.metrics.table import MODEL, trouble
 from gantk.runs.results import Score, Verdict
 
-BY_CHANCE = "perhaps by chance"
-SHORT_WORDS = {"good": "better", "bad": "not better", "": ""}
-
-
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
-Rival = tuple[Any, Verdict]  # a baseline's mean or None, and the verdict against it
+TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
+SHORT_WORDS: dict[Tone, str] = {"good": "better", "near": "ahead", "bad": "not better", "": ""}
+BEST_BASELINE = "the best baseline"
+
+
+# ---- in words
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -41,12 +41,35 @@ def tone_of(verdict: Verdict) -> Tone:
     if not verdict.better:
         return "bad"
     p, _ = _deciding_p(verdict)
-    patients = tested_patients(verdict)
+    patients = _tested_patients(verdict)
     is_enough = patients is None or patients >= MIN_PATIENTS
     return "good" if is_enough and p is not None and p < SIGNIFICANCE else "near"
 
 
-def tested_patients(verdict: Verdict) -> int | None:
+def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
+    """A verdict in words: `better than the best baseline`, `not better than the best baseline`,
+    `ahead of the best baseline, but 5 patients are too few: 10 are needed`.
+    """
+    tone = tone_of(verdict)
+    if not tone:
+        return "not compared"
+    if tone != "near":
+        return f"{SHORT_WORDS[tone]} than {rival}"
+
+    patients = _tested_patients(verdict)
+    p, comparisons = _deciding_p(verdict)
+    reason = "this can be chance"
+    if patients == 0:
+        reason = "the patients are not known"
+    elif patients is not None and patients < least_patients(comparisons):
+        few = "1 patient is" if patients == 1 else f"{patients} patients are"
+        reason = f"{few} too few: {needed_patients(comparisons)} are needed"
+    elif p is not None:
+        reason = f"this can be chance (p = {p:.2g})"
+    return f"ahead of {rival}, but {reason}"
+
+
+def _tested_patients(verdict: Verdict) -> int | None:
     """The number of patients that a verdict is based on, 0 where images are of unknown ones; None
     where it was not stored.
     """
@@ -63,55 +86,7 @@ def _deciding_p(verdict: Verdict) -> tuple[float | None, int]:
     return (test.p, 1) if test.holm is None else (test.holm, test.of or 1)
 
 
-def deciding_words(verdict: Verdict) -> str:
-    """The p-value that decides: `p = 0.094, sign-flip test, corrected for 2 comparisons`; "" without
-    any.
-    """
-    p, comparisons = _deciding_p(verdict)
-    if p is None:
-        return ""
-    if verdict.test is None:
-        return f"p = {p:.2g}, corrected for all comparisons"
-    corrected = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
-    return f"p = {p:.2g}, sign-flip test{corrected}"
-
-
-def p_words(verdict: Verdict) -> str:
-    """`deciding_words` of a lead that can be chance; "" for other verdicts, and where too few patients
-    were tested for any p.
-    """
-    is_chance = tone_of(verdict) == "near" and _reason(verdict) == BY_CHANCE
-    return deciding_words(verdict) if is_chance else ""
-
-
-def _reason(verdict: Verdict) -> str:
-    """Why a lead is not significant."""
-    patients = tested_patients(verdict)
-    _, comparisons = _deciding_p(verdict)
-    if patients == 0:
-        return "patients unknown"
-    if patients is not None and patients < least_patients(comparisons):
-        were = "was" if patients == 1 else "were"
-        return f"{needed_patients(comparisons)} patients are needed, {patients} {were} tested"
-    return BY_CHANCE
-
-
-def verdict_words(verdict: Verdict, rivals: str = "every baseline") -> str:
-    """A verdict in words: `better than every baseline`, `not better than a simple intensity map`,
-    `ahead of every baseline, perhaps by chance`.
-    """
-    tone = tone_of(verdict)
-    if tone == "good":
-        return f"better than {rivals}"
-    if tone == "bad":
-        return f"not better than {baseline_words(verdict.best_baseline)}"
-    return f"ahead of {rivals}, {_reason(verdict)}" if tone else "not compared"
-
-
-def short_verdict_words(verdict: Verdict) -> str:
-    """The same for a narrow column that stands beside the baseline's."""
-    tone = tone_of(verdict)
-    return f"ahead, {_reason(verdict)}" if tone == "near" else SHORT_WORDS[tone]
+# ---- in numbers
 
 
 def pair_verdict(
@@ -132,15 +107,14 @@ def pair_verdict(
 
         systems = dict(iter(of_metric.groupby("system", sort=False)))
         model = systems.pop(MODEL)
+        rivals = {name: rival for name, rival in systems.items() if not trouble(rival)}
+        means = {name: mean_score(own.value, own.patient) for name, own in rivals.items()}
         mean = mean_score(model.value, model.patient)
+        judged = {name: _test_against(rival, model, higher) for name, rival in rivals.items()}
         if trouble(model):
             mean = -math.inf if higher else math.inf
-        rivals = {
-            name: (mean_score(rival.value, rival.patient), _test_against(rival, model, higher))
-            for name, rival in systems.items()
-            if not trouble(rival)
-        }
-        verdict = _verdict(mean, rivals, higher)
+            judged = dict.fromkeys(rivals, Verdict(probability=0.0))
+        verdict = _against_best(mean, means, judged, higher)
         if verdict:
             verdicts[metric] = verdict
 
@@ -149,16 +123,13 @@ def pair_verdict(
 
 def _test_against(rival: pd.DataFrame, model: pd.DataFrame, higher: bool) -> Verdict:
     """The probability that the model is better than a baseline on the same images, and the test."""
-    if trouble(model):
-        return Verdict(probability=0.0)
     gains = model.value.to_numpy() - rival.value.to_numpy()
     of_patients = patient_means(gains if higher else -gains, model.patient)
     if "" in model.patient.array:
         of_patients = of_patients[:0]  # they are not known
     test = paired_test(of_patients)
     patients = None if test else len(of_patients)
-    probability = probability_better(of_patients)
-    return Verdict(probability=probability, test=test, patients=patients)
+    return Verdict(probability=probability_better(of_patients), test=test, patients=patients)
 
 
 def set_verdict(
@@ -173,55 +144,52 @@ def set_verdict(
         if higher is None:
             continue
 
-        rivals = {}
-        for name, scores in baselines.items():
-            if metric in scores:
-                probability = _probability_of_scores(score, scores[metric], higher)
-                judged = Verdict(probability=probability, patients=patients)
-                rivals[name] = scores[metric].value, judged
-
-        verdict = _verdict(score.value, rivals, higher)
+        rivals = {name: own[metric] for name, own in baselines.items() if metric in own}
+        means = {name: rival.value for name, rival in rivals.items()}
+        judged = {
+            name: Verdict(probability=_probability(score, rival, higher), patients=patients)
+            for name, rival in rivals.items()
+        }
+        verdict = _against_best(score.value, means, judged, higher)
         if verdict:
             verdicts[metric] = verdict
 
     return verdicts
 
 
-def _probability_of_scores(score: Score, other: Score, higher: bool) -> float | None:
+def _probability(score: Score, other: Score, higher: bool) -> float | None:
     """The probability that a score is better than another; None where one has no interval."""
     if score.value is None or other.value is None or not score.ends or not other.ends:
         return None
-
-    gain = score.value - other.value
-    if not higher:
-        gain = -gain
-
+    gain = score.value - other.value if higher else other.value - score.value
     error = math.hypot(*((high - low) / (2 * 1.96) for low, high in (score.ends, other.ends)))
     if error > 0:
         return NormalDist().cdf(gain / error)
+    return 0.5 if gain == 0 else float(gain > 0)
 
-    return (1 + float(np.sign(gain))) / 2
 
-
-def _verdict(value: float | None, rivals: Mapping[str, Rival], higher: bool) -> Verdict | None:
+def _against_best(
+    value: float | None,
+    means: Mapping[str, float | None],
+    judged: Mapping[str, Verdict],
+    higher: bool,
+) -> Verdict | None:
     """The verdict against the best baseline, and under `without_pairs` that against the best one that
-    needs none; None where nothing is scored.
+    needs none; None where nothing is scored. `means` and `judged`: of each baseline.
     """
-    scored = {
-        name: rival for name, rival in rivals.items() if rival[0] is not None and name != CEILING
-    }
-    verdict = _against_best(value, scored, higher)
+    known = {name: mean for name, mean in means.items() if mean is not None and name != CEILING}
+    fair = {name: mean for name, mean in known.items() if not needs_pairs(name)}
+    found = []
+    for rivals in (known, fair):
+        if value is None or not rivals:
+            found.append(None)
+            continue
+        best = (max if higher else min)(rivals, key=rivals.__getitem__)
+        better = bool(value > rivals[best] if higher else value < rivals[best])
+        # a copy, as tests are corrected in place
+        update = {"better": better, "best_baseline": best}
+        found.append(judged[best].model_copy(deep=True, update=update))
+    verdict, without_pairs = found
     if verdict:
-        fair = {name: rival for name, rival in scored.items() if not needs_pairs(name)}
-        verdict.without_pairs = _against_best(value, fair, higher)
+        verdict.without_pairs = without_pairs
     return verdict
-
-
-def _against_best(value: float | None, rivals: Mapping[str, Rival], higher: bool) -> Verdict | None:
-    if value is None or not rivals:
-        return None
-    best = (max if higher else min)(rivals, key=lambda name: rivals[name][0])
-    mean, judged = rivals[best]
-    better = bool(value > mean if higher else value < mean)
-    # a copy, as tests are corrected in place
-    return judged.model_copy(deep=True, update={"better": better, "best_baseline": best})

@@ -24,7 +24,6 @@ from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.names import baselines
 from gantk.metrics.rows import files_sentences
-from gantk.metrics.verdict import deciding_words
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import load
 from gantk.report import words
@@ -182,9 +181,7 @@ def templates(*folders: Path) -> Environment:
     )
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
-    templates.filters.update(
-        deciding_p=deciding_words, duration=duration, median=median, quote=shlex.quote
-    )
+    templates.filters.update(duration=duration, median=median, quote=shlex.quote)
     return templates
 
 

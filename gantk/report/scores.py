@@ -94,7 +94,7 @@ def summary_csv(summary: pd.DataFrame) -> str:
         }
     )
     table[["ci95_low", "ci95_high", "lowest_patient", "highest_patient"]] = ends
-    patients = [None if score.compares_sets else score.n for score in summary.score]
+    patients = [None if score.of_sets else score.n for score in summary.score]
     table["patients"] = pd.array(patients, dtype="Int64")
     table["images"] = pd.array([score.images for score in summary.score], dtype="Int64")
     return table.to_csv(index=False, lineterminator="\n")

@@ -6,7 +6,6 @@ Read `Results` and `Score` first.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,6 +102,7 @@ class Score(Table):
     higher_is_better: bool | None = about(
         "Whether higher values are better; null if neither direction is."
     )
+    of_sets: bool = about("Whether it compares two sets of images.", False)
     corrected: float | None = about(
         "The score after the best linear correction of the output's intensities in the foreground,"
         " or in the whole image where no foreground is known."
@@ -115,11 +115,6 @@ class Score(Table):
     def figures(self) -> dict[str, Score]:
         """The details that are scores too, such as the same score of real images."""
         return {name: each for name, each in self.details.items() if isinstance(each, Score)}
-
-    @property
-    def compares_sets(self) -> bool:
-        """Whether it compares two sets of images: `n` counts images then, not patients."""
-        return re.search(r"\breal=\d", self.definition) is not None
 
     @property
     def decimals(self) -> int:
@@ -173,7 +168,7 @@ class Score(Table):
             return f"{count_noun(self.images, 'image')}, patients unknown" if self.images else ""
         if self.n is None:
             return ""
-        if self.compares_sets:
+        if self.of_sets:
             return count_noun(self.images or self.n, "image")
         images = (
             f" ({count_noun(self.images, 'image')})"

@@ -117,26 +117,26 @@ def test_a_test_of_systems_states_the_gain_of_the_first():
     assert lower.gain == -test.gain
 
 
-UNSURE = "perhaps by chance"
+UNSURE = "but this can be chance (p = "
 # by how much y and z are better than x for each patient -> the sentence, and whether the gain has an interval
 SENTENCES = {
     "one patient": ([[3]], "Which of them is better cannot be said: no two of them have", False),
     "two": (
         [[3, 4]],
-        "y is ahead of x, 10 patients are needed, 2 were tested (PSNR better by 3.50",
+        "y is ahead of x, but 2 patients are too few: 10 are needed (PSNR better by 3.50",
         False,
     ),
     "five": (
         [[3] * 5],
-        "y is ahead of x, 10 patients are needed, 5 were tested (PSNR better by 3",
+        "y is ahead of x, but 5 patients are too few: 10 are needed (PSNR better by 3",
         False,
     ),
     "six": ([[3] * 6], "y is better than x (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
     "worse": ([[-3] * 6], "x is better than y (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
-    "chance": ([[3, -2] * 4], f"y is ahead of x, {UNSURE} (PSNR better by 0.50 dB [", True),
+    "chance": ([[3, -2] * 4], f"y is ahead of x, {UNSURE}", True),
     "equal": (
         [[0] * 6],
-        "x is no better than y (PSNR better by 0.00 dB [0.00, 0.00], n = 6).",
+        "x is not better than y (PSNR better by 0.00 dB [0.00, 0.00], n = 6).",
         True,
     ),
     "three": (
@@ -147,7 +147,7 @@ SENTENCES = {
     ),
     "near": (
         [[5] * 8, [3, 6, 4.5] * 2 + [5, 5]],
-        f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], n = 8); ahead of z, {UNSURE} (",
+        f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], n = 8); ahead of z, {UNSURE}",
         True,
     ),
 }
@@ -198,7 +198,7 @@ def test_a_bench_states_its_tests_and_corrections():
     ]
     leading, tests = sentences(systems(rows))
 
-    assert "one is no better than two (PSNR better by 0.0000 [0.0000, 0.0000], n = 6)" in leading
+    assert "one is not better than two (PSNR better by 0.0000 [0.0000, 0.0000], n = 6)" in leading
     better = "1 (one PSNR T1\xa0→\xa0T2) better, 0 worse, 1 undecided at 5 %"
     assert f"corrected by Holm over 2 comparisons: {better}" in tests
     unknown = Row.model_validate(row | {"label": "one", "patients": None})

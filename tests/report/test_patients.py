@@ -277,15 +277,15 @@ def folds(tiny_run, tmp_path):
             3,
             [
                 "a-0 to a-2, 3 of 3 folds of one recipe, together: On 6 patients that the model had"
-                " never seen, the model's T1 -> T2 is better than every baseline in PSNR (PSNR"
-                " 25.00 dB against 11.00 dB).",
+                " never seen, the model's T1 -> T2 is better than the best baseline (PSNR"
+                " 25.00 dB, the unchanged input 11.00 dB).",
             ],
         ),
         (
             OF_A,
             ("scores.csv", "11.0,,True", "60.0,,True"),
             3,
-            ["is not better than the unchanged input in PSNR (PSNR 25.00 dB against 27.33 dB)"],
+            ["is not better than the best baseline (PSNR 25.00 dB, the unchanged input 27.33 dB)"],
         ),
         (
             OF_A + OF_B,
@@ -295,7 +295,7 @@ def folds(tiny_run, tmp_path):
                 "a-0 to a-2 is better than b-0 to b-2 (PSNR better by 1.00 dB [1.00, 1.00], n = 6)",
                 "The tests are over patients, not over trainings",
                 "b-0 to b-2, 3 of 3 folds of one recipe, together: On 6 patients",
-                "(PSNR 24.00 dB against 11.00 dB)",
+                "(PSNR 24.00 dB, the unchanged input 11.00 dB)",
             ],
         ),
         (
@@ -305,8 +305,8 @@ def folds(tiny_run, tmp_path):
             [
                 "n = 4",
                 "b-1 to b-0, 2 of 3 folds",
-                "10 patients are needed, 4 were tested",
-                "(PSNR 22.00 dB against 10.50 dB)",
+                "but 4 patients are too few: 10 are needed",
+                "(PSNR 22.00 dB, the unchanged input 10.50 dB)",
             ],
         ),
         (
@@ -350,7 +350,7 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
             OF_A + OF_B,
             [
                 "3 of 3 folds with 2 seeds of one recipe",
-                "PSNR 24.50 dB against 11.00 dB",
+                "PSNR 24.50 dB, the unchanged input 11.00 dB",
             ],
         ),
         (
