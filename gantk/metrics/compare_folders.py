@@ -25,7 +25,8 @@ from gantk.metrics.file_pairs import (
     list_images,
     of_contrasts,
 )
-from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.intervals import metric_score
+from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind_or_raise
@@ -139,23 +140,34 @@ def compare(
 
     unknown = len(pairs) > 1 and not (real.patient != "").any()
     result = FolderResults(
-        metrics={DIRECTION: {}}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
+        metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
     )
     gray = gray_range(read(scan) for scan in (pairs.scan_real if of_pairs else real.scan))
+    scores: dict[str, Score] = {}
     if of_pairs:
-        result.metrics[DIRECTION] |= _score_pairs(
-            result, pairs, file_scorer(gray, of_pairs, place), read
-        )
+        scorer, scores = file_scorer(gray, of_pairs, place)
+        if not scorer.metrics:
+            reason = next(iter(scores.values())).definition.rpartition("/not-computed: ")[2]
+            remedy = "use other metrics too, such as psnr or mae"
+            raise UserError(reason, where="--metrics", remedy=remedy)
+        for pair in pairs.itertuples():
+            scans = pair.scan_made, pair.scan_real
+            output, reference = (torch.tensor(read(scan).pixels)[None] for scan in scans)
+            about = References(reference, [pair.owner_real], names=[pair.scan_made.name])
+            result.lines.append(scorer(scale(output), about, direction=DIRECTION))
+        lines = pd.concat(result.lines, ignore_index=True)
+        scores = scores_of(lines, scorer.about()) | scores
         notes += [NO_PATIENTS] * unknown + [NO_BASELINE]
     if of_sets:
-        result.metrics[DIRECTION] |= _score_sets(result, made, real, of_sets, place, read)
-    for score in result.metrics[DIRECTION].values():
+        scores |= _score_sets(scale, made, real, of_sets, place, read)
+    for score in scores.values():
         score.definition += "/predictions-matched-linearly" * match
+    result.metrics[DIRECTION] = scores
 
-    lines = [*summary_lines(result), *_scale_lines(scale)]
-    lines += [with_label("warning", gray.warning)] * bool(gray.warning)
-    lines += [with_label("note", note) for note in notes]
-    for line in lines:
+    shown = [*summary_lines(result), *_scale_lines(scale)]
+    shown += [with_label("warning", gray.warning)] * bool(gray.warning)
+    shown += [with_label("note", note) for note in notes]
+    for line in shown:
         say(line)
     return Scores(result)
 
@@ -172,25 +184,6 @@ def _pairs_of(
         if made.name.is_unique:  # else no layout helps
             ask_for_layouts(paths, layouts, error)
         raise
-
-
-def _score_pairs(
-    result: FolderResults, pairs: pd.DataFrame, scorer: PairScorer, read: Read
-) -> dict[str, Score]:
-    """Score each prediction against its truth; adds lines to the result. UserError where the images
-    are too small for every metric.
-    """
-    for pair in pairs.itertuples():
-        scans = pair.scan_made, pair.scan_real
-        output, reference = (torch.tensor(read(scan).pixels)[None] for scan in scans)
-        about = References(reference, [pair.owner_real], names=[pair.scan_made.name])
-        result.lines.append(scorer(result.scale(output), about, direction=DIRECTION))
-
-    if not scorer.metrics:
-        _, _, reason = next(iter(scorer.left_out.values())).definition.partition("/not-computed: ")
-        remedy = "use other metrics too, such as psnr or mae"
-        raise UserError(reason, where="--metrics", remedy=remedy)
-    return scorer.scores(pd.concat(result.lines, ignore_index=True))
 
 
 def _part(name: str) -> Part:
@@ -262,30 +255,36 @@ def _fit_line(pairs: Iterable[tuple[Image, Image]], match: bool) -> ScaleFit:
     )
 
 
-def file_scorer(gray: GrayRange, parts: Sequence[Part], device: Any, unit: str = "") -> PairScorer:
-    """Scores whole files in their own values, over the range that all true files share.
+def file_scorer(
+    gray: GrayRange, parts: Sequence[Part], device: Any, unit: str = ""
+) -> tuple[PairScorer, dict[str, Score]]:
+    """Scores whole files in their own values, over the range that all true files share. Also returns
+    the scores of metrics for which an image is too small: without a value, with the reason.
 
     `unit`: of the values, where it is known.
     """
     dims = len(min(gray.sizes, key=len))
-    metrics = [part(gray.span, dims) for part in parts]
-    for metric in metrics:
+    metrics = []
+    too_small = {}
+    for metric in [part(gray.span, dims) for part in parts]:
         if metric.in_intensities:
             metric.unit = unit
-    return PairScorer(
-        metrics,
-        low=gray.black,
-        data_range=gray.span,
-        dims=dims,
-        batch=1,
-        device=device,
-        regions=["whole"],
-        sizes=gray.sizes,
-    )
+        try:
+            for size in sorted(gray.sizes):
+                metric.expect_size(size)
+            metrics.append(metric)
+        except UserError as error:
+            reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
+            definition = f"{metric.definition}/not-computed: {reason}"
+            too_small[metric.name] = metric_score(
+                metric, Score(value=None, ci95=None, n=0), 0, definition
+            )
+    scorer = PairScorer(metrics, gray.black, gray.span, dims, 1, device, regions=["whole"])
+    return scorer, too_small
 
 
 def _score_sets(
-    result: FolderResults,
+    scale: ScaleFit,
     made: pd.DataFrame,
     real: pd.DataFrame,
     parts: list[Part],
@@ -302,7 +301,7 @@ def _score_sets(
 
     gray = gray_range(images[len(made) :])
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
-    fakes = ImageGroup(result.scale(pixels[: len(made)]) - gray.black, [*made.owner])
+    fakes = ImageGroup(scale(pixels[: len(made)]) - gray.black, [*made.owner])
     reals = ImageGroup(pixels[len(made) :] - gray.black, [*real.owner])
     found: dict[str, Score] = {}
     for part in parts:

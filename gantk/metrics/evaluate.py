@@ -26,7 +26,13 @@ from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
 from gantk.metrics.names import CEILING, short_metric_name, title_of
-from gantk.metrics.pair_scores import PairScorer, References, alarm_of_foreground
+from gantk.metrics.pair_scores import (
+    PairScorer,
+    References,
+    alarm_of_foreground,
+    score_pairs,
+    scores_of,
+)
 from gantk.metrics.pairs import Metric, PairMetric
 from gantk.metrics.references import (
     MAX_CURVE_IMAGES,
@@ -40,7 +46,7 @@ from gantk.metrics.samples import SampleBatch, Samples, difference
 from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, published_metrics, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
-from gantk.metrics.verdict import pair_verdict, set_verdict
+from gantk.metrics.verdict import set_verdict
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
 from gantk.progress import Work
@@ -77,7 +83,6 @@ class Tested:
     made: Tensor
     references: References
     lines: pd.DataFrame  # the scores of the model and of the baselines, see `gantk.metrics.table`
-    higher_is_better: Mapping[str, bool | None]  # of each score
 
 
 def default_metrics(method: Method) -> list[Any]:
@@ -261,7 +266,8 @@ class Scorer:
             if references is None:
                 scores[direction_to(to)] = self._validation_kid(to, self.reals.group(made))
             else:
-                scores[direction_to(to)] = self.curves.scores(self.curves(made, references))
+                lines = self.curves(made, references)
+                scores[direction_to(to)] = scores_of(lines, self.curves.about())
 
         if self.method.samples and not self.method.directions():
             count = min(MAX_CURVE_IMAGES, self.model.evaluate.images)
@@ -359,7 +365,6 @@ class Scorer:
                 made=made[key],
                 references=references,
                 lines=score_pairs(results, key, self.pairs, made, baselines, references),
-                higher_is_better=self.pairs.higher_is_better,
             )
             alarm = alarm_of_foreground(references.foreground)
             if alarm:
@@ -621,32 +626,6 @@ class Scorer:
                 metric.expect_size(self.model.data.size)
 
         return metric.expect_data(self) is not False  # others may return nothing
-
-
-def score_pairs(
-    results: Results,
-    key: str,
-    scorer: PairScorer,
-    made: Mapping[str, Tensor],
-    baselines: Mapping[str, Tensor],
-    references: References,
-) -> pd.DataFrame:
-    """Score images (`made`, `baselines`, by name) against their truth; adds lines, scores and verdicts
-    to results, those of baselines under the direction `key`. Returns the lines of that direction.
-    """
-    rivals = [
-        scorer(images, references, direction=key, system=name) for name, images in baselines.items()
-    ]
-    own = {name: scorer(images, references, direction=name) for name, images in made.items()}
-    for name, lines in own.items():
-        results.metrics[name] = scorer.scores(lines, references.above)
-        compared = pd.concat([lines, *rivals])
-        results.verdict[name] = {**pair_verdict(compared, scorer.higher_is_better)}
-    for name, lines in zip(baselines, rivals, strict=True):
-        of_baseline = results.baselines.setdefault(name, {})
-        of_baseline[key] = scorer.scores(lines, references.above)
-    results.lines.extend([*own.values(), *rivals])
-    return pd.concat([own[key], *rivals])
 
 
 def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:

@@ -1,26 +1,27 @@
-"""Scores of outputs against references: by metric and region, before and after a linear correction."""
+"""Scores of outputs against references: by metric and region, before and after a linear correction;
+and what follows from their lines: means over patients and verdicts.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.metrics.intervals import estimate, mean_score, metric_score
+from gantk.metrics.intervals import estimate, mean_score
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
 from gantk.metrics.pairs import LesionContrast, PairMetric
 from gantk.metrics.table import COLUMNS, MODEL, trouble
+from gantk.metrics.verdict import pair_verdict
 from gantk.progress import track
-from gantk.runs.results import Score
+from gantk.runs.results import Results, Score
 
-NOTHING = Score(value=None, ci95=None, n=0)
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
@@ -36,20 +37,6 @@ class References:
     units: Any = None  # the intensities of the files, see gantk.metrics.references.Units
     above: str = ""  # the share(s) of the range above which pixels are `foreground`
     names: Sequence[str] | None = None  # of the inputs; numbers where they have none
-
-
-def _without_value(metric: PairMetric, sizes: Collection[tuple[int, ...]]) -> Score | None:
-    """The score of a metric that cannot score images of all sizes: SSIM needs 11 pixels on each side.
-    Its definition states the reason.
-    """
-    try:
-        for size in sorted(sizes):
-            metric.expect_size(size)
-    except UserError as error:
-        reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
-        definition = f"{metric.definition}/not-computed: {reason}"
-        return metric_score(metric, NOTHING, 0, definition)
-    return None
 
 
 class PairScorer:
@@ -69,28 +56,21 @@ class PairScorer:
         batch: int,
         device: Any,
         regions: Sequence[str] = tuple(SUFFIXES),
-        sizes: Collection[tuple[int, ...]] = (),
     ):
-        """`sizes`: of all images, where some may be too small for a metric."""
-        too_small = {metric.name: _without_value(metric, sizes) for metric in metrics}
-        self.left_out = {name: score for name, score in too_small.items() if score}
-        self.metrics = [metric for metric in metrics if metric.name not in self.left_out]
+        self.metrics = metrics
         self.low = low
         self.batch = batch
         self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
         self._expect_regions()
-        of_regions = [metric for metric in self.metrics if metric.in_mask]
+        of_regions = [metric for metric in metrics if metric.in_mask]
         self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
-            for metric in of_regions if suffix else self.metrics:
+            for metric in of_regions if suffix else metrics:
                 self.rows_of[metric.name + suffix] = metric, suffix
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and of_regions:
             self.rows_of[self.contrast.name] = self.contrast, LESION
-        self.higher_is_better = {
-            name: metric.higher_is_better for name, (metric, _) in self.rows_of.items()
-        }
 
     def _expect_regions(self) -> None:
         """UserError where a metric has no region to be scored in."""
@@ -102,32 +82,50 @@ class PairScorer:
             allowed = [*SUFFIXES]
             raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
 
+    def about(self, above: str = "") -> dict[str, Score]:
+        """What is known of each score before it has a value: unit, definition, and which way is
+        better. `above`: of the references.
+        """
+        found = {}
+        for name, (metric, suffix) in self.rows_of.items():
+            definition = (metric.in_mask if suffix else "") or metric.definition
+            if suffix == FOREGROUND:
+                definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(above)}"
+            higher = metric.higher_is_better
+            found[name] = Score(unit=metric.unit, definition=definition, higher_is_better=higher)
+        return found
+
     def __call__(
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL
     ) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        values = defaultdict(list)
+        corrected = defaultdict(list)
         finite = []
         for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)
             made = output[part].to(self.device)
-            finite.append(made.isfinite().flatten(1).all(1).cpu().numpy())
-            for row, value, corrected in self._scores_of_batch(made, references, part):
+            finite.append(made.isfinite().flatten(1).all(1).cpu())
+            for row, value, after in self._scores_of_batch(made, references, part):
+                values[row].append(value.cpu().double())
                 unknown = torch.full_like(value, torch.nan)
-                after = unknown if corrected is None else corrected
-                found[row].append((_numbers(value), _numbers(after)))
-        if not found:
+                corrected[row].append((unknown if after is None else after).cpu().double())
+        if not values:
             return pd.DataFrame(columns=COLUMNS)
 
         names = range(len(output)) if references.names is None else references.names
         images = {"image": [*map(str, names)], "patient": references.patients}
-        about = pd.DataFrame(images).assign(finite=np.concatenate(finite))
-        parts = []
-        for row in (row for row in self.rows_of if row in found):
-            values, linear = (np.concatenate(each) for each in zip(*found[row], strict=True))
-            region = split_region(row)[1] or "whole"
-            own = about.assign(metric=row, region=region, value=values, corrected=linear)
-            parts.append(own)
+        about = pd.DataFrame(images).assign(finite=torch.cat(finite).numpy())
+        parts = [
+            about.assign(
+                metric=row,
+                region=split_region(row)[1] or "whole",
+                value=torch.cat(values[row]).numpy(),
+                corrected=torch.cat(corrected[row]).numpy(),
+            )
+            for row in self.rows_of
+            if row in values
+        ]
         table = pd.concat(parts, ignore_index=True)
         return table.assign(direction=direction, system=system)[COLUMNS]
 
@@ -180,30 +178,56 @@ class PairScorer:
             if suffix in self.suffixes and (mask is not None or not suffix)
         }
 
-    def scores(self, lines: pd.DataFrame, above: str = "") -> dict[str, Score]:
-        """The scores of a system over all images, by name. `above`: of the references."""
-        of_metrics = lines.groupby("metric", sort=False)
-        scores = {name: self._score(name, own, above) for name, own in of_metrics}
-        return scores | self.left_out
 
-    def _score(self, name: str, lines: pd.DataFrame, above: str) -> Score:
-        metric, suffix = self.rows_of[name]
-        definition = (metric.in_mask if suffix else "") or metric.definition
-        if suffix == FOREGROUND:
-            definition = f"{definition.removesuffix('/mask')}/{TISSUE.format(above)}"
-
-        problem = trouble(lines)
-        if problem:
-            return metric_score(metric, NOTHING, 0, f"{definition}/not-computed: {problem}")
-
-        patients = [*lines.patient]
-        corrected = mean_score(lines.corrected, patients)
-        found = estimate(lines.value, patients)
-        return metric_score(metric, found, int(lines.value.count()), definition, corrected)
+def scores_of(lines: pd.DataFrame, about: Mapping[str, Score]) -> dict[str, Score]:
+    """The scores of a system over all images, by name. `about`: as of `PairScorer.about`."""
+    of_metrics = lines.groupby("metric", sort=False)
+    return {name: _score(own, about[name]) for name, own in of_metrics}
 
 
-def _numbers(scores: Tensor) -> np.ndarray:
-    return scores.cpu().double().numpy()
+def _score(lines: pd.DataFrame, about: Score) -> Score:
+    problem = trouble(lines)
+    if problem:
+        nothing = {"value": None, "ci95": None, "n": 0, "images": 0, "corrected": None}
+        definition = f"{about.definition}/not-computed: {problem}"
+        return about.model_copy(update=nothing | {"definition": definition})
+
+    patients = [*lines.patient]
+    facts = about.dump() | {"corrected": mean_score(lines.corrected, patients)}
+    return estimate(lines.value, patients, images=int(lines.value.count()), **facts)
+
+
+def add_scores(results: Results, key: str, lines: pd.DataFrame, about: Mapping[str, Score]) -> None:
+    """Add the scores of the model and of its baselines to results, and the verdicts on the direction
+    `key`. `lines`: of all, each on the same images in the same order.
+    """
+    for (direction, system), own in lines.groupby(["direction", "system"], sort=False):
+        scores = results.metrics if system == MODEL else results.baselines.setdefault(system, {})
+        scores.setdefault(direction, {}).update(scores_of(own, about))
+    higher = {name: score.higher_is_better for name, score in about.items()}
+    results.verdict[key] = {**pair_verdict(lines, higher)}
+
+
+def score_pairs(
+    results: Results,
+    key: str,
+    scorer: PairScorer,
+    made: Mapping[str, Tensor],
+    baselines: Mapping[str, Tensor],
+    references: References,
+) -> pd.DataFrame:
+    """Score images (`made`, `baselines`, by name) against their truth; adds lines, scores and verdicts
+    to results, those of baselines under the direction `key`. Returns the lines of that direction.
+    """
+    about = scorer.about(references.above)
+    rivals = [
+        scorer(images, references, direction=key, system=name) for name, images in baselines.items()
+    ]
+    own = {name: scorer(images, references, direction=name) for name, images in made.items()}
+    for name, lines in own.items():
+        add_scores(results, name, pd.concat([lines, *rivals]), about)
+    results.lines.extend([*own.values(), *rivals])
+    return pd.concat([own[key], *rivals])
 
 
 def _in_regions(

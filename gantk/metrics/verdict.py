@@ -179,17 +179,16 @@ def _against_best(
     """
     known = {name: mean for name, mean in means.items() if mean is not None and name != CEILING}
     fair = {name: mean for name, mean in known.items() if not needs_pairs(name)}
-    found = []
-    for rivals in (known, fair):
-        if value is None or not rivals:
-            found.append(None)
-            continue
+    if value is None or not known:
+        return None
+
+    def against(rivals: Mapping[str, float]) -> Verdict:
         best = (max if higher else min)(rivals, key=rivals.__getitem__)
         better = bool(value > rivals[best] if higher else value < rivals[best])
         # a copy, as tests are corrected in place
         update = {"better": better, "best_baseline": best}
-        found.append(judged[best].model_copy(deep=True, update=update))
-    verdict, without_pairs = found
-    if verdict:
-        verdict.without_pairs = without_pairs
+        return judged[best].model_copy(deep=True, update=update)
+
+    verdict = against(known)
+    verdict.without_pairs = against(fair) if fair else None
     return verdict

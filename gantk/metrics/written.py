@@ -30,7 +30,7 @@ from gantk.inference.translator import Translator
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, file_scorer, gray_range
-from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind_or_raise
 from gantk.prepare.module import image_intensities, size_image
@@ -108,7 +108,7 @@ class WrittenTranslations:
         scores = [score for score in found if score is not None]
         of_files = {}
         if scorer is not None and len(scores) == len(groups):
-            of_files = scorer.scores(pd.concat(scores, ignore_index=True))
+            of_files = scores_of(pd.concat(scores, ignore_index=True), scorer.about())
         return Written(torch.cat(images)[order], torch.cat(padding)[order], of_files)
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
@@ -133,7 +133,8 @@ class WrittenTranslations:
         units = units_of(self.data, truths[:1], to)
         unit = "HU" if units is not None and units.name == "HU" else "gray values"
         gray = gray_range(file.read() for file in files)
-        return file_scorer(gray, parts, self.runtime.device, unit)
+        scorer, _ = file_scorer(gray, parts, self.runtime.device, unit)
+        return scorer
 
     def _translate(
         self,

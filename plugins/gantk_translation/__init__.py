@@ -98,7 +98,7 @@ def gantk_images_scored(tested, result, scorer) -> None:
 
         add_scores(tested["a_to_b"], scorer, result)
 
-    if any("nmi" in one.higher_is_better for one in tested.values()):
+    if any("nmi" in one.lines.metric.array for one in tested.values()):
         from gantk_translation.misaligned.nmi import add_nmi_of_inputs
 
         add_nmi_of_inputs(tested, result)

@@ -13,7 +13,7 @@ from test_metrics import pair
 from gantk.data.intensity import Window
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate, left_out_interval
-from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM, PairMetric
 from gantk.metrics.references import Units
 from gantk.metrics.verdict import pair_verdict, set_verdict
@@ -32,7 +32,7 @@ def scorer_of(*metrics, batch: int = 2) -> PairScorer:
 def scored(output, truth, scorer=None, patients=None, **about) -> dict:
     scorer = scorer or scorer_of()
     references = References(truth, patients or [f"p{i}" for i in range(len(truth))], **about)
-    scores = scorer.scores(scorer(output, references))
+    scores = scores_of(scorer(output, references), scorer.about())
     return {name: score.dump() for name, score in scores.items()}
 
 

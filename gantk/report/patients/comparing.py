@@ -13,7 +13,7 @@ import pandas as pd
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.comparing import Comparison, compare_systems
-from gantk.metrics.rows import result_tone, unlike_inputs
+from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
 from gantk.progress import Work
@@ -34,10 +34,9 @@ from gantk.report.patients.section import (
     pictures,
     shown_patients,
 )
-from gantk.report.patients.systems import FOLD, System, systems_of
+from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import grids, run_summary, summarise_systems
-from gantk.report.summary import summarise
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
 from gantk.runs.results import Score, StoredImage
@@ -47,10 +46,7 @@ OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
     " trainings one split: `--set data.split.file=FILE`, a table with the columns patient and split."
 )
-FOLDS = (
-    " Folds count as one where every run has scores, the recipes differ in data.split.fold alone and no"
-    " patient is tested twice; they are compared with the same folds of another recipe."
-)
+FOLDS = " Folds of one recipe count as one: give all of them, and the same folds of another recipe."
 OTHER_SCALES = (
     "The runs score images of the networks on other gray values, as the unchanged input shows ({}), so"
     " differences of these scores say nothing about the models. To make them comparable, translate the"
@@ -104,14 +100,15 @@ def write_report(
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
     systems = systems_of(named)
     reason = _why_not_compared(systems)
-    statistics = Comparison([], []) if reason else _statistics(systems)
-    answers = [reason] if reason else [*statistics.sentences, *_own_sentences(systems)]
-    caution = _caution(systems)
-    label = "warning" if reason else "result"
-    lines = [with_label(label, answer.replace(ARROW, " -> ")) for answer in answers]
-    lines += [with_label("note", caution)] * bool(caution)
-    for line in lines:
-        say(line)
+    compared = Comparison([], []) if reason else _compare(systems)
+    answers = [reason] if reason else compared.sentences
+    answers = [*answers, *(system.sentence for system in systems)]
+    is_once = len(systems) > 1 and any(len(system.seeds) == 1 for system in systems)
+    caution = ONE_SEED if is_once else ""
+    for answer in answers:
+        say(with_label("warning" if answer == reason else "result", answer.replace(ARROW, " -> ")))
+    if caution:
+        say(with_label("note", caution))
 
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
     common = [*_common_images(systems)]
@@ -125,15 +122,14 @@ def write_report(
         styles=("page.css", "patients.css"),
         scripts=("patients.js",),
         title=f"{len(named)} runs compared",
-        systems=systems,
-        answers=[answer.replace(" -> ", ARROW) for answer in answers],
+        systems=[system.name for system in systems],
+        answers=[answer.replace(" -> ", ARROW) for answer in answers if answer != reason],
         reason=reason,
         caution=caution,
-        runs=[(name, record, summarise(record)["sentence"]) for name, record in named.items()],
+        runs=named,
         oriented=all(map(shows_left_and_right, records)),
         grids=[*grids(summary)],
-        places={system.name: records.index(system.runs[0]) for system in systems},
-        tests=statistics.tests,
+        tests=compared.tests,
         cases=common,
         error_window=error_window([image.pictures for _, image in common]),
         differences=_differences(named),
@@ -178,21 +174,6 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
     }
 
 
-def _caution(systems: Sequence[System]) -> str:
-    """What tests over patients do not say, where a system was trained once; "" for one system."""
-    once = any(len(system.seeds) == 1 for system in systems)
-    return ONE_SEED if once and len(systems) > 1 else ""
-
-
-def _own_sentences(systems: Sequence[System]) -> list[str]:
-    """The results of those systems that are several runs, or lose against a baseline."""
-    return [
-        system.sentence
-        for system in systems
-        if system.is_pooled or result_tone(system.results) == "bad"
-    ]
-
-
 def _write_figures(
     folder: str | Path,
     rows: int,
@@ -229,19 +210,14 @@ def _write_figures(
 
 def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
-    tests = [system.tests for system in systems]
-    if len({frozenset(each) for each in tests}) > 1 or not all(tests[0]):
-        folds = [dict(flat(run.recipe.dump())).get(FOLD) for one in systems for run in one.runs]
-        return OTHER_IMAGES + (FOLDS if len({*folds}) > 1 else "")
-
-    for images in tests[0]:
-        found = unlike_inputs({one.name: one.tests[images].results for one in systems})
-        if found:
-            return OTHER_SCALES.format(found)
-    return ""
+    if len({system.tested for system in systems}) > 1:
+        has_folds = any(run.recipe.data.split.folds for one in systems for run in one.runs)
+        return OTHER_IMAGES + (FOLDS if has_folds else "")
+    found = unlike_inputs({system.name: system.results for system in systems})
+    return OTHER_SCALES.format(found) if found else ""
 
 
-def _statistics(systems: Sequence[System]) -> Comparison:
+def _compare(systems: Sequence[System]) -> Comparison:
     """The result of `gantk.compare_systems` for the metrics with a score of each patient."""
     tables = []
     about: dict[str, Score] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +21,33 @@ from gantk.metrics.evaluate import Tested
 from gantk.metrics.references import units_of
 from gantk.metrics.table import MODEL, owners
 from gantk.report.patients.section import KINDS
-from gantk.runs.results import StoredImage
+from gantk.runs.results import Results, Score, StoredImage
 
 # by dims: images of the worst patients, and as many of patients chosen without scores
 IMAGES_OF_WORST = {2: 3, 3: 1}
 
 
-def keep_test_images(run: Path, tested: dict[str, Tested]) -> None:
+def keep_test_images(run: Path, tested: dict[str, Tested], results: Results) -> None:
     """Write samples/test/DIRECTION-NUMBER-KIND.nii.gz, a colour picture as .png, and their index;
     kinds are input, output and truth.
     """
     make_folder(expect_inside(run, run / "samples"))
     with whole_folder(run / "samples" / "test", private=True) as made:
         index = {
-            direction: [image.dump() for image in _keep_direction(direction, one, made)]
+            direction: [
+                image.dump()
+                for image in _keep_direction(direction, one, results.metrics[direction], made)
+            ]
             for direction, one in tested.items()
         }
         write_file(made / "index.json", json.dumps(index).encode(), private=True)
 
 
-def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[StoredImage]:
+def _keep_direction(
+    direction: str, one: Tested, scores: Mapping[str, Score], folder: Path
+) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
-    ranks = _ranks_of(one)
+    ranks = _ranks_of(one, scores)
     median, of_images = _median_image(ranks)
     count = IMAGES_OF_WORST[one.made.ndim - 2]
     for number, place in enumerate(_images_to_keep(ranks, median, count)):
@@ -62,12 +67,12 @@ def _keep_direction(direction: str, one: Tested, folder: Path) -> Iterator[Store
         yield image
 
 
-def _ranks_of(tested: Tested) -> pd.DataFrame:
+def _ranks_of(tested: Tested, scores: Mapping[str, Score]) -> pd.DataFrame:
     """The test images by number: their patients and their first score, higher for better ones."""
     model = tested.lines[tested.lines.system == MODEL]
     first = model.metric.iloc[0]
     lines = model[model.metric == first].reset_index(drop=True)
-    sign = -1 if tested.higher_is_better[first] is False else 1
+    sign = -1 if scores[first].higher_is_better is False else 1
     return pd.DataFrame({"patient": owners(lines), "rank": sign * lines.value})
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, score_pairs
-from gantk.metrics.pair_scores import PairScorer, References
+from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer
+from gantk.metrics.pair_scores import PairScorer, References, score_pairs
 from gantk.metrics.pairs import MAE, PSNR, SSIM
 from gantk.metrics.references import number_that_fits, spread
 from gantk.runs.folder import RunFolder

@@ -9,8 +9,8 @@ from itertools import combinations
 import torch
 
 from gantk.metrics.baselines import IntensityMap, identity
-from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested, score_pairs
-from gantk.metrics.pair_scores import References
+from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested
+from gantk.metrics.pair_scores import References, score_pairs
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.runs.results import Case, Results
 
