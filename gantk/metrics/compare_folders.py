@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError, join_first
+from gantk.errors import UserError
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
@@ -223,15 +223,12 @@ def _fit_line(pairs: Iterable[tuple[Image, Image]], match: bool) -> ScaleFit:
     the line. A regression would shrink a poor prediction to the mean, and so score it too well.
     """
     pixels = [
-        np.stack(
-            [each.pixels.ravel()[:: max(1, each.pixels.size // MAX_LINE_PIXELS)] for each in pair]
-        )
+        [each.pixels.ravel()[:: max(1, each.pixels.size // MAX_LINE_PIXELS)] for each in pair]
         for pair in pairs
     ]
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
-    slope = 1.0
-    offset = 0.0
-    near: Any = slice(None)  # the pixels that are not far off the line
+    slope, offset = 1.0, 0.0
+    near = np.ones(len(x), dtype=bool)  # the pixels that are not far off the line
     for _ in range(10):
         if x[near].std() > 0 < y[near].std():
             slope = float(y[near].std() / x[near].std())
@@ -241,16 +238,13 @@ def _fit_line(pairs: Iterable[tuple[Image, Image]], match: bool) -> ScaleFit:
 
     before = np.sqrt(np.mean((x - y) ** 2))
     after = np.sqrt(np.mean((slope * x + offset - y) ** 2))
-    large_error = before > MIN_ERROR_OF_RANGE * np.ptp(y)
-    another = not MIN_SLOPE <= slope <= MAX_SLOPE or (
-        large_error and after < MAX_ERROR_LEFT * before
-    )
+    is_far = before > MIN_ERROR_OF_RANGE * np.ptp(y) and after < MAX_ERROR_LEFT * before
     return ScaleFit(
         slope=slope,
         offset=offset,
         predictions=[float(x.min()), float(x.max())],
         truth=[float(y.min()), float(y.max())],
-        another=bool(another),
+        another=bool(is_far or not MIN_SLOPE <= slope <= MAX_SLOPE),
         matched=match,
     )
 
@@ -314,25 +308,17 @@ def _score_sets(
 
 def _scale_lines(scale: ScaleFit) -> Iterator[str]:
     """Yield a line on the scales, where predictions were matched or are on another than the truth."""
+    line = f"truth = {scale.slope:.4g} x prediction {scale.offset:+.4g}"
     if scale.matched:
-        words = (
+        yield (
             "matched  all predictions are rescaled by one line, to the mean and spread of the truth"
-            " (no least-squares fit, so scores may fall):"
+            f" (no least-squares fit, so scores may fall): {line}"
         )
     elif scale.another:
-        words = (
+        yield (
             "warning  the predictions seem to have another scale than the truth, so scores are too"
-            " low. To rescale them, add --match:"
+            f" low. To rescale them, add --match: {line}"
         )
-    else:
-        return
-
-    low, high = scale.predictions
-    true_low, true_high = scale.truth
-    yield (
-        f"{words} truth = {scale.slope:.4g} x prediction {scale.offset:+.4g} (predictions:"
-        f" {low:.4g} to {high:.4g}, truth: {true_low:.4g} to {true_high:.4g})"
-    )
 
 
 @dataclass(frozen=True)
@@ -351,24 +337,24 @@ def gray_range(truths: Iterable[Image]) -> GrayRange:
     24 dB. UserError if all their pixels are equal.
     """
     facts = pd.DataFrame(map(_gray_facts, truths))
+    kinds = set(facts.kind)
     low, high = facts.low.min(), facts.high.max()
-    black, span = _black_and_span(low, high, set(facts.kind))
+    black, span = _black_and_span(low, high, kinds)
     if span <= 0:
-        listed = join_first([f"'{path}'" for path in facts.path], most=1)
-        what = f"all pixels of the truth are {black:g}, in {listed}"
+        what = f"all pixels of the truth are {black:g}, in '{facts.path[0]}'"
         remedy = "check the images: without contrast no score is defined"
         raise UserError(what, where="--truth", remedy=remedy)
 
     dark, bright = facts.dark.min(), facts.bright.max()
-    _, robust = _black_and_span(dark, bright, set(facts.kind))
+    _, without = _black_and_span(dark, bright, kinds)
     warning = ""
-    if span > MAX_GAIN * robust > 0:
+    if span > MAX_GAIN * without > 0:
         extreme = facts.high.idxmax() if high - bright > dark - low else facts.low.idxmin()
         warning = (
             f"a few pixels of '{facts.path[extreme]}' set the range of gray values, {black:g} to"
             f" {black + span:g}, by which all scores are counted: without them it is {dark:g} to"
-            f" {bright:g}, and PSNR {20 * log10(span / robust):.1f} dB lower. Mend the file, or leave it"
-            " out"
+            f" {bright:g}, and PSNR {20 * log10(span / without):.1f} dB lower. Mend the file, or"
+            " leave it out"
         )
     return GrayRange(black, span, set(facts["size"]), warning)
 
@@ -393,9 +379,7 @@ def _black_and_span(low: float, high: float, kinds: set[Any]) -> tuple[float, fl
     """Black and the range of images with these extremes, of these types."""
     if low < high and kinds <= {np.dtype(np.uint8), np.dtype(np.uint16)}:
         full = float(max(np.iinfo(kind).max for kind in kinds))
-        is_byte = full == np.iinfo(np.uint8).max
         # below 0 or above the type's range, a header rescales the values
-        if low >= 0 and high <= full and (is_byte or high > full / 2):
+        if low >= 0 and high <= full and (full == 255 or high > full / 2):
             return 0.0, full
-
     return low, high - low

@@ -43,7 +43,7 @@ from gantk.metrics.references import (
     windows,
 )
 from gantk.metrics.samples import SampleBatch, Samples, difference
-from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, published_metrics, select_images
+from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import set_verdict
@@ -70,6 +70,7 @@ MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 # the metrics that a recipe has by default
 OF_TRANSLATIONS = ("psnr", "ssim", "mae")
 OF_SAMPLES = ("kid",)
+START = "start"  # the baseline of a training that started from another model
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,9 @@ class Tested:
 
 
 def default_metrics(method: Method) -> list[Any]:
-    """The metrics of a recipe that names none; for noise also published ones that are at hand."""
-    metrics: list[Any] = []
-    if method.directions():
-        metrics += OF_TRANSLATIONS
-    if method.samples:
-        metrics += [*OF_SAMPLES, *published_metrics()]
-    return metrics
+    """The metrics of a recipe that names none."""
+    of_translations = [*OF_TRANSLATIONS] if method.directions() else []
+    return of_translations + ([*OF_SAMPLES] if method.samples else [])
 
 
 class Scorer:
@@ -133,8 +130,6 @@ class Scorer:
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # returns the method with the weights that the training started from, None if there are none
         self.start: Callable[[], Method | None] = lambda: None
-        # by whether the post-steps are applied
-        self._translators: dict[bool, WrittenTranslations] = {}
         # by target domain, class and contrast
         self._networks: dict[tuple[str, str | None, str | None], AnySize] = {}
         # that are trained; bound here, so that one that does not fit is an error before the training
@@ -174,22 +169,16 @@ class Scorer:
         """
         count = self.model.evaluate.samples
         batch = SampleBatch(two_way=self.two_way)
-        pairs = self.data.pairs("validation") or self.data.pairs("test")
+        pairs = spread(self.data.pairs("validation") or self.data.pairs("test"), count)
         for to in self.method.directions():
             key = direction_to(to)
+            records = [pair[OTHER[to]] for pair in pairs]
+            records = records or spread(self.data.unpaired_records(OTHER[to]), count)
+            batch.records[key] = records
+            batch.seen[key] = self.reals.network_inputs(records)
+            batch.inputs[key] = real = self.data.centre(batch.seen[key])
             if pairs:
-                sources = [pair[OTHER[to]] for pair in pairs]
-            else:
-                sources = self.data.unpaired_records(OTHER[to])
-
-            batch.records[key] = spread(sources, count)
-            batch.seen[key] = self.reals.network_inputs(batch.records[key])
-            batch.inputs[key] = self.data.centre(batch.seen[key])
-            real = batch.inputs[key]
-            if pairs:
-                real = self.reals.scored_images([pair[to] for pair in spread(pairs, count)])
-                batch.truths[key] = real
-
+                batch.truths[key] = real = self.reals.scored_images([pair[to] for pair in pairs])
             batch.differences[key] = difference(real)
 
         if self.method.samples and not self.method.directions():
@@ -321,11 +310,10 @@ class Scorer:
             unknown_patients=any(not record.subject for record in self.data.splits.get("test", ())),
         )
         results = Results(metrics={}, baselines={}, verdict={}, split=split)
-        self._translators = {}  # of the current weights
-        self._start = self.start() if self.method.directions() else None
+        translators: dict[str, WrittenTranslations] = {}
         for to in self.method.directions():
             with Work(f"scoring {title_of(direction_to(to), self.model.data.domains)}"):
-                self._test_direction(results, to)
+                self._test_direction(results, to, translators)
 
         if self.method.samples and self.set_metrics:
             with Work("scoring images from noise"):
@@ -333,39 +321,55 @@ class Scorer:
 
         return results
 
-    def _test_direction(self, results: Results, to: str) -> None:
-        """Score the images of one direction; adds them to the results and to `self.tested`."""
+    def _test_direction(
+        self, results: Results, to: str, translators: dict[str, WrittenTranslations]
+    ) -> None:
+        """Score the images of one direction: what `gantk translate` writes for the sources, without and
+        with the recipe's post-steps, beside the baselines. Adds them to the results and to
+        `self.tested`. `translators`: empty for the first direction.
+        """
         key = direction_to(to)
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
         if not pairs and not (sources and self.set_metrics):
             return
 
-        truths = [pair[to] for pair in pairs]
-        made, padding = self._translate_as_written(results, key, to, sources, truths)
-        of_start = self._translate_by_start(sources, to)
-        if padding is None:  # not rank 0
+        if not translators:
+            translators |= self._translators()
+        truths = [pair[to] for pair in pairs] or None
+        made: dict[str, Tensor] = {}
+        of_start: dict[str, Tensor] = {}
+        for system, translate in translators.items():
+            is_start = system == START
+            written = translate(sources, None if is_start else truths, to)
+            if written is None:  # not rank 0
+                continue
+            if is_start:
+                if written.images.isfinite().flatten(1).all(1).any():
+                    of_start[START] = written.images
+                continue
+            made[key + system] = written.images
+            padding = written.padding
+            if written.scores:
+                results.files[key + system] = written.scores
+            losses = translate.translator.post_records()
+            if losses:
+                results.post[key] = losses
+        if not made:
             return
 
         shown = self.data.centre(self.reals.network_inputs(sources))
         with Work("baselines"):
-            baselines = {name: make(shown) for name, make in self.baselines(to)}
-        baselines |= of_start
+            baselines = {name: make(shown) for name, make in self.baselines(to)} | of_start
         results.metrics |= {name: {} for name in made}
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
             real = references.images
-            made = _without_errors_in(padding, made, real)
-            baselines = _without_errors_in(padding, baselines, real)
-            self.tested[key] = Tested(
-                data=self.data,
-                pairs=pairs,
-                to=to,
-                inputs=shown,
-                made=made[key],
-                references=references,
-                lines=score_pairs(results, key, self.pairs, made, baselines, references),
-            )
+            # no file has the padding: no error counts there
+            made = {name: torch.where(padding, real, each) for name, each in made.items()}
+            baselines = {name: torch.where(padding, real, each) for name, each in baselines.items()}
+            lines = score_pairs(results, key, self.pairs, made, baselines, references)
+            self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
             alarm = alarm_of_foreground(references.foreground)
             if alarm:
                 results.alarms[key] = alarm
@@ -377,56 +381,21 @@ class Scorer:
             about = replace(group, inputs=group.images, to=to)
             self._score_sets(results, key, to, made, baselines, about)
 
-    def _translate_as_written(
-        self,
-        results: Results,
-        key: str,
-        to: str,
-        sources: Sequence[Record],
-        truths: Sequence[Record],
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The images to score, by name: what `gantk translate` writes for the sources, without and
-        with the recipe's post-steps; and their padding, None on ranks other than 0. Adds the scores
-        of whole files.
+    def _translators(self) -> dict[str, WrittenTranslations]:
+        """What translates and writes, by the suffix of its direction: the model without and with the
+        recipe's post-steps; and under `start` the model that the training started from.
         """
-        made: dict[str, Tensor] = {}
-        padding = None
-        names = {key: False} | ({f"{key}_post": True} if self.posts.steps else {})
-        for name, posts in names.items():
-            if posts not in self._translators:
-                self._translators[posts] = self._written_by(self.method, posts=posts)
-            translate = self._translators[posts]
-            written = translate(sources, truths or None, to)
-            if written is None:
-                continue
-
-            made[name] = written.images
-            padding = written.padding
-            if written.scores:
-                results.files[name] = written.scores
-            losses = translate.translator.post_records()
-            if losses:
-                results.post[key] = losses
-
-        return made, padding
-
-    def _translate_by_start(self, sources: Sequence[Record], to: str) -> dict[str, Tensor]:
-        """What the model that the training started from writes, as the baseline `start`; {} without
-        one, for one that makes only NaN, and on ranks other than 0.
-        """
-        if self._start is None:
-            return {}
-        written = self._written_by(self._start, posts=False)(sources, None, to)
-        if written is None or not written.images.isfinite().flatten(1).all(1).any():
-            return {}
-        return {"start": written.images}
-
-    def _written_by(self, method: Method, *, posts: bool) -> WrittenTranslations:
-        """What `gantk translate` writes with a method."""
         # a training without test images needs no files
         from gantk.metrics.written import WrittenTranslations
 
-        return WrittenTranslations(self.model, self.data, method, self.runtime, posts=posts)
+        make = partial(WrittenTranslations, self.model, self.data, runtime=self.runtime)
+        found = {"": make(method=self.method, posts=False)}
+        if self.posts.steps:
+            found["_post"] = make(method=self.method, posts=True)
+        start = self.start()
+        if start is not None:
+            found[START] = make(method=start, posts=False)
+        return found
 
     def _test_samples(self, results: Results) -> None:
         count = self.model.evaluate.images
@@ -485,29 +454,11 @@ class Scorer:
             name: replace(about, images=self.reals.group(each).images, found={})
             for name, each in {**made, **baselines}.items()
         }
-        scores = self._scores_of_systems(letter, groups, made)
-        subjects = [record.subject for record in self.reals.records("test", letter)]
-        tested = count_patients(subjects) or 0
-        rivals = {name: scores[name] for name in baselines}
-        for name in made:
-            results.metrics.setdefault(name, {}).update(scores[name])
-            verdicts = set_verdict(scores[name], rivals, tested)
-            results.verdict.setdefault(name, {}).update(verdicts)
-        for name in (name for name in scores if name not in made):
-            results.baselines.setdefault(name, {}).setdefault(key, {}).update(scores[name])
-
-    def _scores_of_systems(
-        self, letter: str, groups: Mapping[str, ImageGroup], made: Mapping[str, Tensor]
-    ) -> dict[str, dict[str, Score]]:
-        """The scores of each system by all metrics of sets: of baselines, and of real images of other
-        patients, by those that score them.
-        """
-        one = next(iter(groups.values()))
-        count = count_patients(one.patients)
-        patients = {"n": count or 1, "patients_unknown": count is None or None}
-        train, test, note = self.reals.sets(letter, tuple(one.images.shape[2:]))
+        train, test, note = self.reals.sets(letter, tuple(about.images.shape[2:]))
         real = halves(train)[1]
-        real = select_images(real, torch.arange(len(real)) < len(one))
+        real = select_images(real, torch.arange(len(real)) < len(about))
+        count = count_patients(about.patients)
+        patients = {"n": count or 1, "patients_unknown": count is None or None}
         scores: dict[str, dict[str, Score]] = defaultdict(dict)
         for metric in self.set_metrics:
             with Work(metric.name):
@@ -519,7 +470,16 @@ class Scorer:
                 if metric.baselines and train is not test:
                     as_if_made = f"{note}/training-images-as-if-made"
                     scores[CEILING] |= set_scores_of(metric, train, test, real, as_if_made)
-        return scores
+
+        subjects = [record.subject for record in self.reals.records("test", letter)]
+        rivals = {name: scores[name] for name in baselines}
+        for name, own in scores.items():
+            if name not in made:
+                results.baselines.setdefault(name, {}).setdefault(key, {}).update(own)
+                continue
+            results.metrics.setdefault(name, {}).update(own)
+            verdicts = set_verdict(own, rivals, count_patients(subjects) or 0)
+            results.verdict.setdefault(name, {}).update(verdicts)
 
     def baselines(self, to: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """Yield (name, baseline) for domain `to`; those that learn from pairs only if there are
@@ -558,12 +518,13 @@ class Scorer:
 
         `records`: of the images, whose classes a conditional method needs.
         """
-
-        def translate_one(label: str | None, images: Tensor) -> tuple[Tensor]:
-            return (self._network(to, label)(images.cpu()),)
-
-        (made,) = by_class(self._labels_of(images, records), images, translate_one)
-        return made
+        if not self.classes:
+            return self._network(to)(images.cpu())
+        made = [
+            self._network(to, record.label)(image[None].cpu())
+            for record, image in zip(records, images, strict=True)
+        ]
+        return torch.cat(made)
 
     def translate_contrast(self, images: Tensor, to: str, contrast: str) -> Tensor:
         """Translate network inputs (N, C, *size) to one contrast of domain `to`, for a method that
@@ -583,12 +544,6 @@ class Scorer:
             translate = partial(method.translate, to=to)
             self._networks[key] = network_of_method(translate, method, to, self.model, self.runtime)
         return self._networks[key]
-
-    def _labels_of(self, images: Tensor, records: Sequence[Record]) -> Sequence[str | None]:
-        """The class of each image; None for all where the method translates without classes."""
-        if not (self.classes and self.method.directions()):
-            return [None] * len(images)
-        return [record.label for record in records]
 
     def _sample_pass(self, first: int, count: int) -> Tensor:
         """Generate images from number `first` on, of `count` from noise; independent of the batch
@@ -637,32 +592,3 @@ def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:
             image = image.masked_fill(torch.from_numpy(outside.region), black)
         masked.append(image)
     return torch.stack(masked)
-
-
-def _without_errors_in(
-    padding: Tensor, images: Mapping[str, Tensor], truth: Tensor
-) -> dict[str, Tensor]:
-    """Images (N, C, *size) by name, equal to the truth in the padding (N, 1, *size), which no file
-    has.
-    """
-    return {name: torch.where(padding, truth, each) for name, each in images.items()}
-
-
-def by_class(
-    labels: Sequence[Any], images: Tensor, function: Callable[[Any, Tensor], Sequence[Tensor]]
-) -> list[Tensor]:
-    """What `function(label, images)` returns, tensors (N, ...), where it takes images of one label
-    at a time; in the order of `images` (N, ...).
-    """
-    if len(set(labels)) == 1:
-        return list(function(labels[0], images))
-
-    order: list[int] = []
-    parts = []
-    for label in sorted(set(labels)):
-        places = [place for place, each in enumerate(labels) if each == label]
-        parts.append(function(label, images[places]))
-        order += places
-
-    back = torch.tensor(order).argsort()
-    return [torch.cat(each)[back] for each in zip(*parts, strict=True)]

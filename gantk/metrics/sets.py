@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -86,19 +85,6 @@ class Features:
             raise UserError(what, where=WHERE, remedy="find the cause, or leave the image out")
 
         return torch.cat(vectors).cpu().double().numpy()
-
-
-def published_metrics() -> list[dict[str, str]]:
-    """Metrics as they were published: of registered features whose weights are on this machine."""
-    found = []
-    for entry in registry().of_kind("features"):
-        with suppress(UserError):  # of a plugin that does not load
-            part: Any = entry.load()
-            for name in getattr(part, "published", ()):
-                if part.at_hand():
-                    found.append({"name": name, "features": entry.name})
-
-    return found
 
 
 def middle_slices(volumes: Tensor) -> list[Tensor]:

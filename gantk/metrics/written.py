@@ -105,11 +105,11 @@ class WrittenTranslations:
 
         order = torch.tensor([number for group in groups for number in group]).argsort()
         images, padding, found = zip(*shared, strict=True)
-        scores = [score for score in found if score is not None]
-        of_files = {}
-        if scorer is not None and len(scores) == len(groups):
-            of_files = scores_of(pd.concat(scores, ignore_index=True), scorer.about())
-        return Written(torch.cat(images)[order], torch.cat(padding)[order], of_files)
+        lines = [own for own in found if own is not None]
+        scores = {}
+        if scorer is not None and len(lines) == len(groups):
+            scores = scores_of(pd.concat(lines, ignore_index=True), scorer.about())
+        return Written(torch.cat(images)[order], torch.cat(padding)[order], scores)
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
         """The places of the records of each image: the slices of one volume, in order, or one."""

@@ -102,7 +102,7 @@ class Score(Table):
     higher_is_better: bool | None = about(
         "Whether higher values are better; null if neither direction is."
     )
-    of_sets: bool = about("Whether it compares two sets of images.", False)
+    of_sets: bool | None = about("Whether it compares two sets of images; absent for others.")
     corrected: float | None = about(
         "The score after the best linear correction of the output's intensities in the foreground,"
         " or in the whole image where no foreground is known."

@@ -93,7 +93,13 @@ def write_report(
     """
     if len(runs) == 1 and out is None:
         if figures is not None:
-            _write_figures_of_run(figures, rows, RunRecord(runs[0]), overwrite, say)
+            record = RunRecord(runs[0])
+            images = [
+                (shown.label, case, shown.titles)
+                for shown in shown_patients(record)
+                for case in shown.cases
+            ]
+            _write_figures(figures, rows, run_summary(record), images, overwrite, say)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -113,7 +119,12 @@ def write_report(
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
     common = [*_common_images(systems)]
     if figures is not None:
-        images = [(label, image, _titles(label, systems)) for label, image in common]
+        outputs = {f"output-{place}": system.name for place, system in enumerate(systems)}
+        images = []
+        for label, image in common:
+            source, target = label.split(ARROW)
+            titles = {"input": f"Input: {source}", "truth": f"Real {target}", **outputs}
+            images.append((label, image, titles))
         _write_figures(figures, rows, summary, images, overwrite, say)
     records = [*named.values()]
     page = render(
@@ -135,28 +146,6 @@ def write_report(
         differences=_differences(named),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
-
-
-def _titles(label: str, systems: Sequence[System]) -> dict[str, str]:
-    """The titles of an image's pictures, by kind: the systems' outputs under their names."""
-    source, target = label.split(ARROW)
-    outputs = {f"output-{place}": system.name for place, system in enumerate(systems)}
-    return {"input": f"Input: {source}", "truth": f"Real {target}", **outputs}
-
-
-def _write_figures_of_run(
-    folder: str | Path,
-    rows: int,
-    record: RunRecord,
-    overwrite: bool,
-    say: Callable[[str], None],
-) -> None:
-    images = [
-        (shown.label, case, shown.titles)
-        for shown in shown_patients(record)
-        for case in shown.cases
-    ]
-    _write_figures(folder, rows, run_summary(record), images, overwrite, say)
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
@@ -185,13 +174,14 @@ def _write_figures(
     """Write scores, and of each direction the first image of so many patients, with the titles of its
     pictures; all errors of a direction have one scale.
     """
+    of_patients: dict[str, dict[str, tuple[ShownImage, Mapping[str, str]]]] = {}
+    for label, image, titles in images:
+        own = of_patients.setdefault(label, {})
+        if len(own) < rows:
+            own.setdefault(image.stored.patient, (image, titles))
+
     figures = {}
-    for label in dict.fromkeys(label for label, _, _ in images):
-        of_patients: dict[str, tuple[ShownImage, Mapping[str, str]]] = {}
-        for other, image, titles in images:
-            if other == label:
-                of_patients.setdefault(image.stored.patient, (image, titles))
-        chosen = dict([*of_patients.items()][:rows])
+    for label, chosen in of_patients.items():
         shown = [image.pictures for image, _ in chosen.values()]
         span = max(each["truth"].high - each["truth"].low for each in shown)
         largest = span * error_window(shown) / 100 or 1.0
@@ -210,7 +200,7 @@ def _write_figures(
 
 def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
-    if len({system.tested for system in systems}) > 1:
+    if len({system.tested for system in systems}) > 1 or not systems[0].tested:
         has_folds = any(run.recipe.data.split.folds for one in systems for run in one.runs)
         return OTHER_IMAGES + (FOLDS if has_folds else "")
     found = unlike_inputs({system.name: system.results for system in systems})
@@ -238,7 +228,15 @@ def _common_images(systems: Sequence[System]) -> Iterator[tuple[str, ShownImage]
     """Yield the test images that every system saved in one size: the direction in words, and the image
     with all outputs.
     """
-    by_system = [_stored_images(system) for system in systems]
+    by_system: list[dict[tuple[str, ...], tuple[RunRecord, StoredImage]]] = [
+        {
+            (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
+            for record in system.runs
+            for key, images in record.stored.items()
+            for stored in images
+        }
+        for system in systems
+    ]
     for same, (_, first) in by_system[0].items():
         found = [stored[same] for stored in by_system if same in stored]
         drawn = [pictures(record, image.stem) for record, image in found]
@@ -247,18 +245,6 @@ def _common_images(systems: Sequence[System]) -> Iterator[tuple[str, ShownImage]
         if len(found) == len(systems) and len(sizes) == 1 and () not in sizes:
             outputs = {f"output-{place}": each["output"] for place, each in enumerate(drawn)}
             yield same[0], ShownImage(first, {**drawn[0], **outputs}, {})
-
-
-def _stored_images(
-    system: System,
-) -> dict[tuple[str, str, str, str], tuple[RunRecord, StoredImage]]:
-    """(Direction, image, input, truth) -> the run that saved an image of them, and its entry there."""
-    return {
-        (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
-        for record in system.runs
-        for key, images in record.stored.items()
-        for stored in images
-    }
 
 
 def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:

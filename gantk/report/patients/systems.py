@@ -41,9 +41,9 @@ class System:
         return lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
 
     @property
-    def tested(self) -> frozenset[tuple[str, str]]:
-        """The direction and the name of each test image."""
-        return frozenset(zip(self.lines.direction, self.lines.image, strict=True))
+    def tested(self) -> frozenset[tuple[str | None, str]]:
+        """The file and the name of each test image."""
+        return frozenset().union(*(run.files_of("test") for run in self.runs))
 
     @cached_property
     def results(self) -> Results:

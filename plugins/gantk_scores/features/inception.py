@@ -24,8 +24,6 @@ class Inception(nn.Module):
     channels = 3
     what = "inception-2048"
     suffix = ""
-    # metrics published with it; they use it by default if its weights are on this machine
-    published = ("kid", "fid")
 
     def __init__(self, name: str = "inception") -> None:
         from pytorch_fid import inception
