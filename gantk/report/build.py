@@ -30,11 +30,11 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
-from gantk.report.patients.section import ShownPatients, shown_patients
-from gantk.report.patients.section import section as patients_section
+from gantk.report.patients.section import HERE as PATIENTS
+from gantk.report.patients.section import error_window, shown_patients
 from gantk.report.pictures import ERROR_CEILING, TEXTS, SampleBlock, error_scale, sample_blocks
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import grids, run_summary, statistics_section
+from gantk.report.scores import grids, run_summary, verdict_tests
 from gantk.report.summary import (
     score_tables,
     summarise,
@@ -78,63 +78,41 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     reloads itself.
     """
     record = RunRecord(run)
-    test_patients = shown_patients(record)
-    sections = _further_sections(record, test_patients)
+    sections: list[ReportSection] = []
+    for found in load().hook.gantk_report_section(record=record):
+        sections += [each for each in (found if isinstance(found, list) else [found]) if each]
     live = None
     if renewed_after is not None:
         live = {"written": round(time.time(), 1), "after": round(renewed_after, 1)}
 
-    story = _story(record, test_patients, live)
+    story = _story(record, live)
     try:
         page = _render_page(story, sections)
     except Exception as error:
         from gantk.plugin.faults import fault_of, switch_off
 
-        own = [section for section in sections if section.plugin is None]
-        page = _render_page(story, own)  # raises again where the fault is not a plugin's
+        page = _render_page(story, [])  # raises again where the fault is not a plugin's
         for section in sections:
             if section.plugin is not None and not section.plugin.problem:
-                switch_off(
-                    section.plugin, f"its section of the report failed with {fault_of(error)}"
-                )
+                problem = f"its section of the report failed with {fault_of(error)}"
+                switch_off(section.plugin, problem)
 
     content = page.encode("utf-8", "backslashreplace")
     return write_file(record.path / "report.html", content, private=True)
 
 
 def _render_page(story: Mapping[str, object], sections: Sequence[ReportSection]) -> str:
-    """The HTML of the page, with these further sections."""
+    """The HTML of the page, with the sections of plugins."""
     styles = [name for section in sections for name in section.styles]
     scripts = [name for section in sections for name in section.scripts]
     return render(
         "page.html.j2",
-        folders=[section.folder for section in sections],
-        styles=("page.css", *styles),
-        scripts=("charts.js", "zoom.js", "page.js", *scripts, "live.js"),
+        folders=[*(section.folder for section in sections), PATIENTS],
+        styles=("page.css", "patients.css", *styles),
+        scripts=("charts.js", "zoom.js", "page.js", "patients.js", *scripts, "live.js"),
         sections=sections,
         **story,
     )
-
-
-def _further_sections(record: RunRecord, test_patients: list[ShownPatients]) -> list[ReportSection]:
-    """Test patients, the sections of plugins, statistics: those that this run has.
-
-    A plugin returns a section, a list of sections, or None.
-    """
-    sections: list[ReportSection] = []
-    if test_patients:
-        sections.append(patients_section(test_patients))
-
-    for found in load().hook.gantk_report_section(record=record):
-        for section in found if isinstance(found, list) else [found]:
-            if section:
-                sections.append(section)
-
-    statistics = statistics_section(record)
-    if statistics:
-        sections.append(statistics)
-
-    return sections
 
 
 def render(
@@ -185,10 +163,9 @@ def templates(*folders: Path) -> Environment:
     return templates
 
 
-def _story(
-    run: RunRecord, test_patients: list[ShownPatients], live: dict[str, float] | None
-) -> Mapping[str, object]:
+def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object]:
     """The variables of page.html.j2."""
+    patients = shown_patients(run)
     steps, blocks = sample_blocks(run.samples)
     curves = _curves(run)
     places = count()  # the page's script finds a chart by its number
@@ -208,7 +185,10 @@ def _story(
         "ran": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
-        "typical": typical_images(run, test_patients),
+        "typical": typical_images(run, patients),
+        "patients": patients,
+        "error_window": error_window([case.pictures for one in patients for case in one.cases]),
+        "tests": verdict_tests(run),
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],
         "files": [*files_sentences(run.results)],

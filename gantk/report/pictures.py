@@ -14,7 +14,7 @@ from gantk.data.spread import spread
 from gantk.files import read_file
 from gantk.report.run_record import Direction, Samples
 
-PREVIEW_BUDGET = 4_000_000  # bytes of previews of earlier steps; above it some are left out
+MAX_SHOWN_STEPS = 24  # of more, evenly spaced ones, so that the page stays small
 # gray levels of 255 at the top of the error scale, so that maps of runs compare
 ERROR_CEILING = 128
 # Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness,
@@ -57,15 +57,14 @@ class SampleBlock(NamedTuple):
 
 def sample_blocks(samples: Samples | None) -> tuple[list[int], list[SampleBlock]]:
     """The steps for the page's slider and one block per direction: the last step unchanged, earlier
-    ones as previews within the budget of bytes.
+    ones as previews.
     """
     if samples is None:
         return [], []
 
     last = samples.steps[-1]
     newest = _frames(samples, last)
-    bytes_of_step = _size(_frames(samples, last, small=True))
-    steps = spread(samples.steps, max(2, int(PREVIEW_BUDGET / max(bytes_of_step, 1))))
+    steps = spread(samples.steps, MAX_SHOWN_STEPS)
     by_step = [*(_frames(samples, step, small=True) for step in steps[:-1]), newest]
     blocks = []
     for place, d in enumerate(samples.directions):
@@ -111,11 +110,6 @@ def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
         frames.append(frame)
 
     return frames
-
-
-def _size(frames: list[Frame]) -> int:
-    uris = [uri for frame in frames for kind in frame.keys() - {*TEXTS} for uri in frame[kind]]
-    return sum(map(len, uris))
 
 
 def _mean_difference(first: Path | None, second: Path | None) -> str:

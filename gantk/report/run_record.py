@@ -151,23 +151,6 @@ class RunRecord:
     UserError where `run` is not a run folder.
     """
 
-    # so that no plugin can clear `vars(record)` for all others
-    __slots__ = (
-        "best",
-        "directions",
-        "environment",
-        "lines",
-        "log",
-        "path",
-        "problems",
-        "recipe",
-        "recipe_text",
-        "results",
-        "samples",
-        "split",
-        "stored",
-    )
-
     def __init__(self, run: str | Path):
         path = Path(run)
         if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
@@ -286,19 +269,10 @@ class RunRecord:
 
 def _samples(folder: Path, index: SampleIndex, problems: list[str]) -> Samples | None:
     """The pictures that index.json lists and that still exist; None where there are none."""
-    last: dict[str, int] = {}  # the highest number of each direction's pictures
-    for path in folder.glob("step-*/*.png"):
-        key, _, number = path.stem.rpartition("-")
-        last[key] = max(last.get(key, 0), int(number) if number.isdecimal() else 0)
-
-    directions = []
-    for key, entry in index.directions.items():
-        if key in last:
-            count = min(entry.count, last[key] + 1)
-            directions.append(
-                Direction(key, entry.source, entry.to, count, entry.images, entry.cycle)
-            )
-
+    directions = [
+        Direction(key, entry.source, entry.to, entry.count, entry.images, entry.cycle)
+        for key, entry in index.directions.items()
+    ]
     samples = Samples(folder, tuple(directions), (), index.has_truth, problems)
     steps = []
     for step in sorted(set(index.steps)):

@@ -1,5 +1,5 @@
 """The summary of scores as a table, a line for each score of each system, which pages, scores.csv and
-scores.tex print; and the section of their tests.
+scores.tex print; and their tests.
 
 Its columns: `direction` in words, `section` (a region, or what the metric names), `system`, `metric`, and
 `score`, a `gantk.runs.results.Score`.
@@ -8,15 +8,11 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
-from gantk.metrics.rows import list_scores
-from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, metric_name
@@ -28,31 +24,28 @@ BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of
 
 def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.DataFrame:
     """The summary of systems by name, each with a run that names its directions, and of their
-    baselines: equal ones of a baseline once.
+    baselines: equal scores of a baseline once.
     """
-    models: list[tuple[str, str, Mapping[str, Score]]] = []
-    of_baselines: list[tuple[str, str, Mapping[str, Score]]] = []
-    seen: dict[tuple[str, str], list[str]] = {}  # (direction, baseline) -> its scores as texts
-    for system, (run, results) in systems.items():
-        for key, scores in results.metrics.items():
-            label = run.label(key)
-            models.append((label, system, scores))
-            for rival in results.baselines:
-                own = results.baseline(rival, key)
-                known = {metric: own[metric] for metric in scores if metric in own}
-                texts = seen.setdefault((label, rival), [])
-                text = list_scores(known)
-                if text not in texts:
-                    name = baseline_words(rival)
-                    title = f"{name}, {system}" if texts else name
-                    of_baselines.append((label, title, known))
-                    texts.append(text)
     lines = [
-        (direction, _section(metric), system, metric, score)
-        for direction, system, scores in [*models, *of_baselines]
-        for metric, score in scores.items()
+        (run.label(key), system, rival, metric, score)
+        for system, (run, results) in systems.items()
+        for key, scores in results.metrics.items()
+        for rival in ("", *results.baselines)
+        for metric, score in (results.baseline(rival, key) if rival else scores).items()
+        if metric in scores
     ]
-    return pd.DataFrame(lines, columns=COLUMNS)
+    columns = ["direction", "system", "rival", "metric", "score"]
+    table = pd.DataFrame(lines, columns=columns, dtype=object)
+    table["section"] = table.metric.map(_section)
+    table["text"] = [score.text() for score in table.score]
+
+    place = ["direction", "rival", "metric"]
+    of_models = table[table.rival == ""]
+    rivals = table[table.rival != ""].drop_duplicates([*place, "text"])
+    names = rivals.rival.map(baseline_words)
+    is_first = ~rivals.duplicated(place)
+    rivals = rivals.assign(system=names.where(is_first, names + ", " + rivals.system))
+    return pd.concat([of_models, rivals], ignore_index=True)[COLUMNS]
 
 
 def run_summary(run: RunRecord) -> pd.DataFrame:
@@ -124,32 +117,16 @@ def _cell(score: Score, first: Score) -> str:
     return f"{value} {score.interval(first.decimals)}".rstrip()
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatisticsSection(ReportSection):
-    """The section `Statistical tests`."""
-
-    tests: list[SystemTest]
-
-
-def statistics_section(record: RunRecord) -> StatisticsSection | None:
-    """The section of the report; None where metrics.json has no tests."""
-    results = record.results
-    tests = [
+def verdict_tests(record: RunRecord) -> list[SystemTest]:
+    """The tests of the verdicts on a run."""
+    return [
         SystemTest(
             place=(record.label(key), metric),
             one="model",
             other=baseline_words(verdict.best_baseline),
             **dict(verdict.test),
         )
-        for key, verdicts in results.verdict.items()
+        for key, verdicts in record.results.verdict.items()
         for metric, verdict in verdicts.items()
         if verdict and verdict.test and verdict.test.holm is not None
     ]
-    if not tests:
-        return None
-
-    return StatisticsSection(
-        folder=Path(__file__).parent,
-        template="statistics.html.j2",
-        tests=tests,
-    )

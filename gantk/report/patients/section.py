@@ -1,4 +1,4 @@
-"""Builds the section `Test patients` of report.html from scores.csv and samples/test of the run folder."""
+"""What the section `Test patients` of report.html shows: scores.csv and samples/test of the run folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gantk.errors import one_line
 from gantk.formats.files import read
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.table import MODEL, owners
-from gantk.plugin.hookspecs import ReportSection
 from gantk.report.pictures import mean_error, png_uri
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
@@ -25,7 +24,6 @@ from gantk.runs.schemas import is_inside
 HERE = Path(__file__).parent
 KINDS = ("input", "output", "truth")
 BRIGHTEST_DIFFERENCE = 99.5  # percentile of the differences that is drawn brightest
-MAX_VISIBLE_ROWS = 12  # of the table, at first
 
 
 @dataclass(frozen=True)
@@ -83,27 +81,6 @@ def shown_patients(record: RunRecord) -> list[ShownPatients]:
         for key in record.stored
         if key in of_direction.groups
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatientsSection(ReportSection):
-    """The section `Test patients`."""
-
-    directions: Sequence[ShownPatients]
-    error_window: int
-    rows: int = MAX_VISIBLE_ROWS
-
-
-def section(directions: Sequence[ShownPatients]) -> PatientsSection:
-    """The section of the page."""
-    return PatientsSection(
-        folder=HERE,
-        template="patients.html.j2",
-        styles=("patients.css",),
-        scripts=("patients.js",),
-        directions=directions,
-        error_window=error_window([case.pictures for one in directions for case in one.cases]),
-    )
 
 
 def error_window(cases: Sequence[Pictures]) -> int:
