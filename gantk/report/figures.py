@@ -58,43 +58,40 @@ def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
 
 
 def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Image.Image:
-    """Patients, each with pictures, as one picture of WIDTH_MM at DPI: titles above, patients on the
-    left, and on the right the scale of the errors from 0 to the `largest`.
+    """Patients, each with pictures, as one picture of WIDTH_MM at DPI: titles at the top, the patient
+    above each row, and on the right the scale of the errors from 0 to the `largest`.
     """
     font = ImageFont.load_default(round(TEXT_POINTS * DPI / 72))
     line = round(1.25 * TEXT_POINTS * DPI / 72)
     width = round(WIDTH_MM * DPI / 25.4)
-    scale = 5 * line
     titles = [title for title, _ in rows[0][1]]
-    cell = (width - line - scale) // len(titles) - GAP
-    height = max(
-        round(cell * each.height / each.width) for _, pictures in rows for _, each in pictures
-    )
-    letters = round(cell / font.getlength("a"))
+    left = width - 5 * line  # of the scale
+    cell = left // len(titles)
+    side = cell - GAP
+    letters = round(side / font.getlength("a"))
     wrapped = [textwrap.wrap(title, letters) for title in titles]
-    top = line * max(map(len, wrapped)) + GAP
-    sheet = Image.new("RGB", (width, top + len(rows) * (height + GAP)), PAPER)
+    top = line * max(map(len, wrapped))
+    shapes = [each.height / each.width for _, pictures in rows for _, each in pictures]
+    height = round(side * max(shapes))
+    sheet = Image.new("RGB", (width, top + len(rows) * (line + height + GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, lines in enumerate(wrapped):
-        for number, text in enumerate(lines):
-            draw.text((line + column * (cell + GAP), number * line), text, INK, font)
+        draw.text((column * cell, 0), "\n".join(lines), INK, font)
 
     for number, (patient, pictures) in enumerate(rows):
-        upper = top + number * (height + GAP)
-        label = Image.new("RGB", (height, line), PAPER)
-        ImageDraw.Draw(label).text((height // 2, 0), patient, INK, font, anchor="ma")
-        sheet.paste(label.rotate(90, expand=True), (0, upper))
+        upper = top + number * (line + height + GAP)
+        draw.text((0, upper), patient, INK, font)
         for column, (_, picture) in enumerate(pictures):
-            size = cell, round(cell * picture.height / picture.width)
+            size = side, round(side * picture.height / picture.width)
             large = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-            sheet.paste(large, (line + column * (cell + GAP), upper))
+            sheet.paste(large, (column * cell, upper + line))
 
-    left = width - scale
+    upper = top + line
     levels = np.arange(256, dtype=np.uint8)[::-1, None]
     bar = colour_with_inferno(levels).convert("RGB").resize((line, height - 2 * line))
-    sheet.paste(bar, (left, top + line))
-    draw.text((left, top), largest, INK, font)
-    draw.text((left, top + height - line), "0", INK, font)
+    draw.text((left, upper), largest, INK, font)
+    sheet.paste(bar, (left, upper + line))
+    draw.text((left, upper + height - line), "0", INK, font)
     return sheet
 
 
