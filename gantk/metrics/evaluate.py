@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from gantk.metrics.written import WrittenTranslations
 
 MAX_VALIDATION_PAIRS = 16  # pairs scored while training
+MIN_VALIDATION_IMAGES = 16  # of each domain, to be compared as sets while training
 VALIDATION_METRICS = ("psnr", "ssim")
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
@@ -218,19 +219,20 @@ class Scorer:
         """Which checkpoint has the best `checkpoint_score`, in words."""
         if self.validation_pairs:
             return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
-        images = "validation images" if self.validates_held_out else "training images"
+        if not self.validates_sets:
+            return "the newest, as too few images are held out for validation"
         if not self.method.directions():
-            return f"generated images that look most like real {images} (KID)"
+            return "generated images that look most like real validation images (KID)"
         return (
-            f"translations of {images} that look most like real ones (KID), which does not tell whether"
-            " they keep the anatomy"
+            "translations of validation images that look most like real ones (KID), which does not"
+            " tell whether they keep the anatomy"
         )
 
     @property
-    def validates_held_out(self) -> bool:
-        """Whether `validate` scores held-out images: only then its scores are shown as progress."""
-        splits = [self.reals.curve_split(letter) for letter in self.method.reads]
-        return bool(self.validation_pairs) or splits == ["validation"] * len(splits)
+    def validates_sets(self) -> bool:
+        """Whether enough validation images are held out to compare them as sets."""
+        counts = [len(self.reals.records("validation", letter)) for letter in self.method.reads]
+        return min(counts) >= MIN_VALIDATION_IMAGES
 
     def checkpoint_score(
         self, validation: Mapping[str, Mapping[str, float | None]]
@@ -244,8 +246,7 @@ class Scorer:
 
     def validate(self) -> dict[str, dict[str, float]]:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
-        pairs KID of translations, and of images from noise. Training images stand in where too few are
-        held out.
+        pairs KID of translations, and of images from noise. None where too few images are held out.
         """
         scores: dict[str, dict[str, Score]] = {}
         for to, (records, sources, references) in self._validation.items():
@@ -258,7 +259,7 @@ class Scorer:
                 lines = self.curves(made, references)
                 scores[direction_to(to)] = scores_of(lines, self.curves.about())
 
-        if self.method.samples and not self.method.directions():
+        if self.method.samples and not self.method.directions() and self.validates_sets:
             count = min(MAX_CURVE_IMAGES, self.model.evaluate.images)
             passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
             images = self.data.centre(torch.cat(passes))
@@ -270,12 +271,12 @@ class Scorer:
             known = {name: round(value, 4) for name, value in values.items() if value is not None}
             if known:
                 results[key] = known
-
         return results
 
     def _validation_kid(self, letter: str, fake: ImageGroup) -> dict[str, Score]:
         """KID of a few images of a domain, by its name."""
-        return set_scores_of(self.kid, *self.reals.for_curves(letter), fake)
+        train, held_out = (self.reals.curve_set(split, letter) for split in ("train", "validation"))
+        return set_scores_of(self.kid, train, held_out, fake)
 
     @cached_property
     def _validation(self) -> dict[str, tuple[list[Record], Tensor, References | None]]:
@@ -289,12 +290,10 @@ class Scorer:
                 records = [pair[OTHER[to]] for pair in pairs]
                 sources = self.reals.network_inputs(records)
                 found[to] = records, sources, self.reals.references(pairs, to)
-            else:
-                split = self.reals.curve_split(OTHER[to])
-                records = self.reals.curve_records(OTHER[to], split)
+            elif self.validates_sets:
+                records = self.reals.curve_records("validation", OTHER[to])
                 sources = windows(self.reals.network_inputs(records), self.method.geometry.size)
                 found[to] = records, sources, None
-
         return found
 
     def test(self) -> Results:

@@ -109,12 +109,6 @@ def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
     return table.groupby(head_numbers(patients)).mean().dropna().to_numpy()
 
 
-def mean_score(values: Values, patients: Sequence[str]) -> float | None:
-    """The mean over patients; None where no image could be scored."""
-    means = patient_means(values, patients)
-    return float(means.mean()) if len(means) else None
-
-
 def drawn_interval(
     statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000
 ) -> Interval:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.metrics.intervals import estimate, mean_score
+from gantk.metrics.intervals import estimate
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
 from gantk.metrics.pairs import LesionContrast, PairMetric
 from gantk.metrics.table import COLUMNS, MODEL, trouble
@@ -193,7 +193,7 @@ def _score(lines: pd.DataFrame, about: Score) -> Score:
         return about.model_copy(update=nothing | {"definition": definition})
 
     patients = [*lines.patient]
-    facts = about.dump() | {"corrected": mean_score(lines.corrected, patients)}
+    facts = about.dump() | {"corrected": estimate(lines.corrected, patients).value}
     return estimate(lines.value, patients, images=int(lines.value.count()), **facts)
 
 

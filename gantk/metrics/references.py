@@ -211,29 +211,16 @@ class RealImages:
         note = f"/only-{len(test)}-held-out" if len(test) < FEW_IMAGES else ""
         return train, test, note
 
-    def curve_split(self, letter: str) -> str:
-        """The set whose images are scored while training: training images where there are too few
-        validation images.
-        """
-        enough = len(self.records("validation", letter)) >= FEW_IMAGES // 2
-        return "validation" if enough else "train"
-
-    def curve_records(self, letter: str, split: str) -> list[Record]:
+    def curve_records(self, split: str, letter: str) -> list[Record]:
         """A few records of a set, to score while training; generated ones where none is real."""
         records = self.records(split, letter) or self.training(letter)
         size = self.data.table.size
         return spread(records, number_that_fits(MAX_CURVE_IMAGES, MAX_CURVE_BYTES, size, least=8))
 
-    def for_curves(self, letter: str) -> tuple[ImageGroup, ImageGroup]:
-        """Small sets of training and of validation images; training images twice if the latter are
-        too few.
-        """
+    def curve_set(self, split: str, letter: str) -> ImageGroup:
+        """A small set of images, to score while training."""
         size = tuple(self.data.table.patch or self.data.table.size)
-        train, held_out = (
-            self._set(self.curve_records(letter, split), ("curve", split, letter), size)
-            for split in ("train", self.curve_split(letter))
-        )
-        return train, held_out
+        return self._set(self.curve_records(split, letter), ("curve", split, letter), size)
 
     def _set(self, records: list[Record], name: tuple, size: tuple[int, ...]) -> ImageGroup:
         """The set of some records, read once; `name` says which records they are."""

@@ -12,7 +12,6 @@ import pandas as pd
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
 from gantk.metrics.intervals import (
     MIN_PATIENTS,
-    mean_score,
     paired_test,
     patient_means,
     probability_better,
@@ -108,8 +107,8 @@ def pair_verdict(
         systems = dict(iter(of_metric.groupby("system", sort=False)))
         model = systems.pop(MODEL)
         rivals = {name: rival for name, rival in systems.items() if not trouble(rival)}
-        means = {name: mean_score(own.value, own.patient) for name, own in rivals.items()}
-        mean = mean_score(model.value, model.patient)
+        means = {name: _mean(rival) for name, rival in rivals.items()}
+        mean = _mean(model)
         judged = {name: _test_against(rival, model, higher) for name, rival in rivals.items()}
         if trouble(model):
             mean = -math.inf if higher else math.inf
@@ -119,6 +118,12 @@ def pair_verdict(
             verdicts[metric] = verdict
 
     return verdicts
+
+
+def _mean(lines: pd.DataFrame) -> float | None:
+    """The mean over patients; None where no image could be scored."""
+    means = patient_means(lines.value, lines.patient)
+    return float(means.mean()) if len(means) else None
 
 
 def _test_against(rival: pd.DataFrame, model: pd.DataFrame, higher: bool) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gantk.errors import join_first
-from gantk.metrics.names import join_words, short_metric_name
+from gantk.metrics.names import join_words
 from gantk.recipe.published import NOT_GIVEN, ON_IN_WORDS, PublishedSystem, published_system
 from gantk.report import words
 from gantk.report.run_record import RunRecord
@@ -70,7 +70,9 @@ def figures_beside(
     """Metric -> the published figure as text, for the metrics that the run has of a direction."""
     figures = system.beside(direction) if system else {}
     return {
-        metric: _figure(scores, metric, figures[metric]) for metric in figures if metric in scores
+        metric: words.with_unit(Score(value=value, unit=scores[metric].unit), 2)
+        for metric, value in figures.items()
+        if metric in scores
     }
 
 
@@ -80,34 +82,6 @@ def figures_note(system: PublishedSystem | None) -> str:
     if system is not None and system.other_settings:
         note += f", other settings: {join_first(system.other_settings, most=MAX_NAMED_KEYS)}"
     return note
-
-
-def figures_apart(
-    system: PublishedSystem | None, direction: str, scores: dict[str, Score], label: str
-) -> str:
-    """A sentence on the published figures of a direction that stand beside no score, and why; "" if
-    there are none.
-    """
-    if system is None:
-        return ""
-
-    beside = system.beside(direction)
-    left = {
-        metric: value
-        for metric, value in system.figures.get(direction, {}).items()
-        if metric not in beside or metric not in scores
-    }
-    if not left:
-        return ""
-
-    texts = [
-        f"{short_metric_name(metric)} {_figure(scores, metric, left[metric])}" for metric in left
-    ]
-    sentence = f"Published for {label}: {join_words(texts)}, on other data, by another protocol."
-    if system.other_system:
-        keys = join_first(system.other_system, most=MAX_NAMED_KEYS)
-        sentence += f" This run is another system ({keys}), so they are not beside its scores."
-    return sentence
 
 
 def undefined_figures(system: PublishedSystem | None) -> str:
@@ -122,8 +96,3 @@ def undefined_figures(system: PublishedSystem | None) -> str:
         f"Published, undefined: {join_words(texts)}. The report does not say of what, by"
         " what, or on which images."
     )
-
-
-def _figure(scores: dict[str, Score], metric: str, value: float) -> str:
-    unit = scores[metric].unit if metric in scores else ""
-    return words.with_unit(Score(value=value, unit=unit), 2)

@@ -19,7 +19,7 @@ from gantk.metrics.rows import (
 )
 from gantk.report import words
 from gantk.report.figures import BRIGHTEST, picture_row
-from gantk.report.heading import figures_apart, figures_beside, figures_note, system_of
+from gantk.report.heading import figures_beside, figures_note, system_of
 from gantk.report.patients.section import ShownImage, ShownPatients
 from gantk.report.pictures import data_uri, mean_error, png_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
@@ -53,7 +53,6 @@ class ScoreTable(NamedTuple):
     rows: list[Any]  # of `gantk.metrics.rows`
     figures: dict[str, str]  # published ones, by metric
     published: str  # what stands below each of them
-    apart: str  # on published figures that stand beside no score
 
 
 def score_tables(run: RunRecord) -> list[ScoreTable]:
@@ -71,7 +70,6 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
                 rows=[*rows[rows.key == key].itertuples()],
                 figures=published,
                 published=figures_note(system) if published else "",
-                apart=figures_apart(system, key, scores, run.label(key)),
             )
         )
     return tables

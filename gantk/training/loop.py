@@ -432,7 +432,7 @@ class Training:
             with Work("scoring"), inference_weights(self.parts.method, self.engine):
                 self._scores = self.scorer.validate()
             self._validated = step
-            if self._scores and self.scorer.validates_held_out:
+            if self._scores:
                 line = LogLine.model_validate({"step": step, "validation": self._scores})
                 self.run.add_to_log(line)
                 view.add_validation(self._scores)

@@ -117,13 +117,14 @@ def test_images_from_noise_are_chosen_by_their_distance():
     assert not scorer.validation_pairs
 
 
-def test_no_progress_is_shown_without_held_out_images(tiny_recipe, tmp_path):
-    """A checkpoint may be chosen by training images, but no curve shows them."""
+def test_no_checkpoint_is_chosen_by_training_images(tiny_recipe, tmp_path):
     tiny_recipe["evaluate"] |= {"metrics": ["kid"]}
     run = gantk.Run(train_without_scores(tiny_recipe, tmp_path / "run"))
 
     assert not any("validation" in line for line in run.log)
-    assert "training images" in read_json(run.path / "best.json")["rule"]
+    best = read_json(run.path / "best.json")
+    assert best["rule"] == "the newest, as too few images are held out for validation"
+    assert best["step"] == run.steps[-1]
 
 
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):

@@ -38,7 +38,6 @@ def test_a_run_as_published_stands_beside_published_figures(tmp_path):
     assert re.search(r"This run keeps (\d+) of the \1 settings that the report states\.", words)
     assert "As published, apart from (1) setting published this run data T1 and T2" in words
     assert BESIDE in words
-    assert "Published for" not in words
     # the report has no figure of the other direction
     assert words.count("other protocol") == 2
 
