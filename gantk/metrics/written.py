@@ -92,8 +92,9 @@ class WrittenTranslations:
         """
         groups = self._images_of(sources)
         scorer = None
+        too_small: dict[str, Score] = {}
         if truths is not None:
-            scorer = self._file_scorer([truths[group[0]] for group in groups], to)
+            scorer, too_small = self._file_scorer([truths[group[0]] for group in groups], to)
 
         def work(group: Sequence[int]) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
             truth = truths[group[0]] if truths is not None else None
@@ -108,7 +109,7 @@ class WrittenTranslations:
         lines = [own for own in found if own is not None]
         scores = {}
         if scorer is not None and len(lines) == len(groups):
-            scores = scores_of(pd.concat(lines, ignore_index=True), scorer.about())
+            scores = scores_of(pd.concat(lines, ignore_index=True), scorer.about()) | too_small
         return Written(torch.cat(images)[order], torch.cat(padding)[order], scores)
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
@@ -124,17 +125,20 @@ class WrittenTranslations:
             for group in groups.values()
         ]
 
-    def _file_scorer(self, truths: Sequence[Record], to: str) -> PairScorer | None:
-        """The scorer of whole files; None where true images are no files of one contrast."""
+    def _file_scorer(
+        self, truths: Sequence[Record], to: str
+    ) -> tuple[PairScorer | None, dict[str, Score]]:
+        """The scorer of whole files, and the scores of metrics for which a file is too small; None
+        where true images are no files of one contrast.
+        """
         files = [record.file for record in truths]
         if any(file is None or len(file.scans) != 1 for file in files):
-            return None
+            return None, {}
         parts = [bind_or_raise("metric", name) for name in PAIR_METRICS]
         units = units_of(self.data, truths[:1], to)
         unit = "HU" if units is not None and units.name == "HU" else "gray values"
         gray = gray_range(file.read() for file in files)
-        scorer, _ = file_scorer(gray, parts, self.runtime.device, unit)
-        return scorer
+        return file_scorer(gray, parts, self.runtime.device, unit)
 
     def _translate(
         self,

@@ -311,9 +311,9 @@ def folds(tiny_run, tmp_path):
         ),
         (
             OF_A + OF_B,
-            ("metrics.json", '"value": 11.0', '"value": 12.5'),
+            ("scores.csv", "11.0,,True", "12.5,,True"),
             3,
-            ["the unchanged input shows (12.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2)"],
+            ["the unchanged input shows (11.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2)"],
         ),
         (("a-0", "b-0"), (), 1, ["a-0 is ahead of b-0", "n = 2"]),
         (("a-0", "a-1", "b-0"), (), 1, REFUSED),
