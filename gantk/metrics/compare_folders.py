@@ -17,14 +17,7 @@ from gantk.errors import UserError
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
-from gantk.metrics.file_pairs import (
-    SUFFIXES,
-    WHERE,
-    ask_for_layouts,
-    find_pairs,
-    list_images,
-    of_contrasts,
-)
+from gantk.metrics.file_pairs import SUFFIXES, WHERE, find_pairs, list_images, of_contrasts
 from gantk.metrics.intervals import metric_score
 from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
@@ -135,7 +128,10 @@ def compare(
     scale = ScaleFit()
     pairs = pd.DataFrame()
     if of_pairs or match:
-        pairs, notes = _pairs_of(made, real, paths, (layout, truth_layout))
+        if all(path.is_file() for path in paths):
+            pairs = made.merge(real, how="cross", suffixes=SUFFIXES)
+        else:
+            pairs, notes = find_pairs(made, real)
         scale = _fit_line((_comparable(pair, read) for pair in pairs.itertuples()), match)
 
     unknown = len(pairs) > 1 and not (real.patient != "").any()
@@ -170,20 +166,6 @@ def compare(
     for line in shown:
         say(line)
     return Scores(result)
-
-
-def _pairs_of(
-    made: pd.DataFrame, real: pd.DataFrame, paths: Sequence[Path], layouts: Sequence[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Each prediction with its truth, and notes; of two files these two."""
-    if all(path.is_file() for path in paths):
-        return made.merge(real, how="cross", suffixes=SUFFIXES), []
-    try:
-        return find_pairs(made, real)
-    except UserError as error:
-        if made.name.is_unique:  # else no layout helps
-            ask_for_layouts(paths, layouts, error)
-        raise
 
 
 def _part(name: str) -> Part:
@@ -302,7 +284,7 @@ def _score_sets(
         metric = part(gray.span, pixels.ndim - 2)
         found |= set_scores(metric, reals, reals, fakes, strict=True)
     for score in found.values():
-        score.n = len(set(fakes.patients))
+        score.n = made.owner.nunique()
     return found
 
 

@@ -265,18 +265,17 @@ def unlike_inputs(results: Mapping[str, Results]) -> str:
     """`16.28 dB in pix2pix, 17.02 dB in cyclegan`: the score of the unchanged input in runs that were
     tested on the same images, where it differs, so that scores are of other gray scales; else "".
     """
-    lines = [
-        (key, metric, name, text)
+    texts = {
+        name: {
+            f"{key} {metric}": text
+            for key in each.metrics
+            for metric, text in unchanged_input(each, key).items()
+        }
         for name, each in results.items()
-        for key in each.metrics
-        for metric, text in unchanged_input(each, key).items()
-    ]
-    table = pd.DataFrame(lines, columns=["key", "metric", "name", "text"])
-    for _, own in table.groupby(["key", "metric"], sort=False):
-        if own.text.nunique() > 1:
-            return ", ".join(
-                f"{text} in {name}" for name, text in zip(own["name"], own.text, strict=True)
-            )
+    }
+    table = pd.DataFrame(texts).dropna()
+    for _, row in table[table.nunique(axis=1) > 1].iterrows():
+        return ", ".join(f"{text} in {name}" for name, text in row.items())
     return ""
 
 
