@@ -4,6 +4,7 @@ tables with a line for each image.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
     Patients are those that `pattern` finds, or a layout says; without either they are not known.
     """
     root = path.parent if path.is_file() else path
-    found = [Row(Scan(path))]
+    found: Iterable[Row] = [Row(Scan(path))]
     if not path.is_file():
         found = scan(path, Asked(layout=layout, patients="if clear", use_generated=True))
     rows = [row for row in found if row.kind != "other"]

@@ -146,7 +146,6 @@ def test_scores_that_a_plugin_damages_are_kept(change, add_plugin, copied_run):
         "exit()",
         "5",
         "[5]",
-        "vars(record).clear() or 5",
         "{'folder': '/nowhere', 'template': 'x'}",
         "{'template': 'x'}",
         "{'folder': __file__.rpartition('/')[0], 'template': 'wrong.j2'}",
