@@ -449,7 +449,7 @@ CASES: dict[str, Case] = {
     ][2:],
 }
 
-QUESTIONS = {"one folder", "unpaired names"}  # a question has a line for each answer
+QUESTIONS = {"one folder"}  # a question has a line for each answer
 
 
 def command_of(case: Case, here: Path) -> Args:
