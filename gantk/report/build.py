@@ -32,7 +32,14 @@ from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
 from gantk.report.patients.section import HERE as PATIENTS
 from gantk.report.patients.section import error_window, shown_patients
-from gantk.report.pictures import ERROR_CEILING, TEXTS, SampleBlock, error_scale, sample_blocks
+from gantk.report.pictures import (
+    ERROR_CEILING,
+    TEXTS,
+    SampleBlock,
+    error_scale,
+    png_uri,
+    sample_blocks,
+)
 from gantk.report.run_record import Curves, RunRecord
 from gantk.report.scores import grids, run_summary, verdict_tests
 from gantk.report.summary import (
@@ -159,7 +166,7 @@ def templates(*folders: Path) -> Environment:
     )
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
-    templates.filters.update(duration=duration, median=median, quote=shlex.quote)
+    templates.filters.update(duration=duration, median=median, png=png_uri, quote=shlex.quote)
     return templates
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -99,7 +100,7 @@ def write_report(
                 for shown in shown_patients(record)
                 for case in shown.cases
             ]
-            _write_figures(figures, rows, run_summary(record), images, overwrite, say)
+            _write_figures(figures, rows, run_summary(record), _rows_of(images), overwrite, say)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -117,32 +118,23 @@ def write_report(
         say(with_label("note", caution))
 
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
-    common = [*_common_images(systems)]
+    shown = _rows_of([*_common_images(systems)])
     if figures is not None:
-        outputs = {f"output-{place}": system.name for place, system in enumerate(systems)}
-        images = []
-        for label, image in common:
-            source, target = label.split(ARROW)
-            titles = {"input": f"Input: {source}", "truth": f"Real {target}", **outputs}
-            images.append((label, image, titles))
-        _write_figures(figures, rows, summary, images, overwrite, say)
-    records = [*named.values()]
+        _write_figures(figures, rows, summary, shown, overwrite, say)
     page = render(
         "compare.html.j2",
         folders=[HERE],
-        styles=("page.css", "patients.css"),
-        scripts=("patients.js",),
+        scripts=(),
         title=f"{len(named)} runs compared",
         systems=[system.name for system in systems],
         answers=[answer.replace(" -> ", ARROW) for answer in answers if answer != reason],
         reason=reason,
         caution=caution,
         runs=named,
-        oriented=all(map(shows_left_and_right, records)),
+        oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
         tests=compared.tests,
-        cases=common,
-        error_window=error_window([image.pictures for _, image in common]),
+        shown=shown,
         differences=_differences(named),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
@@ -163,34 +155,46 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
     }
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Patients of a direction, each with titled pictures, and the largest error that these show."""
+
+    patients: list[tuple[str, TitledPictures]]
+    largest: str
+
+
+def _rows_of(images: Sequence[tuple[str, ShownImage, Mapping[str, str]]]) -> dict[str, Rows]:
+    """By direction the first image of each patient, with the titles of its pictures; all errors of a
+    direction have one scale.
+    """
+    by_label: dict[str, dict[str, tuple[ShownImage, Mapping[str, str]]]] = {}
+    for label, image, titles in images:
+        by_label.setdefault(label, {}).setdefault(image.stored.patient, (image, titles))
+
+    found = {}
+    for label, of_patients in by_label.items():
+        cases = [image for image, _ in of_patients.values()]
+        span = max(case.pictures["truth"].high - case.pictures["truth"].low for case in cases)
+        largest = span * error_window([case.pictures for case in cases]) / 100 or 1.0
+        unit = {case.stored.units[2] for case in cases} & {"HU"}
+        patients = [
+            (patient, picture_row(image, titles, largest))
+            for patient, (image, titles) in of_patients.items()
+        ]
+        found[label] = Rows(patients, " ".join([f"{largest:.3g}", *unit]))
+    return found
+
+
 def _write_figures(
     folder: str | Path,
     rows: int,
     summary: pd.DataFrame,
-    images: Sequence[tuple[str, ShownImage, Mapping[str, str]]],
+    shown: Mapping[str, Rows],
     overwrite: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Write scores, and of each direction the first image of so many patients, with the titles of its
-    pictures; all errors of a direction have one scale.
-    """
-    of_patients: dict[str, dict[str, tuple[ShownImage, Mapping[str, str]]]] = {}
-    for label, image, titles in images:
-        own = of_patients.setdefault(label, {})
-        if len(own) < rows:
-            own.setdefault(image.stored.patient, (image, titles))
-
-    figures = {}
-    for label, chosen in of_patients.items():
-        shown = [image.pictures for image, _ in chosen.values()]
-        span = max(each["truth"].high - each["truth"].low for each in shown)
-        largest = span * error_window(shown) / 100 or 1.0
-        drawn: list[tuple[str, TitledPictures]] = [
-            (patient, picture_row(image, titles, largest))
-            for patient, (image, titles) in chosen.items()
-        ]
-        unit = {image.stored.units[2] for image, _ in chosen.values()} & {"HU"}
-        figures[label] = draw_figure(drawn, " ".join([f"{largest:.3g}", *unit]))
+    """Write scores, and of each direction a figure of so many patients."""
+    figures = {label: draw_figure(one.patients[:rows], one.largest) for label, one in shown.items()}
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
     write_figures(folder, summary, figures, overwrite)
@@ -224,9 +228,11 @@ def _compare(systems: Sequence[System]) -> Comparison:
     )
 
 
-def _common_images(systems: Sequence[System]) -> Iterator[tuple[str, ShownImage]]:
-    """Yield the test images that every system saved in one size: the direction in words, and the image
-    with all outputs.
+def _common_images(
+    systems: Sequence[System],
+) -> Iterator[tuple[str, ShownImage, Mapping[str, str]]]:
+    """Yield the test images that every system saved in one size: the direction in words, the image
+    with all outputs, and the titles of its pictures.
     """
     by_system: list[dict[tuple[str, ...], tuple[RunRecord, StoredImage]]] = [
         {
@@ -243,8 +249,13 @@ def _common_images(systems: Sequence[System]) -> Iterator[tuple[str, ShownImage]
         # networks of other sizes are not drawn side by side
         sizes = {each["truth"].pixels.shape if each else () for each in drawn}
         if len(found) == len(systems) and len(sizes) == 1 and () not in sizes:
-            outputs = {f"output-{place}": each["output"] for place, each in enumerate(drawn)}
-            yield same[0], ShownImage(first, {**drawn[0], **outputs}, {})
+            source, target = same[0].split(ARROW)
+            titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
+            outputs = {}
+            for place, (system, each) in enumerate(zip(systems, drawn, strict=True)):
+                titles[f"output-{place}"] = system.name
+                outputs[f"output-{place}"] = each["output"]
+            yield same[0], ShownImage(first, {**drawn[0], **outputs}, {}), titles
 
 
 def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
