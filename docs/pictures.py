@@ -152,7 +152,7 @@ def pictures_of_patients(found) -> list[dict[str, Image.Image]]:
     from gantk.report.figures import picture_row
 
     cases = list({case.stored.patient: case for case in found.cases}.values())[:4]
-    return [dict(picture_row(case, found.titles, 1.0)) for case in cases]
+    return [dict(picture_row(case.pictures, case.titles, 1.0)) for case in cases]
 
 
 def generated_and_real(work: Path) -> Image.Image:
@@ -164,7 +164,7 @@ def generated_and_real(work: Path) -> Image.Image:
     for found in shown_patients(RunRecord(trained("ct-plain", work))):
         pictures = pictures_of_patients(found)
         for kind, shift in (("output", 0), ("truth", 2)):
-            title = found.titles[kind]
+            title = found.cases[0].titles[kind]
             rows.append([(title, each[title]) for each in pictures[shift:] + pictures[:shift]])
     return draw_rows(rows, CELL * 3 // 4)
 
@@ -184,7 +184,7 @@ def tumours(work: Path) -> Image.Image:
         if system == "Pix2Pix":
             (found,) = shown_patients(RunRecord(run))
             pictures = pictures_of_patients(found)
-            for title in found.titles.values():
+            for title in found.cases[0].titles.values():
                 rows.append([(f"Pix2Pix: {title}", each[title]) for each in pictures])
             continue
         for words, options in (("", ("--no-post",)), (", after the style step", ())):

@@ -30,8 +30,7 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
-from gantk.report.patients.section import HERE as PATIENTS
-from gantk.report.patients.section import error_window, shown_patients
+from gantk.report.patients.section import shown_patients
 from gantk.report.pictures import (
     ERROR_CEILING,
     TEXTS,
@@ -114,9 +113,9 @@ def _render_page(story: Mapping[str, object], sections: Sequence[ReportSection])
     scripts = [name for section in sections for name in section.scripts]
     return render(
         "page.html.j2",
-        folders=[*(section.folder for section in sections), PATIENTS],
-        styles=("page.css", "patients.css", *styles),
-        scripts=("charts.js", "zoom.js", "page.js", "patients.js", *scripts, "live.js"),
+        folders=[section.folder for section in sections],
+        styles=("page.css", *styles),
+        scripts=("charts.js", "zoom.js", "page.js", *scripts, "live.js"),
         sections=sections,
         **story,
     )
@@ -194,7 +193,6 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "result": summarise(run),
         "typical": typical_images(run, patients),
         "patients": patients,
-        "error_window": error_window([case.pictures for one in patients for case in one.cases]),
         "tests": verdict_tests(run),
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],

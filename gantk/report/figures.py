@@ -16,13 +16,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gantk.errors import UserError
 from gantk.files import expect_file, make_folder, write_output
-from gantk.report.patients.section import ShownImage
 from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
 from gantk.report.scores import summary_csv, summary_latex
 from gantk.report.words import ARROW
 
+# by kind, (C, H, W) each: "input", "truth", "output"; several outputs
+Pictures = Mapping[str, np.ndarray]
 TitledPictures = list[tuple[str, Image.Image]]
-BRIGHTEST = 99.8  # percentile of the real image that is drawn in white
+BRIGHTEST = 99.8  # percentile of a real image that is drawn in white, of errors in yellow
 DPI = 300
 WIDTH_MM = 180  # of a figure over two columns of a page
 TEXT_POINTS = 7
@@ -32,20 +33,30 @@ INK = "black"
 ERROR = "Absolute error"
 
 
-def picture_row(case: ShownImage, titles: Mapping[str, str], error: float) -> TitledPictures:
+def picture_row(pictures: Pictures, titles: Mapping[str, str], largest: float) -> TitledPictures:
     """The pictures of a test image, by kind, under these titles, and the absolute error of each
-    output, whose palest yellow is `error`. Generated and real images share one window.
+    output, whose palest yellow is `largest`. Generated and real images share one window.
     """
-    truth = case.pictures["truth"].pixels
+    truth = pictures["truth"]
     row = []
     errors = []
     for kind, title in titles.items():
-        pixels = case.pictures[kind].pixels
+        pixels = pictures[kind]
         row.append((title, _picture(pixels, pixels if kind == "input" else truth)))
         if kind.startswith("output"):
             head = ERROR if kind == "output" else f"{ERROR}, {title}"
-            errors.append((head, error_picture(mean_error(pixels, truth), error)))
+            errors.append((head, error_picture(mean_error(pixels, truth), largest)))
     return row + errors
+
+
+def largest_error(pictures: Pictures) -> float:
+    """The largest absolute error of the outputs in a test image, apart from a few pixels."""
+    errors = [
+        mean_error(pixels, pictures["truth"])
+        for kind, pixels in pictures.items()
+        if kind.startswith("output")
+    ]
+    return float(np.percentile(errors, BRIGHTEST)) or 1.0
 
 
 def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:

@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
@@ -18,10 +16,9 @@ from gantk.metrics.rows import (
     result_tone,
 )
 from gantk.report import words
-from gantk.report.figures import BRIGHTEST, picture_row
 from gantk.report.heading import figures_beside, figures_note, system_of
-from gantk.report.patients.section import ShownImage, ShownPatients
-from gantk.report.pictures import data_uri, mean_error, png_uri
+from gantk.report.patients.section import ShownPatients, rows_of
+from gantk.report.pictures import data_uri, png_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.runs.results import Score
 
@@ -101,36 +98,30 @@ def typical_images(run: RunRecord, patients: Sequence[ShownPatients]) -> list[Fi
             figures.append(_from_noise(samples, direction))
             continue
         found = scored.get(direction.key)
-        case = _median_case(found) if found else None
-        if found and case:
-            figures.append(_typical_case(found, case))
-        else:
-            figures.append(_latest_sample(samples, direction, held_out=not run.holds_out_nothing))
+        figure = _typical_case(found) if found else None
+        held_out = not run.holds_out_nothing
+        figures.append(figure or _latest_sample(samples, direction, held_out=held_out))
 
     return [figure for figure in figures if figure.rows]
 
 
-def _median_case(found: ShownPatients) -> ShownImage | None:
-    """The stored image with the median score of all test images; None in runs that kept none."""
-    return next((case for case in found.cases if case.stored.median_of), None)
-
-
-def _typical_case(found: ShownPatients, case: ShownImage) -> Figure:
-    """The pictures of the median image, and its score."""
+def _typical_case(found: ShownPatients) -> Figure | None:
+    """The pictures and the score of the stored image with the median score of all test images; None in
+    runs that kept none.
+    """
+    case = next((case for case in found.cases if case.stored.median_of), None)
+    if case is None:
+        return None
     metric, of_all = next(iter(found.metrics.items()))
-    error = mean_error(case.pictures["output"].pixels, case.pictures["truth"].pixels)
-    largest = float(np.percentile(error, BRIGHTEST)) or 1.0
-    row = [(title, png_uri(each)) for title, each in picture_row(case, found.titles, largest)]
-    stored = case.stored
+    shown = rows_of([case])
+    ((_, pictures),) = shown.cases
     value = Score(value=case.scores[metric], unit=of_all.unit)
-    images = count_noun(stored.median_of or 0, "test image")
-    caption = f"The median of {images}, of {stored.patient}:"
-    caption += f" its {short_metric_name(metric)} is {words.with_unit(value)}."
-    in_unit = Score(value=largest, unit="HU" if stored.units[2] == "HU" else "")
-    caption += (
-        f" Error, |generated − real|: black is 0, the palest yellow {words.with_unit(in_unit)}."
+    caption = (
+        f"The median of {count_noun(case.stored.median_of or 0, 'test image')}, of"
+        f" {case.stored.patient}: its {short_metric_name(metric)} is {words.with_unit(value)}. Error,"
+        f" |generated − real|: black is 0, the palest yellow {shown.largest}."
     )
-    return Figure(found.label, caption, [row])
+    return Figure(found.label, caption, [[(title, png_uri(each)) for title, each in pictures]])
 
 
 def _latest_sample(samples: Samples, direction: Direction, *, held_out: bool) -> Figure:

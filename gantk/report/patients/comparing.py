@@ -5,8 +5,7 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,21 +19,8 @@ from gantk.metrics.table import MODEL
 from gantk.progress import Work
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import (
-    DPI,
-    WIDTH_MM,
-    TitledPictures,
-    draw_figure,
-    picture_row,
-    write_figures,
-)
-from gantk.report.patients.section import (
-    HERE,
-    ShownImage,
-    error_window,
-    pictures,
-    shown_patients,
-)
+from gantk.report.figures import DPI, WIDTH_MM, draw_figure, write_figures
+from gantk.report.patients.section import ShownImage, pictures, rows_of, shown_patients
 from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import grids, run_summary, summarise_systems
@@ -95,12 +81,8 @@ def write_report(
     if len(runs) == 1 and out is None:
         if figures is not None:
             record = RunRecord(runs[0])
-            images = [
-                (shown.label, case, shown.titles)
-                for shown in shown_patients(record)
-                for case in shown.cases
-            ]
-            _write_figures(figures, rows, run_summary(record), _rows_of(images), overwrite, say)
+            images = {found.label: found.cases for found in shown_patients(record)}
+            _write_figures(figures, rows, run_summary(record), images, overwrite, say)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -118,12 +100,11 @@ def write_report(
         say(with_label("note", caution))
 
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
-    shown = _rows_of([*_common_images(systems)])
+    common = _common_images(systems)
     if figures is not None:
-        _write_figures(figures, rows, summary, shown, overwrite, say)
+        _write_figures(figures, rows, summary, common, overwrite, say)
     page = render(
         "compare.html.j2",
-        folders=[HERE],
         scripts=(),
         title=f"{len(named)} runs compared",
         systems=[system.name for system in systems],
@@ -134,7 +115,7 @@ def write_report(
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
         tests=compared.tests,
-        shown=shown,
+        shown={label: rows_of(images) for label, images in common.items()},
         differences=_differences(named),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
@@ -155,46 +136,22 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
     }
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Patients of a direction, each with titled pictures, and the largest error that these show."""
-
-    patients: list[tuple[str, TitledPictures]]
-    largest: str
-
-
-def _rows_of(images: Sequence[tuple[str, ShownImage, Mapping[str, str]]]) -> dict[str, Rows]:
-    """By direction the first image of each patient, with the titles of its pictures; all errors of a
-    direction have one scale.
-    """
-    by_label: dict[str, dict[str, tuple[ShownImage, Mapping[str, str]]]] = {}
-    for label, image, titles in images:
-        by_label.setdefault(label, {}).setdefault(image.stored.patient, (image, titles))
-
-    found = {}
-    for label, of_patients in by_label.items():
-        cases = [image for image, _ in of_patients.values()]
-        span = max(case.pictures["truth"].high - case.pictures["truth"].low for case in cases)
-        largest = span * error_window([case.pictures for case in cases]) / 100 or 1.0
-        unit = {case.stored.units[2] for case in cases} & {"HU"}
-        patients = [
-            (patient, picture_row(image, titles, largest))
-            for patient, (image, titles) in of_patients.items()
-        ]
-        found[label] = Rows(patients, " ".join([f"{largest:.3g}", *unit]))
-    return found
-
-
 def _write_figures(
     folder: str | Path,
     rows: int,
     summary: pd.DataFrame,
-    shown: Mapping[str, Rows],
+    images: Mapping[str, Sequence[ShownImage]],
     overwrite: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Write scores, and of each direction a figure of so many patients."""
-    figures = {label: draw_figure(one.patients[:rows], one.largest) for label, one in shown.items()}
+    """Write scores, and of each direction the first image of so many patients."""
+    figures = {}
+    for label, of_direction in images.items():
+        of_patients = {image.stored.patient: image for image in reversed(of_direction)}
+        if of_patients:
+            shown = rows_of([*reversed(of_patients.values())][:rows])
+            drawn = [(case.stored.patient, pictures) for case, pictures in shown.cases]
+            figures[label] = draw_figure(drawn, shown.largest)
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
     write_figures(folder, summary, figures, overwrite)
@@ -228,12 +185,8 @@ def _compare(systems: Sequence[System]) -> Comparison:
     )
 
 
-def _common_images(
-    systems: Sequence[System],
-) -> Iterator[tuple[str, ShownImage, Mapping[str, str]]]:
-    """Yield the test images that every system saved in one size: the direction in words, the image
-    with all outputs, and the titles of its pictures.
-    """
+def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
+    """By direction in words the test images that every system saved in one size, with all outputs."""
     by_system: list[dict[tuple[str, ...], tuple[RunRecord, StoredImage]]] = [
         {
             (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
@@ -243,19 +196,22 @@ def _common_images(
         }
         for system in systems
     ]
+    common: dict[str, list[ShownImage]] = {}
     for same, (_, first) in by_system[0].items():
         found = [stored[same] for stored in by_system if same in stored]
         drawn = [pictures(record, image.stem) for record, image in found]
         # networks of other sizes are not drawn side by side
-        sizes = {each["truth"].pixels.shape if each else () for each in drawn}
+        sizes = {each["truth"].shape if each else () for each in drawn}
         if len(found) == len(systems) and len(sizes) == 1 and () not in sizes:
-            source, target = same[0].split(ARROW)
+            label = same[0]
+            source, target = label.split(ARROW)
+            shown = {kind: drawn[0][kind] for kind in ("input", "truth")}
             titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
-            outputs = {}
             for place, (system, each) in enumerate(zip(systems, drawn, strict=True)):
                 titles[f"output-{place}"] = system.name
-                outputs[f"output-{place}"] = each["output"]
-            yield same[0], ShownImage(first, {**drawn[0], **outputs}, {}), titles
+                shown[f"output-{place}"] = each["output"]
+            common.setdefault(label, []).append(ShownImage(first, shown, titles, {}))
+    return common
 
 
 def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
