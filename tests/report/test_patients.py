@@ -88,6 +88,14 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     assert heads[:4] == ["Input: T1", "Real T2", "Generated T2", "Absolute error"]
 
 
+def test_the_score_of_a_set_is_no_patient(copied_run):
+    with open(copied_run / "scores.csv", "a", encoding="utf-8") as file:
+        file.write("a_to_b,model,kid_random,whole,,,3.0,,True\n")
+    words = Page(write_report(copied_run)).words
+
+    assert words.count("The only test patient") == 2
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     runs = [copied_run, shutil.copytree(copied_run, tmp_path / "again~2^")][:count]
