@@ -7,8 +7,7 @@ by an outlier.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,18 +81,23 @@ class PairMetric(Metric):
             raise UserError(
                 f"the metric '{self.name}' cannot be limited to a mask", where="evaluate.regions"
             )
-        with self._comparison(output, reference):
-            inside = None if mask is None else (mask > 0).expand_as(output)
-            return self._score(output.float(), reference.float(), inside)
+        (score,) = self.in_regions(output, reference, [mask])
+        return score
 
     def in_regions(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
     ) -> list[Tensor]:
         """The score over each mask (None: the whole image): (N,) each."""
-        return [
-            self(output, reference) if mask is None else self(output, reference, mask)
-            for mask in masks
-        ]
+        if output.shape != reference.shape or output.ndim != self.dims + 2:
+            shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
+            raise UserError(
+                f"the metric {self.name} cannot compare {shapes}",
+                allowed=f"two {self.dims}-D images (N, C, ...)",
+            )
+        self.expect_size(output.shape[2:])
+        insides = [None if mask is None else (mask > 0).expand_as(output) for mask in masks]
+        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+            return self._scores(output.float(), reference.float(), insides)
 
     def expect_size(self, size: Sequence[int]) -> None:
         """Raise a UserError if images of this size cannot be scored."""
@@ -107,22 +111,13 @@ class PairMetric(Metric):
                 allowed=f"sides of {self.smallest} or more, or other metrics",
             )
 
-    @contextmanager
-    def _comparison(self, output: Tensor, reference: Tensor) -> Iterator[None]:
-        """No gradients, full precision; UserError if the two cannot be compared."""
-        if output.shape != reference.shape or output.ndim != self.dims + 2:
-            shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
-            raise UserError(
-                f"the metric {self.name} cannot compare {shapes}",
-                allowed=f"two {self.dims}-D images (N, C, ...)",
-            )
-
-        self.expect_size(output.shape[2:])
-        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
-            yield
-
     def _method(self) -> str:
         return f"{self.name}/fixed-range-{self.data_range:g}"
+
+    def _scores(
+        self, output: Tensor, reference: Tensor, insides: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        return [self._score(output, reference, inside) for inside in insides]
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -131,24 +126,15 @@ class PairMetric(Metric):
 class MapMetric(PairMetric):
     """A score computed from the mean of a map: one map serves all regions."""
 
-    def in_regions(
-        self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
+    def _scores(
+        self, output: Tensor, reference: Tensor, insides: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """The score over each mask (None: the whole image): (N,) each."""
-        with self._comparison(output, reference):
-            found = self._map(output.float(), reference.float())
-            insides = [
-                self._on_map(None if mask is None else (mask > 0).expand_as(output))
-                for mask in masks
-            ]
-            return [self.of_mean(region_mean(found, inside)) for inside in insides]
+        found = self._map(output, reference)
+        return [self.of_mean(region_mean(found, self._on_map(inside))) for inside in insides]
 
     def of_mean(self, mean: Tensor) -> Tensor:
         """The score for a map's mean."""
         return mean
-
-    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        return self.of_mean(region_mean(self._map(output, reference), self._on_map(mask)))
 
     def _map(self, output: Tensor, reference: Tensor) -> Tensor:
         """The map: squared errors, unless overridden."""
