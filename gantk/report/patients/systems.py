@@ -24,7 +24,7 @@ SEED = "train.seed"
 @dataclass(frozen=True)
 class System:
     """A run; or folds and seeds of one recipe, as if one run had tested all patients, with the mean
-    over the seeds as each patient's score.
+    over the seeds as each image's score.
     """
 
     name: str
@@ -53,7 +53,7 @@ class System:
             return first
 
         results = Results(domains=first.domains, split=first.split)
-        place = ["direction", "metric", "system", "patient"]
+        place = ["direction", "metric", "system", "image", "patient"]
         means = self.lines.groupby(place, sort=False, as_index=False)["value"].mean()
         for key, of_direction in means.groupby("direction", sort=False):
             about = self._about(key)
