@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from statistics import fmean
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.masks import outside_of
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.errors import UserError
@@ -25,25 +23,21 @@ from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
-from gantk.metrics.names import CEILING, short_metric_name, title_of
+from gantk.metrics.names import CEILING, title_of
 from gantk.metrics.pair_scores import (
     PairScorer,
     References,
     alarm_of_foreground,
     score_pairs,
-    scores_of,
 )
 from gantk.metrics.pairs import Metric, PairMetric
 from gantk.metrics.references import (
-    MAX_CURVE_IMAGES,
     MAX_SET_BYTES,
     MAX_SET_IMAGES,
     RealImages,
     number_that_fits,
-    windows,
 )
-from gantk.metrics.samples import SampleBatch, Samples, difference
-from gantk.metrics.sets import ImageGroup, Kid, SetMetric, halves, select_images
+from gantk.metrics.sets import ImageGroup, SetMetric, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.metrics.verdict import set_verdict
@@ -62,9 +56,6 @@ from gantk.runs.trained import Examples, Posts
 if TYPE_CHECKING:
     from gantk.metrics.written import WrittenTranslations
 
-MAX_VALIDATION_PAIRS = 16  # pairs scored while training
-MIN_VALIDATION_IMAGES = 16  # of each domain, to be compared as sets while training
-VALIDATION_METRICS = ("psnr", "ssim")
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
 MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
@@ -115,8 +106,7 @@ class Scorer:
         built = [metric for metric in self._build_metrics() if self._applies(metric)]
         self.set_metrics = [metric for metric in built if isinstance(metric, SetMetric)]
         of_pairs = cast(list[PairMetric], [each for each in built if each not in self.set_metrics])
-        curves = [metric for metric in of_pairs if metric.name in VALIDATION_METRICS]
-        scorer = partial(
+        self.pair_scorer = partial(
             PairScorer,
             low=self.low,
             data_range=self.span,
@@ -124,9 +114,7 @@ class Scorer:
             batch=self.batch,
             device=runtime.device,
         )
-        self.pairs = scorer(of_pairs, regions=model.evaluate.regions)
-        self.curves = scorer(curves, regions=["whole"])
-        self.kid = Kid(self.span, self.dims)  # while training, where no pairs are known
+        self.pairs = self.pair_scorer(of_pairs, regions=model.evaluate.regions)
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
         # returns the method with the weights that the training started from, None if there are none
@@ -156,145 +144,6 @@ class Scorer:
                 )
 
         return built
-
-    @property
-    def two_way(self) -> bool:
-        """Whether images are scored after translation there and back: an unpaired method learns from
-        that in both directions.
-        """
-        return not self.method.paired and len(self.method.directions()) == len(OTHER)
-
-    def sample_batch(self) -> SampleBatch:
-        """The images to show while training: of validation pairs, else test pairs, else held-out or
-        training images.
-        """
-        count = self.model.evaluate.samples
-        batch = SampleBatch(two_way=self.two_way)
-        pairs = spread(self.data.pairs("validation") or self.data.pairs("test"), count)
-        for to in self.method.directions():
-            key = direction_to(to)
-            records = [pair[OTHER[to]] for pair in pairs]
-            records = records or spread(self.data.unpaired_records(OTHER[to]), count)
-            batch.records[key] = records
-            batch.seen[key] = self.reals.network_inputs(records)
-            batch.inputs[key] = real = self.data.centre(batch.seen[key])
-            if pairs:
-                batch.truths[key] = real = self.reals.scored_images([pair[to] for pair in pairs])
-            batch.differences[key] = difference(real)
-
-        if self.method.samples and not self.method.directions():
-            batch.noise = count
-            records = spread(self.reals.records("train", self.letter), 4 * SAMPLE_PASS)
-            batch.differences["image"] = difference(self.reals.scored_images(records))
-            held_out = self.reals.records("test", self.letter) or records
-            batch.reals["image"] = self.reals.scored_images(spread(held_out, count))
-
-        return batch
-
-    def samples(self, batch: SampleBatch) -> Samples:
-        """What the method currently makes of the batch, before any post-step."""
-        if batch.noise:
-            images = self.method.sample(batch.noise, seed=0).float().cpu()
-            return Samples({"image": self.data.centre(images)}, {})
-        outputs = {}
-        reconstructions = {}
-        for key, images in batch.seen.items():
-            records = batch.records[key]
-            made = self.translate(images, key[-1], records)
-            outputs[key] = self.data.centre(made)
-            if self.two_way:
-                back = self.translate(made, OTHER[key[-1]], records)
-                reconstructions[key] = self.data.centre(back)
-        return Samples(outputs, reconstructions)
-
-    @property
-    def validation_pairs(self) -> list[dict[str, Record]]:
-        """The pairs that are scored while training; none where no metric of pairs is."""
-        if not self.curves.metrics:
-            return []
-        return spread(self.data.pairs("validation"), MAX_VALIDATION_PAIRS)
-
-    @property
-    def validation_rule(self) -> str:
-        """Which checkpoint has the best `checkpoint_score`, in words."""
-        if self.validation_pairs:
-            return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
-        if not self.validates_sets:
-            return "the newest, as too few images are held out for validation"
-        if not self.method.directions():
-            return "generated images that look most like real validation images (KID)"
-        return (
-            "translations of validation images that look most like real ones (KID), which does not"
-            " tell whether they keep the anatomy"
-        )
-
-    @property
-    def validates_sets(self) -> bool:
-        """Whether enough validation images are held out to compare them as sets."""
-        counts = [len(self.reals.records("validation", letter)) for letter in self.method.reads]
-        return min(counts) >= MIN_VALIDATION_IMAGES
-
-    def checkpoint_score(
-        self, validation: Mapping[str, Mapping[str, float | None]]
-    ) -> float | None:
-        """The first validation score, mean over all directions; None where one has no value."""
-        name = self.curves.metrics[0].name if self.validation_pairs else self.kid.name
-        keys = [direction_to(to) for to in self.method.directions()] or ["image"]
-        values = [validation.get(key, {}).get(name) for key in keys]
-        known = [value for value in values if value is not None]
-        return round(fmean(known), 6) if len(known) == len(keys) else None
-
-    def validate(self) -> dict[str, dict[str, float]]:
-        """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
-        pairs KID of translations, and of images from noise. None where too few images are held out.
-        """
-        scores: dict[str, dict[str, Score]] = {}
-        for to, (records, sources, references) in self._validation.items():
-            made = self.data.centre(self.translate(sources, to, records))
-            if self.model.translate.masked:  # as in the images that are written and tested
-                made = _masked_like(self.data.centre(sources), made, self.low)
-            if references is None:
-                scores[direction_to(to)] = self._validation_kid(to, self.reals.group(made))
-            else:
-                lines = self.curves(made, references)
-                scores[direction_to(to)] = scores_of(lines, self.curves.about())
-
-        if self.method.samples and not self.method.directions() and self.validates_sets:
-            count = min(MAX_CURVE_IMAGES, self.model.evaluate.images)
-            passes = [self._sample_pass(first, count) for first in range(0, count, SAMPLE_PASS)]
-            images = self.data.centre(torch.cat(passes))
-            scores["image"] = self._validation_kid(self.letter, self._generated_group(images))
-
-        results = {}
-        for key, own in scores.items():
-            values = {name: score.value for name, score in own.items()}
-            known = {name: round(value, 4) for name, value in values.items() if value is not None}
-            if known:
-                results[key] = known
-        return results
-
-    def _validation_kid(self, letter: str, fake: ImageGroup) -> dict[str, Score]:
-        """KID of a few images of a domain, by its name."""
-        train, held_out = (self.reals.curve_set(split, letter) for split in ("train", "validation"))
-        return set_scores_of(self.kid, train, held_out, fake)
-
-    @cached_property
-    def _validation(self) -> dict[str, tuple[list[Record], Tensor, References | None]]:
-        """By target domain, the images to translate, as network inputs too, and their references;
-        None where no pairs are known.
-        """
-        found: dict[str, tuple[list[Record], Tensor, References | None]] = {}
-        pairs = self.validation_pairs
-        for to in self.method.directions():
-            if pairs:
-                records = [pair[OTHER[to]] for pair in pairs]
-                sources = self.reals.network_inputs(records)
-                found[to] = records, sources, self.reals.references(pairs, to)
-            elif self.validates_sets:
-                records = self.reals.curve_records("validation", OTHER[to])
-                sources = windows(self.reals.network_inputs(records), self.method.geometry.size)
-                found[to] = records, sources, None
-        return found
 
     def test(self) -> Results:
         """Score all metrics and baselines on the test split; returns the results.
@@ -400,7 +249,7 @@ class Scorer:
         count = self.model.evaluate.images
         passes = self.runtime.share(
             range(0, count, SAMPLE_PASS),
-            lambda first: self._sample_pass(first, count),
+            lambda first: self.sample_pass(first, count),
             "generating",
             f"{SAMPLE_PASS} images",
         )
@@ -422,7 +271,7 @@ class Scorer:
                 results.post["image"] = losses
 
         noise = {"noise": self.reals.noise(self.letter, count)}
-        about = self._generated_group(made["image"])
+        about = self.generated_group(made["image"])
         self._score_sets(results, "image", self.letter, made, noise, about)
         real = self.reals.test_images(self.letter)
         results.values["image"] = self._value_distributions("image", real, made)
@@ -544,7 +393,7 @@ class Scorer:
             self._networks[key] = network_of_method(translate, method, to, self.model, self.runtime)
         return self._networks[key]
 
-    def _sample_pass(self, first: int, count: int) -> Tensor:
+    def sample_pass(self, first: int, count: int) -> Tensor:
         """Generate images from number `first` on, of `count` from noise; independent of the batch
         size.
         """
@@ -559,7 +408,7 @@ class Scorer:
 
         return images.float().cpu()
 
-    def _generated_group(self, images: Tensor) -> ImageGroup:
+    def generated_group(self, images: Tensor) -> ImageGroup:
         """Images from noise as a set, with their classes, which are in turn."""
         labels = torch.arange(len(images)) % self.classes if self.classes else None
         return self.reals.group(images, labels=labels)
@@ -580,14 +429,3 @@ class Scorer:
                 metric.expect_size(self.model.data.size)
 
         return metric.expect_data(self) is not False  # others may return nothing
-
-
-def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:
-    """Generated images, black in the regions that are masked out of their sources."""
-    masked = []
-    for source, image in zip(sources.cpu().numpy(), made.cpu(), strict=True):
-        outside = outside_of(source)
-        if outside is not None:
-            image = image.masked_fill(torch.from_numpy(outside.region), black)
-        masked.append(image)
-    return torch.stack(masked)

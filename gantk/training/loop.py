@@ -31,6 +31,7 @@ from gantk.guest import Say, as_guest, each_as_guest, give_warning
 from gantk.machine.usage import since_start
 from gantk.method import Batch, Method, Stage
 from gantk.metrics.samples import Samples, alarms
+from gantk.metrics.validation import Validation
 from gantk.plugin.callbacks import Hooks
 from gantk.progress import Work
 from gantk.runs import checkpoint
@@ -112,12 +113,12 @@ class Training:
         self.table = parts.model.train
         data = parts.model.data
         self.augments = [augment(data.dims) for augment in data.augment]
-        self.scorer = parts.scorer
-        self.sample_batch = self.scorer.sample_batch()
+        self.validation = Validation(parts.scorer)
+        self.sample_batch = self.validation.sample_batch()
         self.choice = Choice(
             step=None,
-            rule=parts.scorer.validation_rule,
-            higher_is_better=bool(parts.scorer.validation_pairs),
+            rule=self.validation.rule,
+            higher_is_better=bool(self.validation.pairs),
             table=[],
         )
         self._validated = -1  # the step whose scores are `_scores`
@@ -253,7 +254,7 @@ class Training:
         self._known = {line.note for line in log}
         for line in log:
             if line.validation and line.step and self._regular(line.step):
-                score = self.scorer.checkpoint_score(line.validation)
+                score = self.validation.checkpoint_score(line.validation)
                 self.choice.add(line.step, score)
         self._keep_best()
 
@@ -361,7 +362,7 @@ class Training:
 
     def _write_and_judge_samples(self, step: int, view: TrainingWork) -> None:
         with inference_weights(self.parts.method, self.engine):
-            samples = self.scorer.samples(self.sample_batch)
+            samples = self.validation.samples(self.sample_batch)
 
         self._write_samples(step, samples)
         if samples.reconstructions:
@@ -416,7 +417,7 @@ class Training:
         if self.runtime.main:
             step = self.engine.step
             if self._regular(step):  # a save at an interruption is not scored
-                self.choice.add(step, self.scorer.checkpoint_score(self._validate(view)))
+                self.choice.add(step, self.validation.checkpoint_score(self._validate(view)))
             with Work("saving a checkpoint"):
                 save_checkpoint(self.run, self.parts, buffers)
             seconds = self.seconds + self._interval_seconds
@@ -430,7 +431,7 @@ class Training:
         step = self.engine.step
         if self._validated != step:
             with Work("scoring"), inference_weights(self.parts.method, self.engine):
-                self._scores = self.scorer.validate()
+                self._scores = self.validation.validate()
             self._validated = step
             if self._scores:
                 line = LogLine.model_validate({"step": step, "validation": self._scores})

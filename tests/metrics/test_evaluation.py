@@ -18,6 +18,7 @@ from gantk.metrics.baselines import HistogramMatching, IntensityMap
 from gantk.metrics.references import units_of
 from gantk.metrics.samples import alarms
 from gantk.metrics.summary import summary_lines
+from gantk.metrics.validation import Validation
 from gantk.runs.results import Results
 
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}
@@ -125,7 +126,7 @@ def test_validation_masks_what_the_written_images_mask():
     def validation_ssim(method, masked):
         scorer = scorer_of(method, source={"noise": 0.0})
         scorer.model.translate.masked = masked
-        return scorer.validate()["a_to_b"]["ssim"]
+        return Validation(scorer).validate()["a_to_b"]["ssim"]
 
     black_air = validation_ssim(Keeps, False)
 
@@ -154,7 +155,7 @@ def test_translations_have_default_metrics_and_baselines(plain):
     assert list(result["metrics"]["b_to_a"]) == rows
     assert set(result["metrics"]) == {"a_to_b", "b_to_a"}
     assert set(result["baselines"]) == {"identity", "histogram", "intensity_map"}
-    curves = {key: set(scores) for key, scores in scorer.validate().items()}
+    curves = {key: set(scores) for key, scores in Validation(scorer).validate().items()}
     assert curves == {"a_to_b": {"psnr", "ssim"}, "b_to_a": {"psnr", "ssim"}}
 
 
@@ -196,10 +197,11 @@ def test_nan_has_no_score_and_no_victory(broken):
 
 def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
     scorer, _ = broken
-    assert "psnr" not in scorer.validate().get("a_to_b", {})
+    assert "psnr" not in Validation(scorer).validate().get("a_to_b", {})
 
-    held = scorer.sample_batch()
-    rung = {name for name, _ in alarms(scorer.samples(held).outputs, held)}
+    validation = Validation(scorer)
+    held = validation.sample_batch()
+    rung = {name for name, _ in alarms(validation.samples(held).outputs, held)}
 
     assert rung == {"not-finite"}
 
@@ -284,10 +286,11 @@ def test_samples_stand_between_noise_and_real_images():
     assert split["kid_random"]["value"] < row["value"]
     assert result["verdict"]["image"]["kid_random"]["best_baseline"] == "noise"
     many = {"test": 0.2, "validation": 0.6}
-    curve = scorer_of(Samples, split=many).validate()
+    curve = Validation(scorer_of(Samples, split=many)).validate()
     assert set(curve["image"]) == {"kid_random"}
-    assert curve == scorer_of(Samples, "kid", "fid", "diversity", split=many).validate()
-    assert scorer_of(Alike, split=many).validate() != curve
+    same = scorer_of(Samples, "kid", "fid", "diversity", split=many)
+    assert curve == Validation(same).validate()
+    assert Validation(scorer_of(Alike, split=many)).validate() != curve
 
 
 def test_samples_are_compared_with_available_real_images():
@@ -377,20 +380,22 @@ def alarms_of(images, batch):
 
 def test_alarms_ring_for_equal_samples_only():
     healthy = scorer_of(Samples)
-    batch = healthy.sample_batch()
+    validation = Validation(healthy)
+    batch = validation.sample_batch()
 
     assert batch.noise == 2
     assert batch.differences["image"] > 0.01
-    assert alarms_of(healthy.samples(batch).outputs, batch) == set()
+    assert alarms_of(validation.samples(batch).outputs, batch) == set()
     real = healthy.reals.sets("image", (32, 32))[1]
     assert alarms_of({"image": real.images[:4] - 1}, batch) == set()
-    assert alarms_of(scorer_of(Alike).samples(batch).outputs, batch) == {"collapse"}
+    assert alarms_of(Validation(scorer_of(Alike)).samples(batch).outputs, batch) == {"collapse"}
 
 
 def test_alarms_ring_for_equal_or_unchanged_translations_only():
     scorer = scorer_of(Translates)
-    batch = scorer.sample_batch()
-    outputs = scorer.samples(batch).outputs
+    validation = Validation(scorer)
+    batch = validation.sample_batch()
+    outputs = validation.samples(batch).outputs
 
     assert alarms_of(outputs, batch) == set()
     alike = {key: images[:1].expand_as(images) for key, images in outputs.items()}
@@ -400,13 +405,14 @@ def test_alarms_ring_for_equal_or_unchanged_translations_only():
 
 def test_neighbouring_slices_are_seen_but_not_scored():
     scorer = scorer_of(Keeps, neighbours=1, source={"slices": 4})
-    held = scorer.sample_batch()
+    validation = Validation(scorer)
+    held = validation.sample_batch()
     inputs = held.inputs["a_to_b"]
 
     assert held.seen["a_to_b"].shape[1] == 3
     assert inputs.shape[1] == 1
     assert held.truths["a_to_b"].shape[1] == 1
-    assert torch.equal(scorer.samples(held).outputs["a_to_b"], inputs)
+    assert torch.equal(validation.samples(held).outputs["a_to_b"], inputs)
 
     result = scorer.test().dump()
     identity = result["baselines"]["identity"]["a_to_b"]

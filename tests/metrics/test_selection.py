@@ -16,6 +16,7 @@ from gantk.errors import Interrupted
 from gantk.method import Geometry, Method
 from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.evaluate import Scorer
+from gantk.metrics.validation import Validation
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice
@@ -40,12 +41,14 @@ class Pairs(Translates):
 WAYS = ("good", "copy", "collapsed", "noise", "nan")
 
 
-def score_of(model, data: Data, ways: dict, kind: type = Translates) -> tuple[Scorer, float | None]:
-    """A scorer of the method that translates so, and its checkpoint's score."""
+def score_of(
+    model, data: Data, ways: dict, kind: type = Translates
+) -> tuple[Validation, float | None]:
+    """The validation of the method that translates so, and its checkpoint's score."""
     method = kind(Geometry(2, (32, 32), data.channels, (), data.range))
     method.ways = ways
-    scorer = Scorer(model, data, method, CPU)
-    return scorer, scorer.checkpoint_score(scorer.validate())
+    validation = Validation(Scorer(model, data, method, CPU))
+    return validation, validation.checkpoint_score(validation.validate())
 
 
 def without_pairs(data: Data) -> Data:
@@ -99,22 +102,22 @@ def test_good_translations_win_over_all_that_are_none(study, kind, pairs, rule):
     state = torch.get_rng_state()
     known = data if pairs else without_pairs(data)
     found = {name: score_of(model, known, ways[name], kind) for name in WAYS}
-    choice = Choice(higher_is_better=bool(found["good"][0].validation_pairs))
+    choice = Choice(higher_is_better=bool(found["good"][0].pairs))
     for step, (_, score) in enumerate(found.values()):
         choice.add(step, score)
 
-    assert rule in found["good"][0].validation_rule
+    assert rule in found["good"][0].rule
     assert choice.step == 0
     assert found["nan"][1] is None  # of one direction only
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_images_from_noise_are_chosen_by_their_distance():
-    scorer = scorer_of(Samples, split={"test": 0.2, "validation": 0.6})
-    validation = scorer.validate()
+    validation = Validation(scorer_of(Samples, split={"test": 0.2, "validation": 0.6}))
+    scores = validation.validate()
 
-    assert scorer.checkpoint_score(validation) == validation["image"]["kid_random"] > 0
-    assert not scorer.validation_pairs
+    assert validation.checkpoint_score(scores) == scores["image"]["kid_random"] > 0
+    assert not validation.pairs
 
 
 def test_no_checkpoint_is_chosen_by_training_images(tiny_recipe, tmp_path):
@@ -130,8 +133,8 @@ def test_no_checkpoint_is_chosen_by_training_images(tiny_recipe, tmp_path):
 def test_the_best_checkpoint_outlives_newer_ones(tiny_recipe, tmp_path, monkeypatch):
     scores = [0.9, 0.2, None, 0.4, 0.3]  # too few images to judge cost no training
     left = [*scores]
-    monkeypatch.setattr(Scorer, "validation_pairs", [])
-    monkeypatch.setattr(Scorer, "checkpoint_score", lambda self, validation: left.pop(0))
+    monkeypatch.setattr(Validation, "pairs", [])
+    monkeypatch.setattr(Validation, "checkpoint_score", lambda self, validation: left.pop(0))
     tiny_recipe["train"] |= {"steps": 5, "save_every": 1, "keep": 1}
     run = gantk.Run(train_without_scores(tiny_recipe, tmp_path / "run"))
 

@@ -10,6 +10,7 @@ import gantk
 from gantk import Translator
 from gantk.errors import UserError
 from gantk.metrics.evaluate import Scorer
+from gantk.metrics.validation import Validation
 from gantk.runs.models import data_of
 
 PIX2PIX = {
@@ -95,8 +96,9 @@ def test_evaluation_translates_each_image_as_its_own_class(run):
     assert set(labels) == {"healthy", "tumour"}
     torch.testing.assert_close(tested.made, torch.cat(by_hand), rtol=1e-3, atol=1e-4)
     assert (torch.cat(other_class) - tested.made).abs().amax((1, 2, 3)).min() > 1e-3
-    held = scorer.sample_batch()
-    shown = scorer.samples(held).outputs["a_to_b"]
+    validation = Validation(scorer)
+    held = validation.sample_batch()
+    shown = validation.samples(held).outputs["a_to_b"]
     named = [record.label for record in held.records["a_to_b"]]
     expected = scorer.translate(held.seen["a_to_b"], "b", held.records["a_to_b"])
     assert named[0] in labels
