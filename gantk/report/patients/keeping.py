@@ -48,7 +48,9 @@ def _keep_direction(
 ) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
     ranks = _ranks_of(one, scores)
-    median, of_images = _median_image(ranks)
+    ordered = ranks["rank"].dropna().sort_values(kind="stable").index
+    # of an even number of images the lower one; none where no image has a score
+    median = ordered[(len(ordered) - 1) // 2] if len(ordered) else None
     count = IMAGES_OF_WORST[one.made.ndim - 2]
     for number, place in enumerate(_images_to_keep(ranks, median, count)):
         stem = f"{direction}-{number}"
@@ -63,7 +65,7 @@ def _keep_direction(
             units=[_write(one, place, kind, folder / f"{stem}-{kind}") for kind in KINDS],
         )
         if place == median:
-            image.median_of = of_images
+            image.median_of = len(ordered)
         yield image
 
 
@@ -73,18 +75,8 @@ def _ranks_of(tested: Tested, scores: Mapping[str, Score]) -> pd.DataFrame:
     first = model.metric.iloc[0]
     lines = model[model.metric == first].reset_index(drop=True)
     sign = -1 if scores[first].higher_is_better is False else 1
-    return pd.DataFrame({"patient": owners(lines), "rank": sign * lines.value})
-
-
-def _median_image(ranked: pd.DataFrame) -> tuple[int | None, int]:
-    """The image with the median score (of an even number the lower one), and the number of images
-    with a score; None where no image has one.
-    """
-    known = ranked["rank"][np.isfinite(ranked["rank"])]
-    if known.empty:
-        return None, 0
-    ordered = known.sort_values(kind="stable").index
-    return int(ordered[(len(ordered) - 1) // 2]), len(known)
+    rank = (sign * lines.value).replace([np.inf, -np.inf], np.nan)
+    return pd.DataFrame({"patient": owners(lines), "rank": rank})
 
 
 def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> list[int]:
@@ -93,16 +85,16 @@ def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> lis
 
     The middle ones do not depend on scores, so that several runs on one split show the same images.
     """
-    known = ranked["rank"].where(np.isfinite(ranked["rank"]))
-    by_patient = known.groupby(ranked.patient, sort=False)
-    worst = by_patient.mean().fillna(-np.inf).sort_values(kind="stable").index
-    kept = [int(known[ranked.patient == who].fillna(-np.inf).idxmin()) for who in worst[:count]]
+    by_patient = ranked.groupby("patient", sort=False)["rank"]
+    means = by_patient.mean().fillna(-np.inf).sort_values(kind="stable")
+    worst_images = ranked["rank"].fillna(-np.inf).groupby(ranked.patient).idxmin()
+    kept = [*worst_images[means.index[:count]]]
     for who in spread(sorted(by_patient.groups), count):
         images = by_patient.groups[who]
-        kept.append(int(images[len(images) // 2]))
+        kept.append(images[len(images) // 2])
     if median is not None:
         kept.append(median)
-    return list(dict.fromkeys(kept))
+    return [int(place) for place in dict.fromkeys(kept)]
 
 
 def _write(tested: Tested, place: int, kind: str, stem: Path) -> str:
