@@ -256,7 +256,7 @@ def _escaped(text: object) -> str:
 
 
 def brief(row: Row) -> str:
-    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better than every baseline`."""
+    """The main scores of each direction: `T1 -> T2 PSNR 21.30, SSIM 0.810, better than the best baseline`."""
     system = System(row.label, (row,))
     texts = []
     for line in system.main_lines:
