@@ -52,7 +52,7 @@ class Page(HTMLParser):
         ]
         scripts = [attributes.get("type") for tag, attributes in self.tags if tag == "script"]
         return (
-            scripts.count(None) == 1 and set(scripts) <= {None, "application/json"} and not handlers
+            scripts.count(None) <= 1 and set(scripts) <= {None, "application/json"} and not handlers
         )
 
 
