@@ -145,13 +145,18 @@ def main() -> None:
         default="",
         help="for a recipe of ours: whether its training images have true partners, in words",
     )
+    add.add_argument(
+        "--scores",
+        type=Path,
+        help="of other images: what `gantk eval RUN --data FOLDER --json FILE` wrote",
+    )
     add.add_argument("--note", default="")
     add.add_argument("--cpu-seconds", type=int, help="CPU time, user and system, of all its calls")
     options = parser.parse_args()
     if options.command == "add":
         records = read_records()
         records.append(
-            record_of(options.run, options.data, options.test, options.partners)
+            record_of(options.run, options.data, options.test, options.partners, options.scores)
             | {"interruptions": options.interruptions, "note": options.note}
             | {"cpu_seconds": options.cpu_seconds}
         )
@@ -169,9 +174,14 @@ def read_records() -> list[dict[str, Any]]:
     return json.loads(RECORDS.read_text("utf-8"))
 
 
-def record_of(run: Path, data: str, test: str, partners: str) -> dict[str, Any]:
-    """What a finished run folder says of itself, as one record."""
-    metrics = json.loads((run / "metrics.json").read_text("utf-8"))
+def record_of(
+    run: Path, data: str, test: str, partners: str, scored: Path | None = None
+) -> dict[str, Any]:
+    """What a finished run folder says of itself, as one record; `scored`: a file with its scores on
+    other images.
+    """
+    speed = json.loads((run / "metrics.json").read_text("utf-8"))["speed"]
+    metrics = json.loads((scored or run / "metrics.json").read_text("utf-8"))
     environment = json.loads((run / "environment.json").read_text("utf-8"))
     recipe = tomllib.loads((run / "recipe.toml").read_text("utf-8"))
     words = environment["command"].split()
@@ -193,9 +203,9 @@ def record_of(run: Path, data: str, test: str, partners: str) -> dict[str, Any]:
         "seed": recipe["train"]["seed"],
         "size": recipe["data"]["size"],
         "batch": recipe["train"]["batch"],
-        "steps": metrics["speed"]["steps"],
+        "steps": speed["steps"],
         "planned_steps": planned_steps(run, recipe),
-        "seconds": round(metrics["speed"]["seconds"]),
+        "seconds": round(speed["seconds"]),
         "machine": f"{environment['cpu']}, {counted(environment['threads'])},"
         f" {environment['precision']}, torch {environment['packages']['torch']}",
         "date": environment["started"][:10],

@@ -5,9 +5,8 @@ the run trains and can be resumed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -61,12 +60,16 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     `folder`, each image as one access returns it: pictures as NumPy files, volumes as NIfTI, beside
     `table.csv`. UserError where they cannot be trained on.
     """
-    table = _rows_of_table(data)
-    if table:
-        columns = list(dict.fromkeys(name for row in table for name in row))
-        text = _csv(columns, table)
-        words = f"table of {count_noun(table, 'row')}, in the run's recipe.toml"
-        return {"name": "manifest", "path": str(Path.cwd()), "table": text}, words
+    if hasattr(data, "columns"):  # a data frame
+        data = data.to_dicts() if hasattr(data, "to_dicts") else data.to_dict("records")
+    if isinstance(data, (list, tuple)) and all(map(_is_row, data)):
+        if not data:
+            raise UserError("the table has no rows", where="data", allowed="at least one row")
+        columns = list(dict.fromkeys(name for row in data for name in row))
+        words = f"table of {count_noun(data, 'row')}, in the run's recipe.toml"
+        source = {"name": "manifest", "path": str(Path.cwd()), "table": _csv(columns, data)}
+        return source, words
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         what = (
             "a training of several processes cannot use images given in Python, because each process"
@@ -88,21 +91,13 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     return {"name": "manifest", "path": str(folder.absolute() / "table.csv")}, words
 
 
-def _rows_of_table(data: Any) -> list[Mapping[str, Any]]:
-    """The rows of a table of paths; [] of other data."""
-    is_frame = hasattr(data, "columns")
-    if is_frame:
-        data = data.to_dicts() if hasattr(data, "to_dicts") else data.to_dict("records")
-        if not data:
-            raise UserError("the table has no rows", where="data", allowed="at least one row")
-    first = data[0] if isinstance(data, (list, tuple)) and data else None
-    are_cells = isinstance(first, Mapping) and all(
-        isinstance(cell, (str, Path, int, float, NoneType)) for cell in first.values()
-    )
-    return list(data) if is_frame or are_cells else []
+def _is_row(item: Any) -> bool:
+    """Whether an item is a row of a table of paths, and holds no image."""
+    cells = item.values() if isinstance(item, Mapping) else [np.zeros(1)]
+    return all(np.ndim(cell) == 0 for cell in cells)
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     return csv_text(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
 
 
@@ -118,25 +113,19 @@ def _cell(value: Any) -> str:
 
 def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     """Yield dicts with an image of one domain, or of both, and what is known of them: the items of a
-    data set, or the rows of a dict of columns.
+    data set, or the rows of a dict of columns; UserError where these are not equally long.
     """
-    if isinstance(data, Mapping):
-        columns = _equal_columns(dict(data), names)
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
+    if not isinstance(data, Mapping):
+        if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+            what = f"data of the type {type(data).__name__} cannot be used for training"
+            raise UserError(what, where="data", allowed=KINDS)
+        for number in range(len(data)):
+            yield data[number]
         return
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        what = f"data of the type {type(data).__name__} cannot be used for training"
-        raise UserError(what, where="data", allowed=KINDS)
-    for number in range(len(data)):
-        yield data[number]
 
-
-def _equal_columns(columns: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Columns of images and of what is known of them; UserError where these are not equally long."""
     allowed = (*names.values(), *ABOUT)
-    unknown = [key for key in columns if key not in ABOUT and letter_of(key, names) is None]
-    if unknown or not columns:
+    unknown = [key for key in data if key not in ABOUT and letter_of(key, names) is None]
+    if unknown or not data:
         found = ", ".join(map(repr, unknown)) or "no images"
         raise UserError(
             f"the data contain {found}, but the recipe's domains are {' and '.join(names.values())}",
@@ -144,9 +133,8 @@ def _equal_columns(columns: dict[str, Any], names: Mapping[str, str]) -> dict[st
             allowed=allowed,
             remedy=did_you_mean(str(unknown[0]), allowed) if unknown else None,
         )
-    if columns.get("pair") is False:
-        count = max(len(values) for values in columns.values() if hasattr(values, "__len__"))
-        columns["pair"] = [False] * count
+    same = {key: value for key, value in data.items() if value is False}  # "pair": False
+    columns = {key: value for key, value in data.items() if value is not False}
     lengths = {name: len(values) for name, values in columns.items()}
     if len({*lengths.values()}) > 1:
         raise UserError(
@@ -154,7 +142,8 @@ def _equal_columns(columns: dict[str, Any], names: Mapping[str, str]) -> dict[st
             where="data",
             remedy='give a list of dicts, such as {"T1": image, "patient": "p1"}',
         )
-    return columns
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True)) | same
 
 
 def _write_item(

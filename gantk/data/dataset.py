@@ -105,6 +105,11 @@ class Study:
         return getattr(part(), "parts", {}).get(letter, part)
 
     @property
+    def nearest(self) -> list[str]:
+        """The domains of label maps, whose values must not be mixed."""
+        return [each for each in self.letters if self.intensity_part(each).target.nearest]
+
+    @property
     def images_in_words(self) -> str:
         """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices from 25 to 75 % of each), patients
         unknown`: the images by domain.
@@ -115,10 +120,10 @@ class Study:
         for letter, name in self.names.items():
             own = [record for record in self.records if record.domain == letter]
             scans = {record.scan_key for record in own} - {""}
-            patients = patients_of(own)
             what = count_noun(own, "image")
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
+            patients = patients_of(own)
             whose = f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown"
             parts.append(f"{name}: {what}{whose}")
 
@@ -129,10 +134,7 @@ class Study:
         `split_records`.
         """
         self.splits, self.split_description = split_records(
-            self.records,
-            self.table.split,
-            fingerprints=self.fingerprints,
-            origin=self.source.split_origin,
+            self.records, self.table.split, fingerprints=self.fingerprints
         )
         training = training_of(self.table, self.method, self.source, self.splits["train"])
         self.training = [record for record in training if record.domain in self.method.reads]
@@ -159,7 +161,7 @@ class Study:
                 self.splits.with_training(self.training),
                 same_patient=self.method.paired or may_share_patients(self.table, self.source),
                 # drawn heads are alike without being copies
-                near=not self.source.drawn,
+                pixels=not self.source.drawn,
                 fingerprints=self.fingerprints,
                 preparation=self.preparation,
             )
@@ -199,7 +201,7 @@ class Data(Study):
         # of the labels that batches carry
         self.classes = classes_of(records, method.reads) if table.labels else ()
         expect_usable(table, method, records)
-        self.preparation = _preparation(table, records)
+        self.preparation = self._prepare(table, records)
         if not known:
             self.divide()
 
@@ -217,10 +219,28 @@ class Data(Study):
                 records, [*self.splits.values(), self.training], table.neighbours
             )
 
+    def _prepare(self, table: DataTable, records: list[Record]) -> Preparation:
+        """The Preparation of the records of a table, with the user's cache if they have files; keyed
+        by all that affects pixels.
+        """
+        cache = Cache.default() if table.cache and any(record.files for record in records) else None
+        options = {key: value for key, value in table.source.table().items() if key != "path"}
+        suffixes = {files.suffix_of(path) for record in records for path in record.files}
+        readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
+        about = [
+            options,
+            [table.domains, table.dims, table.plane, table.spacing, table.channels],
+            code_of([table.source.target, *readers]),
+            self.nearest,
+        ]
+        mappings = [self.intensity_part(letter).target for letter in self.letters]
+        intensity = [table.intensity.table(), code_of([table.intensity.target, *mappings])]
+        return Preparation(records, table.size, table.fit, cache, about, intensity, self.nearest)
+
     def _read_known(self, known: RecordedSplit, present: list[Record]) -> list[Record]:
         """Take the splits of a run's split.json; returns all records that it names."""
         self.split_description = known.how or ""
-        sha256 = _preparation(self.table, present).sha256
+        sha256 = self._prepare(self.table, present).sha256
         self.warnings = known.splits.consequences
         self.splits, self.training, records = read_splits(known.splits, present, sha256)
         named_ids = {record.id for record in records}
@@ -255,11 +275,7 @@ class Data(Study):
             training = [*scans.values()][::-1]
         training = spread(training, MAX_FITTED_IMAGES)
 
-        about = [
-            contrasts,
-            [record.key for record in training],
-            "of the usual scale, with looks and shapes, oriented",
-        ]
+        about = [contrasts, [record.key for record in training], "usual scale, looks, shapes"]
         state, count, self.values[letter] = self.preparation.fact(
             "fitted", training, about, lambda: self._fit_mapping(mapping, contrasts, training)
         )
@@ -316,7 +332,7 @@ class Data(Study):
             raise UserError(what, where="--data", allowed=self.classes)
 
         self.warnings = self._seen_in_training(records, trained_on)
-        self.preparation = _preparation(table, [*self.records, *records])
+        self.preparation = self._prepare(table, [*self.records, *records])
         # whether the model has seen these people under other names is not known: held out by nobody
         self.splits = Splits({**self.splits, "test": records}, None)
         if self.table.neighbours:
@@ -399,11 +415,11 @@ class Data(Study):
         """Held-out records of a domain, for data without pairs; its training records where nothing
         is held out.
         """
-        found = (
-            [r for r in self.splits[split] if r.domain == letter]
-            for split in ("validation", "test", "train")
-        )
-        return next(filter(None, found), [])
+        for split in ("validation", "test", "train"):
+            found = [record for record in self.splits[split] if record.domain == letter]
+            if found:
+                return found
+        return []
 
     def split_json(self) -> RecordedSplit:
         """The contents of split.json: every image of every set, the hash of every file, and the
@@ -442,8 +458,9 @@ def layouts_in_words(source: ImageSource) -> str:
 
 def doubts_of(source: ImageSource, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
-    needs_patients = table.split.by == "auto" and not table.split.file
-    found = [*source.doubts] if needs_patients else []
+    if table.split.by != "auto" or table.split.file:
+        return []
+    found = [*source.doubts]
     for part in source.parts:
         found += doubts_of(part, table)
     return found
@@ -583,39 +600,6 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
         raise UserError(what, where="data.missing", remedy=remedy)
 
 
-def _preparation(table: DataTable, records: list[Record]) -> Preparation:
-    """The Preparation of these records, with the user's cache if they have files; keyed by all that
-    affects pixels.
-    """
-    cache = Cache.default() if table.cache and any(record.files for record in records) else None
-    source = {key: value for key, value in table.source.table().items() if key != "path"}
-    suffixes = {files.suffix_of(path) for record in records for path in record.files}
-    readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
-    about: list[Any] = [
-        source,
-        table.domains,
-        table.dims,
-        table.plane,
-        table.spacing,
-        code_of([table.source.target, *readers]),
-    ]
-    if table.channels is not None:
-        about.append(table.channels)
-
-    by_domain = {
-        name: part for name, part in table.intensity.options.items() if hasattr(part, "target")
-    }
-    intensity = [
-        table.intensity.table(),
-        code_of([part.target for part in (table.intensity, *by_domain.values())]),
-    ]
-    # label maps
-    nearest = [letter for letter, part in by_domain.items() if part.target.nearest]
-    return Preparation(
-        records, table.size, table.fit, cache, [*about, *nearest], intensity, nearest
-    )
-
-
 def unpairs(table: DataTable, source: ImageSource) -> bool:
     """Whether unpaired training uses one domain of each patient."""
     if table.unpair == "auto":
@@ -658,10 +642,13 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     if not 2 < len(both) <= MAX_PEOPLE_COMPARED:
         return set()
 
-    single = [first["a"][person] for person in both]  # not of several contrasts
-    single = [each for each in single if each.file and len(each.file.scans) == 1]
-    seen = {record.subject: _inspect_file(record) for record in single}
-    facts = {person: item.facts for person, item in seen.items() if item and not item.error}
+    facts = {}
+    for person in both:
+        record = first["a"][person]
+        if record.file and len(record.file.scans) == 1:  # not of several contrasts
+            item = _inspect_file(record)
+            if item and not item.error:
+                facts[person] = item.facts
     groups = []
     for own in facts.values():
         groups.append({x for x in facts if not differ_in_kind(own, facts[x], spacing_is_set)})

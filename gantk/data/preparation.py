@@ -5,9 +5,10 @@ and maps them to network intensities.
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,7 @@ class Preparation:
         """The array that `make` returns for a record, from the cache entry of all records of its
         file.
 
-        One-dimensional arrays are padded with zeros to the longest. None where the record is not
-        cached.
+        None where the record is not cached.
         """
         if record.id not in self._places:
             return None
@@ -238,16 +238,14 @@ class Preparation:
         if entry not in self._names:
             stamps = self._stamps((*record.files, *(record.mask_files if kind == "masks" else ())))
             keys = [[*member.id, member.missing] for member in group]
-            if stamps:
-                self._names[entry] = digest(kind, self.about, self.size, self.fit, stamps, keys)
-            else:
-                self._names[entry] = None
+            named = [kind, self.about, self.size, self.fit, stamps, keys]
+            self._names[entry] = digest(*named) if stamps else None
 
         name = self._names[entry]
         if self.cache is None or name is None:
             return None
 
-        rows = self.cache.rows(name, lambda: _equally_long([make(member) for member in group]))
+        rows = self.cache.rows(name, lambda: np.stack([make(member) for member in group]))
         return None if rows is None else np.array(rows[row])
 
     def _load_or_make(
@@ -289,13 +287,6 @@ class Preparation:
         return size_image(image, self.size, self.fit, fill, nearest)
 
 
-def _equally_long(rows: list[np.ndarray]) -> np.ndarray:
-    longest = max(map(len, rows))
-    return np.stack(
-        [np.pad(row, (0, longest - len(row))) if row.ndim == 1 else row for row in rows]
-    )
-
-
 def code_of(parts: Iterable[Any]) -> str:
     """A hash of the code that reads and maps: of VERSION for gantk's own, of the modules of a
     plugin's package.
@@ -319,7 +310,6 @@ def neighbouring_slices(
     neighbour outside the record's own set is replaced by the nearest slice before it that is
     inside.
     """
-    placed = [(record.position, record) for record in records if record.position is not None]
     unplaced = [record for record in records if record.position is None]
     if unplaced:
         what = (
@@ -329,23 +319,23 @@ def neighbouring_slices(
         remedy = "set data.neighbours = 0, or use volumes or numbered slices"
         raise UserError(what, where="data.neighbours", remedy=remedy)
 
-    stacks: dict[Hashable, list[Record]] = defaultdict(list)
-    for _, record in sorted(placed, key=lambda one: one[0]):
-        stacks[record.domain, record.subject, record.key.rpartition("/")[0]].append(record)
+    heights: Counter[Hashable] = Counter()
+    places = {}
+    for record in sorted(records, key=attrgetter("position")):
+        stack = record.domain, record.subject, record.key.rpartition("/")[0]
+        places[record.id] = stack, heights[stack]
+        heights[stack] += 1
 
-    places = {
-        record.id: (name, k) for name, stack in stacks.items() for k, record in enumerate(stack)
-    }
     slices = {}
     for members in sets:
         own = {places[record.id]: record for record in members}
         for record in members:
-            name, place = places[record.id]
+            stack, place = places[record.id]
             below = [record]
             above = [record]
             for distance in range(1, neighbours + 1):
-                below.append(own.get((name, place - distance), below[-1]))
-                above.append(own.get((name, place + distance), above[-1]))
+                below.append(own.get((stack, place - distance), below[-1]))
+                above.append(own.get((stack, place + distance), above[-1]))
             slices[record.id] = [*below[:0:-1], *above]
 
     return slices

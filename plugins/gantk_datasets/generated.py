@@ -107,11 +107,6 @@ class Generated(ImageSource):
         return self._data.source.drawn
 
     @property
-    def split_origin(self) -> str:
-        """What gives the sets of the records."""
-        return f"the run '{Path(self.path).name}'"
-
-    @property
     def notes(self) -> list[str]:
         """What the domains consist of."""
         what = f"of the class {self._label}"

@@ -66,6 +66,12 @@ SPACING_TOLERANCE = 0.05  # tolerance for a distance between slices, as a share 
 SAME_POSITION_MM = 0.01  # mm within which two slices have the same position
 MAX_SHIFT_PIXELS = 0.5  # tolerated shift sideways, in pixels, of a slice of a stack
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers
+# of a multi-frame file: what is its frames', not the file's
+ELEMENTS_OF_FRAMES = (
+    *PLACE,
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
 # modalities whose slices lie in the patient; other pictures need no position
 PLACED_MODALITIES = ("MR", "CT", "PT")
 # stacks that a slice is compared with: bounds the time for a tree of damaged files
@@ -127,30 +133,23 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         raise Broken(f"it declares {count} frames, but describes {len(frames or ())}")
 
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    file_elements = {
-        tag: dataset.get_item(tag) for tag in list(dataset.keys()) if not _is_of_frames(tag)
+    of_file = {
+        tag: dataset.get_item(tag)
+        for tag in list(dataset.keys())
+        if keyword_for_tag(tag) not in ELEMENTS_OF_FRAMES
     }
     slices = []
     for number, own in enumerate(frames):
         spend()
         one = Dataset()
         one.file_meta = dataset.file_meta
-        one.update(file_elements)
+        one.update(of_file)
         for groups in (shared[0], own):
             for element in groups:
                 if element.VR == "SQ" and element.value:
                     one.update(element.value[0])
         slices.append(_slice_of(path, number, one))
     return slices
-
-
-def _is_of_frames(tag: BaseTag) -> bool:
-    """Whether an element of a multi-frame file is about its frames, not the file."""
-    return keyword_for_tag(tag) in (
-        *PLACE,
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-    )
 
 
 def _slice_of(path: Path, frame: int | None, dataset: Dataset) -> Slice:

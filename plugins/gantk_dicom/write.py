@@ -237,11 +237,11 @@ def _slope(volume: np.ndarray) -> float:
     """
     low = float(volume.min())
     high = float(volume.max())
-    is_whole = np.abs(volume - np.rint(volume)).max() <= WHOLE_NUMBER_TOLERANCE
-    largest = max(high / 32767, -low / 32768) if low < 0 else high / 65535
-    if is_whole and largest <= 1:
+    step = max(high / 32767, -low / 32768) if low < 0 else high / 65535
+    fractions = (np.abs(plane - np.rint(plane)).max() for plane in volume)
+    if step <= 1 and max(fractions) <= WHOLE_NUMBER_TOLERANCE:
         return 1.0
-    return float(_texts([largest * (1 + 1e-8)])[0])  # DS has 16 characters
+    return float(_texts([step * (1 + 1e-8)])[0])  # DS has 16 characters
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, slope: float, signed: bool) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import signal
 
 import click
 import pytest
@@ -57,3 +58,19 @@ def test_a_terminal_gets_the_command_that_follows(monkeypatch, given, last):
         monkeypatch.setattr("sys.stdout", out)
         command.main(given, standalone_mode=False)
         assert re.sub("\x1b\\[[0-9;]*m", "", out.getvalue()).splitlines()[-1] == lines
+
+
+@pytest.mark.parametrize("is_command", [True, False])
+def test_a_second_signal_cuts_no_stopped_command_short(monkeypatch, is_command):
+    arrived = []
+    monkeypatch.setattr(terminal, "owns_process", is_command)
+    before = signal.signal(signal.SIGTERM, lambda *given: arrived.append(given))
+    try:
+        with terminal.stop_on_ctrl_c() as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert len(stopped) == 1 + is_command
+    assert len(arrived) == 1 - is_command  # a host's own handler, which it has again

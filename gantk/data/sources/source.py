@@ -39,7 +39,6 @@ class ImageSource:
         rows: of the catalog, those of its records; none where images are computed.
         parts: the sources that it joins or wraps.
         drawn: whether images are alike without being copies.
-        split_origin: what gives the sets that its records name, in words.
         provenance: what environment.json records of images that it generates.
         layout_in_words: what said whose the images are, and what they show, with counts.
     """
@@ -51,7 +50,6 @@ class ImageSource:
     rows: Sequence[Row] = ()
     parts: Sequence[ImageSource] = ()
     drawn: bool = False
-    split_origin: str = "the folders or the table"
     provenance: Mapping[str, Any] = {}
     layout_in_words: str = ""
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.data.preparation import Preparation, Record
 from gantk.data.split.near_duplicates import (
+    MAX_ALL_COMPARED,
     SETS,
     Fingerprint,
     exact_copies,
-    fingerprint,
     near_copies,
-    sample_indices,
+    read_fingerprints,
 )
 from gantk.errors import UserError, join_first
 
@@ -28,7 +28,7 @@ def check_leakage(
     *,
     # whether a patient may give training images of both domains; False: that is a leak
     same_patient: bool = True,
-    near: bool = True,  # look for near copies too: saved again, resized, shifted, rescaled
+    pixels: bool = True,  # compare pixels: exact copies, and those saved again, resized, shifted
     # by domain and key, of images that were read already; those read here are added
     fingerprints: dict[tuple[str, str], Fingerprint] | None = None,
     preparation: Preparation | None = None,  # whose cache is used and filled
@@ -48,9 +48,9 @@ def check_leakage(
         pairs = [record.pair or "" for record in records]
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))
         leaks = leaks or _on_two_sides("pair", zip(pairs, pairs, sides, strict=True))
-    if len(set(sides)) > 1:
+    if pixels and len(set(sides)) > 1:
         known = {} if fingerprints is None else fingerprints
-        leaks += _copies_on_two_sides(records, sides, known, near, preparation)
+        leaks += _copies_on_two_sides(records, sides, known, preparation)
 
     if leaks:
         what = (
@@ -71,31 +71,25 @@ def _copies_on_two_sides(
     records: Sequence[Record],
     sides: Sequence[str],
     known: dict[tuple[str, str], Fingerprint],
-    near: bool,
     preparation: Preparation | None,
 ) -> list[str]:
     """Lines on equal files, identical pixels and near copies on two sides. Fingerprints that are
     not `known` are added.
     """
     leaks = []
-    sample = sample_indices([record.key for record in records])
-    if len(sample) < len(records):  # compares the bytes of all files
+    if len(records) > MAX_ALL_COMPARED:  # compares the bytes of all files
         pairs = [pair for pair in exact_copies(records) if sides[pair[0]] != sides[pair[1]]]
         named_files = [(str(pair[0]), records[n].key, sides[n]) for pair in pairs for n in pair]
         leaks += _on_two_sides("file", named_files)
 
-    for n in sample:
-        if records[n].id not in known:
-            known[records[n].id] = fingerprint(records[n], near, preparation)
-    seen = [known[records[n].id] for n in sample]
-    seen_sides = [sides[n] for n in sample]
-    named = [(one.digest, one.name, side) for one, side in zip(seen, seen_sides, strict=True)]
+    seen = read_fingerprints(records, known, preparation)
+    named = [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)]
     leaks += _on_two_sides("image", named)
     for i, j, _ in near_copies(seen, known.values()):
-        if seen_sides[i] != seen_sides[j]:
+        if sides[i] != sides[j]:
             leaks.append(
-                f"image '{seen[i].name}' in {seen_sides[i]} is a near copy of '{seen[j].name}' in"
-                f" {seen_sides[j]}"
+                f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in"
+                f" {sides[j]}"
             )
 
     return leaks
@@ -122,9 +116,9 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
         raise LeakageError(what, where="data.same_patient", remedy=remedy)
 
 
-def _on_two_sides(word: str, entries: Iterable[tuple[str | None, str, str]]) -> list[str]:
+def _on_two_sides(word: str, entries: Iterable[tuple[str, str, str]]) -> list[str]:
     """Lines on identities that are on more than one side; each entry is (identity, name, side)."""
-    names_of: dict[str | None, dict[str, str]] = defaultdict(dict)
+    names_of: dict[str, dict[str, str]] = defaultdict(dict)
     for identity, name, side in entries:
         names_of[identity].setdefault(side, name)
 

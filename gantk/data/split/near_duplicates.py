@@ -24,12 +24,14 @@ import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations_with_replacement, pairwise
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
+from PIL import Image as Picture
 
 from gantk.data.look import (
     Plane,
@@ -42,7 +44,6 @@ from gantk.data.look import (
 from gantk.data.preparation import Preparation, Record
 from gantk.data.spread import spread
 from gantk.files import sha256_of
-from gantk.formats.files import is_volume
 
 THUMBNAIL_SIDE = 32  # pixels of a thumbnail's side
 MIN_IMAGE_SIDE = 16  # pixels; in smaller images everything looks alike
@@ -61,39 +62,31 @@ MAX_ALL_COMPARED = 20_000  # images of a set of which the pixels of all are comp
 SAMPLE_OF_LARGE_SET = 2_000  # images of a larger set of which the pixels are compared
 DIGEST_BYTES = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
-Sets = dict[str, list[Record]]
-_last_call: dict[str, Any] = {"digests": None}  # arguments and result of `_similar_pairs`
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Fingerprint:
     """What is kept of one image to find copies of it: a hash of its pixels and thumbnails."""
 
     name: str
-    digest: str | None  # of shape and pixels; None for images without contrast
-    # uint8 (2, 32, 32): frame and content; None where too little is to be seen
-    thumbnails: np.ndarray | None
+    digest: str = ""  # of shape and pixels; "" for images without contrast
+    # 2 x 32 x 32 levels: frame and content; empty where too little is to be seen
+    thumbnails: bytes = b""
     subject: str = ""  # patient; "" where unknown
     stack: Hashable = None  # group of images in which neighbours may be slices of one scan
     position: float | None = None  # its place in the stack
 
 
-def fingerprint_of(
-    name: str, pixels: np.ndarray, near: bool = True, plane: Plane | None = None
-) -> Fingerprint:
-    """The fingerprint of pixels (C, *spatial), of a picture by its `plane` if that is known; without
-    thumbnails where `near` is false.
-    """
+def fingerprint_of(name: str, pixels: np.ndarray, plane: Plane | None = None) -> Fingerprint:
+    """The fingerprint of pixels (C, *spatial), of a picture by its `plane` if that is known."""
     if not np.nanmin(pixels) < np.nanmax(pixels):
-        return Fingerprint(name, None, None)
+        return Fingerprint(name)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return Fingerprint(name, digest.hexdigest(), thumbnails(pixels, plane) if near else None)
+    return Fingerprint(name, digest.hexdigest(), thumbnails(pixels, plane))
 
 
-def fingerprint(
-    record: Record, near: bool = True, preparation: Preparation | None = None
-) -> Fingerprint:
+def fingerprint(record: Record, preparation: Preparation | None = None) -> Fingerprint:
     """The fingerprint of a record; with a cached `preparation`, records that an earlier run has
     read are not read.
 
@@ -101,18 +94,18 @@ def fingerprint(
     again.
     """
     row = None
-    if preparation is not None and near:
+    if preparation is not None:
         row = preparation.from_cache("fingerprints", record, _fingerprint_bytes)
     if preparation is None or row is None:
-        return place_fingerprint(fingerprint_of(record.key, record.read(), near), record)
+        return place_fingerprint(fingerprint_of(record.key, record.read()), record)
 
     preparation.to_size(record)
     digest = row[:DIGEST_BYTES]
-    images = row[DIGEST_BYTES:].reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    images = row[DIGEST_BYTES:]
     known = Fingerprint(
         record.key,
-        digest.tobytes().hex() if digest.any() else None,
-        images if images.any() else None,
+        digest.tobytes().hex() if digest.any() else "",
+        images.tobytes() if images.any() else b"",
     )
     return place_fingerprint(known, record)
 
@@ -120,8 +113,8 @@ def fingerprint(
 def _fingerprint_bytes(record: Record) -> np.ndarray:
     """Digest and thumbnails as bytes; zeros where there are none."""
     one = fingerprint(record)
-    content = b"" if one.thumbnails is None else one.thumbnails.tobytes()
-    digest = bytes.fromhex(one.digest) if one.digest else bytes(DIGEST_BYTES)
+    digest = bytes.fromhex(one.digest).ljust(DIGEST_BYTES, b"\0")
+    content = one.thumbnails.ljust(2 * THUMBNAIL_SIDE**2, b"\0")
     return np.frombuffer(digest + content, np.uint8)
 
 
@@ -133,18 +126,45 @@ def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:
     )
 
 
+def read_fingerprints(
+    records: Sequence[Record],
+    known: dict[tuple[str, str], Fingerprint],
+    preparation: Preparation | None = None,
+) -> list[Fingerprint]:
+    """The fingerprint of each record, by domain and key from `known`, or else read and added.
+
+    Of a very large set only a sample is read, see `sample_indices`; the others are empty.
+    """
+    for number in sample_indices([record.key for record in records]):
+        record = records[number]
+        if record.id not in known:
+            known[record.id] = fingerprint(record, preparation)
+    empty = Fingerprint("")
+    return [known.get(record.id) or place_fingerprint(empty, record) for record in records]
+
+
+def sample_indices(keys: Sequence[str]) -> list[int]:
+    """The indices of images whose pixels are compared: all up to MAX_ALL_COMPARED, else
+    SAMPLE_OF_LARGE_SET, by a hash of their keys.
+    """
+    if len(keys) <= MAX_ALL_COMPARED:
+        return list(range(len(keys)))
+    by_hash = sorted(range(len(keys)), key=lambda n: crc32(keys[n].encode()))
+    return sorted(by_hash[:SAMPLE_OF_LARGE_SET])
+
+
 # --- thumbnails
 
 
-def thumbnails(pixels: np.ndarray, plane: Plane | None = None) -> np.ndarray | None:
-    """uint8 (2, 32, 32) of pixels (C, H, W), or of the middle plane of (C, D, H, W), any intensities:
-    whole frame, content. Of a picture its `plane` if that is known.
+def thumbnails(pixels: np.ndarray, plane: Plane | None = None) -> bytes:
+    """Two thumbnails of 32 x 32 levels of pixels (C, H, W), or of the middle plane of (C, D, H, W),
+    any intensities: whole frame, content. Of a picture its `plane` if that is known.
 
-    None where there is too little to compare: no contrast, fewer than 16 pixels on a side, or
+    Empty where there is too little to compare: no contrast, fewer than 16 pixels on a side, or
     nothing but a ramp.
     """
     if min(pixels.shape[1:]) < MIN_IMAGE_SIDE:
-        return None
+        return b""
     if plane is None:
         pixels = np.nan_to_num(pixels)  # of a missing contrast
         if pixels.ndim == 4:
@@ -156,22 +176,20 @@ def thumbnails(pixels: np.ndarray, plane: Plane | None = None) -> np.ndarray | N
 
     (top, bottom), (left, right) = plane.box
     if min(bottom - top, right - left) < MIN_CONTENT_SIDE:
-        return None
+        return b""
     height, width = plane.unit.shape
     boxes = ((0, 0, width, height), (left, top, right, bottom))
     images = np.stack([_thumbnail(plane.unit, box) for box in boxes])
     inner = images[..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS].astype(np.float32)
     share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
-    return images if share.min() >= MIN_DETAIL_SHARE else None
+    return images.tobytes() if share.min() >= MIN_DETAIL_SHARE else b""
 
 
 def _thumbnail(gray: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
     """The box (left, top, right, bottom) as 32 x 32 pixels of 8 bits, averaged where it is larger."""
-    from PIL import Image
-
-    picture = Image.fromarray(np.ascontiguousarray(gray, dtype=np.float32))
+    picture = Picture.fromarray(np.ascontiguousarray(gray, dtype=np.float32))
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box))
+    small = np.asarray(picture.resize(size, Picture.Resampling.BILINEAR, box=box))
     return np.round((small - small.min()) * (255 / max(np.ptp(small), 1e-12))).astype(np.uint8)
 
 
@@ -186,15 +204,16 @@ def _high_pass(images: np.ndarray) -> np.ndarray:
     ]
 
 
-def _detail(images: np.ndarray) -> np.ndarray:
-    """float32 (..., 4, n) of thumbnails (..., 2, 32, 32), whose dot products are the correlation of
-    their detail: of frame and content as they are, and of both turned upright.
+def _detail(thumbnails: Iterable[bytes]) -> np.ndarray:
+    """float32 (images, 4, n), whose dot products are the correlation of the images' detail: of frame
+    and content as they are, and of both turned upright.
     """
-    detail = _high_pass(images)
+    levels = np.frombuffer(b"".join(thumbnails), np.uint8)
+    detail = _high_pass(levels.reshape(-1, 2, THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
-    both = np.concatenate([detail, _upright(detail)], axis=-3)
-    return both.reshape(*both.shape[:-2], -1)
+    both = np.concatenate([detail, _upright(detail)], axis=1)
+    return both.reshape(*both.shape[:2], -1)
 
 
 def _upright(detail: np.ndarray) -> np.ndarray:
@@ -228,10 +247,12 @@ def near_copies(
     usual = {stack: _neighbours_likeness([*images, *others], stack) for stack in stacks}
     copies = []
     for i, j, score in _alike(images):
-        both = images[i], images[j]
-        unknown = [usual[one.stack] for one in both if not one.subject]
-        least = COPY_CORRELATION_OF_UNKNOWN if unknown else COPY_CORRELATION
-        if score >= max(least, *(1 - (1 - likeness) / 3 for likeness in unknown), 0):
+        least = COPY_CORRELATION
+        for one in (images[i], images[j]):
+            if not one.subject:
+                clearly_more = 1 - (1 - usual[one.stack]) / 3
+                least = max(least, COPY_CORRELATION_OF_UNKNOWN, clearly_more)
+        if score >= least:
             copies.append((i, j, score))
     return sorted(copies)
 
@@ -245,20 +266,25 @@ def like_training(
 
     Measured shares: 0.18 to 0.9 where slices of one scan are in both sets, 0 where no patient is.
     """
-    tested = {record.id for record in splits.get("test", ())}
-    ids = [record.id for name in ("train", "test") for record in splits.get(name, ())]
-    ids = [each for each in ids if each in fingerprints]
-    images = [fingerprints[each] for each in ids]
+    sides = []
+    images = []
+    for name in SETS:
+        for record in splits.get(name, ()):
+            if record.id in fingerprints:
+                sides.append(name)
+                images.append(fingerprints[record.id])
+
     usual = {}
     if getattr(splits, "by", "") == "block":
         for stack in {one.stack for one in images}:
             usual[stack] = _neighbours_likeness(fingerprints.values(), stack)
     alike = {
-        ids[j]
+        j
         for i, j, score in _alike(images)
-        if ids[i] not in tested and ids[j] in tested and score >= usual.get(images[j].stack, 0)
+        if (sides[i], sides[j]) == ("train", "test") and score >= usual.get(images[j].stack, 0)
     }
-    return len(alike) if len(alike) >= MIN_SHARE_OF_NEIGHBOURS * len(tested) else 0
+    few = MIN_SHARE_OF_NEIGHBOURS * len(splits.get("test", ()))
+    return len(alike) if len(alike) >= few else 0
 
 
 def _alike(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
@@ -267,27 +293,26 @@ def _alike(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """
     places: dict[str, int] = {}
     for number, image in enumerate(images):
-        if image.thumbnails is not None and image.digest is not None:
+        if image.thumbnails:
             places.setdefault(image.digest, number)
 
-    known = {digest: images[number].thumbnails for digest, number in places.items()}
-    if known.keys() != _last_call["digests"]:
-        _last_call.update(digests={*known}, alike=_similar_pairs(known))
     alike = []
-    for one, other, score in _last_call["alike"]:
+    for one, other, score in _similar_pairs(
+        tuple((digest, images[places[digest]].thumbnails) for digest in sorted(places))
+    ):
         i, j = sorted((places[one], places[other]))
         if not images[i].subject or images[i].subject != images[j].subject:
             alike.append((i, j, score))
     return alike
 
 
-def _similar_pairs(thumbnails: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+@lru_cache(maxsize=1)  # the split, the check for leaks and the warnings compare the same images
+def _similar_pairs(images: tuple[tuple[str, bytes], ...]) -> list[tuple[str, str, float]]:
     """Pairs of digests whose thumbnails' detail correlates, with the score."""
-    names = list(thumbnails)
     blocks = []
-    for start in range(0, len(names), IMAGES_PER_BLOCK):
-        own = names[start : start + IMAGES_PER_BLOCK]
-        blocks.append((own, _detail(np.stack([thumbnails[name] for name in own]))))
+    for start in range(0, len(images), IMAGES_PER_BLOCK):
+        digests, thumbnails = zip(*images[start : start + IMAGES_PER_BLOCK], strict=True)
+        blocks.append((digests, _detail(thumbnails)))
 
     pairs = []
     for (first, one), (second, other) in combinations_with_replacement(blocks, 2):
@@ -304,50 +329,17 @@ def _neighbours_likeness(images: Iterable[Fingerprint], stack: Hashable) -> floa
 
     Low where its images have no order, such as pictures collected from the web.
     """
-    placed = {
-        one.digest: one
-        for one in images
-        if one.thumbnails is not None
-        and one.position is not None
-        and (one.subject, one.stack) == ("", stack)
-    }
-    ordered = sorted(placed.values(), key=lambda one: one.position or 0)
+    placed = {}
+    for one in images:
+        if one.thumbnails and one.position is not None and (one.subject, one.stack) == ("", stack):
+            placed[one.digest] = one
+    ordered = sorted(placed.values(), key=attrgetter("position"))
     pairs = spread(list(pairwise(ordered)), MAX_SAMPLED_NEIGHBOURS)
     if not pairs:
         return 0.0
-    detail = _detail(np.array([[one.thumbnails for one in pair] for pair in pairs]))
-    return float(np.percentile((detail[:, 0] * detail[:, 1]).sum(axis=-1).max(axis=-1), 75))
-
-
-# --- how a split treats copies
-
-
-def sample_indices(keys: Sequence[str]) -> list[int]:
-    """The indices of images whose pixels are compared: all up to MAX_ALL_COMPARED, else
-    SAMPLE_OF_LARGE_SET, by a hash of their keys.
-    """
-    if len(keys) <= MAX_ALL_COMPARED:
-        return list(range(len(keys)))
-    by_hash = sorted(range(len(keys)), key=lambda n: crc32(keys[n].encode()))
-    return sorted(by_hash[:SAMPLE_OF_LARGE_SET])
-
-
-def fingerprints_of_unknown(
-    records: Sequence[Record], known: dict[tuple[str, str], Fingerprint]
-) -> list[Fingerprint]:
-    """Fingerprints of images from files without known patients, each read once and added to
-    `known`; [] if any patient is known.
-
-    Fingerprints of images that are not `sample_indices` are empty, and not added.
-    """
-    if any(record.subject or not record.files for record in records):
-        return []
-    for number in sample_indices([record.key for record in records]):
-        record = records[number]
-        if record.id not in known:
-            known[record.id] = fingerprint(record)
-    empty = Fingerprint("", None, None)
-    return [known.get(record.id) or place_fingerprint(empty, record) for record in records]
+    first = _detail(one.thumbnails for one, _ in pairs)
+    second = _detail(other.thumbnails for _, other in pairs)
+    return float(np.percentile((first * second).sum(axis=-1).max(axis=-1), 75))
 
 
 def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
@@ -363,8 +355,7 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
         if not record.files or not all(path in digest_of for path in record.files):
             continue
         digests = tuple(digest_of[path] for path in record.files)
-        is_plane = record.scan_key or is_volume(record.files[0])
-        first = firsts.setdefault((digests, record.position if is_plane else None), number)
+        first = firsts.setdefault((digests, record.position if record.scan_key else None), number)
         if first != number:
             pairs.append((first, number))
 
@@ -376,65 +367,3 @@ def _digests(paths: set[Path]) -> dict[Path, str]:
     sizes = {path: os.stat(path).st_size for path in paths}
     count = Counter(sizes.values())
     return {path: sha256_of(path) for path, size in sizes.items() if count[size] > 1}
-
-
-def unit_of(record: Record) -> tuple[str, str]:
-    """The unit that a split by image never divides: a registered pair, or one image."""
-    return ("pair", record.pair) if record.pair is not None else record.id
-
-
-def first_of_copies(
-    records: Sequence[Record], pairs: Iterable[tuple[int, int]]
-) -> dict[Hashable, Hashable]:
-    """By unit, the unit that represents its copies, direct or through other copies."""
-    first: dict[Hashable, Hashable] = {}
-
-    def root(name: Hashable) -> Hashable:
-        while first.get(name, name) != name:
-            name = first[name]
-        return name
-
-    for i, j in pairs:
-        one = root(unit_of(records[i]))
-        other = root(unit_of(records[j]))
-        first |= {one: one, other: one}
-
-    return {name: root(name) for name in first}
-
-
-def settle_copies(
-    places: Sequence[str],
-    records: Sequence[Record],
-    pairs: Sequence[tuple[int, int]],
-    *,
-    drop: bool,
-) -> Sets:
-    """The sets of records by their `places`; copies, and the images that are registered with them,
-    move to the most held-out set that holds any of them, or with `drop` are left out of all others.
-
-    Where a set would lose a whole domain, all stay: `check_leakage` refuses such data.
-    """
-    first = first_of_copies(records, pairs)
-    groups = [first.get(unit_of(record)) for record in records]
-    most: dict[Hashable, str] = {}
-    for group, place in zip(groups, places, strict=True):
-        if group and place:
-            most[group] = max(most.get(group, place), place, key=SETS.index)
-
-    settled = []
-    for group, place in zip(groups, places, strict=True):
-        target = most.get(group, place) if place else ""
-        settled.append("" if drop and target != place else target)
-
-    old = _sets_of(places, records)
-    new = _sets_of(settled, records)
-    lost = [name for name in SETS if {r.domain for r in new[name]} != {r.domain for r in old[name]}]
-    return old if lost else new
-
-
-def _sets_of(places: Sequence[str], records: Sequence[Record]) -> Sets:
-    """Records by set; those without one ("") are left out."""
-    return {
-        name: [r for r, place in zip(records, places, strict=True) if place == name]
-        for name in SETS
-    }

@@ -14,8 +14,15 @@ import numpy as np
 
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.data.preparation import Record, patients_of
-from gantk.data.split import near_duplicates
-from gantk.data.split.near_duplicates import SETS, Fingerprint, Sets, unit_of
+from gantk.data.split.blocks import places_in_blocks, too_few
+from gantk.data.split.near_duplicates import (
+    SETS,
+    Fingerprint,
+    exact_copies,
+    like_training,
+    near_copies,
+    read_fingerprints,
+)
 from gantk.data.test_size import needed_patients
 from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
@@ -26,7 +33,6 @@ By = Literal["auto", "patient", "block", "image"]
 # `auto` keeps no patient of fewer for validation, unless the share asked for rounds to at least one
 MIN_PATIENTS_FOR_VALIDATION = 4
 MAX_NAMED_PATIENTS = 10  # held-out patients of a set that are named
-FOLDERS_OR_TABLE = "the folders or the table"  # what gives the sets of most sources
 USE_BLOCKS = (
     'set data.split.by = "block" to hold out some slices of every patient (scores then hold only'
     " for these patients)"
@@ -35,12 +41,13 @@ NAME_PATIENTS = (
     "name the patients by data.source.patient = REGEX, by one folder for each patient, or by a CSV"
     " with a column patient (`gantk data check SCANS --table scans.csv` writes one)"
 )
+Known = dict[tuple[str, str], Fingerprint]  # by domain and key
 
 
-class Splits(Sets):
+class Splits(dict[str, list[Record]]):
     """The records of `train`, `validation` and `test`; `by` is the unit that was never divided."""
 
-    def __init__(self, sets: Sets, by: str | None, made: Mapping = {}):
+    def __init__(self, sets: Mapping[str, list[Record]], by: str | None, made: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
         self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
         self.made = made  # what else is needed to repeat the split: seed, fold, the file's hash
@@ -61,9 +68,8 @@ def split_records(
     records: Sequence[Record],
     table: SplitTable,
     *,
-    # by domain and key, of images that were read already; those that the split reads are added
-    fingerprints: dict[tuple[str, str], Fingerprint] | None = None,
-    origin: str = FOLDERS_OR_TABLE,  # what names the sets of records
+    # of images that were read already; those that the split reads are added
+    fingerprints: Known | None = None,
 ) -> tuple[Splits, str]:
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
@@ -85,7 +91,6 @@ def split_records(
         raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
     made: dict[str, Any] = {"seed": table.seed}
-    known = {} if fingerprints is None else fingerprints
     if table.file:
         if table.folds:
             what = f"folds = {table.folds} cannot be combined with the sets of '{table.file}'"
@@ -94,9 +99,9 @@ def split_records(
         made["file"] = {"path": table.file, "sha256": sha256_of(Path(table.file))}
 
     if table.file or (not table.folds and any(record.split for record in records)):
-        splits, how = _as_given(records, table, origin, known)
+        splits, how = _as_named(records, table.file)
     else:
-        splits, how = _draw(records, table, known)
+        splits, how = _draw(records, table, {} if fingerprints is None else fingerprints)
         made |= {"folds": table.folds, "fold": table.fold} if table.folds else {}
 
     splits.made = made
@@ -140,91 +145,67 @@ def _identifier(record: Record) -> str:
     return getattr(record.subject, "of", "")
 
 
-def _as_given(
-    records: Sequence[Record],
-    table: SplitTable,
-    origin: str,
-    known: dict[tuple[str, str], Fingerprint],
-) -> tuple[Splits, str]:
-    """The sets that a file or `origin` names; a set that it does not name is empty."""
-    given: dict[str, list[Record]] = {name: [] for name in SETS}
-    for record in records:
-        given[record.split or "train"].append(record)
-
-    if table.file:
-        origin = f"'{Path(table.file).name}'"
-    if not given["train"]:
+def _as_named(records: Sequence[Record], file: str) -> tuple[Splits, str]:
+    """The sets that the file, or folders or a table of images, name; a set that these do not name is
+    empty.
+    """
+    origin = f"'{Path(file).name}'" if file else "the folders or the table"
+    sets = _sets_of([record.split or "train" for record in records], records)
+    if not sets["train"]:
         what = f"the split given by {origin} has no training images"
-        if table.file:
+        if file:
             raise UserError(what, where="data.split.file", allowed="rows with the split train")
         raise UserError(what, where="data.source", allowed="a folder or rows for train")
 
-    whole = table.model_copy(update={"test": 0.0, "validation": 0.0})
-    splits, how = _draw(given["train"], whole, known)
-    named_sets = {name: given[name] for name in ("validation", "test") if given[name]}
-    if named_sets:
-        splits |= named_sets
-        how = f"{' and '.join(named_sets)} given by {origin}"
-        for name in ("test", "validation"):
-            if name not in named_sets:
-                how += f", no {name}"
-
-        how += f": {_counts(splits)}"
-
-    if table.file:
-        splits.by = "file"
-    elif named_sets:
-        splits.by = "folders"
-
-    return splits, how
+    held_out = [name for name in SETS[1:] if sets[name]]
+    lacking = [f", no {name}" for name in ("test", "validation") if not sets[name]]
+    how = f"{' and '.join(held_out or ['train'])} given by {origin}{''.join(lacking)}"
+    return Splits(sets, "file" if file else "folders"), f"{how}: {_counts(sets)}"
 
 
-def _draw(
-    records: Sequence[Record], table: SplitTable, known: dict[tuple[str, str], Fingerprint]
-) -> tuple[Splits, str]:
+def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[Splits, str]:
     """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are
     not tested.
     """
     folds = table.folds
     shares = {"test": 1 / folds if folds else table.test, "validation": table.validation}
-    held_out = any(shares.values())
-    by: By = "image"
-    if held_out:
-        one_patient = len({record.subject for record in records}) == 1
-        by = _resolve_unit(records, table.by, folds, one_patient and shares["test"] > 0)
+    if not any(shares.values()):
+        sets = _sets_of(["train"] * len(records), records)
+        return Splits(sets, "image"), f"by image: {_counts(sets)}"
 
+    by = _resolve_unit(records, table)
     # Copies of one picture must not stand on two sides. Known patients are not compared: their
     # copies are an error of the data.
     near: list[tuple[int, int]] = []
     exact: list[tuple[int, int]] = []
-    if held_out and by != "patient":
-        seen = near_duplicates.fingerprints_of_unknown(records, known)
-        near = [(i, j) for i, j, _ in near_duplicates.near_copies(seen)]
-        exact = near_duplicates.exact_copies(records)
+    if by != "patient":
+        if all(record.files and not record.subject for record in records):
+            seen = read_fingerprints(records, known)
+            near = [(i, j) for i, j, _ in near_copies(seen)]
+        exact = exact_copies(records)
 
     can_validate = True
     if by == "block":
-        set_of_record = _by_block(records, shares, table)
-        sets = near_duplicates.settle_copies(set_of_record, records, exact + near, drop=True)
+        places = places_in_blocks(records, shares, table)
+        places = _settle_copies(places, records, exact + near, drop=True)
     else:
         # Copies of one picture are one unit: else a training image could also be scored. Without
         # folds, near copies are moved to the more held-out set afterwards.
-        copies = exact + near if folds else exact
-        first_copies = near_duplicates.first_of_copies(records, copies)
-        kinds, unit = _units(records, by, first_copies)
+        kinds, unit = _units(records, by, _first_of_copies(records, exact + near * (folds > 0)))
         if by == "patient":
-            kinds, can_validate = _for_validation(kinds, shares, table.by, folds)
+            can_validate = _can_validate(max(map(len, kinds)), shares, table)
         if not can_validate:
-            shares = shares | {"validation": 0.0}
+            shares["validation"] = 0.0
 
         if folds:
             set_of_unit = _in_fold(kinds, shares, by, table)
         else:
             set_of_unit = _in_sets(kinds, shares, table.seed, by)
 
-        set_of_record = [set_of_unit[unit(record)] for record in records]
-        sets = near_duplicates.settle_copies(set_of_record, records, near, drop=False)
+        places = [set_of_unit[unit(record)] for record in records]
+        places = _settle_copies(places, records, near, drop=False)
 
+    sets = _sets_of(places, records)
     _expect_every_domain(records, sets, shares, by, folds)
 
     how = f"by {by}: "
@@ -240,8 +221,21 @@ def _draw(
     return Splits(sets, by), how
 
 
+def _sets_of(places: Sequence[str], records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by set; those without one ("") are left out."""
+    sets: dict[str, list[Record]] = {name: [] for name in SETS}
+    for record, place in zip(records, places, strict=True):
+        if place:
+            sets[place].append(record)
+    return sets
+
+
 def _expect_every_domain(
-    records: Sequence[Record], sets: Sets, shares: Mapping[str, float], by: str, folds: int
+    records: Sequence[Record],
+    sets: Mapping[str, list[Record]],
+    shares: Mapping[str, float],
+    by: str,
+    folds: int,
 ) -> None:
     """UserError where a set that was asked for has no image of a domain."""
     domains = {record.domain for record in records}
@@ -255,7 +249,7 @@ def _expect_every_domain(
             raise UserError(what, where="data.split", remedy=remedy)
 
 
-def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
+def _description(records: Sequence[Record], sets: Mapping[str, list[Record]], by: str) -> str:
     """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
         counts = ", ".join(f"{len(patients_of(sets[name]))} {name}" for name in SETS)
@@ -267,7 +261,7 @@ def _description(records: Sequence[Record], sets: Sets, by: str) -> str:
     return _counts(sets)
 
 
-def _counts(sets: Sets) -> str:
+def _counts(sets: Mapping[str, list[Record]]) -> str:
     """`8+8 train, 2+2 validation, 2+2 test images`, of the first and the second domain."""
     domains = sorted({record.domain for name in SETS for record in sets[name]})
     parts = []
@@ -279,39 +273,21 @@ def _counts(sets: Sets) -> str:
     return f"{', '.join(parts)} images"
 
 
-def _resolve_unit(records: Sequence[Record], by: By, folds: int, alone: bool) -> By:
+def _resolve_unit(records: Sequence[Record], table: SplitTable) -> By:
     """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
-    asked for, or where all are of one patient and some are tested (`alone`).
+    asked for, or where all are of one patient and some are tested.
     """
-    is_auto = by == "auto"
+    by: By = table.by
     placed = all(record.position is not None for record in records)
-    if is_auto:
+    if by == "auto":
         by = "patient"
-        if not folds and not any(record.subject for record in records):
+        if not table.folds and not patients_of(records):
             return "block" if placed else "image"
 
-    if folds and by == "block":
-        what = f"folds = {folds} needs by = 'patient' or 'image', but by is 'block'"
+    if table.folds and by == "block":
+        what = f"folds = {table.folds} needs by = 'patient' or 'image', but by is 'block'"
         raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
 
-    _expect_unit(records, by)
-    if is_auto and alone:
-        what = (
-            f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
-            " test"
-        )
-        allowed = (
-            "two or more patients; or data.split.test = 0 and data.split.validation = 0 to train"
-            " without a test"
-        )
-        otherwise = USE_BLOCKS if placed else "add patients"
-        remedy = f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
-    return by
-
-
-def _expect_unit(records: Sequence[Record], by: By) -> None:
-    """UserError where the patients, or the order, of some records are not known."""
     lacking = []
     if by == "patient":
         lacking = [record.key for record in records if not record.subject]
@@ -326,30 +302,33 @@ def _expect_unit(records: Sequence[Record], by: By) -> None:
             remedy=f"leave these images out, or {NAME_PATIENTS}",
         )
 
+    if table.by == "auto" and (table.test or table.folds) and len(patients_of(records)) == 1:
+        what = (
+            f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
+            " test"
+        )
+        allowed = (
+            "two or more patients; or data.split.test = 0 and data.split.validation = 0 to train"
+            " without a test"
+        )
+        otherwise = USE_BLOCKS if placed else "add patients"
+        remedy = f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}"
+        raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
+    return by
 
-def _for_validation(
-    kinds: list[list], shares: dict[str, float], requested: By, folds: int
-) -> tuple[list[list], bool]:
-    """Kinds of patients, merged where none is large enough; and whether a patient can be kept for
-    validation.
-    """
+
+def _can_validate(patients: int, shares: Mapping[str, float], table: SplitTable) -> bool:
+    """Whether one of so many patients of the largest kind can be kept for validation."""
     share = shares["validation"]
-    largest = max(map(len, kinds))
-    if largest < 2 and not folds:  # with so few patients, kinds have no meaning
-        kinds = [sorted(sum(kinds, []))]
-        largest = len(kinds[0])
     if not share:
-        return kinds, True
-    if folds:
-        largest_fold = -(-largest // folds)
-        return kinds, largest - largest_fold > 1
-
+        return True
+    if table.folds:
+        return patients - -(-patients // table.folds) > 1
     tested = shares["test"] > 0
-    if largest <= 1 + tested:
-        return kinds, False
-
-    asked = requested != "auto" or not tested
-    return kinds, asked or largest >= MIN_PATIENTS_FOR_VALIDATION or round(share * largest) > 0
+    if patients <= 1 + tested:
+        return False
+    asked = table.by != "auto" or not tested
+    return asked or patients >= MIN_PATIENTS_FOR_VALIDATION or round(share * patients) > 0
 
 
 # --- units: patients, or images; assigned to sets kind by kind, so that every set has some of each
@@ -376,11 +355,11 @@ def _units(
         return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
 
     def unit(record: Record) -> Hashable:
-        name = unit_of(record)
+        name = _unit_of(record)
         return first.get(name, name)
 
-    labels = {unit_of(record): record.label or "" for record in reversed(records)}
-    for name in dict.fromkeys(map(unit_of, records)):
+    labels = {_unit_of(record): record.label or "" for record in reversed(records)}
+    for name in dict.fromkeys(map(_unit_of, records)):
         if first.get(name, name) == name:
             kinds[name[0], labels[name]].append(name)
 
@@ -409,7 +388,7 @@ def _in_sets(
         }
         if sum(counts.values()) >= len(units):
             needed = f"at least {sum(counts.values()) + 1} {by}s of each domain"
-            raise _too_few(f"{len(units)} {by}s are", shares, needed)
+            raise too_few(f"{len(units)} {by}s are", shares, needed)
 
         names = [name for name, count in counts.items() for _ in range(count)]
         names += ["train"] * (len(units) - len(names))
@@ -450,128 +429,56 @@ def _in_fold(
     return _in_sets(rest, {"validation": min(share, 0.5)}, table.seed, by) | place
 
 
-# --- blocks: neighbouring slices of a stack are near copies of each other
+# --- copies of one picture
 
 
-def _by_block(records: Sequence[Record], shares: dict[str, float], table: SplitTable) -> list[str]:
-    """The set of each record, by blocks of neighbouring slices; "" beside a block.
+def _unit_of(record: Record) -> tuple[str, str]:
+    """The unit that a split by image never divides: a registered pair, or one image."""
+    return ("pair", record.pair) if record.pair is not None else record.id
 
-    Every stack (one patient, or all images of a class where patients are unknown) gives `blocks`
-    runs to each held-out set, spread over its length, or fewer where these would be shorter than 3
-    slices or leave no room. `gap` neighbours on each side are left out of every set. Where pairs
-    are known, the blocks of domain a decide: their partners in b are held out with them, and
-    neighbours of these in b's own order are left out too.
+
+def _first_of_copies(
+    records: Sequence[Record], pairs: Iterable[tuple[int, int]]
+) -> dict[Hashable, Hashable]:
+    """By unit, the unit that represents its copies, direct or through other copies."""
+    first: dict[Hashable, Hashable] = {}
+
+    def root(name: Hashable) -> Hashable:
+        while first.get(name, name) != name:
+            name = first[name]
+        return name
+
+    for i, j in pairs:
+        one = root(_unit_of(records[i]))
+        other = root(_unit_of(records[j]))
+        first |= {one: one, other: one}
+
+    return {name: root(name) for name in first}
+
+
+def _settle_copies(
+    places: Sequence[str],
+    records: Sequence[Record],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    drop: bool,
+) -> list[str]:
+    """The sets of records, which were to be in `places`: copies, and the images that are registered
+    with them, move to the most held-out set that holds any of them, or with `drop` are left out of
+    all others.
     """
-    stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        label = "" if record.subject else record.label or ""
-        stacks[record.subject, label].append(record)
+    first = _first_of_copies(records, pairs)
+    groups = [first.get(_unit_of(record)) for record in records]
+    most: dict[Hashable, str] = {}
+    for group, place in zip(groups, places, strict=True):
+        if group and place:
+            most[group] = max(most.get(group, place), place, key=SETS.index)
 
-    place: dict[int, str] = {}  # id(record) -> set; "" beside a block
-    for _, stack in sorted(stacks.items()):
-        slices: dict[str, list[Record]] = {
-            domain: [] for domain in sorted({r.domain for r in stack})
-        }
-        for record in sorted(stack, key=lambda record: record.position or 0.0):
-            slices[record.domain].append(record)
-        place |= _blocks_of_stack(slices, shares, table)
-
-    return [place[id(record)] for record in records]
-
-
-def _blocks_of_stack(
-    slices: dict[str, list[Record]], shares: dict[str, float], table: SplitTable
-) -> dict[int, str]:
-    """The set of each slice of one stack, by id(record); `slices` are each domain's, in order."""
-    partners = {record.pair for record in slices.get("b", ())} - {None}
-    paired = any(record.pair in partners for record in slices.get("a", ()))
-    place: dict[int, str] = {}
-    for domain, own in slices.items():
-        if domain == "b" and paired:
-            set_of_pair = {}
-            for record in slices["a"]:
-                if record.pair is not None:
-                    set_of_pair[record.pair] = place[id(record)]
-            names = [set_of_pair.get(record.pair or "", "train") for record in own]
-        else:
-            # The same seed for both domains: in unpaired stacks of one anatomy the blocks are
-            # about the same.
-            names = _runs(len(own), shares, table)
-
-        _leave_gaps(names, table.gap)
-        for record, name in zip(own, names, strict=True):
-            place[id(record)] = name
-
-    if paired:
-        # neighbours in b's own order, whose partners in a would otherwise still be trained on
-        dropped = {record.pair for record in slices["b"] if not place[id(record)]} - {None}
-        for record in slices["a"]:
-            if record.pair in dropped:
-                place[id(record)] = ""
-
-    return place
-
-
-def _leave_gaps(names: list[str], gap: int) -> None:
-    """Replace "train" by "" for the `gap` neighbours on each side of held-out slices, in place."""
-    held_out = [number for number, name in enumerate(names) if name not in ("train", "")]
-    for number in held_out:
-        for beside in range(max(0, number - gap), min(len(names), number + gap + 1)):
-            if names[beside] == "train":
-                names[beside] = ""
-
-
-def _runs(count: int, shares: dict[str, float], table: SplitTable) -> list[str]:
-    """The set of each of `count` slices in order: the stack is cut into segments, each with a test
-    run at a seeded place and a validation run beside it, `gap` slices apart.
-    """
-    gap = table.gap
-    blocks = table.blocks
-    sizes = {name: max(1, round(share * count)) for name, share in shares.items() if share > 0}
-    needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
-    if needed > count:
-        raise _too_few(
-            f"{count_noun(count, 'slice')} of a stack, with a gap of {gap}, {'is' if count == 1 else 'are'}",
-            shares,
-            f"at least {needed} slices",
-        )
-
-    rng = np.random.default_rng(table.seed)
-    while True:  # a short stack has no room for all the blocks asked; one of each set always fits
-        runs = {name: min(blocks, max(1, size // 3)) for name, size in sizes.items()}
-        segments = max(runs.values(), default=1)
-        names = ["train"] * count
-        for segment in range(segments):
-            start = round(count * segment / segments)
-            end = round(count * (segment + 1) / segments)
-            chosen = [
-                (name, (sizes[name] + n - 1 - segment) // n)
-                for name, n in runs.items()
-                if segment < n
-            ]
-            if rng.random() < 0.5:
-                chosen.reverse()
-
-            room = end - start - sum(size for _, size in chosen) - gap * (len(chosen) - 1)
-            if room < 2 * gap + 1:
-                break
-
-            first = start + round(room * rng.uniform(0.25, 0.75))
-            for name, size in chosen:
-                names[first : first + size] = [name] * size
-                first += size + gap
-        else:
-            return names
-
-        blocks -= 1
-
-
-def _too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
-    asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-    remedy = "set a share to 0, change data.split.by, lower data.split.gap, or add data"
-    return UserError(
-        f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy
-    )
+    settled = []
+    for group, place in zip(groups, places, strict=True):
+        target = most.get(group, place) if place else ""
+        settled.append("" if drop and target != place else target)
+    return settled
 
 
 # --- after a split
@@ -579,7 +486,7 @@ def _too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
 
 def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     """Training records as an unpaired study: each patient with both domains keeps one, half of the
-    patients each.
+    patients each; a single one the domain that others lack.
 
     Records without patients, of one patient, or of patients with one domain only stay as they are.
     """
@@ -590,11 +497,10 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
 
     both = sorted(patient for patient, domains in domains_of.items() if {"a", "b"} <= domains)
     kept_domain = {}
-    if len(both) == 1:  # it keeps the domain that other patients lack
-        (patient,) = both
-        others = set().union(*(domains for name, domains in domains_of.items() if name != patient))
+    if len(both) == 1:
+        others = {record.domain for record in records if record.subject not in ("", *both)}
         if others:
-            kept_domain[patient] = "a" if "b" in others else "b"
+            kept_domain[both[0]] = "a" if "b" in others else "b"
     else:
         order = np.random.default_rng(seed).permutation(len(both))
         for number, place in enumerate(order):
@@ -653,7 +559,7 @@ def consequences(
             f"{len(both)} {patients} slices in both training and test: scores hold only for them"
         )
 
-    alike = near_duplicates.like_training(splits, fingerprints)
+    alike = like_training(splits, fingerprints)
     seen = f"{alike} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
     if "" in tested:
         same = "so training and test may show the same one: scores may be"

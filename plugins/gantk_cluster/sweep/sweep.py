@@ -20,7 +20,7 @@ from typing import Any, Literal
 from gantk import checked_recipe
 from gantk.catalog.tables import csv_text
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
-from gantk.files import LOCK, TEMPORARY, lock_folder, make_folder, read_file, write_file
+from gantk.files import lock_folder, make_folder, read_file, write_file
 from gantk.recipe.load import Settings, parse_setting
 from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
@@ -121,11 +121,10 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
 
 
 def _require_empty(folder: Path) -> None:
-    """UserError where a folder holds something: more than a sweep leaves that was killed before it
-    wrote its settings.
+    """UserError where a folder holds something but the hidden files of a sweep that was killed before
+    it wrote its settings.
     """
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in names):
+    if any(folder.glob("[!.]*")):
         remedy = f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}"
         raise UserError(f"the folder '{folder}' is not empty", where="--out", remedy=remedy)
 

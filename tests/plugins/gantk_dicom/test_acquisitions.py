@@ -132,6 +132,15 @@ def test_slice_that_is_not_of_the_volume_is_named(tmp_path, what):
         io.read(scan)
 
 
+def test_a_text_in_place_of_a_number_is_another_value(tmp_path):
+    def change(header: Dataset, k: int) -> None:
+        header.add_new("EchoTime", "LO", "long" if k == 3 else "short")
+
+    (scan,) = io.scans(series(tmp_path, change))
+    with pytest.raises(UserError, match=r"are not one volume: .* \(another EchoTime\)"):
+        io.read(scan)
+
+
 def test_localizer_of_three_planes_keeps_its_slices(tmp_path):
     for name, axes in (("a", made.AXIAL), ("c", made.CORONAL), ("s", made.SAGITTAL)):
         made.series(tmp_path, made.head(1), axes=axes, prefix=name)
