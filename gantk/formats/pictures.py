@@ -7,9 +7,7 @@ volumes as NIfTI.
 
 from __future__ import annotations
 
-import ctypes
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +23,6 @@ from gantk.formats.budget import pay_for_scans, spend
 from gantk.formats.image import Format, Image, label_of, zeros
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
-
-
-def _silence_libtiff() -> None:
-    """Let libtiff print nothing: of a damaged file, Pillow raises an error, which is our message."""
-    site = Path(PIL.Image.__file__).parents[1]
-    for library in (*site.glob("[Pp]illow.libs/libtiff*"), *site.glob("PIL/.dylibs/libtiff*")):
-        with suppress(OSError, AttributeError):
-            tiff = ctypes.CDLL(str(library))  # the one that Pillow has loaded
-            tiff.TIFFSetErrorHandler(None)
-            tiff.TIFFSetWarningHandler(None)
-
-
-_silence_libtiff()
 
 KINDS = {
     ".png": "PNG",

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.data.preparation import Preparation, Record
+from gantk.data.split.copies import exact_copies
 from gantk.data.split.near_duplicates import (
     MAX_ALL_COMPARED,
     SETS,
     Fingerprint,
-    exact_copies,
     near_copies,
     read_fingerprints,
 )

@@ -20,14 +20,11 @@ of imagehash finds 66 % of eight changes.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement, pairwise
 from operator import attrgetter
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -43,7 +40,6 @@ from gantk.data.look import (
 )
 from gantk.data.preparation import Preparation, Record
 from gantk.data.spread import spread
-from gantk.files import sha256_of
 
 THUMBNAIL_SIDE = 32  # pixels of a thumbnail's side
 MIN_IMAGE_SIDE = 16  # pixels; in smaller images everything looks alike
@@ -340,30 +336,3 @@ def _neighbours_likeness(images: Iterable[Fingerprint], stack: Hashable) -> floa
     first = _detail(one.thumbnails for one, _ in pairs)
     second = _detail(other.thumbnails for _, other in pairs)
     return float(np.percentile((first * second).sum(axis=-1).max(axis=-1), 75))
-
-
-def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Pairs of records whose files hold the same bytes (of volumes, the same plane): the index of
-    the first such record and the index of each later one.
-
-    Files of a size that no other file has are not read.
-    """
-    digest_of = _digests({path for record in records for path in record.files})
-    pairs: list[tuple[int, int]] = []
-    firsts: dict[Hashable, int] = {}
-    for number, record in enumerate(records):
-        if not record.files or not all(path in digest_of for path in record.files):
-            continue
-        digests = tuple(digest_of[path] for path in record.files)
-        first = firsts.setdefault((digests, record.position if record.scan_key else None), number)
-        if first != number:
-            pairs.append((first, number))
-
-    return pairs
-
-
-def _digests(paths: set[Path]) -> dict[Path, str]:
-    """The digest of each file that has another one's size."""
-    sizes = {path: os.stat(path).st_size for path in paths}
-    count = Counter(sizes.values())
-    return {path: sha256_of(path) for path, size in sizes.items() if count[size] > 1}

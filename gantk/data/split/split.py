@@ -15,10 +15,10 @@ import numpy as np
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.data.preparation import Record, patients_of
 from gantk.data.split.blocks import places_in_blocks, too_few
+from gantk.data.split.copies import exact_copies, first_of_copies, settle_copies, unit_of
 from gantk.data.split.near_duplicates import (
     SETS,
     Fingerprint,
-    exact_copies,
     like_training,
     near_copies,
     read_fingerprints,
@@ -187,11 +187,11 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
     can_validate = True
     if by == "block":
         places = places_in_blocks(records, shares, table)
-        places = _settle_copies(places, records, exact + near, drop=True)
+        places = settle_copies(places, records, exact + near, drop=True)
     else:
         # Copies of one picture are one unit: else a training image could also be scored. Without
         # folds, near copies are moved to the more held-out set afterwards.
-        kinds, unit = _units(records, by, _first_of_copies(records, exact + near * (folds > 0)))
+        kinds, unit = _units(records, by, first_of_copies(records, exact + near * (folds > 0)))
         if by == "patient":
             can_validate = _can_validate(max(map(len, kinds)), shares, table)
         if not can_validate:
@@ -203,7 +203,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
             set_of_unit = _in_sets(kinds, shares, table.seed, by)
 
         places = [set_of_unit[unit(record)] for record in records]
-        places = _settle_copies(places, records, near, drop=False)
+        places = settle_copies(places, records, near, drop=False)
 
     sets = _sets_of(places, records)
     _expect_every_domain(records, sets, shares, by, folds)
@@ -355,11 +355,11 @@ def _units(
         return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
 
     def unit(record: Record) -> Hashable:
-        name = _unit_of(record)
+        name = unit_of(record)
         return first.get(name, name)
 
-    labels = {_unit_of(record): record.label or "" for record in reversed(records)}
-    for name in dict.fromkeys(map(_unit_of, records)):
+    labels = {unit_of(record): record.label or "" for record in reversed(records)}
+    for name in dict.fromkeys(map(unit_of, records)):
         if first.get(name, name) == name:
             kinds[name[0], labels[name]].append(name)
 
@@ -427,58 +427,6 @@ def _in_fold(
         count / (count - len(place)) if by == "patient" else folds / (folds - 1)
     )
     return _in_sets(rest, {"validation": min(share, 0.5)}, table.seed, by) | place
-
-
-# --- copies of one picture
-
-
-def _unit_of(record: Record) -> tuple[str, str]:
-    """The unit that a split by image never divides: a registered pair, or one image."""
-    return ("pair", record.pair) if record.pair is not None else record.id
-
-
-def _first_of_copies(
-    records: Sequence[Record], pairs: Iterable[tuple[int, int]]
-) -> dict[Hashable, Hashable]:
-    """By unit, the unit that represents its copies, direct or through other copies."""
-    first: dict[Hashable, Hashable] = {}
-
-    def root(name: Hashable) -> Hashable:
-        while first.get(name, name) != name:
-            name = first[name]
-        return name
-
-    for i, j in pairs:
-        one = root(_unit_of(records[i]))
-        other = root(_unit_of(records[j]))
-        first |= {one: one, other: one}
-
-    return {name: root(name) for name in first}
-
-
-def _settle_copies(
-    places: Sequence[str],
-    records: Sequence[Record],
-    pairs: Sequence[tuple[int, int]],
-    *,
-    drop: bool,
-) -> list[str]:
-    """The sets of records, which were to be in `places`: copies, and the images that are registered
-    with them, move to the most held-out set that holds any of them, or with `drop` are left out of
-    all others.
-    """
-    first = _first_of_copies(records, pairs)
-    groups = [first.get(_unit_of(record)) for record in records]
-    most: dict[Hashable, str] = {}
-    for group, place in zip(groups, places, strict=True):
-        if group and place:
-            most[group] = max(most.get(group, place), place, key=SETS.index)
-
-    settled = []
-    for group, place in zip(groups, places, strict=True):
-        target = most.get(group, place) if place else ""
-        settled.append("" if drop and target != place else target)
-    return settled
 
 
 # --- after a split
