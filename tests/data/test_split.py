@@ -167,6 +167,11 @@ def test_without_patients_blocks_or_images_are_held_out():
     assert len(split(stack(5), test=0, validation=0)[0]["train"]) == 5
 
 
+def test_two_patients_of_two_classes_are_divided():
+    splits, _ = split([replace(record, label=record.subject) for record in study(2)])
+    assert [len(splits[name]) for name in SETS] == [4, 0, 4]
+
+
 LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
 
 

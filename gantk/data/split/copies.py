@@ -73,6 +73,9 @@ def settle_copies(
     """The sets of records, which were to be in `places`: copies, and the images that are registered
     with them, move to the most held-out set that holds any of them, or with `drop` are left out of
     all others.
+
+    Where a set would lose a whole domain, all stay: `check_leakage` refuses such data, and names the
+    copies.
     """
     first = first_of_copies(records, pairs)
     groups = [first.get(unit_of(record)) for record in records]
@@ -85,4 +88,7 @@ def settle_copies(
     for group, place in zip(groups, places, strict=True):
         target = most.get(group, place) if place else ""
         settled.append("" if drop and target != place else target)
-    return settled
+
+    domains = [record.domain for record in records]
+    before = {*zip(places, domains, strict=True)} - {("", domain) for domain in domains}
+    return settled if before <= {*zip(settled, domains, strict=True)} else list(places)

@@ -193,6 +193,8 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         # folds, near copies are moved to the more held-out set afterwards.
         kinds, unit = _units(records, by, first_of_copies(records, exact + near * (folds > 0)))
         if by == "patient":
+            if not folds and max(map(len, kinds)) < 2:  # of so few patients, kinds have no meaning
+                kinds = [sorted(sum(kinds, []))]
             can_validate = _can_validate(max(map(len, kinds)), shares, table)
         if not can_validate:
             shares["validation"] = 0.0
