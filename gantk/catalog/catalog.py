@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gantk.catalog.tables import csv_text
-from gantk.errors import UserError, count_noun
+from gantk.errors import count_noun
 from gantk.files import write_output
 from gantk.formats.files import is_volume, outline, series_format, unread_kind
 from gantk.formats.image import Image, Scan, SeriesHeader
@@ -223,18 +223,10 @@ class Catalog(Sequence[Row]):
         layout: what the names were read by, such as `{patient}/*{contrast}*`; "" of what is not
             read from names.
         in_words: the layout and what it means, in a line.
-        doubts: what must be answered before a training.
     """
 
-    def __init__(
-        self,
-        rows: Iterable[Row],
-        doubts: Iterable[UserError] = (),
-        layout: str = "",
-        in_words: str = "",
-    ):
+    def __init__(self, rows: Iterable[Row], layout: str = "", in_words: str = ""):
         self.rows = list(rows)
-        self.doubts = list(doubts)
         self.layout = layout
         self.in_words = in_words
 

@@ -46,11 +46,9 @@ class LayoutQuestion(UserError):
         self.option = option
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
         self.readings = propose(unclear.readings, images, left_out, contrasts, words)
-        settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in contrasts or ("T1", "T2")]
-        self.no_reading = (
-            f"  No name says {' or '.join(contrasts) or 'a contrast'}. Say which words of names do:"
-            f" {' '.join(settings)}"
-        )
+        named = [name for name in contrasts if name != "images"] or ["T1", "T2"]
+        settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in named]
+        self.no_reading = f"  No name says {' or '.join(named)}. Say which words of names do: {' '.join(settings)}"
         self.end = (
             "Give the line that is right, one of your own, or a table to complete:"
             f" gantk data check {shlex.quote(folder)} --table scans.csv"

@@ -294,7 +294,7 @@ class Add:
             )
 
         if kind == "layout" and isinstance(target, str):
-            target = Layout(target, about.pop("text", ""))
+            target = Layout(target, about.pop("text", ""), words=about.pop("words", {}))
         self._entries.append(Entry(kind, name, target, self._owner, override, **about))
 
     def commit(self, registry: Registry) -> None:

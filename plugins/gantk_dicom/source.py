@@ -86,7 +86,7 @@ class Dicom(VolumeSource):
         self.set_patients(rows)
         self.notes = _notes_on_people(rows)
         self.doubts = [] if self.pattern else _doubts_about_people(rows)
-        return Catalog([*rows, *self._rows_left_out(series, rows)], self.doubts)
+        return Catalog([*rows, *self._rows_left_out(series, rows)])
 
     def _of_domain(self, letter: str, found: Sequence[Row]) -> list[Row]:
         pattern = self.patterns[letter]

@@ -233,7 +233,9 @@ def _of_several_kinds(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 
 def _outliers(rule: Outlier, items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    """Finds numbers far from the domain's median: a warning where they are few."""
+    """Warn of numbers far from the domain's median, where they are few: else the domain has no usual
+    one.
+    """
     values = {item.name: rule.value(item.facts) for item in items}
     known = {name: value for name, value in values.items() if value and min(value) > 0}
     for length in {len(value) for value in known.values()}:
@@ -244,15 +246,14 @@ def _outliers(rule: Outlier, items: Sequence[Inspected], of: str) -> Iterator[Pr
             for name, value in group.items()
             if np.abs(np.log(value / usual)).max() > np.log(rule.max_ratio)
         ]
-        if odd:
-            are_few = len(group) >= 4 and len(odd) <= MAX_OUTLIER_SHARE * len(group)
+        if odd and len(group) >= 4 and len(odd) <= MAX_OUTLIER_SHARE * len(group):
             first, median = (
                 " x ".join(f"{number:.4g}" for number in numbers) + rule.unit
                 for numbers in (group[odd[0]], usual)
             )
             words = f"{of} has|have an unusual {rule.name} ({first}, the median is {median}):"
             what = with_verb(odd, "image", words)
-            yield problem(rule.kind, "warning" if are_few else "note", what, odd, rule.remedy)
+            yield problem(rule.kind, "warning", what, odd, rule.remedy)
 
 
 # --- the training
