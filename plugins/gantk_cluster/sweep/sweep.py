@@ -138,7 +138,10 @@ def _say_results(
             say(f"failed   {row['trial']}: {row['error']}")
     best = next(iter(rows), {})
     if best.get("score") is None:
-        raise GantkError(f"No trial has a score. See {folder / 'sweep.csv'}")
+        raise GantkError(
+            f"No trial has a score. See {folder / 'sweep.csv'}. Without pairs a score takes 16"
+            " validation images of each domain: raise data.split.validation"
+        )
 
     values = {name: value for name, value in best.items() if name not in COLUMNS}
     say(f"score    {rule}")
