@@ -32,8 +32,6 @@ COPY_AGAIN = "copy the run again from the original"
 MAX_LINE_BYTES = 2**20  # of the log
 MAX_LOG_BYTES = 2**28
 MAX_LOG_LINES = 1_000_000
-# of report.pictures
-Preview = Annotated[str, Field(pattern=r"^data:image/webp;base64,[A-Za-z0-9+/=]+$")]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 Content = TypeVar("Content", bound=BaseModel)
 
