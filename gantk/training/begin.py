@@ -45,7 +45,7 @@ from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
 from gantk.training.loop import Training
 from gantk.training.memory import memory_advice
-from gantk.training.restart import advice, run_to_resume, with_layout
+from gantk.training.restart import LOADER, advice, run_to_resume, with_layout
 
 if TYPE_CHECKING:
     from gantk.machine.runtime import Runtime
@@ -68,7 +68,6 @@ KEYS_OF_SCORES = (
 )
 FOLD = "data.split.fold"
 MAX_RUNS_COMPARED = 20
-LOADER = "batches of another program"  # where a run's images come from, in environment.json
 
 
 @dataclass

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gantk.data.dataset import Data
     from gantk.data.split_json import RecordedSplit
 
+LOADER = "batches of another program"  # where a run's images come from, in environment.json
 # machines may have the same files at different paths
 LOCAL = {"data.source.path", "data.split.file", "train.start"}
 
@@ -78,7 +79,8 @@ def run_to_resume(
     saved = folder.steps
     automatic = process.restarts or (process.elastic and not folder.report.exists())
     unfinished = automatic if saved else not (folder.path / "metrics.json").exists()
-    if unfinished:
+    # the images that a run on batches keeps are samples, not what it is trained on
+    if unfinished and folder.environment.recipe.data != LOADER:
         recorded = load_recipe(regular_file(folder.path / "recipe.toml", folder.path))
         recorded.leaves_out = LACKING_IN_TRAINING
         before = resolved(recorded.check())

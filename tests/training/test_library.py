@@ -226,6 +226,17 @@ def test_a_training_on_batches_is_continued_with_batches(tmp_path):
         assert [step.number for step in training] == [3, 4]
 
 
+def test_a_run_on_batches_is_not_begun_again_without_them(tmp_path):
+    with gantk.training(TINY, data=endless(), out=tmp_path / "run", **CPU):
+        pass
+
+    recipe = str(tmp_path / "run" / "recipe.toml")
+    with pytest.raises(gantk.UserError, match="already contains a run"):
+        gantk.run(recipe, out=tmp_path / "run", **CPU)
+    with gantk.training(tmp_path / "run", data=endless(), **CPU) as training:
+        assert [step.number for step in training] == [1, 2, 3, 4]
+
+
 # what is wrong with the batches -> what is said
 WRONG = [
     ([], "there are no more batches"),
