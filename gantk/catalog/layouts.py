@@ -71,6 +71,7 @@ SIGNS = {"*": "[^/]*?", "**/": "(?:.*/)?", "[": "(?:", "]": ")?"}
 MAX_PATTERN_CHARACTERS = 1000
 MAX_UNEXPLAINED_IMAGES = 10  # images at which a line is given up
 OTHER_FORM = "of another form"
+CONTRASTS_ALONE = "contrasts in names"  # as a layout
 
 
 @dataclass
@@ -243,7 +244,7 @@ def read_contrasts(images: Sequence[str], words: ContrastWords) -> Reading:
     """The reading by contrasts alone, which a file's name or else the nearest folder says; no patient
     is known.
     """
-    found = Reading("contrasts in names")
+    found = Reading(CONTRASTS_ALONE)
     for image in _without_splits(images, words):
         parts = reversed(image.text.split("/"))
         said = next(filter(None, map(words.said, parts)), frozenset[str]())

@@ -11,7 +11,7 @@ from typing import Literal
 
 from gantk.catalog.catalog import Catalog, Row, compose_text, unread_rows
 from gantk.catalog.contrasts import ContrastWords, shown_by_series
-from gantk.catalog.layouts import Reading, Unclear, read, read_by, read_contrasts
+from gantk.catalog.layouts import CONTRASTS_ALONE, Reading, Unclear, read, read_by, read_contrasts
 from gantk.catalog.question import LayoutQuestion, in_words
 from gantk.catalog.stated import BIDS, DATASET_FILE, read_dataset_json, read_entities
 from gantk.catalog.words import left_out
@@ -156,8 +156,12 @@ def is_generated(path: Path) -> bool:
 
 
 def catalog_of(reading: Reading, file_of: Mapping[str, Path]) -> Catalog:
-    """The rows of a reading, those left out among them, in the order of their files by name."""
-    said = in_words(reading.rows, reading.why_left_out())
+    """The rows of a reading, those left out among them, in the order of their files by name; of
+    contrasts alone nothing is said.
+    """
+    said = f"{reading.layout}: {in_words(reading.rows, reading.why_left_out())}"
+    if reading.layout == CONTRASTS_ALONE:
+        said = ""
     rows = [*reading.rows, *reading.others]
     for row in rows:
         row.scan = Scan(file_of[row.scan.name], volume=row.scan.volume)
@@ -167,7 +171,7 @@ def catalog_of(reading: Reading, file_of: Mapping[str, Path]) -> Catalog:
         rows.append(Row(Scan(file_of[name]), kind=kind, why=what))
     order = {file: number for number, file in enumerate(file_of.values())}
     rows.sort(key=lambda row: (order[row.path], row.scan.volume or 0))
-    return Catalog(rows, layout=reading.layout, in_words=f"{reading.layout}: {said}")
+    return Catalog(rows, layout=reading.layout, in_words=said)
 
 
 def rows_of_series(scans: Iterable[Scan], contrasts: Sequence[str] = ()) -> list[Row]:

@@ -64,6 +64,7 @@ def test_inputs_of_a_model_of_one_contrast(names, expected, tmp_path):
     catalog = inputs_below(tree(tmp_path, *names), tmp_path / "out", ["T1"])
 
     assert [row.scan_below(tmp_path).name for row in rows_of_one(catalog, "T1")] == expected
+    assert not catalog.in_words  # no patient is asked for
 
 
 def test_another_patient_beside_one_of_the_contrast_stays():
