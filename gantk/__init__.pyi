@@ -23,9 +23,7 @@ from gantk.errors import Interrupted as Interrupted
 from gantk.errors import UserError as UserError
 from gantk.exports.exporting import Direction as Direction
 from gantk.formats.archives import unpack as unpack
-from gantk.inference.model import TrainedModel as TrainedModel
-from gantk.inference.translation import Translation as Translation
-from gantk.inference.translator import Translator as Translator
+from gantk.inference.model import Model as Model
 from gantk.method import Batch as Batch
 from gantk.method import Geometry as Geometry
 from gantk.method import Method as Method

@@ -26,7 +26,7 @@ from gantk.progress import Work
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
-    from gantk.inference.model import TrainedModel
+    from gantk.inference.model import Model
     from gantk.metrics.summary import Scores
     from gantk.plugin.callbacks import Hooks
     from gantk.progress import Listener
@@ -340,7 +340,7 @@ def evaluate(
         return scores
 
 
-def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> TrainedModel:
+def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> Model:
     """Load a trained model: `load("runs/first").translate(pixels, to="T2")`.
 
     Args:
@@ -359,7 +359,7 @@ def load(model: AnyPath | Iterable[AnyPath], *, device: str | None = None) -> Tr
 
 
 def translate(
-    run: AnyPath | Iterable[AnyPath] | TrainedModel,
+    run: AnyPath | Iterable[AnyPath] | Model,
     input: str | Path | Mapping[str, str | Path],
     output: str | Path | None = None,
     *,
@@ -471,7 +471,7 @@ def translate(
         return translation.path(Path(input), Path(output))
 
 
-def _notes_on_model(model: TrainedModel) -> list[str]:
+def _notes_on_model(model: Model) -> list[str]:
     """What a user of a run must know before its results: that a baseline is better."""
     if model.run is None or not (model.run.path / "metrics.json").exists():
         return []
@@ -520,14 +520,16 @@ def sample(
         say: called with each line of output.
 
     Returns:
-        The paths of the written files, with the intensities of the training images: PNG where these
-        were pictures of 8 bits, else TIFF with decimals; volumes are NIfTI.
+        The paths of the written files, with the intensities of the training images: PNG, in whole
+        numbers, where 8 bits hold these (at least 64 levels, or whole numbers), else TIFF with
+        decimals; volumes are NIfTI.
     """
     from gantk.inference.load import load_model
+    from gantk.inference.samples import write_samples
 
     with doing(f"generating images with '{run}'"):
         model = load_model(run, device, say)
-        written = model.sample_to(Path(out), n, seed, label, post, overwrite=overwrite)
+        written = write_samples(model, Path(out), n, seed, label, post, overwrite=overwrite)
     say(f"written  {count_noun(written, 'image')} to {out}")
     return written
 

@@ -48,7 +48,7 @@ def thinned(values: np.ndarray) -> np.ndarray:
     return values[..., ::3, ::2]
 
 
-def translated(model: gantk.TrainedModel, images: np.ndarray) -> np.ndarray:
+def translated(model: gantk.Model, images: np.ndarray) -> np.ndarray:
     """The translation of the slices (N, C, H, W) of one scan, (N, D, H, W); of several scans where
     each has its own mapping.
     """
@@ -64,7 +64,7 @@ def translated(model: gantk.TrainedModel, images: np.ndarray) -> np.ndarray:
     return model.translate(images[:, 0])[:, None]
 
 
-def translated_tensor(model: gantk.TrainedModel, images: torch.Tensor) -> torch.Tensor:
+def translated_tensor(model: gantk.Model, images: torch.Tensor) -> torch.Tensor:
     """The same of a tensor, with its graph."""
     frame = model.frames["b"]
     if frame.dims == 3:

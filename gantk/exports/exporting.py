@@ -13,12 +13,13 @@ import torch
 
 from gantk.errors import GantkError, UserError, count_noun
 from gantk.files import expect_parent, expect_replaceable
+from gantk.inference.model import Model
 from gantk.inference.network import Network
-from gantk.inference.translator import Translator
 from gantk.method import OTHER
 from gantk.plugin.loader import registry
 from gantk.prepare.module import size_image
 from gantk.runs.checkpoint import load_meta
+from gantk.runs.folder import RunFolder
 from gantk.runs.models import data_of
 
 COMPARED_IMAGES = {2: 4, 3: 2}  # number of real images to compare, by dimensions
@@ -43,7 +44,7 @@ def export(
     expect_replaceable([out], overwrite, "--out")
     expect_parent(out, "--out")
 
-    translator = Translator.load(run, "cpu")
+    translator = Model.load(run, "cpu")
     direction = Direction(translator, to, label)
     say(f"export   {direction.name}, step {direction.saved.step}")
     if direction.why:
@@ -65,7 +66,7 @@ class Direction:
     for drawn inputs; `saved` is meta.json's content; `label` the class that is translated, if any.
     """
 
-    def __init__(self, translator: Translator, to: str | None, label: str | None = None):
+    def __init__(self, translator: Model, to: str | None, label: str | None = None):
         self.translator = translator
         self.why = ""
         self.letter = translator.domain(to)
@@ -91,7 +92,9 @@ class Direction:
         count = COMPARED_IMAGES[model.data.dims]
         size = method.geometry.size
         try:
-            data = data_of(self.translator.run, model.data, type(method))
+            data = data_of(
+                RunFolder(self.translator.checkpoint.parent.parent), model.data, type(method)
+            )
             data.intensity.update(self.translator.intensity)
             for split in SPLITS:
                 records = [record for record in data.splits[split] if record.domain == other]

@@ -71,18 +71,12 @@ class Job:
         """All files of the input."""
         return [file for scan in self.scans.values() for file in scan.files]
 
-    @property
-    def makes(self) -> list[str]:
-        """The contrasts that are made."""
-        return list(dict.fromkeys(output.contrast for output in self.outputs))
-
-    @property
-    def problem(self) -> UserError | None:
-        """The error for two scans of one contrast; None where there is at most one of each."""
+    def expect_single_scans(self) -> None:
+        """UserError where there are two scans of one contrast."""
         for contrast, found in self.candidates.items():
             if len(found) > 1:
                 names = " and ".join(f"'{scan.name}'" for scan in found[:2])
-                return UserError(
+                raise UserError(
                     f"'{self.name}' has two images of {contrast}: {names}",
                     where="INPUT",
                     allowed="one image of each contrast",
@@ -90,7 +84,6 @@ class Job:
                         f"make a folder for each patient, or name the files: --from {contrast}=FILE"
                     ),
                 )
-        return None
 
     def result_paths(
         self, folder: Path, contrasts: Sequence[str], is_one_image: bool

@@ -6,41 +6,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from gantk.errors import UserError
-from gantk.inference.model import TrainedModel
 from gantk.plugin.loader import load as plugins
 from gantk.plugin.loader import registry
 from gantk.runs.models import find_model
+
+if TYPE_CHECKING:
+    from gantk.inference.model import Model
 
 AnyPath = str | os.PathLike[str]
 
 
 def load_model(
-    model: AnyPath | Iterable[AnyPath] | TrainedModel,
+    model: AnyPath | Iterable[AnyPath] | Model,
     device: str | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> TrainedModel:
+) -> Model:
     """The model of that path, name or address, or a model that is loaded; see `gantk.load`.
 
     `say` is called with lines that name the model and its limits.
     """
-    if isinstance(model, TrainedModel):
+    from gantk.inference.model import Model  # imports torch
+
+    if isinstance(model, Model):
         return model
-    if isinstance(model, (str, os.PathLike, Iterable)):
-        from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
-        if from_plugin is not None:
-            return from_plugin
-    if not isinstance(model, (str, os.PathLike)):
+    if not isinstance(model, (str, os.PathLike, Iterable)):
         what = f"a model of the type {type(model).__name__} cannot be loaded"
         raise UserError(what, where="RUN", allowed="a path, a name, an address, or a list of these")
+    from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
+    if from_plugin is not None or not isinstance(model, (str, os.PathLike)):
+        return from_plugin
 
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
     # an exporter that reads its files is named by their suffix
     if suffix in registry().names("exporter"):
         return registry().get("exporter", suffix).load()().load(path)
-
-    from gantk.inference.translator import Translator  # imports torch
-
-    return Translator.load(path, device)
+    return Model.load(path, device)

@@ -1,89 +1,235 @@
-"""What a trained run, an exported file and an ensemble have in common: `translate`, for arrays and
-images, and what is known of each direction.
+"""`Model`, a trained method in use: an image of one domain in, images of the same grid in another one
+out. Exported files and ensembles are models that bring networks of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from gantk.catalog.contrasts import known_contrast
+from gantk.catalog.contrasts import contrast_names, known_contrast
+from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.errors import UserError
+from gantk.files import sha256_of
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
 from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
+from gantk.inference.network import Network
 from gantk.inference.notes import InputCheck, Note, check_input
 from gantk.inference.objects import translate_object
-from gantk.inference.pipeline import Network, Pipeline
-from gantk.inference.windows import AnySize
+from gantk.inference.pipeline import Pipeline
+from gantk.inference.windows import AnySize, network_of_method
+from gantk.machine.device import keep_memory
+from gantk.machine.runtime import Runtime, start
+from gantk.method import OTHER, Method
+from gantk.nets.blocks import fold_for_inference
+from gantk.prepare.module import Prepare, centre, middle_slice
+from gantk.recipe.tables import CheckedRecipe
+from gantk.runs.checkpoint import load_meta_of, weights_hash
+from gantk.runs.folder import RunFolder
+from gantk.runs.models import data_of, limits_of, trained_on
+from gantk.runs.results import PostLosses
+from gantk.runs.schemas import Packing
+from gantk.runs.trained import Examples, Posts, load_method
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from gantk.runs.folder import RunFolder
+@dataclass(repr=False, eq=False)
+class Model:
+    """A trained method with its intensity mappings, on a device.
 
+        t2 = gantk.load("runs/NAME").translate(t1)      # arrays, tensors, nibabel, files
+        (image,) = gantk.load("runs/NAME")(image, "T2")  # an `Image`
 
-class TrainedModel:
-    """What a run's model, an exported file and an ensemble have in common. They define:
-
-    pipelines: of each direction, by the letter of the target domain, the usual direction first.
-    network_of: `network_of(letter, options)`, the function that a pipeline applies; UserError where
-        the model cannot do what the options ask for.
-    identity: a record that only models of the same weights share.
+    Another kind of model defines `pipelines`, `network_of` and `identity`, or `results`.
     """
 
-    pipelines: Mapping[str, Pipeline]
-    network_of: Callable[[str, TranslateOptions], Network]
-    identity: Callable[[], dict[str, str]]
-    # (n, seed, label) of a run that makes images from noise: (n, C, *size)
-    sample: Callable[..., np.ndarray]
-    sample_to: Callable[..., list[Path]]  # the same, written to files
-    kind = "run"  # what it was loaded from, for messages
-    for_other_directions: str | None = None  # what to do where it lacks one
-    # what to do where an image is too large for it
-    for_large_images = "Raise translate.memory in the run's recipe.toml if there is more memory"
+    recipe: CheckedRecipe
+    method: Method
+    intensity: dict[str, IntensityMapping]  # by domain, fitted on the training split
+    runtime: Runtime
+    checkpoint: Path  # its folder; Path(): none
+    # by domain, of the training images; empty in old runs
+    values: dict[str, dict] = field(default_factory=dict)
+    packed: Packing | None = None  # what `gantk pack` recorded
+    data: Any = None  # the run's Data, for post-steps; None: read at first use
+    # by target domain the first network: what it accepts and needs is measured once for many files
+    _measured: dict[str, AnySize] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, device: str | None = None) -> Model:
+        """Load a run folder's chosen checkpoint, or one checkpoint's folder; averaged weights if
+        there are any.
+        """
+        path = Path(path)
+        is_checkpoint = (path / "meta.json").is_file()
+        folder = RunFolder.open(path.parent.parent if is_checkpoint else path)
+        saved = path if is_checkpoint else folder.inference_checkpoint()
+        recipe = folder.recipe().check()
+        train = recipe.train
+        runtime = start(device, train.precision, train.fast.channels_last)
+        if train.precision == "auto" and runtime.device.type == "cpu":
+            # results must not depend on the processor: bf16 differs by up to 3 % of the range
+            runtime = replace(runtime, precision="fp32")
+
+        keep_memory(train.fast.keep_memory, runtime.device.type)
+        meta = load_meta_of(recipe.method.name, saved)
+        intensity = {letter: mapping_from(state.dump()) for letter, state in meta.intensity.items()}
+        method = load_method(recipe, saved, network_range(intensity.values()), runtime)
+        values = {letter: each.dump() for letter, each in meta.values.items()}
+        return cls(recipe, method, intensity, runtime, saved, values, meta.packed)
+
+    def __reduce__(self):
+        # a copy of a network would keep what it has measured, bound to the first one's layers
+        return Model.load, (self.checkpoint, str(self.runtime.device))
+
+    # ---- what it translates
 
     @property
     def run(self) -> RunFolder | None:
         """The run folder, if it was loaded from one."""
-        return None
+        return None if self.checkpoint == Path() else RunFolder(self.checkpoint.parent.parent)
 
-    @cached_property
+    @property
     def frames(self) -> dict[str, Frame]:
         """What the network sees of each direction."""
         return {letter: pipeline.frame for letter, pipeline in self.pipelines.items()}
+
+    @cached_property
+    def pipelines(self) -> Mapping[str, Pipeline]:
+        """Of each direction, by the letter of the target domain, the usual direction first; UserError
+        for a method from noise.
+        """
+        directions = self.method.directions()
+        if not directions:
+            self.method.translate(torch.empty(0), "b")  # raises
+        return {
+            letter: Pipeline(
+                self._frame(letter),
+                self.intensity[OTHER[letter]],
+                self.intensity[letter],
+                post_steps=partial(self.apply_post_steps, letter) if self._posts.steps else None,
+                whole=self._posts.whole,
+            )
+            for letter in directions
+        }
+
+    def _frame(self, letter: str) -> Frame:
+        data = self.recipe.data
+        table = self.recipe.translate
+        source, target = data.domains[0], data.domains[-1]
+        if letter != "b":
+            source, target = target, source
+
+        # each contrast is made from the others
+        targets = contrast_names(target)
+        shared = set(contrast_names(source)) & set(targets)
+        completes = self.method.hides and len(targets) > 1 and bool(shared)
+        values = {}
+        if self.values:
+            values = {"source": self.values[OTHER[letter]], "target": self.values[letter]}
+
+        return Frame(
+            source=source,
+            target=target,
+            dims=data.dims,
+            size=tuple(data.size),
+            channels=self.method.geometry.channels[OTHER[letter]] // (2 * data.neighbours + 1),
+            range=self.method.geometry.range,
+            fit=data.fit,
+            neighbours=data.neighbours,
+            plane=data.plane,
+            spacing=data.spacing,
+            missing=data.missing,
+            batch=table.batch,
+            # a contrast is matched with its own channel, which may hold the truth
+            detail="none" if completes else table.detail,
+            masked=table.masked,
+            stripped=table.stripped,
+            values=values,
+            completes=completes,
+        )
 
     def domain(self, name: str | None) -> str:
         """The letter of the target domain that a name, a contrast or a letter means; None: the usual
         one. UserError where the model does not make it.
         """
+        frames = self.frames
         if name is None:
-            return next(iter(self.frames))
+            return next(iter(frames))
 
-        letters: dict[str, str] = {}
-        allowed: list[str] = []
-        for letter, frame in self.frames.items():
-            letters |= {contrast.lower(): letter for contrast in frame.targets}
-            allowed += [*frame.targets, frame.target]
-        letters |= {frame.target.lower(): letter for letter, frame in self.frames.items()}
-
+        letters = {contrast: letter for letter in frames for contrast in frames[letter].targets}
+        letters |= {frame.target: letter for letter, frame in frames.items()}
+        called = {known.lower(): letter for known, letter in letters.items()}
         # a name wins over a letter: the first domain may be called B
-        chosen = letters.get(known_contrast(name, [*letters]) or "", name.lower())
-        if chosen not in self.frames:
-            what = f"this {self.kind} cannot generate '{name}'"
-            raise UserError(
-                what,
-                where="--to",
-                allowed=list(dict.fromkeys(allowed)),
-                remedy=self.for_other_directions,
-            )
+        chosen = called.get(known_contrast(name, [*called]) or "", name.lower())
+        if chosen not in frames:
+            what = f"this model cannot generate '{name}'"
+            raise UserError(what, where="--to", allowed=[*letters])
         return chosen
+
+    def classes(self) -> tuple[str, ...]:
+        """The classes of a model whose images are made of a given class; () for other models."""
+        return self.method.geometry.classes if self.method.conditional else ()
+
+    def class_number(self, label: str) -> int:
+        """The index of a class; UserError where the model does not know it."""
+        known = self.classes()
+        if label not in known:
+            raise UserError(
+                f"this run has no class '{label}'",
+                where="--label",
+                allowed=known or "no classes, because it was trained without labels",
+            )
+        return known.index(label)
+
+    def method_of_class(self, label: str | None) -> Method:
+        """The method, or its view of the class `label`.
+
+        Raises:
+            UserError: the model needs a class and `label` is None, or it has no such class.
+        """
+        known = self.classes()
+        if label is None and known:
+            raise UserError(
+                "this model translates images of a given class, but no class is given",
+                where="--label",
+                allowed=known,
+                remedy=f"add --label {known[-1]}",
+            )
+        return self.method if label is None else self.method.of_class(self.class_number(label))
+
+    def identity(self) -> dict[str, str]:
+        """A record that two translations share only if they used the same weights: name and SHA-256,
+        and of a packed model its limits.
+        """
+        try:
+            digest = weights_hash(self.checkpoint)
+        except FileNotFoundError:  # deleted by a running training: no other translation can use it
+            digest = secrets.token_hex()
+
+        name = self.recipe.method.name
+        if self.packed is None:
+            return {"name": name, "sha256": digest}
+        limits = limits_of(self.checkpoint.parent.parent)
+        return {"name": f"{self.packed.name} ({name})", "sha256": digest, "limits": limits}
+
+    # ---- what is said about images
+
+    def images_in(self, folder: Path, to: str | None = None) -> list[Scan]:
+        """The images below a folder that a model of one contrast makes `to` from."""
+        source = self.frames[self.domain(to)].source
+        jobs = jobs_of_images(inputs_below(folder, folder, [source]), folder, source)
+        return [job.scans[source] for job in jobs]
 
     def check(
         self, image: Image, to: str | None = None, contrast: str = ""
@@ -95,17 +241,25 @@ class TrainedModel:
         frame = replace(frame, target="+".join(frame.targets[frame.part(to)]))
         return check_input(image, frame, contrast, self.run_trained_on(image))
 
-    def images_in(self, folder: Path, to: str | None = None) -> list[Scan]:
-        """The images below a folder that a model of one contrast makes `to` from."""
-        source = self.frames[self.domain(to)].source
-        jobs = jobs_of_images(inputs_below(folder, folder, [source]), folder, source)
-        return [job.scans[source] for job in jobs]
-
     def run_trained_on(self, image: Image) -> str:
         """The name of the run that was trained on the patient of an image, as far as its file or its
         header say; "" for others, and for models that do not list their training images.
         """
-        return ""
+        known = self._training_ids
+        is_known = image.facts.get("patient", "") in known
+        if known and not is_known and image.path is not None and image.path.is_file():
+            is_known = sha256_of(image.path) in known
+        return self.run.path.resolve().name if self.run and is_known else ""
+
+    @cached_property
+    def _training_ids(self) -> set[str]:
+        """The patients of the run's training images, and the SHA-256 of their files; of a packed model
+        the latter only.
+        """
+        if self.run is not None:
+            with suppress(UserError):  # split.json is damaged, and no translation needs it
+                return trained_on(self.run.path, self.packed)
+        return set()
 
     def notes_on_results(
         self, image: Image, letter: str, options: TranslateOptions = DEFAULT_OPTIONS
@@ -122,43 +276,14 @@ class TrainedModel:
         window = network.window(shown)
         if window == network.padded(shown):
             return []
-        size = " x ".join(map(str, window))
         line = (
-            f"translated in windows of {size} pixels, each with its own norms: grays may differ"
-            f" between windows, and from those of a translation in one piece. {self.for_large_images}"
+            f"translated in windows of {' x '.join(map(str, window))} pixels, each with its own"
+            " norms: grays may differ between windows, and from those of a translation in one piece."
+            " Raise translate.memory in the run's recipe.toml if there is more memory"
         )
         return [("warning", line)]
 
-    def classes(self) -> tuple[str, ...]:
-        """The classes of a model whose images are made of a given class; () for other models."""
-        return ()
-
-    def class_number(self, label: str) -> int:
-        """The index of a class; UserError where the model does not know it."""
-        known = self.classes()
-        if label not in known:
-            raise UserError(
-                f"this run has no class '{label}'",
-                where="--label",
-                allowed=known or "no classes, because it was trained without labels",
-            )
-        return known.index(label)
-
-    def class_to_translate(self, label: str | None) -> int | None:
-        """The index of the class that a translation is asked for; None for a model without classes.
-
-        Raises:
-            UserError: the model needs a class and `label` is None, or it has no such class.
-        """
-        known = self.classes()
-        if label is None and known:
-            raise UserError(
-                "this model translates images of a given class, but no class is given",
-                where="--label",
-                allowed=known,
-                remedy=f"add --label {known[-1]}",
-            )
-        return None if label is None else self.class_number(label)
+    # ---- images in, images out
 
     @partial(as_guest, keeps_grad=True)
     def translate(
@@ -207,6 +332,21 @@ class TrainedModel:
             options = replace(options, label=label)
         return translate_object(self, images, to, options)
 
+    def __call__(
+        self,
+        image: Image,
+        to: str | None = None,
+        options: TranslateOptions = DEFAULT_OPTIONS,
+        pixels: Tensor | None = None,
+    ) -> list[Image]:
+        """Translate one image; returns one image on its grid, or one for each variant, or the image
+        and its uncertainty. `pixels`: those of an array, where gradients are to reach them; results
+        then hold tensors.
+        """
+        made, own_scale = self.results(image, to, options, pixels)
+        values: list[Any] = [each.numpy() if pixels is None else each for each in made]
+        return [replace(image, pixels=each, own_scale=own_scale) for each in values]
+
     def results(
         self,
         image: Image,
@@ -223,35 +363,156 @@ class TrainedModel:
         if len(frame.targets[part]) < len(frame.targets):
             options = replace(options, contrasts=tuple(frame.targets[part]))
         network = self.network_of(letter, options)
-        count = options.variants or 1
-        made, own = self.pipelines[letter].results(image, network, count, pixels)
+        made, own = self.pipelines[letter].results(image, network, options.variants or 1, pixels)
         return [each[part] for each in made], own
 
-    def __call__(
-        self,
-        image: Image,
-        to: str | None = None,
-        options: TranslateOptions = DEFAULT_OPTIONS,
-        pixels: Tensor | None = None,
-    ) -> list[Image]:
-        """Translate one image; returns one image on its grid, or one for each variant, or the image
-        and its uncertainty. `pixels`: those of an array, where gradients are to reach them; results
-        then hold tensors.
+    def network_of(self, letter: str, options: TranslateOptions) -> AnySize:
+        """The network of any size that makes the results of `options`, without the recipe's
+        post-steps; UserError where the model cannot do what they ask for.
         """
-        made, own_scale = self.results(image, to, options, pixels)
-        values: list[Any] = [each.numpy() if pixels is None else each for each in made]
-        return [replace(image, pixels=each, own_scale=own_scale) for each in values]
+        if options.uncertainty:
+            what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
+            remedy = "name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty"
+            raise UserError(what, where="--uncertainty", remedy=remedy)
+        measured = self._measured.get(letter)
+        if measured is None and self.runtime.device.type == "cpu":
+            fold_for_inference(self.method)
+        method = self.method_of_class(options.label)
+        if options.contrasts:
+            method = method.of_contrasts(options.contrasts)
+        example = None
+        if options.example is not None:
+            style = self._example(options.example, letter)
+            example = self.runtime.place(style, self.recipe.data.dims)
 
+        def translate(x: Tensor) -> Tensor:
+            if options.variants is not None:
+                variants = method.variants(x, letter, options.variants, options.seed)
+                return variants.movedim(0, 1).flatten(1, 2)
+            if example is not None:
+                return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
+            return method.translate(x, letter)
 
-def load_same(load: Callable[..., TrainedModel], sha256: str, *where: Any) -> TrainedModel:
-    """`load(*where)`, which is how a copied or unpickled model is made. Its network cannot be copied:
-    what it has measured is bound to the layers of the first model.
+        network = network_of_method(translate, method, letter, self.recipe, self.runtime, measured)
+        self._measured.setdefault(letter, network)
+        return network
 
-    Raises:
-        UserError: the weights are gone, or others than those with this digest.
-    """
-    model = load(*where)
-    if model.identity()["sha256"] != sha256:
-        what = f"the weights of '{where[0]}' have changed since the model was pickled or copied"
-        raise UserError(what, remedy="load it again with gantk.load")
-    return model
+    def _example(self, image: Image, letter: str) -> Tensor:
+        """A style image as network input, (1, C, *size); of a volume the middle slice."""
+        data = self.recipe.data
+        planes = 2 * data.neighbours + 1
+        frame = self.frames[letter]
+        channels = self.method.geometry.channels[letter] // planes
+        frame = replace(frame, source=frame.target, channels=channels)
+        pipeline = Pipeline(frame, self.intensity[letter], self.intensity[letter])
+        pipeline.check_channels(image, "--style")
+        stack = pipeline.stack_of(image)
+        middle = np.concatenate(stack[[len(stack) // 2] * planes])
+        prepare = pipeline.preparation(pipeline.own_scale(image.pixels))
+        seen = prepare(torch.from_numpy(middle)[None])
+        # with fit = "crop" it may have any size
+        return centre(seen, list(data.size), seen.flatten(2).amin(dim=2))
+
+    # ---- its parts for other programs
+
+    def network(self, source: str, to: str, *, label: str | None = None) -> Network:
+        """The network that makes images of one domain from another, as a module of PyTorch.
+
+        Example:
+
+            network = model.network("T1", "T2")
+            prepare = model.prepare("T1", "T2")
+            seen = prepare(t1)                              # (N, C, H, W) in the units of the files
+            t2 = prepare.restore(network(seen), t1, seen)
+
+        Args:
+            source: the name of the domain of the inputs.
+            to: the name of the domain to make.
+            label: the class of the images, for a model that was trained with classes.
+
+        Returns:
+            A float32 copy on the CPU in evaluation mode, whose weights need no gradients until
+            `requires_grad_()`. It takes (N, C, *size) and returns (N, D, *size), in network
+            intensities; sides must suit the network. Post-steps of the recipe are not part of it.
+
+        Raises:
+            UserError: the model has no such direction, or needs a class.
+        """
+        letter = self._direction(source, to)
+        shape = self.method.geometry.channels[OTHER[letter]], *self.method.geometry.size
+        return Network(self.method_of_class(label), letter, torch.zeros(1, *shape))
+
+    def prepare(self, source: str, to: str) -> Prepare:
+        """What images of `source` pass before the network that makes `to`; `restore` is the inverse.
+        Both are modules of PyTorch with gradients, see `network`.
+
+        Intensities are mapped as those of the training images. `translate` maps a scan that is off
+        their scale by its own values.
+        """
+        pipeline = self.pipelines[self._direction(source, to)]
+        return pipeline.preparation(pipeline.source)
+
+    def _direction(self, source: str, to: str) -> str:
+        """The letter of `to`, which is made from the domain `source`."""
+        letter = self.domain(to)
+        expected = self.frames[letter].source
+        if source.lower() != expected.lower():
+            raise UserError(f"'{to}' is not made from '{source}'", allowed=[expected])
+        return letter
+
+    # ---- images from noise, and post-steps
+
+    @as_guest
+    def sample(
+        self, n: int, seed: int = 0, label: str | None = None, post: bool = True
+    ) -> np.ndarray:
+        """Generate `n` native images from noise, (n, C, *size), the same for the same seed;
+        `label`: their class.
+        """
+        labels = None
+        if label is not None:
+            labels = torch.full((n,), self.class_number(label), device=self.runtime.device)
+
+        with torch.no_grad(), self.runtime.autocast():
+            images = self.method.sample(n, seed, labels).float()
+
+        shown = middle_slice(images, self.recipe.data.neighbours)
+        if post and self._posts.steps:
+            shown = self.apply_post_steps("image", shown, self.classes_of_samples(n, label))
+        return np.asarray(self.intensity["image"].inverse(shown.cpu().numpy()), dtype=np.float32)
+
+    def classes_of_samples(self, n: int, label: str | None) -> list[str]:
+        """The class of each of `n` samples: the one asked for, else one after the other; [] where
+        the method knows none.
+        """
+        classes = self.classes()
+        return [label or classes[number % len(classes)] for number in range(n)] if classes else []
+
+    def apply_post_steps(
+        self, letter: str, images: Tensor, made_from: Tensor | list[str]
+    ) -> Tensor:
+        """Apply the recipe's post-steps to images without neighbouring slices; the training images
+        that these may need are read at first use.
+        """
+        reach = self.recipe.data.neighbours
+        device = self.runtime.device
+        examples = Examples(lambda: self._data, letter, device, made_from, neighbours=reach)
+        return self._posts(images.to(device), examples).to(images.device)
+
+    @cached_property
+    def _posts(self) -> Posts:
+        return Posts(self.recipe, self.method.geometry.range)
+
+    @cached_property
+    def _data(self) -> object:
+        if self.data is not None:
+            return self.data
+        data = data_of(
+            RunFolder(self.checkpoint.parent.parent), self.recipe.data, type(self.method)
+        )
+        data.intensity.update(self.intensity)
+        return data
+
+    def post_records(self) -> list[PostLosses]:
+        """What the post-steps measured in their last call."""
+        return self._posts.records()

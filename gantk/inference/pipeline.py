@@ -7,9 +7,7 @@ little more memory than its own and that of its results.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,9 +32,6 @@ from gantk.prepare.module import (
 )
 from gantk.progress import track
 
-# An image of so many pixels may be made of any image, however small ...
-FREE_PIXELS = 2**22
-MAX_ENLARGEMENT = 256  # ... a larger one only of an image of at least a 256th of its pixels
 SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole volumes
 LINES_REACH = 2 * WINDOW_REACH  # planes on each side that the lines of a plane depend on
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, results x D, *size)
@@ -72,7 +67,10 @@ class Pipeline(Scales):
         `pixels`: those of an array, where gradients are to reach them. The choice of intensity
         mapping, the test for flat regions and the value of black are constants of the graph.
         """
-        self._expect_fitting(image)
+        self.check_channels(image)
+        if self.frame.dims > image.dims:
+            what = f"'{image.path}' is a picture, but this model translates volumes"
+            raise UserError(what, where="INPUT")
         if pixels is not None and self.post_steps:
             what = "gradients do not pass the post-steps of this run"
             raise UserError(
@@ -82,7 +80,7 @@ class Pipeline(Scales):
         prepare = self.preparation(mapping, result_scale)
         # before there are results: finding it takes as much memory as one
         outside = outside_of(image.pixels) if self.frame.masked else None
-        results = self._translate(image, network, count, prepare, pixels)
+        results = _Passage(self, image, network, count, prepare, pixels).results()
 
         lowest = self._lowest_result(image)
         for result in results:
@@ -93,7 +91,6 @@ class Pipeline(Scales):
                         result[channel, plane].masked_fill_(torch.from_numpy(region), value)
             if lowest is not None:
                 result.clamp_(min=lowest)
-
         return results, result_scale is not self.target
 
     def grid_of(self, image: Image) -> SamplingGrid:
@@ -142,175 +139,6 @@ class Pipeline(Scales):
             )
             raise UserError(what, where=where, remedy=remedy)
 
-    def _expect_fitting(self, image: Image) -> None:
-        """UserError where the image's axes or channels do not fit the model."""
-        self.check_channels(image)
-        if self.frame.dims > image.dims:
-            what = f"'{image.path}' is a picture, but this model translates volumes"
-            raise UserError(what, where="INPUT")
-
-    def _translate(
-        self,
-        image: Image,
-        network: Network,
-        count: int,
-        prepare: Prepare,
-        pixels: Tensor | None,
-    ) -> list[Tensor]:
-        """The results of the network on the grid of the image; arguments as of `results`."""
-        grid = self.grid_of(image)
-        resamples = grid.resamples(image)
-        sides = list(grid.sides(image.pixels.shape[1:], image.spacing))[-self.frame.dims :]
-        expect_enlargement(tuple(sides), self.frame)
-        sharpens = prepare.guided and (resamples or prepare.sharpens(sides))
-        native = grid.to_grid_order(image.pixels) if pixels is None else pixels
-        whole = image.dims == 2 or pixels is not None
-        parts = [slice(0, native.shape[1])] if whole else slabs(native.shape[1:])
-
-        maps_of = self._maps_on_grid(image, native, network, count, prepare, sharpens)
-
-        def translate(part: slice) -> list[Tensor]:
-            """Some planes of each result."""
-            if resamples:
-                voxels = grid.to_voxels(lambda *ends: maps_of(*ends).numpy(), image, part)
-                maps = torch.from_numpy(voxels)
-            else:
-                maps = maps_of(part.start, part.stop)
-            shown = _as_tensor(native[:, part])[None]
-            return [_on_image(each[None], shown, prepare, sharpens) for each in maps.chunk(count)]
-
-        if pixels is not None:
-            return translate(parts[0])
-        results: list[Tensor] = []
-        for part in track(parts, "", "part"):
-            planes = translate(part)
-            if not results:
-                shape = (len(planes[0]), *image.pixels.shape[1:])
-                results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
-            for result in results:
-                grid.to_grid_order(result.numpy())[:, part] = planes.pop(0)
-        return results
-
-    def _maps_on_grid(
-        self,
-        image: Image,
-        native: np.ndarray | Tensor,
-        network: Network,
-        count: int,
-        prepare: Prepare,
-        sharpens: bool,
-    ) -> Callable[[int, int], Tensor]:
-        """The function from (first, last) to these planes, on the sampling grid, of the `count` results
-        of the network, or of their lines if it `sharpens`: (K, planes, *spatial).
-        """
-        grid = self.grid_of(image)
-        total, *sides = grid.sides(image.pixels.shape[1:], image.spacing)
-        slices = self._slices(image, native, grid)
-        if self.frame.dims < image.dims:
-            planes = Planes(self._run(slices, total, network, count, prepare, sharpens))
-            if sharpens:
-                least = None  # slices of the file are alone, those of another grid are not
-                if grid.resamples(image):
-                    least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.frame.range) ** 2])
-                planes = Planes(_lines(planes, total, image.channels, count, least))
-            return lambda first, last: prepare.enlarge(
-                planes(first, last).swapaxes(0, 1), sides
-            ).swapaxes(0, 1)
-
-        made = next(self._run(slices, 1, network, count, prepare, sharpens))[:, 0]
-        if sharpens:
-            least = least_variance(made[None, -image.channels :])
-            lines = _lines(Planes(iter([made])), made.shape[1], image.channels, count, least)
-            made = torch.cat([*lines], 1)
-        return lambda first, last: prepare.enlarge(made[None], [total, *sides], first, last)[0]
-
-    def _slices(
-        self, image: Image, native: np.ndarray | Tensor, grid: SamplingGrid
-    ) -> Iterator[Tensor]:
-        """What the network sees of an image one by one, (C, *spatial), see `stack_of`."""
-        if self.frame.dims == image.dims:
-            shown = native if isinstance(native, Tensor) else grid.forward(image).pixels
-            yield _as_tensor(shown)
-        elif not grid.resamples(image):
-            for number in range(native.shape[1]):
-                yield _as_tensor(native[:, number])
-        else:
-            for part in slabs(grid.sides(image.pixels.shape[1:], image.spacing)):
-                yield from torch.from_numpy(grid.from_voxels(image, part)).unbind(1)
-
-    def _run(
-        self,
-        slices: Iterator[Tensor],
-        total: int,
-        network: Network,
-        count: int,
-        prepare: Prepare,
-        keep_seen: bool,
-    ) -> Iterator[Tensor]:
-        """Run the network on native slices (C, *spatial); yields blocks (K, slices, *size) of its
-        `count` results and, if `keep_seen`, of what it saw.
-        """
-        rows = _with_neighbours(slices, total, self.frame.neighbours)
-        channels = 0  # of one result, once it is known
-        for first in rows:  # of a block, which takes the others
-            block = itertools.chain([first], rows)
-            made = [self._block(block, channels, network, count, prepare, keep_seen)]
-            channels = (len(made[0]) - keep_seen * len(first[0])) // count
-            yield made.pop()
-
-    def _block(
-        self,
-        rows: Iterator[tuple[Tensor, Tensor]],
-        channels: int,
-        network: Network,
-        count: int,
-        prepare: Prepare,
-        keep_seen: bool,
-    ) -> Tensor:
-        """The next slices through the network, see `_run`, which blank ones skip. `channels`: of one
-        result; 0: not known.
-        """
-        size = SLICES_PER_POST_BATCH if self.whole else self.frame.batch
-        corner: Any = (..., *[slice(1)] * self.frame.dims)
-        shown: list[Tensor] = []
-        filled: list[int] = []  # places of these in the block
-        blank: list[int] = []
-        corners: list[Tensor] = []  # a pixel of each blank slice
-        for native, row in rows:
-            if _is_blank(native):
-                blank.append(len(filled) + len(blank))
-                corners.append(native[corner])
-            else:
-                filled.append(len(filled) + len(blank))
-                shown.append(prepare(row[None]))
-            if len(filled) == size:
-                break
-
-        seen = torch.cat(shown or [prepare(row[None])])
-        made: list[Tensor] = []
-        if filled or not channels:
-            made = [prepare.middle(each) for each in network(seen).chunk(count, 1)]
-            if self.post_steps:
-                made = [self.post_steps(each, seen) for each in made]
-            channels = made[0].shape[1]
-            if keep_seen:
-                made.append(prepare.middle(seen))
-        if not blank:
-            # one result is not copied, but gets the strides of a plain array
-            block = torch.cat(made, 1) if len(made) > 1 else made[0].flatten().view(made[0].shape)
-            return block.swapaxes(0, 1)
-
-        pixels = torch.stack(corners)
-        levels = [prepare.blank_level(pixels, channels)] * count
-        if keep_seen:
-            levels.append(prepare.detail(pixels, pixels.shape[1]))
-        level = torch.cat(levels, 1)
-        block = seen.new_empty(len(filled) + len(blank), level.shape[1], *seen.shape[2:])
-        block[blank] = level
-        if filled:
-            block[filled] = torch.cat(made, 1)
-        return block.swapaxes(0, 1)
-
     def _lowest_result(self, image: Image) -> float | None:
         """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):
         0, or the input's own. None for pictures: what they cannot hold is counted later.
@@ -324,6 +152,170 @@ class Pipeline(Scales):
         places = (1, -1, *[1] * self.frame.dims)
         seen = prepare.level(torch.from_numpy(level).double().view(places))
         return prepare.target.inverse(prepare.target_level(seen, channels)).flatten()
+
+
+class _Passage:
+    """One image on its way through a network and back; arguments as of `Pipeline.results`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        image: Image,
+        network: Network,
+        count: int,
+        prepare: Prepare,
+        pixels: Tensor | None,
+    ):
+        self.pipeline = pipeline
+        self.image = image
+        self.network = network
+        self.count = count
+        self.prepare = prepare
+        self.grid = pipeline.grid_of(image)
+        self.native = self.grid.to_grid_order(image.pixels) if pixels is None else pixels
+        self.with_graph = pixels is not None
+        self.dims = pipeline.frame.dims
+        self.by_slice = self.dims < image.dims
+        self.sides = list(self.grid.sides(image.pixels.shape[1:], image.spacing))
+        self.resamples = self.grid.resamples(image)
+        # whether results get the detail of the input
+        self.sharpens = prepare.guided and (
+            self.resamples or prepare.sharpens(self.sides[-self.dims :])
+        )
+
+    def results(self) -> list[Tensor]:
+        """The results on the grid of the image, (D, *spatial) in native intensities."""
+        planes_of = self._maps_on_grid()
+        if self.with_graph:
+            return self._planes_of_results(planes_of, slice(0, self.native.shape[1]))
+        shape = self.native.shape[1:]
+        parts = [slice(0, shape[0])] if self.image.dims == 2 else slabs(shape)
+        results: list[Tensor] = []
+        for part in track(parts, "", "part"):
+            planes = self._planes_of_results(planes_of, part)
+            if not results:
+                shape = (len(planes[0]), *self.image.pixels.shape[1:])
+                results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
+            for result in results:
+                self.grid.to_grid_order(result.numpy())[:, part] = planes.pop(0)
+        return results
+
+    def _planes_of_results(
+        self, planes_of: Callable[[int, int], Tensor], part: slice
+    ) -> list[Tensor]:
+        """Some planes of each result, in native intensities: of the network's output or, with detail,
+        of its lines applied to the image itself.
+        """
+        if self.resamples:
+            voxels = self.grid.to_voxels(lambda *ends: planes_of(*ends).numpy(), self.image, part)
+            maps = torch.from_numpy(voxels)
+        else:
+            maps = planes_of(part.start, part.stop)
+
+        shown = _as_tensor(self.native[:, part])[None]
+        planes = []
+        for output in maps[None].chunk(self.count, 1):
+            if self.sharpens:
+                rest, slope = output.chunk(2, 1)
+                output = rest + slope * self.prepare.detail(shown, rest.shape[1])
+            planes.append(self.prepare.target.inverse(output)[0])
+        return planes
+
+    def _maps_on_grid(self) -> Callable[[int, int], Tensor]:
+        """The function from (first, last) to these planes, on the sampling grid, of the results of
+        the network, or of their lines where it sharpens: (K, planes, *spatial).
+        """
+        total, *sides = self.sides
+        prepare = self.prepare
+        if self.by_slice:
+            planes = Planes(self._blocks(total))
+            if self.sharpens:
+                least = None  # slices of the file are alone, those of another grid are not
+                if self.resamples:
+                    span = np.ptp(self.pipeline.frame.range)
+                    least = torch.tensor([MIN_VARIANCE_SHARE * span**2])
+                planes = Planes(_lines(planes, total, self.image.channels, self.count, least))
+            return lambda first, last: prepare.enlarge(
+                planes(first, last).swapaxes(0, 1), sides
+            ).swapaxes(0, 1)
+
+        made = next(self._blocks(1))[:, 0]
+        if self.sharpens:
+            channels = self.image.channels
+            least = least_variance(made[None, -channels:])
+            lines = _lines(Planes(iter([made])), made.shape[1], channels, self.count, least)
+            made = torch.cat([*lines], 1)
+        return lambda first, last: prepare.enlarge(made[None], [total, *sides], first, last)[0]
+
+    def _slices(self) -> Iterator[Tensor]:
+        """What the network sees of the image one by one, (C, *spatial), as `Pipeline.stack_of`."""
+        if not self.by_slice:
+            yield _as_tensor(
+                self.native if self.with_graph else self.grid.forward(self.image).pixels
+            )
+        elif not self.resamples:
+            for number in range(self.native.shape[1]):
+                yield _as_tensor(self.native[:, number])
+        else:
+            for part in slabs(tuple(self.sides)):
+                yield from torch.from_numpy(self.grid.from_voxels(self.image, part)).unbind(1)
+
+    def _blocks(self, total: int) -> Iterator[Tensor]:
+        """Run the network on all slices; yields blocks (K, slices, *size) of its results and, where
+        it sharpens, of what it saw. Blank slices skip the network.
+        """
+        frame = self.pipeline.frame
+        size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
+        corner: Any = (..., *[slice(1)] * self.dims)
+        rows = _with_neighbours(self._slices(), total, frame.neighbours)
+        shown: list[Tensor] = []  # of the block's slices that are not blank
+        corners: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
+        channels = 0  # of one result, once it is known
+        for number, (native, row) in enumerate(rows, 1):
+            if _is_blank(native):
+                corners[len(shown) + len(corners)] = native[corner]
+            else:
+                shown.append(self.prepare(row[None]))
+            if len(shown) < size and number < total:
+                continue
+
+            seen = torch.cat(shown or [self.prepare(row[None])])
+            made = self._run(seen) if shown or not channels else []
+            channels = made[0].shape[1] if made else channels
+            blank, corners = corners, {}
+            filled, shown = len(shown), []
+            yield self._block(made if filled else [], seen, blank, channels)
+
+    def _run(self, seen: Tensor) -> list[Tensor]:
+        """The results of the network, (N, D, *size) each; and what it saw where it sharpens."""
+        prepare = self.prepare
+        made = [prepare.middle(each) for each in self.network(seen).chunk(self.count, 1)]
+        if self.pipeline.post_steps:
+            made = [self.pipeline.post_steps(each, seen) for each in made]
+        return [*made, prepare.middle(seen)] if self.sharpens else made
+
+    def _block(
+        self, made: list[Tensor], seen: Tensor, blank: dict[int, Tensor], channels: int
+    ) -> Tensor:
+        """The maps of a block, (K, slices, *size): those that were `made`, if any, and at the places
+        of `blank` slices, of each of which this is a pixel, their levels.
+        """
+        if not blank:
+            # one result is not copied, but gets the strides of a plain array
+            block = torch.cat(made, 1) if len(made) > 1 else made[0].flatten().view(made[0].shape)
+            return block.swapaxes(0, 1)
+
+        pixels = torch.stack([*blank.values()])
+        levels = [self.prepare.blank_level(pixels, channels)] * self.count
+        if self.sharpens:
+            levels.append(self.prepare.detail(pixels, pixels.shape[1]))
+        level = torch.cat(levels, 1)
+        total = len(blank) + (len(made[0]) if made else 0)
+        block = seen.new_empty(total, level.shape[1], *seen.shape[2:])
+        block[[*blank]] = level
+        if made:
+            block[[place for place in range(total) if place not in blank]] = torch.cat(made, 1)
+        return block.swapaxes(0, 1)
 
 
 def _with_neighbours(
@@ -372,8 +364,8 @@ def _lines(
     """The lines by which `count` outputs follow from what the network saw, see `fit_lines`; yields
     blocks (K, planes, *size) of (rest, slope) of each output.
 
-    `outputs`: of `total` planes, see `Pipeline._run`; `channels`: of what the network saw. `least`: as
-    of `fit_lines`, of the volume; None: each plane is an image of its own.
+    `outputs`: of `total` planes, see `_Passage._blocks`; `channels`: of what the network saw.
+    `least`: as of `fit_lines`, of the volume; None: each plane is an image of its own.
     """
     reach = 0 if least is None else LINES_REACH
     for part in slabs((total, *outputs(0, 1).shape[2:])):
@@ -389,16 +381,6 @@ def _lines(
         yield block[:, part.start - begin : part.stop - begin]
 
 
-def _on_image(maps: Tensor, shown: Tensor, prepare: Prepare, sharpens: bool) -> Tensor:
-    """A result (D, *spatial) in the target's native intensities: of the network's output, or of its
-    lines, (1, K, *spatial), applied to the image itself.
-    """
-    if sharpens:
-        rest, slope = maps.chunk(2, 1)
-        maps = rest + slope * prepare.detail(shown, rest.shape[1])
-    return prepare.target.inverse(maps)[0]
-
-
 def _is_blank(image: Tensor) -> bool:
     """Whether all known values of an image are equal."""
     values = image.detach().numpy()
@@ -410,20 +392,3 @@ def _as_tensor(pixels: Any) -> Tensor:
     if isinstance(pixels, Tensor):
         return pixels
     return torch.from_numpy(np.require(pixels, np.float32, ("C", "W")))
-
-
-def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
-    """UserError where a network's images are far larger than these: the size of a file bounds time
-    and memory, whatever a recipe says.
-    """
-    pixels = prod(frame.size)
-    if frame.fit == "crop" or pixels <= max(FREE_PIXELS, MAX_ENLARGEMENT * prod(native)):
-        return
-
-    sides, wanted = (" x ".join(map(str, each)) for each in (native, frame.size))
-    raise UserError(
-        f"this model would enlarge an image of {sides} to {wanted}",
-        where="data.size of the model's recipe",
-        allowed=f"at most {FREE_PIXELS:,} pixels, or {MAX_ENLARGEMENT} times those of the image",
-        remedy="use a model of smaller images, or larger images",
-    )

@@ -1,5 +1,5 @@
-"""The format of a result's file: that which is asked for, else its input's; in a folder a TIFF takes the
-place of one that cannot hold the target's range.
+"""The format of a result's file: the one that is asked for, else its input's. Where this cannot hold
+the values of the target domain, nothing is written.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from gantk.formats import files
 from gantk.formats.files import suffix_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
-from gantk.inference.notes import Note
 from gantk.inference.scales import Scales, value_range
 
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
+SLACK = 0.05  # of the range of values, by which a file may cut the lowest ones
 
 
 class ResultFormat:
-    """Fits results to the files that will hold them, and counts what is clipped.
-
-    `suffix` is the format that is asked for, "" without any; `taken` are the files of results in a
-    folder, empty where a single file is named.
+    """Fits results to the files that will hold them, and counts what is clipped. `suffix` is the
+    format that is asked for, "" without any.
     """
 
-    def __init__(self, scales: Scales, frame: Frame, suffix: str):
+    def __init__(self, scales: Scales, frame: Frame, suffix: str = ""):
         self.scales = scales
         self.frame = frame
         self.suffix = suffix
-        self.taken: set[Path] = set()
         # of each result in whole numbers: values beyond the limits, values, and the limits
         self.clipped: list[tuple[int, int, str]] = []
 
-    def fit(self, path: Path, image: Image, source: Path) -> tuple[Path, Image, list[Note]]:
-        """The file for the result of `source`, the result as it holds it, and notes on what was
-        changed.
-
-        UserError where it cannot hold the target's range, if the user has asked for this format or
-        file.
+    def fit(self, path: Path, image: Image, source: Path) -> Image:
+        """The result of `source` as the file `path` holds it: whole numbers are rounded and clipped
+        in place. UserError where the file cannot hold the target's range.
         """
         if self.suffix and suffix_of(path) != suffix_of(source):
             image = replace(image, dtype=None)
-        fitted = self._round_to_levels(path, image)
-        if fitted is not None:
-            return path, fitted, []
+        known = self._range_of(image)
+        limits = files.writer_of(path, image).limits(path, image)
+        fitting = [each for each in limits if holds_range(each, *known)]
+        if not fitting:
+            raise UserError(
+                f"the values of {self.frame.target} range from {known[0]:g} to {known[1]:g}, which a"
+                f" {suffix_of(path)} file cannot hold",
+                where=str(path),
+                remedy="choose another format: --format tif or --format nii.gz",
+            )
+        least, most = fitting[0]
+        if most == np.inf:
+            return image
 
-        low, high, _ = self._range_of(image)
-        what = (
-            f"the values of {self.frame.target} range from {low:g} to {high:g}, which a"
-            f" {suffix_of(path)} file cannot hold"
-        )
-        tiff = with_suffix(path, ".tif")
-        if self.suffix or not self.taken or tiff in self.taken or image.channels > 1:
-            remedy = "choose another format: --format tif or --format nii.gz"
-            raise UserError(what, where=str(path), remedy=remedy)
-        self.taken.add(tiff)
-        return tiff, replace(image, dtype=None), [("note", f"{what}, so it is written as .tif")]
+        pixels = np.rint(image.pixels, out=image.pixels)
+        beyond = 0
+        for planes in pixels:
+            for plane in planes:  # a comparison of the whole would take memory
+                beyond += int(np.count_nonzero((plane < least) | (plane > most)))
+        self.clipped.append((beyond, pixels.size, f"{least:g} .. {most:g}"))
+        return replace(image, pixels=np.clip(pixels, least, most, out=pixels))
 
     def clipped_line(self) -> str:
         """How many values of all results were clipped to the limits of their files; "" for none."""
@@ -82,29 +82,14 @@ class ResultFormat:
             return 0.0, float(np.iinfo(image.dtype).max), True
         return float(image.pixels.min()), float(image.pixels.max()), False
 
-    def _round_to_levels(self, path: Path, image: Image) -> Image | None:
-        """A result whose overshoot is clipped to the whole numbers that a file holds; None where these
-        cannot hold the target's range.
-        """
-        low, high, whole = self._range_of(image)
-        needs_floats = not whole and high - low < MIN_LEVELS  # rounding would leave too few levels
-        for least, most in files.writer_of(path, image).limits(path, image):
-            holds_range = least <= low + 0.05 * (high - low) and high <= most
-            if holds_range and (most == np.inf or not needs_floats):
-                break
-        else:
-            return None
 
-        if most == np.inf:
-            return image
-
-        pixels = np.rint(image.pixels, out=image.pixels)
-        beyond = 0
-        for planes in pixels:
-            for plane in planes:  # a comparison of the whole would take memory
-                beyond += int(np.count_nonzero((plane < least) | (plane > most)))
-        self.clipped.append((beyond, pixels.size, f"{least:g} .. {most:g}"))
-        return replace(image, pixels=np.clip(pixels, least, most, out=pixels))
+def holds_range(limits: tuple[float, float], low: float, high: float, whole: bool) -> bool:
+    """Whether a file with these limits holds values from `low` to `high`; one of whole numbers does
+    where the values are `whole` too, or where rounding leaves MIN_LEVELS of them.
+    """
+    least, most = limits
+    is_fine = most == np.inf or whole or high - low >= MIN_LEVELS
+    return is_fine and least <= low + SLACK * (high - low) and high <= most
 
 
 def expect_file_of(source: Path, target: Path, suffix: str) -> None:

@@ -12,17 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from gantk.catalog.catalog import Catalog, Row, unread_note
 from gantk.catalog.image_table import read_table
-from gantk.errors import GantkError, UserError, count_noun
+from gantk.errors import GantkError, UserError, count_noun, join_first
 from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
-from gantk.formats.image import Image, Scan
-from gantk.guest import as_guest
-from gantk.inference.frame import FIT, TranslateOptions
+from gantk.formats.image import Image
+from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import (
     Job,
     Output,
@@ -35,13 +34,15 @@ from gantk.inference.jobs import (
     stack_on_one_grid,
 )
 from gantk.inference.ledger import Ledger
-from gantk.inference.model import TrainedModel
+from gantk.inference.model import Model
 from gantk.inference.notes import InputCheck, Note, check_result
 from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
 from gantk.inference.sidecar import MadeOf, write_sidecar
 from gantk.plugin.loader import load
 from gantk.progress import Work
 
+# of one file: the others are still translated
+FAILURES = (GantkError, OSError, MemoryError)
 ABOUT_SPREAD = (
     "the uncertainty is how much the models differ. An error that all of them make is not in it: in"
     " tumours such maps did not show the errors"
@@ -64,10 +65,7 @@ class ResultFile(NamedTuple):
 class Translation:
     """Translates files and folders in one direction of a model; see `gantk.api.translate`."""
 
-    # of one file: the others are still translated
-    FAILURES: ClassVar = (GantkError, OSError, MemoryError)
-
-    model: TrainedModel
+    model: Model
     to: str | None
     options: TranslateOptions
     volume: int | None
@@ -76,31 +74,25 @@ class Translation:
     suffix: str = ""  # of results; "": the input's
     overwrite: bool = False  # whether to replace what gantk did not write
     input_layout: str = ""  # whose each file of a folder is; "": gantk finds it
-    describe: bool = True  # whether to write JSON files beside results
-    read: Callable[[Scan, int | None], Image] = read
 
     def __post_init__(self) -> None:
-        model = self.model
-        options = self.options
-        self.letter = model.domain(self.to)
-        self.pipeline = model.pipelines[self.letter]
-        model.network_of(self.letter, options)  # refuses what the model cannot do
-        self.frame = self.pipeline.frame
-        self.contrasts = self.frame.sources
-        self.outputs = self.frame.targets[self.frame.part(self.to)]  # the contrasts to write
-        self.frame = replace(self.frame, target="+".join(self.outputs))
-        if options.uncertainty:
+        self.letter = self.model.domain(self.to)
+        self.pipeline = self.model.pipelines[self.letter]
+        self.model.network_of(self.letter, self.options)  # refuses what the model cannot do
+        frame = self.pipeline.frame
+        self.contrasts = frame.sources
+        self.outputs = frame.targets[frame.part(self.to)]  # the contrasts to write
+        self.frame = replace(frame, target="+".join(self.outputs))
+        if self.options.uncertainty:
             self.say(f"note     {ABOUT_SPREAD}")
 
-        self.several_contrasts = len(self.contrasts) > 1
-        # (kind, line) -> the images it applies to
+        self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
+        # (kind, line) -> the inputs it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.shared_sidecars: set[Path] = set()  # that several results would have
         self.format = ResultFormat(self.pipeline, self.frame, self.suffix)
-        self.count = 1  # images of INPUT
+        self.count = 1  # of inputs
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
-    @as_guest
     def path(self, source: Path | Mapping[str, Path], target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
         the paths written. A mapping holds the files of one patient by contrast.
@@ -109,58 +101,42 @@ class Translation:
         end lists all failures. Results that an earlier call with the same options has written are
         kept.
         """
-        jobs, folder = self.jobs_of(source, target)
-        ledger = Ledger(folder, self._identity()) if folder else None
+        jobs, is_folder = self._jobs_of(source, target)
+        ledger = Ledger(target, self._identity()) if is_folder else None
         # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
             places = {file.parent for job in jobs for file in self._files_of(job)}
-            if folder:
-                places |= {folder, folder.absolute().parent}
+            if is_folder:
+                places |= {target, target.absolute().parent}
             for place in places:
                 sweep(place)  # what killed calls left half-written
             self._expect_own_names(jobs)
             outcomes: dict[Job, Any] = {}
             for job in jobs:
-                written = self._files_of(job)
                 results = [output.path for output in job.outputs]
+                written = self._files_of(job)
                 is_done = ledger is not None and ledger.has(results, written, job.files)
                 outcomes[job] = results if is_done else None
                 if not is_done:
                     files.expect_writable(written, self.overwrite)
 
             new = [job for job in jobs if outcomes[job] is None]
-            if folder:
-                self.format.taken = {output.path for job in jobs for output in job.outputs}
-            done_before = len(jobs) - len(new)
             if ledger:
                 ledger.begin()
-            outcomes |= self.translate_jobs(new, done_before)
-            return self._finish(outcomes, folder, done_before)
-
-    def compare(self, source: Path, target: Path) -> None:
-        """Say whether the inputs of `path` fit the training data, without translating them."""
-        jobs, _ = self.jobs_of(source, target)
-        for job in jobs:
-            try:
-                self._image_of(job)
-            except self.FAILURES as error:
-                if len(jobs) == 1:
-                    raise
-                for line in (f"{FIT}: no", f"cannot be read: {error}"):
-                    self.notes["warning", line].append(job.name)
-        self._say_notes()
+            outcomes |= self._translate_jobs(new, len(jobs) - len(new))
+            return self._finish(outcomes, target if is_folder else None, len(jobs) - len(new))
 
     # ---- what is translated
 
-    def jobs_of(
+    def _jobs_of(
         self, source: Path | Mapping[str, Path], target: Path
-    ) -> tuple[Sequence[Job], Path | None]:
-        """What is to be translated, and the folder of results; None where there is one input."""
+    ) -> tuple[Sequence[Job], bool]:
+        """What is to be translated, and whether `target` is a folder of many results."""
         if isinstance(source, Mapping):
             job = job_of_files(source, self.contrasts)
-            if not self.several_contrasts:
-                return self.jobs_of(next(iter(job.scans.values())).path, target)
-            return self._of_one_input(job, target), None
+            if len(self.contrasts) > 1:
+                return self._one_job(job, target), False
+            source = next(iter(job.scans.values())).path
         if not source.exists():
             what = f"there is no file or folder '{source}'"
             raise UserError(what, where="INPUT", remedy="check the path")
@@ -172,32 +148,32 @@ class Translation:
             if not files.is_image(source) and not files.series_format(source):
                 raise files.unread_error(source).at("INPUT")
             scan = files.scan_of(source)
-            return self._of_one_input(Job(scan.name, {self.frame.source: [scan]}), target), None
+            return self._one_job(Job(scan.name, {self.frame.source: [scan]}), target), False
 
         jobs = self._jobs_below(source, target)
-        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:
-            series = replace(jobs[0], name=source.name)
+        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:  # one series
             if suffix_of(target) not in files.formats():
                 target = with_suffix(target, self.suffix)
-            return self._with_outputs([series], target, is_file=True), None
+            series = replace(jobs[0], name=source.name)
+            return self._with_outputs([series], target, is_file=True), False
         if target.is_file() or files.is_image(target):
             what = f"'{target}' is not a folder"
             remedy = "name a folder, because INPUT is a folder"
             raise UserError(what, where="OUTPUT", remedy=remedy)
-        return self._name_results(self._with_outputs(jobs, target), target), target
+        return self._with_outputs(jobs, target), True
 
-    def _of_one_input(self, job: Job, target: Path) -> list[Job]:
+    def _one_job(self, job: Job, target: Path) -> list[Job]:
         """The job of one input to the file `target`, or into this folder."""
-        if target.is_dir() or not target.suffix:
-            return self._name_results(self._with_outputs([job], target), target)
-        expect_file_of(job.files[0], target, self.suffix)
-        return self._with_outputs([job], target, is_file=True)
+        is_file = bool(target.suffix) and not target.is_dir()
+        if is_file:
+            expect_file_of(job.files[0], target, self.suffix)
+        return self._with_outputs([job], target, is_file=is_file)
 
     def _jobs_below(self, source: Path, target: Path) -> list[Job]:
         """The jobs of a folder or a table, not yet with their results; what is not used is said."""
         root = source if source.is_dir() else source.parent
         if source.is_dir():
-            stripped = self.several_contrasts and self.frame.stripped
+            stripped = len(self.contrasts) > 1 and self.frame.stripped
             layout = self.input_layout
             catalog = inputs_below(source, target, self.contrasts, stripped=stripped, layout=layout)
         else:
@@ -205,7 +181,7 @@ class Translation:
         if catalog.in_words:
             self.say(f"layout   {catalog.in_words}")
 
-        if self.several_contrasts:
+        if len(self.contrasts) > 1:
             jobs = jobs_of_cases(catalog, root, self.contrasts)
         else:
             jobs = jobs_of_images(catalog, root, self.contrasts[0])
@@ -225,18 +201,19 @@ class Translation:
             for found in job.candidates.values()
             for scan in found
         }
-        silent = ("other", "mask") if self.several_contrasts else ("other",)
+        several = len(self.contrasts) > 1
+        silent = ("other", "mask") if several else ("other",)
         unused: dict[str, list[str]] = defaultdict(list)  # names by the reason
         for row in catalog:
             scan = row.scan_below(root)
             if row.kind not in silent and (scan.files, scan.volume) not in used:
                 unused[_why_unused(row)].append(f"'{scan.name}'")
 
-        how = f"--from {self.contrasts[0]}=FILE ..." if self.several_contrasts else "INPUT"
+        how = f"--from {self.contrasts[0]}=FILE ..." if several else "INPUT"
         for why, names in unused.items():
             self.say(
-                f"note     {count_noun(names, 'image')} not used ({why}): {_first_names(names)} (to"
-                f" translate one, name it: {how})"
+                f"note     {count_noun(names, 'image')} not used ({why}):"
+                f" {join_first(names, most=MAX_LISTED)} (to translate one, name it: {how})"
             )
         if unread := unread_note(catalog):
             self.say(f"note     {unread}")
@@ -266,39 +243,38 @@ class Translation:
                 if name in job.candidates:
                     line = f"{name} is there, but is made from the others, because --to asks for it"
                     self.notes["note", line].append(job.name)
-            outputs = self.outputs_of(job, target, contrasts, is_file=is_file)
+            outputs = self._outputs_of(job, target, contrasts, is_file)
             with_outputs.append(replace(job, outputs=outputs))
 
         if complete and not with_outputs:
             raise complete.popitem()[1]
         if complete:
-            listed = _image_list([*complete], len(jobs), "patients")
+            listed = self._listed([*complete], len(jobs))
             self.say(f"note     left out, because no contrast is missing{listed}")
-        return with_outputs
+        return with_outputs if is_file else self._named_by_plugin(with_outputs, target)
 
-    def outputs_of(
-        self, job: Job, target: Path, contrasts: Sequence[str], *, is_file: bool = False
+    def _outputs_of(
+        self, job: Job, target: Path, contrasts: Sequence[str], is_file: bool
     ) -> tuple[Output, ...]:
-        """The results of a job: one for each contrast that is made, and for each variant or map.
+        """The results of a job, the same for a file and for a folder: one for each contrast that is
+        made, and for each variant or map.
 
-        In the file `target`, or where several contrasts are made in one beside it for each; or in
-        the folder `target`, named after the input.
+        A file `x.nii` is x.nii or, of several contrasts, x_T2.nii; in a folder it is named after the
+        input. Variants end in -1, -2, ..., the map of an uncertainty in _uncertainty.
         """
         if is_file:
             tails = [f"_{name}" if len(contrasts) > 1 else "" for name in contrasts]
             paths = [with_tail(target, tail) for tail in tails]
         else:
-            paths = [
-                with_suffix(path, self.suffix)
-                for path in job.result_paths(target, contrasts, self._is_one_image(job))
-            ]
+            paths = job.result_paths(target, contrasts, self._is_one_image(job))
+            paths = [with_suffix(path, self.suffix) for path in paths]
         return tuple(
             Output(with_tail(path, tail), contrast, tail)
             for tail in self.options.tails
             for contrast, path in zip(contrasts, paths, strict=True)
         )
 
-    def _name_results(self, jobs: Sequence[Job], target: Path) -> list[Job]:
+    def _named_by_plugin(self, jobs: list[Job], target: Path) -> list[Job]:
         """The jobs with result names from a plugin, without those it gives no name; unchanged
         without such a plugin.
         """
@@ -310,7 +286,7 @@ class Translation:
             model=self._model_identity,
         )
         if not self.layout:
-            return list(jobs)
+            return jobs
 
         named = []
         for job in jobs:
@@ -325,7 +301,6 @@ class Translation:
             else:
                 line = f"left out, because the name does not contain {self.frame.source}"
                 self.notes["note", line].append(job.name)
-
         return named
 
     def _files_of(self, job: Job) -> list[Path]:
@@ -333,20 +308,15 @@ class Translation:
         paths = [output.path for output in job.outputs]
         return paths + [files.sidecar_of(path) for path in paths if self._has_sidecar(path)]
 
+    def _has_sidecar(self, path: Path) -> bool:
+        """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        is_picture = files.is_image(path) and not files.is_volume(path)
+        return bool(self.layout) or self.frame.completes or not is_picture
+
     def _expect_own_names(self, jobs: Sequence[Job]) -> None:
-        """UserError where two files of results would have one name, or one that of an input. A JSON
-        file that would describe several results, as of `p1.nii.gz` and `p1.nrrd`, is not written.
-        """
-        names = Counter(path for job in jobs for path in self._files_of(job))
-        results = {output.path for job in jobs for output in job.outputs}
-        self.shared_sidecars = {path for path in names.keys() - results if names[path] > 1}
-        if self.shared_sidecars:
-            listed = _first_names(sorted(f"'{path.name}'" for path in self.shared_sidecars))
-            self.say(f"note     not written, because several results would share it: {listed}")
+        """UserError where two results would have one file, or that of an input."""
         inputs = {file.resolve() for job in jobs for file in job.files}
-        for path, count in names.items():
-            if path in self.shared_sidecars:
-                continue
+        for path, count in Counter(path for job in jobs for path in self._files_of(job)).items():
             if count > 1:
                 what = f"{count} images would be written to the same file '{path.name}'"
                 remedy = "translate them into different folders"
@@ -354,13 +324,6 @@ class Translation:
             if path.resolve() in inputs:
                 what = "OUTPUT is the same as INPUT"
                 raise UserError(what, where=str(path), remedy="name another file")
-
-    def _has_sidecar(self, path: Path) -> bool:
-        """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
-        if files.sidecar_of(path) in self.shared_sidecars:
-            return False
-        is_picture = files.is_image(path) and not files.is_volume(path)
-        return self.describe and (bool(self.layout) or self.frame.completes or not is_picture)
 
     @cached_property
     def _model_identity(self) -> dict[str, str]:
@@ -382,63 +345,53 @@ class Translation:
 
     # ---- read, call, write
 
-    def translate_jobs(self, jobs: Sequence[Job], done_before: int = 0) -> dict[Job, Any]:
+    def _translate_jobs(self, jobs: Sequence[Job], done_before: int) -> dict[Job, Any]:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
         While the network runs, the next job is read and the last one written, unless images are
         large. Any other error, and Ctrl-C, stop all jobs once the current result is written.
         """
-        total = done_before + len(jobs)
         outcomes: dict[Job, Any] = {}
-        reading: dict[Job, Future] = {}
         writing: dict[Job, Future] = {}
-        last: list[Future] = []
+        ahead: Future | None = None  # the next job, being read
         with (
-            Work("translating", total, "file") as work,
+            Work("translating", done_before + len(jobs), "file") as work,
             ThreadPoolExecutor(1) as reader,
             ThreadPoolExecutor(1) as writer,
         ):
             for number, job in enumerate(jobs):
+                work.advance(done_before + number, f"translating {job.name}")
+                reading = ahead or reader.submit(self._read, job)
+                ahead = None
                 try:
-                    work.advance(done_before + number, f"translating {job.name}")
-                    waiting = reading.pop(job, None) or reader.submit(self._read, job)
-                    image, checks = waiting.result()
+                    image, checks = reading.result()
                     is_small = image.pixels.nbytes <= OVERLAP_BYTES
-                    if is_small:
-                        following = jobs[number + 1 : number + 2]
-                        reading |= {each: reader.submit(self._read, each) for each in following}
-
+                    if is_small and job is not jobs[-1]:
+                        ahead = reader.submit(self._read, jobs[number + 1])
                     made = self.model(image, self.to, self._options_of(job))
                     results = self._as_files(job, image, checks, made)
                     # the input takes no memory while its result is written
-                    del waiting, image, made
-                    wait(last)
+                    del reading, image, made
+                    wait(writing.values())
                     writing[job] = writer.submit(self._write, job, results)
-                    last = [writing[job]]
                     del results
                     if not is_small:
-                        wait(last)
-                except self.FAILURES as error:
+                        wait(writing.values())
+                except FAILURES as error:
                     outcomes[job] = error
 
         for job, future in writing.items():
             try:
                 outcomes[job] = future.result()
-            except self.FAILURES as error:
+            except FAILURES as error:
                 outcomes[job] = error
-
         return outcomes
 
     def _read(self, job: Job) -> tuple[Image, dict[str, InputCheck]]:
-        """The image of a job, and what is said about each contrast."""
-        if job.problem:
-            raise job.problem
-        return self._image_of(job)
-
-    def _image_of(self, job: Job) -> tuple[Image, dict[str, InputCheck]]:
         """The image of one file, or of the contrasts of a patient on one grid, as in the training;
         and what is said about each contrast, which is kept as notes.
         """
+        job.expect_single_scans()
         is_one = self._is_one_image(job)
         if not is_one:
             whose = f"'{next(iter(job.scans.values())).path.parent}'"
@@ -447,9 +400,8 @@ class Translation:
         images = {}
         checks = {}
         for name, scan in job.scans.items():
-            contrast = "" if is_one else name
-            image = self.read(scan, self.volume)
-            images[name], checks[name] = self.model.check(image, self.to, contrast)
+            image = read(scan, self.volume)
+            images[name], checks[name] = self.model.check(image, self.to, "" if is_one else name)
             self._keep_notes(job, [checks[name].fit_note(), *checks[name].notes])
         if self.count == 1:
             self._say_notes()  # before the work starts
@@ -464,9 +416,10 @@ class Translation:
 
     def _options_of(self, job: Job) -> TranslateOptions:
         """The options for one job, which may make some contrasts only."""
-        if job.makes == self.outputs:
-            return self.options
-        return replace(self.options, contrasts=tuple(job.makes))
+        made = [*dict.fromkeys(output.contrast for output in job.outputs)]
+        return (
+            self.options if made == self.outputs else replace(self.options, contrasts=tuple(made))
+        )
 
     def _as_files(
         self,
@@ -486,9 +439,11 @@ class Translation:
 
         fitted = []
         for output in job.outputs:
+            # nothing that completes a patient is made of itself
+            of_others = self.frame.completes and output.contrast
             made_of = MadeOf(
                 output.contrast,
-                {name: checks[name] for name in self._sources_of(checks, output.contrast)},
+                {name: check for name, check in checks.items() if name != of_others},
                 self._model_identity,
                 is_uncertainty=output.tail == "_uncertainty",
                 said=tuple(said),
@@ -498,48 +453,41 @@ class Translation:
             if len(self.outputs) > 1:
                 pixels = pixels[[self.outputs.index(output.contrast)]]
             result = replace(result, pixels=pixels, notes=made_of.lines())
-            path, written, notes = self.format.fit(output.path, result, job.files[0])
-            self._keep_notes(job, notes)
-            fitted.append(ResultFile(path, written, made_of))
+            written = self.format.fit(output.path, result, job.files[0])
+            fitted.append(ResultFile(output.path, written, made_of))
         return fitted
 
     def _write(self, job: Job, results: Sequence[ResultFile]) -> list[Path]:
-        """Write the results of a job; returns their paths."""
+        """Write the results of a job, with the JSON files beside them; returns their paths."""
         files.expect_writable([result.path for result in results], self.overwrite)
         for path, image, _ in results[1:]:  # a kill must not leave parts of two calls
             if self._has_sidecar(path):
                 files.sidecar_of(path).unlink(missing_ok=True)
             files.writer_of(path, image).withdraw(path)
-        for result in results:
-            self._write_file(job, *result)
-        return [result.path for result in results]
+        for path, image, made_of in results:
+            make_folder(path.parent)
+            sources = [job.scans[name].path for name in made_of.given]
+            content = None
+            if self._has_sidecar(path):
+                content = made_of.content(path, sources)
+                if self.layout:
+                    grid = next(iter(job.scans.values())).path
+                    content = self.layout.describe(made_of.facts(), sources, grid)
+                if (
+                    json_object(files.sidecar_of(path)) != content
+                ):  # none is better than a wrong one
+                    files.sidecar_of(path).unlink(missing_ok=True)
 
-    def _write_file(self, job: Job, path: Path, image: Image, made_of: MadeOf) -> None:
-        """Write one result and the JSON file beside it; a plugin that names results is told."""
-        make_folder(path.parent)
-        sources = [job.scans[name].path for name in made_of.given]
-        content = None
-        if self._has_sidecar(path):
-            content = made_of.content(path, sources)
+            files.write(path, image, made_of.description(), overwrite=self.overwrite)
+            if content:
+                write_sidecar(path, content)
             if self.layout:
-                grid = next(iter(job.scans.values())).path
-                content = self.layout.describe(made_of.facts(), sources, grid)
-            if json_object(files.sidecar_of(path)) != content:  # none is better than a wrong one
-                files.sidecar_of(path).unlink(missing_ok=True)
-
-        files.write(path, image, made_of.description(), overwrite=self.overwrite)
-        if content:
-            write_sidecar(path, content)
-        if self.layout:
-            self.layout.after_writing(path, sources, made_of.contrast)
+                self.layout.after_writing(path, sources, made_of.contrast)
+        return [result.path for result in results]
 
     def _is_one_image(self, job: Job) -> bool:
         """Whether a job has one image of all contrasts."""
         return [*job.scans] == [self.frame.source]
-
-    def _sources_of(self, names: Iterable[str], contrast: str) -> list[str]:
-        """Of the contrasts of a job those that a contrast is made of."""
-        return [name for name in names if not (self.frame.completes and name == contrast)]
 
     # ---- what is said
 
@@ -549,12 +497,15 @@ class Translation:
             self.notes[kind, line].append(job.name)
 
     def _say_notes(self) -> None:
-        """Say the notes that were kept, each with the images that it applies to."""
-        noun = "patients" if self.several_contrasts else "images"
+        """Say the notes that were kept, each with the inputs that it applies to."""
         for (kind, line), names in self.notes.items():
-            listed = _image_list(names, self.count, noun) if self.count > 1 else ""
+            listed = self._listed(names, self.count) if self.count > 1 else ""
             self.say(f"{kind:9}{line}{listed}")
         self.notes.clear()
+
+    def _listed(self, names: Sequence[str], count: int) -> str:
+        """Text with the number of inputs that a line applies to, of `count`, and the first names."""
+        return f" ({len(names)} of {count} {self.noun}: {join_first(names, most=MAX_LISTED)})"
 
     def _finish(
         self, outcomes: dict[Job, Any], folder: Path | None, done_before: int
@@ -578,15 +529,13 @@ class Translation:
         else:
             for path in written:
                 self.say(f"written  {path}")
-
         if failed:
             raise self._failure(failed, len(outcomes))
         return written
 
     def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
         """One error for all inputs, of `count`, that could not be translated."""
-        noun = "patients" if self.several_contrasts else "images"
-        lines = [f"{len(failed)} of {count} {noun} could not be translated:"]
+        lines = [f"{len(failed)} of {count} {self.noun} could not be translated:"]
         for job, error in failed.items():
             scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
             lines.append(f"{scan.path}: {error or type(error).__name__}")
@@ -596,20 +545,9 @@ class Translation:
         return failure
 
 
-def _image_list(names: Sequence[str], count: int, noun: str = "images") -> str:
-    """Text with the number of images that a line applies to, of `count`, and the first names."""
-    return f" ({len(names)} of {count} {noun}: {_first_names(names)})"
-
-
 def _why_unused(row: Row) -> str:
     """Why an image of a folder is not translated."""
     if row.kind == "no scan":
         return f"the header says that it is {row.why}"
     says = f"shows {row.contrast}" if row.contrast else "nothing says what it shows"
     return row.why or says
-
-
-def _first_names(names: Sequence[str]) -> str:
-    """The first MAX_LISTED names, and an ellipsis where there are more."""
-    more = ", ..." if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more

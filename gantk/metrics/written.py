@@ -20,13 +20,13 @@ from gantk.data.dataset import Data
 from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
-from gantk.formats.files import NotFinite, is_image, read
-from gantk.formats.image import Image, Scan
+from gantk.errors import UserError
+from gantk.formats.files import NotFinite, is_image, read, write
+from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.jobs import Job, stack_on_one_grid
-from gantk.inference.notes import with_channels
-from gantk.inference.translation import Translation
-from gantk.inference.translator import Translator
+from gantk.inference.jobs import stack_on_one_grid
+from gantk.inference.model import Model
+from gantk.inference.result_format import ResultFormat, with_tail
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, file_scorer, gray_range
@@ -72,7 +72,7 @@ class WrittenTranslations:
         self.size = tuple(data.table.size)
         # a copy, because the translator changes it into a form for inference only
         own = copy.deepcopy(method).requires_grad_(False)
-        self.translator = Translator(
+        self.translator = Model(
             recipe=model,
             method=own,
             intensity=data.intensity,
@@ -81,7 +81,6 @@ class WrittenTranslations:
             values=data.values,
             data=data,
         )
-        self._translations: dict[tuple[str, str | None], Translation] = {}
 
     def __call__(
         self, sources: Sequence[Record], truths: Sequence[Record] | None, to: str
@@ -157,7 +156,9 @@ class WrittenTranslations:
             images = [pixels] if len(self.size) == 3 else pixels.swapaxes(0, 1)
             return *self._to_network(images, to), None
 
-        made = self._write_and_read(file, to, label)
+        image = self._input_image(file, to)
+        (result,) = self.translator(image, self._name(to), TranslateOptions(label=label))
+        made = self._write_and_read(image, result, to)
         if made is None:
             channels = self.data.channels[to] // (2 * self.data.table.neighbours + 1)
             broken = torch.full((len(records), channels, *self.size), torch.nan)
@@ -173,7 +174,7 @@ class WrittenTranslations:
 
         if made.affine is None:  # a picture may be on a scale of its own
             pipeline = self.translator.pipelines[to]
-            _, in_units = pipeline.in_training_units(self._input_image(file, to))
+            _, in_units = pipeline.in_training_units(image)
             made = replace(made, pixels=in_units(made.pixels))
         pixels = file.on_grid(made)
         planes = [record.file.plane for record in records]
@@ -188,65 +189,49 @@ class WrittenTranslations:
         image = Image(pixels, path=Path(records[0].key), is_array=True, in_units=True)
         return self.translator(image, self._name(to), TranslateOptions(label=label))[0]
 
-    def _write_and_read(self, file: FileImage, to: str, label: str | None) -> Image | None:
-        """The translation of a file, as the written file holds it; None where values are not
-        finite.
+    def _write_and_read(self, image: Image, made: Image, to: str) -> Image | None:
+        """A translation of an image as its files hold it, one for each contrast; None where values
+        are not finite. A picture whose format cannot hold the target's values is written as TIFF.
         """
-        translation = self._translation(to, label, file)
-        scans = self._scans_of(file, to)
-        present = next(iter(scans.values()))
+        frame = self.translator.frames[to]
+        source = image.path or Path()
+        held = ResultFormat(self.translator.pipelines[to], frame)
+        parts = [made]
+        if len(frame.targets) > 1:
+            parts = [replace(made, pixels=channel[None]) for channel in made.pixels]
+        found = []
         with TemporaryDirectory() as folder:
-            # a file of a series' format may hold several slices
-            name = present.path.name if is_image(present.path) else "series"
-            target = Path(folder) / name
-            job = Job(present.name, {name: [scan] for name, scan in scans.items()})
-            outputs = translation.outputs_of(job, target, translation.outputs, is_file=True)
-            # as of a folder: .tif where PNG cannot hold the values
-            translation.format.taken = {output.path for output in outputs}
-            job = replace(job, outputs=outputs)
-            outcome = translation.translate_jobs([job])[job]
-            if isinstance(outcome, NotFinite):
-                return None
-            if isinstance(outcome, Exception):
-                raise outcome
-
-            parts = [read(path) for path in outcome]
-
-        return replace(parts[0], pixels=np.concatenate([part.pixels for part in parts]))
-
-    def _translation(self, to: str, label: str | None, file: FileImage) -> Translation:
-        key = to, label
-        if key not in self._translations:
-            options = TranslateOptions(label=label)
-            self._translations[key] = Translation(
-                model=self.translator,
-                to=self._name(to),
-                options=options,
-                volume=None,
-                say=lambda line: None,
-                read=file.reader.kept.read,
-                describe=False,
-            )
-        return self._translations[key]
+            for number, part in enumerate(parts):
+                # a file of a series' format may hold several slices
+                name = source.name if is_image(source) else "series"
+                path = with_tail(Path(folder) / name, f"-{number}")
+                try:
+                    part = held.fit(path, part, source)
+                except UserError:
+                    path = path.with_suffix(".tif")
+                    part = held.fit(path, replace(part, dtype=None), source)
+                try:
+                    write(path, part)
+                except NotFinite:
+                    return None
+                found.append(read(path))
+        return replace(found[0], pixels=np.concatenate([part.pixels for part in found]))
 
     def _name(self, letter: str) -> str:
         return self.data.table.domains[self.data.letters.index(letter)]
 
-    def _scans_of(self, file: FileImage, to: str) -> dict[str, Scan]:
-        """The scan of each contrast that a record has; one image of all is that of the source."""
-        names = [self.translator.frames[to].source]
-        if len(file.scans) > 1:
-            names = self.translator.frames[to].sources
-        return {name: scan for name, scan in zip(names, file.scans.values(), strict=True) if scan}
-
     def _input_image(self, file: FileImage, to: str) -> Image:
-        """The pictures of a record's contrasts as one image, with the channels of the model."""
+        """The image of a record, or of its contrasts on one grid, as the model takes it."""
+        name = self._name(to)
         if len(file.scans) == 1:
-            return with_channels(file.read(), self.translator.frames[to].channels)
-
-        images = {name: file.read(scan) for name, scan in self._scans_of(file, to).items()}
-        image, _ = stack_on_one_grid(images, self.translator.frames[to].sources)
-        return image
+            return self.translator.check(file.read(), name)[0]
+        names = self.translator.frames[to].sources
+        images = {
+            contrast: self.translator.check(file.read(scan), name, contrast)[0]
+            for contrast, scan in zip(names, file.scans.values(), strict=True)
+            if scan
+        }
+        return stack_on_one_grid(images, names)[0]
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
         """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their

@@ -197,7 +197,7 @@ def gantk_load_model(model, device):
         device: as in `gantk.load`.
 
     Returns:
-        A gantk.TrainedModel, or None for other kinds of model.
+        A gantk.Model, or None for other kinds of model.
     """
 
 

@@ -9,7 +9,7 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.schemas import read_results
 
 if TYPE_CHECKING:
-    from gantk.inference.model import TrainedModel
+    from gantk.inference.model import Model
     from gantk.metrics.summary import Scores
 
 
@@ -27,7 +27,7 @@ class Run(RunFolder):
     """
 
     @as_guest
-    def load(self, device: str | None = None) -> TrainedModel:
+    def load(self, device: str | None = None) -> Model:
         """Load the trained model: `run.load().translate(array)`. See `gantk.load`."""
         from gantk.inference.load import load_model
 

@@ -18,7 +18,7 @@ from gantk.errors import UserError, did_you_mean
 from gantk.plugin.spec import Count
 
 if TYPE_CHECKING:  # importing PyTorch is slow; `gantk list` and recipe checks do without it
-    from gantk import Data, Translator
+    from gantk import Data, Model
 
 SETS = ("train", "validation", "test")
 IMAGES_PER_PASS = 16  # images translated at once
@@ -131,12 +131,12 @@ class Generated(ImageSource):
         return {"generated_by": self._model.identity() | about}
 
     @cached_property
-    def _model(self) -> Translator:
-        from gantk import Translator
+    def _model(self) -> Model:
+        from gantk import Model
         from gantk.runs.models import find_model
 
         # the CPU generates the same images in every process of a training on GPUs
-        model = Translator.load(find_model(self.path), "cpu")
+        model = Model.load(find_model(self.path), "cpu")
         table = model.recipe.data
         where = "data.source.path"
         if table.dims != self.dims or table.neighbours:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gantk import TrainedModel
+from gantk import Model
 from gantk.errors import UserError
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
@@ -74,7 +74,7 @@ def _path_or_address(model: Any) -> Any:
     return model if "://" in os.fspath(model) else Path(model)
 
 
-class Ensemble(TrainedModel):
+class Ensemble(Model):
     """Models of the same domains as one model, whose translation is the mean of theirs.
 
     The mean is taken over native intensities, after each member's inverse mapping: members of
@@ -83,7 +83,9 @@ class Ensemble(TrainedModel):
     files. UserError where their domains differ.
     """
 
-    def __init__(self, members: Sequence[TrainedModel], names: Sequence[Any]):
+    checkpoint = Path()
+
+    def __init__(self, members: Sequence[Model], names: Sequence[Any]):
         self.members = members
         usual = _ends(next(iter(members[0].frames.values())))
         common = set.intersection(*(set(map(_ends, each.frames.values())) for each in members))
@@ -134,12 +136,6 @@ class Ensemble(TrainedModel):
     def network_of(self, letter: str, options: TranslateOptions) -> Any:
         """The function of the first member, which refuses what the mean cannot be made of."""
         return self.members[0].network_of(letter, self._member_options(options))
-
-    def sample_to(self, *options: Any, **others: Any) -> list[Path]:
-        """Always a UserError: an ensemble makes no images from noise."""
-        raise UserError(
-            "an ensemble cannot generate images from noise", where="RUN", remedy="name one run"
-        )
 
     def notes_on_results(
         self, image: Image, letter: str, options: TranslateOptions = DEFAULT_OPTIONS

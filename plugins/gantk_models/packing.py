@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gantk import Direction, DiscriminatorAugment, ImagePool, Translator, __version__
+from gantk import Direction, DiscriminatorAugment, ImagePool, Model, __version__
 from gantk.errors import GantkError
 from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
 from gantk.method import Method
@@ -64,7 +64,7 @@ def pack(
     text = text_of(Path(card or OURS))
     expect_replaceable([out], overwrite, "OUT")
 
-    before = Translator.load(find_model(run, say), "cpu")
+    before = Model.load(find_model(run, say), "cpu")
     source = before.run
     meta = source.meta(before.checkpoint)
     noted = meta.packed or _training_hashes(source)
@@ -83,7 +83,7 @@ def pack(
     with whole_folder(out, record=True) as made:
         write_model(made, meta.step, weights, about, _recipe(source), scores)
         write_file(made / CARD, fill_card(text, out.name, made, dtype).encode())
-        apart, on = _largest_difference(before, Translator.load(made, "cpu"))
+        apart, on = _largest_difference(before, Model.load(made, "cpu"))
         if not apart < 1:
             what = (
                 f"with {dtype} weights the outputs differ by up to {apart:.2g} gray levels of"
@@ -173,7 +173,7 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
     return tables
 
 
-def _largest_difference(one: Translator, other: Translator) -> tuple[float, str]:
+def _largest_difference(one: Model, other: Model) -> tuple[float, str]:
     """The largest difference of two models' outputs, in gray levels of 255, and the images it was
     measured on.
     """

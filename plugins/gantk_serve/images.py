@@ -133,7 +133,7 @@ def source_digest(folder: Path) -> str:
 
 def translation_key(source: str, model: Mapping[str, str], to: str, label: str) -> str:
     """What the UIDs of a translation depend on: the digest of its source, its model as of
-    `TrainedModel.identity`, and the settings.
+    `Model.identity`, and the settings.
     """
     parts = [source, model["sha256"], to, label, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

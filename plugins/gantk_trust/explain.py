@@ -88,7 +88,7 @@ def explain(
     from gantk import load
 
     model = load(run, device=device) if isinstance(run, (str, PathLike)) else run
-    if not hasattr(model, "network"):
+    if model.run is None:
         what = "an exported model or an ensemble has no gradients to explain"
         raise UserError(what, where="RUN", remedy="name one run folder")
 

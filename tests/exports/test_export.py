@@ -15,7 +15,7 @@ from tiny import PATCHGAN, ROOT, UNET, phantom, python, read_json, small_run
 from torch import nn
 
 import gantk as toolkit
-from gantk import Direction, Translator
+from gantk import Direction, Model
 from gantk.errors import GantkError, UserError
 from gantk.exports.exporting import require_steady
 from gantk_models.monai.bundle import answers
@@ -65,7 +65,7 @@ def test_lines_of_the_guide_translate_as_gantk_does(run, tmp_path, monkeypatch, 
 
 
 def test_a_difference_above_the_tolerance_is_an_error(run):
-    direction = Direction(Translator.load(run, "cpu"), None)
+    direction = Direction(Model.load(run, "cpu"), None)
 
     def off(image):
         outputs = direction.torch_outputs(image)
@@ -258,7 +258,7 @@ CASES = {
 def test_exported_directions_match_pytorch(onnx, case, tmp_path):
     method, data = CASES[case]
     run = small_run(tmp_path, {"name": case} | method, steps=2, **data)
-    there = Translator.load(run, "cpu")
+    there = Model.load(run, "cpu")
     for letter in there.method.directions():
         path = export(run, tmp_path / f"{letter}.onnx", to=letter)
         meta = metadata_of(onnx, path)
@@ -348,7 +348,7 @@ def test_a_bundles_card_states_scores_limits_and_licence(run, bundle):
 
 @pytest.mark.slow
 def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
-    there = Translator.load(run, "cpu")
+    there = Model.load(run, "cpu")
     pixels = native((2, 1, 41, 50))
     np.save(tmp_path / "in.npy", pixels)
     script = (
@@ -414,7 +414,7 @@ def test_a_bundle_takes_and_returns_the_units_of_the_files(run, bundle):
     low, high = meta["network_data_format"]["inputs"]["image"]["value_range"]
 
     assert not [step for step in steps if "Scale" in step or "Normalize" in step]
-    black, white = Translator.load(run, "cpu").intensity["a"].inverse(np.array([-1.0, 1.0]))
+    black, white = Model.load(run, "cpu").intensity["a"].inverse(np.array([-1.0, 1.0]))
     np.testing.assert_allclose([low, high], [black, white])
 
 

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from dicom_files import head
+from one_pipeline import OnePipeline
 
 import gantk
-from gantk import TrainedModel
+from gantk import Model
 from gantk.data.look import look_of, looks_of, values_of
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
+from gantk.inference.pipeline import Pipeline
 
 SHAPE = (24, 48, 40)
 TRAITS = {
@@ -67,7 +69,7 @@ def values_of_curves(gammas) -> dict:
     return values_of(images) | looks_of([look_of(each) for each in images], people)
 
 
-def model(traits=TRAITS, looks=True, **options) -> TrainedModel:
+def model(traits=TRAITS, looks=True, **options) -> Model:
     """A model of T1 -> T2 that was trained on such heads; `traits` None, or no `looks`: of an earlier
     version.
     """
@@ -80,9 +82,7 @@ def model(traits=TRAITS, looks=True, **options) -> TrainedModel:
         del values["source"]["looks"]
     size = (32, 32)
     frame = Frame("T1", "T2", 2, size, 1, (-1.0, 1.0), values=values)
-    found = TrainedModel()
-    found.frames = {"b": replace(frame, **options)}
-    return found
+    return OnePipeline(Pipeline(replace(frame, **options), None, None), None)
 
 
 # scan, options of the model -> whether it fits, and words of the reason

@@ -120,13 +120,14 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(
     ("top", "whole", "kind"),
-    [(2001, False, "tif"), (190.0, False, "tif"), (255, True, "png")],
+    [(2001, False, "tif"), (30.0, False, "tif"), (190.0, False, "png"), (255, True, "png")],
 )
 def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, whole, kind):
     torch = pytest.importorskip("torch")
-    from gantk import Translator
+    from gantk import Model
     from gantk.data.intensity import Percentile
     from gantk.data.look import values_of
+    from gantk.inference.samples import write_samples
     from gantk.machine.runtime import Runtime
 
     training = head / head.max() * top
@@ -138,12 +139,12 @@ def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, who
         sample=lambda n, seed, labels: seen.expand(n, *seen.shape[1:]), conditional=False
     )
     data = SimpleNamespace(neighbours=0, domains=["T1"])
-    model = Translator(
+    model = Model(
         *(SimpleNamespace(data=data), method, {"image": mapping}),
         *(Runtime(torch.device("cpu"), "fp32", True), tmp_path / "run" / "checkpoints" / "0"),
         values={"image": values_of([training[None]])},
     )
-    (path,) = model.sample_to(tmp_path / "out", 1, 0, None, post=False)
+    (path,) = write_samples(model, tmp_path / "out", 1, 0, None, post=False)
     made = read(path)
 
     assert path.suffix == f".{kind}"

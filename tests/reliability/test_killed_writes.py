@@ -52,12 +52,12 @@ def translate(way: str, source: Path, target: Path, by: float) -> None:
 
     from one_pipeline import model_of
 
-    from gantk import TrainedModel
+    from gantk import Model
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.translation import Translation
     from gantk_models.ensemble import Ensemble
 
-    def adds(number: float) -> TrainedModel:
+    def adds(number: float) -> Model:
         name = f"shifted by {number}"
         return model_of(lambda x: x + number, 2000.0, name, size=(24, 20))
 

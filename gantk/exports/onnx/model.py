@@ -17,7 +17,7 @@ from gantk.errors import UserError, importing, one_line, reading_file
 from gantk.exports.onnx.metadata import Metadata, read_metadata
 from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.model import TrainedModel, load_same
+from gantk.inference.model import Model
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.windows import AnySize, Sides
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL
@@ -29,16 +29,14 @@ MAX_WHOLE_IMAGE_PIXELS = 2**21
 REMEDY = "export or copy it again"
 
 
-class OnnxModel(TrainedModel):
+class OnnxModel(Model):
     """One direction of a trained model in a .onnx file that `gantk export` wrote.
 
     `meta` is the file's metadata, checked by `gantk.exports.onnx.metadata`. UserError where its intensity mappings are damaged, or its
     network's input does not fit the metadata.
     """
 
-    kind = "file"
-    for_other_directions = "export the other direction: gantk export RUN --to DOMAIN"
-    for_large_images = "Translate with the run"
+    checkpoint = Path()
 
     def __init__(self, network: Network, meta: Metadata, path: Path):
         self.meta = meta
@@ -56,10 +54,10 @@ class OnnxModel(TrainedModel):
             raise ValueError(f"frame, window: its network takes {given.shape}, not {shape[1:]}")
 
     def __reduce__(self):
-        return load_same, (OnnxModel.load, self.identity()["sha256"], self._path)
+        return OnnxModel.load, (self._path,)
 
     @classmethod
-    def load(cls, path: Path) -> OnnxModel:
+    def load(cls, path: Path, device: str | None = None) -> OnnxModel:
         """Load a file; UserError where it is missing, damaged, not written by gantk, or newer than
         this gantk.
         """
@@ -85,16 +83,9 @@ class OnnxModel(TrainedModel):
             meta = read_metadata(texts[0], path)
             return cls(Network(model, meta.input_size), meta, path)
 
-    def class_to_translate(self, label: str | None) -> None:
-        """UserError where `label` is not the class that was exported."""
-        exported = self.meta.label
-        if label not in (None, exported):
-            raise UserError(
-                f"this file cannot translate images of the class '{label}'",
-                where="--label",
-                allowed=exported or "no class",
-                remedy=f"export that class: gantk export RUN --label {label}",
-            )
+    def classes(self) -> tuple[str, ...]:
+        """None need be given: the file translates the class that was exported."""
+        return ()
 
     def identity(self) -> dict[str, str]:
         """Name and weights' hash: two translations with equal hashes are by the same weights."""
@@ -113,15 +104,14 @@ class OnnxModel(TrainedModel):
                 what, where=option, remedy="use the run folder that the model was exported from"
             )
 
-        self.class_to_translate(options.label)
+        if options.label not in (None, self.meta.label):
+            raise UserError(
+                f"this file cannot translate images of the class '{options.label}'",
+                where="--label",
+                allowed=self.meta.label or "no class",
+                remedy=f"export that class: gantk export RUN --label {options.label}",
+            )
         return self._network
-
-    def sample_to(self, *options: Any, **others: Any) -> list[Any]:
-        """Raise UserError: exported models do not sample here."""
-        raise UserError(
-            "gantk cannot generate images from noise with an exported model",
-            remedy="name the run folder",
-        )
 
     def _of_any_size(self) -> AnySize:
         """The file's network, for images of any size. One that accepts any size is run on images of at

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gantk import Translator, __version__, registry
+from gantk import Model, __version__, registry
 from gantk.errors import UserError
 from gantk.files import expect_replaceable, whole_folder, write_file
 from gantk.machine.runtime import start
@@ -110,7 +110,7 @@ def import_checkpoint(
     with whole_folder(out, record=True) as made:
         write_model(made, 0, weights, meta, tables, {})
         write_file(made / CARD, fill_card(text_of(OURS), out.name, made, dtype).encode())
-        Translator.load(made, "cpu")
+        Model.load(made, "cpu")
 
     for line in [*_notes(options), *not_carried]:
         say(f"note     {line}")

@@ -184,13 +184,13 @@ def _of_run(
     """Names of the pairs of a run's split, for the key, their images (N, 2, H, W) and contrast.
     Translations are what `gantk translate` writes.
     """
-    from gantk import Translator
+    from gantk import Model
     from gantk.metrics.references import RealImages, windows
     from gantk.metrics.written import WrittenTranslations
     from gantk.runs.folder import RunFolder
     from gantk.runs.models import data_of, find_model
 
-    model = Translator.load(RunFolder.open(find_model(run, say)).path, device)
+    model = Model.load(RunFolder.open(find_model(run, say)).path, device)
     if model.packed is not None or not model.method.directions():
         what = f"'{run}' is a packed model without images"
         if model.packed is None:

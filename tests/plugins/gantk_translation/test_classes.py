@@ -7,7 +7,7 @@ from PIL import Image
 from tiny import draw_pictures, small_run
 
 import gantk
-from gantk import Translator
+from gantk import Model
 from gantk.errors import UserError
 from gantk.metrics.evaluate import Scorer
 from gantk.metrics.validation import Validation
@@ -78,7 +78,7 @@ def test_python_takes_a_class_for_each_image(run):
 
 
 def test_evaluation_translates_each_image_as_its_own_class(run):
-    model = Translator.load(run, "cpu")
+    model = Model.load(run, "cpu")
     data = data_of(model.run, model.recipe.data, type(model.method))
     scorer = Scorer(model.recipe, data, model.method, model.runtime)
     scorer.test()
