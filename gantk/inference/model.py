@@ -393,7 +393,10 @@ class Model:
                 return method.translate_like(x, letter, example.expand(len(x), *example.shape[1:]))
             return method.translate(x, letter)
 
-        network = network_of_method(translate, method, letter, self.recipe, self.runtime, measured)
+        count = options.variants or 1
+        network = network_of_method(
+            translate, method, letter, self.recipe, self.runtime, measured, count
+        )
         self._measured.setdefault(letter, network)
         return network
 

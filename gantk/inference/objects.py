@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,90 +39,57 @@ KINDS = (
 
 
 def translate_object(model: Any, given: Any, to: str | None, options: TranslateOptions) -> Any:
-    """Translate what `TrainedModel.translate` was given; its docstring says what is allowed and
-    returned.
-    """
+    """Translate what `Model.translate` was given; its docstring says what is allowed and returned."""
     if isinstance(given, (list, tuple)):
         return [translate_object(model, each, to, options) for each in given]
 
     letter = model.domain(to)
     frame = model.frames[letter]
-    notes: list[Note] = []
-    if isinstance(given, Mapping):
-        image, names, back = _patient(model, given, to, notes)
+    targets = frame.targets[frame.part(to)]
+    names = targets  # of the contrasts that are made
+    of_patient = isinstance(given, Mapping)
+    if of_patient:
+        given = by_contrast(given, frame.sources, "images")
+        if frame.completes:
+            names = contrasts_to_make(targets, given, to, "the input")
+        expect_sources([*given], frame.sources, targets, frame.missing, "the input")
+        if len({hasattr(value, "__array__") for value in given.values()}) > 1:
+            what = "some contrasts are arrays, others are images of another type"
+            raise UserError(what, allowed="one type for all contrasts of a patient")
         options = replace(options, contrasts=tuple(names))
-        made = model(image, to, options)
+        adapted = {
+            name: _as_image(each, replace(frame, channels=1)) for name, each in given.items()
+        }
     else:
-        image, back = _as_image(given, frame)
-        image = _check_image(model, image, to, "", notes)
-        made = model(image, to, options, _with_gradients(given, image))
-        if not np.isnan(image.pixels.max()):
-            notes += check_result(image, _without_graph(made[0]), model.pipelines[letter], frame)
+        adapted = {"": _as_image(given, frame)}
+
+    notes: list[Note] = []
+    images = {}
+    for name, (image, _) in adapted.items():
+        if np.isnan(image.pixels.max()):  # nothing is said of a contrast that is missing
+            images[name] = replace(image, pixels=frame.as_in_training(image.pixels))
+        else:
+            images[name], check = model.check(image, to, name)
+            notes += check.notes
+    back = next(iter(adapted.values()))[1]
+    image = stack_on_one_grid(images, frame.sources)[0] if of_patient else images[""]
+    made = model(image, to, options, None if of_patient else _with_gradients(given, image))
+    if not of_patient and not np.isnan(image.pixels.max()):
+        notes += check_result(image, _without_graph(made[0]), model.pipelines[letter], frame)
     notes += model.notes_on_results(image, letter, options)
     if image.is_array and image.dims == 3 and frame.plane == "axial":
         notes += doubts_about_axes(image.pixels[0])
-
     said = warn(notes)
-    made = [replace(each, notes=said) for each in made]
-    if not isinstance(given, Mapping):
-        return _one_or_all([back(each) for each in made], options)
-    targets = frame.targets[frame.part(to)]
+
     results = {}
     for name in names:
-        channel = [targets.index(name)]
-        parts = [back(replace(each, pixels=each.pixels[channel])) for each in made]
-        results[name] = _one_or_all(parts, options)
-    return results[names[0]] if to is not None and len(targets) == 1 else results
-
-
-def _patient(
-    model: Any, given: Mapping[str, Any], to: str | None, notes: list[Note]
-) -> tuple[Image, list[str], Back]:
-    """The contrasts of one patient as one image, the contrasts to make of them, and the conversion of
-    results back; notes are added.
-    """
-    frame = model.frames[model.domain(to)]
-    values = by_contrast(given, frame.sources, "images")
-    targets = frame.targets[frame.part(to)]
-    names = targets
-    if frame.completes:
-        names = contrasts_to_make(targets, values, to, "the input")
-    expect_sources([*values], frame.sources, targets, frame.missing, "the input")
-    if len({hasattr(value, "__array__") for value in values.values()}) > 1:
-        what = "some contrasts are arrays, others are images of another type"
-        raise UserError(what, allowed="one type for all contrasts of a patient")
-
-    of_one = replace(frame, channels=1)
-    read = {name: _as_image(value, of_one) for name, value in values.items()}
-    images = {
-        name: _check_image(model, image, to, name, notes) for name, (image, _) in read.items()
-    }
-    image, _ = stack_on_one_grid(images, frame.sources)
-    return image, names, next(iter(read.values()))[1]
-
-
-def _check_image(
-    model: Any, image: Image, to: str | None, contrast: str, notes: list[Note]
-) -> Image:
-    """An image as in the training; notes on it are added. Of a missing contrast nothing is said."""
-    if np.isnan(image.pixels.max()):
-        frame = model.frames[model.domain(to)]
-        return replace(image, pixels=frame.as_in_training(image.pixels))
-    image, check = model.check(image, to, contrast)
-    notes += check.notes
-    return image
-
-
-def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
-    """The only result, unless variants were asked for."""
-    return results[0] if len(results) == 1 and options.variants is None else results
-
-
-def _without_graph(image: Image) -> Image:
-    """A result as the image of an array, whatever its graph."""
-    if isinstance(image.pixels, Tensor):
-        return replace(image, pixels=image.pixels.detach().numpy())
-    return image
+        parts = []
+        for each in made:
+            pixels = each.pixels[[targets.index(name)]] if of_patient else each.pixels
+            parts.append(back(replace(each, pixels=pixels, notes=said)))
+        results[name] = parts if options.variants is not None or len(parts) > 1 else parts[0]
+    is_one = not of_patient or (to is not None and len(targets) == 1)
+    return results[names[0]] if is_one else results
 
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:
@@ -133,13 +101,17 @@ def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:
     if hasattr(value, "dataobj"):
         name = value.get_filename() or "the nibabel image"
         voxels = np.asanyarray(value.dataobj)
-        image, voxels_of = _from_voxels(voxels, value.affine, name, value.header)
-        return image, lambda made: _as_nibabel(voxels_of(made), value)
+        return _from_voxels(voxels, value.affine, name, value.header, partial(_as_nibabel, value))
     if hasattr(value, "affine") and isinstance(getattr(value, "data", None), Tensor):
         voxels = value.data.movedim(0, -1).numpy()
-        image, voxels_of = _from_voxels(voxels, value.affine, "the torchio image", None)
-        return image, lambda made: type(value)(
-            tensor=torch.from_numpy(voxels_of(made)).movedim(-1, 0), affine=value.affine
+        return _from_voxels(
+            voxels,
+            value.affine,
+            "the torchio image",
+            None,
+            lambda made: type(value)(
+                tensor=torch.from_numpy(made).movedim(-1, 0), affine=value.affine
+            ),
         )
     if hasattr(value, "__array__"):
         return _from_array(value, frame)
@@ -194,6 +166,13 @@ def _with_gradients(value: Any, image: Image) -> Tensor | None:
     return torch.where(native.detach() == fixed, native, fixed)
 
 
+def _without_graph(image: Image) -> Image:
+    """A result as the image of an array, whatever its graph."""
+    if isinstance(image.pixels, Tensor):
+        return replace(image, pixels=image.pixels.detach().numpy())
+    return image
+
+
 def _numbers(value: Any) -> np.ndarray:
     """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
     if isinstance(value, Tensor):
@@ -209,20 +188,19 @@ def _numbers(value: Any) -> np.ndarray:
 def _expect_shape(shape: tuple[int, ...], pixels: np.ndarray, frame: Frame) -> None:
     """UserError where an array has not the axes of an image, or the channels of the model."""
     axes = {2: "H, W", 3: "D, H, W"}[frame.dims]
+    dims = {frame.dims, 3}
+    allowed = f"({axes})" if frame.dims == 3 else f"({axes}), or (D, {axes}) for a volume"
     if frame.channels > 1:
+        dims = {frame.dims}
         allowed = f"({frame.channels}, {axes}), a channel for each of {', '.join(frame.sources)}"
-    else:
-        allowed = f"({axes})" if frame.dims == 3 else f"({axes}), or (D, {axes}) for a volume"
-    dims = {frame.dims} if frame.channels > 1 else {frame.dims, 3}
     fits = pixels.ndim - 1 in dims and len(pixels) == frame.channels
-    if fits and 0 not in shape and shape[-1] > 1:
-        return
-    raise UserError(
-        f"an array of shape {tuple(shape)} is no image of this model",
-        allowed=allowed,
-        remedy="translate images one by one, [model.translate(each) for each in array], with"
-        " channels, if any, on the first axis",
-    )
+    if not fits or 0 in shape or shape[-1] == 1:
+        raise UserError(
+            f"an array of shape {tuple(shape)} is no image of this model",
+            allowed=allowed,
+            remedy="translate images one by one, [model.translate(each) for each in array], with"
+            " channels, if any, on the first axis",
+        )
 
 
 def _expect_usable(pixels: np.ndarray, name: str) -> None:
@@ -239,7 +217,7 @@ def _expect_usable(pixels: np.ndarray, name: str) -> None:
 # ---- images of libraries
 
 
-def _as_nibabel(voxels: np.ndarray, given: Any) -> Any:
+def _as_nibabel(given: Any, voxels: np.ndarray) -> Any:
     """Voxels as an image of nibabel like this one, float32."""
     import nibabel as nib
 
@@ -256,10 +234,11 @@ def _as_nibabel(voxels: np.ndarray, given: Any) -> Any:
 
 
 def _from_voxels(
-    voxels: np.ndarray, affine: Any, name: str, header: Any
-) -> tuple[Image, Callable[[Image], np.ndarray]]:
-    """An `Image` from voxels (i, j, k), turned upright, and the function from a result to voxels of
-    this shape, float32. Axes of one voxel are dropped, as when a file is read.
+    voxels: np.ndarray, affine: Any, name: str, header: Any, of_library: Callable[[np.ndarray], Any]
+) -> tuple[Image, Back]:
+    """An `Image` from voxels (i, j, k), turned upright, and the conversion of results to voxels of
+    this shape, float32, and to an image `of_library`. Axes of one voxel are dropped, as when a file
+    is read.
     """
     shape = (*voxels.shape, 1, 1)[:3]
     place = UPRIGHT if affine is None else np.asarray(affine, dtype=np.float64)
@@ -272,17 +251,16 @@ def _from_voxels(
         )
 
     with np.errstate(over="ignore"):
-        upright = np.ascontiguousarray(
-            to_upright(_numbers(voxels).reshape(shape), place), dtype=np.float32
-        )
+        turned = to_upright(_numbers(voxels).reshape(shape), place)
+        upright = np.ascontiguousarray(turned, dtype=np.float32)
     pixels = upright.reshape(1, *(side for side in upright.shape if side > 1))
     _expect_usable(pixels, name)
 
-    def voxels_of(made: Image) -> np.ndarray:
+    def back(made: Image) -> Any:
         if made.channels != 1:
             what = f"a translation with {made.channels} channels does not fit into {name}"
             raise UserError(what, remedy="translate an array instead")
         order = in_file_order(made.pixels[0].reshape(upright_sides(shape, place)), shape, place)
-        return np.ascontiguousarray(order, dtype=np.float32).reshape(voxels.shape)
+        return of_library(np.ascontiguousarray(order, dtype=np.float32).reshape(voxels.shape))
 
-    return Image(pixels, place, Path(name), voxels.dtype, header), voxels_of
+    return Image(pixels, place, Path(name), voxels.dtype, header), back

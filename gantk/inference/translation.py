@@ -90,6 +90,7 @@ class Translation:
         # (kind, line) -> the inputs it applies to
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.format = ResultFormat(self.pipeline, self.frame, self.suffix)
+        self.shared_sidecars: set[Path] = set()  # that several results would have
         self.count = 1  # of inputs
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
@@ -310,13 +311,26 @@ class Translation:
 
     def _has_sidecar(self, path: Path) -> bool:
         """Whether a JSON file beside a result describes it: beside scans, not beside pictures."""
+        if files.sidecar_of(path) in self.shared_sidecars:
+            return False
         is_picture = files.is_image(path) and not files.is_volume(path)
         return bool(self.layout) or self.frame.completes or not is_picture
 
     def _expect_own_names(self, jobs: Sequence[Job]) -> None:
-        """UserError where two results would have one file, or that of an input."""
+        """UserError where two results would have one file, or that of an input. A JSON file that would
+        describe several results, as of `p1.nii.gz` and `p1.nrrd`, is not written.
+        """
+        counts = Counter(path for job in jobs for path in self._files_of(job))
+        results = {output.path for job in jobs for output in job.outputs}
+        self.shared_sidecars = {path for path in counts.keys() - results if counts[path] > 1}
+        if self.shared_sidecars:
+            names = sorted(f"'{path.name}'" for path in self.shared_sidecars)
+            listed = join_first(names, most=MAX_LISTED)
+            self.say(f"note     not written, because several results would share it: {listed}")
         inputs = {file.resolve() for job in jobs for file in job.files}
-        for path, count in Counter(path for job in jobs for path in self._files_of(job)).items():
+        for path, count in counts.items():
+            if path in self.shared_sidecars:
+                continue
             if count > 1:
                 what = f"{count} images would be written to the same file '{path.name}'"
                 remedy = "translate them into different folders"

@@ -17,7 +17,7 @@ from gantk.errors import UserError
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
-from gantk.method import Method
+from gantk.method import Method, expect_channels
 from gantk.prepare.module import pad_to_size
 from gantk.recipe.tables import CheckedRecipe
 
@@ -183,15 +183,26 @@ def network_of_method(
     model: CheckedRecipe,
     runtime: Runtime,
     measured: AnySize | None = None,
+    count: int = 1,
 ) -> AnySize:
-    """The network of any size of a function that runs layers of `method`. The recipe's [translate]
-    table sets how many images are run at once, and how much memory they may need.
+    """The network of any size of a function that runs layers of `method` and makes `count` images of
+    each. The recipe's [translate] table sets how many images are run at once, and how much memory
+    they may need.
     """
     dims = model.data.dims
+    channels = count * method.geometry.channels[to]
 
     def network(images: Tensor) -> Tensor:
-        with runtime.autocast():
-            return translate(runtime.place(images, dims)).float().to(images.device)
+        with expect_channels(method), runtime.autocast():
+            made = translate(runtime.place(images, dims)).float().to(images.device)
+        if made.shape[1] != channels:
+            raise UserError(
+                f"the method '{type(method).__name__}' makes {made.shape[1]} channels of domain"
+                f" '{to}', which has {channels}",
+                where="method",
+                remedy="build the generator's last layer for the channels that it is built with",
+            )
+        return made
 
     table = model.translate
     free = free_memory(runtime.device)

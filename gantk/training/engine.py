@@ -15,7 +15,15 @@ from torch import Tensor
 from gantk.errors import GantkError, UserError, doing, one_line
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Method, Phase, Stage, check_losses, check_networks
+from gantk.method import (
+    Batch,
+    Method,
+    Phase,
+    Stage,
+    check_losses,
+    check_networks,
+    expect_channels,
+)
 from gantk.recipe.tables import TrainTable
 from gantk.runs.checkpoint import check_same
 from gantk.runs.schemas import TrainingState
@@ -191,7 +199,7 @@ class Engine:
         total = torch.zeros((), device=self.runtime.device)
         sums: dict[str, Tensor] = {}
         for part, weight in parts:
-            with torch.enable_grad(), self.runtime.autocast():
+            with expect_channels(self.method), torch.enable_grad(), self.runtime.autocast():
                 part_losses = check_losses(self.method, phase, phase.loss(part))
                 values = torch.stack([loss.float() for loss in part_losses.values()])
                 part_total = values.sum() * weight

@@ -188,7 +188,7 @@ def test_importing_translate_and_run_loads_few_modules():
     translating = closure(ENTRIES["translate"])
     training = closure(ENTRIES["run"])
 
-    assert {"gantk.inference.translator", "gantk.formats.nifti"} <= set(translating)
+    assert {"gantk.inference.model", "gantk.formats.nifti"} <= set(translating)
     # with the preparation in torch, and the notes that Python and the command line share
     # and the ranges and looks of the training images with which an input is compared
     # and the sentence of the run's own results

@@ -7,11 +7,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import registered
+from tiny import CPU, TINY, registered
 from torch import Tensor, nn
 
-from gantk import UNet
-from gantk.inference.windows import AnySize, Sides, accepted_sides, by_windows
+from gantk import Geometry, Method, UNet, load_recipe
+from gantk.errors import UserError
+from gantk.inference.windows import (
+    AnySize,
+    Sides,
+    accepted_sides,
+    by_windows,
+    network_of_method,
+)
 from gantk.nets.blocks import (
     MAX_TORCH_NORM_POSITIONS,
     GroupNorm,
@@ -175,3 +182,37 @@ def test_norms_are_right_over_millions_of_positions(make):
     exact = exact.reshape(x.shape) * norm.weight.reshape(-1, 1, 1) + norm.bias.reshape(-1, 1, 1)
 
     assert (norm(x) - exact).abs().max() <= 3e-5
+
+
+# ---- networks of a third party
+
+
+class OneConvolution(Method):
+    """A method of one convolution, which is built for `takes` channels and makes `makes`."""
+
+    def __init__(self, takes: int, makes: int):
+        super().__init__(Geometry(2, (32, 32), {"a": 1, "b": 1}))
+        self.mine = nn.Conv2d(takes, makes, 1)
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        return self.mine(image)
+
+
+@pytest.mark.parametrize(
+    ("takes", "makes", "words"),
+    [
+        (
+            3,
+            1,
+            "network 'mine' of the method 'OneConvolution' has a layer for 3 channels.* given 1",
+        ),
+        (1, 2, "'OneConvolution' makes 2 channels of domain 'b', which has 1"),
+    ],
+)
+def test_wrong_channels_name_the_network_and_both_numbers(takes, makes, words):
+    method = OneConvolution(takes, makes).eval()
+    recipe = load_recipe(TINY).check()
+    network = network_of_method(lambda x: method.translate(x, "b"), method, "b", recipe, CPU)
+
+    with pytest.raises(UserError, match=words):
+        network(images(2, (32, 32)))
