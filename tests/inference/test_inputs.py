@@ -222,4 +222,4 @@ def test_a_series_folder_names_the_images_that_are_left_out(tmp_path, tiny_run):
 
     written = [path for path in (tmp_path / "out").iterdir() if path.suffix == ".dcm"]
     assert len(written) == 6
-    assert [line for line in said if "1 image not used (shows T2): '3-t2_tse'" in line], said
+    assert [line for line in said if "1 image not used (shows T2): '3-t2_tse" in line], said
