@@ -87,11 +87,15 @@ def check_input(
     of the training images; it fits partly where it is a little outside.
     """
     remarks = [line.removeprefix(f"'{image.path}'").lstrip(": ") for line in image.remarks]
-    image, changes, about_kind = _as_model_takes_it(image, frame, contrast)
+    given = image
+    if not contrast:
+        image = with_channels(image, frame.channels)
+    image = replace(image, pixels=frame.as_in_training(image.pixels))
     found = [
         *_doubts_of_plugins(image, frame, contrast),
         *_about_skull(image, frame),
-        *about_kind,
+        *image.doubts,
+        *_about_colour(given, image),
         *_outside_of_training(image, frame),
         *_about_origin(image),
         *_unlike_in_look(image, frame, contrast),
@@ -108,16 +112,51 @@ def check_input(
             " result does not show how well other patients are translated"
         )
         notes.append(("warning", line))
-    notes += [("note", line) for line in (*remarks, *changes)]
+    notes += [("note", line) for line in (*remarks, *_changes(given, image, frame, contrast))]
     notes += [("warning", line) for line in doubts]
     notes += [("note", line) for line in near]
 
     fits = "yes" if _is_recorded(frame, contrast) else "not recorded"
     if found:
         fits = "no" if doubts else "partly"
-    return image, InputCheck(
-        fits, [(kind, _prefix(contrast) + line) for kind, line in notes], contrast
-    )
+    notes = [(kind, _prefix(contrast) + line) for kind, line in notes]
+    return image, InputCheck(fits, notes, contrast)
+
+
+def with_channels(image: Image, channels: int) -> Image:
+    """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
+    if image.affine is not None:
+        return image
+    return replace(image, pixels=in_channels(image.pixels, channels))
+
+
+def _changes(given: Image, image: Image, frame: Frame, contrast: str) -> list[str]:
+    """What was changed in an image before it is translated, and that all its values are one."""
+    lines = []
+    if given.channels != image.channels:
+        kinds = ("gray", "colour") if given.channels == 1 else ("colour", "gray")
+        lines.append(f"the {kinds[0]} image is converted to {kinds[1]}")
+    if np.ptp(given.pixels) == 0:
+        line = "the image has the same value everywhere"
+        lines.append(line if contrast else f"{line}, and so has its {frame.target}")
+    if given.channels == image.channels and given.pixels is not image.pixels:
+        lines.append(
+            "the background is brighter than much of the tissue, as of z-scores; it is set to the"
+            " darkest value"
+        )
+    return lines
+
+
+def _about_colour(given: Image, image: Image) -> list[Finding]:
+    """That a picture which is converted to gray has colours, and whether these are many."""
+    if given.channels <= image.channels:
+        return []
+    spread = np.ptp(given.pixels, axis=0)
+    share = np.mean(spread > MIN_COLOUR * given.pixels.max())
+    if share <= MIN_COLOURED_SHARE:
+        return []
+    line = f"colour: {100 * share:.2g} % of the pixels have a colour, which the model does not see"
+    return [(line, share > MANY_COLOURED_SHARE)]
 
 
 def _has_look(frame: Frame, contrast: str) -> bool:
@@ -154,59 +193,6 @@ def _about_name(image: Image, frame: Frame, contrast: str) -> list[Finding]:
     if _states_contrast(image, frame) is not False:
         return []
     return [(f"contrast: neither name nor header says that this is {frame.source}", False)]
-
-
-def _as_model_takes_it(
-    image: Image, frame: Frame, contrast: str
-) -> tuple[Image, list[str], list[Finding]]:
-    """The image in the channels and with the background of the training; notes on what was changed;
-    and what its header and its colours say against it, and whether that is a doubt.
-    """
-    notes: list[str] = []
-    unlike = [*image.doubts]
-    if not contrast:
-        converted = with_channels(image, frame.channels)
-        if converted.channels != image.channels:
-            unlike += _about_colour(image, notes)
-        image = converted
-
-    if np.ptp(image.pixels) == 0:
-        line = "the image has the same value everywhere"
-        if not contrast:
-            line += f", and so has its {frame.target}"
-        notes.append(line)
-
-    pixels = frame.as_in_training(image.pixels)
-    if pixels is not image.pixels:
-        notes.append(
-            "the background is brighter than much of the tissue, as of z-scores; it is set to the"
-            " darkest value"
-        )
-        image = replace(image, pixels=pixels)
-    return image, notes, unlike
-
-
-def with_channels(image: Image, channels: int) -> Image:
-    """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
-    if image.affine is not None:
-        return image
-    return replace(image, pixels=in_channels(image.pixels, channels))
-
-
-def _about_colour(image: Image, notes: list[str]) -> list[Finding]:
-    """Note that a picture is converted to gray or to colour; returns that it has colours which its
-    model does not see, and whether these are many.
-    """
-    if image.channels == 1:
-        notes.append("the gray image is converted to colour")
-        return []
-    notes.append("the colour image is converted to gray")
-    spread = np.ptp(image.pixels, axis=0)
-    share = np.mean(spread > MIN_COLOUR * image.pixels.max())
-    if share <= MIN_COLOURED_SHARE:
-        return []
-    line = f"colour: {100 * share:.2g} % of the pixels have a colour, which the model does not see"
-    return [(line, share > MANY_COLOURED_SHARE)]
 
 
 def _about_agent(image: Image, frame: Frame) -> list[Finding]:

@@ -47,49 +47,72 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     frame = model.frames[letter]
     targets = frame.targets[frame.part(to)]
     names = targets  # of the contrasts that are made
-    of_patient = isinstance(given, Mapping)
-    if of_patient:
-        given = by_contrast(given, frame.sources, "images")
-        if frame.completes:
-            names = contrasts_to_make(targets, given, to, "the input")
-        expect_sources([*given], frame.sources, targets, frame.missing, "the input")
-        if len({hasattr(value, "__array__") for value in given.values()}) > 1:
-            what = "some contrasts are arrays, others are images of another type"
-            raise UserError(what, allowed="one type for all contrasts of a patient")
+    contrasts = {}
+    if isinstance(given, Mapping):
+        contrasts = by_contrast(given, frame.sources, "images")
+        names = _contrasts_to_make(contrasts, frame, targets, to)
         options = replace(options, contrasts=tuple(names))
-        adapted = {
-            name: _as_image(each, replace(frame, channels=1)) for name, each in given.items()
-        }
-    else:
-        adapted = {"": _as_image(given, frame)}
 
     notes: list[Note] = []
-    images = {}
-    for name, (image, _) in adapted.items():
-        if np.isnan(image.pixels.max()):  # nothing is said of a contrast that is missing
-            images[name] = replace(image, pixels=frame.as_in_training(image.pixels))
-        else:
-            images[name], check = model.check(image, to, name)
-            notes += check.notes
-    back = next(iter(adapted.values()))[1]
-    image = stack_on_one_grid(images, frame.sources)[0] if of_patient else images[""]
-    made = model(image, to, options, None if of_patient else _with_gradients(given, image))
-    if not of_patient and not np.isnan(image.pixels.max()):
-        notes += check_result(image, _without_graph(made[0]), model.pipelines[letter], frame)
+    if contrasts:
+        of_one = replace(frame, channels=1)
+        adapted = {name: _as_image(value, of_one) for name, value in contrasts.items()}
+        images = {
+            name: _as_in_training(model, image, to, name, notes)
+            for name, (image, _) in adapted.items()
+        }
+        image, _ = stack_on_one_grid(images, frame.sources)
+        back = next(iter(adapted.values()))[1]
+    else:
+        image, back = _as_image(given, frame)
+        image = _as_in_training(model, image, to, "", notes)
+    pixels = _with_gradients(given, image)
+    made = model(image, to, options, pixels)
+    if pixels is None and not contrasts and not np.isnan(image.pixels.max()):
+        notes += check_result(image, made[0], model.pipelines[letter], frame)
     notes += model.notes_on_results(image, letter, options)
     if image.is_array and image.dims == 3 and frame.plane == "axial":
         notes += doubts_about_axes(image.pixels[0])
-    said = warn(notes)
 
+    said = warn(notes)
+    made = [replace(each, notes=said) for each in made]
+    if not contrasts:
+        return _one_or_all([back(each) for each in made], options)
     results = {}
     for name in names:
-        parts = []
-        for each in made:
-            pixels = each.pixels[[targets.index(name)]] if of_patient else each.pixels
-            parts.append(back(replace(each, pixels=pixels, notes=said)))
-        results[name] = parts if options.variants is not None or len(parts) > 1 else parts[0]
-    is_one = not of_patient or (to is not None and len(targets) == 1)
-    return results[names[0]] if is_one else results
+        channel = [targets.index(name)]
+        parts = [back(replace(each, pixels=each.pixels[channel])) for each in made]
+        results[name] = _one_or_all(parts, options)
+    return results[names[0]] if to is not None and len(targets) == 1 else results
+
+
+def _contrasts_to_make(
+    given: Mapping[str, Any], frame: Frame, targets: list[str], to: str | None
+) -> list[str]:
+    """The contrasts that are made of those of a patient; UserError where these do not fit together."""
+    names = contrasts_to_make(targets, given, to, "the input") if frame.completes else targets
+    expect_sources([*given], frame.sources, targets, frame.missing, "the input")
+    if len({hasattr(value, "__array__") for value in given.values()}) > 1:
+        what = "some contrasts are arrays, others are images of another type"
+        raise UserError(what, allowed="one type for all contrasts of a patient")
+    return names
+
+
+def _as_in_training(
+    model: Any, image: Image, to: str | None, contrast: str, notes: list[Note]
+) -> Image:
+    """An image as in the training; notes on it are added. Of a missing contrast nothing is said."""
+    if np.isnan(image.pixels.max()):
+        frame = model.frames[model.domain(to)]
+        return replace(image, pixels=frame.as_in_training(image.pixels))
+    image, check = model.check(image, to, contrast)
+    notes += check.notes
+    return image
+
+
+def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
+    """The only result, unless variants were asked for."""
+    return results[0] if len(results) == 1 and options.variants is None else results
 
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:
@@ -128,9 +151,21 @@ def _from_array(value: Any, frame: Frame) -> tuple[Image, Back]:
     Only arrays of 8 bits, and those normalised to values from -1 to 1, count as pictures: others
     hold the units of scans.
     """
-    array = _numbers(value)
+    array = _numbers(value, "an array")
     pixels = array if frame.channels > 1 else array[None]
-    _expect_shape(array.shape, pixels, frame)
+    axes = "H, W" if frame.dims == 2 else "D, H, W"
+    shapes = {frame.dims: f"({axes})", 3: "(D, H, W)"}  # by the number of spatial axes
+    if frame.channels > 1:
+        of = ", ".join(frame.sources)
+        shapes = {frame.dims: f"({frame.channels}, {axes}), a channel for each of {of}"}
+    fits = pixels.ndim - 1 in shapes and len(pixels) == frame.channels
+    if not fits or 0 in array.shape or array.shape[-1] == 1:
+        raise UserError(
+            f"an array of shape {array.shape} is no image of this model",
+            allowed=" or ".join(dict.fromkeys(shapes.values())),
+            remedy="translate images one by one, [model.translate(each) for each in array], with"
+            " channels, if any, on the first axis",
+        )
     missing = np.isnan(pixels).all(axis=tuple(range(1, pixels.ndim)))
     if frame.channels == 1 or frame.missing == "refuse":
         missing[:] = False
@@ -166,41 +201,16 @@ def _with_gradients(value: Any, image: Image) -> Tensor | None:
     return torch.where(native.detach() == fixed, native, fixed)
 
 
-def _without_graph(image: Image) -> Image:
-    """A result as the image of an array, whatever its graph."""
-    if isinstance(image.pixels, Tensor):
-        return replace(image, pixels=image.pixels.detach().numpy())
-    return image
-
-
-def _numbers(value: Any) -> np.ndarray:
+def _numbers(value: Any, name: str) -> np.ndarray:
     """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().to_dense()
         value = value.float() if value.dtype == torch.bfloat16 else value
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        what = f"an array of type {array.dtype} does not contain intensities"
-        raise UserError(what, allowed="arrays of integers or floats")
+        what = f"{name} of type {array.dtype} does not contain intensities"
+        raise UserError(what, allowed="integers or floats")
     return array
-
-
-def _expect_shape(shape: tuple[int, ...], pixels: np.ndarray, frame: Frame) -> None:
-    """UserError where an array has not the axes of an image, or the channels of the model."""
-    axes = {2: "H, W", 3: "D, H, W"}[frame.dims]
-    dims = {frame.dims, 3}
-    allowed = f"({axes})" if frame.dims == 3 else f"({axes}), or (D, {axes}) for a volume"
-    if frame.channels > 1:
-        dims = {frame.dims}
-        allowed = f"({frame.channels}, {axes}), a channel for each of {', '.join(frame.sources)}"
-    fits = pixels.ndim - 1 in dims and len(pixels) == frame.channels
-    if not fits or 0 in shape or shape[-1] == 1:
-        raise UserError(
-            f"an array of shape {tuple(shape)} is no image of this model",
-            allowed=allowed,
-            remedy="translate images one by one, [model.translate(each) for each in array], with"
-            " channels, if any, on the first axis",
-        )
 
 
 def _expect_usable(pixels: np.ndarray, name: str) -> None:
@@ -251,7 +261,7 @@ def _from_voxels(
         )
 
     with np.errstate(over="ignore"):
-        turned = to_upright(_numbers(voxels).reshape(shape), place)
+        turned = to_upright(_numbers(voxels, name).reshape(shape), place)
         upright = np.ascontiguousarray(turned, dtype=np.float32)
     pixels = upright.reshape(1, *(side for side in upright.shape if side > 1))
     _expect_usable(pixels, name)

@@ -23,7 +23,7 @@ class MadeOf:
 
     contrast: str  # what it shows, or whose uncertainty
     given: Mapping[str, InputCheck]  # of the images that it is made of, by their contrasts
-    model: Mapping[str, str]  # as of `TrainedModel.identity`
+    model: Mapping[str, str]  # as of `Model.identity`
     is_uncertainty: bool = False  # whether the image is a map of the uncertainty
     said: tuple[Note, ...] = ()  # about the result
 

@@ -130,14 +130,14 @@ class AnySize:
         whole = self.padded(size)
         if whole == self.size or self.sides is None:
             return self.size
-        if not self._is_too_large(whole):
+        if self._bytes_of(whole) <= self.memory:
             return whole
 
         # none smaller than the training images
         least = [*map(min, whole, self.sides.around(self.size))]
         window = [*whole]
         counts = [1] * len(whole)
-        while prod(window) * self.bytes_per_pixel > self.memory and window != least:
+        while self._bytes_of(window) > self.memory and window != least:
             axis = max(range(len(whole)), key=lambda axis: window[axis] / least[axis])
             counts[axis] += 1
             share = counts[axis] - (counts[axis] - 1) * self.overlap  # of a side, without overlaps
@@ -145,11 +145,10 @@ class AnySize:
             window[axis] = max(side, least[axis])
         return tuple(window)
 
-    def _is_too_large(self, size: Sequence[int]) -> bool:
-        """Whether an image needs more memory than there may be; measured only if it might."""
-        if prod(size) * UPPER_BOUND_BYTES_PER_VOXEL <= self.memory:
-            return False
-        return prod(size) * self.bytes_per_pixel > self.memory
+    def _bytes_of(self, size: Sequence[int]) -> float:
+        """The memory that an image may need; measured only where an upper bound does not do."""
+        most = prod(size) * UPPER_BOUND_BYTES_PER_VOXEL
+        return most if most <= self.memory else prod(size) * self.bytes_per_pixel
 
     def __call__(self, images: Tensor) -> Tensor:
         size = images.shape[2:]
@@ -170,10 +169,7 @@ class AnySize:
         """How many windows are processed at once."""
         if tuple(window) == self.size:
             return self.batch
-        need: float = prod(window) * UPPER_BOUND_BYTES_PER_VOXEL
-        if need > self.memory:
-            need = prod(window) * self.bytes_per_pixel
-        return max(1, min(self.batch, int(self.memory / need)))
+        return max(1, min(self.batch, int(self.memory / self._bytes_of(window))))
 
 
 def network_of_method(

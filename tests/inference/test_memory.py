@@ -162,7 +162,7 @@ def test_an_image_of_torchio_is_translated_as_that_of_nibabel(model):
     ("given", "words"),
     [
         (np.zeros((0, 32, 32)), r"shape \(0, 32, 32\)"),
-        (np.zeros((2, 3, 32, 32)), r"shape \(2, 3, 32, 32\).*\(H, W\), or \(D, H, W\)"),
+        (np.zeros((2, 3, 32, 32)), r"shape \(2, 3, 32, 32\).*\(H, W\) or \(D, H, W\)"),
         (np.zeros((1, 1, 4, 32, 32)), "images one by one"),
         (np.full((32, 32), np.nan), "1024 of 1024 values of the array are NaN"),
         (np.zeros((32, 32), complex), "type complex128"),
