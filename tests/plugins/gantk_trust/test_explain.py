@@ -70,4 +70,4 @@ def test_what_cannot_be_explained_is_one_error(tiny_run, picture):
             gantk.explain(tiny_run, picture, **options, **quiet)
 
     with pytest.raises(UserError, match="an ensemble has no gradients"):
-        gantk.explain(SimpleNamespace(), picture, **quiet)
+        gantk.explain(SimpleNamespace(run=None), picture, **quiet)
