@@ -639,6 +639,8 @@ def trainings(records: list[dict[str, Any]]) -> str:
             "",
         ]
         scores = record["scores"]
+        if not scores:
+            lines.append("* Not scored, since no image is held out.")
         if record.get("partners"):
             scores = final_scores(scores)
         for key, row in scores.items():
