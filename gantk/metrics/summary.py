@@ -69,6 +69,7 @@ def summary_lines(results: Results) -> Iterator[str]:
         yield with_label("result", sentence)
 
     rows = of_returned_images(main_rows(results))  # the report has all
+    rows["direction"] = [title_of(key.removesuffix("_post"), results.domains) for key in rows.key]
     rows.loc[rows.direction == rows.direction.shift(), "direction"] = ""
     if (rows.tone != "").any():
         rows["short_verdict"] = rows.tone.map(SHORT_WORDS)
