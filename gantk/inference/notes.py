@@ -18,10 +18,12 @@ from gantk.catalog.scan import is_generated
 from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
 from gantk.data.look import distance_to, look_of
 from gantk.data.masks import corner_levels
-from gantk.errors import GantkWarning
+from gantk.data.preparation import Record
+from gantk.errors import GantkWarning, count_noun, join_first
 from gantk.formats.image import Image, in_channels
 from gantk.inference.frame import PLANES, Frame, fit_words
 from gantk.inference.pipeline import Pipeline
+from gantk.method import OTHER
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
@@ -43,6 +45,7 @@ UNUSUAL: Mapping[str, Callable[[Any], bool]] = {
 MIN_COLOUR = 0.15  # of the highest value: the least difference of channels that is a colour
 MIN_COLOURED_SHARE = 0.001  # of the pixels: fewer are traces of a compression
 MANY_COLOURED_SHARE = 0.1  # of the pixels: more are a photograph, not marks in a scan
+MAX_NAMED_MISFITS = 3  # files of a sentence
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -121,6 +124,31 @@ def check_input(
         fits = "no" if doubts else "partly"
     notes = [(kind, _prefix(contrast) + line) for kind, line in notes]
     return image, InputCheck(fits, notes, contrast)
+
+
+def misfit_sentence(frames: Mapping[str, Frame], records: Iterable[Record]) -> str:
+    """Which files of records do not fit the training data, and why; "" where all fit. `frames`: by
+    the letter of the target domain.
+    """
+    of_files = {record.scan_key or record.key: record for record in records if record.file}
+    misfits = []
+    for name, record in of_files.items():
+        frame = frames.get(OTHER[record.domain])
+        if frame is None:
+            continue
+        scans = record.file.scans
+        names = frame.sources if len(scans) > 1 else [""]
+        doubts = []
+        for contrast, scan in zip(names, scans.values(), strict=True):
+            if scan:
+                _, found = check_input(record.file.read(scan), frame, contrast)
+                doubts += [text for kind, text in found.notes if kind == "warning"]
+        if doubts:
+            misfits.append(f"'{name}' ({'; '.join(doubts)})")
+    if not misfits:
+        return ""
+    whole = f"{len(misfits)} of {count_noun(of_files, 'file')}"
+    return f"{whole} do not fit the training data: {join_first(misfits, most=MAX_NAMED_MISFITS)}"
 
 
 def with_channels(image: Image, channels: int) -> Image:

@@ -2,17 +2,22 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from tiny import read_json, write_toml
-from volumes import far_apart, volume
+from volumes import LPS, far_apart, volume
 
 import gantk
 
 
-def scans(folder, patients):
+def scans(folder, patients, affine=LPS):
     for n in patients:
         for k, kind in enumerate(("T1", "T2")):
-            volume(folder / f"p{n}" / f"{kind}.nii", 10 * n + k)
+            noise = np.random.default_rng(10 * n + k).random((12, 14, 16))
+            smooth = gaussian_filter(noise, 1.5).astype(np.float32)
+            smooth = np.pad(smooth[3:-3, 3:-3, 3:-3], 3)
+            volume(folder / f"p{n}" / f"{kind}.nii", affine=affine, values=smooth)
     return folder
 
 
@@ -52,6 +57,16 @@ def test_the_runs_own_test_images_score_as_before(run, tmp_path):
         value = scores["metrics"]["a_to_b"][metric]["value"]
         assert value == pytest.approx(own["metrics"]["a_to_b"][metric]["value"], rel=1e-6)
     assert not any("too good" in line for line in said)
+
+
+@pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (9.0, False)])
+def test_images_unlike_those_of_the_training_are_named(scale, fits, run, tmp_path):
+    """Voxels of 9 mm where those of the training have 1 mm."""
+    scans(tmp_path, [9], LPS @ np.diag([scale, scale, scale, 1.0]))
+    said: list[str] = []
+    gantk.evaluate(run, data=tmp_path, device="cpu", say=said.append)
+    named = [line for line in said if "do not fit the training data" in line]
+    assert [line.count("p9/T1.nii") for line in named] == ([] if fits else [1])
 
 
 # who of the run's patients are scored again -> the warnings, in words

@@ -249,6 +249,10 @@ class Files(VolumeSource):
         if images:
             names = [repr(self.key_of(row.path)) for row in images]
             what += f". Found: {join_first(names, most=MAX_NAMED)}"
+        elif self.catalog.rows:
+            name = self.key_of(self.catalog.rows[0].path)
+            left_out = self.catalog.in_words.rpartition("; ")[2]
+            what += f" by the layout '{self.catalog.layout}': {left_out}, such as '{name}'"
         else:
             what += f". It contains no images ({io.readable()})"
         return NothingFound(
