@@ -8,6 +8,7 @@ little more memory than its own and that of its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ from gantk.prepare.module import (
 )
 from gantk.progress import track
 
+# An image of so many pixels may be made of any image, however small ...
+FREE_PIXELS = 2**22
+MAX_ENLARGEMENT = 256  # ... a larger one only of an image of at least a 256th of its pixels
 SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole volumes
 LINES_REACH = 2 * WINDOW_REACH  # planes on each side that the lines of a plane depend on
 Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, results x D, *size)
@@ -177,6 +181,7 @@ class _Passage:
         self.dims = pipeline.frame.dims
         self.by_slice = self.dims < image.dims
         self.sides = list(self.grid.sides(image.pixels.shape[1:], image.spacing))
+        expect_enlargement(tuple(self.sides[-self.dims :]), pipeline.frame)
         self.resamples = self.grid.resamples(image)
         # whether results get the detail of the input
         self.sharpens = prepare.guided and (
@@ -392,3 +397,20 @@ def _as_tensor(pixels: Any) -> Tensor:
     if isinstance(pixels, Tensor):
         return pixels
     return torch.from_numpy(np.require(pixels, np.float32, ("C", "W")))
+
+
+def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
+    """UserError where a network's images are far larger than these: the size of a file bounds time
+    and memory, whatever a recipe says.
+    """
+    pixels = prod(frame.size)
+    if frame.fit == "crop" or pixels <= max(FREE_PIXELS, MAX_ENLARGEMENT * prod(native)):
+        return
+
+    sides, wanted = (" x ".join(map(str, each)) for each in (native, frame.size))
+    raise UserError(
+        f"this model would enlarge an image of {sides} to {wanted}",
+        where="data.size of the model's recipe",
+        allowed=f"at most {FREE_PIXELS:,} pixels, or {MAX_ENLARGEMENT} times those of the image",
+        remedy="use a model of smaller images, or larger images",
+    )

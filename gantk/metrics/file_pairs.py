@@ -4,13 +4,13 @@ tables with a line for each image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import contrast_in
+from gantk.catalog.contrasts import contrast_in, exclude, usual_contrast
 from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.scan import Asked, scan
 from gantk.errors import UserError, count_noun, join_first
@@ -22,7 +22,13 @@ MAX_LISTED_NAMES = 5
 REMEDY = "give each image the name of its truth, or say whose files are whose: --layout and --truth-layout"
 SUFFIXES = ("_made", "_real")
 # the first of these by which every prediction has one truth of its own
-KEYS = (["name"], ["file"], ["file_without_contrast"], ["patient", "visit", "contrast"])
+KEYS = (
+    ["name"],
+    ["file"],
+    ["file_without_contrast"],
+    ["patient", "visit", "contrast"],
+    ["folder"],  # one image each
+)
 
 
 def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
@@ -52,6 +58,7 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
             {
                 "scan": image,
                 "name": name,
+                "folder": name.rpartition("/")[0],
                 "file": file,
                 "file_without_contrast": contrast_in(file)[1],
                 "contrast": row.contrast,
@@ -74,7 +81,8 @@ def of_contrasts(images: pd.DataFrame, contrasts: pd.Series) -> pd.DataFrame:
 
 def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Each prediction with its truth, `scan_made` and `scan_real`, and notes: images of equal names, or
-    of the same contrast, patient and visit. UserError where a prediction has no truth of its own.
+    of the same contrast, patient and visit, or alone in equal folders. UserError where a prediction
+    has no truth of its own.
     """
     for key in KEYS:
         is_known = (made[key[0]] != "").all()
@@ -84,9 +92,20 @@ def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, li
             if len(pairs) == len(made):
                 unused = [each.name for each in real.scan if each not in {*pairs.scan_real}]
                 what = f"{count_noun(unused, 'image')} of the truth without a prediction: "
-                return pairs, [what + join_first(unused, most=MAX_LISTED_NAMES)] * bool(unused)
+                notes = [what + join_first(unused, most=MAX_LISTED_NAMES)] * bool(unused)
+                return pairs, [*notes, *_notes_on_contrasts(pairs)]
 
     names = made.name[made.name.duplicated(keep=False) | ~made.name.isin(real.name)]
     listed = join_first(sorted({*names}), most=MAX_LISTED_NAMES)
     what = f"not every prediction has one truth of its own, by names or by patients: {listed}"
     raise UserError(what, where=WHERE, remedy=REMEDY)
+
+
+def _notes_on_contrasts(pairs: pd.DataFrame) -> Iterator[str]:
+    """A note where names say that predictions show another contrast than their truth."""
+    if "contrast" in pairs:  # they were matched by it
+        return
+    contrasts = pairs[["contrast_made", "contrast_real"]].drop_duplicates()
+    for made, real in contrasts.itertuples(index=False):
+        if exclude(usual_contrast(made), usual_contrast(real)):
+            yield f"different contrasts are compared, as names say: {made} with {real}"

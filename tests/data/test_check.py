@@ -18,7 +18,7 @@ from volumes import save_slice
 from gantk import check
 from gantk.data.check.contrasts import header_contradicts
 from gantk.data.check.inspect import Inspected
-from gantk.data.split import near_duplicates
+from gantk.data.split import leakage, near_duplicates
 from gantk.formats.image import Scan
 
 CONTRAST = {"a": "T1", "b": "T2"}
@@ -338,7 +338,8 @@ def test_an_image_of_both_domains_is_told_from_one_stored_twice(study):
 
 
 def test_very_large_sets_are_sampled_except_for_equal_files(study, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "MAX_ALL_COMPARED", 30)
+    for module in (near_duplicates, leakage):
+        monkeypatch.setattr(module, "MAX_ALL_COMPARED", 30)
     monkeypatch.setattr(near_duplicates, "SAMPLE_OF_LARGE_SET", 10)
     table = study(60)
     found = check(table)
