@@ -39,7 +39,7 @@ def test_a_record_says_how_it_was_measured(record):
     assert record["command"].startswith("gantk ")
     assert not re.search(r"""(^|[\s"'=])/""", record["command"])  # no folder of one machine
     assert all(record[key] for key in ("machine", "data", "size", "batch", "steps"))
-    assert record["scores"]
+    assert record["scores"] or record["test"] == "none, since all images are trained on"
     assert record["steps"] <= record["planned_steps"]
     assert record["test"]
     if record["kind"] == "published":
