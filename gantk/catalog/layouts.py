@@ -290,9 +290,8 @@ def _images_to_explain(paths: Sequence[str], words: ContrastWords) -> list[list[
 def _without_splits(paths: Sequence[str], words: ContrastWords) -> list[NamedImage]:
     """Images by their paths without the split, if there are several."""
     taken = [take_split(compose_text(_without_suffix(path)), words) for path in paths]
-    are_several = (
-        len({split for _, split in taken}) > 1
-    )  # a single one, as in TrainT1, says nothing
+    # a single split, as in TrainT1, says nothing
+    are_several = len({split for _, split in taken}) > 1
     return [
         NamedImage(scan_named(path), text, split if are_several else "")
         for path, (text, split) in zip(paths, taken, strict=True)

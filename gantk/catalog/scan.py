@@ -88,7 +88,7 @@ def read_folder(
             asked.layout, names, asked.contrasts, words, skipped
         )
     else:
-        reading = _stated(folder, names, asked, words, paths)
+        reading = _reading_of_metadata(folder, names, asked, words, paths)
     if reading is None and asked.patients != "none":
         reading = read(names, asked.contrasts, words)
     if isinstance(reading, Unclear) and asked.patients == "all":
@@ -105,7 +105,7 @@ def _name(folder: Path, path: Path) -> str:
     return compose_text(path.relative_to(folder).as_posix())
 
 
-def _stated(
+def _reading_of_metadata(
     folder: Path,
     names: Sequence[str],
     asked: Asked,

@@ -19,8 +19,6 @@ from gantk.method import OTHER
 from gantk.plugin.loader import registry
 from gantk.prepare.module import size_image
 from gantk.runs.checkpoint import load_meta
-from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of
 
 COMPARED_IMAGES = {2: 4, 3: 2}  # number of real images to compare, by dimensions
 # taken from the first set with images
@@ -92,10 +90,7 @@ class Direction:
         count = COMPARED_IMAGES[model.data.dims]
         size = method.geometry.size
         try:
-            data = data_of(
-                RunFolder(self.translator.checkpoint.parent.parent), model.data, type(method)
-            )
-            data.intensity.update(self.translator.intensity)
+            data = self.translator.training_data
             for split in SPLITS:
                 records = [record for record in data.splits[split] if record.domain == other]
                 if records:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ from gantk.runs.results import PostLosses
 from gantk.runs.schemas import Packing
 from gantk.runs.trained import Examples, Posts, load_method
 
+if TYPE_CHECKING:
+    from gantk.data.dataset import Data
+
 
 @dataclass(repr=False, eq=False)
 class Model:
@@ -61,7 +64,7 @@ class Model:
     # by domain, of the training images; empty in old runs
     values: dict[str, dict] = field(default_factory=dict)
     packed: Packing | None = None  # what `gantk pack` recorded
-    data: Any = None  # the run's Data, for post-steps; None: read at first use
+    data: Data | None = None  # of the run; None: read at first use
     # by target domain the first network: what it accepts and needs is measured once for many files
     _measured: dict[str, AnySize] = field(default_factory=dict)
 
@@ -220,7 +223,8 @@ class Model:
         name = self.recipe.method.name
         if self.packed is None:
             return {"name": name, "sha256": digest}
-        limits = limits_of(self.checkpoint.parent.parent)
+        assert self.run is not None  # what is packed is a run
+        limits = limits_of(self.run.path)
         return {"name": f"{self.packed.name} ({name})", "sha256": digest, "limits": limits}
 
     # ---- what is said about images
@@ -499,7 +503,7 @@ class Model:
         """
         reach = self.recipe.data.neighbours
         device = self.runtime.device
-        examples = Examples(lambda: self._data, letter, device, made_from, neighbours=reach)
+        examples = Examples(lambda: self.training_data, letter, device, made_from, neighbours=reach)
         return self._posts(images.to(device), examples).to(images.device)
 
     @cached_property
@@ -507,12 +511,16 @@ class Model:
         return Posts(self.recipe, self.method.geometry.range)
 
     @cached_property
-    def _data(self) -> object:
+    def training_data(self) -> Data:
+        """The images of its run in their recorded split, with the intensities of this model.
+
+        Raises:
+            UserError: they are gone, or are other images than those of a packed model.
+        """
         if self.data is not None:
             return self.data
-        data = data_of(
-            RunFolder(self.checkpoint.parent.parent), self.recipe.data, type(self.method)
-        )
+        assert self.run is not None  # an exported file has no post-steps
+        data = data_of(self.run, self.recipe.data, type(self.method))
         data.intensity.update(self.intensity)
         return data
 

@@ -136,13 +136,10 @@ def misfit_sentence(frames: Mapping[str, Frame], records: Iterable[Record]) -> s
         frame = frames.get(OTHER[record.domain])
         if frame is None:
             continue
-        scans = record.file.scans
-        names = frame.sources if len(scans) > 1 else [""]
         doubts = []
-        for contrast, scan in zip(names, scans.values(), strict=True):
-            if scan:
-                _, found = check_input(record.file.read(scan), frame, contrast)
-                doubts += [text for kind, text in found.notes if kind == "warning"]
+        for contrast, image in record.file.images(frame.sources).items():
+            _, found = check_input(image, frame, contrast)
+            doubts += [text for kind, text in found.notes if kind == "warning"]
         if doubts:
             misfits.append(f"'{name}' ({'; '.join(doubts)})")
     if not misfits:

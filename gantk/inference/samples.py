@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ BYTES = (0, 255)  # the least and the largest value of a picture of 8 bits
 
 
 def write_samples(
-    model: Any,
+    model: Model,
     out: Path,
     n: int,
     seed: int,
@@ -41,7 +40,7 @@ def write_samples(
         raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
     if out.is_file():
         raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
-    if type(model) is not Model:
+    if model.run is None:
         what = "an exported file or an ensemble cannot generate images from noise"
         raise UserError(what, where="RUN", remedy="name one run")
 

@@ -250,8 +250,8 @@ class Translation:
         if complete and not with_outputs:
             raise complete.popitem()[1]
         if complete:
-            listed = self._listed([*complete], len(jobs))
-            self.say(f"note     left out, because no contrast is missing{listed}")
+            which = self._which_inputs([*complete], len(jobs))
+            self.say(f"note     left out, because no contrast is missing{which}")
         return with_outputs if is_file else self._named_by_plugin(with_outputs, target)
 
     def _outputs_of(
@@ -431,9 +431,9 @@ class Translation:
     def _options_of(self, job: Job) -> TranslateOptions:
         """The options for one job, which may make some contrasts only."""
         made = [*dict.fromkeys(output.contrast for output in job.outputs)]
-        return (
-            self.options if made == self.outputs else replace(self.options, contrasts=tuple(made))
-        )
+        if made == self.outputs:
+            return self.options
+        return replace(self.options, contrasts=tuple(made))
 
     def _as_files(
         self,
@@ -487,10 +487,9 @@ class Translation:
                 if self.layout:
                     grid = next(iter(job.scans.values())).path
                     content = self.layout.describe(made_of.facts(), sources, grid)
-                if (
-                    json_object(files.sidecar_of(path)) != content
-                ):  # none is better than a wrong one
-                    files.sidecar_of(path).unlink(missing_ok=True)
+                sidecar = files.sidecar_of(path)
+                if json_object(sidecar) != content:  # none is better than a wrong one
+                    sidecar.unlink(missing_ok=True)
 
             files.write(path, image, made_of.description(), overwrite=self.overwrite)
             if content:
@@ -513,11 +512,11 @@ class Translation:
     def _say_notes(self) -> None:
         """Say the notes that were kept, each with the inputs that it applies to."""
         for (kind, line), names in self.notes.items():
-            listed = self._listed(names, self.count) if self.count > 1 else ""
-            self.say(f"{kind:9}{line}{listed}")
+            which = self._which_inputs(names, self.count) if self.count > 1 else ""
+            self.say(f"{kind:9}{line}{which}")
         self.notes.clear()
 
-    def _listed(self, names: Sequence[str], count: int) -> str:
+    def _which_inputs(self, names: Sequence[str], count: int) -> str:
         """Text with the number of inputs that a line applies to, of `count`, and the first names."""
         return f" ({len(names)} of {count} {self.noun}: {join_first(names, most=MAX_LISTED)})"
 

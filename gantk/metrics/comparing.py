@@ -164,10 +164,9 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[st
     """For each direction which system leads in its first score. These tests are corrected for the
     directions and systems alone, as the first scores of a recipe are.
     """
-    first = {
-        test.place[:-1]: test.place for test in reversed(tests)
-    }  # direction -> its first score
-    primary = [test for test in tests if test.place == first[test.place[:-1]]]
+    first_of_direction = {test.place[:-1]: test.place for test in reversed(tests)}
+    firsts = {*first_of_direction.values()}
+    primary = [test for test in tests if test.place in firsts]
     _correct_primary(primary)
     return [
         _sentence([*own], units.get(place[-1], ""))

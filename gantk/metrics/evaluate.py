@@ -54,7 +54,7 @@ from gantk.runs.results import (
 from gantk.runs.trained import Examples, Posts
 
 if TYPE_CHECKING:
-    from gantk.metrics.written import WrittenTranslations
+    from gantk.metrics.written import Written, WrittenTranslations
 
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
@@ -182,40 +182,26 @@ class Scorer:
         if not pairs and not (sources and self.set_metrics):
             return
 
-        if not translators:
-            translators |= self._translators()
-        truths = [pair[to] for pair in pairs] or None
-        made: dict[str, Tensor] = {}
-        of_start: dict[str, Tensor] = {}
-        for system, translate in translators.items():
-            is_start = system == START
-            written = translate(sources, None if is_start else truths, to)
-            if written is None:  # not rank 0
-                continue
-            if is_start:
-                if written.images.isfinite().flatten(1).all(1).any():
-                    of_start[START] = written.images
-                continue
-            made[key + system] = written.images
-            padding = written.padding
-            if written.scores:
-                results.files[key + system] = written.scores
-            losses = translate.translator.post_records()
-            if losses:
-                results.post[key] = losses
-        if not made:
+        written = self._write_translations(results, sources, pairs, to, translators)
+        if not written:  # not rank 0
             return
 
         shown = self.data.centre(self.reals.network_inputs(sources))
         with Work("baselines"):
-            baselines = {name: make(shown) for name, make in self.baselines(to)} | of_start
+            baselines = {name: make(shown) for name, make in self.baselines(to)}
+        start = written.pop(START, None)
+        if start and start.images.isfinite().flatten(1).all(1).any():
+            baselines[START] = start.images
+
+        made = {key + system: own.images for system, own in written.items()}
         results.metrics |= {name: {} for name in made}
         if pairs and self.pairs.metrics:
             references = self.reals.references(pairs, to, shown)
             real = references.images
             # no file has the padding: no error counts there
-            made = {name: torch.where(padding, real, each) for name, each in made.items()}
-            baselines = {name: torch.where(padding, real, each) for name, each in baselines.items()}
+            padding = written[""].padding
+            made = {name: torch.where(padding, real, own) for name, own in made.items()}
+            baselines = {name: torch.where(padding, real, own) for name, own in baselines.items()}
             lines = score_pairs(results, key, self.pairs, made, baselines, references)
             self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
             alarm = alarm_of_foreground(references.foreground)
@@ -228,6 +214,34 @@ class Scorer:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
             self._score_sets(results, key, to, made, baselines, about)
+
+    def _write_translations(
+        self,
+        results: Results,
+        sources: Sequence[Record],
+        pairs: Sequence[dict[str, Record]],
+        to: str,
+        translators: dict[str, WrittenTranslations],
+    ) -> dict[str, Written]:
+        """What each of the translators makes of the sources; {} on ranks other than 0. Adds the scores
+        of the files to results, and what the post-steps measured.
+        """
+        key = direction_to(to)
+        if not translators:
+            translators |= self._translators()
+        truths = [pair[to] for pair in pairs] or None
+        found = {
+            system: translate(sources, None if system == START else truths, to)
+            for system, translate in translators.items()
+        }
+        written = {system: own for system, own in found.items() if own}
+        for system, own in written.items():
+            if own.scores:
+                results.files[key + system] = own.scores
+            losses = translators[system].translator.post_records()
+            if losses:
+                results.post[key] = losses
+        return written
 
     def _translators(self) -> dict[str, WrittenTranslations]:
         """What translates and writes, by the suffix of its direction: the model without and with the

@@ -197,15 +197,18 @@ def _score(lines: pd.DataFrame, about: Score) -> Score:
     return estimate(lines.value, patients, images=int(lines.value.count()), **facts)
 
 
-def add_scores(results: Results, key: str, lines: pd.DataFrame, about: Mapping[str, Score]) -> None:
-    """Add the scores of the model and of its baselines to results, and the verdicts on the direction
-    `key`. `lines`: of all, each on the same images in the same order.
+def add_scores(results: Results, lines: pd.DataFrame, about: Mapping[str, Score]) -> None:
+    """Add the scores of the model, before and after its post-steps, and of its baselines to results,
+    and the verdicts. `lines`: of one direction, each system on the same images in the same order.
     """
     for (direction, system), own in lines.groupby(["direction", "system"], sort=False):
         scores = results.metrics if system == MODEL else results.baselines.setdefault(system, {})
         scores.setdefault(direction, {}).update(scores_of(own, about))
     higher = {name: score.higher_is_better for name, score in about.items()}
-    results.verdict[key] = {**pair_verdict(lines, higher)}
+    of_model = lines.system == MODEL
+    for direction, own in lines[of_model].groupby("direction", sort=False):
+        rivals = lines[~of_model]
+        results.verdict[direction] = {**pair_verdict(pd.concat([own, rivals]), higher)}
 
 
 def score_pairs(
@@ -219,15 +222,14 @@ def score_pairs(
     """Score images (`made`, `baselines`, by name) against their truth; adds lines, scores and verdicts
     to results, those of baselines under the direction `key`. Returns the lines of that direction.
     """
-    about = scorer.about(references.above)
-    rivals = [
+    parts = [scorer(images, references, direction=name) for name, images in made.items()]
+    parts += [
         scorer(images, references, direction=key, system=name) for name, images in baselines.items()
     ]
-    own = {name: scorer(images, references, direction=name) for name, images in made.items()}
-    for name, lines in own.items():
-        add_scores(results, name, pd.concat([lines, *rivals]), about)
-    results.lines.extend([*own.values(), *rivals])
-    return pd.concat([own[key], *rivals])
+    lines = pd.concat(parts)
+    add_scores(results, lines, scorer.about(references.above))
+    results.lines.append(lines)
+    return lines[lines.direction == key]
 
 
 def _in_regions(

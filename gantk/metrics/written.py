@@ -223,15 +223,12 @@ class WrittenTranslations:
     def _input_image(self, file: FileImage, to: str) -> Image:
         """The image of a record, or of its contrasts on one grid, as the model takes it."""
         name = self._name(to)
-        if len(file.scans) == 1:
-            return self.translator.check(file.read(), name)[0]
         names = self.translator.frames[to].sources
         images = {
-            contrast: self.translator.check(file.read(scan), name, contrast)[0]
-            for contrast, scan in zip(names, file.scans.values(), strict=True)
-            if scan
+            contrast: self.translator.check(image, name, contrast)[0]
+            for contrast, image in file.images(names).items()
         }
-        return stack_on_one_grid(images, names)[0]
+        return images[""] if "" in images else stack_on_one_grid(images, names)[0]
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
         """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their

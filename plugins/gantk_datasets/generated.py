@@ -18,7 +18,7 @@ from gantk.errors import UserError, did_you_mean
 from gantk.plugin.spec import Count
 
 if TYPE_CHECKING:  # importing PyTorch is slow; `gantk list` and recipe checks do without it
-    from gantk import Data, Model
+    from gantk import Model
 
 SETS = ("train", "validation", "test")
 IMAGES_PER_PASS = 16  # images translated at once
@@ -78,7 +78,7 @@ class Generated(ImageSource):
         records = []
         classes = set()
         for name in SETS:
-            for record in real_records(self._data.splits[name], self._letter):
+            for record in real_records(self._model.training_data.splits[name], self._letter):
                 classes.add(record.label)
                 if record.label in letters:
                     letter = letters[record.label]
@@ -104,7 +104,7 @@ class Generated(ImageSource):
     @property
     def drawn(self) -> bool:
         """Whether the run's images are computed heads, which are alike without being copies."""
-        return self._data.source.drawn
+        return self._model.training_data.source.drawn
 
     @property
     def notes(self) -> list[str]:
@@ -152,14 +152,6 @@ class Generated(ImageSource):
 
         return model
 
-    @cached_property
-    def _data(self) -> Data:
-        """The images of the run in their recorded split."""
-        from gantk.runs.models import data_of
-
-        model = self._model
-        return data_of(model.run, model.recipe.data, type(model.method))
-
     @property
     def _translates(self) -> bool:
         return bool(self._model.method.directions())
@@ -167,7 +159,7 @@ class Generated(ImageSource):
     @property
     def _letter(self) -> str:
         """The run's domain that is generated."""
-        return [*self._model.method.directions(), *self._data.letters][0]
+        return [*self._model.method.directions(), *self._model.training_data.letters][0]
 
     @property
     def _labels(self) -> tuple[str, ...]:
@@ -182,7 +174,7 @@ class Generated(ImageSource):
 
     def _at_size_of_run(self, record: Record, letter: str, split: str) -> Record:
         """A real record as the run's networks see it, in native intensities."""
-        preparation = self._data.preparation
+        preparation = self._model.training_data.preparation
         return replace(
             record,
             domain=letter,
@@ -229,7 +221,10 @@ class Generated(ImageSource):
         from gantk.metrics.references import spread
 
         whose = (OTHER[self._letter], self.shown)
-        return spread([r for r in self._data.training if (r.domain, r.label) == whose], self.count)
+        return spread(
+            [r for r in self._model.training_data.training if (r.domain, r.label) == whose],
+            self.count,
+        )
 
     def _translate(self, sources: Sequence[Record]) -> np.ndarray:
         """Translations of records in native intensities, (n, C, *size)."""
@@ -240,7 +235,7 @@ class Generated(ImageSource):
         outputs = []
         for first in range(0, len(sources), IMAGES_PER_PASS):
             part = sources[first : first + IMAGES_PER_PASS]
-            images = torch.stack([self._data.image(record) for record in part])
+            images = torch.stack([self._model.training_data.image(record) for record in part])
             with torch.no_grad(), model.runtime.autocast():
                 outputs.append(method.translate(images, self._letter).float().numpy())
 

@@ -5,7 +5,7 @@ once for all threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -231,6 +231,14 @@ class FileImage:
         next call, so its pixels cannot be changed.
         """
         return self.reader.kept.read(scan or self.row.scan)
+
+    def images(self, contrasts: Sequence[str]) -> dict[str, Image]:
+        """The images in its files by the `contrasts` of its domain, without the missing ones; "" for
+        the only one.
+        """
+        names = contrasts if len(self.scans) > 1 else [""]
+        scans = zip(names, self.scans.values(), strict=True)
+        return {name: self.read(scan) for name, scan in scans if scan}
 
     def on_grid(self, image: Image) -> np.ndarray:
         """An image on the grid of the file as the records sample it: (C, D, H, W) or (C, H, W)."""

@@ -161,7 +161,7 @@ def _write_figures(
 
 def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
-    if len({system.tested for system in systems}) > 1 or not systems[0].tested:
+    if len({system.test_images for system in systems}) > 1 or not systems[0].test_images:
         has_folds = any(run.recipe.data.split.folds for one in systems for run in one.runs)
         return OTHER_IMAGES + (FOLDS if has_folds else "")
     found = unlike_inputs({system.name: system.results for system in systems})

@@ -41,7 +41,7 @@ class System:
         return lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
 
     @property
-    def tested(self) -> frozenset[tuple[str | None, str]]:
+    def test_images(self) -> frozenset[tuple[str | None, str]]:
         """The file and the name of each test image."""
         return frozenset().union(*(run.files_of("test") for run in self.runs))
 
@@ -59,9 +59,9 @@ class System:
             about = self._about(key)
             own = of_direction[of_direction.metric.isin(about)].assign(finite=True, corrected=None)
             count = (own.system == MODEL).sum()
-            complete = own.groupby("system").filter(lambda lines: len(lines) == count)  # noqa: B023
             if count:
-                add_scores(results, key, complete, about)
+                complete = own[own.groupby("system").system.transform("size") == count]
+                add_scores(results, complete, about)
         add_tests(results)
         return results
 

@@ -188,7 +188,7 @@ def _of_run(
     from gantk.metrics.references import RealImages, windows
     from gantk.metrics.written import WrittenTranslations
     from gantk.runs.folder import RunFolder
-    from gantk.runs.models import data_of, find_model
+    from gantk.runs.models import find_model
 
     model = Model.load(RunFolder.open(find_model(run, say)).path, device)
     if model.packed is not None or not model.method.directions():
@@ -198,7 +198,7 @@ def _of_run(
         remedy = "write images with `gantk translate` or `sample`, and name --real and --fake"
         raise UserError(what, where="RUN", remedy=remedy)
 
-    data = data_of(model.run, model.recipe.data, type(model.method))
+    data = model.training_data
     reals = RealImages(data, "cpu")
     letter = model.domain(to)
     source = OTHER[letter]
