@@ -147,12 +147,11 @@ def _split(seen: Scans) -> tuple[dict[str, Any] | None, str]:
         for letter in domain_letters(tuple(seen.domains))
     )
     if patients < 2:
-        why = "no name contains a patient"
-        if seen.patients:
-            why = "there are too few patients to hold one out"
-        why += ", so runs of neighbouring slices are held out; scores hold only for these patients"
-        placed = all(record.position is not None for record in seen.records)
-        return {"test": 0.2, "validation": 0.1, "by": "block" if placed else "image"}, why
+        why = "too few patients to hold one out" if seen.patients else "the patients are not known"
+        if all(record.position is not None for record in seen.records):
+            how = "runs of neighbouring slices are held out"
+            return {"test": 0.2, "validation": 0.1, "by": "block"}, f"{how}: {why}"
+        return {"test": 0.2, "validation": 0.1, "by": "image"}, f"single images are held out: {why}"
 
     values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
     folds = 5
