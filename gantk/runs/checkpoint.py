@@ -12,11 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantk.errors import UserError, count_noun, expect_format, reading_file
 from gantk.files import (
@@ -31,24 +27,29 @@ from gantk.files import (
 )
 from gantk.runs.schemas import WEIGHTS, Meta, TrainingState, parse_checked, text_of
 
+if TYPE_CHECKING:  # importing PyTorch is slow; a checkpoint can be listed and hashed without it
+    import torch
+    from torch import Tensor
+
 FORMAT = 1
+# name of PyTorch -> name in the file
 DTYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.bool: "BOOL",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.complex64: "C64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
+    "torch.float32": "F32",
+    "torch.float64": "F64",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.bool": "BOOL",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.uint64": "U64",
+    "torch.uint32": "U32",
+    "torch.uint16": "U16",
+    "torch.complex64": "C64",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
 }
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ def save(
     tensors: dict[str, Tensor] = {}
 
     def store_tensor(value: Any) -> dict[str, Any]:
-        if getattr(value, "dtype", None) not in DTYPES:
+        if _dtype(value) not in DTYPES:
             what = (
                 f"the state of an optimizer contains a {kind_of(value)}, which a checkpoint"
                 " cannot store"
@@ -106,12 +107,14 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file tensor by tensor: a copy of the whole file may not fit into memory
     during training.
     """
+    import torch
+
     # the largest elements first, so that every offset is aligned
     ordered = sorted(tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))
     header = {}
     end = 0
     for name, tensor in ordered:
-        if tensor.dtype not in DTYPES:
+        if _dtype(tensor) not in DTYPES:
             raise UserError(
                 f"the weight '{name}' is {kind_of(tensor)}, a type that a checkpoint cannot store"
             )
@@ -119,7 +122,7 @@ def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
         start = end
         end += tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": DTYPES[tensor.dtype],
+            "dtype": DTYPES[_dtype(tensor)],
             "shape": [*tensor.shape],
             "data_offsets": [start, end],
         }
@@ -203,6 +206,8 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The checkpoint's weights by name; UserError where the file is damaged or not a safetensors
     file.
     """
+    from safetensors.torch import load_file
+
     return _read(checkpoint, WEIGHTS, load_file)
 
 
@@ -215,6 +220,8 @@ def load_state(checkpoint: Path) -> TrainingState:
     """The training state: optimizers, step, random numbers. `Engine.load_state_dict` checks that it
     fits the networks.
     """
+    from safetensors.torch import load_file
+
     tensors = _read(checkpoint, "state.safetensors", load_file)
 
     def restore_order(found: dict[str, Any]) -> Any:
@@ -285,9 +292,15 @@ def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str
 
 def kind_of(value: Any) -> str:
     """`float32 [4, 1, 3, 3]` for a tensor, the type's name for anything else."""
-    if not isinstance(value, Tensor):
+    dtype = _dtype(value)
+    if not dtype.startswith("torch."):
         return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return f"{dtype.removeprefix('torch.')} {list(value.shape)}"
+
+
+def _dtype(value: Any) -> str:
+    """`torch.float32`; "" for what is neither a tensor nor an array."""
+    return str(getattr(value, "dtype", ""))
 
 
 def _text(path: Path) -> str:

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
 from PIL import Image as Picture
-from torch import Tensor
 
 from gantk import __version__
-from gantk.data.recipe_data import with_data
 from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, argument, writing_file
 from gantk.files import (
@@ -50,6 +48,9 @@ from gantk.runs.schemas import (
     read_results,
 )
 from gantk.terminal import warn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # files that neither name nor show patients
 SHARED = (
@@ -421,6 +422,7 @@ def stored_data(
     no run starts.
     """
     from gantk.data.arrays import keep
+    from gantk.data.recipe_data import with_data
 
     loaded = load_recipe(recipe).override([], profile)
     domains = loaded.override(settings).check().data.domains

@@ -59,7 +59,7 @@ def find_model(
         path, owner = models[name]
         if os.path.exists(name):
             say(f"note     './{name}' is not used: it has no recipe.toml, so it is no run")
-        say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)}")
+        say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)[:8]}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
     else:

@@ -308,6 +308,16 @@ def test_a_mistyped_recipe_is_found_before_torch_is_imported():
     assert python("-c", code).ok().out.strip() == ""
 
 
+@pytest.mark.parametrize("command", [["list"], ["recipes"], ["plugins"], ["show", "model", "t1t2"]])
+def test_what_only_lists_does_not_wait_for_torch(command):
+    code = (
+        "import sys, gantk.cli\n"
+        f"try: gantk.cli.main({command})\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    assert python("-c", code).out.splitlines()[-1] == "False"
+
+
 def test_recipes_begins_with_the_six_that_a_first_user_needs():
     lines = said("recipes").splitlines()
     assert lines[1].startswith("dualgan_t1t2")
