@@ -15,7 +15,7 @@ from itertools import product
 
 from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.layouts import Reading, pairs_of, read_by
-from gantk.catalog.words import SITE, SPLIT, VERSION, VISIT, are_channels, whole
+from gantk.catalog.words import DATE, SITE, SPLIT, VERSION, VISIT, are_channels, whole
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
 UNKNOWN = "?"  # no field yet
@@ -64,7 +64,10 @@ def _worth(reading: Reading, images: int) -> float:
     cells = Counter(row.cell for row in rows)
     single = sum(count for count in cells.values() if count == 1)
     paired = sum(map(len, pairs_of(rows)))
-    has_patients = 1 < len({row.subject for row in rows}) < len(rows)
+    patients = {row.subject for row in rows}
+    # a date may be all that is known of a patient, but anything else is likelier
+    dates = [each for each in patients if whole(DATE, each.rpartition("/")[2])]
+    has_patients = 1 < len(patients) < len(rows) and 2 * len(dates) < len(patients)
     worth = 2 * len(rows) / images + (single + paired) / len(rows) + has_patients
     if reading.layout == "{class}/{name}":
         worth += 1.2
@@ -129,8 +132,9 @@ def _shapes(column: Sequence[str], words: ContrastWords) -> list[str]:
 def _by_words(column: Sequence[str], words: ContrastWords) -> list[str]:
     """How names of most common number of words may be written, word by word; [] for one unknown."""
     known = "|".join(map(re.escape, words.contrast_of))
-    # case1t1 is case1 and t1
-    split_names = [re.split(rf"([-_. ]+|(?<=\d)(?=(?i:{known})$))", name) for name in column]
+    # case1t1 is case1 and t1; a date is one word
+    between = rf"(?<!\d){DATE}(?!\d)|[-_. ]+|(?<=\d)(?=(?i:{known})$)"
+    split_names = [re.split(f"({between})", name) for name in column]
     length = Counter(map(len, split_names)).most_common(1)[0][0]
     shape = ""
     columns = [*zip(*(own for own in split_names if len(own) == length), strict=True)]

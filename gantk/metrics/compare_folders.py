@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
 from gantk.machine.runtime import start
@@ -187,14 +187,18 @@ def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:
     made = read(pair.scan_made)
     real = read(pair.scan_real)
     differs = grids_differ(made, real)
-    if differs or made.channels != real.channels:
-        differs = differs or f"{made.channels} and {real.channels} channels"
+    if differs:
         what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
         remedy = (
-            "give both the same channels, and resample the prediction onto the grid of the truth, with"
-            " gantk.resample_onto (docs/guides/compare.md shows how)"
+            "resample the prediction onto the grid of the truth, with gantk.resample_onto"
+            " (docs/guides/compare.md shows how)"
         )
         raise UserError(what, where=WHERE, remedy=remedy)
+    if made.channels != real.channels:
+        what = (
+            f"'{made.path}' has {count_noun(made.channels, 'channel')}, its truth {real.channels}"
+        )
+        raise UserError(what, where=WHERE, remedy="give both the same channels")
     return made, real
 
 

@@ -99,8 +99,11 @@ VISITS = [
 def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
     root = grown(tmp_path / "scans", VISITS)
     with pytest.raises(UserError, match="gantk data check .* --table scans.csv"):
-        check(root, table=tmp_path / "t.csv")
+        check(root)
+    found = check(root, table=tmp_path / "t.csv")
 
+    assert "12 rows" in found["summary"]["table"]
+    assert [each["remedy"] for each in found["problems"]] == ["Complete the table"]
     rows = rows_of(tmp_path / "t.csv")
     assert len(rows) == len(VISITS)
     assert {row["patient"] for row in rows} == {""}

@@ -111,11 +111,13 @@ def check(
     settings = [*set, as_setting(layout)] if layout else list(set)
     try:
         found = examine(Path(path), recipe, settings, every=every)
-    except LayoutQuestion:
-        if table is not None:  # to be completed
-            asked = replace(_asked_with_words(settings), patients="none")
-            write_table(Path(table), None, scan(Path(path), asked).of_kind("image"))
-        raise
+    except LayoutQuestion as question:
+        if table is None:
+            raise
+        asked = replace(_asked_with_words(settings), patients="none")
+        rows = scan(Path(path), asked).of_kind("image")
+        open_question = problem("layout", "warning", question.what, (), "Complete the table")
+        found = Examination(Path(path), rows, problems=[open_question])
     result = result_of(found)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), found.usage, found.rows)

@@ -55,7 +55,8 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     result = check(path, **options, overwrite=overwrite)
     if json_file != "-":
         for name, value in result["summary"].items():
-            say(f"{name}  {value}")
+            if value:
+                say(f"{name}  {value}")
 
         notes = [each for each in result["problems"] if each["severity"] == "note"]
         spoiling = [each for each in result["problems"] if each not in notes]
@@ -69,7 +70,14 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if not any(problem["severity"] == "error" for problem in spoiling):
-            say_next(f"gantk plan {argument(path)}")
+            say_next(_next_command(path, options["table"], options["layout"]))
 
     write_json(json_file, result, overwrite)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
+
+
+def _next_command(path: str, table: str | None, layout: str) -> str:
+    """What may follow: a table that was written is checked; a layout is given again."""
+    if table:
+        return f"gantk data check {argument(table)}"
+    return f"gantk plan {argument(path)}" + (f" --layout {argument(layout)}" if layout else "")

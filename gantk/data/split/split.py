@@ -14,6 +14,7 @@ import numpy as np
 
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.data.preparation import Record, patients_of
+from gantk.data.sources.pairing import complete_pairs
 from gantk.data.split.blocks import places_in_blocks, too_few
 from gantk.data.split.copies import exact_copies, first_of_copies, settle_copies, unit_of
 from gantk.data.split.near_duplicates import (
@@ -478,9 +479,11 @@ def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
 
 def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     """A sentence for a test set in which not every score can be significantly better than a
-    baseline's; "" for others.
+    baseline's; "" for others. Where there are pairs, images without a partner are not scored.
     """
-    patients = patients_of(splits.get("test", ()))
+    tested = splits.get("test", ())
+    paired = [record for pair in complete_pairs(tested).values() for record in pair.values()]
+    patients = patients_of(paired or tested)
     if not patients or len(patients) >= needed_patients():
         return ""
     needed = f"{needed_patients()} test patients are needed to tell a gain from chance"
