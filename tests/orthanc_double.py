@@ -107,9 +107,8 @@ class OrthancDouble(Orthanc):
             return Answer([{"ID": each, "Type": "Series"} for each in sorted(found)])
         wanted = set(json["Resources"])
         if json["Level"] == "Study":
-            patients = {each["study"]: each["patient"] for each in self.files.values()}
-            found = {study: {"PatientID": each} for study, each in patients.items()}
-            return Answer([{"ID": k, "PatientMainDicomTags": found[k]} for k in wanted & {*found}])
+            studies = {each["study"] for each in self.files.values()}
+            return Answer([self._study(each) for each in sorted(wanted & studies)])
         series = {
             each["series"]
             for name, each in self.files.items()
@@ -127,8 +126,7 @@ class OrthancDouble(Orthanc):
         return Answer(self._instances(parts[1]))
 
     def get_studies(self, parts, **_):
-        series = {each["series"] for each in self.files.values() if each["study"] == parts[1]}
-        return Answer({"ID": parts[1], "IsStable": series <= self.stable})
+        return Answer(self._study(parts[1]))
 
     def get_instances_file(self, parts, **_):
         if parts[1] not in self.files:
@@ -175,6 +173,15 @@ class OrthancDouble(Orthanc):
         return Answer(self.jobs[parts[1]])
 
     # ---- what it keeps
+
+    def _study(self, study: str) -> dict[str, Any]:
+        """What it answers of a study."""
+        files = [each for each in self.files.values() if each["study"] == study]
+        return {
+            "ID": study,
+            "IsStable": {each["series"] for each in files} <= self.stable,
+            "PatientMainDicomTags": {"PatientID": files[0]["patient"]},
+        }
 
     def _keep(self, content: bytes) -> str:
         made = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)

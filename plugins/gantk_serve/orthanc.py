@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import requests
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -29,12 +30,14 @@ TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two parts of an answe
 MAX_PASSWORD_BYTES = 4096
 MAX_CONFLICTS = 100  # writes of a record that others were quicker than
 STORED = ("Success", "AlreadyStored")  # what becomes of an image that Orthanc takes
+NOT_THERE = 404  # status of what was deleted
 MODIFIED = (409, 412)  # status of a write with an ETag that is not the current one
 HOW_TO_GET_ONE = (
     "start it, or correct the url; without one: apt install orthanc, or the compose file in"
     " plugins/gantk_serve/deploy"
 )
 Json = dict[str, Any]
+Identifier = Annotated[str, Field(pattern=r"^[\w-]+$")]  # part of an address, and of a file's name
 
 
 class Away(Exception):
@@ -65,7 +68,7 @@ class Answer(BaseModel):
 class Change(Answer):
     Seq: int
     ChangeType: str
-    ID: str
+    ID: Identifier
     Date: str
 
 
@@ -80,21 +83,17 @@ class SeriesTags(Answer):
 
 
 class Series(Answer):
-    ID: str
+    ID: Identifier
     IsStable: bool
     LastUpdate: str
-    ParentStudy: str
+    ParentStudy: Identifier
     MainDicomTags: SeriesTags
     Metadata: dict[str, str]
 
 
 class Study(Answer):
-    ID: str
+    ID: Identifier
     IsStable: bool
-
-
-class StudyOfPatient(Answer):
-    ID: str
     PatientMainDicomTags: dict[str, str]
 
 
@@ -104,13 +103,17 @@ class InstanceTags(Answer):
 
 
 class Instance(Answer):
-    ID: str
+    ID: Identifier
     FileUuid: str
     MainDicomTags: InstanceTags
 
 
+# a series without an instance ends
+Instances = Annotated[list[Instance], Field(min_length=1)]
+
+
 class Found(Answer):
-    ID: str
+    ID: Identifier
     Type: str
 
 
@@ -119,7 +122,7 @@ class Stored(Answer):
 
 
 class Started(Answer):
-    ID: str
+    ID: Identifier
 
 
 class Job(Answer):
@@ -149,6 +152,16 @@ class SendingRecord(Record):
     derived: list[str]
     send: list[str]
     jobs: dict[str, str]
+
+
+@contextmanager
+def unless_deleted() -> Iterator[None]:
+    """Context manager: ends the block where Orthanc answers that something is not there."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != NOT_THERE:
+            raise
 
 
 class Orthanc:
@@ -186,16 +199,9 @@ class Orthanc:
             raise WrongAnswer(f"{self.url} answered with a page of HTML")
         return answer
 
-    def get(self, path: str, schema: Any, **parameters: Any) -> Any:
-        """The JSON value at a path, as a dictionary or a list that has a schema."""
-        return self._read(self.call("GET", path, params=parameters), schema)
-
-    def post(self, path: str, value: Any, schema: Any) -> Any:
-        """Post a JSON value; returns that of the answer."""
-        return self._read(self.call("POST", path, json=value), schema)
-
-    def _read(self, answer: requests.Response, schema: Any) -> Any:
+    def ask(self, schema: Any, method: str, path: str, **options: Any) -> Any:
         """The JSON value of an answer; WrongAnswer where it does not have its schema."""
+        answer = self.call(method, path, **options)
         try:
             _adapter(schema).validate_json(answer.content)
         except ValueError:
@@ -206,7 +212,7 @@ class Orthanc:
 
     def changes(self, since: int, limit: int = CHANGES_PER_CALL) -> tuple[list[Json], bool]:
         """The changes after a number, oldest first, and whether these are all."""
-        page = self.get("/changes", Changes, since=since, limit=limit)
+        page = self.ask(Changes, "GET", "/changes", params={"since": since, "limit": limit})
         numbers = [since, *(change["Seq"] for change in page["Changes"])]
         if numbers != sorted(set(numbers)):
             raise WrongAnswer(f"{self.url} lists changes that are not after number {since}")
@@ -220,7 +226,7 @@ class Orthanc:
 
     def studies(self, resources: Iterable[str]) -> list[Json]:
         """The studies of such resources, with their patients."""
-        return self._content(resources, "Study", list[StudyOfPatient])
+        return self._content(resources, "Study", list[Study])
 
     def _content(self, resources: Iterable[str], level: str, schema: Any) -> list[Json]:
         wanted = list(dict.fromkeys(resources))
@@ -228,64 +234,54 @@ class Orthanc:
         for start in range(0, len(wanted), RESOURCES_PER_CALL):
             some = wanted[start : start + RESOURCES_PER_CALL]
             asked = {"Resources": some, "Level": level, "Metadata": True}
-            content = self.post("/tools/bulk-content", asked, schema)
+            content = self.ask(schema, "POST", "/tools/bulk-content", json=asked)
             found |= {each["ID"]: each for each in content}
         return list(found.values())
 
     def instances(self, series: str) -> list[Json]:
         """The instances of a series, in the order of their identifiers."""
-        found = self.get(f"/series/{series}/instances", list[Instance])
+        found = self.ask(Instances, "GET", f"/series/{series}/instances")
         return sorted(found, key=lambda each: each["ID"])
 
     def file(self, instance: str) -> bytes:
         """The DICOM file of an instance, compared with the MD5 that Orthanc has stored."""
         content = self.call("GET", f"/instances/{instance}/file").content
-        try:
-            stated = self.call("GET", f"/instances/{instance}/attachments/dicom/md5").text.strip()
-        except Refused as error:
-            if error.status != 404:  # else Orthanc stores none: StoreMD5ForAttachments is off
-                raise
-        else:
-            if hashlib.md5(content, usedforsecurity=False).hexdigest() != stated:
-                raise WrongAnswer(
-                    f"{self.url} sent an image that has not the MD5 of the stored one"
-                )
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        with unless_deleted():  # or never there: StoreMD5ForAttachments is off
+            answer = self.call("GET", f"/instances/{instance}/attachments/dicom/md5")
+            if digest != answer.text.strip():
+                what = "an image that has not the MD5 of the stored one"
+                raise WrongAnswer(f"{self.url} sent {what}")
         return content
 
     def find_series(self, uid: str) -> list[str]:
         """The series that have this SeriesInstanceUID: several where it is of several studies."""
-        found = self._read(self.call("POST", "/tools/lookup", data=uid.encode()), list[Found])
+        found = self.ask(list[Found], "POST", "/tools/lookup", data=uid.encode())
         return [each["ID"] for each in found if each["Type"] == "Series"]
 
     # ---- what is changed
 
     def store(self, content: bytes) -> None:
         """Give Orthanc a DICOM file."""
-        status = self._read(self.call("POST", "/instances", data=content), Stored)["Status"]
+        status = self.ask(Stored, "POST", "/instances", data=content)["Status"]
         if status not in STORED:
             raise Refused(200, f"Orthanc did not store an image: {one_line(status)}")
 
     def delete(self, series: str) -> None:
         """Delete a series, if it is there."""
-        try:
-            self._read(self.call("DELETE", f"/series/{series}"), dict[str, Any])
-        except Refused as error:
-            if error.status != 404:
-                raise
+        with unless_deleted():
+            self.ask(dict[str, Any], "DELETE", f"/series/{series}")
 
     def send(self, series: list[str], modality: str) -> str:
         """Let Orthanc send series to a modality; returns the number of its job."""
         asked = {"Resources": series, "Synchronous": False}
-        return self.post(f"/modalities/{modality}/store", asked, Started)["ID"]
+        return self.ask(Started, "POST", f"/modalities/{modality}/store", json=asked)["ID"]
 
     def job(self, number: str) -> Json | None:
         """The state of a job; None where Orthanc does not know it any more."""
-        try:
-            return self.get(f"/jobs/{number}", Job)
-        except Refused as error:
-            if error.status == 404:
-                return None
-            raise
+        with unless_deleted():
+            return self.ask(Job, "GET", f"/jobs/{number}")
+        return None
 
     def update_record(self, series: str, change: Callable[[Json], Json]) -> Json:
         """Replace the record of a series by `change` of it, and return it.
@@ -313,13 +309,10 @@ class Orthanc:
 
     def _read_record(self, path: str) -> tuple[Json, str]:
         """The record at a path and its ETag; {} and "" where there is none."""
-        try:
+        with unless_deleted():
             answer = self.call("GET", path)
-        except Refused as error:
-            if error.status == 404:
-                return {}, ""
-            raise
-        return parse_record(answer.text), answer.headers.get("ETag", "")
+            return parse_record(answer.text), answer.headers.get("ETag", "")
+        return {}, ""
 
 
 def connect(rules: Rules) -> Orthanc:
@@ -328,7 +321,7 @@ def connect(rules: Rules) -> Orthanc:
     """
     orthanc = Orthanc(rules.orthanc)
     try:
-        modalities = orthanc.get("/modalities", list[str])
+        modalities = orthanc.ask(list[str], "GET", "/modalities")
     except Away as error:
         raise UserError(str(error), where="orthanc.url", remedy=HOW_TO_GET_ONE) from None
     except Refused as error:

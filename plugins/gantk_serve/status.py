@@ -81,7 +81,7 @@ def _table(orthanc: Orthanc, found: list[Json], counts: Counter[str]) -> Iterato
 
 def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
     """What became of each series, or group of a study's series, that was not made by gantk."""
-    for series in orthanc.series(orthanc.get("/series", list[str])):
+    for series in orthanc.series(orthanc.ask(list[str], "GET", "/series")):
         record = record_of(series)
         sources = record.get("sources") or {series["ID"]: ""}
         if record.get("outcome") == "derived" or min(sources) != series["ID"]:

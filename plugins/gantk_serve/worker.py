@@ -56,6 +56,7 @@ from gantk_serve.orthanc import (
     WrongAnswer,
     connect,
     record_of,
+    unless_deleted,
 )
 from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
 
@@ -261,11 +262,8 @@ class Worker:
             outcome = "sending" if sending else "waiting"
             return before | {"outcome": outcome, "reason": reason, "attempts": 0}
 
-        try:
+        with unless_deleted():
             self.orthanc.update_record(name, change)
-        except Refused as error:
-            if error.status != 404:  # else the series was deleted meanwhile
-                raise
 
     def _advance(self, name: str) -> bool:
         """Do what is next for a series; returns whether it is settled."""
@@ -325,7 +323,7 @@ class Worker:
         if rule.each == "series":
             return Source(rule, [series], {series["ID"]: instances})
 
-        study = self.orthanc.get(f"/studies/{series['ParentStudy']}", Study)
+        study = self.orthanc.ask(Study, "GET", f"/studies/{series['ParentStudy']}")
         together = []
         found = {}
         for each in self.orthanc.series([study["ID"]]):

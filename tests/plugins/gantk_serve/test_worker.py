@@ -135,6 +135,12 @@ WRONG_ANSWERS = {
         b'[{"ID": "a", "FileUuid": "b", "MainDicomTags": {}}]',
     ),
     "instances, numbers": ("GET", "/instances", b"[1, 2]"),
+    "instances, none": ("GET", "/instances", b"[]"),
+    "instances, a path": (
+        "GET",
+        "/instances",
+        b'[{"ID": "../x", "FileUuid": "b", "MainDicomTags": {"SOPInstanceUID": "1"}}]',
+    ),
     "instances, deep": ("GET", "/instances", b"[" * 100_000),
     "file, a page": ("GET", "/file", HTML),
     "file, empty": ("GET", "/file", b""),
