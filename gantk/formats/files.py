@@ -44,6 +44,7 @@ from gantk.formats.image import (
     unusable_words,
 )
 from gantk.plugin.loader import registry
+from gantk.terminal import warn
 
 _listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
 MAX_FOLDER_DEPTH = 128  # folders above a file
@@ -183,8 +184,6 @@ def unread_kind(path: Path) -> FileKind | None:
     suffix = suffix_of(path)
     if path.name.startswith("."):
         return None
-    if suffix not in formats() and os.path.isdir(path):  # files_below yields no other folders
-        return FileKind(f"folder that cannot be listed: '{path}'", "check its permissions")
     if suffix in ARCHIVES:
         return FileKind(f"{suffix} archive", "unpack it, and name the folder")
     if suffix in UNREAD_PICTURES.split(" "):
@@ -516,8 +515,8 @@ def _series_formats() -> list[SeriesFormat]:
 
 def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object]) -> list[Path]:
     """The visible files below a folder that `wanted` accepts, in natural order; no pipes and
-    devices, which may block. Links that lead nowhere, and folders that cannot be listed, are among
-    them, so that they are reported.
+    devices, which may block. Links that lead nowhere are among them, so that they are reported; of
+    folders that cannot be listed a line warns.
 
     Links to folders are followed, unless they lead to a parent of their own. Runs in it are left
     out: their samples are no data; so are recycle bins. UserError for folders so deep, or linked to so often, that the
@@ -541,16 +540,14 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
     """Yield the visible files of `files_below`, in any order."""
 
-    unlisted: list[Path] = []
-
-    def keep(error: OSError) -> None:
+    def name_folder(error: OSError) -> None:
+        what = f"the folder '{error.filename}' cannot be listed: {error.strerror}"
         if error.filename == os.fspath(folder):
-            what = f"the folder '{folder}' cannot be listed: {error.strerror}"
             raise UserError(what, remedy="check its permissions")
-        unlisted.append(Path(error.filename))
+        warn(f"{what}. Nothing in it is used")
 
     visits: Counter[str] = Counter()
-    for place, folders, names in os.walk(folder, onerror=keep, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=name_folder, followlinks=True):
         parents = [os.path.realpath(place)]
         parents += [os.path.realpath(parent) for parent in Path(place).absolute().parents]
         visits[parents[0]] += 1
@@ -572,7 +569,6 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
                 yield path
 
         folders[:] = [name for name in folders if recursive and _may_enter(place, name, parents)]
-    yield from unlisted
 
 
 def _leads_nowhere(path: Path) -> bool:
