@@ -44,7 +44,7 @@ def own_layouts(recipe_folder: Path | None = None) -> dict[str, str]:
 
 def _settings(recipe_folder: Path | None) -> dict[Path, tuple[list[str], dict[str, str]]]:
     """What each `gantk.toml` says: packages to leave out, and layouts by name."""
-    folders = (recipe_folder, Path.cwd(), user_folder())
+    folders = (recipe_folder, Path(), user_folder())
     paths = [folder / FILE_NAME for folder in folders if folder is not None]
     # False too for a folder that may not be entered
     return {path: _settings_in(path) for path in paths if os.path.isfile(path)}
