@@ -238,12 +238,15 @@ def expect_replaceable(
 
 
 def expect_permission(folder: Path, where: str | None) -> None:
-    """UserError where this user may not write to a folder that exists, or else to the nearest one
-    above it.
+    """UserError where a folder that exists, or else the nearest one above it, is a file, or this user
+    may not write to it.
     """
     whole = folder.absolute()
     place = next(each for each in (whole, *whole.parents) if os.path.exists(each))
-    if os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+    if not os.path.isdir(place):
+        what = f"'{place}' is a file, not a folder"
+        raise UserError(what, where=where, remedy="name another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
         what = f"this user may not write to the folder '{place}'"
         raise UserError(what, where=where, remedy=DENIED_REMEDY)
 

@@ -25,7 +25,7 @@ from gantk.downloads import (
     require_address,
     without_credentials,
 )
-from gantk.errors import GantkError, UserError, importing, one_line
+from gantk.errors import GantkError, UserError, importing, machine_failure, one_line
 from gantk.files import make_folder, temporary_beside, write_file
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[.-](?![.-])){0,95}"  # of a user or a repository: no .. or --
@@ -161,6 +161,9 @@ def as_gantk_error(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of downloads, the hub's library, its HTTP library, or the disk
+        failure = machine_failure(error) if getattr(error, "filename", None) else None
+        if failure:  # of a file of the cache
+            raise GantkError(f"{what}: {failure}") from error
         status = getattr(error, "status", None)
         status = status or getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, Refused):

@@ -24,6 +24,7 @@ from gantk.files import (
     LOCK,
     append_to_file,
     expect_inside,
+    expect_permission,
     expect_replaceable,
     lock_folder,
     make_folder,
@@ -447,12 +448,8 @@ def new_folder(path: Path) -> Path:
     """Create the folder, or `PATH-2`, `PATH-3` ... where it exists; returns a path that no other
     process gets. UserError where no folder can be created beside it.
     """
-    parent = path.parent
-    if parent.exists() and not parent.is_dir():
-        what = f"'{parent}' is a file, not a folder"
-        raise UserError(what, where="--out", remedy="name another folder with --out")
-
-    make_folder(parent)
+    expect_permission(path.parent, "--out")
+    make_folder(path.parent)
     endings = ["", *(f"-{number}" for number in range(2, MAX_EQUAL_NAMES + 1))]
     for ending in endings:
         with suppress(FileExistsError):

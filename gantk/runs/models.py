@@ -73,9 +73,8 @@ def find_model(
 
 
 def _is_no_model(path: Path) -> bool:
-    """Whether a path is a folder without a run or a checkpoint, such as one of images."""
-    marks = ("recipe.toml", "meta.json")
-    return path.is_dir() and not any((path / mark).exists() for mark in marks)
+    """Whether a path has no run or checkpoint that this user can read, such as a folder of images."""
+    return not any(os.path.exists(path / mark) for mark in ("recipe.toml", "meta.json"))
 
 
 def _no_model(name: str, models: Iterable[str]) -> UserError:

@@ -12,8 +12,9 @@ from several import SRUN
 
 from gantk.data.cache import Cache
 from gantk.downloads import NotAnswered, _in_time
-from gantk.errors import UserError
+from gantk.errors import GantkError, UserError
 from gantk.files import expect_replaceable
+from gantk.hub import as_gantk_error
 from gantk.machine import ranks
 from gantk.machine.launch import launch
 from gantk.machine.runtime import start
@@ -74,6 +75,12 @@ def test_a_folder_of_images_does_not_hide_a_model(tmp_path, monkeypatch):
     assert find_model("t1t2", said.append).is_absolute()
     assert said[0] == "note     './t1t2' is not used: it has no recipe.toml, so it is no run"
 
+    (tmp_path / "t1t2").rmdir()
+    (tmp_path / "t1t2").touch()
+    assert find_model("t1t2").is_absolute()
+
+    (tmp_path / "t1t2").unlink()
+    (tmp_path / "t1t2").mkdir()
     (tmp_path / "t1t2" / "recipe.toml").touch()
     said.clear()
     assert not find_model("t1t2", said.append).is_absolute()
@@ -87,6 +94,13 @@ def test_a_folder_of_others_is_named_before_the_work(overwrite, tmp_path, monkey
         expect_replaceable([tmp_path / "new" / "t2.nii.gz"], overwrite)
     assert error.value.what == f"this user may not write to the folder '{tmp_path}'"
     expect_replaceable([Path(os.devnull)])  # written to directly
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_place_of_a_folder_is_named_first(overwrite, tmp_path):
+    (tmp_path / "scan").touch()
+    with pytest.raises(UserError, match="scan' is a file, not a folder"):
+        expect_replaceable([tmp_path / "scan" / "new" / "t2.nii.gz"], overwrite)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +120,20 @@ def test_an_error_of_a_network_keeps_its_cause(error, kind, said):
 
     with pytest.raises(kind, match=said):
         _in_time(fail)
+
+
+def test_a_closed_cache_is_no_error_of_the_network():
+    with pytest.raises(GantkError) as error, as_gantk_error("'hf://u/m' cannot be downloaded"):
+        raise PermissionError(13, "Permission denied", "/root/.cache/token")
+    assert "'/root/.cache/token': Permission denied. Write to a folder of" in str(error.value)
+
+
+def test_settings_work_in_a_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert disabled_plugins() == {}
 
 
 def test_a_proxy_that_does_not_answer_is_named():

@@ -18,4 +18,4 @@ def test_a_file_in_place_of_the_folder_of_runs_is_named(tmp_path):
     with pytest.raises(UserError) as caught:
         new_folder(tmp_path / "runs" / "one")
 
-    assert "runs' is a file, not a folder. Name another folder with --out." in str(caught.value)
+    assert "runs' is a file, not a folder. Name another folder.  (out)" in str(caught.value)
