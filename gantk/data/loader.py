@@ -81,7 +81,12 @@ class Loader:
             raise UserError(what, where="data", allowed="a dictionary of tensors")
 
         images = {letter_of(key, self.names): value for key, value in found.items()}
-        return Batch({key: self._image(images.get(key), name) for key, name in self.names.items()})
+        batch = Batch({key: self._image(images.get(key), name) for key, name in self.names.items()})
+        counts = {name: len(batch[key]) for key, name in self.names.items()}
+        if len({*counts.values()}) > 1:
+            what = f"a batch has different numbers of images, {counts}"
+            raise UserError(what, where="data", allowed="as many images of each domain")
+        return batch
 
     def _image(self, tensor: Any, name: str) -> Tensor:
         """The images of one domain as a plain tensor; UserError where they are none of this size."""

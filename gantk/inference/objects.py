@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, one_line
 from gantk.formats.files import read
 from gantk.formats.image import (
     UNUSABLE,
@@ -203,10 +203,14 @@ def _with_gradients(value: Any, image: Image) -> Tensor | None:
 
 def _numbers(value: Any, name: str) -> np.ndarray:
     """An array, or a tensor of any device, as an array; UserError where it holds no real numbers."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().to_dense()
-        value = value.float() if value.dtype == torch.bfloat16 else value
-    array = np.asarray(value)
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().to_dense()
+            value = value.float() if value.dtype == torch.bfloat16 else value
+        array = np.asarray(value)
+    except (RuntimeError, TypeError) as error:
+        what = f"{name} has no values that can be read: {one_line(error)}"
+        raise UserError(what, allowed="a dense tensor, outside of torch.func") from error
     if array.dtype.kind not in "biuf":
         what = f"{name} of type {array.dtype} does not contain intensities"
         raise UserError(what, allowed="integers or floats")

@@ -57,6 +57,9 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
 
     paths = []
     for part in parts:
+        if not isinstance(part, (str, os.PathLike)):
+            what = f"a model of the type {type(part).__name__} cannot be loaded"
+            raise UserError(what, where="RUN", allowed="paths, names and addresses")
         if isinstance(part, str):
             part = part.strip()
         if part:

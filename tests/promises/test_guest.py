@@ -316,6 +316,18 @@ WRONG = {
     "hours": (lambda p: gantk.plan("one", hours="two"), "Allowed: a number."),
     "a model": (lambda p: gantk.load(3), "a model of the type int"),
     "models": (lambda p: gantk.load(LOOP), "a list holds itself"),
+    "a model in a list": (lambda p: gantk.load([p.run, 3]), "a model of the type int"),
+    "a name of bytes": (lambda p: gantk.load(b"t1t2"), "a model of the type int"),
+    "nested": (
+        lambda p: gantk.load(p.run, **CPU).translate(
+            torch.nested.nested_tensor([torch.ones(4), torch.ones(5)])
+        ),
+        "has no values that can be read",
+    ),
+    "vmap": (
+        lambda p: torch.func.vmap(gantk.load(p.run, **CPU).translate)(torch.ones(2, 32, 32)),
+        "has no values that can be read",
+    ),
     "images": (lambda p: gantk.load(p.run, **CPU).translate(LOOP), "a list holds itself"),
     "meta": (lambda p: gantk.load(p.run, **CPU).translate([META]), "'meta' has no values"),
 }

@@ -245,6 +245,10 @@ WRONG = [
     ([images() | {"T2": np.zeros((2, 1, 32, 32))}], "a batch has no tensor 'T2'"),
     ([images(size=(32,))], "a batch has 'T1' of shape (2, 1, 32)"),
     ([images(), images(size=(16, 32))], "a batch has 'T1' of shape (2, 1, 16, 32)"),
+    (
+        [images(), images() | {"T1": torch.zeros(3, 1, 32, 32)}],
+        "a batch has different numbers of images, {'T1': 3, 'T2': 2}",
+    ),
 ]
 
 
