@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 from fastapi.middleware import Middleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from gradio.route_utils import MultiPartException
 from jinja2 import Environment, FileSystemLoader
 
 from gantk import score_table
@@ -57,7 +58,12 @@ def serve_page(service: Service, folder: Path, host: str, port: int, password: s
         auth=(USER, password) if password else None,
         max_file_size=service.max_bytes,
         allowed_paths=[str(niivue)],
-        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+        app_kwargs={
+            "middleware": [
+                Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+                Middleware(EndedUploads),
+            ]
+        },
         head=PARTS.head(niivue, (HERE / "viewer.js").read_text("utf-8")),
         css_paths=HERE / "page.css",
         theme=gr.themes.Base(
@@ -76,6 +82,25 @@ def serve_page(service: Service, folder: Path, host: str, port: int, password: s
         mcp_server=False,
     )
     return page
+
+
+class EndedUploads:
+    """Middleware that makes an upload whose sender goes away an upload with an error: Gradio deletes
+    the file of that, and prints nothing.
+    """
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def receive_part() -> Any:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise MultiPartException("the sender has gone away")
+            return message
+
+        is_upload = scope.get("path", "").endswith("/upload")
+        await self.app(scope, receive_part if is_upload else receive, send)
 
 
 def build_page(service: Service, served: Path) -> gr.Blocks:

@@ -280,6 +280,26 @@ def test_requests_of_others_are_refused(address):
     assert requests.get(f"{address}/gradio_api/file=/etc/passwd", timeout=60).status_code == 403
 
 
+def test_an_upload_that_is_broken_off_leaves_nothing(service, tmp_path, capfd):
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: {}\r\nContent-Length: 500000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+
+    def files():
+        return [path for path in (tmp_path / "place").rglob("*") if path.is_file()]
+
+    with served(service, tmp_path / "place") as address:
+        host = address.partition("//")[2]
+        name, _, port = host.partition(":")
+        before = files()
+        for _ in range(3):
+            with socket.create_connection((name, int(port))) as sender:
+                sender.sendall(head.format(host).encode() + part + bytes(100_000))
+                wait_until(lambda: files() != before)
+            wait_until(lambda: files() == before)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def result_of(address, values):
     """The last message of Gradio's queue for a call of /translate, as no page sends it."""
     config = requests.get(f"{address}/config", timeout=60).json()
