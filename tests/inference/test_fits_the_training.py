@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from dicom_files import head
 from one_pipeline import OnePipeline
+from tiny import read_json
 
 import gantk
 from gantk import Model
@@ -296,3 +297,13 @@ def test_a_shipped_model_knows_the_limits_of_its_card(name, said, limits):
     assert "spacing: 3 x 4 x 4 mm, this model is for 1 x" in warned
     assert "age: 4 years, this model is for 18 years to" in warned
     assert ("field strength: 0.2 T, this model is for 1.5 T to 3 T" in warned) == bool(said)
+
+
+def test_an_image_is_compared_with_its_own_domain(tiny_run):
+    model = gantk.load(tiny_run, device="cpu")
+    of_training = read_json(model.checkpoint / "meta.json")["values"]
+
+    assert of_training["a"]["high"] != of_training["b"]["high"]
+    for to, other in ("ab", "ba"):
+        of_frame = {side: known["high"] for side, known in model.frames[to].values.items()}
+        assert of_frame == {"source": of_training[other]["high"], "target": of_training[to]["high"]}

@@ -19,6 +19,8 @@ from gantk.catalog.contrasts import (
     usual_contrast,
 )
 from gantk.errors import UserError
+from gantk.formats.image import Image
+from gantk.inference.jobs import stack_on_one_grid
 
 NAMES = ("T1", "T1CE", "T2", "FLAIR")
 BRATS = dict(zip(NAMES, ("t1", "t1ce", "t2", "flair"), strict=True))
@@ -184,6 +186,18 @@ def test_other_grids_are_resampled_onto_the_first_one(run, tmp_path, gantk):
     assert made.shape == SHAPE
     assert np.array_equal(made.affine, GRID)
     assert "T2 is resampled onto the grid of T1 by the headers" in done.out
+
+
+def test_what_is_made_has_the_header_of_the_first_contrast():
+    given = {
+        name: Image(np.full((1, 2, 8, 8), number, np.float32), GRID, Path(name), header=name)
+        for number, name in enumerate(("T1", "T2"))
+    }
+    stacked, resampled = stack_on_one_grid(given, NAMES)
+
+    assert (stacked.header, stacked.path, stacked.made_of) == ("T1", Path("T1"), ("T1", "T2"))
+    assert not resampled
+    np.testing.assert_array_equal(stacked.pixels[:, 0, 0, 0], [0, np.nan, 1, np.nan])
 
 
 def test_grids_that_do_not_meet_are_an_error(run, tmp_path, gantk):

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from one_pipeline import OnePipeline, model_of
 from PIL import Image as Picture
 
 import gantk
 import gantk as package
+from gantk.data.intensity import Percentile
 from gantk.formats.files import read
+from gantk.formats.image import Image
+from gantk.inference.pipeline import Pipeline
 
 NAMES = (
     *("gray.png", "gray.jpg", "gray.bmp", "gray.tif", "colour.png", "colour.jpg", "colour.tif"),
@@ -76,6 +80,22 @@ def test_normalised_arrays_come_back_on_their_scale(model, head, low, high):
     expect_same_brightness(made - low, array - low)
 
 
+def test_a_picture_is_judged_in_the_units_of_the_training(head):
+    given = head[None].astype(np.float32)
+    source, target = Percentile(), Percentile()
+    source.fit([given])
+    target.fit([4 * given])
+    frame = model_of(None, size=head.shape).frames["b"]
+    model = OnePipeline(Pipeline(frame, source, target), lambda seen: seen)
+    picture = Image(np.rint(given / 4), dtype=np.dtype(np.uint8))  # darker than the training's
+    (made,) = model(picture)
+    given_in_units, made_in_units = model.pipelines["b"].in_training_units(picture)
+
+    assert made.own_scale
+    np.testing.assert_allclose(given_in_units(picture.pixels), given, atol=5)
+    np.testing.assert_allclose(made_in_units(made.pixels), 4 * given, atol=20)
+
+
 @pytest.mark.parametrize("name", ["T2", "t2", "b", "t2w", "T2W", "T2_W", "T2wi"])
 def test_usual_spellings_name_the_domain_to_make(model, name):
     assert model.domain(name) == "b"
@@ -100,9 +120,7 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
     """A model of 8-bit pictures that changes nothing returns 8-bit pictures unchanged."""
     from test_results import Stretched
 
-    from gantk.data.intensity import Percentile
     from gantk.data.look import values_of
-    from gantk.inference.pipeline import Pipeline
 
     line = Percentile()
     line.fit([head[None].astype(np.float32)])
@@ -125,7 +143,6 @@ def test_pictures_of_the_training_keep_their_exact_values(tmp_path, monkeypatch,
 def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, whole, kind):
     torch = pytest.importorskip("torch")
     from gantk import Model
-    from gantk.data.intensity import Percentile
     from gantk.data.look import values_of
     from gantk.inference.samples import write_samples
     from gantk.machine.runtime import Runtime

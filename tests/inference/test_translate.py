@@ -4,6 +4,7 @@ sees of them.
 
 import csv
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -103,6 +104,23 @@ def test_an_identity_network_gives_the_volume_back(plane):
     (done,) = model(Image(pixels))
 
     np.testing.assert_allclose(done.pixels, pixels, atol=1e-3)
+
+
+def test_a_network_sees_neighbouring_slices_in_their_order():
+    pixels = np.random.default_rng(0).uniform(0, 100, (1, 5, 32, 32)).astype(np.float32)
+    gives_the_slice_before = model_of(lambda seen: seen.roll(1, 1), white=100.0, neighbours=1)
+    (done,) = gives_the_slice_before(Image(pixels))
+
+    np.testing.assert_allclose(done.pixels, pixels[:, [0, 0, 1, 2, 3]], atol=1e-3)
+
+
+def test_a_post_step_is_applied_once_to_what_the_network_made():
+    pixels = np.random.default_rng(0).uniform(0, 100, (1, 5, 32, 32)).astype(np.float32)
+    gray = model_of(torch.zeros_like, white=100.0)
+    gray.pipelines["b"].post_steps = lambda made, seen: (made + seen) / 2
+    (done,) = gray(Image(pixels))
+
+    np.testing.assert_allclose(done.pixels, (50 + pixels) / 2, atol=1e-3)
 
 
 def plate_with_holes(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -219,6 +237,8 @@ def test_all_slices_get_one_style(multimodal):
 
     assert whole.shape == (2, 5, 32, 32)
     np.testing.assert_allclose(whole[:, 3:4], alone, rtol=1e-3, atol=0.5)
+    others = np.stack(model.translate(pixels[3:4], options=replace(options, seed=4)))
+    assert not np.allclose(others, alone, rtol=1e-3, atol=0.5)
 
 
 def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
@@ -228,6 +248,19 @@ def test_the_style_of_an_example_changes_the_translation(multimodal, tmp_path):
     (as_dark,) = translate(multimodal, bright, tmp_path / "as-dark", style=dark)
 
     assert not np.array_equal(values(as_bright), values(as_dark))
+
+
+def test_the_style_of_a_volume_is_that_of_its_middle_slice(multimodal):
+    model = toolkit.load(multimodal, device="cpu")
+    pixels = np.random.default_rng(0).uniform(0, 600, (1, 5, 32, 32)).astype(np.float32)
+    examples = (pixels, pixels[:, 2:3], pixels[:, :1])
+    whole, middle, first = (
+        model.translate(pixels[0], options=TranslateOptions(example=Image(example)))
+        for example in examples
+    )
+
+    np.testing.assert_array_equal(whole, middle)
+    assert not np.array_equal(whole, first)
 
 
 @pytest.fixture

@@ -57,6 +57,16 @@ def test_files_are_matched_by_name_where_folders_differ(tmp_path, volumes):
     assert rows_of(tmp_path, "mae")["mae"] == before
 
 
+def test_scores_are_of_the_range_of_the_truth(tmp_path, volumes):
+    volumes[0][0][0, 0, 0] = 9000
+    volume(tmp_path / "pred" / "case-0.nii.gz", volumes[0][0])
+    real = np.stack([truth for _, truth in volumes])
+    errors = np.stack([made - truth for made, truth in volumes])
+    expected = 10 * np.log10(np.ptp(real) ** 2 / np.square(errors).mean((1, 2, 3)))
+
+    assert rows_of(tmp_path, "psnr")["psnr"]["value"] == pytest.approx(expected.mean(), rel=1e-4)
+
+
 def test_other_contrasts_and_masks_of_the_truth_are_left_out(tmp_path, volumes):
     for number, (made, real) in enumerate(volumes):
         volume(tmp_path / "made" / f"p{number}" / "ct.nii.gz", made)

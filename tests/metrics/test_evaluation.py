@@ -20,6 +20,7 @@ from gantk.metrics.rows import main_rows, of_returned_images
 from gantk.metrics.samples import alarms
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.validation import Validation
+from gantk.metrics.written import WrittenTranslations
 from gantk.runs.results import Results
 
 LESIONS = {"subjects": 10, "slices": 3, "lesions": 3}
@@ -207,6 +208,19 @@ def test_nan_raises_an_alarm_and_leaves_no_curve(broken):
     assert rung == {"not-finite"}
 
 
+def test_a_translation_is_that_of_its_source_in_any_order():
+    scorer = scorer_of(Keeps, source={"slices": 3})
+    translate = WrittenTranslations(scorer.model, scorer.data, scorer.method, scorer.runtime)
+    records = [pair["a"] for pair in scorer.data.pairs("test")]
+    sources = records[::-2] + records[-2::-2]  # from top to bottom, every second slice first
+    written = translate(sources, None, "b")
+
+    assert len(sources) > 2
+    torch.testing.assert_close(
+        written.images, scorer.reals.scored_images(sources), rtol=0, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "per"), [("percentile", "set"), ("percentile", "volume"), ("nyul", "volume")]
 )
@@ -287,6 +301,8 @@ def test_samples_stand_between_noise_and_real_images():
     assert split["kid_random"]["value"] < row["value"]
     assert result["verdict"]["image"]["kid_random"]["best_baseline"] == "noise"
     many = {"test": 0.2, "validation": 0.6}
+    passes = [scorer.sample_pass(first, 20) for first in (0, 16)]
+    assert len(torch.cat(passes).unique(dim=0)) == 20
     curve = Validation(scorer_of(Samples, split=many)).validate()
     assert set(curve["image"]) == {"kid_random"}
     same = scorer_of(Samples, "kid", "fid", "diversity", split=many)

@@ -13,6 +13,7 @@ from gantk.losses.structure import (
     EdgeDirection,
     FlatRegion,
     LocalNCC,
+    StructureTerms,
     air_left_empty,
     local_ncc_and_flat_region,
 )
@@ -43,6 +44,8 @@ PAPERS = [
     (BCE(), FAKE, CROSS_ENTROPY / 2, -FAKE.sigmoid().log().mean().item()),
     (BCE(halved=False), FAKE, CROSS_ENTROPY, -FAKE.sigmoid().log().mean().item()),
     (LS(), FAKE, ((1 + 1) / 2 + (1 + 1) / 2) / 2, (4 + 0) / 2),
+    # labels are smoothed for the discriminator's real images alone
+    (LS(smooth=0.25), FAKE, ((1.25**2 + 0.75**2) / 2 + (1 + 1) / 2) / 2, (4 + 0) / 2),
     (Hinge(), torch.tensor([-3.0, 1.0]), (0 + 1) / 2 + (0 + 2) / 2, 1),
     (WGANGP(), FAKE + 3, 3 - 1, -3),
 ]
@@ -65,6 +68,14 @@ def test_gradient_penalty_matches_known_slopes(slope, expected):
     penalty = gradient_penalty(critic, noise((3, 1, 4, 4)), noise((3, 1, 4, 4), 1))
 
     assert penalty.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_penalty_is_taken_between_real_and_fake_images():
+    direction = torch.full((1000, 1, 2, 2), 0.5)  # of length 1, as the gradients at both ends are
+    torch.manual_seed(0)
+    penalty = gradient_penalty(lambda x: x.square().sum((1, 2, 3)) / 2, direction, -direction)
+
+    assert penalty.item() == pytest.approx(1 / 3, abs=0.05)  # the mean of (|1 - 2 u| - 1)^2
 
 
 def test_only_wgan_gp_has_a_penalty_and_it_refuses_batch_norm():
@@ -90,6 +101,22 @@ other_contrasts = pytest.mark.parametrize(
 def test_structure_is_blind_to_contrast(dims, gain, offset):
     source = noise(SHAPES[dims])
     assert LocalNCC()(gain * source + offset, source).item() < 0.01
+
+
+@pytest.mark.parametrize("black", [-1.0, 0.0])
+@pytest.mark.parametrize(
+    ("contrast", "gain", "cost"),
+    [("inverted", -1, 0), ("inverted", 1, 2), ("same", 1, 0), ("same", -1, 2)],
+)
+def test_a_contrast_that_is_known_costs_where_it_is_not_kept(contrast, gain, cost, black):
+    middle = (black + 1) / 2
+    tissue = 0.4 * (1 - black) * noise(SHAPES[2])
+    source = middle + tissue
+    output = middle + gain * tissue
+    source[..., :8] = output[..., :8] = black  # air, which is darker than tissue in both
+    losses = StructureTerms(local_ncc=1.0, contrast=contrast).losses(output, source, (black, 1.0))
+
+    assert losses["local_ncc"].item() == pytest.approx(cost, abs=0.02)
 
 
 def test_structure_is_strict_about_edges():
@@ -128,6 +155,15 @@ def test_edge_direction_tells_where_and_how_edges_run(dims, move):
     assert 0.1 < value < 2
     with pytest.raises(UserError, match="cannot compare"):
         loss(source[..., 1:], source)
+
+
+@pytest.mark.parametrize("loss", [EdgeDirection(), LocalNCC(), FlatRegion()])
+def test_the_loss_of_a_batch_is_the_mean_of_its_images_losses(loss):
+    output = noise((2, 1, 24, 20))
+    source = noise((2, 1, 24, 20), 1) * torch.tensor([1.0, 0.02]).view(2, 1, 1, 1)
+    alone = [loss(*pair).item() for pair in zip(output.split(1), source.split(1), strict=True)]
+
+    assert loss(output, source).item() == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
 def test_flatness_is_the_deviation_in_flat_regions():

@@ -22,6 +22,7 @@ from gantk.method import Batch, Method, Phase, Stage, check_losses
 from gantk.plugin.spec import bind_or_raise
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
+from gantk.training.loop import inference_weights
 
 
 def sgd(parameters, lr: float = 0.1):
@@ -86,6 +87,33 @@ def test_losses_that_cannot_be_minimised_are_named(losses, text):
     right = {"adversarial": LOSS, "constant": torch.zeros(())}
 
     assert check_losses(method, phase, right) is right
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_microbatches_count_by_their_images(size):
+    """Of five images the last microbatch has fewer."""
+    found = []
+    for microbatch in (None, size):
+        method = Toy()
+        engine = engine_of(method, 1, microbatch=microbatch)
+        ((_, _, losses),) = engine.fit(lambda step, stage: Batch(image=torch.arange(5.0)[:, None]))
+        found.append([*losses.values(), *method.parameters()])
+
+    torch.testing.assert_close(*found)
+
+
+def test_what_is_shown_and_judged_is_of_the_averaged_weights():
+    method = Toy(ema=True)
+    engine = Engine(method, train_table(sgd, ema=0.9), 3, CPU)
+    train(engine)
+    weight = method.player.weight
+    live = weight.item()
+    averaged = engine.ema.average["player.weight"].item()
+    with inference_weights(method, engine):
+        assert weight.item() == averaged != live
+        assert not method.training
+    assert weight.item() == live
+    assert method.training
 
 
 # ---- what ends a training ------------------------------------------------------------------------

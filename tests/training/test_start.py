@@ -4,6 +4,7 @@ not.
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny import TINY, draw_pictures, method_of, read_json, same_weights, weight
 from gantk import pack, resume, run
 from gantk.errors import UserError
 from gantk.runs import trained
+from gantk.training.start import _leaks
 
 QUIET = {"device": "cpu", "say": lambda line: None}
 LAST = "checkpoints/step-000004"
@@ -147,6 +149,20 @@ def test_files_that_the_start_was_trained_on_are_no_test_images(tiny_recipe, tmp
             begun(tiny_recipe | {"method": PAIRS}, start, tmp_path / "other", **other)
 
 
+@pytest.mark.parametrize("held_out", ["validation", "test"])
+def test_no_image_that_is_held_out_was_trained_on_by_the_start(held_out, tmp_path, monkeypatch):
+    before = SimpleNamespace(train=[SimpleNamespace(sha256="1")], by="patient")
+    monkeypatch.setattr("gantk.training.start.split_of", lambda *run: before)
+    scan = SimpleNamespace(path=tmp_path / "scan.png")
+    data = SimpleNamespace(
+        splits={"validation": [], "test": []} | {held_out: [scan]},
+        preparation=SimpleNamespace(sha256=lambda paths: dict.fromkeys(paths, "1")),
+    )
+    leaks = _leaks("run", SimpleNamespace(packed=None), tmp_path, data)
+
+    assert "trained on 1 file that this split holds out, such as 'scan.png'" in str(leaks)
+
+
 @pytest.mark.slow
 def test_back_translation_learns_while_the_start_stays(tiny_run, tiny_recipe, tmp_path):
     tiny_recipe["method"] = {"name": "back_translation", "generator": TINY["method"]["generator"]}
@@ -185,4 +201,6 @@ def test_the_start_translates_as_in_use_while_the_rest_trains():
     image = torch.rand(1, 1, 32, 32)
     method.begin(None, {})
 
-    assert method.back_translate("b", {"b": image}).equal(method.eval().translate(image, "a"))
+    for to, other in ("ab", "ba"):
+        made = method.back_translate(to, {to: image})
+        assert made.equal(method.eval().translate(image, other))

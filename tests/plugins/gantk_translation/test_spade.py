@@ -78,6 +78,22 @@ def test_one_map_gives_many_images():
     torch.testing.assert_close(losses["features_b"], 5 * unlike)
 
 
+def test_a_style_is_drawn_as_the_encoder_says():
+    method = method_of(METHOD)
+    mean, variance = 3.0, 4.0
+    codes = torch.tensor([mean, np.log(variance)]).view(1, 2, 1)
+    method.e_b.register_forward_hook(lambda _, images, __: codes.expand(len(images[0]), 2, 2))
+    shown = []
+    method.g_ab.register_forward_pre_hook(lambda _, planes: shown.append(planes[0][:, 3:, 0, 0]))
+    images = random_images(100, 1, (16, 16))
+    losses = method.generator_losses(Batch(a=images, b=images))
+
+    assert shown[0].mean().item() == pytest.approx(mean, rel=0.1)
+    assert shown[0].var().item() == pytest.approx(variance, rel=0.2)
+    divergence = (mean**2 + variance - 1 - np.log(variance)) / 2  # of each of two numbers
+    assert losses["divergence_b"].item() == pytest.approx(0.05 * 2 * divergence)
+
+
 def test_new_maps_keep_classes_and_place_lesions():
     old = np.zeros((3, 24, 24), int)
     old[:, 4:20, 4:20] = 1

@@ -61,6 +61,21 @@ def test_dropout_is_the_noise_if_the_recipe_wants_it():
     )
 
 
+@pytest.mark.parametrize(("source", "to"), [("a", "b"), ("b", "a")])
+def test_a_discriminator_of_pairs_sees_the_source_too(source, to):
+    method = build(both=True)
+    batch = Batch(a=random_images(2, 1, (16, 16)), b=random_images(2, 1, (16, 16), seed=1))
+    shown = []
+    judge = getattr(method, f"d_{source}{to}")
+    judge.register_forward_pre_hook(lambda _, given: shown.extend(given[0].split(2)))
+    method.generator_losses(batch)
+    method.discriminator_losses(batch)
+    beside = [batch[f"fake_{to}"], batch[to], batch[f"fake_{to}"]]
+
+    for image, expected in zip(shown, beside, strict=True):
+        assert torch.equal(image, torch.cat([batch[source], expected], 1))
+
+
 @pytest.mark.parametrize("name", ["cyclegan", "dualgan"])
 def test_discriminators_see_fakes_of_earlier_steps(name):
     """As many as the pool holds, half of the time each (Shrivastava et al. 2017)."""
@@ -96,6 +111,14 @@ def test_what_is_translated_back_has_the_noise_of_the_defense(name, defense):
     mean = defense * (2 / torch.pi) ** 0.5  # of the absolute values of normal noise
     for way in ("cycle_a", "cycle_b"):
         assert losses[way].item() == pytest.approx(mean, rel=0.1)
+
+
+def test_each_way_there_and_back_has_its_own_weight():
+    plain = build("dualgan", cycle=1.0).generator_losses(pairs())
+    weighed = build("dualgan", cycle=1.0, cycle_b=3.0).generator_losses(pairs())
+
+    assert weighed["cycle_a"] == plain["cycle_a"]
+    torch.testing.assert_close(weighed["cycle_b"], 3 * plain["cycle_b"])
 
 
 # ---- weights of lesions --------------------------------------------------------------------------
@@ -222,6 +245,10 @@ def test_contrasts_are_scored_in_every_case_of_what_is_there(run):
     table = read_lines(run)
     unfair = table[(table.system == "identity") & (table.direction == "a_to_b")]
     assert unfair.empty, "it sees the truth among its contrasts"
+    unchanged = found["baselines"]["identity"]
+    for one, other in combinations(NAMES, 2):  # each sees the other alone
+        errors = (unchanged[f"{x}_to_{y}"]["mae"]["value"] for x, y in ((one, other), (other, one)))
+        assert next(errors) == pytest.approx(next(errors), rel=1e-4)
 
     of_foreground = {found["metrics"][key]["psnr_foreground"]["definition"] for key in keys}
     assert of_foreground == {found["metrics"]["a_to_b"]["psnr_foreground"]["definition"]}
@@ -260,6 +287,8 @@ def test_an_error_in_a_lesion_counts_more():
         torch.manual_seed(1)
         losses[lesion] = method.generator_losses(Batch(a=image, b=image, mask_b=mask))["l1"]
 
+    # of what is hidden, however much that is
+    assert float(losses[1.0]) == pytest.approx(100 / 4, rel=1e-4)
     # a quarter of the pixels is wrong: 1/4, and 9/4 of a mean weight of 3
     assert float(losses[9.0] / losses[1.0]) == pytest.approx(3.0, rel=1e-4)
     with pytest.raises(UserError, match="no lesion masks"):

@@ -157,10 +157,15 @@ def test_patchnce_is_equation_3_averaged_over_maps():
             hidden = (flat @ head[0].weight.T + head[0].bias).clamp_min(0)
             made = hidden @ head[2].weight.T + head[2].bias
             sides.append(made / made.norm(dim=-1, keepdim=True))
-        log_odds = torch.log_softmax(sides[0] @ sides[1].transpose(1, 2) / 0.07, dim=-1)
-        expected += -log_odds.diagonal(dim1=1, dim2=2).mean().item() / 2
+        wanted = sides[1].detach()  # no gradient through the sources
+        log_odds = torch.log_softmax(sides[0] @ wanted.transpose(1, 2) / 0.07, dim=-1)
+        expected = expected - log_odds.diagonal(dim1=1, dim2=2).mean() / 2
 
-    assert nce(*maps).item() == pytest.approx(expected, rel=1e-4)
+    loss = nce(*maps).double()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    weights = [*nce.parameters()]
+    gradients = (torch.autograd.grad(each, weights) for each in (loss, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
     # one place
     assert PatchNCE([3], width=4)([torch.rand(2, 3, 1, 1)], [torch.rand(2, 3, 1, 1)]).item() == 0
 
