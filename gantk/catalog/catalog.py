@@ -212,7 +212,7 @@ class Case:
     @property
     def folder(self) -> Path:
         """The folder that holds all files of the case."""
-        folders = [row.path.parent for rows in self.rows.values() for row in rows]
+        folders = [row.path.parent.absolute() for rows in self.rows.values() for row in rows]
         return Path(os.path.commonpath(folders))
 
 
@@ -251,12 +251,16 @@ class Catalog(Sequence[Row]):
         """The rows of a kind."""
         return [row for row in self.rows if row.kind == kind]
 
-    def cases(self, contrasts: Sequence[str]) -> list[Case]:
-        """The images of these contrasts by patient, visit and slice, in the order of the rows."""
+    def cases(
+        self, contrasts: Sequence[str], name_of: Callable[[Row], str] = lambda row: row.anatomy
+    ) -> list[Case]:
+        """The images of these contrasts by their names, as a rule patient, visit and slice, in the
+        order of the rows.
+        """
         cases: dict[str, Case] = {}
         for row in self.of_kind("image"):
             if row.contrast in contrasts:
-                name = row.anatomy or "scan"
+                name = name_of(row) or "scan"
                 case = cases.setdefault(name, Case(name, defaultdict(list)))
                 case.rows[row.contrast].append(row)
         return [*cases.values()]

@@ -8,11 +8,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row, compose_text
 from gantk.catalog.contrasts import ContrastWords, one_word
+from gantk.catalog.layouts import without_contrast
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.errors import UserError, count_noun
@@ -33,11 +35,9 @@ class ImageTable:
         where: what names the table, for messages.
 
     Attributes:
-        lines: line number and cells of each row that is not left out.
         column_of: the column of each contrast's paths; {} where one column holds all paths.
         unread: the columns that gantk does not know.
         in_words: the columns that are read, and the others.
-        other_words: how many rows are of other contrasts, by their word.
     """
 
     def __init__(
@@ -57,31 +57,32 @@ class ImageTable:
         self.words = words
         self.resampled = resampled
         self.where = where
-        self.columns, rows = read_rows(path, text)
-        self.lines = []
-        for line, cells in rows:
-            cells["split"] = split_in(cells.get("split", ""), self._place(line))
-            if cells["split"] != LEFT_OUT:
-                self.lines.append((line, cells))
+        self.columns, self._lines = read_rows(path, text)
         self.column_of = self._columns_of_paths(every)
         known = {*COLUMNS, *self.column_of.values()}
         self.unread = [name for name in self.columns if name not in known]
         self.in_words = f"columns {', '.join(name for name in self.columns if name in known)}"
         if self.unread:
             self.in_words += f" (not read: {first_columns(self.unread)})"
-        self.other_words = Counter[str]()
 
     def read(self) -> Catalog:
-        """A row for each image; UserError for the first wrong line. The `slice` of a row is its
-        position.
+        """A row for each image, with its key; those that the column split leaves out, or that are of
+        other contrasts, are of the kind "left out". UserError for the first wrong line. The `slice`
+        of a row is its position.
         """
         rows: dict[tuple, Row] = {}
-        for line, cells in self.lines:
+        left_out = []
+        for line, cells in self._lines:
             try:
                 for row in self._rows_of(cells):
                     row.line = line
-                    if rows.setdefault((row.contrast, row.files, row.scan.volume), row) is not row:
-                        what = f"'{self.key_of(row)}' is listed twice"
+                    row.key = self._key_of(row)
+                    if row.kind == "left out":
+                        left_out.append(row)
+                    elif (
+                        rows.setdefault((row.contrast, row.files, row.scan.volume), row) is not row
+                    ):
+                        what = f"'{row.key}' is listed twice"
                         raise UserError(what, remedy="remove one of the rows")
             except UserError as error:
                 raise error.at(self._place(line)) from error
@@ -94,7 +95,8 @@ class ImageTable:
                 allowed="train, validation or test in each row, or in none",
             )
         if not rows:
-            words = ", ".join(f"'{word}' ({n})" for word, n in self.other_words.most_common(5))
+            others = Counter(row.why for row in left_out).most_common(5)
+            words = ", ".join(f"'{word}' ({n})" for word, n in others)
             raise UserError(
                 f"{self.called} lists no image of {' or '.join(self.contrasts)}. Its column domain"
                 f" contains {words or 'nothing'}",
@@ -102,7 +104,26 @@ class ImageTable:
                 remedy="set data.domains to two of these words, or give words for the domains:"
                 " --set data.source.a=WORD --set data.source.b=WORD",
             )
-        return Catalog(rows.values())
+        return Catalog([*rows.values(), *left_out])
+
+    def name_pairs(self, rows: Sequence[Row]) -> None:
+        """Set what images of one anatomy share (`pair`), if these are no columns of one line: the
+        cell `pair`, else patient and visit; where several images of a contrast do, the slice too.
+        """
+        if self.column_of:
+            return
+        is_said = "pair" in self.columns
+        for row in rows:
+            if not row.slice:
+                row.slice = without_contrast(io.stem_of(row.key), row.contrast, self.words)
+            if not is_said:
+                row.pair = "/".join(filter(None, (row.split, row.subject, row.session)))
+        counts = Counter((row.pair, row.contrast) for row in rows)
+        crowded = {pair for (pair, _), count in counts.items() if count > 1}
+        for row in rows:
+            if row.pair in crowded or not (row.pair or is_said):
+                parts = row.split, row.subject, row.session, row.pair if is_said else "", row.slice
+                row.pair = "/".join(filter(None, parts))
 
     def _place(self, line: int) -> str:
         return f"{self.where}: {self.called}, line {line}"
@@ -124,41 +145,40 @@ class ImageTable:
         return columns
 
     def _rows_of(self, cells: Mapping[str, str]) -> Iterator[Row]:
-        """Yield the rows of a line: one for its path, none if its domain is another one; or one for
-        each contrast's path.
-        """
-        column_of = self.column_of
-        if not column_of:
-            contrast = self._contrast_of(cells)
-            if not contrast:
-                return
-            column_of = {contrast: "path"}
+        """Yield the rows of a line: one for its path, or one for each contrast's."""
+        split = split_in(cells.get("split", ""), "")
+        word = cells.get("domain", "")
+        contrast = "" if self.column_of or split == LEFT_OUT else self._contrast_of(word)
+        column_of = self.column_of or {contrast: "path"}
         text_of = {name: cells[column] for name, column in column_of.items() if cells.get(column)}
+        if split == LEFT_OUT or "" in text_of:
+            why = word if "" in text_of and split != LEFT_OUT else "by the column split"
+            for name, text in text_of.items():
+                yield Row(Scan(self.folder / text), name, kind="left out", why=why)
+            return
         if not text_of:
             raise UserError(f"no path in the column {' or '.join(column_of.values())}")
         rows = [Row(self._scan(text, cells.get(VOLUME, "")), x) for x, text in text_of.items()]
-        pair = cells.get("pair") or (self.key_of(rows[0]) if len(column_of) > 1 else "")
+        pair = cells.get("pair") or (self._key_of(rows[0]) if len(column_of) > 1 else "")
         if cells.get("mask"):
             self._set_masks(rows, cells["mask"])
         for row in rows:
             row.subject = compose_text(cells.get("patient", ""))
             row.session = cells.get("visit", "")
-            row.split = cells["split"]
+            row.split = split
             row.label = cells.get("label", "")
             row.slice = cells.get("position", "")
+            with suppress(ValueError):  # it is a word, or empty
+                row.position = float(row.slice)
             row.pair = pair
             yield row
 
-    def _contrast_of(self, cells: Mapping[str, str]) -> str:
-        """The contrast of a line; "" for another one, which is counted."""
-        word = cells.get("domain", "")
+    def _contrast_of(self, word: str) -> str:
+        """The contrast that a cell of the column domain says; "" for another one."""
         if not word and len(self.contrasts) > 1:
             raise UserError("the cell domain is empty", allowed=self.contrasts, remedy="fill it in")
         said = self.words.meant(word) if word else frozenset(self.contrasts)
-        if len(said) == 1 and said <= {*self.contrasts}:
-            return next(iter(said))
-        self.other_words[word] += 1
-        return ""
+        return next(iter(said)) if len(said) == 1 and said <= {*self.contrasts} else ""
 
     def _set_masks(self, rows: Sequence[Row], text: str) -> None:
         """Set the mask of the images of a line: of those on the mask's grid, or of all where images
@@ -195,7 +215,7 @@ class ImageTable:
             raise UserError(f"'{volume}' is not the number of a volume, from 0 on")
         return replace(scan, volume=int(volume)) if volume else scan
 
-    def key_of(self, row: Row) -> str:
+    def _key_of(self, row: Row) -> str:
         """The path of a row's file or series, relative to the table where it lies below."""
         start = f"{self.folder}{os.sep}" if self.folder.parts else ""
         path = str(row.scan.path)  # as text, which is faster
@@ -227,11 +247,11 @@ def read_table(path: Path, contrasts: Sequence[str]) -> Catalog:
     words = ContrastWords(contrasts)
     table = ImageTable(path, contrasts, words, every=False, resampled=True, where="INPUT")
     catalog = table.read()
-    for row in catalog:
-        if table.column_of:
-            row.session = row.session or f"line {row.line}"
-            row.subject = row.subject or row.session
-    if len(contrasts) > 1 and not all(row.subject for row in catalog):
+    images = catalog.of_kind("image")
+    for row in images if table.column_of else ():
+        row.session = row.session or f"line {row.line}"
+        row.subject = row.subject or row.session
+    if len(contrasts) > 1 and not all(row.subject for row in images):
         raise UserError(
             f"'{path}' does not say the patient of each image",
             where="INPUT",

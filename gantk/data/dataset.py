@@ -458,7 +458,7 @@ def layouts_in_words(source: ImageSource) -> str:
 
 def doubts_of(source: ImageSource, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
-    if table.split.by != "auto" or table.split.file:
+    if table.split.by != "auto":
         return []
     found = [*source.doubts]
     for part in source.parts:

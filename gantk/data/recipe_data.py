@@ -158,10 +158,7 @@ def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
     path = source.get("path")
     if isinstance(path, str) and path and (folder / path).exists():
         source["path"] = str((folder / path).absolute())
-    split = mapping(data.get("split"))
     train = mapping(tables.get("train"))
-    if isinstance(split.get("file"), str) and split["file"]:
-        split["file"] = str(Path(split["file"]).absolute())
     if isinstance(data.get("weights"), str) and data["weights"]:
         data["weights"] = str(Path(data["weights"]).absolute())
     # what is no path is the name of a model

@@ -207,10 +207,10 @@ def _folder_of_case(case: Case, root: Path, *, alone: bool) -> Path:
     """The folder of a case below `root`: above the folders that are named after contrasts; of images
     elsewhere, which a table names, the patient's name.
     """
-    if not case.folder.is_relative_to(root):
+    if not case.folder.is_relative_to(root.absolute()):
         return Path(case.name)
 
-    place = case.folder.relative_to(root)
+    place = case.folder.relative_to(root.absolute())
     for part in (place, *place.parents):
         if usual_contrast(part.name):
             return part.parent

@@ -139,7 +139,7 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
 def _split(seen: Scans) -> tuple[dict[str, Any] | None, str]:
     """The split: that of `data check`, or folds where few patients are known."""
     split = seen.report["split"] or {}
-    if split.get("by") in ("folders", "file"):
+    if split.get("by") == "folders":
         return None, split["how"]
 
     patients = min(

@@ -50,7 +50,17 @@ RENAMED: dict[str, str | tuple[str, dict]] = {
 }
 
 # Keys that went, with the value at which a recipe is the same without them.
-GONE = {"train.patience": 0, "train.fast.fused": True, "train.fast.benchmark": True}
+GONE = {
+    "train.patience": 0,
+    "train.fast.fused": True,
+    "train.fast.benchmark": True,
+    "data.split.file": "",
+}
+# What takes the place of such a key.
+INSTEAD = {
+    "data.split.file": "give the images as a table with a column split: `gantk data check SCANS"
+    " --table scans.csv` writes one, and --data scans.csv trains on it"
+}
 
 # Kinds of errors for what a run may have and this version of gantk lacks, which is left out. A
 # training that goes on needs its parts.
@@ -272,6 +282,7 @@ class Recipe:
                     lacking.append(_take_out(tables, error.path))
                     continue
                 key = ".".join(map(str, error.path))
+                error.remedy = INSTEAD.get(key, error.remedy)
                 typed = texts.pop(key, "")
                 if typed and error.kind == "string_type":
                     _put(tables, key, typed, typed)

@@ -46,8 +46,6 @@ class SplitTable(spec.Table):
     # number of folds that the patients are divided into; one fold is the test set; 0 = no folds
     folds: spec.Number = 0
     fold: spec.Number = 0  # which fold is the test set, counted from 0
-    # CSV file with columns patient and split, which assigns each patient to a set
-    file: str = ""
 
 
 class DataTable(spec.Table):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOADER = "batches of another program"  # where a run's images come from, in environment.json
 # machines may have the same files at different paths
-LOCAL = {"data.source.path", "data.split.file", "train.start"}
+LOCAL = {"data.source.path", "train.start"}
 
 
 def identity_of(model: CheckedRecipe, data: Data) -> dict[str, str]:

@@ -38,8 +38,6 @@ class Bids(VolumeSource):
     mask: str = ""
     label: str = ""  # column of participants.tsv with the class of a patient; "" = none
 
-    one_contrast = True
-
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
         """Returns {"path": ...} if sub-*/ folders hold anat/ images, or dataset_description.json
@@ -75,7 +73,7 @@ class Bids(VolumeSource):
     def find_rows(self) -> list[Row]:
         """A row for every scan of the domains; UserError where a domain has none."""
         there = {row.contrast for row in self.catalog}
-        for name in self.names.values():
+        for name in self.wanted:
             if name not in there:
                 raise NothingFound(
                     f"'{self.root}' has no images of {name} with names of BIDS",

@@ -48,11 +48,13 @@ class Dicom(VolumeSource):
     # that is empty
     patient: str = ""
 
-    one_contrast = True
     read_by = "DICOM headers"
 
     def __post_init__(self):
         super().__post_init__()
+        if self.several:
+            what = "the source 'dicom' reads one contrast for each domain"
+            raise UserError(what, where="data.domains", remedy=FILL_IN_TABLE)
         self.patterns = {"a": regex_option(self.a, "a"), "b": regex_option(self.b, "b")}
         self.patterns["image"] = self.patterns["a"]
 

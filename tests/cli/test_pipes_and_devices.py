@@ -43,12 +43,12 @@ def planted(request, tmp_path):
 def test_options_that_name_a_pipe_are_one_message(planted, tmp_path, tiny_run, tiny_recipe, gantk):
     pipe = planted(tmp_path / "file.csv")
     recipe = tmp_path / "recipe.toml"
-    tiny_recipe["data"]["split"] = {"file": str(pipe)}
+    tiny_recipe["data"]["weights"] = str(pipe)
     write_toml(recipe, tiny_recipe)
     commands = {
         "--card": ["pack", tiny_run, tmp_path / "packed", "--card", pipe],
         "--against": ["bench", recipe, "--against", pipe, "--out", tmp_path / "bench"],
-        "data.split.file": ["run", recipe, "--out", tmp_path / "run", "--device", "cpu"],
+        "data.weights": ["run", recipe, "--out", tmp_path / "run", "--device", "cpu"],
         "recipe": ["run", pipe, "--out", tmp_path / "run", "--device", "cpu"],
         "answers": ["study", "score", tmp_path, pipe],
         "translate": ["translate", tiny_run, pipe.with_suffix(""), tmp_path / "out.png"],

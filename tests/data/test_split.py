@@ -5,7 +5,6 @@ same split again.
 import hashlib
 import io
 import json
-import re
 import zlib
 from dataclasses import replace
 from functools import partial
@@ -233,11 +232,6 @@ def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
         assert max(counts) - min(counts) <= 1
 
 
-def table(tmp_path, *lines):
-    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n", "utf-8")
-    return str(tmp_path / "split.csv")
-
-
 def test_unpairing_spares_a_patient_whose_domain_has_others():
     records = study(1)
     for n in range(3):
@@ -247,36 +241,23 @@ def test_unpairing_spares_a_patient_whose_domain_has_others():
     assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
 
 
-def test_a_file_cannot_put_a_pair_into_two_sets(tmp_path):
-    records = [replace(each, subject=each.subject + each.domain) for each in study(4)]
-    rows = [f"p0{n}{x},{'test' if x == 'b' else 'train'}" for n in range(4) for x in "ab"]
-    splits = split(records, file=table(tmp_path, "patient,split", *rows))[0]
+def test_named_sets_cannot_part_a_pair():
+    records = [
+        replace(
+            each, subject=each.subject + each.domain, split={"a": "train", "b": "test"}[each.domain]
+        )
+        for each in study(4)
+    ]
+    splits = split(records)[0]
 
     with pytest.raises(UserError, match="pair .* in train and test"):
         check_leakage(splits)
 
 
-@pytest.mark.parametrize(
-    "rows, says",
-    [
-        (
-            ["patient,split", "p00,train", "p00,test"],
-            "puts 'p00' into two sets",
-        ),
-        (
-            ["patient,split", "p00,train", ",test"],
-            "no set for 3 of 4 patients: 'p01', 'p02', 'p03'",
-        ),
-        (["patient,split", *(f"p0{n},test" for n in range(4))], "has no training images"),
-        ([""], "is empty"),
-    ],
-    ids=["two sets", "nobody", "no training", "empty"],
-)
-def test_a_mistake_in_the_file_is_one_error_with_its_line(tmp_path, rows, says):
-    with pytest.raises(UserError) as error:
-        split(study(4), file=table(tmp_path, *rows))
-    assert re.search(says, str(error.value))
-    assert "data.split" in error.value.where
+def test_named_sets_need_one_for_training():
+    records = [replace(each, split="test") for each in study(4)]
+    with pytest.raises(UserError, match="has no training images"):
+        split(records)
 
 
 def heads(subjects=6, slices=2, size=64):

@@ -10,8 +10,10 @@ from PIL import Image
 from volumes import FROM_NOISE, UNPAIRED, load, volume
 
 from gantk import check
+from gantk.data.dataset import source_and_records
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
+from gantk.recipe.load import Recipe
 
 
 def picture(path):
@@ -88,6 +90,7 @@ def test_the_table_gives_the_same_records_as_the_folder(tmp_path, layout):
     assert {row["path"] for row in rows} == {f"scans/{name}" for name in LAYOUTS[layout]}
 
 
+CHANNELS = ("T1", "T2", "FLAIR")
 VISITS = [
     f"P{n}/{v}/P{n}_{v}_{k}.nii"
     for n in (1, 2)
@@ -151,3 +154,35 @@ def test_what_a_source_makes_of_others_is_in_the_table(tmp_path, source, column,
     check(root, set=[*settings, 'data.domains=["T1", "T2"]'], table=tmp_path / "t.csv")
 
     assert {row[column] for row in rows_of(tmp_path / "t.csv")} == cells
+
+
+@pytest.mark.parametrize("domains", [("T1+T2", "FLAIR"), ("T1+FLAIR",), ("T1+T2+FLAIR",) * 2])
+def test_contrasts_of_a_table_are_channels_as_those_of_a_folder(tmp_path, domains):
+    names = [f"p{n}/{v}/{k}.nii" for n in range(4) for v in ("ses-1", "ses-2") for k in CHANNELS]
+    root = grown(tmp_path / "scans", names)
+    (root / "p2" / "ses-1" / "T2.nii").unlink()
+    settings = [f"data.domains={list(domains)}", 'data.missing="mask"']
+    check(root, set=settings, table=tmp_path / "long.csv")
+    lines = [
+        [*(f"scans/p{n}/ses-{v}/{k}.nii" for k in CHANNELS), f"p{n}", f"ses-{v}"]
+        for n in range(4)
+        for v in (1, 2)
+    ]
+    lines[4][1] = ""
+    with (tmp_path / "wide.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([(*CHANNELS, "patient", "visit"), *lines])
+
+    def images_of(path):
+        table = Recipe({}).override(settings).tables["data"] | {"source": source_for(path)}
+        method = UNPAIRED if len(domains) == 2 else FROM_NOISE
+        records = source_and_records(Recipe({"data": table}).data_table(), method)[1]
+        return {
+            (each.domain, each.subject, each.files, each.missing, each.pair and each.key)
+            for each in records
+        }
+
+    key = "scans/" if len(domains) == 2 else ""
+    expected = {(*rest, pair and f"{key}{pair}") for *rest, pair in images_of(root)}
+    assert len(expected) >= 8
+    assert images_of(tmp_path / "wide.csv") == expected
+    assert images_of(tmp_path / "long.csv") == expected

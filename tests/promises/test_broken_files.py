@@ -29,7 +29,7 @@ KINDS = {
     "DICOM": image("x.dcm"),
     "recipe": ("x.toml", ["run", "x.toml", "--out", "new"]),
     "table of images": ("x.csv", ["run", "tiny.toml", "--data", "x.csv", "--out", "new"]),
-    "table of sets": of_recipe("x.csv", "data.split.file"),
+    "weights of images": of_recipe("x.csv", "data.weights"),
     "weights in safetensors": of_recipe("x.safetensors", "train.start"),
     "weights of PyTorch": of_recipe("x.pth", "train.start"),
     "ONNX": ("x.onnx", ["translate", "x.onnx", "in.png", "out.png"]),

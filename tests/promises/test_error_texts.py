@@ -201,10 +201,14 @@ def all_nan(here: Path) -> Args:
     return translate(here, "nan.nii", "out.nii")
 
 
-def split_file(here: Path, text: str) -> Args:
+def table(here: Path, *splits: str) -> Args:
     files.patients(here / "data", 6)
-    (here / "split.csv").write_text(text)
-    return train(here, "--data", "data", "--set", "data.split.file=split.csv")
+    lines = [
+        f"data/p{k:02d}/p{k:02d}_T1.nii.gz,data/p{k:02d}/p{k:02d}_T2.nii.gz,p{k:02d},{split}"
+        for k, split in enumerate(splits)
+    ]
+    (here / "scans.csv").write_text("\n".join(["T1,T2,patient,split", *lines]))
+    return train(here, "--data", "scans.csv")
 
 
 def existing(here: Path) -> Args:
@@ -317,10 +321,10 @@ CASES: dict[str, Case] = {
     "no pairs": unpaired,
     "no masks": lambda h: other(h, PIX2PIX, data={"mask": True}),
     "no labels": lambda h: other(h, DCGAN | {"conditional": True}, data=T1),
-    "split file that is not there": (train, "--set", "data.split.file=nowhere.csv"),
-    "split file without its column": (split_file, "patient,side\np00,train\n"),
-    "split file with an unknown word": (split_file, "patient,split\np00,trian\n"),
-    "split file that lacks a patient": (split_file, "patient,split\np00,train\np01,test\n"),
+    "split file of earlier versions": (train, "--set", "data.split.file=split.csv"),
+    "table that is not there": (train, "--data", "nowhere.csv"),
+    "table with an unknown split": (table, "train", "trian"),
+    "table that lacks a split": (table, "train", "test", ""),
     # ---- runs
     "missing run": "resume nowhere",
     "no run folder": (beside, "resume empty", "empty"),

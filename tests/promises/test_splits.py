@@ -19,16 +19,17 @@ from gantk import check, translate, write_report
 
 OF_OWN_PATIENT = r"\d+ of \d+ training images are matched with an image of their own patient, \d+"
 SIDES = ("train", "validation", "test")
-CSV = "patient,split\n" + "".join(
-    f"p{k:02d},{'test' if k < 3 else 'validation' if k < 5 else 'none' if k == 9 else 'train'}\n"
-    for k in range(10)
-)
+SETS = [*3 * ["test"], *2 * ["validation"], *4 * ["train"], "none"]  # of p00 to p09
 
 
 @pytest.fixture
 def scans(tmp_path) -> Path:
     """Ten patients, a folder for each, with a T1 and a T2 on one grid."""
-    (tmp_path / "split.csv").write_text(CSV, "utf-8")
+    lines = ["T1,T2,patient,split"]
+    for k, name in enumerate(SETS):
+        t1, t2 = (f"scans/p{k:02d}/p{k:02d}_{domain}.nii.gz" for domain in ("T1", "T2"))
+        lines.append(f"{t1},{t2},p{k:02d},{name}")
+    (tmp_path / "scans.csv").write_text("\n".join(lines), "utf-8")
     return files.patients(tmp_path / "scans", 10)
 
 
@@ -45,10 +46,6 @@ def train(data: Path, *options: str, out: str = "run") -> files.Outcome:
     return files.gantk(
         "run", recipe, "--data", data, "--out", data.parent / out, "--device", "cpu", *options
     )
-
-
-def as_csv_says(scans: Path) -> tuple[str, str]:
-    return "--set", f"data.split.file={scans.parent / 'split.csv'}"
 
 
 def split_of(run: Path) -> dict:
@@ -145,10 +142,8 @@ def test_a_csv_says_who_is_where(scans):
         "test": {"p00", "p01", "p02"},
     }
 
-    assert trained(scans, *as_csv_says(scans)) == expected
-    made = split_of(scans.parent / "run")["splits"]
-    assert made["by"] == "file"
-    assert made["file"]["sha256"] == hashlib.sha256(CSV.encode()).hexdigest()
+    assert trained(scans.with_suffix(".csv")) == expected
+    assert split_of(scans.parent / "run")["splits"]["by"] == "folders"
 
 
 def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
@@ -161,10 +156,11 @@ def test_the_same_patient_on_two_sides_is_refused_by_name(scans):
 
 def test_exact_copies_on_two_sides_are_refused(scans):
     shutil.copy(scans / "p00" / "p00_T1.nii.gz", scans / "p07" / "p07_T1.nii.gz")
-    leak = "'p00/p00_T1.nii.gz/plane-000' in train and test"
+    leak = "'scans/p00/p00_T1.nii.gz/plane-000' in train and test"
+    table = scans.with_suffix(".csv")
 
-    assert f"image 'p07/p07_T1.nii.gz/plane-000' = {leak}" in refused(scans, *as_csv_says(scans))
-    trained(scans, *as_csv_says(scans), "--allow-leakage")
+    assert f"image 'scans/p07/p07_T1.nii.gz/plane-000' = {leak}" in refused(table)
+    trained(table, "--allow-leakage")
     assert leak in split_of(scans.parent / "run")["leakage_allowed"]
 
 
@@ -172,7 +168,7 @@ def test_a_near_copy_on_the_other_side_is_refused_by_name(scans):
     image = nib.load(scans / "p00" / "p00_T1.nii.gz")
     brighter = (np.asarray(image.dataobj) * 3 + 40).astype(np.int16)
     files.nifti(scans / "p07" / "p07_T1.nii.gz", np.roll(brighter, 1, 0))
-    message = refused(scans, *as_csv_says(scans))
+    message = refused(scans.with_suffix(".csv"))
 
     assert "near copy" in message
     assert "p07/p07_T1.nii.gz" in message

@@ -248,13 +248,9 @@ def refusal_of(recipe, kind):
         )
         return "images have no class.*set data.labels = false", more
 
-    if recipe == "missing":  # its own data have masks and a table of the split
-        more = ["data.mask=false", 'data.source.mask=""', "method.lesion=1.0"]
-        more.append('data.split.file=""')
-        return "no file in .* matches the mask name 'seg'", more
-
     if table.get("mask"):
-        more = ["data.mask=false", *["method.lesion=1.0"] * (recipe == "pix2pix_lesion")]
+        lesion = recipe in ("missing", "pix2pix_lesion")
+        more = ["data.mask=false", *["method.lesion=1.0"] * lesion]
         said = "no image has a lesion mask.*--set data.source.mask=seg.*--set data.mask=false"
         return said, more
 

@@ -75,20 +75,23 @@ def _rows_in_use(usage: Study) -> list[Row]:
     splits = any(record.split for record in usage.records)
     # "images" is no contrast but the check's word for one unknown domain.
     known = {letter: "" if name == "images" else name for letter, name in usage.names.items()}
-    rows: dict[int, Row] = {}
+    rows: dict[tuple, Row] = {}
     for record in usage.records:
         if record.file is None:
             what = f"the source '{usage.table.source.name}' reads parts of files as images"
             raise UserError(what, where="--table", allowed="one file, or series, for each image")
         row = record.file.row
         plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
-        pair = record.pair.removesuffix(plane) if record.pair in complete else ""
-        rows[id(row)] = replace(
-            row,
-            contrast=known[record.domain],
-            subject=record.subject,
-            split=(record.split or "train") if splits else "",
-            pair=pair,
-        )
+        is_paired = row.contrasts or record.pair in complete
+        for contrast, scan in (row.contrasts or {known[record.domain]: row.scan}).items():
+            if scan:
+                rows[contrast, scan, record.subject] = replace(
+                    row,
+                    scan=scan,
+                    contrast=contrast,
+                    subject=record.subject,
+                    split=(record.split or "train") if splits else "",
+                    pair=(record.pair or "").removesuffix(plane) if is_paired else "",
+                )
 
     return list(rows.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from gantk.catalog.catalog import Case, Catalog, Row, compose_text, unread_note, unread_rows
-from gantk.catalog.contrasts import ContrastWords, contrast_names
+from gantk.catalog.catalog import Catalog, Row, compose_text, unread_note, unread_rows
+from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.domains import GLOB, NAME_DOMAINS
 from gantk.catalog.layouts import OTHER_FORM, Reading, read_by
 from gantk.catalog.masks import set_masks
@@ -56,10 +55,6 @@ class Files(VolumeSource):
     def __post_init__(self):
         self.path = self.path or ("." if self.a else "")
         super().__post_init__()
-        # the contrasts of each domain, one channel each
-        self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
-        self.wanted = [name for names in self.contrasts.values() for name in names]
-        self.several = any(len(names) > 1 for names in self.contrasts.values())
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -67,20 +62,6 @@ class Files(VolumeSource):
         if path.is_dir() and io.list_images(path, recursive=True):
             return {"path": str(path)}
         return None
-
-    @cached_property
-    def texts(self) -> dict[str, str]:
-        """Contrast -> the word, folder or glob that the options a and b give."""
-        found: dict[str, str] = {}
-        for letter, contrasts in self.contrasts.items():
-            text = self.asked_words[letter]
-            words = contrast_names(text) if text else ()
-            if words and len(words) != len(contrasts):
-                what = f"'{text}' does not name {len(contrasts)} contrasts"
-                where = f"data.source.{'a' if letter == 'image' else letter}"
-                raise UserError(what, where=where, allowed="words joined by +")
-            found |= zip(contrasts, words, strict=False)
-        return found
 
     @cached_property
     def contrast_words(self) -> ContrastWords:
@@ -225,15 +206,12 @@ class Files(VolumeSource):
 
     def find_rows(self) -> list[Row]:
         """A row for each image of the domains; UserError where a domain has none."""
-        images = [row for row in self.catalog.of_kind("image") if row.contrast in self.wanted]
-        found = {row.contrast for row in images}
+        found = {row.contrast for row in self.catalog.of_kind("image")}
         lacking = [contrast for contrast in self.wanted if contrast not in found]
         if lacking:
             raise self._no_images(lacking)
-        if self.several:
-            rows = self._rows_of_cases(images)
-        else:
-            rows = self._rows_of_domains(images)
+        rows = sorted(self.rows_of_domains(), key=lambda row: row.letter)
+        if not self.several:
             self._set_pairs(rows)
 
         self.layout_in_words = self.catalog.in_words
@@ -261,72 +239,6 @@ class Files(VolumeSource):
             allowed="files that a layout explains; `gantk list layout` has ours",
             remedy=f"{NAME_DOMAINS}. {FILL_IN_TABLE}",
         )
-
-    def _rows_of_domains(self, images: Sequence[Row]) -> list[Row]:
-        """The images, by domain."""
-        return [
-            self.row_of(letter, row)
-            for letter, (contrast,) in self.contrasts.items()
-            for row in images
-            if row.contrast == contrast
-        ]
-
-    def _rows_of_cases(self, images: Sequence[Row]) -> list[Row]:
-        """A row for each domain and case, with a channel for each contrast."""
-        cases = Catalog(images).cases(self.wanted)
-        rows = []
-        beside = Counter(case.folder for case in cases)
-        for case in cases:
-            files = {name: self._only(case, name) for name in self.wanted if name in case.rows}
-            self._expect_one_grid([*files.values()])
-            key = self._key_of_case(case, alone=beside[case.folder] == 1)
-            for letter, contrasts in self.contrasts.items():
-                rows += self._rows_of_case(letter, contrasts, key, files)
-        return rows
-
-    def _key_of_case(self, case: Case, alone: bool) -> str:
-        """The folder of a case, and its name where it is not `alone` there."""
-        folder = self.key_of(case.folder) if case.folder != self.root else ""
-        key = folder if alone else f"{folder}/{case.name}".strip("/")
-        return key or self.root.resolve().name
-
-    def _rows_of_case(
-        self, letter: str, contrasts: Sequence[str], key: str, files: Mapping[str, Row]
-    ) -> list[Row]:
-        """The row of a domain and case; none where all of the domain's contrasts lack."""
-        present = [files[name] for name in contrasts if name in files]
-        if not present:
-            return []
-        scans = {name: files[name].scan if name in files else None for name in contrasts}
-        pair = key if len(self.domains) > 1 else ""
-        return [replace(present[0], letter=letter, key=key, pair=pair, contrasts=scans)]
-
-    def _only(self, case: Case, contrast: str) -> Row:
-        """The only image of a contrast of a case; UserError for two."""
-        row, *others = case.rows[contrast]
-        if others:
-            what = (
-                f"'{row.path.parent}' contains two files of {contrast}: '{row.path.name}' and"
-                f" '{others[0].path.name}'"
-            )
-            remedy = (
-                "remove one of them or, if one is a mask, set data.source.mask to a word of its"
-                f" name. {FILL_IN_TABLE}"
-            )
-            raise UserError(what, where="data.source.path", remedy=remedy)
-        return row
-
-    def _expect_one_grid(self, rows: Sequence[Row]) -> None:
-        """UserError for contrasts of a case on different grids."""
-        first, *others = rows
-        for row in others:
-            if differs := io.grids_differ(first.outline, row.outline):
-                what = (
-                    f"'{first.path}' and '{row.path}' are of one patient, but on different voxel grids:"
-                    f" {differs}"
-                )
-                remedy = "first register and resample the files of each patient onto one grid"
-                raise UserError(what, where="data.source.path", remedy=remedy)
 
     def _set_pairs(self, rows: Sequence[Row]) -> None:
         """Set the pairs: of volumes by patient and visit, of pictures by name."""

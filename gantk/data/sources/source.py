@@ -9,16 +9,17 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from gantk.catalog.catalog import Catalog, Row, compose_text, encodable
+from gantk.catalog.catalog import Case, Catalog, Row, compose_text, encodable
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.domains import NAME_DOMAINS, patient_of, regex_option, relative_to
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.scan import Asked, read_folder, rows_of_series
+from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
@@ -82,8 +83,6 @@ class RecordSource(ImageSource):
 class _Defaults(ImageSource):
     """Defaults for options that a source of files lacks."""
 
-    one_contrast: ClassVar[bool] = False  # whether a domain such as "T1+FLAIR" is a mistake
-
     read_by: str = ""  # what says whose the images are, and what they show, if no layout does
     layout: str | dict[str, str] = ""
     # contrast -> further words for it, of [data.words]
@@ -122,18 +121,6 @@ class FileSource(_Defaults):
                 remedy=remedy,
             )
 
-        several = next((name for name in self.domains if len(contrast_names(name)) > 1), None)
-        if self.one_contrast and several:
-            what = (
-                f"the domain '{several}' has {len(contrast_names(several))} contrasts, but the"
-                f" source '{kind}' reads one for each domain"
-            )
-            remedy = (
-                "use the source 'files' (one folder for each patient, one file for each"
-                " contrast), or set one contrast for each domain"
-            )
-            raise UserError(what, where="data.domains", remedy=remedy)
-
         self.root = Path(self.path)
         self.folder = self.root  # that keys and the rows of a run are relative to
         # of a run, which is resumed or evaluated: its rows as JSON
@@ -141,22 +128,107 @@ class FileSource(_Defaults):
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
-        self.words = {x: self.asked_words[x] or name for x, name in self.names.items()}
+        # the contrasts of each domain, one channel each
+        self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
+        self.wanted = [name for names in self.contrasts.values() for name in names]
+        self.several = any(len(names) > 1 for names in self.contrasts.values())
         self.reader = Reader(self.dims)
 
     def find_rows(self) -> list[Row]:
         """A row for each image of the recipe's domains, with its pair; UserError where a domain has
         none.
         """
-        letter_of = {name: letter for letter, name in self.names.items()}
-        images = (row for row in self.catalog.of_kind("image") if row.contrast in letter_of)
-        rows = [self.row_of(letter_of[row.contrast], row) for row in images]
-        pair_rows(rows, self.onto)
+        rows = self.rows_of_domains()
+        if not self.several:
+            pair_rows(rows, self.onto)
         return rows
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Contrast -> the word, folder or glob that the options a and b give."""
+        found: dict[str, str] = {}
+        for letter, contrasts in self.contrasts.items():
+            text = self.asked_words[letter]
+            words = contrast_names(text) if text else ()
+            if words and len(words) != len(contrasts):
+                what = f"'{text}' does not name {len(contrasts)} contrasts"
+                where = f"data.source.{'a' if letter == 'image' else letter}"
+                raise UserError(what, where=where, allowed="words joined by +")
+            found |= zip(contrasts, words, strict=False)
+        return found
+
+    def rows_of_domains(self) -> list[Row]:
+        """A row for each image of the domains; where one has several contrasts, for each case."""
+        if self.several:
+            return self._rows_of_cases()
+        return [
+            self.row_of(letter, row)
+            for row in self.catalog.of_kind("image")
+            for letter, contrasts in self.contrasts.items()
+            if row.contrast in contrasts
+        ]
+
+    def _rows_of_cases(self) -> list[Row]:
+        """A row for each domain and case, with a channel for each contrast."""
+        cases = self.catalog.cases(self.wanted, lambda row: row.pair or row.key)
+        rows = []
+        beside = Counter(case.folder for case in cases)
+        for case in cases:
+            files = {name: self._only(case, name) for name in self.wanted if name in case.rows}
+            self._expect_one_grid([*files.values()])
+            key = self._key_of_case(case, alone=beside[case.folder] == 1)
+            for letter, contrasts in self.contrasts.items():
+                rows += self._rows_of_case(letter, contrasts, key, files)
+        return rows
+
+    def _key_of_case(self, case: Case, alone: bool) -> str:
+        """The folder of a case, and its name where it is not `alone` there."""
+        place = relative_to(case.folder, self.folder.absolute())
+        folder = "" if place == Path() else place.as_posix()
+        key = folder if alone else f"{folder}/{case.name}".strip("/")
+        return key or self.folder.resolve().name
+
+    def _rows_of_case(
+        self, letter: str, contrasts: Sequence[str], key: str, files: Mapping[str, Row]
+    ) -> list[Row]:
+        """The row of a domain and case; none where all of the domain's contrasts lack."""
+        present = [files[name] for name in contrasts if name in files]
+        if not present:
+            return []
+        scans = {name: files[name].scan if name in files else None for name in contrasts}
+        pair = key if len(self.domains) > 1 else ""
+        return [replace(present[0], letter=letter, key=key, pair=pair, contrasts=scans)]
+
+    def _only(self, case: Case, contrast: str) -> Row:
+        """The only image of a contrast of a case; UserError for two."""
+        row, *others = case.rows[contrast]
+        if others:
+            what = (
+                f"'{row.path.parent}' contains two files of {contrast}: '{row.path.name}' and"
+                f" '{others[0].path.name}'"
+            )
+            remedy = (
+                "remove one of them or, if one is a mask, set data.source.mask to a word of its"
+                f" name. {FILL_IN_TABLE}"
+            )
+            raise UserError(what, where="data.source.path", remedy=remedy)
+        return row
+
+    def _expect_one_grid(self, rows: Sequence[Row]) -> None:
+        """UserError for contrasts of a case on different grids."""
+        first, *others = rows
+        for row in others:
+            if differs := io.grids_differ(first.outline, row.outline):
+                what = (
+                    f"'{first.path}' and '{row.path}' are of one patient, but on different voxel grids:"
+                    f" {differs}"
+                )
+                remedy = "first register and resample the files of each patient onto one grid"
+                raise UserError(what, where="data.source.path", remedy=remedy)
 
     def row_of(self, letter: str, row: Row) -> Row:
         """A row of the catalog as an image of a domain."""
-        key = self.key_of(Path(row.scan.name if row.scan.is_series else row.path))
+        key = row.key or self.key_of(Path(row.scan.name if row.scan.is_series else row.path))
         return replace(row, letter=letter, key=key)
 
     def series_rows(self) -> list[Row]:
@@ -178,16 +250,15 @@ class FileSource(_Defaults):
             if self.read_by:
                 pairs = Counter(row.pair for row in found if row.pair).values()
                 count = sum(images > 1 for images in pairs)
-                others = [row for row in self.catalog if row.kind != "image"]
-                self.layout_in_words = rows_in_words(self.read_by, [*found, *others], count)
+                self.layout_in_words = rows_in_words(self.read_by, self.catalog, count)
             return found
         rows = [Row.of_json(row, self.folder) for row in self.recorded]
         return [row for row in rows if all(map(os.path.exists, row.files_with_mask))]
 
     def key_of(self, path: Path) -> str:
-        """The key of a file: its path relative to the root, if it is below it."""
-        key = relative_to(path, self.root).as_posix()
-        return key if key != "." else self.root.resolve().name
+        """The key of a file: its path relative to the folder, if it is below it."""
+        key = relative_to(path, self.folder).as_posix()
+        return key if key != "." else self.folder.resolve().name
 
     def nothing_of(self, letter: str, what: str, allowed: str | Iterable[str]) -> NothingFound:
         """The error for a domain without files; it names an option."""
@@ -272,7 +343,7 @@ class VolumeSource(FileSource):
         """The catalog by the entities of BIDS, without these masks."""
         paths = io.files_below(self.root, True, bool)
         images = [path for path in paths if io.is_image(path) and path not in masks]
-        return read_folder(self.root, images, Asked(self.domains, "BIDS", self.own_words), paths)
+        return read_folder(self.root, images, Asked(self.wanted, "BIDS", self.own_words), paths)
 
     def masks_among(self, images: Sequence[Path]) -> list[Path]:
         """The images with the name of masks; UserError where the option `mask` names none."""

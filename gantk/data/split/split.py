@@ -1,18 +1,15 @@
-"""Splits records into train, validation and test: by patient, blocks of slices or image, in k
-folds, or by a file.
+"""Splits records into train, validation and test: by patient, blocks of slices or image, or in k
+folds.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.split.blocks import places_in_blocks, too_few
@@ -26,7 +23,6 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.data.test_size import needed_patients
 from gantk.errors import UserError, count_noun, join_first
-from gantk.files import sha256_of
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
 
@@ -50,8 +46,8 @@ class Splits(dict[str, list[Record]]):
 
     def __init__(self, sets: Mapping[str, list[Record]], by: str | None, made: Mapping = {}):
         super().__init__({name: sets.get(name, []) for name in SETS})
-        self.by = by  # "patient", "block", "image", or "folders" or "file" where these decided
-        self.made = made  # what else is needed to repeat the split: seed, fold, the file's hash
+        self.by = by  # "patient", "block", "image", or "folders" where these or a table decided
+        self.made = made  # what else is needed to repeat the split: seed, fold
 
     @property
     def held_out(self) -> str:
@@ -75,8 +71,7 @@ def split_records(
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
 
-    `table.file` has priority; then `folds`, which ignore the folders' names; then the sets that
-    folders or a table name (`Record.split`). A set that these do not name is empty. Only `by =
+    `folds` have priority; then the sets that folders or a table name (`Record.split`). A set that these do not name is empty. Only `by =
     "block"` divides known patients. Of two patients, one is trained on and one tested, of three
     `auto` trains on two; neither leaves one for validation. Registered pairs are never divided.
     UserError, with the numbers, where there are too few units for the shares.
@@ -92,15 +87,8 @@ def split_records(
         raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
     made: dict[str, Any] = {"seed": table.seed}
-    if table.file:
-        if table.folds:
-            what = f"folds = {table.folds} cannot be combined with the sets of '{table.file}'"
-            raise UserError(what, where="data.split.folds", remedy="remove one of the two")
-        records = _with_sets_of(Path(table.file), records)
-        made["file"] = {"path": table.file, "sha256": sha256_of(Path(table.file))}
-
-    if table.file or (not table.folds and any(record.split for record in records)):
-        splits, how = _as_named(records, table.file)
+    if not table.folds and any(record.split for record in records):
+        splits, how = _as_named(records)
     else:
         splits, how = _draw(records, table, {} if fingerprints is None else fingerprints)
         made |= {"folds": table.folds, "fold": table.fold} if table.folds else {}
@@ -109,59 +97,18 @@ def split_records(
     return splits, how
 
 
-def _with_sets_of(file: Path, records: Sequence[Record]) -> list[Record]:
-    """The records with the sets of a table of the columns patient and split, without those of `none`;
-    UserError where it lacks a patient.
-    """
-    where = "data.split.file"
-    try:
-        columns, rows = read_rows(file)
-    except UserError as error:
-        raise error.at(where) from error
-    if not {"patient", "split"} <= {*columns}:
-        what = f"'{file}' has the columns {first_columns(columns)}"
-        raise UserError(what, where=where, allowed="the columns patient and split")
-
-    set_of: dict[str, str] = {}
-    for line, cells in rows:
-        own = split_in(cells.get("split", ""), f"{where}: '{file.name}', line {line}")
-        if set_of.setdefault(cells.get("patient", ""), own) != own:
-            what = f"'{file}' puts '{cells['patient']}' into two sets"
-            raise UserError(what, where=where, remedy="keep one of the rows")
-    set_of[""] = ""  # of nobody known
-    own_set = {r.subject: set_of.get(r.subject) or set_of.get(_identifier(r)) for r in records}
-    lacking = sorted(repr(patient) for patient, own in own_set.items() if not own)
-    if lacking:
-        raise UserError(
-            f"'{file}' gives no set for {len(lacking)} of {count_noun(own_set, 'patient')}:"
-            f" {join_first(lacking)}",
-            where=where,
-            remedy="add a row for each. The word none in the column split leaves a patient out",
-        )
-    return [replace(r, split=own_set[r.subject]) for r in records if own_set[r.subject] != LEFT_OUT]
-
-
-def _identifier(record: Record) -> str:
-    """The patient's name in the file, of which a pseudonym is made."""
-    return getattr(record.subject, "of", "")
-
-
-def _as_named(records: Sequence[Record], file: str) -> tuple[Splits, str]:
-    """The sets that the file, or folders or a table of images, name; a set that these do not name is
-    empty.
-    """
-    origin = f"'{Path(file).name}'" if file else "the folders or the table"
+def _as_named(records: Sequence[Record]) -> tuple[Splits, str]:
+    """The sets that folders or a table name; a set that these do not name is empty."""
+    origin = "the folders or the table"
     sets = _sets_of([record.split or "train" for record in records], records)
     if not sets["train"]:
         what = f"the split given by {origin} has no training images"
-        if file:
-            raise UserError(what, where="data.split.file", allowed="rows with the split train")
         raise UserError(what, where="data.source", allowed="a folder or rows for train")
 
     held_out = [name for name in SETS[1:] if sets[name]]
     lacking = [f", no {name}" for name in ("test", "validation") if not sets[name]]
     how = f"{' and '.join(held_out or ['train'])} given by {origin}{''.join(lacking)}"
-    return Splits(sets, "file" if file else "folders"), f"{how}: {_counts(sets)}"
+    return Splits(sets, "folders"), f"{how}: {_counts(sets)}"
 
 
 def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[Splits, str]:

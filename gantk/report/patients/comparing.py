@@ -31,7 +31,7 @@ from gantk.terminal import warn
 
 OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
-    " trainings one split: `--set data.split.file=FILE`, a table with the columns patient and split."
+    " trainings one split: `--data FILE`, a table of the images with a column split."
 )
 FOLDS = " Folds of one recipe count as one: give all of them, and the same folds of another recipe."
 OTHER_SCALES = (

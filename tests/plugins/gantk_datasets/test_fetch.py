@@ -21,8 +21,10 @@ from servers import Handler, Server, serve
 
 import gantk
 from gantk import downloads, unpack
+from gantk.data.sources.table import Manifest
 from gantk.errors import GantkError, UserError
 from gantk.progress import progress_to
+from gantk.recipe.load import load_recipe
 from gantk_datasets.public import download
 
 PICTURES = {f"set/train/{n}.png": bytes([n]) * 70_000 for n in range(4)}
@@ -456,8 +458,16 @@ def test_missing_keeps_images_and_agrees_on_labels(missing_set):
 
 def test_missing_holds_out_people_by_its_table(missing_set):
     folder, _ = missing_set
-    with (folder / "split.csv").open() as file:
-        side_of = {row["patient"]: row["split"] for row in csv.DictReader(file)}
+    data = load_recipe("missing").check().data
+    source = Manifest(data.domains, 3, (8, 8, 8), path=str(folder / "patients.csv"))
+    rows = source.find_rows()
+    side_of = {row.subject: row.split for row in rows}
+    assert sum(row.mask is not None for row in rows) == 2 * 26
+    for row in rows:
+        assert [*row.contrasts] == ["T1", "T1CE", "T2", "FLAIR"]
+        assert all(
+            scan.path.name.endswith(f"_{x.lower()}.nii.gz") for x, scan in row.contrasts.items()
+        )
 
     assert set(side_of) == {path.name for path in folder.iterdir() if path.is_dir()}
     held_out = {patient for patient, side in side_of.items() if side == "test"}
