@@ -17,6 +17,16 @@ from gantk.formats.files import is_volume, outline, series_format, unread_kind
 from gantk.formats.image import Image, Scan, SeriesHeader
 
 Kind = Literal["image", "mask", "left out", "no scan", "other"]
+# keys of a run's JSON -> the attributes of a row that they record as they are
+RECORDED = {
+    "domain": "letter",
+    "key": "key",
+    "patient": "subject",
+    "split": "split",
+    "label": "label",
+    "position": "position",
+    "pair": "pair",
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -77,16 +87,10 @@ class Row:
     def as_json(self, root: Path) -> dict[str, Any]:
         """What a run records of it, for `of_json`; files below `root` relative to it."""
         contrasts = self.contrasts or {}
-        recorded = {
-            "domain": self.letter,
+        recorded = {name: getattr(self, attribute) for name, attribute in RECORDED.items()}
+        recorded |= {
             "files": _parts(self.scan, root),
-            "key": self.key,
-            "patient": self.subject,
-            "split": self.split,
-            "label": self.label,
             "mask": [_relative(self.mask, root)] if self.mask else [],
-            "position": self.position,
-            "pair": self.pair,
             "onto": _parts(self.onto, root),
             "contrasts": {name: _parts(scan, root) for name, scan in contrasts.items()},
         }
@@ -96,13 +100,8 @@ class Row:
     def of_json(cls, recorded: Mapping[str, Any], root: Path) -> Row:
         """The row that a run recorded, with the files below `root`."""
         row = cls(_scan_of(recorded["files"], root))
-        row.letter = recorded["domain"]
-        row.key = recorded["key"]
-        row.subject = recorded.get("patient", "")
-        row.split = recorded.get("split", "")
-        row.label = recorded.get("label", "")
-        row.position = recorded.get("position")
-        row.pair = recorded.get("pair", "")
+        for name in RECORDED.keys() & recorded.keys():
+            setattr(row, RECORDED[name], recorded[name])
         row.mask = root / recorded["mask"][0] if "mask" in recorded else None
         row.onto = _scan_of(recorded["onto"], root) if "onto" in recorded else None
         if "volume" in recorded:  # of an earlier version; all volumes of `onto` have one grid
@@ -164,10 +163,6 @@ class Row:
             return self.scan
         name = encodable(os.path.relpath(self.path, root).replace(os.sep, "/"))
         return replace(self.scan, name=name)
-
-    def folders_below(self, root: Path) -> tuple[str, ...]:
-        """The folders below `root` that its files lie in."""
-        return self.path.parent.relative_to(root).parts
 
     @property
     def anatomy(self) -> str:

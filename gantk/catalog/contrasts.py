@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, takewhile
 from pathlib import Path
@@ -132,6 +132,11 @@ class ContrastWords:
 USUAL_WORDS = ContrastWords()
 
 
+def only(said: Collection[str], otherwise: str = "") -> str:
+    """The contrast that is said; `otherwise` where none is, or several are."""
+    return next(iter(said)) if len(said) == 1 else otherwise
+
+
 class FoundContrast(NamedTuple):
     """A contrast that words of a name say."""
 
@@ -218,8 +223,8 @@ def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:
     (`T1 post contrast`); None for others.
     """
     contrasts = list(contrasts)
-    said = ContrastWords(contrasts).meant(name)
-    return next(iter(said)) if len(said) == 1 and said <= {*contrasts} else None
+    said = only(ContrastWords(contrasts).meant(name))
+    return said if said in contrasts else None
 
 
 def _own_contrast(name: str) -> FoundContrast | None:

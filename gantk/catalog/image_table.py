@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row, compose_text
-from gantk.catalog.contrasts import ContrastWords, one_word
+from gantk.catalog.contrasts import USUAL_WORDS, ContrastWords, one_word, only
 from gantk.catalog.layouts import without_contrast
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
@@ -177,8 +177,8 @@ class ImageTable:
         """The contrast that a cell of the column domain says; "" for another one."""
         if not word and len(self.contrasts) > 1:
             raise UserError("the cell domain is empty", allowed=self.contrasts, remedy="fill it in")
-        said = self.words.meant(word) if word else frozenset(self.contrasts)
-        return next(iter(said)) if len(said) == 1 and said <= {*self.contrasts} else ""
+        said = only(self.words.meant(word) if word else self.contrasts)
+        return said if said in self.contrasts else ""
 
     def _set_masks(self, rows: Sequence[Row], text: str) -> None:
         """Set the mask of the images of a line: of those on the mask's grid, or of all where images
@@ -200,17 +200,12 @@ class ImageTable:
         path = self.folder / text
         if "\\" in text and not os.path.exists(path):  # a table written on Windows
             path = self.folder / text.replace("\\", "/")
-        scan = Scan(path)
-        if os.path.isdir(path):
-            series = io.scans(path, recursive=False)
-            if len(series) != 1:
-                images = count_noun(series, "image")
-                raise UserError(f"'{text}' is a folder of {images}, not of one DICOM series")
-            scan = series[0]
-        elif not os.path.exists(path):
+        if not os.path.exists(path):
             raise UserError(f"'{text}' does not exist")
-        elif not io.is_image(path) and not io.series_format(path):
+        is_folder = os.path.isdir(path)
+        if not (is_folder or io.is_image(path) or io.series_format(path)):
             raise UserError(f"'{text}' is not a readable image")
+        scan = io.scan_of(path) if is_folder else Scan(path)
         if not re.fullmatch("[0-9]{0,4}", volume):
             raise UserError(f"'{volume}' is not the number of a volume, from 0 on")
         return replace(scan, volume=int(volume)) if volume else scan
@@ -268,14 +263,11 @@ def domains_in_table(path: Path) -> Counter[str]:
     UserError where neither the header nor a row says a domain.
     """
     columns, rows = read_rows(path)
-    words = ContrastWords()
-    found: Counter[str] = Counter()
-    if "path" not in columns:
-        found.update(words.contrast_of.get(one_word(column), "") for column in columns)
-    for _, cells in rows if "path" in columns else ():
-        word = cells.get("domain", "")
-        said = words.meant(word)
-        found[next(iter(said)) if len(said) == 1 else word] += 1
+    if "path" in columns:
+        said = (cells.get("domain", "") for _, cells in rows)
+        found = Counter(only(USUAL_WORDS.meant(word), word) for word in said)
+    else:
+        found = Counter(USUAL_WORDS.contrast_of.get(one_word(column), "") for column in columns)
     del found[""]
     if not found and not any(cells.get("label") for _, cells in rows):
         raise wrong_header(f"'{path}'", columns, ("T1", "T2"), "PATH")

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from gantk.catalog.catalog import Catalog, Row, compose_text
-from gantk.catalog.contrasts import ContrastWords, one_word, words_of
+from gantk.catalog.contrasts import ContrastWords, one_word, only, words_of
 from gantk.catalog.doubts import CHANNELS_WITHOUT_NAMES, doubt_about_names, doubt_about_table
 from gantk.catalog.words import (
     CLASS,
@@ -248,7 +248,7 @@ def read_contrasts(images: Sequence[str], words: ContrastWords) -> Reading:
     for image in _without_splits(images, words):
         parts = reversed(image.text.split("/"))
         said = next(filter(None, map(words.said, parts)), frozenset[str]())
-        row = Row(image.scan, next(iter(said)) if len(said) == 1 else "", split=image.split)
+        row = Row(image.scan, only(said), split=image.split)
         row.session = visit_words(image.text)
         if not is_volume(row.path):
             row.slice = without_contrast(image.text, row.contrast, words)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import ContrastWords
+from gantk.catalog.contrasts import ContrastWords, only
 from gantk.catalog.layouts import Reading, scan_named
 from gantk.catalog.words import split_named
 from gantk.errors import reading_file
@@ -76,8 +76,7 @@ def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:
         names = {int(number): str(name) for number, name in table.items() if number.isdecimal()}
         if len({*names.values()}) < len(names):
             raise ValueError("it gives several channels one name")
-        said = {number: words.meant(name) for number, name in names.items()}
-        known = {n: next(iter(own)) if len(own) == 1 else names[n] for n, own in said.items()}
+        known = {number: only(words.meant(name), name) for number, name in names.items()}
         return known if len({*known.values()}) == len(known) else names
 
 
@@ -103,8 +102,7 @@ def read_entities(
                 return None
             found.left_out[path] = "without a name of BIDS"
             continue
-        said = words.said(stem_of(path))
-        row = Row(scan_named(path), next(iter(said)) if len(said) == 1 else suffix)
+        row = Row(scan_named(path), only(words.said(stem_of(path)), suffix))
         row.subject = f"sub-{entities['sub']}"
         row.session = f"ses-{entities['ses']}" if "ses" in entities else ""
         runs.setdefault(row.cell, []).append((len(entities), natural(path), row))

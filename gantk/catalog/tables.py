@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from gantk.catalog.words import SPLIT, split_named, whole
 from gantk.errors import UserError, did_you_mean, reading_file
 from gantk.files import read_file
 
@@ -16,13 +17,6 @@ UNKNOWN = frozenset(
     ["na", "n/a", "nan", "nat", "null", "none", "unknown", "missing", "<na>", "?", "-", "."]
 )
 LEFT_OUT = "none"  # in the column split: the row is not used
-# What a cell of the column split may say, in lower case.
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys((LEFT_OUT, "exclude", "-"), LEFT_OUT),
-}
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
 
@@ -80,13 +74,14 @@ def split_in(cell: str, where: str) -> str:
     """The set that a cell of the column split names, `LEFT_OUT`, or "" for an empty cell; UserError
     for any other word.
     """
-    split = SPLIT_WORDS.get(cell.lower(), "")
-    if cell and not split:
-        what = f"'{cell}' is not a valid split"
-        allowed = f"train, validation, test, or {LEFT_OUT} to leave the row out"
-        remedy = did_you_mean(cell, SPLIT_WORDS)
-        raise UserError(what, where=where, allowed=allowed, remedy=remedy)
-    return split
+    if not cell or whole(SPLIT, cell):
+        return split_named(cell)
+    if cell.lower() in (LEFT_OUT, "exclude", "-"):
+        return LEFT_OUT
+    what = f"'{cell}' is not a valid split"
+    allowed = f"train, validation, test, or {LEFT_OUT} to leave the row out"
+    remedy = did_you_mean(cell, ("train", "validation", "test", LEFT_OUT))
+    raise UserError(what, where=where, allowed=allowed, remedy=remedy)
 
 
 def first_columns(columns: Sequence[str]) -> str:

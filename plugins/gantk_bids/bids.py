@@ -80,7 +80,6 @@ class Bids(VolumeSource):
                     where="data.domains",
                     allowed=sorted(there - {""}) or "such as sub-01/anat/sub-01_T1w.nii.gz",
                 )
-        self.layout_in_words = self.catalog.in_words
         return super().find_rows()
 
     def _mask_of(self, row: Row, masks: Sequence[Path]) -> Path | None:

@@ -4,7 +4,7 @@ name.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gantk import Catalog, Row, VolumeSource
 from gantk.catalog.contrasts import exclude, usual_contrast
-from gantk.catalog.domains import regex_option
+from gantk.catalog.domains import NAME_DOMAINS, regex_option
 from gantk.catalog.tables import FILL_IN_TABLE
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import NothingFound, UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
@@ -52,11 +52,10 @@ class Dicom(VolumeSource):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.several:
-            what = "the source 'dicom' reads one contrast for each domain"
-            raise UserError(what, where="data.domains", remedy=FILL_IN_TABLE)
-        self.patterns = {"a": regex_option(self.a, "a"), "b": regex_option(self.b, "b")}
-        self.patterns["image"] = self.patterns["a"]
+        self.patterns = {
+            contrast: regex_option(self.texts.get(contrast, ""), self.option_of(contrast))
+            for contrast in self.wanted
+        }
 
     @classmethod
     def accepts(cls, path: Path) -> dict | None:
@@ -73,36 +72,35 @@ class Dicom(VolumeSource):
         """A row for each series of the domains; UserError where a domain has none."""
         series = self.series_rows()
         found = [row for row in series if row.header]
-        chosen = {letter: self._of_domain(letter, found) for letter in self.names}
-        names = [{row.scan.name for row in own} for own in chosen.values()]
-        twice = set.intersection(*names) if len(names) > 1 else None
-        if twice:
-            what = f"'{min(twice)}' belongs to both domains, {' and '.join(self.domains)}"
+        chosen = {contrast: self._of_contrast(contrast, found) for contrast in self.patterns}
+        contrast_of: dict[str, str] = {}
+        for contrast, own in chosen.items():
+            for row in own:
+                row.contrast = contrast_of.setdefault(row.scan.name, contrast)
+        rows = [row for own in chosen.values() for row in own]
+        if len(contrast_of) < len(rows):
+            (twice, _), *_ = Counter(row.scan.name for row in rows).most_common(1)
+            what = f"'{twice}' belongs to both domains, {' and '.join(self.domains)}"
             remedy = f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}"
             raise UserError(what, where="data.source", remedy=remedy)
 
-        rows = [row for own in chosen.values() for row in own]
-        for letter, own in chosen.items():
-            for row in own:
-                row.contrast = self.names[letter]
         self.set_patients(rows)
         self.notes = _notes_on_people(rows)
         self.doubts = [] if self.pattern else _doubts_about_people(rows)
         return Catalog([*rows, *self._rows_left_out(series, rows)])
 
-    def _of_domain(self, letter: str, found: Sequence[Row]) -> list[Row]:
-        pattern = self.patterns[letter]
-        name = self.names[letter]
+    def _of_contrast(self, name: str, found: Sequence[Row]) -> list[Row]:
+        pattern = self.patterns[name]
         scans = [row for row in found if row.kind == "image"]
         if pattern is not None:
             chosen = []
             for row in found:
-                texts = (*row.header.words, "/".join(row.folders_below(self.root)))
+                texts = (*row.header.words, row.path.parent.relative_to(self.root).as_posix())
                 if any(map(pattern.search, texts)):
                     chosen.append(replace(row, kind="image"))
         else:
             chosen = [row for row in scans if row.contrast == name]
-            if not chosen and len(self.domains) == 1:
+            if not chosen and len(self.patterns) == 1:
                 others = [
                     row for row in scans if exclude(row.contrast.lower(), usual_contrast(name))
                 ]
@@ -115,8 +113,11 @@ class Dicom(VolumeSource):
                 "a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
                 " folder's name"
             )
-            raise self.nothing_of(
-                letter, f"no DICOM series of {name} in '{self.root}'{there}", allowed
+            raise NothingFound(
+                f"no DICOM series of {name} in '{self.root}'{there}",
+                where=f"data.source.{self.option_of(name)}",
+                allowed=allowed,
+                remedy=NAME_DOMAINS,
             )
 
         return chosen

@@ -200,7 +200,7 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count):
             "'.*/T1.nii.gz' is listed twice.*line 3",
         ),
         ("path,domain\nstudy.csv,T1\n", "'study.csv' is not a readable image.*line 2"),
-        ("path,domain\npatient0,T1\n", "'patient0' is a folder of 3 images.*line 2"),
+        ("path,domain\npatient0,T1\n", "patient0' is a folder.*line 2"),
         ("T1,T2,label\n,,x\n", "no path in the column t1 or t2.*line 2"),
         (
             "path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n",
@@ -250,6 +250,17 @@ def export(root):
 def test_bids_entities_tell_contrasts_and_runs(dataset):
     enhanced = records_of(Bids, dataset, ("T1", "T1ce"), dims=3)
     assert {name[6:] for name in file_names(enhanced, "b")} == {"_ce-gadolinium_T1w.nii.gz"}
+
+
+def test_contrasts_of_a_session_of_bids_are_channels(dataset):
+    records = of(records_of(Bids, dataset, ("T1+T2", "FLAIR"), dims=3), "a")
+    assert [(record.key, len(record.files), record.missing) for record in records] == [
+        ("sub-01/anat", 2, ()),
+        ("sub-02/anat", 2, ()),
+        ("sub-03/ses-1/anat", 2, ()),
+        ("sub-03/ses-2/anat", 2, ()),
+    ]
+    assert records[0].read().shape[0] == 2
 
 
 class Frame:

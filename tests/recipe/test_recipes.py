@@ -235,9 +235,6 @@ def refusal_of(recipe, kind):
     table = load_recipe(recipe).tables["data"]
     if table.get("dims") == 3 and kind in ("pictures", "table"):
         return "is a picture, but data.dims is 3. Allowed: volumes: NIfTI", None
-    if "+" in table["domains"][0] and kind not in ("nifti", "pictures"):
-        said = "' has [34] contrasts|contains one file for each contrast"
-        return rf"({said}).*one folder for each patient,.* one file", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
         return "a label map contains .*from 0 to 4|needs one domain", None
 
@@ -264,7 +261,7 @@ def checked(data, recipe, kind, *settings, profile=None):
     contrasts = (
         name for each in load_recipe(recipe).tables["data"]["domains"] for name in each.split("+")
     )
-    path = data(tuple(contrasts), kind)
+    path = data(tuple(dict.fromkeys(contrasts)), kind)
     says, over = refusal_of(recipe, kind)
 
     def first_batch(*more):

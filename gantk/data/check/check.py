@@ -4,7 +4,6 @@ JSON.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -507,7 +506,10 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     too_few = few_test_patients(usage.splits)
     if too_few:
         lines["too few"] = too_few
-    return lines | _other_files(found, usage, layout)
+    masks = {file for record in usage.records for file in record.mask_files}
+    if masks:
+        lines["masks"] = f"{count_noun(masks, 'file')} used as masks of lesions"
+    return lines
 
 
 def _pairs_in_words(found: Examination, usage: Study) -> str:
@@ -517,19 +519,3 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
     if on_other_grids(usage.records):
         return "none found on one grid: use --set data.source.onto=a"
     return "none found"
-
-
-def _other_files(found: Examination, usage: Study, layout: str) -> dict[str, str]:
-    """Topic -> a line on the files that are masks, or not used."""
-    lines = {}
-    records = [record for item in found.items for record in item.records]
-    used = {os.path.abspath(file) for record in records for file in record.files}
-    masks = {os.path.abspath(file) for record in usage.records for file in record.mask_files}
-    if masks:
-        lines["masks"] = f"{count_noun(masks, 'file')} used as masks of lesions"
-    left_out = [row for row in found.rows if not {*map(os.path.abspath, row.files)} <= used | masks]
-    if left_out and " left out" not in layout:  # the layout counts them
-        files = count_noun(left_out, "file")
-        shown = left_out[0].scan_below(found.path).name
-        lines["left out"] = f"{files} not used, such as {shown}"
-    return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
 from gantk.data.dataset import Study
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.source import file_sources
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file
 from gantk.formats.image import Scan
@@ -25,13 +26,14 @@ def expect_table(table: Path, overwrite: bool) -> None:
 
 
 def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
-    """Write one row for each image; `said` are the rows that names and headers give.
+    """Write one row for each image, and return a sentence about the rows.
 
     With a `usage` the table yields the same records; files that it does not use are left out by
-    `none` in the column split. Without one, a row contains only what names and headers say. Returns a sentence about the rows.
+    `none` in the column split. Without one, it has the rows `said`, which are what names and headers
+    say.
     """
     if usage:
-        rows = [*_rows_in_use(usage), *_rows_left_out(usage, said)]
+        rows = [*_rows_in_use(usage), *_rows_left_out(usage)]
     else:
         rows = [
             replace(row, split="" if row.kind == "image" else LEFT_OUT, pair="", session="")
@@ -57,16 +59,18 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
     )
 
 
-def _rows_left_out(usage: Study, said: Sequence[Row]) -> Iterator[Row]:
-    """Yield a row for each image that is not used."""
-    known = {row.path: row for row in usage.source.catalog}
+def _rows_left_out(usage: Study) -> list[Row]:
+    """A row for each image that is not used."""
     used = set()
     for record in usage.records:
         used |= set(map(os.path.abspath, (*record.files, *record.mask_files)))
-    for image in said:
-        if used.isdisjoint(map(os.path.abspath, image.files)):
-            row = known.get(image.scan.path, Row(Scan(image.scan.path)))
-            yield Row(Scan(image.scan.path), row.contrast, split=LEFT_OUT)
+    rows = {}
+    for source in file_sources(usage.source):
+        for row in source.catalog:
+            if row.kind != "other" and used.isdisjoint(map(os.path.abspath, row.files)):
+                place = row.scan.path
+                rows[place] = Row(Scan(place), row.contrast, split=LEFT_OUT)
+    return [*rows.values()]
 
 
 def _rows_in_use(usage: Study) -> list[Row]:

@@ -68,7 +68,6 @@ class Aligned(FileSource):
 
     def find_rows(self) -> list[Row]:
         """A row for every picture."""
-        self.layout_in_words = self.catalog.in_words
         return [self.row_of("image", row) for row in self.catalog.of_kind("image")]
 
     def records(self) -> list[Record]:

@@ -185,8 +185,7 @@ class Files(VolumeSource):
                 paths = {*self.root.glob(pattern)}
         matched = [image for image in images if image in paths]
         if not matched:
-            letter = next(x for x, names in self.contrasts.items() if contrast in names)
-            where = f"data.source.{'a' if letter == 'image' else letter}"
+            where = f"data.source.{self.option_of(contrast)}"
             raise NothingFound(f"no images match '{folder}'", where=where, allowed=io.readable())
         return matched
 
@@ -213,8 +212,6 @@ class Files(VolumeSource):
         rows = sorted(self.rows_of_domains(), key=lambda row: row.letter)
         if not self.several:
             self._set_pairs(rows)
-
-        self.layout_in_words = self.catalog.in_words
         for row in rows:
             if row.mask:
                 self.mask_of(row.path, [row.mask])
@@ -222,17 +219,12 @@ class Files(VolumeSource):
 
     def _no_images(self, lacking: Sequence[str]) -> NothingFound:
         """The error for contrasts without images, with what was found and what helps."""
-        images = self.catalog.of_kind("image")
-        what = f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}"
-        if images:
-            names = [repr(self.key_of(row.path)) for row in images]
-            what += f". Found: {join_first(names, most=MAX_NAMED)}"
-        elif self.catalog.rows:
-            name = self.key_of(self.catalog.rows[0].path)
-            left_out = self.catalog.in_words.rpartition("; ")[2]
-            what += f" by the layout '{self.catalog.layout}': {left_out}, such as '{name}'"
-        else:
-            what += f". It contains no images ({io.readable()})"
+        rows = self.catalog.of_kind("image") or self.catalog.rows
+        names = join_first([repr(self.key_of(row.path)) for row in rows], most=MAX_NAMED)
+        found = f"{names}, by the layout {self.catalog.in_words}" if rows else "no images"
+        what = (
+            f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}. Found: {found}"
+        )
         return NothingFound(
             what,
             where="data.source.path",

@@ -15,7 +15,7 @@ from typing import Any
 
 from gantk.catalog.catalog import Case, Catalog, Row, compose_text, encodable
 from gantk.catalog.contrasts import contrast_names
-from gantk.catalog.domains import NAME_DOMAINS, patient_of, regex_option, relative_to
+from gantk.catalog.domains import patient_of, regex_option, relative_to
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.scan import Asked, read_folder, rows_of_series
@@ -127,7 +127,6 @@ class FileSource(_Defaults):
         self.recorded: Sequence[Mapping[str, Any]] | None = None
         self.pattern = regex_option(self.patient)
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
-        self.asked_words = {"a": self.a, "b": self.b, "image": self.a}
         # the contrasts of each domain, one channel each
         self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
         self.wanted = [name for names in self.contrasts.values() for name in names]
@@ -148,14 +147,18 @@ class FileSource(_Defaults):
         """Contrast -> the word, folder or glob that the options a and b give."""
         found: dict[str, str] = {}
         for letter, contrasts in self.contrasts.items():
-            text = self.asked_words[letter]
-            words = contrast_names(text) if text else ()
-            if words and len(words) != len(contrasts):
+            option = "b" if letter == "b" else "a"
+            text = getattr(self, option)
+            words = contrast_names(text) if len(contrasts) > 1 else (text,)
+            if text and len(words) != len(contrasts):
                 what = f"'{text}' does not name {len(contrasts)} contrasts"
-                where = f"data.source.{'a' if letter == 'image' else letter}"
-                raise UserError(what, where=where, allowed="words joined by +")
-            found |= zip(contrasts, words, strict=False)
+                raise UserError(what, where=f"data.source.{option}", allowed="words joined by +")
+            found |= zip(contrasts, words, strict=True) if text else ()
         return found
+
+    def option_of(self, contrast: str) -> str:
+        """The option that names the images of a contrast."""
+        return "a" if contrast in next(iter(self.contrasts.values())) else "b"
 
     def rows_of_domains(self) -> list[Row]:
         """A row for each image of the domains; where one has several contrasts, for each case."""
@@ -234,7 +237,7 @@ class FileSource(_Defaults):
     def series_rows(self) -> list[Row]:
         """A row for each series of files below the root, filled from its header."""
         scans = [scan for scan in io.scans(self.root) if not io.is_image(scan.path)]
-        return rows_of_series(scans, self.domains)
+        return rows_of_series(scans, self.wanted)
 
     def set_patients(self, rows: Iterable[Row]) -> None:
         """Set the patients that the option `patient` finds in paths."""
@@ -247,6 +250,7 @@ class FileSource(_Defaults):
         """The rows of a run whose files exist; of a new run those of `find_rows`."""
         if self.recorded is None:
             found = self.find_rows()
+            self.layout_in_words = self.catalog.in_words
             if self.read_by:
                 pairs = Counter(row.pair for row in found if row.pair).values()
                 count = sum(images > 1 for images in pairs)
@@ -259,12 +263,6 @@ class FileSource(_Defaults):
         """The key of a file: its path relative to the folder, if it is below it."""
         key = relative_to(path, self.folder).as_posix()
         return key if key != "." else self.folder.resolve().name
-
-    def nothing_of(self, letter: str, what: str, allowed: str | Iterable[str]) -> NothingFound:
-        """The error for a domain without files; it names an option."""
-        option = "a" if letter == "image" else letter
-        where = f"data.source.{option}"
-        return NothingFound(what, where=where, allowed=allowed, remedy=NAME_DOMAINS)
 
     def records(self) -> list[Record]:
         """One record for every row, or for every plane of it.
