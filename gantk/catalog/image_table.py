@@ -106,15 +106,16 @@ class ImageTable:
             )
         return Catalog([*rows.values(), *left_out])
 
-    def name_pairs(self, rows: Sequence[Row]) -> None:
+    def name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
         """Set what images of one anatomy share (`pair`), if these are no columns of one line: the
-        cell `pair`, else patient and visit; where several images of a contrast do, the slice too.
+        cell `pair`, else patient and visit; where several images of a contrast do, the slice too:
+        the position or, `by_name`, the name without the contrast.
         """
         if self.column_of:
             return
         is_said = "pair" in self.columns
         for row in rows:
-            if not row.slice:
+            if by_name and not row.slice:
                 row.slice = without_contrast(io.stem_of(row.key), row.contrast, self.words)
             if not is_said:
                 row.pair = "/".join(filter(None, (row.split, row.subject, row.session)))

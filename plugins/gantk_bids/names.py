@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantk.catalog.contrasts import CONTRASTS, one_word
-from gantk.catalog.stated import entities_of
+from gantk.formats import files as io
 
 # Usual contrast -> its BIDS suffix, with the entity that it requires.
 SUFFIXES = {
@@ -52,8 +52,11 @@ class Named:
 
 def parse_name(path: Path) -> Named | None:
     """Parse a file's name into entities and suffix; None if it is not a BIDS name."""
-    entities, suffix = entities_of(path.name)
-    if "sub" not in entities or not re.fullmatch("[A-Za-z0-9]+", suffix):
+    *pairs, suffix = io.stem_of(path).split("_")
+    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+    if len(entities) != len(pairs) or "sub" not in entities:
+        return None
+    if not re.fullmatch("[A-Za-z0-9]+", suffix):
         return None
 
     subject = f"sub-{entities['sub']}"

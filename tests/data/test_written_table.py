@@ -186,3 +186,13 @@ def test_contrasts_of_a_table_are_channels_as_those_of_a_folder(tmp_path, domain
     assert len(expected) >= 8
     assert images_of(tmp_path / "wide.csv") == expected
     assert images_of(tmp_path / "long.csv") == expected
+
+
+def test_a_second_volume_of_a_contrast_is_no_image_of_its_own(tmp_path):
+    names = [f"p{n}/{k}.nii" for n in range(3) for k in ("T1_a", "T1_b", "T2", "FLAIR")]
+    grown(tmp_path, names)
+    lines = [f"{name},{name[3:].partition('_')[0].partition('.')[0]},{name[:2]}" for name in names]
+    (tmp_path / "t.csv").write_text("\n".join(["path,domain,patient", *lines]))
+    settings = ['data.domains=["T1+T2", "FLAIR"]', 'data.missing="mask"']
+    with pytest.raises(UserError, match="two files of T1: 'T1_a.nii' and 'T1_b.nii'"):
+        check(tmp_path / "t.csv", set=settings)

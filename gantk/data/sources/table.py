@@ -77,7 +77,9 @@ class Manifest(VolumeSource):
         if not any(row.subject for row in images):
             self.set_patients(images)
         if len(self.wanted) > 1:
-            self.images.name_pairs(images)
+            # a second volume of a contrast is no other slice of an image of several
+            are_volumes = self.several and any(row.is_volume for row in images)
+            self.images.name_pairs(images, by_name=not are_volumes)
         for row in images:
             row.contrast = self.contrast_of[row.contrast]
         return catalog
