@@ -17,7 +17,6 @@ from gantk.errors import (
     GantkError,
     Interrupted,
     UserError,
-    did_you_mean,
     printable,
     unforeseen_message,
 )
@@ -35,6 +34,7 @@ from gantk.terminal import (
     layout_option,
     line_printer,
     overwrite_option,
+    reword,
     say,
     split_names,
     warn,
@@ -119,7 +119,7 @@ class Commands(CommandGroup):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:  # its message quotes an argument
-            _reword(error, printable(error.message))
+            reword(error, printable(error.message))
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
@@ -143,26 +143,10 @@ class Commands(CommandGroup):
                         rows.append((name.ljust(width), command.get_short_help_str(limit=400)))
                 formatter.write_dl(rows)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]):
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            # click names close commands by itself from version 8.3 on
-            if not getattr(error, "possibilities", None):
-                hint = did_you_mean(args[0], self.list_commands(ctx))
-                if hint:
-                    _reword(error, f"{error.message} {hint}")
-            raise
-
 
 def _drop_output() -> None:
     """Drop unwritten output, which Python would flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _reword(error: click.ClickException, message: str) -> None:
-    """Replace an error's message, which click declares final."""
-    vars(error)["message"] = message
 
 
 @click.group(cls=Commands, examples=EXAMPLES, context_settings=SETTINGS)

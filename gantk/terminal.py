@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gantk.errors import CtrlC, argument, printable
+from gantk.errors import CtrlC, argument, did_you_mean, printable
 from gantk.files import expect_file, write_output
 from gantk.guest import hear
 
@@ -89,9 +89,38 @@ class Command(click.Command):
 
 
 class CommandGroup(Command, click.Group):
-    """A command with subcommands."""
+    """A command with subcommands; without arguments it prints its help.
+
+    Args:
+        instead: what to type for a word that is none of them, which stands for {}.
+    """
 
     command_class = Command
+
+    def __init__(self, *args: Any, instead: str = "", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.instead = instead
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and self.no_args_is_help:
+            args = ["--help"]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            # click names close commands by itself from version 8.3 on
+            if not getattr(error, "possibilities", None):
+                hint = did_you_mean(args[0], self.list_commands(ctx))
+                hint = hint or self.instead.format(argument(args[0]))
+                reword(error, f"{error.message} {hint}".strip())
+            raise
+
+
+def reword(error: click.ClickException, message: str) -> None:
+    """Replace an error's message, which click declares final."""
+    vars(error)["message"] = message
 
 
 device_option = click.option(
@@ -265,11 +294,11 @@ def warn(text: str) -> None:
 
 def table(headers: tuple[str, ...], rows: Iterable[Sequence[str | Text]]) -> Table:
     """A table of rows of strings, or of `styled` text, under headers (none: no header line); long
-    cells are folded, not cut.
+    cells are folded, not cut. Those of the first column, which are names to copy, are not folded.
     """
     grid = Table(box=None, pad_edge=False, show_header=bool(headers))
     for header in headers:
-        grid.add_column(styled(header), overflow="fold")
+        grid.add_column(styled(header), overflow="fold", no_wrap=not grid.columns)
 
     for row in rows:
         grid.add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in row))

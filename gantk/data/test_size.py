@@ -24,3 +24,8 @@ def needed_patients(comparisons: int = 1) -> int:
     usual score can be significant; more for more comparisons.
     """
     return least_patients(max(comparisons, USUAL_COMPARISONS))
+
+
+def needed_words() -> str:
+    """How many test patients gantk asks for, and what for, in words."""
+    return f"{needed_patients()} test patients are needed to tell a gain in every score from chance"

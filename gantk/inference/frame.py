@@ -68,10 +68,7 @@ def fit_words(fits: str) -> str:
     """Whether a scan fits the training data, one of FITS, and what this does not say."""
     limit = "lesions are not judged"
     if fits == "not recorded":
-        limit = (
-            "another contrast may go unnoticed, because the model was trained before gantk stored"
-            f" the looks of training images, or on very few people; {limit}"
-        )
+        limit = f"another contrast may go unnoticed; {limit}"
     return f"{FIT}: {fits}; {limit}"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from gantk.catalog.contrasts import names_with_contrast, usual_contrast
 from gantk.catalog.scan import is_generated
 from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
-from gantk.data.look import distance_to, look_of
+from gantk.data.look import MIN_PEOPLE, distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.data.preparation import Record
 from gantk.errors import GantkWarning, count_noun, join_first
@@ -119,9 +119,12 @@ def check_input(
     notes += [("warning", line) for line in doubts]
     notes += [("note", line) for line in near]
 
-    fits = "yes" if _is_recorded(frame, contrast) else "not recorded"
+    fits = "yes"
     if found:
         fits = "no" if doubts else "partly"
+    elif unrecorded := _unrecorded(frame, contrast):
+        fits = "not recorded"
+        notes.append(("note", unrecorded))
     notes = [(kind, _prefix(contrast) + line) for kind, line in notes]
     return image, InputCheck(fits, notes, contrast)
 
@@ -189,10 +192,17 @@ def _has_look(frame: Frame, contrast: str) -> bool:
     return not contrast and len(frame.sources) == 1
 
 
-def _is_recorded(frame: Frame, contrast: str) -> bool:
-    """Whether the model knows what its training images were like."""
+def _unrecorded(frame: Frame, contrast: str) -> str:
+    """Why the model does not know what its training images were like; "" where it does."""
     known = frame.values.get("source", {})
-    return "traits" in known and ("looks" in known or not _has_look(frame, contrast))
+    if "traits" not in known:
+        return "trained before gantk stored the looks of training images"
+    if "looks" in known or not _has_look(frame, contrast):
+        return ""
+    if not known["traits"]:
+        return "trained on images that are not files, whose looks are not stored"
+    few = f"trained on fewer than {MIN_PEOPLE} people"
+    return f"{few}: too few to tell whether this image looks like the training images"
 
 
 def _doubts_of_plugins(image: Image, frame: Frame, contrast: str) -> list[Finding]:
@@ -213,7 +223,7 @@ def _about_origin(image: Image) -> list[Finding]:
 def _about_name(image: Image, frame: Frame, contrast: str) -> list[Finding]:
     """That neither name nor header of a file say the contrast."""
     has_name = image.path is not None and not image.is_array and not contrast
-    if not has_name or not _is_recorded(frame, contrast):
+    if not has_name or _unrecorded(frame, contrast):
         return []
     if _states_contrast(image, frame) is not False:
         return []

@@ -18,6 +18,7 @@ from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Method, expect_channels
+from gantk.plugin.spec import Part
 from gantk.prepare.module import pad_to_size
 from gantk.recipe.tables import CheckedRecipe
 
@@ -192,11 +193,16 @@ def network_of_method(
         with expect_channels(method), runtime.autocast():
             made = translate(runtime.place(images, dims)).float().to(images.device)
         if made.shape[1] != channels:
+            generators = [
+                f"method.{key}: '{part.name}'"
+                for key, part in model.method.options.items()
+                if isinstance(part, Part) and part.kind == "generator"
+            ]
+            owner = next(iter(generators), f"method: '{model.method.name}'")
+            domain = model.data.domains["ab".index(to)]
             raise UserError(
-                f"the method '{type(method).__name__}' makes {made.shape[1]} channels of domain"
-                f" '{to}', which has {channels}",
-                where="method",
-                remedy="build the generator's last layer for the channels that it is built with",
+                f"{owner} returns {made.shape[1]} channels of domain {domain}, which has {channels}",
+                remedy="its last layer must have `out_channels` channels",
             )
         return made
 

@@ -116,6 +116,8 @@ class Recipe:
     profile: str = ""  # the profile that was applied, or several: "cpu,by_class"
     # kinds of errors whose keys, or parts of a list, `check` leaves out with a note
     leaves_out: tuple[str, ...] = ()
+    # of a run: says which plugins of others it was trained with and are not installed
+    lacking_plugins: Callable[[], str] = str
 
     def __post_init__(self) -> None:
         require_bounded(self.tables, self._place)
@@ -281,6 +283,8 @@ class Recipe:
                 if self._may_leave_out(error) and len(lacking) < MAX_LEFT_OUT:
                     lacking.append(_take_out(tables, error.path))
                     continue
+                if error.kind == NO_SUCH_PART and (lacking_plugins := self.lacking_plugins()):
+                    error.allowed, error.remedy = None, lacking_plugins
                 key = ".".join(map(str, error.path))
                 error.remedy = INSTEAD.get(key, error.remedy)
                 typed = texts.pop(key, "")

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
+from gantk.data.test_size import needed_words
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
 from gantk.metrics.names import baselines
@@ -194,6 +195,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "typical": typical_images(run, patients),
         "patients": patients,
         "tests": verdict_tests(run),
+        "needed": needed_words(),
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],
         "files": [*files_sentences(run.results)],

@@ -261,7 +261,23 @@ class RunFolder:
             original = Path(self.environment.folder) / path_of_data
             source |= {"path": str(original)} if original.exists() else {}
 
-        return Recipe(tables, self.path.name, str(path), text, leaves_out=leaves_out)
+        return Recipe(
+            tables,
+            self.path.name,
+            str(path),
+            text,
+            leaves_out=leaves_out,
+            lacking_plugins=self.lacking_plugins,
+        )
+
+    def lacking_plugins(self) -> str:
+        """Which plugins of others the run was trained with and are not installed; "" without any."""
+        third_party = self.environment.plugins.third_party.values()
+        versions = dict(each.rpartition(" ")[::2] for each in third_party)
+        lacking = [name for name in versions if not installed_version(name)]
+        named = " and ".join(f"{name} {versions[name]}" for name in lacking)
+        needed = f"this run needs the plugin {named}, which is not installed"
+        return f"{needed}: pip install {' '.join(lacking)}" if lacking else ""
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
         write_file(self.path / "recipe.toml", tomli_w.dumps(tables).encode())

@@ -28,6 +28,7 @@ from gantk.formats.files import listed_once
 from gantk.guest import Say, tell
 from gantk.machine.launch import Launch, launch
 from gantk.machine.runtime import describe, start, sync_errors
+from gantk.method import OTHER
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
 from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
@@ -43,7 +44,7 @@ from gantk.runs.models import refuse_packed
 from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
-from gantk.training.loop import Training
+from gantk.training.loop import Training, inference_weights
 from gantk.training.memory import memory_advice
 from gantk.training.restart import LOADER, advice, run_to_resume, with_layout
 
@@ -203,6 +204,7 @@ def training(
             for line in findings:
                 around.say(line)
 
+        runtime.sync_errors(lambda: _try_translations(parts))
         _match_images(parts, around.say)
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
@@ -217,6 +219,17 @@ def training(
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
         return _ready(parts, folder, saved, around, resumed)
+
+
+def _try_translations(parts: Parts) -> None:
+    """Translate a patch of an image in each direction, so that a network of other channels is an error
+    before a run folder is written.
+    """
+    with inference_weights(parts.method, parts.engine):
+        for to in parts.method.directions():
+            images = parts.batches.sets[OTHER[to]]
+            patch = images[0][(None, ..., *map(slice, parts.method.geometry.size))]
+            parts.scorer.translate(patch, to, images.records[:1])
 
 
 def _match_images(parts: Parts, say: Say) -> None:

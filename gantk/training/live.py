@@ -44,11 +44,17 @@ class TrainingWork(Work):
         self._score = ""
         self._speed = ""
         self._scores: Mapping[str, float] = {}  # of the last validation, by direction
+        self._validated = -1.0  # the step of the last validation
 
     def __enter__(self) -> TrainingWork:
         if self.shown:
             super().__enter__()
         return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.done >= self.steps and self._validated < self.done:
+            self.show(now=True)
+        super().__exit__(*error)
 
     def words(self) -> str:
         return f"step {self.done:.0f}/{self.steps}"
@@ -60,9 +66,10 @@ class TrainingWork(Work):
         return self.on_terminal
 
     def advance(self, done: float, what: str = "") -> None:
-        """Set how many steps are finished; the last one is always shown."""
+        """Set how many steps are finished; the last one is shown once, with its validation scores."""
         self.done = done
-        self.show(now=done >= self.steps)
+        if done < self.steps:
+            self.show()
 
     def add_speed(self, images_per_s: float) -> None:
         """Show the speed from the next line on."""
@@ -84,6 +91,7 @@ class TrainingWork(Work):
         name = short_metric_name(metric)
         self._score = f"validation {name} at step {self.done:g}: {', '.join(texts)}"
         self._scores = values
+        self._validated = self.done
         self.show(now=True)
 
     def _with_change(self, direction: str, value: float) -> str:

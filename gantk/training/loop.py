@@ -356,15 +356,15 @@ class Training:
     def _samples(self, view: TrainingWork) -> None:
         """Write pictures of held-out images; log alarms, and scores if the truth is known."""
         if self.runtime.main:
-            with Work("writing samples"):
-                self._write_and_judge_samples(self.engine.step, view)
+            self._write_and_judge_samples(self.engine.step, view)
         self.runtime.wait()  # else the other ranks' next reduction may time out
 
     def _write_and_judge_samples(self, step: int, view: TrainingWork) -> None:
-        with inference_weights(self.parts.method, self.engine):
-            samples = self.validation.samples(self.sample_batch)
+        with Work("writing samples"):
+            with inference_weights(self.parts.method, self.engine):
+                samples = self.validation.samples(self.sample_batch)
+            self._write_samples(step, samples)
 
-        self._write_samples(step, samples)
         if samples.reconstructions:
             errors = self._cycle_errors(samples.reconstructions)
             self.run.add_to_log(LogLine(step=step, cycle=errors))

@@ -49,6 +49,18 @@ def test_help_lists_commands_by_section_one_line_each(gantk):
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("words", [(), ("new",), ("data",)])
+def test_a_group_without_arguments_prints_its_help(gantk, words):
+    shown = gantk(*words).ok()
+    assert shown == gantk(*words, "--help").ok()
+    assert "Usage: " in shown.out
+
+
+def test_a_recipe_that_is_no_command_of_recipes_says_what_to_type(gantk):
+    told = gantk("recipes", "dualgan_t1t2").refused()
+    assert "To show a recipe: gantk show recipe dualgan_t1t2" in told
+
+
 @pytest.mark.parametrize(
     ("command", "function"),
     [

@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from gantk import terminal
+from gantk import registry, terminal
+from gantk.lookup.options import options_help
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,13 @@ def test_tables_in_pipes_fit_80_columns(gantk, words):
     lines = gantk(*words.split()).out.splitlines()
     assert lines
     assert max(map(len, lines)) <= 80
+
+
+def test_names_of_options_are_never_broken(gantk):
+    names = {name for name, *_ in options_help(registry().get("method", "cyclegan").load())}
+    lines = gantk("show", "method", "cyclegan").out.splitlines()
+
+    assert names <= {line.split(" ")[0] for line in lines}
 
 
 HEADS = ("direction", "score", "difference", "verdict")

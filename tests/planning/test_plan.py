@@ -92,7 +92,7 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
     assert (
-        f"split {found}; 10 test patients are needed to tell a gain from chance, {sets.split()[-3]} will be"
+        f"split {found}; 10 test patients are needed to tell a gain in every score from chance, {sets.split()[-3]} will be"
         in said
     )
     assert "for k in 0 1" in said

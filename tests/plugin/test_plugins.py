@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
-from tiny import ROOT, draw_pictures, python
+import tomli_w
+from tiny import ROOT, draw_pictures, python, read_json, write_json
 
 import gantk
 from gantk import registry
@@ -182,6 +183,45 @@ def test_a_source_without_records_is_named(found, add_plugin, tiny_recipe):
 
     with pytest.raises(UserError, match="the source 'mine'"):
         assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32"))
+
+
+# ---- plugins that are not installed --------------------------------------------------------------
+
+
+def test_a_run_names_the_plugin_that_it_needs(gantk, copied_run):
+    record = read_json(copied_run / "environment.json")
+    record["plugins"]["third_party"] = {"simgan": "simgan 0.1.0", "here": "pytest 9"}
+    write_json(copied_run / "environment.json", record)
+    recipe = copied_run / "recipe.toml"
+    recipe.write_text(recipe.read_text("utf-8").replace('"dualgan"', '"simgan"'), "utf-8")
+
+    for words in (["translate", copied_run, "in.png", "out.png"], ["resume", copied_run]):
+        assert (
+            "method: there is no method 'simgan'. This run needs the plugin simgan 0.1.0, which is"
+            " not installed: pip install simgan. ("
+        ) in gantk(*words).refused()
+
+
+# ---- what a part makes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dualgan", "pix2pix"])
+def test_a_generator_of_other_channels_is_named_before_a_run_begins(
+    method, add_plugin, gantk, tiny_recipe, tmp_path
+):
+    code = "from torch import nn\ndef X(channels_in, channels_out, dims):\n    return nn.Conv2d(1, 2, 1)"
+    parts = "gantk_register(add): add.generator('tinyres', 'my_plugin:X')"
+    add_plugin("my-package", "my_plugin", f"{HOOK}{parts}\n{code}")
+    tiny_recipe["method"] = {"name": method, "generator": "tinyres"}
+    (tmp_path / "mine.toml").write_text(tomli_w.dumps(tiny_recipe), "utf-8")
+
+    assert (
+        "method.generator: 'tinyres' returns 2 channels of domain T2, which has 1. Its last layer"
+        " must have `out_channels` channels"
+    ) in gantk(
+        "run", tmp_path / "mine.toml", "--out", tmp_path / "run", "--device", "cpu"
+    ).refused()
+    assert not (tmp_path / "run").exists()
 
 
 # ---- the hooks -----------------------------------------------------------------------------------

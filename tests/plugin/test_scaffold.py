@@ -3,6 +3,7 @@ makes of one.
 """
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,16 @@ def test_the_command_and_hooks_of_the_page_work(tmp_path):
     words = ["run", "dualgan_t1t2", "--set", "train.batch=65", "--out", "refused"]
     refused = python("-m", "gantk", *words, cwd=tmp_path, PYTHONPATH=str(site)).refused()
     assert "does not fit into our GPUs" in refused
+
+
+def test_an_editable_install_needs_hatchling_alone(gantk, tmp_path, monkeypatch):
+    build = pytest.importorskip("hatchling.build", reason="needs hatchling: pip install gantk[dev]")
+    monkeypatch.setitem(sys.modules, "editables", None)
+    gantk("new", "loss", "NCC", "--folder", tmp_path).ok()
+    for file in ("labtools/pyproject.toml", "labtools/src/labtools/__init__.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(FILES[file], "utf-8")
+
+    for name in ("ncc", "labtools"):
+        monkeypatch.chdir(tmp_path / name)
+        assert build.build_editable(str(tmp_path)).startswith(name)

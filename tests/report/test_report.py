@@ -20,6 +20,7 @@ from tiny import read_json, write_json
 
 import gantk
 from gantk import Run, RunRecord
+from gantk.data.test_size import needed_words
 from gantk.errors import UserError
 from gantk.metrics.summary import summary_lines
 from gantk.report import pictures
@@ -232,6 +233,7 @@ WORDS = [
     "Whole image scored PSNR, dB ↑ model 24.31 [23.81, 24.81] n = 10 (40 images) corrected 25.31",
     "the unchanged input 18.50 [18.00, 19.00] n = 10 (40 images) corrected 19.50",
     "PSNR: psnr/fixed-range",
+    f'otherwise the model is only "ahead". {needed_words()}.',
     "Precision random ↑ Recall random ↑ Density random ↑ Coverage random ↑ model",
     "0.800 n = 10 (40 images) corrected 1.800 0.700",
     "the unchanged input – 0.100 n = 10 (40 images)",

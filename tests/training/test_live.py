@@ -84,6 +84,17 @@ def test_a_pipe_gets_a_line_every_half_minute_and_at_the_end(now):
     assert "\x1b" not in "".join(said)
 
 
+def test_a_pipe_gets_one_line_for_each_step_that_is_scored(gantk, tiny_file, tmp_path):
+    out = gantk("run", tiny_file, "--out", tmp_path / "run", "--device", "cpu").ok().out
+    lines = [line for line in out.splitlines() if line.startswith("step ")]
+
+    assert [line.split()[1] for line in lines] == ["0/4", "2/4", "4/4"]
+    for line in lines:
+        step = line.split()[1].partition("/")[0]
+        assert f"validation PSNR at step {step}: " in line
+        assert "writing" not in line and "saving" not in line
+
+
 def test_work_inside_work_is_one_line(now):
     said: list[str] = []
     with guest(said.append):

@@ -21,7 +21,7 @@ from gantk.data.split.near_duplicates import (
     near_copies,
     read_fingerprints,
 )
-from gantk.data.test_size import needed_patients
+from gantk.data.test_size import needed_patients, needed_words
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
@@ -433,8 +433,7 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     patients = patients_of(paired or tested)
     if not patients or len(patients) >= needed_patients():
         return ""
-    needed = f"{needed_patients()} test patients are needed to tell a gain from chance"
-    return f"{needed}, {len(patients)} will be tested"
+    return f"{needed_words()}, {len(patients)} will be tested"
 
 
 def consequences(
