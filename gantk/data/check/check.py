@@ -476,7 +476,9 @@ def _result_of_use(found: Examination, usage: Study) -> dict[str, Any]:
 
 
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
-    """A line of text on the files, and their sizes, types and spacings."""
+    """A line of text on the files, and their sizes, types and spacings, if there are any."""
+    if not items:
+        return {}
     readable = [item.facts for item in items if item.error is None]
     spacings = (facts["spacing"] for facts in readable if facts["spacing"])
     values = {

@@ -55,8 +55,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     result = check(path, **options, overwrite=overwrite)
     if json_file != "-":
         for name, value in result["summary"].items():
-            if value:
-                say(f"{name}  {value}")
+            say(f"{name}  {value}")
 
         notes = [each for each in result["problems"] if each["severity"] == "note"]
         spoiling = [each for each in result["problems"] if each not in notes]
