@@ -339,7 +339,7 @@ def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:
     """
     replaced: list[Path] = []
     for path in paths:
-        if suffix_of(path) in formats():
+        if suffix_of(path) in formats() or path.is_file():  # a JSON file beside an image too
             replaced.append(path)
         else:
             expect_permission(path, "OUTPUT")
