@@ -206,7 +206,7 @@ def test_a_run_names_the_plugin_that_it_needs(gantk, copied_run):
 
 
 @pytest.mark.parametrize("method", ["dualgan", "pix2pix"])
-def test_a_generator_of_other_channels_is_named_before_a_run_begins(
+def test_a_generator_of_other_channels_is_named_before_a_run(
     method, add_plugin, gantk, tiny_recipe, tmp_path
 ):
     code = "from torch import nn\ndef X(channels_in, channels_out, dims):\n    return nn.Conv2d(1, 2, 1)"
