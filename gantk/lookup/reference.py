@@ -51,10 +51,15 @@ def summary(entry: Entry) -> str:
 
 @functools.cache
 def _source(module: str) -> ast.Module:
-    spec = importlib.util.find_spec(module)
+    package, *names = module.split(".")
+    spec = importlib.util.find_spec(package)  # of a module in it, this would import what is above
     if spec is None or spec.origin is None:
         raise ImportError(f"{module} has no source")
-    return ast.parse(Path(spec.origin).read_text("utf-8"))
+    place = Path(spec.origin)
+    if names:
+        place = place.parent.joinpath(*names)
+        place = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return ast.parse(place.read_text("utf-8"))
 
 
 def first_sentence(text: str) -> str:
