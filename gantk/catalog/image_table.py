@@ -79,9 +79,9 @@ class ImageTable:
                     row.key = self._key_of(row)
                     if row.kind == "left out":
                         left_out.append(row)
-                    elif (
-                        rows.setdefault((row.contrast, row.files, row.scan.volume), row) is not row
-                    ):
+                        continue
+                    place = row.contrast, row.files, row.scan.volume
+                    if rows.setdefault(place, row) is not row:
                         what = f"'{row.key}' is listed twice"
                         raise UserError(what, remedy="remove one of the rows")
             except UserError as error:
@@ -153,7 +153,7 @@ class ImageTable:
         column_of = self.column_of or {contrast: "path"}
         text_of = {name: cells[column] for name, column in column_of.items() if cells.get(column)}
         if split == LEFT_OUT or "" in text_of:
-            why = word if "" in text_of and split != LEFT_OUT else "by the column split"
+            why = "by the column split" if split == LEFT_OUT else word
             for name, text in text_of.items():
                 yield Row(Scan(self.folder / text), name, kind="left out", why=why)
             return

@@ -122,9 +122,9 @@ def check_input(
     fits = "yes"
     if found:
         fits = "no" if doubts else "partly"
-    elif unrecorded := _unrecorded(frame, contrast):
+    elif why := _why_not_recorded(frame, contrast):
         fits = "not recorded"
-        notes.append(("note", unrecorded))
+        notes.append(("note", why))
     notes = [(kind, _prefix(contrast) + line) for kind, line in notes]
     return image, InputCheck(fits, notes, contrast)
 
@@ -192,7 +192,7 @@ def _has_look(frame: Frame, contrast: str) -> bool:
     return not contrast and len(frame.sources) == 1
 
 
-def _unrecorded(frame: Frame, contrast: str) -> str:
+def _why_not_recorded(frame: Frame, contrast: str) -> str:
     """Why the model does not know what its training images were like; "" where it does."""
     known = frame.values.get("source", {})
     if "traits" not in known:
@@ -223,7 +223,7 @@ def _about_origin(image: Image) -> list[Finding]:
 def _about_name(image: Image, frame: Frame, contrast: str) -> list[Finding]:
     """That neither name nor header of a file say the contrast."""
     has_name = image.path is not None and not image.is_array and not contrast
-    if not has_name or _unrecorded(frame, contrast):
+    if not has_name or _why_not_recorded(frame, contrast):
         return []
     if _states_contrast(image, frame) is not False:
         return []

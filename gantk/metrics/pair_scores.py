@@ -206,8 +206,8 @@ def add_scores(results: Results, lines: pd.DataFrame, about: Mapping[str, Score]
         scores.setdefault(direction, {}).update(scores_of(own, about))
     higher = {name: score.higher_is_better for name, score in about.items()}
     of_model = lines.system == MODEL
+    rivals = lines[~of_model]
     for direction, own in lines[of_model].groupby("direction", sort=False):
-        rivals = lines[~of_model]
         results.verdict[direction] = {**pair_verdict(pd.concat([own, rivals]), higher)}
 
 

@@ -148,10 +148,10 @@ def _split(seen: Scans) -> tuple[dict[str, Any] | None, str]:
     )
     if patients < 2:
         why = "too few patients to hold one out" if seen.patients else "the patients are not known"
+        by, units = "image", "single images"
         if all(record.position is not None for record in seen.records):
-            how = "runs of neighbouring slices are held out"
-            return {"test": 0.2, "validation": 0.1, "by": "block"}, f"{how}: {why}"
-        return {"test": 0.2, "validation": 0.1, "by": "image"}, f"single images are held out: {why}"
+            by, units = "block", "runs of neighbouring slices"
+        return {"test": 0.2, "validation": 0.1, "by": by}, f"{units} are held out: {why}"
 
     values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
     folds = 5

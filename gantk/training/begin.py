@@ -204,7 +204,8 @@ def training(
             for line in findings:
                 around.say(line)
 
-        runtime.sync_errors(lambda: _try_translations(parts))
+        if saved is None:  # the networks of a training that goes on were tried
+            runtime.sync_errors(lambda: _try_translations(parts))
         _match_images(parts, around.say)
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)

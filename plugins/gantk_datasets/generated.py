@@ -221,10 +221,8 @@ class Generated(ImageSource):
         from gantk.metrics.references import spread
 
         whose = (OTHER[self._letter], self.shown)
-        return spread(
-            [r for r in self._model.training_data.training if (r.domain, r.label) == whose],
-            self.count,
-        )
+        trained = self._model.training_data.training
+        return spread([r for r in trained if (r.domain, r.label) == whose], self.count)
 
     def _translate(self, sources: Sequence[Record]) -> np.ndarray:
         """Translations of records in native intensities, (n, C, *size)."""

@@ -71,9 +71,10 @@ def split_records(
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
 
-    `folds` have priority; then the sets that folders or a table name (`Record.split`). A set that these do not name is empty. Only `by =
-    "block"` divides known patients. Of two patients, one is trained on and one tested, of three
-    `auto` trains on two; neither leaves one for validation. Registered pairs are never divided.
+    `folds` have priority; then the sets that folders or a table name (`Record.split`). A set that
+    these do not name is empty. Only `by = "block"` divides known patients. Of two patients, one is
+    trained on and one tested, of three `auto` trains on two; neither leaves one for validation.
+    Registered pairs are never divided.
     UserError, with the numbers, where there are too few units for the shares.
 
     The sets for a seed must never change, of images without copies: results are compared across

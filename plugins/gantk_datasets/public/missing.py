@@ -5,8 +5,9 @@ is as in BraTS 2021.
 
 PATIENT/PATIENT_CONTRAST.nii.gz: t1, t1ce, t2, flair of each person on one grid, and seg, the labels
 of the tumour (1 necrosis, 2 oedema, 4 enhancing), of all but two. patients.csv: the images of each
-person, and who is held out. Of the first twelve with labels, ordered by the volume of the tumour, one is of the smallest four, two of
-the middle four, one of the largest four; two of the five are held out from `t1t2` as well.
+person, and who is held out. Of the first twelve with labels, ordered by the volume of the tumour, one
+is of the smallest four, two of the middle four, one of the largest four; two of the five are held out
+from `t1t2` as well.
 """
 
 from __future__ import annotations
