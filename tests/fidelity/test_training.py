@@ -27,7 +27,7 @@ SYSTEMS = {  # recipe -> its training as reported, learning rates, betas, and sm
     "pix2pix_tumour": (Pix2Pix(), TABLE, (0.5, 0.999), []),
     "style_gan_tumour": (
         StyleGAN(),
-        {"generators": 1e-3, "discriminators": 1e-3},
+        ALIKE,
         (0.5, 0.999),
         ['train.schedule="constant"', "train.ema=0.0"],
     ),
