@@ -20,10 +20,6 @@ KEPT = ("domains", "fit", "augment")  # keys of [data] that apply to batches
 MAX_WHITES = 10_000  # how far from black a value may be, in distances from black to white
 
 
-class NoMoreBatches(UserError):
-    """The loader has ended, and cannot be iterated again."""
-
-
 def is_loader(data: Any) -> bool:
     """Whether data are batches, in place of images that can be taken one by one."""
     return hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
@@ -70,8 +66,8 @@ class Loader:
             self._rest = iter(self.batches)
             found = next(self._rest, None)
         if found is None:
-            raise NoMoreBatches(
-                "there are no more batches",
+            raise UserError(
+                f"the loader ended after batch {self.taken}, and cannot be iterated again",
                 where="data",
                 remedy="give a loader that can be iterated again, or an endless one",
             )

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk.data.augment import augment_batch, hide_contrasts
-from gantk.data.loader import NoMoreBatches
 from gantk.errors import (
     FailedOnOtherRank,
     Interrupted,
     UserError,
     argument,
+    count_noun,
     machine_failure,
     one_line,
 )
@@ -165,7 +165,7 @@ class Training:
             ending.callback(self._free_memory)
             self._begin(view)
             self._clock_start = time.perf_counter()
-            for stage, batch, losses in self._fit(view):
+            for stage, batch, losses in self.engine.fit(self._read):
                 view.advance(self.engine.step)
                 due = self._due()
                 if due.anything or self.used.first_step is None:
@@ -180,22 +180,19 @@ class Training:
                             self._save(view)
                     return
 
-    def _fit(self, view: TrainingWork) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
-        """Run the steps of the engine; where the loader of another program ends early, they are
-        saved, and the UserError says how to continue.
-        """
+    def _read(self, step: int, stage: Stage) -> Batch:
+        """The step's batch; where it cannot be had, the steps before it are saved, and a line says so."""
         try:
-            yield from self.engine.fit(self.batch_at)
-        except NoMoreBatches:
-            step = self.engine.step
-            if not step or self.runtime.world > 1:
-                raise
-            self.was_stopped = True
-            if step not in self.run.steps:
-                self._save(view)
-            what = f"the loader ended after step {step} of {self.engine.steps}; they are saved"
-            remedy = f"continue with gantk.training({str(self.run.path)!r}, data=LOADER)"
-            raise UserError(what, where="data", remedy=remedy) from None
+            return self.batch_at(step, stage)
+        except Exception:
+            if step and self.runtime.world == 1:
+                self.was_stopped = True
+                self.save()
+                self._view.write(
+                    f"note     {count_noun(step, 'step')} before it saved: continue with gantk resume"
+                    f" {argument(self.run.path)}, or with gantk.training(RUN, data=LOADER)"
+                )
+            raise
 
     def _new_view(self) -> TrainingWork:
         domains = self.parts.model.data.domains

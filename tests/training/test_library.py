@@ -135,15 +135,34 @@ def batches(*, ends=None, bad=None, value=0.0):
         yield batch
 
 
-def test_a_loader_that_ends_keeps_its_steps(tmp_path):
-    steps = []
+def broken():
+    yield from batches(ends=3)
+    raise OSError("the share is gone")
+
+
+@pytest.mark.parametrize(
+    ("data", "steps", "error"),
+    [
+        (lambda: batches(ends=3), 3, "ended after batch 3"),
+        (
+            lambda: batches(bad=2, value=float("nan")),
+            2,
+            "batch 3 of the loader has values that are not",
+        ),
+        (broken, 3, "the share is gone"),
+    ],
+    ids=["ends", "NaN", "raises"],
+)
+def test_steps_before_a_batch_that_fails_are_kept(tmp_path, data, steps, error):
+    said = []
     with (
-        pytest.raises(gantk.UserError, match="ended after step 3 of 4; they are saved"),
-        gantk.training(TINY, data=batches(ends=3), out=tmp_path / "run", **CPU) as training,
+        pytest.raises((gantk.UserError, OSError), match=error),
+        gantk.training(TINY, data=data(), out=tmp_path / "run", say=said.append, **CPU) as training,
     ):
-        steps += [step.number for step in training]
-    assert gantk.Run(tmp_path / "run").steps[-1] == 3
+        list(training)
+    assert gantk.Run(tmp_path / "run").steps[-1] == steps
     assert training.was_stopped
+    assert f"the {steps} steps before it saved" in "\n".join(said)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +258,7 @@ def test_a_run_on_batches_is_not_begun_again_without_them(tmp_path):
 
 # what is wrong with the batches -> what is said
 WRONG = [
-    ([], "there are no more batches"),
+    ([], "the loader ended after batch 0"),
     ([[images()["T1"]]], "a batch has the type list"),
     ([{"T1": images()["T1"]}], "a batch has no tensor 'T2'"),
     ([images() | {"T2": np.zeros((2, 1, 32, 32))}], "a batch has no tensor 'T2'"),
