@@ -46,8 +46,12 @@ SERIES_WORDS = {
 
 # Files that show no patient, or another image once more; each is counted and named.
 MASK = re.compile(
-    r"(?i)(?:mask|seg|segm|segmentation|label|parc|lesion|annotation)s?(?:tr|ts|\d+)?$"
-    r"|^(?:mask|seg|label)s?(?:tr|ts|for|\d+)?$|^(?:gt|truth|gold|lesions|ribbon|aseg|wmparc|dseg|standard)$"
+    r"(?i)(?:mask|seg|segm|segmentation|label|parc|lesion|annotation"
+    r"|maske|masken|segmentierung(?:en)?|läsion(?:en)?|laesion(?:en)?|annotationen|markierung(?:en)?"
+    r"|masque|lésion|[eé]tiquette"
+    r"|m[aá]scara|segmentaci[oó]n|segmentaciones|lesión|lesiones|anotaci[oó]n|anotaciones|etiqueta"
+    r"|mascher[ae]|segmentazion[ei]|lesion[ei]|annotazion[ei]|etichett[ae])s?(?:tr|ts|for|\d+)?$"
+    r"|^(?:gt|truth|gold|ribbon|aseg|wmparc|dseg|standard)$"
 )
 TEMPLATE = re.compile(r"(?i)^(?:mni|icbm|avg)[-_]?(?:152|305)|template|(?<![a-z])atlas(?![a-z])")
 LOCALIZER = re.compile(

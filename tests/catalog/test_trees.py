@@ -265,6 +265,10 @@ TREES = {
         {"1": "MR", **dict.fromkeys(("1_mask", "segmentation-0", "tumorMask", "x_dseg", "LabelsForTesting", "consensus_gt", "lesions", "Brain.seg", "aseg", "aparc+aseg", "aparc.a2009s+aseg", "wmparc", "lh.ribbon"), "")},
         domains=("MR",),
     ),
+    "words of masks in other languages": Tree(
+        "p{p}/{c}.nii.gz",
+        T1_T2 | dict.fromkeys(("laesion_KM", "Segmentierung", "Tumormaske_T1", "Masken", "masque", "lésions", "étiquettes", "máscara_T2", "segmentaciones", "lesión", "maschere", "segmentazione", "lesioni_T2", "etichetta"), ""),
+    ),
     "words that begin as those of masks": Tree("{p}/{c}.nii", {"masked_2": "MR"}, domains=("MR",)),
     # public sets
     "BraTS 2021": Tree("BraTS2021_{p}/BraTS2021_{p}_{c}.nii.gz", BRATS),
