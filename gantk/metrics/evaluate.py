@@ -23,6 +23,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
 from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
+from gantk.metrics.judging import set_verdict
 from gantk.metrics.names import CEILING, title_of
 from gantk.metrics.pair_scores import (
     PairScorer,
@@ -40,7 +41,6 @@ from gantk.metrics.references import (
 from gantk.metrics.sets import ImageGroup, SetMetric, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
-from gantk.metrics.verdict import set_verdict
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import bind_or_raise
 from gantk.progress import Work

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
+from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
 from gantk.metrics.pairs import LesionContrast, PairMetric
 from gantk.metrics.table import COLUMNS, MODEL, trouble
-from gantk.metrics.verdict import pair_verdict
 from gantk.progress import track
 from gantk.runs.results import Results, Score
 

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
@@ -45,69 +44,76 @@ TABLE_COLUMNS = {
     "which": "baseline_name",
 }
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
-COLUMNS = (
-    "key",
-    "direction",
-    "metric",
-    "region",
-    "name",
-    "plain_name",
-    "explanation",
-    "sense",
-    "definition",
-    "value",
-    "interval",
-    "sample",
-    "baseline",
-    "baseline_name",
-    "difference",
-    "difference_interval",
-    "tone",
-    "verdict",
-)
 
 
-def score_rows(results: Results) -> pd.DataFrame:
+@dataclass
+class Row:
+    """A score as texts, beside the best baseline's."""
+
+    key: str
+    direction: str
+    metric: str
+    region: str
+    name: str
+    plain_name: str
+    explanation: str
+    sense: str
+    definition: str
+    value: str
+    interval: str
+    sample: str
+    baseline: str
+    baseline_name: str
+    tone: Tone
+    verdict: str
+    difference: str
+    difference_interval: str
+
+
+def score_rows(results: Results) -> list[Row]:
     """All scores as texts beside the best baseline's, in the order of metrics.json; `tone` says how
     `verdict` may be coloured.
     """
-    rows = [
+    return [
         _row(results, key, metric, score)
         for key, scores in results.metrics.items()
         for metric, score in scores.items()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
 
-def _row(results: Results, key: str, metric: str, score: Score) -> dict[str, str]:
+def _row(results: Results, key: str, metric: str, score: Score) -> Row:
     verdict = results.verdict_of(key, metric)
     rival = results.rival(key, metric)
     best = verdict.best_baseline
     name = short_metric_name(metric)
     plain_name, explanation = metric_words(metric)
-    return {
-        "key": key,
-        "direction": title_of(key, results.domains),
-        "metric": metric,
-        "region": split_region(metric)[1],
-        "name": name,
-        "plain_name": plain_name or name[:1].upper() + name[1:],
-        "explanation": explanation,
-        "sense": SENSES[score.higher_is_better],
-        "definition": score.definition,
-        "value": score.text(),
-        "interval": score.interval(),
-        "sample": score.sample() or NO_VALUE,
-        "baseline": rival.text(score.decimals) if rival else NO_VALUE,
-        "baseline_name": baseline_words(best) if best else "",
-        **_difference(score, rival, verdict),
-        "tone": tone_of(verdict),
-        "verdict": verdict_words(verdict),
-    }
+    difference, difference_interval = _difference(score, rival, verdict)
+    return Row(
+        key,
+        title_of(key, results.domains),
+        metric,
+        split_region(metric)[1],
+        name,
+        plain_name or name[:1].upper() + name[1:],
+        explanation,
+        SENSES[score.higher_is_better],
+        score.definition,
+        score.text(),
+        score.interval(),
+        score.sample() or NO_VALUE,
+        rival.text(score.decimals) if rival else NO_VALUE,
+        baseline_words(best) if best else "",
+        tone_of(verdict),
+        verdict_words(verdict),
+        difference,
+        difference_interval,
+    )
 
 
-def _difference(score: Score, rival: Score | None, verdict: Verdict) -> dict[str, str]:
-    """By how much the model is better or worse, patient by patient where that was tested."""
+def _difference(score: Score, rival: Score | None, verdict: Verdict) -> tuple[str, str]:
+    """By how much the model is better or worse, patient by patient where that was tested; and the
+    interval.
+    """
     gain = math.nan
     ends: Any = None
     if verdict.test is not None:
@@ -118,30 +124,31 @@ def _difference(score: Score, rival: Score | None, verdict: Verdict) -> dict[str
         if score.higher_is_better is False:
             gain = -gain
     if not math.isfinite(gain):
-        return {"difference": NO_VALUE, "difference_interval": ""}
+        return NO_VALUE, ""
 
     size = Score(value=gain, ci95=ends).times(1 if gain >= 0 else -1)
     text = number_text(size.value, score.decimals)
     words = f"{text} {'better' if gain >= 0 else 'worse'}"
-    interval = size.interval(score.decimals)
-    return {
-        "difference": words if float(text) else "equal",
-        "difference_interval": interval,
-    }
+    return words if float(text) else "equal", size.interval(score.decimals)
 
 
-def main_rows(results: Results) -> pd.DataFrame:
+def main_rows(results: Results) -> list[Row]:
     """The rows that a table shows first and the sentence speaks of: without those of the foreground
     that are no worse than the whole image's.
     """
     rows = score_rows(results)
-    ranks = rows.tone.map(TONES.index)
-    of_scores = dict(zip(zip(rows.key, rows.metric, strict=True), ranks, strict=True))
-    of_whole = [
-        of_scores.get((key, split_region(metric)[0]), math.inf)
-        for key, metric in zip(rows.key, rows.metric, strict=True)
-    ]
-    return rows[(rows.region != "foreground") | (ranks < of_whole)].copy()
+    of_scores = {(row.key, row.metric): TONES.index(row.tone) for row in rows}
+
+    def is_worse(row: Row) -> bool:
+        whole = row.key, split_region(row.metric)[0]
+        return TONES.index(row.tone) < of_scores.get(whole, math.inf)
+
+    return [row for row in rows if row.region != "foreground" or is_worse(row)]
+
+
+def _worst(rows: list[Row]) -> list[Row]:
+    tone = min((row.tone for row in rows), key=TONES.index)
+    return [row for row in rows if row.tone == tone]
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
@@ -151,28 +158,28 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
     rows = _judged_rows(results)
-    if rows.empty:
+    if not rows:
         return ""
 
     place = _tested_on(results, unseen)
-    ranks = rows.tone.map(TONES.index)
-    count = rows.key.nunique()
-    if count > MAX_NAMED_DIRECTIONS:
-        worst = rows[ranks == ranks.min()]
-        where = f" in {worst.key.nunique()} of {count} directions"
-        return f"{place} the model is {_add_place(worst.verdict.iloc[0], where)}."
+    keys = [*dict.fromkeys(row.key for row in rows)]
+    if len(keys) > MAX_NAMED_DIRECTIONS:
+        worst = _worst(rows)
+        where = f" in {len({row.key for row in worst})} of {len(keys)} directions"
+        return f"{place} the model is {_add_place(worst[0].verdict, where)}."
 
     clauses = []
-    for key, own in rows.groupby("key", sort=False):
-        worst = own[ranks[own.index] == ranks[own.index].min()]
-        names = join_words([*worst["name"]])
+    for key in keys:
+        own = [row for row in rows if row.key == key]
+        worst = _worst(own)
+        names = join_words([row.name for row in worst])
         if len(worst) > MAX_NAMED_METRICS:
             names = f"{len(worst)} of {len(own)} scores"
-        first = worst.iloc[0]
+        first = worst[0]
         verdict = _add_place(first.verdict, "" if len(worst) == len(own) else f" in {names}")
         title = title_of(key.removesuffix("_post"), results.domains)
-        figures = f"{first['name']} {first.value}, {first.baseline_name} {first.baseline}"
-        clauses.append(f"the model's {title} is {verdict} ({figures})")
+        rival = f"{first.baseline_name} {first.baseline}"
+        clauses.append(f"the model's {title} is {verdict} ({first.name} {first.value}, {rival})")
     return f"{place} {'; '.join(clauses)}."
 
 
@@ -182,20 +189,21 @@ def _add_place(verdict: str, place: str) -> str:
     return f"{what}{place}{comma}{reason}"
 
 
-def _judged_rows(results: Results) -> pd.DataFrame:
+def _judged_rows(results: Results) -> list[Row]:
     """The main rows of what the model returns that were compared."""
-    rows = of_returned_images(main_rows(results))
-    return rows[rows.tone != ""]
+    return [row for row in of_returned_images(main_rows(results)) if row.tone]
 
 
-def of_returned_images(rows: pd.DataFrame) -> pd.DataFrame:
+def of_returned_images(rows: list[Row]) -> list[Row]:
     """Of a direction with post-steps the rows after them, as they are what the model returns."""
-    return rows[~(rows.key + "_post").isin(rows.key)].copy()
+    keys = {row.key for row in rows}
+    return [row for row in rows if f"{row.key}_post" not in keys]
 
 
 def result_tone(results: Results) -> Tone:
     """The tone of `result_sentence`: that of the worst score."""
-    return min(_judged_rows(results).tone, key=TONES.index, default="")
+    tones = [row.tone for row in _judged_rows(results)]
+    return min(tones, key=TONES.index, default="")
 
 
 def judgement(run: RunFolder) -> tuple[str, Tone]:
@@ -213,16 +221,15 @@ def pairs_sentence(results: Results) -> str:
     """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
     against all others; "" for other models.
     """
-    rows = main_rows(results)
-    lost = rows[rows.tone.isin(["bad", "near"])]
-    verdicts = [results.verdict_of(*place) for place in zip(lost.key, lost.metric, strict=True)]
+    lost = [row for row in main_rows(results) if row.tone in ("bad", "near")]
+    verdicts = [results.verdict_of(row.key, row.metric) for row in lost]
     is_fair = [
         needs_pairs(each.best_baseline) and tone_of(each.without_pairs or Verdict()) == "good"
         for each in verdicts
     ]
     if not is_fair or not all(is_fair):
         return ""
-    names = join_words([*lost.baseline_name.unique()])
+    names = join_words([*dict.fromkeys(row.baseline_name for row in lost)])
     return (
         f"Fitting {names} needs registered pairs. The model is better than every baseline that"
         " needs none."
@@ -273,9 +280,11 @@ def unlike_inputs(results: Mapping[str, Results]) -> str:
         }
         for name, each in results.items()
     }
-    table = pd.DataFrame(texts).dropna()
-    for _, row in table[table.nunique(axis=1) > 1].iterrows():
-        return ", ".join(f"{text} in {name}" for name, text in row.items())
+    tables = [*texts.values()]
+    for score in tables[0] if tables else ():
+        found = {name: of_run[score] for name, of_run in texts.items() if score in of_run}
+        if len(found) == len(texts) and len({*found.values()}) > 1:
+            return ", ".join(f"{text} in {name}" for name, text in found.items())
     return ""
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
 from gantk.metrics.rows import (
+    Row,
     list_scores,
     main_rows,
     of_returned_images,
@@ -33,7 +34,7 @@ BESIDE_BASELINES = {
     "value": "model",
     "baseline": "baseline",
     "difference": "difference",
-    "short_verdict": "verdict",
+    "verdict": "verdict",
 }
 WITHOUT_BASELINES = {
     "direction": "direction",
@@ -69,20 +70,25 @@ def summary_lines(results: Results) -> Iterator[str]:
         yield with_label("result", sentence)
 
     rows = of_returned_images(main_rows(results))  # the report has all
-    rows["direction"] = [title_of(key.removesuffix("_post"), results.domains) for key in rows.key]
-    rows.loc[rows.direction == rows.direction.shift(), "direction"] = ""
-    if (rows.tone != "").any():
-        rows["short_verdict"] = rows.tone.map(SHORT_WORDS)
-        rows["difference"] = (rows.difference + " " + rows.difference_interval).str.rstrip()
+    above = ""
+    for row in rows:
+        title = title_of(row.key.removesuffix("_post"), results.domains)
+        row.direction = "" if title == above else title
+        above = title
+    if any(row.tone for row in rows):
+        for row in rows:
+            row.verdict = SHORT_WORDS[row.tone]
+            row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         yield TextTable(
             tuple(BESIDE_BASELINES.values()),
             _cells(rows, BESIDE_BASELINES),
-            [*rows.tone.map(COLOURS)],
+            [COLOURS[row.tone] for row in rows],
         )
-        names = rows.baseline_name[rows.baseline_name != ""].unique()
+        names = dict.fromkeys(row.baseline_name for row in rows if row.baseline_name)
         yield with_label("baseline", f"the best one for each score: {join_words([*names])}")
-    elif len(rows):
-        rows["interval"] = rows.interval.replace("", NO_VALUE)
+    elif rows:
+        for row in rows:
+            row.interval = row.interval or NO_VALUE
         yield TextTable(tuple(WITHOUT_BASELINES.values()), _cells(rows, WITHOUT_BASELINES))
 
     needs_pairs = pairs_sentence(results)
@@ -92,8 +98,8 @@ def summary_lines(results: Results) -> Iterator[str]:
     yield from _remarks(results)
 
 
-def _cells(rows: pd.DataFrame, columns: Mapping[str, str]) -> list[tuple[str, ...]]:
-    return [*rows[[*columns]].itertuples(index=False, name=None)]
+def _cells(rows: Iterable[Row], columns: Iterable[str]) -> list[tuple[str, ...]]:
+    return [tuple(getattr(row, column) for column in columns) for row in rows]
 
 
 def with_label(label: str, text: str) -> str:

@@ -1,33 +1,17 @@
-"""Verdicts: whether the model beats the best baseline, with which probability, and in which words."""
+"""Verdicts in words, and the tone in which they may be shown."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Literal
 
-import pandas as pd
-
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
-from gantk.metrics.intervals import (
-    MIN_PATIENTS,
-    paired_test,
-    patient_means,
-    probability_better,
-)
-from gantk.metrics.names import CEILING, needs_pairs
-from gantk.metrics.table import MODEL, trouble
-from gantk.runs.results import Score, Verdict
+from gantk.runs.results import Verdict
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
 TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
 SHORT_WORDS: dict[Tone, str] = {"good": "better", "near": "ahead", "bad": "not better", "": ""}
 BEST_BASELINE = "the best baseline"
-
-
-# ---- in words
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -41,7 +25,7 @@ def tone_of(verdict: Verdict) -> Tone:
         return "bad"
     p, _ = _deciding_p(verdict)
     patients = _tested_patients(verdict)
-    is_enough = patients is None or patients >= MIN_PATIENTS
+    is_enough = patients is None or patients >= least_patients()
     return "good" if is_enough and p is not None and p < SIGNIFICANCE else "near"
 
 
@@ -83,117 +67,3 @@ def _deciding_p(verdict: Verdict) -> tuple[float | None, int]:
     if test.primary_p is not None:
         return test.primary_p, test.primary_of or 1
     return (test.p, 1) if test.holm is None else (test.holm, test.of or 1)
-
-
-# ---- in numbers
-
-
-def pair_verdict(
-    lines: pd.DataFrame, higher_is_better: Mapping[str, bool | None]
-) -> dict[str, Verdict]:
-    """For each score: whether the model's mean beats the best baseline's, in which share of
-    resamples of patients, and the paired test, not yet corrected for other tests.
-
-    `lines`: of the model and of baselines, each on the same images in the same order.
-    `higher_is_better`: of each score; None: no verdict. A model with outputs that are not finite never
-    wins.
-    """
-    verdicts = {}
-    for metric, of_metric in lines.groupby("metric", sort=False):
-        higher = higher_is_better[metric]
-        if higher is None:
-            continue
-
-        systems = dict(iter(of_metric.groupby("system", sort=False)))
-        model = systems.pop(MODEL)
-        rivals = {name: rival for name, rival in systems.items() if not trouble(rival)}
-        means = {name: _mean(rival) for name, rival in rivals.items()}
-        mean = _mean(model)
-        judged = {name: _test_against(rival, model, higher) for name, rival in rivals.items()}
-        if trouble(model):
-            mean = -math.inf if higher else math.inf
-            judged = dict.fromkeys(rivals, Verdict(probability=0.0))
-        verdict = _against_best(mean, means, judged, higher)
-        if verdict:
-            verdicts[metric] = verdict
-
-    return verdicts
-
-
-def _mean(lines: pd.DataFrame) -> float | None:
-    """The mean over patients; None where no image could be scored."""
-    means = patient_means(lines.value, lines.patient)
-    return float(means.mean()) if len(means) else None
-
-
-def _test_against(rival: pd.DataFrame, model: pd.DataFrame, higher: bool) -> Verdict:
-    """The probability that the model is better than a baseline on the same images, and the test."""
-    gains = model.value.to_numpy() - rival.value.to_numpy()
-    of_patients = patient_means(gains if higher else -gains, model.patient)
-    if "" in model.patient.array:
-        of_patients = of_patients[:0]  # they are not known
-    test = paired_test(of_patients)
-    patients = None if test else len(of_patients)
-    return Verdict(probability=probability_better(of_patients), test=test, patients=patients)
-
-
-def set_verdict(
-    model: Mapping[str, Score], baselines: Mapping[str, Mapping[str, Score]], patients: int
-) -> dict[str, Verdict]:
-    """The same from scores alone, of so many test patients, 0 if unknown: the probability follows from both
-    intervals, assuming independent normal errors.
-    """
-    verdicts = {}
-    for metric, score in model.items():
-        higher = score.higher_is_better
-        if higher is None:
-            continue
-
-        rivals = {name: own[metric] for name, own in baselines.items() if metric in own}
-        means = {name: rival.value for name, rival in rivals.items()}
-        judged = {
-            name: Verdict(probability=_probability(score, rival, higher), patients=patients)
-            for name, rival in rivals.items()
-        }
-        verdict = _against_best(score.value, means, judged, higher)
-        if verdict:
-            verdicts[metric] = verdict
-
-    return verdicts
-
-
-def _probability(score: Score, other: Score, higher: bool) -> float | None:
-    """The probability that a score is better than another; None where one has no interval."""
-    if score.value is None or other.value is None or not score.ends or not other.ends:
-        return None
-    gain = score.value - other.value if higher else other.value - score.value
-    error = math.hypot(*((high - low) / (2 * 1.96) for low, high in (score.ends, other.ends)))
-    if error > 0:
-        return NormalDist().cdf(gain / error)
-    return 0.5 if gain == 0 else float(gain > 0)
-
-
-def _against_best(
-    value: float | None,
-    means: Mapping[str, float | None],
-    judged: Mapping[str, Verdict],
-    higher: bool,
-) -> Verdict | None:
-    """The verdict against the best baseline, and under `without_pairs` that against the best one that
-    needs none; None where nothing is scored. `means` and `judged`: of each baseline.
-    """
-    known = {name: mean for name, mean in means.items() if mean is not None and name != CEILING}
-    fair = {name: mean for name, mean in known.items() if not needs_pairs(name)}
-    if value is None or not known:
-        return None
-
-    def against(rivals: Mapping[str, float]) -> Verdict:
-        best = (max if higher else min)(rivals, key=rivals.__getitem__)
-        better = bool(value > rivals[best] if higher else value < rivals[best])
-        # a copy, as tests are corrected in place
-        update = {"better": better, "best_baseline": best}
-        return judged[best].model_copy(deep=True, update=update)
-
-    verdict = against(known)
-    verdict.without_pairs = against(fair) if fair else None
-    return verdict

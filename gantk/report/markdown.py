@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd
-
 from gantk.errors import printable
 from gantk.metrics.rows import TABLE_COLUMNS, score_rows
 from gantk.runs.results import Results
@@ -56,13 +54,12 @@ def score_table(results: Results) -> str:
     Markdown table.
     """
     rows = score_rows(results)
-    if rows.empty:
+    if not rows:
         return "It was not scored: the run has no metrics.json."
-    # an interval is numbers alone: its bracket closes no link
-    rows["interval"] = pd.Series([*map(Markdown, rows.interval)], dtype=object)
-    return markdown_table(
-        tuple(TABLE_COLUMNS), rows[TABLE_COLUMNS.values()].itertuples(index=False)
-    )
+    for row in rows:
+        row.interval = Markdown(row.interval)  # it is numbers alone: its bracket closes no link
+    cells = [[getattr(row, column) for column in TABLE_COLUMNS.values()] for row in rows]
+    return markdown_table(tuple(TABLE_COLUMNS), cells)
 
 
 def markdown_table(heads: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> str:

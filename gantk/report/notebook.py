@@ -56,7 +56,8 @@ class Run(RunFolder):
 
         record = RunRecord(self.path)
         rows = score_rows(record.results)
-        rows["direction"] = rows.key.map(record.label)
+        for row in rows:
+            row.direction = record.label(row.key)
         columns = TABLE_COLUMNS | {"verdict": "verdict"}
 
         return (
@@ -65,7 +66,7 @@ class Run(RunFolder):
             .render(
                 name=repr(self),
                 heads=columns,
-                rows=[*rows[[*columns.values()]].itertuples(index=False)],
+                rows=[[getattr(row, column) for column in columns.values()] for row in rows],
                 figures=typical_images(record, shown_patients(record)),
                 report=self.report if self.report.is_file() else "",
             )

@@ -64,7 +64,7 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
             ScoreTable(
                 label=run.label(key),
                 sample=largest.sample(),
-                rows=[*rows[rows.key == key].itertuples()],
+                rows=[row for row in rows if row.key == key],
                 figures=published,
                 published=figures_note(system) if published else "",
             )

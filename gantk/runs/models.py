@@ -59,7 +59,7 @@ def find_model(
         path, owner = models[name]
         if os.path.exists(name):
             say(f"note     './{name}' is not used: it has no recipe.toml, so it is no run")
-        say(f"model    {name} from {owner}, weights sha256 {weights_hash(path)[:8]}")
+        say(f"model    {name} from {owner}, {weights_in_words(path)}")
     elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
         return Path(name)  # the reader of such files reports that it is missing
     else:
@@ -106,6 +106,11 @@ def weights_hash(path: Path) -> str:
     from gantk.runs.folder import RunFolder
 
     return checkpoint.weights_hash(RunFolder.open(path).latest())
+
+
+def weights_in_words(path: Path) -> str:
+    """`weights sha256 1f2e3d4c`: what lines say of a packed model's weights."""
+    return f"weights sha256 {weights_hash(path)[:8]}"
 
 
 def pack_record(run: RunFolder) -> Packing | None:

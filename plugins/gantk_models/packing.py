@@ -18,7 +18,7 @@ from gantk.errors import GantkError
 from gantk.files import expect_replaceable, make_folder, whole_folder, write_file
 from gantk.method import Method
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import CARD, find_model, split_hash, weights_hash
+from gantk.runs.models import CARD, find_model, split_hash, weights_in_words
 from gantk.runs.schemas import Packing, SeenFile, SeenFiles, read_results
 from gantk.runs.trained import inference_state
 from gantk_models.shipped_card import OURS, fill_card, text_of
@@ -94,7 +94,7 @@ def pack(
             )
 
     say(f"parity   largest difference {apart:.2g} gray levels of {LEVELS}, on {on}")
-    say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
+    say(f"written  {out}, {dtype}, {weights_in_words(out)}")
     return out
 
 

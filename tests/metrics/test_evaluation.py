@@ -387,7 +387,7 @@ def test_post_steps_are_scored_beside_the_networks_own_output(method, key, metri
 
     assert own["value"] != after["value"]
     assert f"{key}_post" in result["verdict"]
-    shown = {*of_returned_images(main_rows(results)).key}
+    shown = {row.key for row in of_returned_images(main_rows(results))}
     assert f"{key}_post" in shown
     assert key not in shown
     for rows in result["baselines"].values():

@@ -13,10 +13,10 @@ from test_metrics import pair
 from gantk.data.intensity import Window
 from gantk.errors import UserError
 from gantk.metrics.intervals import drawn_interval, estimate, left_out_interval
+from gantk.metrics.judging import pair_verdict, set_verdict
 from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM, PairMetric
 from gantk.metrics.references import Units
-from gantk.metrics.verdict import pair_verdict, set_verdict
 from gantk.runs.results import Score
 from gantk_parts.ct.metric import HounsfieldMAE
 

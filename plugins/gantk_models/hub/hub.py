@@ -17,7 +17,7 @@ from gantk.files import follow_links, write_file
 from gantk.hub import COMMIT
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import CARD, card, copy_packed, find_model, pack_record, weights_hash
+from gantk.runs.models import CARD, card, copy_packed, find_model, pack_record, weights_in_words
 
 STEP = re.compile(r"checkpoints/step-([0-9]{1,12})/meta\.json")
 # uploaded
@@ -58,7 +58,7 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
             folder = _download(address, name, revision, say)
 
     follow_links(folder)  # older snapshots in the hub's cache consist of links
-    say(f"model    hf://{name}@{folder.name}, weights sha256 {weights_hash(folder)}")
+    say(f"model    hf://{name}@{folder.name}, {weights_in_words(folder)}")
     return folder
 
 
@@ -167,7 +167,7 @@ def push(
             )
 
         address = f"hf://{name}@{commit.oid}"
-        say(f"pushed   {address}, weights sha256 {weights_hash(made)}")
+        say(f"pushed   {address}, {weights_in_words(made)}")
 
     return address
 

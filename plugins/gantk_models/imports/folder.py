@@ -16,7 +16,7 @@ from gantk.files import expect_replaceable, whole_folder, write_file
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
-from gantk.runs.models import CARD, weights_hash
+from gantk.runs.models import CARD, weights_in_words
 from gantk.runs.trained import build_method
 from gantk_models.imports.options import (
     Options,
@@ -114,7 +114,7 @@ def import_checkpoint(
 
     for line in [*_notes(options), *not_carried]:
         say(f"note     {line}")
-    say(f"written  {out}, {dtype}, weights sha256 {weights_hash(out)}")
+    say(f"written  {out}, {dtype}, {weights_in_words(out)}")
     return out
 
 
