@@ -211,12 +211,9 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
     assert error.value.allowed or error.value.remedy
 
 
-@pytest.mark.parametrize("folds, lone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
-def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
-    records = study(13)
-    for n in range(lone):
-        records += stack(1, "a", f"lone{n:02d}")
-
+@pytest.mark.parametrize("folds, alone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
+def test_folds_hold_as_many_patients_of_each_domain(folds, alone, seed):
+    records = study(13) + lone(alone)
     patients = sorted({r.subject for r in records})
     splits = [split(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
     tested = []
@@ -230,6 +227,32 @@ def test_folds_hold_as_many_patients_of_each_domain(folds, lone, seed):
     for domain in "ab":
         counts = [len({r.subject for r in one["test"] if r.domain == domain}) for one in splits]
         assert max(counts) - min(counts) <= 1
+
+
+def lone(count, domain="a"):
+    """Patients with one image, of this domain."""
+    return [r for n in range(count) for r in stack(1, domain, f"only-{domain}-{n}")]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_who_lack_a_contrast_are_trained_on(seed):
+    few = [*lone(3), *lone(2, "b")]
+    for n in (0, 1):  # and of several contrasts, one of them
+        few += [replace(r, missing=("T2",)) for r in stack(1, "b", f"less-{n}")]
+        few += stack(1, "a", f"less-{n}")
+    splits, how = split(study(13) + few, seed=seed)
+
+    assert {r.subject for r in few} <= {r.subject for r in splits["train"]}
+    assert subjects_of(splits)[1:] == subjects_of(split(study(13), seed=seed)[0])[1:]
+    assert "trained on: 7 patients without all contrasts" in how
+
+
+def test_contrasts_of_two_populations_are_both_held_out():
+    splits, how = split(lone(12) + lone(4, "b") + study(3))
+    for name in SETS:
+        assert {r.domain for r in splits[name]} == {"a", "b"}
+        assert any("only-b" in r.subject for r in splits[name])
+    assert "without" not in how
 
 
 def test_unpairing_spares_a_patient_whose_domain_has_others():

@@ -5,7 +5,7 @@ folds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -74,7 +74,8 @@ def split_records(
     `folds` have priority; then the sets that folders or a table name (`Record.split`). A set that
     these do not name is empty. Only `by = "block"` divides known patients. Of two patients, one is
     trained on and one tested, of three `auto` trains on two; neither leaves one for validation.
-    Registered pairs are never divided.
+    Patients who lack a contrast that most have are trained on, except in folds: a test could not
+    compare their images. Registered pairs are never divided.
     UserError, with the numbers, where there are too few units for the shares.
 
     The sets for a seed must never change, of images without copies: results are compared across
@@ -134,13 +135,17 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         exact = exact_copies(records)
 
     can_validate = True
+    lacking: set[str] = set()
     if by == "block":
         places = places_in_blocks(records, shares, table)
         places = settle_copies(places, records, exact + near, drop=True)
     else:
         # Copies of one picture are one unit: else a training image could also be scored. Without
         # folds, near copies are moved to the more held-out set afterwards.
-        kinds, unit = _units(records, by, first_of_copies(records, exact + near * (folds > 0)))
+        if by == "patient" and not folds:
+            lacking = _patients_who_lack(records)
+        first = first_of_copies(records, exact + near * (folds > 0))
+        kinds, unit = _units(records, by, first, lacking)
         if by == "patient":
             if not folds and max(map(len, kinds)) < 2:  # of so few patients, kinds have no meaning
                 kinds = [sorted(sum(kinds, []))]
@@ -166,6 +171,8 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
     how += _description(records, sets, by)
+    if lacking:
+        how += f"; trained on: {count_noun(lacking, 'patient')} without all contrasts"
     if not can_validate:
         how += "; there are too few patients for a validation set"
 
@@ -286,15 +293,32 @@ def _can_validate(patients: int, shares: Mapping[str, float], table: SplitTable)
 # kind
 
 
+def _patients_who_lack(records: Sequence[Record]) -> set[str]:
+    """The patients without a domain, or without all contrasts of a target; none where these are half
+    of all or more.
+    """
+    domains = {record.domain for record in records}
+    complete: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.domain != "b" or not record.missing:
+            complete[record.subject].add(record.domain)
+    lacking = {each for each in patients_of(records) if complete[each] != domains}
+    return lacking if 2 * len(lacking) < len(complete) else set()
+
+
 def _units(
-    records: Sequence[Record], by: str, first: Mapping[Hashable, Hashable]
+    records: Sequence[Record],
+    by: str,
+    first: Mapping[Hashable, Hashable],
+    lacking: Collection[str],
 ) -> tuple[list[list], Callable[[Record], Hashable]]:
     """The units that are never divided, grouped by kind, in a fixed order; and a function from a
     record to its unit.
 
-    Patients with the same domains and classes are one kind. By image, a registered pair is a unit,
-    and so is a group of copies, represented by the `first`; kinds are the pairs, and the images of
-    each domain and class.
+    Patients with the same domains and classes are one kind; each of the patients `lacking` images is
+    a kind of its own, which is too small for a test. By image, a registered pair is a unit, and so
+    is a group of copies, represented by the `first`; kinds are the pairs, and the images of each
+    domain and class.
     """
     kinds: dict[Any, list] = defaultdict(list)
     if by == "patient":
@@ -302,7 +326,8 @@ def _units(
         for record in records:
             contents[record.subject].add((record.domain, record.label or ""))
         for patient in sorted(contents):
-            kinds[tuple(sorted(contents[patient]))].append(patient)
+            own = patient if patient in lacking else ""
+            kinds[tuple(sorted(contents[patient])), own].append(patient)
         return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
 
     def unit(record: Record) -> Hashable:
