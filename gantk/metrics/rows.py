@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SENSES = {True: "higher is better", False: "lower is better", None: ""}
 MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
-MIN_SCALE_GAP = 3.0  # dB that a line through the gray values gains: half of the squared error
+MIN_GAP = 3.0  # dB between two PSNR of which both are said: half of the squared error
 NO_SCORES = (
     "No held-out pairs are known, so the outputs are not compared with real images. Compare them as sets:"
     " gantk eval RUN --metrics kid"
@@ -133,15 +133,19 @@ def _difference(score: Score, rival: Score | None, verdict: Verdict) -> tuple[st
 
 
 def main_rows(results: Results) -> list[Row]:
-    """The rows that a table shows first and the sentence speaks of: without those of the foreground
-    that are no worse than the whole image's.
+    """The rows that a table shows first and the sentence speaks of: of the foreground only those that
+    are worse than the whole image's, by the verdict or by some dB, which black air adds to PSNR.
     """
     rows = score_rows(results)
     of_scores = {(row.key, row.metric): TONES.index(row.tone) for row in rows}
 
     def is_worse(row: Row) -> bool:
-        whole = row.key, split_region(row.metric)[0]
-        return TONES.index(row.tone) < of_scores.get(whole, math.inf)
+        plain = split_region(row.metric)[0]
+        own = results.metrics[row.key][row.metric]
+        whole = results.metrics[row.key].get(plain, own)
+        if own.unit == "dB" and (whole.value or 0.0) - (own.value or math.inf) >= MIN_GAP:
+            return True
+        return TONES.index(row.tone) < of_scores.get((row.key, plain), math.inf)
 
     return [row for row in rows if row.region != "foreground" or is_worse(row)]
 
@@ -247,7 +251,7 @@ def files_sentences(results: Results) -> Iterator[str]:
 
         sentence = f"{title_of(key, results.domains)}: {list_scores(known)}."
         psnr = known.get("psnr", Score())
-        if psnr.value is not None and (psnr.corrected or 0.0) - psnr.value >= MIN_SCALE_GAP:
+        if psnr.value is not None and (psnr.corrected or 0.0) - psnr.value >= MIN_GAP:
             rescaled = Score(value=psnr.corrected, unit="dB").text()
             sentence += (
                 " The written gray values are on the scale of the training images, the true ones on"

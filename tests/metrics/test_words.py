@@ -197,6 +197,21 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
     assert result_tone(found) == worst
 
 
+@pytest.mark.parametrize(
+    ("foreground", "is_shown"), [(19.2, True), (23.0, False), (30.0, False), (None, False)]
+)
+def test_psnr_that_air_raises_stands_above_the_foregrounds(foreground, is_shown):
+    found = result({"a_to_b": WON, "b_to_a": {}})
+    for scores in found.metrics.values():
+        scores["psnr_foreground"] = scores["psnr"].model_copy(update={"value": foreground})
+    (table,) = [line for line in summary_lines(found) if isinstance(line, TextTable)]
+
+    rows = ["PSNR", "PSNR in the foreground"][: 1 + is_shown]
+    assert [cells[1] for cells in table.rows] == 2 * rows
+    assert not is_shown or f"{foreground:.2f} dB" in table.rows[1]
+    assert "PSNR 24.93 dB" in result_sentence(found)
+
+
 @pytest.mark.parametrize("corrected", [18.0, 32.0, None])
 def test_the_score_of_written_files_is_explained_off_the_screen(corrected):
     row = {"value": 17.7, "unit": "dB", "n": 8, "corrected": corrected}
