@@ -134,7 +134,11 @@ def show(ctx, kind, name, profile, full) -> None:
 
 
 def _show_card(name: str, full: bool) -> None:
-    """Print a model's card: what it is for, its scores, limits and licence, or all of it."""
+    """Print a model's card: what it is for, its scores, the result as in its report, limits and
+    licence, or all of it.
+    """
+    from gantk.metrics.rows import judgement
+    from gantk.runs.folder import RunFolder
     from gantk.runs.models import (
         CARD,
         card,
@@ -164,7 +168,9 @@ def _show_card(name: str, full: bool) -> None:
         out.print(table(("", rows[-1][0]), (pair for pair in of_mean if pair[1])))
     elif rows:
         out.print(table(tuple(header), rows[:MAX_SCORE_ROWS]))
-    out.print(f"\nlimits   {limits_of(path)}", soft_wrap=True)
+    sentence, _ = judgement(RunFolder(path))
+    out.print(f"\nresult   {sentence or 'not scored'}", soft_wrap=True)
+    out.print(f"limits   {limits_of(path)}", soft_wrap=True)
     out.print(f"licence  {section_of(text, 'Licence') or 'not stated'}", soft_wrap=True)
     say_next(f"gantk show model {name} --full: data, every score, all limits")
 
