@@ -181,8 +181,8 @@ def _examine_scans(path: Path, settings: Sequence[str]) -> Scans:
     """What `data check` finds; UserError for a problem with which no training starts."""
     found = examine(path, None, settings)
     for each in found.problems:
-        if each["kind"] in ("source", "unreadable", "not-finite", "leak"):
-            raise UserError(each["what"], where="SCANS", remedy=each["remedy"])
+        if each.kind in ("source", "unreadable", "not-finite", "leak"):
+            raise UserError(each.what, where="SCANS", remedy=each.remedy)
 
     assert found.usage is not None  # else there is a problem of the kind "source"
     return Scans(found, found.usage)

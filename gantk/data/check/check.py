@@ -1,33 +1,25 @@
 """`gantk data check`: describes images, how a training would use them, and problems in them, as
-JSON.
+JSON. Read from the top: what is examined, how a training would use it, the result.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.catalog import Row
+from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, scan
-from gantk.data.check import findings
-from gantk.data.check.contrasts import wrong_contrast
-from gantk.data.check.findings import Problem, line_of, problem, scan_names, with_verb
+from gantk.data.check.findings import Problem, about_images, problem, unreadable_images
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import (
-    Data,
-    Study,
-    doubts_of,
-    expect_usable,
-    layouts_in_words,
-)
+from gantk.data.dataset import Data, Study, doubts_of, expect_usable, layouts_in_words
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
@@ -38,12 +30,7 @@ from gantk.data.sources.pairing import (
 )
 from gantk.data.sources.source import nothing_fits, source_for
 from gantk.data.split import few_test_patients
-from gantk.data.split.near_duplicates import (
-    Fingerprint,
-    like_training,
-    place_fingerprint,
-    sample_indices,
-)
+from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
 from gantk.data.spread import spread
 from gantk.errors import NothingFound, TooFewImages, UserError, count_noun
 from gantk.formats import files as io
@@ -113,22 +100,12 @@ def check(
     except LayoutQuestion as question:
         if table is None:
             raise
-        asked = replace(_asked_with_words(settings), patients="none")
-        rows = scan(Path(path), asked).of_kind("image")
-        open_question = problem("layout", "warning", question.what, (), "Complete the table")
-        found = Examination(Path(path), rows, problems=[open_question])
+        rows = _listed(Path(path), settings, "none").of_kind("image")
+        found = Examination(Path(path), rows, problems=[problem("layout", question.what)])
     result = result_of(found)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), found.usage, found.rows)
     return result
-
-
-def _asked_with_words(settings: Sequence[str]) -> Asked:
-    """The further words for contrasts that the settings give; others are refused with their table."""
-    data = Recipe({}).override(settings).tables.get("data", {})
-    words = data.get("words")
-    named = words.items() if isinstance(words, dict) else ()
-    return Asked(words={name: texts for name, texts in named if isinstance(texts, list)})
 
 
 @dataclass
@@ -148,62 +125,79 @@ class Examination:
 @Work("looking at the images")
 @io.listed_once()
 def examine(
-    path: Path,
-    recipe: str | Path | None,
-    settings: Sequence[str],
-    *,
-    every: bool = False,
+    path: Path, recipe: str | Path | None, settings: Sequence[str], *, every: bool = False
 ) -> Examination:
     """As of `check`."""
-    found = Examination(path, [] if path.is_file() else _listed_rows(path, settings))
+    found = Examination(path, [])
+    if not path.is_file():
+        found.rows = [row for row in _listed(path, settings, "if clear") if row.kind != "other"]
+        if not found.rows:
+            raise UserError(nothing_fits(path), where="PATH")
     try:
         found.usage, found.recipe = _study(path, recipe, settings, found.rows)
         _examine_use(found, found.usage, every)
     except UserError as error:
-        if _is_for_the_user(error, found):
+        is_of_table = path.is_file() and found.usage is None
+        is_wrong_setting = (error.where or "").startswith("--set")
+        if is_of_table or is_wrong_setting or isinstance(error, LayoutQuestion):
             raise
         are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
-        severity = "warning" if are_too_few else "error"
         what = f"these images cannot be used for training: {error.what}"
-        found.problems.append(problem("source", severity, what, (), error.remedy))
+        severity = "warning" if are_too_few else None
+        found.problems.append(problem("source", what, (), error.remedy, severity))
         if found.usage is None:
-            found.items += [inspect(row.scan_below(path)) for row in track(found.rows, "reading")]
-            found.problems += findings.unreadable_images(found.items)
+            found.items = [inspect(row.scan_below(path)) for row in track(found.rows, "reading")]
+            found.problems += unreadable_images(found.items)
 
     found.problems += _compare(found.items, found.usage, found.fit)
     return found
 
 
-def _listed_rows(path: Path, settings: Sequence[str]) -> list[Row]:
-    """The images below a folder; UserError where there are none."""
-    listed = scan(path, replace(_asked_with_words(settings), patients="if clear"))
-    rows = [row for row in listed if row.kind != "other"]
-    if not rows:
-        raise UserError(nothing_fits(path), where="PATH")
-    return rows
+def _listed(path: Path, settings: Sequence[str], patients: Any) -> Catalog:
+    """The images below a folder, by the words for contrasts that the settings give, if they are words;
+    reading the recipe's table refuses others.
+    """
+    words = Recipe({}).override(settings).tables.get("data", {}).get("words")
+    given = words.items() if isinstance(words, dict) else ()
+    named = {name: texts for name, texts in given if isinstance(texts, list)}
+    return scan(path, Asked(words=named, patients=patients))
 
 
-def _is_for_the_user(error: UserError, found: Examination) -> bool:
-    """Whether an error asks the user, or says that what they gave is wrong."""
-    is_of_table = found.path.is_file() and found.usage is None
-    is_wrong_setting = (error.where or "").startswith("--set")
-    return is_of_table or is_wrong_setting or isinstance(error, LayoutQuestion)
-
-
-def _examine_use(found: Examination, usage: Study, every: bool) -> None:
-    """Find the images of a usage, all or a sample, the problems of the usage, and its pairs."""
-    uses = _scans_of(usage.records)
+def _examine_use(found: Examination, study: Study, every: bool) -> None:
+    """Do with the images of a study, all or a sample, what a training does before its first step, and
+    find what stops it, or spoils its scores.
+    """
+    uses = _scans_of(study.records)
     found.images = len(uses)
     names = [scan.name for (_, scan), _ in uses]
     chosen = range(len(uses)) if every else sample_indices(names)
+    problems = found.problems
     if len(chosen) < len(uses):
         what = f"only a sample of {len(chosen)} of {len(uses)} images was checked"
-        remedy = "use --every to check all images, which is slow"
-        found.problems.append(problem("sample", "note", what, (), remedy))
-    for number in track(chosen, "reading"):
-        found.items.append(_inspect(usage, uses[number]))
-    found.problems.extend(_about_use(usage, found.items))
-    found.fit = measure_pairs(usage.records)
+        problems.append(problem("sample", what))
+    found.items = [_inspect(study, uses[number]) for number in track(chosen, "reading")]
+
+    problems += [problem("versions", note) for note in study.source.notes]
+    doubts = doubts_of(study.source, study.table)
+    problems += [problem("patients", each.what, (), each.remedy) for each in doubts]
+    problems += _without_partner(study)
+    problems += _refusal("use", expect_usable, study.table, study.method, study.records)
+    problems += unreadable_images(found.items)
+    _leave_out_unreadable(study, found.items)
+    refused = _refusal("split", study.divide)
+    problems += refused
+    if not refused:
+        problems += _about_split(study, bool(doubts))
+    found.fit = measure_pairs(study.records)
+
+
+def _refusal(kind: str, step: Callable[..., None], *about: Any) -> list[Problem]:
+    """The problem with which a step of a training stops."""
+    try:
+        step(*about)
+    except UserError as error:
+        return [problem(kind, error.what, (), error.remedy)]
+    return []
 
 
 def warnings_about(data: Data) -> list[str]:
@@ -214,10 +208,10 @@ def warnings_about(data: Data) -> list[str]:
     records = [record for each in data.splits.values() for record in each if record.files]
     uses = spread(_scans_of(records), MAX_SCANS_OF_RUN)
     items = [_inspect(data, use) for use in track(uses, "comparing", "scan")]
-    problems = list(_without_partner(data))
+    problems = [*_without_partner(data)]
     if items:  # computed images have no names and files to compare
         problems += _compare(items, data, measure_pairs(data.records))
-    return [line_of(each) for each in problems if each["severity"] == "warning"]
+    return [each.line for each in problems if each.severity == "warning"]
 
 
 Use = tuple[tuple[str, Scan], list[Record]]  # contrast and scan, and the records of them
@@ -241,6 +235,16 @@ def _inspect(study: Study, use: Use) -> Inspected:
     return replace(item, records=records, domains=domains, contrast=contrast, seen=seen)
 
 
+def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -> list[Problem]:
+    """Problems found by comparing the readable images, but for what the recipe has solved already."""
+    readable = [item for item in items if item.error is None]
+    problems = [*about_images(readable, study), *pairs_that_do_not_fit(fit)]
+    solved = (
+        {study.table.channels and "channels", study.table.spacing and "spacing"} if study else ()
+    )
+    return [each for each in problems if each.kind not in solved]
+
+
 # --- how a training would use the images
 
 
@@ -254,46 +258,36 @@ def _study(
         loaded, model = checked_recipe(recipe, path, settings, None)
         return Study(model.data, model.method.target), loaded.origin
 
-    refusal: UserError | None = None
-    for domains in _possible_domains(path, settings, rows):
+    possible: list[tuple[str, ...]] = [("A", "B")]
+    if not any(each.startswith("data.domains") for each in settings):
+        possible = _possible_domains(path, rows)
+    for domains in possible[:-1]:
         try:
             return _usual_study(path, domains, settings), None
-        except (NothingFound, LayoutQuestion) as error:
-            said = any(each.startswith("data.domains") for each in settings)
-            nobody_said_two = domains == ("A", "B") and not said
-            if isinstance(error, LayoutQuestion) and not nobody_said_two:
-                raise
-            if domains != ("A", "B"):
-                refusal = refusal or error
-    raise refusal or NothingFound(f"no data source can use '{path}'")
+        except (NothingFound, LayoutQuestion):
+            continue
+    return _usual_study(path, possible[-1], settings), None
 
 
-def _possible_domains(
-    path: Path, settings: Sequence[str], rows: Sequence[Row]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the domains that images may be of: the two most usual contrasts of a table, or of names
-    and headers; else two groups; else one.
+def _possible_domains(path: Path, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The domains that images may be of: the two most usual contrasts of a table, or of names and
+    headers; else, of a folder, two groups or one.
     """
-    if any(each.startswith("data.domains") for each in settings):
-        yield "A", "B"
-        return
     if path.is_file():
         counts = domains_in_table(path)
     else:
-        said = (row.contrast or (row.header.modality if row.header else "") for row in rows)
-        counts = Counter(filter(None, said))
+        stated = (row.contrast or (row.header.modality if row.header else "") for row in rows)
+        counts = Counter(filter(None, stated))
         if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
             del counts["MR"]
     least = MIN_DOMAIN_SHARE * max(counts.values(), default=0)
-    frequent = [name for name, count in counts.items() if count >= least]
-    usual = {name: place for place, name in enumerate(USUAL)}
-    frequent.sort(key=lambda name: (usual.get(name.upper(), len(USUAL)), name))
+    names = dict.fromkeys([*USUAL, *sorted(counts)])
+    frequent = [name for name in names if counts[name] > 0 and counts[name] >= least]
     if len(frequent) > 1:
-        yield tuple(frequent[:2])
-
-    if path.is_dir():
-        yield "A", "B"
-    yield (frequent[0] if path.is_file() and frequent else "images",)
+        return [tuple(frequent[:2])]
+    if path.is_file():
+        return [tuple(frequent or ["images"])]
+    return [("A", "B"), ("images",)]
 
 
 def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Study:
@@ -308,117 +302,55 @@ def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) 
     return study
 
 
-def _about_names(study: Study) -> Iterator[Problem]:
-    """The notes of a source, and its doubts, with which a training would stop."""
-    source = study.source
-    for note in source.notes:
-        yield problem("versions", "note", note)
-
-    nameless = source.nameless() if study.guessed and len(study.names) == 2 else ""
-    if nameless:
-        remedy = "if these are classes of one domain, use --set 'data.domains=[\"MR\"]'"
-        yield problem("domains", "note", nameless, (), remedy)
-
-    for each in doubts_of(source, study.table):
-        yield problem("patients", "error", each.what, (), each.remedy)
-
-
-def _about_use(study: Study, items: Sequence[Inspected]) -> Iterator[Problem]:
-    """Do with the readable images what a training does before its first step, and yield what stops
-    it, or spoils its scores.
-    """
-    about = list(_about_names(study))
-    yield from about
-    yield from _without_partner(study)
-    try:
-        expect_usable(study.table, study.method, study.records)
-    except UserError as error:
-        yield problem("use", "error", error.what, (), error.remedy)
-
-    yield from findings.unreadable_images(items)
-    unreadable = {record.id for item in items if item.error for record in item.records}
-    study.records = [record for record in study.records if record.id not in unreadable]
-    study.fingerprints = _fingerprints(study, items)
-    try:
-        study.divide()
-    except UserError as error:
-        what = f"the {'usual ' if study.guessed else ''}split is not possible: {error.what}"
-        yield problem("split", "error", what, (), error.remedy)
-        return
-
-    if not any(each["kind"] == "patients" for each in about):
-        kind = "neighbours" if like_training(study.splits, study.fingerprints) else "scores"
-        for said in study.consequences():
-            yield problem(kind, "warning", said)
-    leak = study.leaks()
-    if leak:
-        kind = "same-patient" if leak.where == "data.same_patient" else "leak"
-        severity = "note" if study.guessed and kind == "same-patient" else "error"
-        yield problem(kind, severity, leak.what, (), leak.remedy)
-
-
 def _without_partner(study: Study) -> Iterator[Problem]:
     """Yield images without a partner where others have one, and pairs on two grids: no score compares
     them, and of methods only unpaired ones train on them. A paired training of many stops.
     """
-    if study.method.paired and too_many_alone(study.records):
+    is_paired = study.method.paired
+    if is_paired and too_many_alone(study.records):
         return
     apart = on_other_grids(study.records)
+    if apart:
+        what = "these images have a partner, but on another grid:"
+        yield problem("pairs", what, _scan_names(apart), remedy_of_grids(apart[0]))
     alone = without_partner(study.records) if complete_pairs(study.records) else []
-    for severity, records, words, remedy in (
-        (
-            "warning",
-            apart,
-            "has|have a partner, but on another grid:",
-            remedy_of_grids(apart[0]) if apart else "",
-        ),
-        (
-            "warning" if study.method.paired else "note",
-            [record for record in alone if record not in apart],
-            "has|have no partner in the other domain"
-            + (" and is|are left out:" if study.method.paired else ":"),
-            "complete the pairs, or remove these images",
-        ),
-    ):
-        names = scan_names(records)
-        if names:
-            yield problem("pairs", severity, with_verb(names, "image", words), names, remedy)
+    names = _scan_names(record for record in alone if record not in apart)
+    if names:
+        left_out = " and are left out" if is_paired else ""
+        what = f"these images have no partner in the other domain{left_out}:"
+        remedy = "complete the pairs, or remove these images"
+        yield problem("pairs", what, names, remedy, "warning" if is_paired else "note")
 
 
-def _fingerprints(study: Study, items: Sequence[Inspected]) -> dict[tuple[str, str], Fingerprint]:
-    """The fingerprints, by record, of pictures that a training would use without resampling."""
-    table = study.table
-    if table.dims != 2 or table.plane != "axial" or table.spacing is not None:
-        return {}
-    return {
+def _scan_names(records: Iterable[Record]) -> list[str]:
+    """The names of the scans of records, each once; of a record without a scan its own."""
+    return list(dict.fromkeys(record.scan_key or record.key for record in records))
+
+
+def _leave_out_unreadable(study: Study, items: Sequence[Inspected]) -> None:
+    """Leave unreadable images out of a study, and give it the fingerprints of records that are whole
+    images, so that its split reads none twice.
+    """
+    unreadable = {record.id for item in items if item.error for record in item.records}
+    study.records = [record for record in study.records if record.id not in unreadable]
+    study.fingerprints = {
         record.id: place_fingerprint(item.seen, record)
         for item in items
-        if item.seen and item.facts["channels"] == 1 and len(item.facts["shape"]) == 2
+        if item.seen
         for record in item.records
         if record.files == item.scan.files and not record.scan and not record.missing
     }
 
 
-def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -> list[Problem]:
-    """Problems found by comparing the readable images."""
-    items = [item for item in items if item.error is None]
-    problems = [
-        *findings.about_each(items),
-        *findings.differing_in_domain(items),
-        *findings.same_people(items),
-        *findings.ct_without_air(items),
-    ]
-    if study:
-        problems += [
-            *wrong_contrast(items, study),
-            *findings.scans_of_other_scales(items, study),
-            *pairs_that_do_not_fit(fit),
-        ]
-        # what the recipe, or --set, has solved already
-        settings = {"channels": study.table.channels, "spacing": study.table.spacing}
-        problems = [each for each in problems if not settings.get(each["kind"])]
-
-    return problems + list(findings.copies(items))
+def _about_split(study: Study, are_doubted: bool) -> Iterator[Problem]:
+    """Yield what a split means for the scores, unless patients are doubted, and its leaks."""
+    for line in () if are_doubted else study.consequences():
+        yield problem("scores", line)
+    leak = study.leaks()
+    if leak:
+        kind = "same-patient" if leak.where == "data.same_patient" else "leak"
+        severity = "note" if study.guessed and kind == "same-patient" else None
+        yield problem(kind, leak.what, (), leak.remedy, severity)
 
 
 # --- the result
@@ -426,53 +358,51 @@ def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -
 
 def result_of(found: Examination) -> dict[str, Any]:
     """The result of `check` as JSON."""
-    return {
-        "format": FORMAT,
-        "path": str(found.path),
-        "recipe": found.recipe,
-        "source": None,
-        "images": found.images,
-        "patients": 0,
-        "domains": {},
-        "split": None,
-        "summary": _summary_of_files(found.items),
-        "problems": sorted(found.problems, key=lambda each: SEVERITIES.index(each["severity"])),
-        "files": [item.facts | {"domains": [], "split": []} for item in found.items],
-        **(_result_of_use(found, found.usage) if found.usage else {}),
-    }
-
-
-def _result_of_use(found: Examination, usage: Study) -> dict[str, Any]:
-    """The part of the result that says how a training would use the images."""
-    domains = {}
-    for letter, name in usage.names.items():
-        records = [record for record in usage.records if record.domain == letter]
-        domains[name] = {
-            "files": sum(name in item.domains for item in found.items),
-            "images": len(records),
-            "patients": len(patients_of(records)),
-        }
-
-    split: dict[str, Any] | None = None
-    if usage.split_description:
-        sizes = {name: len(records) for name, records in usage.splits.items()}
-        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
-
-    set_of = {each.id: name for name, records in usage.splits.items() for each in records}
+    usage = found.usage
+    set_of = {}
+    if usage:
+        set_of = {each.id: name for name, own in usage.splits.items() for each in own}
     files = []
     for item in found.items:
         sets = sorted({set_of[record.id] for record in item.records if record.id in set_of})
         place = {"domains": item.domains, "patient": item.patient or None, "split": sets}
         files.append(item.facts | place)
-
     return {
-        "source": usage.table.source.table() | {"path": str(found.path)},
-        "patients": len(patients_of(usage.records)),
-        "domains": domains,
-        "split": split,
-        "summary": _summary_of_files(found.items) | _summary_of_use(found, usage),
+        "format": FORMAT,
+        "path": str(found.path),
+        "recipe": found.recipe,
+        "source": usage and usage.table.source.table() | {"path": str(found.path)},
+        "images": found.images,
+        "patients": len(patients_of(usage.records)) if usage else 0,
+        "domains": _domains_of(usage, files) if usage else {},
+        "split": _split_of(usage) if usage else None,
+        "summary": _summary_of_files(found.items)
+        | (_summary_of_use(found, usage) if usage else {}),
+        "problems": [
+            asdict(each)
+            for each in sorted(found.problems, key=lambda each: SEVERITIES.index(each.severity))
+        ],
         "files": files,
     }
+
+
+def _domains_of(usage: Study, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    domains = {}
+    for letter, name in usage.names.items():
+        records = [record for record in usage.records if record.domain == letter]
+        domains[name] = {
+            "files": sum(name in each["domains"] for each in files),
+            "images": len(records),
+            "patients": len(patients_of(records)),
+        }
+    return domains
+
+
+def _split_of(usage: Study) -> dict[str, Any] | None:
+    if not usage.split_description:
+        return None
+    sizes = {name: len(records) for name, records in usage.splits.items()}
+    return {"by": usage.splits.by, "how": usage.split_description} | sizes
 
 
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
@@ -480,44 +410,40 @@ def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
     if not items:
         return {}
     readable = [item.facts for item in items if item.error is None]
-    spacings = (facts["spacing"] for facts in readable if facts["spacing"])
-    values = {
+    topics = {
         "size": {" x ".join(map(str, facts["shape"])) for facts in readable},
         "type": {str(facts["dtype"]) for facts in readable},
-        "spacing": {" x ".join(f"{mm:g}" for mm in each) + " mm" for each in spacings},
+        "spacing": {
+            " x ".join(f"{mm:g}" for mm in facts["spacing"]) + " mm"
+            for facts in readable
+            if facts["spacing"]
+        },
     }
     formats = Counter(item.facts["format"] for item in items)
     parts = [f"{count} {name}" for name, count in formats.most_common()]
-    for topic, different in values.items():
-        parts += different if len(different) == 1 else [count_noun(different, topic)]
+    for topic, values in topics.items():
+        if values:
+            parts.append(values.pop() if len(values) == 1 else count_noun(values, topic))
     if len(readable) < len(items):
         parts.append(f"{len(items) - len(readable)} cannot be read")
-    return {"files": ", ".join(part for part in parts if not part.startswith("0 "))}
+    return {"files": ", ".join(parts)}
 
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
-    """Topic -> a line of text about how a training would use the images."""
-    layout = layouts_in_words(usage.source)
-    lines = {"layout": layout} if layout else {}
-    lines["domains"] = usage.images_in_words
-    if len(usage.names) == 2:
-        lines["pairs"] = _pairs_in_words(found, usage)
-    lines["split"] = usage.split_description or "none"
-    if usage.splits.held_out:
-        lines["held out"] = usage.splits.held_out
-    too_few = few_test_patients(usage.splits)
-    if too_few:
-        lines["too few"] = too_few
+    """Topic -> a line of text about how a training would use the images, where there is one."""
+    pairs = len(complete_pairs(usage.records))
+    measured = found.fit.measured if found.fit else "none"
+    said = f"{pairs} registered; {measured} measured" if pairs else "none found"
+    if not pairs and on_other_grids(usage.records):
+        said = "none found on one grid: use --set data.source.onto=a"
     masks = {file for record in usage.records for file in record.mask_files}
-    if masks:
-        lines["masks"] = f"{count_noun(masks, 'file')} used as masks of lesions"
-    return lines
-
-
-def _pairs_in_words(found: Examination, usage: Study) -> str:
-    count = len(complete_pairs(usage.records))
-    if count:
-        return f"{count} registered; {found.fit.measured if found.fit else 'none'} measured"
-    if on_other_grids(usage.records):
-        return "none found on one grid: use --set data.source.onto=a"
-    return "none found"
+    lines = {
+        "layout": layouts_in_words(usage.source),
+        "domains": usage.images_in_words,
+        "pairs": said if len(usage.names) == 2 else "",
+        "split": usage.split_description or "none",
+        "held out": usage.splits.held_out,
+        "too few": few_test_patients(usage.splits),
+        "masks": f"{count_noun(masks, 'file')} used as masks of lesions" if masks else "",
+    }
+    return {topic: line for topic, line in lines.items() if line}

@@ -1,6 +1,7 @@
 """The command line of this package."""
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -49,7 +50,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     Complete it, then train from it: gantk run RECIPE --data FILE.
     """
     from gantk.data.check.check import check
-    from gantk.data.check.findings import line_of
+    from gantk.data.check.findings import Problem
     from gantk.terminal import console, say, say_next, styled
 
     result = check(path, **options, overwrite=overwrite)
@@ -57,18 +58,18 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         for name, value in result["summary"].items():
             say(f"{name}  {value}")
 
-        notes = [each for each in result["problems"] if each["severity"] == "note"]
-        spoiling = [each for each in result["problems"] if each not in notes]
-        for problem in spoiling:
-            say(line_of(problem))
+        problems = [Problem(**each) for each in result["problems"]]
+        notes = [each for each in problems if each.severity == "note"]
+        for problem in problems[: len(problems) - len(notes)]:  # they are sorted
+            say(problem.line)
         for note in notes if verbose else ():
-            say(line_of(note | {"remedy": None}))
+            say(replace(note, remedy=None).line)
 
-        if not spoiling:
+        if len(notes) == len(problems):
             console().print(styled("no problems found", "green"))
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
-        if not any(problem["severity"] == "error" for problem in spoiling):
+        if not any(each.severity == "error" for each in problems):
             say_next(_next_command(path, options["table"], options["layout"]))
 
     write_json(json_file, result, overwrite)

@@ -32,7 +32,8 @@ class Inspected:
     error: UserError | None = None
     seen: Fingerprint | None = None
     look: list[float] = field(default_factory=list)  # as of `look_of`
-    remarks: tuple[str, ...] = ()
+    # what the reader says of it, and whether that is a doubt that it is the scan that it seems
+    remarks: tuple[tuple[str, bool], ...] = ()
     header_patient: str = ""
     header_says: str = ""  # contrast in the DICOM header
     # in a study: its records, or those of its planes or parts, their domains, and its contrast where
@@ -92,11 +93,11 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
     header_facts.pop("study", None)
     item.header_says = header_facts.pop("contrast", "")
     item.facts |= header_facts | {"lossy": header_facts.get("lossy", False) or suffix in LOSSY}
-    # Remove the image's name from remarks, so that equal ones of several images become one.
-    named = f"'{scan.path}'"
-    remarks = (*image.remarks, *[line for line, _ in image.doubts])
+    remarks = [*((remark, False) for remark in image.remarks), *image.doubts]
+    # without the image's name, so that equal ones of several images become one
     item.remarks = tuple(
-        remark.removeprefix(f"{named}: ").removeprefix(f"{named} ") for remark in remarks
+        (remark.removeprefix(f"'{scan.path}'").lstrip(": "), is_doubt)
+        for remark, is_doubt in remarks
     )
     return item
 

@@ -147,94 +147,82 @@ def plane_of(image: Image) -> str | None:
     return AXES[::-1][int(np.argmax(direction))] if direction.any() else None
 
 
+def range_width(facts: Facts) -> float:
+    """The width of an image's intensity range, from the 1st to the 99th percentile."""
+    low, high = facts["range"]
+    return max(0.0, high - low)
+
+
 def width_ratio(group: Sequence[Facts]) -> float:
-    """By which factor the intensity ranges of images differ at most; 1 where fewer than two have
-    contrast.
-    """
-    widths = [facts["range"][1] - facts["range"][0] for facts in group]
-    widths = [width for width in widths if width > 0]
+    """By which factor the intensity ranges of images differ at most; 1 where none has contrast."""
+    widths = [width for width in map(range_width, group) if width]
     return max(widths) / min(widths) if widths else 1.0
-
-
-def known_values(trait: Trait, group: Sequence[Facts]) -> list[Any]:
-    """The values of the images where they are known; of numbers, those of the usual length."""
-    values = [value for value in map(trait.value, group) if value is not None]
-    if not values or isinstance(values[0], str):
-        return values
-    length = Counter(map(len, values)).most_common(1)[0][0]
-    return [value for value in values if len(value) == length]
 
 
 def differ_in_kind(one: Facts, other: Facts, spacing_is_set: bool) -> bool:
     """Whether two images differ in a trait that both have."""
-    for trait in TRAITS:
-        if spacing_is_set and trait is SPACING:
-            continue
-        values = trait.value(one), trait.value(other)
-        if None not in values and _differ(trait, *values):
-            return True
-    return False
+    traits = [trait for trait in TRAITS if trait is not SPACING or not spacing_is_set]
+    return any(is_far for _, is_far in outside(other, ranges_of([one], traits), traits=traits))
 
 
-def _differ(trait: Trait, one: Any, other: Any) -> bool:
-    if isinstance(one, str):
-        return one != other
-    if len(one) != len(other):
-        return False  # pictures and volumes, which are reported as such
-    ratio = np.maximum(one, 1e-6) / np.maximum(other, 1e-6)
-    return bool(np.maximum(ratio, 1 / ratio).max() > trait.max_ratio)
-
-
-def ranges_of(group: Sequence[Facts]) -> dict[str, list[Any]]:
+def ranges_of(
+    group: Sequence[Facts], traits: Sequence[Trait] = TRAITS_OF_ONE
+) -> dict[str, list[Any]]:
     """What a model keeps of the images that it was trained on, as JSON: by the name of a trait the
-    words, or the smallest and the largest numbers, of those whose value is known.
+    words, or the smallest and the largest numbers, of those whose value is known. Of numbers those
+    of the usual length count.
     """
     ranges: dict[str, list[Any]] = {}
-    for trait in TRAITS_OF_ONE:
-        values = known_values(trait, group)
+    for trait in traits:
+        values = [value for value in map(trait.value, group) if value is not None]
         if values and isinstance(values[0], str):
             ranges[trait.name] = sorted(set(values))
         elif values:
-            ends = np.min(values, axis=0), np.max(values, axis=0)
+            length = Counter(map(len, values)).most_common(1)[0][0]
+            usual = [value for value in values if len(value) == length]
+            ends = np.min(usual, axis=0), np.max(usual, axis=0)
             ranges[trait.name] = [[float(f"{each:.4g}") for each in end] for end in ends]
     return ranges
 
 
 def outside(
-    facts: Facts, ranges: Mapping[str, Sequence[Any]], stack: int | None, unseen: Collection[str]
+    facts: Facts,
+    ranges: Mapping[str, Sequence[Any]],
+    stack: int | None = None,
+    unseen: Collection[str] = (),
+    traits: Sequence[Trait] = TRAITS_OF_ONE,
 ) -> list[tuple[str, bool]]:
-    """In which traits an image is outside the `ranges` of a model's training images, or the limits that
-    its makers state, in words; and whether by more than its trait allows. `stack` is the axis of the slices of a 2-D model, along
-    which it sees neither distances nor sizes: what differs there is never far. Nor is a smaller
-    value of the traits `unseen`, which does not change what the network sees.
+    """In which traits an image is outside the `ranges` of a model's training images, or the limits
+    that its makers state, in words; and whether by more than its trait allows.
+
+    `stack` is the axis of the slices of a 2-D model, along which it sees neither distances nor sizes:
+    what differs there is never far. Nor is a smaller value of the traits `unseen`, which does not
+    change what the network sees.
     """
     found = []
-    for trait in TRAITS_OF_ONE:
+    for trait in traits:
         value = trait.value(facts)
         known = ranges.get(trait.name)
-        if value is None or not known or (isinstance(value, str) != isinstance(known[0], str)):
+        if value is None or not known or isinstance(value, str) != isinstance(known[0], str):
             continue
         if isinstance(value, str):
-            if value not in known:
-                text = f"{trait.name}: {value}, this model is for {' or '.join(known)}"
-                found.append((text, trait.max_ratio < np.inf))
+            is_outside = value not in known
+            is_far = trait.max_ratio < np.inf
+            span = " or ".join(known)
+        elif len(value) == len(known[0]):
+            low, high, numbers = np.maximum([*known, value], 1e-6)
+            larger = numbers / high
+            ratios = np.maximum(low / numbers, larger)
+            is_outside = ratios.max() > NEAR_RATIO
+            seen = [axis for axis in range(len(value)) if len(value) < 3 or axis != stack]
+            far_ratios = larger if trait.name in unseen else ratios
+            is_far = bool(far_ratios[seen].max() > trait.max_ratio)
+            span = " to ".join(dict.fromkeys(in_words(trait, end) for end in known))
+        else:
             continue
-
-        low, high = np.maximum(known, 1e-6)
-        if len(value) != len(low):
-            continue
-        value = np.maximum(value, 1e-6)
-        larger = value / high
-        ratios = np.maximum(low / value, larger)
-        seen = [axis for axis in range(len(value)) if len(value) < 3 or axis != stack]
-        if ratios.max() > NEAR_RATIO:
-            span = in_words(trait, low)
-            if not np.array_equal(low, high):
-                span += f" to {in_words(trait, high)}"
+        if is_outside:
             text = f"{trait.name}: {in_words(trait, value)}, this model is for {span}"
-            if trait.name in unseen:
-                ratios = larger
-            found.append((text, bool(ratios[seen].max() > trait.max_ratio)))
+            found.append((text, is_far))
     return found
 
 

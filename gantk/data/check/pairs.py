@@ -1,12 +1,11 @@
 """Measures how well registered pairs fit each other, if at all, by one measure: the mutual information
-of an image and a partner, its own one or another one.
+of an image and a partner, which is its own one, that one moved or mirrored, or another image's.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, combinations
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from gantk.data.preparation import Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
-from gantk.formats.files import is_volume
 from gantk.progress import track
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
@@ -28,12 +26,12 @@ MIN_LIKENESS = 0.75
 MIN_GAIN = 1.04
 # of a single pair, over the mean of all shifts: true ones reach 1.1, others 1.05
 MIN_GAIN_OF_ONE = 1.06
+# of mutual information with another partner over that with the own one, from which the own one is
+# doubted. Of true pairs of eight real sets, it reaches 1.06 with the partner moved or mirrored; of
+# those moved by 5 % of the width, or mirrored, it is 1.1 to 1.5
+MIN_OTHER_GAIN = 1.1
 SHIFT = 3  # pixels of COMPARED_SIDE (2 %) by which a pair is shifted for comparison
-MIN_EXCHANGE_GAIN = 1.15  # of mutual information, from which partners are exchanged
-# of mutual information, from which a turned partner is the right one. True pairs of six real sets
-# reach 1.05 turned; mirrored ones 1.1 in 97 %
-MIN_TURN_GAIN = 1.1
-INFORMATION_BY_ROUNDING = 1e-9  # in nats, that a constant image shares with another
+NO_INFORMATION = 1e-9  # in nats, what a constant image shares with another by rounding
 LEVELS = 24  # gray levels of which the mutual information is computed
 
 # why the partner of an image is doubted: the end of a sentence on "the partners of these pairs"
@@ -50,8 +48,8 @@ class Fit(NamedTuple):
     gain: the median of mutual information as a multiple of that after the best shift by 3 pixels.
     likeness: how often an image shares more information with its partner than with another pair's
     image; None for less than 4 pairs. The others are of other patients at the same place among
-    their slices, or a patient's neighbouring pairs where there is no other. doubted: the names of
-    the pairs, of patients the first of each, that are doubted for each of the DOUBTS.
+    their slices, or of one patient the neighbouring pairs. doubted: the names of the pairs, of
+    patients the first of each, that are doubted for each of the DOUBTS.
 
     | pairs of seven real sets                    | gain         | likeness     |
     |---------------------------------------------|--------------|--------------|
@@ -65,7 +63,6 @@ class Fit(NamedTuple):
     likeness: float | None
     measured: int
     total: int
-    first: dict[str, Record]  # a pair
     doubted: Mapping[str, Sequence[str]]
 
     @property
@@ -88,156 +85,98 @@ class Fit(NamedTuple):
         )
 
 
-class Compared(NamedTuple):
-    """A pair as it is measured: images (128, 128) of gray levels."""
-
-    name: str
-    subject: str
-    rank: int  # its place among the patient's measured pairs
-    image: np.ndarray
-    partner: np.ndarray
-
-    def shifted_partners(self) -> list[np.ndarray]:
-        """The partner shifted by a few pixels along each axis."""
-        shifts = [(by, axis) for by in (-SHIFT, SHIFT) for axis in (0, 1)]
-        return [np.roll(self.partner, *shift) for shift in shifts]
-
-    def turned_partners(self) -> list[np.ndarray]:
-        """The partner mirrored, upside down, and both."""
-        return [self.partner[:, ::-1], self.partner[::-1], self.partner[::-1, ::-1]]
-
-    def information(self, partners: Iterable[np.ndarray]) -> np.ndarray:
-        """The mutual information of the image with each of these partners, in nats."""
-        return np.array([_information(self.image, partner) for partner in partners])
-
-
 def measure_pairs(records: Sequence[Record]) -> Fit | None:
     """Measure how well the registered pairs of records that have files fit each other, on at most
-    MAX_PAIRS of all patients; None without pairs.
+    MAX_PAIRS; None without pairs.
+
+    1. Some slices of each patient are one image, and their partners another; of one patient, or of
+       unknown ones, each pair is by itself.
+    2. An image shares information with each partner (N, N), and with its own one moved and turned.
+    3. A partner is doubted if two images share clearly more with each other's, if its image does with
+       it turned or moved, or if it shares as much with those of others and is not aligned.
     """
     pairs = [pair for pair in complete_pairs(records).values() if pair["a"].path]
-    compared = list(_read_pairs(pairs, MAX_PAIRS))
-    if not compared:
+    patients: dict[str, list[dict[str, Record]]] = defaultdict(list)
+    for pair in pairs:
+        patients[pair["a"].subject].append(pair)
+    are_several = len(patients) > 1
+    stacks = spread([*patients.values()] if are_several else [[pair] for pair in pairs], MAX_PAIRS)
+    if not stacks:
         return None
+    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
+    chosen = [_middles(stack, slices) for stack in track(stacks, "comparing", "stack of pairs")]
+    images, partners = (
+        [np.stack([_levels(pair[letter]) for pair in stack]) for stack in chosen] for letter in "ab"
+    )
 
-    partners = [each.partner for each in compared]
-    information = np.array([each.information(partners) for each in compared])
-    own = information.diagonal()
-    shifted = np.array([each.information(each.shifted_partners()) for each in compared])
-    gains = own / np.maximum(shifted.max(axis=1), INFORMATION_BY_ROUNDING)
-    gains_of_one = own / np.maximum(shifted.mean(axis=1), INFORMATION_BY_ROUNDING)
-    shares_won = _shares_won(compared, information)
-    is_known = len(compared) >= MIN_PAIRS and not np.isnan(shares_won).all()
+    information = np.array([_information(image, partners) for image in images])
+    own = information.diagonal()[:, None]
+    moved = _with_own(images, partners, _moved) / own
+    turned = _with_own(images, partners, _turned) / own
+    with_others = information / own
 
-    people = _people(compared)
-    turned = np.array([each.information(each.turned_partners()) for each in compared])
-    groups_of = {
-        "exchanged": _exchanged_people(people, information),
-        "turned": _turned_people(people, own, turned),
-        "unlike": _unlike_people(people, shares_won, gains_of_one) if is_known else [],
+    places = np.arange(len(images))
+    distances = np.abs(places[:, None] - places)
+    others = distances > 0 if are_several else distances == 1
+    others &= own > NO_INFORMATION
+    is_known = len(pairs) >= MIN_PAIRS and bool(others.any())
+    losses = (with_others >= 1) & others
+    doubts = {
+        "exchanged": np.minimum(with_others, with_others.T).max(axis=1) > MIN_OTHER_GAIN,
+        "turned": turned.max(axis=1) > MIN_OTHER_GAIN,
+        "unlike": (moved.max(axis=1) > MIN_OTHER_GAIN)
+        | is_known
+        & (losses.sum(axis=1) > (1 - MIN_LIKENESS) * others.sum(axis=1))
+        & (moved.mean(axis=1) * MIN_GAIN_OF_ONE > 1),
     }
+    names = [stack[0]["a"].scan_key or stack[0]["a"].key for stack in chosen]
     return Fit(
-        gain=round(float(np.median(gains)), 2),
-        likeness=float(np.nanmean(shares_won)) if is_known else None,
-        measured=len(compared),
+        gain=round(float(np.median(1 / moved.max(axis=1))), 2),
+        likeness=1 - float(losses[others].mean()) if is_known else None,
+        measured=len(stacks) * slices,
         total=len(pairs),
-        first=pairs[0],
-        doubted={
-            why: [compared[group[0]].name for group in groups] for why, groups in groups_of.items()
-        },
+        doubted={why: [names[n] for n in np.flatnonzero(told)] for why, told in doubts.items()},
     )
 
 
-def _people(compared: Sequence[Compared]) -> list[list[int]]:
-    """The places of the pairs of each patient; of one patient, or unknown ones, of each pair."""
-    are_several = len({each.subject for each in compared}) > 1
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, each in enumerate(compared):
-        groups[each.subject if are_several else each.name].append(number)
-    return [*groups.values()]
+def _middles(stack: Sequence[dict[str, Record]], count: int) -> list[dict[str, Record]]:
+    """The middles of `count` equal parts of a stack."""
+    return [stack[int((part + 0.5) * len(stack) / count)] for part in range(count)]
 
 
-def _shares_won(compared: Sequence[Compared], information: np.ndarray) -> np.ndarray:
-    """For each pair, how often its image shares more information with its partner than with another
-    one, as of `Fit`; NaN without others, and where one of the two is constant and so shares nothing.
-    `information` (N, N) is that of each image with each partner.
-    """
-    subjects = np.array([each.subject for each in compared])
-    ranks = np.array([each.rank for each in compared])
-    is_same = subjects[:, None] == subjects
-    distances = np.abs(ranks[:, None] - ranks)
-    others = ~is_same & (distances == 0)
-    is_alone = ~others.any(axis=1)
-    others[is_alone] = (is_same & (distances == 1))[is_alone]
-
-    own = information.diagonal()
-    won = (own[:, None] > information) & others
-    count = np.where(own > INFORMATION_BY_ROUNDING, others.sum(axis=1), 0)
-    return np.where(count, won.sum(axis=1) / np.maximum(count, 1), np.nan)
+def _with_own(
+    images: Sequence[np.ndarray],
+    partners: Sequence[np.ndarray],
+    change: Callable[[np.ndarray], list[np.ndarray]],
+) -> np.ndarray:
+    """(N, changes) the information of each image with its own partner after each change."""
+    found = [_information(*each) for each in zip(images, map(change, partners), strict=True)]
+    return np.array(found)
 
 
-def _exchanged_people(people: Sequence[list[int]], information: np.ndarray) -> list[list[int]]:
-    """The people of whom two share clearly more information with each other's partners than with
-    their own.
+def _moved(partner: np.ndarray) -> list[np.ndarray]:
+    """A partner (slices, H, W) moved by a few pixels along each axis."""
+    return [np.roll(partner, by, axis) for by in (-SHIFT, SHIFT) for axis in (1, 2)]
 
-    Of four real sets, the largest ratio of two true pairs was 1.11; of exchanged ones, 98 % exceed
-    MIN_EXCHANGE_GAIN.
+
+def _turned(partner: np.ndarray) -> list[np.ndarray]:
+    """A partner (slices, H, W) mirrored, upside down, and both."""
+    return [np.flip(partner, axes) for axes in (1, 2, (1, 2))]
+
+
+def _information(image: np.ndarray, partners: Sequence[np.ndarray]) -> list[float]:
+    """The mutual information of an image of gray levels with each of these partners, in nats; what a
+    constant image shares by rounding is the least.
     """
     found = []
-    for one, other in combinations(people, 2):
-        pairs = list(zip(one, other, strict=False))
-        straight = np.mean([(information[i, i], information[j, j]) for i, j in pairs], axis=0)
-        crossed = np.mean([(information[i, j], information[j, i]) for i, j in pairs], axis=0)
-        is_clear = crossed.sum() >= MIN_EXCHANGE_GAIN * straight.sum()
-        if is_clear and (crossed > straight).all():
-            found += [one, other]
+    for partner in partners:
+        counts = np.bincount((LEVELS * image + partner).ravel(), minlength=LEVELS**2)
+        joint = counts.reshape(LEVELS, LEVELS) / image.size
+        independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+        seen = joint > 0
+        information = float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
+        found.append(max(information, NO_INFORMATION))
     return found
-
-
-def _turned_people(
-    people: Sequence[list[int]], own: np.ndarray, turned: np.ndarray
-) -> list[list[int]]:
-    """The people whose images share clearly more information with their partners turned in one way
-    than with these as they are.
-    """
-    found = []
-    for group in people:
-        best = turned[group].mean(axis=0).max()
-        if best > max(MIN_TURN_GAIN * own[group].mean(), INFORMATION_BY_ROUNDING):
-            found.append(group)
-    return found
-
-
-def _unlike_people(
-    people: Sequence[list[int]], shares_won: np.ndarray, gains: np.ndarray
-) -> list[list[int]]:
-    """The people whose images fit the partners of others as well, and no better than shifted."""
-    return [
-        group
-        for group in people
-        if np.mean(shares_won[group]) < MIN_LIKENESS and np.median(gains[group]) < MIN_GAIN_OF_ONE
-    ]
-
-
-def _read_pairs(pairs: Sequence[dict[str, Record]], limit: int) -> Iterator[Compared]:
-    """Yield at most `limit` pairs, as many of each patient: the middles of equal parts of the stack."""
-    stacks: dict[str, list[dict[str, Record]]] = defaultdict(list)
-    for pair in pairs:
-        stacks[pair["a"].subject].append(pair)
-
-    most = max(1, limit // max(1, len(stacks)))
-    for subject, stack in track(spread(list(stacks.items()), limit), "comparing", "stack of pairs"):
-        count = min(most, len(stack))
-        for rank in range(count):
-            middle = int((rank + 0.5) * len(stack) / count)
-            image, partner = stack[middle]["a"], stack[middle]["b"]
-            yield Compared(
-                image.scan_key or image.key,
-                subject,
-                rank,
-                _levels(image),
-                _levels(partner),
-            )
 
 
 def _levels(record: Record) -> np.ndarray:
@@ -253,52 +192,33 @@ def _levels(record: Record) -> np.ndarray:
     return np.minimum(small * LEVELS, LEVELS - 1).astype(np.intp)
 
 
-def _information(one: np.ndarray, other: np.ndarray) -> float:
-    """The mutual information of two images of gray levels, in nats."""
-    counts = np.bincount((LEVELS * one + other).ravel(), minlength=LEVELS**2)
-    joint = counts.reshape(LEVELS, LEVELS) / one.size
-    independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
-
-
 def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
     """Warn of registered pairs that do not fit each other, as if only their names were equal, or as
     if pictures showed something else than two images side by side; else of single partners.
     """
     if fit is None:
         return
-    a, b = fit.first["a"], fit.first["b"]
-    are_halves = a.path is not None and a.path == b.path and not is_volume(a.path)
-    if not fit.good and (fit.likeness is not None or are_halves):
-        yield _misfit(fit, are_halves)
+    names = [name for suspects in fit.doubted.values() for name in suspects]
+    if not fit.good and fit.likeness is not None:
+        first = f". Look first at {join_first([*dict.fromkeys(names)])}" if names else ""
+        what = (
+            f"the pairs may show different patients or be badly aligned: {fit}. Paired methods"
+            f" learn from them, and scores are computed from them{first}"
+        )
+        remedy = (
+            "correct them (a picture of two images has these side by side), or use an unpaired"
+            " method, and set data.source.pairs=none"
+        )
+        yield problem("pairs", what, (), remedy)
         return
 
     named: set[str] = set()
     for why, suspects in fit.doubted.items():
-        names = sorted({*suspects} - named)
-        named |= {*names}
-        if names:
+        new = sorted({*suspects} - named)
+        named |= {*new}
+        if new:
             what = (
                 f"the partners of these pairs may be {DOUBTS[why]} ({fit.measured} of"
-                f" {count_noun(range(fit.total), 'pair')} were measured):"
+                f" {count_noun(fit.total, 'pair')} were measured):"
             )
-            remedy = "look at them, and give each image its own partner"
-            yield problem("pairs", "warning", what, names, remedy)
-
-
-def _misfit(fit: Fit, are_halves: bool) -> Problem:
-    """The warning of pairs that do not fit each other."""
-    remedy = "correct them, or use an unpaired method, and set data.source.pairs=none"
-    if are_halves:
-        remedy = (
-            "where pictures show more than two images, or one above the other, save each image as a"
-            " file of its own, in a folder for each domain"
-        )
-    doubted = list(dict.fromkeys(chain(*fit.doubted.values())))
-    what = (
-        f"the pairs may show different patients or be badly aligned: {fit}. Paired methods"
-        " learn from them, and scores are computed from them. Look first at"
-        f" {join_first(doubted or [fit.first['a'].key])}"
-    )
-    return problem("pairs", "warning", what, (), remedy)
+            yield problem("pairs", what, new)
