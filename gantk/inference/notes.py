@@ -63,16 +63,20 @@ class InputCheck(NamedTuple):
     fits: str  # the training data: one of FITS
     notes: list[Note]
     contrast: str = ""  # its name where a patient has several
+    is_of_training: bool = False  # whether the first note says that its patient was trained on
 
     @property
     def reasons(self) -> list[str]:
         """In what it does not fit, and what else is said."""
         return [line for _, line in self.notes]
 
-    def fit_note(self) -> Note:
-        """Whether the image fits the training data; the notes say in what it does not."""
+    @property
+    def said(self) -> list[Note]:
+        """Whether the image fits the training data, which every training image does; and the notes."""
         kind = "warning" if self.fits == "no" else "note"
-        return kind, _prefix(self.contrast) + fit_words(self.fits)
+        said = [*self.notes]
+        said.insert(self.is_of_training, (kind, _prefix(self.contrast) + fit_words(self.fits)))
+        return said
 
 
 def _prefix(contrast: str) -> str:
@@ -126,7 +130,7 @@ def check_input(
         fits = "not recorded"
         notes.append(("note", why))
     notes = [(kind, _prefix(contrast) + line) for kind, line in notes]
-    return image, InputCheck(fits, notes, contrast)
+    return image, InputCheck(fits, notes, contrast, bool(trained_on))
 
 
 def misfit_sentence(frames: Mapping[str, Frame], records: Iterable[Record]) -> str:

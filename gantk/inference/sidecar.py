@@ -52,11 +52,7 @@ class MadeOf:
 
     def lines(self) -> tuple[str, ...]:
         """Whether the images fit the training data, and why not; and the model."""
-        lines = []
-        for checked in self.given.values():
-            _, verdict = checked.fit_note()
-            lines += [verdict, *checked.reasons]
-        return (*lines, self.by)
+        return (*(line for each in self.given.values() for _, line in each.said), self.by)
 
     def facts(self) -> dict[str, Any]:
         """What the JSON file says, without the names of files."""
@@ -81,9 +77,7 @@ class MadeOf:
             name: {"Fits": checked.fits, "Reasons": checked.reasons}
             for name, checked in self.given.items()
         }
-        notes = [
-            note for checked in self.given.values() for note in (checked.fit_note(), *checked.notes)
-        ]
+        notes = [note for checked in self.given.values() for note in checked.said]
         warnings = [line for kind, line in (*notes, *self.said) if kind == "warning"]
         if warnings:
             facts["Warnings"] = [*dict.fromkeys(warnings)]

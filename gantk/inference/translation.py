@@ -416,7 +416,7 @@ class Translation:
         for name, scan in job.scans.items():
             image = read(scan, self.volume)
             images[name], checks[name] = self.model.check(image, self.to, "" if is_one else name)
-            self._keep_notes(job, [checks[name].fit_note(), *checks[name].notes])
+            self._keep_notes(job, checks[name].said)
         if self.count == 1:
             self._say_notes()  # before the work starts
         if is_one:

@@ -244,7 +244,7 @@ def test_a_scan_is_compared_with_the_training_images(case):
     assert checked.fits == fits, checked.notes
     assert bool(checked.notes) == (fits != "yes")
     assert any(words in text for _, text in checked.notes) or not words
-    kind, text = checked.fit_note()
+    kind, text = checked.said[0]
     assert text.startswith(f"fits the training data: {fits}; ")
     assert text.endswith("; lesions are not judged")
     assert ("another contrast may go unnoticed" in text) == (fits == "not recorded")

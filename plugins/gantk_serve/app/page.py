@@ -22,7 +22,6 @@ from gantk import score_table
 from gantk.catalog.contrasts import usual_contrast
 from gantk.errors import GantkError, UserError, machine_failure
 from gantk.files import make_folder
-from gantk.inference.frame import fit_words
 from gantk.runs.models import card
 from gantk.runs.schemas import read_results
 from gantk_serve.app.service import Check, Service
@@ -36,7 +35,7 @@ MAX_AGE_S = 3600  # of what a program has sent; Gradio also keeps what a closed 
 MAX_SESSION_S = 12 * 3600.0  # after which an open window has to upload its scan again
 FILES = "/gradio_api/file="  # Gradio's address of a file that it may serve
 PARTS_FILES = Environment(loader=FileSystemLoader(HERE), autoescape=True)
-PARTS_FILES.globals.update(fit_words=fit_words, files=FILES)
+PARTS_FILES.globals.update(files=FILES)
 PARTS = PARTS_FILES.get_template("parts.html.j2").module
 
 
@@ -251,9 +250,8 @@ class Events:
             image = self.service.take(Path(file), folder)
             check = self.service.check(image, to or next(iter(self.service.directions)))
             made = self.service.translate(check, label or None)
-            notes = [("note", fit_words(check.fits)), *check.reasons, *made.notes]
             # Gradio copies the file before it goes on
-            yield str(made.file), [": ".join(note) for note in notes]
+            yield str(made.file), [": ".join(note) for note in (*check.said, *made.notes)]
         except Exception as error:
             raise gr.Error(failure_of(error, folder), print_exception=False) from error
         finally:

@@ -24,7 +24,7 @@ from gantk.formats.files import (
     suffix_of,
 )
 from gantk.formats.image import nifti_of_levels
-from gantk.inference.frame import FIT, FITS
+from gantk.inference.frame import FITS
 from gantk.metrics.rows import judgement
 
 MAX_VIEW_VOXELS = 2**25  # above it the viewer gets every n-th voxel, and the page says so
@@ -37,7 +37,7 @@ class Check(NamedTuple):
     source: Path  # the image, alone in its folder with what is made of it
     to: str
     fits: str  # one of FITS
-    reasons: list[tuple[str, str]]  # (warning or note, text)
+    said: list[tuple[str, str]]  # (warning or note, text)
 
 
 class Result(NamedTuple):
@@ -110,7 +110,7 @@ class Service:
         checks = []
         for way in [to] if to else self.directions:
             _, found = self.model.check(image, way)
-            checks.append(Check(source, way, found.fits, found.notes))
+            checks.append(Check(source, way, found.fits, found.said))
         return min(checks, key=lambda check: FITS.index(check.fits))
 
     def translate(
@@ -138,12 +138,12 @@ class Service:
         shown = view(source, target, folder)
         sidecar = sidecar_of(target)
         file = Path(shutil.make_archive(str(target), "zip", target)) if is_series else target
-        known = {text for _, text in check.reasons}
+        known = {text for _, text in check.said}
         notes = []
         for line in said:
             kind, _, text = line.partition(" ")
             is_note = kind in ("warning", "note", "clipped")
-            if is_note and FIT not in text and text.strip() not in known:
+            if is_note and text.strip() not in known:
                 notes.append((kind, text.strip()))
         return Result(file, sidecar if sidecar.exists() else None, notes, shown)
 

@@ -240,9 +240,9 @@ def test_an_upload_chooses_its_direction_and_is_compared(service, tmp_path, name
 
     assert check.to == to
     assert (check.fits == "no") == (name == "a_FLAIR")
-    assert any("says FLAIR" in text for _, text in check.reasons) == (name == "a_FLAIR")
+    assert any("says FLAIR" in text for _, text in check.said) == (name == "a_FLAIR")
     assert service.check(scan, "T1").to == "T1"
-    told = [text for _, text in check.reasons]
+    told = [text for _, text in check.said]
     assert not {*told} & {text for _, text in service.translate(check).notes}  # each is said once
 
 
