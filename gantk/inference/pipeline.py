@@ -8,6 +8,7 @@ little more memory than its own and that of its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -190,106 +191,141 @@ class _Passage:
 
     def results(self) -> list[Tensor]:
         """The results on the grid of the image, (D, *spatial) in native intensities."""
-        planes_of = self._maps_on_grid()
-        if self.with_graph:
-            return self._planes_of_results(planes_of, slice(0, self.native.shape[1]))
-        shape = self.native.shape[1:]
-        parts = [slice(0, shape[0])] if self.image.dims == 2 else slabs(shape)
+        is_whole = self.resamples or not self.by_slice
         results: list[Tensor] = []
-        for part in track(parts, "", "part"):
-            planes = self._planes_of_results(planes_of, part)
-            if not results:
-                shape = (len(planes[0]), *self.image.pixels.shape[1:])
-                results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
-            for result in results:
-                self.grid.to_grid_order(result.numpy())[:, part] = planes.pop(0)
+        first = 0  # of a block's planes
+        for maps in self._volume() if is_whole else map(self._lines, self._blocks()):
+            count = self.native.shape[1] if is_whole else len(maps)
+            in_one = self.with_graph or self.image.dims == 2
+            parts = [slice(0, count)] if in_one else slabs((count, *self.native.shape[2:]))
+            for part in parts:
+                native = slice(first + part.start, first + part.stop)
+                planes = self._planes(maps, part, _as_tensor(self.native[:, native])[None])
+                if not results:
+                    shape = (len(planes[0]), *self.image.pixels.shape[1:])
+                    results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
+                for result, made in zip(results, planes, strict=True):
+                    on_grid: Any = result
+                    if not self.with_graph:
+                        on_grid = self.grid.to_grid_order(result.numpy())
+                    on_grid[:, native] = made
+            first += count
         return results
 
-    def _planes_of_results(
-        self, planes_of: Callable[[int, int], Tensor], part: slice
-    ) -> list[Tensor]:
+    def _planes(self, maps: Tensor, part: slice, native: Tensor) -> list[Tensor]:
         """Some planes of each result, in native intensities: of the network's output or, with detail,
-        of its lines applied to the image itself.
+        of its lines applied to these planes of the image, (1, C, planes, *spatial).
         """
-        if self.resamples:
-            voxels = self.grid.to_voxels(lambda *ends: planes_of(*ends).numpy(), self.image, part)
-            maps = torch.from_numpy(voxels)
-        else:
-            maps = planes_of(part.start, part.stop)
+        enlarge = self.prepare.enlarge
 
-        shown = _as_tensor(self.native[:, part])[None]
+        def on_grid(first: int, last: int) -> Tensor:
+            if self.by_slice:
+                return enlarge(maps[first:last], self.sides[1:]).swapaxes(0, 1)
+            return enlarge(maps, self.sides, first, last)[0]
+
+        if self.resamples:
+            voxels = self.grid.to_voxels(lambda *ends: on_grid(*ends).numpy(), self.image, part)
+            placed = torch.from_numpy(voxels)
+        else:
+            placed = on_grid(part.start, part.stop)
         planes = []
-        for output in maps[None].chunk(self.count, 1):
+        for output in placed[None].chunk(self.count, 1):
             if self.sharpens:
                 rest, slope = output.chunk(2, 1)
-                output = rest + slope * self.prepare.detail(shown, rest.shape[1])
+                output = rest + slope * self.prepare.detail(native, rest.shape[1])
             planes.append(self.prepare.target.inverse(output)[0])
         return planes
 
-    def _maps_on_grid(self) -> Callable[[int, int], Tensor]:
-        """The function from (first, last) to these planes, on the sampling grid, of the results of
-        the network, or of their lines where it sharpens: (K, planes, *spatial).
+    def _lines(self, maps: Tensor, least: Tensor | None = None) -> Tensor:
+        """The lines (rest, slope) by which the outputs in `maps`, (N, K, *size), follow from what the
+        network saw, see `fit_lines`; where it does not sharpen, the outputs.
         """
-        total, *sides = self.sides
-        prepare = self.prepare
-        if self.by_slice:
-            planes = Planes(self._blocks(total))
-            if self.sharpens:
-                least = None  # slices of the file are alone, those of another grid are not
-                if self.resamples:
-                    span = np.ptp(self.pipeline.frame.range)
-                    least = torch.tensor([MIN_VARIANCE_SHARE * span**2])
-                planes = Planes(_lines(planes, total, self.image.channels, self.count, least))
-            return lambda first, last: prepare.enlarge(
-                planes(first, last).swapaxes(0, 1), sides
-            ).swapaxes(0, 1)
+        if not self.sharpens:
+            return maps
+        channels = self.image.channels
+        made, seen = maps.split([maps.shape[1] - channels, channels], 1)
+        least = least_variance(seen) if least is None else least
+        return torch.cat(
+            [
+                each
+                for output in made.chunk(self.count, 1)
+                for each in fit_lines(output, seen, least)
+            ],
+            1,
+        )
 
-        made = next(self._blocks(1))[:, 0]
-        if self.sharpens:
-            channels = self.image.channels
-            least = least_variance(made[None, -channels:])
-            lines = _lines(Planes(iter([made])), made.shape[1], channels, self.count, least)
-            made = torch.cat([*lines], 1)
-        return lambda first, last: prepare.enlarge(made[None], [total, *sides], first, last)[0]
-
-    def _slices(self) -> Iterator[Tensor]:
-        """What the network sees of the image one by one, (C, *spatial), as `Pipeline.stack_of`."""
-        if not self.by_slice:
-            yield _as_tensor(
-                self.native if self.with_graph else self.grid.forward(self.image).pixels
-            )
-        elif not self.resamples:
-            for number in range(self.native.shape[1]):
-                yield _as_tensor(self.native[:, number])
+    def _volume(self) -> Iterator[Tensor]:
+        """The lines of a volume, whose windows reach over its planes: (planes, K, *size) where the
+        network sees slices, else (1, K, *size); or those of one picture.
+        """
+        maps = torch.cat([*self._blocks()])
+        if self.sharpens and self.image.dims == 3:
+            if self.by_slice:
+                maps = maps.swapaxes(0, 1)[None]
+                least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.pipeline.frame.range) ** 2])
+            else:
+                least = least_variance(maps[:, -self.image.channels :])
+            lines = []
+            for part in slabs(tuple(maps.shape[2:])):
+                begin = max(0, part.start - LINES_REACH)
+                around = self._lines(maps[:, :, begin : part.stop + LINES_REACH], least)
+                lines.append(around[:, :, part.start - begin : part.stop - begin])
+            maps = torch.cat(lines, 2)
+            yield maps[0].swapaxes(0, 1) if self.by_slice else maps
         else:
-            for part in slabs(tuple(self.sides)):
-                yield from torch.from_numpy(self.grid.from_voxels(self.image, part)).unbind(1)
+            yield self._lines(maps)
 
-    def _blocks(self, total: int) -> Iterator[Tensor]:
-        """Run the network on all slices; yields blocks (K, slices, *size) of its results and, where
+    def _slice(self, number: int) -> Tensor:
+        """What the network sees of the image, one by one, (C, *spatial), as `Pipeline.stack_of`."""
+        if not self.resamples:
+            return _as_tensor(self.native[:, number] if self.by_slice else self.native)
+        if not self.by_slice:
+            return torch.from_numpy(self.grid.forward(self.image).pixels)
+        part, place = divmod(number, slabs(tuple(self.sides))[0].stop)
+        return self._slab(part)[:, place]
+
+    def _blocks(self) -> Iterator[Tensor]:
+        """Run the network on all slices; yields blocks (slices, K, *size) of its results and, where
         it sharpens, of what it saw. Blank slices skip the network.
         """
         frame = self.pipeline.frame
+        total = self.sides[0] if self.by_slice else 1
         size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
-        corner: Any = (..., *[slice(1)] * self.dims)
-        rows = _with_neighbours(self._slices(), total, frame.neighbours)
+        self._slab = lru_cache(2 * frame.neighbours + 2)(self._resampled)
+        rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
-        corners: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
-        channels = 0  # of one result, once it is known
-        for number, (native, row) in enumerate(rows, 1):
+        blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
+        made: list[Tensor] = []
+        for number, row in enumerate(track(rows, "", "slice")):
+            native = self._slice(number)
+            stacked = torch.cat([self._slice(place) for place in row])[None]
             if _is_blank(native):
-                corners[len(shown) + len(corners)] = native[corner]
+                blank[len(shown) + len(blank)] = native[(..., *[slice(1)] * self.dims)]
             else:
-                shown.append(self.prepare(row[None]))
-            if len(shown) < size and number < total:
+                shown.append(self.prepare(stacked))
+            if len(shown) < size and number + 1 < total:
                 continue
 
-            seen = torch.cat(shown or [self.prepare(row[None])])
-            made = self._run(seen) if shown or not channels else []
-            channels = made[0].shape[1] if made else channels
-            blank, corners = corners, {}
-            filled, shown = len(shown), []
-            yield self._block(made if filled else [], seen, blank, channels)
+            seen = torch.cat(shown or [self.prepare(stacked)])
+            if shown or not made:
+                made = self._run(seen)
+            outputs = torch.cat(made, 1)[: len(shown)]
+            count = len(shown) + len(blank)
+            block = seen.new_empty(count, outputs.shape[1], *seen.shape[2:])
+            block[[place for place in range(count) if place not in blank]] = outputs
+            if blank:
+                pixels = torch.stack([*blank.values()])
+                levels = [self.prepare.blank_level(pixels, made[0].shape[1])] * self.count
+                if self.sharpens:
+                    levels.append(self.prepare.detail(pixels, pixels.shape[1]))
+                block[[*blank]] = torch.cat(levels, 1)
+            shown, blank = [], {}
+            yield block
+
+    def _resampled(self, number: int) -> Tensor:
+        """Some slices of the sampling grid, resampled: one of its slabs."""
+        part = slabs(tuple(self.sides))[number]
+        return torch.from_numpy(self.grid.from_voxels(self.image, part))
 
     def _run(self, seen: Tensor) -> list[Tensor]:
         """The results of the network, (N, D, *size) each; and what it saw where it sharpens."""
@@ -298,92 +334,6 @@ class _Passage:
         if self.pipeline.post_steps:
             made = [self.pipeline.post_steps(each, seen) for each in made]
         return [*made, prepare.middle(seen)] if self.sharpens else made
-
-    def _block(
-        self, made: list[Tensor], seen: Tensor, blank: dict[int, Tensor], channels: int
-    ) -> Tensor:
-        """The maps of a block, (K, slices, *size): those that were `made`, if any, and at the places
-        of `blank` slices, of each of which this is a pixel, their levels.
-        """
-        if not blank:
-            # one result is not copied, but gets the strides of a plain array
-            block = torch.cat(made, 1) if len(made) > 1 else made[0].flatten().view(made[0].shape)
-            return block.swapaxes(0, 1)
-
-        pixels = torch.stack([*blank.values()])
-        levels = [self.prepare.blank_level(pixels, channels)] * self.count
-        if self.sharpens:
-            levels.append(self.prepare.detail(pixels, pixels.shape[1]))
-        level = torch.cat(levels, 1)
-        total = len(blank) + (len(made[0]) if made else 0)
-        block = seen.new_empty(total, level.shape[1], *seen.shape[2:])
-        block[[*blank]] = level
-        if made:
-            block[[place for place in range(total) if place not in blank]] = torch.cat(made, 1)
-        return block.swapaxes(0, 1)
-
-
-def _with_neighbours(
-    slices: Iterator[Tensor], total: int, reach: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each slice (C, *spatial), and as a network sees it: with so many neighbours on each side as
-    further channels.
-    """
-    known: dict[int, Tensor] = {}
-    following = 0  # the slice that is read next
-    for number in range(total):
-        while following < min(total, number + reach + 1):
-            known[following] = next(slices)
-            following += 1
-        (places,) = neighbour_places(torch.tensor([number]), reach, total).tolist()
-        yield known[number], torch.cat([known[place] for place in places])
-        known = {place: known[place] for place in known if place > number - reach}
-
-
-class Planes:
-    """The planes of a volume from an iterator of blocks of them, (C, planes, *spatial), each made once
-    and dropped when it is not needed any more.
-    """
-
-    def __init__(self, blocks: Iterator[Tensor]):
-        self._blocks = blocks
-        self._end = 0  # of the planes that were made
-        self._kept = torch.empty(0)
-
-    def __call__(self, first: int, last: int) -> Tensor:
-        """The planes from `first` to before `last`; no later call may ask for one before `first`."""
-        blocks = []
-        if self._end > first:
-            blocks.append(self._kept[:, first - self._end :])
-        del self._kept  # takes no memory while others are made
-        while self._end < last:
-            blocks.append(next(self._blocks))
-            self._end += blocks[-1].shape[1]
-        self._kept = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
-        return self._kept[:, : last - first]
-
-
-def _lines(
-    outputs: Planes, total: int, channels: int, count: int, least: Tensor | None
-) -> Iterator[Tensor]:
-    """The lines by which `count` outputs follow from what the network saw, see `fit_lines`; yields
-    blocks (K, planes, *size) of (rest, slope) of each output.
-
-    `outputs`: of `total` planes, see `_Passage._blocks`; `channels`: of what the network saw.
-    `least`: as of `fit_lines`, of the volume; None: each plane is an image of its own.
-    """
-    reach = 0 if least is None else LINES_REACH
-    for part in slabs((total, *outputs(0, 1).shape[2:])):
-        begin = max(0, part.start - reach)
-        around = outputs(begin, min(total, part.stop + reach))
-        images = around.swapaxes(0, 1) if least is None else around[None]
-        made, seen = images.split([images.shape[1] - channels, channels], 1)
-        fitted: list[Tensor] = []
-        for output in made.chunk(count, 1):
-            fitted += fit_lines(output, seen, least_variance(seen) if least is None else least)
-        lines = torch.cat(fitted, 1)
-        block = lines.swapaxes(0, 1) if least is None else lines[0]
-        yield block[:, part.start - begin : part.stop - begin]
 
 
 def _is_blank(image: Tensor) -> bool:
