@@ -1,16 +1,13 @@
 """What a model translates (`Job`) and which files that gives (`Output`): the rows of a catalog, for
-models of several contrasts its cases, whose images are brought onto one grid.
+models of several contrasts its cases.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
 
 from gantk.catalog.catalog import Case, Catalog, Row
 from gantk.catalog.contrasts import (
@@ -21,12 +18,10 @@ from gantk.catalog.contrasts import (
     usual_contrast,
 )
 from gantk.catalog.scan import Asked, Patients, scan
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError
 from gantk.formats import files as io
-from gantk.formats.image import Image, Scan
-from gantk.prepare.grid import resample_onto
-
-T = TypeVar("T")
+from gantk.formats.image import Scan
+from gantk.inference.case import by_contrast, in_model_order
 
 
 @dataclass(frozen=True)
@@ -194,7 +189,7 @@ def jobs_of_cases(catalog: Catalog, root: Path, contrasts: Sequence[str]) -> lis
     for case, place in zip(cases, places, strict=True):
         candidates = {
             contrast: [row.scan_below(root) for row in rows]
-            for contrast, rows in _in_order(case.rows, contrasts).items()
+            for contrast, rows in in_model_order(case.rows, contrasts).items()
         }
         name = root.name if place == Path() else place.as_posix()
         if places.count(place) > 1:  # patients of one folder
@@ -227,142 +222,3 @@ def job_of_files(files: Mapping[str, Path], contrasts: Sequence[str]) -> Job:
     candidates = {contrast: [io.scan_of(Path(path))] for contrast, path in given.items()}
     first = next(iter(candidates.values()))[0]
     return Job(first.path.parent.name, candidates)
-
-
-def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) -> dict[str, T]:
-    """What is given for each contrast of a model, in the model's order.
-
-    UserError where nothing is given, for a contrast that the model does not know, and for two names
-    of one contrast.
-    """
-    if not given:
-        raise UserError("no image is given", where=where, allowed=contrasts)
-
-    known: dict[str, T] = {}
-    for name, value in given.items():
-        contrast = known_contrast(name, contrasts)
-        if contrast is None:
-            raise UserError(
-                f"this model has no contrast '{name}'",
-                where=where,
-                allowed=contrasts,
-                remedy=did_you_mean(name.upper(), contrasts),
-            )
-        if contrast in known:
-            raise UserError(
-                f"two images are given for {contrast}",
-                where=where,
-                allowed="one image of each contrast",
-            )
-        known[contrast] = value
-
-    return _in_order(known, contrasts)
-
-
-def _in_order(found: Mapping[str, T], contrasts: Sequence[str]) -> dict[str, T]:
-    """What was found for each contrast, in the model's order."""
-    return {contrast: found[contrast] for contrast in contrasts if contrast in found}
-
-
-def contrasts_to_make(
-    targets: Sequence[str], given: Iterable[str], to: str | None, whose: str
-) -> list[str]:
-    """The contrasts that a model which completes patients makes: those that are not given, or the
-    `targets` that `to` names. UserError where none is missing.
-    """
-    given = list(given)
-    if to is not None:
-        if len(targets) == 1:
-            return list(targets)
-        return [name for name in targets if given != [name]]  # nothing is made of itself
-
-    missing = [name for name in targets if name not in given]
-    if not missing:
-        raise UserError(
-            f"{whose} has {', '.join(targets)}, so no contrast is missing",
-            where="INPUT",
-            remedy=f"add --to {targets[-1]} to make one from the others anyway",
-        )
-    return missing
-
-
-def expect_sources(
-    given: Sequence[str], contrasts: Sequence[str], targets: Sequence[str], missing: str, whose: str
-) -> None:
-    """UserError where the only contrast given is the one to make, or where one lacks and `missing`
-    (data.missing of the recipe) is "refuse".
-    """
-    if len(targets) == 1 and list(given) == list(targets):
-        what = f"the only contrast given is {targets[0]}, which is to be generated"
-        raise UserError(what, where="INPUT", allowed=contrasts)
-
-    absent = [name for name in contrasts if name not in given]
-    if absent and missing == "refuse":
-        what = f"{whose} lacks {' and '.join(absent)}"
-        remedy = 'add the files, or train a model with data.missing = "mask"'
-        raise UserError(what, where="INPUT", remedy=remedy)
-
-
-# ---- one grid
-
-
-def stack_on_one_grid(
-    images: Mapping[str, Image], contrasts: Sequence[str]
-) -> tuple[Image, list[str]]:
-    """The images of a patient as the channels of one image, resampled by their headers onto the grid
-    of the first one; a missing contrast is NaN.
-
-    Returns the image, which has the header of the first one and all headers in `made_of`, and the
-    contrasts that were resampled. UserError where an image has no position in space, or images do
-    not overlap.
-    """
-    chosen = next(iter(images))
-    reference = images[chosen]
-    done = {}
-    resampled = []
-    for contrast, image in images.items():
-        if image.channels != 1:
-            raise UserError(
-                f"'{image.path}' is a colour image", where="INPUT", allowed="one value per voxel"
-            )
-        if image.grid.same_as(reference.grid):
-            done[contrast] = image
-            continue
-
-        resampled.append(contrast)
-        done[contrast] = _onto_grid_of(reference, image, contrast, chosen)
-
-    first = done[chosen]
-    missing = np.full_like(first.pixels, np.nan)
-    channels = [done[name].pixels if name in done else missing for name in contrasts]
-    headers: list[Any] = []
-    for name in contrasts:
-        if name in done:
-            headers += done[name].made_of or (done[name].header,)
-    stacked = replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))
-    return stacked, resampled
-
-
-def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) -> Image:
-    """An image on the grid of the reference; UserError where headers do not allow it."""
-    if image.dims != 3 or reference.dims != 3 or image.affine is None or reference.affine is None:
-        sides = [" x ".join(map(str, one.pixels.shape[1:])) for one in (image, reference)]
-        raise UserError(
-            f"{contrast} and {chosen} have different sizes, {sides[0]} and {sides[1]}, and no"
-            " position in space",
-            where="INPUT",
-            allowed="volumes with positions in their headers, or images of one size",
-            remedy="resample all contrasts of a patient onto one grid",
-        )
-
-    placed = resample_onto(image, reference)
-    is_empty = np.ptp(placed.pixels) == 0 and np.ptp(image.pixels) > 0
-    if is_empty:
-        raise UserError(
-            f"{contrast} and {chosen} do not overlap, by their headers",
-            where="INPUT",
-            allowed="images of one patient and session",
-            remedy="check the files, or register them first",
-        )
-
-    return replace(placed, made_of=(image.header,))

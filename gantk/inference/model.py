@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ from gantk.runs.trained import Examples, Posts, load_method
 
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
+
+
+class Results(NamedTuple):
+    """What a model makes of one image."""
+
+    made: list[Tensor]  # (D, *spatial) in native intensities
+    own_scale: bool  # whether they are on the scale of the image, not in the target's units
+    notes: list[Note]
 
 
 @dataclass(repr=False, eq=False)
@@ -265,28 +273,6 @@ class Model:
                 return trained_on(self.run.path, self.packed)
         return set()
 
-    def notes_on_results(
-        self, image: Image, letter: str, options: TranslateOptions = DEFAULT_OPTIONS
-    ) -> list[Note]:
-        """What is to be said of the results of an image, beside what `check_result` sees: that it was
-        translated in windows.
-        """
-        network = self.network_of(letter, options)
-        frame = self.frames[letter]
-        if frame.fit != "crop" or not isinstance(network, AnySize):
-            return []
-        grid = self.pipelines[letter].grid_of(image)
-        shown = grid.sides(image.pixels.shape[1:], image.spacing)[-frame.dims :]
-        window = network.window(shown)
-        if window == network.padded(shown):
-            return []
-        line = (
-            f"translated in windows of {' x '.join(map(str, window))} pixels, each with its own"
-            " norms: grays may differ between windows, and from those of a translation in one piece."
-            " Raise translate.memory in the run's recipe.toml if there is more memory"
-        )
-        return [("warning", line)]
-
     # ---- images in, images out
 
     @partial(as_guest, keeps_grad=True)
@@ -347,7 +333,7 @@ class Model:
         and its uncertainty. `pixels`: those of an array, where gradients are to reach them; results
         then hold tensors.
         """
-        made, own_scale = self.results(image, to, options, pixels)
+        made, own_scale, _ = self.results(image, to, options, pixels)
         values: list[Any] = [each.numpy() if pixels is None else each for each in made]
         return [replace(image, pixels=each, own_scale=own_scale) for each in values]
 
@@ -357,18 +343,29 @@ class Model:
         to: str | None,
         options: TranslateOptions,
         pixels: Tensor | None = None,
-    ) -> tuple[list[Tensor], bool]:
-        """The results of one image as tensors (D, *spatial), see `__call__`, and whether they are on
-        a scale of their own.
-        """
+    ) -> Results:
+        """The results of one image as tensors (D, *spatial), see `__call__`."""
         letter = self.domain(to)
         frame = self.frames[letter]
         part = frame.part(to)
         if len(frame.targets[part]) < len(frame.targets):
             options = replace(options, contrasts=tuple(frame.targets[part]))
         network = self.network_of(letter, options)
-        made, own = self.pipelines[letter].results(image, network, options.variants or 1, pixels)
-        return [each[part] for each in made], own
+        pipeline = self.pipelines[letter]
+        made, own_scale = pipeline.results(image, network, options.variants or 1, pixels)
+        notes: list[Note] = []
+        if frame.fit == "crop" and isinstance(network, AnySize) and pixels is None:
+            sides = pipeline.grid_of(image).sides(image.pixels.shape[1:], image.spacing)
+            window = network.window(sides[-frame.dims :])
+            if window != network.padded(sides[-frame.dims :]):
+                line = (
+                    f"translated in windows of {' x '.join(map(str, window))} pixels, each with its"
+                    " own norms: grays may differ between windows, and from those of a translation"
+                    " in one piece. Raise translate.memory in the run's recipe.toml if there is"
+                    " more memory"
+                )
+                notes.append(("warning", line))
+        return Results([each[part] for each in made], own_scale, notes)
 
     def network_of(self, letter: str, options: TranslateOptions) -> AnySize:
         """The network of any size that makes the results of `options`, without the recipe's

@@ -46,6 +46,12 @@ MIN_COLOUR = 0.15  # of the highest value: the least difference of channels that
 MIN_COLOURED_SHARE = 0.001  # of the pixels: fewer are traces of a compression
 MANY_COLOURED_SHARE = 0.1  # of the pixels: more are a photograph, not marks in a scan
 MAX_NAMED_MISFITS = 3  # files of a sentence
+COMPARED_SIDE = 48  # about how many planes of each axis are compared with their mirror image
+MIN_COMPARED_SIDE = 8
+# correlation of a volume with its mirror image: 10 heads of 5 sets have 0.82 to 0.99 along the axis
+# from left to right, and 0.13 to 0.44 less from inferior to superior
+MIN_SYMMETRY = 0.5
+SYMMETRY_GAIN = 0.1
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
 
 
@@ -108,6 +114,7 @@ def check_input(
         *_unlike_in_look(image, frame, contrast),
         *_about_name(image, frame, contrast),
         *_about_agent(image, frame),
+        *_about_axes(image, frame),
     ]
     doubts = [line for line, is_far in found if is_far]
     near = [line for line, is_far in found if not is_far]
@@ -304,6 +311,29 @@ def _unlike_in_look(image: Image, frame: Frame, contrast: str) -> list[Finding]:
     shown = math.ceil(100 * ratio) / 100  # above 1
     line = f"look: {shown:.2f} times as far from the training images as these are from each other"
     return [*lines, (line, ratio > FAR_LOOK_RATIO)]
+
+
+def _about_axes(image: Image, frame: Frame) -> list[Finding]:
+    """Whether an array seems to have the axes (x, y, z), not (planes, rows, columns): its last axis is
+    at most half as long as the others, or it is more like its mirror image along the first axis
+    than along the last, as a head is from left to right.
+    """
+    if not image.is_array or image.dims != 3 or frame.plane != "axial":
+        return []
+    volume = image.pixels[0]
+    steps = (max(1, side // COMPARED_SIDE) for side in volume.shape)
+    some = volume[tuple(slice(None, None, step) for step in steps)].astype(np.float64)
+    has_slices_last = 2 * volume.shape[2] <= min(volume.shape[:2])
+    if not has_slices_last and min(some.shape) >= MIN_COMPARED_SIDE and np.ptp(some) > 0:
+        first, last = (np.corrcoef(some.ravel(), np.flip(some, n).ravel())[0, 1] for n in (0, 2))
+        has_slices_last = first > max(MIN_SYMMETRY, last + SYMMETRY_GAIN)
+    if not has_slices_last:
+        return []
+    line = (
+        "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices, rows and"
+        " columns: translate the nibabel image itself"
+    )
+    return [(line, True)]
 
 
 def _about_skull(image: Image, frame: Frame) -> list[Finding]:

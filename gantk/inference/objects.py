@@ -25,10 +25,9 @@ from gantk.formats.image import (
     upright_sides,
     usable,
 )
-from gantk.inference.axes import doubts_about_axes
+from gantk.inference.case import Case, by_contrast, contrasts_to_make
 from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.jobs import by_contrast, contrasts_to_make, expect_sources, stack_on_one_grid
-from gantk.inference.notes import Note, check_result, warn
+from gantk.inference.notes import warn
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
@@ -43,76 +42,33 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     if isinstance(given, (list, tuple)):
         return [translate_object(model, each, to, options) for each in given]
 
-    letter = model.domain(to)
-    frame = model.frames[letter]
+    frame = model.frames[model.domain(to)]
     targets = frame.targets[frame.part(to)]
-    names = targets  # of the contrasts that are made
-    contrasts = {}
     if isinstance(given, Mapping):
         contrasts = by_contrast(given, frame.sources, "images")
-        names = _contrasts_to_make(contrasts, frame, targets, to)
-        options = replace(options, contrasts=tuple(names))
-
-    notes: list[Note] = []
-    if contrasts:
+        if len({hasattr(value, "__array__") for value in contrasts.values()}) > 1:
+            what = "some contrasts are arrays, others are images of another type"
+            raise UserError(what, allowed="one type for all contrasts of a patient")
         of_one = replace(frame, channels=1)
         adapted = {name: _as_image(value, of_one) for name, value in contrasts.items()}
-        images = {
-            name: _as_in_training(model, image, to, name, notes)
-            for name, (image, _) in adapted.items()
-        }
-        image, _ = stack_on_one_grid(images, frame.sources)
-        back = next(iter(adapted.values()))[1]
+        if frame.completes:
+            targets = contrasts_to_make(targets, contrasts, to, "the input")
     else:
-        image, back = _as_image(given, frame)
-        image = _as_in_training(model, image, to, "", notes)
-    pixels = _with_gradients(given, image)
-    made = model(image, to, options, pixels)
-    if pixels is None and not contrasts and not np.isnan(image.pixels.max()):
-        notes += check_result(image, made[0], model.pipelines[letter], frame)
-    notes += model.notes_on_results(image, letter, options)
-    if image.is_array and image.dims == 3 and frame.plane == "axial":
-        notes += doubts_about_axes(image.pixels[0])
-
-    said = warn(notes)
+        adapted = {frame.source: _as_image(given, frame)}
+    case = Case(model, {name: image for name, (image, _) in adapted.items()}, to, "the input")
+    made = case.translate(targets, options, _with_gradients(given, case.image))
+    said = warn([note for check in case.checks.values() for note in check.notes] + case.notes)
     made = [replace(each, notes=said) for each in made]
-    if not contrasts:
-        return _one_or_all([back(each) for each in made], options)
-    results = {}
-    for name in names:
-        channel = [targets.index(name)]
-        parts = [back(replace(each, pixels=each.pixels[channel])) for each in made]
-        results[name] = _one_or_all(parts, options)
-    return results[names[0]] if to is not None and len(targets) == 1 else results
+    back = next(iter(adapted.values()))[1]
 
+    def as_given(results: list[Image]) -> Any:
+        done = [back(each) for each in results]
+        return done[0] if len(done) == 1 and options.variants is None else done
 
-def _contrasts_to_make(
-    given: Mapping[str, Any], frame: Frame, targets: list[str], to: str | None
-) -> list[str]:
-    """The contrasts that are made of those of a patient; UserError where these do not fit together."""
-    names = contrasts_to_make(targets, given, to, "the input") if frame.completes else targets
-    expect_sources([*given], frame.sources, targets, frame.missing, "the input")
-    if len({hasattr(value, "__array__") for value in given.values()}) > 1:
-        what = "some contrasts are arrays, others are images of another type"
-        raise UserError(what, allowed="one type for all contrasts of a patient")
-    return names
-
-
-def _as_in_training(
-    model: Any, image: Image, to: str | None, contrast: str, notes: list[Note]
-) -> Image:
-    """An image as in the training; notes on it are added. Of a missing contrast nothing is said."""
-    if np.isnan(image.pixels.max()):
-        frame = model.frames[model.domain(to)]
-        return replace(image, pixels=frame.as_in_training(image.pixels))
-    image, check = model.check(image, to, contrast)
-    notes += check.notes
-    return image
-
-
-def _one_or_all(results: list[Any], options: TranslateOptions) -> Any:
-    """The only result, unless variants were asked for."""
-    return results[0] if len(results) == 1 and options.variants is None else results
+    if not isinstance(given, Mapping):
+        return as_given(made)
+    results = {name: as_given([case.part(each, name) for each in made]) for name in targets}
+    return results[targets[0]] if to is not None and len(case.targets) == 1 else results
 
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:

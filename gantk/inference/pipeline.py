@@ -295,12 +295,13 @@ class _Passage:
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
         blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
+        corner: Any = (..., *[slice(1)] * self.dims)
         made: list[Tensor] = []
         for number, row in enumerate(track(rows, "", "slice")):
             native = self._slice(number)
             stacked = torch.cat([self._slice(place) for place in row])[None]
             if _is_blank(native):
-                blank[len(shown) + len(blank)] = native[(..., *[slice(1)] * self.dims)]
+                blank[len(shown) + len(blank)] = native[corner]
             else:
                 shown.append(self.prepare(stacked))
             if len(shown) < size and number + 1 < total:

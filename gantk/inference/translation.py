@@ -21,21 +21,19 @@ from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
 from gantk.formats.image import Image
+from gantk.inference.case import Case, contrasts_to_make
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import (
     Job,
     Output,
-    contrasts_to_make,
-    expect_sources,
     inputs_below,
     job_of_files,
     jobs_of_cases,
     jobs_of_images,
-    stack_on_one_grid,
 )
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import Model
-from gantk.inference.notes import InputCheck, Note, check_result
+from gantk.inference.notes import Note
 from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
 from gantk.inference.sidecar import MadeOf, write_sidecar
 from gantk.plugin.loader import load
@@ -76,23 +74,22 @@ class Translation:
     input_layout: str = ""  # whose each file of a folder is; "": gantk finds it
 
     def __post_init__(self) -> None:
-        self.letter = self.model.domain(self.to)
-        self.pipeline = self.model.pipelines[self.letter]
-        self.model.network_of(self.letter, self.options)  # refuses what the model cannot do
-        frame = self.pipeline.frame
-        self.contrasts = frame.sources
-        self.outputs = frame.targets[frame.part(self.to)]  # the contrasts to write
-        self.frame = replace(frame, target="+".join(self.outputs))
+        letter = self.model.domain(self.to)
+        self.model.network_of(letter, self.options)  # refuses what the model cannot do
+        pipeline = self.model.pipelines[letter]
+        self.contrasts = pipeline.frame.sources
+        # the contrasts to write
+        self.outputs = pipeline.frame.targets[pipeline.frame.part(self.to)]
+        self.frame = replace(pipeline.frame, target="+".join(self.outputs))
+        self.format = ResultFormat(pipeline, self.frame, self.suffix)
+        self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
+        self.count = 1  # of inputs
+        # (kind, line) -> the inputs it applies to
+        self.notes: dict[Note, list[str]] = defaultdict(list)
+        self.shared_sidecars: set[Path] = set()  # that several results would have
+        self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
         if self.options.uncertainty:
             self.say(f"note     {ABOUT_SPREAD}")
-
-        self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
-        # (kind, line) -> the inputs it applies to
-        self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.format = ResultFormat(self.pipeline, self.frame, self.suffix)
-        self.shared_sidecars: set[Path] = set()  # that several results would have
-        self.count = 1  # of inputs
-        self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
 
     def path(self, source: Path | Mapping[str, Path], target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
@@ -103,29 +100,30 @@ class Translation:
         kept.
         """
         jobs, is_folder = self._jobs_of(source, target)
+        self._say_notes()
         ledger = Ledger(target, self._identity()) if is_folder else None
         # an error leaves the ledger, so that a next call goes on
         with ledger or contextlib.nullcontext():
             places = {file.parent for job in jobs for file in self._files_of(job)}
-            if is_folder:
-                places |= {target, target.absolute().parent}
-            for place in places:
+            for place in places | ({target, target.absolute().parent} if is_folder else set()):
                 sweep(place)  # what killed calls left half-written
             self._expect_own_names(jobs)
             outcomes: dict[Job, Any] = {}
             for job in jobs:
                 results = [output.path for output in job.outputs]
                 written = self._files_of(job)
-                is_done = ledger is not None and ledger.has(results, written, job.files)
-                outcomes[job] = results if is_done else None
-                if not is_done:
+                if ledger and ledger.has(results, written, job.files):
+                    outcomes[job] = results
+                else:
                     files.expect_writable(written, self.overwrite)
 
-            new = [job for job in jobs if outcomes[job] is None]
             if ledger:
                 ledger.begin()
-            outcomes |= self._translate_jobs(new, len(jobs) - len(new))
-            return self._finish(outcomes, target if is_folder else None, len(jobs) - len(new))
+            done_before = len(outcomes)
+            new = [job for job in jobs if job not in outcomes]
+            outcomes |= self._translate_jobs(new, done_before)
+            outcomes = {job: outcomes[job] for job in jobs}
+            return self._finish(outcomes, target if is_folder else None, done_before)
 
     # ---- what is translated
 
@@ -133,48 +131,35 @@ class Translation:
         self, source: Path | Mapping[str, Path], target: Path
     ) -> tuple[Sequence[Job], bool]:
         """What is to be translated, and whether `target` is a folder of many results."""
+        job = None
         if isinstance(source, Mapping):
             job = job_of_files(source, self.contrasts)
-            if len(self.contrasts) > 1:
-                return self._one_job(job, target), False
             source = next(iter(job.scans.values())).path
-        if not source.exists():
-            what = f"there is no file or folder '{source}'"
-            raise UserError(what, where="INPUT", remedy="check the path")
-        if target.resolve() == source.resolve():
-            what = "OUTPUT is the same as INPUT"
-            raise UserError(what, where=str(target), remedy="name another folder")
-
-        if not source.is_dir() and source.suffix.lower() not in TABLES:
+        if job is None or len(self.contrasts) == 1:
+            if not source.exists():
+                what = f"there is no file or folder '{source}'"
+                raise UserError(what, where="INPUT", remedy="check the path")
+            if target.resolve() == source.resolve():
+                what = "OUTPUT is the same as INPUT"
+                raise UserError(what, where=str(target), remedy="name another folder")
+            if source.is_dir() or source.suffix.lower() in TABLES:
+                return self._jobs_below(source, target)
             if not files.is_image(source) and not files.series_format(source):
                 raise files.unread_error(source).at("INPUT")
             scan = files.scan_of(source)
-            return self._one_job(Job(scan.name, {self.frame.source: [scan]}), target), False
+            job = Job(scan.name, {self.frame.source: [scan]})
 
-        jobs = self._jobs_below(source, target)
-        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:  # one series
-            if suffix_of(target) not in files.formats():
-                target = with_suffix(target, self.suffix)
-            series = replace(jobs[0], name=source.name)
-            return self._with_outputs([series], target, is_file=True), False
-        if target.is_file() or files.is_image(target):
-            what = f"'{target}' is not a folder"
-            remedy = "name a folder, because INPUT is a folder"
-            raise UserError(what, where="OUTPUT", remedy=remedy)
-        return self._with_outputs(jobs, target), True
-
-    def _one_job(self, job: Job, target: Path) -> list[Job]:
-        """The job of one input to the file `target`, or into this folder."""
         is_file = bool(target.suffix) and not target.is_dir()
         if is_file:
             expect_file_of(job.files[0], target, self.suffix)
-        return self._with_outputs([job], target, is_file=is_file)
+        return self._with_outputs([job], target, is_file=is_file), False
 
-    def _jobs_below(self, source: Path, target: Path) -> list[Job]:
-        """The jobs of a folder or a table, not yet with their results; what is not used is said."""
+    def _jobs_below(self, source: Path, target: Path) -> tuple[Sequence[Job], bool]:
+        """The jobs of a folder or a table, as `_jobs_of`; what is not used is said."""
         root = source if source.is_dir() else source.parent
+        several = len(self.contrasts) > 1
         if source.is_dir():
-            stripped = len(self.contrasts) > 1 and self.frame.stripped
+            stripped = several and self.frame.stripped
             layout = self.input_layout
             catalog = inputs_below(source, target, self.contrasts, stripped=stripped, layout=layout)
         else:
@@ -182,7 +167,7 @@ class Translation:
         if catalog.in_words:
             self.say(f"layout   {catalog.in_words}")
 
-        if len(self.contrasts) > 1:
+        if several:
             jobs = jobs_of_cases(catalog, root, self.contrasts)
         else:
             jobs = jobs_of_images(catalog, root, self.contrasts[0])
@@ -190,24 +175,32 @@ class Translation:
         if not jobs:
             what = f"the folder '{source}' contains no images"
             raise UserError(what, where="INPUT", allowed=files.readable())
-        return jobs
+
+        if [scan.path for job in jobs for scan in job.scans.values()] == [source]:  # one series
+            if suffix_of(target) not in files.formats():
+                target = with_suffix(target, self.suffix)
+            return self._with_outputs(
+                [replace(jobs[0], name=source.name)], target, is_file=True
+            ), False
+        if target.is_file() or files.is_image(target):
+            what = f"'{target}' is not a folder"
+            remedy = "name a folder, because INPUT is a folder"
+            raise UserError(what, where="OUTPUT", remedy=remedy)
+        self.count = len(jobs)
+        return self._with_outputs(jobs, target), True
 
     def _say_unused(self, catalog: Catalog, root: Path, jobs: Sequence[Job]) -> None:
         """Say which images of a folder are not translated, for each reason in a line, and how to name
         one.
         """
-        used = {
-            (scan.files, scan.volume)  # the images of a table have other names
-            for job in jobs
-            for found in job.candidates.values()
-            for scan in found
-        }
+        scans = [scan for job in jobs for found in job.candidates.values() for scan in found]
+        used = {(scan.files, scan.volume) for scan in scans}  # those of a table have other names
         several = len(self.contrasts) > 1
-        silent = ("other", "mask") if several else ("other",)
         unused: dict[str, list[str]] = defaultdict(list)  # names by the reason
         for row in catalog:
             scan = row.scan_below(root)
-            if row.kind not in silent and (scan.files, scan.volume) not in used:
+            is_silent = row.kind == "other" or (several and row.kind == "mask")
+            if not is_silent and (scan.files, scan.volume) not in used:
                 unused[_why_unused(row)].append(f"'{scan.name}'")
 
         how = f"--from {self.contrasts[0]}=FILE ..." if several else "INPUT"
@@ -227,31 +220,26 @@ class Translation:
         """The jobs with their results, in the folder `target` or in this file; UserError where
         nothing is to be made of any.
         """
-        complete: dict[str, UserError] = {}  # why nothing is made, by patient
         with_outputs = []
+        nothing_missing = None
         for job in jobs:
             contrasts = self.outputs
             try:
                 if self.frame.completes:
-                    contrasts = contrasts_to_make(
-                        contrasts, job.candidates, self.to, f"'{job.name}'"
-                    )
-            except UserError as nothing_missing:
-                complete[job.name] = nothing_missing
+                    whose = f"'{job.name}'"
+                    contrasts = contrasts_to_make(contrasts, job.candidates, self.to, whose)
+            except UserError as error:
+                nothing_missing = error
+                self._keep(job, [("note", "left out, because no contrast is missing")])
                 continue
 
-            for name in contrasts:
-                if name in job.candidates:
-                    line = f"{name} is there, but is made from the others, because --to asks for it"
-                    self.notes["note", line].append(job.name)
+            line = "{} is there, but is made from the others, because --to asks for it"
+            self._keep(job, [("note", line.format(n)) for n in contrasts if n in job.candidates])
             outputs = self._outputs_of(job, target, contrasts, is_file)
             with_outputs.append(replace(job, outputs=outputs))
 
-        if complete and not with_outputs:
-            raise complete.popitem()[1]
-        if complete:
-            which = self._which_inputs([*complete], len(jobs))
-            self.say(f"note     left out, because no contrast is missing{which}")
+        if nothing_missing and not with_outputs:
+            raise nothing_missing
         return with_outputs if is_file else self._named_by_plugin(with_outputs, target)
 
     def _outputs_of(
@@ -267,7 +255,8 @@ class Translation:
             tails = [f"_{name}" if len(contrasts) > 1 else "" for name in contrasts]
             paths = [with_tail(target, tail) for tail in tails]
         else:
-            paths = job.result_paths(target, contrasts, self._is_one_image(job))
+            is_one = [*job.scans] == [self.frame.source]
+            paths = job.result_paths(target, contrasts, is_one)
             paths = [with_suffix(path, self.suffix) for path in paths]
         return tuple(
             Output(with_tail(path, tail), contrast, tail)
@@ -279,12 +268,11 @@ class Translation:
         """The jobs with result names from a plugin, without those it gives no name; unchanged
         without such a plugin.
         """
-        self.count = len(jobs)
         self.layout = load().hook.gantk_name_results(
             files=[file for job in jobs for file in job.files],
             target=target,
             frame=self.frame,
-            model=self._model_identity,
+            model=self.identity,
         )
         if not self.layout:
             return jobs
@@ -301,7 +289,7 @@ class Translation:
                 named.append(replace(job, outputs=tuple(outputs)))
             else:
                 line = f"left out, because the name does not contain {self.frame.source}"
-                self.notes["note", line].append(job.name)
+                self._keep(job, [("note", line)])
         return named
 
     def _files_of(self, job: Job) -> list[Path]:
@@ -340,7 +328,7 @@ class Translation:
                 raise UserError(what, where=str(path), remedy="name another file")
 
     @cached_property
-    def _model_identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """As of the model, which reads all weights for it."""
         return self.model.identity()
 
@@ -354,7 +342,7 @@ class Translation:
             **vars(self.options),
             "example": style,
             "format": self.suffix,
-            "model": self._model_identity,
+            "model": self.identity,
         }
 
     # ---- read, call, write
@@ -378,14 +366,13 @@ class Translation:
                 reading = ahead or reader.submit(self._read, job)
                 ahead = None
                 try:
-                    image, checks = reading.result()
-                    is_small = image.pixels.nbytes <= OVERLAP_BYTES
+                    case = reading.result()
+                    is_small = case.image.pixels.nbytes <= OVERLAP_BYTES
                     if is_small and job is not jobs[-1]:
                         ahead = reader.submit(self._read, jobs[number + 1])
-                    made = self.model(image, self.to, self._options_of(job))
-                    results = self._as_files(job, image, checks, made)
+                    results = self._results(job, case)
                     # the input takes no memory while its result is written
-                    del reading, image, made
+                    del reading, case
                     wait(writing.values())
                     writing[job] = writer.submit(self._write, job, results)
                     del results
@@ -401,72 +388,36 @@ class Translation:
                 outcomes[job] = error
         return outcomes
 
-    def _read(self, job: Job) -> tuple[Image, dict[str, InputCheck]]:
-        """The image of one file, or of the contrasts of a patient on one grid, as in the training;
-        and what is said about each contrast, which is kept as notes.
-        """
+    def _read(self, job: Job) -> Case:
+        """The images of a job; what is said about them is kept as notes."""
         job.expect_single_scans()
-        is_one = self._is_one_image(job)
-        if not is_one:
-            whose = f"'{next(iter(job.scans.values())).path.parent}'"
-            missing = self.frame.missing
-            expect_sources([*job.scans], self.contrasts, self.outputs, missing, whose)
-        images = {}
-        checks = {}
-        for name, scan in job.scans.items():
-            image = read(scan, self.volume)
-            images[name], checks[name] = self.model.check(image, self.to, "" if is_one else name)
-            self._keep_notes(job, checks[name].said)
+        images = {name: read(scan, self.volume) for name, scan in job.scans.items()}
+        whose = f"'{next(iter(job.scans.values())).path.parent}'"
+        case = Case(self.model, images, self.to, whose)
+        for check in case.checks.values():
+            self._keep(job, check.said)
         if self.count == 1:
             self._say_notes()  # before the work starts
-        if is_one:
-            return images.popitem()[1], checks
+        return case
 
-        image, resampled = stack_on_one_grid(images, self.contrasts)
-        for name in resampled:
-            line = f"{name} is resampled onto the grid of {next(iter(images))} by the headers"
-            self.notes["note", line].append(job.name)
-        return image, checks
-
-    def _options_of(self, job: Job) -> TranslateOptions:
-        """The options for one job, which may make some contrasts only."""
-        made = [*dict.fromkeys(output.contrast for output in job.outputs)]
-        if made == self.outputs:
-            return self.options
-        return replace(self.options, contrasts=tuple(made))
-
-    def _as_files(
-        self,
-        job: Job,
-        image: Image,
-        checks: Mapping[str, InputCheck],
-        results: Sequence[Image],
-    ) -> list[ResultFile]:
-        """The results of a job as their files will hold them. Plugins may warn of the result of a
-        single image.
-        """
-        said: list[Note] = []
-        if self._is_one_image(job):
-            said = check_result(image, results[0], self.pipeline, self.frame)
-        said += self.model.notes_on_results(image, self.letter, self._options_of(job))
-        self._keep_notes(job, said)
-
+    def _results(self, job: Job, case: Case) -> list[ResultFile]:
+        """The results of a job as their files will hold them."""
+        contrasts = [*dict.fromkeys(output.contrast for output in job.outputs)]
+        made = dict(zip(self.options.tails, case.translate(contrasts, self.options), strict=True))
+        self._keep(job, case.notes)
         fitted = []
         for output in job.outputs:
             # nothing that completes a patient is made of itself
             of_others = self.frame.completes and output.contrast
             made_of = MadeOf(
                 output.contrast,
-                {name: check for name, check in checks.items() if name != of_others},
-                self._model_identity,
+                {name: check for name, check in case.checks.items() if name != of_others},
+                self.identity,
                 is_uncertainty=output.tail == "_uncertainty",
-                said=tuple(said),
+                said=tuple(case.notes),
             )
-            result = results[self.options.tails.index(output.tail)]
-            pixels = result.pixels
-            if len(self.outputs) > 1:
-                pixels = pixels[[self.outputs.index(output.contrast)]]
-            result = replace(result, pixels=pixels, notes=made_of.lines())
+            result = case.part(made[output.tail], output.contrast)
+            result = replace(result, notes=made_of.lines())
             written = self.format.fit(output.path, result, job.files[0])
             fitted.append(ResultFile(output.path, written, made_of))
         return fitted
@@ -498,27 +449,21 @@ class Translation:
                 self.layout.after_writing(path, sources, made_of.contrast)
         return [result.path for result in results]
 
-    def _is_one_image(self, job: Job) -> bool:
-        """Whether a job has one image of all contrasts."""
-        return [*job.scans] == [self.frame.source]
-
     # ---- what is said
 
-    def _keep_notes(self, job: Job, notes: Iterable[Note]) -> None:
-        """Keep notes on a job, which are said at the end."""
-        for kind, line in notes:
-            self.notes[kind, line].append(job.name)
+    def _keep(self, job: Job, notes: Iterable[Note]) -> None:
+        """Keep notes on a job until `_say_notes`."""
+        for note in notes:
+            self.notes[note].append(job.name)
 
     def _say_notes(self) -> None:
         """Say the notes that were kept, each with the inputs that it applies to."""
         for (kind, line), names in self.notes.items():
-            which = self._which_inputs(names, self.count) if self.count > 1 else ""
-            self.say(f"{kind:9}{line}{which}")
+            which = (
+                f"({len(names)} of {self.count} {self.noun}: {join_first(names, most=MAX_LISTED)})"
+            )
+            self.say(f"{kind:9}{line} {which if self.count > 1 else ''}".rstrip())
         self.notes.clear()
-
-    def _which_inputs(self, names: Sequence[str], count: int) -> str:
-        """Text with the number of inputs that a line applies to, of `count`, and the first names."""
-        return f" ({len(names)} of {count} {self.noun}: {join_first(names, most=MAX_LISTED)})"
 
     def _finish(
         self, outcomes: dict[Job, Any], folder: Path | None, done_before: int

@@ -23,8 +23,8 @@ from gantk.data.sources.reader import FileImage
 from gantk.errors import UserError
 from gantk.formats.files import NotFinite, is_image, read, write
 from gantk.formats.image import Image
+from gantk.inference.case import Case
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.jobs import stack_on_one_grid
 from gantk.inference.model import Model
 from gantk.inference.result_format import ResultFormat, with_tail
 from gantk.machine.runtime import Runtime
@@ -222,13 +222,10 @@ class WrittenTranslations:
 
     def _input_image(self, file: FileImage, to: str) -> Image:
         """The image of a record, or of its contrasts on one grid, as the model takes it."""
-        name = self._name(to)
-        names = self.translator.frames[to].sources
-        images = {
-            contrast: self.translator.check(image, name, contrast)[0]
-            for contrast, image in file.images(names).items()
-        }
-        return images[""] if "" in images else stack_on_one_grid(images, names)[0]
+        frame = self.translator.frames[to]
+        images = file.images(frame.sources)
+        given = {name or frame.source: image for name, image in images.items()}
+        return Case(self.translator, given, self._name(to), "the test image").image
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
         """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their

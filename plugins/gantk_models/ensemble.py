@@ -19,11 +19,8 @@ from gantk import Model
 from gantk.errors import UserError
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import (
-    DEFAULT_OPTIONS,
-    Frame,
-    TranslateOptions,
-)
+from gantk.inference.frame import Frame, TranslateOptions
+from gantk.inference.model import Results
 from gantk.progress import track
 
 if TYPE_CHECKING:
@@ -140,24 +137,13 @@ class Ensemble(Model):
         """The function of the first member, which refuses what the mean cannot be made of."""
         return self.members[0].network_of(letter, self._member_options(options))
 
-    def notes_on_results(
-        self, image: Image, letter: str, options: TranslateOptions = DEFAULT_OPTIONS
-    ) -> list[tuple[str, str]]:
-        options = self._member_options(options)
-        target = self.frames[letter].target
-        said = (
-            member.notes_on_results(image, member.domain(target), options)
-            for member in self.members
-        )
-        return [*dict.fromkeys(note for notes in said for note in notes)]
-
     def results(
         self,
         image: Image,
         to: str | None,
         options: TranslateOptions,
         pixels: Tensor | None = None,
-    ) -> tuple[list[Tensor], bool]:
+    ) -> Results:
         """The mean of the members' translations, and with `options.uncertainty` their standard
         deviation (Welford 1962).
         """
@@ -165,8 +151,10 @@ class Ensemble(Model):
         square: Tensor | None = None
         for_members = self._member_options(options)
         name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
+        notes: list[Any] = []
         for number, member in enumerate(track(self.members, "", "model"), 1):
-            (made,), own_scale = member.results(image, name, for_members, pixels)
+            (made,), own_scale, said = member.results(image, name, for_members, pixels)
+            notes += said
             if mean is None:
                 mean = made
                 if options.uncertainty:
@@ -179,9 +167,8 @@ class Ensemble(Model):
                 if square is not None:
                     square[:, part] += apart * (made[:, part] - mean[:, part])
 
-        if mean is None or square is None:
-            return [mean], own_scale
-        return [mean, square.div_(number - 1).sqrt_()], own_scale
+        results = [mean] if square is None else [mean, square.div_(number - 1).sqrt_()]
+        return Results(results, own_scale, [*dict.fromkeys(notes)])
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member; UserError where the mean has no such result."""

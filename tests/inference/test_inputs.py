@@ -1,10 +1,10 @@
 """Which files of a folder a model translates: tree -> inputs, from names alone."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from dicom_files import head, series
 from one_pipeline import OnePipeline, model_of
 from volumes import volume
@@ -14,6 +14,7 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.errors import GantkError
 from gantk.formats.image import Scan
 from gantk.inference.jobs import inputs_below, jobs_of_cases, rows_of_one
+from gantk.inference.model import Results
 from gantk.inference.notes import InputCheck
 
 
@@ -150,10 +151,10 @@ class Seen(OnePipeline):
         fits = "no" if "p02" in image.path.name else "yes"
         return image, InputCheck(fits, [], contrast)
 
-    def __call__(self, image, to=None, options=None, progress=None):
+    def results(self, image, to, options, pixels=None):
         if self.failing and "p03" in image.path.name:
             raise MemoryError
-        return [replace(image, pixels=image.pixels[:1])]
+        return Results([torch.from_numpy(image.pixels[:1])], False, [])
 
 
 def test_patients_of_one_folder_keep_their_own_verdict(tmp_path):

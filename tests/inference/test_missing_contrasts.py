@@ -20,7 +20,7 @@ from gantk.catalog.contrasts import (
 )
 from gantk.errors import UserError
 from gantk.formats.image import Image
-from gantk.inference.jobs import stack_on_one_grid
+from gantk.inference.case import stack_on_one_grid
 
 NAMES = ("T1", "T1CE", "T2", "FLAIR")
 BRATS = dict(zip(NAMES, ("t1", "t1ce", "t2", "flair"), strict=True))
