@@ -660,7 +660,7 @@ def _inspect_file(record: Record) -> Inspected | None:
     """What is found in the file of a record, or of its first contrast; None for a part of a file."""
     if record.file is None:
         return None
-    _, scan = next(scans_of(record))
+    _, scan = next(iter(scans_of([record])))
     return inspect_kept(scan, record.file)  # which the warnings of a run ask again
 
 

@@ -4,8 +4,8 @@ JSON. Read from the top: what is examined, how a training would use it, the resu
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -167,16 +167,20 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
     """Do with the images of a study, all or a sample, what a training does before its first step, and
     find what stops it, or spoils its scores.
     """
-    uses = _scans_of(study.records)
-    found.images = len(uses)
-    names = [scan.name for (_, scan), _ in uses]
-    chosen = range(len(uses)) if every else sample_indices(names)
-    problems = found.problems
-    if len(chosen) < len(uses):
-        what = f"only a sample of {len(chosen)} of {len(uses)} images was checked"
-        problems.append(problem("sample", what))
-    found.items = [_inspect(study, uses[number]) for number in track(chosen, "reading")]
+    scans = scans_of(study.records)
+    chosen = [*scans]
+    if not every:
+        chosen = [chosen[number] for number in sample_indices([scan.name for _, scan in scans])]
+    found.images = len(scans)
+    found.items = [
+        _inspect(study, contrast, scan, scans[contrast, scan])
+        for contrast, scan in track(chosen, "reading")
+    ]
 
+    problems = found.problems
+    if len(chosen) < len(scans):
+        what = f"only a sample of {len(chosen)} of {len(scans)} images was checked"
+        problems.append(problem("sample", what))
     problems += [problem("versions", note) for note in study.source.notes]
     doubts = doubts_of(study.source, study.table)
     problems += [problem("patients", each.what, (), each.remedy) for each in doubts]
@@ -206,29 +210,17 @@ def warnings_about(data: Data) -> list[str]:
     Of many scans only some are read.
     """
     records = [record for each in data.splits.values() for record in each if record.files]
-    uses = spread(_scans_of(records), MAX_SCANS_OF_RUN)
-    items = [_inspect(data, use) for use in track(uses, "comparing", "scan")]
+    scans = scans_of(records)
+    chosen = track(spread([*scans], MAX_SCANS_OF_RUN), "comparing", "scan")
+    items = [_inspect(data, contrast, scan, scans[contrast, scan]) for contrast, scan in chosen]
     problems = [*_without_partner(data)]
     if items:  # computed images have no names and files to compare
         problems += _compare(items, data, measure_pairs(data.records))
     return [each.line for each in problems if each.severity == "warning"]
 
 
-Use = tuple[tuple[str, Scan], list[Record]]  # contrast and scan, and the records of them
-
-
-def _scans_of(records: Iterable[Record]) -> list[Use]:
-    """The scans of records, see `scans_of`, each once."""
-    uses: dict[tuple[str, Scan], list[Record]] = defaultdict(list)
-    for record in records:
-        for contrast_and_scan in scans_of(record):
-            uses[contrast_and_scan].append(record)
-    return [*uses.items()]
-
-
-def _inspect(study: Study, use: Use) -> Inspected:
-    """What is found in a scan of a study."""
-    (contrast, scan), records = use
+def _inspect(study: Study, contrast: str, scan: Scan, records: list[Record]) -> Inspected:
+    """What is found in a scan of a study, of which these are the records."""
     item = inspect_kept(scan, records[0].file)
     domains = list(dict.fromkeys(study.names[record.domain] for record in records))
     seen = item.seen and place_fingerprint(item.seen, records[0])
@@ -359,34 +351,34 @@ def _about_split(study: Study, are_doubted: bool) -> Iterator[Problem]:
 def result_of(found: Examination) -> dict[str, Any]:
     """The result of `check` as JSON."""
     usage = found.usage
-    set_of = {}
-    if usage:
-        set_of = {each.id: name for name, own in usage.splits.items() for each in own}
+    splits = usage.splits if usage else {}
+    set_of = {record.id: name for name, records in splits.items() for record in records}
     files = []
     for item in found.items:
-        sets = sorted({set_of[record.id] for record in item.records if record.id in set_of})
-        place = {"domains": item.domains, "patient": item.patient or None, "split": sets}
+        sets = {set_of[record.id] for record in item.records if record.id in set_of}
+        place = {"domains": item.domains, "patient": item.patient or None, "split": sorted(sets)}
         files.append(item.facts | place)
-    return {
+    problems = sorted(found.problems, key=lambda each: SEVERITIES.index(each.severity))
+    result = {
         "format": FORMAT,
         "path": str(found.path),
         "recipe": found.recipe,
-        "source": usage and usage.table.source.table() | {"path": str(found.path)},
+        "source": None,
         "images": found.images,
-        "patients": len(patients_of(usage.records)) if usage else 0,
-        "domains": _domains_of(usage, files) if usage else {},
-        "split": _split_of(usage) if usage else None,
-        "summary": _summary_of_files(found.items)
-        | (_summary_of_use(found, usage) if usage else {}),
-        "problems": [
-            asdict(each)
-            for each in sorted(found.problems, key=lambda each: SEVERITIES.index(each.severity))
-        ],
+        "patients": 0,
+        "domains": {},
+        "split": None,
+        "summary": _summary_of_files(found.items),
+        "problems": [asdict(each) for each in problems],
         "files": files,
     }
+    return result | (_result_of_use(found, usage, files) if usage else {})
 
 
-def _domains_of(usage: Study, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _result_of_use(
+    found: Examination, usage: Study, files: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The part of the result that says how a training would use the images."""
     domains = {}
     for letter, name in usage.names.items():
         records = [record for record in usage.records if record.domain == letter]
@@ -395,38 +387,39 @@ def _domains_of(usage: Study, files: Sequence[dict[str, Any]]) -> dict[str, Any]
             "images": len(records),
             "patients": len(patients_of(records)),
         }
-    return domains
-
-
-def _split_of(usage: Study) -> dict[str, Any] | None:
-    if not usage.split_description:
-        return None
-    sizes = {name: len(records) for name, records in usage.splits.items()}
-    return {"by": usage.splits.by, "how": usage.split_description} | sizes
+    split: dict[str, Any] | None = None
+    if usage.split_description:
+        sizes = {name: len(records) for name, records in usage.splits.items()}
+        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
+    return {
+        "source": usage.table.source.table() | {"path": str(found.path)},
+        "patients": len(patients_of(usage.records)),
+        "domains": domains,
+        "split": split,
+        "summary": _summary_of_files(found.items) | _summary_of_use(found, usage),
+    }
 
 
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
     """A line of text on the files, and their sizes, types and spacings, if there are any."""
-    if not items:
-        return {}
     readable = [item.facts for item in items if item.error is None]
-    topics = {
-        "size": {" x ".join(map(str, facts["shape"])) for facts in readable},
-        "type": {str(facts["dtype"]) for facts in readable},
-        "spacing": {
-            " x ".join(f"{mm:g}" for mm in facts["spacing"]) + " mm"
-            for facts in readable
-            if facts["spacing"]
-        },
-    }
     formats = Counter(item.facts["format"] for item in items)
     parts = [f"{count} {name}" for name, count in formats.most_common()]
-    for topic, values in topics.items():
+    for topic, key, unit in (
+        ("size", "shape", ""),
+        ("type", "dtype", ""),
+        ("spacing", "spacing", " mm"),
+    ):
+        values = {_in_words(facts[key]) + unit for facts in readable if facts[key]}
         if values:
             parts.append(values.pop() if len(values) == 1 else count_noun(values, topic))
     if len(readable) < len(items):
         parts.append(f"{len(items) - len(readable)} cannot be read")
-    return {"files": ", ".join(parts)}
+    return {"files": ", ".join(parts)} if parts else {}
+
+
+def _in_words(value: str | Sequence[float]) -> str:
+    return value if isinstance(value, str) else " x ".join(f"{number:g}" for number in value)
 
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:

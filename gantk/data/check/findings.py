@@ -116,7 +116,7 @@ def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Pr
     yield from _remarks(items)
     for name, group in _domains(items).items():
         of = f" of {name}" if name not in ("", "images") else ""
-        yield from _of_several_kinds(group, of)
+        yield from _mixtures(group, of)
         yield from _outliers(group, of)
     yield from _people_of_two_names(items)
     yield from _ct_without_air(items)
@@ -178,63 +178,55 @@ def _ct_without_air(items: Iterable[Inspected]) -> Iterator[Problem]:
 # --- images that differ from the others of their domain
 
 
-class OfDomain(NamedTuple):
-    """A word that should be the same for all images of a domain."""
-
-    kind: str
-    value: Callable[[Facts], str | None]  # None: unknown
-    words: str
-
-
-OF_DOMAIN = (
-    OfDomain("planes", PLANE.value, "have different planes"),
-    OfDomain("skull", SKULL.value, "show partly the skull"),
-    OfDomain(
-        "channels",
+# kind of a word that should be the same for all images of a domain -> the word (None: unknown), and
+# what is wrong with several
+MIXTURES: Mapping[str, tuple[Callable[[Facts], str | None], str]] = {
+    "planes": (PLANE.value, "have different planes"),
+    "skull": (SKULL.value, "show partly the skull"),
+    "channels": (
         lambda facts: f"with {facts['channels']}",
         "have different numbers of channels, which no network accepts",
     ),
-)
+}
 
 
 class Outlier(NamedTuple):
     """Numbers of an image that should be near the median of its domain."""
 
-    kind: str
     name: str
     value: Callable[[Facts], Sequence[float] | None]  # None: unknown
     max_ratio: float  # to the median
-    unit: str
+    unit: str = ""
 
 
-OUTLIERS = (
-    Outlier("spacing", "spacing", lambda facts: facts["spacing"], MAX_SPACING_RATIO, " mm"),
-    Outlier("scale", "intensity range", lambda facts: [range_width(facts)], SCALE_RATIO, ""),
-)
+OUTLIERS = {
+    "spacing": Outlier("spacing", lambda facts: facts["spacing"], MAX_SPACING_RATIO, " mm"),
+    "scale": Outlier("intensity range", lambda facts: [range_width(facts)], SCALE_RATIO),
+}
 
 
-def _of_several_kinds(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
-    for rule in OF_DOMAIN:
-        names = defaultdict(list)
-        for item in items:
-            names[rule.value(item.facts)].append(item.name)
-        names.pop(None, None)
-        if len(names) > 1:
-            usual, *others = sorted(names, key=lambda value: -len(names[value]))
-            counted = join_first([f"{len(names[value])} {value}" for value in (usual, *others)])
-            odd = [name for value in others for name in names[value]]
-            yield problem(rule.kind, f"images{of} {rule.words} ({counted}):", odd)
+def _mixtures(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+    for kind, (value_of, words) in MIXTURES.items():
+        values = [value_of(item.facts) for item in items]
+        counts = Counter(filter(None, values)).most_common()
+        if len(counts) > 1:
+            usual = None, counts[0][0]
+            odd = [
+                item.name for item, value in zip(items, values, strict=True) if value not in usual
+            ]
+            counted = join_first([f"{count} {value}" for value, count in counts])
+            yield problem(kind, f"images{of} {words} ({counted}):", odd)
 
 
 def _outliers(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
     """Warn of numbers far from the domain's median, where they are few: else the domain has no usual
     one.
     """
-    for rule in OUTLIERS:
-        values = {item.name: rule.value(item.facts) for item in items}
-        known = {name: value for name, value in values.items() if value and min(value) > 0}
-        lengths = Counter(map(len, known.values()))
-        names = [name for name, value in known.items() if len(value) == max(lengths)]
+    for kind, rule in OUTLIERS.items():
+        values = {item.name: rule.value(item.facts) or [0.0] for item in items}
+        known = {name: value for name, value in values.items() if min(value) > 0}
+        length = max(map(len, known.values()), default=0)
+        names = [name for name, value in known.items() if len(value) == length]
         if len(names) < MIN_FOR_OUTLIERS:
             continue
         numbers = np.array([known[name] for name in names])
@@ -246,11 +238,8 @@ def _outliers(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
                 " x ".join(f"{number:.4g}" for number in each) + rule.unit
                 for each in (known[odd[0]], usual)
             )
-            what = (
-                f"these images{of} have an unusual {rule.name} (the first one's is {first}, the median"
-                f" {median}):"
-            )
-            yield problem(rule.kind, what, odd)
+            what = f"these images{of} have an unusual {rule.name} (first {first}, median {median}):"
+            yield problem(kind, what, odd)
 
 
 def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
@@ -273,9 +262,7 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
                 f"the intensity ranges of the scans of {name} differ by up to {ratio:.1f} to 1, but"
                 " data.intensity maps all of them by one range"
             )
-            parts = getattr(study.table.intensity(), "parts", {})
-            key = f"data.intensity.{letter}.per" if letter in parts else "data.intensity.per"
-            yield problem("scale", what, (), f"use --set {key}=volume")
+            yield problem("scale", what, (), 'set per = "volume" for data.intensity')
 
 
 # --- images in the wrong domain

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,8 +87,7 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
     planes = planes_of(image.pixels)
     item.facts |= _facts(image, planes)
     item.look = look_of(image.pixels, planes)
-    plane = planes[0] if image.dims == 2 else None
-    item.seen = fingerprint_of(item.name, image.pixels, plane=plane)
+    item.seen = fingerprint_of(item.name, image.pixels, planes)
     header_facts = dict(image.facts)
     item.header_patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)
@@ -102,18 +102,20 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
     return item
 
 
-def scans_of(record: Record) -> Iterator[tuple[str, Scan]]:
-    """Yield the scan of each contrast of a record, named by its key, with the contrast where a
-    record has several; of an image that is part of a file, the whole file.
+def scans_of(records: Iterable[Record]) -> dict[tuple[str, Scan], list[Record]]:
+    """The records of each contrast and scan that they are read from: the scan named by their key, the
+    contrast where a record has several. Of an image that is part of a file, the whole file.
     """
-    key = record.scan_key or record.key
-    if record.file is None:
-        if record.files:
-            yield "", Scan(record.files[0], name=key)
-        return
-    for contrast, scan in record.file.scans.items():
-        if scan is not None:
-            yield contrast, replace(scan, name=f"{key}/{scan.path.name}" if contrast else key)
+    found: dict[tuple[str, Scan], list[Record]] = defaultdict(list)
+    for record in records:
+        key = record.scan_key or record.key
+        if record.file is None and record.files:
+            found["", Scan(record.files[0], name=key)].append(record)
+        for contrast, scan in record.file.scans.items() if record.file else ():
+            if scan is not None:
+                name = f"{key}/{scan.path.name}" if contrast else key
+                found[contrast, replace(scan, name=name)].append(record)
+    return found
 
 
 def inspect_kept(scan: Scan, file: FileImage | None) -> Inspected:

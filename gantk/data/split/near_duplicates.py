@@ -30,19 +30,13 @@ from zlib import crc32
 import numpy as np
 from PIL import Image as Picture
 
-from gantk.data.look import (
-    Plane,
-    background_level,
-    content_box,
-    gray_of,
-    planes_of,
-    scale_to_unit,
-)
+from gantk.data.look import HEIGHTS, Plane, planes_of
 from gantk.data.preparation import Preparation, Record
 from gantk.data.spread import spread
 
 THUMBNAIL_SIDE = 32  # pixels of a thumbnail's side
 MIN_IMAGE_SIDE = 16  # pixels; in smaller images everything looks alike
+MIDDLE_PLANE = HEIGHTS.index(0.5)  # of the planes of a volume, the one that is compared
 MIN_CONTENT_SIDE = 10  # pixels of the part that is not background
 # least share of a thumbnail's contrast that is detail; ramps and blurs have nothing to compare
 MIN_DETAIL_SHARE = 0.02
@@ -73,13 +67,17 @@ class Fingerprint:
     position: float | None = None  # its place in the stack
 
 
-def fingerprint_of(name: str, pixels: np.ndarray, plane: Plane | None = None) -> Fingerprint:
-    """The fingerprint of pixels (C, *spatial), of a picture by its `plane` if that is known."""
+def fingerprint_of(name: str, pixels: np.ndarray, planes: Sequence[Plane] = ()) -> Fingerprint:
+    """The fingerprint of pixels (C, *spatial), by their `planes` if these are known."""
     if not np.nanmin(pixels) < np.nanmax(pixels):
         return Fingerprint(name)
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return Fingerprint(name, digest.hexdigest(), thumbnails(pixels, plane))
+    content = b""
+    if min(pixels.shape[1:]) >= MIN_IMAGE_SIDE:
+        planes = planes or planes_of(np.nan_to_num(pixels))  # of a missing contrast
+        content = thumbnails(planes[MIDDLE_PLANE if len(planes) > 1 else 0])
+    return Fingerprint(name, digest.hexdigest(), content)
 
 
 def fingerprint(record: Record, preparation: Preparation | None = None) -> Fingerprint:
@@ -152,24 +150,11 @@ def sample_indices(keys: Sequence[str]) -> list[int]:
 # --- thumbnails
 
 
-def thumbnails(pixels: np.ndarray, plane: Plane | None = None) -> bytes:
-    """Two thumbnails of 32 x 32 levels of pixels (C, H, W), or of the middle plane of (C, D, H, W),
-    any intensities: whole frame, content. Of a picture its `plane` if that is known.
+def thumbnails(plane: Plane) -> bytes:
+    """Two thumbnails of 32 x 32 levels of a plane: whole frame, content.
 
-    Empty where there is too little to compare: no contrast, fewer than 16 pixels on a side, or
-    nothing but a ramp.
+    Empty where there is too little to compare: little content, or nothing but a ramp.
     """
-    if min(pixels.shape[1:]) < MIN_IMAGE_SIDE:
-        return b""
-    if plane is None:
-        pixels = np.nan_to_num(pixels)  # of a missing contrast
-        if pixels.ndim == 4:
-            gray = gray_of(pixels)
-            unit = scale_to_unit(gray)
-            low, high = content_box(unit, background_level(unit))[0]
-            pixels = gray[None, int((low + high) / 2)]
-        (plane,) = planes_of(pixels)
-
     (top, bottom), (left, right) = plane.box
     if min(bottom - top, right - left) < MIN_CONTENT_SIDE:
         return b""
