@@ -73,8 +73,8 @@ class Model:
     values: dict[str, dict] = field(default_factory=dict)
     packed: Packing | None = None  # what `gantk pack` recorded
     data: Data | None = None  # of the run; None: read at first use
-    # by target domain the first network: what it accepts and needs is measured once for many files
-    _measured: dict[str, AnySize] = field(default_factory=dict)
+    # by target domain: what its network accepts and needs is measured once for many files
+    _known: dict[str, dict] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, device: str | None = None) -> Model:
@@ -375,8 +375,7 @@ class Model:
             what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
             remedy = "name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty"
             raise UserError(what, where="--uncertainty", remedy=remedy)
-        measured = self._measured.get(letter)
-        if measured is None and self.runtime.device.type == "cpu":
+        if not self._known and self.runtime.device.type == "cpu":
             fold_for_inference(self.method)
         method = self.method_of_class(options.label)
         if options.contrasts:
@@ -395,10 +394,8 @@ class Model:
             return method.translate(x, letter)
 
         count = options.variants or 1
-        network = network_of_method(
-            translate, method, letter, self.recipe, self.runtime, measured, count
-        )
-        self._measured.setdefault(letter, network)
+        network = network_of_method(translate, method, letter, self.recipe, self.runtime, count)
+        network.known = self._known.setdefault(letter, network.known)
         return network
 
     def _example(self, image: Image, letter: str) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -104,18 +104,7 @@ def check_input(
     if not contrast:
         image = with_channels(image, frame.channels)
     image = replace(image, pixels=frame.as_in_training(image.pixels))
-    found = [
-        *_doubts_of_plugins(image, frame, contrast),
-        *_about_skull(image, frame),
-        *image.doubts,
-        *_about_colour(given, image),
-        *_outside_of_training(image, frame),
-        *_about_origin(image),
-        *_unlike_in_look(image, frame, contrast),
-        *_about_name(image, frame, contrast),
-        *_about_agent(image, frame),
-        *_about_axes(image, frame),
-    ]
+    found = [*_findings(given, image, frame, contrast)]
     doubts = [line for line, is_far in found if is_far]
     near = [line for line, is_far in found if not is_far]
 
@@ -186,18 +175,6 @@ def _changes(given: Image, image: Image, frame: Frame, contrast: str) -> list[st
     return lines
 
 
-def _about_colour(given: Image, image: Image) -> list[Finding]:
-    """That a picture which is converted to gray has colours, and whether these are many."""
-    if given.channels <= image.channels:
-        return []
-    spread = np.ptp(given.pixels, axis=0)
-    share = np.mean(spread > MIN_COLOUR * given.pixels.max())
-    if share <= MIN_COLOURED_SHARE:
-        return []
-    line = f"colour: {100 * share:.2g} % of the pixels have a colour, which the model does not see"
-    return [(line, share > MANY_COLOURED_SHARE)]
-
-
 def _has_look(frame: Frame, contrast: str) -> bool:
     """Whether looks are compared: they are of single contrasts."""
     return not contrast and len(frame.sources) == 1
@@ -216,140 +193,120 @@ def _why_not_recorded(frame: Frame, contrast: str) -> str:
     return f"{few}: too few to tell whether this image looks like the training images"
 
 
-def _doubts_of_plugins(image: Image, frame: Frame, contrast: str) -> list[Finding]:
-    """What plugins say against an image."""
+def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterator[Finding]:
+    """In what an image is unlike the training images, by plugins, its pixels, header and name; `given`:
+    before it was converted.
+    """
+    of_plugins = frame
     if contrast:  # the values of the training are those of all contrasts together
-        frame = replace(frame, source=contrast, values={})
-    lines = load().hook.gantk_image_warning(image=image, frame=frame)
-    return [(line, True) for line in lines]
+        of_plugins = replace(frame, source=contrast, values={})
+    for line in load().hook.gantk_image_warning(image=image, frame=of_plugins):
+        yield line, True
 
+    if frame.stripped and image.dims == 3:
+        from gantk.data.skull import shows_skull  # other models do not need it
 
-def _about_origin(image: Image) -> list[Finding]:
-    """That an image was generated."""
+        seen = ""
+        if corner_levels(image.pixels) is None:
+            seen = "nothing is masked out of the input"
+        elif shows_skull(image):
+            seen = "the input shows the skull"
+        if seen:
+            yield f"{seen}, but this model was trained on skull-stripped heads", True
+    yield from image.doubts
+
+    if given.channels > image.channels:
+        spread = np.ptp(given.pixels, axis=0)
+        share = np.mean(spread > MIN_COLOUR * given.pixels.max())
+        if share > MIN_COLOURED_SHARE:
+            line = f"colour: {100 * share:.2g} % of the pixels have a colour, which the model does not see"
+            yield line, share > MANY_COLOURED_SHARE
+
+    yield from _outside_of_training(image, frame)
     if image.path and is_generated(image.path):
-        return [("kind: its JSON file says that gantk generated it", True)]
-    return []
-
-
-def _about_name(image: Image, frame: Frame, contrast: str) -> list[Finding]:
-    """That neither name nor header of a file say the contrast."""
-    has_name = image.path is not None and not image.is_array and not contrast
-    if not has_name or _why_not_recorded(frame, contrast):
-        return []
-    if _states_contrast(image, frame) is not False:
-        return []
-    return [(f"contrast: neither name nor header says that this is {frame.source}", False)]
-
-
-def _about_agent(image: Image, frame: Frame) -> list[Finding]:
-    """That header or name say a contrast agent, for a model of T1 without one."""
-    if usual_contrast(frame.source) != "t1":
-        return []
-    names = names_with_contrast(image.facts, image.path, "t1") if image.path else []
-    if not image.facts.get("agent") and "t1ce" not in map(usual_contrast, names):
-        return []
-    said = "contrast agent: header or name say one"
-    return [(f"{said}; the {frame.source} of the training may show none", False)]
-
-
-def _states_contrast(image: Image, frame: Frame) -> bool | None:
-    """Whether header or name state a contrast; None if the model's input is none."""
+        yield "kind: its JSON file says that gantk generated it", True
     meant = usual_contrast(frame.source)
-    if meant is None:
-        return None
-    return bool(image.path and names_with_contrast(image.facts, image.path, meant))
+    stated = meant and image.path and names_with_contrast(image.facts, image.path, meant)
+    if _has_look(frame, contrast):
+        yield from _unlike_in_look(image, frame, bool(meant and not stated))
+    is_named = image.path is not None and not image.is_array and not contrast
+    if is_named and meant and not stated and not _why_not_recorded(frame, contrast):
+        yield f"contrast: neither name nor header says that this is {frame.source}", False
+    if meant == "t1":
+        names = names_with_contrast(image.facts, image.path, "t1") if image.path else []
+        if image.facts.get("agent") or "t1ce" in map(usual_contrast, names):
+            said = "contrast agent: header or name say one"
+            yield f"{said}; the {frame.source} of the training may show none", False
+    if image.is_array and image.dims == 3 and frame.plane == "axial" and _has_slices_last(image):
+        line = (
+            "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices, rows"
+            " and columns: translate the nibabel image itself"
+        )
+        yield line, True
 
 
-def _outside_of_training(image: Image, frame: Frame) -> list[Finding]:
+def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
     """In what an image is outside the ranges of the training images; and whether far."""
     ranges = dict(frame.values.get("source", {}).get("traits", {}))
     unseen: set[str] = set()
     if frame.spacing:
         unseen.add("spacing")  # finer pixels are resampled
     if frame.stripped:
-        ranges.pop("heads", None)  # `_about_skull` compares them
+        ranges.pop("heads", None)  # `_findings` compares them
         unseen.add("field of view")  # only air is cut off
     if not ranges:
-        return []
+        return
     stack = PLANES.index(frame.plane) if frame.dims == 2 else None
-    one_kind_of_heads = len(ranges.get("heads", ())) == 1
-    facts = kind_of(image, skull=one_kind_of_heads)
-    found = outside(facts, ranges, stack, unseen)
+    facts = kind_of(image, skull=len(ranges.get("heads", ())) == 1)
+    yield from outside(facts, ranges, stack, unseen)
     for trait in TRAITS_OF_ONE:
         value = trait.value(facts)
         is_unusual = UNUSUAL.get(trait.name)
-        if trait.name in ranges or value is None or is_unusual is None:
-            continue
-        if is_unusual(value):
+        if trait.name not in ranges and value is not None and is_unusual and is_unusual(value):
             said = in_words(trait, value)
-            found.append((f"{trait.name}: {said}, and that of the training is not recorded", False))
-    return found
+            yield f"{trait.name}: {said}, and that of the training is not recorded", False
 
 
-def _unlike_in_look(image: Image, frame: Frame, contrast: str) -> list[Finding]:
+def _unlike_in_look(image: Image, frame: Frame, is_unstated: bool) -> Iterator[Finding]:
     """Whether an image looks unlike the training images, or like the other domain's; and whether
     that is a doubt. Where name or header state the contrast, the other domain's look is none.
     """
     own = frame.values.get("source", {})
     is_known = own.get("looks") and own.get("look_near") is not None
-    if not is_known or not _has_look(frame, contrast) or np.ptp(image.pixels) == 0:
-        return []
-    look = look_of(image.pixels)
+    look = look_of(image.pixels) if is_known and np.ptp(image.pixels) > 0 else []
     if not look:
-        return []
+        return
     distance = distance_to(look, own["looks"])
     others = frame.values.get("target", {}).get("looks")
-    lines: list[Finding] = []
     if others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
         line = f"the input looks like {frame.target}, but this model translates {frame.source}"
-        if not _states_contrast(image, frame):
-            return [(line, True)]
-        lines.append((f"{line}, whatever name or header say", False))
+        if is_unstated:
+            yield line, True
+            return
+        yield f"{line}, whatever name or header say", False
     ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
-    if ratio <= 1:
-        return lines
-    shown = math.ceil(100 * ratio) / 100  # above 1
-    line = f"look: {shown:.2f} times as far from the training images as these are from each other"
-    return [*lines, (line, ratio > FAR_LOOK_RATIO)]
+    if ratio > 1:
+        shown = math.ceil(100 * ratio) / 100  # above 1
+        line = (
+            f"look: {shown:.2f} times as far from the training images as these are from each other"
+        )
+        yield line, ratio > FAR_LOOK_RATIO
 
 
-def _about_axes(image: Image, frame: Frame) -> list[Finding]:
+def _has_slices_last(image: Image) -> bool:
     """Whether an array seems to have the axes (x, y, z), not (planes, rows, columns): its last axis is
     at most half as long as the others, or it is more like its mirror image along the first axis
     than along the last, as a head is from left to right.
     """
-    if not image.is_array or image.dims != 3 or frame.plane != "axial":
-        return []
     volume = image.pixels[0]
     steps = (max(1, side // COMPARED_SIDE) for side in volume.shape)
     some = volume[tuple(slice(None, None, step) for step in steps)].astype(np.float64)
-    has_slices_last = 2 * volume.shape[2] <= min(volume.shape[:2])
-    if not has_slices_last and min(some.shape) >= MIN_COMPARED_SIDE and np.ptp(some) > 0:
-        first, last = (np.corrcoef(some.ravel(), np.flip(some, n).ravel())[0, 1] for n in (0, 2))
-        has_slices_last = first > max(MIN_SYMMETRY, last + SYMMETRY_GAIN)
-    if not has_slices_last:
-        return []
-    line = (
-        "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices, rows and"
-        " columns: translate the nibabel image itself"
-    )
-    return [(line, True)]
-
-
-def _about_skull(image: Image, frame: Frame) -> list[Finding]:
-    """A warning about a whole head, for a model of skull-stripped ones."""
-    if not frame.stripped or image.dims != 3:
-        return []
-
-    from gantk.data.skull import shows_skull  # other models do not need it
-
-    if corner_levels(image.pixels) is None:
-        seen = "nothing is masked out of the input"
-    elif shows_skull(image):
-        seen = "the input shows the skull"
-    else:
-        return []
-    return [(f"{seen}, but this model was trained on skull-stripped heads", True)]
+    if 2 * volume.shape[2] <= min(volume.shape[:2]):
+        return True
+    if min(some.shape) < MIN_COMPARED_SIDE or np.ptp(some) == 0:
+        return False
+    first, last = (np.corrcoef(some.ravel(), np.flip(some, n).ravel())[0, 1] for n in (0, 2))
+    return bool(first > max(MIN_SYMMETRY, last + SYMMETRY_GAIN))
 
 
 def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:

@@ -8,6 +8,7 @@ little more memory than its own and that of its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -159,44 +160,39 @@ class Pipeline(Scales):
         return prepare.target.inverse(prepare.target_level(seen, channels)).flatten()
 
 
+@dataclass(eq=False)
 class _Passage:
     """One image on its way through a network and back; arguments as of `Pipeline.results`."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        image: Image,
-        network: Network,
-        count: int,
-        prepare: Prepare,
-        pixels: Tensor | None,
-    ):
-        self.pipeline = pipeline
-        self.image = image
-        self.network = network
-        self.count = count
-        self.prepare = prepare
-        self.grid = pipeline.grid_of(image)
-        self.native = self.grid.to_grid_order(image.pixels) if pixels is None else pixels
-        self.with_graph = pixels is not None
-        self.dims = pipeline.frame.dims
-        self.by_slice = self.dims < image.dims
-        self.sides = list(self.grid.sides(image.pixels.shape[1:], image.spacing))
-        expect_enlargement(tuple(self.sides[-self.dims :]), pipeline.frame)
-        self.resamples = self.grid.resamples(image)
+    pipeline: Pipeline
+    image: Image
+    network: Network
+    count: int
+    prepare: Prepare
+    pixels: Tensor | None
+
+    def __post_init__(self) -> None:
+        self.grid = self.pipeline.grid_of(self.image)
+        self.native: Any = self.pixels
+        if self.pixels is None:
+            self.native = self.grid.to_grid_order(self.image.pixels)
+        self.dims = self.pipeline.frame.dims
+        self.by_slice = self.dims < self.image.dims
+        self.sides = list(self.grid.sides(self.image.pixels.shape[1:], self.image.spacing))
+        seen = self.sides[-self.dims :]
+        expect_enlargement(seen, self.pipeline.frame)
+        self.resamples = self.grid.resamples(self.image)
         # whether results get the detail of the input
-        self.sharpens = prepare.guided and (
-            self.resamples or prepare.sharpens(self.sides[-self.dims :])
-        )
+        self.sharpens = self.prepare.guided and (self.resamples or self.prepare.sharpens(seen))
 
     def results(self) -> list[Tensor]:
         """The results on the grid of the image, (D, *spatial) in native intensities."""
         is_whole = self.resamples or not self.by_slice
         results: list[Tensor] = []
         first = 0  # of a block's planes
-        for maps in self._volume() if is_whole else map(self._lines, self._blocks()):
+        for maps in [self._volume()] if is_whole else map(self._lines, self._blocks()):
             count = self.native.shape[1] if is_whole else len(maps)
-            in_one = self.with_graph or self.image.dims == 2
+            in_one = self.pixels is not None or self.image.dims == 2
             parts = [slice(0, count)] if in_one else slabs((count, *self.native.shape[2:]))
             for part in parts:
                 native = slice(first + part.start, first + part.stop)
@@ -206,7 +202,7 @@ class _Passage:
                     results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
                 for result, made in zip(results, planes, strict=True):
                     on_grid: Any = result
-                    if not self.with_graph:
+                    if self.pixels is None:
                         on_grid = self.grid.to_grid_order(result.numpy())
                     on_grid[:, native] = made
             first += count
@@ -254,26 +250,24 @@ class _Passage:
             1,
         )
 
-    def _volume(self) -> Iterator[Tensor]:
+    def _volume(self) -> Tensor:
         """The lines of a volume, whose windows reach over its planes: (planes, K, *size) where the
         network sees slices, else (1, K, *size); or those of one picture.
         """
         maps = torch.cat([*self._blocks()])
-        if self.sharpens and self.image.dims == 3:
-            if self.by_slice:
-                maps = maps.swapaxes(0, 1)[None]
-                least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.pipeline.frame.range) ** 2])
-            else:
-                least = least_variance(maps[:, -self.image.channels :])
-            lines = []
-            for part in slabs(tuple(maps.shape[2:])):
-                begin = max(0, part.start - LINES_REACH)
-                around = self._lines(maps[:, :, begin : part.stop + LINES_REACH], least)
-                lines.append(around[:, :, part.start - begin : part.stop - begin])
-            maps = torch.cat(lines, 2)
-            yield maps[0].swapaxes(0, 1) if self.by_slice else maps
-        else:
-            yield self._lines(maps)
+        if not self.sharpens or self.image.dims == 2:
+            return self._lines(maps)
+        least = least_variance(maps[:, -self.image.channels :])
+        if self.by_slice:
+            maps = maps.swapaxes(0, 1)[None]
+            least = torch.tensor([MIN_VARIANCE_SHARE * np.ptp(self.pipeline.frame.range) ** 2])
+        lines = []
+        for part in slabs(tuple(maps.shape[2:])):
+            begin = max(0, part.start - LINES_REACH)
+            around = self._lines(maps[:, :, begin : part.stop + LINES_REACH], least)
+            lines.append(around[:, :, part.start - begin : part.stop - begin])
+        maps = torch.cat(lines, 2)
+        return maps[0].swapaxes(0, 1) if self.by_slice else maps
 
     def _slice(self, number: int) -> Tensor:
         """What the network sees of the image, one by one, (C, *spatial), as `Pipeline.stack_of`."""
@@ -291,15 +285,17 @@ class _Passage:
         frame = self.pipeline.frame
         total = self.sides[0] if self.by_slice else 1
         size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
-        self._slab = lru_cache(2 * frame.neighbours + 2)(self._resampled)
+        reach = 2 * frame.neighbours + 2
+        self._slab = lru_cache(reach)(self._resampled)
+        slice_of = lru_cache(reach)(self._slice)
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
         blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
         corner: Any = (..., *[slice(1)] * self.dims)
         made: list[Tensor] = []
         for number, row in enumerate(track(rows, "", "slice")):
-            native = self._slice(number)
-            stacked = torch.cat([self._slice(place) for place in row])[None]
+            native = slice_of(number)
+            stacked = torch.cat([slice_of(place) for place in row])[None]
             if _is_blank(native):
                 blank[len(shown) + len(blank)] = native[corner]
             else:
@@ -350,7 +346,7 @@ def _as_tensor(pixels: Any) -> Tensor:
     return torch.from_numpy(np.require(pixels, np.float32, ("C", "W")))
 
 
-def expect_enlargement(native: tuple[int, ...], frame: Frame) -> None:
+def expect_enlargement(native: list[int], frame: Frame) -> None:
     """UserError where a network's images are far larger than these: the size of a file bounds time
     and memory, whatever a recipe says.
     """

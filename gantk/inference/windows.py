@@ -7,8 +7,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +83,6 @@ class AnySize:
         batch: int = 16,  # images or windows per call, at most
         memory: float = 2**30,  # bytes that a call may need besides weights and images
         overlap: float = 0.25,  # share of a window's side that the next one covers
-        measured: AnySize | None = None,  # a network that accepts and needs the same
     ):
         self.network = network
         self.size = tuple(size)
@@ -91,30 +90,30 @@ class AnySize:
         self.batch = batch
         self.memory = memory
         self.overlap = overlap
-        self.measured = measured
+        self.known: dict[str, Any] = {}  # what was measured; networks may share it
 
-    @cached_property
+    @property
     def sides(self) -> Sides | None:
         """The sides that the network accepts; None: only those of the training images."""
-        if self.measured is not None:
-            return self.measured.sides
-        return accepted_sides(self.network, self.channels, len(self.size))
+        if "sides" not in self.known:
+            found = accepted_sides(self.network, self.channels, len(self.size))
+            self.known["sides"] = found
+        return self.known["sides"]
 
-    @cached_property
+    @property
     def bytes_per_pixel(self) -> float:
         """Peak memory of a pass, as it grows from an image to one of twice as many pixels."""
-        if self.measured is not None:
-            return self.measured.bytes_per_pixel
         if self.sides is None:
             return UPPER_BOUND_BYTES_PER_VOXEL
-        dims = len(self.size)
-        size = self.sides.around([MEASURED_SIDE[dims]] * dims)
-        peaks = []
-        for image in (size, (*size[:-1], 2 * size[-1])):
-            with Memory() as used, torch.no_grad():
-                self.network(_noise(self.channels, image))
-            peaks.append(used.peak)
-        return max(1.0, (peaks[1] - peaks[0]) / prod(size))
+        if "bytes" not in self.known:
+            size = self.sides.around([MEASURED_SIDE[len(self.size)]] * len(self.size))
+            peaks = []
+            for image in (size, (*size[:-1], 2 * size[-1])):
+                with Memory() as used, torch.no_grad():
+                    self.network(_noise(self.channels, image))
+                peaks.append(used.peak)
+            self.known["bytes"] = max(1.0, (peaks[1] - peaks[0]) / prod(size))
+        return self.known["bytes"]
 
     def padded(self, size: Sequence[int]) -> tuple[int, ...]:
         """The sides that images of a size are padded to."""
@@ -179,7 +178,6 @@ def network_of_method(
     to: str,
     model: CheckedRecipe,
     runtime: Runtime,
-    measured: AnySize | None = None,
     count: int = 1,
 ) -> AnySize:
     """The network of any size of a function that runs layers of `method` and makes `count` images of
@@ -217,7 +215,6 @@ def network_of_method(
         batch=table.batch,
         memory=memory * GIB,
         overlap=table.overlap,
-        measured=measured,
     )
 
 

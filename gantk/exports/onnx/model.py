@@ -126,8 +126,8 @@ class OnnxModel(Model):
             memory=MAX_WHOLE_IMAGE_PIXELS * UPPER_BOUND_BYTES_PER_VOXEL,
             overlap=self.meta.overlap,
         )
-        network.sides = Sides(free.sizes.multiple, free.sizes.smallest) if free.sizes else None
-        network.bytes_per_pixel = UPPER_BOUND_BYTES_PER_VOXEL
+        sides = Sides(free.sizes.multiple, free.sizes.smallest) if free.sizes else None
+        network.known = {"sides": sides, "bytes": UPPER_BOUND_BYTES_PER_VOXEL}
         return network
 
     def _run(self, images: Tensor) -> Tensor:
