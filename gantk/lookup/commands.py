@@ -54,14 +54,10 @@ FIRST_RECIPES = (
 @click.argument("kind", required=False)
 def list_(kind) -> None:
     """List the parts that a recipe can name: all of them, or those of one KIND."""
-    from gantk.lookup.reference import summary
-
     registry = load().registry
     out = console()
     kinds = [_kind(kind)] if kind else KINDS
-    entries = {
-        each: [(entry, summary(entry)) for entry in registry.of_kind(each)] for each in kinds
-    }
+    entries = {each: [(entry, entry.summary) for entry in registry.of_kind(each)] for each in kinds}
     if out.is_terminal:  # the kind's description stands once, above its entries
         for each, summaries in entries.items():
             out.print(styled(each, "bold") + styled(f": {KINDS[each]}"))

@@ -1,22 +1,15 @@
-"""Returns a part's first docstring sentence, and a recipe's lines with every default, for `gantk
-list` and `show`.
-"""
+"""Returns a part's docstring, and a recipe's lines with every default, for `gantk show`."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from gantk.lookup.options import options_help
 from gantk.plugin.layout import Layout
-from gantk.plugin.registry import Entry
 from gantk.plugin.spec import Part, Table, plain, toml
 from gantk.recipe.load import Recipe, key_lines, leaves
 
@@ -26,46 +19,6 @@ def description(target: Any) -> str:
     if isinstance(target, Layout):
         return f"{target.pattern}\n\n{target.text}"
     return inspect.getdoc(target) or ""
-
-
-def summary(entry: Entry) -> str:
-    """The first sentence of a part's docstring; a target given as text is parsed, so that torch is
-    not imported.
-    """
-    if isinstance(entry.target, Layout):
-        return f"{entry.target.pattern}: {entry.target.text}"
-    if not isinstance(entry.target, str):
-        return first_sentence(inspect.getdoc(entry.target) or "")
-
-    module, _, attribute = entry.target.partition(":")
-    try:
-        node: Any = _source(module)
-        for name in attribute.split("."):
-            node = next(each for each in node.body if getattr(each, "name", None) == name)
-        docstring = ast.get_docstring(node)
-    except (ImportError, OSError, ValueError, SyntaxError, StopIteration, AttributeError):
-        docstring = None  # `gantk show` prints the error
-
-    return first_sentence(docstring or "")
-
-
-@functools.cache
-def _source(module: str) -> ast.Module:
-    package, *names = module.split(".")
-    spec = importlib.util.find_spec(package)  # of a module in it, this would import what is above
-    if spec is None or spec.origin is None:
-        raise ImportError(f"{module} has no source")
-    place = Path(spec.origin)
-    if names:
-        place = place.parent.joinpath(*names)
-        place = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    return ast.parse(place.read_text("utf-8"))
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a docstring's first paragraph, on one line."""
-    paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    return re.split(r"(?<=[^.][^.][^.]\.)\s+(?=[A-Z(`])", paragraph, maxsplit=1)[0]
 
 
 def recipe_lines(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:

@@ -23,6 +23,7 @@ from gantk.errors import did_you_mean
 from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import FUNCTION, OWN, Add, Plugin, Registry
 from gantk.plugin.settings import FILE_NAME, disabled_plugins, own_layouts
+from gantk.plugin.summary import first_sentence
 
 if TYPE_CHECKING:
     import click
@@ -154,7 +155,7 @@ def _import_plugin(
     """Import a plugin's module and register it; returns the module, or None where that failed."""
     try:
         module = point.load()
-        plugin.summary = _first_sentence(module.__doc__)
+        plugin.summary = first_sentence(module.__doc__).removesuffix(".")
         _register(manager, registry, module, plugin.name, plugin.distribution)
         return module
     # whatever a plugin's import raises, the other plugins load
@@ -180,12 +181,6 @@ def _module_of(point: importlib.metadata.EntryPoint) -> str:
         return point.module
     except (AttributeError, TypeError, ValueError):
         return ""
-
-
-def _first_sentence(docstring: str | None) -> str:
-    """The first sentence of a docstring without its full stop, on one line."""
-    paragraph = " ".join((docstring or "").split("\n\n")[0].split())
-    return re.split(r"\.(?:\s|$)", paragraph)[0]
 
 
 def registry() -> Registry:

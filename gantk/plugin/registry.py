@@ -13,6 +13,7 @@ from typing import Any
 
 from gantk.errors import UserError, did_you_mean, one_line
 from gantk.plugin.layout import Layout
+from gantk.plugin.summary import summary_of
 
 KINDS = {
     "method": "a model to train, with its losses",
@@ -75,6 +76,11 @@ class Entry:
     usual_steps: int = 0  # steps of a method's recipes
     plan: str = ""  # "module:function" that proposes a method, mapping or changes for scans
     section: str = ""  # of a report, for the scores of a metric
+
+    @property
+    def summary(self) -> str:
+        """What the part is, in a sentence; "" if that is not known."""
+        return summary_of(self.target)
 
     def load(self) -> Any:
         """The target, imported first if it is a string; UserError that names the owner where that
@@ -176,10 +182,12 @@ class Registry:
         return None
 
     def words(self, kind: str) -> dict[str, tuple[str, str]]:
-        """Plain name and meaning of the parts of a kind, of metrics by the names of their scores."""
+        """Plain name and meaning of the parts of a kind, of metrics by the names of their scores; of
+        one without words "" and its summary.
+        """
         known: dict[str, tuple[str, str]] = {}
         for entry in self.of_kind(kind):
-            known |= entry.words
+            known |= entry.words or {entry.name: ("", entry.summary)}
         return known
 
     def suggestion(self, kind: str, name: str) -> str | None:

@@ -23,7 +23,7 @@ from gantk.data.split import held_out_patients
 from gantk.data.test_size import needed_words
 from gantk.errors import argument, count_noun, note_in
 from gantk.files import write_file
-from gantk.metrics.names import baselines
+from gantk.metrics.names import baseline_words, baselines
 from gantk.metrics.rows import files_sentences
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import load
@@ -209,7 +209,9 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "folder": argument(folder),
         "oriented": shows_left_and_right(run),
         "baselines": [
-            about for name, about in baselines().items() if name in run.results.baselines
+            (baseline_words(name), meaning)
+            for name, (_, meaning) in baselines().items()
+            if name in run.results.baselines
         ],
         "live": live,
         "data": {

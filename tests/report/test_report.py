@@ -19,10 +19,11 @@ from PIL import Image
 from tiny import read_json, write_json
 
 import gantk
-from gantk import Run, RunRecord
+from gantk import Run, RunRecord, registry
 from gantk.data.test_size import needed_words
 from gantk.errors import UserError
 from gantk.metrics.summary import summary_lines
+from gantk.plugin.registry import Entry
 from gantk.report import pictures
 from gantk.report.build import write_report
 
@@ -318,6 +319,29 @@ def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone,
 
     assert f"headline {tone}" in page.having("class")
     assert all(each in page.words for each in words)
+
+
+class Kappa:
+    """Agreement of tissues; 1 means equal tissues.
+
+    Not shown.
+    """
+
+
+def test_parts_without_words_are_explained_by_their_docstring(tmp_path, monkeypatch):
+    entries = registry().entries
+    monkeypatch.setitem(entries, ("metric", "kappa"), Entry("metric", "kappa", Kappa, "theirs"))
+    ours = Entry("baseline", "my_rule", f"{__name__}:Kappa", "theirs")
+    monkeypatch.setitem(entries, ("baseline", "my_rule"), ours)
+    metrics = scored()
+    metrics["metrics"]["a_to_b"]["kappa_tissue"] = score(0.81, unit="")
+    metrics["baselines"]["my_rule"] = {"a_to_b": {"psnr": score(18.0)}}
+    words = report(make_run(tmp_path / "run", metrics=metrics)).words
+
+    assert "Kappa tissue higher is better 0.810" in words
+    for name in ("Kappa tissue", "My rule"):
+        assert f"{name} Agreement of tissues; 1 means equal tissues." in words
+    assert "Not shown" not in words
 
 
 def test_no_praise_for_leaks(tmp_path):
