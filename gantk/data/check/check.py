@@ -295,8 +295,8 @@ def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) 
 
 
 def _without_partner(study: Study) -> Iterator[Problem]:
-    """Yield images without a partner where others have one, and pairs on two grids: no score compares
-    them, and of methods only unpaired ones train on them. A paired training of many stops.
+    """Yield pairs on two grids, which no score compares, and images without a partner that a paired
+    method leaves out. Of many it stops.
     """
     is_paired = study.method.paired
     if is_paired and too_many_alone(study.records):
@@ -305,13 +305,12 @@ def _without_partner(study: Study) -> Iterator[Problem]:
     if apart:
         what = "these images have a partner, but on another grid:"
         yield problem("pairs", what, _scan_names(apart), remedy_of_grids(apart[0]))
-    alone = without_partner(study.records) if complete_pairs(study.records) else []
-    names = _scan_names(record for record in alone if record not in apart)
-    if names:
-        left_out = " and are left out" if is_paired else ""
-        what = f"these images have no partner in the other domain{left_out}:"
-        remedy = "complete the pairs, or remove these images"
-        yield problem("pairs", what, names, remedy, "warning" if is_paired else "note")
+    alone = [each for each in without_partner(study.records) if each not in apart]
+    if is_paired and alone:
+        what = "these images have no partner in the other domain and are left out:"
+        yield problem(
+            "pairs", what, _scan_names(alone), "complete the pairs, or remove these images"
+        )
 
 
 def _scan_names(records: Iterable[Record]) -> list[str]:
