@@ -317,23 +317,20 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> set[int]:
     than 12. None where a domain has fewer than 12 images, or the domains look alike, as they do where
     more than a quarter of the trained images look like the other.
     """
-    domains = study.table.domains
+    first_domain, *_ = study.table.domains
+    held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
     numbers = [n for n, item in enumerate(items) if item.look and len(item.domains) == 1]
     compared = [items[n] for n in numbers]
-    in_first = np.array([item.domains == [domains[0]] for item in compared], bool)
-    held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
-    is_near = np.array([all(x.id not in held_out for x in item.records) for item in compared], bool)
-    for near in (is_near, np.ones_like(is_near)):
-        sides = [in_first & near, ~in_first & near]
-        smaller = min(map(np.sum, sides))
-        if smaller >= MIN_IMAGES:
-            break
-    else:
+    in_first = np.array([item.domains == [first_domain] for item in compared], bool)
+    is_tested = np.array([any(x.id in held_out for x in item.records) for item in compared], bool)
+    sides = [in_first & ~is_tested, ~in_first & ~is_tested]
+    if min(map(np.sum, sides)) < MIN_IMAGES:
+        sides = [in_first, ~in_first]
+    smaller = min(map(np.sum, sides))
+    if smaller < MIN_IMAGES:
         return set()
 
-    looks = np.array([item.look for item in compared])
-    patients = np.unique([item.patient or item.name for item in compared], return_inverse=True)[1]
-    first, second = (_third_nearest(looks, patients, side) for side in sides)
+    first, second = (_third_nearest(compared, side) for side in sides)
     with np.errstate(invalid="ignore"):  # of images without three neighbours, which are not known
         log_ratio = np.where(in_first, 1, -1) * np.log(first / second)
     is_other = np.isfinite(first + second) & (log_ratio > MIN_LOG_RATIO)
@@ -344,10 +341,14 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> set[int]:
     return {numbers[n] for n in np.flatnonzero(is_other)}
 
 
-def _third_nearest(looks: np.ndarray, patients: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """(N,) the distance of every look (N, F) to the third nearest one of another patient on a side."""
+def _third_nearest(items: Sequence[Inspected], side: np.ndarray) -> np.ndarray:
+    """(N,) the distance of the look of each image to the third nearest one of another patient on a
+    side.
+    """
     from scipy.spatial.distance import cdist
 
+    looks = np.array([item.look for item in items])
+    patients = np.array([item.patient or item.name for item in items], dtype=object)
     neighbours = spread(np.flatnonzero(side), MAX_NEIGHBOURS)
     distance = np.maximum(cdist(looks, looks[neighbours]), MIN_DISTANCE)
     distance[patients[:, None] == patients[neighbours]] = np.inf
@@ -385,17 +386,22 @@ def _copies(items: Iterable[Inspected]) -> Iterator[Problem]:
     for item in items:
         if item.seen and item.seen.digest:
             by_digest[item.seen.digest].append(item)
-    exact = [group for group in by_digest.values() if len(group) > 1]
-    seen = [(item, item.seen) for item, *_ in by_digest.values() if item.seen]
-    near = [[seen[i][0], seen[j][0]] for i, j, _ in near_copies([mark for _, mark in seen])]
-    for kind, noun, groups in (
-        ("copies", "exact duplicate", exact),
-        ("near-copies", "near copy", near),
-    ):
-        if groups:
-            names = [[item.name for item in group] for group in groups]
-            count = count_noun(sum(map(len, names)) - len(names), noun)
-            across = sum(len({tuple(item.domains) for item in group}) > 1 for group in groups)
-            where = f" ({count_noun(across, 'group')} across domains)" if across else ""
-            shown = join_first([" = ".join(map(repr, group[:3])) for group in names], "; ")
-            yield problem(kind, f"{count}{where}: {shown}", [*dict.fromkeys(chain(*names))])
+    firsts = [group[0] for group in by_digest.values()]
+    near = near_copies([item.seen for item in firsts if item.seen])
+    yield from _groups_of_copies("copies", "exact duplicate", by_digest.values())
+    pairs = [[firsts[i], firsts[j]] for i, j, _ in near]
+    yield from _groups_of_copies("near-copies", "near copy", pairs)
+
+
+def _groups_of_copies(
+    kind: str, noun: str, groups: Iterable[Sequence[Inspected]]
+) -> Iterator[Problem]:
+    """The warning about groups of images that are copies of each other."""
+    several = [group for group in groups if len(group) > 1]
+    if several:
+        names = [[item.name for item in group] for group in several]
+        count = count_noun(sum(map(len, names)) - len(names), noun)
+        across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in several)
+        where = f" ({count_noun(across, 'group')} across domains)" if across else ""
+        shown = join_first([" = ".join(map(repr, group[:3])) for group in names], "; ")
+        yield problem(kind, f"{count}{where}: {shown}", [*dict.fromkeys(chain(*names))])

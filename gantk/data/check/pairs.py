@@ -5,7 +5,7 @@ of an image and a partner, which is its own one, that one moved or mirrored, or 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,30 +85,30 @@ class Fit(NamedTuple):
         )
 
 
+class Compared(NamedTuple):
+    """Images and their partners, (N, slices, 128, 128) gray levels: some slices of each patient; of one
+    patient, or of unknown ones, each pair by itself.
+    """
+
+    names: list[str]
+    images: np.ndarray
+    partners: np.ndarray
+    are_patients: bool
+
+
 def measure_pairs(records: Sequence[Record]) -> Fit | None:
     """Measure how well the registered pairs of records that have files fit each other, on at most
     MAX_PAIRS; None without pairs.
 
-    1. Some slices of each patient are one image, and their partners another; of one patient, or of
-       unknown ones, each pair is by itself.
-    2. An image shares information with each partner (N, N), and with its own one moved and turned.
-    3. A partner is doubted if two images share clearly more with each other's, if its image does with
-       it turned or moved, or if it shares as much with those of others and is not aligned.
+    An image shares information with each partner, and with its own one moved and turned. A partner is
+    doubted if two images share clearly more with each other's, if its image does with it turned or
+    moved, or if it shares as much with those of others and is not aligned.
     """
     pairs = [pair for pair in complete_pairs(records).values() if pair["a"].path]
-    patients: dict[str, list[dict[str, Record]]] = defaultdict(list)
-    for pair in pairs:
-        patients[pair["a"].subject].append(pair)
-    are_several = len(patients) > 1
-    stacks = spread([*patients.values()] if are_several else [[pair] for pair in pairs], MAX_PAIRS)
-    if not stacks:
+    if not pairs:
         return None
-    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
-    chosen = [_middles(stack, slices) for stack in track(stacks, "comparing", "stack of pairs")]
-    images, partners = (
-        [np.stack([_levels(pair[letter]) for pair in stack]) for stack in chosen] for letter in "ab"
-    )
-
+    compared = _read_pairs(pairs)
+    images, partners = compared.images, compared.partners
     information = np.array([_information(image, partners) for image in images])
     own = information.diagonal()[:, None]
     moved = _with_own(images, partners, _moved) / own
@@ -117,36 +117,51 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
 
     places = np.arange(len(images))
     distances = np.abs(places[:, None] - places)
-    others = distances > 0 if are_several else distances == 1
+    others = distances > 0 if compared.are_patients else distances == 1
     others &= own > NO_INFORMATION
     is_known = len(pairs) >= MIN_PAIRS and bool(others.any())
     losses = (with_others >= 1) & others
+    fits_others = losses.sum(axis=1) > (1 - MIN_LIKENESS) * others.sum(axis=1)
+    not_aligned = moved.mean(axis=1) * MIN_GAIN_OF_ONE > 1
     doubts = {
         "exchanged": np.minimum(with_others, with_others.T).max(axis=1) > MIN_OTHER_GAIN,
         "turned": turned.max(axis=1) > MIN_OTHER_GAIN,
-        "unlike": (moved.max(axis=1) > MIN_OTHER_GAIN)
-        | is_known
-        & (losses.sum(axis=1) > (1 - MIN_LIKENESS) * others.sum(axis=1))
-        & (moved.mean(axis=1) * MIN_GAIN_OF_ONE > 1),
+        "unlike": (moved.max(axis=1) > MIN_OTHER_GAIN) | (is_known & fits_others & not_aligned),
     }
-    names = [stack[0]["a"].scan_key or stack[0]["a"].key for stack in chosen]
     return Fit(
         gain=round(float(np.median(1 / moved.max(axis=1))), 2),
         likeness=1 - float(losses[others].mean()) if is_known else None,
-        measured=len(stacks) * slices,
+        measured=images.shape[0] * images.shape[1],
         total=len(pairs),
-        doubted={why: [names[n] for n in np.flatnonzero(told)] for why, told in doubts.items()},
+        doubted={why: [compared.names[n] for n in np.flatnonzero(x)] for why, x in doubts.items()},
     )
 
 
-def _middles(stack: Sequence[dict[str, Record]], count: int) -> list[dict[str, Record]]:
-    """The middles of `count` equal parts of a stack."""
-    return [stack[int((part + 0.5) * len(stack) / count)] for part in range(count)]
+def _read_pairs(pairs: Sequence[dict[str, Record]]) -> Compared:
+    """Read at most MAX_PAIRS, as many of each patient: the middles of equal parts of the stack."""
+    patients: dict[str, list[dict[str, Record]]] = defaultdict(list)
+    for pair in pairs:
+        patients[pair["a"].subject].append(pair)
+    are_patients = len(patients) > 1
+    stacks = spread([*patients.values()] if are_patients else [[each] for each in pairs], MAX_PAIRS)
+    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
+    chosen = [
+        [stack[int((part + 0.5) * len(stack) / slices)] for part in range(slices)]
+        for stack in stacks
+    ]
+    firsts = [stack[0]["a"] for stack in chosen]
+    levels = [
+        [[_levels(pair[letter]) for letter in "ab"] for pair in stack]
+        for stack in track(chosen, "comparing", "stack of pairs")
+    ]
+    images, partners = np.moveaxis(np.array(levels), 2, 0)
+    names = [first.scan_key or first.key for first in firsts]
+    return Compared(names, images, partners, are_patients)
 
 
 def _with_own(
-    images: Sequence[np.ndarray],
-    partners: Sequence[np.ndarray],
+    images: np.ndarray,
+    partners: np.ndarray,
     change: Callable[[np.ndarray], list[np.ndarray]],
 ) -> np.ndarray:
     """(N, changes) the information of each image with its own partner after each change."""
@@ -164,7 +179,7 @@ def _turned(partner: np.ndarray) -> list[np.ndarray]:
     return [np.flip(partner, axes) for axes in (1, 2, (1, 2))]
 
 
-def _information(image: np.ndarray, partners: Sequence[np.ndarray]) -> list[float]:
+def _information(image: np.ndarray, partners: Iterable[np.ndarray]) -> list[float]:
     """The mutual information of an image of gray levels with each of these partners, in nats; what a
     constant image shares by rounding is the least.
     """
