@@ -49,32 +49,32 @@ FIRST_RECIPES = (
     section="Look",
     place=3,
     examples=["gantk list", "gantk list loss"],
-    then="gantk show KIND NAME",
 )
 @click.argument("kind", required=False)
 def list_(kind) -> None:
-    """List the parts that a recipe can name: all of them, or those of one KIND."""
+    """List the parts that a recipe can name: all of them, or those of one KIND. Of all, a terminal
+    shows how many there are of each kind.
+    """
     registry = load().registry
     out = console()
-    kinds = [_kind(kind)] if kind else KINDS
-    entries = {each: [(entry, entry.summary) for entry in registry.of_kind(each)] for each in kinds}
-    if out.is_terminal:  # the kind's description stands once, above its entries
-        for each, summaries in entries.items():
-            out.print(styled(each, "bold") + styled(f": {KINDS[each]}"))
-            lines = []
-            for entry, words in summaries:
-                text = styled(words)
-                if entry.owner != "gantk":
-                    text += styled(f" (from {entry.owner})", "dim")
-                lines.append((f"  {entry.name}", text))
-            out.print(table((), lines))
-    else:
-        rows = [
-            (entry.kind, entry.name, entry.owner, text)
-            for summaries in entries.values()
-            for entry, text in summaries
-        ]
+    kinds = [_kind(kind)] if kind else [*KINDS]
+    entries = [entry for each in kinds for entry in registry.of_kind(each)]
+    if not out.is_terminal:
+        rows = [(entry.kind, entry.name, entry.owner, entry.summary) for entry in entries]
         out.print(table(("kind", "name", "from", ""), rows))
+    elif kind:
+        out.print(styled(kinds[0], "bold") + styled(f": {KINDS[kinds[0]]}"))
+        lines = []
+        for entry in entries:
+            text = styled(entry.summary)
+            if entry.owner != "gantk":
+                text += styled(f" (from {entry.owner})", "dim")
+            lines.append((f"  {entry.name}", text))
+        out.print(table((), lines))
+        say_next(f"gantk show {kinds[0]} NAME")
+    else:
+        out.print(table((), [(each, str(len(registry[each])), KINDS[each]) for each in KINDS]))
+        say_next("gantk list KIND")
 
 
 @click.command(

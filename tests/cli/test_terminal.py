@@ -3,6 +3,7 @@
 import io
 import re
 import signal
+from collections import Counter
 
 import click
 import pytest
@@ -24,6 +25,20 @@ def test_markup_in_printed_text_is_text(capsys, name):
     printed = capsys.readouterr()
     assert printed.out.count(name) == 8
     assert printed.err.count(name) == 3
+
+
+def test_a_terminal_lists_the_kinds_of_parts_on_one_screen(gantk, monkeypatch):
+    everything = gantk("list").ok().out
+    for name, value in {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    lines = gantk("list").ok().out.splitlines()
+
+    assert len(lines) < 24  # one is left for the prompt
+    rows = {line.split()[0]: line.split()[1] for line in lines if not line.startswith(" ")}
+    assert rows.pop("next") == "gantk"
+    counts = Counter(line.split()[0] for line in everything.splitlines()[1:] if line[0] != " ")
+    assert rows == {kind: str(count) for kind, count in counts.items()}
+    assert "gantk show generator NAME" in gantk("list", "generators").ok().out
 
 
 @pytest.mark.parametrize("words", [("list",), ("list", "loss"), ("show", "loss", "[/red]")])
