@@ -298,19 +298,17 @@ def _without_partner(study: Study) -> Iterator[Problem]:
     """Yield pairs on two grids, which no score compares, and images without a partner that a paired
     method leaves out. Of many it stops.
     """
-    is_paired = study.method.paired
-    if is_paired and too_many_alone(study.records):
+    alone = without_partner(study.records) if study.method.paired else []
+    if alone and too_many_alone(study.records):
         return
     apart = on_other_grids(study.records)
     if apart:
         what = "these images have a partner, but on another grid:"
         yield problem("pairs", what, _scan_names(apart), remedy_of_grids(apart[0]))
-    alone = [each for each in without_partner(study.records) if each not in apart]
-    if is_paired and alone:
+    names = _scan_names(record for record in alone if record not in apart)
+    if names:
         what = "these images have no partner in the other domain and are left out:"
-        yield problem(
-            "pairs", what, _scan_names(alone), "complete the pairs, or remove these images"
-        )
+        yield problem("pairs", what, names, "complete the pairs, or remove these images")
 
 
 def _scan_names(records: Iterable[Record]) -> list[str]:
@@ -329,7 +327,8 @@ def _leave_out_unreadable(study: Study, items: Sequence[Inspected]) -> None:
         for item in items
         if item.seen
         for record in item.records
-        if record.files == item.scan.files and not record.scan and not record.missing
+        if record.file and record.files == item.scan.files
+        if not record.scan and not record.missing
     }
 
 

@@ -42,7 +42,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
 
     \b
     - files that cannot be read, and empty images
-    - exact and near copies, and patients in more than one set of the split
+    - exact copies, and near copies or patients in more than one set of the split
     - mixed planes, spacings and intensity ranges
     - partners that do not fit, and images that look like images of the other domain
 

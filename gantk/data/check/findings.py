@@ -18,7 +18,6 @@ from gantk.data.check.inspect import Inspected
 from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, range_width, width_ratio
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
-from gantk.data.split.near_duplicates import near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite
@@ -58,10 +57,6 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     ),
     "contrast": ("warning", "look at them, and move those that are in the wrong domain"),
     "copies": ("warning", "remove the duplicates"),
-    "near-copies": (
-        "warning",
-        "remove one image of each pair, or keep both in the same set of the split",
-    ),
 }
 
 
@@ -381,27 +376,16 @@ def _people_of_two_names(items: Iterable[Inspected]) -> Iterator[Problem]:
 
 
 def _copies(items: Iterable[Inspected]) -> Iterator[Problem]:
-    """Find exact copies of pixels, and near copies of images that are not of one known patient."""
+    """Find exact copies of pixels. Near copies matter where a split divides them: that is a leak."""
     by_digest = defaultdict(list)
     for item in items:
         if item.seen and item.seen.digest:
             by_digest[item.seen.digest].append(item)
-    firsts = [group[0] for group in by_digest.values()]
-    near = near_copies([item.seen for item in firsts if item.seen])
-    yield from _groups_of_copies("copies", "exact duplicate", by_digest.values())
-    pairs = [[firsts[i], firsts[j]] for i, j, _ in near]
-    yield from _groups_of_copies("near-copies", "near copy", pairs)
-
-
-def _groups_of_copies(
-    kind: str, noun: str, groups: Iterable[Sequence[Inspected]]
-) -> Iterator[Problem]:
-    """The warning about groups of images that are copies of each other."""
-    several = [group for group in groups if len(group) > 1]
-    if several:
-        names = [[item.name for item in group] for group in several]
-        count = count_noun(sum(map(len, names)) - len(names), noun)
-        across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in several)
+    groups = [group for group in by_digest.values() if len(group) > 1]
+    if groups:
+        names = [[item.name for item in group] for group in groups]
+        count = count_noun(sum(map(len, names)) - len(names), "exact duplicate")
+        across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in groups)
         where = f" ({count_noun(across, 'group')} across domains)" if across else ""
         shown = join_first([" = ".join(map(repr, group[:3])) for group in names], "; ")
-        yield problem(kind, f"{count}{where}: {shown}", [*dict.fromkeys(chain(*names))])
+        yield problem("copies", f"{count}{where}: {shown}", [*chain(*names)])

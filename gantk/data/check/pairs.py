@@ -48,8 +48,8 @@ class Fit(NamedTuple):
     gain: the median of mutual information as a multiple of that after the best shift by 3 pixels.
     likeness: how often an image shares more information with its partner than with another pair's
     image; None for less than 4 pairs. The others are of other patients at the same place among
-    their slices, or of one patient the neighbouring pairs. doubted: the names of the pairs, of
-    patients the first of each, that are doubted for each of the DOUBTS.
+    their slices, or of one patient the neighbouring pairs. doubted: by the name of a pair, of a
+    patient the first, for which of the DOUBTS it is doubted.
 
     | pairs of seven real sets                    | gain         | likeness     |
     |---------------------------------------------|--------------|--------------|
@@ -63,7 +63,7 @@ class Fit(NamedTuple):
     likeness: float | None
     measured: int
     total: int
-    doubted: Mapping[str, Sequence[str]]
+    doubted: Mapping[str, str]
 
     @property
     def good(self) -> bool:
@@ -128,12 +128,13 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
         "turned": turned.max(axis=1) > MIN_OTHER_GAIN,
         "unlike": (moved.max(axis=1) > MIN_OTHER_GAIN) | (is_known & fits_others & not_aligned),
     }
+    why = np.select([*doubts.values()], [*doubts], "")
     return Fit(
         gain=round(float(np.median(1 / moved.max(axis=1))), 2),
         likeness=1 - float(losses[others].mean()) if is_known else None,
         measured=images.shape[0] * images.shape[1],
         total=len(pairs),
-        doubted={why: [compared.names[n] for n in np.flatnonzero(x)] for why, x in doubts.items()},
+        doubted={compared.names[n]: str(why[n]) for n in np.flatnonzero(why != "")},
     )
 
 
@@ -213,9 +214,8 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
     """
     if fit is None:
         return
-    names = [name for suspects in fit.doubted.values() for name in suspects]
     if not fit.good and fit.likeness is not None:
-        first = f". Look first at {join_first([*dict.fromkeys(names)])}" if names else ""
+        first = f". Look first at {join_first([*fit.doubted])}" if fit.doubted else ""
         what = (
             f"the pairs may show different patients or be badly aligned: {fit}. Paired methods"
             f" learn from them, and scores are computed from them{first}"
@@ -227,13 +227,11 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
         yield problem("pairs", what, (), remedy)
         return
 
-    named: set[str] = set()
-    for why, suspects in fit.doubted.items():
-        new = sorted({*suspects} - named)
-        named |= {*new}
-        if new:
+    for why, words in DOUBTS.items():
+        names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
+        if names:
             what = (
-                f"the partners of these pairs may be {DOUBTS[why]} ({fit.measured} of"
+                f"the partners of these pairs may be {words} ({fit.measured} of"
                 f" {count_noun(fit.total, 'pair')} were measured):"
             )
-            yield problem("pairs", what, new)
+            yield problem("pairs", what, names)
