@@ -43,6 +43,12 @@ NO_BASELINE = (
     " compare these scores with those of a model's card, which are defined in another way"
     " (gantk show model NAME)"
 )
+RESAMPLE = (
+    "resample the prediction onto the truth, in Python with read and write of gantk.formats.files:"
+    " write('aligned.nii.gz', gantk.resample_onto(read(PRED), read(TRUTH))). If you have the model,"
+    " score it by gantk eval RUN --data PATIENTS, which resamples by the headers"
+)
+RESIZE = "give all images one size first, with another program: gantk eval resizes none"
 DIRECTION = "pred_to_truth"
 PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
@@ -189,11 +195,8 @@ def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:
     differs = grids_differ(made, real)
     if differs:
         what = f"'{made.path}' is on another grid than its truth '{real.path}': {differs}"
-        remedy = (
-            "resample the prediction onto the grid of the truth, with gantk.resample_onto"
-            " (docs/guides/compare.md shows how)"
-        )
-        raise UserError(what, where=WHERE, remedy=remedy)
+        by_headers = made.affine is not None and real.affine is not None
+        raise UserError(what, where=WHERE, remedy=RESAMPLE if by_headers else RESIZE)
     if made.channels != real.channels:
         what = (
             f"'{made.path}' has {count_noun(made.channels, 'channel')}, its truth {real.channels}"
@@ -277,7 +280,7 @@ def _score_sets(
     if len(shapes) > 1:
         first_two = " and ".join(str(list(shape)) for shape in shapes[:2])
         what = f"metrics of sets need images of one size, but these have {first_two}"
-        raise UserError(what, remedy="resize the images first")
+        raise UserError(what, remedy=RESIZE)
 
     gray = gray_range(images[len(made) :])
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
