@@ -39,12 +39,11 @@ class Case:
     def __init__(self, model: Model, images: Mapping[str, Image], to: str | None, whose: str):
         self.model = model
         self.to = to
-        self.letter = model.domain(to)
-        self.frame = model.frames[self.letter]
-        self.targets = self.frame.targets[self.frame.part(to)]
+        self.frame = model.frame(to)
         self.is_one = [*images] == [self.frame.source]
         if not self.is_one:
-            expect_sources([*images], self.frame.sources, self.targets, self.frame.missing, whose)
+            frame = self.frame
+            expect_sources([*images], frame.sources, frame.targets, frame.missing, whose)
         self.checks: dict[str, InputCheck] = {}
         self.notes: list[Note] = []
         prepared = {}
@@ -64,7 +63,7 @@ class Case:
     def translate(
         self, contrasts: Sequence[str], options: TranslateOptions, pixels: Tensor | None = None
     ) -> list[Image]:
-        """The results, one for each of `options.tails`, with the channels of all `targets`, of which
+        """The results, one for each of `options.tails`, with the channels of all targets, of which
         only these `contrasts` are made. `pixels`: those of an array, where gradients are to reach
         them; results then hold tensors.
         """
@@ -74,17 +73,16 @@ class Case:
         values: list[Any] = [each.numpy() if pixels is None else each for each in made]
         results = [replace(self.image, pixels=each, own_scale=own_scale) for each in values]
         if self.is_one and pixels is None and self.checks:
-            frame = replace(self.frame, target="+".join(self.targets))
-            pipeline = self.model.pipelines[self.letter]
-            self.notes += check_result(self.image, results[0], pipeline, frame)
+            pipeline = self.model.pipelines[self.model.domain(self.to)]
+            self.notes += check_result(self.image, results[0], pipeline, self.frame)
         self.notes += notes
         return results
 
     def part(self, result: Image, contrast: str) -> Image:
         """The channel of a result that shows a contrast; all where there is one contrast."""
-        if len(self.targets) == 1:
+        if len(self.frame.targets) == 1:
             return result
-        return replace(result, pixels=result.pixels[[self.targets.index(contrast)]])
+        return replace(result, pixels=result.pixels[[self.frame.targets.index(contrast)]])
 
 
 def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) -> dict[str, T]:

@@ -188,6 +188,11 @@ class Model:
             raise UserError(what, where="--to", allowed=[*letters])
         return chosen
 
+    def frame(self, to: str | None) -> Frame:
+        """The direction to a domain; if `to` is one of its contrasts, with this one as target."""
+        frame = self.frames[self.domain(to)]
+        return replace(frame, target="+".join(frame.targets[frame.part(to)]))
+
     def classes(self) -> tuple[str, ...]:
         """The classes of a model whose images are made of a given class; () for other models."""
         return self.method.geometry.classes if self.method.conditional else ()
@@ -249,9 +254,7 @@ class Model:
         """Compare an image with the training images of the domain that is translated to `to`, see
         `check_input`; `contrast` is its name where a patient has several.
         """
-        frame = self.frames[self.domain(to)]
-        frame = replace(frame, target="+".join(frame.targets[frame.part(to)]))
-        return check_input(image, frame, contrast, self.run_trained_on(image))
+        return check_input(image, self.frame(to), contrast, self.run_trained_on(image))
 
     def run_trained_on(self, image: Image) -> str:
         """The name of the run that was trained on the patient of an image, as far as its file or its
@@ -323,19 +326,13 @@ class Model:
         return translate_object(self, images, to, options)
 
     def __call__(
-        self,
-        image: Image,
-        to: str | None = None,
-        options: TranslateOptions = DEFAULT_OPTIONS,
-        pixels: Tensor | None = None,
+        self, image: Image, to: str | None = None, options: TranslateOptions = DEFAULT_OPTIONS
     ) -> list[Image]:
         """Translate one image; returns one image on its grid, or one for each variant, or the image
-        and its uncertainty. `pixels`: those of an array, where gradients are to reach them; results
-        then hold tensors.
+        and its uncertainty.
         """
-        made, own_scale, _ = self.results(image, to, options, pixels)
-        values: list[Any] = [each.numpy() if pixels is None else each for each in made]
-        return [replace(image, pixels=each, own_scale=own_scale) for each in values]
+        made, own_scale, _ = self.results(image, to, options)
+        return [replace(image, pixels=each.numpy(), own_scale=own_scale) for each in made]
 
     def results(
         self,
@@ -344,7 +341,9 @@ class Model:
         options: TranslateOptions,
         pixels: Tensor | None = None,
     ) -> Results:
-        """The results of one image as tensors (D, *spatial), see `__call__`."""
+        """What `__call__` makes, as tensors. `pixels`: those of an array, where gradients are to reach
+        them.
+        """
         letter = self.domain(to)
         frame = self.frames[letter]
         part = frame.part(to)

@@ -42,8 +42,8 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     if isinstance(given, (list, tuple)):
         return [translate_object(model, each, to, options) for each in given]
 
-    frame = model.frames[model.domain(to)]
-    targets = frame.targets[frame.part(to)]
+    frame = model.frame(to)
+    targets = frame.targets
     if isinstance(given, Mapping):
         contrasts = by_contrast(given, frame.sources, "images")
         if len({hasattr(value, "__array__") for value in contrasts.values()}) > 1:
@@ -68,7 +68,7 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     if not isinstance(given, Mapping):
         return as_given(made)
     results = {name: as_given([case.part(each, name) for each in made]) for name in targets}
-    return results[targets[0]] if to is not None and len(case.targets) == 1 else results
+    return results[targets[0]] if to is not None and len(frame.targets) == 1 else results
 
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:

@@ -87,16 +87,19 @@ class Pipeline(Scales):
         # before there are results: finding it takes as much memory as one
         outside = outside_of(image.pixels) if self.frame.masked else None
         results = _Passage(self, image, network, count, prepare, pixels).results()
-
-        lowest = self._lowest_result(image)
         for result in results:
             if outside:
-                level = self._level_outside(outside.level, prepare, len(result))
+                # the target's native values of the region that is masked out of the input
+                level = torch.from_numpy(outside.level).double().view(1, -1, *[1] * self.frame.dims)
+                level = prepare.target_level(prepare.level(level), len(result))
+                values = prepare.target.inverse(level).flatten().tolist()
                 for plane, region in enumerate(outside.planes()):
-                    for channel, value in enumerate(level.tolist()):
+                    for channel, value in enumerate(values):
                         result[channel, plane].masked_fill_(torch.from_numpy(region), value)
-            if lowest is not None:
-                result.clamp_(min=lowest)
+            # where the training had no negative values, as of magnitudes (MR), the lowest is 0 or the
+            # input's own; not of pictures: what they cannot hold is counted later
+            if image.affine is not None and self.frame.values.get("target", {}).get("low", -1) >= 0:
+                result.clamp_(min=min(0.0, float(np.fmin.reduce(image.pixels, axis=None))))
         return results, result_scale is not self.target
 
     def grid_of(self, image: Image) -> SamplingGrid:
@@ -144,20 +147,6 @@ class Pipeline(Scales):
                 f" was trained on {channels}"
             )
             raise UserError(what, where=where, remedy=remedy)
-
-    def _lowest_result(self, image: Image) -> float | None:
-        """The lowest value of a result where the training had no negative ones, as of magnitudes (MR):
-        0, or the input's own. None for pictures: what they cannot hold is counted later.
-        """
-        if image.affine is None or self.frame.values.get("target", {}).get("low", -1.0) < 0:
-            return None
-        return min(0.0, float(np.fmin.reduce(image.pixels, axis=None)))
-
-    def _level_outside(self, level: np.ndarray, prepare: Prepare, channels: int) -> Tensor:
-        """The target's native values of a region masked out of the input, (channels,)."""
-        places = (1, -1, *[1] * self.frame.dims)
-        seen = prepare.level(torch.from_numpy(level).double().view(places))
-        return prepare.target.inverse(prepare.target_level(seen, channels)).flatten()
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
@@ -76,12 +76,10 @@ class Translation:
     def __post_init__(self) -> None:
         letter = self.model.domain(self.to)
         self.model.network_of(letter, self.options)  # refuses what the model cannot do
-        pipeline = self.model.pipelines[letter]
-        self.contrasts = pipeline.frame.sources
-        # the contrasts to write
-        self.outputs = pipeline.frame.targets[pipeline.frame.part(self.to)]
-        self.frame = replace(pipeline.frame, target="+".join(self.outputs))
-        self.format = ResultFormat(pipeline, self.frame, self.suffix)
+        self.frame = self.model.frame(self.to)
+        self.contrasts = self.frame.sources
+        self.outputs = self.frame.targets  # the contrasts to write
+        self.format = ResultFormat(self.model.pipelines[letter], self.frame, self.suffix)
         self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
         self.count = 1  # of inputs
         # (kind, line) -> the inputs it applies to
@@ -220,77 +218,64 @@ class Translation:
         """The jobs with their results, in the folder `target` or in this file; UserError where
         nothing is to be made of any.
         """
-        with_outputs = []
-        nothing_missing = None
+        wanted: dict[Job, Sequence[str]] = {}  # the contrasts to make
+        complete = None
         for job in jobs:
-            contrasts = self.outputs
+            wanted[job] = self.outputs
             try:
                 if self.frame.completes:
-                    whose = f"'{job.name}'"
-                    contrasts = contrasts_to_make(contrasts, job.candidates, self.to, whose)
+                    given = job.candidates
+                    wanted[job] = contrasts_to_make(self.outputs, given, self.to, f"'{job.name}'")
             except UserError as error:
-                nothing_missing = error
+                del wanted[job]
+                complete = error
                 self._keep(job, [("note", "left out, because no contrast is missing")])
                 continue
-
             line = "{} is there, but is made from the others, because --to asks for it"
-            self._keep(job, [("note", line.format(n)) for n in contrasts if n in job.candidates])
-            outputs = self._outputs_of(job, target, contrasts, is_file)
-            with_outputs.append(replace(job, outputs=outputs))
+            self._keep(job, [("note", line.format(n)) for n in wanted[job] if n in job.candidates])
+        if complete and not wanted:
+            raise complete
 
-        if nothing_missing and not with_outputs:
-            raise nothing_missing
-        return with_outputs if is_file else self._named_by_plugin(with_outputs, target)
+        if not is_file:
+            self.layout = load().hook.gantk_name_results(
+                files=[file for job in wanted for file in job.files],
+                target=target,
+                frame=self.frame,
+                model=self.identity,
+            )
+        with_outputs = []
+        for job, contrasts in wanted.items():
+            outputs = tuple(self._outputs_of(job, target, contrasts, is_file))
+            if outputs:
+                with_outputs.append(replace(job, outputs=outputs))
+            else:
+                line = f"left out, because the name does not contain {self.frame.source}"
+                self._keep(job, [("note", line)])
+        return with_outputs
 
     def _outputs_of(
         self, job: Job, target: Path, contrasts: Sequence[str], is_file: bool
-    ) -> tuple[Output, ...]:
-        """The results of a job, the same for a file and for a folder: one for each contrast that is
-        made, and for each variant or map.
+    ) -> Iterator[Output]:
+        """The results of a job: one for each contrast that is made, and for each variant or map.
 
-        A file `x.nii` is x.nii or, of several contrasts, x_T2.nii; in a folder it is named after the
-        input. Variants end in -1, -2, ..., the map of an uncertainty in _uncertainty.
+        A file `x.nii` is x.nii or, of several contrasts, x_T2.nii; in a folder a plugin names it, or it
+        is named after the input. Variants end in -1, -2, ..., the map of an uncertainty in
+        _uncertainty.
         """
         if is_file:
-            tails = [f"_{name}" if len(contrasts) > 1 else "" for name in contrasts]
-            paths = [with_tail(target, tail) for tail in tails]
+            ends = [f"_{name}" if len(contrasts) > 1 else "" for name in contrasts]
+            paths = [with_tail(target, end) for end in ends]
         else:
             is_one = [*job.scans] == [self.frame.source]
             paths = job.result_paths(target, contrasts, is_one)
             paths = [with_suffix(path, self.suffix) for path in paths]
-        return tuple(
-            Output(with_tail(path, tail), contrast, tail)
-            for tail in self.options.tails
-            for contrast, path in zip(contrasts, paths, strict=True)
-        )
-
-    def _named_by_plugin(self, jobs: list[Job], target: Path) -> list[Job]:
-        """The jobs with result names from a plugin, without those it gives no name; unchanged
-        without such a plugin.
-        """
-        self.layout = load().hook.gantk_name_results(
-            files=[file for job in jobs for file in job.files],
-            target=target,
-            frame=self.frame,
-            model=self.identity,
-        )
-        if not self.layout:
-            return jobs
-
-        named = []
-        for job in jobs:
-            outputs = []
-            for output in job.outputs:
-                name = self.layout.name(job.files, output.tail, output.contrast)
+        for tail in self.options.tails:
+            for contrast, path in zip(contrasts, paths, strict=True):
+                name = self.layout and self.layout.name(job.files, tail, contrast)
                 if name:
-                    path = target / f"{name}{suffix_of(output.path)}"
-                    outputs.append(replace(output, path=path))
-            if outputs:
-                named.append(replace(job, outputs=tuple(outputs)))
-            else:
-                line = f"left out, because the name does not contain {self.frame.source}"
-                self._keep(job, [("note", line)])
-        return named
+                    yield Output(target / f"{name}{suffix_of(path)}", contrast, tail)
+                elif not self.layout:
+                    yield Output(with_tail(path, tail), contrast, tail)
 
     def _files_of(self, job: Job) -> list[Path]:
         """All files that a job writes: results, and JSON files beside them."""
@@ -487,20 +472,17 @@ class Translation:
         else:
             for path in written:
                 self.say(f"written  {path}")
-        if failed:
-            raise self._failure(failed, len(outcomes))
-        return written
+        if not failed:
+            return written
 
-    def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
-        """One error for all inputs, of `count`, that could not be translated."""
-        lines = [f"{len(failed)} of {count} {self.noun} could not be translated:"]
+        lines = [f"{len(failed)} of {len(outcomes)} {self.noun} could not be translated:"]
         for job, error in failed.items():
             scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
             lines.append(f"{scan.path}: {error or type(error).__name__}")
         failure = GantkError("\n  ".join(lines))
-        users_fault = all(isinstance(error, UserError) for error in failed.values())
-        failure.exit_code = 2 if users_fault and len(failed) == count else 1
-        return failure
+        if len(failed) == len(outcomes) and all(isinstance(e, UserError) for e in failed.values()):
+            failure.exit_code = 2
+        raise failure
 
 
 def _why_unused(row: Row) -> str:
