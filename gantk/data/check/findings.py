@@ -107,16 +107,15 @@ def unreadable_images(items: Iterable[Inspected]) -> Iterator[Problem]:
 
 def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Problem]:
     """All that comparing readable images finds, by what they show in a study."""
-    yield from _empty(items)
+    yield from _faults(items)
     yield from _remarks(items)
     for name, group in _domains(items).items():
         of = f" of {name}" if name not in ("", "images") else ""
         yield from _mixtures(group, of)
         yield from _outliers(group, of)
     yield from _people_of_two_names(items)
-    yield from _ct_without_air(items)
     if study:
-        yield from _of_other_contrast(items, study)
+        yield from _looks_like_other(items, study)
         yield from _one_range_for_several_scales(items, study)
     yield from _copies(items)
 
@@ -133,11 +132,52 @@ def _domains(items: Iterable[Inspected]) -> dict[str, list[Inspected]]:
 # --- single images
 
 
-def _empty(items: Iterable[Inspected]) -> Iterator[Problem]:
-    empty = [item.name for item in items if item.facts["content"] < MIN_CONTENT]
-    if empty:
-        what = "these images are nearly empty, with 0.5 % of the pixels or less above background:"
-        yield problem("empty", what, empty)
+def _is_empty(item: Inspected) -> bool:
+    return bool(item.facts["content"] < MIN_CONTENT)
+
+
+def _is_ct_without_air(item: Inspected) -> bool:
+    """Whether CT is not in Hounsfield units: stored numbers without their intercept, or scaled to
+    0..1. Pictures of 8 bits have no unit.
+    """
+    stated = [item.facts.get("modality") or "", *item.domains]
+    has_unit = "ct" in map(usual_contrast, stated) and item.facts["dtype"] != "uint8"
+    return has_unit and item.facts["min"] > MAX_AIR
+
+
+def header_contradicts(item: Inspected) -> bool:
+    """Whether a header states another contrast than the domain's, or times that are not its."""
+    meant = CONTRASTS.get(one_word(item.domains[0]), "") if len(item.domains) == 1 else ""
+    stated = CONTRASTS.get(item.header_says, item.header_says)
+    if not meant:
+        return False
+    if stated and stated != meant and {meant, stated} != {"t1", "t1ce"}:
+        return meant not in ("mr", "ct", "pet") or stated in ("ct", "pet")
+    return times_contradict(item.facts, meant)
+
+
+# kind of a fault of a single image -> whether an image has it, and a sentence
+FAULTS: Mapping[str, tuple[Callable[[Inspected], bool], str]] = {
+    "empty": (
+        _is_empty,
+        "these images are nearly empty, with 0.5 % of the pixels or less above background:",
+    ),
+    "units": (
+        _is_ct_without_air,
+        "these CT images seem not to be in Hounsfield units, in which air is -1000:",
+    ),
+    "contrast": (
+        header_contradicts,
+        "the headers of these images say another contrast than that of their domain:",
+    ),
+}
+
+
+def _faults(items: Iterable[Inspected]) -> Iterator[Problem]:
+    for kind, (has_fault, what) in FAULTS.items():
+        names = [item.name for item in items if has_fault(item)]
+        if names:
+            yield problem(kind, what, names)
 
 
 def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:
@@ -149,25 +189,6 @@ def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:
     for (remark, is_doubt), names in names_of.items():
         what = f"{join_first([repr(name) for name in names])}: {remark}"
         yield problem("remark", what, names, severity="warning" if is_doubt else None)
-
-
-def _ct_without_air(items: Iterable[Inspected]) -> Iterator[Problem]:
-    """Find CT that is not in Hounsfield units: stored numbers without their intercept, or scaled to
-    0..1. Pictures of 8 bits have no unit.
-    """
-    odd = []
-    for item in items:
-        stated = [item.facts.get("modality"), *item.domains]
-        is_named_ct = any(usual_contrast(name or "") == "ct" for name in stated)
-        if is_named_ct and item.facts["dtype"] != "uint8" and item.facts["min"] > MAX_AIR:
-            odd.append(item)
-    if odd:
-        low, high = odd[0].facts["min"], odd[0].facts["max"]
-        what = (
-            "these CT images seem not to be in Hounsfield units (air is -1000 there, but the first"
-            f" one's values are {low:g} to {high:g}):"
-        )
-        yield problem("units", what, [item.name for item in odd])
 
 
 # --- images that differ from the others of their domain
@@ -263,50 +284,10 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
 # --- images in the wrong domain
 
 
-def _of_other_contrast(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
-    """Find images that belong to the other domain by their DICOM header, else by their look."""
-    domains = study.table.domains
-    looks_other = _looks_like_other(items, study) if len(domains) == 2 else set()
-    for domain, other in zip(domains, domains[::-1], strict=True):
-        by_header = {}
-        by_look = []
-        for number, item in enumerate(items):
-            if item.domains != [domain]:
-                continue
-            if header_contradicts(item, domain):
-                by_header[item.name] = _contrast_in_header(item.facts)
-            elif number in looks_other:
-                by_look.append(item.name)
-
-        if by_header:
-            stated = join_first([*dict.fromkeys(by_header.values())])
-            what = f"these images are in {domain}, but their headers say {stated}:"
-            yield problem("contrast", what, [*by_header])
-        if by_look:
-            yield problem("contrast", f"these images of {domain} look more like {other}:", by_look)
-
-
-def _contrast_in_header(facts: Facts) -> str:
-    stated = facts.get("description") or facts.get("modality") or "another contrast"
-    echo = facts.get("echo_time")
-    return stated if echo is None else f"{stated}, TE {echo:g} ms"
-
-
-def header_contradicts(item: Inspected, domain: str) -> bool:
-    """Whether a header states another contrast, or times that are not the domain's."""
-    meant = CONTRASTS.get(one_word(domain), "")
-    stated = CONTRASTS.get(item.header_says, item.header_says)
-    if not meant:
-        return False
-    if stated and stated != meant and {meant, stated} != {"t1", "t1ce"}:
-        return meant not in ("mr", "ct", "pet") or stated in ("ct", "pet")
-    return times_contradict(item.facts, meant)
-
-
-def _looks_like_other(items: Sequence[Inspected], study: Study) -> set[int]:
-    """The indices of images whose third nearest neighbour by look is nearer by a fifth in the other
-    domain than in their own. Of 3 images in the wrong folder this finds 95 to 100 % (four real sets);
-    a vote of the nearest five finds 82 %.
+def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
+    """Find images whose third nearest neighbour by look is nearer by a fifth in the other domain than
+    in their own. Of 3 images in the wrong folder this finds 95 to 100 % (four real sets); a vote of
+    the nearest five finds 82 %.
 
     Neighbours are trained images of other patients, or held-out ones too where a domain has fewer
     than 12. None where a domain has fewer than 12 images, or the domains look alike, as they do where
@@ -314,8 +295,7 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> set[int]:
     """
     first_domain, *_ = study.table.domains
     held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
-    numbers = [n for n, item in enumerate(items) if item.look and len(item.domains) == 1]
-    compared = [items[n] for n in numbers]
+    compared = [item for item in items if item.look and len(item.domains) == 1]
     in_first = np.array([item.domains == [first_domain] for item in compared], bool)
     is_tested = np.array([any(x.id in held_out for x in item.records) for item in compared], bool)
     sides = [in_first & ~is_tested, ~in_first & ~is_tested]
@@ -323,7 +303,7 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> set[int]:
         sides = [in_first, ~in_first]
     smaller = min(map(np.sum, sides))
     if smaller < MIN_IMAGES:
-        return set()
+        return
 
     first, second = (_third_nearest(compared, side) for side in sides)
     with np.errstate(invalid="ignore"):  # of images without three neighbours, which are not known
@@ -331,9 +311,9 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> set[int]:
     is_other = np.isfinite(first + second) & (log_ratio > MIN_LOG_RATIO)
     usual = max(np.nanmedian(log_ratio[side]) for side in sides)
     are_alike = is_other[sides[0] | sides[1]].sum() > MAX_OUTLIER_SHARE * smaller
-    if are_alike or usual > MAX_USUAL_LOG_RATIO:
-        return set()
-    return {numbers[n] for n in np.flatnonzero(is_other)}
+    if is_other.any() and not are_alike and usual <= MAX_USUAL_LOG_RATIO:
+        names = [compared[n].name for n in np.flatnonzero(is_other)]
+        yield problem("contrast", "these images look more like those of the other domain:", names)
 
 
 def _third_nearest(items: Sequence[Inspected], side: np.ndarray) -> np.ndarray:

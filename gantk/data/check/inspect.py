@@ -14,7 +14,7 @@ from gantk.data.look import Plane, background_level, look_of, planes_of
 from gantk.data.preparation import Record
 from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, file_error_words
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan
 
@@ -68,19 +68,15 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
       None if this is unclear)
     """
     suffix = io.suffix_of(scan.path)
-    kind = suffix[1:] if io.is_image(scan.path) else "folder"
     series = io.series_format(scan.files[0])
-    if series:
-        kind = series.name.lower()
+    kind = series.name.lower() if series else suffix[1:]
 
     item = Inspected(scan, {"path": scan.name, "format": kind, "files": len(scan.files)})
     try:
         image = read(scan)
     except (UserError, OSError) as error:
-        unreadable = (
-            f"'{scan.path}' cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
-        )
-        item.error = error if isinstance(error, UserError) else UserError(unreadable)
+        what = f"'{scan.path}' cannot be read: {file_error_words(error)}"
+        item.error = error if isinstance(error, UserError) else UserError(what)
         item.facts["error"] = str(item.error)
         return item
 
