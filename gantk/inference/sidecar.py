@@ -12,25 +12,34 @@ from typing import Any
 from gantk import __version__
 from gantk.files import write_output
 from gantk.formats.files import sidecar_of
+from gantk.formats.image import Image
+from gantk.inference.jobs import Output
 from gantk.inference.notes import InputCheck, Note
 
 
 @dataclass(frozen=True)
-class MadeOf:
-    """What a generated image is made of: its description, the notes in its header, and the JSON file
-    beside it.
+class ResultFile:
+    """A result as its file will hold it, with what is said of it: the description, the notes in its
+    header, and the JSON file beside it.
     """
 
-    contrast: str  # what it shows, or whose uncertainty
+    output: Output
+    image: Image
     given: Mapping[str, InputCheck]  # of the images that it is made of, by their contrasts
+    sources: Sequence[Path]  # the files of these
     model: Mapping[str, str]  # as of `Model.identity`
-    is_uncertainty: bool = False  # whether the image is a map of the uncertainty
-    said: tuple[Note, ...] = ()  # about the result
+    said: Sequence[Note] = ()  # about the result
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.output.path
 
     @property
     def shown(self) -> str:
         """What the image shows."""
-        return f"uncertainty of {self.contrast}" if self.is_uncertainty else self.contrast
+        is_uncertainty = self.output.tail == "_uncertainty"
+        return f"uncertainty of {self.output.contrast}" if is_uncertainty else self.output.contrast
 
     @property
     def by(self) -> str:
@@ -67,7 +76,7 @@ class MadeOf:
             "Description": "; ".join(filter(None, (description, self.mark))),
             "SyntheticData": True,
             "Intensities": (
-                f"in the units of the training images of {self.contrast}: Hounsfield units for CT;"
+                f"in the units of the training images of {self.output.contrast}: Hounsfield units for CT;"
                 " MR has no physical units"
             ),
         }
@@ -83,15 +92,10 @@ class MadeOf:
             facts["Warnings"] = [*dict.fromkeys(warnings)]
         return facts
 
-    def content(self, path: Path, sources: Sequence[Path]) -> dict[str, Any]:
-        """The JSON file beside the image, with the keys of a BIDS derivative's.
-
-        Args:
-            path: the image.
-            sources: the files that it is made of.
-        """
-        folder = path.absolute().parent
-        places = [os.path.relpath(source.absolute(), folder) for source in sources]
+    def content(self) -> dict[str, Any]:
+        """The JSON file beside the image, with the keys of a BIDS derivative's."""
+        folder = self.path.absolute().parent
+        places = [os.path.relpath(source.absolute(), folder) for source in self.sources]
         return {
             **self.facts(),
             "Sources": [Path(place).as_posix() for place in places],

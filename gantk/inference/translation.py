@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gantk.catalog.catalog import Catalog, Row, unread_note
 from gantk.catalog.image_table import read_table
@@ -20,7 +20,6 @@ from gantk.errors import GantkError, UserError, count_noun, join_first
 from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
-from gantk.formats.image import Image
 from gantk.inference.case import Case, contrasts_to_make
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import (
@@ -35,7 +34,7 @@ from gantk.inference.ledger import Ledger
 from gantk.inference.model import Model
 from gantk.inference.notes import Note
 from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
-from gantk.inference.sidecar import MadeOf, write_sidecar
+from gantk.inference.sidecar import ResultFile, write_sidecar
 from gantk.plugin.loader import load
 from gantk.progress import Work
 
@@ -49,14 +48,6 @@ MAX_LISTED = 3  # files in a message
 TABLES = (".csv", ".tsv")  # suffixes of tables of images
 # of an image, at most, for reading and writing others while the network runs
 OVERLAP_BYTES = 1 << 28
-
-
-class ResultFile(NamedTuple):
-    """A result as its file will hold it."""
-
-    path: Path
-    image: Image
-    made_of: MadeOf
 
 
 @dataclass
@@ -394,44 +385,40 @@ class Translation:
         for output in job.outputs:
             # nothing that completes a patient is made of itself
             of_others = self.frame.completes and output.contrast
-            made_of = MadeOf(
-                output.contrast,
-                {name: check for name, check in case.checks.items() if name != of_others},
-                self.identity,
-                is_uncertainty=output.tail == "_uncertainty",
-                said=tuple(case.notes),
-            )
+            given = {name: check for name, check in case.checks.items() if name != of_others}
+            sources = [job.scans[name].path for name in given]
             result = case.part(made[output.tail], output.contrast)
-            result = replace(result, notes=made_of.lines())
-            written = self.format.fit(output.path, result, job.files[0])
-            fitted.append(ResultFile(output.path, written, made_of))
+            file = ResultFile(output, result, given, sources, self.identity, case.notes)
+            result = replace(result, notes=file.lines())
+            image = self.format.fit(output.path, result, job.files[0])
+            fitted.append(replace(file, image=image))
         return fitted
 
     def _write(self, job: Job, results: Sequence[ResultFile]) -> list[Path]:
         """Write the results of a job, with the JSON files beside them; returns their paths."""
         files.expect_writable([result.path for result in results], self.overwrite)
-        for path, image, _ in results[1:]:  # a kill must not leave parts of two calls
-            if self._has_sidecar(path):
-                files.sidecar_of(path).unlink(missing_ok=True)
-            files.writer_of(path, image).withdraw(path)
-        for path, image, made_of in results:
+        for result in results[1:]:  # a kill must not leave parts of two calls
+            if self._has_sidecar(result.path):
+                files.sidecar_of(result.path).unlink(missing_ok=True)
+            files.writer_of(result.path, result.image).withdraw(result.path)
+        for result in results:
+            path = result.path
             make_folder(path.parent)
-            sources = [job.scans[name].path for name in made_of.given]
             content = None
             if self._has_sidecar(path):
-                content = made_of.content(path, sources)
+                content = result.content()
                 if self.layout:
                     grid = next(iter(job.scans.values())).path
-                    content = self.layout.describe(made_of.facts(), sources, grid)
+                    content = self.layout.describe(result.facts(), result.sources, grid)
                 sidecar = files.sidecar_of(path)
                 if json_object(sidecar) != content:  # none is better than a wrong one
                     sidecar.unlink(missing_ok=True)
 
-            files.write(path, image, made_of.description(), overwrite=self.overwrite)
+            files.write(path, result.image, result.description(), overwrite=self.overwrite)
             if content:
                 write_sidecar(path, content)
             if self.layout:
-                self.layout.after_writing(path, sources, made_of.contrast)
+                self.layout.after_writing(path, result.sources, result.output.contrast)
         return [result.path for result in results]
 
     # ---- what is said

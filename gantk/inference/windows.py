@@ -252,13 +252,13 @@ def by_windows(
     for box in boxes:
         weights[box] += bell
 
-    total = torch.zeros(())
-    windows = [(image, (slice(None), *box)) for image in range(len(images)) for box in boxes]
+    total: Any = None
+    windows: list[Any] = [(n, slice(None), *box) for n in range(len(images)) for box in boxes]
     for first in range(0, len(windows), batch):
         chosen = windows[first : first + batch]
-        made = network(torch.stack([images[image][place] for image, place in chosen]))
-        if first == 0:
+        made = network(torch.stack([images[place] for place in chosen]))
+        if total is None:
             total = made.new_zeros(len(images), made.shape[1], *size)
-        for (image, place), part in zip(chosen, made, strict=True):
-            total[image][place] += part * bell
+        for place, part in zip(chosen, made, strict=True):
+            total[place] += part * bell
     return total / weights
