@@ -15,6 +15,9 @@ Measured correlations:
 Of 57 real slices, changed in fifteen ways, this finds 97 % of the copies without a false alarm (79 %
 of those shifted by 5 pixels, 84 % of those cut at the edges, 99.9 % of the others). The perceptual hash
 of imagehash finds 66 % of eight changes.
+
+Of 64 slices, changed in eighteen ways, both thumbnails find 92 %, the content alone 90 %, the frame alone
+72 %, and the content turned upright alone 87 %.
 """
 
 from __future__ import annotations
