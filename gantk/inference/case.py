@@ -41,9 +41,16 @@ class Case:
         self.to = to
         self.frame = model.frame(to)
         self.is_one = [*images] == [self.frame.source]
-        if not self.is_one:
-            frame = self.frame
-            expect_sources([*images], frame.sources, frame.targets, frame.missing, whose)
+        targets = self.frame.targets
+        if len(targets) == 1 and [*images] == targets and not self.is_one:
+            what = f"the only contrast given is {targets[0]}, which is to be generated"
+            raise UserError(what, where="INPUT", allowed=self.frame.sources)
+        absent = [name for name in self.frame.sources if name not in images]
+        if absent and self.frame.missing == "refuse" and not self.is_one:
+            what = f"{whose} lacks {' and '.join(absent)}"
+            remedy = 'add the files, or train a model with data.missing = "mask"'
+            raise UserError(what, where="INPUT", remedy=remedy)
+
         self.checks: dict[str, InputCheck] = {}
         self.notes: list[Note] = []
         prepared = {}
@@ -142,23 +149,6 @@ def contrasts_to_make(
     return missing
 
 
-def expect_sources(
-    given: Sequence[str], contrasts: Sequence[str], targets: Sequence[str], missing: str, whose: str
-) -> None:
-    """UserError where the only contrast given is the one to make, or where one lacks and `missing`
-    (data.missing of the recipe) is "refuse".
-    """
-    if len(targets) == 1 and list(given) == list(targets):
-        what = f"the only contrast given is {targets[0]}, which is to be generated"
-        raise UserError(what, where="INPUT", allowed=contrasts)
-
-    absent = [name for name in contrasts if name not in given]
-    if absent and missing == "refuse":
-        what = f"{whose} lacks {' and '.join(absent)}"
-        remedy = 'add the files, or train a model with data.missing = "mask"'
-        raise UserError(what, where="INPUT", remedy=remedy)
-
-
 # ---- one grid
 
 
@@ -181,12 +171,33 @@ def stack_on_one_grid(
             raise UserError(
                 f"'{image.path}' is a colour image", where="INPUT", allowed="one value per voxel"
             )
+        done[contrast] = image
         if image.grid.same_as(reference.grid):
-            done[contrast] = image
             continue
-
+        if (
+            image.dims != 3
+            or reference.dims != 3
+            or image.affine is None
+            or reference.affine is None
+        ):
+            sides = [" x ".join(map(str, one.pixels.shape[1:])) for one in (image, reference)]
+            raise UserError(
+                f"{contrast} and {chosen} have different sizes, {sides[0]} and {sides[1]}, and no"
+                " position in space",
+                where="INPUT",
+                allowed="volumes with positions in their headers, or images of one size",
+                remedy="resample all contrasts of a patient onto one grid",
+            )
+        placed = resample_onto(image, reference)
+        if np.ptp(placed.pixels) == 0 and np.ptp(image.pixels) > 0:
+            raise UserError(
+                f"{contrast} and {chosen} do not overlap, by their headers",
+                where="INPUT",
+                allowed="images of one patient and session",
+                remedy="check the files, or register them first",
+            )
         resampled.append(contrast)
-        done[contrast] = _onto_grid_of(reference, image, contrast, chosen)
+        done[contrast] = replace(placed, made_of=(image.header,))
 
     first = done[chosen]
     missing = np.full_like(first.pixels, np.nan)
@@ -197,28 +208,3 @@ def stack_on_one_grid(
             headers += done[name].made_of or (done[name].header,)
     stacked = replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))
     return stacked, resampled
-
-
-def _onto_grid_of(reference: Image, image: Image, contrast: str, chosen: str) -> Image:
-    """An image on the grid of the reference; UserError where headers do not allow it."""
-    if image.dims != 3 or reference.dims != 3 or image.affine is None or reference.affine is None:
-        sides = [" x ".join(map(str, one.pixels.shape[1:])) for one in (image, reference)]
-        raise UserError(
-            f"{contrast} and {chosen} have different sizes, {sides[0]} and {sides[1]}, and no"
-            " position in space",
-            where="INPUT",
-            allowed="volumes with positions in their headers, or images of one size",
-            remedy="resample all contrasts of a patient onto one grid",
-        )
-
-    placed = resample_onto(image, reference)
-    is_empty = np.ptp(placed.pixels) == 0 and np.ptp(image.pixels) > 0
-    if is_empty:
-        raise UserError(
-            f"{contrast} and {chosen} do not overlap, by their headers",
-            where="INPUT",
-            allowed="images of one patient and session",
-            remedy="check the files, or register them first",
-        )
-
-    return replace(placed, made_of=(image.header,))
