@@ -256,14 +256,17 @@ def _study(
     for domains in possible[:-1]:
         try:
             return _usual_study(path, domains, settings), None
-        except (NothingFound, LayoutQuestion):
+        except NothingFound:
             continue
+        except LayoutQuestion:
+            if domains != ("A", "B"):
+                raise
     return _usual_study(path, possible[-1], settings), None
 
 
 def _possible_domains(path: Path, rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The domains that images may be of: the two most usual contrasts of a table, or of names and
-    headers; else, of a folder, two groups or one.
+    """The domains that images may be of, to be tried in turn: the two most usual contrasts of a table,
+    or of names and headers; of a folder two groups; one.
     """
     if path.is_file():
         counts = domains_in_table(path)
@@ -275,11 +278,10 @@ def _possible_domains(path: Path, rows: Sequence[Row]) -> list[tuple[str, ...]]:
     least = MIN_DOMAIN_SHARE * max(counts.values(), default=0)
     names = dict.fromkeys([*USUAL, *sorted(counts)])
     frequent = [name for name in names if counts[name] > 0 and counts[name] >= least]
-    if len(frequent) > 1:
-        return [tuple(frequent[:2])]
+    two = [tuple(frequent[:2])] if len(frequent) > 1 else []
     if path.is_file():
-        return [tuple(frequent or ["images"])]
-    return [("A", "B"), ("images",)]
+        return [*two, tuple(frequent[:1] or ["images"])]
+    return [*two, ("A", "B"), ("images",)]
 
 
 def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Study:
