@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -17,9 +17,6 @@ from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.notes import InputCheck, Note, check_result
 from gantk.prepare.grid import resample_onto
-
-if TYPE_CHECKING:
-    from gantk.inference.model import Model
 
 T = TypeVar("T")
 
@@ -36,7 +33,7 @@ class Case:
     UserError where these images cannot be translated together; `whose` they are, in its words.
     """
 
-    def __init__(self, model: Model, images: Mapping[str, Image], to: str | None, whose: str):
+    def __init__(self, model: Any, images: Mapping[str, Image], to: str | None, whose: str):
         self.model = model
         self.to = to
         self.frame = model.frame(to)

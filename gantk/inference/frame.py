@@ -5,10 +5,11 @@ translation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, Field
+from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names, known_contrast
 from gantk.data.masks import RINGING_SHARE, with_dark_background
@@ -27,6 +28,14 @@ Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
 # [stack, rows, columns] or [rows, columns], as in `data.spacing`
 Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
 Native = Annotated[float, Field(ge=-1e30, le=1e30)]
+
+
+class Results(NamedTuple):
+    """What a model makes of one image."""
+
+    made: list[Tensor]  # (D, *spatial) in native intensities
+    own_scale: bool  # whether they are on the scale of the image, not in the target's units
+    notes: list[tuple[str, str]]  # "note" or "warning", and its text
 
 
 @dataclass(frozen=True)

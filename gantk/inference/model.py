@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Results, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.network import Network
 from gantk.inference.notes import InputCheck, Note, check_input
@@ -44,14 +44,6 @@ from gantk.runs.trained import Examples, Posts, load_method
 
 if TYPE_CHECKING:
     from gantk.data.dataset import Data
-
-
-class Results(NamedTuple):
-    """What a model makes of one image."""
-
-    made: list[Tensor]  # (D, *spatial) in native intensities
-    own_scale: bool  # whether they are on the scale of the image, not in the target's units
-    notes: list[Note]
 
 
 @dataclass(repr=False, eq=False)

@@ -19,8 +19,7 @@ from gantk import Model
 from gantk.errors import UserError
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.model import Results
+from gantk.inference.frame import Frame, Results, TranslateOptions
 from gantk.progress import track
 
 if TYPE_CHECKING:
