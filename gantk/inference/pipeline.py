@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -258,14 +258,14 @@ class _Passage:
         maps = torch.cat(lines, 2)
         return maps[0].swapaxes(0, 1) if self.by_slice else maps
 
-    def _slice(self, number: int) -> Tensor:
+    def _slice(self, slab_of: Callable[[int], Tensor], number: int) -> Tensor:
         """What the network sees of the image, one by one, (C, *spatial), as `Pipeline.stack_of`."""
         if not self.resamples:
             return _as_tensor(self.native[:, number] if self.by_slice else self.native)
         if not self.by_slice:
             return torch.from_numpy(self.grid.forward(self.image).pixels)
         part, place = divmod(number, slabs(tuple(self.sides))[0].stop)
-        return self._slab(part)[:, place]
+        return slab_of(part)[:, place]
 
     def _blocks(self) -> Iterator[Tensor]:
         """Run the network on all slices; yields blocks (slices, K, *size) of its results and, where
@@ -275,8 +275,8 @@ class _Passage:
         total = self.sides[0] if self.by_slice else 1
         size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
         reach = 2 * frame.neighbours + 2
-        self._slab = lru_cache(reach)(self._resampled)
-        slice_of = lru_cache(reach)(self._slice)
+        # of this call, not of `self`: a cycle would keep the image while its result is written
+        slice_of = lru_cache(reach)(partial(self._slice, lru_cache(reach)(self._resampled)))
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
         blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
