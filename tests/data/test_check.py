@@ -113,6 +113,16 @@ def test_what_is_wrong_with_single_volumes_is_named(volumes):
     }
 
 
+def test_a_mask_that_is_named_as_a_scan_is_told(volumes):
+    path = volumes / "subject-002" / "T2.nii.gz"
+    volume(path, np.asarray(nib.load(path).dataobj) > 500)
+    use = ["data.domains=['T1', 'T2']"]
+    as_map = [*use, "data.intensity={name='domains', b={name='label_map', classes=2}}"]
+
+    assert named(check(volumes, set=use), "masks") == {"masks": [("subject-002/T2.nii.gz",)]}
+    assert named(check(volumes, set=as_map), "masks") == {"masks": []}
+
+
 def test_a_picture_of_the_other_contrast_is_told_by_its_looks(pictures):
     for one, other, letter, subject in (
         ("T1", "T2", "b", "subject-003"),

@@ -44,6 +44,10 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "pairs": ("warning", "look at them, and give each image its own partner"),
     "scores": ("warning", None),
     "empty": ("warning", "look at such images, or leave them out"),
+    "masks": (
+        "warning",
+        'leave masks out, or give label maps data.intensity = { name = "labels", ... }',
+    ),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
     "planes": ("warning", "keep the images of one plane, or choose the plane with data.plane"),
@@ -108,6 +112,7 @@ def unreadable_images(items: Iterable[Inspected]) -> Iterator[Problem]:
 def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Problem]:
     """All that comparing readable images finds, by what they show in a study."""
     yield from _faults(items)
+    yield from _masks(items, study)
     yield from _remarks(items)
     for name, group in _domains(items).items():
         of = f" of {name}" if name not in ("", "images") else ""
@@ -178,6 +183,21 @@ def _faults(items: Iterable[Inspected]) -> Iterator[Problem]:
         names = [item.name for item in items if has_fault(item)]
         if names:
             yield problem(kind, what, names)
+
+
+def _masks(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
+    """Warn of images with few values, but for label maps that are used as such."""
+    names = study.names.items() if study else ()
+    maps = {name for letter, name in names if study and study.intensity_part(letter)().nearest}
+    found = [
+        item.name
+        for item in items
+        if (item.facts["values"] or 0) > 1 and not maps.intersection(item.domains)
+    ]
+    if found:
+        yield problem(
+            "masks", "these images have 8 different values or less, as masks have:", found
+        )
 
 
 def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:

@@ -20,6 +20,8 @@ from gantk.formats.image import Image, Scan
 
 LOSSY = (".jpg", ".jpeg")
 SAMPLE = 500_000  # evenly spread pixels for computing percentiles
+GLANCE = 5_000  # of which a scan has many different values
+FEW = 8  # different values
 
 
 @dataclass(eq=False)
@@ -64,7 +66,8 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
     * of the grid: `shape` (upright, without channels), `channels`; `spacing` in mm and `plane` if
       the file states them; `oriented` (whether it states left and right, and shows them)
     * of the pixels: `min`, `max`, `mean`, `range` (1st to 99th percentile), `content` (share of
-      pixels that differ from the background), `skull` (whether a volume, but of CT, shows one;
+      pixels that differ from the background), `values` (how many different ones there are, where
+      these are 8 or less; else None), `skull` (whether a volume, but of CT, shows one;
       None if this is unclear)
     """
     suffix = io.suffix_of(scan.path)
@@ -142,5 +145,12 @@ def _facts(image: Image, planes: Sequence[Plane]) -> dict[str, Any]:
             for value in np.percentile(flat[:: max(1, flat.size // SAMPLE)], [1, 99])
         ],
         "constant": bool(low == high),
+        "values": _few_values(flat),
         "content": round_digits(differs.mean(), 3),
     }
+
+
+def _few_values(flat: np.ndarray) -> int | None:
+    glance = flat[:: max(1, flat.size // GLANCE)]
+    few = len(np.unique(glance)) <= FEW and len(np.unique(flat))
+    return few if few and few <= FEW else None
