@@ -251,6 +251,9 @@ def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
     unseen: set[str] = set()
     if frame.spacing:
         unseen.add("spacing")  # finer pixels are resampled
+        if image.is_array:
+            line = "an array states none, and is taken as of 1 mm: give the image with its header"
+            yield f"spacing: {line}", False
     if frame.stripped:
         ranges.pop("heads", None)  # `_findings` compares them
         unseen.add("field of view")  # only air is cut off

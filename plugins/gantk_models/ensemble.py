@@ -19,7 +19,7 @@ from gantk import Model
 from gantk.errors import UserError
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import Frame, Results, TranslateOptions
+from gantk.inference.frame import FITS, Frame, Results, TranslateOptions
 from gantk.progress import track
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ def _path_or_address(model: Any) -> Any:
     return model if "://" in os.fspath(model) else Path(model)
 
 
+MAX_ENDS_RATIO = 3  # of the brightest values that models make, before their mean is doubted
+
+
 class Ensemble(Model):
     """Models of the same domains as one model, whose translation is the mean of theirs.
 
@@ -120,6 +123,26 @@ class Ensemble(Model):
     def classes(self) -> tuple[str, ...]:
         """The classes of the first member."""
         return self.members[0].classes()
+
+    def check(self, image: Image, to: str | None = None, contrast: str = "") -> tuple[Image, Any]:
+        """What the member says whose training the image fits worst; and where their results differ in
+        scale, as their mean and their spread then do not show what they disagree on.
+        """
+        target = self.frame(to).target
+        found = [member.check(image, target, contrast) for member in self.members]
+        image, worst = max(found, key=lambda each: FITS.index(each[1].fits))
+        ends = [
+            member.frame(target).values.get("target", {}).get("high", 0.0)
+            for member in self.members
+        ]
+        if min(ends) > 0 and max(ends) > MAX_ENDS_RATIO * min(ends):
+            shown = " and ".join(f"{end:.4g}" for end in sorted(ends))
+            line = (
+                f"the models make {target} on other scales, up to {shown}: their mean is of neither,"
+                " and most of their spread is no doubt"
+            )
+            worst.notes.append(("warning", line))
+        return image, worst
 
     def run_trained_on(self, image: Image) -> str:
         return next(filter(None, (each.run_trained_on(image) for each in self.members)), "")

@@ -19,6 +19,7 @@ from torch import Tensor
 from gantk.errors import UserError, importing
 from gantk.files import expect_name, expect_replaceable, make_folder, write_output
 from gantk.formats.files import read
+from gantk.inference.frame import TranslateOptions
 from gantk.prepare.module import neighbour_places
 
 INTEGRAL_STEPS = 32  # steps of the integral from the blurred image to the image
@@ -106,7 +107,7 @@ def explain(
         what = "the region is smaller than a pixel of the network's input"
         raise UserError(what, where="--region")
 
-    network = model.network(frame.source, frame.target, label=label).to(seen.device)
+    network = model.network_of(letter, TranslateOptions(label=label))
 
     def region_mean(images: Tensor) -> Tensor:
         return prepare.middle(network(images))[:, :, inside].flatten(1).mean(1)

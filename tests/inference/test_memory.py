@@ -325,3 +325,9 @@ def test_type_checkers_see_every_public_name():
     assert sorted(names) == toolkit.__all__
     said = {node.target.id for node in seen.body if isinstance(node, ast.AnnAssign)}
     assert said == {"__version__", "__all__"}
+
+
+def test_an_array_hears_that_it_states_no_spacing():
+    shipped = toolkit.load("t1t2", device="cpu")
+    with pytest.warns(toolkit.GantkWarning, match="an array states none, and is taken as of 1 mm"):
+        shipped.translate(np.random.default_rng(0).random((40, 36), np.float32))

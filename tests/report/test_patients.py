@@ -103,7 +103,8 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
     said: list[str] = []
     gantk.write_report(*runs, figures=folder, say=said.append, **options)
-    assert f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi" in said
+    line = f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi, with the patients' names"
+    assert line in said
 
     scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
     with open(folder / "scores.csv", newline="", encoding="utf-8") as file:

@@ -156,7 +156,9 @@ def _write_figures(
         warn("no figure is drawn: these runs saved no test image of one size that all share")
     write_figures(folder, summary, figures, overwrite)
     if figures:
-        say(f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi")
+        say(
+            f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names"
+        )
 
 
 def _why_not_compared(systems: Sequence[System]) -> str:

@@ -58,6 +58,13 @@ def test_a_volume_is_explained_in_one_slice(tiny_run, tmp_path):
         gantk.explain(model, tmp_path / "scan.nii.gz", slice=5, **quiet)
 
 
+def test_an_image_whose_sides_the_network_refuses_is_padded(tmp_path):
+    voxels = np.random.default_rng(0).random((36, 42, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "t1.nii.gz")
+
+    assert gantk.explain("t1t2", tmp_path / "t1.nii.gz", **quiet).map.shape == (42, 36)
+
+
 def test_what_cannot_be_explained_is_one_error(tiny_run, picture):
     for options, words in (
         ({"region": "0:99,0:4"}, r"'0:99,0:4' is not a valid region.*0:32,0:32"),
