@@ -171,12 +171,7 @@ def stack_on_one_grid(
         done[contrast] = image
         if image.grid.same_as(reference.grid):
             continue
-        if (
-            image.dims != 3
-            or reference.dims != 3
-            or image.affine is None
-            or reference.affine is None
-        ):
+        if any(one.dims != 3 or one.affine is None for one in (image, reference)):
             sides = [" x ".join(map(str, one.pixels.shape[1:])) for one in (image, reference)]
             raise UserError(
                 f"{contrast} and {chosen} have different sizes, {sides[0]} and {sides[1]}, and no"

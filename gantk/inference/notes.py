@@ -194,8 +194,8 @@ def _why_not_recorded(frame: Frame, contrast: str) -> str:
 
 
 def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterator[Finding]:
-    """In what an image is unlike the training images, by plugins, its pixels, header and name; `given`:
-    before it was converted.
+    """In what an image is unlike the training images, by plugins, its pixels, header and name, and
+    whether far; `given`: before it was converted.
     """
     of_plugins = frame
     if contrast:  # the values of the training are those of all contrasts together
@@ -204,15 +204,7 @@ def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterat
         yield line, True
 
     if frame.stripped and image.dims == 3:
-        from gantk.data.skull import shows_skull  # other models do not need it
-
-        seen = ""
-        if corner_levels(image.pixels) is None:
-            seen = "nothing is masked out of the input"
-        elif shows_skull(image):
-            seen = "the input shows the skull"
-        if seen:
-            yield f"{seen}, but this model was trained on skull-stripped heads", True
+        yield from _not_stripped(image)
     yield from image.doubts
 
     if given.channels > image.channels:
@@ -225,6 +217,30 @@ def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterat
     yield from _outside_of_training(image, frame)
     if image.path and is_generated(image.path):
         yield "kind: its JSON file says that gantk generated it", True
+    yield from _of_other_contrast(image, frame, contrast)
+    if image.is_array and image.dims == 3 and frame.plane == "axial" and _has_slices_last(image):
+        line = (
+            "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices, rows"
+            " and columns: translate the nibabel image itself"
+        )
+        yield line, True
+
+
+def _not_stripped(image: Image) -> Iterator[Finding]:
+    """Whether a volume has a skull, for a model of heads without one."""
+    from gantk.data.skull import shows_skull  # other models do not need it
+
+    seen = ""
+    if corner_levels(image.pixels) is None:
+        seen = "nothing is masked out of the input"
+    elif shows_skull(image):
+        seen = "the input shows the skull"
+    if seen:
+        yield f"{seen}, but this model was trained on skull-stripped heads", True
+
+
+def _of_other_contrast(image: Image, frame: Frame, contrast: str) -> Iterator[Finding]:
+    """What look, header and name say against the contrast that the model translates."""
     meant = usual_contrast(frame.source)
     stated = meant and image.path and names_with_contrast(image.facts, image.path, meant)
     if _has_look(frame, contrast):
@@ -237,12 +253,6 @@ def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterat
         if image.facts.get("agent") or "t1ce" in map(usual_contrast, names):
             said = "contrast agent: header or name say one"
             yield f"{said}; the {frame.source} of the training may show none", False
-    if image.is_array and image.dims == 3 and frame.plane == "axial" and _has_slices_last(image):
-        line = (
-            "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices, rows"
-            " and columns: translate the nibabel image itself"
-        )
-        yield line, True
 
 
 def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:

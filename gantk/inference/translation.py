@@ -462,14 +462,18 @@ class Translation:
         if not failed:
             return written
 
-        lines = [f"{len(failed)} of {len(outcomes)} {self.noun} could not be translated:"]
+        raise self._failure(failed, len(outcomes))
+
+    def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
+        """The error of a folder of which some of so many inputs could not be translated."""
+        lines = [f"{len(failed)} of {count} {self.noun} could not be translated:"]
         for job, error in failed.items():
             scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
             lines.append(f"{scan.path}: {error or type(error).__name__}")
         failure = GantkError("\n  ".join(lines))
-        if len(failed) == len(outcomes) and all(isinstance(e, UserError) for e in failed.values()):
+        if len(failed) == count and all(isinstance(e, UserError) for e in failed.values()):
             failure.exit_code = 2
-        raise failure
+        return failure
 
 
 def _why_unused(row: Row) -> str:

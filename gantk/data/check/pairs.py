@@ -111,8 +111,8 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     images, partners = compared.images, compared.partners
     information = np.array([_information(image, partners) for image in images])
     own = information.diagonal()[:, None]
-    moved = _with_own(images, partners, _moved) / own
-    turned = _with_own(images, partners, _turned) / own
+    moved = _with_own(images, partners, _moves_of) / own
+    turned = _with_own(images, partners, _turns_of) / own
     with_others = information / own
 
     places = np.arange(len(images))
@@ -170,12 +170,12 @@ def _with_own(
     return np.array(found)
 
 
-def _moved(partner: np.ndarray) -> list[np.ndarray]:
+def _moves_of(partner: np.ndarray) -> list[np.ndarray]:
     """A partner (slices, H, W) moved by a few pixels along each axis."""
     return [np.roll(partner, by, axis) for by in (-SHIFT, SHIFT) for axis in (1, 2)]
 
 
-def _turned(partner: np.ndarray) -> list[np.ndarray]:
+def _turns_of(partner: np.ndarray) -> list[np.ndarray]:
     """A partner (slices, H, W) mirrored, upside down, and both."""
     return [np.flip(partner, axes) for axes in (1, 2, (1, 2))]
 
