@@ -105,7 +105,10 @@ def show(ctx, kind, name, profile, full) -> None:
     split, train, fast, evaluate, translate. Without NAME, the parts of this KIND are listed.
     """
     from gantk.recipe.tables import TABLES
+    from gantk.runs.models import all_models
 
+    if not name and kind in all_models():
+        kind, name = "model", kind
     if kind == "recipe" and name:
         _show_recipe(name, profile)
         return

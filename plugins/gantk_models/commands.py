@@ -19,7 +19,7 @@ from gantk.terminal import Command, console, json_option, overwrite_option, say,
 def models(json_file, overwrite) -> None:
     """List the trained models that gantk and its plugins ship.
 
-    Every command that takes a RUN accepts the name of a model.
+    Commands that use a trained RUN, such as translate and eval, accept the name of a model.
     """
     from gantk.recipe.load import mapping, read_toml
     from gantk.runs.models import all_models, weights_hash

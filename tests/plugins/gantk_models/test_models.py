@@ -114,6 +114,7 @@ def test_models_are_used_by_name_unless_a_folder_has_it(
     ]
 
     assert (listed["domains"], listed["from"]) == ("T1, T2", "my-package")
+    assert gantk("show", "tiny_t1t2").out == gantk("show", "model", "tiny_t1t2").out
     shown = gantk("show", "model", "tiny_t1t2").out
     assert "limits   " in shown and "licence  not stated" in shown
     assert len(shown.splitlines()) <= 24
