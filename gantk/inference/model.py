@@ -22,7 +22,7 @@ from gantk.errors import UserError
 from gantk.files import sha256_of
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
-from gantk.inference.frame import DEFAULT_OPTIONS, Frame, Results, TranslateOptions
+from gantk.inference.frame import DEFAULT_OPTIONS, FITS, Frame, Results, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.network import Network
 from gantk.inference.notes import InputCheck, Note, check_input
@@ -246,7 +246,14 @@ class Model:
         """Compare an image with the training images of the domain that is translated to `to`, see
         `check_input`; `contrast` is its name where a patient has several.
         """
-        return check_input(image, self.frame(to), contrast, self.run_trained_on(image))
+        trained_on = self.run_trained_on(image)
+        found = [check_input(image, each, contrast, trained_on) for each in self.checked_frames(to)]
+        _, worst = max(found, key=lambda each: FITS.index(each[1].fits))
+        return found[0][0], worst
+
+    def checked_frames(self, to: str | None) -> list[Frame]:
+        """The directions to a domain that an image has to fit: of an ensemble those of all models."""
+        return [self.frame(to)]
 
     def run_trained_on(self, image: Image) -> str:
         """The name of the run that was trained on the patient of an image, as far as its file or its

@@ -19,7 +19,7 @@ from gantk import Model
 from gantk.errors import UserError
 from gantk.formats.files import natural
 from gantk.formats.image import Image, slabs
-from gantk.inference.frame import FITS, Frame, Results, TranslateOptions
+from gantk.inference.frame import Frame, Results, TranslateOptions
 from gantk.progress import track
 
 if TYPE_CHECKING:
@@ -124,25 +124,9 @@ class Ensemble(Model):
         """The classes of the first member."""
         return self.members[0].classes()
 
-    def check(self, image: Image, to: str | None = None, contrast: str = "") -> tuple[Image, Any]:
-        """What the member says whose training the image fits worst; and where their results differ in
-        scale, as their mean and their spread then do not show what they disagree on.
-        """
+    def checked_frames(self, to: str | None) -> list[Frame]:
         target = self.frame(to).target
-        found = [member.check(image, target, contrast) for member in self.members]
-        image, worst = max(found, key=lambda each: FITS.index(each[1].fits))
-        ends = [
-            member.frame(target).values.get("target", {}).get("high", 0.0)
-            for member in self.members
-        ]
-        if min(ends) > 0 and max(ends) > MAX_ENDS_RATIO * min(ends):
-            shown = " and ".join(f"{end:.4g}" for end in sorted(ends))
-            line = (
-                f"the models make {target} on other scales, up to {shown}: their mean is of neither,"
-                " and most of their spread is no doubt"
-            )
-            worst.notes.append(("warning", line))
-        return image, worst
+        return [member.frame(target) for member in self.members]
 
     def run_trained_on(self, image: Image) -> str:
         return next(filter(None, (each.run_trained_on(image) for each in self.members)), "")
@@ -173,7 +157,7 @@ class Ensemble(Model):
         square: Tensor | None = None
         for_members = self._member_options(options)
         name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
-        notes: list[Any] = []
+        notes = self._notes_on_scales(name)
         for number, member in enumerate(track(self.members, "", "model"), 1):
             (made,), own_scale, said = member.results(image, name, for_members, pixels)
             notes += said
@@ -191,6 +175,21 @@ class Ensemble(Model):
 
         results = [mean] if square is None else [mean, square.div_(number - 1).sqrt_()]
         return Results(results, own_scale, [*dict.fromkeys(notes)])
+
+    def _notes_on_scales(self, to: str) -> list[tuple[str, str]]:
+        """A warning where the members' results differ in scale: then neither their mean nor their
+        spread shows what they disagree on.
+        """
+        frames = self.checked_frames(to)
+        ends = [frame.values.get("target", {}).get("high", 0.0) for frame in frames]
+        if min(ends) <= 0 or max(ends) <= MAX_ENDS_RATIO * min(ends):
+            return []
+        shown = " and ".join(f"{end:.4g}" for end in sorted(ends))
+        line = (
+            f"the models make {frames[0].target} on other scales, up to {shown}: their mean is of"
+            " neither, and most of their spread is no doubt"
+        )
+        return [("warning", line)]
 
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member; UserError where the mean has no such result."""

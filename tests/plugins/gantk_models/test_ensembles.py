@@ -8,6 +8,7 @@ import pytest
 
 import gantk
 from gantk.formats.image import Image
+from gantk.inference.frame import TranslateOptions
 from gantk_models.ensemble import Ensemble
 
 DISTANCE = np.hypot(*np.mgrid[-1:1:32j, -1:1:32j])
@@ -28,9 +29,20 @@ def test_an_ensemble_fits_as_the_member_that_fits_worst(tiny_run, high, told):
         values = {"source": source, "target": own["target"] | {"high": end}}
         pipeline.frame = replace(pipeline.frame, values=values)
     (_, first), (_, worst) = (member.check(HEAD, "T2") for member in members)
-    _, found = Ensemble(members, ["one", "other"]).check(HEAD, "T2")
+    ensemble = Ensemble(members, ["one", "other"])
+    _, found = ensemble.check(HEAD, "T2")
+    _, _, notes = ensemble.results(HEAD, "T2", TranslateOptions())
 
     assert first.fits == "yes" != worst.fits, first
     assert found.fits == worst.fits
     assert {*worst.notes} <= {*found.notes}
-    assert any("on other scales" in line for line in found.reasons) == told
+    assert any("on other scales" in line for _, line in notes) == told
+
+
+def test_an_ensemble_says_that_any_member_saw_the_patient(tiny_run):
+    members = [gantk.load(tiny_run, device="cpu") for _ in range(2)]
+    members[1].run_trained_on = lambda image: "runs/fold-1"
+    _, found = Ensemble(members, ["one", "other"]).check(HEAD, "T2")
+
+    assert found.is_of_training
+    assert "runs/fold-1" in found.reasons[0]
