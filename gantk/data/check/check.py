@@ -14,7 +14,7 @@ from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
-from gantk.catalog.scan import Asked, scan
+from gantk.catalog.scan import Asked, Patients, scan
 from gantk.data.check.findings import Problem, about_images, problem, unreadable_images
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit
@@ -100,7 +100,7 @@ def check(
     except LayoutQuestion as question:
         if table is None:
             raise
-        rows = _listed(Path(path), settings, "none").of_kind("image")
+        rows = _catalog_of(Path(path), settings, "none").of_kind("image")
         found = Examination(Path(path), rows, problems=[problem("layout", question.what)])
     result = result_of(found)
     if table is not None:
@@ -130,7 +130,7 @@ def examine(
     """As of `check`."""
     found = Examination(path, [])
     if not path.is_file():
-        found.rows = [row for row in _listed(path, settings, "if clear") if row.kind != "other"]
+        found.rows = [row for row in _catalog_of(path, settings, "if clear") if row.kind != "other"]
         if not found.rows:
             raise UserError(nothing_fits(path), where="PATH")
     try:
@@ -153,7 +153,7 @@ def examine(
     return found
 
 
-def _listed(path: Path, settings: Sequence[str], patients: Any) -> Catalog:
+def _catalog_of(path: Path, settings: Sequence[str], patients: Patients) -> Catalog:
     """The images below a folder, by the words for contrasts that the settings give, if they are words;
     reading the recipe's table refuses others.
     """

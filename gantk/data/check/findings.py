@@ -14,7 +14,7 @@ import numpy as np
 
 from gantk.catalog.contrasts import CONTRASTS, one_word, times_contradict, usual_contrast
 from gantk.catalog.people import people_of_two_names
-from gantk.data.check.inspect import Inspected
+from gantk.data.check.inspect import MAX_MASK_VALUES, Inspected
 from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, range_width, width_ratio
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
@@ -46,7 +46,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "empty": ("warning", "look at such images, or leave them out"),
     "masks": (
         "warning",
-        'leave masks out, or give label maps data.intensity = { name = "labels", ... }',
+        "leave masks out; label maps need the intensity label_map (gantk show intensity label_map)",
     ),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
@@ -187,17 +187,18 @@ def _faults(items: Iterable[Inspected]) -> Iterator[Problem]:
 
 def _masks(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
     """Warn of images with few values, but for label maps that are used as such."""
-    names = study.names.items() if study else ()
-    maps = {name for letter, name in names if study and study.intensity_part(letter)().nearest}
-    found = [
+    maps: set[str] = set()
+    if study:
+        parts = {name: study.intensity_part(letter) for letter, name in study.names.items()}
+        maps = {name for name, part in parts.items() if part().nearest}
+    names = [
         item.name
         for item in items
         if (item.facts["values"] or 0) > 1 and not maps.intersection(item.domains)
     ]
-    if found:
-        yield problem(
-            "masks", "these images have 8 different values or less, as masks have:", found
-        )
+    if names:
+        what = f"these images have {MAX_MASK_VALUES} different values or less, as masks have:"
+        yield problem("masks", what, names)
 
 
 def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:

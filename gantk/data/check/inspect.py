@@ -20,8 +20,8 @@ from gantk.formats.image import Image, Scan
 
 LOSSY = (".jpg", ".jpeg")
 SAMPLE = 500_000  # evenly spread pixels for computing percentiles
-GLANCE = 5_000  # of which a scan has many different values
-FEW = 8  # different values
+GLANCE = 5_000  # evenly spread pixels, of which a scan has more values than a mask
+MAX_MASK_VALUES = 8  # different ones
 
 
 @dataclass(eq=False)
@@ -151,6 +151,8 @@ def _facts(image: Image, planes: Sequence[Plane]) -> dict[str, Any]:
 
 
 def _few_values(flat: np.ndarray) -> int | None:
-    glance = flat[:: max(1, flat.size // GLANCE)]
-    few = len(np.unique(glance)) <= FEW and len(np.unique(flat))
-    return few if few and few <= FEW else None
+    """How many different values there are, if these are as few as those of a mask."""
+    if len(np.unique(flat[:: max(1, flat.size // GLANCE)])) > MAX_MASK_VALUES:
+        return None
+    count = len(np.unique(flat))
+    return count if count <= MAX_MASK_VALUES else None
