@@ -265,7 +265,7 @@ def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
             line = "an array states none, and is taken as of 1 mm: give the image with its header"
             yield f"spacing: {line}", False
     if frame.stripped:
-        ranges.pop("heads", None)  # `_findings` compares them
+        ranges.pop("heads", None)  # `_not_stripped` compares them
         unseen.add("field of view")  # only air is cut off
     if not ranges:
         return

@@ -276,7 +276,7 @@ class _Passage:
         size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
         reach = 2 * frame.neighbours + 2
         # of this call, not of `self`: a cycle would keep the image while its result is written
-        slice_of = lru_cache(reach)(partial(self._slice, lru_cache(reach)(self._resampled)))
+        slice_of = lru_cache(reach)(partial(self._slice, lru_cache(reach)(self._slab)))
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
         blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
@@ -308,8 +308,8 @@ class _Passage:
             shown, blank = [], {}
             yield block
 
-    def _resampled(self, number: int) -> Tensor:
-        """Some slices of the sampling grid, resampled: one of its slabs."""
+    def _slab(self, number: int) -> Tensor:
+        """Some neighbouring slices of the sampling grid, resampled."""
         part = slabs(tuple(self.sides))[number]
         return torch.from_numpy(self.grid.from_voxels(self.image, part))
 

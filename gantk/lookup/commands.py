@@ -107,8 +107,6 @@ def show(ctx, kind, name, profile, full) -> None:
     from gantk.recipe.tables import TABLES
     from gantk.runs.models import all_models
 
-    if not name and kind in all_models():
-        kind, name = "model", kind
     if kind == "recipe" and name:
         _show_recipe(name, profile)
         return
@@ -127,6 +125,8 @@ def show(ctx, kind, name, profile, full) -> None:
         if where:
             head = styled(f"[{where}]", "bold") + styled(f"  --set {where}.KEY=VALUE")
         _show_options(head, target)
+    elif kind in all_models():
+        _show_card(kind, full)
     else:
         models = ctx.find_root().command.commands.get("models") if kind == "model" else None
         ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)
