@@ -11,7 +11,7 @@ from typing import Any
 
 from gantk.data.check.kinds import width_ratio
 from gantk.data.preparation import patients_of
-from gantk.data.split import SplitTable, few_test_patients, split_records
+from gantk.data.split import SplitTable, few_test_patients, patients_who_lack, split_records
 from gantk.data.test_size import least_patients
 from gantk.errors import count_noun
 from gantk.method import domain_letters
@@ -142,8 +142,9 @@ def _split(seen: Scans) -> tuple[dict[str, Any] | None, str]:
     if split.get("by") == "folders":
         return None, split["how"]
 
+    lacking = patients_who_lack(seen.records)
     patients = min(
-        len(patients_of(record for record in seen.records if record.domain == letter))
+        len(patients_of(record for record in seen.records if record.domain == letter) - lacking)
         for letter in domain_letters(tuple(seen.domains))
     )
     if patients < 2:

@@ -214,7 +214,7 @@ def test_what_cannot_be_split_is_said_with_a_remedy(records, options, says, wher
 @pytest.mark.parametrize("folds, alone, seed", [(2, 0, 0), (3, 5, 1), (7, 2, 2)])
 def test_folds_hold_as_many_patients_of_each_domain(folds, alone, seed):
     records = study(13) + lone(alone)
-    patients = sorted({r.subject for r in records})
+    patients = sorted({r.subject for r in study(13)})  # the others could not be compared
     splits = [split(records, folds=folds, seed=seed, fold=fold)[0] for fold in range(folds)]
     tested = []
     for one in splits:

@@ -14,6 +14,7 @@ from gantk.data.split.split import (
     consequences,
     few_test_patients,
     held_out_patients,
+    patients_who_lack,
     split_records,
     unpair,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "describe_images",
     "few_test_patients",
     "held_out_patients",
+    "patients_who_lack",
     "read_splits",
     "split_json",
     "split_records",

@@ -5,7 +5,7 @@ folds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -74,8 +74,8 @@ def split_records(
     `folds` have priority; then the sets that folders or a table name (`Record.split`). A set that
     these do not name is empty. Only `by = "block"` divides known patients. Of two patients, one is
     trained on and one tested, of three `auto` trains on two; neither leaves one for validation.
-    Patients who lack a contrast that most have are trained on, except in folds: a test could not
-    compare their images. Registered pairs are never divided.
+    Patients who lack a contrast that most have are trained on: a test could not compare their
+    images. Registered pairs are never divided.
     UserError, with the numbers, where there are too few units for the shares.
 
     The sets for a seed must never change, of images without copies: results are compared across
@@ -142,8 +142,8 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
     else:
         # Copies of one picture are one unit: else a training image could also be scored. Without
         # folds, near copies are moved to the more held-out set afterwards.
-        if by == "patient" and not folds:
-            lacking = _patients_who_lack(records)
+        if by == "patient":
+            lacking = patients_who_lack(records)
         first = first_of_copies(records, exact + near * (folds > 0))
         kinds, unit = _units(records, by, first, lacking)
         if by == "patient":
@@ -158,7 +158,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         else:
             set_of_unit = _in_sets(kinds, shares, table.seed, by)
 
-        places = [set_of_unit[unit(record)] for record in records]
+        places = [set_of_unit.get(unit(record), "train") for record in records]
         places = settle_copies(places, records, near, drop=False)
 
     sets = _sets_of(places, records)
@@ -293,7 +293,7 @@ def _can_validate(patients: int, shares: Mapping[str, float], table: SplitTable)
 # kind
 
 
-def _patients_who_lack(records: Sequence[Record]) -> set[str]:
+def patients_who_lack(records: Sequence[Record]) -> set[str]:
     """The patients without a domain, or without all contrasts of a target; none where these are half
     of all or more.
     """
@@ -310,24 +310,22 @@ def _units(
     records: Sequence[Record],
     by: str,
     first: Mapping[Hashable, Hashable],
-    lacking: Collection[str],
+    lacking: set[str],
 ) -> tuple[list[list], Callable[[Record], Hashable]]:
     """The units that are never divided, grouped by kind, in a fixed order; and a function from a
     record to its unit.
 
-    Patients with the same domains and classes are one kind; each of the patients `lacking` images is
-    a kind of its own, which is too small for a test. By image, a registered pair is a unit, and so
-    is a group of copies, represented by the `first`; kinds are the pairs, and the images of each
-    domain and class.
+    Patients with the same domains and classes are one kind; those who are `lacking` images are left
+    out. By image, a registered pair is a unit, and so is a group of copies, represented by the
+    `first`; kinds are the pairs, and the images of each domain and class.
     """
     kinds: dict[Any, list] = defaultdict(list)
     if by == "patient":
         contents: dict[str, set] = defaultdict(set)
         for record in records:
             contents[record.subject].add((record.domain, record.label or ""))
-        for patient in sorted(contents):
-            own = patient if patient in lacking else ""
-            kinds[tuple(sorted(contents[patient])), own].append(patient)
+        for patient in sorted(contents.keys() - lacking):
+            kinds[tuple(sorted(contents[patient]))].append(patient)
         return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
 
     def unit(record: Record) -> Hashable:
