@@ -108,10 +108,8 @@ class Commands(CommandGroup):
     def _leave(error: GantkError) -> NoReturn:
         """Print a failure and exit with its code."""
         if not isinstance(error, FailedOnOtherRank):
-            if isinstance(error, Interrupted):
-                complain("stop", str(error), "yellow")
-            else:
-                complain("error", error.on_command_line())
+            style = "bold red" if error.label == "error" else "yellow"
+            complain(error.label, error.on_command_line(), style)
 
         sys.exit(error.exit_code)
 

@@ -41,6 +41,7 @@ class GantkError(Exception):
     """
 
     exit_code = 1
+    label = "error"  # the first word of what the command line prints
 
     def on_command_line(self) -> str:
         """The message with the names of the command line; `str()` has those of Python."""
@@ -136,6 +137,7 @@ class Interrupted(GantkError):
     """The user stopped the run. gantk wrote a checkpoint first. The exit code is 130."""
 
     exit_code = 130
+    label = "stop"
 
 
 class CtrlC(KeyboardInterrupt):

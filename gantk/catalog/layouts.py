@@ -209,7 +209,7 @@ def read(
     if are_channels(images):
         why = CHANNELS_WITHOUT_NAMES
     elif tried:
-        why = f"fit no layout: for '{tried[0].layout}', {tried[0].doubt}"
+        why = f"cannot be assigned with certainty: {tried[0].doubt}"
     return Unclear(why, tried)
 
 

@@ -28,6 +28,8 @@ class LayoutQuestion(UserError):
         option: the option of the command line that answers.
     """
 
+    label = "question"
+
     def __init__(
         self,
         folder: str,

@@ -230,7 +230,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
     assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in shown]
 
     pictures(classes, 2, seed=9)
-    with pytest.raises(UserError, match="fit no layout"):
+    with pytest.raises(UserError, match="cannot be assigned"):
         load(**table, labels=True)
 
 

@@ -486,7 +486,7 @@ def test_a_mistake_is_one_recorded_message(name, trained, tmp_path):
     assert outcome.code == 2, outcome
     assert text == kept[name]
     assert "Traceback" not in outcome.out + outcome.err
-    assert text.startswith(("Usage: ", "error  "))
+    assert text.startswith(("Usage: ", "error  ", "question  "))
     assert text.startswith("Usage: ") or ("\n" in text) == (name in QUESTIONS)
     assert files.tree(here) == before
 
