@@ -329,8 +329,8 @@ def evaluate(
         parts.data.test_on(other, model.method.target, seen)
         if read_by := layouts_in_words(parts.data.source):
             say(f"layout   {read_by}")
-        say(f"data     all images of {data} are test images; the run folder is not changed")
         tested = parts.data.splits["test"]
+        say(f"data     tested: {parts.data.in_words(tested)}; the run folder is not changed")
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
             say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")

@@ -109,16 +109,15 @@ class Study:
         """The domains of label maps, whose values must not be mixed."""
         return [each for each in self.letters if self.intensity_part(each).target.nearest]
 
-    @property
-    def images_in_words(self) -> str:
+    def in_words(self, records: Sequence[Record]) -> str:
         """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices from 25 to 75 % of each), patients
-        unknown`: the images by domain.
+        unknown`: images of the source, by domain.
         """
         parts = []
         low, high = (round(100 * share) for share in self.source.planes)
         which = "" if (low, high) == (0, 100) else f" from {low} to {high} % of each"
         for letter, name in self.names.items():
-            own = [record for record in self.records if record.domain == letter]
+            own = [record for record in records if record.domain == letter]
             scans = {record.scan_key for record in own} - {""}
             what = count_noun(own, "image")
             if scans:

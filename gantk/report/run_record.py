@@ -155,7 +155,11 @@ class RunRecord:
         path = Path(run)
         if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
             what = f"'{run}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
-            remedy = "Give the folder that `gantk run` printed, such as runs/NAME-TIME"
+            remedy = (
+                "Give the folder that `gantk run` printed, such as runs/NAME-TIME. To compare a run"
+                " with a packed model, translate the same scans by each, and score both folders by"
+                " `gantk eval --pred OUT --truth TRUE --match`"
+            )
             raise UserError(what, where="report", remedy=remedy)
 
         self.path = path
