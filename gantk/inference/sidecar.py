@@ -76,8 +76,7 @@ class ResultFile:
             "Description": "; ".join(filter(None, (description, self.mark))),
             "SyntheticData": True,
             "Intensities": (
-                f"in the units of the training images of {self.output.contrast}: Hounsfield units for CT;"
-                " MR has no physical units"
+                f"in the units of the training images of {self.output.contrast}; MR has no physical units"
             ),
         }
         if self.model.get("limits"):
