@@ -10,7 +10,9 @@ PYTHON ?= python3.12 python3.11 python3
 RECIPE ?= recipes/dualgan_t1t2.toml
 ARGS   ?=
 # pip's lines go to a file, whose end is shown if pip fails: with --quiet it would hide the reason of a conflict.
-# Not compiled in advance: of 19,000 modules a command imports some hundred, which Python compiles as it needs them.
+# Not compiled in advance: of 19,000 modules a command imports some, which Python compiles as it needs them. It must be
+# allowed to keep them: else every process compiles those of PyTorch again, for 3 s.
+export PYTHONDONTWRITEBYTECODE :=
 install = $(BIN)/python -m pip install --no-compile --progress-bar off --disable-pip-version-check --constraint constraints.txt \
 	--editable $(1) >$(VENV)/pip.log 2>&1 || { tail -n 15 $(VENV)/pip.log >&2; exit 1; }
 
