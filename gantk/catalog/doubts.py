@@ -55,7 +55,9 @@ def doubt_about_names(
     words: ContrastWords,
 ) -> str:
     """What the fields of a general line hold, `fields_of` each row, may be something else."""
-    if "{contrast}" not in layout.pattern and are_channels([row.scan.name for row in rows]):
+    of_names = layout.pattern.rpartition("/")[2]
+    names_have_contrasts = "{contrast}" in (of_names if rows[0].is_volume else layout.pattern)
+    if not names_have_contrasts and are_channels([row.scan.name for row in rows]):
         return CHANNELS_WITHOUT_NAMES
 
     numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)

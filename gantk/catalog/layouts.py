@@ -227,12 +227,13 @@ def read_by(
         raise _wrong_layout(line, f"is longer than {MAX_PATTERN_CHARACTERS} characters")
     known = layouts()
     known |= {layout.pattern: layout for layout in known.values()}
-    layout = known.get(line, Layout(line))
+    tried = []
     if line in known:
-        ways = _images_to_explain(images, words)
-    else:
-        ways = [[NamedImage(scan_named(x), compose_text(_without_suffix(x))) for x in images]]
-    readings = [explain(layout, way, contrasts, words, gives_up=False) for way in ways]
+        tried = [(known[line], own) for own in _images_to_explain(images, words)]
+    if not tried or line == known[line].pattern:  # then its fields may be any text
+        own = [NamedImage(scan_named(x), compose_text(_without_suffix(x))) for x in images]
+        tried.append((Layout(line), own))
+    readings = [explain(layout, own, contrasts, words, gives_up=False) for layout, own in tried]
     found = next((reading for reading in readings if reading.rows), readings[0])
     if skipped and not found.rows:
         return read_by(line, [*images, *skipped], contrasts, words)

@@ -14,7 +14,7 @@ from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.layouts import Unclear, pairs_of
 from gantk.errors import UserError, count_noun, printable
 
-PLURALS = {"mask": "masks", "copy": "copies", "template": "templates"}
+PLURALS = {"mask": "masks", "copy by name": "copies by name", "template": "templates"}
 PLURALS |= {"localizer": "localizers", "derivative": "derivatives"}
 MAX_REASONS = 4
 
@@ -56,9 +56,10 @@ class LayoutQuestion(UserError):
             f" gantk data check {shlex.quote(folder)} --table scans.csv"
         )
 
-    def answer(self, number: int) -> list[str]:
-        """The options of the command line that choose a reading, counted from 1."""
-        return [self.option, self.readings[number - 1].layout]
+    def answer(self, choice: str) -> list[str]:
+        """The options of the command line for a reading by its number, from 1, or for another line."""
+        lines = {str(number): each.layout for number, each in enumerate(self.readings, 1)}
+        return [self.option, lines.get(choice, choice)]
 
     def on_command_line(self) -> str:
         return self._text_with(lambda number: "")
@@ -70,7 +71,7 @@ class LayoutQuestion(UserError):
     def _text_with(self, mark: Callable[[int], str]) -> str:
         lines = [printable(f"{self.what}.")]
         for number, reading in enumerate(self.readings, start=1):
-            lines.append(printable(f"  {mark(number)}{shlex.join(self.answer(number))}"))
+            lines.append(printable(f"  {mark(number)}{shlex.join(self.answer(str(number)))}"))
             lines.append(printable(f"      {in_words(reading.rows, reading.why_left_out())}"))
         if not self.readings:
             lines.append(self.no_reading)

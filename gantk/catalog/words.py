@@ -24,7 +24,7 @@ PERSON = (
     r"(?:(?:sub|subject|patient|pat|case|p)[-_ ]?\d+|sub-[a-z0-9]+|\d{3}_S_\d{4}"
     r"|BraTS-[a-z]+-\d{5}|TCGA-\w\w-\w{4})"
 )
-SITE = r"(?:site|cent(?:er|re)|hospital|fold)[-_ ]?\d+"
+SITE = r"(?:site|cent(?:er|re)|hospital|fold)[-_ ]?(?:\d+|[a-z])"
 SPLIT = (
     r"(?:images(?=t[rs]|va))?"
     r"(?:training(?:data)?|train|testing(?:data)?|test|validation|valid|val|dev|tr|ts)"
@@ -77,7 +77,7 @@ def left_out(
     paths: Sequence[str], words: ContrastWords, *, stripped: bool = False
 ) -> dict[str, str]:
     """Path -> what it is, of the images that show no patient or another image once more: "mask",
-    "template", "localizer", "copy", "of _brain" (made of the image beside it), "of derivatives".
+    "template", "localizer", "copy by name", "of _brain" (made of the image beside it), "derivative".
 
     `stripped`: an image without skull is used, and the whole head beside it left out. {} where no
     image would be left.
@@ -118,11 +118,14 @@ def _kind_by_name(stem: str, folders: Sequence[str], words: ContrastWords) -> st
 
 
 def _kind_of_copy(stem: str, folder: str, stems_in: Mapping[str, set[str]]) -> str:
-    """ "copy" of the image beside it, or of one in the folder above `old`."""
+    """Whether a name says a copy of the image beside it, or of one in the folder above `old`; what
+    they show is not compared.
+    """
     copy = COPY.search(stem)
     above, _, last = folder.rpartition("/")
     is_copy = copy and stem[: copy.start()] in stems_in[folder]
-    return "copy" if is_copy or (COPY_FOLDER.fullmatch(last) and stem in stems_in[above]) else ""
+    is_copy = is_copy or (COPY_FOLDER.fullmatch(last) and stem in stems_in[above])
+    return "copy by name" if is_copy else ""
 
 
 def _made_of_another(stem: str, beside: set[str], words: ContrastWords) -> str:
@@ -172,7 +175,9 @@ def take_split(path: str, words: ContrastWords) -> tuple[str, str]:
     kept = []
     split = ""
     for folder in folders:
-        match = re.match(rf"(?i:{SPLIT})(?=[-_ A-Z]|[a-z]\d|[ab]?$)", folder)
+        # TrainT1 and TRAINT1, but not TSE_T2
+        end = r"(?=[-_ ]|(?:(?<=[a-z])|(?<=\w{3}))[A-Z]|[a-z]\d|[ab]?$)"
+        match = re.match(rf"(?i:{SPLIT}){end}", folder)
         match = match or re.search(rf"(?i)(?<=[-_ ]){SPLIT}$", folder)
         rest = folder
         if match:

@@ -331,6 +331,26 @@ TREES = {
     "OASIS": Tree(
         "OAS1_{p}_MR1/{c}.nii.gz", {"T1w": "T1", "T2w": "T2"}, ("0001", "0002", "0003")
     ),
+    "folders of sequences": Tree(
+        "{c}/{p}.nii.gz", {"SE_T1": "T1", "TSE_T2": "T2"}, ("P01", "P02", "P03"), pair="{p}"
+    ),
+    "sites with letters": Tree(
+        "{p}_{c}.nii.gz",
+        T1_T2,
+        ["siteA/case001", "siteB/case002", "siteA/case003", "siteB/case004"],
+    ),
+    "channels below sites with letters": Tree(
+        "{p}_{c}.nii.gz",
+        {"0000": "A", "0001": "B"},
+        ["siteA/case001", "siteB/case002", "siteA/case003", "siteB/case004"],
+        domains=("A", "B"),
+    ),
+    "hospitals side by side": Tree(
+        "{p}/{c}.nii.gz",
+        T1_T2,
+        ["lyon/D01", "lyon/D02", "boston/MS1/baseline", "boston/MS2/baseline"],
+        subject="{p}",
+    ),
     "pix2pix by name": Tree("{s}{c}/{p}.png", {"A": "A", "B": "B"}, FOUR, ("train", "test"), domains=("A", "B"), subject="", pair="{p} {s}", split="{s}"),
 }  # fmt: skip
 
@@ -364,6 +384,7 @@ ASKED = {
     "SynthRAD by region",
     "times of studies, as dcm2niix names them",
     "raw and processed",
+    "hospitals side by side",
 }
 # of these none does: a line that the user writes, or a table
 TOLD = {
@@ -371,6 +392,7 @@ TOLD = {
     "both echoes without a time",
     "side files of each folder",
     "two folders without a contrast",
+    "channels below sites with letters",
 }
 STRAYS = (
     "{folder}{stem}_old{suffix}",
