@@ -100,9 +100,9 @@ class Commands(CommandGroup):
                 answer = getattr(error, "answer", None)
                 if answer is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
                     raise
-                number = choose_reading(error)
+                choice = choose_reading(error)
                 end = given.index("--") if "--" in given else len(given)
-                given[end:end] = answer(number)
+                given[end:end] = answer(choice)
 
     @staticmethod
     def _leave(error: GantkError) -> NoReturn:

@@ -269,21 +269,18 @@ def complain(label: str, text: str, style: str = "bold red") -> None:
         out.print(line, soft_wrap=not out.is_terminal)
 
 
-def choose_reading(question: Any) -> int:
-    """Ask on the terminal which of a question's readings is right; returns its number, from 1.
-
-    Without an answer the question itself is raised again.
+def choose_reading(question: Any) -> str:
+    """Ask on the terminal which of a question's readings is right; returns its number, from 1, or
+    another line. Without an answer the question itself is raised again.
     """
     click.echo(question.in_numbers())
     count = len(question.readings)
     if not count:
         raise question
-    number = click.prompt(
-        f"Which is right? 1 to {count}, or 0 for none", type=click.IntRange(0, count)
-    )
-    if not number:
+    choice = click.prompt(f"Which is right? 1 to {count}, a line of your own, or 0 for none")
+    if choice == "0":
         raise question
-    return number
+    return choice
 
 
 def warn(text: str) -> None:

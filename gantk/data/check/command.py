@@ -1,6 +1,8 @@
 """The command line of this package."""
 
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
@@ -70,14 +72,17 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if not any(each.severity == "error" for each in problems):
-            say_next(_next_command(path, options["table"], options["layout"]))
+            say_next(_next_command(path, options["table"], options["layout"], options["set"]))
 
     write_json(json_file, result, overwrite)
     sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
 
 
-def _next_command(path: str, table: str | None, layout: str) -> str:
-    """What may follow: a table that was written is checked; a layout is given again."""
+def _next_command(path: str, table: str | None, layout: str, settings: Sequence[str]) -> str:
+    """What may follow: a table that was written is checked; a layout and settings are given again."""
     if table:
         return f"gantk data check {argument(table)}"
-    return f"gantk plan {argument(path)}" + (f" --layout {argument(layout)}" if layout else "")
+    options = ["--layout", layout] if layout else []
+    for each in settings:
+        options += ["--set", each]
+    return " ".join(["gantk plan", argument(path), shlex.join(options)]).strip()
