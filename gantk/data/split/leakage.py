@@ -83,16 +83,16 @@ def _copies_on_two_sides(
         leaks += _on_two_sides("file", named_files)
 
     seen = read_fingerprints(records, known, preparation)
-    named = [(one.digest, one.name, side) for one, side in zip(seen, sides, strict=True)]
-    leaks += _on_two_sides("image", named)
+    names = [record.scan_key or record.key for record in records]  # a volume is named once
+    digests = [one.digest for one in seen]
+    leaks += _on_two_sides("image", zip(digests, names, sides, strict=True))
     for i, j, _ in near_copies(seen, known.values()):
         if sides[i] != sides[j]:
             leaks.append(
-                f"image '{seen[i].name}' in {sides[i]} is a near copy of '{seen[j].name}' in"
-                f" {sides[j]}"
+                f"image '{names[i]}' in {sides[i]} is a near copy of '{names[j]}' in {sides[j]}"
             )
 
-    return leaks
+    return [*dict.fromkeys(leaks)]
 
 
 def _expect_one_domain_each(records: Sequence[Record]) -> None:
