@@ -229,7 +229,7 @@ def _choose_lines(
     steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(50, seconds / step_s)))
     why = (
         f"{1000 * step_s:.0f} ms per step, measured on {measured.device}, so they take"
-        f" {duration(steps * step_s)} of {duration(3600 * hours)}"
+        f" {duration(steps * step_s)}; {duration(3600 * hours)} are given"
     )
     if steps < usual:
         why += f"; {usual} steps are usual, so a longer training would help"
