@@ -68,7 +68,7 @@ def doubt_about_names(
         if "/*{contrast}*" in layout.pattern:
             around[row.contrast].add(_unknown_words(fields, words))
     if not all(map(are_running_numbers, numbers.values())):
-        return "names of pictures may hold patients"
+        return "numbers in names of pictures may be those of patients"
     for contrast, own in around.items():
         if len(own) > 1:
             shown = " and ".join(f"'{' '.join(each)}'" for each in sorted(own)[:2])
@@ -78,7 +78,7 @@ def doubt_about_names(
         return "there are several files of one contrast"
     contrasts_of = _contrasts_of_patients(rows)
     if "{patient}" in layout.pattern and may_be_people_with_visits({*contrasts_of}):
-        return "the first words of its patients may be the patients, and the others visits"
+        return f"the patient of '{min(contrasts_of)}' may be its first word alone"
     there = set().union(*contrasts_of.values())
     if 1 < len(contrasts_of) == sum(map(len, contrasts_of.values())) == len(there):
         return "its patients would tell the contrasts apart"

@@ -88,7 +88,7 @@ def test_a_stray_file_is_asked_about_or_left_out(tmp_path, stray):
     source = Files(("T1", "T2"), 3, (8, 8, 8), path=str(tmp_path))
     if stray in ("", "T1 (1)"):
         source.records()
-        copy = "5 left out (4 masks, 1 copy)" if stray else "4 left out (4 masks)"
+        copy = "5 left out (4 masks, 1 copy by name)" if stray else "4 left out (4 masks)"
         said = f"T1 4, T2 4; 4 patients; 4 pairs; {copy}"
         assert source.layout_in_words.endswith(f": {said}")
         return
