@@ -100,8 +100,9 @@ def compare_systems(
 
     Example:
 
-        table = pandas.concat([one.scores.table, two.scores.table.assign(system="two")])
-        gantk.compare_systems(table, {"psnr": True}).sentences
+        tables = {"one": one.scores.table, "two": two.scores.table}
+        models = [table[table.system == "model"].assign(system=name) for name, table in tables.items()]
+        gantk.compare_systems(pandas.concat(models), {"psnr": True}).sentences
 
     Args:
         table: a line for each score of an image or a patient, such as `run.scores.table`. Its columns
@@ -118,7 +119,8 @@ def compare_systems(
         much better the system `one` is than `other`; all tests are corrected together.
 
     Raises:
-        UserError: a column is missing, or a value is no finite number.
+        UserError: a column is missing, a value is no finite number, or a system has two scores of one
+            image, as where it is several.
     """
     means = _means_of_patients(table, [*by, "system", "patient"])
     tests: list[SystemTest] = []
@@ -157,6 +159,12 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         raise UserError(what, where="table", remedy="leave the lines without a score out")
     table = table.assign(value=values)
     known = table[table["patient"] != ""]
+    if "image" in table:
+        again = known[(known.image != "") & known.duplicated([*columns, "image"])]
+        for line in again.to_dict("records")[:1]:
+            what = f"the system '{line['system']}' has two scores of the image '{line['image']}'"
+            remedy = "give each system a name of its own; a run's table holds its baselines too"
+            raise UserError(what, where="table", remedy=remedy)
     return known.groupby(columns, sort=False, as_index=False)["value"].mean().dropna()
 
 

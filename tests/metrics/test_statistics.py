@@ -173,10 +173,13 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
         ("value", float("inf"), "holds what is not a finite number"),
         ("value", "n/a", "holds what is not a finite number"),
         ("system", None, "the table of scores has no column 'system'"),
+        ("image", "slice-1", "the system 'x' has two scores of the image 'slice-1'"),
     ],
 )
 def test_what_is_no_table_of_scores_is_refused(column, value, words):
     table = table_of({"x": {"psnr": {"p": 1.0, "q": 2.0}}, "y": {"psnr": {"p": 1.0, "q": 2.0}}})
+    if column == "image":  # the lines of a run's baselines beside its own
+        table = pd.concat([table, table])
     wrong = table.drop(columns=column) if value is None else table.assign(**{column: value})
     with pytest.raises(UserError, match=words):
         gantk.compare_systems(wrong, {"psnr": True})
