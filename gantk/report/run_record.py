@@ -214,7 +214,8 @@ class RunRecord:
 
     def files_of(self, name: str) -> frozenset[tuple[str | None, str]]:
         """The files and names of a set's images; equal ones mean the same images in two runs."""
-        return frozenset((image.path, image.key) for image in getattr(self.sets, name, ()))
+        images = getattr(self.sets, name, ())
+        return frozenset((image.sha256 or image.path, image.key) for image in images)
 
     def images_of(self, name: str) -> tuple[Counter[str], set[str]]:
         """The number of images of a set by domain, and its known patients."""

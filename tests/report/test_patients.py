@@ -180,6 +180,20 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     assert "not scored on the same test images" in apart.words
 
 
+def test_equal_files_in_two_folders_are_the_same_test_images(copied_run, tmp_path):
+    found = []
+    for folder in ("one", "two"):  # as a run on arrays keeps them in its own
+        run = shutil.copytree(copied_run, tmp_path / folder)
+        split = read_json(run / "split.json")
+        for image in split["splits"]["test"]:
+            image |= {"path": f"{run}/data/{image['key']}.npy", "sha256": image["key"]}
+        write_json(run / "split.json", split)
+        found.append(run)
+    page = Page(write_report(*found, out=tmp_path / "both.html"))
+
+    assert "not scored on the same" not in page.words
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
