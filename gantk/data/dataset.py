@@ -72,6 +72,7 @@ MAX_PEOPLE_COMPARED = (
     16  # by the kind of their images; of more, random halves are of the same kinds
 )
 MAX_FITTED_BYTES = 2**31  # ... and bytes of them in memory at a time
+MAX_COLOURS = 4  # a last side of as many pixels is channels, which come first
 
 
 class Study:
@@ -544,7 +545,13 @@ def source_and_records(
 
 
 def _expect_channels(table: DataTable, contrasts: Sequence[str], image: np.ndarray) -> None:
-    """UserError where an image has other channels than its contrasts, or data.channels, say."""
+    """UserError where an image is none, or has other channels than its contrasts, or data.channels,
+    say.
+    """
+    if image.ndim != table.dims + 1 or image.shape[-1] <= MAX_COLOURS < len(image):
+        what = f"the source '{table.source.name}' gives an image of the shape {image.shape}"
+        allowed = "(C, H, W), or of volumes (C, D, H, W)"
+        raise UserError(what, where="data.source", allowed=allowed)
     if len(contrasts) not in (1, len(image)):
         what = (
             f"the domain '{'+'.join(contrasts)}' has {len(contrasts)} contrasts, but its"

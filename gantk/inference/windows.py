@@ -189,20 +189,23 @@ def network_of_method(
 
     def network(images: Tensor) -> Tensor:
         with expect_channels(method), runtime.autocast():
-            made = translate(runtime.place(images, dims)).float().to(images.device)
-        if made.shape[1] != channels:
+            made = translate(runtime.place(images, dims))
+        shape = getattr(made, "shape", type(made).__name__)
+        if not isinstance(made, Tensor) or shape[:2] != (len(images), channels):
             generators = [
                 f"method.{key}: '{part.name}'"
                 for key, part in model.method.options.items()
                 if isinstance(part, Part) and part.kind == "generator"
             ]
-            owner = next(iter(generators), f"method: '{model.method.name}'")
+            owner = " with ".join([f"method: '{model.method.name}'", *generators[:1]])
             domain = model.data.domains["ab".index(to)]
+            returned = shape if isinstance(shape, str) else tuple(shape)
             raise UserError(
-                f"{owner} returns {made.shape[1]} channels of domain {domain}, which has {channels}",
-                remedy="its last layer must have `out_channels` channels",
+                f"{owner} returns {returned} for images of domain {domain}",
+                allowed=f"({len(images)}, {channels}, *size)",
+                remedy="its `translate` returns images, the generator's last layer `out_channels` channels",
             )
-        return made
+        return made.float().to(images.device)
 
     table = model.translate
     free = free_memory(runtime.device)

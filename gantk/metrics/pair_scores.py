@@ -240,10 +240,10 @@ def _in_regions(
     """
     found = dict(zip(regions, metric.in_regions(made, real, [*regions.values()]), strict=True))
     for scores in found.values():
-        if scores.shape != (len(made),):
-            what = (
-                f"the metric '{metric.name}' returns {tuple(scores.shape)} for {len(made)} images"
-            )
+        shape = getattr(scores, "shape", type(scores).__name__)
+        if not isinstance(scores, Tensor) or shape != (len(made),):
+            shown = shape if isinstance(shape, str) else tuple(shape)
+            what = f"the metric '{metric.name}' returns {shown} for {len(made)} images"
             allowed = "one number per image: (N,)"
             raise UserError(what, where="evaluate.metrics", allowed=allowed)
     return found

@@ -251,16 +251,17 @@ def test_the_verdict_of_sets_is_as_sure_as_both_intervals_are():
     )
 
 
-def test_a_metric_of_one_number_per_batch_is_refused():
+@pytest.mark.parametrize(("kept", "returned"), [(torch.mean, r"\(\)"), (list, "list")])
+def test_a_metric_of_no_number_per_image_is_refused(kept, returned):
     class Mean(PairMetric):
         name = "mean"
         unit = ""
         higher_is_better = False
 
         def _score(self, output, reference, mask):
-            return output.mean()
+            return kept(output)
 
-    with pytest.raises(UserError, match=r"the metric 'mean' returns \(\) for 2 images"):
+    with pytest.raises(UserError, match=rf"the metric 'mean' returns {returned} for 2 images"):
         scored(*pair((2, 1, 20, 20)), scorer_of(Mean))
 
 

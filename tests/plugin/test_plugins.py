@@ -170,6 +170,29 @@ def test_errors_of_plugins_name_the_plugin(add_plugin, capsys):
     assert "'my_plugin' from my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
 
 
+@pytest.mark.parametrize("shape", [(48, 48, 3), (48, 48)])
+def test_a_source_of_no_images_is_named_before_a_run(shape, add_plugin, tiny_recipe):
+    code = f"""import numpy as np
+from functools import partial
+from gantk import Record
+class S:
+    def __init__(self, domains, dims, size):
+        pass
+    def records(self):
+        read = partial(np.ones, {shape}, np.float32)
+        return [Record(each, str(n), str(n), read) for each in "ab" for n in range(4)]
+"""
+    add_plugin(
+        "my-package",
+        "my_plugin",
+        f"{HOOK}gantk_register(add): add.source('mine', 'my_plugin:S')\n{code}",
+    )
+    tiny_recipe["data"]["source"] = "mine"
+    said = f"the source 'mine' gives an image of the shape {shape}"
+    with pytest.raises(UserError, match=re.escape(said)):
+        assemble(load_recipe(tiny_recipe).check(), start("cpu", "fp32"))
+
+
 @pytest.mark.parametrize(
     "found", ["None", "[('a', 'x.png')]", "[Record('T1', 's', 'k', None)]", "[]"]
 )
@@ -205,19 +228,29 @@ def test_a_run_names_the_plugin_that_it_needs(gantk, copied_run):
 # ---- what a part makes ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("network", "returned"), [("nn.Conv2d(1, 2, 1)", "(1, 2, 32, 32)"), ("Forgets()", "NoneType")]
+)
 @pytest.mark.parametrize("method", ["dualgan", "pix2pix"])
-def test_a_generator_of_other_channels_is_named_before_a_run(
-    method, add_plugin, gantk, tiny_recipe, tmp_path
+def test_a_generator_of_no_such_images_is_named_before_a_run(
+    method, network, returned, add_plugin, gantk, tiny_recipe, tmp_path
 ):
-    code = "from torch import nn\ndef X(channels_in, channels_out, dims):\n    return nn.Conv2d(1, 2, 1)"
+    code = f"""from torch import nn
+class Forgets(nn.Conv2d):
+    def __init__(self):
+        super().__init__(1, 1, 1)
+    def forward(self, x):
+        super().forward(x)
+def X(channels_in, channels_out, dims):
+    return {network}"""
     parts = "gantk_register(add): add.generator('tinyres', 'my_plugin:X')"
     add_plugin("my-package", "my_plugin", f"{HOOK}{parts}\n{code}")
     tiny_recipe["method"] = {"name": method, "generator": "tinyres"}
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(tiny_recipe), "utf-8")
 
     assert (
-        "method.generator: 'tinyres' returns 2 channels of domain T2, which has 1. Its last layer"
-        " must have `out_channels` channels"
+        f"method: '{method}' with method.generator: 'tinyres' returns {returned} for images of"
+        " domain T2"
     ) in gantk(
         "run", tmp_path / "mine.toml", "--out", tmp_path / "run", "--device", "cpu"
     ).refused()
