@@ -336,9 +336,9 @@ def _leave_out_unreadable(study: Study, items: Sequence[Inspected]) -> None:
 
 def _about_split(study: Study, are_doubted: bool) -> Iterator[Problem]:
     """Yield what a split means for the scores, unless patients are doubted, and its leaks."""
+    leak = study.leaks()  # reads what the consequences compare
     for line in () if are_doubted else study.consequences():
         yield problem("scores", line)
-    leak = study.leaks()
     if leak:
         kind = "same-patient" if leak.where == "data.same_patient" else "leak"
         severity = "note" if study.guessed and kind == "same-patient" else None

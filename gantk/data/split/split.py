@@ -483,7 +483,7 @@ def consequences(
         )
 
     alike = like_training(splits, fingerprints)
-    seen = f"{alike} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
+    seen = f"{len(alike)} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
     if "" in tested:
         same = "so training and test may show the same one: scores may be"
         if alike:
@@ -493,9 +493,10 @@ def consequences(
             f" change this, {NAME_PATIENTS}"
         )
     elif alike:
+        people = dict.fromkeys(f"'{test.subject}' like '{train.subject}'" for test, train in alike)
         lines.append(
-            f"{seen} of other patients: if these are one person under two names, scores are too"
-            " good. Give each person one name"
+            f"{seen} of other patients ({join_first([*people])}): if these are one person under two"
+            " names, scores are too good. Give each person one name"
         )
 
     return lines
