@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import Reading, layouts, pairs_of, read_by
+from gantk.catalog.layouts import Reading, pairs_of, read_by
 from gantk.catalog.words import DATE, SITE, SPLIT, VERSION, VISIT, are_channels, whole
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
@@ -39,8 +39,7 @@ def propose(
     images = paths[:: len(paths) // MAX_TRIED_IMAGES + 1]
     saying = [path for path in images if words.said(stem_of(path)) & {*contrasts}]
     near = [reading.layout for reading in tried if reading.rows]
-    general = [layout.pattern for layout in layouts().values() if layout.general]
-    lines = dict.fromkeys([*near, *_lines_of(images, words), *_lines_of(saying, words), *general])
+    lines = dict.fromkeys([*near, *_lines_of(images, words), *_lines_of(saying, words)])
     readings = [read_by(line, images, contrasts, words) for line in lines]
     readings = [reading for reading in readings if _has_all(reading, contrasts)]
     if are_channels(images):  # each is another contrast

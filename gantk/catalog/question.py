@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.layouts import Unclear, pairs_of
-from gantk.catalog.words import are_channels
 from gantk.errors import UserError, count_noun, printable
 
 PLURALS = {"mask": "masks", "copy by name": "copies by name", "template": "templates"}
@@ -50,11 +49,7 @@ class LayoutQuestion(UserError):
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
         self.readings = propose(unclear.readings, images, left_out, contrasts, words)
         named = [name for name in contrasts if name != "images"] or ["T1", "T2"]
-        word = "{:04d}" if are_channels(images) else "WORD"  # numbers may stand the other way round
-        settings = [
-            f"--set 'data.words.{name}=[\"{word.format(number)}\"]'"
-            for number, name in enumerate(named)
-        ]
+        settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in named]
         self.no_reading = f"  No name says {' or '.join(named)}. Say which words of names do: {' '.join(settings)}"
         self.end = (
             "Give the line that is right, one of your own, or a table to complete:"

@@ -384,7 +384,6 @@ ASKED = {
     "SynthRAD by region",
     "times of studies, as dcm2niix names them",
     "raw and processed",
-    "hospitals side by side",
 }
 # of these none does: a line that the user writes, or a table
 TOLD = {
@@ -393,6 +392,7 @@ TOLD = {
     "side files of each folder",
     "two folders without a contrast",
     "channels below sites with letters",
+    "hospitals side by side",
 }
 STRAYS = (
     "{folder}{stem}_old{suffix}",
