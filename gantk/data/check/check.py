@@ -101,7 +101,7 @@ def check(
         if table is None:
             raise
         rows = _catalog_of(Path(path), settings, "none").of_kind("image")
-        found = Examination(Path(path), rows, problems=[problem("layout", question.what)])
+        found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if table is not None:
         result["summary"]["table"] = write_table(Path(table), found.usage, found.rows)
