@@ -233,8 +233,9 @@ def read_by(
     if not tried or line == known[line].pattern:  # then its fields may be any text
         own = [NamedImage(scan_named(x), compose_text(_without_suffix(x))) for x in images]
         tried.append((Layout(line), own))
-    readings = [explain(layout, own, contrasts, words, gives_up=False) for layout, own in tried]
-    found = next((reading for reading in readings if reading.rows), readings[0])
+    readings = (explain(layout, own, contrasts, words, gives_up=False) for layout, own in tried)
+    first = next(readings)
+    found = first if first.rows else next((each for each in readings if each.rows), first)
     if skipped and not found.rows:
         return read_by(line, [*images, *skipped], contrasts, words)
     found.left_out |= skipped

@@ -71,7 +71,7 @@ class LayoutQuestion(UserError):
     def _text_with(self, mark: Callable[[int], str]) -> str:
         lines = [printable(f"{self.what}.")]
         for number, reading in enumerate(self.readings, start=1):
-            lines.append(printable(f"  {mark(number)}{shlex.join(self.answer(str(number)))}"))
+            lines.append(printable(f"  {mark(number)}{shlex.join([self.option, reading.layout])}"))
             lines.append(printable(f"      {in_words(reading.rows, reading.why_left_out())}"))
         if not self.readings:
             lines.append(self.no_reading)

@@ -29,6 +29,8 @@ SPLIT = (
     r"(?:images(?=t[rs]|va))?"
     r"(?:training(?:data)?|train|testing(?:data)?|test|validation|valid|val|dev|tr|ts)"
 )
+# what follows a split that a folder starts with: TrainT1 and TRAINT1, but not TSE_T2
+SPLIT_END = r"(?=[-_ ]|(?:(?<=[a-z])|(?<=\w{3}))[A-Z]|[a-z]\d|[ab]?$)"
 # folders of classes of images, which are no patients
 CLASS = (
     r"(?:yes|no|normal|healthy|no[-_ ]?tumou?r|tumou?r|positive|negative|benign|malignant|ill|well)"
@@ -118,14 +120,14 @@ def _kind_by_name(stem: str, folders: Sequence[str], words: ContrastWords) -> st
 
 
 def _kind_of_copy(stem: str, folder: str, stems_in: Mapping[str, set[str]]) -> str:
-    """Whether a name says a copy of the image beside it, or of one in the folder above `old`; what
-    they show is not compared.
+    """ "copy by name" of the image beside it, or of one in the folder above `old`; what they show is
+    not compared.
     """
     copy = COPY.search(stem)
+    is_beside = copy and stem[: copy.start()] in stems_in[folder]
     above, _, last = folder.rpartition("/")
-    is_copy = copy and stem[: copy.start()] in stems_in[folder]
-    is_copy = is_copy or (COPY_FOLDER.fullmatch(last) and stem in stems_in[above])
-    return "copy by name" if is_copy else ""
+    is_below = COPY_FOLDER.fullmatch(last) and stem in stems_in[above]
+    return "copy by name" if is_beside or is_below else ""
 
 
 def _made_of_another(stem: str, beside: set[str], words: ContrastWords) -> str:
@@ -175,9 +177,7 @@ def take_split(path: str, words: ContrastWords) -> tuple[str, str]:
     kept = []
     split = ""
     for folder in folders:
-        # TrainT1 and TRAINT1, but not TSE_T2
-        end = r"(?=[-_ ]|(?:(?<=[a-z])|(?<=\w{3}))[A-Z]|[a-z]\d|[ab]?$)"
-        match = re.match(rf"(?i:{SPLIT}){end}", folder)
+        match = re.match(rf"(?i:{SPLIT}){SPLIT_END}", folder)
         match = match or re.search(rf"(?i)(?<=[-_ ]){SPLIT}$", folder)
         rest = folder
         if match:

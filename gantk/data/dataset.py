@@ -110,7 +110,7 @@ class Study:
         """The domains of label maps, whose values must not be mixed."""
         return [each for each in self.letters if self.intensity_part(each).target.nearest]
 
-    def in_words(self, records: Sequence[Record]) -> str:
+    def images_in_words(self, records: Sequence[Record]) -> str:
         """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices from 25 to 75 % of each), patients
         unknown`: images of the source, by domain.
         """

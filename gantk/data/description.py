@@ -23,7 +23,7 @@ def describe(data: Data) -> list[str]:
     )
     layout = layouts_in_words(data.source)
     lines = [
-        ("layout", layout) if layout else ("found", data.in_words(data.records)),
+        ("layout", layout) if layout else ("found", data.images_in_words(data.records)),
         ("data", _counts(data)),
         ("split", data.split_description),
         *(("warning", said) for said in data.consequences()),

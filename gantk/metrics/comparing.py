@@ -161,7 +161,8 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     known = table[table["patient"] != ""]
     if "image" in table:
         again = known[(known.image != "") & known.duplicated([*columns, "image"])]
-        for line in again.to_dict("records")[:1]:
+        if len(again):
+            line = again.iloc[0]
             what = f"the system '{line['system']}' has two scores of the image '{line['image']}'"
             remedy = "give each system a name of its own; a run's table holds its baselines too"
             raise UserError(what, where="table", remedy=remedy)

@@ -432,7 +432,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     masks = {file for record in usage.records for file in record.mask_files}
     lines = {
         "layout": layouts_in_words(usage.source),
-        "domains": usage.in_words(usage.records),
+        "domains": usage.images_in_words(usage.records),
         "pairs": said if len(usage.names) == 2 else "",
         "split": usage.split_description or "none",
         "held out": usage.splits.held_out,

@@ -85,4 +85,4 @@ def _next_command(path: str, table: str | None, layout: str, settings: Sequence[
     options = ["--layout", layout] if layout else []
     for each in settings:
         options += ["--set", each]
-    return " ".join(["gantk plan", argument(path), shlex.join(options)]).strip()
+    return " ".join(["gantk plan", argument(path), *map(shlex.quote, options)])

@@ -177,9 +177,8 @@ def _compare(systems: Sequence[System]) -> Comparison:
     for system in systems:
         lines = system.lines[system.lines.system == MODEL]
         labels = lines.direction.map(system.runs[0].label)
-        # of several seeds, whose images have several scores
-        lines = lines.drop(columns="image")
-        tables.append(lines.assign(system=system.name, direction=labels))
+        of_patients = lines.drop(columns="image")  # which has a score of each seed
+        tables.append(of_patients.assign(system=system.name, direction=labels))
         for scores in system.results.metrics.values():
             about |= scores
     return compare_systems(
