@@ -451,6 +451,12 @@ def argument(path: object) -> str:
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
+def shape_or_type(value: object) -> str:
+    """What a plugin returned, in words: `(2, 1, 64, 64)`, or the type of what has no shape."""
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else str(tuple(shape))
+
+
 def join_first(texts: Sequence[str], between: str = ", ", most: int = 4) -> str:
     """Join the first texts, and add the number of the others."""
     text = between.join(texts[:most])

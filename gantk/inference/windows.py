@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, shape_or_type
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
@@ -190,8 +190,7 @@ def network_of_method(
     def network(images: Tensor) -> Tensor:
         with expect_channels(method), runtime.autocast():
             made = translate(runtime.place(images, dims))
-        shape = getattr(made, "shape", type(made).__name__)
-        if not isinstance(made, Tensor) or shape[:2] != (len(images), channels):
+        if not isinstance(made, Tensor) or made.shape[:2] != (len(images), channels):
             generators = [
                 f"method.{key}: '{part.name}'"
                 for key, part in model.method.options.items()
@@ -199,9 +198,8 @@ def network_of_method(
             ]
             owner = " with ".join([f"method: '{model.method.name}'", *generators[:1]])
             domain = model.data.domains["ab".index(to)]
-            returned = shape if isinstance(shape, str) else tuple(shape)
             raise UserError(
-                f"{owner} returns {returned} for images of domain {domain}",
+                f"{owner} returns {shape_or_type(made)} for images of domain {domain}",
                 allowed=f"({len(images)}, {channels}, *size)",
                 remedy="its `translate` returns images, the generator's last layer `out_channels` channels",
             )

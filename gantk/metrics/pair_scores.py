@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, shape_or_type
 from gantk.metrics.intervals import estimate
 from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
@@ -240,10 +240,9 @@ def _in_regions(
     """
     found = dict(zip(regions, metric.in_regions(made, real, [*regions.values()]), strict=True))
     for scores in found.values():
-        shape = getattr(scores, "shape", type(scores).__name__)
-        if not isinstance(scores, Tensor) or shape != (len(made),):
-            shown = shape if isinstance(shape, str) else tuple(shape)
-            what = f"the metric '{metric.name}' returns {shown} for {len(made)} images"
+        if not isinstance(scores, Tensor) or scores.shape != (len(made),):
+            returned = shape_or_type(scores)
+            what = f"the metric '{metric.name}' returns {returned} for {len(made)} images"
             allowed = "one number per image: (N,)"
             raise UserError(what, where="evaluate.metrics", allowed=allowed)
     return found
