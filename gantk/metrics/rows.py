@@ -5,7 +5,8 @@ that need no knowledge of the scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,14 @@ from gantk.metrics.names import (
     split_region,
     title_of,
 )
-from gantk.metrics.verdict import TONES, Tone, tone_of, verdict_words
+from gantk.metrics.verdict import (
+    BEST_BASELINE,
+    TONES,
+    Tone,
+    chance_of,
+    tone_of,
+    verdict_words,
+)
 from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, Verdict, number_text
 
 if TYPE_CHECKING:
@@ -126,10 +134,11 @@ def _difference(score: Score, rival: Score | None, verdict: Verdict) -> tuple[st
     if not math.isfinite(gain):
         return NO_VALUE, ""
 
-    size = Score(value=gain, ci95=ends).times(1 if gain >= 0 else -1)
-    text = number_text(size.value, score.decimals)
-    words = f"{text} {'better' if gain >= 0 else 'worse'}"
-    return words if float(text) else "equal", size.interval(score.decimals)
+    unit = score.unit.partition("of ")[0]  # "of 2" stands beside the scores
+    size = Score(value=gain, ci95=ends, unit=unit).times(1 if gain >= 0 else -1)
+    words = f"{size.text(score.decimals)} {'better' if gain >= 0 else 'worse'}"
+    is_equal = not float(number_text(gain, score.decimals))
+    return "equal" if is_equal else words, size.interval(score.decimals)
 
 
 def main_rows(results: Results) -> list[Row]:
@@ -150,13 +159,8 @@ def main_rows(results: Results) -> list[Row]:
     return [row for row in rows if row.region != "foreground" or is_worse(row)]
 
 
-def _worst(rows: list[Row]) -> list[Row]:
-    tone = min((row.tone for row in rows), key=TONES.index)
-    return [row for row in rows if row.tone == tone]
-
-
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
-    """The worst verdict on each direction in one sentence that needs no knowledge of the scores; ""
+    """What each score says of each direction, in one sentence that needs no knowledge of the scores; ""
     where nothing was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
@@ -168,29 +172,41 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     place = _tested_on(results, unseen)
     keys = [*dict.fromkeys(row.key for row in rows)]
     if len(keys) > MAX_NAMED_DIRECTIONS:
-        worst = _worst(rows)
-        where = f" in {len({row.key for row in worst})} of {len(keys)} directions"
-        return f"{place} the model is {_add_place(worst[0].verdict, where)}."
+        return f"{place} the model is {_verdicts_in_words(results, rows, len(keys))}."
 
     clauses = []
     for key in keys:
         own = [row for row in rows if row.key == key]
-        worst = _worst(own)
-        names = join_words([row.name for row in worst])
-        if len(worst) > MAX_NAMED_METRICS:
-            names = f"{len(worst)} of {len(own)} scores"
-        first = worst[0]
-        verdict = _add_place(first.verdict, "" if len(worst) == len(own) else f" in {names}")
         title = title_of(key.removesuffix("_post"), results.domains)
-        rival = f"{first.baseline_name} {first.baseline}"
-        clauses.append(f"the model's {title} is {verdict} ({first.name} {first.value}, {rival})")
+        clauses.append(f"the model's {title} is {_verdicts_in_words(results, own)}")
     return f"{place} {'; '.join(clauses)}."
 
 
-def _add_place(verdict: str, place: str) -> str:
-    """`ahead of the best baseline in PSNR, but this can be chance`."""
-    what, comma, reason = verdict.partition(",")
-    return f"{what}{place}{comma}{reason}"
+def _verdicts_in_words(results: Results, rows: Sequence[Row], directions: int = 1) -> str:
+    """`better than the best baseline in PSNR (1.73 dB better), and not better than the unchanged input
+    in SSIM (0.020 worse)`; of scores that lead by chance the p of the least certain one.
+    """
+    groups = defaultdict(list)
+    for row in rows:
+        is_named = row.tone == "bad" and directions == 1
+        groups[row.tone, row.baseline_name if is_named else BEST_BASELINE].append(row)
+
+    clauses = []
+    for (_, rival), own in groups.items():
+        differences = {row.name: row.difference for row in own}
+        if directions > 1:
+            counts = Counter(row.name for row in own)
+            differences = {name: f"{n} of {directions} directions" for name, n in counts.items()}
+        items = differences.items()
+        names = join_words(
+            [f"{name} ({text})".replace(f" ({NO_VALUE})", "") for name, text in items]
+        )
+        if len(differences) > MAX_NAMED_METRICS:
+            names = f"{len(own)} of {len(rows)} scores"
+        verdicts = [results.verdict_of(row.key, row.metric) for row in own]
+        least_certain = max(verdicts, key=chance_of)
+        clauses.append(verdict_words(least_certain, f"{rival} in {names}"))
+    return ", and ".join(clauses)
 
 
 def _judged_rows(results: Results) -> list[Row]:

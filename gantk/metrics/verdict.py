@@ -59,6 +59,12 @@ def _tested_patients(verdict: Verdict) -> int | None:
     return verdict.patients if verdict.test is None else verdict.test.n
 
 
+def chance_of(verdict: Verdict) -> float:
+    """The p-value that decides; 1 if not known."""
+    p, _ = _deciding_p(verdict)
+    return 1.0 if p is None else p
+
+
 def _deciding_p(verdict: Verdict) -> tuple[float | None, int]:
     """The p-value that decides, and for how many comparisons it is corrected; 1 if not known."""
     test = verdict.test

@@ -108,11 +108,13 @@ WORDS = {
     ),
     "mae": (
         "Mean absolute error (MAE)",
-        "The average difference from the real image per pixel; 0 means equal images.",
+        "The average difference from the real image per pixel; 0 means equal images. `of 2`: from black"
+        " to white it is 2.",
     ),
     "rmse": (
         "Root mean square error (RMSE)",
-        "The typical difference from the real image; large errors count more.",
+        "The typical difference from the real image; large errors count more. `of 2`: from black to"
+        " white it is 2.",
     ),
     "nrmse": (
         "Root mean square error as a share of the range (NRMSE)",

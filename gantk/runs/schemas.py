@@ -238,7 +238,7 @@ class LogLine(Table):
     losses: dict[str, float | None] = tables("Each loss as `PHASE/NAME`; at log points.")
     validation: dict[str, dict[str, float | None]] = tables(
         "Validation scores of each direction; at sample points and checkpoints. The first one"
-        " chooses the checkpoint."
+        " says which checkpoint is best."
     )
     cycle: dict[str, float | None] = tables(
         "Mean absolute difference of the sample images from their reconstructions, in network"

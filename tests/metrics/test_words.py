@@ -24,10 +24,11 @@ LOST = {"better": False, "best_baseline": "intensity_map", "probability": 0.0}
 def result(verdicts: dict, **more) -> Results:
     """Results of directions with verdicts on PSNR."""
     row = {"value": 24.93, "unit": "dB", "n": 8, "images": 64}
-    baseline = {key: {"psnr": row | {"value": 23.2}} for key in verdicts}
+    histogram = {key: {"psnr": row | {"value": 23.2}} for key in verdicts}
+    intensity_map = {key: {"psnr": row | {"value": 26.66}} for key in verdicts}
     content = {
         "metrics": {key: {"psnr": row} for key in verdicts},
-        "baselines": {"histogram": baseline, "intensity_map": baseline},
+        "baselines": {"histogram": histogram, "intensity_map": intensity_map},
         "verdict": {key: {"psnr": verdict} for key, verdict in verdicts.items()},
         "split": {"by": "patient", "consequences": []},
         "domains": ["T1", "T2"],
@@ -108,8 +109,8 @@ def test_a_lead_that_can_be_chance_states_the_p_that_decides(verdict, words):
 def test_one_sentence_names_both_directions_and_their_figures():
     assert result_sentence(result({"a_to_b": WON, "b_to_a": LOST})) == (
         "On 8 patients that the model had never seen, the model's T1 -> T2 is better than the best"
-        " baseline (PSNR 24.93 dB, histogram matching 23.20 dB); the model's T2 -> T1 is not better"
-        " than the best baseline (PSNR 24.93 dB, a simple intensity map 23.20 dB)."
+        " baseline in PSNR (1.00 dB better); the model's T2 -> T1 is not better than a simple"
+        " intensity map in PSNR (1.73 dB worse)."
     )
 
 
@@ -121,14 +122,17 @@ NO_SETS = (
 # verdicts of more directions than are named -> what is said of the model
 MANY = {
     "no pairs": ([], "gantk eval RUN --metrics kid"),
-    "all better": ([WON] * 4, "better than the best baseline in 4 of 4 directions."),
+    "all better": ([WON] * 4, "better than the best baseline in PSNR (4 of 4 directions)."),
     "few patients": (
         [FEW] * 4,
-        "ahead of the best baseline in 4 of 4 directions, but 5 patients are too few: 10 are needed.",
+        "ahead of the best baseline in PSNR (4 of 4 directions), but 5 patients are too few: 10 are"
+        " needed.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
-        "not better than the best baseline in 2 of 4 directions.",
+        "better than the best baseline in PSNR (1 of 4 directions), and not better than the best"
+        " baseline in PSNR (2 of 4 directions), and ahead of the best baseline in PSNR (1 of 4"
+        " directions), but 5 patients are too few: 10 are needed.",
     ),
     "none compared": ([{}] * 4, ""),
 }
@@ -167,19 +171,30 @@ def test_images_from_noise_are_no_patients():
     assert result_sentence(both).startswith("On 8 patients that the model had never seen,")
 
 
+NOT_BETTER = "not better than a simple intensity map in"
+GAIN = "better than the best baseline in SSIM (1.00 dB better)"
+
+
 @pytest.mark.parametrize(
     ("psnr", "ssim", "foreground", "said", "rows"),
     [
-        (LOST, LOST, LOST, "not better than the best baseline (", ["PSNR", "SSIM"]),
-        (LOST, WON, WON, "not better than the best baseline in PSNR (", ["PSNR", "SSIM"]),
+        (LOST, LOST, LOST, f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM.", ["PSNR", "SSIM"]),
+        (LOST, WON, WON, f"{NOT_BETTER} PSNR (1.73 dB worse), and {GAIN}.", ["PSNR", "SSIM"]),
         (
             LOST,
             WON,
             LOST,
-            "not better than the best baseline in PSNR and SSIM in the foreground (",
+            f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM in the foreground, and {GAIN}.",
             ["PSNR", "SSIM", "SSIM in the foreground"],
         ),
-        (WON, FEW, FEW, "ahead of the best baseline in SSIM, but 5 patients", ["PSNR", "SSIM"]),
+        (
+            WON,
+            FEW,
+            FEW,
+            "better than the best baseline in PSNR (1.00 dB better), and ahead of the best baseline"
+            " in SSIM (1.00 dB better), but 5 patients are too few: 10 are needed.",
+            ["PSNR", "SSIM"],
+        ),
     ],
 )
 def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foreground, said, rows):
@@ -209,7 +224,7 @@ def test_psnr_that_air_raises_stands_above_the_foregrounds(foreground, is_shown)
     rows = ["PSNR", "PSNR in the foreground"][: 1 + is_shown]
     assert [cells[1] for cells in table.rows] == 2 * rows
     assert not is_shown or f"{foreground:.2f} dB" in table.rows[1]
-    assert "PSNR 24.93 dB" in result_sentence(found)
+    assert "PSNR (1.00 dB better)" in result_sentence(found)
 
 
 @pytest.mark.parametrize("corrected", [18.0, 32.0, None])
