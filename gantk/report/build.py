@@ -31,7 +31,7 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
-from gantk.report.patients.section import shown_patients
+from gantk.report.patients.section import HOW_KEPT, shown_patients
 from gantk.report.pictures import (
     ERROR_CEILING,
     TEXTS,
@@ -196,6 +196,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "patients": patients,
         "tests": verdict_tests(run),
         "needed": needed_words(),
+        "how_kept": HOW_KEPT,
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],
         "files": [*files_sentences(run.results)],
@@ -312,7 +313,7 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     """Vertical marks for every chart: (step, kind, label)."""
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
     if run.best.step is not None:
-        marks.append((run.best.step, "best", "chosen checkpoint"))
+        marks.append((run.best.step, "best", "best checkpoint"))
     marks += [(alarm.step, "alarm", alarm.alarm) for alarm in run.log.alarms]
     return marks
 

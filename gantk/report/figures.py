@@ -61,11 +61,15 @@ def largest_error(pictures: Pictures) -> float:
 
 def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
     """Pixels (C, H, W) as a picture, from the darkest value of `like` in black to its brightest in white."""
-    low = float(like.min())
-    high = float(np.percentile(like, BRIGHTEST))
+    low, high = window(like)
     levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
     channels = np.moveaxis(levels.round().astype(np.uint8), 0, -1)
     return Image.fromarray(channels.squeeze(-1) if len(pixels) == 1 else channels)
+
+
+def window(pixels: np.ndarray) -> tuple[float, float]:
+    """The values that are drawn in black and in white."""
+    return float(pixels.min()), float(np.percentile(pixels, BRIGHTEST))
 
 
 def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Image.Image:
@@ -109,11 +113,11 @@ def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Ima
 def write_figures(
     folder: str | Path,
     summary: pd.DataFrame,
-    figures: Mapping[str, Image.Image],
+    figures: Mapping[str, tuple[Image.Image, str]],
     overwrite: bool,
 ) -> Path:
-    """Write scores.csv, scores.tex and the figure of each direction, by its label, as PNG and PDF;
-    returns the folder.
+    """Write scores.csv, scores.tex and the figure of each direction, by its label, as PNG and PDF, with
+    its caption as a text; returns the folder.
 
     `summary`: see `gantk.report.scores`. UserError where there is neither.
     """
@@ -125,13 +129,14 @@ def write_figures(
         "scores.csv": summary_csv(summary).encode(),
         "scores.tex": summary_latex(summary).encode(),
     }
-    for label, figure in figures.items():
+    for label, (figure, caption) in figures.items():
         name = re.sub(r"[^\w.-]+", "_", label.replace(ARROW, "_to_"))
         png = io.BytesIO()
         figure.save(png, "png", dpi=(DPI, DPI))
         pdf = io.BytesIO()
         figure.save(pdf, "pdf", resolution=DPI, quality=95)
         contents |= {f"{name}.png": png.getvalue(), f"{name}.pdf": pdf.getvalue()}
+        contents[f"{name}.txt"] = caption.encode()
 
     folder = make_folder(Path(folder), private=True)
     for name in contents:  # all are written or none

@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from pandas import DataFrame
@@ -212,10 +213,21 @@ class RunRecord:
         """The sets of split.json; None where they are unknown."""
         return self.split.splits if self.split else None
 
-    def files_of(self, name: str) -> frozenset[tuple[str | None, str]]:
-        """The files and names of a set's images; equal ones mean the same images in two runs."""
-        images = getattr(self.sets, name, ())
-        return frozenset((image.sha256 or image.path, image.key) for image in images)
+    @cached_property
+    def test_files(self) -> dict[str, str]:
+        """The hash of each test image's file, by its path; by its name that of an image without a file.
+        Equal ones mean the same file in two runs.
+        """
+        files = [
+            (image.path or image.key, image.sha256) for image in getattr(self.sets, "test", ())
+        ]
+        return {path: sha256 or path for path, sha256 in files}
+
+    @property
+    def test_images(self) -> frozenset[tuple[str, str]]:
+        """The files and names of the test images; equal ones mean the same images in two runs."""
+        images = getattr(self.sets, "test", ())
+        return frozenset((self.test_files[image.path or image.key], image.key) for image in images)
 
     def images_of(self, name: str) -> tuple[Counter[str], set[str]]:
         """The number of images of a set by domain, and its known patients."""

@@ -103,8 +103,10 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
     said: list[str] = []
     gantk.write_report(*runs, figures=folder, say=said.append, **options)
-    line = f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi, with the patients' names"
-    assert line in said
+    assert f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi, with the" in " ".join(said)
+    caption = (folder / "T1_to_T2.txt").read_text("utf-8")
+    for words in (*(run.name for run in runs), "T1 -> T2", "the worst image of", "Values in black"):
+        assert words in caption
 
     scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
     with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
@@ -229,6 +231,25 @@ def test_scores_on_other_scales_are_not_compared(
     assert "31.25" not in words  # one number for one thing
 
 
+def test_equal_images_in_other_folders_are_drawn_side_by_side(tiny_run, copied_run, tmp_path):
+    runs = [shutil.copytree(tiny_run, tmp_path / "one"), copied_run]
+    for run in runs:
+        split = read_json(run / "split.json")
+        for image in split["splits"]["test"]:
+            image["sha256"] = f"{image['domain']}{image['key']}"
+            image["path"] = f"{run}/{image['sha256']}"
+        write_json(run / "split.json", split)
+        stored = read_json(run / "samples/test/index.json")
+        for direction, images in stored.items():
+            for image in images:
+                image["input"] = f"{run}/{direction[0]}{image['image']}"
+                image["truth"] = f"{run}/{direction[-1]}{image['image']}"
+        write_json(run / "samples/test/index.json", stored)
+
+    page = Page(gantk.write_report(*runs, out=tmp_path / "both.html"))
+    assert any(text.startswith("Real T2 of") for text in page.having("alt"))
+
+
 def test_images_of_another_size_are_not_drawn_side_by_side(tiny_run, copied_run, tmp_path):
     recipe = (copied_run / "recipe.toml").read_text("utf-8")
     (copied_run / "recipe.toml").write_text(re.sub(r"(?m)^(size = \[\s*)32", r"\g<1>64", recipe))
@@ -302,15 +323,15 @@ def folds(tiny_run, tmp_path):
             3,
             [
                 "a-0 to a-2 (3 runs of one recipe): On 6 patients that the model had"
-                " never seen, the model's T1 -> T2 is better than the best baseline (PSNR"
-                " 25.00 dB, the unchanged input 11.00 dB).",
+                " never seen, the model's T1 -> T2 is better than the best baseline in"
+                " PSNR (14.00 dB better).",
             ],
         ),
         (
             OF_A,
             ("scores.csv", "11.0,,True", "60.0,,True"),
             3,
-            ["is not better than the best baseline (PSNR 25.00 dB, the unchanged input 27.33 dB)"],
+            ["is not better than the unchanged input in PSNR (2.33 dB worse)"],
         ),
         (
             OF_A + OF_B,
@@ -320,7 +341,7 @@ def folds(tiny_run, tmp_path):
                 "a-0 to a-2 is better than b-0 to b-2 (PSNR better by 1.00 dB [1.00, 1.00], n = 6)",
                 "The tests are over patients, not over trainings",
                 "b-0 to b-2 (3 runs of one recipe): On 6 patients",
-                "(PSNR 24.00 dB, the unchanged input 11.00 dB)",
+                "(13.00 dB better)",
             ],
         ),
         (
@@ -331,7 +352,7 @@ def folds(tiny_run, tmp_path):
                 "n = 4",
                 "b-1 to b-0 (2 runs of one recipe)",
                 "but 4 patients are too few: 10 are needed",
-                "(PSNR 22.00 dB, the unchanged input 10.50 dB)",
+                "(11.50 dB better)",
             ],
         ),
         (
@@ -369,7 +390,7 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        (OF_A + OF_B, ["(6 runs of one recipe)", "PSNR 24.50 dB, the unchanged input 11.00 dB"]),
+        (OF_A + OF_B, ["(6 runs of one recipe)", "PSNR (13.50 dB better)"]),
         (("a-0", "b-0"), ["(2 runs of one recipe)", "2 patients"]),
         (("a-0", "a-1", "b-0"), ["(3 runs of one recipe)", "4 patients"]),
     ],

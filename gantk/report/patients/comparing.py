@@ -13,6 +13,7 @@ import pandas as pd
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
 from gantk.metrics.comparing import Comparison, compare_systems
+from gantk.metrics.names import join_words
 from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
@@ -20,13 +21,20 @@ from gantk.progress import Work
 from gantk.report.build import render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.figures import DPI, WIDTH_MM, draw_figure, write_figures
-from gantk.report.patients.section import ShownImage, pictures, rows_of, shown_patients
+from gantk.report.patients.section import (
+    HOW_KEPT,
+    Rows,
+    ShownImage,
+    pictures,
+    rows_of,
+    shown_patients,
+)
 from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import grids, run_summary, summarise_systems
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import Score, StoredImage
+from gantk.runs.results import Score
 from gantk.terminal import warn
 
 OTHER_IMAGES = (
@@ -82,7 +90,8 @@ def write_report(
         if figures is not None:
             record = RunRecord(runs[0])
             images = {found.label: found.cases for found in shown_patients(record)}
-            _write_figures(figures, rows, run_summary(record), images, overwrite, say)
+            names = [record.path.resolve().name]
+            _write_figures(figures, rows, names, run_summary(record), images, overwrite, say)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -102,7 +111,8 @@ def write_report(
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
     common = _common_images(systems)
     if figures is not None:
-        _write_figures(figures, rows, summary, common, overwrite, say)
+        names = [system.name for system in systems]
+        _write_figures(figures, rows, names, summary, common, overwrite, say)
     page = render(
         "compare.html.j2",
         scripts=(),
@@ -139,6 +149,7 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
 def _write_figures(
     folder: str | Path,
     rows: int,
+    names: Sequence[str],
     summary: pd.DataFrame,
     images: Mapping[str, Sequence[ShownImage]],
     overwrite: bool,
@@ -151,14 +162,27 @@ def _write_figures(
         if of_patients:
             shown = rows_of([*reversed(of_patients.values())][:rows])
             drawn = [(case.stored.patient, pictures) for case, pictures in shown.cases]
-            figures[label] = draw_figure(drawn, shown.largest)
+            figures[label] = draw_figure(drawn, shown.largest), _caption(label, names, shown)
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
     write_figures(folder, summary, figures, overwrite)
     if figures:
         say(
-            f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names"
+            f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names;"
+            " captions as texts"
         )
+
+
+def _caption(label: str, names: Sequence[str], shown: Rows) -> str:
+    """Direction, runs, scale of the errors, choice of the patients, and windows of a figure."""
+    runs = join_words(names)
+    windows = [f"{case.stored.patient} {case.windows}" for case, _ in shown.cases]
+    return (
+        f"{label.replace(ARROW, ' -> ')} by {runs}. Absolute errors: black is 0, the palest yellow"
+        f" {shown.largest}. Patients: the first {len(windows)} that {runs} saved, in the order of"
+        f" {names[0]}. {HOW_KEPT} Values in black and in white, of the input, then of real and generated"
+        f" images: {'; '.join(windows)}.\n"
+    )
 
 
 def _why_not_compared(systems: Sequence[System]) -> str:
@@ -190,15 +214,7 @@ def _compare(systems: Sequence[System]) -> Comparison:
 
 def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     """By direction in words the test images that every system saved in one size, with all outputs."""
-    by_system: list[dict[tuple[str, ...], tuple[RunRecord, StoredImage]]] = [
-        {
-            (record.label(key), stored.image, stored.input, stored.truth): (record, stored)
-            for record in system.runs
-            for key, images in record.stored.items()
-            for stored in images
-        }
-        for system in systems
-    ]
+    by_system = [system.stored for system in systems]
     common: dict[str, list[ShownImage]] = {}
     for same, (_, first) in by_system[0].items():
         found = [stored[same] for stored in by_system if same in stored]

@@ -12,13 +12,17 @@ from gantk.errors import one_line
 from gantk.formats.files import read
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.table import MODEL, owners
-from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row
+from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row, window
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import Score, StoredImage
 from gantk.runs.schemas import is_inside
 
 KINDS = ("input", "output", "truth")
+HOW_KEPT = (
+    "A run saves the worst image of its worst patients, then a middle image of others, which are"
+    " chosen without looking at scores, then the median image."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class ShownImage:
     pictures: Pictures
     titles: Mapping[str, str]  # of the pictures, by kind
     scores: Mapping[str, float]  # by metric; NaN where it has none
+
+    @property
+    def windows(self) -> str:
+        """`0 to 338, 0 to 545`: the values in black and in white of the input, and of the others."""
+        ends = [window(self.pictures[kind]) for kind in ("input", "truth")]
+        return ", ".join(f"{low:.3g} to {high:.3g}" for low, high in ends)
 
 
 @dataclass(frozen=True)

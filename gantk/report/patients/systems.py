@@ -15,7 +15,7 @@ from gantk.metrics.rows import result_sentence
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import flat
-from gantk.runs.results import Results, Score
+from gantk.runs.results import Results, Score, StoredImage
 
 FOLD = "data.split.fold"
 SEED = "train.seed"
@@ -41,9 +41,26 @@ class System:
         return lines[(lines.patient != "") & ~lines.direction.str.endswith("_post")]
 
     @property
-    def test_images(self) -> frozenset[tuple[str | None, str]]:
+    def test_images(self) -> frozenset[tuple[str, str]]:
         """The file and the name of each test image."""
-        return frozenset().union(*(run.files_of("test") for run in self.runs))
+        return frozenset().union(*(run.test_images for run in self.runs))
+
+    @property
+    def stored(self) -> dict[tuple[str, ...], tuple[RunRecord, StoredImage]]:
+        """The saved test images by direction in words, name, and the files of input and truth."""
+        return {
+            (
+                run.label(key),
+                image.image,
+                *(run.test_files.get(path, path) for path in (image.input, image.truth)),
+            ): (
+                run,
+                image,
+            )
+            for run in self.runs
+            for key, images in run.stored.items()
+            for image in images
+        }
 
     @cached_property
     def results(self) -> Results:
