@@ -13,7 +13,7 @@ import shlex
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 
 DISK_FULL_REMEDY = "Free disk space, or name a folder on another disk."
@@ -391,6 +391,20 @@ def may_pass(error: BaseException) -> bool:
         memory_ended(each) or getattr(each, "errno", None) in MACHINE_ERRNOS
         for each in chain_of(error)
     )
+
+
+def line_of(error: BaseException, packages: Container[str]) -> tuple[str, str]:
+    """The last of these packages that ran when an error was raised, and its line as `file:line`; ""
+    twice where none did. Frames of libraries belong to their caller.
+    """
+    found = "", ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in packages and not frame.f_code.co_filename.startswith("<"):
+            found = package, f"{frame.f_code.co_filename}:{line}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return found[0], f"{error.filename}:{error.lineno}"
+    return found
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

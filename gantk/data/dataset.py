@@ -53,6 +53,7 @@ from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files
 from gantk.formats.image import Image
 from gantk.method import domain_letters
+from gantk.plugin.loader import registry
 from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import middle_slice
 from gantk.progress import track
@@ -539,19 +540,25 @@ def source_and_records(
         raise
 
     if not isinstance(records, list) or not all(isinstance(each, Record) for each in records):
-        what = f"the source '{table.source.name}' does not return a list of gantk.Record"
-        raise UserError(what, where="data.source", remedy="ask the author of its package")
+        what = "records() must return a list of gantk.Record"
+        entry = registry().get("source", table.source.name)
+        raise entry.refusal("cannot be used", TypeError(what))
     return source, records
+
+
+def expect_image(source: str, dims: int, image: np.ndarray) -> None:
+    """UserError where what a source reads is no image of these `dims`, channels first."""
+    if image.ndim != dims + 1 or image.shape[-1] <= MAX_COLOURS < len(image):
+        what = f"the source '{source}' gives an image of the shape {image.shape}"
+        allowed = "(C, H, W), or of volumes (C, D, H, W)"
+        raise UserError(what, where="data.source", allowed=allowed)
 
 
 def _expect_channels(table: DataTable, contrasts: Sequence[str], image: np.ndarray) -> None:
     """UserError where an image is none, or has other channels than its contrasts, or data.channels,
     say.
     """
-    if image.ndim != table.dims + 1 or image.shape[-1] <= MAX_COLOURS < len(image):
-        what = f"the source '{table.source.name}' gives an image of the shape {image.shape}"
-        allowed = "(C, H, W), or of volumes (C, D, H, W)"
-        raise UserError(what, where="data.source", allowed=allowed)
+    expect_image(table.source.name, table.dims, image)
     if len(contrasts) not in (1, len(image)):
         what = (
             f"the domain '{'+'.join(contrasts)}' has {len(contrasts)} contrasts, but its"

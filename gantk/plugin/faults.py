@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gantk.errors import CtrlC, GantkError, one_line
+from gantk.errors import CtrlC, GantkError, line_of, one_line
 from gantk.plugin.hookspecs import ReportSection
 from gantk.terminal import warn
 
@@ -54,9 +54,12 @@ def is_ctrl_c(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and handler is signal.default_int_handler
 
 
-def fault_of(error: BaseException) -> str:
-    """The class and the message of what a plugin raised, on one line."""
-    return f"{type(error).__name__}: {one_line(error)}"
+def fault_of(error: BaseException, module: str = "") -> str:
+    """The class and the message of what a plugin raised, on one line, and the line of its package
+    that did, where `module` is one of this package.
+    """
+    _, place = line_of(error, [module.partition(".")[0]])
+    return f"{type(error).__name__}: {one_line(error)}{place and f', in {place}'}"
 
 
 def switch_off(plugin: Plugin, problem: str) -> None:
@@ -114,7 +117,7 @@ def _guard(
             answer = isinstance(error, GantkError) and hook in DECIDING_HOOKS
             if answer or is_ctrl_c(error):
                 raise
-            switch_off(plugin, f"{hook} failed with {fault_of(error)}")
+            switch_off(plugin, f"{hook} failed with {fault_of(error, plugin.module)}")
             return None
 
         if hook == "gantk_report_section" and returned:

@@ -10,7 +10,6 @@ import inspect
 import re
 import sys
 import tomllib
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from gantk.errors import did_you_mean
+from gantk.errors import did_you_mean, line_of
 from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import FUNCTION, OWN, Add, Plugin, Registry
 from gantk.plugin.settings import FILE_NAME, disabled_plugins, own_layouts
@@ -160,19 +159,19 @@ def _import_plugin(
         return module
     # whatever a plugin's import raises, the other plugins load
     except BaseException as error:
-        plugin.problem = _problem_of(error)
+        plugin.problem = _problem_of(error, plugin.module)
         if manager.has_plugin(plugin.name):
             manager.unregister(name=plugin.name)
         return None
 
 
-def _problem_of(error: BaseException) -> str:
-    """What a plugin raised, as a problem; Ctrl-C is raised again."""
+def _problem_of(error: BaseException, module: str = "") -> str:
+    """What a plugin raised, as of `fault_of`; Ctrl-C is raised again."""
     from gantk.plugin.faults import fault_of, is_ctrl_c
 
     if is_ctrl_c(error):
         raise error
-    return fault_of(error)
+    return fault_of(error, module)
 
 
 def _module_of(point: importlib.metadata.EntryPoint) -> str:
@@ -232,7 +231,7 @@ def _attach(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
                     raise TypeError(f"the name of its command {name!r} is no text")
                 command.get_short_help_str()
     except BaseException as error:
-        problem = _problem_of(error)
+        problem = _problem_of(error, getattr(implementation.plugin, "__name__", ""))
 
     if problem:
         for group, commands in before.items():
@@ -252,20 +251,10 @@ def plugin_note(error: BaseException) -> str | None:
     """A note that names the third party's plugin that raised an error, else those installed; None
     without any.
     """
-    others = {
-        p.module.split(".")[0]: p
-        for p in load().plugins
-        if p.distribution != "gantk" and not p.problem
-    }
-    raised_by = None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        package = frame.f_globals.get("__name__", "").split(".")[0]
-        # frames of libraries belong to their caller
-        if package in others or package.startswith("gantk"):
-            raised_by = others.get(package)
-            place = f"{frame.f_code.co_filename}, line {line}"
-
-    if raised_by:
+    packages = {plugin.module.partition(".")[0]: plugin for plugin in load().plugins}
+    others = {x: p for x, p in packages.items() if p.distribution != OWN and not p.problem}
+    package, place = line_of(error, {*packages, OWN})
+    if raised_by := others.get(package):
         return (
             f"the plugin '{raised_by.name}' from {raised_by.distribution}"
             f" {raised_by.version} raised this error, in {place}"

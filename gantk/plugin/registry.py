@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
-from gantk.errors import UserError, did_you_mean, one_line
+from gantk.errors import UserError, did_you_mean, line_of, one_line
 from gantk.plugin.layout import Layout
 from gantk.plugin.summary import summary_of
 
@@ -36,6 +40,7 @@ KINDS = {
     "schedule": "the course of the learning rate over the training",
 }
 
+LIBRARIES = frozenset(("site-packages", "dist-packages"))  # folders of installed packages
 OWN = "gantk"  # the distribution of the bundled plugins
 FUNCTION = "function"  # of the Python interface, `gantk.NAME`; no part of a recipe
 PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
@@ -87,13 +92,7 @@ class Entry:
         fails.
         """
         try:
-            loaded: Any = self.target
-            if isinstance(loaded, str):
-                module, _, attribute = loaded.partition(":")
-                loaded = importlib.import_module(module)
-                for name in attribute.split("."):
-                    loaded = getattr(loaded, name)
-
+            loaded = self._resolve()
             if not callable(loaded) and not isinstance(loaded, Layout):
                 raise TypeError(f"it is of type {type(loaded).__name__}, not a class or a function")
 
@@ -101,14 +100,47 @@ class Entry:
         except Exception as error:
             raise self.refusal(f"cannot be loaded from '{self.target}'", error) from error
 
+    def _resolve(self) -> Any:
+        """The target, whatever it is; imported first if it is a string."""
+        loaded: Any = self.target
+        if isinstance(loaded, str):
+            loaded = importlib.import_module(self._module)
+            for name in str(self.target).partition(":")[2].split("."):
+                loaded = getattr(loaded, name)
+        return loaded
+
+    @property
+    def _module(self) -> str:
+        """The module of the target."""
+        if isinstance(self.target, str):
+            return self.target.partition(":")[0]
+        return getattr(self.target, "__module__", "")
+
     def refusal(self, what: str, error: Exception) -> UserError:
-        """The error for a part that is not what its kind has to be: what is wrong, and whose part
-        it is.
+        """The error for a part that is not what its kind has to be: what is wrong, in which line,
+        and whose part it is.
         """
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         what = f"the {self.kind} '{self.name}' {what}: {name}{one_line(error)}"
-        remedy = "repair or uninstall the package; `gantk plugins` lists all plugins"
-        return UserError(what, where=f"offered by {self.owner}", remedy=remedy)
+        place = self._place(error)
+        remedy = f"correct the {self.kind} in its file"
+        if not place or LIBRARIES.intersection(PurePath(place).parts):
+            remedy = "repair or uninstall the package; `gantk plugins` lists all plugins"
+        where = ", ".join(filter(None, [place, f"offered by {self.owner}"]))
+        return UserError(what, where=where, remedy=remedy)
+
+    def _place(self, error: Exception) -> str:
+        """The line of the package that raised an error, else of the part, as `file:line`; else the
+        file of the module that ought to have the part, "" if unknown.
+        """
+        package = self._module.partition(".")[0]
+        _, place = line_of(error, [package])
+        with suppress(Exception):  # it cannot be imported, or is not written in Python
+            target = inspect.unwrap(self._resolve())
+            place = place or f"{inspect.getfile(target)}:{inspect.getsourcelines(target)[1]}"
+        modules = map(sys.modules.get, (self._module, package))
+        files = (getattr(module, "__file__", None) for module in modules)
+        return place or next(filter(None, files), "")
 
 
 NO_SUCH_PART = "no_such_part"  # `kind` of the error for an unknown name

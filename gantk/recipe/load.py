@@ -423,7 +423,7 @@ def files_of(
             from gantk.terminal import warn
 
             name = f"{package} of {owner}"
-            why = f"its files cannot be read: {fault_of(error)}"
+            why = f"its files cannot be read: {fault_of(error, package)}"
             if name not in registry().broken:
                 warn(f"the package '{package}' of {owner} is left out: {why}")
             registry().broken[name] = why

@@ -101,7 +101,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
         page = _render_page(story, [])  # raises again where the fault is not a plugin's
         for section in sections:
             if section.plugin is not None and not section.plugin.problem:
-                problem = f"its section of the report failed with {fault_of(error)}"
+                problem = f"its section of the report failed with {fault_of(error, section.plugin.module)}"
                 switch_off(section.plugin, problem)
 
     content = page.encode("utf-8", "backslashreplace")

@@ -119,6 +119,7 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
             "def X(*, inner: type = int): pass",
             "has an option whose type a recipe cannot hold",
         ),
+        ("loss", "def Y(): pass", "cannot be loaded from 'my_plugin:X'"),
         (
             "loss",
             "def X(*, inner: 'Gone' = 1): pass",
@@ -139,7 +140,9 @@ def test_an_authors_mistake_is_one_error_that_names_the_package(kind, code, word
         f"{HOOK}gantk_register(add): add.{kind}('mine', 'my_plugin:X')\n{code}",
     )
 
-    with pytest.raises(UserError, match=rf"the {kind} 'mine'.*{words}.*offered by my-package"):
+    with pytest.raises(
+        UserError, match=rf"the {kind} 'mine'.*{words}.*my_plugin.py.*offered by my-package"
+    ):
         bind(kind, "mine")(*([1, 1, 2] if kind == "generator" else []))
 
 
@@ -166,7 +169,7 @@ def test_errors_of_plugins_name_the_plugin(add_plugin, capsys):
 
     said = capsys.readouterr().err
     assert "the plugin 'my_plugin' from my-package 1.0 raised this error, in " in said
-    assert ", line 3. The traceback is in " in said
+    assert "my_plugin.py:3. The traceback is in " in said
     assert "'my_plugin' from my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
 
 
