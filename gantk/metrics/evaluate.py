@@ -62,6 +62,7 @@ MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 # the metrics that a recipe has by default
 OF_TRANSLATIONS = ("psnr", "ssim", "mae")
 OF_SAMPLES = ("kid",)
+TRIED_PAIRS = 2  # test images that metrics are tried on
 START = "start"  # the baseline of a training that started from another model
 
 
@@ -406,6 +407,20 @@ class Scorer:
             translate = partial(method.translate, to=to)
             self._networks[key] = network_of_method(translate, method, to, self.model, self.runtime)
         return self._networks[key]
+
+    def try_metrics(self, *, of_sets: bool) -> None:
+        """Score a few real images by each metric, so that a broken one is an error before the
+        training; `of_sets`: by those of sets too, some of which take minutes.
+        """
+        for to in self.method.directions() or [self.letter]:
+            pairs = self.data.pairs("test")[:TRIED_PAIRS]
+            if pairs and self.pairs.metrics:
+                sources = self.reals.scored_images([pair[OTHER[to]] for pair in pairs])
+                references = self.reals.references(pairs, to, sources)
+                self.pairs(references.images.flip(-1), references)
+            for metric in self.set_metrics if of_sets else ():
+                few = self.reals.curve_set("train", to)
+                set_scores_of(metric, few, few, replace(few, inputs=few.images, to=to))
 
     def sample_pass(self, first: int, count: int) -> Tensor:
         """Generate images from number `first` on, of `count` from noise; independent of the batch

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
+from gantk.errors import UserError, shape_or_type
 from gantk.losses.structure import dilate
 
 CEILING = 100.0  # dB, the PSNR of equal images
@@ -89,7 +89,9 @@ class PairMetric(Metric):
     def in_regions(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """The score over each mask (None: the whole image): (N,) each."""
+        """The score over each mask (None: the whole image): (N,) each; UserError where a metric
+        returns something else.
+        """
         if output.shape != reference.shape or output.ndim != self.dims + 2:
             shapes = f"{tuple(output.shape)} with {tuple(reference.shape)}"
             raise UserError(
@@ -99,7 +101,14 @@ class PairMetric(Metric):
         self.expect_size(output.shape[2:])
         insides = [None if mask is None else (mask > 0).expand_as(output) for mask in masks]
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
-            return self._scores(output.float(), reference.float(), insides)
+            found = self._scores(output.float(), reference.float(), insides)
+        for scores in found:
+            if not isinstance(scores, Tensor) or scores.shape != (len(output),):
+                returned = shape_or_type(scores)
+                what = f"the metric '{self.name}' returns {returned} for {len(output)} images"
+                allowed = "one number per image: (N,)"
+                raise UserError(what, where="evaluate.metrics", allowed=allowed)
+        return found
 
     def expect_size(self, size: Sequence[int]) -> None:
         """Raise a UserError if images of this size cannot be scored."""

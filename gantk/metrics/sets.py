@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, shape_or_type
 from gantk.metrics.intervals import (
     GROUPS,
     group_numbers,
@@ -183,6 +183,10 @@ def set_scores(
         found = Score(value=None, ci95=None, n=len(fake), definition=definition)
 
     scores = found if isinstance(found, dict) else {metric.name: found}
+    for score in scores.values():
+        if not isinstance(score, Score):
+            what = f"the metric '{metric.name}' returns {shape_or_type(score)}"
+            raise UserError(what, where=WHERE, allowed="gantk.runs.results.Score")
     return {
         name: metric_score(
             metric,

@@ -205,7 +205,7 @@ def training(
                 around.say(line)
 
         if saved is None:  # the networks of a training that goes on were tried
-            runtime.sync_errors(lambda: _try_translations(parts))
+            runtime.sync_errors(lambda: try_outputs(parts))
         _match_images(parts, around.say)
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
@@ -222,8 +222,9 @@ def training(
         return _ready(parts, folder, saved, around, resumed)
 
 
-def _try_translations(parts: Parts) -> None:
-    """Translate a patch of an image in each direction, so that a network of other channels is an error
+def try_outputs(parts: Parts, *, of_sets: bool = False) -> None:
+    """Translate a patch of an image in each direction, and score a few images (`of_sets` as of
+    `Scorer.try_metrics`), so that a network of other channels, or a metric that fails, is an error
     before a run folder is written.
     """
     with inference_weights(parts.method, parts.engine):
@@ -231,6 +232,7 @@ def _try_translations(parts: Parts) -> None:
             images = parts.batches.sets[OTHER[to]]
             patch = images[0][(None, ..., *map(slice, parts.method.geometry.size))]
             parts.scorer.translate(patch, to, images.records[:1])
+    parts.scorer.try_metrics(of_sets=of_sets)
 
 
 def _match_images(parts: Parts, say: Say) -> None:

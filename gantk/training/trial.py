@@ -139,13 +139,17 @@ def _time_stages(
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
     from gantk.data.check.check import warnings_about
     from gantk.training.assemble import assemble, prepare_batches
+    from gantk.training.begin import try_outputs
     from gantk.training.loop import Training
 
     tell = say or (lambda line: None)
     tell("trial    reading the images; Ctrl-C stops the trial")
     parts = assemble(model, runtime)
-    for line in warnings_about(parts.data) if say else ():
-        tell(line)
+    if say:
+        for line in warnings_about(parts.data):
+            tell(line)
+        tell("trial    scoring a few images")
+        try_outputs(parts, of_sets=True)
 
     prepare_batches(parts)
     training = Training(parts, None)

@@ -2,12 +2,20 @@
 registry holds.
 """
 
+import numpy as np
 import pytest
 from method_options import JUDGE, METHODS, UNET
 from recorded import RecordedMethodContract
 
 from gantk import registry
-from gantk.testing import DiscriminatorContract, GeneratorContract, LossContract
+from gantk.errors import UserError
+from gantk.testing import (
+    DiscriminatorContract,
+    GeneratorContract,
+    LossContract,
+    MetricContract,
+    SourceContract,
+)
 
 NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
@@ -85,6 +93,8 @@ def gantk_register(add):
         add.generator(name.lower(), f"gantk_wrong:{name}")
     add.discriminator("squashed", "gantk_wrong:Squashed")
     add.loss("halved", "gantk_wrong:Halved")
+    add.metric("whole", "gantk_wrong:Whole")
+    add.source("last", "gantk_wrong:Last")
 
 class Unsaid(nn.Module):
     def __init__(self, inputs, outputs, dims):
@@ -123,6 +133,22 @@ class Squashed(Unsaid):
 class Halved:
     def __call__(self, output, target):
         return (output - target.to(output.dtype)).abs().mean()
+
+from gantk.metrics.pairs import PairMetric
+class Whole(PairMetric):
+    name, unit, higher_is_better = "whole", "", False
+    def _score(self, output, reference, mask):
+        return (output - reference).abs().mean()
+
+import functools, numpy, gantk, pathlib
+class Last(gantk.ImageSource):
+    def __init__(self, domains, dims, size, *, path: str = ""):
+        self.images = numpy.load(path)
+    def records(self):
+        return [gantk.Record(domain=x, subject=str(n), key=str(n), read=functools.partial(self.read, n))
+                for x in "ab" for n in range(len(self.images))]
+    def read(self, number):
+        return self.images[number]
 """
 
 
@@ -150,23 +176,35 @@ class Halved:
         ("generator", "half", "bf16_autocast", r"in bfloat16.*x\.float\(\)"),
         ("generator", "hidden", "its_state_dict", "register_buffer"),
         ("discriminator", "squashed", "logits_are_not", "remove the sigmoid"),
+        ("metric", "whole", "it_is_one_number", r"'whole' returns \(\) for 3 images"),
+        ("source", "last", "records_are", r"shape \(32, 32, 1\)\. Allowed: \(C, H, W\)"),
         ("loss", "halved", "value_is_one_finite", r"loss is torch.bfloat16.*output\.float\(\)"),
     ],
 )
 def test_a_contract_says_what_is_missing_and_the_lines_to_add(
-    kind, name, promise, words, add_plugin
+    kind, name, promise, words, add_plugin, tmp_path
 ):
     add_plugin("gantk-wrong", "gantk_wrong", BROKEN)
     base = {
         "generator": GeneratorContract,
         "discriminator": DiscriminatorContract,
         "loss": LossContract,
+        "metric": MetricContract,
+        "source": SourceContract,
     }[kind]
-    contract = type("Broken", (base,), {kind: name})()
+    contract = type("Broken", (base,), {kind: name, "write": write_last})()
     (check,) = [getattr(contract, each) for each in dir(base) if each.startswith(f"test_{promise}")]
 
-    with pytest.raises((AssertionError, pytest.fail.Exception), match=f"(?is){words}"):
-        check(2)
+    places = [tmp_path] if kind == "source" else []
+    with pytest.raises((AssertionError, UserError, pytest.fail.Exception), match=f"(?is){words}"):
+        check(2, *places)
+
+
+def write_last(self, folder):
+    """One file of images whose channels come last."""
+    path = folder / "images.npy"
+    np.save(path, np.ones((4, 32, 32, 1), np.float32))
+    return path
 
 
 for contract in [
