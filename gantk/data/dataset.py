@@ -4,7 +4,7 @@ split, and prepares the sets of images.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.inspect import Inspected, inspect_kept, scans_of
-from gantk.data.check.kinds import differ_in_kind, kind_of, ranges_of
+from gantk.data.check.kinds import differ_in_kind, ranges_of
 from gantk.data.intensity import (
     IntensityMapping,
     PerChannel,
@@ -20,7 +20,7 @@ from gantk.data.intensity import (
     network_range,
     other_scales,
 )
-from gantk.data.look import MAX_SAMPLED_IMAGES, look_of, looks_of, values_of
+from gantk.data.look import MAX_SAMPLED_IMAGES, looks_of, values_of
 from gantk.data.preparation import (
     Preparation,
     Record,
@@ -51,7 +51,6 @@ from gantk.data.split_json import RecordedSplit
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files
-from gantk.formats.image import Image
 from gantk.method import domain_letters
 from gantk.plugin.loader import registry
 from gantk.prepare.grid import SamplingGrid
@@ -539,10 +538,16 @@ def source_and_records(
         error.where = error.where or "data.source"
         raise
 
+    what = ""
     if not isinstance(records, list) or not all(isinstance(each, Record) for each in records):
         what = "records() must return a list of gantk.Record"
+    else:
+        for (letter, key), count in Counter(record.id for record in records).most_common(1):
+            if count > 1:
+                what = f"{count} records of the domain '{letter}' have the same key, '{key}'"
+    if what:
         entry = registry().get("source", table.source.name)
-        raise entry.refusal("cannot be used", TypeError(what))
+        raise entry.refusal("cannot be used", ValueError(what))
     return source, records
 
 
@@ -660,7 +665,7 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
         record = first["a"][person]
         if record.file and len(record.file.scans) == 1:  # not of several contrasts
             item = _inspect_file(record)
-            if item and not item.error:
+            if not item.error:
                 facts[person] = item.facts
     groups = []
     for own in facts.values():
@@ -669,12 +674,10 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     return {*facts} - largest if len(largest) > 1 else set()
 
 
-def _inspect_file(record: Record) -> Inspected | None:
-    """What is found in the file of a record, or of its first contrast; None for a part of a file."""
-    if record.file is None:
-        return None
+def _inspect_file(record: Record) -> Inspected:
+    """What is found in the file of a record, or of its first contrast."""
     _, scan = next(iter(scans_of([record])))
-    return inspect_kept(scan, record.file)  # which the warnings of a run ask again
+    return inspect_kept(scan, record)  # which the warnings of a run ask again
 
 
 def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
@@ -686,11 +689,6 @@ def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
     for record in spread(list(files.values()), MAX_INSPECTED_FILES):
         people.append(record.subject or record.key)
         item = _inspect_file(record)
-        if item is None:
-            image = Image(record.read(), path=record.path)
-            facts.append(kind_of(image))
-            looks.append(look_of(image.pixels))
-            continue
         if item.error:
             raise item.error
         facts.append(item.facts)

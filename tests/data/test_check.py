@@ -19,6 +19,7 @@ from gantk import check
 from gantk.data.check.findings import header_contradicts
 from gantk.data.check.inspect import Inspected
 from gantk.data.split import leakage, near_duplicates
+from gantk.errors import UserError
 from gantk.formats.image import Scan
 
 CONTRAST = {"a": "T1", "b": "T2"}
@@ -461,3 +462,54 @@ def test_further_words_say_the_contrasts_of_a_layout(tmp_path):
     found = check(tmp_path, set=words, layout="{patient}_{contrast}")
 
     assert {tuple(each["domains"]) for each in found["files"]} == {("T1",), ("T2",)}
+
+
+ARCHIVE = """
+from functools import partial
+from pathlib import Path
+import gantk, numpy
+@gantk.hookimpl
+def gantk_register(add): add.source("archive", Archive)
+class Archive(gantk.ImageSource):
+    def __init__(self, domains, dims, size, *, path: str = ""):
+        self.domains, self.path = domains, path
+    @classmethod
+    def accepts(cls, path):
+        return {"path": str(path)} if path.suffix == ".npz" else None
+    def read(self, name, number):
+        return numpy.load(self.path)[name][number][None]
+    def records(self):
+        return [gantk.Record(domain=x, subject=f"p{n}", key=f"{name}-{n}", pair=f"p{n}",
+                             path=Path(self.path), read=partial(self.read, name, n))
+                for x, name in zip("ab", self.domains)
+                for n in range(len(numpy.load(self.path)[name]))]
+"""
+
+
+def test_a_plugin_reads_what_its_source_accepts(tmp_path, add_plugin):
+    add_plugin("my-package", "archive", ARCHIVE)
+    images = {name: [heads()[x, s] for x, s in heads() if x == y] for y, name in CONTRAST.items()}
+    np.savez(tmp_path / "scans.npz", **images)
+    with pytest.raises(
+        UserError, match=r"source 'archive'.*--set 'data.domains=\[\"T1\", \"T2\"\]'"
+    ):
+        check(tmp_path / "scans.npz")
+
+    found = check(tmp_path / "scans.npz", set=['data.domains=["T1", "T2"]'])
+    assert found["problems"] == []
+    assert found["summary"]["files"] == "28 npz, 64 x 64"
+    assert found["summary"]["pairs"] == "14 registered; 14 measured"
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong", "says"),
+    [
+        ("{name}-{n}", "one", "2 records of the domain 'a' have the same key, 'one'"),
+        ("return [gantk", "return 5, [gantk", "must return a list of gantk.Record"),
+    ],
+)
+def test_wrong_records_are_the_fault_of_their_source(written, wrong, says, tmp_path, add_plugin):
+    add_plugin("my-package", "archive", ARCHIVE.replace(written, wrong))
+    np.savez(tmp_path / "scans.npz", T1=np.zeros((2, 64, 64)), T2=np.ones((2, 64, 64)))
+    with pytest.raises(UserError, match=f"{says}.*archive.py:[0-9]+, offered by my-package"):
+        check(tmp_path / "scans.npz", set=['data.domains=["T1", "T2"]'])

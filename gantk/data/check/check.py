@@ -28,7 +28,7 @@ from gantk.data.sources.pairing import (
     too_many_alone,
     without_partner,
 )
-from gantk.data.sources.source import nothing_fits, source_for
+from gantk.data.sources.source import source_for
 from gantk.data.split import few_test_patients
 from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
 from gantk.data.spread import spread
@@ -129,17 +129,16 @@ def examine(
 ) -> Examination:
     """As of `check`."""
     found = Examination(path, [])
+    source = source_for(path, where="PATH")
     if not path.is_file():
         found.rows = [row for row in _catalog_of(path, settings, "if clear") if row.kind != "other"]
-        if not found.rows:
-            raise UserError(nothing_fits(path), where="PATH")
     try:
-        found.usage, found.recipe = _study(path, recipe, settings, found.rows)
+        found.usage, found.recipe = _study(path, source, recipe, settings, found.rows)
         _examine_use(found, found.usage, every)
     except UserError as error:
-        is_of_table = path.is_file() and found.usage is None
+        nothing_said = not found.rows and found.usage is None
         is_wrong_setting = (error.where or "").startswith("--set")
-        if is_of_table or is_wrong_setting or isinstance(error, LayoutQuestion):
+        if nothing_said or is_wrong_setting or isinstance(error, LayoutQuestion):
             raise
         are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
         what = f"these images cannot be used for training: {error.what}"
@@ -221,9 +220,10 @@ def warnings_about(data: Data) -> list[str]:
 
 def _inspect(study: Study, contrast: str, scan: Scan, records: list[Record]) -> Inspected:
     """What is found in a scan of a study, of which these are the records."""
-    item = inspect_kept(scan, records[0].file)
+    item = inspect_kept(scan, records[0])
     domains = list(dict.fromkeys(study.names[record.domain] for record in records))
     seen = item.seen and place_fingerprint(item.seen, records[0])
+    contrast = contrast if records[0].file else ""
     return replace(item, records=records, domains=domains, contrast=contrast, seen=seen)
 
 
@@ -241,7 +241,11 @@ def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -
 
 
 def _study(
-    path: Path, recipe: str | Path | None, settings: Sequence[str], rows: Sequence[Row]
+    path: Path,
+    source: dict[str, Any],
+    recipe: str | Path | None,
+    settings: Sequence[str],
+    rows: Sequence[Row],
 ) -> tuple[Study, str | None]:
     """The study of a recipe, with its name; without one, of the first domains that a source finds."""
     if recipe is not None:
@@ -252,24 +256,31 @@ def _study(
 
     possible: list[tuple[str, ...]] = [("A", "B")]
     if not any(each.startswith("data.domains") for each in settings):
-        possible = _possible_domains(path, rows)
+        possible = _possible_domains(path, source["name"], rows)
     for domains in possible[:-1]:
         try:
-            return _usual_study(path, domains, settings), None
+            return _usual_study(source, domains, settings), None
         except NothingFound:
             continue
         except LayoutQuestion:
             if domains != ("A", "B"):
                 raise
-    return _usual_study(path, possible[-1], settings), None
+    return _usual_study(source, possible[-1], settings), None
 
 
-def _possible_domains(path: Path, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The domains that images may be of, to be tried in turn: the two most usual contrasts of a table,
-    or of names and headers; of a folder two groups; one.
+    or of names and headers; of a folder two groups; one. UserError where only a plugin's source knows.
     """
-    if path.is_file():
+    is_table = source == "manifest"
+    if is_table:
         counts = domains_in_table(path)
+    elif not rows and source != "files":
+        raise UserError(
+            f"'{path}' is read by the source '{source}', which does not say its domains",
+            where="PATH",
+            remedy="""name them: --set 'data.domains=["T1", "T2"]'""",
+        )
     else:
         stated = (row.contrast or (row.header.modality if row.header else "") for row in rows)
         counts = Counter(filter(None, stated))
@@ -279,14 +290,16 @@ def _possible_domains(path: Path, rows: Sequence[Row]) -> list[tuple[str, ...]]:
     names = dict.fromkeys([*USUAL, *sorted(counts)])
     frequent = [name for name in names if counts[name] > 0 and counts[name] >= least]
     two = [tuple(frequent[:2])] if len(frequent) > 1 else []
-    if path.is_file():
+    if is_table:
         return [*two, tuple(frequent[:1] or ["images"])]
     return [*two, ("A", "B"), ("images",)]
 
 
-def _usual_study(path: Path, domains: tuple[str, ...], settings: Iterable[str]) -> Study:
+def _usual_study(
+    source: dict[str, Any], domains: tuple[str, ...], settings: Iterable[str]
+) -> Study:
     """The study of images as these domains by the usual recipe, of no certain method."""
-    tables = {"data": {"source": source_for(path), "domains": list(domains)}}
+    tables = {"data": {"source": {**source}, "domains": list(domains)}}
     table = Recipe(tables).override(settings).data_table()
     method: Any = type("AnyMethod", (), {"paired": False, "reads": domain_letters(table.domains)})
     # A mixture of gray and colour is reported as a problem of its own.
@@ -329,7 +342,7 @@ def _leave_out_unreadable(study: Study, items: Sequence[Inspected]) -> None:
         for item in items
         if item.seen
         for record in item.records
-        if record.file and record.files == item.scan.files
+        if record.files == item.scan.files
         if not record.scan and not record.missing
     }
 

@@ -130,7 +130,7 @@ def _domains(items: Iterable[Inspected]) -> dict[str, list[Inspected]]:
     groups = defaultdict(list)
     for item in items:
         name = " and ".join(item.domains)
-        groups[item.contrast if "+" in name else name].append(item)
+        groups[item.contrast or name].append(item)
     return groups
 
 

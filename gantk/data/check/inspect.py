@@ -12,7 +12,6 @@ import numpy as np
 from gantk.data.check.kinds import kind_of, round_digits
 from gantk.data.look import Plane, background_level, look_of, planes_of
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import FileImage
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
 from gantk.errors import UserError, file_error_words
 from gantk.formats import files as io
@@ -103,13 +102,13 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
 
 def scans_of(records: Iterable[Record]) -> dict[tuple[str, Scan], list[Record]]:
     """The records of each contrast and scan that they are read from: the scan named by their key, the
-    contrast where a record has several. Of an image that is part of a file, the whole file.
+    contrast where a record has several. An image that is part of a file is one by itself.
     """
     found: dict[tuple[str, Scan], list[Record]] = defaultdict(list)
     for record in records:
         key = record.scan_key or record.key
         if record.file is None and record.files:
-            found["", Scan(record.files[0], name=key)].append(record)
+            found[record.domain, Scan(record.files[0], name=key)].append(record)
         for contrast, scan in record.file.scans.items() if record.file else ():
             if scan is not None:
                 name = f"{key}/{scan.path.name}" if contrast else key
@@ -117,13 +116,15 @@ def scans_of(records: Iterable[Record]) -> dict[tuple[str, Scan], list[Record]]:
     return found
 
 
-def inspect_kept(scan: Scan, file: FileImage | None) -> Inspected:
-    """What `inspect` finds in a scan of a record, whose `file` keeps it."""
-    if file is None:
-        return inspect(scan)
-    known = file.reader.inspected
+def inspect_kept(scan: Scan, record: Record) -> Inspected:
+    """What `inspect` finds in a scan of a record, whose `file` keeps it; in the image that it reads,
+    if this is part of a file.
+    """
+    if record.file is None:
+        return inspect(scan, lambda scan: Image(record.read(), path=record.path))
+    known: dict[Scan, Inspected] = record.file.reader.inspected
     if scan not in known:
-        known[scan] = inspect(scan, file.read)
+        known[scan] = inspect(scan, record.file.read)
     return known[scan]
 
 

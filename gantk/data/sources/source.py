@@ -371,11 +371,11 @@ def file_sources(source: ImageSource) -> Iterator[FileSource]:
         yield from file_sources(part)
 
 
-def source_for(path: Path, own: str | None = None) -> dict:
+def source_for(path: Path, own: str | None = None, where: str = "--data") -> dict:
     """The registered source that reads `path`, as a recipe's table: `{"name": "files", "path": ...}`.
 
     The first that accepts `path`: the recipe's `own`, then those of other packages, then the
-    bundled ones, `files` last. UserError where none does.
+    bundled ones, `files` last. UserError where none does; `where` names the path.
     """
     from gantk.plugin.loader import registry
 
@@ -402,10 +402,10 @@ def source_for(path: Path, own: str | None = None) -> dict:
     remedy = "run `gantk list source` to see which data can be used"
     if not Path(path).exists():
         remedy = "check the spelling of the path"
-    raise UserError(nothing_fits(Path(path)), where="--data", remedy=remedy)
+    raise UserError(_nothing_fits(Path(path)), where=where, remedy=remedy)
 
 
-def nothing_fits(path: Path) -> str:
+def _nothing_fits(path: Path) -> str:
     """A sentence on why no data source accepts a path."""
     if not path.exists():
         return f"'{path}' does not exist"
