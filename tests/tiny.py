@@ -21,7 +21,7 @@ from gantk import registry
 from gantk.machine.runtime import Runtime
 from gantk.method import Geometry, Method
 from gantk.plugin.registry import Entry
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -194,7 +194,7 @@ def registered(kind: str, name: str):
 
 def phantom(domains: tuple[str, ...], dims: int, size: tuple[int, ...], **options):
     """The source of synthetic heads with options, as a recipe names it."""
-    return bind_or_raise("source", {"name": "phantom"} | options)(domains, dims, size)
+    return bind("source", {"name": "phantom"} | options)(domains, dims, size)
 
 
 def method_of(
@@ -207,7 +207,7 @@ def method_of(
     if not isinstance(channels, dict):
         channels = dict(zip("ab", channels, strict=True))
     torch.manual_seed(0)
-    return bind_or_raise("method", table)(Geometry(len(size), size, channels, **about))
+    return bind("method", table)(Geometry(len(size), size, channels, **about))
 
 
 def random_images(count: int, channels: int, size: Iterable[int], seed: int = 0) -> torch.Tensor:

@@ -22,7 +22,7 @@ from gantk.metrics.intervals import metric_score
 from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
-from gantk.plugin.spec import Part, bind_or_raise
+from gantk.plugin.spec import Part, bind
 from gantk.runs.results import Results, Score, Table
 
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
@@ -176,7 +176,7 @@ def compare(
 
 def _part(name: str) -> Part:
     """A metric; UserError for one that needs a run."""
-    part = bind_or_raise("metric", name)
+    part = bind("metric", name)
     unit = getattr(part.target, "of_unit", "")
     if unit:
         what = (

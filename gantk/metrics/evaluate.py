@@ -42,7 +42,7 @@ from gantk.metrics.sets import ImageGroup, SetMetric, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.progress import Work
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import (
@@ -125,15 +125,13 @@ class Scorer:
         # that are trained; bound here, so that one that does not fit is an error before the training
         options = {"steps": model.evaluate.regression, "seed": model.train.seed}
         names = registry().names("baseline") if options["steps"] else ()
-        self.trained_baselines = [
-            bind_or_raise("baseline", {"name": name, **options}) for name in names
-        ]
+        self.trained_baselines = [bind("baseline", {"name": name, **options}) for name in names]
 
     def _build_metrics(self) -> list[Metric]:
         """The recipe's metrics, or the default ones; UserError where two have one name."""
         parts = self.model.evaluate.metrics
         if parts is None:
-            parts = [bind_or_raise("metric", each) for each in default_metrics(self.method)]
+            parts = [bind("metric", each) for each in default_metrics(self.method)]
 
         built = [part(self.span, self.dims) for part in parts]
         for name, count in Counter(metric.name for metric in built).items():

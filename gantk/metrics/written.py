@@ -32,7 +32,7 @@ from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, file_scorer, gray_range
 from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.references import units_of
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import Score
@@ -133,7 +133,7 @@ class WrittenTranslations:
         files = [record.file for record in truths]
         if any(file is None or len(file.scans) != 1 for file in files):
             return None, {}
-        parts = [bind_or_raise("metric", name) for name in PAIR_METRICS]
+        parts = [bind("metric", name) for name in PAIR_METRICS]
         units = units_of(self.data, truths[:1], to)
         unit = "HU" if units is not None and units.name == "HU" else "gray values"
         gray = gray_range(file.read() for file in files)

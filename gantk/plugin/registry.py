@@ -9,7 +9,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -222,21 +222,23 @@ class Registry:
             known |= entry.words or {entry.name: ("", entry.summary)}
         return known
 
-    def suggestion(self, kind: str, name: str) -> str | None:
+    def _suggestion(self, kind: str, name: str, fitting: Sequence[str]) -> str | None:
         """`Did you mean 'ls'?` for a name that another toolkit gives to a part, or with the closest
-        spelling; None where nothing is close.
+        spelling; None where nothing is close. Of its kind, only `fitting` ones; no part stands for a
+        method.
         """
         spelling = re.sub("[- ]", "_", name.strip().lower())
         meant = []
         for other_kind, own in sorted(self.entries):
-            if spelling in self.entries[other_kind, own].also:
-                same_kind = other_kind == kind
+            same_kind = other_kind == kind
+            suits = own in fitting if same_kind else kind != "method"
+            if suits and spelling in self.entries[other_kind, own].also:
                 meant.append(
                     (not same_kind, f"'{own}'" if same_kind else f"the {other_kind} '{own}'")
                 )
 
         if not meant:
-            return did_you_mean(name, self.names(kind))
+            return did_you_mean(name, fitting)
         nearest = [text for is_other, text in meant if is_other == min(meant)[0]]
         return f"Did you mean {' or '.join(nearest)}?"
 
@@ -254,9 +256,9 @@ class Registry:
             )
         return [self.entries[kind, name] for name in self.names(kind)]
 
-    def get(self, kind: str, name: str) -> Entry:
+    def get(self, kind: str, name: str, fitting: Callable[[], list[str]] | None = None) -> Entry:
         """The entry of that name; UserError with the nearest spelling, name collisions, and plugins
-        that failed.
+        that failed. `fitting`: which names may be advised, if not all of the kind.
         """
         if (kind, name) not in self.entries:
             name = EARLIER_NAMES.get((kind, name), name)
@@ -274,11 +276,15 @@ class Registry:
             )
 
         names = [entry.name for entry in self.of_kind(kind)]
+        if fitting:
+            names = fitting()
         notes = "; ".join(
             f"the plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
         )
         remedy = " ".join(
-            filter(None, [self.suggestion(kind, name), f"Note that {notes}" if notes else None])
+            filter(
+                None, [self._suggestion(kind, name, names), f"Note that {notes}" if notes else None]
+            )
         )
         error = UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
         error.kind = NO_SUCH_PART

@@ -78,7 +78,7 @@ class Kind:
 
     def bind(self, value: Any) -> Part:
         """`bind` a value to a part that fits; UserError also where it does not."""
-        part = bind(self.kind, value)
+        part = _bind(self.kind, value, self._fitting_names)
         if not self._fits(registry().get(self.kind, part.name)):
             raise UserError(self._refusal(part), allowed=self._fitting_names())
         return part
@@ -249,16 +249,9 @@ class Table(BaseModel):
 # ---- binding: values of a recipe to parts
 
 
-def bind(kind: str, value: Any) -> Part:
-    """Build the Part that a value of a recipe names.
-
-    Args:
-        kind: the kind of the part.
-        value: a name, or a table with `name` and options; a Part is returned unchanged.
-
-    Raises:
-        UserError: the name or an option is not valid. The message has the nearest spelling and the
-            allowed names; `path` holds the keys that lead to the mistake.
+def _bind(kind: str, value: Any, fitting: Callable[[], list[str]] | None = None) -> Part:
+    """As of `bind`; `fitting` as of `Registry.get`. Errors name no place: `path` holds the keys that
+    lead to the mistake.
     """
     if isinstance(value, Part):
         return value
@@ -273,7 +266,7 @@ def bind(kind: str, value: Any) -> Part:
             remedy=f'write {kind} = {{ name = "..." }}',
         )
 
-    entry = registry().get(kind, name)
+    entry = registry().get(kind, name, fitting)
     target = entry.load()
     try:
         model = options_model(target)
@@ -293,13 +286,23 @@ def bind(kind: str, value: Any) -> Part:
         ) from error
 
 
-def bind_or_raise(kind: str, value: Any) -> Part:
-    """`bind` for use outside a recipe: `where` of the error names the option."""
+def bind(kind: str, value: Any) -> Part:
+    """Build the Part that a value of a recipe names.
+
+    Args:
+        kind: the kind of the part.
+        value: a name, or a table with `name` and options; a Part is returned unchanged.
+
+    Raises:
+        UserError: the name or an option is not valid. The message has the nearest spelling, the
+            allowed names and the option.
+    """
     try:
-        return bind(kind, value)
+        return _bind(kind, value)
     except UserError as error:
         if error.path:
-            error = error.at(f"{kind}: {'.'.join(map(str, error.path))}")
+            name = value["name"] if isinstance(value, Mapping) else value
+            error = error.at(f"{kind}.{'.'.join(map(str, error.path))} of '{name}'")
         raise error from None
 
 

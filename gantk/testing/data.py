@@ -18,7 +18,7 @@ from gantk.formats import files
 from gantk.formats.image import Image
 from gantk.method import domain_letters
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.testing.small import Contract, random_images
 
 
@@ -30,7 +30,7 @@ class MetricContract(Contract):
     metric: ClassVar[str]
 
     def test_it_is_one_number_an_image_whatever_stands_beside_it_and_best_for_equal_images(self, d):
-        part = bind_or_raise("metric", {"name": self.metric} | (self.options or {}))
+        part = bind("metric", {"name": self.metric} | (self.options or {}))
         metric = part(2.0, d)
         one = random_images(3, 1, self.size(d), seed=1)
         other = random_images(3, 1, self.size(d), seed=2)
@@ -72,7 +72,7 @@ class SourceContract(Contract):
     def test_records_are_images_of_known_domains_under_names_of_their_own(self, d, tmp_path):
         path = self.write(tmp_path) or tmp_path
         options = {"name": self.source, "path": str(path)} | (self.options or {})
-        part = bind_or_raise("source", options)
+        part = bind("source", options)
         records = part(self.domains, d, self.size(d)).records()
         assert {record.domain for record in records} == set(domain_letters(self.domains))
         assert len({record.id for record in records}) == len(records), (
@@ -94,7 +94,7 @@ class SourceContract(Contract):
         empty = tmp_path / "empty"
         make_folder(empty)
         with pytest.raises(UserError):
-            part = bind_or_raise("source", {"name": self.source, "path": str(empty)})
+            part = bind("source", {"name": self.source, "path": str(empty)})
             part(self.domains, d, self.size(d)).records()
 
         if hasattr(source, "accepts"):
@@ -103,7 +103,7 @@ class SourceContract(Contract):
                 "accepts(path) must return None for an empty folder"
             )
             options = source.accepts(path)
-            assert bind_or_raise("source", {"name": self.source} | options)
+            assert bind("source", {"name": self.source} | options)
 
 
 class FormatContract(Contract):

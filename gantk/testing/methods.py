@@ -14,7 +14,7 @@ from torch import Tensor
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Geometry, Method, Stage, check_networks
 from gantk.nets.blocks import batch_independent
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.runs import checkpoint
 from gantk.runs.trained import split_weights
 from gantk.testing.small import POOL, Contract, random_images, small_part, train_table
@@ -92,7 +92,7 @@ class MethodContract(Contract):
         return {}
 
     def test_builds_from_its_defaults(self, d):
-        part = bind_or_raise("method", self.method)
+        part = bind("method", self.method)
         channels = dict.fromkeys(part.target.reads, self.channels)
         with torch.device("meta"):  # no memory, no time: the defaults may be large
             method = part(Geometry(d, (64,) * d, channels))

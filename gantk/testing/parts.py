@@ -18,7 +18,7 @@ from gantk.errors import UserError
 from gantk.machine.device import CHANNELS_LAST
 from gantk.plugin.loader import registry
 from gantk.plugin.loss_inputs import loss_inputs
-from gantk.plugin.spec import Part, bind_or_raise
+from gantk.plugin.spec import Part, bind
 from gantk.testing.small import Contract, random_images, small_part, small_size
 
 BATCH_INDEPENDENT = """{0} does not declare whether its images of a batch are independent. Add to the class one of:
@@ -233,7 +233,7 @@ class LossContract(Contract):
     loss: ClassVar[str]
 
     def part(self) -> Part:
-        return bind_or_raise("loss", {"name": self.loss} | (self.options or {}))
+        return bind("loss", {"name": self.loss} | (self.options or {}))
 
     def inputs(self, dims: int) -> tuple[Any, Any]:
         """An output and its target: two different batches of images, or two maps of each."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gantk.plugin.loader import registry
-from gantk.plugin.spec import Part, bind_or_raise, kind_of, options_model
+from gantk.plugin.spec import Part, bind, kind_of, options_model
 from gantk.recipe.tables import TrainTable
 from gantk.training.optim import Constant
 
@@ -31,7 +31,7 @@ def small_part(kind: str, name: str, options: dict[str, Any], pool: int = POOL) 
         elif key == "pool" and isinstance(field.default, int):
             shrunk[key] = pool
 
-    return bind_or_raise(kind, {"name": name} | shrunk | options)
+    return bind(kind, {"name": name} | shrunk | options)
 
 
 def small_size(dims: int) -> tuple[int, ...]:

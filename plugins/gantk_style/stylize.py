@@ -18,7 +18,7 @@ from gantk.files import expect_file, expect_replaceable, write_output
 from gantk.formats.files import is_image, is_volume, read, suffix_of, unread_error, write
 from gantk.formats.image import Image, in_channels
 from gantk.machine.runtime import start
-from gantk.plugin.spec import bind_or_raise, options_model
+from gantk.plugin.spec import bind, options_model
 from gantk.prepare.module import size_image
 from gantk.recipe.load import Recipe, load_recipe
 from gantk_style.curves import LossCurves
@@ -93,7 +93,7 @@ def stylize(
         what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
         raise UserError(what, where="STYLE", remedy="add --gray to convert both to gray")
 
-    post = bind_or_raise("post", {"name": "style"} | options)(2, RANGE)
+    post = bind("post", {"name": "style"} | options)(2, RANGE)
     pixels, mapping = network_values(known.pixels, content, RANGE)
     slices = _stack(pixels)
     styles = _stack(network_values(example.pixels, style, RANGE)[0])

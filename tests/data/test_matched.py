@@ -8,7 +8,7 @@ from gantk.data.batches import ImageSet
 from gantk.data.intensity import Window
 from gantk.data.preparation import Preparation
 from gantk.errors import UserError
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 
 # of scalp, bone and tissue
 MR = (0.0, -0.99, 0.5)
@@ -54,7 +54,7 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
         sets[letter] = ImageSet(records, Window(low=-1.0, high=1.0), preparation)
 
     made = Batches(sets, batch, 7, False, *ranks, workers=workers)
-    made.chosen = bind_or_raise("order", {"name": "matched"} | options)()(made)
+    made.chosen = bind("order", {"name": "matched"} | options)()(made)
     return made
 
 
@@ -93,7 +93,7 @@ def test_slices_shown_together_are_of_like_height(counts, options, most):
 
 def test_what_cannot_be_matched_or_compared_is_refused():
     sets = batches().sets
-    matched = bind_or_raise("order", "matched")()
+    matched = bind("order", "matched")()
     for what, call in {
         "needs one domain": lambda: matched(Batches({"image": sets["a"]}, 1, 0, False)),
         "needs pairs": lambda: matched(Batches(sets, 1, 0, paired=True)),

@@ -22,7 +22,7 @@ from gantk.data.dataset import training_of
 from gantk.data.split import split_records
 from gantk.method import Geometry, Method
 from gantk.nets.products import use_products
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.prepare.module import size_image
 from gantk.training.engine import Engine
 from gantk_style.encoder import LAYERS, VGG19
@@ -116,9 +116,9 @@ def channels_of_colour_files(table, target: type[Method]) -> int:
     """How many channels networks get of pictures in colour."""
     options = {"path": str(colour_files())}
     if len(table.domains) == 2:
-        source = bind_or_raise("source", options | {"name": "folders", "a": "A", "b": "B"})
+        source = bind("source", options | {"name": "folders", "a": "A", "b": "B"})
     else:
-        source = bind_or_raise("source", options | {"name": "images"})
+        source = bind("source", options | {"name": "images"})
 
     changed = {
         "source": source,

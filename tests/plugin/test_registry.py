@@ -7,6 +7,7 @@ import gantk
 from gantk import registry
 from gantk.errors import UserError
 from gantk.plugin.registry import KINDS
+from gantk.plugin.spec import bind
 
 
 def test_the_registry_lists_kinds_names_owners_and_targets():
@@ -58,3 +59,24 @@ def test_names_of_other_toolkits_suggest_ours(kind, name, suggestion):
     with pytest.raises(UserError) as raised:
         registry().get(kind, name)
     assert f"Did you mean {suggestion}?" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "says", "where"),
+    [
+        ({"name": "cyclegan", "cycle": -1}, "not -1", "method.cycle of 'cyclegan'"),
+        (
+            {"name": "cyclegan", "cycle_loss": "lsgan"},
+            "Allowed: body_l1, cycle",
+            "method.cycle_loss",
+        ),
+        ({"name": "cyclegan", "adversarial": "mse"}, "Did you mean 'ls'?", "method.adversarial"),
+        ({"name": "lsgan"}, "no method 'lsgan'", ""),
+    ],
+)
+def test_advice_fits_the_option_that_is_named(value, says, where):
+    with pytest.raises(UserError) as raised:
+        bind("method", value)
+    assert says in str(raised.value)
+    assert where in (raised.value.where or "")
+    assert "the loss" not in str(raised.value)

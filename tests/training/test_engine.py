@@ -19,7 +19,7 @@ from gantk import registry
 from gantk.errors import GantkError, UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch, Method, Phase, Stage, check_losses
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.testing.small import train_table
 from gantk.training.engine import Engine
 from gantk.training.loop import inference_weights
@@ -246,7 +246,7 @@ def test_optimizer_of_recipe_phase_wins_over_phase_over_recipe():
 
 def test_the_learning_rate_and_the_progress_follow_the_schedule():
     method = Toy()
-    engine = engine_of(method, 4, schedule=bind_or_raise("schedule", "linear"))
+    engine = engine_of(method, 4, schedule=bind("schedule", "linear"))
     rates = {name: [] for name in engine.optimizers}
     progress = []
     for _ in engine.fit(ones):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.prepare.module import pad_to_size
 from gantk.progress import track
 
@@ -77,7 +77,7 @@ def train_network(
     ):
         torch.default_generator.manual_seed(seed)
         network = make().train()
-        build = optimizer or bind_or_raise(
+        build = optimizer or bind(
             "optimizer", {"name": "adam", "lr": LEARNING_RATE, "betas": [0.9, 0.999]}
         )
         optimizer = build(network.parameters())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 
 PIXELS_OF_BODY = 81
 PIXELS_OF_AIR = 175
@@ -15,7 +15,7 @@ def test_body_is_the_largest_part_without_holes():
     body = (image > -0.8).float()
     image[:, :, 6:8, 6:8] = -1.0
     image[1, :, 14, 14] = 1.0
-    loss = bind_or_raise("loss", {"name": "body_l1", "background": 0.2})()
+    loss = bind("loss", {"name": "body_l1", "background": 0.2})()
     weight = PIXELS_OF_BODY + 0.2 * PIXELS_OF_AIR
 
     assert float(loss(image + body, image)) == pytest.approx(PIXELS_OF_BODY / weight)

@@ -14,7 +14,7 @@ import gantk
 from gantk.data.intensity import Percentile, mapping_from
 from gantk.errors import UserError
 from gantk.losses.structure import LocalNCC
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
 
 Windows = registered("intensity", "ct")
@@ -113,7 +113,7 @@ def test_soft_tissue_alone_is_scored_where_it_is_asked_for():
         HounsfieldMAE(2.0, 2, within=(100, -20))
 
     # over 4024 HU, whatever the networks' range
-    decibels = bind_or_raise("metric", "psnr_hu")(2.0, 2)
+    decibels = bind("metric", "psnr_hu")(2.0, 2)
 
     assert decibels(truth + 40.24, truth).item() == pytest.approx(40)
     assert "range-4024-HU" in decibels.definition

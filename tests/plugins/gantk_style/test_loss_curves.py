@@ -11,7 +11,7 @@ from tiny import read_json
 
 import gantk as package
 from gantk.errors import UserError
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 
 SHALLOW = {"content_layers": ["conv1_2"], "style_layers": ["conv1_1"]}
 STYLE = {"name": "style", "role": "style", "weights": "random", "steps": 3} | SHALLOW
@@ -160,7 +160,7 @@ def test_the_published_recipe_runs_with_a_file_of_vgg19(tmp_path, monkeypatch):
     run = package.run(
         "dcgan_tumour_style", set=changes, out=tmp_path / "run", device="cpu", say=lines.append
     )
-    step = bind_or_raise("post", changes["post"][0])(2, (-1.0, 1.0))
+    step = bind("post", changes["post"][0])(2, (-1.0, 1.0))
 
     assert not any("random filters" in str(line) for line in lines)
     for name, own in {"conv1_1": "features.0", "conv5_1": "features.28"}.items():

@@ -13,7 +13,7 @@ from tiny import method_of
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.method import Batch
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
 from gantk_style.encoder import VGG19
@@ -56,14 +56,14 @@ def method(channels: tuple[int, int] = (1, 1), **options):
 
 
 def post(dims: int = 2, **options):
-    return bind_or_raise("post", {"name": "style", "steps": 3} | FAST | options)(dims, (-1.0, 1.0))
+    return bind("post", {"name": "style", "steps": 3} | FAST | options)(dims, (-1.0, 1.0))
 
 
 # ---- the network and the objective
 
 
 def test_the_gram_loss_compares_maps_and_refuses_images():
-    loss = bind_or_raise("loss", "gram")()
+    loss = bind("loss", "gram")()
     image = blobs(2, 3)
     maps = [blobs(2, 3), blobs(2, 5, (16, 16))]
     other = [blobs(2, 3, seed=8), blobs(2, 5, (8, 8), seed=9)]
@@ -77,7 +77,7 @@ def test_the_gram_loss_compares_maps_and_refuses_images():
         loss(image, image)
 
     # equations 4 and 5, with means in place of sums
-    paper = bind_or_raise("loss", {"name": "gram", "relative": False, "weights": [0.25, 2.0]})()
+    paper = bind("loss", {"name": "gram", "relative": False, "weights": [0.25, 2.0]})()
     layers = [
         (torch.einsum("ncp,ndp->ncd", x.flatten(2), x.flatten(2)) / x[0, 0].numel() - wanted)
         for x, wanted in zip(maps, described, strict=True)
@@ -103,7 +103,7 @@ def test_bundled_recipe_lowers_its_objective_tenfold():
     for _, _, losses in parts.engine.fit(lambda step, stage: batch):
         end = sum(map(float, losses.values()))
 
-    ssim = bind_or_raise("metric", "ssim")(2.0, 2)
+    ssim = bind("metric", "ssim")(2.0, 2)
 
     assert start / end >= 10
     assert float(ssim(style.canvas.image.detach() + 1, style.contents + 1)) >= 0.55

@@ -11,7 +11,7 @@ from tiny import PATCHGAN, UNET, method_of, random_images, read_json
 import gantk
 from gantk.errors import UserError
 from gantk.method import Batch
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk_translation.misaligned.source import drawn_field
 from gantk_translation.reggan.search import edges, find_field, warp
 
@@ -66,7 +66,7 @@ def test_search_moves_the_translation_where_it_helps(dims):
 @pytest.fixture(scope="module")
 def phantom_pair():
     """T1 and T2 images of heads from -1 to 1, and a smooth field of up to 4 pixels or so."""
-    records = bind_or_raise("source", PHANTOM)(("T1", "T2"), 2, (64, 64)).records()
+    records = bind("source", PHANTOM)(("T1", "T2"), 2, (64, 64)).records()
     images = []
     for letter in "ab":
         pixels = [torch.from_numpy(r.read()) for r in records if r.domain == letter]
@@ -101,9 +101,7 @@ def test_registration_recovers_known_motion(phantom_pair, between):
 
 def test_only_targets_of_training_pairs_are_moved(tiny_recipe, tmp_path):
     part = {"name": "misaligned", "source": PHANTOM, "pixels": 3.0}
-    sources = (
-        bind_or_raise("source", each)(("T1", "T2"), 2, (32, 32)) for each in (PHANTOM, part, part)
-    )
+    sources = (bind("source", each)(("T1", "T2"), 2, (32, 32)) for each in (PHANTOM, part, part))
     plain, first, again = (source.records() for source in sources)
     before = {one.id: one.read() for one in plain}
     changed = [one for one in first if not np.array_equal(one.read(), before[one.id])]
@@ -127,7 +125,7 @@ def test_only_targets_of_training_pairs_are_moved(tiny_recipe, tmp_path):
 
 
 def test_nmi_is_blind_to_contrast_and_not_to_place():
-    nmi = bind_or_raise("metric", "nmi")(2.0, 2)
+    nmi = bind("metric", "nmi")(2.0, 2)
     image = F.avg_pool2d(random_images(3, 1, (40, 40)), 9, 1)
 
     assert torch.allclose(nmi(-3 * image, image), torch.full((3,), 2.0), atol=0.05)
@@ -149,9 +147,7 @@ def test_what_cannot_be_is_one_message(tiny_recipe, tmp_path):
     with pytest.raises(
         UserError, match="moves the second image of registered pairs, but its source has no pairs"
     ):
-        bind_or_raise("source", {"name": "misaligned", "source": single})(
-            HEALTH, 2, (32, 32)
-        ).records()
+        bind("source", {"name": "misaligned", "source": single})(HEALTH, 2, (32, 32)).records()
 
     tiny_recipe["data"] |= {"source": single, "domains": HEALTH}
     with pytest.raises(UserError, match="pair"):

@@ -10,7 +10,7 @@ import torch
 from tiny import PATCHGAN, UNET, method_of, random_images, registered
 
 from gantk.method import Batch
-from gantk.plugin.spec import bind_or_raise
+from gantk.plugin.spec import bind
 from gantk_translation.weak_pairs.matching import grid, sample_at
 
 WeakPairs = registered("loss", "weak_pairs")
@@ -21,7 +21,7 @@ def heads() -> dict[str, torch.Tensor]:
     """T1 and T2 of the same six slices each of two heads, black to white as -1 to 1: (12, 1, 64,
     64).
     """
-    part = bind_or_raise("source", {"name": "phantom", "subjects": 2, "slices": 6})
+    part = bind("source", {"name": "phantom", "subjects": 2, "slices": 6})
     found = {"a": [], "b": []}
     for record in part(("T1", "T2"), 2, (64, 64)).records():
         found[record.domain].append(torch.from_numpy(record.read()))
