@@ -235,7 +235,7 @@ def _out(stderr: bool = False) -> Console:
 
 def say(line: str, stderr: bool = False) -> None:
     """Print a line of the API: its first word is a label, red for an error or a warning. A terminal
-    wraps it between words.
+    wraps it between words, but a command, which is copied, where the window ends.
     """
     out = _out(stderr)
     if isinstance(line, TextTable):
@@ -245,7 +245,7 @@ def say(line: str, stderr: bool = False) -> None:
     label, _, rest = printable(line).partition("  ")
     style = "bold red" if label in ("error", "warning") else "dim"
     rest = rest.strip()
-    if out.is_terminal and len(label) < 9:
+    if out.is_terminal and len(label) < 9 and label != "next":
         rest = re.sub(r"\n +", " ", rest)  # wrapped for a pipe
         rest = textwrap.fill(
             rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False

@@ -65,7 +65,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
         targets = [target.with_name(f"{target.stem}-{name}{target.suffix}") for name in names]
     for each in targets:
         expect_file(each, "--out", overwrite=overwrite)
-    texts = plan_methods(scans, names, **options, folder=target.absolute().parent)
+    texts, folds = plan_methods(scans, names, **options, folder=target.absolute().parent)
     for each, text in zip(targets, texts, strict=True):
         write_output(each, text.encode())
     facts = texts[0].split("\n\n")[0].replace("\n#   ", " ")
@@ -79,3 +79,10 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
         say("compare  equal split, size and intensities: the scores of these recipes compare")
     for each in targets:
         say_next(f"gantk run {argument(each)}")
+    if folds:
+        numbers = " ".join(map(str, range(folds)))
+        runs = [argument(f"runs/{each.stem}_fold") for each in targets]
+        for each, run in zip(targets, runs, strict=True):
+            fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}$k"
+            say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
+        say_next(f"gantk report {' '.join(f'{run}*' for run in runs)}")

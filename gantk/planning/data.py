@@ -20,6 +20,7 @@ from gantk.plugin.loader import registry
 
 # dotted key of the recipe -> its value (None: only a comment is written), and the reason
 Lines = dict[str, tuple[Any, str]]
+MAX_FOLDS = 5
 
 
 def proposals(kind: str, *about: Any, **options: Any) -> Iterator[Any]:
@@ -59,7 +60,8 @@ def data_lines(seen: Scans) -> Lines:
         lines["data.same_patient"] = (True, f"this is not a leak, because {why}")
     if seen.volumes:
         lines |= _grid(seen)
-    return lines | {"data.intensity": _intensity(seen), "data.split": _split(seen)}
+    split, why, _ = planned_split(seen)
+    return lines | {"data.intensity": _intensity(seen), "data.split": (split, why)}
 
 
 def _source(seen: Scans, misfit: bool) -> tuple[dict[str, Any], str]:
@@ -136,38 +138,33 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
     return first if first == last else {"name": "domains", "a": first, "b": last}, why
 
 
-def _split(seen: Scans) -> tuple[dict[str, Any] | None, str]:
-    """The split: that of `data check`, or folds where few patients are known."""
+def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
+    """The split, that of `data check` or folds where few patients are known, with the reason; and in
+    how many folds runs test each patient once, where one run tests too few to tell a gain from
+    chance, else 0.
+    """
     split = seen.report["split"] or {}
     if split.get("by") == "folders":
-        return None, split["how"]
+        return None, split["how"], 0
 
     lacking = patients_who_lack(seen.records)
     patients = min(
         len(patients_of(record for record in seen.records if record.domain == letter) - lacking)
         for letter in domain_letters(tuple(seen.domains))
     )
+    values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
     if patients < 2:
         why = "too few patients to hold one out" if seen.patients else "the patients are not known"
-        by, units = "image", "single images"
+        values["by"], units = "image", "single images"
         if all(record.position is not None for record in seen.records):
-            by, units = "block", "runs of neighbouring slices"
-        return {"test": 0.2, "validation": 0.1, "by": by}, f"{units} are held out: {why}"
+            values["by"], units = "block", "runs of neighbouring slices"
+        return values, f"{units} are held out: {why}", 0
 
-    values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
-    folds = 5
-    settings = " --set data.split.folds=5"
+    folds = min(MAX_FOLDS, patients)
     if patients < least_patients():
-        values = {"folds": patients, "fold": 0, "validation": 0.0, "by": "patient"}
-        folds = patients
-        settings = ""
-
+        values = {"folds": folds, "fold": 0, "validation": 0.0, "by": "patient"}
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
     too_few = few_test_patients(splits)
-    if too_few:  # one run tests too few to tell a gain from chance
-        numbers = " ".join(map(str, range(folds)))
-        how += (
-            f"; {too_few}; to test each patient once: `for k in {numbers}; do gantk run"
-            f" RECIPE{settings} --set data.split.fold=$k; done`, then `gantk report` of these runs"
-        )
-    return values, how
+    if not too_few:
+        return values, how, 0
+    return values, f"{how}; {too_few}; {folds} folds test each patient once", folds

@@ -15,7 +15,7 @@ from gantk.data.sources.pairing import too_many_alone
 from gantk.errors import UserError
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
-from gantk.planning.data import Lines, data_lines, proposals
+from gantk.planning.data import Lines, data_lines, planned_split, proposals
 from gantk.planning.look import Scans, look
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import toml
@@ -46,6 +46,7 @@ FITS = {  # what is done with images of other sizes
     "crop": "nothing is resized",
     "pad": "the aspect ratio is kept, and the rest is filled with background",
 }
+NOT_PUBLISHED = "not with the published networks and steps"
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
@@ -94,7 +95,7 @@ def plan(
     Raises:
         UserError: the scans cannot be used.
     """
-    (text,) = plan_methods(scans, [""], hours=hours, set=set, layout=layout, device=device)
+    (text,), _ = plan_methods(scans, [""], hours=hours, set=set, layout=layout, device=device)
     return text
 
 
@@ -107,9 +108,10 @@ def plan_methods(
     layout: str = "",
     device: str | None = None,
     folder: Path | None = None,  # of the recipes, which name scans below it by a relative path
-) -> list[str]:
-    """The text of `plan` for each method. All recipes split, size and map the scans alike, so that
-    their scores compare: at the largest size that each method can afford in the time.
+) -> tuple[list[str], int]:
+    """The text of `plan` for each method, and the folds of `planned_split`, 0 where the caller
+    decides the split. All recipes split, size and map the scans alike, so that their scores compare:
+    at the largest size that each method can afford in the time.
     """
     settings = [*set, as_setting(layout)] if layout else list(set)
     reads = [
@@ -139,7 +141,8 @@ def plan_methods(
             alike = [each for each in sizes if (each.sides, each.fit) == common]
             lines = _choose_lines(for_method, alike, hours, own, device)
         texts.append(_text(for_method, _with_settings(lines, own, folder), hours))
-    return texts
+    is_decided = any(each.startswith("data.split") for each in settings)
+    return texts, 0 if is_decided else planned_split(seen)[2]
 
 
 def _shape(lines: Lines) -> tuple[tuple[int, ...], str]:
@@ -377,7 +380,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     if "split" in facts:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
-    facts["method"] = f"{method}: {why}"
+    facts["method"] = f"{method}: {why}; {NOT_PUBLISHED}"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")
@@ -387,7 +390,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     kind = "unpaired" if len(seen.domains) > 1 else "from noise"
     if seen.suits_paired:
         kind = "registered pairs"
-    title = f"Planned: {' and '.join(seen.domains)}, {kind}."
+    title = f"Planned: {' and '.join(seen.domains)}, {kind}; {method}, {NOT_PUBLISHED}."
     out += ["", "format = 1", f"summary = {toml(title)}"]
     for table in TABLES:
         keys = [name for name in lines if name.startswith(f"{table}.")]

@@ -95,7 +95,7 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
         f"split {found}; 10 test patients are needed to tell a gain in every score from chance, {sets.split()[-3]} will be"
         in said
     )
-    assert "for k in 0 1" in said
+    assert f"; {min(5, patients)} folds test each patient once" in said
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,13 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, gantk):
     assert cyclegan["data"]["source"]["path"] == "data"  # beside the recipes
     assert cyclegan["evaluate"] == pix2pix["evaluate"]
     assert said.count("next     gantk run") == 2
+    assert (
+        "next     for k in 0 1 2 3 4; do gantk run"
+        f" {tmp_path}/mine-cyclegan.toml --set data.split.folds=5 --set data.split.fold=$k"
+        " --out runs/mine-cyclegan_fold$k || break; done\n"
+    ) in said
+    assert "next     gantk report runs/mine-cyclegan_fold* runs/mine-pix2pix_fold*\n" in said
+    assert "cyclegan, not with the published networks and steps" in paths[0].read_text("utf-8")
     _, model, _ = opened_recipe(paths[0], None, ())
     assert model.data.source.options["path"] == str(tmp_path / "data")
 
