@@ -58,7 +58,8 @@ class ImageTable:
         self.resampled = resampled
         self.where = where
         self.columns, self._lines = read_rows(path, text)
-        self.column_of = self._columns_of_paths(every)
+        self.every = every
+        self.column_of = self._columns_of_paths()
         known = {*COLUMNS, *self.column_of.values()}
         self.unread = [name for name in self.columns if name not in known]
         self.in_words = f"columns {', '.join(name for name in self.columns if name in known)}"
@@ -87,6 +88,12 @@ class ImageTable:
             except UserError as error:
                 raise error.at(self._place(line)) from error
 
+        for contrast in {*self.column_of} - {place[0] for place in rows} if self.every else ():
+            raise UserError(
+                f"the column {self.column_of[contrast]} of {self.called} is empty in every row",
+                where=self.where,
+                remedy=f"write the paths of {contrast} into it, or leave {contrast} out of data.domains",
+            )
         without_split = [row.line for row in rows.values() if not row.split]
         if 0 < len(without_split) < len(rows):
             raise UserError(
@@ -125,11 +132,22 @@ class ImageTable:
             if row.pair in crowded or not (row.pair or is_said):
                 parts = row.split, row.subject, row.session, row.pair if is_said else "", row.slice
                 row.pair = "/".join(filter(None, parts))
+        lines: dict[tuple[str, str], int] = {}
+        for row in rows if is_said else ():
+            line = lines.setdefault((row.pair, row.contrast), row.line)
+            if row.pair and line != row.line:
+                raise UserError(
+                    f"lines {line} and {row.line} of {self.called} are two images of {row.contrast}"
+                    " with one cell pair",
+                    where=self.where,
+                    remedy="give each pair a name of its own. If two hospitals have patients of one"
+                    " name, add the hospital to the cells patient and pair",
+                )
 
     def _place(self, line: int) -> str:
         return f"{self.where}: {self.called}, line {line}"
 
-    def _columns_of_paths(self, every: bool) -> dict[str, str]:
+    def _columns_of_paths(self) -> dict[str, str]:
         """`column_of`; UserError where the header does not say which images the table lists."""
         if "path" in self.columns and ("domain" in self.columns or len(self.contrasts) == 1):
             return {}
@@ -141,7 +159,7 @@ class ImageTable:
             if columns.setdefault(contrast, column) != column:
                 what = f"has two columns of {contrast}: '{columns[contrast]}' and '{column}'"
                 raise UserError(f"{self.called} {what}", where=self.where)
-        if not columns or (every and len(columns) < len(self.contrasts)):
+        if not columns or (self.every and len(columns) < len(self.contrasts)):
             raise wrong_header(self.called, self.columns, self.contrasts, self.where)
         return columns
 
@@ -158,7 +176,8 @@ class ImageTable:
                 yield Row(Scan(self.folder / text), name, kind="left out", why=why)
             return
         if not text_of:
-            raise UserError(f"no path in the column {' or '.join(column_of.values())}")
+            what = f"no path in the column {' or '.join(column_of.values())}"
+            raise UserError(what, remedy="write one into it, or remove the row")
         rows = [Row(self._scan(text, cells.get(VOLUME, "")), x) for x, text in text_of.items()]
         pair = cells.get("pair") or (self._key_of(rows[0]) if len(column_of) > 1 else "")
         if cells.get("mask"):

@@ -20,6 +20,12 @@ LEFT_OUT = "none"  # in the column split: the row is not used
 # Ends the remedy where names do not decide what an image is.
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
 
+JOIN = (
+    "give each row a cell for each column. Tables of other columns are joined by these:"
+    " pandas.concat([pandas.read_csv(t, dtype=str) for t in ('a.csv', 'b.csv')])"
+    ".to_csv('both.csv', index=False)"
+)
+
 MAX_TABLE_BYTES = 2**32
 MAX_HEADER_CHARACTERS = 2**16
 
@@ -31,8 +37,8 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
     in lower case, values without blanks, "" for those that mean "unknown".
 
     The separator is comma, semicolon or tab, whichever is most frequent in the header. Empty rows,
-    and cells beyond the columns, are left out. UserError for a file that is not text, or has no
-    header.
+    and empty cells beyond the columns, are left out. UserError for a file that is not text, has no
+    header, or a row with more or fewer cells, as where tables of other columns were put together.
     """
     with reading_file(
         path,
@@ -56,6 +62,10 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
     if twice:
         what = f"'{path}' has two columns with the name '{twice[0]}'"
         raise UserError(what, remedy="rename or remove one of them")
+    for line, row in rows:
+        if len(row) < len(columns) or any(row[len(columns) :]):
+            what = f"line {line} of '{path}' has {len(row)} cells, the header {len(columns)}"
+            raise UserError(what, remedy=JOIN)
     known = [(line, _known_cells(columns, row)) for line, row in rows]
     return [name for name in columns if name], known
 

@@ -168,19 +168,18 @@ def test_a_row_for_each_pair_or_a_column_that_says_it(tree, sign):
     assert "2 pairs" in check(tree / "study.csv")["summary"]["layout"]
 
 
-@pytest.mark.parametrize(
-    ("patients", "count"),
-    [("ppqq", 2), ("pppp", 0)],
-    ids=["a pair's name of each patient", "two images of one domain"],
-)
-def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count):
-    names = [(n, name) for n in range(2) for name in ("T1", "T2")]
-    rows = [
-        f"patient{n}/{name}.nii.gz,{name},{patient},base"
-        for (n, name), patient in zip(names, patients, strict=True)
-    ]
-    table = "\n".join(["path,domain,patient,pair", *rows])
-    assert len(pairs_of(manifest(tree / "study.csv", table))) == count
+def test_images_that_share_a_pair_are_parted_by_patient(tree):
+    def table(patients):
+        names = [(n, name) for n in range(2) for name in ("T1", "T2")]
+        rows = [
+            f"patient{n}/{name}.nii.gz,{name},{patient},base"
+            for (n, name), patient in zip(names, patients, strict=True)
+        ]
+        return "\n".join(["path,domain,patient,pair", *rows])
+
+    assert len(pairs_of(manifest(tree / "study.csv", table("ppqq")))) == 2
+    with pytest.raises(UserError, match="lines 2 and 4 .* two images of T1 with one cell pair"):
+        manifest(tree / "study.csv", table("pppp")).records()
 
 
 @pytest.mark.parametrize(
@@ -200,6 +199,9 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count):
         ),
         ("path,domain\nstudy.csv,T1\n", "'study.csv' is not a readable image.*line 2"),
         ("path,domain\npatient0,T1\n", "patient0' is a folder.*line 2"),
+        ("T1,T2\npatient0/T1.nii.gz,\n", "column t2 of .* is empty in every row. Write"),
+        ("path,domain\npatient0/T1.nii.gz,T1,p0\n", "line 2 of .* has 3 cells, the header 2"),
+        ("path,domain,visit\npatient0/T1.nii.gz,T1\n", "line 2 of .* has 2 cells, the header 3"),
         ("T1,T2,label\n,,x\n", "no path in the column t1 or t2.*line 2"),
         (
             "path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n",
@@ -210,7 +212,7 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree, patients, count):
             "lists no image of T1 or T2. Its column domain contains 'MRI' \\(2\\), 'CT' \\(1\\)",
         ),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says):
     with pytest.raises(UserError, match=says):

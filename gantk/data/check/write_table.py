@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row
+from gantk.catalog.catalog import VOLUME, Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
 from gantk.data.dataset import Study
 from gantk.data.sources.pairing import complete_pairs
@@ -40,14 +40,10 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
             for row in said
         ]
 
-    columns = ["path", "domain", "patient"]
-    columns += [
-        name
-        for name in ("visit", "split", "label", "mask", VOLUME)
-        if any(COLUMNS[name](row, table.parent) for row in rows)
-    ]
+    # those of all tables, empty ones too, so that rows of two can be put into one
+    columns = ["path", "domain", "patient", "visit", "split", "label", "mask", VOLUME]
     if usage and len(usage.names) == 2:
-        columns.append("pair")  # empty cells too: pairs are those of the folder
+        columns.append("pair")  # an empty one: no pairs, as in the folder
 
     Catalog(rows).write(table, columns)
     trained = [row for row in rows if row.split != LEFT_OUT]

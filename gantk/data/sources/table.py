@@ -99,16 +99,16 @@ class Manifest(VolumeSource):
         return rows
 
     def _doubts_about_patients(self, rows: Sequence[Row]) -> list[UserError]:
-        """The error where only some rows say a patient, or where a column that is not read may."""
+        """The error where a row's cell patient is empty, or where a column that is not read may be it."""
         table = self.images
         lines = {row.line for row in rows}
         empty = sorted({row.line for row in rows if not row.subject})
-        if "patient" in table.columns and 0 < len(empty) < len(lines):
+        if "patient" in table.columns and empty:
             what = (
                 f"the column patient of {table.called} is empty in {len(empty)} of {len(lines)} rows,"
                 f" the first in line {empty[0]}"
             )
-        elif empty and table.unread and "patient" not in table.columns:
+        elif empty and table.unread:
             what = (
                 f"{table.called} has no column patient. Its header is"
                 f" {first_columns(table.columns)}; not read: {first_columns(table.unread)}"
