@@ -24,6 +24,7 @@ _PUBLIC = {
     "gantk.formats.archives": ["unpack"],
     "gantk.inference.model": ["Model"],
     "gantk.metrics.compare_folders": ["compare"],
+    "gantk.metrics.compare_models": ["compare_models"],
     "gantk.nets.pretrained": ["timm_model"],
     "gantk.nets.unet": ["UNet"],
     "gantk.planning.recipe": ["plan"],

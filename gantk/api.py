@@ -330,7 +330,10 @@ def evaluate(
         if read_by := layouts_in_words(parts.data.source):
             say(f"layout   {read_by}")
         tested = parts.data.splits["test"]
-        say(f"data     tested: {parts.data.images_in_words(tested)}; the run folder is not changed")
+        say(
+            f"data     tested: {parts.data.images_in_words(tested)}; in the gray range of this model"
+            f" alone (gantk eval {argument(run)} OTHER --data {argument(data)} compares two)"
+        )
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
             say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")

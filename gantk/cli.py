@@ -475,11 +475,13 @@ def sample(run, no_post, **options) -> None:
     examples=[
         "gantk eval runs/first                             # a run, on its test patients",
         "gantk eval t1t2 --data SCANS --json scores.json   # a run or a model, on your own pairs",
+        "gantk eval runs/first t1t2 --data SCANS           # which is better, on one scale",
         "gantk eval --pred translated --truth real_t2      # two folders of files",
     ],
     then="gantk translate {run} SCAN OUTPUT",
 )
 @click.argument("run", required=False)
+@click.argument("others", nargs=-1, metavar="[OTHER...]")
 @click.option(
     "--data", metavar="PATH", help="Score RUN on all images of this file or folder instead."
 )
@@ -500,6 +502,7 @@ def sample(run, no_post, **options) -> None:
 @device_option
 def evaluate(
     run,
+    others,
     data,
     pred,
     truth,
@@ -517,6 +520,9 @@ def evaluate(
 
     The result is a table with the best baseline for each score. metrics.json and the report have
     all details. With --data, RUN is scored on other images of its domains and stays as it is.
+
+    RUN and OTHER models are compared on the same images and one scale of gray values, patient by
+    patient. Patients that one of them was trained on are left out.
     """
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")
@@ -526,11 +532,19 @@ def evaluate(
     if run:
         if match or patient or truth_layout:
             raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
-        if layout and not data:
-            raise click.UsageError("--layout of a RUN needs --data")
-        scores = api.evaluate(
-            run, metrics=names, data=data, layout=layout, device=device, say=speak
-        )
+        if (layout or others) and not data:
+            raise click.UsageError("--layout, or OTHER, of a RUN needs --data")
+        options = {"layout": layout, "device": device, "say": speak}
+        if others:
+            from gantk.metrics.compare_folders import PAIR_METRICS
+            from gantk.metrics.compare_models import compare_models
+
+            compared = compare_models(
+                [run, *others], data, metrics=names or PAIR_METRICS, **options
+            )
+            write_json(json_file, compared.dump(), overwrite)
+            return
+        scores = api.evaluate(run, metrics=names, data=data, **options)
         write_json(json_file, scores, overwrite)
         return
 

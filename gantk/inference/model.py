@@ -246,7 +246,7 @@ class Model:
         """Compare an image with the training images of the domain that is translated to `to`, see
         `check_input`; `contrast` is its name where a patient has several.
         """
-        trained_on = self.run_trained_on(image)
+        trained_on = self.run_trained_on(image.facts.get("patient", ""), image.path)
         found = [check_input(image, each, contrast, trained_on) for each in self.checked_frames(to)]
         _, worst = max(found, key=lambda each: FITS.index(each[1].fits))
         return found[0][0], worst
@@ -255,14 +255,14 @@ class Model:
         """The directions to a domain that an image has to fit: of an ensemble those of all models."""
         return [self.frame(to)]
 
-    def run_trained_on(self, image: Image) -> str:
-        """The name of the run that was trained on the patient of an image, as far as its file or its
-        header say; "" for others, and for models that do not list their training images.
+    def run_trained_on(self, patient: str, file: Path | None) -> str:
+        """The name of the run that was trained on a patient, as far as this name or a file of the
+        patient say; "" for others, and for models that do not list their training images.
         """
         known = self._training_ids
-        is_known = image.facts.get("patient", "") in known
-        if known and not is_known and image.path is not None and image.path.is_file():
-            is_known = sha256_of(image.path) in known
+        is_known = patient in known
+        if known and not is_known and file is not None and file.is_file():
+            is_known = sha256_of(file) in known
         return self.run.path.resolve().name if self.run and is_known else ""
 
     @cached_property

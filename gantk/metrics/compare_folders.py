@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ NO_PATIENTS = (
 )
 NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
-    " compare these scores with those of a model's card, which are defined in another way"
-    " (gantk show model NAME)"
+    " compare these scores with those of a model's card, or of another model's files, where the scale"
+    " may decide: gantk eval RUN MODEL --data SCANS compares models on one scale"
 )
 RESAMPLE = (
     "resample the prediction onto the truth, in Python with read and write of gantk.formats.files:"
@@ -53,6 +54,15 @@ DIRECTION = "pred_to_truth"
 PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
 Read = Callable[[Scan], Image]
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """A prediction with its truth."""
+
+    name: str
+    patient: str
+    read: Callable[[], tuple[Image, Image]]  # both, on one grid
 
 
 class ScaleFit(Table):
@@ -122,7 +132,7 @@ def compare(
         UserError: names or grids do not match, a file cannot be read or holds NaN, or the truth is
             constant. Nothing has been scored.
     """
-    parts = [_part(name) for name in metrics]
+    parts = [metric_of_files(name) for name in metrics]
     of_sets = [part for part in parts if issubclass(part.target, SetMetric)]
     of_pairs = [part for part in parts if part not in of_sets]
     place = start(device, "fp32").device
@@ -132,49 +142,66 @@ def compare(
     real = of_contrasts(list_images(paths[1], patient, truth_layout), made.contrast)
     notes: list[str] = []
     scale = ScaleFit()
-    pairs = pd.DataFrame()
+    found = []
     if of_pairs or match:
         if all(path.is_file() for path in paths):
             pairs = made.merge(real, how="cross", suffixes=SUFFIXES)
         else:
             pairs, notes = find_pairs(made, real)
-        scale = _fit_line((_comparable(pair, read) for pair in pairs.itertuples()), match)
+        found = [
+            FilePair(pair.scan_made.name, pair.owner_real, partial(_comparable, pair, read))
+            for pair in pairs.itertuples()
+        ]
+        scale = fit_line(found, match)
 
-    unknown = len(pairs) > 1 and not (real.patient != "").any()
+    unknown = len(found) > 1 and not (real.patient != "").any()
     result = FolderResults(
         metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
     )
-    gray = gray_range(read(scan) for scan in (pairs.scan_real if of_pairs else real.scan))
     scores: dict[str, Score] = {}
+    warning = ""
     if of_pairs:
-        scorer, scores = file_scorer(gray, of_pairs, place)
-        if not scorer.metrics:
-            reason = next(iter(scores.values())).definition.rpartition("/not-computed: ")[2]
-            remedy = "use other metrics too, such as psnr or mae"
-            raise UserError(reason, where="--metrics", remedy=remedy)
-        for pair in pairs.itertuples():
-            scans = pair.scan_made, pair.scan_real
-            output, reference = (torch.tensor(read(scan).pixels)[None] for scan in scans)
-            about = References(reference, [pair.owner_real], names=[pair.scan_made.name])
-            result.lines.append(scorer(scale(output), about, direction=DIRECTION))
-        lines = pd.concat(result.lines, ignore_index=True)
-        scores = scores_of(lines, scorer.about()) | scores
+        lines, scores, warning = score_files(found, scale, of_pairs, place, DIRECTION)
+        result.lines.append(lines)
         notes += [NO_PATIENTS] * unknown + [NO_BASELINE]
     if of_sets:
-        scores |= _score_sets(scale, made, real, of_sets, place, read)
+        sets, of_range = _score_sets(scale, made, real, of_sets, place, read)
+        warning = warning or of_range
+        scores |= sets
     for score in scores.values():
         score.definition += "/predictions-matched-linearly" * match
     result.metrics[DIRECTION] = scores
 
     shown = [*summary_lines(result), *_scale_lines(scale)]
-    shown += [with_label("warning", gray.warning)] * bool(gray.warning)
+    shown += [with_label("warning", warning)] * bool(warning)
     shown += [with_label("note", note) for note in notes]
     for line in shown:
         say(line)
     return Scores(result)
 
 
-def _part(name: str) -> Part:
+def score_files(
+    pairs: Sequence[FilePair], scale: ScaleFit, parts: Sequence[Part], device: Any, direction: str
+) -> tuple[pd.DataFrame, dict[str, Score], str]:
+    """Score predictions, as `scale` maps them, over the range of the truth: a line for each image and
+    metric, the scores of all, and the warning of the range. UserError where no metric can be computed.
+    """
+    gray = gray_range(pair.read()[1] for pair in pairs)
+    scorer, scores = file_scorer(gray, parts, device)
+    if not scorer.metrics:
+        reason = next(iter(scores.values())).definition.rpartition("/not-computed: ")[2]
+        remedy = "use other metrics too, such as psnr or mae"
+        raise UserError(reason, where="--metrics", remedy=remedy)
+    found = []
+    for pair in pairs:
+        output, truth = (torch.tensor(image.pixels)[None] for image in pair.read())
+        about = References(truth, [pair.patient], names=[pair.name])
+        found.append(scorer(scale(output), about, direction=direction))
+    lines = pd.concat(found, ignore_index=True)
+    return lines, scores_of(lines, scorer.about()) | scores, gray.warning
+
+
+def metric_of_files(name: str) -> Part:
     """A metric; UserError for one that needs a run."""
     part = bind("metric", name)
     unit = getattr(part.target, "of_unit", "")
@@ -205,14 +232,17 @@ def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:
     return made, real
 
 
-def _fit_line(pairs: Iterable[tuple[Image, Image]], match: bool) -> ScaleFit:
+def fit_line(pairs: Iterable[FilePair], match: bool) -> ScaleFit:
     """Fit the linear function from predictions to the truth's scale, which is applied with `match`.
 
     Its slope is the ratio of the standard deviations (reduced major axis) without pixels far off
     the line. A regression would shrink a poor prediction to the mean, and so score it too well.
     """
     pixels = [
-        [each.pixels.ravel()[:: max(1, each.pixels.size // MAX_LINE_PIXELS)] for each in pair]
+        [
+            each.pixels.ravel()[:: max(1, each.pixels.size // MAX_LINE_PIXELS)]
+            for each in pair.read()
+        ]
         for pair in pairs
     ]
     x, y = np.concatenate(pixels, axis=1).astype(np.float64)
@@ -273,8 +303,8 @@ def _score_sets(
     parts: list[Part],
     device: Any,
     read: Read,
-) -> dict[str, Score]:
-    """Score the predictions as a set against the true images."""
+) -> tuple[dict[str, Score], str]:
+    """Score the predictions as a set against the true images; also the warning of the gray range."""
     images = [read(scan) for scan in [*made.scan, *real.scan]]
     shapes = sorted({image.pixels.shape for image in images})
     if len(shapes) > 1:
@@ -292,7 +322,7 @@ def _score_sets(
         found |= set_scores(metric, reals, reals, fakes, strict=True)
     for score in found.values():
         score.n = made.owner.nunique()
-    return found
+    return found, gray.warning
 
 
 def _scale_lines(scale: ScaleFit) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.metrics.intervals import paired_test
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.verdict import verdict_words
@@ -184,7 +184,7 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[st
 
 
 def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
-    """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], n = 8).`, from the
+    """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], 8 patients in common).`, from the
     tests of all pairs of systems on one score.
     """
     both_ways = [either for test in tests for either in (test, test.reverse())]
@@ -196,10 +196,11 @@ def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
     clauses = []
     for test in both_ways:
         if test.one == leader:
-            gain = Score(value=test.gain, ci95=test.ci95, n=test.n, unit=unit)
+            gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
             by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
             words = verdict_words(test.verdict, test.other)
-            clauses.append(f"{words} ({by.rstrip()}, {gain.sample()})")
+            common = f"{count_noun(test.n, 'patient')} in common"
+            clauses.append(f"{words} ({by.rstrip()}, {common})")
     place = f"{tests[0].label}: " if tests[0].label else ""
     return f"{place}{leader} is {'; '.join(clauses)}."
 

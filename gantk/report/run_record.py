@@ -158,8 +158,7 @@ class RunRecord:
             what = f"'{run}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
             remedy = (
                 "Give the folder that `gantk run` printed, such as runs/NAME-TIME. To compare a run"
-                " with a packed model, translate the same scans by each, and score both folders by"
-                " `gantk eval --pred OUT --truth TRUE --match`"
+                " with a packed model: gantk eval RUN MODEL --data SCANS"
             )
             raise UserError(what, where="report", remedy=remedy)
 

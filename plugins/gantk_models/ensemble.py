@@ -128,8 +128,9 @@ class Ensemble(Model):
         target = self.frame(to).target
         return [member.frame(target) for member in self.members]
 
-    def run_trained_on(self, image: Image) -> str:
-        return next(filter(None, (each.run_trained_on(image) for each in self.members)), "")
+    def run_trained_on(self, patient: str, file: Path | None) -> str:
+        found = (each.run_trained_on(patient, file) for each in self.members)
+        return next(filter(None, found), "")
 
     def identity(self) -> dict[str, str]:
         """Name and hash of the members' weights, equal for two translations by the same members."""

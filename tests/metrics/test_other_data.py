@@ -166,3 +166,38 @@ def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packe
     (kid,) = scores["metrics"]["a_to_b"].values()
     assert kid["value"] is not None
     assert ("real_split" in scores["baselines"]) == (kind == "run")
+
+
+def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
+    """By what `translate` writes, matched as `compare` does; training patients are left out."""
+    import gantk as api
+
+    new = [f"p{n}" for n in range(10, 16)]
+    data = scans(tmp_path / "data", range(10, 16))
+    seen = sorted({each["subject"] for each in read_json(run / "split.json")["splits"]["train"]})
+    for patient in seen:
+        shutil.copytree(run.parent / "own" / patient, data / patient)
+    options = ("--data", data, "--json", tmp_path / "found.json", "--device", "cpu")
+    said = " ".join(gantk("eval", run, packed, *options).ok().out.split())
+    found = read_json(tmp_path / "found.json")
+    for patient in new:
+        for name in ("made", "true"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        api.translate(run, data / patient / "T1.nii", tmp_path / f"made/{patient}.nii")
+        shutil.copy(data / patient / "T2.nii", tmp_path / f"true/{patient}.nii")
+    expected = api.compare(tmp_path / "made", tmp_path / "true", match=True, metrics=["psnr"])
+    own = [
+        each["value"]
+        for each in found["scores"]
+        if (each["system"], each["direction"], each["metric"]) == (str(run), "T1 -> T2", "psnr")
+    ]
+
+    assert found["left_out"] == {str(run): seen, str(packed): seen}
+    assert f"of the training of {run}" in said
+    value = expected["metrics"]["pred_to_truth"]["psnr"]["value"]
+    assert np.mean(own) == pytest.approx(value, abs=0.01)
+    assert [test["n"] for test in found["tests"]] == 6 * [6]
+    assert [test["gain"] for test in found["tests"]] == pytest.approx(6 * [0.0], abs=1e-3)
+    assert "needs --data" in gantk("eval", run, packed).refused()
+    only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
+    assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()

@@ -131,23 +131,31 @@ SENTENCES = {
         "y is ahead of x, but 5 patients are too few: 10 are needed (PSNR better by 3",
         False,
     ),
-    "six": ([[3] * 6], "y is better than x (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
-    "worse": ([[-3] * 6], "x is better than y (PSNR better by 3.00 dB [3.00, 3.00], n = 6).", True),
+    "six": (
+        [[3] * 6],
+        "y is better than x (PSNR better by 3.00 dB [3.00, 3.00], 6 patients in common).",
+        True,
+    ),
+    "worse": (
+        [[-3] * 6],
+        "x is better than y (PSNR better by 3.00 dB [3.00, 3.00], 6 patients in common).",
+        True,
+    ),
     "chance": ([[3, -2] * 4], f"y is ahead of x, {UNSURE}", True),
     "equal": (
         [[0] * 6],
-        "x is not better than y (PSNR better by 0.00 dB [0.00, 0.00], n = 6).",
+        "x is not better than y (PSNR better by 0.00 dB [0.00, 0.00], 6 patients in common).",
         True,
     ),
     "three": (
         [[3] * 8, [5] * 8],
-        "z is better than x (PSNR better by 5.00 dB [5.00, 5.00], n = 8); better than y (PSNR better"
-        " by 2.00 dB [2.00, 2.00], n = 8).",
+        "z is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); better than y (PSNR better"
+        " by 2.00 dB [2.00, 2.00], 8 patients in common).",
         True,
     ),
     "near": (
         [[5] * 8, [3, 6, 4.5] * 2 + [5, 5]],
-        f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], n = 8); ahead of z, {UNSURE}",
+        f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z, {UNSURE}",
         True,
     ),
 }
@@ -201,7 +209,10 @@ def test_a_bench_states_its_tests_and_corrections():
     ]
     leading, tests = sentences(systems(rows))
 
-    assert "one is not better than two (PSNR better by 0.0000 [0.0000, 0.0000], n = 6)" in leading
+    assert (
+        "one is not better than two (PSNR better by 0.0000 [0.0000, 0.0000], 6 patients in common)"
+        in leading
+    )
     better = "1 (one PSNR T1\xa0→\xa0T2) better, 0 worse, 1 undecided at 5 %"
     assert f"corrected by Holm over 2 comparisons: {better}" in tests
     unknown = Row.model_validate(row | {"label": "one", "patients": None})

@@ -44,9 +44,8 @@ OTHER_IMAGES = (
 FOLDS = " Folds of one recipe count as one: give all of them, and the same folds of another recipe."
 OTHER_SCALES = (
     "The runs score images of the networks on other gray values, as the unchanged input shows ({}), so"
-    " differences of these scores say nothing about the models. To make them comparable, translate the"
-    " same scans by each (`gantk translate RUN SCANS OUT`) and score each OUT by"
-    " `gantk eval --pred OUT --truth TRUE --match`, or train with equal data.size, data.fit and"
+    " differences of these scores say nothing about the models. To compare them on one scale, use"
+    " `gantk eval RUN OTHER --data SCANS`, or train with equal data.size, data.fit and"
     ' data.intensity, and with data.intensity.per = "volume".'
 )
 ONE_SEED = (

@@ -41,7 +41,7 @@ def test_an_ensemble_fits_as_the_member_that_fits_worst(tiny_run, high, told):
 
 def test_an_ensemble_says_that_any_member_saw_the_patient(tiny_run):
     members = [gantk.load(tiny_run, device="cpu") for _ in range(2)]
-    members[1].run_trained_on = lambda image: "runs/fold-1"
+    members[1].run_trained_on = lambda patient, file: "runs/fold-1"
     _, found = Ensemble(members, ["one", "other"]).check(HEAD, "T2")
 
     assert found.is_of_training

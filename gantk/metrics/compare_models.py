@@ -1,0 +1,230 @@
+"""Scores models on the same scans, on one scale of intensities: whole files, as `gantk translate` makes
+them, of patients that none of the models was trained on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from gantk.data.dataset import layouts_in_words, source_and_records
+from gantk.data.preparation import Record, patients_of
+from gantk.data.recipe_data import with_test_data, without_training
+from gantk.data.sources.pairing import complete_pairs
+from gantk.errors import UserError, count_noun, join_first
+from gantk.formats.files import natural, read, write
+from gantk.formats.image import Image
+from gantk.inference.case import Case
+from gantk.inference.frame import TranslateOptions
+from gantk.inference.load import load_model
+from gantk.inference.model import Model
+from gantk.method import OTHER, direction_to
+from gantk.metrics.compare_folders import (
+    PAIR_METRICS,
+    FilePair,
+    fit_line,
+    metric_of_files,
+    score_files,
+)
+from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
+from gantk.metrics.names import short_metric_name, title_of
+from gantk.metrics.summary import with_label
+from gantk.prepare.grid import resample_onto
+from gantk.progress import track
+from gantk.runs.results import Score
+from gantk.terminal import TextTable
+
+Pair = dict[str, Record]  # of whole files, by domain
+ONE_SCALE = (
+    "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
+    " and spread of the true ones, because models write gray values of different scales"
+)
+MAX_NAMED = 20  # patients in one line
+HEADS = ("direction", "score", "better", "than", "by", "p (Holm)")
+
+
+@dataclass(frozen=True)
+class ModelComparison(Comparison):
+    """The comparison of models, with the scores of single images."""
+
+    scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
+    left_out: dict[str, list[str]]  # model -> the patients that it was trained on
+
+    def dump(self) -> dict:
+        """The content of the JSON file."""
+        scores = self.scores.drop(columns=["region", "corrected", "finite"]).to_dict("records")
+        tests = [test.dump() for test in self.tests]
+        found = {"sentences": self.sentences, "tests": tests, "scores": scores}
+        return found | {"left_out": self.left_out}
+
+
+def compare_models(
+    models: Iterable[str | os.PathLike[str]],
+    data: str | Path,
+    *,
+    metrics: Iterable[str] = PAIR_METRICS,
+    layout: str = "",
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> ModelComparison:
+    """Score models on the same scans, on one scale, and test each pair of them patient by patient.
+
+    Example:
+
+        gantk.compare_models(["runs/mine", "t1t2"], "SCANS").sentences
+
+    Args:
+        models: what `gantk.load` takes; the first is a run or a packed model, whose recipe says how
+            scans are read.
+        data: a file or folder with both images of each patient, such as the one that a model was
+            trained on: its training patients are left out.
+        metrics: names of metrics that compare an image with its truth.
+        layout: the line that says whose each file of `data` is, as in `gantk.run`.
+        device: as in `gantk.run`.
+        say: called with each line of output.
+
+    Returns:
+        The comparison: `sentences`, `tests` with the gain, its 95 % interval and p-values, `scores`,
+        a pandas DataFrame of single images, and who was `left_out`.
+
+    Raises:
+        UserError: the models share no direction, or there is nobody whom none of them was trained on.
+    """
+    parts = [metric_of_files(name) for name in metrics]
+    loaded = {os.fspath(model): load_model(model, device, say) for model in models}
+    first = next(iter(loaded.values()))
+    if first.run is None or len(loaded) < 2:
+        allowed = "two models or more, of which the first is a run or a packed model"
+        raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
+    table = without_training(with_test_data(first.run.recipe(), data, layout))
+    source, records = source_and_records(table, type(first.method))
+    if read_by := layouts_in_words(source):
+        say(f"layout   {read_by}")
+    pairs = _pairs_of_files(records)
+    seen = {name: _patients_seen(model, pairs) for name, model in loaded.items()}
+    for name, patients in seen.items():
+        pairs = [pair for pair in pairs if _patient(pair) not in patients]
+        if patients:
+            who = f"{count_noun(patients, 'patient')} of the training of {name}, by names or files"
+            say(with_label("left out", f"{who}: {join_first(patients, most=MAX_NAMED)}"))
+    if not pairs:
+        what = f"'{data}' has no pair of a patient on whom none of the models was trained"
+        raise UserError(what, where="--data", remedy="name scans of other patients")
+    tested = [record for pair in pairs for record in pair.values()]
+    whose = count_noun(patients_of(tested), "patient")
+    say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
+
+    found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}  # by whether on one scale
+    scores: dict[tuple[str, str, str], Score] = {}  # of each place and model, on one scale
+    for to, title in _shared_directions(loaded, table.domains).items():
+        for name, model in loaded.items():
+            with TemporaryDirectory() as scratch:
+                work = track(pairs, f"{name}: {title}", "scan")
+                made = [
+                    *_translate(model, work, to, table.domains["ba".index(to) - 1], Path(scratch))
+                ]
+                for match, lines in found.items():
+                    line = fit_line(made, match)
+                    own, of_model, _ = score_files(made, line, parts, model.runtime.device, title)
+                    lines.append(own.assign(system=name))
+                    if match:
+                        scores |= {(title, metric, name): each for metric, each in of_model.items()}
+
+    tables = [pd.concat(lines, ignore_index=True) for lines in found.values()]
+    higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
+    units = {metric: score.unit for (_, metric, _), score in scores.items()}
+    compared, unmatched = (compare_systems(each, higher, units) for each in tables)
+    say(with_label("scale", ONE_SCALE))
+    for sentence in compared.sentences:
+        say(with_label("result", sentence))
+    if compared.tests:
+        say(TextTable(HEADS, [_cells(test, scores) for test in compared.tests]))
+    turned = [
+        f"{short_metric_name(one.score)} of {one.label}"
+        for one, own in zip(compared.tests, unmatched.tests, strict=True)
+        if one.gain * own.gain < 0
+    ]
+    if turned:
+        what = f"in the models' own gray values the other one leads in {join_first(turned)}"
+        say(with_label("note", f"{what}: there the scale decides, not the image"))
+    return ModelComparison(compared.sentences, compared.tests, tables[0], seen)
+
+
+def _pairs_of_files(records: Sequence[Record]) -> list[Pair]:
+    """The registered pairs of whole images in files, each once, whichever slices are its records."""
+    pairs: dict[str, Pair] = {}
+    for pair in complete_pairs(records).values():
+        if all(record.file and not record.missing for record in pair.values()):
+            pairs.setdefault(pair["b"].scan_key or pair["b"].key, pair)
+    return [*pairs.values()]
+
+
+def _patient(pair: Pair) -> str:
+    """The patient of a pair, or its image where this is not known."""
+    return pair["a"].subject or pair["a"].key
+
+
+def _patients_seen(model: Model, pairs: Sequence[Pair]) -> list[str]:
+    """The patients whom a model was trained on."""
+    seen = {
+        _patient(pair)
+        for pair in pairs
+        for record in pair.values()
+        if model.run_trained_on(record.subject, record.path)
+    }
+    return sorted(seen, key=natural)
+
+
+def _shared_directions(models: Mapping[str, Model], domains: Sequence[str]) -> dict[str, str]:
+    """The domains that all models make from the other one, by letter, with the direction in words;
+    UserError without any.
+    """
+    made = [
+        {(frame.source.lower(), frame.target.lower()) for frame in model.frames.values()}
+        for model in models.values()
+    ]
+    shared = set.intersection(*made)
+    a, b = (name.lower() for name in domains)
+    found = {"b": (a, b), "a": (b, a)}
+    if not shared & {*found.values()}:
+        allowed = [f"{name} makes {each}" for name, each in zip(models, made, strict=True)]
+        raise UserError("the models share no direction", where="RUN", allowed=allowed)
+    return {to: title_of(direction_to(to), domains) for to, each in found.items() if each in shared}
+
+
+def _translate(
+    model: Model, pairs: Iterable[Pair], to: str, target: str, scratch: Path
+) -> Iterator[FilePair]:
+    """Translate the source of each pair, onto the grid of its truth; results lie in `scratch`."""
+    frame = model.frame(target)
+    for number, pair in enumerate(pairs):
+        source = pair[OTHER[to]]
+        images = source.file.images(frame.sources)
+        given = {name or frame.source: image for name, image in images.items()}
+        image = Case(model, given, target, f"'{source.key}'").image
+        label = source.label if model.classes() else None
+        (made,) = model(image, target, TranslateOptions(label=label))
+        path = scratch / f"{number}{'.nii' if made.dims == 3 else '.tif'}"
+        write(path, replace(resample_onto(made, pair[to].file.read()), dtype=None))
+        yield FilePair(source.key, source.subject, partial(_read, path, pair[to]))
+
+
+def _read(path: Path, truth: Record) -> tuple[Image, Image]:
+    """A stored translation, and its truth."""
+    real = truth.file.read()
+    return replace(real, pixels=read(path).pixels), real
+
+
+def _cells(test: SystemTest, scores: Mapping[tuple[str, str, str], Score]) -> tuple[str, ...]:
+    """The row of a test: the better model first."""
+    best = test if test.gain >= 0 else test.reverse()
+    gain = Score(value=best.gain, ci95=best.ci95)
+    one, other = (f"{name} {scores[*test.place, name].text()}" for name in (best.one, best.other))
+    by = f"{gain.text()} {gain.interval()}".rstrip()
+    return best.label, short_metric_name(best.score), one, other, by, f"{best.holm:.2g}"
