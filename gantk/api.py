@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import (
@@ -237,7 +238,7 @@ def evaluate(
     run: AnyPath,
     *,
     metrics: Iterable[str] | None = None,
-    data: str | Path | None = None,
+    data: Any = None,
     layout: str = "",
     device: str | None = None,
     say: Say = tell,
@@ -253,7 +254,7 @@ def evaluate(
         run: a run folder, or a packed model, whose folder is not changed: it is scored on the images
             and the split that it was trained with, or on `data`.
         metrics: names of metrics. Default: those of the recipe.
-        data: a file or folder of other images of the same domains: all are test images, with the
+        data: other images of the same domains, as in `run`: all are test images, with the
             intensity mapping of the training. The run folder is not changed. Baselines learn from
             the run's own images, which must still be there; those of a packed model, which has none,
             from `data` itself.
@@ -268,6 +269,7 @@ def evaluate(
     """
     from tempfile import TemporaryDirectory
 
+    from gantk.data.arrays import keep
     from gantk.data.dataset import layouts_in_words
     from gantk.data.recipe_data import with_test_data, without_training
     from gantk.data.sources.pairing import without_partner
@@ -291,9 +293,14 @@ def evaluate(
     if metrics:
         recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
     model = recipe.check()
-    other = None if data is None else with_test_data(recipe, data, layout)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
+        given = str(data)
+        if not isinstance(data, (str, os.PathLike, NoneType)):
+            given = type(data).__name__
+            stored = Path(locks.enter_context(TemporaryDirectory())) / "data"
+            data, _ = keep(data, stored, model.data.domains)
+        other = None if data is None else with_test_data(recipe, data, layout)
         packing = pack_record(folder)
         seen = trained_on(folder.path, packing)
         if packing is not None:
@@ -346,7 +353,7 @@ def evaluate(
 
         scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))
         scores = _evaluate(parts, folder, say, scratch)
-        scores["data"] = str(data)
+        scores["data"] = given
         return scores
 
 

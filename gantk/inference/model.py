@@ -91,6 +91,18 @@ class Model:
         values = {letter: each.dump() for letter, each in meta.values.items()}
         return cls(recipe, method, intensity, runtime, saved, values, meta.packed)
 
+    def __repr__(self) -> str:
+        """Name, directions, dimensions and size, in one line."""
+        frames: list[Frame] = []
+        with suppress(UserError):  # it makes images from noise
+            frames = [*self.frames.values()]
+        directions = ", ".join(f"{each.source} -> {each.target}" for each in frames)
+        name = f" {self.run.path.name}" if self.run else ""
+        seen = frames[0] if frames else self.recipe.data
+        size = " x ".join(map(str, seen.size))
+        kind = type(self).__name__
+        return f"<{kind}{name}: {directions or 'from noise'}, {seen.dims}-D, {size}>"
+
     def __reduce__(self):
         # a copy of a network would keep what it has measured, bound to the first one's layers
         return Model.load, (self.checkpoint, str(self.runtime.device))

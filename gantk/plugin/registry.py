@@ -17,6 +17,7 @@ from typing import Any
 
 from gantk.errors import UserError, did_you_mean, line_of, one_line
 from gantk.plugin.layout import Layout
+from gantk.plugin.settings import install_hint
 from gantk.plugin.summary import summary_of
 
 KINDS = {
@@ -283,7 +284,11 @@ class Registry:
         )
         remedy = " ".join(
             filter(
-                None, [self._suggestion(kind, name, names), f"Note that {notes}" if notes else None]
+                None,
+                [
+                    install_hint(name) or self._suggestion(kind, name, names),
+                    f"Note that {notes}" if notes else None,
+                ],
             )
         )
         error = UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)

@@ -201,3 +201,15 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert "needs --data" in gantk("eval", run, packed).refused()
     only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
     assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()
+
+
+def test_images_given_in_python_are_scored_like_files(run, tmp_path):
+    rng = np.random.default_rng(0)
+    images = {name: gaussian_filter(rng.random((6, 16, 16)), (0, 2, 2)) for name in ("T1", "T2")}
+    before = contents(run)
+    scores = gantk.evaluate(
+        run, data=images | {"patient": [*"abcdef"]}, device="cpu", say=lambda line: None
+    )
+    assert scores["metrics"]["a_to_b"]["psnr"]["n"] == 6
+    assert contents(run) == before
+    assert repr(gantk.load(run)) == "<Model run: T1 -> T2, T2 -> T1, 2-D, 16 x 16>"
