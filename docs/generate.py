@@ -40,6 +40,16 @@ RECORDS = {  # pages that stand elsewhere in the repository -> where they stand 
 PICTURES = {
     "benchmarks/results/real-scans.jpg": "pictures/real-scans.jpg",
 }
+MADE_FROM = {  # what pages of the site are made from, which links lead to in a clone
+    "gantk/recipe/tables.py": "reference/keys.md",
+    "gantk/plugin/builtins.py": "reference/parts.md",
+    "gantk/__init__.pyi": "reference/python.md",
+    "gantk/plugin/hookspecs.py": "reference/python.md",
+    "gantk/plugin/public.py": "reference/python.md",
+    "gantk/runs/results.py": "reference/metrics-json.md",
+    "plugins/gantk_serve/rules.py": "reference/rules.md",
+    "recipes": "reference/recipes.md",
+}
 SHIM = "https://unpkg.com/iframe-worker/shim"
 MARKERS = {  # of pluggy, with docstrings for its own readers
     "hookimpl": "Marks a function as the implementation of the hook of its name. It is"
@@ -78,14 +88,14 @@ def on_files(files, config):
 
 
 def on_page_markdown(text: str, page, config, files) -> str:
-    """The hook: links to pages and pictures elsewhere in the repository, which readers of a clone
-    follow, lead to where these stand on the site.
+    """The hook: links to files elsewhere in the repository, which readers of a clone follow, lead to
+    where these, or what is made from them, stand on the site.
     """
     here = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def link(match: re.Match) -> str:
         inside = posixpath.normpath(posixpath.join(here, match[1]))
-        on_site = (RECORDS | PICTURES).get(inside)
+        on_site = (RECORDS | PICTURES | MADE_FROM).get(inside)
         if on_site is None:
             return match[0]
         return f"]({posixpath.relpath(posixpath.join('docs', on_site), here)}{match[2] or ''})"

@@ -339,7 +339,7 @@ def evaluate(
         tested = parts.data.splits["test"]
         say(
             f"data     tested: {parts.data.images_in_words(tested)}; in the gray range of this model"
-            f" alone (gantk eval {argument(run)} OTHER --data {argument(data)} compares two)"
+            f" alone (gantk eval {argument(run)} OTHER --data {argument(given)} compares two)"
         )
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
