@@ -585,9 +585,12 @@ def _may_enter(place: str, name: str, parents: Sequence[str]) -> bool:
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Cache the listings of folders within a block: each data source that is tried lists the same
-    folder.
+    """Cache the listings of folders within a block, the outermost one: each data source that is tried
+    lists the same folder.
     """
+    if _listings.get() is not None:
+        yield
+        return
     token = _listings.set({})
     try:
         yield

@@ -70,7 +70,8 @@ class ResultFile:
             for name, checked in self.given.items()
         ]
         description = (
-            f"{self.shown} generated from {', '.join(taken_for)} by a neural network; not acquired"
+            f"synthetic {self.shown}, generated from {', '.join(taken_for)} by a neural network; not"
+            " acquired"
         )
         facts: dict[str, Any] = {
             "Description": "; ".join(filter(None, (description, self.mark))),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
@@ -55,6 +55,8 @@ from gantk.runs.trained import Examples, Posts
 
 if TYPE_CHECKING:
     from gantk.metrics.written import Written, WrittenTranslations
+
+    Translators = Callable[[], dict[str, WrittenTranslations]]
 
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
@@ -157,7 +159,7 @@ class Scorer:
             unknown_patients=any(not record.subject for record in self.data.splits.get("test", ())),
         )
         results = Results(metrics={}, baselines={}, verdict={}, split=split)
-        translators: dict[str, WrittenTranslations] = {}
+        translators = cache(self._translators)
         for to in self.method.directions():
             with Work(f"scoring {title_of(direction_to(to), self.model.data.domains)}"):
                 self._test_direction(results, to, translators)
@@ -168,12 +170,10 @@ class Scorer:
 
         return results
 
-    def _test_direction(
-        self, results: Results, to: str, translators: dict[str, WrittenTranslations]
-    ) -> None:
+    def _test_direction(self, results: Results, to: str, translators: Translators) -> None:
         """Score the images of one direction: what `gantk translate` writes for the sources, without and
         with the recipe's post-steps, beside the baselines. Adds them to the results and to
-        `self.tested`. `translators`: empty for the first direction.
+        `self.tested`.
         """
         key = direction_to(to)
         pairs = self.data.pairs("test")
@@ -220,24 +220,22 @@ class Scorer:
         sources: Sequence[Record],
         pairs: Sequence[dict[str, Record]],
         to: str,
-        translators: dict[str, WrittenTranslations],
+        translators: Translators,
     ) -> dict[str, Written]:
         """What each of the translators makes of the sources; {} on ranks other than 0. Adds the scores
         of the files to results, and what the post-steps measured.
         """
         key = direction_to(to)
-        if not translators:
-            translators |= self._translators()
         truths = [pair[to] for pair in pairs] or None
         found = {
             system: translate(sources, None if system == START else truths, to)
-            for system, translate in translators.items()
+            for system, translate in translators().items()
         }
         written = {system: own for system, own in found.items() if own}
         for system, own in written.items():
             if own.scores:
                 results.files[key + system] = own.scores
-            losses = translators[system].translator.post_records()
+            losses = translators()[system].translator.post_records()
             if losses:
                 results.post[key] = losses
         return written

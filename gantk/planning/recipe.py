@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gantk.catalog.question import as_setting
 from gantk.data.sources.pairing import too_many_alone
 from gantk.errors import UserError
+from gantk.formats.files import listed_once
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
 from gantk.planning.data import Lines, data_lines, planned_split, proposals
@@ -99,6 +100,7 @@ def plan(
     return text
 
 
+@listed_once()
 def plan_methods(
     scans: str | Path,
     methods: Sequence[str],  # names; "": the one that suits the scans

@@ -184,15 +184,14 @@ def training(
             loaded, model, source = sync_errors(
                 lambda: opened_recipe(recipe, data, set, profile, last), around.process
             )
-        sync_errors(lambda: check_training(model, around.hooks), around.process)
-        runtime = around.start(model, device, Path(out or "."))
-        tables = resolved(model)
-        changed = changes_of_file(loaded, tables)
-        _say_recipe(loaded, published_system(tables, changed), around.say)
-        resumed, saved, split = runtime.from_main(
-            lambda: run_to_resume(out, tables, runtime.launched, ending)
-        )
-        with listed_once():
+            sync_errors(lambda: check_training(model, around.hooks), around.process)
+            runtime = around.start(model, device, Path(out or "."))
+            tables = resolved(model)
+            changed = changes_of_file(loaded, tables)
+            _say_recipe(loaded, published_system(tables, changed), around.say)
+            resumed, saved, split = runtime.from_main(
+                lambda: run_to_resume(out, tables, runtime.launched, ending)
+            )
             parts = assemble(model, runtime, split, loader, source)
         leaks = runtime.sync_errors(lambda: _leaks_allowed(parts, allow_leakage))
         for line in (*describe_data(parts.data), *_notes_of_parts(parts), *parts.start.lines):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import count_noun
+from gantk.formats.files import listed_once
 from gantk.machine.usage import free_memory, peak_memory
 from gantk.progress import Work
 from gantk.recipe.load import Recipe, Settings
@@ -75,6 +76,7 @@ class Trial:
             yield f"less     {' '.join(f'--set {each}' for each in settings)}"
 
 
+@listed_once()
 def predict(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,

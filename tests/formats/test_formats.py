@@ -540,9 +540,12 @@ def test_a_folder_that_cannot_be_listed_is_told(whole, tmp_path, monkeypatch, ca
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", of_a_user)
-    assert io.list_images(tmp_path, recursive=True) == [tmp_path / "x.png"]
+    with io.listed_once():
+        for _ in range(2):
+            with io.listed_once():
+                assert io.list_images(tmp_path, recursive=True) == [tmp_path / "x.png"]
     told = f"the folder '{closed}' cannot be listed: Permission denied. Nothing in it is used"
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert " ".join(capsys.readouterr().err.split()).count(told) == 1
 
 
 def test_links_to_folders_are_followed_and_never_in_a_circle(whole, tmp_path):

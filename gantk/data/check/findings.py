@@ -111,8 +111,7 @@ def unreadable_images(items: Iterable[Inspected]) -> Iterator[Problem]:
 
 def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Problem]:
     """All that comparing readable images finds, by what they show in a study."""
-    yield from _faults(items)
-    yield from _masks(items, study)
+    yield from _faults(items, study)
     yield from _remarks(items)
     for name, group in _domains(items).items():
         of = f" of {name}" if name not in ("", "images") else ""
@@ -137,11 +136,11 @@ def _domains(items: Iterable[Inspected]) -> dict[str, list[Inspected]]:
 # --- single images
 
 
-def _is_empty(item: Inspected) -> bool:
+def _is_empty(item: Inspected, study: Study | None) -> bool:
     return bool(item.facts["content"] < MIN_CONTENT)
 
 
-def _is_ct_without_air(item: Inspected) -> bool:
+def _is_ct_without_air(item: Inspected, study: Study | None) -> bool:
     """Whether CT is not in Hounsfield units: stored numbers without their intercept, or scaled to
     0..1. Pictures of 8 bits have no unit.
     """
@@ -150,7 +149,16 @@ def _is_ct_without_air(item: Inspected) -> bool:
     return has_unit and item.facts["min"] > MAX_AIR
 
 
-def header_contradicts(item: Inspected) -> bool:
+def _is_unused_mask(item: Inspected, study: Study | None) -> bool:
+    """Whether an image has few values, but for label maps that are used as such."""
+    names = study.names if study else {}
+    letters = [letter for letter, name in names.items() if name in item.domains]
+    return (item.facts["values"] or 0) > 1 and not any(
+        study and study.intensity_part(letter)().nearest for letter in letters
+    )
+
+
+def header_contradicts(item: Inspected, study: Study | None = None) -> bool:
     """Whether a header states another contrast than the domain's, or times that are not its."""
     meant = CONTRASTS.get(one_word(item.domains[0]), "") if len(item.domains) == 1 else ""
     stated = CONTRASTS.get(item.header_says, item.header_says)
@@ -162,7 +170,7 @@ def header_contradicts(item: Inspected) -> bool:
 
 
 # kind of a fault of a single image -> whether an image has it, and a sentence
-FAULTS: Mapping[str, tuple[Callable[[Inspected], bool], str]] = {
+FAULTS: Mapping[str, tuple[Callable[[Inspected, Study | None], bool], str]] = {
     "empty": (
         _is_empty,
         "these images are nearly empty, with 0.5 % of the pixels or less above background:",
@@ -175,30 +183,18 @@ FAULTS: Mapping[str, tuple[Callable[[Inspected], bool], str]] = {
         header_contradicts,
         "the headers of these images say another contrast than that of their domain:",
     ),
+    "masks": (
+        _is_unused_mask,
+        f"these images have {MAX_MASK_VALUES} different values or less, as masks have:",
+    ),
 }
 
 
-def _faults(items: Iterable[Inspected]) -> Iterator[Problem]:
+def _faults(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
     for kind, (has_fault, what) in FAULTS.items():
-        names = [item.name for item in items if has_fault(item)]
+        names = [item.name for item in items if has_fault(item, study)]
         if names:
             yield problem(kind, what, names)
-
-
-def _masks(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
-    """Warn of images with few values, but for label maps that are used as such."""
-    maps: set[str] = set()
-    if study:
-        parts = {name: study.intensity_part(letter) for letter, name in study.names.items()}
-        maps = {name for name, part in parts.items() if part().nearest}
-    names = [
-        item.name
-        for item in items
-        if (item.facts["values"] or 0) > 1 and not maps.intersection(item.domains)
-    ]
-    if names:
-        what = f"these images have {MAX_MASK_VALUES} different values or less, as masks have:"
-        yield problem("masks", what, names)
 
 
 def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:

@@ -294,14 +294,12 @@ class FileSource(_Defaults):
             return
 
         what = "only one image" if keys else "no images"
-        if name:
-            what += f" of {name}"
-
-        what += f" in '{self.root}'"
-        if keys:
-            what += f": '{keys[0]}'"
-
         remedy = "add images: two or more of each domain are needed"
+        if any("/plane-" in key for key in keys):
+            what = f"data.source.planes = {[*self.planes]} leaves only one slice"
+            remedy += ", or use all slices: --set data.source.planes=[0,1]"
+        of = f" of {name}" if name else ""
+        what += f"{of} in '{self.root}'" + "".join(f": '{key}'" for key in keys)
         error = TooFewImages if keys else NothingFound
         raise error(what, where="data.source.path", allowed=io.readable(), remedy=remedy)
 
