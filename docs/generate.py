@@ -266,7 +266,7 @@ def needs(recipe, tables: dict) -> str:
 
 
 def flat(figures, prefix: str = "") -> str:
-    from gantk.report.words import figure_name
+    from gantk_bench.tables import figure_name
 
     if not isinstance(figures, dict):
         return f"{prefix.strip()} {figures}"

@@ -225,7 +225,9 @@ def _combined(loaded: Recipe, job: Job, values: tuple[Value, ...], short: dict[s
         "method": model.method.name,
         "domains": list(model.data.domains),
         "paired": bool(model.method.target.paired),
-        "published": system.beside_all() if system else {},
+        "published": {}
+        if system is None or system.other_system
+        else system.figures | system.undefined,
         "system": model.paper.get("system"),
         "recipe_hash": recipe_hash(tables, job.data),
         "grid": {value.key: value.value for value in values if value.key != SEED},

@@ -11,7 +11,6 @@ from textwrap import shorten
 from gantk.metrics.names import baseline_words
 from gantk.report.words import (
     digits,
-    figure_name,
     metric_name,
     number,
     short_time,
@@ -36,6 +35,13 @@ LEGEND = (
     "The verdict is the worst of all seeds and scores of the whole image, against the best"
     " baseline; without pairs: against the best of those that needed none.",
 )
+
+
+def figure_name(name: str) -> str:
+    """A published figure's readable name; no report says what its accuracies and losses are of."""
+    if name.startswith(("accuracy", "loss_")):
+        return f"{metric_name(name)}, undefined in the report:"
+    return metric_name(name)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, groupby
 from typing import Any
 
@@ -64,20 +65,17 @@ class Comparison:
         return pd.DataFrame([test.dump() for test in self.tests])
 
 
-def correct_tests(tests: Sequence[PairedTest]) -> None:
+def correct_tests(tests: Sequence[PairedTest], p: str = "holm", of: str = "of") -> None:
     """Correct the p-values of tests of one family, in place: `holm` (Holm, 1979) controls the chance
-    of any false finding, `of` is the number of tests.
+    of any false finding, `of` is the number of tests; under other names for a family in the family.
     """
     for test, holm in zip(tests, holm_of([test.p for test in tests]), strict=True):
-        test.holm = holm
-        test.of = len(tests)
+        setattr(test, p, holm)
+        setattr(test, of, len(tests))
 
 
-def _correct_primary(tests: Sequence[PairedTest]) -> None:
-    """Correct the tests of the first score of each direction for themselves alone."""
-    for test, holm in zip(tests, holm_of([test.p for test in tests]), strict=True):
-        test.primary_p = holm
-        test.primary_of = len(tests)
+# the tests of the first score of each direction, for themselves alone
+_correct_primary = partial(correct_tests, p="primary_p", of="primary_of")
 
 
 def holm_of(values: Sequence[float]) -> list[float]:

@@ -32,14 +32,17 @@ def pair_verdict(
 
         systems = dict(iter(of_metric.groupby("system", sort=False)))
         model = systems.pop(MODEL)
-        rivals = {name: rival for name, rival in systems.items() if not trouble(rival)}
-        means = {name: _mean(rival) for name, rival in rivals.items()}
+        rivals = {
+            name: (_mean(rival), _test_against(rival, model, higher))
+            for name, rival in systems.items()
+            if not trouble(rival)
+        }
         mean = _mean(model)
-        judged = {name: _test_against(rival, model, higher) for name, rival in rivals.items()}
         if trouble(model):
             mean = -math.inf if higher else math.inf
-            judged = dict.fromkeys(rivals, Verdict(probability=0.0))
-        verdict = _against_best(mean, means, judged, higher)
+            never = Verdict(probability=0.0)
+            rivals = {name: (value, never) for name, (value, _) in rivals.items()}
+        verdict = _against_best(mean, rivals, higher)
         if verdict:
             verdicts[metric] = verdict
 
@@ -75,13 +78,13 @@ def set_verdict(
         if higher is None:
             continue
 
-        rivals = {name: own[metric] for name, own in baselines.items() if metric in own}
-        means = {name: rival.value for name, rival in rivals.items()}
-        judged = {
-            name: Verdict(probability=_probability(score, rival, higher), patients=patients)
-            for name, rival in rivals.items()
-        }
-        verdict = _against_best(score.value, means, judged, higher)
+        rivals = {}
+        for name, own in baselines.items():
+            if metric in own:
+                probability = _probability(score, own[metric], higher)
+                judged = Verdict(probability=probability, patients=patients)
+                rivals[name] = own[metric].value, judged
+        verdict = _against_best(score.value, rivals, higher)
         if verdict:
             verdicts[metric] = verdict
 
@@ -100,26 +103,25 @@ def _probability(score: Score, other: Score, higher: bool) -> float | None:
 
 
 def _against_best(
-    value: float | None,
-    means: Mapping[str, float | None],
-    judged: Mapping[str, Verdict],
-    higher: bool,
+    value: float | None, rivals: Mapping[str, tuple[float | None, Verdict]], higher: bool
 ) -> Verdict | None:
     """The verdict against the best baseline, and under `without_pairs` that against the best one that
-    needs none; None where nothing is scored. `means` and `judged`: of each baseline.
+    needs none; None where nothing is scored. `rivals`: mean and verdict of each baseline.
     """
-    known = {name: mean for name, mean in means.items() if mean is not None and name != CEILING}
-    fair = {name: mean for name, mean in known.items() if not needs_pairs(name)}
+    known = {
+        name: mean for name, (mean, _) in rivals.items() if mean is not None and name != CEILING
+    }
     if value is None or not known:
         return None
 
-    def against(rivals: Mapping[str, float]) -> Verdict:
-        best = (max if higher else min)(rivals, key=rivals.__getitem__)
-        better = bool(value > rivals[best] if higher else value < rivals[best])
+    def against(means: Mapping[str, float]) -> Verdict:
+        best = (max if higher else min)(means, key=means.__getitem__)
+        better = bool(value > means[best] if higher else value < means[best])
         # a copy, as tests are corrected in place
         update = {"better": better, "best_baseline": best}
-        return judged[best].model_copy(deep=True, update=update)
+        return rivals[best][1].model_copy(deep=True, update=update)
 
     verdict = against(known)
+    fair = {name: mean for name, mean in known.items() if not needs_pairs(name)}
     verdict.without_pairs = against(fair) if fair else None
     return verdict

@@ -24,7 +24,7 @@ from gantk.metrics.verdict import (
     BEST_BASELINE,
     TONES,
     Tone,
-    chance_of,
+    deciding_p,
     tone_of,
     verdict_words,
 )
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from gantk.runs.folder import RunFolder
 
 SENSES = {True: "higher is better", False: "lower is better", None: ""}
-MAX_NAMED_METRICS = 4  # in one sentence; more are only counted
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
 MIN_GAP = 3.0  # dB between two PSNR of which both are said: half of the squared error
 NO_SCORES = (
@@ -188,8 +187,7 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row], directions: int = 
     """
     groups = defaultdict(list)
     for row in rows:
-        is_named = row.tone == "bad" and directions == 1
-        groups[row.tone, row.baseline_name if is_named else BEST_BASELINE].append(row)
+        groups[row.tone, row.baseline_name if row.tone == "bad" else BEST_BASELINE].append(row)
 
     clauses = []
     for (_, rival), own in groups.items():
@@ -197,15 +195,9 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row], directions: int = 
         if directions > 1:
             counts = Counter(row.name for row in own)
             differences = {name: f"{n} of {directions} directions" for name, n in counts.items()}
-        items = differences.items()
-        names = join_words(
-            [f"{name} ({text})".replace(f" ({NO_VALUE})", "") for name, text in items]
-        )
-        if len(differences) > MAX_NAMED_METRICS:
-            names = f"{len(own)} of {len(rows)} scores"
+        names = join_words([f"{name} ({text})" for name, text in differences.items()])
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
-        least_certain = max(verdicts, key=chance_of)
-        clauses.append(verdict_words(least_certain, f"{rival} in {names}"))
+        clauses.append(verdict_words(max(verdicts, key=deciding_p), f"{rival} in {names}"))
     return ", and ".join(clauses)
 
 
@@ -243,11 +235,10 @@ def pairs_sentence(results: Results) -> str:
     """
     lost = [row for row in main_rows(results) if row.tone in ("bad", "near")]
     verdicts = [results.verdict_of(row.key, row.metric) for row in lost]
-    is_fair = [
+    if not lost or not all(
         needs_pairs(each.best_baseline) and tone_of(each.without_pairs or Verdict()) == "good"
         for each in verdicts
-    ]
-    if not is_fair or not all(is_fair):
+    ):
         return ""
     names = join_words([*dict.fromkeys(row.baseline_name for row in lost)])
     return (
@@ -261,12 +252,12 @@ def files_sentences(results: Results) -> Iterator[str]:
     score.
     """
     for key, scores in results.files.items():
-        known = {name: score for name, score in scores.items() if score.value is not None}
+        known = list_scores(scores)
         if not known:
             continue
 
-        sentence = f"{title_of(key, results.domains)}: {list_scores(known)}."
-        psnr = known.get("psnr", Score())
+        sentence = f"{title_of(key, results.domains)}: {known}."
+        psnr = scores.get("psnr", Score())
         if psnr.value is not None and (psnr.corrected or 0.0) - psnr.value >= MIN_GAP:
             rescaled = Score(value=psnr.corrected, unit="dB").text()
             sentence += (
@@ -277,8 +268,9 @@ def files_sentences(results: Results) -> Iterator[str]:
 
 
 def list_scores(scores: Mapping[str, Score]) -> str:
-    """`PSNR 24.51 dB, SSIM 0.853`."""
-    return ", ".join(f"{short_metric_name(name)} {score.text()}" for name, score in scores.items())
+    """`PSNR 24.51 dB, SSIM 0.853`: those that have a value."""
+    known = {name: score for name, score in scores.items() if score.value is not None}
+    return ", ".join(f"{short_metric_name(name)} {score.text()}" for name, score in known.items())
 
 
 def unchanged_input(results: Results, key: str) -> dict[str, str]:
@@ -292,18 +284,13 @@ def unlike_inputs(results: Mapping[str, Results]) -> str:
     """`16.28 dB in pix2pix, 17.02 dB in cyclegan`: the score of the unchanged input in runs that were
     tested on the same images, where it differs, so that scores are of other gray scales; else "".
     """
-    texts = {
-        name: {
-            f"{key} {metric}": text
-            for key in each.metrics
-            for metric, text in unchanged_input(each, key).items()
-        }
-        for name, each in results.items()
-    }
-    tables = [*texts.values()]
-    for score in tables[0] if tables else ():
-        found = {name: of_run[score] for name, of_run in texts.items() if score in of_run}
-        if len(found) == len(texts) and len({*found.values()}) > 1:
+    texts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for name, each in results.items():
+        for key in each.metrics:
+            for metric, text in unchanged_input(each, key).items():
+                texts[key, metric][name] = text
+    for found in texts.values():
+        if len(found) == len(results) and len({*found.values()}) > 1:
             return ", ".join(f"{text} in {name}" for name, text in found.items())
     return ""
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
 from gantk.metrics.rows import (
-    Row,
     list_scores,
     main_rows,
     of_returned_images,
@@ -75,31 +74,22 @@ def summary_lines(results: Results) -> Iterator[str]:
         title = title_of(row.key.removesuffix("_post"), results.domains)
         row.direction = "" if title == above else title
         above = title
-    if any(row.tone for row in rows):
-        for row in rows:
-            row.verdict = SHORT_WORDS[row.tone]
-            row.difference = f"{row.difference} {row.difference_interval}".rstrip()
-        yield TextTable(
-            tuple(BESIDE_BASELINES.values()),
-            _cells(rows, BESIDE_BASELINES),
-            [COLOURS[row.tone] for row in rows],
-        )
-        names = dict.fromkeys(row.baseline_name for row in rows if row.baseline_name)
+        row.verdict = SHORT_WORDS[row.tone]
+        row.difference = f"{row.difference} {row.difference_interval}".rstrip()
+        row.interval = row.interval or NO_VALUE
+    names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
+    if rows:
+        columns = BESIDE_BASELINES if names else WITHOUT_BASELINES
+        cells = [tuple(getattr(row, column) for column in columns) for row in rows]
+        yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
+    if names:
         yield with_label("baseline", f"the best one for each score: {join_words([*names])}")
-    elif rows:
-        for row in rows:
-            row.interval = row.interval or NO_VALUE
-        yield TextTable(tuple(WITHOUT_BASELINES.values()), _cells(rows, WITHOUT_BASELINES))
 
     needs_pairs = pairs_sentence(results)
     if needs_pairs:
         yield with_label("note", needs_pairs)
 
     yield from _remarks(results)
-
-
-def _cells(rows: Iterable[Row], columns: Iterable[str]) -> list[tuple[str, ...]]:
-    return [tuple(getattr(row, column) for column in columns) for row in rows]
 
 
 def with_label(label: str, text: str) -> str:
@@ -119,11 +109,12 @@ def _remarks(results: Results) -> Iterator[str]:
         if key in results.alarms:
             yield with_label("warning", f"{title}: {results.alarms[key]}")
 
-        ceiling = results.baselines.get(CEILING, {}).get(key, {})
-        known = {name: score for name, score in ceiling.items() if score.value is not None}
+        known = list_scores(results.baselines.get(CEILING, {}).get(key, {}))
         if known:
-            what = f"{title}: other real images reach {list_scores(known)}"
-            yield with_label("note", f"{what}, which is the best that can be expected")
+            what = (
+                f"{title}: other real images reach {known}, which is the best that can be expected"
+            )
+            yield with_label("note", what)
 
 
 def _score_warnings(title: str, scores: Mapping[str, Score]) -> Iterator[str]:

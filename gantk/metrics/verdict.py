@@ -23,10 +23,10 @@ def tone_of(verdict: Verdict) -> Tone:
         return ""
     if not verdict.better:
         return "bad"
-    p, _ = _deciding_p(verdict)
+    p, _ = deciding_p(verdict)
     patients = _tested_patients(verdict)
     is_enough = patients is None or patients >= least_patients()
-    return "good" if is_enough and p is not None and p < SIGNIFICANCE else "near"
+    return "good" if is_enough and p < SIGNIFICANCE else "near"
 
 
 def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
@@ -40,14 +40,14 @@ def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
         return f"{SHORT_WORDS[tone]} than {rival}"
 
     patients = _tested_patients(verdict)
-    p, comparisons = _deciding_p(verdict)
+    p, comparisons = deciding_p(verdict)
     reason = "this can be chance"
     if patients == 0:
         reason = "the patients are not known"
     elif patients is not None and patients < least_patients(comparisons):
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
         reason = f"{few} too few: {needed_patients(comparisons)} are needed"
-    elif p is not None:
+    elif p < 1:
         reason = f"this can be chance (p = {p:.2g})"
     return f"ahead of {rival}, but {reason}"
 
@@ -59,17 +59,13 @@ def _tested_patients(verdict: Verdict) -> int | None:
     return verdict.patients if verdict.test is None else verdict.test.n
 
 
-def chance_of(verdict: Verdict) -> float:
-    """The p-value that decides; 1 if not known."""
-    p, _ = _deciding_p(verdict)
-    return 1.0 if p is None else p
-
-
-def _deciding_p(verdict: Verdict) -> tuple[float | None, int]:
-    """The p-value that decides, and for how many comparisons it is corrected; 1 if not known."""
+def deciding_p(verdict: Verdict) -> tuple[float, int]:
+    """The p-value that decides, 1 if not known, and for how many comparisons it is corrected."""
     test = verdict.test
     if test is None:
-        return verdict.holm, 1
-    if test.primary_p is not None:
-        return test.primary_p, test.primary_of or 1
-    return (test.p, 1) if test.holm is None else (test.holm, test.of or 1)
+        p, comparisons = verdict.holm, None
+    elif test.primary_p is not None:
+        p, comparisons = test.primary_p, test.primary_of
+    else:
+        p, comparisons = (test.p, None) if test.holm is None else (test.holm, test.of)
+    return 1.0 if p is None else p, comparisons or 1

@@ -97,12 +97,6 @@ class PublishedSystem:
         """
         return {} if self.other_system else self.figures.get(direction, {})
 
-    def beside_all(self) -> dict[str, Any]:
-        """All published figures that may stand beside the run: scores by direction, and those that
-        the report does not define.
-        """
-        return {} if self.other_system else self.figures | self.undefined
-
 
 def published_system(
     tables: Mapping[str, Any], changed: Collection[str] = ()

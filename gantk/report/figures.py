@@ -8,6 +8,7 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +90,13 @@ def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Ima
     shapes = [each.height / each.width for _, pictures in rows for _, each in pictures]
     height = round(side * max(shapes))
     sheet = Image.new("RGB", (width, top + len(rows) * (line + height + GAP)), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    write = partial(ImageDraw.Draw(sheet).text, fill=INK, font=font)
     for column, lines in enumerate(wrapped):
-        draw.text((column * cell, 0), "\n".join(lines), INK, font)
+        write((column * cell, 0), "\n".join(lines))
 
     for number, (patient, pictures) in enumerate(rows):
         upper = top + number * (line + height + GAP)
-        draw.text((0, upper), patient, INK, font)
+        write((0, upper), patient)
         for column, (_, picture) in enumerate(pictures):
             size = side, round(side * picture.height / picture.width)
             large = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
@@ -104,9 +105,9 @@ def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Ima
     upper = top + line
     levels = np.arange(256, dtype=np.uint8)[::-1, None]
     bar = colour_with_inferno(levels).convert("RGB").resize((line, height - 2 * line))
-    draw.text((left, upper), largest, INK, font)
+    write((left, upper), largest)
     sheet.paste(bar, (left, upper + line))
-    draw.text((left, upper + height - line), "0", INK, font)
+    write((left, upper + height - line), "0")
     return sheet
 
 
@@ -131,11 +132,10 @@ def write_figures(
     }
     for label, (figure, caption) in figures.items():
         name = re.sub(r"[^\w.-]+", "_", label.replace(ARROW, "_to_"))
-        png = io.BytesIO()
-        figure.save(png, "png", dpi=(DPI, DPI))
-        pdf = io.BytesIO()
-        figure.save(pdf, "pdf", resolution=DPI, quality=95)
-        contents |= {f"{name}.png": png.getvalue(), f"{name}.pdf": pdf.getvalue()}
+        for kind in ("png", "pdf"):
+            file = io.BytesIO()
+            figure.save(file, kind, dpi=(DPI, DPI), quality=95)
+            contents[f"{name}.{kind}"] = file.getvalue()
         contents[f"{name}.txt"] = caption.encode()
 
     folder = make_folder(Path(folder), private=True)

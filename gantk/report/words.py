@@ -25,13 +25,6 @@ def metric_name(name: str) -> str:
     return short[:1].upper() + short[1:]
 
 
-def figure_name(name: str) -> str:
-    """A published figure's readable name; no report says what its accuracies and losses are of."""
-    if name.startswith(("accuracy", "loss_")):
-        return f"{metric_name(name)}, undefined in the report:"
-    return metric_name(name)
-
-
 def arrow(*names: str) -> str:
     """`T1 → T2`; one name alone as it is."""
     return ARROW.join(names)

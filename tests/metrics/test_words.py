@@ -130,8 +130,8 @@ MANY = {
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
-        "better than the best baseline in PSNR (1 of 4 directions), and not better than the best"
-        " baseline in PSNR (2 of 4 directions), and ahead of the best baseline in PSNR (1 of 4"
+        "better than the best baseline in PSNR (1 of 4 directions), and not better than a simple"
+        " intensity map in PSNR (2 of 4 directions), and ahead of the best baseline in PSNR (1 of 4"
         " directions), but 5 patients are too few: 10 are needed.",
     ),
     "none compared": ([{}] * 4, ""),
@@ -178,13 +178,13 @@ GAIN = "better than the best baseline in SSIM (1.00 dB better)"
 @pytest.mark.parametrize(
     ("psnr", "ssim", "foreground", "said", "rows"),
     [
-        (LOST, LOST, LOST, f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM.", ["PSNR", "SSIM"]),
+        (LOST, LOST, LOST, f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM (-).", ["PSNR", "SSIM"]),
         (LOST, WON, WON, f"{NOT_BETTER} PSNR (1.73 dB worse), and {GAIN}.", ["PSNR", "SSIM"]),
         (
             LOST,
             WON,
             LOST,
-            f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM in the foreground, and {GAIN}.",
+            f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM in the foreground (-), and {GAIN}.",
             ["PSNR", "SSIM", "SSIM in the foreground"],
         ),
         (

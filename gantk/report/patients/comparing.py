@@ -157,9 +157,11 @@ def _write_figures(
     """Write scores, and of each direction the first image of so many patients."""
     figures = {}
     for label, of_direction in images.items():
-        of_patients = {image.stored.patient: image for image in reversed(of_direction)}
+        of_patients: dict[str, ShownImage] = {}
+        for image in of_direction:
+            of_patients.setdefault(image.stored.patient, image)
         if of_patients:
-            shown = rows_of([*reversed(of_patients.values())][:rows])
+            shown = rows_of([*of_patients.values()][:rows])
             drawn = [(case.stored.patient, pictures) for case, pictures in shown.cases]
             figures[label] = draw_figure(drawn, shown.largest), _caption(label, names, shown)
     if not figures:
@@ -213,22 +215,23 @@ def _compare(systems: Sequence[System]) -> Comparison:
 
 def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     """By direction in words the test images that every system saved in one size, with all outputs."""
+    names = [system.name for system in systems]
     by_system = [system.stored for system in systems]
     common: dict[str, list[ShownImage]] = {}
-    for same, (_, first) in by_system[0].items():
-        found = [stored[same] for stored in by_system if same in stored]
-        drawn = [pictures(record, image.stem) for record, image in found]
+    for same in [key for key in by_system[0] if all(key in own for own in by_system)]:
+        drawn = [pictures(run, image.stem) for run, image in (own[same] for own in by_system)]
         # networks of other sizes are not drawn side by side
-        sizes = {each["truth"].shape if each else () for each in drawn}
-        if len(found) == len(systems) and len(sizes) == 1 and () not in sizes:
+        if all(drawn) and len({each["truth"].shape for each in drawn}) == 1:
             label = same[0]
             source, target = label.split(ARROW)
-            shown = {kind: drawn[0][kind] for kind in ("input", "truth")}
             titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
-            for place, (system, each) in enumerate(zip(systems, drawn, strict=True)):
-                titles[f"output-{place}"] = system.name
-                shown[f"output-{place}"] = each["output"]
-            common.setdefault(label, []).append(ShownImage(first, shown, titles, {}))
+            shown = {kind: drawn[0][kind] for kind in titles}
+            titles |= {f"output {name}": name for name in names}
+            outputs = [each["output"] for each in drawn]
+            shown |= {f"output {name}": made for name, made in zip(names, outputs, strict=True)}
+            common.setdefault(label, []).append(
+                ShownImage(by_system[0][same][1], shown, titles, {})
+            )
     return common
 
 

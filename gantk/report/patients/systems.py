@@ -84,19 +84,21 @@ class System:
 
     def _about(self, direction: str) -> dict[str, Score]:
         """What all runs say alike of a score: its definition, unit and which way is better."""
-        found: dict[str, list[Score]] = {}
-        for run in self.runs:
-            for metric, score in run.results.metrics.get(direction, {}).items():
-                found.setdefault(metric, []).append(score)
+        about = [
+            {
+                metric: Score(
+                    definition=score.definition,
+                    unit=score.unit,
+                    higher_is_better=score.higher_is_better,
+                )
+                for metric, score in run.results.metrics.get(direction, {}).items()
+            }
+            for run in self.runs
+        ]
         return {
-            metric: Score(
-                definition=scores[0].definition,
-                unit=scores[0].unit,
-                higher_is_better=scores[0].higher_is_better,
-            )
-            for metric, scores in found.items()
-            if len(scores) == len(self.runs)
-            and len({(score.definition, score.unit) for score in scores}) == 1
+            metric: score
+            for metric, score in about[0].items()
+            if all(own.get(metric) == score for own in about)
         }
 
     @property
