@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
@@ -47,7 +48,7 @@ def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
     elif patients is not None and patients < least_patients(comparisons):
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
         reason = f"{few} too few: {needed_patients(comparisons)} are needed"
-    elif p < 1:
+    elif p <= 1:
         reason = f"this can be chance (p = {p:.2g})"
     return f"ahead of {rival}, but {reason}"
 
@@ -60,7 +61,7 @@ def _tested_patients(verdict: Verdict) -> int | None:
 
 
 def deciding_p(verdict: Verdict) -> tuple[float, int]:
-    """The p-value that decides, 1 if not known, and for how many comparisons it is corrected."""
+    """The p-value that decides, infinite if not known, and for how many comparisons it is corrected."""
     test = verdict.test
     if test is None:
         p, comparisons = verdict.holm, None
@@ -68,4 +69,4 @@ def deciding_p(verdict: Verdict) -> tuple[float, int]:
         p, comparisons = test.primary_p, test.primary_of
     else:
         p, comparisons = (test.p, None) if test.holm is None else (test.holm, test.of)
-    return 1.0 if p is None else p, comparisons or 1
+    return inf if p is None else p, comparisons or 1
