@@ -449,7 +449,7 @@ class Model:
         Raises:
             UserError: the model has no such direction, or needs a class.
         """
-        letter = self._direction(source, to)
+        letter = self.letter_of(source, to)
         shape = self.method.geometry.channels[OTHER[letter]], *self.method.geometry.size
         return Network(self.method_of_class(label), letter, torch.zeros(1, *shape))
 
@@ -460,10 +460,10 @@ class Model:
         Intensities are mapped as those of the training images. `translate` maps a scan that is off
         their scale by its own values.
         """
-        pipeline = self.pipelines[self._direction(source, to)]
+        pipeline = self.pipelines[self.letter_of(source, to)]
         return pipeline.preparation(pipeline.source)
 
-    def _direction(self, source: str, to: str) -> str:
+    def letter_of(self, source: str, to: str) -> str:
         """The letter of `to`, which is made from the domain `source`."""
         letter = self.domain(to)
         expected = self.frames[letter].source

@@ -21,10 +21,10 @@ from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image
 from gantk.inference.case import Case
-from gantk.inference.frame import TranslateOptions
+from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
-from gantk.method import OTHER, direction_to
+from gantk.method import OTHER
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
@@ -33,7 +33,7 @@ from gantk.metrics.compare_folders import (
     score_files,
 )
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
-from gantk.metrics.names import short_metric_name, title_of
+from gantk.metrics.names import short_metric_name
 from gantk.metrics.summary import with_label
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
@@ -122,13 +122,12 @@ def compare_models(
 
     found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}  # by whether on one scale
     scores: dict[tuple[str, str, str], Score] = {}  # of each place and model, on one scale
-    for to, title in _shared_directions(loaded, table.domains).items():
+    for to, frame in _shared_directions(loaded).items():
+        title = f"{frame.source} -> {frame.target}"
         for name, model in loaded.items():
             with TemporaryDirectory() as scratch:
                 work = track(pairs, f"{name}: {title}", "scan")
-                made = [
-                    *_translate(model, work, to, table.domains["ba".index(to) - 1], Path(scratch))
-                ]
+                made = [*_translate(model, work, to, frame.target, Path(scratch))]
                 for match, lines in found.items():
                     line = fit_line(made, match)
                     own, of_model, _ = score_files(made, line, parts, model.runtime.device, title)
@@ -137,8 +136,9 @@ def compare_models(
                         scores |= {(title, metric, name): each for metric, each in of_model.items()}
 
     tables = [pd.concat(lines, ignore_index=True) for lines in found.values()]
-    higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
-    units = {metric: score.unit for (_, metric, _), score in scores.items()}
+    about = {metric: score for (_, metric, _), score in scores.items()}
+    higher = {metric: score.higher_is_better for metric, score in about.items()}
+    units = {metric: score.unit for metric, score in about.items()}
     compared, unmatched = (compare_systems(each, higher, units) for each in tables)
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
@@ -181,21 +181,22 @@ def _patients_seen(model: Model, pairs: Sequence[Pair]) -> list[str]:
     return sorted(seen, key=natural)
 
 
-def _shared_directions(models: Mapping[str, Model], domains: Sequence[str]) -> dict[str, str]:
-    """The domains that all models make from the other one, by letter, with the direction in words;
-    UserError without any.
+def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
+    """The directions of the first model that all others have, by the letter of their target; UserError
+    without any.
     """
-    made = [
-        {(frame.source.lower(), frame.target.lower()) for frame in model.frames.values()}
-        for model in models.values()
-    ]
-    shared = set.intersection(*made)
-    a, b = (name.lower() for name in domains)
-    found = {"b": (a, b), "a": (b, a)}
-    if not shared & {*found.values()}:
-        allowed = [f"{name} makes {each}" for name, each in zip(models, made, strict=True)]
-        raise UserError("the models share no direction", where="RUN", allowed=allowed)
-    return {to: title_of(direction_to(to), domains) for to, each in found.items() if each in shared}
+    first, *others = models.values()
+    shared = dict(first.frames)
+    for model in others:
+        for to, frame in first.frames.items():
+            try:
+                model.letter_of(frame.source, frame.target)
+            except UserError:
+                shared.pop(to, None)
+    if not shared:
+        remedy = "name models of the same two domains"
+        raise UserError("the models share no direction", where="RUN", remedy=remedy)
+    return shared
 
 
 def _translate(
