@@ -506,15 +506,13 @@ def evaluate(
     data,
     pred,
     truth,
-    *,
     match,
     patient,
-    layout,
     truth_layout,
     metrics,
     json_file,
     overwrite,
-    device,
+    **options,
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
@@ -526,45 +524,30 @@ def evaluate(
     """
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")
-
-    names = split_names(metrics)
-    speak = line_printer(json_file)
-    if run:
-        if match or patient or truth_layout:
-            raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
-        if (layout or others) and not data:
-            raise click.UsageError("--layout, or OTHER, of a RUN needs --data")
-        options = {"layout": layout, "device": device, "say": speak}
-        if others:
-            from gantk.metrics.compare_folders import PAIR_METRICS
-            from gantk.metrics.compare_models import compare_models
-
-            compared = compare_models(
-                [run, *others], data, metrics=names or PAIR_METRICS, **options
-            )
-            write_json(json_file, compared.dump(), overwrite)
-            return
-        scores = api.evaluate(run, metrics=names, data=data, **options)
-        write_json(json_file, scores, overwrite)
-        return
-
-    if data:
+    if run and (match or patient or truth_layout):
+        raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
+    if run and not data and (others or options["layout"]):
+        raise click.UsageError("--layout of a RUN, and OTHER, need --data")
+    if data and not run:
         raise click.UsageError("--data needs a RUN")
 
-    from gantk.metrics.compare_folders import PAIR_METRICS, compare
+    names = split_names(metrics)
+    options["say"] = line_printer(json_file)
+    found: dict
+    if run and not others:
+        found = api.evaluate(run, metrics=names, data=data, **options)
+    else:
+        from gantk.metrics.compare_folders import PAIR_METRICS, compare
 
-    scores = compare(
-        pred,
-        truth,
-        metrics=names or PAIR_METRICS,
-        match=match,
-        patient=patient or "",
-        layout=layout,
-        truth_layout=truth_layout,
-        device=device,
-        say=speak,
-    )
-    write_json(json_file, scores, overwrite)
+        options["metrics"] = names or PAIR_METRICS
+        if run:
+            from gantk.metrics.compare_models import compare_models
+
+            found = compare_models([run, *others], data, **options).dump()
+        else:
+            files = {"match": match, "patient": patient or "", "truth_layout": truth_layout}
+            found = compare(pred, truth, **files, **options)
+    write_json(json_file, found, overwrite)
 
 
 # ---- images

@@ -73,8 +73,8 @@ def test_a_recipe_in_place_of_a_command_says_what_to_type(gantk):
 def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
     files = {"try", "json_file", "address", "files"}
-    if command == "eval":  # of two folders
-        files |= {"pred", "truth", "match", "patient", "truth_layout"}
+    if command == "eval":  # of two folders, or of several models
+        files |= {"others", "pred", "truth", "match", "patient", "truth_layout"}
     taken = set(inspect.signature(function).parameters) - {"say", "progress", "workers"}
     if "overwrite" not in taken:
         files.add("overwrite")  # of the file that --json names

@@ -198,7 +198,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert np.mean(own) == pytest.approx(value, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 6 * [6]
     assert [test["gain"] for test in found["tests"]] == pytest.approx(6 * [0.0], abs=1e-3)
-    assert "needs --data" in gantk("eval", run, packed).refused()
+    assert "need --data" in gantk("eval", run, packed).refused()
     only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
     assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()
 
