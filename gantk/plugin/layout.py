@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 
@@ -32,15 +33,8 @@ class Layout:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-def _general(pattern: str, text: str, of: Literal["any", "volumes", "pictures"] = "any") -> Layout:
-    return Layout(pattern, text, of, general=True)
-
-
-def _of_one_domain(
-    pattern: str, text: str, of: Literal["any", "volumes", "pictures"] = "pictures"
-) -> Layout:
-    return Layout(pattern, text, of, general=True, one_domain=True)
-
+_general = partial(Layout, general=True)
+_of_one_domain = partial(_general, one_domain=True, of="pictures")
 
 # The lines that are tried on every folder. `_` is any separator in them, and each field has its type.
 GENERAL = {
@@ -105,8 +99,8 @@ GENERAL = {
     "yes_and_no": _of_one_domain(
         "{yesno}/{picture}", "Folders such as yes and no; patients are not known."
     ),
-    "patients_images": _of_one_domain("{patient}/{name}", "A folder for each patient.", "any"),
-    "volumes": _of_one_domain("{patient}", "A volume for each patient.", "volumes"),
+    "patients_images": _of_one_domain("{patient}/{name}", "A folder for each patient.", of="any"),
+    "volumes": _of_one_domain("{patient}", "A volume for each patient.", of="volumes"),
     "person_slices": _of_one_domain("{person}_{slice}", "Pictures; names have the patient."),
     "numbers": _of_one_domain("{running}", "Numbered pictures; patients are not known."),
 }

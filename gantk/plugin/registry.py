@@ -5,14 +5,13 @@ distribution it is from.
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pkgutil import resolve_name
 from typing import Any
 
 from gantk.errors import UserError, did_you_mean, line_of, one_line
@@ -41,7 +40,6 @@ KINDS = {
     "schedule": "the course of the learning rate over the training",
 }
 
-LIBRARIES = frozenset(("site-packages", "dist-packages"))  # folders of installed packages
 OWN = "gantk"  # the distribution of the bundled plugins
 FUNCTION = "function"  # of the Python interface, `gantk.NAME`; no part of a recipe
 PACKAGES = ("recipes", "suites", "models")  # registered as whole packages, see `gantk_register`
@@ -103,19 +101,7 @@ class Entry:
 
     def _resolve(self) -> Any:
         """The target, whatever it is; imported first if it is a string."""
-        loaded: Any = self.target
-        if isinstance(loaded, str):
-            loaded = importlib.import_module(self._module)
-            for name in str(self.target).partition(":")[2].split("."):
-                loaded = getattr(loaded, name)
-        return loaded
-
-    @property
-    def _module(self) -> str:
-        """The module of the target."""
-        if isinstance(self.target, str):
-            return self.target.partition(":")[0]
-        return getattr(self.target, "__module__", "")
+        return resolve_name(self.target) if isinstance(self.target, str) else self.target
 
     def refusal(self, what: str, error: Exception) -> UserError:
         """The error for a part that is not what its kind has to be: what is wrong, in which line,
@@ -125,23 +111,23 @@ class Entry:
         what = f"the {self.kind} '{self.name}' {what}: {name}{one_line(error)}"
         place = self._place(error)
         remedy = f"correct the {self.kind} in its file"
-        if not place or LIBRARIES.intersection(PurePath(place).parts):
+        if not place or "-packages" in place:  # site-packages, dist-packages
             remedy = "repair or uninstall the package; `gantk plugins` lists all plugins"
         where = ", ".join(filter(None, [place, f"offered by {self.owner}"]))
         return UserError(what, where=where, remedy=remedy)
 
     def _place(self, error: Exception) -> str:
         """The line of the package that raised an error, else of the part, as `file:line`; else the
-        file of the module that ought to have the part, "" if unknown.
+        file of the package, "" if unknown.
         """
-        package = self._module.partition(".")[0]
+        target = self.target
+        module = target if isinstance(target, str) else getattr(target, "__module__", "")
+        package = re.split("[.:]", module)[0]
         _, place = line_of(error, [package])
         with suppress(Exception):  # it cannot be imported, or is not written in Python
             target = inspect.unwrap(self._resolve())
             place = place or f"{inspect.getfile(target)}:{inspect.getsourcelines(target)[1]}"
-        modules = map(sys.modules.get, (self._module, package))
-        files = (getattr(module, "__file__", None) for module in modules)
-        return place or next(filter(None, files), "")
+        return place or getattr(sys.modules.get(package), "__file__", None) or ""
 
 
 NO_SUCH_PART = "no_such_part"  # `kind` of the error for an unknown name

@@ -76,16 +76,13 @@ class Kind:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._bind)
 
-    def bind(self, value: Any) -> Part:
-        """`bind` a value to a part that fits; UserError also where it does not."""
-        part = _bind(self.kind, value, self._fitting_names)
-        if not self._fits(registry().get(self.kind, part.name)):
-            raise UserError(self._refusal(part), allowed=self._fitting_names())
-        return part
-
     def _bind(self, value: Any) -> Part:
+        """The part that a value names, if it fits."""
         try:
-            return self.bind(value)
+            part = _bind(self.kind, value, self._fitting_names)
+            if not self._fits(registry().get(self.kind, part.name)):
+                raise UserError(self._refusal(part), allowed=self._fitting_names())
+            return part
         except UserError as error:  # as pydantic's own error, which records the parameter
             raise PydanticCustomError("gantk", "part", {"error": error}) from error
 
