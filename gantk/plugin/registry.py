@@ -215,19 +215,11 @@ class Registry:
         method.
         """
         spelling = re.sub("[- ]", "_", name.strip().lower())
-        meant = []
-        for other_kind, own in sorted(self.entries):
-            same_kind = other_kind == kind
-            suits = own in fitting if same_kind else kind != "method"
-            if suits and spelling in self.entries[other_kind, own].also:
-                meant.append(
-                    (not same_kind, f"'{own}'" if same_kind else f"the {other_kind} '{own}'")
-                )
-
-        if not meant:
-            return did_you_mean(name, fitting)
-        nearest = [text for is_other, text in meant if is_other == min(meant)[0]]
-        return f"Did you mean {' or '.join(nearest)}?"
+        also = {key: entry for key, entry in sorted(self.entries.items()) if spelling in entry.also}
+        found = [f"'{own}'" for each, own in also if each == kind and own in fitting]
+        if not found and kind != "method":
+            found = [f"the {each} '{own}'" for each, own in also if each != kind]
+        return f"Did you mean {' or '.join(found)}?" if found else did_you_mean(name, fitting)
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""

@@ -70,11 +70,9 @@ def install_hint(name: str) -> str | None:
         with suppress(OSError, ValueError, LookupError, TypeError):  # of another kind of project
             project = tomllib.loads(read_file(file, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
             project = project["project"]
-            if name.startswith(tuple(project["entry-points"]["gantk"])):
-                try:
-                    importlib.metadata.version(project["name"])
-                except importlib.metadata.PackageNotFoundError:
-                    return f"Did you forget `pip install -e {argument(file.parent)}`?"
+            is_meant = name.startswith(tuple(project["entry-points"]["gantk"]))
+            if is_meant and not any(importlib.metadata.distributions(name=project["name"])):
+                return f"Did you forget `pip install -e {argument(file.parent)}`?"
     return None
 
 
