@@ -37,7 +37,7 @@ def test_a_scan_has_its_verdict_and_its_sources_beside_it(identity, name):
     beside = read_json(identity / "out" / f"{name}.json")
     (fit,) = beside["FitsTrainingData"].values()
     assert beside["SyntheticData"] is True
-    assert beside["Description"].startswith("synthetic T2, generated from T1 ")
+    assert beside["Description"].startswith("synthetic T2, generated from ")
     assert fit["Fits"] in ("yes", "partly", "no", "not recorded")
     assert beside["Sources"][0].rpartition("/")[2].startswith(name)
     for file in (identity / "out" / name).glob("*.dcm"):
