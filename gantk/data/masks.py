@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gantk.formats.image import slabs
+
 # Tissue may be darker than a background of 0 by this share of the brightest tissue: interpolation
 # leaves such values.
 RINGING_SHARE = 0.05
@@ -102,7 +104,8 @@ def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def from_border(alike: np.ndarray) -> np.ndarray:
-    """The part of `alike`, bool (*spatial), that is connected to the border through faces of voxels.
+    """`alike`, bool (*spatial), changed to its part that is connected to the border through faces of
+    voxels.
 
     Holes inside a head are left out; one with an opening of one voxel, or cut by the border, is
     included.
@@ -119,4 +122,6 @@ def from_border(alike: np.ndarray) -> np.ndarray:
             reached[regions.take([0, -1], axis)] = True
 
     reached[0] = False  # the label of what is not alike
-    return reached[regions]
+    for part in slabs(alike.shape):  # an index takes 8 bytes
+        alike[part] = reached[regions[part]]
+    return alike
