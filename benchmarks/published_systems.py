@@ -55,7 +55,10 @@ LONG_WORDS = {
 }
 LENGTHS = ("train.steps", "train.epochs")  # how long a training was is its own column
 WAYS = ("a_to_b", "b_to_a")
-COURSE_STEPS = 8  # of a training that the page shows
+RECORDED_STEPS = 60  # of a training's held-out scores; how many a record keeps
+COURSE_STEPS = 8  # how many the page shows
+COURSE_WORDS = {"psnr": "PSNR", "kid_random": "KID"}
+COURSE_DIGITS = {"psnr": 1, "kid_random": 2}
 
 
 @dataclass(frozen=True)
@@ -222,9 +225,16 @@ def course(run: Path) -> list[dict[str, Any]]:
     """The scores of held-out images during the training, each with its step."""
     lines = (run / "log.jsonl").read_text("utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
-    return [
-        {"step": entry["step"], **entry["validation"]} for entry in entries if "validation" in entry
-    ]
+    scored = [entry for entry in entries if "validation" in entry]
+    kept = thinned(scored, RECORDED_STEPS)
+    return [{"step": entry["step"], **entry["validation"]} for entry in kept]
+
+
+def thinned(entries: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """No more than `most` of the entries and the last, equally far apart."""
+    every = -(-len(entries) // most)
+    last = [] if (len(entries) - 1) % every == 0 else [entries[-1]]
+    return [*entries[::every], *last]
 
 
 def weights_hash(run: Path) -> str:
@@ -607,17 +617,14 @@ def time_in_words(record: dict[str, Any]) -> str:
 
 
 def course_in_words(record: dict[str, Any]) -> str:
-    """The PSNR of held-out images during the training, at no more than eight steps."""
-    entries = record["course"]
-    every = -(-len(entries) // COURSE_STEPS)
-    shown = (
-        entries[::every] if (len(entries) - 1) % every == 0 else [*entries[::every], entries[-1]]
-    )
+    """The main score of held-out images during the training, at a few of its steps."""
     parts = []
-    for entry in shown:
-        scores = [f"{entry[way]['psnr']:.1f}" for way in WAYS if "psnr" in entry.get(way, {})]
-        parts.append(f"{entry['step']:,}: {' / '.join(scores)}")
-    return f"Held-out PSNR by step: {', '.join(parts)}."
+    for entry in thinned(record["course"], COURSE_STEPS):
+        scores = [scores for way, scores in entry.items() if way != "step"]
+        (name,) = {"psnr", "kid_random"} & {*scores[0]}
+        values = " / ".join(f"{each[name]:.{COURSE_DIGITS[name]}f}" for each in scores)
+        parts.append(f"{entry['step']:,}: {values}")
+    return f"Held-out {COURSE_WORDS[name]} by step: {', '.join(parts)}."
 
 
 def length_in_words(record: dict[str, Any]) -> str:
@@ -649,7 +656,7 @@ def trainings(records: list[dict[str, Any]]) -> str:
                 f"* {way_in_words(key, record)}{style}: {score_in_words(row, full=True)};"
                 f" {verdict(record, key)} ({baselines_in_words(record, key, full=True)})"
             )
-        if any("psnr" in entry.get("a_to_b", {}) for entry in record.get("course", ())):
+        if record.get("course"):
             lines += ["", course_in_words(record)]
         if "weights" in record:
             lines += [
