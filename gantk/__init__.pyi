@@ -30,6 +30,7 @@ from gantk.method import Method as Method
 from gantk.method import Phase as Phase
 from gantk.method import Stage as Stage
 from gantk.metrics.compare_folders import compare as compare
+from gantk.metrics.compare_models import compare_models as compare_models
 from gantk.metrics.comparing import compare_systems as compare_systems
 from gantk.metrics.comparing import correct_tests as correct_tests
 from gantk.nets.pretrained import timm_model as timm_model

@@ -82,7 +82,8 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     with whole_folder(folder, private=True, record=True) as unfinished:
         for number, item in enumerate(_items(data, names)):
             rows += _write_item(item, number, names, unfinished)
-        text = _csv(("path", "domain", *ABOUT), rows)
+        known = [name for name in ABOUT if any(_cell(row.get(name)) for row in rows)]
+        text = _csv(("path", "domain", *known), rows)
         write_file(unfinished / "table.csv", text.encode(), private=True)
 
     words = f"{count_noun(rows, 'image')} in {folder}"

@@ -51,7 +51,7 @@ RESAMPLE = (
 )
 RESIZE = "give all images one size first, with another program: gantk eval resizes none"
 DIRECTION = "pred_to_truth"
-PAIR_METRICS = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
+PAIR_METRICS: tuple[str, ...] = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
 Read = Callable[[Scan], Image]
 

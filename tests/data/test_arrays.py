@@ -50,7 +50,9 @@ def test_data_in_python_become_a_table(tmp_path, name):
     source, _ = keep(data, tmp_path / "data", ("T1", "T2"))
     rows = rows_of(tmp_path / "data")
     said = {
-        domain: " ".join(f"{r['patient']}-{r['pair']}" for r in rows if r["domain"] == domain)
+        domain: " ".join(
+            f"{r.get('patient', '')}-{r.get('pair', '')}" for r in rows if r["domain"] == domain
+        )
         for domain in ("T1", "T2")
     }
     assert said == {"T1": first, "T2": second or first}

@@ -137,8 +137,14 @@ class Prepared:
         data = {**TINY["data"], "domains": ["T1"]}
         noise = {"method": method, "data": data, "train": {"steps": 0}}
         self.noise = gantk.run(noise, out=folder / "noise", say=quiet, **CPU).path
-        for name, count in (("one", 2), ("two", 2), ("many", 12)):
-            (folder / name).mkdir()
+        for name, count in (
+            ("one", 2),
+            ("two", 2),
+            ("many", 12),
+            ("pairs/T1", 3),
+            ("pairs/T2", 3),
+        ):
+            (folder / name).mkdir(parents=True)
             for number in range(count):
                 drawn = np.random.default_rng(number).integers(0, 200, (1, 32, 32))
                 image = Image((drawn + (name == "two")).astype(np.float32))
@@ -209,6 +215,9 @@ DEAR = {
     "compare": lambda p: gantk.compare(p.folder / "one", p.folder / "two", say=quiet, **CPU)[
         "metrics"
     ],
+    "compare_models": lambda p: (
+        gantk.compare_models([p.run, p.slow], p.folder / "pairs", say=quiet, **CPU).sentences
+    ),
     "evaluate": lambda p: gantk.evaluate(p.run, say=quiet, **CPU)["metrics"],
     "export": lambda p: gantk.export(p.run, out=p.new(".onnx"), say=quiet).suffix,
     "plan": lambda p: gantk.plan(p.folder / "many", **CPU)[:9],
