@@ -104,6 +104,7 @@ def show(ctx, kind, name, profile, full) -> None:
     KIND is a kind of part (`gantk list` shows all), `recipe`, `model`, or a table of a recipe: data,
     split, train, fast, evaluate, translate. Without NAME, the parts of this KIND are listed.
     """
+    from gantk.recipe.load import all_recipes
     from gantk.recipe.tables import TABLES
     from gantk.runs.models import all_models
 
@@ -127,6 +128,8 @@ def show(ctx, kind, name, profile, full) -> None:
         _show_options(head, target)
     elif kind in all_models():
         _show_card(kind, full)
+    elif kind in all_recipes():
+        _show_recipe(kind, profile)
     else:
         models = ctx.find_root().command.commands.get("models") if kind == "model" else None
         ctx.invoke(models) if models else ctx.invoke(list_, kind=kind)

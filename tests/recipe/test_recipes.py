@@ -141,7 +141,7 @@ def test_departures_from_reports_are_listed(gantk, tmp_path):
     within = gantk("show", "recipe", mine, "--profile", "cpu").out
     assert '# differs: train.schedule = { name = "linear"' in within
     assert "# --profile" not in within
-    assert "# differs" not in gantk("show", "recipe", "cyclegan_t1t2_64").out
+    assert "# differs" not in gantk("show", "cyclegan_t1t2_64").out
     (tmp_path / "shown.toml").write_text(shown, "utf-8")
     assert resolved(load_recipe(tmp_path / "shown.toml").check()) == resolved(
         load_recipe(mine).check()
