@@ -37,6 +37,7 @@ from gantk.metrics.names import short_metric_name
 from gantk.metrics.summary import with_label
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
+from gantk.runs.models import trained_on
 from gantk.runs.results import Score
 from gantk.terminal import TextTable
 
@@ -54,7 +55,7 @@ class ModelComparison(Comparison):
     """The comparison of models, with the scores of single images."""
 
     scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
-    left_out: dict[str, list[str]]  # model -> the patients that it was trained on
+    left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
 
     def dump(self) -> dict:
         """The content of the JSON file."""
@@ -111,7 +112,7 @@ def compare_models(
     for name, patients in seen.items():
         pairs = [pair for pair in pairs if _patient(pair) not in patients]
         if patients:
-            who = f"{count_noun(patients, 'patient')} of the training of {name}, by names or files"
+            who = f"{count_noun(patients, 'patient')} of training and validation of {name}, by names or files"
             say(with_label("left out", f"{who}: {join_first(patients, most=MAX_NAMED)}"))
     if not pairs:
         what = f"'{data}' has no pair of a patient on whom none of the models was trained"
@@ -171,12 +172,13 @@ def _patient(pair: Pair) -> str:
 
 
 def _patients_seen(model: Model, pairs: Sequence[Pair]) -> list[str]:
-    """The patients whom a model was trained on."""
+    """The patients whom a model was trained on, or validated on."""
+    validated = trained_on(model.run.path, model.packed, validation=True) if model.run else ()
     seen = {
         _patient(pair)
         for pair in pairs
         for record in pair.values()
-        if model.run_trained_on(record.subject, record.path)
+        if record.subject in validated or model.run_trained_on(record.subject, record.path)
     }
     return sorted(seen, key=natural)
 

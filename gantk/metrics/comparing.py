@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, groupby
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.metrics.intervals import paired_test
-from gantk.metrics.names import short_metric_name
+from gantk.metrics.names import join_words, short_metric_name
 from gantk.metrics.verdict import verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
@@ -168,39 +168,49 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[str]:
-    """For each direction which system leads in its first score. These tests are corrected for the
-    directions and systems alone, as the first scores of a recipe are.
+    """For each direction which system leads in its first score, and in which ones it is behind. The
+    tests of first scores are corrected for the directions and systems alone, as those of a recipe are.
     """
     first_of_direction = {test.place[:-1]: test.place for test in reversed(tests)}
     firsts = {*first_of_direction.values()}
-    primary = [test for test in tests if test.place in firsts]
-    _correct_primary(primary)
+    _correct_primary([test for test in tests if test.place in firsts])
     return [
-        _sentence([*own], units.get(place[-1], ""))
-        for place, own in groupby(primary, key=lambda test: test.place)
+        _sentence([test for test in tests if test.place[:-1] == direction], units)
+        for direction in dict.fromkeys(test.place[:-1] for test in tests)
     ]
 
 
-def _sentence(tests: Sequence[SystemTest], unit: str) -> str:
-    """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], 8 patients in common).`, from the
-    tests of all pairs of systems on one score.
+def _sentence(tests: Sequence[SystemTest], units: Mapping[str, str]) -> str:
+    """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], 8 patients in common),
+    and behind it in SSIM (0.02)`, from the tests of all pairs of systems on one direction.
     """
     both_ways = [either for test in tests for either in (test, test.reverse())]
+    first = [test for test in both_ways if test.place == tests[0].place]
     gains: dict[str, float] = defaultdict(float)
-    for test in both_ways:
+    for test in first:
         gains[test.one] += test.gain
     leader = max(gains, key=gains.__getitem__)  # the largest gain over all others
 
     clauses = []
-    for test in both_ways:
+    for test in first:
         if test.one == leader:
-            gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
+            gain = Score(value=test.gain, ci95=test.ci95, unit=units.get(test.score, ""))
             by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
             words = verdict_words(test.verdict, test.other)
             common = f"{count_noun(test.n, 'patient')} in common"
-            clauses.append(f"{words} ({by.rstrip()}, {common})")
+            behind = [
+                f"{short_metric_name(each.score)} ({_size(each, units)})"
+                for each in both_ways
+                if (each.one, each.other) == (test.one, test.other) and each.gain < 0
+            ]
+            also = f", and behind it in {join_words(behind)}" if behind else ""
+            clauses.append(f"{words} ({by.rstrip()}, {common}){also}")
     place = f"{tests[0].label}: " if tests[0].label else ""
     return f"{place}{leader} is {'; '.join(clauses)}."
+
+
+def _size(test: SystemTest, units: Mapping[str, str]) -> str:
+    return Score(value=abs(test.gain), unit=units.get(test.score, "")).text()
 
 
 def add_tests(results: Results) -> None:

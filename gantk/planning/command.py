@@ -41,7 +41,7 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
 @click.option(
     "--methods",
     metavar="LIST",
-    help="Write a recipe for each of these: cyclegan,pix2pix. Their scores compare.",
+    help="Write a recipe for each of these, to compare: cyclegan,pix2pix.",
 )
 @layout_option
 @overwrite_option
@@ -56,6 +56,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     """
     from gantk.files import expect_file, write_output
     from gantk.planning.recipe import plan_methods
+    from gantk.plugin.loader import registry
     from gantk.terminal import say, say_next, split_names
 
     target = Path(out)
@@ -76,7 +77,13 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     written = " and ".join(map(str, targets))
     say(f"written  {written}, with a reason on each line")
     if methods:
-        say("compare  equal split, size and intensities: the scores of these recipes compare")
+        how = "the scores of these recipes compare"
+        if len({registry().get("method", name).load().paired for name in names}) > 1:
+            how = (
+                "as unpaired methods fit intensities on fewer images, compare their runs by gantk eval"
+                f" RUN OTHER --data {argument(scans)}"
+            )
+        say(f"compare  equal split, size and intensities: {how}")
     for each in targets:
         say_next(f"gantk run {argument(each)}")
     if folds:

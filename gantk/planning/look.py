@@ -140,8 +140,11 @@ class Scans:
 
     @property
     def is_masked(self) -> bool:
-        """Whether the scans are volumes whose background has one value, as after skull-stripping."""
-        return bool(self.volumes) and min(each.empty for each in self.pixels) > MIN_EMPTY
+        """Whether the background of the scans, which are no pictures, has one value, as after
+        skull-stripping.
+        """
+        are_scans = all(file.get("spacing") for file in self.files)
+        return are_scans and min(each.empty for each in self.pixels) > MIN_EMPTY
 
     @property
     def is_stripped(self) -> bool | None:

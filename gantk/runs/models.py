@@ -198,13 +198,13 @@ def split_of(run: Path, packed: Packing | None) -> RecordedSets | SeenFiles | No
     return split.splits if split else None
 
 
-def trained_on(run: Path, packed: Packing | None) -> set[str]:
+def trained_on(run: Path, packed: Packing | None, *, validation: bool = False) -> set[str]:
     """The SHA-256 of the files that a model was trained on and, of a run that was not packed, the names
-    of their patients.
+    of their patients. `validation`: with those that may have chosen its checkpoint.
     """
     sets = split_of(run, packed)
     if isinstance(sets, RecordedSets):
-        images = [*sets.train, *(sets.set_aside or ())]
+        images = [*sets.train, *(sets.set_aside or ()), *(sets.validation if validation else ())]
         return {each for one in images for each in (one.subject, one.sha256) if each}
     if sets is not None:
         return {file.sha256 for file in sets.train if file.sha256}

@@ -169,13 +169,16 @@ def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packe
 
 
 def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
-    """By what `translate` writes, matched as `compare` does; training patients are left out."""
+    """By what `translate` writes, matched as `compare` does; who was seen in training is left out."""
     import gantk as api
 
     new = [f"p{n}" for n in range(10, 16)]
     data = scans(tmp_path / "data", range(10, 16))
-    seen = sorted({each["subject"] for each in read_json(run / "split.json")["splits"]["train"]})
-    for patient in seen:
+    sets = read_json(run / "split.json")["splits"]
+    seen, validated = (
+        sorted({each["subject"] for each in sets[name]}) for name in ("train", "validation")
+    )
+    for patient in (*seen, *validated):
         shutil.copytree(run.parent / "own" / patient, data / patient)
     options = ("--data", data, "--json", tmp_path / "found.json", "--device", "cpu")
     said = " ".join(gantk("eval", run, packed, *options).ok().out.split())
@@ -192,8 +195,8 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
         if (each["system"], each["direction"], each["metric"]) == (str(run), "T1 -> T2", "psnr")
     ]
 
-    assert found["left_out"] == {str(run): seen, str(packed): seen}
-    assert f"of the training of {run}" in said
+    assert found["left_out"] == {str(run): sorted([*seen, *validated]), str(packed): seen}
+    assert f"of training and validation of {run}" in said
     value = expected["metrics"]["pred_to_truth"]["psnr"]["value"]
     assert np.mean(own) == pytest.approx(value, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 6 * [6]
