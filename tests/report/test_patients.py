@@ -363,6 +363,16 @@ def folds(tiny_run, tmp_path):
         (("a-0", "a-1", "b-0"), (), 1, REFUSED),
         (("a-0", "b-1"), (), 0, REFUSED),
         (OF_A, ("recipe.toml", "cycle = 5.0", "cycle = 6.0"), 0, REFUSED),
+        (
+            OF_A,
+            (
+                "metrics.json",
+                '"metrics": {"a_to_b": {',
+                '"metrics": {"a_to_b": {"mae": {"value": 1.0}, ',
+            ),
+            3,
+            ["Left out, as not all of these runs have it: MAE."],
+        ),
         (OF_A, ("metrics.json", '"psnr"', '"mae"'), 3, ["no score that all have of each patient"]),
         (OF_A, ("metrics.json", '"dB"', '"HU"'), 3, ["no score that all have of each patient"]),
         (OF_A, ("metrics.json", '"metrics"', '"none"'), 0, REFUSED),
