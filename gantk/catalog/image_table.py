@@ -196,7 +196,8 @@ class ImageTable:
     def _contrast_of(self, word: str) -> str:
         """The contrast that a cell of the column domain says; "" for another one."""
         if not word and len(self.contrasts) > 1:
-            raise UserError("the cell domain is empty", allowed=self.contrasts, remedy="fill it in")
+            remedy = "fill it in, or write none into the column split of an image that is not used"
+            raise UserError("the cell domain is empty", allowed=self.contrasts, remedy=remedy)
         said = only(self.words.meant(word) if word else self.contrasts)
         return said if said in self.contrasts else ""
 

@@ -219,17 +219,22 @@ class Files(VolumeSource):
 
     def _no_images(self, lacking: Sequence[str]) -> NothingFound:
         """The error for contrasts without images, with what was found and what helps."""
-        rows = self.catalog.of_kind("image") or self.catalog.rows
+        used = self.catalog.of_kind("image")
+        rows = used or self.catalog.rows
         names = join_first([repr(self.key_of(row.path)) for row in rows], most=MAX_NAMED)
         found = f"{names}, by the layout {self.catalog.in_words}" if rows else "no images"
         what = (
             f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}. Found: {found}"
         )
+        remedy = f"{NAME_DOMAINS}. {FILL_IN_TABLE}"
+        if rows and self.layout and not used:
+            what = f"the layout {self.layout} explains no image in '{self.root}', such as {names}"
+            remedy = "correct the line, or leave it out, so that others are proposed"
         return NothingFound(
             what,
             where="data.source.path",
             allowed="files that a layout explains; `gantk list layout` has ours",
-            remedy=f"{NAME_DOMAINS}. {FILL_IN_TABLE}",
+            remedy=remedy,
         )
 
     def _set_pairs(self, rows: Sequence[Row]) -> None:
