@@ -331,6 +331,7 @@ class Translation:
         """
         outcomes: dict[Job, Any] = {}
         writing: dict[Job, Future] = {}
+        unwritten: list[Future] = []  # the last of them
         ahead: Future | None = None  # the next job, being read
         with (
             Work("translating", done_before + len(jobs), "file") as work,
@@ -349,11 +350,12 @@ class Translation:
                     results = self._results(job, case)
                     # the input takes no memory while its result is written
                     del reading, case
-                    wait(writing.values())
+                    wait(unwritten)
                     writing[job] = writer.submit(self._write, job, results)
+                    unwritten = [writing[job]]
                     del results
                     if not is_small:
-                        wait(writing.values())
+                        wait(unwritten)
                 except FAILURES as error:
                     outcomes[job] = error
 
