@@ -277,7 +277,8 @@ class RunFolder:
         lacking = [name for name in versions if not installed_version(name)]
         named = " and ".join(f"{name} {versions[name]}" for name in lacking)
         needed = f"this run needs the plugin {named}, which is not installed"
-        return f"{needed}. Install it from where it was installed before" if lacking else ""
+        own = "pip install -e FOLDER if it is your own"
+        return f"{needed}: pip install {' '.join(lacking)}, or {own}" if lacking else ""
 
     def write_recipe(self, tables: dict[str, Any]) -> None:
         write_file(self.path / "recipe.toml", tomli_w.dumps(tables).encode())

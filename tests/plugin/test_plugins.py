@@ -224,7 +224,7 @@ def test_a_run_names_the_plugin_that_it_needs(gantk, copied_run):
     for words in (["translate", copied_run, "in.png", "out.png"], ["resume", copied_run]):
         assert (
             "method: there is no method 'simgan'. This run needs the plugin simgan 0.1.0, which is"
-            " not installed: pip install simgan. ("
+            " not installed: pip install simgan, or pip install -e FOLDER if it is your own. ("
         ) in gantk(*words).refused()
 
 
