@@ -111,8 +111,8 @@ def plan_methods(
     device: str | None = None,
     folder: Path | None = None,  # of the recipes, which name scans below it by a relative path
 ) -> tuple[list[str], int]:
-    """The text of `plan` for each method, and the folds of `planned_split`, 0 where the caller
-    decides the split. All recipes split, size and map the scans alike, so that their scores compare:
+    """The text of `plan` for each method, and the folds of `planned_split`, or those of the caller, 0
+    where another split is decided. All recipes split, size and map the scans alike, so that their scores compare:
     at the largest size that each method can afford in the time.
     """
     settings = [*set, as_setting(layout)] if layout else list(set)
@@ -143,8 +143,10 @@ def plan_methods(
             alike = [each for each in sizes if (each.sides, each.fit) == common]
             lines = _choose_lines(for_method, alike, hours, own, device)
         texts.append(_text(for_method, _with_settings(lines, own, folder), hours))
-    is_decided = any(each.startswith("data.split") for each in settings)
-    return texts, 0 if is_decided else planned_split(seen)[2]
+    given = dict(map(parse_setting, settings))
+    if any(key.startswith("data.split") for key in given):
+        return texts, given.get("data.split.folds", 0)
+    return texts, planned_split(seen)[2]
 
 
 def _shape(lines: Lines) -> tuple[tuple[int, ...], str]:
