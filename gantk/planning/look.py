@@ -143,8 +143,9 @@ class Scans:
         """Whether the background of the scans, which are no pictures, has one value, as after
         skull-stripping.
         """
-        are_scans = all(file.get("spacing") for file in self.files)
-        return are_scans and min(each.empty for each in self.pixels) > MIN_EMPTY
+        of_headers = [file.get("spacing") for file in self.files]
+        are_scans = self.volumes or (of_headers and all(of_headers))
+        return bool(are_scans) and min(each.empty for each in self.pixels) > MIN_EMPTY
 
     @property
     def is_stripped(self) -> bool | None:
