@@ -436,3 +436,17 @@ def test_a_comparison_that_cannot_be_made_is_refused(tiny_run, tmp_path):
         gantk.write_report(tiny_run, out=tmp_path / "no" / "x.html")
 
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_comparison_names_the_images_trained_on(gantk, folds, tmp_path):
+    split = read_json(folds["b-0"] / "split.json")
+    training = split["splits"]["train"]
+    split["splits"]["train"] = [image for image in training if image["domain"] == "a"]
+    write_json(folds["b-0"] / "split.json", split)
+    gantk("report", folds["a-0"], folds["b-0"], "--out", tmp_path / "page.html").ok()
+
+    number = len(split["splits"]["train"])
+    others = len(training) - number
+    words = Page(tmp_path / "page.html").words
+    assert f"T1 {number}, T2 {others}; " in words
+    assert f"T1 {number}; " in words

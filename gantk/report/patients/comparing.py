@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.metrics.comparing import Comparison, compare_systems
 from gantk.metrics.names import join_words
@@ -236,11 +236,16 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
 
 
 def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
-    """(Recipe key, its value in each run) for the keys in which the runs differ."""
-    texts = {
-        name: {key: json.dumps(value, ensure_ascii=False) for key, value in flat(run.recipe.dump())}
-        for name, run in named.items()
-    }
+    """(Recipe key, its value in each run) for the keys in which the runs differ, after the images that
+    they were trained on, where these differ.
+    """
+    texts = {}
+    for name, run in named.items():
+        images, patients = run.images_of("train")
+        counts = ", ".join(f"{domain} {count}" for domain, count in images.items())
+        texts[name] = {"training images": f"{counts}; {count_noun(patients, 'patient')}"}
+        for key, value in flat(run.recipe.dump()):
+            texts[name][key] = json.dumps(value, ensure_ascii=False)
     table = pd.DataFrame(texts).fillna(ABSENT)
     differs = table.nunique(axis=1) > 1
     return [(str(key), [*row]) for key, row in table[differs].iterrows()]
