@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 
@@ -121,11 +122,27 @@ def compare_models(
     whose = count_noun(patients_of(tested), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
+    found, scores = _scored(loaded, pairs, parts)
+    tables = [pd.concat(lines, ignore_index=True) for lines in found.values()]
+    about = {metric: score for (_, metric, _), score in scores.items()}
+    higher = {metric: score.higher_is_better for metric, score in about.items()}
+    units = {metric: score.unit for metric, score in about.items()}
+    compared, unmatched = (compare_systems(each, higher, units) for each in tables)
+    _say_tests(compared, unmatched, scores, say)
+    return ModelComparison(compared.sentences, compared.tests, tables[0], seen)
+
+
+def _scored(
+    models: Mapping[str, Model], pairs: Sequence[Pair], parts: Sequence[Any]
+) -> tuple[dict[bool, list[pd.DataFrame]], dict[tuple[str, str, str], Score]]:
+    """The lines of a table of scores, by whether on one scale; and the score of each direction, metric
+    and model on one scale.
+    """
     found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}  # by whether on one scale
     scores: dict[tuple[str, str, str], Score] = {}  # of each place and model, on one scale
-    for to, frame in _shared_directions(loaded).items():
+    for to, frame in _shared_directions(models).items():
         title = f"{frame.source} -> {frame.target}"
-        for name, model in loaded.items():
+        for name, model in models.items():
             with TemporaryDirectory() as scratch:
                 work = track(pairs, f"{name}: {title}", "scan")
                 made = [*_translate(model, work, to, frame.target, Path(scratch))]
@@ -135,12 +152,16 @@ def compare_models(
                     lines.append(own.assign(system=name))
                     if match:
                         scores |= {(title, metric, name): each for metric, each in of_model.items()}
+    return found, scores
 
-    tables = [pd.concat(lines, ignore_index=True) for lines in found.values()]
-    about = {metric: score for (_, metric, _), score in scores.items()}
-    higher = {metric: score.higher_is_better for metric, score in about.items()}
-    units = {metric: score.unit for metric, score in about.items()}
-    compared, unmatched = (compare_systems(each, higher, units) for each in tables)
+
+def _say_tests(
+    compared: Comparison,
+    unmatched: Comparison,
+    scores: Mapping[tuple[str, str, str], Score],
+    say: Callable[[str], None],
+) -> None:
+    """Say who leads, the tests, and where each model's own scale would turn them round."""
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
         say(with_label("result", sentence))
@@ -154,7 +175,6 @@ def compare_models(
     if turned:
         what = f"in the models' own gray values the other one leads in {join_first(turned)}"
         say(with_label("note", f"{what}: there the scale decides, not the image"))
-    return ModelComparison(compared.sentences, compared.tests, tables[0], seen)
 
 
 def _pairs_of_files(records: Sequence[Record]) -> list[Pair]:
