@@ -19,7 +19,6 @@ from torch import Tensor
 from gantk.catalog.contrasts import contrast_names, known_contrast
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.errors import UserError
-from gantk.files import sha256_of
 from gantk.formats.image import Image, Scan
 from gantk.guest import as_guest
 from gantk.inference.frame import DEFAULT_OPTIONS, FITS, Frame, Results, TranslateOptions
@@ -37,7 +36,7 @@ from gantk.prepare.module import Prepare, centre, middle_slice
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.checkpoint import load_meta_of, weights_hash
 from gantk.runs.folder import RunFolder
-from gantk.runs.models import data_of, limits_of, trained_on
+from gantk.runs.models import data_of, is_among, limits_of, trained_on
 from gantk.runs.results import PostLosses
 from gantk.runs.schemas import Packing
 from gantk.runs.trained import Examples, Posts, load_method
@@ -271,10 +270,7 @@ class Model:
         """The name of the run that was trained on a patient, as far as this name or a file of the
         patient say; "" for others, and for models that do not list their training images.
         """
-        known = self._training_ids
-        is_known = patient in known
-        if known and not is_known and file is not None and file.is_file():
-            is_known = sha256_of(file) in known
+        is_known = is_among(self._training_ids, patient, file)
         return self.run.path.resolve().name if self.run and is_known else ""
 
     @cached_property

@@ -38,7 +38,7 @@ from gantk.metrics.names import short_metric_name
 from gantk.metrics.summary import with_label
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
-from gantk.runs.models import trained_on
+from gantk.runs.models import is_among, trained_on
 from gantk.runs.results import Score
 from gantk.terminal import TextTable
 
@@ -193,12 +193,14 @@ def _patient(pair: Pair) -> str:
 
 def _patients_seen(model: Model, pairs: Sequence[Pair]) -> list[str]:
     """The patients whom a model was trained on, or validated on."""
-    validated = trained_on(model.run.path, model.packed, validation=True) if model.run else ()
+    is_seen: Callable[[str, Path | None], object] = model.run_trained_on
+    if model.run:
+        is_seen = partial(is_among, trained_on(model.run.path, model.packed, validation=True))
     seen = {
         _patient(pair)
         for pair in pairs
         for record in pair.values()
-        if record.subject in validated or model.run_trained_on(record.subject, record.path)
+        if is_seen(record.subject, record.path)
     }
     return sorted(seen, key=natural)
 

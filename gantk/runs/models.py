@@ -8,14 +8,21 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, did_you_mean, doing
-from gantk.files import MAX_TENSORS_BYTES, follow_links, make_folder, read_file, regular_file
+from gantk.files import (
+    MAX_TENSORS_BYTES,
+    follow_links,
+    make_folder,
+    read_file,
+    regular_file,
+    sha256_of,
+)
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
 from gantk.runs.schemas import WEIGHTS, Packing, SeenFiles, read
@@ -209,6 +216,13 @@ def trained_on(run: Path, packed: Packing | None, *, validation: bool = False) -
     if sets is not None:
         return {file.sha256 for file in sets.train if file.sha256}
     return set()
+
+
+def is_among(seen: Collection[str], patient: str, file: Path | None) -> bool:
+    """Whether a patient is one of `trained_on`, as far as this name or a file of the patient say."""
+    if patient in seen:
+        return True
+    return bool(seen) and file is not None and file.is_file() and sha256_of(file) in seen
 
 
 def data_of(run: RunFolder, table: DataTable, method: type) -> Data:

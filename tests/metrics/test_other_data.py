@@ -180,6 +180,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     )
     for patient in (*seen, *validated):
         shutil.copytree(run.parent / "own" / patient, data / patient)
+    shutil.copytree(run.parent / "own" / validated[0], data / "p99")  # renamed
     options = ("--data", data, "--json", tmp_path / "found.json", "--device", "cpu")
     said = " ".join(gantk("eval", run, packed, *options).ok().out.split())
     found = read_json(tmp_path / "found.json")
@@ -195,7 +196,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
         if (each["system"], each["direction"], each["metric"]) == (str(run), "T1 -> T2", "psnr")
     ]
 
-    assert found["left_out"] == {str(run): sorted([*seen, *validated]), str(packed): seen}
+    assert found["left_out"] == {str(run): sorted([*seen, *validated, "p99"]), str(packed): seen}
     assert f"of training and validation of {run}" in said
     value = expected["metrics"]["pred_to_truth"]["psnr"]["value"]
     assert np.mean(own) == pytest.approx(value, abs=0.01)
