@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from gantk.errors import (
@@ -296,7 +295,7 @@ def evaluate(
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
         given = str(data)
-        if not isinstance(data, (str, os.PathLike, NoneType)):
+        if data is not None and not isinstance(data, (str, os.PathLike)):
             given = type(data).__name__
             stored = Path(locks.enter_context(TemporaryDirectory())) / "data"
             data, _ = keep(data, stored, model.data.domains)

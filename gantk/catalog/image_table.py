@@ -88,7 +88,10 @@ class ImageTable:
             except UserError as error:
                 raise error.at(self._place(line)) from error
 
-        for contrast in {*self.column_of} - {place[0] for place in rows} if self.every else ():
+        there = {contrast for contrast, *_ in rows}
+        empty = [contrast for contrast in self.column_of if contrast not in there]
+        if self.every and empty:
+            contrast = empty[0]
             raise UserError(
                 f"the column {self.column_of[contrast]} of {self.called} is empty in every row",
                 where=self.where,

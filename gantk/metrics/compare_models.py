@@ -122,23 +122,22 @@ def compare_models(
     whose = count_noun(patients_of(tested), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
-    found, scores = _scored(loaded, pairs, parts)
-    tables = [pd.concat(lines, ignore_index=True) for lines in found.values()]
+    tables, scores = _score_models(loaded, pairs, parts)
     about = {metric: score for (_, metric, _), score in scores.items()}
     higher = {metric: score.higher_is_better for metric, score in about.items()}
     units = {metric: score.unit for metric, score in about.items()}
-    compared, unmatched = (compare_systems(each, higher, units) for each in tables)
+    compared, unmatched = (compare_systems(tables[scale], higher, units) for scale in (True, False))
     _say_tests(compared, unmatched, scores, say)
-    return ModelComparison(compared.sentences, compared.tests, tables[0], seen)
+    return ModelComparison(compared.sentences, compared.tests, tables[True], seen)
 
 
-def _scored(
+def _score_models(
     models: Mapping[str, Model], pairs: Sequence[Pair], parts: Sequence[Any]
-) -> tuple[dict[bool, list[pd.DataFrame]], dict[tuple[str, str, str], Score]]:
-    """The lines of a table of scores, by whether on one scale; and the score of each direction, metric
-    and model on one scale.
+) -> tuple[dict[bool, pd.DataFrame], dict[tuple[str, str, str], Score]]:
+    """The table of scores, by whether on one scale; and the score of each direction, metric and model
+    on one scale.
     """
-    found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}  # by whether on one scale
+    found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
     scores: dict[tuple[str, str, str], Score] = {}  # of each place and model, on one scale
     for to, frame in _shared_directions(models).items():
         title = f"{frame.source} -> {frame.target}"
@@ -146,13 +145,15 @@ def _scored(
             with TemporaryDirectory() as scratch:
                 work = track(pairs, f"{name}: {title}", "scan")
                 made = [*_translate(model, work, to, frame.target, Path(scratch))]
+                fitted = fit_line(made, match=True)
                 for match, lines in found.items():
-                    line = fit_line(made, match)
+                    line = fitted.model_copy(update={"matched": match})
                     own, of_model, _ = score_files(made, line, parts, model.runtime.device, title)
                     lines.append(own.assign(system=name))
                     if match:
                         scores |= {(title, metric, name): each for metric, each in of_model.items()}
-    return found, scores
+    tables = {match: pd.concat(lines, ignore_index=True) for match, lines in found.items()}
+    return tables, scores
 
 
 def _say_tests(

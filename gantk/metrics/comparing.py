@@ -194,14 +194,14 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[str, str]) -> str:
     clauses = []
     for test in first:
         if test.one == leader:
-            gain = Score(value=test.gain, ci95=test.ci95, unit=units.get(test.score, ""))
+            gain = _gain(test, units)
             by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
             words = verdict_words(test.verdict, test.other)
             common = f"{count_noun(test.n, 'patient')} in common"
             behind = [
-                f"{short_metric_name(each.score)} ({_size(each, units)})"
+                f"{short_metric_name(each.score)} ({_gain(each, units).text()})"
                 for each in both_ways
-                if (each.one, each.other) == (test.one, test.other) and each.gain < 0
+                if (each.one, each.other) == (test.other, leader) and each.gain > 0
             ]
             also = f", and behind it in {join_words(behind)}" if behind else ""
             clauses.append(f"{words} ({by.rstrip()}, {common}){also}")
@@ -209,8 +209,8 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[str, str]) -> str:
     return f"{place}{leader} is {'; '.join(clauses)}."
 
 
-def _size(test: SystemTest, units: Mapping[str, str]) -> str:
-    return Score(value=abs(test.gain), unit=units.get(test.score, "")).text()
+def _gain(test: SystemTest, units: Mapping[str, str]) -> Score:
+    return Score(value=test.gain, ci95=test.ci95, unit=units.get(test.score, ""))
 
 
 def add_tests(results: Results) -> None:

@@ -408,8 +408,8 @@ class Scorer:
         """Score a few real images by each metric, so that a broken one is an error before the
         training; `of_sets`: by those of sets too, some of which take minutes.
         """
+        pairs = self.data.pairs("test")[:TRIED_PAIRS]
         for to in self.method.directions() or [self.letter]:
-            pairs = self.data.pairs("test")[:TRIED_PAIRS]
             if pairs and self.pairs.metrics:
                 sources = self.reals.scored_images([pair[OTHER[to]] for pair in pairs])
                 references = self.reals.references(pairs, to, sources)

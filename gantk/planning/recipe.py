@@ -112,8 +112,8 @@ def plan_methods(
     folder: Path | None = None,  # of the recipes, which name scans below it by a relative path
 ) -> tuple[list[str], int]:
     """The text of `plan` for each method, and the folds of `planned_split`, or those of the caller, 0
-    where another split is decided. All recipes split, size and map the scans alike, so that their scores compare:
-    at the largest size that each method can afford in the time.
+    where another split is decided. All recipes split, size and map the scans alike: at the largest
+    size that each method can afford in the time.
     """
     settings = [*set, as_setting(layout)] if layout else list(set)
     reads = [

@@ -138,9 +138,9 @@ def training(
 
     Args:
         recipe: as in `gantk.run`; or a run folder, whose training is continued.
-        data: as in `gantk.run`; or an iterable of batches that is no list, such as a DataLoader of torch
-            or MONAI. A batch is a dictionary with a tensor (N, C, *size) for each domain, by its name; other
-            entries are ignored. Black is -1 and white 1, unless data.intensity is a "window" of
+        data: as in `gantk.run`; or an iterable of batches that is no list, such as a DataLoader of
+            torch or MONAI. A batch is a dictionary with a tensor (N, C, *size) for each domain, by its
+            name; other entries are ignored. Black is -1 and white 1, unless data.intensity is a "window" of
             other values. The run folder keeps the first batch, whose images are the samples;
             nothing is held out.
         set: as in `gantk.run`, and so are profile, out, device, precision, seed, allow_leakage,

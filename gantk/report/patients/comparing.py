@@ -216,7 +216,7 @@ def _compare(systems: Sequence[System]) -> Comparison:
 def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     """By direction in words the test images that every system saved in one size, with all outputs."""
     names = [system.name for system in systems]
-    by_system = [system.stored for system in systems]
+    by_system = [system.saved_images for system in systems]
     common: dict[str, list[ShownImage]] = {}
     for same in [key for key in by_system[0] if all(key in own for own in by_system)]:
         drawn = [pictures(run, image.stem) for run, image in (own[same] for own in by_system)]

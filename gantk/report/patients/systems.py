@@ -47,21 +47,15 @@ class System:
         return frozenset().union(*(run.test_images for run in self.runs))
 
     @property
-    def stored(self) -> dict[tuple[str, ...], tuple[RunRecord, StoredImage]]:
+    def saved_images(self) -> dict[tuple[str, ...], tuple[RunRecord, StoredImage]]:
         """The saved test images by direction in words, name, and the files of input and truth."""
-        return {
-            (
-                run.label(key),
-                image.image,
-                *(run.test_files.get(path, path) for path in (image.input, image.truth)),
-            ): (
-                run,
-                image,
-            )
-            for run in self.runs
-            for key, images in run.stored.items()
-            for image in images
-        }
+        found: dict[tuple[str, ...], tuple[RunRecord, StoredImage]] = {}
+        for run in self.runs:
+            for key, images in run.stored.items():
+                for image in images:
+                    files = (run.test_files.get(path, path) for path in (image.input, image.truth))
+                    found[run.label(key), image.image, *files] = run, image
+        return found
 
     @cached_property
     def results(self) -> Results:
