@@ -522,9 +522,10 @@ def evaluate(
     RUN and OTHER models are compared on the same images and one scale of gray values, patient by
     patient. Patients that one of them was trained on are left out.
     """
+    files = {"match": match, "patient": patient or "", "truth_layout": truth_layout}
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
         raise click.UsageError("give either a RUN, or both --pred and --truth")
-    if run and (match or patient or truth_layout):
+    if run and any(files.values()):
         raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
     if run and not data and (others or options["layout"]):
         raise click.UsageError("--layout of a RUN, and OTHER, need --data")
@@ -545,7 +546,6 @@ def evaluate(
 
             found = compare_models([run, *others], data, **options).dump()
         else:
-            files = {"match": match, "patient": patient or "", "truth_layout": truth_layout}
             found = compare(pred, truth, **files, **options)
     write_json(json_file, found, overwrite)
 

@@ -105,16 +105,19 @@ class ImageTable:
                 allowed="train, validation or test in each row, or in none",
             )
         if not rows:
-            others = Counter(row.why for row in left_out).most_common(5)
-            words = ", ".join(f"'{word}' ({n})" for word, n in others)
-            raise UserError(
-                f"{self.called} lists no image of {' or '.join(self.contrasts)}. Its column domain"
-                f" contains {words or 'nothing'}",
-                where=self.where,
-                remedy="set data.domains to two of these words, or give words for the domains:"
-                " --set data.source.a=WORD --set data.source.b=WORD",
-            )
+            raise self._no_image(left_out)
         return Catalog([*rows.values(), *left_out])
+
+    def _no_image(self, left_out: Sequence[Row]) -> UserError:
+        others = Counter(row.why for row in left_out).most_common(5)
+        words = ", ".join(f"'{word}' ({n})" for word, n in others)
+        return UserError(
+            f"{self.called} lists no image of {' or '.join(self.contrasts)}. Its column domain"
+            f" contains {words or 'nothing'}",
+            where=self.where,
+            remedy="set data.domains to two of these words, or give words for the domains:"
+            " --set data.source.a=WORD --set data.source.b=WORD",
+        )
 
     def name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
         """Set what images of one anatomy share (`pair`), if these are no columns of one line: the
@@ -135,8 +138,12 @@ class ImageTable:
             if row.pair in crowded or not (row.pair or is_said):
                 parts = row.split, row.subject, row.session, row.pair if is_said else "", row.slice
                 row.pair = "/".join(filter(None, parts))
+        if is_said:
+            self._expect_one_image_a_pair(rows)
+
+    def _expect_one_image_a_pair(self, rows: Sequence[Row]) -> None:
         lines: dict[tuple[str, str], int] = {}
-        for row in rows if is_said else ():
+        for row in rows:
             line = lines.setdefault((row.pair, row.contrast), row.line)
             if row.pair and line != row.line:
                 raise UserError(

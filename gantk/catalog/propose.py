@@ -2,6 +2,7 @@
 
 1. Each part of the paths is written in all ways that it may be: as it is, if all share it; with the
    fields of typed words; else as unknown.
+   A name that repeats its folder says the folder's text there.
 2. The unknown parts become patient, site, visit, slice or anything in turn.
 3. The lines are tried on some of the images; the best explain most of them with one file a cell.
 """
@@ -19,11 +20,14 @@ from gantk.catalog.words import DATE, SITE, SPLIT, VERSION, VISIT, are_channels,
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
 UNKNOWN = "?"  # no field yet
+SAME = "\0"  # what a folder says, in the name of a file
+SLICE_WORDS = ("slice", "slc", "sl", "z")
 MAX_PROPOSALS = 3
 MAX_UNKNOWN = 5  # parts of a path
 MAX_LINES = 400
 MAX_TRIED_IMAGES = 400
 ONE_OF_FEW = 3  # folders that may be versions
+TYPED = [(SPLIT, ["{split}"]), (SITE, ["{site}"]), (VISIT, ["{visit}", UNKNOWN])]
 
 
 def propose(
@@ -71,6 +75,11 @@ def _worth(reading: Reading, images: int) -> float:
     worth = 2 * len(rows) / images + (single + paired) / len(rows) + has_patients
     if reading.layout == "{class}/{name}":
         worth += 1.2
+    sites = {each.rpartition("/")[0] for each in patients} - {""}
+    if len(sites) == len(patients):  # a site of one patient is none
+        worth -= 0.1
+    if any(row.session and not whole(VISIT, row.session) for row in rows):
+        worth -= 0.3
     # of equal ones the line that says more, and says it shorter
     return worth + 0.01 * reading.layout.count("{") - 0.001 * len(reading.layout)
 
@@ -79,18 +88,34 @@ def _lines_of(images: Sequence[str], words: ContrastWords) -> Iterator[str]:
     """Lines of the paths with most common number of folders."""
     depths = Counter(path.count("/") for path in images)
     for depth, _ in depths.most_common(2):
-        own = [path for path in images if path.count("/") == depth]
-        volumes = is_volume(own[0])
-        suffixes = {suffix_of(path): path[len(path) - len(suffix_of(path)) :] for path in own}
-        parts = [path[: len(path) - len(suffix_of(path))].split("/") for path in own]
-        shapes = [_shapes(column, words) for column in zip(*parts, strict=True)]
-        if not volumes and all(re.search(r"\d{4,}$", names[-1]) for names in parts):
-            shapes[-1] += [f"{UNKNOWN}{{slice:3}}", f"{UNKNOWN}{{slice:2}}"]
-        lines = [
-            line for each in product(*shapes) for line in _lines_of_shape("/".join(each), volumes)
-        ]
-        suffix = [*suffixes.values()][0] if len(suffixes) == 1 else ""
-        yield from (_with_one_contrast(line) + suffix for line in lines[:MAX_LINES])
+        yield from _lines_of_depth([path for path in images if path.count("/") == depth], words)
+
+
+def _lines_of_depth(paths: Sequence[str], words: ContrastWords) -> Iterator[str]:
+    """Lines of paths with as many folders each."""
+    volumes = is_volume(paths[0])
+    suffixes = {suffix_of(path): path[len(path) - len(suffix_of(path)) :] for path in paths}
+    parts = [path[: len(path) - len(suffix_of(path))].split("/") for path in paths]
+    repeated = _repeated_folder(parts)
+    if repeated is not None:
+        parts = [[*own[:-1], own[-1].replace(own[repeated], SAME, 1)] for own in parts]
+    shapes = [_shapes(column, words) for column in zip(*parts, strict=True)]
+    if not volumes and all(re.search(r"\d{4,}$", names[-1]) for names in parts):
+        shapes[-1] += [f"{UNKNOWN}{{slice:3}}", f"{UNKNOWN}{{slice:2}}"]
+    lines = [line for each in product(*shapes) for line in _lines_of_shape("/".join(each), volumes)]
+    suffix = [*suffixes.values()][0] if len(suffixes) == 1 else ""
+    for line in lines[:MAX_LINES]:
+        line = line.replace(SAME, line.split("/")[repeated or 0])
+        yield _with_one_contrast(line) + suffix
+
+
+def _repeated_folder(parts: Sequence[Sequence[str]]) -> int | None:
+    """The depth of the folders that the names of their files repeat, as p1/p1_T1; None of none."""
+    for depth in range(len(parts[0]) - 1):
+        differ = len({own[depth] for own in parts}) > 1
+        if differ and all(own[depth] in own[-1] for own in parts):
+            return depth
+    return None
 
 
 def _with_one_contrast(line: str) -> str:
@@ -104,29 +129,32 @@ def _with_one_contrast(line: str) -> str:
 def _shapes(column: Sequence[str], words: ContrastWords) -> list[str]:
     """How the folders, or names without suffix, of one depth may be written."""
     values = sorted({*column})
-    if len(values) == 1:
+    are_versions = any(whole(VERSION, value) for value in values)
+    if len(values) == 1 or len(values) <= ONE_OF_FEW and are_versions:
         return values
-    if len(values) <= ONE_OF_FEW and any(whole(VERSION, value) for value in values):
-        return values
-    for kind, name in ((SPLIT, "split"), (SITE, "site")):
+    for kind, shapes in TYPED:
         if all(whole(kind, value) for value in values):
-            return [f"{{{name}}}"]
-    if all(whole(VISIT, value) for value in values):
-        return ["{visit}", UNKNOWN]
+            return shapes
     shapes = _by_words(column, words)
     says = [words.said(value) for value in values]
     if len({*says}) > 1 and all(len(said) == 1 for said in says):
         shapes.append("*{contrast}*")
-    known = "|".join(map(re.escape, words.contrast_of))
-    before = [re.match(rf"(?i).+?([-_. ])(?:{known})(?![a-z0-9])", value) for value in values]
-    separators = {match[1] if match else "" for match in before}
-    if len(separators) == 1 and all(separators):
-        shapes.append(f"{UNKNOWN}{separators.pop()}{{contrast}}*")
+    shapes += _before_contrast(values, words)
     if not any("{contrast}" in shape for shape in shapes):
         shapes.append(UNKNOWN)
     if len(values) <= ONE_OF_FEW:
         shapes += values
     return list(dict.fromkeys(shapes))
+
+
+def _before_contrast(values: Sequence[str], words: ContrastWords) -> list[str]:
+    """The shape of names in which one separator stands before the contrast; [] of others."""
+    known = "|".join(map(re.escape, words.contrast_of))
+    before = [re.match(rf"(?i).+?([-_. ])(?:{known})(?![a-z0-9])", value) for value in values]
+    separators = {match[1] if match else "" for match in before}
+    if len(separators) == 1 and all(separators):
+        return [f"{UNKNOWN}{separators.pop()}{{contrast}}*"]
+    return []
 
 
 def _by_words(column: Sequence[str], words: ContrastWords) -> list[str]:
@@ -148,8 +176,11 @@ def _by_words(column: Sequence[str], words: ContrastWords) -> list[str]:
         elif all(whole(VISIT, word) for word in options):
             shape += "{visit}"
         else:
-            start = _common_start(options) if not any(following) else ""
-            shape += start + UNKNOWN
+            start = _common_start(options)
+            if start.lower() in SLICE_WORDS:
+                shape += f"{start}{{slice}}"
+            else:
+                shape += (start if not any(following) else "") + UNKNOWN
     # a date may be all that is known of a patient
     shapes = dict.fromkeys([shape, shape.replace("{visit}", UNKNOWN)])
     return [each for each in shapes if each != UNKNOWN]

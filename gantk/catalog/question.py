@@ -86,13 +86,9 @@ def in_words(rows: Sequence[Row], left_out: Sequence[str] = (), pairs: int | Non
     decides.
     """
     contrasts = Counter(row.contrast or "images" for row in rows)
-    patients = {row.subject for row in rows} - {""}
-    visits = {(row.subject, row.session) for row in rows if row.session}
     labels = {row.label for row in rows} - {""}
     parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
-    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
-    if visits:
-        parts.append(count_noun(visits, "visit"))
+    parts += _people_in_words(rows)
     if len(contrasts) > 1:
         count = len(pairs_of(rows)) if pairs is None else pairs
         parts.append(count_noun(count, "pair") if count else "no pairs")
@@ -107,6 +103,14 @@ def in_words(rows: Sequence[Row], left_out: Sequence[str] = (), pairs: int | Non
     if left_out:
         parts.append(_left_out_in_words(left_out))
     return "; ".join(parts)
+
+
+def _people_in_words(rows: Sequence[Row]) -> list[str]:
+    """How many patients and visits there are."""
+    patients = {row.subject for row in rows} - {""}
+    visits = {(row.subject, row.session) for row in rows if row.session}
+    counted = [count_noun(patients, "patient") if patients else "patients unknown"]
+    return [*counted, count_noun(visits, "visit")] if visits else counted
 
 
 def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:

@@ -111,10 +111,9 @@ def compare_models(
     pairs = _pairs_of_files(records)
     seen = {name: _patients_seen(model, pairs) for name, model in loaded.items()}
     for name, patients in seen.items():
-        pairs = [pair for pair in pairs if _patient(pair) not in patients]
-        if patients:
-            who = f"{count_noun(patients, 'patient')} of training and validation of {name}, by names or files"
-            say(with_label("left out", f"{who}: {join_first(patients, most=MAX_NAMED)}"))
+        _say_left_out(name, patients, say)
+    known = set().union(*seen.values())
+    pairs = [pair for pair in pairs if _patient(pair) not in known]
     if not pairs:
         what = f"'{data}' has no pair of a patient on whom none of the models was trained"
         raise UserError(what, where="--data", remedy="name scans of other patients")
@@ -129,6 +128,12 @@ def compare_models(
     compared, unmatched = (compare_systems(tables[scale], higher, units) for scale in (True, False))
     _say_tests(compared, unmatched, scores, say)
     return ModelComparison(compared.sentences, compared.tests, tables[True], seen)
+
+
+def _say_left_out(name: str, patients: Sequence[str], say: Callable[[str], None]) -> None:
+    if patients:
+        who = f"{count_noun(patients, 'patient')} of training and validation of {name}, by names or files"
+        say(with_label("left out", f"{who}: {join_first(patients, most=MAX_NAMED)}"))
 
 
 def _score_models(

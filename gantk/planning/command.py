@@ -1,5 +1,6 @@
 """The command line of this package."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -87,9 +88,16 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     for each in targets:
         say_next(f"gantk run {argument(each)}")
     if folds:
-        numbers = " ".join(map(str, range(folds)))
-        runs = [argument(f"runs/{each.stem}_fold") for each in targets]
-        for each, run in zip(targets, runs, strict=True):
-            fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}$k"
-            say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
-        say_next(f"gantk report {' '.join(f'{run}*' for run in runs)}")
+        _say_folds(targets, folds)
+
+
+def _say_folds(recipes: Sequence[Path], folds: int) -> None:
+    """Print the loop that trains a recipe on each fold, and how these runs are reported together."""
+    from gantk.terminal import say_next
+
+    numbers = " ".join(map(str, range(folds)))
+    runs = [argument(f"runs/{each.stem}_fold") for each in recipes]
+    for each, run in zip(recipes, runs, strict=True):
+        fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}$k"
+        say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
+    say_next(f"gantk report {' '.join(f'{run}*' for run in runs)}")

@@ -124,18 +124,11 @@ def plan_methods(
     asked = []
     for method in methods:
         own = [*settings, f"method.name={method}"] if method else settings
-        name = dict(map(parse_setting, own)).get("method.name")
-        for_method = seen.for_method(name) if name else seen
-        if for_method.paired and too_many_alone(seen.records):
-            what = f"the method '{name}' needs registered pairs, which these scans lack"
-            raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
-        asked.append((for_method, own))
-
-    plans = []
-    for for_method, own in asked:
-        lines = _choose_lines(for_method, sizes, hours, own, device)
-        plans.append((for_method, own, lines))
-
+        asked.append((_seen_by_method(seen, own), own))
+    plans = [
+        (for_method, own, _choose_lines(for_method, sizes, hours, own, device))
+        for for_method, own in asked
+    ]
     common = min((_shape(lines) for _, _, lines in plans), key=lambda shape: prod(shape[0]))
     texts = []
     for for_method, own, lines in plans:
@@ -147,6 +140,16 @@ def plan_methods(
     if any(key.startswith("data.split") for key in given):
         return texts, given.get("data.split.folds", 0)
     return texts, planned_split(seen)[2]
+
+
+def _seen_by_method(seen: Scans, settings: Iterable[str]) -> Scans:
+    """What was seen, for the method of the settings; UserError where it needs pairs that are lacking."""
+    name = dict(map(parse_setting, settings)).get("method.name")
+    for_method = seen.for_method(name) if name else seen
+    if for_method.paired and too_many_alone(seen.records):
+        what = f"the method '{name}' needs registered pairs, which these scans lack"
+        raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
+    return for_method
 
 
 def _shape(lines: Lines) -> tuple[tuple[int, ...], str]:
