@@ -520,7 +520,8 @@ def evaluate(
     all details. With --data, RUN is scored on other images of its domains and stays as it is.
 
     RUN and OTHER models are compared on the same images and one scale of gray values, patient by
-    patient. Patients that one of them was trained on are left out.
+    patient. Patients that one of them was trained on are left out. Folds of one recipe are one
+    model: each translates the patients that it has not seen.
     """
     files = {"match": match, "patient": patient or "", "truth_layout": truth_layout}
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):

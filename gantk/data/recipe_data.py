@@ -65,7 +65,7 @@ def with_test_data(
 ) -> DataTable:
     """The table of `with_data` for images that are only tested: the source resamples those of each
     patient onto the first domain's grid, if it can. `layout` says whose each file is; that of the
-    training's own images says nothing of these.
+    training's own images says nothing of images elsewhere.
     """
     given = with_data(recipe, path)
     if layout:
@@ -74,7 +74,8 @@ def with_test_data(
     options = dict(table.source.options)
     if options.get("onto") == "none":
         options["onto"] = "a"
-    if "layout" in options:
+    own = mapping(mapping(recipe.tables.get("data")).get("source")).get("path")
+    if "layout" in options and not (own and _is_same(own, options.get("path"))):
         options["layout"] = layout
     return table.model_copy(update={"source": replace(table.source, options=options)})
 
@@ -85,6 +86,11 @@ def without_training(table: DataTable) -> DataTable:
     """
     split = SplitTable(test=0.0, validation=0.0)
     return table.model_copy(update={"split": split, "mask": False, "weights": ""})
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two paths name one file or folder."""
+    return Path(str(one)).resolve() == Path(str(other)).resolve()
 
 
 def _matches_below(folder: Any, pattern: str) -> bool:

@@ -36,8 +36,10 @@ from gantk.metrics.compare_folders import (
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.summary import with_label
+from gantk.metrics.table import TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
+from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import is_among, trained_on
 from gantk.runs.results import Score
 from gantk.terminal import TextTable
@@ -83,7 +85,8 @@ def compare_models(
 
     Args:
         models: what `gantk.load` takes; the first is a run or a packed model, whose recipe says how
-            scans are read.
+            scans are read. Folds of one recipe are one system: each translates the patients that it
+            has not seen.
         data: a file or folder with both images of each patient, such as the one that a model was
             trained on: its training patients are left out.
         metrics: names of metrics that compare an image with its truth.
@@ -101,18 +104,19 @@ def compare_models(
     parts = [metric_of_files(name) for name in metrics]
     loaded = {os.fspath(model): load_model(model, device, say) for model in models}
     first = next(iter(loaded.values()))
-    if first.run is None or len(loaded) < 2:
-        allowed = "two models or more, of which the first is a run or a packed model"
+    groups = _folds_together(loaded)
+    if first.run is None or len(groups) < 2:
+        allowed = "two models or more, of which the first is a run or a packed model; folds of one recipe are one"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
     table = without_training(with_test_data(first.run.recipe(), data, layout))
     source, records = source_and_records(table, type(first.method))
     if read_by := layouts_in_words(source):
         say(f"layout   {read_by}")
     pairs = _pairs_of_files(records)
-    seen = {name: _patients_seen(model, pairs) for name, model in loaded.items()}
-    for name, patients in seen.items():
-        _say_left_out(name, patients, say)
-    known = set().union(*seen.values())
+    systems = [System(models, pairs) for models in groups]
+    for system in systems:
+        system.say(say)
+    known = set().union(*(system.left_out for system in systems))
     pairs = [pair for pair in pairs if _patient(pair) not in known]
     if not pairs:
         what = f"'{data}' has no pair of a patient on whom none of the models was trained"
@@ -121,44 +125,91 @@ def compare_models(
     whose = count_noun(patients_of(tested), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
-    tables, scores = _score_models(loaded, pairs, parts)
+    tables, scores = _score_systems(systems, _shared_directions(loaded), pairs, parts)
     about = {metric: score for (_, metric, _), score in scores.items()}
     higher = {metric: score.higher_is_better for metric, score in about.items()}
     units = {metric: score.unit for metric, score in about.items()}
     compared, unmatched = (compare_systems(tables[scale], higher, units) for scale in (True, False))
     _say_tests(compared, unmatched, scores, say)
-    return ModelComparison(compared.sentences, compared.tests, tables[True], seen)
+    left_out = {system.name: system.left_out for system in systems}
+    return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)
 
 
-def _say_left_out(name: str, patients: Sequence[str], say: Callable[[str], None]) -> None:
-    if patients:
-        who = f"{count_noun(patients, 'patient')} of training and validation of {name}, by names or files"
-        say(with_label("left out", f"{who}: {join_first(patients, most=MAX_NAMED)}"))
+class System:
+    """A model; or the folds of a recipe, of which each translates the patients that it has not seen."""
+
+    def __init__(self, models: Mapping[str, Model], pairs: Sequence[Pair]):
+        names = [*models]
+        self.name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        self.models = [*models.values()]
+        self.seen = [_patients_seen(model, pairs) for model in self.models]
+        # those whom every model has seen
+        self.left_out = sorted(set.intersection(*self.seen), key=natural)
+
+    def say(self, say: Callable[[str], None]) -> None:
+        if len(self.models) > 1:
+            what = f"{self.name}: {len(self.models)} runs of one recipe, each for the patients that it has not seen"
+            say(with_label("folds", what))
+        if self.left_out:
+            who = count_noun(self.left_out, "patient")
+            what = f"{who} of training and validation of {self.name}, by names or files"
+            say(with_label("left out", f"{what}: {join_first(self.left_out, most=MAX_NAMED)}"))
+
+    def translate(
+        self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
+    ) -> Iterator[FilePair]:
+        """Translate the source of each pair, onto the grid of its truth; results lie in `scratch`."""
+        for number, (model, seen) in enumerate(zip(self.models, self.seen, strict=True)):
+            own = [pair for pair in pairs if _patient(pair) not in seen]
+            work = track(own, f"{self.name}: {frame.source} -> {frame.target}", "scan")
+            yield from _translate(model, work, to, frame.target, scratch / str(number))
 
 
-def _score_models(
-    models: Mapping[str, Model], pairs: Sequence[Pair], parts: Sequence[Any]
+def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
+    """The models by system: runs of one recipe that differ in their fold are one."""
+    groups: dict[str, dict[str, Model]] = {}
+    for name, model in models.items():
+        key = name
+        if model.run and not model.packed and model.recipe.data.split.folds:
+            key = recipe_without(model.run.recipe().tables, FOLD)
+        groups.setdefault(key, {})[name] = model
+    return [*groups.values()]
+
+
+def _score_systems(
+    systems: Sequence[System],
+    directions: Mapping[str, Frame],
+    pairs: Sequence[Pair],
+    parts: Sequence[Any],
 ) -> tuple[dict[bool, pd.DataFrame], dict[tuple[str, str, str], Score]]:
-    """The table of scores, by whether on one scale; and the score of each direction, metric and model
+    """The table of scores, by whether on one scale; and the score of each direction, metric and system
     on one scale.
     """
     found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
-    scores: dict[tuple[str, str, str], Score] = {}  # of each place and model, on one scale
-    for to, frame in _shared_directions(models).items():
+    scores: dict[tuple[str, str, str], Score] = {}  # of each place and system, on one scale
+    for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
-        for name, model in models.items():
+        for system in systems:
             with TemporaryDirectory() as scratch:
-                work = track(pairs, f"{name}: {title}", "scan")
-                made = [*_translate(model, work, to, frame.target, Path(scratch))]
+                made = [*system.translate(pairs, to, frame, Path(scratch))]
                 fitted = fit_line(made, match=True)
+                device = system.models[0].runtime.device
                 for match, lines in found.items():
                     line = fitted.model_copy(update={"matched": match})
-                    own, of_model, _ = score_files(made, line, parts, model.runtime.device, title)
-                    lines.append(own.assign(system=name))
+                    own, of_system, _ = score_files(made, line, parts, device, title)
+                    lines.append(_mean_of_models(own).assign(system=system.name))
                     if match:
-                        scores |= {(title, metric, name): each for metric, each in of_model.items()}
+                        scores |= {
+                            (title, name, system.name): of_system[name] for name in of_system
+                        }
     tables = {match: pd.concat(lines, ignore_index=True) for match, lines in found.items()}
     return tables, scores
+
+
+def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
+    """The mean score of each image over the models that translated it."""
+    how = {"value": "mean", "corrected": "mean", "finite": "all"}
+    return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
 def _say_tests(
@@ -197,18 +248,17 @@ def _patient(pair: Pair) -> str:
     return pair["a"].subject or pair["a"].key
 
 
-def _patients_seen(model: Model, pairs: Sequence[Pair]) -> list[str]:
+def _patients_seen(model: Model, pairs: Sequence[Pair]) -> set[str]:
     """The patients whom a model was trained on, or validated on."""
     is_seen: Callable[[str, Path | None], object] = model.run_trained_on
     if model.run:
         is_seen = partial(is_among, trained_on(model.run.path, model.packed, validation=True))
-    seen = {
+    return {
         _patient(pair)
         for pair in pairs
         for record in pair.values()
         if is_seen(record.subject, record.path)
     }
-    return sorted(seen, key=natural)
 
 
 def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
@@ -230,9 +280,9 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
 
 
 def _translate(
-    model: Model, pairs: Iterable[Pair], to: str, target: str, scratch: Path
+    model: Model, pairs: Iterable[Pair], to: str, target: str, folder: Path
 ) -> Iterator[FilePair]:
-    """Translate the source of each pair, onto the grid of its truth; results lie in `scratch`."""
+    folder.mkdir()
     frame = model.frame(target)
     for number, pair in enumerate(pairs):
         source = pair[OTHER[to]]
@@ -241,7 +291,7 @@ def _translate(
         image = Case(model, given, target, f"'{source.key}'").image
         label = source.label if model.classes() else None
         (made,) = model(image, target, TranslateOptions(label=label))
-        path = scratch / f"{number}{'.nii' if made.dims == 3 else '.tif'}"
+        path = folder / f"{number}{'.nii' if made.dims == 3 else '.tif'}"
         write(path, replace(resample_onto(made, pair[to].file.read()), dtype=None))
         yield FilePair(source.key, source.subject, partial(_read, path, pair[to]))
 

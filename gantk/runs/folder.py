@@ -74,6 +74,7 @@ RUN_FILES = (
     "scores.csv",
     "report.html",
 )
+FOLD = "data.split.fold"
 MAX_EQUAL_NAMES = 1000  # folders that are told apart by a number at the end of their name
 PACKAGES = (
     "torch",
@@ -424,6 +425,11 @@ def flat(
             yield from flat(value, f"{prefix}{key}{between}", between)
         else:
             yield prefix + key, value
+
+
+def recipe_without(tables: Mapping[str, Any], *keys: str) -> str:
+    """A recipe as text without these of its keys: equal for runs that differ in them alone."""
+    return str({key: value for key, value in flat(tables) if key not in keys})
 
 
 @contextmanager

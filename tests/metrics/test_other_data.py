@@ -9,6 +9,8 @@ from tiny import read_json, write_toml
 from volumes import LPS, far_apart, volume
 
 import gantk
+from gantk.data.recipe_data import with_test_data
+from gantk.runs.folder import RunFolder
 
 
 def scans(folder, patients, affine=LPS):
@@ -157,6 +159,15 @@ def test_a_proposed_layout_is_the_answer(run, tmp_path, gantk):
     assert line in told
 
 
+def test_the_folder_of_the_training_is_read_by_its_own_layout(run, tmp_path):
+    recipe = RunFolder.open(run).recipe()
+    layouts = {
+        data: with_test_data(recipe, run.parent / data).source.options["layout"]
+        for data in ("own", "own/p1/..", ".")
+    }
+    assert layouts == {"own": "patients", "own/p1/..": "patients", ".": ""}
+
+
 @pytest.mark.parametrize("kind", ["run", "packed"])
 def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packed, tmp_path):
     model = {"run": run, "packed": packed}[kind]
@@ -168,10 +179,72 @@ def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packe
     assert ("real_split" in scores["baselines"]) == (kind == "run")
 
 
+def mean_of_files(folder, data, models):
+    """What `compare` says of the translation of each patient by its model."""
+    for patient, model in models.items():
+        for name in ("made", "true"):
+            (folder / name).mkdir(exist_ok=True)
+        gantk.translate(model, data / patient / "T1.nii", folder / f"made/{patient}.nii")
+        shutil.copy(data / patient / "T2.nii", folder / f"true/{patient}.nii")
+    found = gantk.compare(folder / "made", folder / "true", match=True, metrics=["psnr"])
+    return found["metrics"]["pred_to_truth"]["psnr"]["value"]
+
+
+def psnr_of(scores, system):
+    place = (system, "T1 -> T2", "psnr")
+    return [x["value"] for x in scores if (x["system"], x["direction"], x["metric"]) == place]
+
+
+def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
+    data = scans(tmp_path / "data", range(4))
+    tested = {}
+    for k in (0, 1):
+        gantk.run(
+            run.parent / "recipe.toml",
+            data=data,
+            set={"data.split.folds": 2, "data.split.fold": k},
+            out=tmp_path / f"fold{k}",
+            device="cpu",
+        )
+        for each in read_json(tmp_path / f"fold{k}/split.json")["splits"]["test"]:
+            tested[each["subject"]] = tmp_path / f"fold{k}"
+    packed = gantk.pack(run, tmp_path / "packed")
+    models = [tmp_path / "fold0", tmp_path / "fold1", packed]
+    capsys.readouterr()
+    found = gantk.compare_models(models, scans(data, (5, 6)), metrics=["psnr"], device="cpu")
+    said = " ".join(capsys.readouterr().out.split())
+
+    folds, other = found.left_out
+    assert folds == f"{models[0]} to {models[1]}"
+    assert not found.left_out[folds]
+    ours = [patient for patient in tested if patient not in found.left_out[other]]
+    own = found.scores[found.scores.system == folds]
+    own = own[own.direction == "T1 -> T2"]
+    assert sorted(own.patient) == sorted([*ours, "p5", "p6"])
+    assert "2 runs of one recipe" in said
+    of_tested = gantk.compare_models(
+        models,
+        scans_of(data, ours, tmp_path / "ours"),
+        metrics=["psnr"],
+        device="cpu",
+        say=lambda line: None,
+    )
+    expected = mean_of_files(tmp_path, data, {patient: tested[patient] for patient in ours})
+    assert np.mean(psnr_of(of_tested.scores.to_dict("records"), folds)) == pytest.approx(
+        expected, abs=0.01
+    )
+    with pytest.raises(gantk.UserError, match="cannot be compared"):
+        gantk.compare_models(models[:2], data, say=lambda line: None)
+
+
+def scans_of(data, patients, folder):
+    for patient in patients:
+        shutil.copytree(data / patient, folder / patient)
+    return folder
+
+
 def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     """By what `translate` writes, matched as `compare` does; who was seen in training is left out."""
-    import gantk as api
-
     new = [f"p{n}" for n in range(10, 16)]
     data = scans(tmp_path / "data", range(10, 16))
     sets = read_json(run / "split.json")["splits"]
@@ -184,22 +257,12 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     options = ("--data", data, "--json", tmp_path / "found.json", "--device", "cpu")
     said = " ".join(gantk("eval", run, packed, *options).ok().out.split())
     found = read_json(tmp_path / "found.json")
-    for patient in new:
-        for name in ("made", "true"):
-            (tmp_path / name).mkdir(exist_ok=True)
-        api.translate(run, data / patient / "T1.nii", tmp_path / f"made/{patient}.nii")
-        shutil.copy(data / patient / "T2.nii", tmp_path / f"true/{patient}.nii")
-    expected = api.compare(tmp_path / "made", tmp_path / "true", match=True, metrics=["psnr"])
-    own = [
-        each["value"]
-        for each in found["scores"]
-        if (each["system"], each["direction"], each["metric"]) == (str(run), "T1 -> T2", "psnr")
-    ]
+    expected = mean_of_files(tmp_path, data, dict.fromkeys(new, run))
+    own = psnr_of(found["scores"], str(run))
 
     assert found["left_out"] == {str(run): sorted([*seen, *validated, "p99"]), str(packed): seen}
     assert f"of training and validation of {run}" in said
-    value = expected["metrics"]["pred_to_truth"]["psnr"]["value"]
-    assert np.mean(own) == pytest.approx(value, abs=0.01)
+    assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 6 * [6]
     assert [test["gain"] for test in found["tests"]] == pytest.approx(6 * [0.0], abs=1e-3)
     assert "need --data" in gantk("eval", run, packed).refused()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,9 @@ from gantk.metrics.pair_scores import add_scores
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
-from gantk.runs.folder import flat
+from gantk.runs.folder import FOLD, flat, recipe_without
 from gantk.runs.results import Results, Score, StoredImage
 
-FOLD = "data.split.fold"
 SEED = "train.seed"
 
 
@@ -125,8 +123,7 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
     """The runs as systems: scored runs whose recipes differ in fold and seed alone are one."""
     groups: dict[str, dict[str, RunRecord]] = {}
     for name, run in named.items():
-        recipe = {key: value for key, value in flat(run.recipe.dump()) if key not in (FOLD, SEED)}
-        key = json.dumps(recipe) if run.results.metrics else name
+        key = recipe_without(run.recipe.dump(), FOLD, SEED) if run.results.metrics else name
         groups.setdefault(key, {})[name] = run
 
     systems = []
