@@ -25,6 +25,7 @@ from gantk.inference.case import Case
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
+from gantk.inference.notes import misfit_sentence
 from gantk.method import OTHER
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
@@ -125,7 +126,13 @@ def compare_models(
     whose = count_noun(patients_of(tested), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
-    tables, scores = _score_systems(systems, _shared_directions(loaded), pairs, parts)
+    directions = _shared_directions(loaded)
+    for system in systems:
+        model = system.models[0]
+        frames = {to: model.frame(frame.target) for to, frame in directions.items()}
+        if misfits := misfit_sentence(frames, tested):
+            say(with_label("warning", f"{system.name}: {misfits}"))
+    tables, scores = _score_systems(systems, directions, pairs, parts)
     about = {metric: score for (_, metric, _), score in scores.items()}
     higher = {metric: score.higher_is_better for metric, score in about.items()}
     units = {metric: score.unit for metric, score in about.items()}
