@@ -35,36 +35,39 @@ def among(numbers: range, **elements: object) -> Change:
 UPPER = range(COUNT // 2, COUNT)
 EVERY_SECOND = range(0, COUNT, 2)
 ALL = range(COUNT)
-TWO_ACQUISITIONS = {
+# element -> its value in the upper half of the slices
+ABOVE = dict(
+    PatientName="Roe^Jim",
+    PatientBirthDate="19500505",
+    StudyInstanceUID="1.2.3",
+    FrameOfReferenceUID="1.2.3",
+    Modality="CT",
+    InversionTime=2500,
+    FlipAngle=30,
+    SeriesNumber=9,
+    PatientSex="M",
+    IssuerOfPatientID="B",
+    PatientAge="003Y",
+    ClinicalTrialSubjectID="S2",
+    ContrastBolusAgent="GADOVIST",
+    RepetitionTime=5000,
+    ScanningSequence="GR",
+    ScanOptions="FS",
+    MagneticFieldStrength=3,
+    DeviceSerialNumber="77",
+    ProtocolName="T2 tse",
+    BodyPartExamined="KNEE",
+    PatientPosition="HFP",
+    SliceThickness=1.5,
+    PhotometricInterpretation="MONOCHROME1",
+    SyntheticData="YES",
+)
+TWO_ACQUISITIONS = {name: among(UPPER, **{name: value}) for name, value in ABOVE.items()} | {
     "patient above": among(UPPER, PatientID="P2", PatientName="Roe^Jim"),
     "patients with own series": among(UPPER, PatientID="P2", SeriesInstanceUID="1.2.3"),
     "patients interleaved": among(EVERY_SECOND, PatientID="P2"),
-    "name": among(UPPER, PatientName="Roe^Jim"),
-    "birth date": among(UPPER, PatientBirthDate="19500505"),
-    "study": among(UPPER, StudyInstanceUID="1.2.3"),
-    "frame of reference": among(UPPER, FrameOfReferenceUID="1.2.3"),
-    "modality": among(UPPER, Modality="CT"),
     "echo": among(EVERY_SECOND, EchoTime=80),
-    "inversion": among(UPPER, InversionTime=2500),
     "kind of image": among(EVERY_SECOND, ImageType=["ORIGINAL", "PRIMARY", "P"]),
-    "flip angle": among(UPPER, FlipAngle=30),
-    "series number": among(UPPER, SeriesNumber=9),
-    "sex": among(UPPER, PatientSex="M"),
-    "issuer of the identifier": among(UPPER, IssuerOfPatientID="B"),
-    "age": among(UPPER, PatientAge="003Y"),
-    "trial subject": among(UPPER, ClinicalTrialSubjectID="S2"),
-    "contrast agent": among(UPPER, ContrastBolusAgent="GADOVIST"),
-    "repetition time": among(UPPER, RepetitionTime=5000),
-    "sequence": among(UPPER, ScanningSequence="GR"),
-    "fat suppression": among(UPPER, ScanOptions="FS"),
-    "field strength": among(UPPER, MagneticFieldStrength=3),
-    "scanner": among(UPPER, DeviceSerialNumber="77"),
-    "protocol": among(UPPER, ProtocolName="T2 tse"),
-    "part of the body": among(UPPER, BodyPartExamined="KNEE"),
-    "position in the scanner": among(UPPER, PatientPosition="HFP"),
-    "thickness": among(UPPER, SliceThickness=1.5),
-    "white is low": among(UPPER, PhotometricInterpretation="MONOCHROME1"),
-    "synthetic": among(UPPER, SyntheticData="YES"),
     "time point": among(EVERY_SECOND, TemporalPositionIdentifier=2),
     "b-value": among(EVERY_SECOND, DiffusionBValue=1000),
 }
@@ -160,22 +163,23 @@ def test_changed_distance_is_no_missing_slice(tmp_path):
         io.read(series(tmp_path, change))
 
 
-def test_philips_scales_that_differ_are_refused(tmp_path):
-    def scale(header: Dataset, k: int) -> None:
-        block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
-        block.add_new(0x0E, "FL", float(1 + k % 4))
+def philips_scale(header: Dataset, scale: float) -> None:
+    """Set the private scale of Philips in a slice, or in an item of a frame."""
+    block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+    block.add_new(0x0E, "FL", scale)
 
+
+def test_philips_scales_that_differ_are_refused(tmp_path):
+    scales = series(tmp_path, lambda header, k: philips_scale(header, float(1 + k % 4)))
     with pytest.raises(UserError, match="different private scales of Philips.*dcm2niix"):
-        io.read(series(tmp_path, scale))
+        io.read(scales)
 
 
 def test_philips_scales_of_frames_that_differ_are_refused(tmp_path):
     path = made.enhanced(tmp_path / "e.dcm", made.head(COUNT))
     header = dcmread(path)
     for k, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
-        item = Dataset()
-        block = item.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
-        block.add_new(0x0E, "FL", float(1 + k % 4))
+        philips_scale(item := Dataset(), float(1 + k % 4))
         frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True)
         frame.add_new((0x2005, 0x140F), "SQ", [item])
     header.save_as(path)
@@ -185,11 +189,7 @@ def test_philips_scales_of_frames_that_differ_are_refused(tmp_path):
 
 
 def test_one_philips_scale_keeps_the_displayed_values(tmp_path):
-    def scale(header: Dataset, k: int) -> None:
-        block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
-        block.add_new(0x0E, "FL", 0.01)
-
-    image = io.read(series(tmp_path, scale))
+    image = io.read(series(tmp_path, lambda header, k: philips_scale(header, 0.01)))
     np.testing.assert_array_equal(image.pixels[0], made.head(COUNT))
 
 

@@ -43,9 +43,8 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_an_identifier_of_several_people_is_told(tmp_path, name):
-    headers, told = HEADERS[name]
+def problems_of(root, headers):
+    """What a check says of people with a T1 and a T2 series each, with these headers."""
     for number, header in enumerate(headers):
         study = {
             "StudyInstanceUID": uid.generate_uid(),
@@ -54,10 +53,15 @@ def test_an_identifier_of_several_people_is_told(tmp_path, name):
         for contrast in ("T1", "T2"):
             own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
             pixels = head(2, 20, 18, seed=number)
-            series(tmp_path / f"{number}" / contrast, pixels, **study | own | header)
+            series(root / f"{number}" / contrast, pixels, **study | own | header)
+    return [problem["what"] for problem in gantk.check(root)["problems"]]
 
-    problems = gantk.check(tmp_path)["problems"]
-    told_of = [problem["what"] for problem in problems if "PatientID" in problem["what"]]
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_an_identifier_of_several_people_is_told(tmp_path, name):
+    headers, told = HEADERS[name]
+    problems = problems_of(tmp_path, headers)
+    told_of = [problem for problem in problems if "PatientID" in problem]
 
     assert bool(told_of) == bool(told)
     assert all(told in message for message in told_of)
@@ -75,15 +79,12 @@ TWICE = {
 @pytest.mark.parametrize("name", TWICE)
 def test_one_person_under_two_identifiers_is_told(tmp_path, name):
     identifiers, names, born, told = TWICE[name]
-    for number, (identifier, called) in enumerate(zip(identifiers, names, strict=True)):
-        person = {"PatientID": identifier, "PatientName": called, "PatientBirthDate": born}
-        for contrast in ("T1", "T2"):
-            own = {"SeriesDescription": contrast, "SeriesInstanceUID": uid.generate_uid()}
-            pixels = head(2, 20, 18, seed=number)
-            series(tmp_path / f"{number}" / contrast, pixels, **own, **person)
-
-    said = [each["what"] for each in gantk.check(tmp_path)["problems"]]
-    assert any("One person may then be in training" in what for what in said) == told
+    headers = [
+        {"PatientID": identifier, "PatientName": called, "PatientBirthDate": born}
+        for identifier, called in zip(identifiers, names, strict=True)
+    ]
+    said = problems_of(tmp_path, headers)
+    assert any("One person may then be in training and test" in what for what in said) == told
 
 
 # folders of series without an identifier, the study of each -> number of patients
