@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny import registered
 
-from gantk.catalog.contrasts import ContrastWords, contrast_of_series
+from gantk.catalog.contrasts import ContrastWords, contrast_of_series, shown_by_series
 from gantk.catalog.layouts import read_by
 from gantk.catalog.question import LayoutQuestion
 from gantk.catalog.scan import Asked, read_folder
@@ -217,9 +217,7 @@ TREES = {
     "folds": Tree("{p}_{c}.nii.gz", T1_T2, ("fold0/a1", "fold0/a2", "fold1/b1", "fold1/b2")),
     "slices in one folder": Tree("p{p}_s{k}_{c}.png", T1_T2, slices=SLICES),
     "folders of splits": Tree("{s}/{c}/p{p}_{k}.png", T1_T2, FOUR, ("train",), SLICES),
-    "masks beside the scans": Tree(
-        "{p}/{c}.nii.gz", T1_T2 | {"brain_mask": "", "lesion_seg": "", "T1_mask": ""}
-    ),
+    "a copy beside": Tree("{c}.nii.gz", {"p1/T1": "T1", "p1/T1 (1)": "", "p1/T2": "T2"}, ("",), subject="one", pair="one"),
     "stripped beside whole": Tree("{p}/{c}.nii.gz", T1_T2 | {"T1_brain": "", "T2_brain": ""}),
     "raw and processed": Tree("{p}/{c}.nii.gz", {"raw/T1": "", "raw/T2": "", "n4/T1": "T1", "n4/T2": "T2"}),
     "folders that only name contrasts": Tree(
@@ -320,10 +318,22 @@ TREES = {
         {"0000": "T1", "0001": "T2"},
         files={"dataset.json": json.dumps({"channel_names": {"0": "T1", "1": "T2"}})},
     ),
+    "some channels of nnU-Net": Tree(
+        "imagesTr/p_{p}_{c}.nii",
+        {"0000": "", "0001": "T1ce", "0002": "T2", "0003": ""},
+        domains=("T2", "T1ce"),
+        files={"dataset.json": json.dumps({"channel_names": {"0": "T1", "1": "T1-Gd", "2": "T2", "3": "alpha"}})},
+    ),
     "one volume a file below a dataset.json": Tree(
         "case_{p}/{c}.nii.gz",
         T1_T2,
         files={"dataset.json": json.dumps({"channel_names": {"0": "T1", "1": "T2"}})},
+    ),
+    "runs and agents of BIDS": Tree(
+        "sub-{p}/anat/sub-{p}_{c}.nii.gz",
+        {"T1w": "T1", "run-2_T1w": "", "ce-gadolinium_T1w": "T1ce", "T2w": ""},
+        domains=("T1", "T1ce"),
+        others=("derivatives/prep/sub-{p}/anat/sub-{p}_space-MNI_T1w.nii.gz",),
     ),
     "UPENN-GBM": Tree(
         "UPENN-GBM-00{p}_11/UPENN-GBM-00{p}_11_{c}.nii.gz",
@@ -570,3 +580,9 @@ SERIES = {
 def test_a_series_says_its_contrast(text):
     assert contrast_of_series("MR", ["sag", text]) == SERIES[text]
     assert contrast_of_series("CT", [text]) == "ct"
+
+
+@pytest.mark.parametrize("kinds", [("LDCT", "NDCT"), ("low", "full")])
+def test_words_tell_kinds_of_ct_apart(kinds):
+    for kind in kinds:
+        assert shown_by_series("CT", [kind, "", "low dose study"], kinds) == kind

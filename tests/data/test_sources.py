@@ -4,14 +4,14 @@ mistakes are named.
 
 from collections import Counter
 from contextlib import nullcontext
+from itertools import product
 
-import nibabel
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from tiny import registered
-from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, pairs_of, records_of
+from volumes import FROM_NOISE, PAIRED, UNPAIRED, load, pairs_of, records_of, volume
 
 from gantk import Batches
 from gantk.data.batches import order as order_of
@@ -43,14 +43,6 @@ def folders(path, domains=("T1", "T2"), **options):
     return records_of(Files, path, domains, **options)
 
 
-def images(path, **options):
-    return records_of(Files, path, ("MR",), **options)
-
-
-def by_pair(records):
-    return sorted((pair["a"].key, pair["b"].key) for pair in pairs_of(records).values())
-
-
 # --- which image is of which domain, split and patient
 
 
@@ -60,7 +52,8 @@ def by_pair(records):
         ({"patient": "("}, "not a valid regular"),
         ({"patient": "abc"}, "0 groups"),
         ({"patient": "(q)"}, "finds no patient in 'T1/"),
-        ({"a": "T1", "b": "z/*.png"}, "no images match"),
+        ({"a": "T1", "b": "z/*.png"}, "no images match .*z/\\*.png'.*data.source.b"),
+        ({"a": "T1", "b": "T*/1.png"}, "T1/1.png' belongs to both domains, T1 and T2"),
         ({"path": ""}, "path = "),
         ({"path": "nowhere"}, "not exist"),
         ({"domains": ("PET", "SWI")}, "fit no layout"),
@@ -78,19 +71,13 @@ def test_a_wrong_option_is_explained(tmp_path, options, says):
 # --- pairs
 
 
-def test_equal_names_make_pairs(tmp_path):
-    tree(
-        tmp_path,
-        *(f"{kind}/{n}.png" for kind in ("T1", "T2", "labels", "FLAIR") for n in range(10)),
-    )
-
-    assert len(folders(tmp_path)) == 20
-    assert len(by_pair(folders(tmp_path))) == 10
-    assert not by_pair(folders(tmp_path, pairs="none"))
+def test_pairs_can_be_left_out_and_a_few_equal_names_are_none(tmp_path):
+    tree(tmp_path, *(f"{kind}/{n}.png" for kind in ("T1", "T2") for n in range(10)))
+    assert not pairs_of(folders(tmp_path, pairs="none"))
     for n in range(4):
         (tmp_path / f"T2/{n}.png").rename(tmp_path / f"T2/{n + 100}.png")
 
-    assert not by_pair(folders(tmp_path))
+    assert not pairs_of(folders(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +95,7 @@ def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, register
     tree(tmp_path, *(f"T2/{name}" for name in names), shape=other)
 
     source = Files(("T1", "T2"), 2, (16, 16), path=str(tmp_path))
-    assert len(by_pair(source.records())) == 3 * registered
+    assert len(pairs_of(source.records())) == 3 * registered
     sizes = " against ".join(f"{rows} x {columns}" for rows, columns in (one, other))
     assert (
         registered
@@ -116,33 +103,23 @@ def test_pictures_of_a_pair_have_one_aspect_ratio(tmp_path, one, other, register
         in source.notes[0]
     )
 
-    table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
-    with nullcontext() if registered else pytest.raises(UserError, match=sizes):
-        load(method=PAIRED, **table)
-
     lines = [f"{kind}/{name},{kind}\n" for kind in ("T1", "T2") for name in names]
     (tmp_path / "scans.csv").write_text("path,domain\n" + "".join(lines))
     listed = Manifest(("T1", "T2"), 2, (16, 16), path=str(tmp_path / "scans.csv"), onto="a")
-    records = listed.records()
-    assert len(by_pair(records)) == 3 * registered, "pictures have no place in space"
-    assert {record.read().shape[1:] for record in records} == {one, other}
+    assert len(pairs_of(listed.records())) == 3 * registered, "pictures have no place in space"
 
 
 def test_paired_methods_get_complete_pairs_only(tmp_path, pictures):
     pictures(tmp_path / "T1", 12, seed=1)
     pictures(tmp_path / "T2", 12, seed=2)
     table = {"source": {"name": "folders", "path": str(tmp_path)}, "split": SPLIT}
+    (tmp_path / "T2" / "slice-07.png").unlink()
     data = load(method=PAIRED, **table)
 
-    assert sum(len(data.pairs(name)) for name in SETS) == 12
     sets = {
         name: [record.pair for record in own.records] for name, own in data.training_sets().items()
     }
     assert sets["a"] == sets["b"]
-
-    (tmp_path / "T2" / "slice-07.png").unlink()
-    data = load(method=PAIRED, **table)
-
     assert sum(len(data.pairs(name)) for name in SETS) == 11, "one image alone is left out"
     assert not any("slice-07" in record.key for record in data.training)
 
@@ -169,49 +146,33 @@ def side_by_side(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("order, a, b", [("AB", 50, 200), ("BA", 200, 50)])
-def test_side_by_side_pictures_are_registered_halves(side_by_side, order, a, b):
-    records = records_of(Aligned, side_by_side, order=order)
-    assert len(by_pair(records)) == 4
-    assert {record.split for record in records} == {"train", "test"}
-    first = {record.domain: record.read() for record in records if record.key == "train/0.png"}
-    assert first["a"].shape == (1, 16, 16)
-    assert first["a"].max() == a
-    assert first["b"].max() == b
-
-
 @pytest.mark.parametrize(
-    ("patient", "patients"),
+    ("options", "left", "patients"),
     [
-        ("", [""]),
-        (r"(\d)\.", ["0", "1", "2", "3"]),
-        ("^(t)", ["t"]),
+        ({}, "a", [""]),
+        ({"order": "BA", "patient": r"(\d)\."}, "b", ["0", "1", "2", "3"]),
+        ({"patient": "^(t)"}, "a", ["t"]),
     ],
+    ids=str,
 )
-def test_patients_of_side_by_side_pictures(side_by_side, patient, patients):
-    records = records_of(Aligned, side_by_side, patient=patient)
+def test_side_by_side_pictures_are_registered_halves(side_by_side, options, left, patients):
+    records = records_of(Aligned, side_by_side, **options)
+    assert len(pairs_of(records)) == 4
+    assert {record.split for record in records} == {"train", "test"}
     assert sorted({record.subject for record in records}) == patients
+    for record in records:
+        assert record.read().shape == (1, 16, 16)
+        assert (record.read().max() < 100) == (record.domain == left)
 
 
 # --- classes
 
 
-@pytest.fixture
-def classes(tmp_path, pictures):
+def test_labels_reach_the_batch_as_indices_of_sorted_classes(tmp_path, pictures):
     pictures(tmp_path / "yes", 12, seed=1)
     pictures(tmp_path / "no", 8, seed=2)
-    return tmp_path
-
-
-def test_the_first_folder_is_the_class(classes):
-    records = images(classes)
-    assert Counter(record.label for record in records) == {"yes": 12, "no": 8}
-    assert not any(r.subject or r.pair for r in records)
-
-
-def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
     table = dict(
-        source={"name": "images", "path": str(classes)},
+        source={"name": "images", "path": str(tmp_path)},
         method=FROM_NOISE,
         domains=("MR",),
         split=SPLIT,
@@ -229,7 +190,7 @@ def test_labels_reach_the_batch_as_indices_of_sorted_classes(classes, pictures):
     shown = order_of(0, 0, 0, len(records))[:4]
     assert [data.classes[i] for i in batch["label"]] == [records[i].label for i in shown]
 
-    pictures(classes, 2, seed=9)
+    pictures(tmp_path, 2, seed=9)
     with pytest.raises(UserError, match="cannot be assigned"):
         load(**table, labels=True)
 
@@ -294,45 +255,35 @@ def test_a_mask_on_another_grid_is_named(tmp_path):
 ALL = {"test": 0.0, "validation": 0.0}  # of so few pictures none is held out
 
 
-def colours(root):
-    """Pictures of one colour on the left and black on the right, and a gray one among them."""
-    tree(root, *(f"{domain}/{number}.png" for domain in ("T1", "T2") for number in range(4)))
-    for path in root.rglob("*.png"):
-        if path.relative_to(root).as_posix() != "T2/3.png":
-            picture = np.zeros((16, 16, 3), np.uint8)
-            picture[:, :8] = (200, 100, 50)
-            PIL.Image.fromarray(picture).save(path)
-    return {"name": "folders", "path": str(root)}
-
-
 def test_data_channels_1_turns_colour_into_luminance(tmp_path):
-    data = load(colours(tmp_path), channels=1, split=ALL)
-    (record,) = [r for r in data.training if r.key == "T1/0.png"]
-
-    gray = record.read()
+    tree(tmp_path, *(f"{domain}/{number}.png" for domain in ("T1", "T2") for number in range(4)))
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:, :8] = (200, 100, 50)
+    for path in [*tmp_path.rglob("*.png")][1:]:  # beside a gray one
+        PIL.Image.fromarray(picture).save(path)
+    data = load({"name": "folders", "path": str(tmp_path)}, channels=1, split=ALL)
     luminance = 0.299 * 200 + 0.587 * 100 + 0.114 * 50  # ITU-R BT.601
+    colours = [record.read() for record in data.training if (record.read()[0, :, 8:] == 0).all()]
 
-    assert gray.shape == (1, 16, 16)
-    np.testing.assert_allclose(gray[0, :, :8], luminance, rtol=1e-5)
-    assert (gray[0, :, 8:] == 0).all()
+    assert len(colours) == 7
+    for gray in colours:
+        np.testing.assert_allclose(gray[0, :, :8], luminance, rtol=1e-5)
     assert data.channels == {"a": 1, "b": 1}
-    assert {len(record.read()) for record in data.training} == {1}
+    assert {record.read().shape for record in data.training} == {(1, 16, 16)}
 
 
 @pytest.mark.parametrize("values", [None, np.uint8, np.uint16, np.float32])
 def test_only_pictures_of_8_bits_become_colour(values, tmp_path):
     """What gray files hold, None: volumes; a result in colour fits into pictures of 8 bits alone."""
-    for domain in ("T1", "T2"):
-        (tmp_path / domain).mkdir()
-        for number in range(6):
-            pixels = np.random.default_rng(number).integers(0, 255, (16, 16))
-            path = tmp_path / domain / str(number)
-            if values is None:
-                volume = nibabel.Nifti1Image(pixels[..., None].astype(np.float32), np.eye(4))
-                nibabel.save(volume, f"{path}.nii.gz")
-            else:
-                suffix = "tif" if values is np.float32 else "png"
-                PIL.Image.fromarray(pixels.astype(values)).save(f"{path}.{suffix}")
+    suffix = {None: "nii.gz", np.float32: "tif"}.get(values, "png")
+    for domain, number in product(("T1", "T2"), range(6)):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16))
+        path = tmp_path / domain / f"{number}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        if values is None:
+            volume(path, values=pixels[..., None].astype(np.float32))
+        else:
+            PIL.Image.fromarray(pixels.astype(values)).save(path)
 
     source = {"name": "files", "path": str(tmp_path)}
     refused = pytest.raises(UserError, match="cannot be made a colour picture")

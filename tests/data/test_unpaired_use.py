@@ -35,7 +35,6 @@ def pictures(folder, sides, pattern):
     ("sides", "pattern", "source", "table", "images", "note"),
     [
         (FOLDERS_A_AND_B, BY_NAME, {}, {}, 24, WHOLE),
-        (FOLDERS_A_AND_B, BY_NAME, {}, {"unpair": True}, 12, HALF),
         (FOLDERS_A_AND_B, BY_NAME, {"patient": "names"}, {}, 12, HALF),
         (FOLDERS_A_AND_B, BY_NAME, {"patient": "sub-([0-9]+)"}, {}, 12, HALF),
         (FOLDERS_A_AND_B, BY_FOLDER, {}, {}, 12, HALF),
