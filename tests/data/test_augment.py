@@ -2,14 +2,12 @@
 graph.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from recorded import Recording, host_reads
 from tiny import method_of, random_images
 
-from gantk.data.augment import augment_batch, hide_contrasts
+from gantk.data.augment import augment_batch
 from gantk.method import Batch
 from gantk_parts import AUGMENTATIONS
 from gantk_parts import augment as changes
@@ -114,22 +112,6 @@ def test_a_mask_and_companions_move_with_their_image(paired):
         flipped[name] = (moved[name] != batch[name]).flatten(1).any(1)
         assert 0 < flipped[name].sum() < 8  # some of them, by chance
     assert torch.equal(flipped["a"], flipped["b"]) == paired
-
-
-@pytest.mark.parametrize("paired", [True, False])
-def test_sources_lose_contrasts_and_targets_of_pairs_do_not(paired):
-    torch.manual_seed(0)
-    batch = Batch({name: torch.rand(64, 2, 4, 4) for name in ("a", "b")})
-    data = SimpleNamespace(
-        contrasts=dict.fromkeys("ab", ("T1", "T2")), paired=paired, range=(-1, 1)
-    )
-
-    hidden = hide_contrasts(batch, data)
-
-    black = {name: (hidden[name] == -1).flatten(2).all(2) for name in ("a", "b")}
-    assert 0.2 < black["a"].any(1).float().mean() < 0.8
-    assert not black["a"].all(1).any()
-    assert black["b"].any() != paired
 
 
 @pytest.mark.parametrize("method", ["regression", "pix2pix"])

@@ -66,8 +66,6 @@ LAYOUTS = {
     "pictures in splits": [
         f"{s}/{k}/{n}{s}.png" for s in ("train", "test") for k in ("CT", "MR") for n in range(4)
     ],
-    "volumes": [f"patient{n}/{k}.nii.gz" for n in range(5) for k in ("T1", "T2")],
-    "names": [f"sub-{n:02d}_{k}w.nii" for n in range(5) for k in ("T1", "T2")],
     "visits": [f"p{n}/ses-{i}/{k}.nii" for n in range(5) for i in (1, 2) for k in ("T1", "T2")],
     "BIDS and others": [
         *(f"sub-{n:02d}/anat/sub-{n:02d}_{k}w.nii" for n in range(4) for k in ("T1", "T2")),
@@ -110,17 +108,6 @@ def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
     rows = rows_of(tmp_path / "t.csv")
     assert len(rows) == len(VISITS)
     assert {row["patient"] for row in rows} == {""}
-
-    text = "path,domain,patient\n" + "".join(
-        f"{row['path']},{row['path'][:-4].rpartition('_')[2]},{row['path'][6:8]}\n" for row in rows
-    )
-    (tmp_path / "t.csv").write_text(text)
-    records, _ = records_of(tmp_path / "t.csv", ("T1", "T2"))
-
-    assert {(path.name[:-4].rpartition("_")[2], domain) for path, _, domain, *_ in records} == {
-        ("T1", "a"),
-        ("T2", "b"),
-    }
 
 
 def test_halves_of_pictures_are_not_written_as_whole_ones(tmp_path):

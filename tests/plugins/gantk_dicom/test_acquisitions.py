@@ -155,14 +155,6 @@ def test_pictures_without_a_place_stay_single(tmp_path):
     assert [len(scan.files) for scan in io.scans(tmp_path)] == [1, 1, 1]
 
 
-def test_changed_distance_is_no_missing_slice(tmp_path):
-    def change(header: Dataset, k: int) -> None:
-        header.ImagePositionPatient = [0, 0, 2 * k + 4 * max(0, k - 4)]
-
-    with pytest.raises(UserError, match=r"is not evenly spaced: .* 6 mm, .* other slices 2 mm"):
-        io.read(series(tmp_path, change))
-
-
 def philips_scale(header: Dataset, scale: float) -> None:
     """Set the private scale of Philips in a slice, or in an item of a frame."""
     block = header.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
