@@ -262,7 +262,7 @@ class Learnt(Linear):
     ends.
     """
 
-    # fit one mapping to the whole training set, or one to each volume
+    # fit one mapping to the whole training set, or one to each volume; each picture is one too
     per: Literal["set", "volume"] = "set"
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
