@@ -116,7 +116,7 @@ def compare_models(
     pairs = _pairs_of_files(records)
     systems = [System(models, pairs) for models in groups]
     for system in systems:
-        system.say(say)
+        system.tell(say)
     known = set().union(*(system.left_out for system in systems))
     pairs = [pair for pair in pairs if _patient(pair) not in known]
     if not pairs:
@@ -153,7 +153,7 @@ class System:
         # those whom every model has seen
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
 
-    def say(self, say: Callable[[str], None]) -> None:
+    def tell(self, say: Callable[[str], None]) -> None:
         if len(self.models) > 1:
             what = f"{self.name}: {len(self.models)} runs of one recipe, each for the patients that it has not seen"
             say(with_label("folds", what))
