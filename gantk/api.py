@@ -290,7 +290,7 @@ def evaluate(
     folder = RunFolder.open(find_model(run, say))
     recipe = folder.recipe()
     if metrics:
-        recipe.tables.setdefault("evaluate", {})["metrics"] = list(metrics)
+        _score_by(recipe, list(metrics))
     model = recipe.check()
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     with ExitStack() as locks:
@@ -526,12 +526,12 @@ def sample(
     Args:
         run: a run folder of a noise-to-image method such as dcgan, or one of its checkpoints.
         n: how many images.
-        out: the folder for them. Samples of an earlier call are replaced.
+        out: the folder for them; UserError where it holds samples of an earlier call.
         seed: the same seed gives the same images.
         label: the class to generate, for methods that were trained with classes. Default: the classes in
             turn.
         post: whether to apply the recipe's [[post]] steps.
-        overwrite: as in `translate`.
+        overwrite: delete samples of an earlier call.
         device: as in `run`.
         say: called with each line of output.
 
@@ -597,6 +597,17 @@ def _score_names(folder: RunFolder) -> set[str]:
     with suppress(UserError):
         return {name for scores in read_results(folder.path).metrics.values() for name in scores}
     return set()
+
+
+def _score_by(recipe: Recipe, metrics: list[str]) -> None:
+    """Give the recipe of a run other metrics; UserError for one that does not exist, which its `check`
+    would leave out.
+    """
+    from gantk.plugin.spec import bind
+
+    for metric in metrics:
+        bind("metric", metric)
+    recipe.tables.setdefault("evaluate", {})["metrics"] = metrics
 
 
 @doing("scoring the test images")

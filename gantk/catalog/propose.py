@@ -2,7 +2,6 @@
 
 1. Each part of the paths is written in all ways that it may be: as it is, if all share it; with the
    fields of typed words; else as unknown.
-   A name that repeats its folder says the folder's text there.
 2. The unknown parts become patient, site, visit, slice or anything in turn.
 3. The lines are tried on some of the images; the best explain most of them with one file a cell.
 """
@@ -20,7 +19,6 @@ from gantk.catalog.words import DATE, SITE, SPLIT, VERSION, VISIT, are_channels,
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
 UNKNOWN = "?"  # no field yet
-SAME = "\0"  # what a folder says, in the name of a file
 SLICE_WORDS = ("slice", "slc", "sl", "z")
 MAX_PROPOSALS = 3
 MAX_UNKNOWN = 5  # parts of a path
@@ -75,11 +73,6 @@ def _worth(reading: Reading, images: int) -> float:
     worth = 2 * len(rows) / images + (single + paired) / len(rows) + has_patients
     if reading.layout == "{class}/{name}":
         worth += 1.2
-    sites = {each.rpartition("/")[0] for each in patients} - {""}
-    if len(sites) == len(patients):  # a site of one patient is none
-        worth -= 0.1
-    if any(row.session and not whole(VISIT, row.session) for row in rows):
-        worth -= 0.3
     # of equal ones the line that says more, and says it shorter
     return worth + 0.01 * reading.layout.count("{") - 0.001 * len(reading.layout)
 
@@ -96,26 +89,12 @@ def _lines_of_depth(paths: Sequence[str], words: ContrastWords) -> Iterator[str]
     volumes = is_volume(paths[0])
     suffixes = {suffix_of(path): path[len(path) - len(suffix_of(path)) :] for path in paths}
     parts = [path[: len(path) - len(suffix_of(path))].split("/") for path in paths]
-    repeated = _repeated_folder(parts)
-    if repeated is not None:
-        parts = [[*own[:-1], own[-1].replace(own[repeated], SAME, 1)] for own in parts]
     shapes = [_shapes(column, words) for column in zip(*parts, strict=True)]
     if not volumes and all(re.search(r"\d{4,}$", names[-1]) for names in parts):
         shapes[-1] += [f"{UNKNOWN}{{slice:3}}", f"{UNKNOWN}{{slice:2}}"]
     lines = [line for each in product(*shapes) for line in _lines_of_shape("/".join(each), volumes)]
     suffix = [*suffixes.values()][0] if len(suffixes) == 1 else ""
-    for line in lines[:MAX_LINES]:
-        line = line.replace(SAME, line.split("/")[repeated or 0])
-        yield _with_one_contrast(line) + suffix
-
-
-def _repeated_folder(parts: Sequence[Sequence[str]]) -> int | None:
-    """The depth of the folders that the names of their files repeat, as p1/p1_T1; None of none."""
-    for depth in range(len(parts[0]) - 1):
-        differ = len({own[depth] for own in parts}) > 1
-        if differ and all(own[depth] in own[-1] for own in parts):
-            return depth
-    return None
+    yield from (_with_one_contrast(line) + suffix for line in lines[:MAX_LINES])
 
 
 def _with_one_contrast(line: str) -> str:
@@ -134,7 +113,7 @@ def _shapes(column: Sequence[str], words: ContrastWords) -> list[str]:
         return values
     for kind, shapes in TYPED:
         if all(whole(kind, value) for value in values):
-            return shapes
+            return [*shapes]
     shapes = _by_words(column, words)
     says = [words.said(value) for value in values]
     if len({*says}) > 1 and all(len(said) == 1 for said in says):

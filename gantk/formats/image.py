@@ -273,6 +273,10 @@ class Format:
         """
         raise NotImplementedError
 
+    def description(self, path: Path) -> str:
+        """The text in a file in which `write` stores what it shows; "" in a format without one."""
+        return ""
+
     def withdraw(self, path: Path) -> None:
         """Remove an earlier result, if there is one: a file, or only the files of the series from
         its folder.

@@ -50,6 +50,11 @@ class Nifti(Format):
             header, affine, stored = _read_header(path, file, volume)
             return stored.image(path, affine, header, values, file)
 
+    def description(self, path: Path) -> str:
+        with path.open("rb") as file:
+            header, *_ = _read_header(path, file, 0)
+        return bytes(header["descrip"]).decode("ascii", "replace")
+
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
         import nibabel as nib

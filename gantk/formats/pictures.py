@@ -39,7 +39,8 @@ MODES |= dict.fromkeys(("P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB
 BITS = 258
 WHITE = 262
 DESCRIPTION = 270
-PNG_CHARACTERS = 200  # of the text in a PNG that says what it shows
+MAX_LABEL = 200  # characters of the text in a file that says what it shows
+OPTION_OF_LABEL = {"JPEG": "comment", "TIFF": "description"}
 ORIENTATION = 274
 SIGN = 339
 # tags of TIFF: width, height as stored; newer versions of Pillow rotate `size` when opening a TIFF
@@ -94,6 +95,12 @@ class Picture(Format):
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
         return whole + free if _is_integer(image.dtype) else free or whole
 
+    def description(self, path: Path) -> str:
+        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
+            texts = {DESCRIPTION: ""} | dict(getattr(picture, "tag_v2", {})) | picture.info
+        text = texts.get("Description") or texts.get("comment") or texts[DESCRIPTION]
+        return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write in the source's bit depth where the values fit, else in a larger one; UserError
         where none fits.
@@ -113,7 +120,9 @@ class Picture(Format):
         options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
         if description and kind == "PNG":
             options["pnginfo"] = PngInfo()
-            options["pnginfo"].add_text("Description", label_of(description, PNG_CHARACTERS))
+            options["pnginfo"].add_text("Description", label_of(description, MAX_LABEL))
+        elif description and kind in OPTION_OF_LABEL:
+            options[OPTION_OF_LABEL[kind]] = label_of(description, MAX_LABEL)
         PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gantk import __version__
 from gantk.catalog.tables import csv_text
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
@@ -34,7 +35,8 @@ def write_samples(
 
     Pictures are PNG if that holds the training images' values, else TIFF with decimals; volumes are
     NIfTI. `labels.csv` lists the class of each file, if the method knows classes, and `post.json`
-    what the post-steps measured. All replace those of an earlier call.
+    what the post-steps measured. UserError where the folder holds samples of an earlier call, which
+    `overwrite` deletes.
     """
     if n < 1:
         raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
@@ -46,21 +48,26 @@ def write_samples(
 
     earlier = [path for kind in KINDS for path in out.glob(f"sample-[0-9]*.{kind}")]
     lists = [out / "labels.csv", out / "post.json"]
-    expect_replaceable([*earlier, *lists], overwrite, "--out")
+    if earlier and not overwrite:
+        what = f"'{out}' holds {count_noun(earlier, 'sample')} of an earlier call"
+        remedy = "name another folder, or add --overwrite, which deletes them"
+        raise UserError(what, where="--out", remedy=remedy)
+    expect_replaceable(lists, overwrite, "--out")
     samples = [_as_image(model, pixels) for pixels in model.sample(n, seed, label, post)]
     make_folder(out)
     for path in earlier:
         path.unlink()
+    shown = f"{model.recipe.data.domains[0]}, {model.recipe.method.name} {__version__}"
     paths = []
     for number, image in enumerate(samples):
         kind = "png" if image.dtype else "tif" if image.affine is None else "nii.gz"
         paths.append(out / f"sample-{number:04d}.{kind}")
-        write(paths[-1], image, overwrite=overwrite)
+        write(paths[-1], image, shown, overwrite=overwrite)
 
     classes = model.classes_of_samples(n, label)
     if classes:
         rows = [(path.name, name) for path, name in zip(paths, classes, strict=True)]
-        write_output(lists[0], csv_text(("file", "label"), rows).encode())
+        write_output(lists[0], csv_text(("path", "label"), rows).encode())
     measured = [record.dump() for record in model.post_records()] if post else []
     if measured:
         write_output(lists[1], json.dumps(measured, indent=1).encode())

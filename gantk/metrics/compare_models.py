@@ -19,6 +19,7 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun, join_first
+from gantk.files import make_folder
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image
 from gantk.inference.case import Case
@@ -289,7 +290,7 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
 def _translate(
     model: Model, pairs: Iterable[Pair], to: str, target: str, folder: Path
 ) -> Iterator[FilePair]:
-    folder.mkdir()
+    make_folder(folder)
     frame = model.frame(target)
     for number, pair in enumerate(pairs):
         source = pair[OTHER[to]]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -299,24 +299,29 @@ def _tested_on(results: Results, unseen: bool) -> str:
     """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
     split = results.split or SplitSummary()
     unseen = unseen and split.by == "patient" and not split.consequences
-    scores = [
-        score
-        for key, of_direction in results.metrics.items()
-        if key not in FROM_NOISE  # their n counts generated images
-        for score in of_direction.values()
+    directions = [
+        scores.values()
+        for key, scores in results.metrics.items()
+        if scores and key not in FROM_NOISE  # their n counts generated images
     ]
-    if not scores:
+    if not directions:
         return f"Compared with real images{' of unseen patients' if unseen else ''},"
 
-    images = max(score.images or 0 for score in scores)
-    patients = max(score.n or 0 for score in scores)
+    images = _counts(directions, "images", "test image")
     if not patients_are_known(results):
-        return f"On {count_noun(images, 'test image')} whose patients are not known,"
-    whose = count_noun(patients, "patient")
+        return f"On {images} whose patients are not known,"
+    whose = _counts(directions, "n", "patient")
     if unseen:
         return f"On {whose} that the model had never seen,"
     warning = " (see the warning)" if split.consequences else ""
-    return f"On {count_noun(images, 'test image')} of {whose}{warning},"
+    return f"On {images} of {whose}{warning},"
+
+
+def _counts(directions: Iterable[Iterable[Score]], what: str, noun: str) -> str:
+    """How many images or patients, `n`, each direction was tested on: `20 and 31 test images`."""
+    found = [max(getattr(score, what) or 0 for score in scores) for scores in directions]
+    *others, last = dict.fromkeys(found)
+    return f"{', '.join(map(str, others))} and {last} {noun}s" if others else count_noun(last, noun)
 
 
 def patients_are_known(results: Results) -> bool:

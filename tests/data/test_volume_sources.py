@@ -134,7 +134,7 @@ def patients(tmp_path):
     return tmp_path
 
 
-def test_contrasts_are_channels_in_the_order_asked_with_one_mask(patients):
+def test_contrasts_are_channels_in_order_with_one_mask(patients):
     records = records_of(Files, patients, DOMAINS, dims=3, mask="seg")
     record = next(r for r in of(records, "a") if r.subject == "case2")
     names = [file.name for file in record.files]

@@ -11,8 +11,10 @@ from PIL import Image as Picture
 
 import gantk
 import gantk as package
+from gantk.catalog.scan import is_generated
 from gantk.data.intensity import Percentile
-from gantk.formats.files import read
+from gantk.errors import UserError
+from gantk.formats.files import read, write
 from gantk.formats.image import Image
 from gantk.inference.pipeline import Pipeline
 
@@ -157,7 +159,8 @@ def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, who
     )
     data = SimpleNamespace(neighbours=0, domains=["T1"])
     model = Model(
-        *(SimpleNamespace(data=data), method, {"image": mapping}),
+        *(SimpleNamespace(data=data, method=SimpleNamespace(name="gan")), method),
+        {"image": mapping},
         *(Runtime(torch.device("cpu"), "fp32", True), tmp_path / "run" / "checkpoints" / "0"),
         values={"image": values_of([training[None]])},
     )
@@ -166,6 +169,19 @@ def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, who
 
     assert path.suffix == f".{kind}"
     assert np.abs(made.pixels - training).mean() < 0.01 * top
+    assert is_generated(path)
+    with pytest.raises(UserError, match="holds 1 sample of an earlier call"):
+        write_samples(model, path.parent, 1, 1, None, post=False)
+    write_samples(model, path.parent, 2, 1, None, post=False, overwrite=True)
+    assert len(list(path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "nii", "nii.gz"])
+def test_a_generated_image_says_so_itself(head, tmp_path, suffix):
+    for name, description in (("made", "T2"), ("scan", "")):
+        write(tmp_path / f"{name}.{suffix}", Image(np.rint(head[None]).clip(0, 255)), description)
+    assert is_generated(tmp_path / f"made.{suffix}")
+    assert not is_generated(tmp_path / f"scan.{suffix}")
 
 
 @pytest.mark.parametrize("to", ["T1", "T2"])

@@ -339,15 +339,13 @@ def test_samples_say_their_class_and_are_not_written_over(tmp_path):
     with (out / "labels.csv").open() as file:
         header, *rows = csv.reader(file)
 
-    assert header == ["file", "label"]
+    assert header == ["path", "label"]
     assert [name for name, _ in rows] == [path.name for path in paths]
     assert [label for _, label in rows] == ["healthy", "tumour", "healthy"]
-    (again,) = toolkit.sample(run, n=1, out=out, **options)
-    assert [*out.glob("sample-*")] == [again]
-    again.write_bytes(b"somebody's own")
-    with pytest.raises(UserError, match="sample-0000.tif' was not written by gantk"):
+    with pytest.raises(UserError, match="holds 3 samples of an earlier call"):
         toolkit.sample(run, n=1, out=out, **options)
-    toolkit.sample(run, n=1, out=out, overwrite=True, **options)
+    (again,) = toolkit.sample(run, n=1, out=out, overwrite=True, **options)
+    assert [*out.glob("sample-*")] == [again]
 
 
 def test_a_run_uses_the_checkpoint_of_its_recipe(copied_run):

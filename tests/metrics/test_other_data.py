@@ -139,6 +139,10 @@ def test_scores_that_an_evaluation_drops_are_said(run, tmp_path):
     said: list[str] = []
     gantk.evaluate(copy, metrics=["psnr"], device="cpu", say=said.append)
     assert any("no longer in metrics.json: mae" in line for line in said)
+    kept = contents(copy)
+    with pytest.raises(gantk.UserError, match="no metric 'snr'.*'psnr'"):
+        gantk.evaluate(copy, metrics=["snr"], device="cpu")
+    assert contents(copy) == kept
 
     (copy / "metrics.json").write_text("{")  # damaged: it is written again
     said.clear()

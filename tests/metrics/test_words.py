@@ -165,6 +165,14 @@ def test_one_patient_is_unknown_only_where_the_split_says_so(split, whose):
     assert result_sentence(tested).startswith(whose)
 
 
+def test_directions_of_other_images_state_their_own_counts():
+    split = {"by": "image", "unknown_patients": True, "consequences": ["not known"]}
+    tested = result({"a_to_b": WON, "b_to_a": LOST}, split=split)
+    tested.metrics["a_to_b"]["psnr"].images = 20
+    said = result_sentence(tested)
+    assert said.startswith("On 20 and 64 test images whose patients are not known,")
+
+
 def test_images_from_noise_are_no_patients():
     both = result({"reconstruction": WON, "image": WON})
     both.metrics["image"]["psnr"].n = 256
