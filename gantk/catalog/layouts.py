@@ -33,6 +33,7 @@ from gantk.catalog.words import (
     PERSON,
     SERIES_WORDS,
     SITE,
+    SLICE_WORDS,
     SPLIT,
     VISIT,
     are_channels,
@@ -60,7 +61,7 @@ STRICT = LOOSE | {
     "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|[AB])(?:/|$))[^/]+?",
     "visit": rf"(?i:{VISIT})",
     "site": rf"(?i:{SITE})",
-    "slice": r"(?i:slice|slc|sl|s|z)?[-_ ]?\d+",
+    "slice": rf"(?i:{'|'.join(SLICE_WORDS)}|s)?[-_ ]?\d+",
     "class": r"[^/\d]+?",
     "yesno": rf"(?i:{CLASS})",
     "picture": r"[^\d/]*\d{0,5}[^\d/]*",  # one number at most, which is no patient and slice

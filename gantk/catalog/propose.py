@@ -15,11 +15,19 @@ from itertools import product
 
 from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.layouts import Reading, pairs_of, read_by
-from gantk.catalog.words import DATE, SITE, SPLIT, VERSION, VISIT, are_channels, whole
+from gantk.catalog.words import (
+    DATE,
+    SITE,
+    SLICE_WORDS,
+    SPLIT,
+    VERSION,
+    VISIT,
+    are_channels,
+    whole,
+)
 from gantk.formats.files import is_volume, stem_of, suffix_of
 
 UNKNOWN = "?"  # no field yet
-SLICE_WORDS = ("slice", "slc", "sl", "z")
 MAX_PROPOSALS = 3
 MAX_UNKNOWN = 5  # parts of a path
 MAX_LINES = 400
@@ -148,18 +156,17 @@ def _by_words(column: Sequence[str], words: ContrastWords) -> list[str]:
     for place, following in zip(columns, [*columns[1:], ("end",)], strict=True):
         options = {*place}
         says = {words.meant(word) for word in options}
+        start = _common_start(options)
         if len(options) == 1:
             shape += place[0]
         elif len(says) > 1 and all(len(said) == 1 for said in says):
             shape += "{contrast}"
         elif all(whole(VISIT, word) for word in options):
             shape += "{visit}"
+        elif start.lower() in SLICE_WORDS:
+            shape += f"{start}{{slice}}"
         else:
-            start = _common_start(options)
-            if start.lower() in SLICE_WORDS:
-                shape += f"{start}{{slice}}"
-            else:
-                shape += (start if not any(following) else "") + UNKNOWN
+            shape += UNKNOWN if any(following) else f"{start}{UNKNOWN}"
     # a date may be all that is known of a patient
     shapes = dict.fromkeys([shape, shape.replace("{visit}", UNKNOWN)])
     return [each for each in shapes if each != UNKNOWN]

@@ -150,11 +150,10 @@ def _left_out_by_walk(images: Sequence[Path], asked: Asked) -> dict[Path, str]:
 def is_generated(path: Path) -> bool:
     """Whether the header of an image, or the JSON file beside it, says that gantk generated it."""
     form = io.formats().get(io.suffix_of(path))
-    header = ""
     with suppress(Exception):  # who reads the image will say what is wrong with it
-        header = form.description(path) if form else ""
-    beside = json_object(io.sidecar_of(path))
-    return header.rstrip(" \0").endswith(MARK) or beside.get("SyntheticData") is True
+        if form and form.description(path).rstrip(" \0").endswith(MARK):
+            return True
+    return json_object(io.sidecar_of(path)).get("SyntheticData") is True
 
 
 def catalog_of(reading: Reading, file_of: Mapping[str, Path]) -> Catalog:

@@ -31,6 +31,7 @@ SPLIT = (
 )
 # what follows a split that a folder starts with: TrainT1 and TRAINT1, but not TSE_T2
 SPLIT_END = r"(?=[-_ ]|(?:(?<=[a-z])|(?<=\w{3}))[A-Z]|[a-z]\d|[ab]?$)"
+SLICE_WORDS = ("slice", "slc", "sl", "z")  # before the number of a slice
 # folders of classes of images, which are no patients
 CLASS = (
     r"(?:yes|no|normal|healthy|no[-_ ]?tumou?r|tumou?r|positive|negative|benign|malignant|ill|well)"

@@ -97,8 +97,8 @@ class Picture(Format):
 
     def description(self, path: Path) -> str:
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
-            texts = {DESCRIPTION: ""} | dict(getattr(picture, "tag_v2", {})) | picture.info
-        text = texts.get("Description") or texts.get("comment") or texts[DESCRIPTION]
+            tag = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")
+            text = picture.info.get("Description") or picture.info.get("comment") or tag
         return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
@@ -118,11 +118,12 @@ class Picture(Format):
         array = _to_file_type(image, kind)
         array = array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
         options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-        if description and kind == "PNG":
+        label = label_of(description, MAX_LABEL) if description else ""
+        if label and kind == "PNG":
             options["pnginfo"] = PngInfo()
-            options["pnginfo"].add_text("Description", label_of(description, MAX_LABEL))
-        elif description and kind in OPTION_OF_LABEL:
-            options[OPTION_OF_LABEL[kind]] = label_of(description, MAX_LABEL)
+            options["pnginfo"].add_text("Description", label)
+        elif label and kind in OPTION_OF_LABEL:
+            options[OPTION_OF_LABEL[kind]] = label
         PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 

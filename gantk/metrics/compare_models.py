@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,7 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun, join_first
-from gantk.files import make_folder
+from gantk.files import make_folder, sha256_of
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image
 from gantk.inference.case import Case
@@ -35,7 +35,7 @@ from gantk.metrics.compare_folders import (
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
+from gantk.metrics.comparing import Comparison, SystemTest, compare_systems, name_of_system
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import TEXTS
@@ -115,7 +115,8 @@ def compare_models(
     if read_by := layouts_in_words(source):
         say(f"layout   {read_by}")
     pairs = _pairs_of_files(records)
-    systems = [System(models, pairs) for models in groups]
+    hash_of = cache(sha256_of)  # several models may ask for one file
+    systems = [System(models, pairs, hash_of) for models in groups]
     for system in systems:
         system.tell(say)
     known = set().union(*(system.left_out for system in systems))
@@ -146,11 +147,15 @@ def compare_models(
 class System:
     """A model; or the folds of a recipe, of which each translates the patients that it has not seen."""
 
-    def __init__(self, models: Mapping[str, Model], pairs: Sequence[Pair]):
-        names = [*models]
-        self.name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        pairs: Sequence[Pair],
+        hash_of: Callable[[Path], str],  # the SHA-256 of a file
+    ):
+        self.name = name_of_system([*models])
         self.models = [*models.values()]
-        self.seen = [_patients_seen(model, pairs) for model in self.models]
+        self.seen = [_patients_seen(model, pairs, hash_of) for model in self.models]
         # those whom every model has seen
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
 
@@ -256,11 +261,12 @@ def _patient(pair: Pair) -> str:
     return pair["a"].subject or pair["a"].key
 
 
-def _patients_seen(model: Model, pairs: Sequence[Pair]) -> set[str]:
+def _patients_seen(model: Model, pairs: Sequence[Pair], hash_of: Callable[[Path], str]) -> set[str]:
     """The patients whom a model was trained on, or validated on."""
     is_seen: Callable[[str, Path | None], object] = model.run_trained_on
     if model.run:
-        is_seen = partial(is_among, trained_on(model.run.path, model.packed, validation=True))
+        known = trained_on(model.run.path, model.packed, validation=True)
+        is_seen = partial(is_among, known, hash_of=hash_of)
     return {
         _patient(pair)
         for pair in pairs

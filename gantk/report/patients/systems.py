@@ -8,7 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from gantk.metrics.comparing import add_tests
+from gantk.metrics.comparing import add_tests, name_of_system
 from gantk.metrics.names import join_words, short_metric_name, split_region
 from gantk.metrics.pair_scores import add_scores
 from gantk.metrics.rows import result_sentence
@@ -129,9 +129,7 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
     systems = []
     for runs in groups.values():
         if _are_parts([*runs.values()]):
-            names = [*runs]
-            title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-            systems.append(System(title, [*runs.values()]))
+            systems.append(System(name_of_system([*runs]), [*runs.values()]))
         else:
             systems += [System(name, [run]) for name, run in runs.items()]
     return systems
