@@ -60,7 +60,16 @@ def propose(
     for reading in readings:
         different.setdefault(reading.table(), reading)
     best = [*different.values()][:MAX_PROPOSALS]
-    return [read_by(reading.layout, paths, contrasts, words, left_out) for reading in best]
+    found = []
+    for reading in best:
+        # a folder that has the name of its patient is no site
+        named = reading.layout.replace("{site}", "{patient}")
+        whole_readings = [
+            read_by(line, paths, contrasts, words, left_out)
+            for line in dict.fromkeys([named, reading.layout])
+        ]
+        found.append(max(whole_readings, key=lambda each: len(each.rows)))
+    return found
 
 
 def _has_all(reading: Reading, contrasts: Sequence[str]) -> bool:

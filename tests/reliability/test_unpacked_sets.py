@@ -61,15 +61,15 @@ UNPACKED |= {
 # set -> of those that are asked about, the proposal that is right
 ASKED = {
     "Set{o}_Train/S-0000{p}-00{v}": "{site}/S-{patient}-{visit}/*{contrast}*.nii",
-    "10{p}/unprocessed/3T": "{site}/unprocessed/3T/*/{patient}_{contrast}*.nii",
+    "10{p}/unprocessed/3T": "{patient}/unprocessed/3T/*/{patient}_{contrast}*.nii",
     "Imaging/Patient-{p}/week-00{v}-1": "[{site}/]{patient}/[{visit}/]*{contrast}*",
     "Export/Doe_{o}/2020010{v} Head": "Export/{patient}/{visit}/*{contrast}*.nii",
-    "training0{p}/pre": "{site}/pre/{patient}_{visit}_{contrast}_pp.nii",
+    "training0{p}/pre": "{patient}/pre/{patient}_{visit}_{contrast}_pp.nii",
     "disc{o}/S_00{p}_MR{v}": "{site}/S_{patient}_{visit}/S_*_mr_{contrast}.nii",
     "all": "all/set_{patient}_mr_{contrast}.nii",
     "1{p}1/T1w": "{patient}/T1w/*{contrast}*.nii",
     "WMH/GE3T/1{p}": "WMH/GE3T/{patient}/pre/{contrast}.nii",
-    "raw/p{p}": "processed/{site}/{patient}_{contrast}*.nii",
+    "raw/p{p}": "processed/{patient}/{patient}_{contrast}*.nii",
     "p{p}_V{v}/scan{v}": "{patient}_{visit}/*/{contrast}.nii",
     "OAS3000{p}_MR_d01{v}0/anat{v}": "{patient}_*/{visit}/{contrast}.nii",
     "S-0000{p}-00{v}": "S-{patient}-{visit}/{contrast}.nii",
