@@ -130,6 +130,7 @@ class Image:
     # of a translation: the notes and warnings about it and the image it was made of, which DICOM
     # files hold as comments
     notes: tuple[str, ...] = ()
+    description: str = ""  # the text in its file in which `Format.write` stores what it shows
 
     def __repr__(self) -> str:
         return f"Image({self.pixels.shape}, spacing {self.spacing} mm, '{self.path}')"
@@ -258,6 +259,7 @@ class Format:
     suffixes: tuple[str, ...] = ()  # in lower case, with the dot: (".nii", ".nii.gz")
     volumes: bool = False  # whether a file may hold three axes
     several: bool = False  # whether a file may hold several images, of which `volume` chooses one
+    describes: bool = False  # whether `write` stores the description, and `read` returns it
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """The image in a file; `volume`, counted from 0, is only ever above 0 where `several`.
@@ -272,10 +274,6 @@ class Format:
         what it shows.
         """
         raise NotImplementedError
-
-    def description(self, path: Path) -> str:
-        """The text in a file in which `write` stores what it shows; "" in a format without one."""
-        return ""
 
     def withdraw(self, path: Path) -> None:
         """Remove an earlier result, if there is one: a file, or only the files of the series from

@@ -42,18 +42,14 @@ class Nifti(Format):
 
     name = "NIfTI"
     suffixes = (".nii", ".nii.gz")
-    volumes = several = True
+    volumes = several = describes = True
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
         with path.open("rb") as file:
             header, affine, stored = _read_header(path, file, volume)
-            return stored.image(path, affine, header, values, file)
-
-    def description(self, path: Path) -> str:
-        with path.open("rb") as file:
-            header, *_ = _read_header(path, file, 0)
-        return bytes(header["descrip"]).decode("ascii", "replace")
+            image = stored.image(path, affine, header, values, file)
+            return replace(image, description=description_of(header))
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
@@ -95,6 +91,12 @@ class Nifti(Format):
             )
         nifti.header.set_slope_inter(slope, inter)
         nifti.to_filename(path)
+
+
+def description_of(header: Any) -> str:
+    """What a header says that the image shows; "" for headers of other formats."""
+    text = header["descrip"] if "descrip" in getattr(header, "keys", tuple)() else b""
+    return bytes(text).decode("ascii", "replace")
 
 
 def _clear_texts(header: Any) -> None:

@@ -55,6 +55,7 @@ class Picture(Format):
     listed = "PNG, JPEG, TIFF, BMP"
     allowed = "complete PNG, JPEG, TIFF and BMP files: gray of 8 or 16 bits (TIFF also of 32), colour of 8"
     suffixes = tuple(KINDS)
+    describes = True
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, H, W) or (3, H, W): palettes become colour, alpha is dropped, JPEG's
@@ -69,8 +70,10 @@ class Picture(Format):
             spend(values=size)
             if picture.format in JPEGS:
                 pay_for_scans(path.read_bytes(), size)
+            says = _description_of(picture)
             if not values:
-                return Image(zeros(*_shape_of(path, picture)), path=path)
+                shape = _shape_of(path, picture)
+                return Image(zeros(*shape), path=path, description=says)
 
             array = _array_of(picture)
             dtype = array.dtype.newbyteorder("=")
@@ -84,7 +87,8 @@ class Picture(Format):
                     dtype = np.dtype(np.float32)
 
         pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-        return Image(np.ascontiguousarray(pixels, np.float32), path=path, dtype=dtype)
+        pixels = np.ascontiguousarray(pixels, np.float32)
+        return Image(pixels, path=path, dtype=dtype, description=says)
 
     def limits(self, path: Path, image: Image) -> list[tuple[float, float]]:
         """0 to 255 or 65,535, and any value in a gray TIFF, which is the only range for a source of
@@ -94,12 +98,6 @@ class Picture(Format):
         whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image, kind)]
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
         return whole + free if _is_integer(image.dtype) else free or whole
-
-    def description(self, path: Path) -> str:
-        with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
-            tag = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")
-            text = picture.info.get("Description") or picture.info.get("comment") or tag
-        return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write in the source's bit depth where the values fit, else in a larger one; UserError
@@ -125,6 +123,13 @@ class Picture(Format):
         elif label and kind in OPTION_OF_LABEL:
             options[OPTION_OF_LABEL[kind]] = label
         PIL.Image.fromarray(array).save(path, format=kind, **options)
+
+
+def _description_of(picture: ImageFile) -> str:
+    """What the header of a picture says that it shows."""
+    tag = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")
+    text = picture.info.get("Description") or picture.info.get("comment") or tag
+    return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
 
 
 def _has_exif_before_pixels(picture: ImageFile) -> bool:

@@ -215,7 +215,7 @@ def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterat
             yield line, share > MANY_COLOURED_SHARE
 
     yield from _outside_of_training(image, frame)
-    if image.path and is_generated(image.path):
+    if image.path and is_generated(image.path, image.description):
         yield "kind: its JSON file says that gantk generated it", True
     yield from _of_other_contrast(image, frame, contrast)
     if image.is_array and image.dims == 3 and frame.plane == "axial" and _has_slices_last(image):

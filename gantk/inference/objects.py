@@ -25,6 +25,7 @@ from gantk.formats.image import (
     upright_sides,
     usable,
 )
+from gantk.formats.nifti import description_of
 from gantk.inference.case import Case, by_contrast, contrasts_to_make
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.notes import warn
@@ -233,4 +234,5 @@ def _from_voxels(
         order = in_file_order(made.pixels[0].reshape(upright_sides(shape, place)), shape, place)
         return of_library(np.ascontiguousarray(order, dtype=np.float32).reshape(voxels.shape))
 
-    return Image(pixels, place, Path(name), voxels.dtype, header), back
+    said = description_of(header)
+    return Image(pixels, place, Path(name), voxels.dtype, header, description=said), back

@@ -169,7 +169,7 @@ def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, who
 
     assert path.suffix == f".{kind}"
     assert np.abs(made.pixels - training).mean() < 0.01 * top
-    assert is_generated(path)
+    assert is_generated(path, made.description)
     with pytest.raises(UserError, match="holds 1 sample of an earlier call"):
         write_samples(model, path.parent, 1, 1, None, post=False)
     write_samples(model, path.parent, 2, 1, None, post=False, overwrite=True)
@@ -180,8 +180,9 @@ def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, who
 def test_a_generated_image_says_so_itself(head, tmp_path, suffix):
     for name, description in (("made", "T2"), ("scan", "")):
         write(tmp_path / f"{name}.{suffix}", Image(np.rint(head[None]).clip(0, 255)), description)
-    assert is_generated(tmp_path / f"made.{suffix}")
-    assert not is_generated(tmp_path / f"scan.{suffix}")
+    made, scan = (tmp_path / f"{name}.{suffix}" for name in ("made", "scan"))
+    assert is_generated(made, read(made).description)
+    assert not is_generated(scan, read(scan).description)
 
 
 @pytest.mark.parametrize("to", ["T1", "T2"])
