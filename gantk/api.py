@@ -273,7 +273,6 @@ def evaluate(
     from gantk.data.recipe_data import with_test_data, without_training
     from gantk.data.sources.pairing import without_partner
     from gantk.files import lock_folder
-    from gantk.inference.model import Model
     from gantk.inference.notes import misfit_sentence
     from gantk.machine.runtime import start
     from gantk.metrics.summary import with_label
@@ -345,13 +344,10 @@ def evaluate(
             say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")
         if packing is not None:
             say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")
-        if parts.method.directions():
-            misfits = misfit_sentence(Model.load(chosen, "cpu").frames, tested)
-            if misfits:
-                say(with_label("warning", misfits))
-
         scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))
         scores = _evaluate(parts, folder, say, scratch)
+        if misfits := misfit_sentence(parts.scorer.checks):
+            say(with_label("warning", misfits))
         scores["data"] = given
         return scores
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ LEFT_OUT = "none"  # in the column split: the row is not used
 FILL_IN_TABLE = "Or write a table with `gantk data check SCANS --table scans.csv`, complete it, and train from it"
 
 JOIN = (
-    "give each row a cell for each column. Tables of other columns are joined by these:"
+    "give no row more cells than the header. Tables of other columns are joined by these:"
     " pandas.concat([pandas.read_csv(t, dtype=str) for t in ('a.csv', 'b.csv')])"
     ".to_csv('both.csv', index=False)"
 )
@@ -37,8 +38,9 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
     in lower case, values without blanks, "" for those that mean "unknown".
 
     The separator is comma, semicolon or tab, whichever is most frequent in the header. Empty rows,
-    and empty cells beyond the columns, are left out. UserError for a file that is not text, has no
-    header, or a row with more or fewer cells, as where tables of other columns were put together.
+    and empty cells beyond the columns, are left out; cells that a row lacks at its end are empty.
+    UserError for a file that is not text, has no header, or a row with more cells, as where tables of
+    other columns were put together.
     """
     with reading_file(
         path,
@@ -63,7 +65,7 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
         what = f"'{path}' has two columns with the name '{twice[0]}'"
         raise UserError(what, remedy="rename or remove one of them")
     for line, row in rows:
-        if len(row) < len(columns) or any(row[len(columns) :]):
+        if any(row[len(columns) :]):
             what = f"line {line} of '{path}' has {len(row)} cells, the header {len(columns)}"
             raise UserError(what, remedy=JOIN)
     known = [(line, _known_cells(columns, row)) for line, row in rows]
@@ -73,7 +75,7 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
 def _known_cells(columns: Sequence[str], row: Sequence[str]) -> dict[str, str]:
     """The cells of a row by column, without blanks; whatever means "unknown" is empty."""
     cells = {}
-    for column, text in zip(columns, row, strict=False):
+    for column, text in zip_longest(columns, row[: len(columns)], fillvalue=""):
         cell = text.strip()
         is_unknown = cell.lower() in UNKNOWN and column != "split"  # whose `none` is a word
         cells[column] = "" if is_unknown else cell

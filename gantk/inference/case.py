@@ -12,10 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from gantk.catalog.contrasts import known_contrast
+from gantk.data.preparation import Record
 from gantk.errors import UserError, did_you_mean
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.notes import InputCheck, Note, check_result
+from gantk.inference.notes import Checks, InputCheck, Note, check_result
 from gantk.prepare.grid import resample_onto
 
 T = TypeVar("T")
@@ -63,6 +64,14 @@ class Case:
             for name in resampled:
                 line = f"{name} is resampled onto the grid of {next(iter(images))} by the headers"
                 self.notes.append(("note", line))
+
+    @classmethod
+    def of_record(cls, model: Any, record: Record, to: str | None, checks: Checks) -> Case:
+        """The images in the files of a record; adds to `checks` what is said of them."""
+        images = record.file.images(model.frame(to).source)
+        case = cls(model, images, to, f"'{record.key}'")
+        checks[record.scan_key or record.key] = [*case.checks.values()]
+        return case
 
     def translate(
         self, contrasts: Sequence[str], options: TranslateOptions, pixels: Tensor | None = None

@@ -91,16 +91,12 @@ class Model:
         return cls(recipe, method, intensity, runtime, saved, values, meta.packed)
 
     def __repr__(self) -> str:
-        """Name, directions, dimensions and size, in one line."""
-        frames: list[Frame] = []
-        with suppress(UserError):  # it makes images from noise
-            frames = [*self.frames.values()]
-        directions = ", ".join(f"{each.source} -> {each.target}" for each in frames)
+        """Name and directions, in one line."""
+        directions = ["from noise"]
+        with suppress(UserError):
+            directions = [f"{each.source} -> {each.target}" for each in self.frames.values()]
         name = f" {self.run.path.name}" if self.run else ""
-        seen = frames[0] if frames else self.recipe.data
-        size = " x ".join(map(str, seen.size))
-        kind = type(self).__name__
-        return f"<{kind}{name}: {directions or 'from noise'}, {seen.dims}-D, {size}>"
+        return f"<{type(self).__name__}{name}: {', '.join(directions)}>"
 
     def __reduce__(self):
         # a copy of a network would keep what it has measured, bound to the first one's layers

@@ -18,12 +18,10 @@ from gantk.catalog.scan import is_generated
 from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
 from gantk.data.look import MIN_PEOPLE, distance_to, look_of
 from gantk.data.masks import corner_levels
-from gantk.data.preparation import Record
 from gantk.errors import GantkWarning, count_noun, join_first
 from gantk.formats.image import Image, in_channels
 from gantk.inference.frame import PLANES, Frame, fit_words
 from gantk.inference.pipeline import Pipeline
-from gantk.method import OTHER
 from gantk.plugin.loader import load
 
 Note = tuple[str, str]  # "note" or "warning", and its text
@@ -77,12 +75,21 @@ class InputCheck(NamedTuple):
         return [line for _, line in self.notes]
 
     @property
+    def doubts(self) -> list[str]:
+        """Why it does not fit the training data."""
+        about_fit = self.notes[self.is_of_training :]
+        return [line for kind, line in about_fit if kind == "warning"]
+
+    @property
     def said(self) -> list[Note]:
         """Whether the image fits the training data, which every training image does; and the notes."""
         kind = "warning" if self.fits == "no" else "note"
         said = [*self.notes]
         said.insert(self.is_of_training, (kind, _prefix(self.contrast) + fit_words(self.fits)))
         return said
+
+
+Checks = dict[str, list[InputCheck]]  # of the images of each input, by its name
 
 
 def _prefix(contrast: str) -> str:
@@ -129,25 +136,15 @@ def check_input(
     return image, InputCheck(fits, notes, contrast, bool(trained_on))
 
 
-def misfit_sentence(frames: Mapping[str, Frame], records: Iterable[Record]) -> str:
-    """Which files of records do not fit the training data, and why; "" where all fit. `frames`: by
-    the letter of the target domain.
-    """
-    of_files = {record.scan_key or record.key: record for record in records if record.file}
+def misfit_sentence(checks: Checks) -> str:
+    """Which files do not fit the training data, and why; "" where all fit."""
     misfits = []
-    for name, record in of_files.items():
-        frame = frames.get(OTHER[record.domain])
-        if frame is None:
-            continue
-        doubts = []
-        for contrast, image in record.file.images(frame.sources).items():
-            _, found = check_input(image, frame, contrast)
-            doubts += [text for kind, text in found.notes if kind == "warning"]
-        if doubts:
+    for name, of_file in checks.items():
+        if doubts := [line for check in of_file for line in check.doubts]:
             misfits.append(f"'{name}' ({'; '.join(doubts)})")
     if not misfits:
         return ""
-    whole = f"{len(misfits)} of {count_noun(of_files, 'file')}"
+    whole = f"{len(misfits)} of {count_noun(checks, 'file')}"
     return f"{whole} do not fit the training data: {join_first(misfits, most=MAX_NAMED_MISFITS)}"
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gantk import __version__
 from gantk.catalog.tables import csv_text
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_replaceable, make_folder, write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
+from gantk.inference.jobs import Output
 from gantk.inference.model import Model
 from gantk.inference.result_format import holds_range
 from gantk.inference.scales import value_range
+from gantk.inference.sidecar import ResultFile
 
 KINDS = ("png", "tif", "nii.gz")
 BYTES = (0, 255)  # the least and the largest value of a picture of 8 bits
@@ -57,12 +58,14 @@ def write_samples(
     make_folder(out)
     for path in earlier:
         path.unlink()
-    shown = f"{model.recipe.data.domains[0]}, {model.recipe.method.name} {__version__}"
     paths = []
     for number, image in enumerate(samples):
         kind = "png" if image.dtype else "tif" if image.affine is None else "nii.gz"
-        paths.append(out / f"sample-{number:04d}.{kind}")
-        write(paths[-1], image, shown, overwrite=overwrite)
+        path = out / f"sample-{number:04d}.{kind}"
+        shown = Output(path, model.recipe.data.domains[0])
+        file = ResultFile(shown, image, {}, (), {"name": model.recipe.method.name})
+        write(path, image, file.description(), overwrite=overwrite)
+        paths.append(path)
 
     classes = model.classes_of_samples(n, label)
     if classes:

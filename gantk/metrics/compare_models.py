@@ -19,14 +19,14 @@ from gantk.data.preparation import Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun, join_first
-from gantk.files import make_folder, sha256_of
+from gantk.files import sha256_of
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image
 from gantk.inference.case import Case
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
-from gantk.inference.notes import misfit_sentence
+from gantk.inference.notes import Checks, misfit_sentence
 from gantk.method import OTHER
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
@@ -128,13 +128,10 @@ def compare_models(
     whose = count_noun(patients_of(tested), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
-    directions = _shared_directions(loaded)
+    tables, scores = _score_systems(systems, _shared_directions(loaded), pairs, parts)
     for system in systems:
-        model = system.models[0]
-        frames = {to: model.frame(frame.target) for to, frame in directions.items()}
-        if misfits := misfit_sentence(frames, tested):
+        if misfits := misfit_sentence(system.checks):
             say(with_label("warning", f"{system.name}: {misfits}"))
-    tables, scores = _score_systems(systems, directions, pairs, parts)
     about = {metric: score for (_, metric, _), score in scores.items()}
     higher = {metric: score.higher_is_better for metric, score in about.items()}
     units = {metric: score.unit for metric, score in about.items()}
@@ -158,6 +155,7 @@ class System:
         self.seen = [_patients_seen(model, pairs, hash_of) for model in self.models]
         # those whom every model has seen
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
+        self.checks: Checks = {}  # of what `translate` has translated
 
     def tell(self, say: Callable[[str], None]) -> None:
         if len(self.models) > 1:
@@ -175,7 +173,14 @@ class System:
         for number, (model, seen) in enumerate(zip(self.models, self.seen, strict=True)):
             own = [pair for pair in pairs if _patient(pair) not in seen]
             work = track(own, f"{self.name}: {frame.source} -> {frame.target}", "scan")
-            yield from _translate(model, work, to, frame.target, scratch / str(number))
+            for place, pair in enumerate(work):
+                source = pair[OTHER[to]]
+                image = Case.of_record(model, source, frame.target, self.checks).image
+                label = source.label if model.classes() else None
+                (made,) = model(image, frame.target, TranslateOptions(label=label))
+                path = scratch / f"{number}-{place}{'.nii' if made.dims == 3 else '.tif'}"
+                write(path, replace(resample_onto(made, pair[to].file.read()), dtype=None))
+                yield FilePair(source.key, source.subject, partial(_read, path, pair[to]))
 
 
 def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
@@ -291,23 +296,6 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
         remedy = "name models of the same two domains"
         raise UserError("the models share no direction", where="RUN", remedy=remedy)
     return shared
-
-
-def _translate(
-    model: Model, pairs: Iterable[Pair], to: str, target: str, folder: Path
-) -> Iterator[FilePair]:
-    make_folder(folder)
-    frame = model.frame(target)
-    for number, pair in enumerate(pairs):
-        source = pair[OTHER[to]]
-        images = source.file.images(frame.sources)
-        given = {name or frame.source: image for name, image in images.items()}
-        image = Case(model, given, target, f"'{source.key}'").image
-        label = source.label if model.classes() else None
-        (made,) = model(image, target, TranslateOptions(label=label))
-        path = folder / f"{number}{'.nii' if made.dims == 3 else '.tif'}"
-        write(path, replace(resample_onto(made, pair[to].file.read()), dtype=None))
-        yield FilePair(source.key, source.subject, partial(_read, path, pair[to]))
 
 
 def _read(path: Path, truth: Record) -> tuple[Image, Image]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -70,17 +69,20 @@ def name_of_system(runs: Sequence[str]) -> str:
     return runs[0] if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
 
 
-def correct_tests(tests: Sequence[PairedTest], p: str = "holm", of: str = "of") -> None:
+def correct_tests(tests: Sequence[PairedTest]) -> None:
     """Correct the p-values of tests of one family, in place: `holm` (Holm, 1979) controls the chance
-    of any false finding, `of` is the number of tests; under other names for a family in the family.
+    of any false finding, `of` is the number of tests.
     """
     for test, holm in zip(tests, holm_of([test.p for test in tests]), strict=True):
-        setattr(test, p, holm)
-        setattr(test, of, len(tests))
+        test.holm = holm
+        test.of = len(tests)
 
 
-# the tests of the first score of each direction, for themselves alone
-_correct_primary = partial(correct_tests, p="primary_p", of="primary_of")
+def _correct_primary(tests: Sequence[PairedTest]) -> None:
+    """Correct the tests of the first score of each direction for themselves alone."""
+    for test, holm in zip(tests, holm_of([test.p for test in tests]), strict=True):
+        test.primary_p = holm
+        test.primary_of = len(tests)
 
 
 def holm_of(values: Sequence[float]) -> list[float]:

@@ -18,6 +18,7 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.errors import UserError
+from gantk.inference.notes import Checks
 from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
@@ -120,6 +121,7 @@ class Scorer:
         self.pairs = self.pair_scorer(of_pairs, regions=model.evaluate.regions)
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
+        self.checks: Checks = {}  # of the files among the inputs
         # returns the method with the weights that the training started from, None if there are none
         self.start: Callable[[], Method | None] = lambda: None
         # by target domain, class and contrast
@@ -238,6 +240,7 @@ class Scorer:
             losses = translators()[system].translator.post_records()
             if losses:
                 results.post[key] = losses
+        self.checks |= translators()[""].checks
         return written
 
     def _translators(self) -> dict[str, WrittenTranslations]:

@@ -307,20 +307,19 @@ def _tested_on(results: Results, unseen: bool) -> str:
     if not directions:
         return f"Compared with real images{' of unseen patients' if unseen else ''},"
 
-    images = _counts(directions, "images", "test image")
+    images = _counts([[each.images for each in scores] for scores in directions], "test image")
     if not patients_are_known(results):
         return f"On {images} whose patients are not known,"
-    whose = _counts(directions, "n", "patient")
+    whose = _counts([[each.n for each in scores] for scores in directions], "patient")
     if unseen:
         return f"On {whose} that the model had never seen,"
     warning = " (see the warning)" if split.consequences else ""
     return f"On {images} of {whose}{warning},"
 
 
-def _counts(directions: Iterable[Iterable[Score]], what: str, noun: str) -> str:
-    """How many images or patients, `n`, each direction was tested on: `20 and 31 test images`."""
-    found = [max(getattr(score, what) or 0 for score in scores) for scores in directions]
-    *others, last = dict.fromkeys(found)
+def _counts(directions: Iterable[Iterable[int | None]], noun: str) -> str:
+    """How many images or patients each direction was tested on: `20 and 31 test images`."""
+    *others, last = dict.fromkeys(max(each or 0 for each in counts) for counts in directions)
     return f"{', '.join(map(str, others))} and {last} {noun}s" if others else count_noun(last, noun)
 
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from gantk.data.dataset import Data
 from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Record
-from gantk.data.sources.reader import FileImage
 from gantk.errors import UserError
 from gantk.formats.files import NotFinite, is_image, read, write
 from gantk.formats.image import Image
 from gantk.inference.case import Case
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.model import Model
+from gantk.inference.notes import Checks
 from gantk.inference.result_format import ResultFormat, with_tail
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
@@ -70,6 +70,7 @@ class WrittenTranslations:
         self.data = data
         self.runtime = runtime
         self.size = tuple(data.table.size)
+        self.checks: Checks = {}  # of the files that this rank has translated
         # a copy, because the translator changes it into a form for inference only
         own = copy.deepcopy(method).requires_grad_(False)
         self.translator = Model(
@@ -156,7 +157,7 @@ class WrittenTranslations:
             images = [pixels] if len(self.size) == 3 else pixels.swapaxes(0, 1)
             return *self._to_network(images, to), None
 
-        image = self._input_image(file, to)
+        image = Case.of_record(self.translator, records[0], self._name(to), self.checks).image
         (result,) = self.translator(image, self._name(to), TranslateOptions(label=label))
         made = self._write_and_read(image, result, to)
         if made is None:
@@ -219,13 +220,6 @@ class WrittenTranslations:
 
     def _name(self, letter: str) -> str:
         return self.data.table.domains[self.data.letters.index(letter)]
-
-    def _input_image(self, file: FileImage, to: str) -> Image:
-        """The image of a record, or of its contrasts on one grid, as the model takes it."""
-        frame = self.translator.frames[to]
-        images = file.images(frame.sources)
-        given = {name or frame.source: image for name, image in images.items()}
-        return Case(self.translator, given, self._name(to), "the test image").image
 
     def _to_network(self, images: Iterable[np.ndarray], to: str) -> tuple[Tensor, Tensor]:
         """Native images (C, *spatial) as (N, C, *size) in network intensities, black in their

@@ -243,5 +243,6 @@ def restore(parts: Parts, folder: Path) -> None:
         parts.engine.load_state_dict(state, average, str(folder))
 
     parts.data.restore_intensity({letter: state.dump() for letter, state in meta.intensity.items()})
+    parts.data.values |= {letter: values.dump() for letter, values in meta.values.items()}
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]

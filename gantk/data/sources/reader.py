@@ -5,7 +5,7 @@ once for all threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gantk.catalog.catalog import Row
+from gantk.catalog.contrasts import contrast_names
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan, in_channels
@@ -232,11 +233,11 @@ class FileImage:
         """
         return self.reader.kept.read(scan or self.row.scan)
 
-    def images(self, contrasts: Sequence[str]) -> dict[str, Image]:
-        """The images in its files by the `contrasts` of its domain, without the missing ones; "" for
-        the only one.
+    def images(self, domain: str) -> dict[str, Image]:
+        """The images in its files by the contrasts of its domain, without the missing ones; by the
+        `domain` the only one.
         """
-        names = contrasts if len(self.scans) > 1 else [""]
+        names = contrast_names(domain) if len(self.scans) > 1 else [domain]
         scans = zip(names, self.scans.values(), strict=True)
         return {name: self.read(scan) for name, scan in scans if scan}
 
