@@ -187,9 +187,9 @@ def score_files(
     metric, the scores of all, and the warning of the range. UserError where no metric can be computed.
     """
     gray = gray_range(pair.read()[1] for pair in pairs)
-    scorer, scores = file_scorer(gray, parts, device)
+    scorer = FileScorer(gray, parts, device)
     if not scorer.metrics:
-        reason = next(iter(scores.values())).definition.rpartition("/not-computed: ")[2]
+        reason = next(iter(scorer.too_small.values())).definition.rpartition("/not-computed: ")[2]
         remedy = "use other metrics too, such as psnr or mae"
         raise UserError(reason, where="--metrics", remedy=remedy)
     found = []
@@ -198,7 +198,7 @@ def score_files(
         about = References(truth, [pair.patient], names=[pair.name])
         found.append(scorer(scale(output), about, direction=direction))
     lines = pd.concat(found, ignore_index=True)
-    return lines, scores_of(lines, scorer.about()) | scores, gray.warning
+    return lines, scorer.scores_of(lines), gray.warning
 
 
 def metric_of_files(name: str) -> Part:
@@ -268,32 +268,38 @@ def fit_line(pairs: Iterable[FilePair], match: bool) -> ScaleFit:
     )
 
 
-def file_scorer(
-    gray: GrayRange, parts: Sequence[Part], device: Any, unit: str = ""
-) -> tuple[PairScorer, dict[str, Score]]:
-    """Scores whole files in their own values, over the range that all true files share. Also returns
-    the scores of metrics for which an image is too small: without a value, with the reason.
-
-    `unit`: of the values, where it is known.
+class FileScorer(PairScorer):
+    """Scores whole files in their own values, over the range that all true files share. Metrics for
+    which an image is `too_small` have scores without a value, with the reason.
     """
-    dims = len(min(gray.sizes, key=len))
-    metrics = []
-    too_small = {}
-    for metric in [part(gray.span, dims) for part in parts]:
-        if metric.in_intensities:
-            metric.unit = unit
-        try:
-            for size in sorted(gray.sizes):
-                metric.expect_size(size)
-            metrics.append(metric)
-        except UserError as error:
-            reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
-            definition = f"{metric.definition}/not-computed: {reason}"
-            too_small[metric.name] = metric_score(
-                metric, Score(value=None, ci95=None, n=0), 0, definition
-            )
-    scorer = PairScorer(metrics, gray.black, gray.span, dims, 1, device, regions=["whole"])
-    return scorer, too_small
+
+    def __init__(
+        self,
+        gray: GrayRange,
+        parts: Sequence[Part],
+        device: Any,
+        unit: str = "",  # of the values, where it is known
+    ):
+        dims = len(min(gray.sizes, key=len))
+        metrics = []
+        self.too_small: dict[str, Score] = {}
+        for metric in [part(gray.span, dims) for part in parts]:
+            if metric.in_intensities:
+                metric.unit = unit
+            try:
+                for size in sorted(gray.sizes):
+                    metric.expect_size(size)
+                metrics.append(metric)
+            except UserError as error:
+                reason = f"{error.what}, which needs {metric.smallest} pixels on each side"
+                definition = f"{metric.definition}/not-computed: {reason}"
+                nothing = Score(value=None, ci95=None, n=0)
+                self.too_small[metric.name] = metric_score(metric, nothing, 0, definition)
+        super().__init__(metrics, gray.black, gray.span, dims, 1, device, regions=["whole"])
+
+    def scores_of(self, lines: pd.DataFrame) -> dict[str, Score]:
+        """The scores over all files that have these lines."""
+        return scores_of(lines, self.about()) | self.too_small
 
 
 def _score_sets(

@@ -35,7 +35,7 @@ from gantk.metrics.compare_folders import (
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, compare_systems, name_of_system
+from gantk.metrics.comparing import Comparison, SystemTest, compare_scored, name_of_system
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import TEXTS
@@ -133,9 +133,7 @@ def compare_models(
         if misfits := misfit_sentence(system.checks):
             say(with_label("warning", f"{system.name}: {misfits}"))
     about = {metric: score for (_, metric, _), score in scores.items()}
-    higher = {metric: score.higher_is_better for metric, score in about.items()}
-    units = {metric: score.unit for metric, score in about.items()}
-    compared, unmatched = (compare_systems(tables[scale], higher, units) for scale in (True, False))
+    compared, unmatched = (compare_scored(tables[scale], about) for scale in (True, False))
     _say_tests(compared, unmatched, scores, say)
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)

@@ -278,7 +278,7 @@ class Scorer:
         if self.posts.steps:
             device = self.runtime.device
             reach = self.data.table.neighbours
-            examples = Examples(lambda: self.data, self.letter, device, classes, (), reach)
+            examples = Examples(lambda: self.data, self.letter, device, classes, reach)
             made["image_post"] = self.posts(made["image"].to(device), examples).cpu()
             losses = self.posts.records()
             if losses:

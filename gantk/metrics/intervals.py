@@ -28,16 +28,14 @@ Interval = list[float | None] | None
 Values = Any  # numbers, one for each image: a sequence, an array or a column
 
 
-def metric_score(
-    metric: Any, found: Score, images: int, definition: str, corrected: float | None = None
-) -> Score:
+def metric_score(metric: Any, found: Score, images: int, definition: str) -> Score:
     """A score with what its metric says of it."""
     about: dict[str, Any] = {
         "images": images,
         "unit": metric.unit,
         "definition": definition,
         "higher_is_better": metric.higher_is_better,
-        "corrected": corrected,
+        "corrected": None,
     }
     if metric.of_sets:
         about["of_sets"] = True
@@ -109,9 +107,7 @@ def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
     return table.groupby(head_numbers(patients)).mean().dropna().to_numpy()
 
 
-def drawn_interval(
-    statistic: Callable[[np.ndarray], float], patients: Sequence[str], draws: int = 1000
-) -> Interval:
+def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str]) -> Interval:
     """95 % percentile interval of `statistic(indices of images)` from resampling patients with
     replacement.
 
@@ -123,7 +119,7 @@ def drawn_interval(
     if "" in patients or len(images) < MIN_PATIENTS:
         return None
 
-    picks = bootstrap_draws(len(images), draws)
+    picks = bootstrap_draws(len(images), 1000)
     values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
     values = values[~np.isnan(values)]
     return np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None

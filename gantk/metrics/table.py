@@ -49,12 +49,9 @@ def lines_of(metrics: Sequence[str], values: Any, **about: Any) -> pd.DataFrame:
     return pd.DataFrame(known | {"metric": metrics, "region": regions, "value": values})[COLUMNS]
 
 
-def table_of(results: Results, lines: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The table of all scores: the lines of single images, and one for each score of sets of images.
-
-    `lines`: those of single images, if they are not in the results.
-    """
-    parts = [*results.lines] if lines is None else [lines]
+def table_of(results: Results) -> pd.DataFrame:
+    """The table of all scores: the lines of single images, and one for each score of sets of images."""
+    parts = [*results.lines]
     known = {place for part in parts for place in part.groupby(PLACE).groups}
     systems: Mapping[str, ScoresByDirection] = {MODEL: results.metrics, **results.baselines}
     values = {

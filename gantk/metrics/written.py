@@ -29,8 +29,8 @@ from gantk.inference.notes import Checks
 from gantk.inference.result_format import ResultFormat, with_tail
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.compare_folders import PAIR_METRICS, file_scorer, gray_range
-from gantk.metrics.pair_scores import PairScorer, References, scores_of
+from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer, gray_range
+from gantk.metrics.pair_scores import References
 from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind
 from gantk.prepare.module import image_intensities, size_image
@@ -92,9 +92,8 @@ class WrittenTranslations:
         """
         groups = self._images_of(sources)
         scorer = None
-        too_small: dict[str, Score] = {}
         if truths is not None:
-            scorer, too_small = self._file_scorer([truths[group[0]] for group in groups], to)
+            scorer = self._file_scorer([truths[group[0]] for group in groups], to)
 
         def work(group: Sequence[int]) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
             truth = truths[group[0]] if truths is not None else None
@@ -108,8 +107,8 @@ class WrittenTranslations:
         images, padding, found = zip(*shared, strict=True)
         lines = [own for own in found if own is not None]
         scores = {}
-        if scorer is not None and len(lines) == len(groups):
-            scores = scores_of(pd.concat(lines, ignore_index=True), scorer.about()) | too_small
+        if scorer and len(lines) == len(groups):
+            scores = scorer.scores_of(pd.concat(lines, ignore_index=True))
         return Written(torch.cat(images)[order], torch.cat(padding)[order], scores)
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
@@ -125,27 +124,23 @@ class WrittenTranslations:
             for group in groups.values()
         ]
 
-    def _file_scorer(
-        self, truths: Sequence[Record], to: str
-    ) -> tuple[PairScorer | None, dict[str, Score]]:
-        """The scorer of whole files, and the scores of metrics for which a file is too small; None
-        where true images are no files of one contrast.
-        """
+    def _file_scorer(self, truths: Sequence[Record], to: str) -> FileScorer | None:
+        """The scorer of whole files; None where true images are no files of one contrast."""
         files = [record.file for record in truths]
         if any(file is None or len(file.scans) != 1 for file in files):
-            return None, {}
+            return None
         parts = [bind("metric", name) for name in PAIR_METRICS]
         units = units_of(self.data, truths[:1], to)
         unit = "HU" if units is not None and units.name == "HU" else "gray values"
         gray = gray_range(file.read() for file in files)
-        return file_scorer(gray, parts, self.runtime.device, unit)
+        return FileScorer(gray, parts, self.runtime.device, unit)
 
     def _translate(
         self,
         records: Sequence[Record],
         truth: Record | None,
         to: str,
-        scorer: PairScorer | None,
+        scorer: FileScorer | None,
     ) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
         """The translations (n, C, *size) of the records of one image, their padding, and the scores
         of its file.

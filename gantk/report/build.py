@@ -7,13 +7,11 @@ import hashlib
 import re
 import shlex
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -332,38 +330,25 @@ def _title(run: RunRecord) -> str:
     return " ↔ ".join(run.domains) or run.path.name
 
 
-class SetRow(NamedTuple):
-    """A set of images: how many of each domain, and of how many known patients."""
-
-    name: str
-    images: Counter[str]
-    subjects: int
-
-
-class ShownSplit(NamedTuple):
-    """The sets of a run, who is held out, and what was noted at the start of the training."""
-
-    rows: list[SetRow]
-    domains: list[str]
-    held_out: str
-    warnings: list[str]
-    notes: list[str]
-
-
-def _shown_split(run: RunRecord) -> ShownSplit:
+def _shown_split(run: RunRecord) -> dict[str, object]:
+    """The sets of a run, with the images of each domain and the number of known patients, who is held
+    out, and what was noted at the start of the training.
+    """
     rows = []
     patients: dict[str, set[str]] = {}
+    domains: set[str] = set()
     for name in ("train", "validation", "test"):
         images, patients[name] = run.images_of(name)
-        rows.append(SetRow(name, images, len(patients[name])))
+        rows.append({"name": name, "images": images, "subjects": len(patients[name])})
+        domains |= images.keys()
 
     said = (run.split and run.split.notes) or ()
     found = (run.split and run.split.warnings) or ()
     warned = [note_in(line) or "" for line in found if line.startswith("warning")]
-    return ShownSplit(
-        rows=rows,
-        domains=sorted({domain for row in rows for domain in row.images}),
-        held_out=held_out_patients(patients),
-        warnings=warned,
-        notes=[note for note in said if note not in {*run.consequences, *warned}],
-    )
+    return {
+        "rows": rows,
+        "domains": sorted(domains),
+        "held_out": held_out_patients(patients),
+        "warnings": warned,
+        "notes": [note for note in said if note not in {*run.consequences, *warned}],
+    }

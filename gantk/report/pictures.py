@@ -19,24 +19,10 @@ MAX_SHOWN_STEPS = 24  # of more, evenly spaced ones, so that the page stays smal
 ERROR_CEILING = 128
 # Every 17th of the 256 colours of "inferno" (Smith, van der Walt; CC0): even steps of lightness,
 # black for no error.
-INFERNO = (
-    (0, 0, 4),
-    (12, 8, 38),
-    (36, 12, 79),
-    (66, 10, 104),
-    (93, 18, 110),
-    (120, 28, 109),
-    (147, 38, 103),
-    (174, 48, 92),
-    (199, 62, 76),
-    (221, 81, 58),
-    (237, 105, 37),
-    (248, 133, 15),
-    (252, 165, 10),
-    (250, 198, 45),
-    (242, 230, 97),
-    (252, 255, 164),
-)
+INFERNO = """
+000004 0c0826 240c4f 420a68 5d126e 781c6d 932667 ae305c
+c73e4c dd513a ed6925 f8850f fca50a fac62d f2e661 fcffa4
+"""
 PREVIEW_PIXELS = 192  # pixels of a preview
 # "output", "error" and "cycle" (translated there and back): data URIs, "" where a file is missing;
 # "mean" and "cycle_mean": mean differences from the truth and from the input
@@ -158,10 +144,9 @@ def error_scale() -> str:
 
 def colour_with_inferno(levels: np.ndarray) -> Image.Image:
     """Eight-bit levels in the colours of inferno."""
-    colours = [
-        np.interp(np.arange(256), np.arange(0, 256, 17), channel)
-        for channel in np.transpose(INFERNO)
-    ]
+    known = np.frombuffer(bytes.fromhex(INFERNO), np.uint8).reshape(-1, 3)
+    places = np.arange(256)
+    colours = [np.interp(places, places[::17], channel) for channel in known.T]
     image = Image.fromarray(levels)
     image.putpalette(np.stack(colours, axis=1).round().astype(np.uint8).tobytes())
     return image

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -174,33 +176,31 @@ class RunRecord:
             self.results.domains = list(self.domains)
         stored = self.read("samples/test/index.json", StoredImages)
         self.stored = stored.root if stored else {}
-        self.lines = self._read_lines()
+        self.lines = DataFrame(columns=COLUMNS)  # of single images, see `gantk.metrics.table`
+        with self._notes_problem():
+            self.lines = read_lines(path)
         self.recipe_text = text_of(path / "recipe.toml", path) if recipe else ""
         index = self.read("samples/index.json", SampleIndex)
         self.samples = _samples(path / "samples", index, self.problems) if index else None
         self.directions = self.samples.directions if self.samples else ()
         self.log = Log()
-        try:
+        with self._notes_problem():
             for line in read_log(path, self.problems):
                 self.log.add(line)
-        except UserError as error:
-            self.problems.append(error.what)
 
     def read(self, name: str, schema: type[Content]) -> Content | None:
         """The content of a JSON or TOML file of the run; None where it is absent, or unreadable."""
-        try:
+        with self._notes_problem():
             return read(self.path, name, schema)
-        except UserError as error:
-            self.problems.append(error.what)
-            return None
+        return None
 
-    def _read_lines(self) -> DataFrame:
-        """The scores of single images, see `gantk.metrics.table`."""
+    @contextmanager
+    def _notes_problem(self) -> Iterator[None]:
+        """Add the error of a file that cannot be read to `problems`."""
         try:
-            return read_lines(self.path)
+            yield
         except UserError as error:
             self.problems.append(error.what)
-            return DataFrame(columns=COLUMNS)
 
     @property
     def is_evaluated(self) -> bool:

@@ -206,10 +206,9 @@ class Examples:
     domain `letter`.
 
     `examples.real(n)` has one image for each of the n outputs: its input or, for images from noise,
-    a training image of its class. `made_from` holds those inputs or classes; `data()` returns the
-    run's Data; `records` are the inputs' records, empty where the inputs are the slices of one
-    volume, in order. Of images with neighbouring slices, a post-step gets the middle one (see
-    `middle_slice`).
+    a training image of its class. `made_from` holds those inputs or classes, of one volume its
+    slices in order; `data()` returns the run's Data. Of images with neighbouring slices, a post-step
+    gets the middle one (see `middle_slice`).
     """
 
     def __init__(
@@ -218,7 +217,6 @@ class Examples:
         letter: str,
         device: Any,
         made_from: Tensor | list[str],
-        records=(),
         neighbours: int = 0,
     ):
         """`neighbours`: slices on each side that the images of `data`, and `made_from`, have as
@@ -231,7 +229,6 @@ class Examples:
         self.made_from = made_from
         if isinstance(made_from, Tensor):
             self.made_from = middle_slice(made_from, neighbours)
-        self.records = records
 
     def __call__(self, n: int, label: str | None = None) -> Tensor:
         data = self.data()

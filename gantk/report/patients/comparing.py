@@ -12,7 +12,7 @@ import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
-from gantk.metrics.comparing import Comparison, compare_systems
+from gantk.metrics.comparing import Comparison, compare_scored
 from gantk.metrics.names import join_words
 from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
@@ -206,11 +206,7 @@ def _compare(systems: Sequence[System]) -> Comparison:
         tables.append(of_patients.assign(system=system.name, direction=labels))
         for scores in system.results.metrics.values():
             about |= scores
-    return compare_systems(
-        pd.concat(tables),
-        {metric: score.higher_is_better for metric, score in about.items()},
-        {metric: score.unit for metric, score in about.items()},
-    )
+    return compare_scored(pd.concat(tables), about)
 
 
 def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:

@@ -18,6 +18,7 @@ from gantk.runs.folder import FOLD, flat, recipe_without
 from gantk.runs.results import Results, Score, StoredImage
 
 SEED = "train.seed"
+ABOUT = {"definition", "unit", "higher_is_better"}  # keys that runs of one recipe have alike
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,7 @@ class System:
         """What all runs say alike of a score: its definition, unit and which way is better."""
         about = [
             {
-                metric: Score(
-                    definition=score.definition,
-                    unit=score.unit,
-                    higher_is_better=score.higher_is_better,
-                )
+                metric: Score(**score.model_dump(include=ABOUT))
                 for metric, score in run.results.metrics.get(direction, {}).items()
             }
             for run in self.runs
