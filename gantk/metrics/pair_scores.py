@@ -4,7 +4,6 @@ and what follows from their lines: means over patients and verdicts.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,9 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
 from gantk.metrics.judging import pair_verdict
-from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES, split_region
+from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES
 from gantk.metrics.pairs import LesionContrast, PairMetric
-from gantk.metrics.table import COLUMNS, MODEL, trouble
+from gantk.metrics.table import COLUMNS, MODEL, lines_of, trouble
 from gantk.progress import track
 from gantk.runs.results import Results, Score
 
@@ -99,35 +98,25 @@ class PairScorer:
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL
     ) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
-        values = defaultdict(list)
-        corrected = defaultdict(list)
-        finite = []
+        names = range(len(output)) if references.names is None else references.names
+        lines: dict[str, list[pd.DataFrame]] = {row: [] for row in self.rows_of}
         for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)
             made = output[part].to(self.device)
-            finite.append(made.isfinite().flatten(1).all(1).cpu())
+            about = {
+                "direction": direction,
+                "system": system,
+                "image": [*map(str, names[part])],
+                "patient": references.patients[part],
+                "finite": made.isfinite().flatten(1).all(1).cpu().numpy(),
+            }
             for row, value, after in self._scores_of_batch(made, references, part):
-                values[row].append(value.cpu().double())
-                unknown = torch.full_like(value, torch.nan)
-                corrected[row].append((unknown if after is None else after).cpu().double())
-        if not values:
-            return pd.DataFrame(columns=COLUMNS)
-
-        names = range(len(output)) if references.names is None else references.names
-        images = {"image": [*map(str, names)], "patient": references.patients}
-        about = pd.DataFrame(images).assign(finite=torch.cat(finite).numpy())
-        parts = [
-            about.assign(
-                metric=row,
-                region=split_region(row)[1] or "whole",
-                value=torch.cat(values[row]).numpy(),
-                corrected=torch.cat(corrected[row]).numpy(),
-            )
-            for row in self.rows_of
-            if row in values
-        ]
-        table = pd.concat(parts, ignore_index=True)
-        return table.assign(direction=direction, system=system)[COLUMNS]
+                corrected = torch.full_like(value, torch.nan) if after is None else after
+                values = value.cpu().double().numpy()
+                own = lines_of([row] * len(values), values, **about)
+                lines[row].append(own.assign(corrected=corrected.cpu().double().numpy()))
+        parts = [each for of_row in lines.values() for each in of_row]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice

@@ -48,70 +48,55 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[SampleBlock]
     if samples is None:
         return [], []
 
-    last = samples.steps[-1]
-    newest = _frames(samples, last)
     steps = spread(samples.steps, MAX_SHOWN_STEPS)
-    by_step = [*(_frames(samples, step, small=True) for step in steps[:-1]), newest]
     blocks = []
-    for place, d in enumerate(samples.directions):
-        inputs = []
-        truths = []
-        for i in range(d.count):
-            if d.source:
-                inputs.append(data_uri(samples.picture("input", d, i)))
-            if samples.has_truth:
-                truths.append(data_uri(samples.picture("truth", d, i)))
-
-        frames = {kind: [found[place][kind] for found in by_step] for kind in newest[place]}
+    for d in samples.directions:
+        numbers = range(d.count)
+        inputs = [data_uri(samples.picture("input", d, i)) for i in numbers if d.source]
+        truths = [data_uri(samples.picture("truth", d, i)) for i in numbers if samples.has_truth]
+        by_step = [_frame(samples, step, d, small=True) for step in steps[:-1]]
+        by_step.append(_frame(samples, samples.steps[-1], d))
+        frames = {kind: [frame[kind] for frame in by_step] for kind in by_step[0]}
         blocks.append(SampleBlock(d, inputs, truths, frames))
 
     return steps, blocks
 
 
-def _frames(samples: Samples, step: int, small: bool = False) -> list[Frame]:
-    """Outputs, error maps and mean errors of every direction at a step."""
-    frames = []
-    for direction in samples.directions:
-        frame: Frame = {"output": [], "error": [], "mean": [], "cycle": [], "cycle_mean": []}
-        for i in range(direction.count):
-            output = samples.picture(step, direction, i)
-            truth = samples.picture("truth", direction, i)
-            error = ""
-            mean = ""
-            if samples.has_truth and output and truth:
-                with Image.open(output) as first, Image.open(truth) as second:
-                    picture, value = error_map(first, second)
-                error = preview(picture) if small else png_uri(picture)
-                mean = f"{value:.1f}"
+def _frame(samples: Samples, step: int, direction: Direction, small: bool = False) -> Frame:
+    """Outputs, error maps and mean errors of a direction at a step."""
+    frame: Frame = {"output": [], "error": [], "mean": [], "cycle": [], "cycle_mean": []}
+    side = PREVIEW_PIXELS if small else None
+    for i in range(direction.count):
+        output = samples.picture(step, direction, i)
+        frame["output"].append(data_uri(output, side))
+        truth = samples.picture("truth", direction, i) if samples.has_truth else None
+        error = _error(output, truth)
+        drawn = ""
+        if error is not None:
+            picture = error_picture(error, ERROR_CEILING)
+            drawn = preview(picture) if small else png_uri(picture)
+        frame["error"].append(drawn)
+        frame["mean"].append(_mean(error))
+        if direction.cycle:
+            back = samples.reconstruction(step, direction, i)
+            frame["cycle"].append(data_uri(back, side))
+            source = samples.picture("input", direction, i)
+            frame["cycle_mean"].append(_mean(_error(back, source)))
 
-            frame["output"].append(data_uri(output, PREVIEW_PIXELS if small else None))
-            frame["error"].append(error)
-            frame["mean"].append(mean)
-            if direction.cycle:
-                back = samples.reconstruction(step, direction, i)
-                frame["cycle"].append(data_uri(back, PREVIEW_PIXELS if small else None))
-                source = samples.picture("input", direction, i)
-                frame["cycle_mean"].append(_mean_difference(back, source))
-
-        frames.append(frame)
-
-    return frames
+    return frame
 
 
-def _mean_difference(first: Path | None, second: Path | None) -> str:
-    """The mean absolute difference of two pictures in gray levels; "" where one is missing."""
+def _error(first: Path | None, second: Path | None) -> np.ndarray | None:
+    """The absolute error of two pictures; None where one is missing."""
     if first is None or second is None:
-        return ""
+        return None
     with Image.open(first) as one, Image.open(second) as other:
-        return f"{absolute_error(one, other).mean():.1f}"
+        return absolute_error(one, other)
 
 
-def error_map(output: Image.Image, truth: Image.Image) -> tuple[Image.Image, float]:
-    """The absolute error, averaged over channels, in the colours of `error_scale`; and its mean in
-    grey levels.
-    """
-    error = absolute_error(output, truth)
-    return error_picture(error, ERROR_CEILING), float(error.mean())
+def _mean(error: np.ndarray | None) -> str:
+    """The mean of an error in gray levels; "" where there is none."""
+    return "" if error is None else f"{error.mean():.1f}"
 
 
 def error_picture(error: np.ndarray, largest: float) -> Image.Image:

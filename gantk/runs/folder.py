@@ -149,15 +149,12 @@ class RunFolder:
         """The model's sample pictures of held-out images: step -> paths of DIRECTION-NUMBER.png,
         steps ascending.
         """
-        steps = sorted((self.path / "samples").glob("step-*"))
-        files = {
-            int(folder.name[5:]): sorted(folder.glob("*.png"))
-            for folder in steps
-            if folder.name[5:].isdecimal()
-        }
         return {
-            step: [path for path in paths if is_inside(self.path, path)]
-            for step, paths in files.items()
+            int(folder.name[5:]): [
+                path for path in sorted(folder.glob("*.png")) if is_inside(self.path, path)
+            ]
+            for folder in sorted((self.path / "samples").glob("step-*"))
+            if folder.name[5:].isdecimal()
         }
 
     @classmethod
