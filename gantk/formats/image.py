@@ -146,6 +146,11 @@ class Image:
         return self.pixels.shape[0]
 
     @property
+    def is_integer(self) -> bool:
+        """Whether the stored values are whole numbers."""
+        return self.dtype is not None and np.issubdtype(self.dtype, np.integer)
+
+    @property
     def has_units(self) -> bool:
         """Whether the values are in the units of scans, not in the gray levels of a picture."""
         return self.affine is not None if self.in_units is None else self.in_units

@@ -97,7 +97,7 @@ class Picture(Format):
         kind = KINDS[path.suffix.lower()]
         whole = [(0.0, float(np.iinfo(bits).max)) for bits in _types(image, kind)]
         free = [(-np.inf, np.inf)] if kind == "TIFF" and image.channels == 1 else []
-        return whole + free if _is_integer(image.dtype) else free or whole
+        return whole + free if image.is_integer else free or whole
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write in the source's bit depth where the values fit, else in a larger one; UserError
@@ -166,12 +166,8 @@ def _types(image: Image, kind: str) -> list[type]:
     """The integer types that such a file can hold, narrowest first: the source's or wider ones."""
     if image.channels > 1 or kind not in ("PNG", "TIFF"):
         return [np.uint8]
-    wide = _is_integer(image.dtype) and np.dtype(image.dtype).itemsize > 1
+    wide = image.is_integer and np.dtype(image.dtype).itemsize > 1
     return [np.uint16] if wide else [np.uint8, np.uint16]
-
-
-def _is_integer(dtype: np.dtype | None) -> bool:
-    return dtype is not None and np.issubdtype(dtype, np.integer)
 
 
 def _to_file_type(image: Image, kind: str) -> np.ndarray:
@@ -181,7 +177,7 @@ def _to_file_type(image: Image, kind: str) -> np.ndarray:
     pixels = image.pixels
     whole = np.rint(pixels)
     types = _types(image, kind)
-    if _is_integer(image.dtype) or np.array_equal(whole, pixels):
+    if image.is_integer or np.array_equal(whole, pixels):
         for bits in types:
             if whole.min() >= 0 and whole.max() <= np.iinfo(bits).max:
                 return whole.astype(bits)

@@ -78,7 +78,7 @@ class ResultFormat:
         """
         if not image.own_scale:
             return value_range(self.scales.target, self.frame.values.get("target"))
-        if image.dtype is not None and np.issubdtype(image.dtype, np.integer):
+        if image.is_integer:
             return 0.0, float(np.iinfo(image.dtype).max), True
         return float(image.pixels.min()), float(image.pixels.max()), False
 

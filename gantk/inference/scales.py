@@ -115,7 +115,7 @@ class Scales:
         """
         if _has_contrast(image.pixels) and not self._has_usual_scale(image.pixels):
             return False
-        if not _is_integer(image) or len(self.frame.values) < 2:
+        if not image.is_integer or len(self.frame.values) < 2:
             return True
         target = self.frame.values["target"]
         whole = target["whole"] and self.frame.values["source"]["whole"]
@@ -136,15 +136,11 @@ def _has_contrast(pixels: np.ndarray) -> bool:
     return bool(np.nanmax(pixels) > np.nanmin(pixels))
 
 
-def _is_integer(image: Image) -> bool:
-    return image.dtype is not None and np.issubdtype(image.dtype, np.integer)
-
-
 def _largest_value(image: Image) -> float | None:
     """White in the file of an image: the largest whole number of its type, 1 for values from -1 to
     1; None where there is none.
     """
-    if _is_integer(image):
+    if image.is_integer:
         return float(np.iinfo(image.dtype).max)
     return 1.0 if np.nanmax(np.abs(image.pixels)) <= 1 else None
 

@@ -229,16 +229,15 @@ class Scorer:
         """
         key = direction_to(to)
         truths = [pair[to] for pair in pairs] or None
-        found = {
-            system: translate(sources, None if system == START else truths, to)
-            for system, translate in translators().items()
-        }
-        written = {system: own for system, own in found.items() if own}
-        for system, own in written.items():
+        written = {}
+        for system, translate in translators().items():
+            own = translate(sources, None if system == START else truths, to)
+            if own is None:
+                continue
+            written[system] = own
             if own.scores:
                 results.files[key + system] = own.scores
-            losses = translators()[system].translator.post_records()
-            if losses:
+            if losses := translate.translator.post_records():
                 results.post[key] = losses
         self.checks |= translators()[""].checks
         return written

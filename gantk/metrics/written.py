@@ -155,11 +155,6 @@ class WrittenTranslations:
         image = Case.of_record(self.translator, records[0], self._name(to), self.checks).image
         (result,) = self.translator(image, self._name(to), TranslateOptions(label=label))
         made = self._write_and_read(image, result, to)
-        if made is None:
-            channels = self.data.channels[to] // (2 * self.data.table.neighbours + 1)
-            broken = torch.full((len(records), channels, *self.size), torch.nan)
-            return broken, torch.zeros_like(broken[:, :1], dtype=torch.bool), None
-
         scores = None
         if scorer is not None and truth is not None:
             real = truth.file.read()
@@ -185,9 +180,9 @@ class WrittenTranslations:
         image = Image(pixels, path=Path(records[0].key), is_array=True, in_units=True)
         return self.translator(image, self._name(to), TranslateOptions(label=label))[0]
 
-    def _write_and_read(self, image: Image, made: Image, to: str) -> Image | None:
-        """A translation of an image as its files hold it, one for each contrast; None where values
-        are not finite. A picture whose format cannot hold the target's values is written as TIFF.
+    def _write_and_read(self, image: Image, made: Image, to: str) -> Image:
+        """A translation of an image as its files hold it, one for each contrast; NaN throughout where
+        values are not finite. A picture whose format cannot hold the target's values is written as TIFF.
         """
         frame = self.translator.frames[to]
         source = image.path or Path()
@@ -209,7 +204,7 @@ class WrittenTranslations:
                 try:
                     write(path, part)
                 except NotFinite:
-                    return None
+                    return replace(made, pixels=np.full_like(made.pixels, np.nan))
                 found.append(read(path))
         return replace(found[0], pixels=np.concatenate([part.pixels for part in found]))
 

@@ -318,15 +318,10 @@ def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
 
 def _title(run: RunRecord) -> str:
     """`T1 ↔ T2`, `T1 → T2` where one direction is trained, `T1 from noise` where none is."""
-    targets = [direction.target for direction in run.directions if direction.source is None]
-    if targets and len(targets) == len(run.directions):
-        return f"{' and '.join(targets)} from noise"
-
-    keys = {direction.key for direction in run.directions}
-    if not keys:
-        keys = set(run.results.metrics)
-    if len(keys) == 1:
-        return run.label(keys.pop())
+    labels = {direction.label for direction in run.directions}
+    labels = labels or {run.label(key) for key in run.results.metrics}
+    if len(labels) == 1:
+        return labels.pop()
     return " ↔ ".join(run.domains) or run.path.name
 
 

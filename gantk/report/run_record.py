@@ -290,9 +290,9 @@ def _samples(folder: Path, index: SampleIndex, problems: list[str]) -> Samples |
         for key, entry in index.directions.items()
     ]
     samples = Samples(folder, tuple(directions), (), index.has_truth, problems)
-    steps = []
-    for step in sorted(set(index.steps)):
-        if any(samples.picture(step, direction, 0) for direction in directions):
-            steps.append(step)
-
+    steps = [
+        step
+        for step in sorted(set(index.steps))
+        if any(samples.picture(step, direction, 0) for direction in directions)
+    ]
     return replace(samples, steps=tuple(steps)) if steps else None

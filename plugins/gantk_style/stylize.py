@@ -114,7 +114,7 @@ def stylize(
     painted = _paint(post, slices, styles, start(device).device, say, curves)
     native = mapping.inverse(painted.swapaxes(0, 1) if known.dims > 2 else painted[0])
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
-    if known.dtype is not None and np.issubdtype(known.dtype, np.integer):
+    if known.is_integer:
         native = np.rint(native)
 
     write(out, replace(known, pixels=native), overwrite=overwrite)
