@@ -514,6 +514,7 @@ def open_source(
     return source
 
 
+@files.listed_once()
 def source_and_records(
     table: DataTable,
     method: type[Method],

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,7 +47,8 @@ from gantk.formats.image import (
 from gantk.plugin.loader import registry
 from gantk.terminal import warn
 
-_listings: ContextVar[dict[tuple, list[Path]] | None] = ContextVar("_listings", default=None)
+_known: ContextVar[dict[Any, Any] | None] = ContextVar("_known", default=None)
+T = TypeVar("T")
 MAX_FOLDER_DEPTH = 128  # folders above a file
 # folders of what was deleted, and of systems: of a NAS, Windows, macOS and a file system's root
 SYSTEM_FOLDERS = re.compile(
@@ -267,9 +269,9 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{split_suffix(path)[0]}.json")
 
 
-def outline(path: Path | Scan, volume: int | None = None) -> Image:
+def outline(path: Path | Scan) -> Image:
     """What `read` returns, but with zeros as pixels; only headers are read where the format can."""
-    return _read_image(path, volume, values=False)
+    return _once(("outline", path), lambda: _read_image(path, None, values=False))
 
 
 def difference(one: Path | Scan, other: Path | Scan) -> str | None:
@@ -526,15 +528,8 @@ def files_below(folder: Path, recursive: bool, wanted: Callable[[Path], object])
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise UserError(f"the folder '{folder}' {what}", remedy="check the spelling of the path")
 
-    listings = _listings.get()
-    key = str(folder), recursive
-    listing = listings.get(key) if listings is not None else None
-    if listing is None:
-        listing = sorted(_walk(folder, recursive), key=natural)
-    if listings is not None:
-        listings[key] = listing
-
-    return [file for file in listing if wanted(file)]
+    walked = _once((str(folder), recursive), lambda: sorted(_walk(folder, recursive), key=natural))
+    return [file for file in walked if wanted(file)]
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
@@ -585,17 +580,27 @@ def _may_enter(place: str, name: str, parents: Sequence[str]) -> bool:
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Cache the listings of folders within a block, the outermost one: each data source that is tried
-    lists the same folder.
+    """Cache the listings of folders and the outlines of images within a block, the outermost one: each
+    data source that is tried lists the same folder, and asks who made its images.
     """
-    if _listings.get() is not None:
+    if _known.get() is not None:
         yield
         return
-    token = _listings.set({})
+    token = _known.set({})
     try:
         yield
     finally:
-        _listings.reset(token)
+        _known.reset(token)
+
+
+def _once(key: tuple[Any, Any], make: Callable[[], T]) -> T:
+    """What `make()` returns, or returned for this key before within `listed_once`."""
+    known = _known.get()
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def unread_error(path: Path) -> UserError:
