@@ -62,6 +62,11 @@ class Job:
         return {contrast: found[0] for contrast, found in self.candidates.items()}
 
     @property
+    def first(self) -> Path:
+        """The path of the first scan."""
+        return next(iter(self.scans.values())).path
+
+    @property
     def files(self) -> list[Path]:
         """All files of the input."""
         return [file for scan in self.scans.values() for file in scan.files]

@@ -123,7 +123,7 @@ class Translation:
         job = None
         if isinstance(source, Mapping):
             job = job_of_files(source, self.contrasts)
-            source = next(iter(job.scans.values())).path
+            source = job.first
         if job is None or len(self.contrasts) == 1:
             if not source.exists():
                 what = f"there is no file or folder '{source}'"
@@ -370,8 +370,7 @@ class Translation:
         """The images of a job; what is said about them is kept as notes."""
         job.expect_single_scans()
         images = {name: read(scan, self.volume) for name, scan in job.scans.items()}
-        whose = f"'{next(iter(job.scans.values())).path.parent}'"
-        case = Case(self.model, images, self.to, whose)
+        case = Case(self.model, images, self.to, f"'{job.first.parent}'")
         for check in case.checks.values():
             self._keep(job, check.said)
         if self.count == 1:
@@ -410,8 +409,7 @@ class Translation:
             if self._has_sidecar(path):
                 content = result.content()
                 if self.layout:
-                    grid = next(iter(job.scans.values())).path
-                    content = self.layout.describe(result.facts(), result.sources, grid)
+                    content = self.layout.describe(result.facts(), result.sources, job.first)
                 sidecar = files.sidecar_of(path)
                 if json_object(sidecar) != content:  # none is better than a wrong one
                     sidecar.unlink(missing_ok=True)
@@ -470,8 +468,8 @@ class Translation:
         """The error of a folder of which some of so many inputs could not be translated."""
         lines = [f"{len(failed)} of {count} {self.noun} could not be translated:"]
         for job, error in failed.items():
-            scan = next(iter(job.scans.values()))  # of a series the folder: no file is at fault
-            lines.append(f"{scan.path}: {error or type(error).__name__}")
+            # of a series the folder: no file is at fault
+            lines.append(f"{job.first}: {error or type(error).__name__}")
         failure = GantkError("\n  ".join(lines))
         if len(failed) == count and all(isinstance(e, UserError) for e in failed.values()):
             failure.exit_code = 2

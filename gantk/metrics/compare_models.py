@@ -47,6 +47,7 @@ from gantk.runs.results import Score
 from gantk.terminal import TextTable
 
 Pair = dict[str, Record]  # of whole files, by domain
+PlacedScores = dict[tuple[str, str, str], Score]  # by direction, metric and system
 ONE_SCALE = (
     "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
     " and spread of the true ones, because models write gray values of different scales"
@@ -197,12 +198,12 @@ def _score_systems(
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],
-) -> tuple[dict[bool, pd.DataFrame], dict[tuple[str, str, str], Score]]:
+) -> tuple[dict[bool, pd.DataFrame], PlacedScores]:
     """The table of scores, by whether on one scale; and the score of each direction, metric and system
     on one scale.
     """
     found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
-    scores: dict[tuple[str, str, str], Score] = {}  # of each place and system, on one scale
+    scores: PlacedScores = {}  # of each place and system, on one scale
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
         for system in systems:
@@ -231,7 +232,7 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
 def _say_tests(
     compared: Comparison,
     unmatched: Comparison,
-    scores: Mapping[tuple[str, str, str], Score],
+    scores: PlacedScores,
     say: Callable[[str], None],
 ) -> None:
     """Say who leads, the tests, and where each model's own scale would turn them round."""
@@ -302,7 +303,7 @@ def _read(path: Path, truth: Record) -> tuple[Image, Image]:
     return replace(real, pixels=read(path).pixels), real
 
 
-def _cells(test: SystemTest, scores: Mapping[tuple[str, str, str], Score]) -> tuple[str, ...]:
+def _cells(test: SystemTest, scores: PlacedScores) -> tuple[str, ...]:
     """The row of a test: the better model first."""
     best = test if test.gain >= 0 else test.reverse()
     gain = Score(value=best.gain, ci95=best.ci95)

@@ -124,8 +124,7 @@ class Scorer:
         self.checks: Checks = {}  # of the files among the inputs
         # returns the method with the weights that the training started from, None if there are none
         self.start: Callable[[], Method | None] = lambda: None
-        # by target domain, class and contrast
-        self._networks: dict[tuple[str, str | None, str | None], AnySize] = {}
+        self._network = cache(self._network_of)
         # that are trained; bound here, so that one that does not fit is an error before the training
         options = {"steps": model.evaluate.regression, "seed": model.train.seed}
         names = registry().names("baseline") if options["steps"] else ()
@@ -393,18 +392,17 @@ class Scorer:
         """
         return self._network(to, contrast=contrast)(images.cpu())
 
-    def _network(self, to: str, label: str | None = None, contrast: str | None = None) -> AnySize:
+    def _network_of(
+        self, to: str, label: str | None = None, contrast: str | None = None
+    ) -> AnySize:
         """The network of any size that makes images of domain `to`, of one class or one contrast."""
-        key = to, label, contrast
-        if key not in self._networks:
-            method = self.method
-            if label is not None:
-                method = method.of_class(method.geometry.classes.index(label))
-            if contrast is not None:
-                method = method.of_contrasts([contrast])
-            translate = partial(method.translate, to=to)
-            self._networks[key] = network_of_method(translate, method, to, self.model, self.runtime)
-        return self._networks[key]
+        method = self.method
+        if label is not None:
+            method = method.of_class(method.geometry.classes.index(label))
+        if contrast is not None:
+            method = method.of_contrasts([contrast])
+        translate = partial(method.translate, to=to)
+        return network_of_method(translate, method, to, self.model, self.runtime)
 
     def try_metrics(self, *, of_sets: bool) -> None:
         """Score a few real images by each metric, so that a broken one is an error before the

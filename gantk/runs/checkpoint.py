@@ -175,7 +175,7 @@ def steps_saved(folder: Path) -> list[int]:
 
 def load_meta(checkpoint: Path) -> Meta:
     """The content of a checkpoint's meta.json; UserError where it is damaged or too new."""
-    meta = _read(checkpoint, "meta.json", _read_meta)
+    meta = _read(checkpoint, "meta.json", lambda path: parse_checked(_text(path), Meta))
     expect_format("this checkpoint", meta.format, FORMAT, str(checkpoint))
     return meta
 
@@ -305,10 +305,6 @@ def _dtype(value: Any) -> str:
 
 def _text(path: Path) -> str:
     return text_of(path, run_of(path.parent))
-
-
-def _read_meta(path: Path) -> Meta:
-    return parse_checked(_text(path), Meta)
 
 
 def _read(checkpoint: Path, name: str, read: Callable[[Path], T]) -> T:
