@@ -5,10 +5,11 @@ models as one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gantk.errors import UserError
+from gantk.guest import Say
 from gantk.plugin.loader import load as plugins
 from gantk.plugin.loader import registry
 from gantk.runs.models import find_model
@@ -22,7 +23,7 @@ AnyPath = str | os.PathLike[str]
 def load_model(
     model: AnyPath | Iterable[AnyPath] | Model,
     device: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> Model:
     """The model of that path, name or address, or a model that is loaded; see `gantk.load`.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from gantk.errors import GantkError, UserError, count_noun, join_first
 from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
 from gantk.formats.files import read, suffix_of
+from gantk.guest import Say
 from gantk.inference.case import Case, contrasts_to_make
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.jobs import (
@@ -58,7 +59,7 @@ class Translation:
     to: str | None
     options: TranslateOptions
     volume: int | None
-    say: Callable[[str], None]
+    say: Say
     _: KW_ONLY
     suffix: str = ""  # of results; "": the input's
     overwrite: bool = False  # whether to replace what gantk did not write

@@ -17,6 +17,7 @@ from gantk.data.sources.reader import KeptImages
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import grids_differ
 from gantk.formats.image import Image, Scan
+from gantk.guest import Say
 from gantk.machine.runtime import start
 from gantk.metrics.file_pairs import SUFFIXES, WHERE, find_pairs, list_images, of_contrasts
 from gantk.metrics.intervals import metric_score
@@ -24,7 +25,7 @@ from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind
-from gantk.runs.results import Results, Score, Table
+from gantk.runs.results import Results, Score, ScoresByMetric, Table
 
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
 # The truth is on another scale if the line's slope is outside these bounds, or if the error exceeds
@@ -99,7 +100,7 @@ def compare(
     layout: str = "",
     truth_layout: str = "",
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Scores:
     """Score a folder (or file) of images against the true images; no model is needed.
 
@@ -158,7 +159,7 @@ def compare(
     result = FolderResults(
         metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
     )
-    scores: dict[str, Score] = {}
+    scores: ScoresByMetric = {}
     warning = ""
     if of_pairs:
         lines, scores, warning = score_files(found, scale, of_pairs, place, DIRECTION)
@@ -182,7 +183,7 @@ def compare(
 
 def score_files(
     pairs: Sequence[FilePair], scale: ScaleFit, parts: Sequence[Part], device: Any, direction: str
-) -> tuple[pd.DataFrame, dict[str, Score], str]:
+) -> tuple[pd.DataFrame, ScoresByMetric, str]:
     """Score predictions, as `scale` maps them, over the range of the truth: a line for each image and
     metric, the scores of all, and the warning of the range. UserError where no metric can be computed.
     """
@@ -282,7 +283,7 @@ class FileScorer(PairScorer):
     ):
         dims = len(min(gray.sizes, key=len))
         metrics = []
-        self.too_small: dict[str, Score] = {}
+        self.too_small: ScoresByMetric = {}
         for metric in [part(gray.span, dims) for part in parts]:
             if metric.in_intensities:
                 metric.unit = unit
@@ -297,7 +298,7 @@ class FileScorer(PairScorer):
                 self.too_small[metric.name] = metric_score(metric, nothing, 0, definition)
         super().__init__(metrics, gray.black, gray.span, dims, 1, device, regions=["whole"])
 
-    def scores_of(self, lines: pd.DataFrame) -> dict[str, Score]:
+    def scores_of(self, lines: pd.DataFrame) -> ScoresByMetric:
         """The scores over all files that have these lines."""
         return scores_of(lines, self.about()) | self.too_small
 
@@ -309,7 +310,7 @@ def _score_sets(
     parts: list[Part],
     device: Any,
     read: Read,
-) -> tuple[dict[str, Score], str]:
+) -> tuple[ScoresByMetric, str]:
     """Score the predictions as a set against the true images; also the warning of the gray range."""
     images = [read(scan) for scan in [*made.scan, *real.scan]]
     shapes = sorted({image.pixels.shape for image in images})
@@ -322,7 +323,7 @@ def _score_sets(
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
     fakes = ImageGroup(scale(pixels[: len(made)]) - gray.black, [*made.owner])
     reals = ImageGroup(pixels[len(made) :] - gray.black, [*real.owner])
-    found: dict[str, Score] = {}
+    found: ScoresByMetric = {}
     for part in parts:
         metric = part(gray.span, pixels.ndim - 2)
         found |= set_scores(metric, reals, reals, fakes, strict=True)

@@ -22,6 +22,7 @@ from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image
+from gantk.guest import Say
 from gantk.inference.case import Case
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
@@ -78,7 +79,7 @@ def compare_models(
     metrics: Iterable[str] = PAIR_METRICS,
     layout: str = "",
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> ModelComparison:
     """Score models on the same scans, on one scale, and test each pair of them patient by patient.
 
@@ -156,7 +157,7 @@ class System:
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
         self.checks: Checks = {}  # of what `translate` has translated
 
-    def tell(self, say: Callable[[str], None]) -> None:
+    def tell(self, say: Say) -> None:
         if len(self.models) > 1:
             what = f"{self.name}: {len(self.models)} runs of one recipe, each for the patients that it has not seen"
             say(with_label("folds", what))
@@ -233,7 +234,7 @@ def _say_tests(
     compared: Comparison,
     unmatched: Comparison,
     scores: PlacedScores,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     """Say who leads, the tests, and where each model's own scale would turn them round."""
     say(with_label("scale", ONE_SCALE))

@@ -49,7 +49,7 @@ from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.results import (
     Distributions,
     Results,
-    Score,
+    ScoresByMetric,
     SplitSummary,
 )
 from gantk.runs.trained import Examples, Posts
@@ -319,7 +319,7 @@ class Scorer:
         real = select_images(real, torch.arange(len(real)) < len(about))
         count = count_patients(about.patients)
         patients = {"n": count or 1, "patients_unknown": count is None or None}
-        scores: dict[str, dict[str, Score]] = defaultdict(dict)
+        scores: dict[str, ScoresByMetric] = defaultdict(dict)
         for metric in self.set_metrics:
             with Work(metric.name):
                 for name, group in groups.items():

@@ -19,7 +19,7 @@ from gantk.metrics.names import FOREGROUND, LESION, SUFFIXES
 from gantk.metrics.pairs import LesionContrast, PairMetric
 from gantk.metrics.table import COLUMNS, MODEL, lines_of, trouble
 from gantk.progress import track
-from gantk.runs.results import Results, Score
+from gantk.runs.results import Results, Score, ScoresByMetric
 
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
@@ -81,7 +81,7 @@ class PairScorer:
             allowed = [*SUFFIXES]
             raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
 
-    def about(self, above: str = "") -> dict[str, Score]:
+    def about(self, above: str = "") -> ScoresByMetric:
         """What is known of each score before it has a value: unit, definition, and which way is
         better. `above`: of the references.
         """
@@ -168,7 +168,7 @@ class PairScorer:
         }
 
 
-def scores_of(lines: pd.DataFrame, about: Mapping[str, Score]) -> dict[str, Score]:
+def scores_of(lines: pd.DataFrame, about: Mapping[str, Score]) -> ScoresByMetric:
     """The scores of a system over all images, by name. `about`: as of `PairScorer.about`."""
     of_metrics = lines.groupby("metric", sort=False)
     return {name: _score(own, about[name]) for name, own in of_metrics}

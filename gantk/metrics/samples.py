@@ -13,6 +13,7 @@ from gantk.data.preparation import Record
 from gantk.metrics.names import title_of
 from gantk.runs.schemas import SampleImages, SampleIndex
 
+Images = dict[str, Tensor]  # by direction, such as "a_to_b": (N, C, *size)
 # Outputs have collapsed below this share of the difference between real images.
 MIN_SHARE_OF_DIFFERENCE = 0.15
 # Outputs have inverted contrast below this correlation with the truth in tissue.
@@ -23,13 +24,13 @@ MIN_CORRELATION = -0.3
 class SampleBatch:
     """Held-out images by direction, such as "a_to_b": (k, C, *size), as they are shown."""
 
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    truths: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Images = field(default_factory=dict)
+    truths: Images = field(default_factory=dict)
     two_way: bool = False  # whether the images are also translated back
     noise: int = 0  # how many images to sample, for methods that start from noise
-    seen: dict[str, Tensor] = field(default_factory=dict)  # the networks' inputs, with neighbours
+    seen: Images = field(default_factory=dict)  # the networks' inputs, with neighbours
     # real images to show beside those from noise
-    reals: dict[str, Tensor] = field(default_factory=dict)
+    reals: Images = field(default_factory=dict)
     records: dict[str, list[Record]] = field(default_factory=dict)  # records of the inputs
     # mean difference of real images, by direction
     differences: dict[str, float] = field(default_factory=dict)
@@ -62,8 +63,8 @@ class SampleBatch:
 class Samples:
     """What a method makes of a `SampleBatch`, by direction: (N, C, *size) each."""
 
-    outputs: dict[str, Tensor]  # translations, or "image": images from noise
-    reconstructions: dict[str, Tensor]  # the translations, translated back; {} if not two-way
+    outputs: Images  # translations, or "image": images from noise
+    reconstructions: Images  # the translations, translated back; {} if not two-way
 
 
 def difference(images: Tensor) -> float:
@@ -77,7 +78,7 @@ def difference(images: Tensor) -> float:
 
 
 def alarms(
-    outputs: dict[str, Tensor], batch: SampleBatch, domains: Sequence[str] = ()
+    outputs: Images, batch: SampleBatch, domains: Sequence[str] = ()
 ) -> Iterator[tuple[str, str]]:
     """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or
     all alike.

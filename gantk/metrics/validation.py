@@ -22,7 +22,7 @@ from gantk.metrics.references import MAX_CURVE_IMAGES, windows
 from gantk.metrics.samples import SampleBatch, Samples, difference
 from gantk.metrics.sets import ImageGroup, Kid
 from gantk.metrics.sets import set_scores as set_scores_of
-from gantk.runs.results import Score
+from gantk.runs.results import ScoresByDirection, ScoresByMetric
 
 MAX_VALIDATION_PAIRS = 16  # pairs scored while training
 MIN_VALIDATION_IMAGES = 16  # of each domain, to be compared as sets while training
@@ -133,7 +133,7 @@ class Validation:
         """Quick scores while training, by direction: PSNR and SSIM of validation pairs; without
         pairs KID of translations, and of images from noise. None where too few images are held out.
         """
-        scores: dict[str, dict[str, Score]] = {}
+        scores: ScoresByDirection = {}
         for to, (records, sources, references) in self._validation.items():
             made = self.data.centre(self.scorer.translate(sources, to, records))
             if self.model.translate.masked:  # as in the images that are written and tested
@@ -162,7 +162,7 @@ class Validation:
                 results[key] = known
         return results
 
-    def _validation_kid(self, letter: str, fake: ImageGroup) -> dict[str, Score]:
+    def _validation_kid(self, letter: str, fake: ImageGroup) -> ScoresByMetric:
         """KID of a few images of a domain, by its name."""
         train, held_out = (self.reals.curve_set(split, letter) for split in ("train", "validation"))
         return set_scores_of(self.kid, train, held_out, fake)

@@ -35,7 +35,7 @@ from gantk.metrics.references import units_of
 from gantk.plugin.spec import bind
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import CheckedRecipe
-from gantk.runs.results import Score
+from gantk.runs.results import ScoresByMetric
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Written:
     padding: Tensor  # (N, 1, *size): where an image has no pixels; `images` are black there
     # scores of whole files, as `gantk eval --pred --truth` computes them; {} where these have no
     # true files on their grid
-    scores: dict[str, Score]
+    scores: ScoresByMetric
 
 
 class WrittenTranslations:

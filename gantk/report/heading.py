@@ -9,7 +9,7 @@ from gantk.metrics.names import join_words
 from gantk.recipe.published import NOT_GIVEN, ON_IN_WORDS, PublishedSystem, published_system
 from gantk.report import words
 from gantk.report.run_record import RunRecord
-from gantk.runs.results import Score
+from gantk.runs.results import Score, ScoresByMetric
 
 MAX_OPEN_ROWS = 8  # more settings are folded
 MAX_NAMED_KEYS = 3  # in one sentence; more are only counted
@@ -65,7 +65,7 @@ def _is_stated(key: str, system: PublishedSystem) -> bool:
 
 
 def figures_beside(
-    system: PublishedSystem | None, direction: str, scores: dict[str, Score]
+    system: PublishedSystem | None, direction: str, scores: ScoresByMetric
 ) -> dict[str, str]:
     """Metric -> the published figure as text, for the metrics that the run has of a direction."""
     figures = system.beside(direction) if system else {}

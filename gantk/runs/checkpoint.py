@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # importing PyTorch is slow; a checkpoint can be listed and h
     import torch
     from torch import Tensor
 
+    Weights = dict[str, Tensor]  # by name
+
 FORMAT = 1
 # name of PyTorch -> name in the file
 DTYPES = {
@@ -54,9 +56,7 @@ DTYPES = {
 T = TypeVar("T")
 
 
-def save(
-    folder: Path, step: int, weights: dict[str, Tensor], state: dict | None, meta: dict
-) -> Path:
+def save(folder: Path, step: int, weights: Weights, state: dict | None, meta: dict) -> Path:
     """Write the checkpoint `folder/step-N` and return its path.
 
     `weights` goes to weights.safetensors, `meta` to meta.json, `state` to state.json and its
@@ -64,7 +64,7 @@ def save(
     numbers, strings, None, lists and dicts; UserError for any other type. `load_state` returns
     tuples as lists, and keys such as "12" as whole numbers.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: Weights = {}
 
     def store_tensor(value: Any) -> dict[str, Any]:
         if _dtype(value) not in DTYPES:
@@ -103,7 +103,7 @@ def save(
     return final
 
 
-def _safetensors(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+def _safetensors(tensors: Weights) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file tensor by tensor: a copy of the whole file may not fit into memory
     during training.
     """
@@ -202,7 +202,7 @@ def load_meta_of(method: str, checkpoint: Path) -> Meta:
     return meta
 
 
-def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+def load_weights(checkpoint: Path) -> Weights:
     """The checkpoint's weights by name; UserError where the file is damaged or not a safetensors
     file.
     """
@@ -245,7 +245,7 @@ def run_of(checkpoint: Path) -> Path:
     return run if (run / "recipe.toml").exists() else checkpoint
 
 
-def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -> None:
+def load_into(module: torch.nn.Module, weights: Weights, where: str) -> None:
     """Load weights into a module by name; UserError that names the first tensor that differs or is
     not finite.
     """
@@ -262,7 +262,7 @@ def load_into(module: torch.nn.Module, weights: dict[str, Tensor], where: str) -
     module.load_state_dict(weights)
 
 
-def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
+def check_same(expected: Weights, found: Weights, where: str) -> None:
     """Compare tensors with those expected by name, shape and type; UserError that names the first
     difference.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,7 @@ from gantk.files import (
     remove,
     write_file,
 )
+from gantk.guest import Say
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import LACKING, Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
@@ -437,7 +438,7 @@ def stored_data(
     profile: str | None,
     out: Any,
     overwrite: bool,
-    say: Callable[[str], None],
+    say: Say,
 ):
     """Write in-memory data into a new run folder; yields (recipe, folder). Deletes the folder where
     no run starts.

@@ -23,6 +23,7 @@ from gantk.files import (
     regular_file,
     sha256_of,
 )
+from gantk.guest import Say
 from gantk.plugin.loader import load, registry
 from gantk.recipe.load import files_of
 from gantk.runs.schemas import WEIGHTS, Packing, SeenFiles, read
@@ -40,9 +41,7 @@ NAME = r"[\w.-]+"  # a model's name: no path separators
 IDENTITY = ("domain", "key", "subject", "pair", "label", "sha256")
 
 
-def find_model(
-    model: str | os.PathLike[str], say: Callable[[str], None] = lambda line: None
-) -> Path:
+def find_model(model: str | os.PathLike[str], say: Say = lambda line: None) -> Path:
     """The folder of a trained model: an existing path, else an installed model's name, or an
     address such as hf://...
 

@@ -288,7 +288,8 @@ class SplitSummary(Table):
     unknown_patients: bool = about("Whether the patient of any test image is unknown.", False)
 
 
-ScoresByDirection = dict[str, dict[str, Score]]  # by direction and metric
+ScoresByMetric = dict[str, Score]
+ScoresByDirection = dict[str, ScoresByMetric]
 
 
 class Results(Table):
@@ -334,7 +335,7 @@ class Results(Table):
         """
         return self._lines
 
-    def baseline(self, name: str, key: str) -> dict[str, Score]:
+    def baseline(self, name: str, key: str) -> ScoresByMetric:
         """A baseline's scores of a direction; after the post-steps those of the plain direction, as
         baselines have no post-steps.
         """

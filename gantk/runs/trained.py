@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint
 from gantk.runs.results import PostLosses
 from gantk.runs.schemas import Meta
+
+if TYPE_CHECKING:
+    from gantk.runs.checkpoint import Weights
 
 
 def build_method(
@@ -82,7 +85,7 @@ def load_method(
 
 
 def require_same_networks(
-    model: CheckedRecipe, meta: Meta, weights: dict[str, Tensor], saved: Path, geometry: Geometry
+    model: CheckedRecipe, meta: Meta, weights: Weights, saved: Path, geometry: Geometry
 ) -> None:
     """UserError where the recipe's networks are not those of the weights; large ones are compared
     before they take memory.
@@ -137,7 +140,7 @@ def expect_every_domain(meta: Meta, domains: Iterable[str], saved: Path) -> None
             raise UserError(what, where=str(saved), allowed=sorted(domains), remedy=remedy)
 
 
-def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_weights(weights: Weights) -> tuple[Weights, Weights]:
     """Split a checkpoint's weights into (live, averaged), each with the method's own parameter
     names.
     """
@@ -145,7 +148,7 @@ def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     return live, {name[4:]: tensor for name, tensor in weights.items() if name.startswith("ema.")}
 
 
-def inference_state(saved: Path) -> dict[str, Tensor]:
+def inference_state(saved: Path) -> Weights:
     """The weights for inference: averaged where a tensor has an average, live otherwise.
 
     Weights stored as float16 become float32.
@@ -158,9 +161,7 @@ def inference_state(saved: Path) -> dict[str, Tensor]:
     }
 
 
-def add_left_out_networks(
-    weights: dict[str, Tensor], method: Method, meta: Meta
-) -> dict[str, Tensor]:
+def add_left_out_networks(weights: Weights, method: Method, meta: Meta) -> Weights:
     """Add the method's own tensors for the networks that a packed checkpoint leaves out, such as
     discriminators.
     """

@@ -5,13 +5,14 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
+from gantk.guest import Say
 from gantk.metrics.comparing import Comparison, compare_scored
 from gantk.metrics.names import join_words
 from gantk.metrics.rows import unlike_inputs
@@ -34,7 +35,7 @@ from gantk.report.run_record import RunRecord
 from gantk.report.scores import grids, run_summary, summarise_systems
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import Score
+from gantk.runs.results import ScoresByMetric
 from gantk.terminal import warn
 
 OTHER_IMAGES = (
@@ -62,7 +63,7 @@ def write_report(
     figures: str | Path | None = None,
     rows: int = 4,
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Write the report of a run again, or a page that compares several runs.
 
@@ -152,7 +153,7 @@ def _write_figures(
     summary: pd.DataFrame,
     images: Mapping[str, Sequence[ShownImage]],
     overwrite: bool,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     """Write scores, and of each direction the first image of so many patients."""
     figures = {}
@@ -198,7 +199,7 @@ def _why_not_compared(systems: Sequence[System]) -> str:
 def _compare(systems: Sequence[System]) -> Comparison:
     """The result of `gantk.compare_systems` for the metrics with a score of each patient."""
     tables = []
-    about: dict[str, Score] = {}
+    about: ScoresByMetric = {}
     for system in systems:
         lines = system.lines[system.lines.system == MODEL]
         labels = lines.direction.map(system.runs[0].label)

@@ -15,7 +15,7 @@ from gantk.metrics.table import MODEL, owners
 from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row, window
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
-from gantk.runs.results import Score, StoredImage
+from gantk.runs.results import Score, ScoresByMetric, StoredImage
 from gantk.runs.schemas import is_inside
 
 KINDS = ("input", "output", "truth")
@@ -64,7 +64,7 @@ class ShownPatients:
 
     key: str
     label: str
-    metrics: dict[str, Score]  # the scores of all patients
+    metrics: ScoresByMetric  # the scores of all patients
     # a row for each patient, the worst by the first metric first: its `images`, and its scores
     patients: pd.DataFrame
     cases: list[ShownImage]

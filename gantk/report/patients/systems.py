@@ -15,7 +15,7 @@ from gantk.metrics.rows import result_sentence
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import FOLD, flat, recipe_without
-from gantk.runs.results import Results, Score, StoredImage
+from gantk.runs.results import Results, Score, ScoresByMetric, StoredImage
 
 SEED = "train.seed"
 ABOUT = {"definition", "unit", "higher_is_better"}  # keys that runs of one recipe have alike
@@ -76,7 +76,7 @@ class System:
         add_tests(results)
         return results
 
-    def _about(self, direction: str) -> dict[str, Score]:
+    def _about(self, direction: str) -> ScoresByMetric:
         """What all runs say alike of a score: its definition, unit and which way is better."""
         about = [
             {
