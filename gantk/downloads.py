@@ -319,8 +319,10 @@ def _in_time(call: Callable[[], T]) -> T:
     if error is not None and "IncompleteRead" in text_of(error):
         raise NotAnswered("the connection ended before all bytes were sent")
     if type(error) is OSError and error.errno is None:  # requests on this machine's certificates
-        remedy = "correct the variable REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it"
-        raise UserError(one_line(error), remedy=remedy)
+        raise UserError(
+            one_line(error),
+            remedy="correct the variable REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or unset it",
+        )
     if isinstance(error, (OSError, HTTPError, HTTPException, ValueError)):
         # urllib3's errors wrap the system's
         reason = one_line(error, 4000).rpartition(": ")[2].rpartition("('")[2].rstrip("')>.")

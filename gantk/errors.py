@@ -224,9 +224,11 @@ def reading_file(
         raise error.at(f"{name}, {keys}" if keys else str(name)) from error.__cause__
     except Exception as error:
         if memory_ended(error):
-            what = f"'{name}' does not fit into memory"
-            remedy = "close other programs, or use a smaller file"
-            raise UserError(what, where=where, remedy=remedy) from error
+            raise UserError(
+                f"'{name}' does not fit into memory",
+                where=where,
+                remedy="close other programs, or use a smaller file",
+            ) from error
 
         error.add_note(f"{WHILE}reading '{name}'")
         raise_if_of_machine(error)
@@ -235,12 +237,19 @@ def reading_file(
             raise UserError(f"'{name}' does not exist", where=where, remedy=remedy) from None
 
         if isinstance(error, PermissionError):
-            what = f"'{name}' cannot be read: {file_error_words(error)}"
-            raise UserError(what, where=where, remedy="check its permissions") from None
+            raise UserError(
+                f"'{name}' cannot be read: {file_error_words(error)}",
+                where=where,
+                remedy="check its permissions",
+            ) from None
 
         as_kind = f" as {kind}" if kind else ""
-        what = f"'{name}' cannot be read{as_kind}: {(in_words or file_error_words)(error)}"
-        raise UserError(what, where=where, allowed=allowed, remedy=remedy) from None
+        raise UserError(
+            f"'{name}' cannot be read{as_kind}: {(in_words or file_error_words)(error)}",
+            where=where,
+            allowed=allowed,
+            remedy=remedy,
+        ) from None
 
 
 @contextmanager

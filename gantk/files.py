@@ -147,8 +147,7 @@ def restrict(path: Path, *, private: bool = False) -> None:
     and files that have another name too, stay as they are.
     """
     status = path.lstat()
-    is_folder = stat.S_ISDIR(status.st_mode)
-    if path.is_symlink() or (status.st_nlink > 1 and not is_folder):
+    if path.is_symlink() or (status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)):
         return
 
     mode = stat.S_IMODE(status.st_mode)
@@ -194,8 +193,9 @@ def expect_file(file: str | Path, where: str | None = None, *, overwrite: bool =
 def expect_parent(path: Path, where: str | None) -> None:
     """UserError where the folder in which a file or folder is to be written does not exist."""
     if not path.absolute().parent.is_dir():
-        what = f"the folder '{path.parent}' does not exist"
-        raise UserError(what, where=where, remedy="create it first")
+        raise UserError(
+            f"the folder '{path.parent}' does not exist", where=where, remedy="create it first"
+        )
 
 
 def expect_replaceable(
@@ -244,11 +244,13 @@ def expect_permission(folder: Path, where: str | None) -> None:
     whole = folder.absolute()
     place = next(each for each in (whole, *whole.parents) if os.path.exists(each))
     if not os.path.isdir(place):
-        what = f"'{place}' is a file, not a folder"
-        raise UserError(what, where=where, remedy="name another folder")
+        raise UserError(
+            f"'{place}' is a file, not a folder", where=where, remedy="name another folder"
+        )
     if not os.access(place, os.W_OK | os.X_OK):
-        what = f"this user may not write to the folder '{place}'"
-        raise UserError(what, where=where, remedy=DENIED_REMEDY)
+        raise UserError(
+            f"this user may not write to the folder '{place}'", where=where, remedy=DENIED_REMEDY
+        )
 
 
 def _is_device(path: Path) -> bool:

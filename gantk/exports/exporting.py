@@ -199,15 +199,14 @@ def require_steady(network: Callable[[np.ndarray], np.ndarray], images: np.ndarr
         )
 
     if not np.array_equal(first, again):
-        remedy = "export a run without random numbers (pix2pix: method.test_dropout = false)"
         raise UserError(
             "two translations of one image differ, because the method draws random numbers",
-            remedy=remedy,
+            remedy="export a run without random numbers (pix2pix: method.test_dropout = false)",
         )
 
     singles = np.concatenate([network(images[n : n + 1]) for n in range(len(images))])
     if not np.abs(singles - first).max() <= TOLERANCE * np.ptp(first):
-        remedy = "correct the eval() of the method: a layer stays in training mode"
         raise UserError(
-            "the result for an image changes if other images are in its batch", remedy=remedy
+            "the result for an image changes if other images are in its batch",
+            remedy="correct the eval() of the method: a layer stays in training mode",
         )

@@ -67,12 +67,14 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        allowed = "auto, cpu, cuda, cuda:0, mps"
-        raise UserError(f"'{name}' is not a valid device", where=WHERE, allowed=allowed) from None
+        raise UserError(
+            f"'{name}' is not a valid device", where=WHERE, allowed="auto, cpu, cuda, cuda:0, mps"
+        ) from None
 
     if device.type == "mps" and not torch.backends.mps.is_available():
-        what = "no MPS device is available"
-        raise UserError(what, where=WHERE, remedy=f"omit --device, or {CPU}")
+        raise UserError(
+            "no MPS device is available", where=WHERE, remedy=f"omit --device, or {CPU}"
+        )
     if device.type == "cuda":
         device = _own_gpu(device, rank, local)
 
@@ -82,8 +84,9 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         card = _card(device) if device.type == "cuda" else f"the device '{device}'"
         remedy = LOOK if device.type == "cuda" else f"omit --device, or {CPU}"
-        what = f"{card} cannot compute: {first_sentence(str(error))}"
-        raise UserError(what, where=WHERE, remedy=remedy) from None
+        raise UserError(
+            f"{card} cannot compute: {first_sentence(str(error))}", where=WHERE, remedy=remedy
+        ) from None
 
     return device
 
@@ -114,12 +117,14 @@ def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
         return torch.device("cuda", 0)
 
     if count <= local:
-        what = f"rank {rank} is process {local + 1} on its machine, which has only {count} GPUs"
-        remedy = (
-            f"start at most {count} processes on this machine (torchrun --nproc-per-node"
-            f" {count}), or start all ranks with --device cpu"
+        raise UserError(
+            f"rank {rank} is process {local + 1} on its machine, which has only {count} GPUs",
+            where="LOCAL_RANK",
+            remedy=(
+                f"start at most {count} processes on this machine (torchrun --nproc-per-node"
+                f" {count}), or start all ranks with --device cpu"
+            ),
         )
-        raise UserError(what, where="LOCAL_RANK", remedy=remedy)
 
     return torch.device("cuda", local)
 
@@ -132,9 +137,12 @@ def precision_on(device: torch.device, wanted: str) -> str:
         return "bf16" if good_at_bf16(device) else "fp32"
 
     if wanted == "bf16" and device.type == "cuda" and not good_at_bf16(device):
-        remedy = 'set train.precision = "auto", which uses fp32 here'
-        what = f"{_card(device)} cannot compute in bfloat16"
-        raise UserError(what, where="train.precision", allowed=("auto", "fp32"), remedy=remedy)
+        raise UserError(
+            f"{_card(device)} cannot compute in bfloat16",
+            where="train.precision",
+            allowed=("auto", "fp32"),
+            remedy='set train.precision = "auto", which uses fp32 here',
+        )
 
     return wanted
 

@@ -52,19 +52,19 @@ def launch(environment: MutableMapping[str, str] | None = None) -> Launch:
     def number(name: str, least: int, most: int) -> int:
         text = environment[name]
         if not text.isdecimal() or not least <= int(text) <= most:
-            allowed = f"a whole number from {least} to {most}"
-            remedy = f"start with: {TORCHRUN}"
             raise UserError(
-                f"{name} is '{text}'", where="environment", allowed=allowed, remedy=remedy
+                f"{name} is '{text}'",
+                where="environment",
+                allowed=f"a whole number from {least} to {most}",
+                remedy=f"start with: {TORCHRUN}",
             )
         return int(text)
 
     needed = "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
     missing = [name for name in needed if not environment.get(name)]
     if missing:
-        what = f"the environment describes one of several processes, but lacks {', '.join(missing)}"
         raise UserError(
-            what,
+            f"the environment describes one of several processes, but lacks {', '.join(missing)}",
             where="environment",
             remedy=f"start all processes with: {TORCHRUN}; or unset WORLD_SIZE",
         )
@@ -116,9 +116,10 @@ def first_host(nodes: str) -> str:
     text = re.split(r",(?![^\[\]]*\])", nodes.strip())[0]
     host = re.sub(r"\[([^\]]*)\]", lambda match: re.split("[-,]", match[1])[0], text)
     if not re.fullmatch(r"[\w.-]+", host):
-        what = f"the node list of SLURM, '{nodes}', contains no host name"
         raise UserError(
-            what, where="SLURM_JOB_NODELIST", remedy="set MASTER_ADDR to the host of the first task"
+            f"the node list of SLURM, '{nodes}', contains no host name",
+            where="SLURM_JOB_NODELIST",
+            remedy="set MASTER_ADDR to the host of the first task",
         )
 
     return host

@@ -83,7 +83,6 @@ def probe_size(size: Sequence[int]) -> tuple[int, ...]:
     least = MIN_PROBE_SIDE[len(size)]
     sides = []
     for side in size:
-        halvings = max(0, (side // least).bit_length() - 1)
-        sides.append(side >> halvings)
+        sides.append(side >> max(0, (side // least).bit_length() - 1))
 
     return tuple(sides)

@@ -61,20 +61,20 @@ class Ranks:
         def expect_fitting() -> None:
             for rank, (kind, card) in enumerate(devices):
                 if kind != devices[0][0]:
-                    what = (
+                    raise UserError(
                         f"rank 0 uses {devices[0][0]}, but rank {rank} ({self.names[rank]})"
-                        f" uses {kind}"
+                        f" uses {kind}",
+                        where="--device",
+                        remedy="give every rank a GPU, or start all ranks with --device cpu",
                     )
-                    remedy = "give every rank a GPU, or start all ranks with --device cpu"
-                    raise UserError(what, where="--device", remedy=remedy)
 
                 if card is not None and (kind, card) in devices[:rank]:
-                    what = (
+                    raise UserError(
                         f"ranks {devices.index((kind, card))} and {rank} ({self.names[rank]}) would"
-                        " share one GPU"
+                        " share one GPU",
+                        where="--device",
+                        remedy="start at most one process per GPU on each machine, and omit --device",
                     )
-                    remedy = "start at most one process per GPU on each machine, and omit --device"
-                    raise UserError(what, where="--device", remedy=remedy)
 
         self.sync_errors(expect_fitting)
         self.gradients = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
@@ -130,8 +130,10 @@ class Ranks:
                             f"{_short(other.get(key))}, that of rank 0 is"
                             f" {_short(found[0].get(key))}"
                         )
-                        remedy = "start all ranks with the same recipe, data, settings and versions"
-                        raise UserError(what, remedy=remedy)
+                        raise UserError(
+                            what,
+                            remedy="start all ranks with the same recipe, data, settings and versions",
+                        )
 
         self.sync_errors(expect_alike)
 

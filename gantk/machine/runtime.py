@@ -58,8 +58,7 @@ class Runtime:
 
     def autocast(self):
         """Context manager: bf16 autocast if the precision is bf16, else nothing."""
-        bf16 = self.precision == "bf16"
-        if bf16:
+        if self.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 

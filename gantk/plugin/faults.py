@@ -86,8 +86,7 @@ def guard_hooks(manager: pluggy.PluginManager, module: Any, plugin: Plugin) -> N
                 continue
             if implementation.hookwrapper or implementation.wrapper:
                 raise TypeError("gantk calls no hook wrappers: leave out hookwrapper and wrapper")
-            names = implementation.argnames
-            guarded = _guard(implementation.function, caller.name, names, plugin)
+            guarded = _guard(implementation.function, caller.name, implementation.argnames, plugin)
             setattr(implementation, "function", guarded)  # noqa: B010 - pluggy declares it final
 
 
@@ -114,8 +113,7 @@ def _guard(
         except BaseException as error:
             if result is not None and before is not None:
                 result.__setstate__(before.__getstate__())
-            answer = isinstance(error, GantkError) and hook in DECIDING_HOOKS
-            if answer or is_ctrl_c(error):
+            if (isinstance(error, GantkError) and hook in DECIDING_HOOKS) or is_ctrl_c(error):
                 raise
             switch_off(plugin, f"{hook} failed with {fault_of(error, plugin.module)}")
             return None
@@ -139,7 +137,6 @@ def _check_scores(result: Any) -> None:
 def _check_returned(hook: str, returned: Any) -> None:
     """Raise TypeError for a value of a type that the hook must not return."""
     allowed = RETURNED_TYPES.get(hook)
-    values = returned if isinstance(returned, list) else [returned]
-    for value in values:
+    for value in returned if isinstance(returned, list) else [returned]:
         if allowed and value is not None and not isinstance(value, allowed):
             raise TypeError(f"it returned a value of type {type(value).__name__}")

@@ -246,12 +246,10 @@ class Registry:
             return self.entries[kind, name]
 
         if (kind, name) in self.contested:
-            what = (
-                f"the {kind} '{name}' is offered by"
-                f" {' and '.join(map(repr, self.contested[kind, name]))}"
-            )
             raise UserError(
-                what, remedy="uninstall one of them, or ask its authors to rename their part"
+                f"the {kind} '{name}' is offered by"
+                f" {' and '.join(map(repr, self.contested[kind, name]))}",
+                remedy="uninstall one of them, or ask its authors to rename their part",
             )
 
         names = [entry.name for entry in self.of_kind(kind)]

@@ -42,11 +42,15 @@ class Part:
         try:
             inspect.signature(self.target).bind(*context, **options)
         except TypeError as error:
-            what = (
-                f"cannot be called with {count_noun(context, 'argument')} and its options,"
-                f" as gantk calls {_with_article(self.kind)}"
-            )
-            raise registry().get(self.kind, self.name).refusal(what, error) from None
+            raise (
+                registry()
+                .get(self.kind, self.name)
+                .refusal(
+                    f"cannot be called with {count_noun(context, 'argument')} and its options,"
+                    f" as gantk calls {_with_article(self.kind)}",
+                    error,
+                )
+            ) from None
 
         return self.target(*context, **options)
 
@@ -438,8 +442,7 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
             raise ValueError(f"an option cannot have the name '{name}'")
         json.dumps(None if default is ... else plain(default))
 
-    title = str(getattr(target, "__name__", "options"))
-    return create_model(title, __base__=Table, **described)
+    return create_model(str(getattr(target, "__name__", "options")), __base__=Table, **described)
 
 
 def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -65,9 +65,11 @@ def connect_cluster(
                 why = "the address is not HOST:PORT"
             else:
                 why = error.strerror or "the server is not Ray, or does not respond"
-            what = f"no Ray cluster answers at '{address}': {why}"
             raise UserError(
-                what, where="--address", allowed="auto, local, HOST:PORT", remedy=remedy
+                f"no Ray cluster answers at '{address}': {why}",
+                where="--address",
+                allowed="auto, local, HOST:PORT",
+                remedy=remedy,
             ) from None
 
     before = signal.getsignal(signal.SIGTERM)
@@ -75,8 +77,11 @@ def connect_cluster(
     try:
         ray.init(address, include_dashboard=dashboard, configure_logging=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        what = f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}"
-        raise UserError(what, where="--address", remedy=remedy) from None
+        raise UserError(
+            f"no Ray cluster could be reached: {str(error).splitlines()[0][:200]}",
+            where="--address",
+            remedy=remedy,
+        ) from None
 
     ray._private.worker._worker_logs_enabled = False  # or Ray prints a line for each dead worker
     # as Ctrl-C; Ray's own handler prints a stack of C++
@@ -117,49 +122,39 @@ def watch_head(ray: Any, advice: str) -> Iterator[None]:
 
 
 class Room:
-    """The workers that fit on a cluster's nodes: `count` of them, with `threads` cores each.
+    """The nodes of a cluster on which a trial fits: `nodes`, and its `threads` on each.
 
-    A worker gets at most one node's cores, and a GPU if `device` is "cuda", or is None and the
-    cluster has GPUs. Raises UserError where no worker fits.
+    A trial gets at most one node's cores, and a GPU if `device` is "cuda", or is None and the
+    cluster has GPUs. Raises UserError where none fits.
     """
 
     def __init__(self, ray: Any, threads: int, device: str | None):
-        cores_of = {}
-        gpus_of = {}
-        for each in ray.nodes():
-            if each["Alive"]:
-                cores_of[each["NodeID"]] = int(each["Resources"].get("CPU", 0))
-                gpus_of[each["NodeID"]] = int(each["Resources"].get("GPU", 0))
-
+        has = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
         # the most that one node has
-        cores = max(cores_of.values(), default=0)
-        self.gpus = max(gpus_of.values(), default=0)
-        use_gpu = device.startswith("cuda") if device else self.gpus > 0
-        if use_gpu and self.gpus:
+        cores = int(max((each.get("CPU", 0) for each in has.values()), default=0))
+        self.gpus = int(max((each.get("GPU", 0) for each in has.values()), default=0))
+        self.use_gpu = device.startswith("cuda") if device else self.gpus > 0
+        if self.use_gpu and self.gpus:
             cores = cores // self.gpus  # of each GPU's run
 
         self.ray = ray
         self.threads = max(min(threads, cores), 1)
-
-        runs_of = {}
-        for node, own_cores in cores_of.items():
-            limit = gpus_of[node] if use_gpu else own_cores
-            runs_of[node] = min(own_cores // self.threads, limit)
-
-        self.count = sum(runs_of.values())
-        self.nodes = [node for node, runs in runs_of.items() if runs]
-        self.asked = {"num_cpus": self.threads, "num_gpus": int(use_gpu)}
-        if not self.count:
-            what = f"no node of the cluster has a {'GPU' if use_gpu else 'core'}"
-            remedy = "add a node, or leave --address out to use only this machine"
-            raise UserError(what, where="--address", remedy=remedy)
+        self.nodes = [
+            node
+            for node, each in has.items()
+            if each.get("CPU", 0) >= self.threads and each.get("GPU", 0) >= self.use_gpu
+        ]
+        if not self.nodes:
+            raise UserError(
+                f"no node of the cluster has a {'GPU' if self.use_gpu else 'core'}",
+                where="--address",
+                remedy="add a node, or leave --address out to use only this machine",
+            )
 
     def __str__(self) -> str:
-        on = f"{count_noun(self.count, 'worker')} on {count_noun(self.nodes, 'node')}"
-        return (
-            f"{on}, each with"
-            f" {count_noun(self.threads, 'thread')}{' and a GPU' * self.asked['num_gpus']}"
-        )
+        with_gpu = " and a GPU" if self.use_gpu else ""
+        nodes = count_noun(self.nodes, "node")
+        return f"{nodes}; a trial has {count_noun(self.threads, 'thread')}{with_gpu}"
 
     def check(self, folder: Path) -> None:
         """Raises UserError where a node has another gantk, or does not see `folder` or the working
@@ -188,11 +183,14 @@ class Room:
             probe.unlink(missing_ok=True)
 
         if wrong:
-            remedy = (
-                "use a folder that all nodes see under the same path, and the same version of gantk"
-                " on each node"
+            raise UserError(
+                wrong,
+                where="--address",
+                remedy=(
+                    "use a folder that all nodes see under the same path, and the same version of gantk"
+                    " on each node"
+                ),
             )
-            raise UserError(wrong, where="--address", remedy=remedy)
 
 
 def unusable(needed: list[str]) -> str:

@@ -29,10 +29,9 @@ def models(json_file, overwrite) -> None:
         path = folder / "recipe.toml"
         tables = read_toml(path, str(path), "recipe", "`gantk recipes`")[1]
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        domains = ", ".join(map(str, mapping(tables.get("data")).get("domains") or []))
         told = {
             "name": name,
-            "domains": domains,
+            "domains": ", ".join(map(str, mapping(tables.get("data")).get("domains") or [])),
             "bytes": size,
             "summary": str(tables.get("summary", "")),
         }

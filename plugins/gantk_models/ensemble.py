@@ -54,16 +54,20 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
     paths = []
     for part in parts:
         if not isinstance(part, (str, os.PathLike)):
-            what = f"a model of the type {type(part).__name__} cannot be loaded"
-            raise UserError(what, where="RUN", allowed="paths, names and addresses")
+            raise UserError(
+                f"a model of the type {type(part).__name__} cannot be loaded",
+                where="RUN",
+                allowed="paths, names and addresses",
+            )
         if isinstance(part, str):
             part = part.strip()
         if part:
             paths += member_paths(part) or [_path_or_address(part)]
 
     if not paths:
-        remedy = "name runs: gantk translate RUN1,RUN2 IN OUT"
-        raise UserError("RUN names no model", where="RUN", remedy=remedy)
+        raise UserError(
+            "RUN names no model", where="RUN", remedy="name runs: gantk translate RUN1,RUN2 IN OUT"
+        )
 
     return paths
 
@@ -94,11 +98,12 @@ class Ensemble(Model):
         for member, name in zip(members, names, strict=True):
             known = [*member.frames.values()]
             if usual not in map(_ends, known):
-                what = (
+                raise UserError(
                     f"the models do not fit together: '{names[0]}' translates"
-                    f" {_words(next(iter(members[0].frames.values())))}, '{name}' {_words(known[0])}"
+                    f" {_words(next(iter(members[0].frames.values())))}, '{name}' {_words(known[0])}",
+                    where="RUN",
+                    remedy="name models of the same domains",
                 )
-                raise UserError(what, where="RUN", remedy="name models of the same domains")
 
         self.pipelines = {}
         for letter, pipeline in members[0].pipelines.items():
@@ -195,11 +200,12 @@ class Ensemble(Model):
     def _member_options(self, options: TranslateOptions) -> TranslateOptions:
         """The options for each member; UserError where the mean has no such result."""
         if options.variants is not None:
-            what = (
+            raise UserError(
                 "an ensemble cannot give variants: each model draws different ones, and their"
-                " mean is blurred"
+                " mean is blurred",
+                where="--variants",
+                remedy="name one run",
             )
-            raise UserError(what, where="--variants", remedy="name one run")
 
         return replace(options, uncertainty=False)
 

@@ -124,9 +124,8 @@ def source_digest(folder: Path) -> str:
     digests = []
     for file in filter(Path.is_file, folder.rglob("*")):
         content = file.read_bytes()
-        meta = read_file_meta_info(file)
         # 128 bytes, the letters DICM, the length's own element, and so many bytes
-        start = 132 + 12 + meta.FileMetaInformationGroupLength
+        start = 132 + 12 + read_file_meta_info(file).FileMetaInformationGroupLength
         digests.append(hashlib.sha256(content[start:]).hexdigest())
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 

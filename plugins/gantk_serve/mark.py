@@ -48,6 +48,5 @@ class ChangeMark:
         """Note that nothing is left to do of the changes up to a number."""
         if (done, self.last) == self._written:
             return
-        content = json.dumps({"read": done, "last": self.last})
-        write_file(self.path, content.encode(), private=True)
+        write_file(self.path, json.dumps({"read": done, "last": self.last}).encode(), private=True)
         self._written = (done, self.last)

@@ -325,8 +325,9 @@ def connect(rules: Rules) -> Orthanc:
     except Away as error:
         raise UserError(str(error), where="orthanc.url", remedy=HOW_TO_GET_ONE) from None
     except Refused as error:
-        remedy = "correct the user, the password and the url"
-        raise UserError(str(error), where="[orthanc]", remedy=remedy) from None
+        raise UserError(
+            str(error), where="[orthanc]", remedy="correct the user, the password and the url"
+        ) from None
 
     for number, rule in enumerate(rules.rules):
         for name in rule.modalities:
@@ -348,8 +349,7 @@ def record_of(series: Mapping[str, Any]) -> Json:
 def parse_record(text: str, schema: Any = Record) -> Json:
     """The record of a text; {} where it is none, or has another shape than ours."""
     try:
-        found = _adapter(schema).validate_json(text)
-        if getattr(found, "outcome", "") == "sending":
+        if getattr(_adapter(schema).validate_json(text), "outcome", "") == "sending":
             _adapter(SendingRecord).validate_json(text)
     except ValueError:
         return {}

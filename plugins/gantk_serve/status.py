@@ -86,10 +86,9 @@ def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
         sources = record.get("sources") or {series["ID"]: ""}
         if record.get("outcome") == "derived" or min(sources) != series["ID"]:
             continue
-        unknown = "waiting" if series["IsStable"] else "receiving"
         yield {
             "series": series["ID"],
-            "outcome": record.get("outcome", unknown),
+            "outcome": record.get("outcome", "waiting" if series["IsStable"] else "receiving"),
             "reason": "; ".join(
                 filter(None, (record.get(key) for key in ("reason", "note", "notes")))
             ),

@@ -258,8 +258,7 @@ class Worker:
         self.log("waiting", name, reason=reason)
 
         def change(before: Json) -> Json:
-            sending = before.get("outcome") == "sending"
-            outcome = "sending" if sending else "waiting"
+            outcome = "sending" if before.get("outcome") == "sending" else "waiting"
             return before | {"outcome": outcome, "reason": reason, "attempts": 0}
 
         with unless_deleted():
@@ -344,8 +343,7 @@ class Worker:
     def _translate(self, source: Source) -> None:
         """Translate a source and give Orthanc the result, or note why there is none."""
         begun = time.monotonic()
-        attempts = self._begin(source)
-        if attempts > MAX_ATTEMPTS:
+        if self._begin(source) > MAX_ATTEMPTS:
             reason = f"{MAX_ATTEMPTS} translations of it have ended the worker"
             self._settle(source.states, "failed", reason)
             return

@@ -55,19 +55,17 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
             model = to_onnx(network, direction, batch, free)
             with reading_file("the model", "an ONNX model"):
                 exported = Network(model, direction.images[:1].shape)
-            larger = free["multiple"] if free else 0
             parity = direction.compare_outputs(
                 partial(exported, one_by_one=not batch),
                 "ONNX file",
                 batches=batch,
-                larger=larger,
+                larger=free["multiple"] if free else 0,
             )
         except GantkError as error:  # a graph with fixed batch or size may still pass
             failure = error
             continue
 
-        takes = {"batch": batch, "sizes": free}
-        about = {"tolerance": TOLERANCE, "parity": parity, "free": takes}
+        about = {"tolerance": TOLERANCE, "parity": parity, "free": {"batch": batch, "sizes": free}}
         model.metadata_props.add(key=KEY, value=json.dumps(state(direction, about)))
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
@@ -201,11 +199,11 @@ def _export_model(network: nn.Module, images: Tensor, free: dict[int, Any]) -> A
         for hook in set(hooks) - before:
             del hooks[hook]
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        what = (
+        raise UserError(
             "the translation does more than run networks, or the networks cannot be"
-            f" traced: {lines[0][:200]}"
-        )
-        raise UserError(what, remedy="translate with the run folder instead") from error
+            f" traced: {lines[0][:200]}",
+            remedy="translate with the run folder instead",
+        ) from error
 
 
 def _remove_notes(model: Any) -> None:

@@ -104,8 +104,11 @@ def read_metadata(text: str, path: Path) -> Metadata:
 
     expect_format(f"'{path}'", found["format"], FORMAT, "format")
     if found.get("statistics") == "window":
-        what = f"'{path}' was made to translate in windows that each have their own norms"
-        raise UserError(what, where="statistics", remedy="export the run again")
+        raise UserError(
+            f"'{path}' was made to translate in windows that each have their own norms",
+            where="statistics",
+            remedy="export the run again",
+        )
 
     known = {key: each for key, each in found.items() if key in Metadata.model_fields}
     meta: Metadata = check(Metadata, known, "the file")

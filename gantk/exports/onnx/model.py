@@ -73,11 +73,11 @@ class OnnxModel(Model):
 
         texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
         if not texts:
-            what = (
+            raise UserError(
                 f"'{path}' is an ONNX model, but gantk did not export it: it lacks the"
-                " intensity mapping"
+                " intensity mapping",
+                remedy="export it with `gantk export RUN --format onnx`",
             )
-            raise UserError(what, remedy="export it with `gantk export RUN --format onnx`")
 
         with reading_file(path, "a model that gantk exported", remedy=REMEDY):
             meta = read_metadata(texts[0], path)
@@ -99,9 +99,10 @@ class OnnxModel(Model):
             "--uncertainty": options.uncertainty or None,
         }
         for option in (option for option, value in asked.items() if value is not None):
-            what = "an exported model gives only one result for each image"
             raise UserError(
-                what, where=option, remedy="use the run folder that the model was exported from"
+                "an exported model gives only one result for each image",
+                where=option,
+                remedy="use the run folder that the model was exported from",
             )
 
         if options.label not in (None, self.meta.label):
@@ -135,8 +136,11 @@ class OnnxModel(Model):
         made = self._onnx(images.detach().numpy(), one_by_one=not self.meta.free.batch)
         expected = (len(images), len(self.meta.frame.targets), *images.shape[2:])
         if made.shape[:1] + made.shape[2:] != images.shape[:1] + images.shape[2:]:
-            what = f"the network in the .onnx file maps {list(images.shape)} to {list(made.shape)}"
-            raise UserError(what, allowed=str(list(expected)), remedy=REMEDY)
+            raise UserError(
+                f"the network in the .onnx file maps {list(images.shape)} to {list(made.shape)}",
+                allowed=str(list(expected)),
+                remedy=REMEDY,
+            )
         return torch.from_numpy(made)
 
 
@@ -185,8 +189,10 @@ class Network:
             except Exception as error:
                 said = str(error)  # it starts with a position in onnxruntime's source
                 why = one_line(ValueError(said[max(0, said.rfind("Available memory")) :]))
-                what = f"the network in the .onnx file does not accept {list(images.shape)}: {why}"
-                raise UserError(what, remedy=REMEDY) from None
+                raise UserError(
+                    f"the network in the .onnx file does not accept {list(images.shape)}: {why}",
+                    remedy=REMEDY,
+                ) from None
 
         return np.concatenate(parts)
 

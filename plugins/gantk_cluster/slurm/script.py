@@ -81,8 +81,11 @@ def job_script(
     try:
         text.encode()
     except UnicodeEncodeError:
-        problem = "a name is not valid UTF-8, so it cannot be written into a script"
-        raise UserError(problem, where=what, remedy="rename it") from None
+        raise UserError(
+            "a name is not valid UTF-8, so it cannot be written into a script",
+            where=what,
+            remedy="rename it",
+        ) from None
 
     return text
 
@@ -119,25 +122,33 @@ def _require_unused(out: str) -> None:
     """UserError where a folder holds a run or a sweep."""
     for name in ("recipe.toml", SWEEP):
         if (Path(out) / name).exists():
-            remedy = f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}"
-            raise UserError(f"the folder '{out}' is already in use", where="--out", remedy=remedy)
+            raise UserError(
+                f"the folder '{out}' is already in use",
+                where="--out",
+                remedy=f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}",
+            )
 
 
 def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str | None) -> None:
     """UserError where ranks, GPUs or the partition are not possible."""
     if sweeps and ranks:
-        problem = "a sweep uses one Ray process on each node; --ranks cannot be set"
-        raise UserError(problem, where="--ranks", remedy="leave --ranks out")
+        raise UserError(
+            "a sweep uses one Ray process on each node; --ranks cannot be set",
+            where="--ranks",
+            remedy="leave --ranks out",
+        )
     if ranks and ranks > gpus > 0:
-        remedy = "set --ranks to the number of GPUs, or --gpus 0 to train on CPUs"
         raise UserError(
             f"each rank needs its own GPU, but {ranks} ranks share a node with {gpus} GPUs",
             where="--ranks",
-            remedy=remedy,
+            remedy="set --ranks to the number of GPUs, or --gpus 0 to train on CPUs",
         )
     if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
-        problem = f"'{partition}' is not a valid name of a partition"
-        raise UserError(problem, where="--partition", remedy="list them with `sinfo`")
+        raise UserError(
+            f"'{partition}' is not a valid name of a partition",
+            where="--partition",
+            remedy="list them with `sinfo`",
+        )
 
 
 def _template() -> Template:

@@ -81,9 +81,11 @@ def sweep(
     """
     folder = Path(resume or out) if resume or out else None
     if (recipe is None) == (resume is None) or (resume is not None and space):
-        what = "a sweep either begins with a recipe and a space, or is resumed with its own"
-        remedy = "write gantk sweep RECIPE --space KEY=LOW..HIGH, or gantk sweep --resume DIR"
-        raise UserError(what, where="RECIPE, --resume", remedy=remedy)
+        raise UserError(
+            "a sweep either begins with a recipe and a space, or is resumed with its own",
+            where="RECIPE, --resume",
+            remedy="write gantk sweep RECIPE --space KEY=LOW..HIGH, or gantk sweep --resume DIR",
+        )
 
     if resume is not None:
         asked = _saved_settings(folder)
@@ -125,8 +127,11 @@ def _require_empty(folder: Path) -> None:
     it wrote its settings.
     """
     if any(folder.glob("[!.]*")):
-        remedy = f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}"
-        raise UserError(f"the folder '{folder}' is not empty", where="--out", remedy=remedy)
+        raise UserError(
+            f"the folder '{folder}' is not empty",
+            where="--out",
+            remedy=f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}",
+        )
 
 
 def _say_results(
@@ -157,8 +162,9 @@ def _shared_settings(
     axis.
     """
     if scheduler not in SCHEDULERS:
-        problem = f"there is no scheduler '{scheduler}'"
-        raise UserError(problem, where="--scheduler", allowed=SCHEDULERS)
+        raise UserError(
+            f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS
+        )
 
     for axis in axes_of(space):
         for value in axis.ends:
@@ -166,8 +172,11 @@ def _shared_settings(
 
     steps = model.train.steps
     if steps is None:
-        problem = "a sweep needs train.steps, but the recipe sets train.epochs"
-        raise UserError(problem, where="train.epochs", remedy="add --set train.steps=N")
+        raise UserError(
+            "a sweep needs train.steps, but the recipe sets train.epochs",
+            where="train.epochs",
+            remedy="add --set train.steps=N",
+        )
 
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     log_every = min(model.train.log_every, max(every // 5, 1))
@@ -210,10 +219,13 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             if stopped:
                 signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
 
-    gpus = room.asked["num_gpus"] if asked["gpus"] is None else asked["gpus"]
+    gpus = float(room.use_gpu) if asked["gpus"] is None else asked["gpus"]
     if gpus > room.gpus:
-        problem = f"no node has the {gpus:g} GPUs that a trial needs"
-        raise UserError(problem, where="--gpus", allowed=f"up to {room.gpus}")
+        raise UserError(
+            f"no node has the {gpus:g} GPUs that a trial needs",
+            where="--gpus",
+            allowed=f"up to {room.gpus}",
+        )
 
     trials = count_noun(asked["trials"], "trial")
     say(f"cluster  {room}")
@@ -260,8 +272,7 @@ def _scheduler(asked: dict[str, Any]) -> Any:
         return None
 
     steps = asked["steps"]
-    grace = max(steps // 9, 1)
-    return ASHAScheduler("step", max_t=steps, grace_period=grace, reduction_factor=3)
+    return ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3)
 
 
 def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
@@ -383,8 +394,11 @@ def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None)
     if not -math.inf < low < high < math.inf:
         raise _no_space(text)
     if log and low <= 0:
-        what = f"the range of '{key}' starts at {low:g}, which has no logarithm"
-        raise UserError(what, where="--space", remedy="start above 0, or leave :log out")
+        raise UserError(
+            f"the range of '{key}' starts at {low:g}, which has no logarithm",
+            where="--space",
+            remedy="start above 0, or leave :log out",
+        )
 
     draw = "uniform" if floats else "randint"
     return Axis(key, (low, high), f"log{draw}" if log else draw)

@@ -91,8 +91,7 @@ class Reporter:
     def __call__(self, done: bool = False) -> None:
         from ray import tune
 
-        run = RunFolder(self.run)
-        saved = run.steps
+        saved = RunFolder(self.run).steps
         if not done and max(saved, default=0) <= self.reported:
             return
 

@@ -68,8 +68,7 @@ def _download(address: str, name: str, revision: str | None, say: Callable[[str]
         listing = hub.list_files(name, revision)
     except NotAnswered as error:
         commit = hub.cached_commit(name, revision, "recipe.toml")
-        is_refusal = isinstance(error, Status) and error.status < 500
-        if is_refusal or commit is None:
+        if (isinstance(error, Status) and error.status < 500) or commit is None:
             raise
 
         folder = hub.snapshot(name, commit)
@@ -134,9 +133,8 @@ def push(
         )
 
     if license and not re.fullmatch(r"[\w.-]+", license):
-        what = f"'{license}' is not a valid identifier of a licence"
         raise UserError(
-            what,
+            f"'{license}' is not a valid identifier of a licence",
             where="--license",
             allowed="an identifier of the hub, such as cc-by-4.0, apache-2.0, other",
         )

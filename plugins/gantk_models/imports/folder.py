@@ -170,8 +170,7 @@ def _generators(
 @torch.no_grad()
 def _gray_line(name: str, colour: nn.Module, gray: nn.Module, side: int) -> str:
     """How far a network of one channel is from the mean of the three channels it was made from."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 1, side // 16, side // 16, generator=generator)
+    noise = torch.rand(1, 1, side // 16, side // 16, generator=torch.Generator().manual_seed(0))
     picture = nn.functional.interpolate(noise, (side, side), mode="bilinear") * 2 - 1
     outputs = colour(picture.expand(-1, 3, -1, -1))
     scale = LEVELS / (RANGE[1] - RANGE[0])

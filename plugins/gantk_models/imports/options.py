@@ -311,11 +311,10 @@ def _train(options: Options) -> dict[str, Any]:
     elif schedule != "cosine":
         schedule = "constant"
 
-    betas = [options.beta1, options.beta2]
     return {
         "epochs": epochs,
         "batch": options.batch_size,
-        "optimizer": {"name": "adam", "lr": options.lr, "betas": betas},
+        "optimizer": {"name": "adam", "lr": options.lr, "betas": [options.beta1, options.beta2]},
         "schedule": schedule,
         "precision": "fp32",
         "ema": 0.0,

@@ -66,8 +66,7 @@ class Weights:
         first = self.layers[0].tensors
         last = self.layers[-1].tensors
         first["weight"] = first["weight"].sum(1, keepdim=True)
-        outputs = last["bias"].numel()
-        axis = list(last["weight"].shape[:2]).index(outputs)
+        axis = list(last["weight"].shape[:2]).index(last["bias"].numel())
         last["weight"] = last["weight"].mean(axis, keepdim=True)
         last["bias"] = last["bias"].mean(0, keepdim=True)
 

@@ -45,14 +45,12 @@ class Monai:
         """Write the bundle after checking that its network's outputs equal PyTorch's; returns its
         path.
         """
-        model = direction.translator.recipe
-        if model.data.fit == "crop":
+        if direction.translator.recipe.data.fit == "crop":
             raise UserError(
                 "MONAI cannot cut windows like gantk", where="data.fit", remedy="export ONNX"
             )
 
-        source = direction.translator.intensity[OTHER[direction.letter]]
-        if source.per == "volume":
+        if direction.translator.intensity[OTHER[direction.letter]].per == "volume":
             raise UserError(
                 "a bundle's network sees no whole scan, but each scan has its own intensity mapping",
                 where="data.intensity",

@@ -43,11 +43,9 @@ class Stacked(nn.Module):
         for volume in image.unbind(0):
             slices: list[Tensor] = []
             for first in range(0, depth, self.batch):
-                last = min(first + self.batch, depth)
-                middles = torch.arange(first, last, device=image.device)
+                middles = torch.arange(first, min(first + self.batch, depth), device=image.device)
                 places = neighbour_places(middles, self.reach, depth)
-                neighbours = volume[:, places].permute(1, 2, 0, 3, 4)
-                slices.append(self.network(neighbours.flatten(1, 2)))
+                slices.append(self.network(volume[:, places].permute(1, 2, 0, 3, 4).flatten(1, 2)))
             volumes.append(torch.cat(slices).movedim(0, 1))
 
         return torch.stack(volumes)

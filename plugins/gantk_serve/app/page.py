@@ -166,11 +166,10 @@ def build_page(service: Service, served: Path) -> gr.Blocks:
         target = gr.Textbox(visible=False)
         kind = gr.Textbox(visible=False)
         answer = gr.File(visible=False)
-        notes = gr.JSON(visible=False)
         gr.Button(visible=False).click(
             events.translate_file,
             [file, target, kind],
-            [answer, notes],
+            [answer, gr.JSON(visible=False)],
             api_name="translate",
             concurrency_id="translate",
         )

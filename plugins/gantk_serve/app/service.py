@@ -91,8 +91,10 @@ class Service:
         single = next((images for images in found if len(images) == 1), None)
         if single is None:
             names = [f"'{scan.name}'" for scan in found[0]]
-            what = f"'{sent.name}' holds {join_first(names) or 'no image for this model'}"
-            raise UserError(what, allowed=ALLOWED_ZIP)
+            raise UserError(
+                f"'{sent.name}' holds {join_first(names) or 'no image for this model'}",
+                allowed=ALLOWED_ZIP,
+            )
 
         (scan,) = single
         if len(scan.files) == 1:
@@ -142,8 +144,7 @@ class Service:
         notes = []
         for line in said:
             kind, _, text = line.partition(" ")
-            is_note = kind in ("warning", "note", "clipped")
-            if is_note and text.strip() not in known:
+            if (kind in ("warning", "note", "clipped")) and text.strip() not in known:
                 notes.append((kind, text.strip()))
         return Result(file, sidecar if sidecar.exists() else None, notes, shown)
 
