@@ -1,7 +1,11 @@
 """Many trainings and many machines: Ray, sweeps, SLURM, trackers."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from gantk import hookimpl
 
+REPORTING: dict[Path, Callable[[], None]] = {}  # run folder of a sweep's trial -> its reporter
 TRACKERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # package -> class
 
 
@@ -33,7 +37,6 @@ def gantk_before_training(model) -> None:
 @hookimpl
 def gantk_step_logged(run, logs) -> None:
     """Send what is new to the run's trackers; report a trial's new checkpoint to its sweep."""
-    from gantk_cluster.sweep.reporting import REPORTING
     from gantk_cluster.track import bring_up_to_date
 
     bring_up_to_date(run, ending=False)

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import click
-from jinja2 import Environment, Template
+from jinja2 import Environment
 
 from gantk import checked_recipe
 from gantk.errors import UserError
@@ -25,24 +25,26 @@ TEMPLATE = Path(__file__).with_name("job.sh.j2")
 def job_script(
     what: str,
     *,
-    nodes: int = 1,
-    gpus: int = 1,
-    ranks: int | None = None,
-    cpus: int | None = None,
-    hours: float | None = None,
-    partition: str | None = None,
-    data: str | None = None,
-    set: Iterable[str] = (),
-    profile: str | None = None,
-    out: str | None = None,
-    sweep: list[str] | None = None,
+    nodes: int,
+    gpus: int,
+    ranks: int | None,
+    cpus: int | None,
+    hours: float | None,
+    partition: str | None,
+    data: str | None,
+    set: Iterable[str],
+    profile: str | None,
+    out: str | None,
+    sweep: list[str] | None,
 ) -> str:
     """Return a job script that trains a recipe, or resumes a run or a sweep; UserError where an
     option is wrong.
 
     `gpus` and `ranks` are per node, `cpus` per rank; `sweep` holds options of `gantk sweep`.
     """
-    words = _training_options(set, data, profile)
+    words = [word for setting in set for word in ("--set", setting)]
+    words += ["--data", data] if data else []
+    words += ["--profile", profile] if profile else []
     sweeps = sweep is not None
     begun = (Path(what) / SWEEP).is_file()
     if begun or (Path(what) / "recipe.toml").is_file():
@@ -53,8 +55,12 @@ def job_script(
     else:
         name = checked_recipe(what, data, list(set), profile)[0].name
         words = [what, *words, *(sweep or [])]
-        if out:
-            _require_unused(out)
+        if out and any((Path(out) / begun).exists() for begun in ("recipe.toml", SWEEP)):
+            raise UserError(
+                f"the folder '{out}' is already in use",
+                where="--out",
+                remedy=f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}",
+            )
 
     _check_resources(sweeps, ranks, gpus, partition)
     name = re.sub(r"[^\w.]+", "-", name)
@@ -65,7 +71,14 @@ def job_script(
         "partition": partition,
         "time": minutes and f"{minutes // 60}:{minutes % 60:02}:00",
     }
-    text = _template().render(
+    # every value is quoted
+    environment = Environment(
+        finalize=lambda value: shlex.quote(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=name,
         nodes=nodes,
         ranks=1 if sweeps else ranks or gpus or 1,
@@ -78,29 +91,6 @@ def job_script(
         here=Path.cwd(),
         bin=Path(sys.executable).parent,
     )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            "a name is not valid UTF-8, so it cannot be written into a script",
-            where=what,
-            remedy="rename it",
-        ) from None
-
-    return text
-
-
-def _training_options(settings: Iterable[str], data: str | None, profile: str | None) -> list[str]:
-    """The words of a command line that --set, --data and --profile take."""
-    words = []
-    for setting in settings:
-        words += ["--set", setting]
-
-    if data:
-        words += ["--data", data]
-    if profile:
-        words += ["--profile", profile]
-    return words
 
 
 def _check_begun(folder: str, settings: Iterable[object], *, is_run: bool) -> None:
@@ -116,17 +106,6 @@ def _check_begun(folder: str, settings: Iterable[object], *, is_run: bool) -> No
     run = RunFolder.open(folder)
     run.recipe(LACKING_IN_TRAINING).check()
     refuse_packed(run)
-
-
-def _require_unused(out: str) -> None:
-    """UserError where a folder holds a run or a sweep."""
-    for name in ("recipe.toml", SWEEP):
-        if (Path(out) / name).exists():
-            raise UserError(
-                f"the folder '{out}' is already in use",
-                where="--out",
-                remedy=f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}",
-            )
 
 
 def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str | None) -> None:
@@ -149,17 +128,6 @@ def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str 
             where="--partition",
             remedy="list them with `sinfo`",
         )
-
-
-def _template() -> Template:
-    """The template of a job script, which quotes every value."""
-    environment = Environment(
-        finalize=lambda value: shlex.quote(str(value)),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.from_string(TEMPLATE.read_text("utf-8"))
 
 
 def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[str]:

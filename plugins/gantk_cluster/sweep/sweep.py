@@ -94,8 +94,13 @@ def sweep(
         loaded, model = checked_recipe(recipe, data, set, profile, seeds)
         asked = _shared_settings(loaded, model, list(space), scheduler, trials)
         asked |= {"hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
-        if folder:
-            _require_empty(folder)
+        # of a sweep that was killed before it wrote its settings there are hidden files
+        if folder and any(folder.glob("[!.]*")):
+            raise UserError(
+                f"the folder '{folder}' is not empty",
+                where="--out",
+                remedy=f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}",
+            )
 
     with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
         if folder is None:
@@ -120,18 +125,6 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
     remedy = "name the folder that `gantk sweep` wrote, or start a new sweep"
     return read_needed(folder, SWEEP_FILE, Sweep, remedy).dump()
-
-
-def _require_empty(folder: Path) -> None:
-    """UserError where a folder holds something but the hidden files of a sweep that was killed before
-    it wrote its settings.
-    """
-    if any(folder.glob("[!.]*")):
-        raise UserError(
-            f"the folder '{folder}' is not empty",
-            where="--out",
-            remedy=f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}",
-        )
 
 
 def _say_results(
@@ -161,11 +154,6 @@ def _shared_settings(
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an
     axis.
     """
-    if scheduler not in SCHEDULERS:
-        raise UserError(
-            f"there is no scheduler '{scheduler}'", where="--scheduler", allowed=SCHEDULERS
-        )
-
     for axis in axes_of(space):
         for value in axis.ends:
             checked_recipe(loaded.tables, None, {axis.key: value}, None)
@@ -195,9 +183,11 @@ def _shared_settings(
 def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
     """Train all trials; returns False where the sweep was interrupted."""
     from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
 
     steps = asked["steps"]
+    asha = ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3)
 
     class Lines(tune.Callback):
         """Prints a line for each checkpoint of a trial and for each lost worker; stops Tune after
@@ -205,12 +195,10 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
         """
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
-            value = result.get("score")
-            if value is None:
-                text = "no score"
-            else:
-                text = f"step {result['step']} of {steps}, score {value:.4g}"
-            say(f"trial    {_trial_number(trial)}: {text}, {_words(trial.config)}")
+            score = result.get("score")
+            scored = "no score" if score is None else f"score {score:.4g}"
+            step = f"step {result['step']} of {steps}"
+            say(f"trial    {_trial_number(trial)}: {step}, {scored}, {_words(trial.config)}")
 
         def on_trial_recover(self, iteration, trials, trial, **info):
             say(f"lost     {_trial_number(trial)}: its worker; it resumes from its last checkpoint")
@@ -246,7 +234,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
             metric="loss",
             mode="min",
             num_samples=1 if grid else asked["trials"],
-            scheduler=_scheduler(asked),
+            scheduler=asha if asked["scheduler"] == "asha" else None,
             search_alg=BasicVariantGenerator(random_state=seed),
             time_budget_s=asked["hours"] and 3600 * asked["hours"],
             resources_per_trial={"cpu": room.threads, "gpu": gpus},
@@ -264,17 +252,6 @@ def _trial_number(trial: Any) -> str:
     return trial.trial_id.rpartition("_")[2]
 
 
-def _scheduler(asked: dict[str, Any]) -> Any:
-    """The scheduler of Ray Tune that a sweep asks for; None for "none"."""
-    from ray.tune.schedulers import ASHAScheduler
-
-    if asked["scheduler"] == "none":
-        return None
-
-    steps = asked["steps"]
-    return ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3)
-
-
 def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml and sweep.csv; returns the trials, best first, and what is scored."""
     rows = []
@@ -287,10 +264,9 @@ def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
             chosen = choice_of(run)
             rule = chosen.rule
             sign = -1 if chosen.higher_is_better else 1
-            scores = [(sign * score, step) for step, score in chosen.scores.items()]
-            if scores:
-                value, row["step"] = min(scores)
-                row["score"] = sign * value
+            if chosen.scores:
+                row["step"] = chosen.step
+                row["score"] = chosen.scores.get(chosen.step)
         rows.append(row | known.values)
 
     rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
@@ -304,11 +280,10 @@ def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _words(values: dict[str, Any]) -> str:
-    texts = []
-    for key, value in values.items():
-        text = f"{value:.4g}" if isinstance(value, float) else value
-        texts.append(f"{key}={text}")
-    return ", ".join(texts)
+    return ", ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in values.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from gantk.machine.runtime import ALONE
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Table
 from gantk.runs.schemas import read_needed
-from gantk_cluster.sweep.reporting import REPORTING
+from gantk_cluster import REPORTING
 
 LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
 TRIAL_FILE = "trial.json"  # in a trial's run folder: its settings, and why it failed

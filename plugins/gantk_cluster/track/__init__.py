@@ -5,7 +5,6 @@ or MLflow.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from gantk import Part, Run
 from gantk.errors import importing, one_line
 from gantk.plugin.spec import bind
 from gantk.runs.folder import flat
-from gantk.runs.results import Results, Table
+from gantk.runs.results import Table
 from gantk.runs.schemas import LogLine, further_lines, open_log, read, read_results
 from gantk.terminal import say
 from gantk_cluster import TRACKERS
@@ -81,41 +80,37 @@ class Follower:
             self.tracker = self.part(self.run.path, self.run.recipe().tables, self.sent)
         for line in further_lines(self.log, []):  # the report counts the damaged ones
             if line.step > self.sent_before:
-                self._put(line.step, dict(numbers_of(line)))
+                self._put(line.step, tables_of(line))
         for step, pictures in self.run.samples.items():
             if self.last_picture < step <= self.sent.step:
-                self._put(step, {f"samples/{each.stem}": each for each in pictures})
+                self._put(step, {"samples": {each.stem: each for each in pictures}})
                 self.last_picture = step
         if ending:
             results = read_results(self.run.path)
             report = self.run.path / "report.html"
             finished = report.is_file() and self.sent.step >= (results.step or 0)
             if finished:
-                self._put(self.sent.step, dict(scores_of(results)))
+                scores = {
+                    key: {metric: score.value for metric, score in found.items()}
+                    for key, found in results.metrics.items()
+                }
+                self._put(self.sent.step, {"scores": scores})
             self.tracker.end(self.sent.step, report if finished else None)
             self.log.close()
         self.run.write_json(self.file, self.sent.dump())
 
-    def _put(self, step: int, values: dict[str, Any]) -> None:
+    def _put(self, step: int, tables: dict[str, Any]) -> None:
+        """Send what tables hold: ("losses/generators/cycle_a", 1.2), ..."""
+        values = {name: x for name, x in flat(tables, between="/") if x is not None}
         if values:
             self.tracker.put(step, values)
             self.sent.step = max(self.sent.step, step)
 
 
-def numbers_of(line: LogLine) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a line of the log: ("losses/generators/cycle_a", 1.2), ..."""
-    tables = {"losses": line.losses, "validation": line.validation}
+def tables_of(line: LogLine) -> dict[str, Any]:
+    """The numbers of a line of the log."""
+    tables: dict[str, Any] = {"losses": line.losses, "validation": line.validation}
     if line.losses:
         of_training = {"lr": line.lr, "images_per_s": line.images_per_s, "epoch": line.epoch}
         tables["training"] = of_training
-    for name, value in flat(tables, between="/"):
-        if value is not None:
-            yield name, value
-
-
-def scores_of(results: Results) -> Iterator[tuple[str, float]]:
-    """Yield the value of each score: ("scores/a_to_b/psnr", 24.3), ..."""
-    for key, scores in results.metrics.items():
-        for metric, score in scores.items():
-            if score.value is not None:
-                yield f"scores/{key}/{metric}", score.value
+    return tables

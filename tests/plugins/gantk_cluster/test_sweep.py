@@ -48,7 +48,8 @@ def test_the_table_ranks_trials_by_best_checkpoint(tmp_path):
         values = {"method.cycle": 2.0 + number, "train.optimizer.lr": 2e-4}
         write_json(run / "trial.json", {"values": values, "error": None})
         table = [{"step": 2 * place + 2, "score": score} for place, score in enumerate(scores)]
-        write_json(run / "best.json", {"rule": "lowest", "higher_is_better": False, "table": table})
+        best = {"rule": "lowest", "higher_is_better": False, "step": 4, "table": table}
+        write_json(run / "best.json", best)
         (run / "recipe.toml").write_text(f"[method]\ncycle = {2.0 + number}\n")
 
     (tmp_path / "trials" / "trial-00003").mkdir()  # killed as it began
