@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from gantk.errors import FailedOnOtherRank, GantkError, UserError, count_noun
+from gantk.errors import FailedOnOtherRank, GantkError, UserError, count_noun, one_line
 from gantk.machine.launch import Launch
 from gantk.terminal import warn
 
@@ -122,16 +122,10 @@ class Ranks:
             for rank, other in enumerate(found):
                 for key in sorted(found[0].keys() | other.keys()):
                     if found[0].get(key) != other.get(key):
-                        what = (
-                            f"rank {rank} ({self.names[rank]}) and rank 0 were started"
-                            f" differently: its {key} is "
-                        )
-                        what += (
-                            f"{_short(other.get(key))}, that of rank 0 is"
-                            f" {_short(found[0].get(key))}"
-                        )
+                        its, that = (one_line(str(each.get(key)), 80) for each in (other, found[0]))
                         raise UserError(
-                            what,
+                            f"rank {rank} ({self.names[rank]}) and rank 0 were started differently:"
+                            f" its {key} is {its}, that of rank 0 is {that}",
                             remedy="start all ranks with the same recipe, data, settings and versions",
                         )
 
@@ -151,11 +145,10 @@ class Ranks:
             self.broken = True
             # without torch's prefix
             said = re.sub(r"^\[\S*?\]\s*", "", str(error).strip().splitlines()[0]).rstrip(".")
-            what = (
-                f"rank {self.rank} ({self.names[self.rank]}) lost the connection: another"
-                " rank stopped or cannot be reached"
-            )
-            raise GantkError(f"{what} ({_short(said, 120)}). {advice()}") from error
+            raise GantkError(
+                f"rank {self.rank} ({self.names[self.rank]}) lost the connection: another rank"
+                f" stopped or cannot be reached ({one_line(said, 120)}). {advice()}"
+            ) from error
 
 
 class Reduction:
@@ -264,16 +257,14 @@ def meet(process: Launch) -> Ranks:
         )
     except RuntimeError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        what = (
+        raise UserError(
             f"rank {process.rank} of {process.world} cannot connect to the other ranks at"
-            f" {address}: {_short(str(error), 160)}"
-        )
-        remedy = (
-            "name a host that all machines can reach and a free port on it, start all"
-            " ranks together, and set "
-        )
-        remedy += "GLOO_SOCKET_IFNAME to the network interface that connects the machines"
-        raise UserError(what, where="MASTER_ADDR and MASTER_PORT", remedy=remedy) from None
+            f" {address}: {one_line(error)}",
+            where="MASTER_ADDR and MASTER_PORT",
+            remedy="name a host that all machines can reach and a free port on it, start all"
+            " ranks together, and set GLOO_SOCKET_IFNAME to the network interface that connects"
+            " the machines",
+        ) from None
     finally:
         waiting.cancel()
 
@@ -295,8 +286,3 @@ def _part() -> None:
     """Close the groups at the end of a process: torch warns about open ones."""
     if _met is not None and dist.is_initialized() and not _met.broken:
         dist.destroy_process_group()
-
-
-def _short(value: Any, length: int = 80) -> str:
-    text = " ".join(str(value).split()) if value is not None else "absent"
-    return text if len(text) <= length else f"{text[: length - 3]}..."

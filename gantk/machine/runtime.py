@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ALONE = {"SLURM_STEP_NUM_TASKS": "1"}
 
 T = TypeVar("T")
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+PlacedT = TypeVar("PlacedT", bound=Tensor | nn.Module)
 BatchT = TypeVar("BatchT", bound=dict[str, Tensor])
 
 
@@ -62,26 +62,15 @@ class Runtime:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    @overload
-    def place(self, thing: Tensor, dims: int) -> Tensor: ...
-    @overload
-    def place(self, thing: ModuleT, dims: int) -> ModuleT: ...
-    def place(self, thing: Tensor | nn.Module, dims: int) -> Tensor | nn.Module:
+    def place(self, thing: PlacedT, dims: int) -> PlacedT:
         """Move images or a network to the device, in the memory format in force."""
+        placed: Any = thing  # torch's stubs do not know that it keeps its type
         if isinstance(thing, Tensor) and self.device.type == "cuda" and not thing.is_cuda:
             # pinned, or the host would wait for the steps before
-            thing = thing.pin_memory().to(self.device, non_blocking=True)
-        if not self.channels_last:
-            return thing.to(self.device)
-
-        if not isinstance(thing, Tensor):
-            layout = CHANNELS_LAST[dims]
-            # torch's stubs lack this signature
-            return thing.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-
-        if thing.ndim != dims + 2:
-            return thing.to(self.device)
-        return thing.to(self.device, memory_format=CHANNELS_LAST[dims])
+            placed = thing.pin_memory().to(self.device, non_blocking=True)
+        if not self.channels_last or (isinstance(thing, Tensor) and thing.ndim != dims + 2):
+            return placed.to(self.device)
+        return placed.to(self.device, memory_format=CHANNELS_LAST[dims])
 
     def seed(self, seed: int, step: int) -> None:
         """Seed torch by (seed, rank, step) only, so that any step can be repeated."""

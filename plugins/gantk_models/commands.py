@@ -4,7 +4,27 @@ from __future__ import annotations
 
 import click
 
-from gantk.terminal import Command, console, json_option, overwrite_option, say, table, write_json
+from gantk.terminal import (
+    Command,
+    console,
+    json_option,
+    overwrite_option,
+    say,
+    split_names,
+    table,
+    write_json,
+)
+
+
+def dtype_option(default: str):
+    """The option --dtype of commands that write weights."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["float16", "float32"]),
+        default=default,
+        show_default=True,
+        help="Data type of the weights.",
+    )
 
 
 @click.command(
@@ -63,13 +83,7 @@ def models(json_file, overwrite) -> None:
     metavar="FILE",
     help="Markdown template for card.md; gantk fills in {facts} and {scores}.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="Data type of the weights.",
-)
+@dtype_option("float16")
 @click.option(
     "--discriminators",
     is_flag=True,
@@ -87,10 +101,6 @@ def pack(run, out, **options) -> None:
     from gantk_models.packing import pack as write
 
     write(run, out, **options, say=say)
-
-
-def _two_names(ctx: click.Context, param: click.Parameter, names: str) -> list[str]:
-    return [name.strip() for name in names.split(",")]
 
 
 def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...]) -> dict:
@@ -119,7 +129,7 @@ def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ..
     "--domains",
     default="A,B",
     show_default=True,
-    callback=_two_names,
+    callback=lambda ctx, param, names: split_names(names) or [],
     help="Names of the domains A and B of the training.",
 )
 @click.option(
@@ -134,13 +144,7 @@ def _options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ..
     is_flag=True,
     help="Make a model of one channel from networks of three that saw gray pictures.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float32",
-    show_default=True,
-    help="Data type of the weights.",
-)
+@dtype_option("float32")
 @overwrite_option
 def import_(folder, out, **options) -> None:
     """Make a model in the new folder OUT of FOLDER, a checkpoint folder of

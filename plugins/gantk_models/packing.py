@@ -122,22 +122,17 @@ def _for_training(method: Method, discriminators: bool) -> list[str]:
     """Prefixes of the names of weights that only training uses: image pools and, without
     `discriminators`, the networks that no phase with a moving average updates.
     """
-    averaged = set()
-    updated = set()
-    for phase in method.phases():
-        updated |= set(phase.updates)
-        if phase.ema:
-            averaged |= set(phase.updates)
-
+    phases = method.phases()
+    averaged = {module for phase in phases if phase.ema for module in phase.updates}
     judges = set()
     if averaged and not discriminators:
-        judges = updated - averaged
+        judges = {module for phase in phases for module in phase.updates} - averaged
 
-    prefixes = []
-    for name, module in method.named_modules():
-        if module in judges or isinstance(module, (ImagePool, DiscriminatorAugment)):
-            prefixes.append(f"{name}.")
-    return prefixes
+    return [
+        f"{name}."
+        for name, module in method.named_modules()
+        if module in judges or isinstance(module, (ImagePool, DiscriminatorAugment))
+    ]
 
 
 def _training_hashes(run: RunFolder) -> Packing:
@@ -173,29 +168,27 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
     return tables
 
 
+@torch.no_grad()
 def _largest_difference(one: Model, other: Model) -> tuple[float, str]:
     """The largest difference of two models' outputs, in gray levels of 255, and the images it was
     measured on.
     """
     low, high = one.method.geometry.range
     on = []
-    largest = 0.0
+    differences = []
     for letter in one.method.directions() or [None]:
-        label = one.classes()[0] if letter and one.classes() else None
+        label = next(iter(one.classes()), None)
         direction = letter and Direction(one, one.frames[letter].target, label)
-        images = direction and torch.from_numpy(direction.images)
-        answers = []
         on.append(direction.on if direction else "4 images from noise")
-        methods = (one.method, other.method)
-        if direction:
-            methods = (one.method_of_class(label), other.method_of_class(label))
-        for method in methods:
+        answers = []
+        for model in (one, other):
             torch.manual_seed(0)
-            with torch.no_grad():
-                answers.append(
-                    (method.translate(images, letter) if direction else method.sample(4, 0)).float()
-                )
+            if direction:
+                method = model.method_of_class(label)
+                answer = method.translate(torch.from_numpy(direction.images), letter)
+            else:
+                answer = model.method.sample(4, 0)
+            answers.append(answer.float())
+        differences.append(float((answers[0] - answers[1]).abs().max()))
 
-        largest = max(largest, float((answers[0] - answers[1]).abs().max()) / (high - low) * LEVELS)
-
-    return largest, " and ".join(on)
+    return max(differences) / (high - low) * LEVELS, " and ".join(on)

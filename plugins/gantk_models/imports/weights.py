@@ -144,13 +144,10 @@ def _shapes(module: nn.Module | None, layer: Layer | None) -> dict[str, list[int
     if module is None:
         return {}
     own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    if isinstance(module, TRANSPOSED) and layer and _sides(layer.tensors.get("weight")) == [3, 3]:
+    found = _shapes_of(layer) if layer else {}
+    if isinstance(module, TRANSPOSED) and found.get("weight", [])[2:] == [3, 3]:
         own["weight"][2:] = [3, 3]
     return own
-
-
-def _sides(weight: Tensor | None) -> list[int]:
-    return [] if weight is None else list(weight.shape[2:])
 
 
 def _as_ours(tensor: Tensor, module: nn.Module) -> Tensor:
