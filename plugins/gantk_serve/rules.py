@@ -79,51 +79,31 @@ class Rules(spec.Table):
 
 def load_rules(path: Path) -> Rules:
     """Read a rules file, with all paths made absolute; UserError that names the first mistake."""
-    where = str(path)
     with reading_file(path, "rules in TOML"):
         values = tomllib.loads(read_file(path, None, MAX_RULES_BYTES).decode("utf-8-sig"))
-
-        _expect_no_old_tables(values, where)
         rules: Rules = spec.check(Rules, values, "the rules")
     base = path.absolute().parent
-    files = {}
-    for name in ("password_file", "ca"):
-        file = getattr(rules.orthanc, name)
-        files[name] = str(base / file) if file else ""
+    orthanc = rules.orthanc
+    files = {
+        "password_file": orthanc.password_file and str(base / orthanc.password_file),
+        "ca": orthanc.ca and str(base / orthanc.ca),
+    }
+    models = []
+    for rule in rules.rules:
+        run = base / rule.model
+        models.append(rule.model_copy(update={"model": str(run) if run.exists() else rule.model}))
     found: dict[str, Any] = {
-        "orthanc": rules.orthanc.model_copy(update=files),
+        "orthanc": orthanc.model_copy(update=files),
         "service": rules.service.model_copy(update={"folder": str(base / rules.service.folder)}),
-        "rules": [
-            rule.model_copy(update={"model": _model(rule.model, base)}) for rule in rules.rules
-        ],
+        "rules": models,
     }
     return rules.model_copy(update=found)
 
 
-def _expect_no_old_tables(values: Mapping[str, Any], where: str) -> None:
-    """UserError for the rules of earlier versions, which took images by themselves."""
-    old = [name for name in ("dicom", "http", "peers") if name in values]
-    if old:
-        raise UserError(
-            f"the rules have the table [{old[0]}], but gantk no longer receives images itself",
-            where=f"{where}, {old[0]}",
-            allowed="the tables [orthanc], [service] and [[rules]]",
-            remedy="let an Orthanc receive and send: docs/guides/hospital-network.md",
-        )
-
-
-def _model(name: str, base: Path) -> str:
-    """The name of a model, or the path of a run folder that is relative to the rules."""
-    beside = base / name
-    return str(beside) if beside.exists() else name
-
-
 def first_match(rules: Sequence[RuleTable], facts: Mapping[str, Any]) -> int | None:
     """The number of the first rule that a series matches."""
-    for number, rule in enumerate(rules):
-        if matches(rule.when, facts):
-            return number
-    return None
+    found = (number for number, rule in enumerate(rules) if matches(rule.when, facts))
+    return next(found, None)
 
 
 def matches(when: WhenTable, facts: Mapping[str, Any]) -> bool:
