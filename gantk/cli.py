@@ -29,20 +29,22 @@ from gantk.terminal import (
     by_section,
     choose_reading,
     complain,
+    data_option,
     device_option,
     json_option,
     layout_option,
     line_printer,
     overwrite_option,
+    profile_option,
     reword,
     say,
+    set_option,
     split_names,
     warn,
     write_json,
 )
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-PROFILE = "Apply the tables [profile.NAME] of the recipe: cpu, or several in order: cpu,by_class."
 TRY = "Run three real steps only: print memory, time and settings that fit."
 MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
 PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
@@ -179,19 +181,10 @@ def cli(ctx: click.Context) -> None:
     ],
 )
 @click.argument("recipe")
-@click.option(
-    "--data",
-    metavar="PATH",
-    help="Train on this folder or file. gantk chooses the data source that can read it.",
-)
-@click.option(
-    "--set",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe: --set train.steps=200. Repeatable.",
-)
+@data_option
+@set_option
 @layout_option
-@click.option("--profile", metavar="NAMES", help=PROFILE)
+@profile_option
 @click.option("--out", metavar="DIR", help="Run folder. Default: runs/NAME-TIME.")
 @device_option
 @click.option(

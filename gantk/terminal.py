@@ -128,6 +128,28 @@ device_option = click.option(
 )
 
 
+data_option = click.option(
+    "--data",
+    metavar="PATH",
+    help="Train on this folder or file. gantk chooses the data source that can read it.",
+)
+
+
+set_option = click.option(
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe: --set train.steps=200. Repeatable.",
+)
+
+
+profile_option = click.option(
+    "--profile",
+    metavar="NAMES",
+    help="Apply the tables [profile.NAME] of the recipe: cpu, or several in order: cpu,by_class.",
+)
+
+
 layout_option = click.option(
     "--layout",
     default="",

@@ -43,6 +43,6 @@ def load_model(
     path = find_model(model, say)
     suffix = path.suffix.lower().removeprefix(".")
     # an exporter that reads its files is named by their suffix
-    if suffix in registry().names("exporter"):
+    if suffix in registry()["exporter"]:
         return registry().get("exporter", suffix).load()().load(path)
     return Model.load(path, device)

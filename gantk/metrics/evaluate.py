@@ -127,7 +127,7 @@ class Scorer:
         self._network = cache(self._network_of)
         # that are trained; bound here, so that one that does not fit is an error before the training
         options = {"steps": model.evaluate.regression, "seed": model.train.seed}
-        names = registry().names("baseline") if options["steps"] else ()
+        names = registry()["baseline"] if options["steps"] else ()
         self.trained_baselines = [bind("baseline", {"name": name, **options}) for name in names]
 
     def _build_metrics(self) -> list[Metric]:

@@ -50,7 +50,7 @@ class Features:
     def __init__(self, features: str, data_range: float, dims: int):
         self.data_range = data_range
         self.dims = dims
-        registered = features if features in registry().names("features") else "timm"
+        registered = features if features in registry()["features"] else "timm"
         make = registry().get("features", registered).load()
         self.network = make(features).eval().requires_grad_(False)
         self.suffix = self.network.suffix

@@ -41,11 +41,16 @@ class Hooks:
         self._own.add_hookspecs(hookspecs)
         for each in callbacks:
             named = {name for name in dir(each) if name.startswith("gantk_")}
-            if not named or named - {*HOOKS}:
-                what = f"{type(each).__name__} has no method that is named like a hook"
-                if named:
-                    what = f"{type(each).__name__} has a method '{min(named - {*HOOKS})}'"
-                raise UserError(what, where="callbacks", allowed=HOOKS)
+            unknown = named - {*HOOKS}
+            if unknown or not named:
+                fault = (
+                    f"a method '{min(unknown)}'"
+                    if unknown
+                    else "no method that is named like a hook"
+                )
+                raise UserError(
+                    f"{type(each).__name__} has {fault}", where="callbacks", allowed=HOOKS
+                )
             self._own.register(each)
 
     def __getattr__(self, name: str) -> Callable[..., None]:

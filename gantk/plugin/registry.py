@@ -180,6 +180,7 @@ class Registry:
         return iter(KINDS)
 
     def __getitem__(self, kind: str) -> list[str]:
+        """All names of a kind, sorted."""
         return [entry.name for entry in self.of_kind(kind)]
 
     def __repr__(self) -> str:
@@ -221,10 +222,6 @@ class Registry:
             found = [f"the {each} '{own}'" for each, own in also if each != kind]
         return f"Did you mean {' or '.join(found)}?" if found else did_you_mean(name, fitting)
 
-    def names(self, kind: str) -> list[str]:
-        """All names of a kind, sorted."""
-        return sorted(name for k, name in self.entries if k == kind)
-
     def of_kind(self, kind: str) -> list[Entry]:
         """All entries of a kind, by name; UserError where there is no such kind."""
         if kind not in KINDS:
@@ -233,7 +230,7 @@ class Registry:
                 allowed=KINDS,
                 remedy=did_you_mean(kind, KINDS),
             )
-        return [self.entries[kind, name] for name in self.names(kind)]
+        return [entry for (each, _), entry in sorted(self.entries.items()) if each == kind]
 
     def get(self, kind: str, name: str, fitting: Callable[[], list[str]] | None = None) -> Entry:
         """The entry of that name; UserError with the nearest spelling, name collisions, and plugins

@@ -263,7 +263,7 @@ def _bind(kind: str, value: Any, fitting: Callable[[], list[str]] | None = None)
         raise UserError(
             f"{_with_article(kind)} must be a name or a table with a name, not"
             f" {_short_json(value)}",
-            allowed=registry().names(kind),
+            allowed=registry()[kind],
             remedy=f'write {kind} = {{ name = "..." }}',
         )
 
@@ -374,7 +374,7 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
         if kind:
             remedy = f'write {key} = {{ name = "..." }}'
             result = UserError(
-                f"{_with_article(kind)} is required", allowed=registry().names(kind), remedy=remedy
+                f"{_with_article(kind)} is required", allowed=registry()[kind], remedy=remedy
             )
     else:
         message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")

@@ -66,7 +66,7 @@ def find_model(model: str | os.PathLike[str], say: Say = lambda line: None) -> P
         if os.path.exists(name):
             say(f"note     './{name}' is not used: it has no recipe.toml, so it is no run")
         say(f"model    {name} from {owner}, {weights_in_words(path)}")
-    elif Path(name).suffix.lower().removeprefix(".") in registry().names("exporter"):
+    elif Path(name).suffix.lower().removeprefix(".") in registry()["exporter"]:
         return Path(name)  # the reader of such files reports that it is missing
     else:
         raise _no_model(name, models)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gantk.catalog.contrasts import one_word, same_contrast
-from gantk.errors import UserError, reading_file
+from gantk.errors import reading_file
 from gantk.files import read_file
 from gantk.plugin import spec
 

@@ -190,8 +190,8 @@ def other_names(name):
     """Parts of the kinds that have a part of this name, likely ones first."""
     names = set()
     for kind in KINDS:
-        if name in registry().names(kind):
-            names.update(registry().names(kind))
+        if name in registry()[kind]:
+            names.update(registry()[kind])
     return sorted(names - {name}, key=lambda other: (other not in ("resnet", "hinge", "l2"), other))
 
 

@@ -310,7 +310,7 @@ CASES: dict[str, list[dict]] = {
 }
 NAMED = {
     f"{method}-{number}": {"method": method} | case
-    for method in registry().names("method")
+    for method in registry()["method"]
     for number, case in enumerate(CASES.get(method, [{}]), 1)
 }
 

@@ -47,7 +47,7 @@ DISCRIMINATORS: dict[str, list[dict | None]] = {
 def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
     """One subclass of the contract for each registered name and each set of options."""
     found = []
-    for name in registry().names(kind):
+    for name in registry()[kind]:
         for number, options in enumerate(variants.get(name, [base.options])):
             body = {
                 kind: name,
@@ -213,7 +213,7 @@ for contract in [
     *contracts("discriminator", DiscriminatorContract, DISCRIMINATORS),
 ]:
     globals()[contract.__name__] = contract
-for name in registry().names("loss"):
+for name in registry()["loss"]:
     globals()[f"Test_loss_{name}"] = type(
         f"Test_loss_{name}", (LOSSES.get(name, LossContract),), {"loss": name}
     )

@@ -67,8 +67,8 @@ def test_duplicate_plugin_names_are_reported(add_plugin):
         None,
         "the distribution 'first-package' already has a plugin named 'shared'",
     ]
-    assert "net_one" in registry().names("generator")
-    assert "net_two" not in registry().names("generator")
+    assert "net_one" in registry()["generator"]
+    assert "net_two" not in registry()["generator"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
     assert words in registry().broken["a_broken_one"]
     assert state("good_plugin") is None
     assert registry().get("generator", "mynet")
-    assert "half" not in registry().names("loss")  # all or nothing
+    assert "half" not in registry()["loss"]  # all or nothing
 
     with pytest.raises(
         UserError, match=r"(?s)no generator 'lost'.*plugin 'a_broken_one' did not load"
@@ -327,8 +327,8 @@ def test_gantk_disable_leaves_a_family_out_and_says_so(add_plugin, monkeypatch):
     monkeypatch.setenv("GANTK_DISABLE", "gantk_translation, gantk_style")
     load.cache_clear()
 
-    assert "cyclegan" not in registry().names("method")
-    assert "dcgan" in registry().names("method")
+    assert "cyclegan" not in registry()["method"]
+    assert "dcgan" in registry()["method"]
     with pytest.raises(UserError, match="'translation'.*GANTK_DISABLE switches it off"):
         registry().get("method", "cyclegan")
 

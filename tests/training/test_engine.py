@@ -190,7 +190,7 @@ def test_stages_follow_each_other_and_resume_inside():
 def test_the_engine_knows_no_model():
     core = Path(gantk.__file__).parent
     models = {
-        name for kind in ("method", "generator", "discriminator") for name in registry().names(kind)
+        name for kind in ("method", "generator", "discriminator") for name in registry()[kind]
     }
     models = models - {"style"} | {"g_ab", "g_ba", "d_a", "d_b"}
     for path in [

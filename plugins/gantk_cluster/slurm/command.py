@@ -2,7 +2,7 @@
 
 import click
 
-from gantk.terminal import Command
+from gantk.terminal import Command, data_option, profile_option, set_option
 
 COUNT = click.IntRange(1, 100_000)
 
@@ -34,11 +34,9 @@ COUNT = click.IntRange(1, 100_000)
 @click.option(
     "--partition", metavar="P", help="Partition of the job. Default: the cluster's default."
 )
-@click.option("--data", metavar="PATH", help="Train on this folder or file.")
-@click.option(
-    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."
-)
-@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME].")
+@data_option
+@set_option
+@profile_option
 @click.option(
     "--out", metavar="DIR", help="Run folder, visible to all nodes. Default: runs/NAME-JOB."
 )
@@ -47,8 +45,7 @@ COUNT = click.IntRange(1, 100_000)
     metavar="OPTIONS",
     help="Run a sweep of RECIPE: --sweep '--space train.seed=1..9 --trials 40'.",
 )
-@click.pass_context
-def slurm_command(ctx, what, sweep, **options) -> None:
+def slurm_command(what, sweep, **options) -> None:
     """Print a commented job script for sbatch.
 
     The job trains a RECIPE, or resumes a RUN or a SWEEP (the folder of `gantk sweep`). A sweep uses
@@ -58,6 +55,6 @@ def slurm_command(ctx, what, sweep, **options) -> None:
     from gantk_cluster.slurm.script import job_script, sweep_words
 
     if sweep is not None:
-        sweep = sweep_words(ctx.find_root().command.commands.get("sweep"), what, sweep)
+        sweep = sweep_words(what, sweep)
 
     click.echo(job_script(what, sweep=sweep, **options), nl=False)

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
 
-import click
 from jinja2 import Environment
 
 from gantk import checked_recipe
@@ -17,6 +16,7 @@ from gantk.errors import UserError
 from gantk.recipe.load import LACKING_IN_TRAINING
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import refuse_packed
+from gantk_cluster.sweep.command import command as sweep_command
 
 SWEEP = "sweep.json"  # marks the folder of a sweep
 TEMPLATE = Path(__file__).with_name("job.sh.j2")
@@ -130,23 +130,16 @@ def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str 
         )
 
 
-def sweep_words(command: click.Command | None, recipe: str, text: str) -> list[str]:
+def sweep_words(recipe: str, text: str) -> list[str]:
     """Split the options of a sweep into words and check them with its command; UserError where they
     are wrong.
     """
-    if command is None:
-        raise UserError(
-            "--sweep needs the command `gantk sweep`, which is not installed",
-            where="--sweep",
-            remedy="install it: pip install 'gantk[cluster]'",
-        )
-
     try:
         words = shlex.split(text)
     except ValueError:
         raise UserError(f"'{text}' has an unclosed quote", where="--sweep") from None
 
-    given = command.make_context("gantk sweep", [recipe, *words]).params
+    given = sweep_command.make_context("gantk sweep", [recipe, *words]).params
     for name in ("out", "resume", "address", "data", "set", "profile"):
         if given.get(name):
             raise UserError(

@@ -2,7 +2,7 @@
 
 import click
 
-from gantk.terminal import Command, say
+from gantk.terminal import Command, data_option, profile_option, say, set_option
 
 SPACE = (
     "Key and values: KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (integers), KEY=ls,bce. Repeatable."
@@ -52,11 +52,9 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
     metavar="DIR",
     help="Folder, visible to all machines. Default: runs/NAME-sweep-TIME.",
 )
-@click.option("--data", metavar="PATH", help="Train on this folder or file.")
-@click.option(
-    "--set", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe. Repeatable."
-)
-@click.option("--profile", metavar="NAME", help="Apply the recipe's [profile.NAME].")
+@data_option
+@set_option
+@profile_option
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
