@@ -28,7 +28,7 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import DENIED_REMEDY, UserError, count_noun, printable, writing_file
+from gantk.errors import DENIED_REMEDY, UserError, count_noun, one_line, writing_file
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -491,14 +491,12 @@ def _lock_file(lock: int, folder: Path) -> None:
     """Lock the open lock file of a folder and write this process into it; UserError where another
     one has the lock.
     """
-    command = " ".join(["gantk", *sys.argv[1:]])
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
     free = True
     this_process = {
         "pid": os.getpid(),
         "host": platform.node(),
-        "since": since,
-        "command": command[:160],
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": " ".join(["gantk", *sys.argv[1:]])[:160],
     }
     try:
         import fcntl
@@ -520,17 +518,20 @@ def _lock_file(lock: int, folder: Path) -> None:
             break
         time.sleep(0.05)
 
-    words = {key: printable(str(holder.get(key, "?")))[:160] for key in this_process}
-    user = "process {pid} on {host} has been writing to it since {since} ({command})".format(
-        **words
+    pid, host, since, command = (
+        one_line(str(holder.get(key, "?"))) for key in ("pid", "host", "since", "command")
     )
     remedy = (
         "wait for this process, or stop it. Commands that only read work meanwhile (gantk translate,"
         " report, export)"
     )
-    if words["host"] != this_process["host"]:
+    if host != this_process["host"]:
         remedy += f". If the process has ended, remove '{folder / LOCK}'"
-    raise UserError(f"'{folder}' is in use: {user}", remedy=remedy)
+    raise UserError(
+        f"'{folder}' is in use: process {pid} on {host} has been writing to it since {since}"
+        f" ({command})",
+        remedy=remedy,
+    )
 
 
 def _holder(lock: int) -> dict[str, Any]:

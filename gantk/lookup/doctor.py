@@ -48,7 +48,13 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     free = shutil.disk_usage(os.getcwd()).free / 2**30
     problem = "less than 2 GiB free: checkpoints may not fit" if free < 2 else None
     yield "disk", f"{free:.1f} GiB free in this folder", problem
-    yield from _plugins()
+    plugins = load().plugins
+    broken = [plugin for plugin in plugins if plugin.problem and not plugin.disabled]
+    disabled = [plugin.name for plugin in plugins if plugin.disabled]
+    off = f"; switched off: {', '.join(disabled)}" if disabled else ""
+    yield "plugins", f"{len(plugins) - len(broken) - len(disabled)} loaded{off}", None
+    for plugin in broken:
+        yield f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}", plugin.problem
 
 
 def _lacking_extras() -> dict[str, list[str]]:
@@ -62,20 +68,6 @@ def _lacking_extras() -> dict[str, list[str]]:
         if extra not in DEVELOPER_EXTRAS and installed_version(package) is None:
             lacking.setdefault(extra, []).append(package)
     return lacking
-
-
-def _plugins() -> Iterator[tuple[str, str, str | None]]:
-    """One row that counts the plugins, and a row for each that did not load."""
-    plugins = load().plugins
-    broken = [plugin for plugin in plugins if plugin.problem and not plugin.disabled]
-    disabled = [plugin.name for plugin in plugins if plugin.disabled]
-    counts = f"{len(plugins) - len(broken) - len(disabled)} loaded"
-    if disabled:
-        counts += f"; switched off: {', '.join(disabled)}"
-
-    yield "plugins", counts, None
-    for plugin in broken:
-        yield f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}", plugin.problem
 
 
 def _torch() -> Iterator[tuple[str, str, str | None]]:

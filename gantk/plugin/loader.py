@@ -130,39 +130,19 @@ def _load_plugin(
     plugin: Plugin,
 ) -> None:
     """Import a plugin and register its hooks and parts; `plugin.problem` says why it has none."""
-    if plugin.distribution == OWN:
-        _import_plugin(manager, registry, point, plugin)
-        return
-
-    from gantk.plugin.faults import guard_hooks
-
-    module = _import_plugin(manager, registry, point, plugin)
-    if module is not None:
-        try:
-            guard_hooks(manager, module, plugin)
-        except TypeError as error:
-            plugin.problem = str(error)
-            manager.unregister(name=plugin.name)
-
-
-def _import_plugin(
-    manager: pluggy.PluginManager,
-    registry: Registry,
-    point: importlib.metadata.EntryPoint,
-    plugin: Plugin,
-) -> Any:
-    """Import a plugin's module and register it; returns the module, or None where that failed."""
     try:
         module = point.load()
         plugin.summary = first_sentence(module.__doc__).removesuffix(".")
         _register(manager, registry, module, plugin.name, plugin.distribution)
-        return module
+        if plugin.distribution != OWN:
+            from gantk.plugin.faults import guard_hooks
+
+            guard_hooks(manager, module, plugin)
     # whatever a plugin's import raises, the other plugins load
     except BaseException as error:
         plugin.problem = _problem_of(error, plugin.module)
         if manager.has_plugin(plugin.name):
             manager.unregister(name=plugin.name)
-        return None
 
 
 def _problem_of(error: BaseException, module: str = "") -> str:

@@ -38,10 +38,8 @@ def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
 
 def own_layouts(recipe_folder: Path | None = None) -> dict[str, str]:
     """The lines of the user's layouts, by name; UserError as of `disabled_plugins`."""
-    lines: dict[str, str] = {}
-    for _, own in _settings(recipe_folder).values():
-        lines = {**own, **lines}
-    return lines
+    found = reversed(_settings(recipe_folder).values())
+    return {name: line for _, own in found for name, line in own.items()}
 
 
 def _settings(recipe_folder: Path | None) -> dict[Path, tuple[list[str], dict[str, str]]]:

@@ -62,7 +62,8 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
         if isinstance(part, str):
             part = part.strip()
         if part:
-            paths += member_paths(part) or [_path_or_address(part)]
+            address = "://" in os.fspath(part)  # such as hf://USER/NAME
+            paths += member_paths(part) or [part if address else Path(part)]
 
     if not paths:
         raise UserError(
@@ -70,11 +71,6 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
         )
 
     return paths
-
-
-def _path_or_address(model: Any) -> Any:
-    """Convert a model's name to a Path; addresses such as hf://USER/NAME stay unchanged."""
-    return model if "://" in os.fspath(model) else Path(model)
 
 
 MAX_ENDS_RATIO = 3  # of the brightest values that models make, before their mean is doubted

@@ -33,7 +33,7 @@ def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     path = folder / "first.dcm"
     path.write_bytes(content)
-    for read in (_modality_of, _outline_of):
+    for read in (_modality_of, lambda file: outline(Scan(file)).facts):
         try:
             facts |= read(path)
         except Exception as error:  # pydicom raises any exception for damaged values
@@ -45,10 +45,6 @@ def _modality_of(file: Path) -> dict[str, Any]:
     found = _header(file)
     synthetic = found.get("SyntheticData") == "YES"
     return {"modality": str(found.get("Modality") or ""), "synthetic": synthetic}
-
-
-def _outline_of(file: Path) -> dict[str, Any]:
-    return outline(Scan(file)).facts
 
 
 def _header(file: Path) -> pydicom.Dataset:

@@ -493,10 +493,11 @@ class Worker:
         """Give Orthanc those files of a derived series that it does not have."""
         from gantk_serve.images import instance_uid
 
-        there = set()
-        for name in self.orthanc.find_series(uid):
-            for each in self.orthanc.instances(name):
-                there.add(each["MainDicomTags"]["SOPInstanceUID"])
+        there = {
+            each["MainDicomTags"]["SOPInstanceUID"]
+            for name in self.orthanc.find_series(uid)
+            for each in self.orthanc.instances(name)
+        }
         for file in files:
             if instance_uid(file) not in there:
                 self.orthanc.store(file.read_bytes())
@@ -506,13 +507,12 @@ class Worker:
 
     def _withdraw(self, source: Source, new: set[str]) -> set[str]:
         """Delete what was made of an earlier state of a source; returns its UIDs."""
-        old: set[str] = set()
-        for series in self.orthanc.series(source.names):
-            old.update(record_of(series).get("derived", []))
-        for uid in old - new:
+        records = map(record_of, self.orthanc.series(source.names))
+        old = {uid for record in records for uid in record.get("derived", [])} - new
+        for uid in old:
             for name in self.orthanc.find_series(uid):
                 self.orthanc.delete(name)
-        return old - new
+        return old
 
     def _watch_sending(self) -> None:
         """Look at the jobs that send derived series to modalities, and begin some."""
@@ -545,16 +545,15 @@ class Worker:
                 jobs[modality] = number
             elif number or free > 0:
                 free -= not number
-                jobs[modality] = self._send(record["derived"], modality)
+                names = [
+                    name for uid in record["derived"] for name in self.orthanc.find_series(uid)
+                ]
+                jobs[modality] = self.orthanc.send(names, modality)
 
         if (left, jobs) != (record["send"], record["jobs"]):
             facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
             outcome = "sending" if left else "done"
             self._settle(record["sources"], outcome, reason if left else "", **facts)
-
-    def _send(self, derived: list[str], modality: str) -> str:
-        names = [name for uid in derived for name in self.orthanc.find_series(uid)]
-        return self.orthanc.send(names, modality)
 
     # ---- what is noted
 

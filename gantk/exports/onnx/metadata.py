@@ -12,8 +12,7 @@ from gantk.errors import UserError, expect_format
 from gantk.inference.frame import Frame, Name, Side, Sides
 from gantk.plugin.spec import Share, check
 from gantk.recipe.tables import require_bounded
-from gantk.runs.results import Table
-from gantk.runs.schemas import Values, parse_checked
+from gantk.runs.schemas import Values
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
 MAX_METADATA_CHARACTERS = 2**20  # most characters of the metadata
@@ -53,18 +52,6 @@ class Trained(Entry):
 
     sha256: Name
     step: int = 0
-
-
-class FrameStatistics(Table):
-    """The statistics of the training images, as a run's meta.json holds them."""
-
-    values: dict[Literal["source", "target"], Values] = {}
-
-
-class Statistics(Table):
-    """The part of the metadata that a run's meta.json has too."""
-
-    frame: FrameStatistics
 
 
 class Metadata(Entry):
@@ -112,7 +99,8 @@ def read_metadata(text: str, path: Path) -> Metadata:
 
     known = {key: each for key, each in found.items() if key in Metadata.model_fields}
     meta: Metadata = check(Metadata, known, "the file")
-    parse_checked(text, Statistics)
+    for domain, values in meta.frame.values.items():
+        check(Values, values, f"frame.values.{domain}")
     dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
     wanted = meta.frame.channels
     problems = {
@@ -122,7 +110,9 @@ def read_metadata(text: str, path: Path) -> Metadata:
         ),
         "overlap: it should be 0.9 at most": meta.overlap > 0.9,
         "frame.source and frame.channels differ": len(meta.frame.sources) not in (1, wanted),
-        "frame.values: give both domains, or none": len(meta.frame.values) == 1,
+        "frame.values: give both domains, or none": (
+            meta.frame.values.keys() not in ({"source", "target"}, set())
+        ),
     }
     if problem := next((what for what, so in problems.items() if so), None):
         raise ValueError(problem)
