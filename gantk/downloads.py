@@ -61,11 +61,6 @@ class Status(NotAnswered):
         super().__init__(f"{status} {reason}".rstrip())
 
 
-def _is_worth_retrying(error: NotAnswered) -> bool:
-    """Whether a server may answer better later: not where the file is unknown or forbidden."""
-    return not isinstance(error, Status) or error.status in BUSY or error.status >= 500
-
-
 @dataclass(frozen=True)
 class Answer:
     """The content of a server's answer."""
@@ -148,7 +143,8 @@ def download(
             raise
         except NotAnswered as error:
             left = TRIES if _bytes(file) >= before + PIECE_BYTES else left - 1
-            if left <= 0 or not _is_worth_retrying(error):
+            status = error.status if isinstance(error, Status) else 500
+            if left <= 0 or (status < 500 and status not in BUSY):  # unknown, or forbidden
                 raise
 
             say_retry(error)
@@ -240,7 +236,11 @@ def _ask(url: str, start: int, headers: Mapping[str, str], may_redirect: Redirec
 
     length = answer.headers.get("Content-Length", "").strip()
     total = start + int(length) if LENGTH.fullmatch(length) else None
-    return Answer(start, total, _pieces(answer))
+
+    def next_piece() -> bytes:
+        return _in_time(lambda: answer.raw.read(PIECE_BYTES, decode_content=False))
+
+    return Answer(start, total, iter(next_piece, b""))
 
 
 def _follow(
@@ -283,12 +283,6 @@ def _follow(
             headers = {name: value for name, value in headers.items() if name not in own}
 
     raise Refused(f"the server redirects more than {MAX_REDIRECTS} times")
-
-
-def _pieces(answer: Any) -> Iterator[bytes]:
-    """Yield the content of an answer as it is sent."""
-    while piece := _in_time(lambda: answer.raw.read(PIECE_BYTES, decode_content=False)):
-        yield piece
 
 
 def _in_time(call: Callable[[], T]) -> T:

@@ -176,9 +176,7 @@ class TextTable(str):
     `styles` has a style of rich for the last cell of each row; "" is plain.
     """
 
-    headers: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    styles: Sequence[str]
+    grid: Table
 
     def __new__(
         cls,
@@ -186,21 +184,18 @@ class TextTable(str):
         rows: Sequence[tuple[str, ...]],
         styles: Sequence[str] | None = None,
     ) -> TextTable:
-        styles = styles or [""] * len(rows)
+        grid = _grid(headers, rows, styles or [""] * len(rows))
         out = io.StringIO()
         plain = Console(file=out, width=MAX_TABLE_WIDTH, color_system=None, highlight=False)
-        plain.print(_grid(headers, rows, [""] * len(rows)))
-        text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-        made = super().__new__(cls, text)
-        made.headers = headers
-        made.rows = rows
-        made.styles = styles
+        plain.print(grid)
+        made = super().__new__(cls, "\n".join(map(str.rstrip, out.getvalue().splitlines())))
+        made.grid = grid
         return made
 
     def print_on(self, out: Console) -> None:
         """Print the table: in colours on a terminal, else as text."""
         if out.is_terminal:
-            out.print(_grid(self.headers, self.rows, self.styles), soft_wrap=False)
+            out.print(self.grid, soft_wrap=False)
         else:
             out.print(Text(self), soft_wrap=True)
 

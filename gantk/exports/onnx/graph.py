@@ -5,7 +5,6 @@ PyTorch's.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import logging
@@ -27,12 +26,8 @@ from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, Network
 from gantk.inference.windows import accepted_sides
 from gantk.method import OTHER, direction_to
-from gantk.nets.blocks import InstanceNorm
 
 OPSET = 18  # the first with every operator that our networks need; onnxruntime runs it from 1.14 on
-MAX_NATIVE_NORM_POSITIONS = (
-    2**14
-)  # positions of a map from which on onnxruntime's own norms are not accurate enough
 MAX_SIDE_PIXELS = 16384  # largest side in pixels that is declared for a network of any size
 AXES = ("depth", "height", "width")
 
@@ -45,14 +40,12 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
     data = direction.translator.recipe.data
     window = tuple(method.geometry.size)
     other_sizes = data.fit == "crop" or window != tuple(data.size)
-    large = np.prod(window) > MAX_NATIVE_NORM_POSITIONS or other_sizes
-    network = exact_norms(direction.network) if large else direction.network
     sizes = sizes_of(direction.network, torch.from_numpy(direction.images))
     failure = GantkError(f"{direction.name} could not be exported")
     # (whether any number of images, which sizes): the freer one if it works
     for batch, free in ((True, sizes), (False, None)):
         try:
-            model = to_onnx(network, direction, batch, free)
+            model = to_onnx(direction, batch, free)
             with reading_file("the model", "an ONNX model"):
                 exported = Network(model, direction.images[:1].shape)
             parity = direction.compare_outputs(
@@ -146,10 +139,8 @@ def sizes_of(network: nn.Module, images: Tensor) -> dict[str, int] | None:
     return {"multiple": sides.multiple, "smallest": smallest}
 
 
-def to_onnx(
-    network: nn.Module, direction: Direction, batch: bool, sizes: dict[str, int] | None
-) -> Any:
-    """The network as an onnx.ModelProto in float32 with its weights; UserError where torch cannot
+def to_onnx(direction: Direction, batch: bool, sizes: dict[str, int] | None) -> Any:
+    """The network of a direction as an onnx.ModelProto in float32 with its weights; UserError where torch cannot
     export it.
     """
     images = torch.from_numpy(direction.images[: 2 if batch else 1])
@@ -163,7 +154,7 @@ def to_onnx(
             free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)
             axis_names[axis] = name
 
-    model = _export_model(network, images, free)
+    model = _export_model(direction.network, images, free)
     _remove_notes(model)
     # "batch", "height", "width" in place of numbers
     for value in (*model.graph.input, *model.graph.output):
@@ -217,49 +208,6 @@ def _remove_notes(model: Any) -> None:
     for part in parts:
         part.doc_string = ""
         del part.metadata_props[:]
-
-
-class AxisByAxis(nn.Module):
-    """Instance or group norm that takes means along one axis after the other, which is more
-    accurate in onnxruntime.
-
-    onnxruntime's own kernel sums all positions of a map in float32: nine residual blocks at 256 x
-    256 then have an error of 1.4e-4 of the range, and of 4e-6 with this norm, which is 10 % slower
-    there and 33 % at 96 x 96.
-    """
-
-    def __init__(self, norm: InstanceNorm | nn.GroupNorm):
-        super().__init__()
-        # 0: each channel is a group
-        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0
-        self.weight = norm.weight
-        self.bias = norm.bias
-        self.eps = norm.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(1, (self.groups or x.shape[1], -1))
-        centred = grouped - self.mean(grouped)
-        y = (centred * (self.mean(centred.square()) + self.eps).rsqrt()).flatten(1, 2)
-        if self.weight is None:
-            return y
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        return y * self.weight.reshape(shape) + self.bias.reshape(shape)
-
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over all axes after the groups' axis."""
-        for axis in range(x.ndim - 1, 1, -1):
-            x = x.mean(axis, keepdim=True)
-        return x
-
-
-def exact_norms(network: nn.Module) -> nn.Module:
-    """A copy of a network with every instance and group norm replaced by `AxisByAxis`."""
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, (InstanceNorm, nn.GroupNorm)):
-                setattr(module, name, AxisByAxis(child))
-    return network
 
 
 @contextlib.contextmanager
