@@ -176,6 +176,7 @@ class TextTable(str):
     `styles` has a style of rich for the last cell of each row; "" is plain.
     """
 
+    rows: Sequence[tuple[str, ...]]
     grid: Table
 
     def __new__(
@@ -189,6 +190,7 @@ class TextTable(str):
         plain = Console(file=out, width=MAX_TABLE_WIDTH, color_system=None, highlight=False)
         plain.print(grid)
         made = super().__new__(cls, "\n".join(map(str.rstrip, out.getvalue().splitlines())))
+        made.rows = rows
         made.grid = grid
         return made
 

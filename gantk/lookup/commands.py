@@ -57,13 +57,13 @@ def list_(kind) -> None:
     """
     registry = load().registry
     out = console()
-    kinds = [_kind(kind)] if kind else [*KINDS]
+    kinds = [kind] if kind else KINDS
     entries = [entry for each in kinds for entry in registry.of_kind(each)]
     if not out.is_terminal:
         rows = [(entry.kind, entry.name, entry.owner, entry.summary) for entry in entries]
         out.print(table(("kind", "name", "from", ""), rows))
     elif kind:
-        out.print(styled(kinds[0], "bold") + styled(f": {KINDS[kinds[0]]}"))
+        out.print(styled(kind, "bold") + styled(f": {KINDS[kind]}"))
         lines = []
         for entry in entries:
             text = styled(entry.summary)
@@ -71,7 +71,7 @@ def list_(kind) -> None:
                 text += styled(f" (from {entry.owner})", "dim")
             lines.append((f"  {entry.name}", text))
         out.print(table((), lines))
-        say_next(f"gantk show {kinds[0]} NAME")
+        say_next(f"gantk show {kind} NAME")
     else:
         out.print(table((), [(each, str(len(registry[each])), KINDS[each]) for each in KINDS]))
         say_next("gantk list KIND")
@@ -117,7 +117,7 @@ def show(ctx, kind, name, profile, full) -> None:
 
     kind = kind.removeprefix("train.").removeprefix("data.")
     if name:
-        entry = load().registry.get(_kind(kind), name)
+        entry = load().registry.get(kind, name)
         head = styled(f"{entry.kind} {entry.name}", "bold") + styled(f"  from {entry.owner}")
         _show_options(head, entry.load(), entry)
     elif kind in TABLES:
@@ -202,12 +202,8 @@ def _show_recipe(name: str, profile: str | None) -> None:
     out = Escaping(highlight=False, soft_wrap=True)
     lines = list(recipe_lines(recipe.override([], profile)))
     profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
-    head = [
-        f"# {recipe.origin}; profiles: {profiles or 'none'}",
-        *(f"# {line}" for line in in_full(recipe, profile)),
-    ]
-    for line in head:
-        out.print(line)
+    for line in (f"{recipe.origin}; profiles: {profiles or 'none'}", *in_full(recipe, profile)):
+        out.print(f"# {line}")
 
     mark = "    # "
     for key, note, is_given in lines:
@@ -320,20 +316,6 @@ def copy_recipe(name, target, overwrite) -> None:
     expect_file(target, "TARGET", overwrite=overwrite)
     write_output(target, path.read_bytes())
     say(f"copied   {target}")
-
-
-def _kind(kind: str) -> str:
-    """The registry's name of a kind (`generators` -> `generator`); the registry raises UserError
-    for an unknown one.
-    """
-    single = kind
-    if kind == "losses":
-        single = "loss"
-    elif kind not in KINDS:
-        single = kind.removesuffix("s")
-
-    load().registry.of_kind(single)
-    return single
 
 
 COMMANDS = [list_, show, plugins, recipes]

@@ -50,17 +50,14 @@ def _lines(
     """Yield the lines of a table: values first, then the tables inside; `given` are the paths of
     the keys that the recipe sets.
     """
-    values: dict[str, Any]
-    options: list[tuple[str, str, str, str]] = []
     if isinstance(table, Part):
         values = {"name": table.name} | table.options
-        options = options_help(table.target)
+        described = options_help(table.target)
     else:
         values = dict(table)
-        if isinstance(table, Table):
-            options = options_help(type(table))
+        described = options_help(type(table)) if isinstance(table, Table) else []
 
-    comments = {name: comment for name, _, _, comment in options}
+    comments = {name: comment for name, _, _, comment in described}
     tables = {
         key: value
         for key, value in values.items()

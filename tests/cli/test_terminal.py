@@ -38,7 +38,7 @@ def test_a_terminal_lists_the_kinds_of_parts_on_one_screen(gantk, monkeypatch):
     assert rows.pop("next") == "gantk"
     counts = Counter(line.split()[0] for line in everything.splitlines()[1:] if line[0] != " ")
     assert rows == {kind: str(count) for kind, count in counts.items()}
-    assert "gantk show generator NAME" in gantk("list", "generators").ok().out
+    assert "gantk show generator NAME" in gantk("list", "generator").ok().out
 
 
 @pytest.mark.parametrize("words", [("list",), ("list", "loss"), ("show", "loss", "[/red]")])

@@ -135,7 +135,7 @@ SLOW = (
     "torch._dynamo sympy triton scipy.stats scipy.integrate nilearn sklearn kornia timm torchvision"
 )
 SLOW += " matplotlib jinja2 lpips"  # what torch and gantk can both do without at first
-LOOKING = [["--help"], ["list"], ["list", "generators"], ["plugins"], ["recipes"]]
+LOOKING = [["--help"], ["list"], ["list", "generator"], ["plugins"], ["recipes"]]
 
 # One interpreter for all: what one command imports is still there for the next, so the order is
 # from light to heavy.
