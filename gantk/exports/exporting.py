@@ -143,7 +143,10 @@ class Direction:
             calls.append(self.images)
         batch_sizes = sorted({len(call) for call in calls})
         if larger:
-            calls.append(self._enlarged_input(larger))
+            # its edges repeated: by `larger` along the first axis, by twice that along the second
+            widths = [(0, 0), (0, 0)]
+            widths += [(0, larger * axis) for axis in range(1, self.images.ndim - 1)]
+            calls.append(np.pad(self.images[:1], widths, mode="edge"))
 
         largest_of_call = []
         mean_of_call = []
@@ -177,14 +180,6 @@ class Direction:
             "sizes": sizes,
             "line": line,
         }
-
-    def _enlarged_input(self, larger: int) -> np.ndarray:
-        """The first test image with its edges repeated: by `larger` along the first axis, twice
-        that along the second, and so on.
-        """
-        axes = self.images.ndim - 2
-        widths = [(0, 0), (0, 0), *((0, larger * (axis + 1)) for axis in range(axes))]
-        return np.pad(self.images[:1], widths, mode="edge")
 
 
 def require_steady(network: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> None:

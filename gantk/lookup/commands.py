@@ -250,13 +250,6 @@ def plugins() -> None:
             f"the {entry.kind} '{entry.name}' of {entry.owner} replaces that of {entry.replaced}"
         )
 
-    for (kind, name), owners in loaded.registry.left_out.items():
-        console().print(
-            f"the {kind} '{name}' of {' and '.join(owners)} is left out, because gantk has"
-            " one of that name",
-            style="yellow",
-        )
-
 
 @click.group(
     invoke_without_command=True,

@@ -71,10 +71,6 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
             f"'{name}' is not a valid device", where=WHERE, allowed="auto, cpu, cuda, cuda:0, mps"
         ) from None
 
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(
-            "no MPS device is available", where=WHERE, remedy=f"omit --device, or {CPU}"
-        )
     if device.type == "cuda":
         device = _own_gpu(device, rank, local)
 

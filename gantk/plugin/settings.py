@@ -12,6 +12,7 @@ import os
 import sys
 import tomllib
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gantk.errors import argument, reading_file
@@ -24,27 +25,51 @@ EXAMPLE = 'plugins.disable = ["gantk_serve"] and layouts.NAME = "{patient}/{cont
 MAX_SETTINGS_BYTES = 2**18
 
 
+FORBID = {"extra": "forbid"}  # pydantic's settings of the tables below
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """The table `plugins` of a `gantk.toml`."""
+
+    __pydantic_config__ = FORBID
+
+    disable: list[str] = field(default_factory=list)  # packages
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The content of a `gantk.toml`."""
+
+    __pydantic_config__ = FORBID
+
+    plugins: Plugins = Plugins()
+    layouts: dict[str, str] = field(default_factory=dict)  # lines by name
+
+
 def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
     """The packages of plugins to leave out, each with the variable or the file that says so.
 
     `recipe_folder` is the folder of the recipe that is about to run. UserError where a `gantk.toml`
     is not readable or holds anything else.
     """
-    disabled = dict.fromkeys(_words(os.environ.get(VARIABLE, "")), VARIABLE)
-    for path, (packages, _) in _settings(recipe_folder).items():
-        disabled = {**dict.fromkeys(packages, str(path)), **disabled}
-    return disabled
+    disabled: dict[str, str] = {}
+    for path, settings in _settings(recipe_folder).items():
+        disabled |= dict.fromkeys(settings.plugins.disable, str(path))
+    return disabled | dict.fromkeys(_words(os.environ.get(VARIABLE, "")), VARIABLE)
 
 
 def own_layouts(recipe_folder: Path | None = None) -> dict[str, str]:
     """The lines of the user's layouts, by name; UserError as of `disabled_plugins`."""
-    found = reversed(_settings(recipe_folder).values())
-    return {name: line for _, own in found for name, line in own.items()}
+    lines: dict[str, str] = {}
+    for settings in _settings(recipe_folder).values():
+        lines |= settings.layouts
+    return lines
 
 
-def _settings(recipe_folder: Path | None) -> dict[Path, tuple[list[str], dict[str, str]]]:
-    """What each `gantk.toml` says: packages to leave out, and layouts by name."""
-    folders = (recipe_folder, Path(), user_folder())
+def _settings(recipe_folder: Path | None) -> dict[Path, Settings]:
+    """What each `gantk.toml` says; the last one counts."""
+    folders = (user_folder(), Path(), recipe_folder)
     paths = [folder / FILE_NAME for folder in folders if folder is not None]
     # False too for a folder that may not be entered
     return {path: _settings_in(path) for path in paths if os.path.isfile(path)}
@@ -78,22 +103,14 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _settings_in(path: Path) -> tuple[list[str], dict[str, str]]:
-    """The list `plugins.disable` and the table `layouts` of one `gantk.toml`."""
+def _settings_in(path: Path) -> Settings:
+    """The content of one `gantk.toml`."""
+    from pydantic import TypeAdapter, ValidationError  # takes a tenth of a second
+
     with reading_file(path, "settings", allowed=EXAMPLE):
         tables = tomllib.loads(read_file(path, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
-        packages = None
-        layouts = tables.pop("layouts", {})
-        plugins = tables.pop("plugins", {})
-        other_keys = list(tables)
-        if isinstance(plugins, dict):
-            packages = plugins.pop("disable", [])
-            other_keys += [f"plugins.{key}" for key in plugins]
-        if other_keys:
-            raise ValueError(f"there is no setting '{other_keys[0]}'")
-        if not isinstance(packages, list) or not all(isinstance(name, str) for name in packages):
-            raise ValueError("plugins.disable must be a list of package names")
-        if not isinstance(layouts, dict) or not all(isinstance(x, str) for x in layouts.values()):
-            raise ValueError("layouts must be a table of lines by name")
-
-    return packages, layouts
+        try:
+            return TypeAdapter(Settings).validate_python(tables)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -336,7 +336,9 @@ def _with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[st
     for key, field in model.model_fields.items():
         value = named.get(key)
         kind = field.annotation
-        if value == NO_PART and _is_optional_part(kind):
+        inner = get_args(kind)
+        is_part = any(kind_of(getattr(each, "__metadata__", ())) for each in inner)
+        if value == NO_PART and is_part and type(None) in inner:
             named[key] = None
         if not isinstance(value, Mapping):
             continue
@@ -346,12 +348,6 @@ def _with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[st
             named[key] = {"name": field.default} | dict(value)
 
     return named
-
-
-def _is_optional_part(hint: Any) -> bool:
-    """Whether a type is a part or None."""
-    inner = get_args(hint)
-    return type(None) in inner and any(kind_of(getattr(x, "__metadata__", ())) for x in inner)
 
 
 def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) -> UserError:

@@ -29,24 +29,15 @@ WIDTH = 80
 
 
 def status_lines(rules: Path, *, as_json: bool = False) -> Iterator[str]:
-    """The lines to print."""
+    """The lines to print: the number of series of each outcome, and the last series with times,
+    patients, descriptions and reasons.
+    """
     orthanc = connect(load_rules(rules))
     found = list(series_outcomes(orthanc))
     counts = Counter(dict.fromkeys(OUTCOMES, 0))
     counts.update(each["outcome"] for each in found)
     if as_json:
         yield json.dumps({"counts": counts, "series": found})
-        return
-
-    yield from _table(orthanc, found, counts)
-
-
-def _table(orthanc: Orthanc, found: list[Json], counts: Counter[str]) -> Iterator[str]:
-    """The number of series of each outcome, and the last series with times, patients, descriptions
-    and reasons.
-    """
-    if not found:
-        yield "Orthanc has no series yet"
         return
 
     reasons = Counter(each["reason"] for each in found if each["outcome"] == "left out")

@@ -175,18 +175,15 @@ class Worker:
         while not done:
             changes, done = self.orthanc.changes(self.mark.read)
             done = done or not changes
-            self._await_series(changes)
+            named = [each["ID"] for each in changes if each["ChangeType"] in FOLLOWED]
+            for series in self.orthanc.series(named):
+                self.waiting.setdefault(series["ID"], Waiting(self.mark.read))
+            for change in changes:
+                if change["ChangeType"] == "StableSeries" and change["ID"] in self.waiting:
+                    self.waiting[change["ID"]].stable = change["Date"]
             if changes:
                 self.mark.read = changes[-1]["Seq"]
                 self.mark.last = changes[-1]
-
-    def _await_series(self, changes: list[Json]) -> None:
-        named = [each["ID"] for each in changes if each["ChangeType"] in FOLLOWED]
-        for series in self.orthanc.series(named):
-            self.waiting.setdefault(series["ID"], Waiting(self.mark.read))
-        for change in changes:
-            if change["ChangeType"] == "StableSeries" and change["ID"] in self.waiting:
-                self.waiting[change["ID"]].stable = change["Date"]
 
     def work(self) -> None:
         """Do what is ready, for some seconds."""
@@ -584,7 +581,10 @@ class Worker:
         known = (GantkError, OSError, MemoryError, Away, Refused)
         failure = machine_failure(error)
         if failure is None and not isinstance(error, known):
-            return f"an unexpected error: {kind_and_place(error)}"
+            # without its text, which may quote a header
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            return f"an unexpected error: {type(error).__name__} in {where}"
         return self._without_places(str(failure or error))
 
     def _without_places(self, text: str) -> str:
@@ -602,12 +602,6 @@ def state_of(instances: Iterable[Json]) -> str:
 def wait_seconds(failures: int) -> float:
     """Seconds until the next try after so many failures in a row."""
     return min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 20))
-
-
-def kind_and_place(error: BaseException) -> str:
-    """An error that nobody expected, without its text, which may quote a header."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
 
 
 def serve(rules: str | Path, *, say: Callable[[str], None] = print) -> None:

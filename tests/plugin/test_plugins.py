@@ -368,10 +368,10 @@ def test_gantk_toml_keeps_the_line_of_a_hospital(add_plugin, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("disable = []", "there is no setting 'disable'. Allowed: plugins.disable"),
-        ('[plugins]\noff = ["a"]', "there is no setting 'plugins.off'"),
-        ('[plugins]\ndisable = "gantk_app"', "plugins.disable must be a list of package names"),
-        ("layouts.ours = 5", "layouts must be a table of lines by name"),
+        ("disable = []", "disable: Unexpected keyword argument. Allowed: plugins.disable"),
+        ('[plugins]\noff = ["a"]', "plugins.off: Unexpected keyword argument"),
+        ('[plugins]\ndisable = "gantk_app"', "plugins.disable: Input should be a valid list"),
+        ("layouts.ours = 5", "layouts.ours: Input should be a valid string"),
     ],
 )
 def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):
