@@ -113,7 +113,7 @@ def download(
     headers: Mapping[str, str] | None = None,
     may_redirect: RedirectRule = same_host_or_public,
     report: Callable[[float], None] = lambda share: None,
-    say_retry: Callable[[NotAnswered], None] = lambda error: None,
+    say_retry: Callable[[NotAnswered], None],
 ) -> None:
     """Download a file, resuming an earlier attempt; retries where the connection breaks.
 

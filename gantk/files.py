@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -499,12 +500,10 @@ def _lock_file(lock: int, folder: Path) -> None:
         "command": " ".join(["gantk", *sys.argv[1:]])[:160],
     }
     try:
-        import fcntl
-
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         free = False
-    except (ImportError, OSError):  # the system, or a network disk, has no locks
+    except OSError:  # a network disk has no locks
         free = not _holder(lock)
 
     if free:

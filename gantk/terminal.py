@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gantk.errors import CtrlC, argument, did_you_mean, printable
+from gantk.errors import CtrlC, argument, printable
 from gantk.files import expect_file, write_output
 from gantk.guest import hear
 
@@ -110,11 +110,8 @@ class CommandGroup(Command, click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            # click names close commands by itself from version 8.3 on
-            if not getattr(error, "possibilities", None):
-                hint = did_you_mean(args[0], self.list_commands(ctx))
-                hint = hint or self.instead.format(argument(args[0]))
-                reword(error, f"{error.message} {hint}".strip())
+            if self.instead and not getattr(error, "possibilities", None):  # no close command
+                reword(error, f"{error.message} {self.instead.format(argument(args[0]))}")
             raise
 
 
@@ -352,7 +349,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
         stopped.append(number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
 
     try:

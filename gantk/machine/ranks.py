@@ -53,7 +53,7 @@ class Ranks:
         """Create the group for gradients; UserError if the ranks' devices do not fit together."""
         card = None
         if device.type == "cuda":  # identifies the GPU across machines
-            uuid = getattr(torch.cuda.get_device_properties(device), "uuid", device.index)
+            uuid = torch.cuda.get_device_properties(device).uuid
             card = f"{socket.gethostname()} {uuid}"
 
         devices = self.gather((device.type, card))

@@ -205,17 +205,17 @@ def _others(process: Launch) -> Ranks | None:
 def describe(runtime: Runtime) -> dict:
     """The machine's hardware, versions and settings, for environment.json."""
     cuda = runtime.device.type == "cuda"
-    cpus = [
+    names = (
         line.split(":", 1)[1].strip()
         for line in cpu_info().splitlines()
         if line.startswith("model name")
-    ]
+    )
     return {
         "device": torch.cuda.get_device_name(runtime.device) if cuda else runtime.device.type,
         "precision": runtime.precision,
         "channels_last": runtime.channels_last,
         "ranks": runtime.world,
-        "cpu": cpus[0] if cpus else platform.processor(),
+        "cpu": next(names, platform.processor()),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

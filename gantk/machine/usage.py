@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -30,19 +31,12 @@ def since_start() -> float:
         return imported
 
 
-def peak_memory(device: Any = "cpu") -> float | None:
-    """Peak memory so far in GiB: of torch's tensors on a CUDA device, else of this process; None if
-    unknown.
-    """
+def peak_memory(device: Any) -> float:
+    """Peak memory so far in GiB: of torch's tensors on a CUDA device, else of this process."""
     if str(device).startswith("cuda"):
         import torch
 
         return torch.cuda.max_memory_allocated(device) / GIB
-
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
 
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB

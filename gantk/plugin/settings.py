@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,11 +75,9 @@ def _settings(recipe_folder: Path | None) -> dict[Path, Settings]:
 
 
 def user_folder() -> Path | None:
-    """The user's configuration folder of gantk: %APPDATA%, $XDG_CONFIG_HOME or ~/.config; None for
-    a user without a home, as in a container.
+    """The user's configuration folder of gantk, in $XDG_CONFIG_HOME or ~/.config; None for a user
+    without a home, as in a container.
     """
-    if sys.platform == "win32" and os.environ.get("APPDATA"):
-        return Path(os.environ["APPDATA"]) / "gantk"
     configuration = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return None if configuration.startswith("~") else Path(configuration) / "gantk"
 

@@ -30,19 +30,13 @@ class ChangeMark:
         self.path = folder / NAME
         self.read = 0
         self.last: Json = {}
-        if folder.exists():
-            sweep(folder)
+        sweep(folder)
         if self.path.exists():
             found = parse_record(self.path.read_text("utf-8", "replace"), Mark)
             if found:
                 self.read = found["read"]
                 self.last = found["last"]
         self._written = (self.read, self.last)
-
-    def forget(self) -> None:
-        """Begin with the first change again."""
-        self.read = 0
-        self.last = {}
 
     def write(self, done: int) -> None:
         """Note that nothing is left to do of the changes up to a number."""

@@ -167,7 +167,8 @@ class Worker:
         last = self.mark.last
         if last and self.orthanc.changes(last["Seq"] - 1, limit=1)[0] != [last]:
             # the change has gone with its series, or Orthanc has another database
-            self.mark.forget()
+            self.mark.read = 0
+            self.mark.last = {}
             self.waiting.clear()
             self.sending.clear()
 

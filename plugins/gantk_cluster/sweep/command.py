@@ -55,11 +55,6 @@ ADDRESS = "Ray cluster: HOST:PORT, or auto for the running one. Default: only th
 @data_option
 @set_option
 @profile_option
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    help="Key train.seed of all trials. It also seeds the draw of the settings.",
-)
 @click.option("--device", metavar="D", help="Device: cpu or cuda. Default: the fastest one.")
 @click.option(
     "--cpus", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of one trial."

@@ -67,7 +67,6 @@ def sweep(
     data: str | Path | None = None,
     set: Settings = (),
     profile: str | None = None,
-    seed: int | None = None,
     device: str | None = None,
     cpus: int = 1,
     gpus: float | None = None,
@@ -90,8 +89,7 @@ def sweep(
     if resume is not None:
         asked = _saved_settings(folder)
     else:
-        seeds = {} if seed is None else {"train.seed": seed}
-        loaded, model = checked_recipe(recipe, data, set, profile, seeds)
+        loaded, model = checked_recipe(recipe, data, set, profile)
         asked = _shared_settings(loaded, model, list(space), scheduler, trials)
         asked |= {"hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
         # of a sweep that was killed before it wrote its settings there are hidden files

@@ -195,16 +195,19 @@ class Events:
         training data.
         """
         delete_folder_of(before)
-        off = gr.Button(interactive=False)
-        if not sent:
-            return None, off, gr.skip(), PARTS.start(), "", None
-        folder = Path(tempfile.mkdtemp(dir=self.served))  # a name that cannot be guessed
-        try:
-            check = self.service.check(self.service.take(Path(sent), folder))
-        except Exception as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            return None, off, gr.skip(), PARTS.wrong(failure_of(error, folder)), "", None
-        return check, gr.Button(interactive=True), check.to, self._fit(check), "", None
+        check = None
+        said = PARTS.start()
+        if sent:
+            folder = Path(tempfile.mkdtemp(dir=self.served))  # a name that cannot be guessed
+            try:
+                check = self.service.check(self.service.take(Path(sent), folder))
+                said = self._fit(check)
+            except Exception as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                check = None
+                said = PARTS.wrong(failure_of(error, folder))
+        way = check.to if check else gr.skip()
+        return check, gr.Button(interactive=check is not None), way, said, "", None
 
     def check(self, before: Check | None, to: str) -> tuple[Check | None, str]:
         """Whether the upload that the page shows fits the training data of another direction."""

@@ -55,7 +55,7 @@ def app(
     make_folder(folder, private=True, new=True)
     try:
         # so that `finally` deletes uploads
-        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        for stop in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(stop, signal.default_int_handler)
 
         service = Service(run, max_mb << 20, device)
