@@ -148,18 +148,15 @@ class Direction:
             widths += [(0, larger * axis) for axis in range(1, self.images.ndim - 1)]
             calls.append(np.pad(self.images[:1], widths, mode="edge"))
 
-        largest_of_call = []
-        mean_of_call = []
+        differences = []
         for call in calls:
             output = found(call)
             expected = self.torch_outputs(call)
             same_shape = output.shape == expected.shape
-            difference = np.abs(output - expected) / (high - low) if same_shape else np.inf
-            largest_of_call.append(np.max(difference))
-            mean_of_call.append(np.mean(difference))
+            differences.append(np.abs(output - expected) / (high - low) if same_shape else np.inf)
 
-        largest = float(np.max(largest_of_call))
-        mean = float(np.mean(mean_of_call))
+        largest = float(np.max([np.max(each) for each in differences]))
+        mean = float(np.mean([np.mean(each) for each in differences]))
         sizes = sorted({" x ".join(map(str, call.shape[2:])) for call in calls})
         line = (
             f"largest difference {largest:.1e} of the range, mean {mean:.1e}, on {self.on},"

@@ -4,7 +4,6 @@ and recipes.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from gantk.plugin.settings import disabled_plugins
 from gantk.terminal import (
     Command,
     CommandGroup,
-    Escaping,
     console,
     overwrite_option,
     say,
@@ -57,24 +55,15 @@ def list_(kind) -> None:
     """
     registry = load().registry
     out = console()
-    kinds = [kind] if kind else KINDS
-    entries = [entry for each in kinds for entry in registry.of_kind(each)]
-    if not out.is_terminal:
+    if kind or not out.is_terminal:
+        kinds = [kind] if kind else KINDS
+        entries = [entry for each in kinds for entry in registry.of_kind(each)]
         rows = [(entry.kind, entry.name, entry.owner, entry.summary) for entry in entries]
         out.print(table(("kind", "name", "from", ""), rows))
-    elif kind:
-        out.print(styled(kind, "bold") + styled(f": {KINDS[kind]}"))
-        lines = []
-        for entry in entries:
-            text = styled(entry.summary)
-            if entry.owner != "gantk":
-                text += styled(f" (from {entry.owner})", "dim")
-            lines.append((f"  {entry.name}", text))
-        out.print(table((), lines))
-        say_next(f"gantk show {kind} NAME")
     else:
         out.print(table((), [(each, str(len(registry[each])), KINDS[each]) for each in KINDS]))
-        say_next("gantk list KIND")
+    if out.is_terminal:
+        say_next(f"gantk show {kind} NAME" if kind else "gantk list KIND")
 
 
 @click.command(
@@ -191,27 +180,21 @@ def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = 
 
 
 def _show_recipe(name: str, profile: str | None) -> None:
-    """Print a recipe as TOML; on a terminal, defaults are dim and long comments are wrapped to the
-    window.
-    """
+    """Print a recipe as TOML; on a terminal, defaults are dim."""
     from gantk.lookup.reference import recipe_lines
     from gantk.recipe.load import load_recipe, mapping
     from gantk.recipe.published import in_full
 
     recipe = load_recipe(name)
-    out = Escaping(highlight=False, soft_wrap=True)
+    out = console()
     lines = list(recipe_lines(recipe.override([], profile)))
     profiles = ", ".join(f"--profile {each}" for each in mapping(recipe.tables.get("profile")))
     for line in (f"{recipe.origin}; profiles: {profiles or 'none'}", *in_full(recipe, profile)):
-        out.print(f"# {line}")
+        out.print(f"# {line}", soft_wrap=True)
 
-    mark = "    # "
     for key, note, is_given in lines:
         line = f"{key:<32} # {note}" if note else key
-        if out.is_terminal and note and len(line) > out.width:
-            wrapped = textwrap.fill(note, out.width, initial_indent=mark, subsequent_indent=mark)
-            line = f"{key}\n{wrapped}"
-        out.print(line, style=None if is_given else "dim")
+        out.print(line, style=None if is_given else "dim", soft_wrap=True)
 
 
 @click.command(

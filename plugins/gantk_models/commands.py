@@ -48,14 +48,17 @@ def models(json_file, overwrite) -> None:
     for name, (folder, owner) in sorted(all_models().items()):
         path = folder / "recipe.toml"
         tables = read_toml(path, str(path), "recipe", "`gantk recipes`")[1]
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        told = {
-            "name": name,
-            "domains": ", ".join(map(str, mapping(tables.get("data")).get("domains") or [])),
-            "bytes": size,
-            "summary": str(tables.get("summary", "")),
-        }
-        found.append(told | {"from": owner, "sha256": weights_hash(folder), "folder": str(folder)})
+        found.append(
+            {
+                "name": name,
+                "domains": ", ".join(map(str, mapping(tables.get("data")).get("domains") or [])),
+                "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+                "summary": str(tables.get("summary", "")),
+                "from": owner,
+                "sha256": weights_hash(folder),
+                "folder": str(folder),
+            }
+        )
 
     rows = [
         (m["name"], m["domains"], f"{m['bytes'] / 2**20:.1f} MB", m["from"], m["summary"])

@@ -40,9 +40,8 @@ def load(model: Any, device: str | None) -> Ensemble | None:
 def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:
     """The paths in a list, `RUN1,RUN2`, or a glob pattern, in order; None for a single model."""
     if isinstance(model, (str, os.PathLike)):
-        path = Path(model)
         text = os.fspath(model)
-        if os.path.exists(path):  # Path.exists raises for a text longer than file names may be
+        if os.path.exists(text):  # Path.exists raises for a text longer than file names may be
             return None
 
         parts = text.split(",") if "," in text else sorted(glob(text), key=natural)

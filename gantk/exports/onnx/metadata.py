@@ -102,19 +102,21 @@ def read_metadata(text: str, path: Path) -> Metadata:
     for domain, values in meta.frame.values.items():
         check(Values, values, f"frame.values.{domain}")
     dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}
-    wanted = meta.frame.channels
     problems = {
         "frame.dims, frame.size and window have different numbers of sides": len(dims) > 1,
         "frame.range: its start should be below its end": (
             not meta.frame.range[0] < meta.frame.range[1]
         ),
         "overlap: it should be 0.9 at most": meta.overlap > 0.9,
-        "frame.source and frame.channels differ": len(meta.frame.sources) not in (1, wanted),
+        "frame.source and frame.channels differ": (
+            len(meta.frame.sources) not in (1, meta.frame.channels)
+        ),
         "frame.values: give both domains, or none": (
             meta.frame.values.keys() not in ({"source", "target"}, set())
         ),
     }
-    if problem := next((what for what, so in problems.items() if so), None):
-        raise ValueError(problem)
+    for problem, is_so in problems.items():
+        if is_so:
+            raise ValueError(problem)
 
     return meta
