@@ -106,14 +106,14 @@ class Display(threading.local):
 
     def __init__(self) -> None:
         self.works: list[Work] = []
-        self.listeners: list[Listener] = []
+        self.listener: Listener | None = None
         self.bar: Any = None
         self.last_line = 0.0
 
     def begin(self, work: Work) -> None:
         if not self.works:
             self.last_line = clock()
-            if not self.listeners and work.draws():
+            if not self.listener and work.draws():
                 self.bar = _new_bar()
         self.works.append(work)
         if not work.total:
@@ -132,8 +132,8 @@ class Display(threading.local):
     def show(self, now: bool = False) -> None:
         """Show the line; without a bar at most every SECONDS_BETWEEN_LINES, or `now`."""
         share, line = line_of(self.works)
-        if self.listeners:
-            self.listeners[-1](share or 0.0, line)
+        if self.listener:
+            self.listener(share or 0.0, line)
         elif self.bar is not None:
             total = None if share is None else 1.0
             self.bar.update(0, total=total, completed=share or 0.0, description=printable(line))
@@ -170,14 +170,12 @@ def progress_to(listener: Listener | None) -> Iterator[None]:
     """Context manager: a function hears the progress of this thread in place of the terminal; None:
     nothing changes.
     """
-    if listener is None:
-        yield
-        return
-    _display.listeners.append(listener)
+    before = _display.listener
+    _display.listener = listener or before
     try:
         yield
     finally:
-        _display.listeners.pop()
+        _display.listener = before
 
 
 def line_of(works: Sequence[Work]) -> tuple[float | None, str]:

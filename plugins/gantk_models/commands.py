@@ -66,7 +66,7 @@ def models(json_file, overwrite) -> None:
     ]
     if json_file != "-":
         shown = table(("model", "domains", "size", "from", "summary"), rows)
-        console().print(shown if rows else "No models are installed.")
+        console().print(shown)
 
     write_json(json_file, found, overwrite)
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from gantk import __version__, hub
 from gantk.downloads import NotAnswered, Status
-from gantk.errors import GantkError, UserError
+from gantk.errors import UserError
 from gantk.files import follow_links, write_file
 from gantk.hub import COMMIT
 from gantk.recipe.load import mapping
@@ -132,13 +132,6 @@ def push(
             f"'{name}' is not a valid name on the hub", allowed="USER/NAME", where="USER/NAME"
         )
 
-    if license and not re.fullmatch(r"[\w.-]+", license):
-        raise UserError(
-            f"'{license}' is not a valid identifier of a licence",
-            where="--license",
-            allowed="an identifier of the hub, such as cc-by-4.0, apache-2.0, other",
-        )
-
     api = hub.library().HfApi(library_name="gantk", library_version=__version__)
     path = find_model(run)
     with TemporaryDirectory() as folder:
@@ -153,15 +146,12 @@ def push(
         write_file(made / "README.md", _readme(made, license).encode())
         with hub.as_gantk_error(f"'{name}' cannot be uploaded"):
             api.create_repo(name, private=private or None, exist_ok=True)
-            options = {"delete_patterns": "checkpoints/*", "allow_patterns": [*FILES, "README.md"]}
             commit = api.upload_folder(
-                repo_id=name, folder_path=made, commit_message="Upload a gantk model", **options
-            )
-
-        if not COMMIT.fullmatch(str(commit.oid)):
-            raise GantkError(
-                f"'{name}' was uploaded, but the hub's answer names no commit of 40 hexadecimal"
-                " digits. Check HF_ENDPOINT if it is set."
+                repo_id=name,
+                folder_path=made,
+                commit_message="Upload a gantk model",
+                delete_patterns="checkpoints/*",
+                allow_patterns=[*FILES, "README.md"],
             )
 
         address = f"hf://{name}@{commit.oid}"
