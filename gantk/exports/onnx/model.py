@@ -32,8 +32,8 @@ REMEDY = "export or copy it again"
 class OnnxModel(Model):
     """One direction of a trained model in a .onnx file that `gantk export` wrote.
 
-    `meta` is the file's metadata, checked by `gantk.exports.onnx.metadata`. UserError where its intensity mappings are damaged, or its
-    network's input does not fit the metadata.
+    `meta` is the file's metadata, checked by `gantk.exports.onnx.metadata`. UserError where its intensity
+    mappings are damaged.
     """
 
     checkpoint = Path()
@@ -45,13 +45,6 @@ class OnnxModel(Model):
         mappings = [mapping_from(state) for _, state in meta.intensity]
         self.pipelines = {meta.direction[-1]: Pipeline(meta.frame, *mappings)}
         self._network = self._of_any_size()
-        given, *more = network.session.get_inputs()
-        shape = meta.input_size
-        fits = len(given.shape) == len(shape) and given.type == "tensor(float)" and not more
-        if not fits or any(
-            isinstance(x, int) and x != y for x, y in zip(given.shape[1:], shape[1:], strict=True)
-        ):
-            raise ValueError(f"frame, window: its network takes {given.shape}, not {shape[1:]}")
 
     def __reduce__(self):
         return OnnxModel.load, (self._path,)
