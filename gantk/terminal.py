@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rich.text import Text
 
 from gantk.errors import CtrlC, argument, printable
 from gantk.files import expect_file, write_output
-from gantk.guest import hear
+from gantk.guest import Say, hear
 
 # the sections of `gantk --help`, in the order in which a project needs them
 SECTIONS = ("Start", "Use", "Look", "Judge", "Scale", "Share", "Extend")
@@ -272,7 +272,7 @@ def say(line: str, stderr: bool = False) -> None:
     out.print(Text.assemble((label, style), gap, rest), soft_wrap=True)
 
 
-def say_next(command: str, say: Callable[[str], None] = say) -> None:
+def say_next(command: str, say: Say = say) -> None:
     """Say the command that usually follows."""
     say(f"next     {command}")
 
@@ -393,7 +393,7 @@ def say_on_stderr(line: str) -> None:
     say(line, stderr=True)
 
 
-def line_printer(json_file: str | None) -> Callable[[str], None]:
+def line_printer(json_file: str | None) -> Say:
     """`say`, on standard error if the JSON is written to standard output."""
     return say_on_stderr if json_file == "-" else say
 

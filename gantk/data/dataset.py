@@ -22,6 +22,7 @@ from gantk.data.intensity import (
 )
 from gantk.data.look import MAX_SAMPLED_IMAGES, looks_of, values_of
 from gantk.data.preparation import (
+    Pair,
     Preparation,
     Record,
     code_of,
@@ -403,7 +404,7 @@ class Data(Study):
 
         return from_numpy(self.preparation.image(record, self.intensity[record.domain]))
 
-    def pairs(self, split: str) -> list[dict[str, Record]]:
+    def pairs(self, split: str) -> list[Pair]:
         """Registered pairs of a split for evaluation, {"a": record, "b": record}, in order; `b` has
         all contrasts.
         """
@@ -653,7 +654,7 @@ def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> se
     the largest group that is alike; none where that group is a single person, or of more than
     MAX_PEOPLE_COMPARED people.
     """
-    first: dict[str, dict[str, Record]] = defaultdict(dict)
+    first: dict[str, Pair] = defaultdict(dict)
     for record in records:
         if record.subject and record.scan_key and record.path:
             first[record.domain].setdefault(record.subject, record)

@@ -89,6 +89,9 @@ class Record:
         return (self.path, *self.others) if self.path is not None else ()
 
 
+Pair = dict[str, Record]  # by domain, "a" and "b"
+
+
 def patients_of(records: Iterable[Record]) -> set[str]:
     """The names of the patients, without the empty name of an unknown one."""
     return {record.subject for record in records} - {""}

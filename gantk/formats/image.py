@@ -28,7 +28,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 # voxels of a volume that are computed at a time: its float64 values fit into caches, and into memory
 # that the allocator keeps (from 32 MiB on, every array is new pages)
 SLAB = 2**17
-UNUSABLE = "NaN, infinite or too large (above 1e15)"  # what `usable` is false for
+UNUSABLE = "NaN, infinite or too large (above 1e15)"  # values that cannot be computed with
 
 
 @dataclass(frozen=True)
@@ -450,9 +450,9 @@ def upright_affine(image: Image) -> np.ndarray:
 
 def unusable_values(pixels: np.ndarray) -> int:
     """How many values are NaN, infinite or too large to compute with; takes no memory if none is."""
-    if pixels.min() >= -MAX_MAGNITUDE and pixels.max() <= MAX_MAGNITUDE:
+    if pixels.min(initial=0) >= -MAX_MAGNITUDE and pixels.max(initial=0) <= MAX_MAGNITUDE:
         return 0
-    return int(pixels.size - usable(pixels).sum())
+    return int(pixels.size - (np.abs(pixels) <= MAX_MAGNITUDE).sum())
 
 
 def unusable_words(pixels: np.ndarray) -> str:
@@ -461,11 +461,6 @@ def unusable_words(pixels: np.ndarray) -> str:
     if not wrong:
         return ""
     return f"1 value that is {UNUSABLE}" if wrong == 1 else f"{wrong} values that are {UNUSABLE}"
-
-
-def usable(pixels: np.ndarray) -> np.ndarray:
-    """Which values are neither NaN nor infinite nor too large to compute with."""
-    return (pixels >= -MAX_MAGNITUDE) & (pixels <= MAX_MAGNITUDE)
 
 
 def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

@@ -125,6 +125,13 @@ class Picture(Format):
         PIL.Image.fromarray(array).save(path, format=kind, **options)
 
 
+def picture_of(pixels: np.ndarray, low: float, high: float) -> PIL.Image.Image:
+    """Pixels (C, H, W) as a picture of 8 bits, `low` in black and `high` in white."""
+    levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
+    channels = np.moveaxis(levels.round().astype(np.uint8), 0, -1)
+    return PIL.Image.fromarray(channels.squeeze(-1) if len(pixels) == 1 else channels)
+
+
 def _description_of(picture: ImageFile) -> str:
     """What the header of a picture says that it shows."""
     tag = getattr(picture, "tag_v2", {}).get(DESCRIPTION, "")

@@ -17,13 +17,12 @@ from torch import Tensor
 from gantk.errors import UserError, one_line
 from gantk.formats.files import read
 from gantk.formats.image import (
-    UNUSABLE,
     UPRIGHT,
     Image,
     in_file_order,
     to_upright,
+    unusable_words,
     upright_sides,
-    usable,
 )
 from gantk.formats.nifti import description_of
 from gantk.inference.case import Case, by_contrast, contrasts_to_make
@@ -176,10 +175,9 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 def _expect_usable(pixels: np.ndarray, name: str) -> None:
     """UserError where values are not finite, or too large."""
-    count = pixels.size - np.count_nonzero(usable(pixels))
-    if count:
+    if wrong := unusable_words(pixels):
         raise UserError(
-            f"{count} of {pixels.size} values of {name} are {UNUSABLE}",
+            f"{name} contains {wrong}",
             remedy="replace them: np.nan_to_num(array, nan=0). A missing contrast may be NaN where the"
             ' model was trained with data.missing = "mask"',
         )

@@ -41,6 +41,7 @@ from gantk.progress import Work
 
 # of one file: the others are still translated
 FAILURES = (GantkError, OSError, MemoryError)
+Outcomes = dict[Job, Any]  # the paths written for each job, or its error (one of FAILURES)
 ABOUT_SPREAD = (
     "the uncertainty is how much the models differ. An error that all of them make is not in it: in"
     " tumours such maps did not show the errors"
@@ -98,7 +99,7 @@ class Translation:
             for place in places | ({target, target.absolute().parent} if is_folder else set()):
                 sweep(place)  # what killed calls left half-written
             self._expect_own_names(jobs)
-            outcomes: dict[Job, Any] = {}
+            outcomes: Outcomes = {}
             for job in jobs:
                 results = [output.path for output in job.outputs]
                 written = self._files_of(job)
@@ -324,13 +325,13 @@ class Translation:
 
     # ---- read, call, write
 
-    def _translate_jobs(self, jobs: Sequence[Job], done_before: int) -> dict[Job, Any]:
+    def _translate_jobs(self, jobs: Sequence[Job], done_before: int) -> Outcomes:
         """Translate jobs; returns for each job its paths, or its error (one of FAILURES).
 
         While the network runs, the next job is read and the last one written, unless images are
         large. Any other error, and Ctrl-C, stop all jobs once the current result is written.
         """
-        outcomes: dict[Job, Any] = {}
+        outcomes: Outcomes = {}
         writing: dict[Job, Future] = {}
         unwritten: list[Future] = []  # the last of them
         ahead: Future | None = None  # the next job, being read
@@ -438,9 +439,7 @@ class Translation:
             self.say(f"{kind:9}{line} {which if self.count > 1 else ''}".rstrip())
         self.notes.clear()
 
-    def _finish(
-        self, outcomes: dict[Job, Any], folder: Path | None, done_before: int
-    ) -> list[Path]:
+    def _finish(self, outcomes: Outcomes, folder: Path | None, done_before: int) -> list[Path]:
         """Say what was written and return it; the first error is raised, or one that counts those of
         a folder.
         """

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from gantk.data.dataset import layouts_in_words, source_and_records
-from gantk.data.preparation import Record, patients_of
+from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun, join_first
@@ -47,7 +47,6 @@ from gantk.runs.models import is_among, trained_on
 from gantk.runs.results import Score
 from gantk.terminal import TextTable
 
-Pair = dict[str, Record]  # of whole files, by domain
 PlacedScores = dict[tuple[str, str, str], Score]  # by direction, metric and system
 ONE_SCALE = (
     "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
@@ -118,7 +117,7 @@ def compare_models(
         say(f"layout   {read_by}")
     pairs = _pairs_of_files(records)
     hash_of = cache(sha256_of)  # several models may ask for one file
-    systems = [System(models, pairs, hash_of) for models in groups]
+    systems = [ComparedModels(models, pairs, hash_of) for models in groups]
     for system in systems:
         system.tell(say)
     known = set().union(*(system.left_out for system in systems))
@@ -141,7 +140,7 @@ def compare_models(
     return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)
 
 
-class System:
+class ComparedModels:
     """A model; or the folds of a recipe, of which each translates the patients that it has not seen."""
 
     def __init__(
@@ -195,7 +194,7 @@ def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
 
 
 def _score_systems(
-    systems: Sequence[System],
+    systems: Sequence[ComparedModels],
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.preparation import Record
+from gantk.data.preparation import Pair, Record
 from gantk.data.spread import spread
 from gantk.errors import UserError
 from gantk.inference.notes import Checks
@@ -74,7 +74,7 @@ class Tested:
     """One direction's test images with their scores; item i of each tensor belongs to pair i."""
 
     data: Data
-    pairs: list[dict[str, Record]]  # by domain, "a" and "b"
+    pairs: list[Pair]
     to: str  # the domain that was made
     inputs: Tensor  # (N, C, *size) in network intensities, as `made`
     made: Tensor
@@ -219,7 +219,7 @@ class Scorer:
         self,
         results: Results,
         sources: Sequence[Record],
-        pairs: Sequence[dict[str, Record]],
+        pairs: Sequence[Pair],
         to: str,
         translators: Translators,
     ) -> dict[str, Written]:

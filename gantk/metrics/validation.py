@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.masks import outside_of
-from gantk.data.preparation import Record
+from gantk.data.preparation import Pair, Record
 from gantk.data.spread import spread
 from gantk.method import OTHER, direction_to
 from gantk.metrics.evaluate import SAMPLE_PASS, Scorer
@@ -27,6 +27,9 @@ from gantk.runs.results import ScoresByDirection, ScoresByMetric
 MAX_VALIDATION_PAIRS = 16  # pairs scored while training
 MIN_VALIDATION_IMAGES = 16  # of each domain, to be compared as sets while training
 VALIDATION_METRICS = ("psnr", "ssim")
+# by target domain, the images to translate, as network inputs too, and their references; None where no
+# pairs are known
+Validated = dict[str, tuple[list[Record], Tensor, References | None]]
 
 
 class Validation:
@@ -93,7 +96,7 @@ class Validation:
         return Samples(outputs, reconstructions)
 
     @property
-    def pairs(self) -> list[dict[str, Record]]:
+    def pairs(self) -> list[Pair]:
         """The pairs that are scored while training; none where no metric of pairs is."""
         if not self.curves.metrics:
             return []
@@ -168,11 +171,9 @@ class Validation:
         return set_scores_of(self.kid, train, held_out, fake)
 
     @cached_property
-    def _validation(self) -> dict[str, tuple[list[Record], Tensor, References | None]]:
-        """By target domain, the images to translate, as network inputs too, and their references;
-        None where no pairs are known.
-        """
-        found: dict[str, tuple[list[Record], Tensor, References | None]] = {}
+    def _validation(self) -> Validated:
+        """What is scored while training."""
+        found: Validated = {}
         pairs = self.pairs
         for to in self.method.directions():
             if pairs:

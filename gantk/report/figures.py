@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gantk.errors import UserError
 from gantk.files import expect_file, make_folder, write_output
+from gantk.formats.pictures import picture_of
 from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
 from gantk.report.scores import summary_csv, summary_latex
 from gantk.report.words import ARROW
@@ -43,7 +44,8 @@ def picture_row(pictures: Pictures, titles: Mapping[str, str], largest: float) -
     errors = []
     for kind, title in titles.items():
         pixels = pictures[kind]
-        row.append((title, _picture(pixels, pixels if kind == "input" else truth)))
+        shown = picture_of(pixels, *window(pixels if kind == "input" else truth))
+        row.append((title, shown))
         if kind.startswith("output"):
             head = ERROR if kind == "output" else f"{ERROR}, {title}"
             errors.append((head, error_picture(mean_error(pixels, truth), largest)))
@@ -58,14 +60,6 @@ def largest_error(pictures: Pictures) -> float:
         if kind.startswith("output")
     ]
     return float(np.percentile(errors, BRIGHTEST)) or 1.0
-
-
-def _picture(pixels: np.ndarray, like: np.ndarray) -> Image.Image:
-    """Pixels (C, H, W) as a picture, from the darkest value of `like` in black to its brightest in white."""
-    low, high = window(like)
-    levels = np.clip((pixels - low) / ((high - low) or 1.0) * 255, 0, 255)
-    channels = np.moveaxis(levels.round().astype(np.uint8), 0, -1)
-    return Image.fromarray(channels.squeeze(-1) if len(pixels) == 1 else channels)
 
 
 def window(pixels: np.ndarray) -> tuple[float, float]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
-from PIL import Image as Picture
 
 from gantk import __version__
 from gantk.data.split_json import RecordedSplit
@@ -32,6 +31,7 @@ from gantk.files import (
     remove,
     write_file,
 )
+from gantk.formats.pictures import picture_of
 from gantk.guest import Say
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import LACKING, Recipe, Settings, load_recipe, mapping, read_toml
@@ -323,12 +323,9 @@ class RunFolder:
             image = image[:, image.shape[1] // 2]  # the middle slice of a volume
 
         image = image[:3] if len(image) >= 3 else image[:1]
-        levels = (np.nan_to_num(image) - low) / (high - low) * 255
-        pixels = np.clip(levels, 0, 255).round().astype(np.uint8)
         folder = make_folder(expect_inside(self.path, self.path / "samples" / group))
-        picture = Picture.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
         content = BytesIO()
-        picture.save(content, "png")
+        picture_of(np.nan_to_num(image), low, high).save(content, "png")
         write_file(folder / f"{name}.png", content.getvalue(), private=True)
 
     def latest(self) -> Path:

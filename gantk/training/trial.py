@@ -7,7 +7,7 @@ batches and image pools need at least is computed beforehand, and refused where 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import count_noun
 from gantk.formats.files import listed_once
+from gantk.guest import Say
 from gantk.machine.usage import free_memory, peak_memory
 from gantk.progress import Work
 from gantk.recipe.load import Recipe, Settings
@@ -84,7 +85,7 @@ def predict(
     set: Settings = (),
     profile: str | None = None,
     device: str | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Trial:
     """Measure memory, time per step and hours of a training with three real steps; no file is
     written.
@@ -135,9 +136,7 @@ def predict(
     )
 
 
-def _time_stages(
-    model: CheckedRecipe, runtime: Runtime, say: Callable[[str], None] | None
-) -> tuple[float, float]:
+def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
     from gantk.data.check.check import warnings_about
     from gantk.training.assemble import assemble, prepare_batches

@@ -164,7 +164,8 @@ def test_an_image_of_torchio_is_translated_as_that_of_nibabel(model):
         (np.zeros((0, 32, 32)), r"shape \(0, 32, 32\)"),
         (np.zeros((2, 3, 32, 32)), r"shape \(2, 3, 32, 32\).*\(H, W\) or \(D, H, W\)"),
         (np.zeros((1, 1, 4, 32, 32)), "images one by one"),
-        (np.full((32, 32), np.nan), "1024 of 1024 values of the array are NaN"),
+        (np.full((32, 32), np.nan), "the array contains 1024 values that are NaN"),
+        (np.full((32, 32), np.inf, np.float16), "1024 values that are NaN, infinite"),
         (np.zeros((32, 32), complex), "type complex128"),
         (
             nib.Nifti1Image(np.zeros((16, 16, 4, 2)), np.eye(4)),

@@ -12,7 +12,7 @@ import numpy as np
 
 from gantk.data.check.findings import Problem, problem
 from gantk.data.look import scale_to_unit
-from gantk.data.preparation import Record
+from gantk.data.preparation import Pair, Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
@@ -138,9 +138,9 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     )
 
 
-def _read_pairs(pairs: Sequence[dict[str, Record]]) -> Compared:
+def _read_pairs(pairs: Sequence[Pair]) -> Compared:
     """Read at most MAX_PAIRS, as many of each patient: the middles of equal parts of the stack."""
-    patients: dict[str, list[dict[str, Record]]] = defaultdict(list)
+    patients: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         patients[pair["a"].subject].append(pair)
     are_patients = len(patients) > 1

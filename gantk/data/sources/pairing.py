@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from gantk.catalog.catalog import Row
-from gantk.data.preparation import Record
+from gantk.data.preparation import Pair, Record
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import grids_differ
 
@@ -101,9 +101,9 @@ def _mismatch_if_readable(one: Row, other: Row) -> str:
     return differs
 
 
-def complete_pairs(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
+def complete_pairs(records: Sequence[Record]) -> dict[str, Pair]:
     """The registered pairs that have both images: {pair: {"a": record, "b": record}}, in order."""
-    by_pair: dict[str, dict[str, Record]] = {}
+    by_pair: dict[str, Pair] = {}
     for record in records:
         if record.pair is not None:
             by_pair.setdefault(record.pair, {})[record.domain] = record

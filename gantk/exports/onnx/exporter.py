@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gantk.errors import UserError, importing
 from gantk.exports.onnx.model import OnnxModel
 from gantk.files import write_output
+from gantk.guest import Say
 
 
 class Onnx:
@@ -30,7 +30,7 @@ class Onnx:
                 remedy="name a file such as t2.onnx",
             )
 
-    def write(self, direction: Any, out: Path, say: Callable[[str], None]) -> Path:
+    def write(self, direction: Any, out: Path, say: Say) -> Path:
         """Write the most general graph that exports and whose outputs equal PyTorch's to `out`;
         returns `out`.
         """
