@@ -17,6 +17,7 @@ from gantk.errors import UserError
 
 WRONG_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")  # of torch
 OTHER = {"a": "b", "b": "a"}  # the letters of two domains
+Losses = dict[str, Tensor]  # by name
 
 
 def direction_to(letter: str) -> str:
@@ -97,7 +98,7 @@ class Phase:
 
     name: str
     updates: tuple[nn.Module, ...]
-    loss: Callable[[Batch], dict[str, Tensor]]
+    loss: Callable[[Batch], Losses]
     every: int = 1
     ema: bool = False
     optimizer: Callable | None = None
@@ -347,7 +348,7 @@ class Method(nn.Module):
         real: Tensor,
         fake: Tensor,
         augment: Any = None,
-    ) -> dict[str, Tensor]:
+    ) -> Losses:
         """Compute the losses of a discriminator.
 
         Args:
@@ -461,7 +462,7 @@ def check_output_range(method: Method) -> None:
                 )
 
 
-def check_losses(method: Method, phase: Phase, losses: object) -> dict[str, Tensor]:
+def check_losses(method: Method, phase: Phase, losses: object) -> Losses:
     """The losses that a phase returned.
 
     Raises:

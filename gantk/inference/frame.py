@@ -15,19 +15,18 @@ from gantk.catalog.contrasts import contrast_names, known_contrast
 from gantk.data.masks import RINGING_SHARE, with_dark_background
 from gantk.errors import UserError
 from gantk.formats.image import Image
-from gantk.plugin.spec import Count, Few
+from gantk.plugin.spec import Count, Few, Positive, Side
 from gantk.prepare.grid import FitMode, Plane
 from gantk.recipe.tables import current_fit
+from gantk.runs.schemas import Finite
 
 FIT = "fits the training data"
 FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Name = Annotated[str, Field(max_length=1000)]
-Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
 Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
 # [stack, rows, columns] or [rows, columns], as in `data.spacing`
-Spacing = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=3)]
-Native = Annotated[float, Field(ge=-1e30, le=1e30)]
+Spacing = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
 
 
 class Results(NamedTuple):
@@ -102,7 +101,7 @@ class Frame:
     size: Sides  # of the network's input
     # of one native image: contrasts, or 3 for colour
     channels: Annotated[int, Field(ge=1, le=1024)]
-    range: tuple[Native, Native]  # network intensities of black and white
+    range: tuple[Finite, Finite]  # network intensities of black and white
     fit: Annotated[FitMode, BeforeValidator(current_fit)] = "pad"
     neighbours: Few = 0  # slices on each side given as further channels
     plane: Plane = "axial"

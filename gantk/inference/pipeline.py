@@ -23,6 +23,7 @@ from gantk.errors import UserError, count_noun
 from gantk.formats.image import Image, slabs
 from gantk.inference.frame import Frame
 from gantk.inference.scales import Scales
+from gantk.inference.windows import Network
 from gantk.prepare.grid import SamplingGrid
 from gantk.prepare.module import (
     MIN_VARIANCE_SHARE,
@@ -40,7 +41,6 @@ FREE_PIXELS = 2**22
 MAX_ENLARGEMENT = 256  # ... a larger one only of an image of at least a 256th of its pixels
 SLICES_PER_POST_BATCH = 512  # slices per batch for post-steps that need whole volumes
 LINES_REACH = 2 * WINDOW_REACH  # planes on each side that the lines of a plane depend on
-Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, results x D, *size)
 PostSteps = Callable[[Tensor, Tensor], Tensor]  # (results, what the network saw) to results
 
 
@@ -63,7 +63,7 @@ class Pipeline(Scales):
     def results(
         self,
         image: Image,
-        network: Network,  # in network intensities
+        network: Network,  # in network intensities; it returns (N, results x D, *size)
         count: int = 1,
         pixels: Tensor | None = None,
     ) -> tuple[list[Tensor], bool]:

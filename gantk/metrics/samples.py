@@ -13,7 +13,7 @@ from gantk.data.preparation import Record
 from gantk.metrics.names import title_of
 from gantk.runs.schemas import SampleImages, SampleIndex
 
-Images = dict[str, Tensor]  # by direction, such as "a_to_b": (N, C, *size)
+ImagesByDirection = dict[str, Tensor]  # by direction, such as "a_to_b": (N, C, *size)
 # Outputs have collapsed below this share of the difference between real images.
 MIN_SHARE_OF_DIFFERENCE = 0.15
 # Outputs have inverted contrast below this correlation with the truth in tissue.
@@ -24,13 +24,13 @@ MIN_CORRELATION = -0.3
 class SampleBatch:
     """Held-out images by direction, such as "a_to_b": (k, C, *size), as they are shown."""
 
-    inputs: Images = field(default_factory=dict)
-    truths: Images = field(default_factory=dict)
+    inputs: ImagesByDirection = field(default_factory=dict)
+    truths: ImagesByDirection = field(default_factory=dict)
     two_way: bool = False  # whether the images are also translated back
     noise: int = 0  # how many images to sample, for methods that start from noise
-    seen: Images = field(default_factory=dict)  # the networks' inputs, with neighbours
+    seen: ImagesByDirection = field(default_factory=dict)  # the networks' inputs, with neighbours
     # real images to show beside those from noise
-    reals: Images = field(default_factory=dict)
+    reals: ImagesByDirection = field(default_factory=dict)
     records: dict[str, list[Record]] = field(default_factory=dict)  # records of the inputs
     # mean difference of real images, by direction
     differences: dict[str, float] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class SampleBatch:
 class Samples:
     """What a method makes of a `SampleBatch`, by direction: (N, C, *size) each."""
 
-    outputs: Images  # translations, or "image": images from noise
-    reconstructions: Images  # the translations, translated back; {} if not two-way
+    outputs: ImagesByDirection  # translations, or "image": images from noise
+    reconstructions: ImagesByDirection  # the translations, translated back; {} if not two-way
 
 
 def difference(images: Tensor) -> float:
@@ -78,7 +78,7 @@ def difference(images: Tensor) -> float:
 
 
 def alarms(
-    outputs: Images, batch: SampleBatch, domains: Sequence[str] = ()
+    outputs: ImagesByDirection, batch: SampleBatch, domains: Sequence[str] = ()
 ) -> Iterator[tuple[str, str]]:
     """Yield warnings (name, message) while training: outputs not finite, unchanged, inverted, or
     all alike.

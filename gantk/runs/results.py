@@ -28,7 +28,7 @@ else:
 
 Step = Annotated[int, Field(ge=0, le=10**15)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
-Pair = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+Ends = Annotated[list[float | None], Field(min_length=2, max_length=2)]
 Curves = dict[str, list[float]]
 # part of a file name: no path separators
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
@@ -84,10 +84,10 @@ class Score(Table):
     """A score: its value, 95 % interval, sample size and definition."""
 
     value: float | None = about("Mean over patients; null if no image could be scored.")
-    ci95: Pair | None = about(
+    ci95: Ends | None = about(
         "95 % interval of the mean, over patients; null for unknown patients and for fewer than six."
     )
-    range: Pair | None = about(
+    range: Ends | None = about(
         "Lowest and highest patient; only where `ci95` is null for too few patients."
     )
     n: Step | None = about(
@@ -205,7 +205,7 @@ class PairedTest(Table):
         " verdict."
     )
     primary_of: Step | None = about("Number of tests that `primary_p` is corrected for.")
-    ci95: Pair | None = about("95 % interval of the gain; null below six patients.")
+    ci95: Ends | None = about("95 % interval of the gain; null below six patients.")
     holm: Share | None = about(
         "`p`, corrected by Holm's method for the chance of any false finding."
     )

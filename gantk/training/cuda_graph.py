@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from gantk.errors import one_line
 from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Method
+from gantk.method import Batch, Losses, Method
 
 # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
 WARM_UP = 3
@@ -32,7 +32,6 @@ MAX_STEPS_AHEAD = 1000  # steps later in the training at which it is tested too
 LOSS_TOLERANCE = 0.05  # relative difference of losses
 CHANGE_TOLERANCE = 0.5  # relative difference of a step's changes; rounding affects Adam
 PLAIN = (int, float, complex, str, bytes, type(None))  # values that Python holds
-Losses = dict[str, Tensor]
 After = tuple[Tensor, "TensorState"]  # the losses of a few steps, and all tensors after them
 
 

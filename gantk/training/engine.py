@@ -17,6 +17,7 @@ from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime
 from gantk.method import (
     Batch,
+    Losses,
     Method,
     Phase,
     Stage,
@@ -90,9 +91,7 @@ class Engine:
 
         return Capture(self, graph)
 
-    def fit(
-        self, batch_at: Callable[[int, Stage], Batch]
-    ) -> Iterator[tuple[Stage, Batch, dict[str, Tensor]]]:
+    def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, Losses]]:
         """Run the remaining steps; yields (stage, batch, losses) after each. Losses stay tensors on
         the device.
         """
@@ -114,7 +113,7 @@ class Engine:
                 self.step += 1
                 yield stage, batch, losses
 
-    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch) -> Losses:
         """Take one step: losses, gradients, reduction over ranks and update of every phase, then
         the moving average.
 
@@ -153,11 +152,11 @@ class Engine:
         if self.ema is not None:
             self.ema.prepare(ahead)
 
-    def take(self, batch: Batch) -> dict[str, Tensor]:
+    def take(self, batch: Batch) -> Losses:
         """Compute one step and return its losses: tensor operations only, so that a CUDA graph can
         record them.
         """
-        losses: dict[str, Tensor] = {}
+        losses: Losses = {}
         for phase in self.phases:
             if self.step % phase.every:
                 continue
@@ -188,7 +187,7 @@ class Engine:
 
         return losses
 
-    def _closure(self, phase: Phase, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
+    def _closure(self, phase: Phase, batch: Batch, losses: Losses) -> Tensor:
         """Compute losses and gradients of a phase, in microbatches if the recipe sets them; returns
         their sum.
         """
@@ -197,7 +196,7 @@ class Engine:
 
         parts = _split(batch, self.table.microbatch)
         total = torch.zeros((), device=self.runtime.device)
-        sums: dict[str, Tensor] = {}
+        sums: Losses = {}
         for part, weight in parts:
             with expect_channels(self.method), torch.enable_grad(), self.runtime.autocast():
                 part_losses = check_losses(self.method, phase, phase.loss(part))

@@ -29,7 +29,7 @@ from gantk.errors import (
 from gantk.files import expect_inside, make_folder
 from gantk.guest import Say, as_guest, each_as_guest, give_warning
 from gantk.machine.usage import since_start
-from gantk.method import Batch, Method, Stage
+from gantk.method import Batch, Losses, Method, Stage
 from gantk.metrics.samples import Samples, alarms
 from gantk.metrics.validation import Validation
 from gantk.plugin.callbacks import Hooks
@@ -223,9 +223,7 @@ class Training:
         for images in self.parts.batches.sets.values():
             images.free_memory()
 
-    def _do(
-        self, due: Due, view: TrainingWork, stage: Stage, batch: Batch, losses: dict[str, Tensor]
-    ) -> None:
+    def _do(self, due: Due, view: TrainingWork, stage: Stage, batch: Batch, losses: Losses) -> None:
         """Do what is due after a step."""
         if self.used.first_step is None:
             self.used.first_step = since_start()
@@ -311,9 +309,7 @@ class Training:
         hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
         return hide_contrasts(batch, self.parts.data) if hiding else batch
 
-    def _log(
-        self, view: TrainingWork, stage: Stage, batch: Batch, losses: dict[str, Tensor]
-    ) -> None:
+    def _log(self, view: TrainingWork, stage: Stage, batch: Batch, losses: Losses) -> None:
         self._check_finite()
         step = self.engine.step
         elapsed = self._interval_seconds

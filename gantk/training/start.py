@@ -7,10 +7,10 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gantk.data.dataset import Data
 from gantk.errors import UserError, count_noun, join_first
@@ -23,6 +23,9 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.models import find_model, split_of
 from gantk.runs.schemas import Meta
 from gantk.terminal import warn
+
+if TYPE_CHECKING:
+    from gantk.runs.checkpoint import Weights
 
 WHERE = "train.start"
 MIN_SHARE = 0.01  # of weights that must fit: a few biases fit between any two networks
@@ -149,7 +152,7 @@ def started_method(name: str, method: Method, data: Data, runtime: Runtime) -> M
     return started
 
 
-def _updated_state(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _updated_state(method: Method, state: Weights) -> Weights:
     """The parameters of a method, and the buffers of modules that a phase updates."""
     updated = set()
     for phase in method.phases():
@@ -163,9 +166,7 @@ def _updated_state(method: Method, state: dict[str, Tensor]) -> dict[str, Tensor
     }
 
 
-def _fitting(
-    wanted: dict[str, Tensor], saved: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
+def _fitting(wanted: Weights, saved: Weights) -> tuple[Weights, list[str]]:
     """The saved tensors that can be copied, and a description of those of another shape or type."""
     copied = {}
     misfits = []
@@ -180,11 +181,11 @@ def _fitting(
     return copied, misfits
 
 
-def _count(tensors: dict[str, Tensor]) -> int:
+def _count(tensors: Weights) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _layers(keys: list[str], tensors: dict[str, Tensor]) -> str:
+def _layers(keys: list[str], tensors: Weights) -> str:
     """Names of networks whose tensors are all among the keys, else of their layers: `d_a, d_b,
     g_ab.head.0`.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
 from gantk.plugin.spec import Count
 from gantk_style.encoder import VGG19
 from gantk_style.lbfgs import ImageLBFGS
@@ -86,7 +86,7 @@ class Style(Method):
         self._objective = Objective(self.contents, self.styles, encoder, self.how)
         self._bounds = bounds(self.contents, self.geometry.range)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> Losses:
         """Content and style losses, each the mean over the canvases; the batch is ignored."""
         with torch.no_grad():
             self.canvas.image.clamp_(*self._bounds)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Weight
 
 COMPARED_SIDE = 8  # side in pixels at which images are compared with the stored examples
@@ -84,7 +84,7 @@ class StyleTransferGAN(Method):
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """Adversarial losses of G(x, y) and F(y), identity and style losses (Chang et al. 2018,
         section 3.1).
         """
@@ -116,7 +116,7 @@ class StyleTransferGAN(Method):
 
         return losses
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The discriminators' losses, of plain images and of those with a tumour."""
         losses = self.real_fake_losses("a", self.d_a, self.adversarial, batch["a"], batch["fake_a"])
         return losses | self.real_fake_losses(

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Generator, Loss, Share
 
 AIR_SHARE = 0.05  # share of the range above black; darker pixels keep their gray level
@@ -64,7 +64,7 @@ class BackTranslation(Method):
             self.start_ba.load_state_dict(self.g_ba.state_dict())
             self.begun.fill_(1.0)
 
-    def loss_of(self, to: str, batch: Batch) -> dict[str, Tensor]:
+    def loss_of(self, to: str, batch: Batch) -> Losses:
         """The loss between real images of domain `to` and their translation to the other domain and
         back.
         """

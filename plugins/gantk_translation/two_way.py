@@ -15,7 +15,7 @@ from gantk import DiscriminatorAugment, ImagePool
 from gantk.errors import UserError
 from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
 from gantk.losses.structure import StructureTerms
-from gantk.method import Batch, Companions, Geometry, Images, Method, Phase, Stage
+from gantk.method import Batch, Companions, Geometry, Images, Losses, Method, Phase, Stage
 from gantk.plugin.spec import Augment, Fraction, Kind, Loss, Part, Share, Weight, bind
 
 # names of registered losses, bound as the names in a recipe are
@@ -157,7 +157,7 @@ class CycleMethod(Method):
         self.pool_a.expect(stage.size)
         self.pool_b.expect(stage.size)
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """The adversarial, cycle, identity and structure losses, each by name and direction."""
         real_a = batch["a"]
         real_b = batch["b"]
@@ -195,14 +195,14 @@ class CycleMethod(Method):
         losses |= structure.losses(fake_b, real_a, self.geometry.range, "_b")
         return losses | structure.losses(fake_a, real_b, self.geometry.range, "_a")
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The losses of both discriminators on real images and on fakes from the image pool."""
         if "fake_a" not in batch:  # a critic step between two generator steps
             with torch.no_grad():
                 batch["fake_b"] = self.g_ab(batch["a"])
                 batch["fake_a"] = self.g_ba(batch["b"])
 
-        losses: dict[str, Tensor] = {}
+        losses: Losses = {}
         judges = (
             ("a", self.d_a, self.pool_a, self.augment_a),
             ("b", self.d_b, self.pool_b, self.augment_b),

@@ -630,7 +630,7 @@ def test_arrays_of_such_values_are_refused_too(tiny_run):
 
     image = np.ones((32, 32), np.float32)
     image[0] = -3.4e38
-    with pytest.raises(UserError, match="32 of 1024 values .* too large"):
+    with pytest.raises(UserError, match="32 values .* too large"):
         gantk.load(tiny_run).translate(image, to="T2")
     with pytest.raises(UserError, match="32 values that are .* too large"):
         gantk.run("dualgan_t1t2", data={"T1": image[None, None], "T2": image[None, None]})

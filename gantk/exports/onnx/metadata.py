@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from gantk.errors import UserError, expect_format
-from gantk.inference.frame import Frame, Name, Side, Sides
-from gantk.plugin.spec import Share, check
+from gantk.inference.frame import Frame, Name, Sides
+from gantk.plugin.spec import Share, Side, check
 from gantk.recipe.tables import require_bounded
 from gantk.runs.schemas import Values
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gantk import DiscriminatorAugment
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.nets.blocks import UpKind, one_hot, with_class
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
 from gantk_synthesis.dcgan.network import DCGANGenerator
@@ -93,7 +93,7 @@ class DCGAN(Method):
             Phase("discriminator", (self.discriminator,), self.discriminator_losses),
         ]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """The adversarial loss of generated images, with the classes of the batch."""
         label = batch.get("label")
         if self.classes:
@@ -103,7 +103,7 @@ class DCGAN(Method):
         logits = self._judge(self.augment(fake), label)
         return {"adversarial": self.adversarial.generator(logits)}
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """Real against fake, in separate passes where batch norm would mix them (section 3 of the
         paper).
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
 from gantk_synthesis.noise import generate_in_parts
 from gantk_synthesis.progan.layers import double, halve
@@ -128,7 +128,7 @@ class ProGAN(Method):
         self.level.fill_(stage.level)
         self._fade_in()
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """The adversarial loss of images from new noise."""
         alpha = self._fade_in()
         label = batch.get("label")
@@ -137,7 +137,7 @@ class ProGAN(Method):
         logits = self.d(self.augment(fake), self._growth.level, alpha, label)
         return {"adversarial": self.adversarial.generator(logits)}
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The discriminator's adversarial loss, the penalty if the adversarial loss has one, and
         drift.
         """

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantk import DiscriminatorAugment
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.nets.blocks import with_class
 from gantk.plugin.spec import Augment, Count, Fraction, Weight, Width
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
@@ -73,7 +73,7 @@ class R3GAN(Method):
             Phase("discriminator", (self.d,), self.discriminator_losses),
         ]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """How far each fake stays behind its real partner."""
         # cut off at black and white, as samples are
         real = batch["image"].float().clamp(*self.geometry.range)
@@ -90,7 +90,7 @@ class R3GAN(Method):
 
         return {"adversarial": pairing(self.d(seen, label), of_real)}
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The same game the other way round, and R1 and R2 of the images as the discriminator sees
         them; in float32.
         """

@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.nets.blocks import UpKind, with_class
 from gantk.plugin.spec import AdversarialLoss, Weight, Width
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
@@ -87,7 +87,7 @@ class VAE(Method):
             return [both, Phase("discriminator", (self.discriminator,), self.discriminator_losses)]
         return [both]
 
-    def autoencoder_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def autoencoder_losses(self, batch: Batch) -> Losses:
         """Reconstruction and divergence losses, per value compared (Kingma & Welling 2014, equation
         10).
 
@@ -128,7 +128,7 @@ class VAE(Method):
 
         return losses
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The discriminator's loss of real images, reconstructions and samples (Larsen et al. 2016,
         equation 8).
         """

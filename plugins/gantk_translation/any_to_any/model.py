@@ -10,7 +10,7 @@ from torch import Tensor
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.nets.blocks import one_hot
 from gantk.plugin.spec import (
     AdversarialLoss,
@@ -104,7 +104,7 @@ class AnyToAny(Method):
             Phase("discriminator", (self.discriminator,), self.discriminator_losses),
         ]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """The adversarial loss of the drawn target, and L1 over all contrasts that were not inputs.
 
         Isola et al. (2017), equation 4; L1 over all missing contrasts as in MM-GAN needs no further
@@ -149,7 +149,7 @@ class AnyToAny(Method):
         contrasts = alone.unflatten(0, (len(image), len(self.sources)))
         return contrasts.transpose(1, 2).flatten(1, 2)
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """Real against fake, each with the generator's input channels (Isola et al. 2017, equation
         1).
         """

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.method import Batch, Geometry, Method, Phase, Stage
+from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
 from gantk.plugin.spec import (
     AdversarialLoss,
     Discriminator,
@@ -103,7 +103,7 @@ class CUT(Method):
         """Only `b`: the method does not translate back."""
         return ["b"]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """Adversarial and contrastive losses (equation 5), and structure losses with a weight above
         0.
         """
@@ -121,7 +121,7 @@ class CUT(Method):
 
         return losses | self.further.losses(fake_b, real_a, self.geometry.range)
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """Real against fake images of b."""
         return self.real_fake_losses(
             "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b

@@ -14,7 +14,7 @@ from torch import Tensor
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.losses.reconstruction import L1, lesion_weight
-from gantk.method import Batch, Geometry, Method, Phase, Stage, compose
+from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
 from gantk_translation.munit.discriminator import MultiScale
@@ -119,7 +119,7 @@ class MUNIT(Method):
         """One stage at the recipe's size, after one at half of it if `low_res_warmup` is set."""
         return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """Image, content and style reconstruction, adversarial and further losses, by name and
         domain (section 3.2).
         """
@@ -143,7 +143,7 @@ class MUNIT(Method):
 
         return losses
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The discriminators' losses and penalties for both domains, summed over the scales."""
         losses = {}
         for name in "ab":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
-from gantk.method import OTHER, Batch, Geometry, Phase
+from gantk.method import OTHER, Batch, Geometry, Losses, Phase
 from gantk.nets.blocks import one_hot
 from gantk.plugin.spec import (
     AdversarialLoss,
@@ -116,7 +116,7 @@ class Pix2Pix(Regression):
             Phase("discriminators", self.networks("d"), self.discriminator_losses),
         ]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """Adversarial and L1 losses of each direction (equation 4, non-saturating as in section
         3.3).
         """
@@ -132,7 +132,7 @@ class Pix2Pix(Regression):
 
         return losses
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The discriminators' losses of real pairs and of pairs with a fake (equation 1)."""
         losses = {}
         for to in self.directions():

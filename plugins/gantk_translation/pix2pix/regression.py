@@ -10,7 +10,7 @@ from gantk.losses.reconstruction import (
     lesion_weight,
     with_weight,
 )
-from gantk.method import OTHER, Batch, Geometry, Method, Phase
+from gantk.method import OTHER, Batch, Geometry, Losses, Method, Phase
 from gantk.plugin.spec import Augment, Generator, Loss, Positive
 
 
@@ -68,7 +68,7 @@ class Regression(Method):
         """The generators ("g") or discriminators ("d"), in the order of `directions`."""
         return tuple(getattr(self, f"{kind}_{OTHER[to]}{to}") for to in self.directions())
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """The reconstruction loss (L1 by default) and the further losses of each direction."""
         fakes = self.translate_batch(batch)
         losses = {
@@ -76,7 +76,7 @@ class Regression(Method):
         }
         return losses | self.further_losses(batch, fakes)
 
-    def further_losses(self, batch: Batch, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+    def further_losses(self, batch: Batch, fakes: dict[str, Tensor]) -> Losses:
         """The losses of `target_losses` in each direction."""
         losses = {}
         for name, unlike in self.further.items():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gantk.losses.reconstruction import difference
 from gantk.losses.structure import EdgeDirection
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.plugin.spec import (
     AdversarialLoss,
     Depth,
@@ -77,7 +77,7 @@ class RegGAN(Method):
             phases.append(Phase("discriminators", (self.d_b,), self.discriminator_losses))
         return phases
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """L_total = gan L_Adv + correction L_Corr; L_Corr = |y - y^ o T|, mean over pixels."""
         source = batch["a"]
         real = batch["b"]
@@ -103,7 +103,7 @@ class RegGAN(Method):
 
         return losses
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """L_Adv of D: images of the target domain against translations, without inputs."""
         return self.real_fake_losses("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
 

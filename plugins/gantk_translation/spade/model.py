@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.losses.reconstruction import L1
-from gantk.method import Batch, Geometry, Method, Phase
+from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Weight, Width
 from gantk_translation.pix2pix.model import tile
 from gantk_translation.spade.network import Encoder, Generator, Scales
@@ -94,7 +94,7 @@ class SPADEGAN(Method):
         judging = Phase("discriminators", (self.d_b,), self.discriminator_losses)
         return [Phase("generators", learned, self.generator_losses, ema=True), judging]
 
-    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> Losses:
         """Adversarial and feature losses, the mean over the scales; the styles' divergence from
         N(0, I).
         """
@@ -130,7 +130,7 @@ class SPADEGAN(Method):
 
         return losses
 
-    def discriminator_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch) -> Losses:
         """The discriminators' losses of maps with real images and with generated ones, at each
         scale.
         """
