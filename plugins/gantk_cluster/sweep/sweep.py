@@ -46,7 +46,6 @@ class Sweep(Table):
     space: list[str]
     scheduler: Literal[SCHEDULERS]
     steps: int
-    every: int
     trials: int
     hours: float | None = None
     device: str | None = None
@@ -173,7 +172,6 @@ def _shared_settings(
         "space": space,
         "scheduler": scheduler,
         "steps": steps,
-        "every": every,
     }
     return shared | {"trials": trials or combinations(shared) or TRIALS}
 

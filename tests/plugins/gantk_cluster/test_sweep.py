@@ -39,7 +39,6 @@ def test_the_table_ranks_trials_by_best_checkpoint(tmp_path):
         "space": SPACE,
         "scheduler": "asha",
         "steps": 4,
-        "every": 2,
     }
     write_json(tmp_path / "sweep.json", asked | {"trials": 3, "cpus": 1})
     for number, scores in enumerate([[3.0, 2.5], [9.0, 1.5], [None]]):
