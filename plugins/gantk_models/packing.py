@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, find_model, split_hash, weights_in_words
 from gantk.runs.schemas import Packing, SeenFile, SeenFiles, read_results
 from gantk.runs.trained import inference_state
+from gantk.terminal import Say
 from gantk_models.shipped_card import OURS, fill_card, text_of
 
 AnyPath = str | os.PathLike[str]
@@ -37,7 +37,7 @@ def pack(
     dtype: Literal["float16", "float32"] = "float16",
     discriminators: bool = False,
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Write what a user of a run needs to a new folder, in the layout of a run folder.
 

@@ -25,7 +25,7 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -45,6 +45,7 @@ from gantk.errors import (
     one_line,
 )
 from gantk.files import lock_folder, make_folder, restrict
+from gantk.terminal import Say
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import (
     RECORD,
@@ -117,7 +118,7 @@ class Source:
 class Worker:
     """Translates what an Orthanc has received, as rules say."""
 
-    def __init__(self, rules: Rules, orthanc: Orthanc, say: Callable[[str], None]):
+    def __init__(self, rules: Rules, orthanc: Orthanc, say: Say):
         self.rules = rules
         self.orthanc = orthanc
         self.say = say
@@ -605,7 +606,7 @@ def wait_seconds(failures: int) -> float:
     return min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 20))
 
 
-def serve(rules: str | Path, *, say: Callable[[str], None] = print) -> None:
+def serve(rules: str | Path, *, say: Say = print) -> None:
     """Run the worker of a rules file until Ctrl-C or a signal to stop.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.names import baseline_words
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, find_model, limits_of, pack_record, section_of, split_hash
+from gantk.terminal import Say
 
 ITEMS = Path(__file__).with_name("card_items.toml")
 LIMITS = (
@@ -33,7 +34,7 @@ def write_card(
     *,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> str:
     """Write the model card of a run, as Markdown.
 

@@ -5,7 +5,7 @@ intensities, on its grid.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gantk.machine.runtime import start
 from gantk.plugin.spec import bind, options_model
 from gantk.prepare.module import size_image
 from gantk.recipe.load import Recipe, load_recipe
+from gantk.terminal import Say
 from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
@@ -46,7 +47,7 @@ def stylize(
     losses: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Write `out`: the content of one image file in the style of another.
 
@@ -130,7 +131,7 @@ def _paint(
     slices: np.ndarray,
     styles: np.ndarray,
     device: torch.device,
-    say: Callable[[str], None],
+    say: Say,
     curves: LossCurves,
 ) -> np.ndarray:
     """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
@@ -206,7 +207,7 @@ def _read(path: Path, gray: bool) -> Image:
     return replace(image, pixels=in_channels(image.pixels, 1)) if gray else image
 
 
-def _progress(label: str, steps: int, say: Callable[[str], None], curves: LossCurves) -> Watch:
+def _progress(label: str, steps: int, say: Say, curves: LossCurves) -> Watch:
     """A callback that adds losses to `curves` and prints them a few times."""
     due = {round(steps * k / PROGRESS_LINES) for k in range(1, PROGRESS_LINES + 1)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
@@ -21,6 +20,7 @@ from gantk.files import expect_name, expect_replaceable, make_folder, write_outp
 from gantk.formats.files import read
 from gantk.inference.frame import TranslateOptions
 from gantk.prepare.module import neighbour_places
+from gantk.terminal import Say
 
 INTEGRAL_STEPS = 32  # steps of the integral from the blurred image to the image
 BLUR = 1 / 10  # standard deviation of the blur, as a share of a side
@@ -52,7 +52,7 @@ def explain(
     slice: int | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Explanation:
     """Compute how much each pixel of an image contributes to a region of its translation.
 

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -25,7 +25,7 @@ from gantk.recipe.load import Settings, parse_setting
 from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
-from gantk.terminal import stop_on_ctrl_c
+from gantk.terminal import Say, stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connect_cluster, watch_head
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train
 
@@ -69,7 +69,7 @@ def sweep(
     device: str | None = None,
     cpus: int = 1,
     gpus: float | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
@@ -124,9 +124,7 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     return read_needed(folder, SWEEP_FILE, Sweep, remedy).dump()
 
 
-def _say_results(
-    folder: Path, rows: list[dict[str, Any]], rule: str, say: Callable[[str], None]
-) -> None:
+def _say_results(folder: Path, rows: list[dict[str, Any]], rule: str, say: Say) -> None:
     """Say which trials failed and which is best; GantkError where none has a score."""
     for row in rows:
         if row["error"]:
@@ -176,7 +174,7 @@ def _shared_settings(
     return shared | {"trials": trials or combinations(shared) or TRIALS}
 
 
-def _fit(room: Room, asked: dict[str, Any], say: Callable[[str], None]) -> bool:
+def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
     """Train all trials; returns False where the sweep was interrupted."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler

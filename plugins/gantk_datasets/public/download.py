@@ -44,6 +44,7 @@ from gantk.files import (
 )
 from gantk.formats.budget import MAX_COMPRESSION
 from gantk.progress import Work
+from gantk.terminal import Say
 
 MAX_FILE_BYTES = 2**31  # of a file whose table states neither `size` nor `most`
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -82,7 +83,7 @@ def fetch(
     *,
     out: str | Path | None = None,
     base_url: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Download a public data set, check and unpack it.
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +17,7 @@ from gantk.hub import COMMIT
 from gantk.recipe.load import mapping
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import CARD, card, copy_packed, find_model, pack_record, weights_in_words
+from gantk.terminal import Say
 
 STEP = re.compile(r"checkpoints/step-([0-9]{1,12})/meta\.json")
 # uploaded
@@ -43,7 +43,7 @@ tags: [gantk, medical-imaging, gan]
 """
 
 
-def fetch_model(address: str, say: Callable[[str], None]) -> Path:
+def fetch_model(address: str, say: Say) -> Path:
     """Return the folder of the model at hf://USER/NAME[@REVISION] in the hub's cache, downloaded if
     necessary.
 
@@ -62,7 +62,7 @@ def fetch_model(address: str, say: Callable[[str], None]) -> Path:
     return folder
 
 
-def _download(address: str, name: str, revision: str | None, say: Callable[[str], None]) -> Path:
+def _download(address: str, name: str, revision: str | None, say: Say) -> Path:
     """Download the model of a revision; without an answer of the hub, the one in the cache."""
     try:
         listing = hub.list_files(name, revision)
@@ -122,7 +122,7 @@ def push(
     *,
     license: str | None = None,
     private: bool = False,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> str:
     """Pack a run and upload it to the hub as `name` (USER/NAME); returns its address,
     hf://USER/NAME@COMMIT.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
 from gantk.runs.models import CARD, weights_in_words
 from gantk.runs.trained import build_method
+from gantk.terminal import Say
 from gantk_models.imports.options import (
     Options,
     generator_table,
@@ -52,7 +53,7 @@ def import_checkpoint(
     gray: bool = False,
     dtype: Literal["float16", "float32"] = "float32",
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Write the generators of a checkpoint folder as a packed model, which gives the results of
     their program's test.py.
@@ -135,7 +136,7 @@ def _notes(options: Options) -> list[str]:
 
 
 def _generators(
-    folder: Path, options: Options, gray: bool, say: Callable[[str], None]
+    folder: Path, options: Options, gray: bool, say: Say
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The weights of the generators, and the number of channels of each domain."""
     a, b = options.input_nc, options.output_nc

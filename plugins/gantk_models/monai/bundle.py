@@ -5,7 +5,6 @@ or not at all.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from gantk.errors import UserError
 from gantk.files import make_folder, whole_folder, write_file
 from gantk.method import OTHER, check_networks
 from gantk.prepare.module import Prepared, pad_to_size
+from gantk.terminal import Say
 from gantk_models.monai.config import texts
 from gantk_models.monai.torchscript import (
     Stacked,
@@ -41,7 +41,7 @@ class Monai:
     def check(self, out: Path) -> None:
         """Accept any output folder."""
 
-    def write(self, direction: Direction, out: Path, say: Callable[[str], None]) -> Path:
+    def write(self, direction: Direction, out: Path, say: Say) -> Path:
         """Write the bundle after checking that its network's outputs equal PyTorch's; returns its
         path.
         """

@@ -7,12 +7,12 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 from gantk.errors import UserError, importing
 from gantk.files import make_folder, temporary_beside
+from gantk.terminal import Say
 
 PASSWORD = "GANTK_APP_PASSWORD"
 
@@ -24,7 +24,7 @@ def app(
     host: str = "127.0.0.1",
     max_mb: int = 512,
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> None:
     """Serve a web page, and Gradio's API for programs, which translate scans with `run`, until
     Ctrl-C.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gantk.formats.image import Scan
 from gantk.method import OTHER
 from gantk.prepare.module import size_image
 from gantk.report.build import render
+from gantk.terminal import Say
 
 HERE = Path(__file__).parent
 MAX_DEFAULT_PAIRS = 60
@@ -43,7 +44,7 @@ def new_study(
     seed: int | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Write a reader study: page.html, for all readers, and key.csv, for nobody but its author.
 
@@ -142,7 +143,7 @@ def _by_name(folder: Path) -> dict[str, Scan]:
 
 
 def _of_folders(
-    real: Path, fake: Path, pairs: int | None, rng: Any, say: Callable[[str], None]
+    real: Path, fake: Path, pairs: int | None, rng: Any, say: Say
 ) -> tuple[list[tuple[str, ...]], np.ndarray, str]:
     """Names of the pairs of two folders, for the key, and their images (N, 2, H, W): of equal names
     if there are any, else random.
@@ -179,7 +180,7 @@ def _of_run(
     split: str,
     device: str | None,
     rng: Any,
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[list[tuple[str, ...]], np.ndarray, str]:
     """Names of the pairs of a run's split, for the key, their images (N, 2, H, W) and contrast.
     Translations are what `gantk translate` writes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from gantk.errors import UserError, count_noun, reading_file
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.intervals import BOOTSTRAP_DRAWS, estimate_share
 from gantk.runs.results import Score
+from gantk.terminal import Say
 from gantk_studies.reader_study.new import KEY_FILE, NAMES
 
 # weight of an input and its truth = 1 + BOOST x the share of readers who recognised the made image
@@ -25,7 +26,7 @@ def score_study(
     *,
     weights: str | Path | None = None,
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> dict[str, Any]:
     """Score the answers of a reader study.
 
