@@ -18,7 +18,6 @@ from gantk.data.dataset import Data
 from gantk.data.preparation import Pair, Record
 from gantk.data.spread import spread
 from gantk.errors import UserError
-from gantk.inference.notes import Checks
 from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
@@ -55,6 +54,7 @@ from gantk.runs.results import (
 from gantk.runs.trained import Examples, Posts
 
 if TYPE_CHECKING:
+    from gantk.inference.notes import Checks
     from gantk.metrics.written import Written, WrittenTranslations
 
     Translators = Callable[[], dict[str, WrittenTranslations]]
