@@ -161,8 +161,8 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     """
 
     scans = _examine_scans(path, settings)
-    problems = [each["kind"] for each in scans.report["problems"] if each["severity"] != "note"]
-    gray = ["data.channels=1"] if "channels" in problems else []
+    is_mixed = any(each["kind"] == "channels" for each in scans.report["problems"])
+    gray = ["data.channels=1"] if is_mixed else []
     if gray:
         scans = _examine_scans(path, [*settings, *gray])
 

@@ -405,15 +405,18 @@ def test_a_pattern_without_a_patient_is_the_cause(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("modes", "settings", "errors"),
+    ("modes", "settings", "recipe", "severities"),
     [
-        ("LLLL", [], 0),
-        ("RLRL", [], 1),
-        ("RLRL", ["data.channels=1"], 0),
-        ("RLRL", ["data.channels=3"], 0),
+        ("LLLL", [], None, []),
+        ("RLRL", [], None, ["note"]),
+        ("RLRL", [], "dcgan_phantom", ["error"]),
+        ("RLRL", [], "dcgan_tumour", []),  # sets data.channels
+        ("RLRL", ["data.channels=3"], None, []),
     ],
 )
-def test_a_mixture_of_gray_and_colour_is_an_error(modes, settings, errors, tmp_path):
+def test_gray_and_colour_stop_only_a_recipe_of_neither(
+    modes, settings, recipe, severities, tmp_path
+):
     rng = np.random.default_rng(0)
     for number, mode in enumerate(modes):
         pixels = rng.integers(0, 255, (32, 32, 3), np.uint8)
@@ -421,7 +424,10 @@ def test_a_mixture_of_gray_and_colour_is_an_error(modes, settings, errors, tmp_p
             tmp_path / f"{number}.png"
         )
 
-    assert len(named(check(tmp_path, set=settings), "channels")["channels"]) == errors
+    problems = check(tmp_path, recipe=recipe, set=settings)["problems"]
+    found = [each for each in problems if each["kind"] == "channels"]
+    assert [each["severity"] for each in found] == severities
+    assert all("data.channels" in each["remedy"] for each in found)
 
 
 CT_UNITS = {

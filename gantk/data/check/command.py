@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
@@ -65,7 +64,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         for problem in problems[: len(problems) - len(notes)]:  # they are sorted
             say(problem.line)
         for note in notes if verbose else ():
-            say(replace(note, remedy=None).line)
+            say(note.line)
 
         if len(notes) == len(problems):
             console().print(styled("no problems found", "green"))

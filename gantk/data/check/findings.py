@@ -115,7 +115,7 @@ def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Pr
     yield from _remarks(items)
     for name, group in _domains(items).items():
         of = f" of {name}" if name not in ("", "images") else ""
-        yield from _mixtures(group, of)
+        yield from _mixtures(group, of, study)
         yield from _outliers(group, of)
     yield from _people_of_two_names(items)
     if study:
@@ -218,7 +218,7 @@ MIXTURES: Mapping[str, tuple[Callable[[Facts], str | None], str]] = {
     "skull": (SKULL.value, "show partly the skull"),
     "channels": (
         lambda facts: f"with {facts['channels']}",
-        "have different numbers of channels, which no network accepts",
+        "have different numbers of channels",
     ),
 }
 
@@ -238,7 +238,10 @@ OUTLIERS = {
 }
 
 
-def _mixtures(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
+def _mixtures(items: Sequence[Inspected], of: str, study: Study | None) -> Iterator[Problem]:
+    """Yield kinds of images that a domain mixes. Gray and colour are a choice of the recipe, which
+    has not been made where `study` has no recipe.
+    """
     for kind, (value_of, words) in MIXTURES.items():
         values = [value_of(item.facts) for item in items]
         counts = Counter(filter(None, values)).most_common()
@@ -248,7 +251,9 @@ def _mixtures(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
                 item.name for item, value in zip(items, values, strict=True) if value not in usual
             ]
             counted = join_first([f"{count} {value}" for value, count in counts])
-            yield problem(kind, f"images{of} {words} ({counted}):", odd)
+            is_open = study and study.guessed and {*values} == {"with 1", "with 3"}
+            severity = "note" if is_open else None
+            yield problem(kind, f"images{of} {words} ({counted}):", odd, severity=severity)
 
 
 def _outliers(items: Sequence[Inspected], of: str) -> Iterator[Problem]:

@@ -166,11 +166,11 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
 
     how = f"by {by}: "
     if by == "block":
-        how = "by block, in which neighbouring slices or names of files stay together: "
+        how = "by block of neighbouring slices, as which pictures of neighbouring names count: "
     if folds:
         how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
-    how += _description(records, sets, by)
+    how += _description(records, sets, by, table.gap)
     if lacking:
         how += f"; trained on: {count_noun(lacking, 'patient')} without all contrasts"
     if not can_validate:
@@ -207,7 +207,9 @@ def _expect_every_domain(
             raise UserError(what, where="data.split", remedy=remedy)
 
 
-def _description(records: Sequence[Record], sets: Mapping[str, list[Record]], by: str) -> str:
+def _description(
+    records: Sequence[Record], sets: Mapping[str, list[Record]], by: str, gap: int
+) -> str:
     """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
         counts = ", ".join(f"{len(patients_of(sets[name]))} {name}" for name in SETS)
@@ -215,7 +217,8 @@ def _description(records: Sequence[Record], sets: Mapping[str, list[Record]], by
 
     left_out = len(records) - sum(map(len, sets.values()))
     if left_out:
-        return f"{_counts(sets)}, {left_out} left out as neighbours or copies of held-out images"
+        beside = f"{left_out} left out: copies of held-out images, or within data.split.gap = {gap} slices of one"
+        return f"{_counts(sets)}, {beside}"
     return _counts(sets)
 
 
