@@ -68,6 +68,7 @@ class InputCheck(NamedTuple):
     notes: list[Note]
     contrast: str = ""  # its name where a patient has several
     is_of_training: bool = False  # whether the first note says that its patient was trained on
+    has_header: bool = True  # which pictures and arrays lack
 
     @property
     def reasons(self) -> list[str]:
@@ -85,7 +86,8 @@ class InputCheck(NamedTuple):
         """Whether the image fits the training data, which every training image does; and the notes."""
         kind = "warning" if self.fits == "no" else "note"
         said = [*self.notes]
-        said.insert(self.is_of_training, (kind, _prefix(self.contrast) + fit_words(self.fits)))
+        words = fit_words(self.fits, self.has_header)
+        said.insert(self.is_of_training, (kind, _prefix(self.contrast) + words))
         return said
 
 
@@ -133,7 +135,8 @@ def check_input(
         fits = "not recorded"
         notes.append(("note", why))
     notes = [(kind, _prefix(contrast) + line) for kind, line in notes]
-    return image, InputCheck(fits, notes, contrast, bool(trained_on))
+    has_header = given.affine is not None
+    return image, InputCheck(fits, notes, contrast, bool(trained_on), has_header)
 
 
 def misfit_sentence(checks: Checks) -> str:

@@ -7,16 +7,21 @@ import click
 from gantk.terminal import Command, write_json
 
 
-def try_recipe(recipe, json_file, overwrite, precision, data, profile, device, **options) -> None:
+def try_recipe(
+    recipe, json_file, overwrite, precision, data, profile, device, layout, **options
+) -> None:
     """Print the memory and time of a training; exit code 1 if it does not fit."""
     from dataclasses import asdict
 
+    from gantk.catalog.question import as_setting
     from gantk.terminal import line_printer
     from gantk.training.trial import predict
 
     settings = [*options["set"]]
     if precision:
         settings.append(f'train.precision="{precision}"')
+    if layout:
+        settings.append(as_setting(layout))
 
     say = line_printer(json_file)
     found = predict(recipe, set=settings, say=say, data=data, profile=profile, device=device)

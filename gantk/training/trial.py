@@ -71,7 +71,8 @@ class Trial:
         yield f"memory   {memory} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
-            yield f"training {duration(3600 * self.hours)} in total, without samples and scores"
+            yield f"training at least {duration(3600 * self.hours)}; samples, checkpoints and scores come on top"
+            yield "quality  unknown: three steps show only whether and how fast the recipe trains"
 
         for settings in self.lighter:
             yield f"less     {' '.join(f'--set {each}' for each in settings)}"

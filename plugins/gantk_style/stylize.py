@@ -5,7 +5,7 @@ intensities, on its grid.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from gantk.formats.image import Image, in_channels
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind, options_model
 from gantk.prepare.module import size_image
+from gantk.progress import Work
 from gantk.recipe.load import Recipe, load_recipe
-from gantk.terminal import Say
 from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
@@ -47,7 +47,7 @@ def stylize(
     losses: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    say: Say = print,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Write `out`: the content of one image file in the style of another.
 
@@ -131,7 +131,7 @@ def _paint(
     slices: np.ndarray,
     styles: np.ndarray,
     device: torch.device,
-    say: Say,
+    say: Callable[[str], None],
     curves: LossCurves,
 ) -> np.ndarray:
     """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
@@ -140,14 +140,19 @@ def _paint(
     painted = slices.copy()
     count = len(slices)
     contrasted = [k for k in range(count) if slices[k].min() < slices[k].max()]
-    for first in range(0, len(contrasted), post.batch):
-        chosen = contrasted[first : first + post.batch]
-        heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
-        examples = [size_image(styles[height], slices.shape[2:], "resize") for height in heights]
-        label = "style" if count == 1 else f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
-        watch = _progress(label, post.steps, say, curves)
-        batch = (torch.from_numpy(each).to(device) for each in (slices[chosen], np.stack(examples)))
-        painted[chosen] = post.paint(*batch, shared=False, watch=watch)[0].cpu().numpy()
+    firsts = range(0, len(contrasted), post.batch)
+    with Work("style", post.steps * len(firsts), "step") as work:
+        for first in firsts:
+            chosen = contrasted[first : first + post.batch]
+            heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
+            examples = np.stack(
+                [size_image(styles[k], slices.shape[2:], "resize") for k in heights]
+            )
+            if count > 1:
+                work.what = f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
+            watch = _progress(work, post.steps, say, curves)
+            batch = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
+            painted[chosen] = post.paint(*batch, shared=False, watch=watch)[0].cpu().numpy()
 
     return painted
 
@@ -207,14 +212,16 @@ def _read(path: Path, gray: bool) -> Image:
     return replace(image, pixels=in_channels(image.pixels, 1)) if gray else image
 
 
-def _progress(label: str, steps: int, say: Say, curves: LossCurves) -> Watch:
-    """A callback that adds losses to `curves` and prints them a few times."""
+def _progress(work: Work, steps: int, say: Callable[[str], None], curves: LossCurves) -> Watch:
+    """A callback that shows the progress, adds losses to `curves` and prints them a few times."""
+    before = work.done
     due = {round(steps * k / PROGRESS_LINES) for k in range(1, PROGRESS_LINES + 1)}
 
     def watch(step: int, losses: dict[str, torch.Tensor]) -> None:
+        work.advance(before + step)
         curves.watch(step, losses)
         if step in due:
             parts = ", ".join(f"{name} {float(each.mean()):.4g}" for name, each in losses.items())
-            say(f"{label:<8} step {step} of {steps}: {parts}")
+            say(f"{work.what:<8} step {step} of {steps}: {parts}")
 
     return watch
