@@ -57,11 +57,13 @@ class Scans:
 
     examination: Examination
     study: Study  # how a training would use them
-    paired: bool | None = None  # whether the method that is planned is; None: as suits the scans
+    method: str = ""  # that is asked for; "": that which suits the scans
+    paired: bool | None = None  # whether this method is; None: as suits the scans
 
     def for_method(self, name: str) -> Scans:
         """The same for a method that is asked for."""
         scans = copy.copy(self)  # with all that was measured
+        scans.method = name
         scans.paired = registry().get("method", name).load().paired
         return scans
 

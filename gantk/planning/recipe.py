@@ -298,11 +298,11 @@ def _batch(seen: Scans) -> int:
 
 
 def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) -> Lines:
-    """[method] of the shipped recipe that the first method which suits the scans names. Of a method
-    that the caller asks for, only keys that it has.
+    """[method] of the shipped recipe, by its profile `cpu` if it has one, that the first method which
+    suits the scans names. Of a method that the caller asks for, only keys that it has.
     """
     decided = dict(map(parse_setting, settings))
-    asked = str(decided.get("method.name", ""))
+    asked = seen.method
     options = {"hours": hours, "dims": decided.get("data.dims", 2)}
     nothing: Any = ({"method": {"name": asked}}, "", {}) if asked else None
     proposal = next(proposals("method", seen, size.sides, **options), nothing)
@@ -314,7 +314,10 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
         )
 
     shipped = load_recipe(proposal[0])
-    changed = shipped.override({f"method.{key}": value for key, value in proposal[2].items()})
+    changed = shipped.override(
+        {f"method.{key}": value for key, value in proposal[2].items()},
+        "cpu" if "cpu" in mapping(shipped.tables.get("profile")) else None,
+    )
     method = {key: value for key, value in changed.tables["method"].items() if value is not None}
     comments = _comments(shipped, method, asked)
     if asked:
@@ -322,10 +325,12 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
 
     lines = {f"method.{key}": (value, comments.get(key, "")) for key, value in method.items()}
     lines["method.name"] = (method["name"], "set by you" if asked else proposal[1])
-    optimizers = mapping(shipped.tables.get("train")).get("optimizers")
-    if optimizers:
+    train = mapping(changed.tables.get("train"))
+    if "optimizers" in train and method["name"] == changed.tables["method"]["name"]:
         lines["train.optimizer"] = (None, "each network has its own")
-        lines["train.optimizers"] = (optimizers, f"those of the recipe '{shipped.name}'")
+        for key in ("optimizer", "optimizers", "schedule", "ema"):
+            if key in train:
+                lines[f"train.{key}"] = (train[key], f"as in the recipe '{shipped.name}'")
     if "conditional" in method:
         lines["data.labels"] = (True, f"the method gets the class: {', '.join(seen.classes)}")
     return lines

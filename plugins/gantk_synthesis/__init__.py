@@ -10,13 +10,13 @@ def gantk_register(add) -> None:
         "dcgan", "gantk_synthesis.dcgan.network:DCGANDiscriminator", small={"width": 4, "depth": 2}
     )
     add.method(
-        "dcgan",
-        "gantk_synthesis.dcgan.model:DCGAN",
+        "r3gan",
+        "gantk_synthesis.r3gan.model:R3GAN",
         usual_steps=3000,
-        plan="gantk_synthesis.dcgan.planning:plan",
+        plan="gantk_synthesis.planning:plan",
     )
+    add.method("dcgan", "gantk_synthesis.dcgan.model:DCGAN", usual_steps=3000)
     add.method("progan", "gantk_synthesis.progan.model:ProGAN", also=("pggan", "progressive_gan"))
-    add.method("r3gan", "gantk_synthesis.r3gan.model:R3GAN")
     add.method("vae", "gantk_synthesis.vae.model:VAE")
 
 

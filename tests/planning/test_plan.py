@@ -223,9 +223,17 @@ def test_hounsfield_units_and_settings_decide(tmp_path, instant_trials):
 
 
 def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
-    tables = tomllib.loads(plan(pictures(tmp_path / "one", domains="a")))
-    assert tables["method"]["name"] == "dcgan"
+    text = plan(pictures(tmp_path / "one", domains="a"))
+    tables = tomllib.loads(text)
+    assert tables["method"]["name"] == "r3gan"
     assert "conditional" not in tables["method"]
+    profile = load_recipe("r3gan_tumour").override([], "cpu").tables
+    assert {**profile["method"], **tables["method"], "conditional": True} == profile["method"]
+    assert tables["train"]["optimizers"] == profile["train"]["optimizers"]
+    again = tomllib.loads(plan(tmp_path / "one", set=["method.name=dcgan"]))
+    assert (
+        again["train"]["optimizers"] == load_recipe("dcgan_phantom").tables["train"]["optimizers"]
+    )
 
     for place, record in enumerate(record for record in RECORDS if record.domain == "a"):
         label = "yes" if place % 2 else "no"

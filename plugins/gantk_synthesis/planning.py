@@ -11,7 +11,10 @@ MANY_IMAGES = 5000  # a discriminator does not memorise these
 def plan(
     seen: Any, size: Sequence[int], *, hours: float, dims: int
 ) -> tuple[str, str, dict[str, Any]] | None:
-    """DCGAN for one kind of image: recipe, reason, keys of [method] to change in it."""
+    """R3GAN for one kind of image, which had a lower KID than DCGAN (benchmarks/results/
+    images-from-noise.md); DCGAN where it is asked for, and in 3-D. Recipe, reason, keys of [method]
+    to change in it.
+    """
     if len(seen.domains) > 1:
         return None
     why = (
@@ -21,6 +24,8 @@ def plan(
     changes: dict[str, Any] = {}
     if len(seen.classes) < 2:
         changes["conditional"] = None
+    if seen.method != "dcgan" and dims == 2:
+        return "r3gan_tumour", why, changes
     if len(seen.records) >= MANY_IMAGES:
         changes["augment"] = None
     return "dcgan_phantom", why, changes
