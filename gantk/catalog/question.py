@@ -58,6 +58,11 @@ class LayoutQuestion(UserError):
             f" gantk data check {shlex.quote(folder)} --table scans.csv"
         )
 
+    def patients(self) -> dict[str, str]:
+        """Path below the folder -> patient, of the images of which all readings say the same."""
+        said = ({(row.scan.name, row.subject) for row in each.rows} for each in self.readings)
+        return dict(set.intersection(*said)) if self.readings else {}
+
     def answer(self, choice: str) -> list[str]:
         """The options of the command line for a reading by its number, from 1, or for another line."""
         lines = {str(number): each.layout for number, each in enumerate(self.readings, 1)}

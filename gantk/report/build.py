@@ -258,6 +258,12 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
     return {section: [each for each in charts if each] for section, charts in drawn.items()}
 
 
+def draw_losses(run: RunRecord) -> str:
+    """The charts of the losses as an SVG file; "" where none were logged."""
+    charts = _curves(run)["losses"]
+    return templates(HERE).get_template("curves.svg.j2").render(charts=charts) if charts else ""
+
+
 def _charts_of_metrics(run: RunRecord, curves: Curves) -> list[Chart | None]:
     """A chart of each metric, with a curve of each direction."""
     order = [direction.label for direction in run.directions]  # the same colours in every chart

@@ -33,6 +33,7 @@ GAP = 12  # pixels between pictures
 PAPER = "white"
 INK = "black"
 ERROR = "Absolute error"
+NOT_IN_NAMES = r"[^\w.-]+"
 
 
 def picture_row(pictures: Pictures, titles: Mapping[str, str], largest: float) -> TitledPictures:
@@ -109,10 +110,11 @@ def write_figures(
     folder: str | Path,
     summary: pd.DataFrame,
     figures: Mapping[str, tuple[Image.Image, str]],
+    losses: Mapping[str, str],
     overwrite: bool,
 ) -> Path:
-    """Write scores.csv, scores.tex and the figure of each direction, by its label, as PNG and PDF, with
-    its caption as a text; returns the folder.
+    """Write scores.csv, scores.tex, the SVG of the `losses` of each run by its name, and the figure of
+    each direction, by its label, as PNG and PDF, with its caption as a text; returns the folder.
 
     `summary`: see `gantk.report.scores`. UserError where there is neither.
     """
@@ -124,8 +126,10 @@ def write_figures(
         "scores.csv": summary_csv(summary).encode(),
         "scores.tex": summary_latex(summary).encode(),
     }
+    for run, drawn in losses.items():
+        contents[f"losses_{re.sub(NOT_IN_NAMES, '_', run)}.svg"] = drawn.encode()
     for label, (figure, caption) in figures.items():
-        name = re.sub(r"[^\w.-]+", "_", label.replace(ARROW, "_to_"))
+        name = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
         for kind in ("png", "pdf"):
             file = io.BytesIO()
             figure.save(file, kind, dpi=(DPI, DPI), quality=95)

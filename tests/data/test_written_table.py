@@ -97,17 +97,29 @@ VISITS = [
 ]
 
 
-def test_ambiguous_visits_are_empty_cells_to_fill_in(tmp_path):
-    root = grown(tmp_path / "scans", VISITS)
+ONE_SLICE = [
+    f"BRATS_{p}/BRATS_{p}_{k}_slice9{p[5]}.nii.gz"
+    for p in ("HG0001", "HG0002", "HG0003", "HG0004", "HG0011", "HG0013")
+    for k in ("T1", "T2", "atropos_truth")
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [(VISITS, {""}), (ONE_SLICE, {"", *(name.split("/")[0] for name in ONE_SLICE)})],
+    ids=["doubted", "in all proposals"],
+)
+def test_patients_of_a_question_are_cells_where_none_differs(tmp_path, names, patients):
+    root = grown(tmp_path / "scans", names)
     with pytest.raises(UserError, match="gantk data check .* --table scans.csv"):
         check(root)
     found = check(root, table=tmp_path / "t.csv")
 
-    assert "12 rows" in found["summary"]["table"]
+    assert f"{len(names)} rows" in found["summary"]["table"]
     assert [each["remedy"] for each in found["problems"]] == ["Complete the table"]
     rows = rows_of(tmp_path / "t.csv")
-    assert len(rows) == len(VISITS)
-    assert {row["patient"] for row in rows} == {""}
+    assert len(rows) == len(names)
+    assert {row["patient"] for row in rows} == patients
 
 
 def test_halves_of_pictures_are_not_written_as_whole_ones(tmp_path):

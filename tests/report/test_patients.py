@@ -6,6 +6,7 @@ import csv
 import importlib
 import re
 import shutil
+from xml.etree import ElementTree
 
 import nibabel
 import numpy as np
@@ -126,6 +127,9 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
         assert round(sheet.info["dpi"][0]) == 300
         assert round(sheet.width / 300 * 25.4) == 180
     assert (folder / "T1_to_T2.pdf").read_bytes().startswith(b"%PDF")
+    drawn = (folder / f"losses_{copied_run.name}.svg").read_text("utf-8")
+    texts = [part.text for part in ElementTree.fromstring(drawn).iter() if part.text]
+    assert {"Generators", "Discriminators"} <= {*texts}
 
 
 @pytest.mark.parametrize(

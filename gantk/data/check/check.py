@@ -101,6 +101,9 @@ def check(
         if table is None:
             raise
         rows = _catalog_of(Path(path), settings, "none").of_kind("image")
+        patients = question.patients()
+        for row in rows:
+            row.subject = patients.get(row.scan_below(Path(path)).name, "")
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if table is not None:

@@ -16,7 +16,7 @@ from gantk.terminal import Command, overwrite_option
     examples=[
         "gantk report runs/first",
         "gantk report runs/first runs/second   # compare runs on the same patients",
-        "gantk report runs/first --figures figures   # PNG, PDF, CSV and LaTeX for a paper",
+        "gantk report runs/first --figures figures   # PNG, PDF, SVG, CSV and LaTeX for a paper",
     ],
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -24,7 +24,7 @@ from gantk.terminal import Command, overwrite_option
 @click.option(
     "--figures",
     metavar="DIR",
-    help="Also write test images as PNG and PDF, and the scores as scores.csv and scores.tex.",
+    help="Also write test images as PNG and PDF, losses as SVG, and scores.csv and scores.tex.",
 )
 @click.option(
     "--rows",

@@ -19,7 +19,7 @@ from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
 from gantk.progress import Work
-from gantk.report.build import render, shows_left_and_right
+from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.figures import DPI, WIDTH_MM, draw_figure, write_figures
 from gantk.report.patients.section import (
@@ -75,7 +75,7 @@ def write_report(
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
         figures: a folder for the page's test images as PNG and PDF, one for each direction, 180 mm wide
-            at 300 dpi, and its scores as scores.csv and scores.tex.
+            at 300 dpi, its scores as scores.csv and scores.tex, and the losses of each run as SVG.
         rows: how many patients a figure shows.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output, such as why scores cannot be compared.
@@ -90,8 +90,8 @@ def write_report(
         if figures is not None:
             record = RunRecord(runs[0])
             images = {found.label: found.cases for found in shown_patients(record)}
-            names = [record.path.resolve().name]
-            _write_figures(figures, rows, names, run_summary(record), images, overwrite, say)
+            one = {record.path.resolve().name: record}
+            _write_figures(figures, rows, [*one], run_summary(record), images, one, overwrite, say)
         return write_one(runs[0])
 
     named = _records_of(runs)
@@ -112,7 +112,7 @@ def write_report(
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
-        _write_figures(figures, rows, names, summary, common, overwrite, say)
+        _write_figures(figures, rows, names, summary, common, named, overwrite, say)
     page = render(
         "compare.html.j2",
         scripts=(),
@@ -152,10 +152,11 @@ def _write_figures(
     names: Sequence[str],
     summary: pd.DataFrame,
     images: Mapping[str, Sequence[ShownImage]],
+    runs: Mapping[str, RunRecord],
     overwrite: bool,
     say: Say,
 ) -> None:
-    """Write scores, and of each direction the first image of so many patients."""
+    """Write scores, losses, and of each direction the first image of so many patients."""
     figures = {}
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
@@ -167,11 +168,12 @@ def _write_figures(
             figures[label] = draw_figure(drawn, shown.largest), _caption(label, names, shown)
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
-    write_figures(folder, summary, figures, overwrite)
+    losses = {name: drawn for name, run in runs.items() if (drawn := draw_losses(run))}
+    write_figures(folder, summary, figures, losses, overwrite)
     if figures:
         say(
             f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names;"
-            " captions as texts"
+            " captions as texts; losses as SVG"
         )
 
 
