@@ -49,10 +49,8 @@ class LayoutQuestion(UserError):
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
         self.readings = propose(unclear.readings, images, left_out, contrasts, words)
         named = [name for name in contrasts if name != "images"] or ["T1", "T2"]
-        settings = as_words(named, ["WORD"] * len(named))
-        self.no_reading = (
-            f"  No name says {' or '.join(named)}. Say which words of names do: {settings}"
-        )
+        settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in named]
+        self.no_reading = f"  No name says {' or '.join(named)}. Say which words of names do: {' '.join(settings)}"
         self.end = (
             "Give the line that is right, one of your own, or a table to complete:"
             f" gantk data check {shlex.quote(folder)} --table scans.csv"
@@ -134,12 +132,6 @@ def _left_out_in_words(left_out: Sequence[str]) -> str:
     if others := sum(count for _, count in kinds[MAX_REASONS:]):
         shown.append(f"{others} more")
     return f"{len(left_out)} left out ({', '.join(shown)})"
-
-
-def as_words(contrasts: Iterable[str], texts: Iterable[str]) -> str:
-    """The options of the command line that say which text of names means which contrast."""
-    pairs = zip(contrasts, texts, strict=False)
-    return " ".join(f"--set 'data.words.{name}=[{json.dumps(text)}]'" for name, text in pairs)
 
 
 def as_setting(layout: str) -> str:

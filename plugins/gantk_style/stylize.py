@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from gantk.errors import UserError
-from gantk.files import expect_file, expect_replaceable, write_output
+from gantk.files import expect_file, write_output
 from gantk.formats.files import is_image, is_volume, read, suffix_of, unread_error, write
 from gantk.formats.image import Image, in_channels
 from gantk.machine.runtime import start
@@ -25,11 +26,9 @@ from gantk.recipe.load import Recipe, load_recipe
 from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
-from gantk_style.transfer import Watch
 
 # options of the post-step that do not apply to two files
 OF_GENERATORS = ("image", "role", "styles")
-PROGRESS_LINES = 5  # lines of progress that are printed
 RANGE = (-1.0, 1.0)
 
 
@@ -84,7 +83,7 @@ def stylize(
     given = {"steps": steps, "weights": weights}
     options |= {name: value for name, value in given.items() if value is not None}
     _check_paths(content, style, out)
-    expect_replaceable([out], overwrite, "OUT")
+    expect_file(out, "OUT", overwrite=overwrite)
     if losses is not None:
         expect_file(losses, "--losses", overwrite=overwrite)
     known = _read(content, gray)
@@ -112,7 +111,9 @@ def stylize(
         say(f"note     {post.note}")
 
     curves = LossCurves()
-    painted = _paint(post, slices, styles, start(device).device, say, curves)
+    painted = _paint(post, slices, styles, start(device).device, curves)
+    last = (f"{name} {means[-1]:.4g}" for name, means in curves.means().items())
+    say(f"losses   {', '.join(last)}")
     native = mapping.inverse(painted.swapaxes(0, 1) if known.dims > 2 else painted[0])
     native = np.asarray(native, dtype=np.float32).clip(known.pixels.min(), known.pixels.max())
     if known.is_integer:
@@ -131,7 +132,6 @@ def _paint(
     slices: np.ndarray,
     styles: np.ndarray,
     device: torch.device,
-    say: Callable[[str], None],
     curves: LossCurves,
 ) -> np.ndarray:
     """Stylise slices (D, C, H, W) by those of the style at the same height; constant slices stay
@@ -150,7 +150,7 @@ def _paint(
             )
             if count > 1:
                 work.what = f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
-            watch = _progress(work, post.steps, say, curves)
+            watch = partial(_watch, work, work.done, curves)
             batch = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
             painted[chosen] = post.paint(*batch, shared=False, watch=watch)[0].cpu().numpy()
 
@@ -188,12 +188,6 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
 
 def _check_paths(content: Path, style: Path, out: Path) -> None:
     """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
-    suffix = suffix_of(content)
-    if out.is_dir():
-        raise UserError(
-            f"'{out}' is a folder", where="OUT", allowed=f"a file, such as {out}{suffix}"
-        )
-
     for name, path in (("CONTENT", content), ("STYLE", style)):
         if path.is_file() and not is_image(path):
             raise unread_error(path).at(name)
@@ -202,7 +196,7 @@ def _check_paths(content: Path, style: Path, out: Path) -> None:
 
     if not is_image(out) or (content.is_file() and is_volume(content) != is_volume(out)):
         what = f"the result of '{content.name}' cannot be written as '{out.name}'"
-        raise UserError(what, where="OUT", allowed=suffix)
+        raise UserError(what, where="OUT", allowed=suffix_of(content))
 
 
 def _read(path: Path, gray: bool) -> Image:
@@ -212,16 +206,9 @@ def _read(path: Path, gray: bool) -> Image:
     return replace(image, pixels=in_channels(image.pixels, 1)) if gray else image
 
 
-def _progress(work: Work, steps: int, say: Callable[[str], None], curves: LossCurves) -> Watch:
-    """A callback that shows the progress, adds losses to `curves` and prints them a few times."""
-    before = work.done
-    due = {round(steps * k / PROGRESS_LINES) for k in range(1, PROGRESS_LINES + 1)}
-
-    def watch(step: int, losses: dict[str, torch.Tensor]) -> None:
-        work.advance(before + step)
-        curves.watch(step, losses)
-        if step in due:
-            parts = ", ".join(f"{name} {float(each.mean()):.4g}" for name, each in losses.items())
-            say(f"{work.what:<8} step {step} of {steps}: {parts}")
-
-    return watch
+def _watch(
+    work: Work, before: float, curves: LossCurves, step: int, losses: dict[str, torch.Tensor]
+) -> None:
+    """Show the progress, of which `before` was done, and add the losses to `curves`."""
+    work.advance(before + step)
+    curves.watch(step, losses)

@@ -18,7 +18,7 @@ from gantk.catalog.contrasts import ContrastWords
 from gantk.catalog.domains import GLOB, NAME_DOMAINS
 from gantk.catalog.layouts import OTHER_FORM, Reading, read_by
 from gantk.catalog.masks import set_masks
-from gantk.catalog.question import LayoutQuestion, as_words, rows_in_words
+from gantk.catalog.question import LayoutQuestion, rows_in_words
 from gantk.catalog.scan import Asked, Patients, catalog_of, read_folder
 from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.sources.pairing import pair_rows
@@ -233,31 +233,20 @@ class Files(VolumeSource):
         if rows and self.layout and not used:
             what = f"the layout {self.layout} explains no image in '{self.root}', such as {names}"
             remedy = "correct the line, or leave it out, so that others are proposed"
-            texts = self._texts_of_contrasts(rows)
-            if texts:
-                named = [name for name in self.domains if name not in ("images", "A", "B")]
-                quoted = " and ".join(map(repr, texts))
+            line = re.sub(r"\*?\{contrast\}\*?", "{class}", self.catalog.layout)
+            keys = [self.key_of(row.path) for row in rows]
+            texts = Counter(row.label for row in read_by(line, keys, [], self.contrast_words).rows)
+            if texts and line != self.catalog.layout:
+                words = sorted(text for text, _ in texts.most_common(2))
+                quoted = " and ".join(map(repr, words))
                 what = f"the layout {self.layout} finds {quoted} in '{self.root}', which are no words for contrasts"
-                remedy = f"name the domains so: --set 'data.domains={json.dumps(texts)}'"
-                if named:
-                    remedy += f". Or say which is which: {as_words(named, texts)}"
-                remedy += f". {FILL_IN_TABLE}"
+                remedy = f"name the domains so: --set 'data.domains={json.dumps(words)}'. {FILL_IN_TABLE}"
         return NothingFound(
             what,
             where="data.source.path",
             allowed="files that a layout explains; `gantk list layout` has ours",
             remedy=remedy,
         )
-
-    def _texts_of_contrasts(self, rows: Sequence[Row]) -> list[str]:
-        """The texts at {contrast} of the layout, whatever they say; the two most usual ones."""
-        line = self.catalog.layout
-        if "{contrast}" not in line:
-            return []
-        line = re.sub(r"\*?\{contrast\}\*?", "{class}", line)
-        keys = [self.key_of(row.path) for row in rows]
-        found = Counter(row.label for row in read_by(line, keys, [], self.contrast_words).rows)
-        return sorted(text for text, _ in found.most_common(2))
 
     def _set_pairs(self, rows: Sequence[Row]) -> None:
         """Set the pairs: of volumes by patient and visit, of pictures by name."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny import method_of
+from tiny import method_of, read_json
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
@@ -247,9 +247,11 @@ def test_stylize_keeps_size_bits_and_range(gantk, files):
     ],
 )
 def test_stylize_takes_options_of_recipes(gantk, files, content, style, options, mode):
-    done = gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options).ok()
+    options = (*options, "--losses", "losses.json")
+    gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options).ok()
     assert Image.open("out.png").mode.startswith(mode)
-    assert "--recipe" not in options or "step 1 of 1" in done.out
+    (curve, *_) = read_json(files / "losses.json")["curves"].values()
+    assert "--recipe" not in options or len(curve) == 2  # before and after the only step
 
 
 def test_stylize_keeps_nifti_grids_slice_by_slice(files):
