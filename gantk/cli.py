@@ -119,7 +119,14 @@ class Commands(CommandGroup):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:  # its message quotes an argument
-            reword(error, printable(error.message + _about_settings(error)))
+            message = error.message
+            if isinstance(error, click.NoSuchOption) and error.ctx and not error.possibilities:
+                command = error.ctx.command
+                options = [
+                    each.opts[0] for each in command.params if each.param_type_name == "option"
+                ]
+                message += f" {error.ctx.command_path} has {', '.join(options)}."
+            reword(error, printable(message))
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
@@ -142,16 +149,6 @@ class Commands(CommandGroup):
                     if not command.hidden:
                         rows.append((name.ljust(width), command.get_short_help_str(limit=400)))
                 formatter.write_dl(rows)
-
-
-def _about_settings(error: click.ClickException) -> str:
-    """What a command without `--set` takes in its place; "" of other errors."""
-    if not (isinstance(error, click.NoSuchOption) and error.option_name == "--set" and error.ctx):
-        return ""
-    names = [each.opts[0] for each in error.ctx.command.params if isinstance(each, click.Option)]
-    return (
-        f" The settings are those of the recipe; {error.ctx.command_path} has {', '.join(names)}."
-    )
 
 
 def _drop_output() -> None:

@@ -58,13 +58,11 @@ class Scans:
     examination: Examination
     study: Study  # how a training would use them
     method: str = ""  # that is asked for; "": that which suits the scans
-    paired: bool | None = None  # whether this method is; None: as suits the scans
 
     def for_method(self, name: str) -> Scans:
         """The same for a method that is asked for."""
         scans = copy.copy(self)  # with all that was measured
         scans.method = name
-        scans.paired = registry().get("method", name).load().paired
         return scans
 
     @property
@@ -123,8 +121,8 @@ class Scans:
         """Whether a paired method is planned, or can learn from the scans: the pairs fit and are
         complete.
         """
-        if self.paired is not None:
-            return self.paired
+        if self.method:
+            return registry().get("method", self.method).load().paired
         return bool(self.fit and self.fit.good and not self.alone)
 
     @property

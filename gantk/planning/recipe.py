@@ -146,7 +146,7 @@ def _seen_by_method(seen: Scans, settings: Iterable[str]) -> Scans:
     """What was seen, for the method of the settings; UserError where it needs pairs that are lacking."""
     name = dict(map(parse_setting, settings)).get("method.name")
     for_method = seen.for_method(name) if name else seen
-    if for_method.paired and too_many_alone(seen.records):
+    if for_method.suits_paired and too_many_alone(seen.records):
         what = f"the method '{name}' needs registered pairs, which these scans lack"
         raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
     return for_method

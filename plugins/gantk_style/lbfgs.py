@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+HISTORY = 10  # last steps from which the curvature is estimated
+FIRST_CHANGE = 0.02  # root mean square change of an image in its first step
+LARGEST_CHANGE = 0.3  # root mean square change of an image in a step
 STEP_FACTOR = 4.0  # factor on the step length where the curvature is zero or negative
 
 
@@ -18,25 +21,12 @@ class ImageLBFGS(torch.optim.Optimizer):
 
     torch's L-BFGS solves one problem over all entries and so mixes the images of a batch. This one
     has no line search, hence one gradient per step; steps are kept short instead. The scale of the
-    loss does not matter; the scale of the image's values does: `first` and `longest` are in its
-    units.
-
-    Args:
-        lr: length of a step; 1 is the full quasi-Newton step.
-        history: last steps from which the curvature is estimated.
-        first: root mean square change of an image in its first step.
-        longest: largest root mean square change of an image in a step.
+    loss does not matter; the scale of the image's values does: changes are in its units. A step of
+    `lr` 1 is the full quasi-Newton step.
     """
 
-    def __init__(
-        self,
-        params: Iterable,
-        lr: float = 1.0,
-        history: int = 10,
-        first: float = 0.02,
-        longest: float = 0.3,
-    ):
-        super().__init__(params, dict(lr=lr, history=history, first=first, longest=longest))
+    def __init__(self, params: Iterable, lr: float = 1.0):
+        super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
@@ -58,21 +48,21 @@ class ImageLBFGS(torch.optim.Optimizer):
         gradient = image.grad.reshape(len(image), -1).float()
         state = self.state[image]
         if not state:
-            scale = group["first"] / _rms(gradient)
+            scale = FIRST_CHANGE / _rms(gradient)
             state |= {"moves": [], "turns": [], "inverse": [], "scale": scale}
         else:
             move = now - state["now"]
             turn = gradient - state["gradient"]
-            self._remember(state, move, turn, group["history"])
+            self._remember(state, move, turn)
 
         move = -group["lr"] * _two_loops(gradient, state)
-        move = move * (group["longest"] / _rms(move)).clamp(max=1.0)
+        move = move * (LARGEST_CHANGE / _rms(move)).clamp(max=1.0)
         state["now"] = now.clone()
         state["gradient"] = gradient.clone()
         image.add_(move.view(image.shape).to(image.dtype))
 
     @staticmethod
-    def _remember(state: dict, move: Tensor, turn: Tensor, history: int) -> None:
+    def _remember(state: dict, move: Tensor, turn: Tensor) -> None:
         """Store the last step for the images with positive curvature along it. For the others the
         step is ignored (inverse 0) and the next ones grow, as a line search would: no minimum is
         near.
@@ -83,9 +73,9 @@ class ImageLBFGS(torch.optim.Optimizer):
         state["scale"] = torch.where(
             curved, product / square.clamp(min=1e-30), STEP_FACTOR * state["scale"]
         )
-        state["inverse"] = [*state["inverse"], torch.where(curved, 1 / product, 0.0)][-history:]
-        state["moves"] = [*state["moves"], move][-history:]
-        state["turns"] = [*state["turns"], turn][-history:]
+        state["inverse"] = [*state["inverse"], torch.where(curved, 1 / product, 0.0)][-HISTORY:]
+        state["moves"] = [*state["moves"], move][-HISTORY:]
+        state["turns"] = [*state["turns"], turn][-HISTORY:]
 
 
 def _two_loops(gradient: Tensor, state: dict) -> Tensor:

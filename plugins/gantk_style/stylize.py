@@ -16,8 +16,9 @@ import torch
 
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
-from gantk.formats.files import is_image, is_volume, read, suffix_of, unread_error, write
+from gantk.formats.files import read, write
 from gantk.formats.image import Image, in_channels
+from gantk.inference.result_format import expect_file_of
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind, options_model
 from gantk.prepare.module import size_image
@@ -82,7 +83,11 @@ def stylize(
 
     given = {"steps": steps, "weights": weights}
     options |= {name: value for name, value in given.items() if value is not None}
-    _check_paths(content, style, out)
+    for name, path in (("CONTENT", content), ("STYLE", style)):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
+
+    expect_file_of(content, out, "", "OUT")
     expect_file(out, "OUT", overwrite=overwrite)
     if losses is not None:
         expect_file(losses, "--losses", overwrite=overwrite)
@@ -184,19 +189,6 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
     options["steps"] = options.pop("translate_steps", options.get("steps"))
     names = set(options_model(StylePost).model_fields).difference(OF_GENERATORS)
     return {name: value for name, value in options.items() if name in names}
-
-
-def _check_paths(content: Path, style: Path, out: Path) -> None:
-    """Raise UserError where OUT cannot be written, or would overwrite CONTENT or STYLE."""
-    for name, path in (("CONTENT", content), ("STYLE", style)):
-        if path.is_file() and not is_image(path):
-            raise unread_error(path).at(name)
-        if out.exists() and path.exists() and out.samefile(path):
-            raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
-
-    if not is_image(out) or (content.is_file() and is_volume(content) != is_volume(out)):
-        what = f"the result of '{content.name}' cannot be written as '{out.name}'"
-        raise UserError(what, where="OUT", allowed=suffix_of(content))
 
 
 def _read(path: Path, gray: bool) -> Image:

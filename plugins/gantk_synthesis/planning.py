@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-MANY_IMAGES = 5000  # a discriminator does not memorise these
-
 
 def plan(
     seen: Any, size: Sequence[int], *, hours: float, dims: int
@@ -21,11 +19,5 @@ def plan(
         "the names show one kind of image, so images are generated from noise; to translate, name"
         " two kinds with --set data.domains"
     )
-    changes: dict[str, Any] = {}
-    if len(seen.classes) < 2:
-        changes["conditional"] = None
-    if seen.method != "dcgan" and dims == 2:
-        return "r3gan_tumour", why, changes
-    if len(seen.records) >= MANY_IMAGES:
-        changes["augment"] = None
-    return "dcgan_phantom", why, changes
+    recipe = "dcgan_phantom" if seen.method == "dcgan" or dims == 3 else "r3gan_tumour"
+    return recipe, why, {} if len(seen.classes) > 1 else {"conditional": None}
