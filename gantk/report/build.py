@@ -259,9 +259,8 @@ def _curves(run: RunRecord) -> dict[str, list[Chart]]:
 
 
 def draw_losses(run: RunRecord) -> str:
-    """The charts of the losses as an SVG file; "" where none were logged."""
-    charts = _curves(run)["losses"]
-    return templates(HERE).get_template("curves.svg.j2").render(charts=charts) if charts else ""
+    """The charts of the losses as an SVG file."""
+    return templates(HERE).get_template("curves.svg.j2").render(charts=_curves(run)["losses"])
 
 
 def _charts_of_metrics(run: RunRecord, curves: Curves) -> list[Chart | None]:

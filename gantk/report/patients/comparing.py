@@ -168,7 +168,7 @@ def _write_figures(
             figures[label] = draw_figure(drawn, shown.largest), _caption(label, names, shown)
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
-    losses = {name: drawn for name, run in runs.items() if (drawn := draw_losses(run))}
+    losses = {name: draw_losses(run) for name, run in runs.items() if run.log.losses}
     write_figures(folder, summary, figures, losses, overwrite)
     if figures:
         say(
