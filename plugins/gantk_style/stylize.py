@@ -5,7 +5,7 @@ intensities, on its grid.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from gantk.plugin.spec import bind, options_model
 from gantk.prepare.module import size_image
 from gantk.progress import Work
 from gantk.recipe.load import Recipe, load_recipe
+from gantk.terminal import Say
 from gantk_style.curves import LossCurves
 from gantk_style.encoder import check_colours
 from gantk_style.post import StylePost, network_values
@@ -47,7 +48,7 @@ def stylize(
     losses: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> Path:
     """Write `out`: the content of one image file in the style of another.
 
