@@ -45,11 +45,11 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     for key in OPTIONS_NAMING_FILES:
         text = str(before.get(key, ""))
         if re.search(r"[*?/]", text) and not _matches_below(source.get("path"), text):
-            about_files.append(key)
+            about_files.append(f"data.source.{key} = '{text}'")
             del before[key]
-            changed.remarks.append(
-                f"data.source.{key} = '{text}' matches no file of --data, so names decide instead"
-            )
+    if about_files:
+        given = " and ".join(about_files)
+        changed.remarks.append(f"no file of --data matches {given}, so names decide instead")
     split = table.get("split")
     if about_files and isinstance(split, dict) and not split.get("test"):
         del table["split"]  # a split without test images is of those files too

@@ -143,13 +143,14 @@ def examine(
         is_wrong_setting = (error.where or "").startswith("--set")
         if nothing_said or is_wrong_setting or isinstance(error, LayoutQuestion):
             raise
-        are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
-        what = f"these images cannot be used for training: {error.what}"
-        severity = "warning" if are_too_few else None
-        found.problems.append(problem("source", what, (), error.remedy, severity))
         if found.usage is None:
             found.items = [inspect(row.scan_below(path)) for row in track(found.rows, "reading")]
             found.problems += unreadable_images(found.items)
+        if not any(error.what in each.what for each in found.problems):
+            are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
+            what = f"these images cannot be used for training: {error.what}"
+            severity = "warning" if are_too_few else None
+            found.problems.append(problem("source", what, (), error.remedy, severity))
 
     found.problems += _compare(found.items, found.usage, found.fit)
     return found
