@@ -308,7 +308,7 @@ class Scorer:
         """Score images (`made`, `baselines`, by name) as sets; adds scores and verdicts to results.
 
         `about`: patients, classes and masks of the images. `real_split` is a perfect generator's
-        score: real images of other patients, scored as if generated.
+        score: other real images, scored as if generated.
         """
         groups = {
             name: replace(about, images=self.reals.group(each).images, found={})
@@ -325,8 +325,9 @@ class Scorer:
                 for name, group in groups.items():
                     if name in made or metric.baselines:
                         found = set_scores_of(metric, train, test, group, note)
-                        for row, score in found.items():
-                            scores[name][row] = score.model_copy(update=patients)
+                        for place, score in found.items():
+                            system, _, row = place.rpartition("/")
+                            scores[system or name][row] = score.model_copy(update=patients)
                 if metric.baselines and train is not test:
                     as_if_made = f"{note}/training-images-as-if-made"
                     scores[CEILING] |= set_scores_of(metric, train, test, real, as_if_made)

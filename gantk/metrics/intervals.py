@@ -24,7 +24,6 @@ GROUPS = 20  # jackknife: groups of images that are left out, one at a time
 MAX_EXACT_PATIENTS = 20
 FLIPS = 20_000
 
-Interval = list[float | None] | None
 Values = Any  # numbers, one for each image: a sequence, an array or a column
 
 
@@ -59,6 +58,14 @@ def head_numbers(patients: Sequence[str]) -> np.ndarray:
 def count_patients(patients: Sequence[str]) -> int | None:
     """The number of the images' patients; None where that of any image is unknown ("")."""
     return None if "" in patients else len(set(patients))
+
+
+def or_blocks(patients: Sequence[str]) -> Sequence[str]:
+    """The patients to leave out of a score; where any is unknown, as many blocks of neighbouring
+    images as there are groups, because neighbours are likely to show one person.
+    """
+    count = len(patients)
+    return [f"block {GROUPS * i // count}" for i in range(count)] if "" in patients else patients
 
 
 def group_numbers(patients: Sequence[str]) -> np.ndarray:
@@ -107,24 +114,6 @@ def patient_means(values: Values, patients: Sequence[str]) -> np.ndarray:
     return table.groupby(head_numbers(patients)).mean().dropna().to_numpy()
 
 
-def drawn_interval(statistic: Callable[[np.ndarray], float], patients: Sequence[str]) -> Interval:
-    """95 % percentile interval of `statistic(indices of images)` from resampling patients with
-    replacement.
-
-    Resamples with a nan result are left out. None for fewer than `MIN_PATIENTS`, and for unknown
-    ones.
-    """
-    numbers = head_numbers(patients)
-    images = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
-    if "" in patients or len(images) < MIN_PATIENTS:
-        return None
-
-    picks = bootstrap_draws(len(images), 1000)
-    values = np.array([statistic(np.concatenate([images[i] for i in row])) for row in picks])
-    values = values[~np.isnan(values)]
-    return np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
-
-
 def left_out_interval(
     statistic: Callable[[np.ndarray, np.ndarray], Any],
     real: Sequence[str],
@@ -167,22 +156,25 @@ def left_out_interval(
     return value, [value - reach, value + reach]
 
 
-def estimate_share(right: np.ndarray, **about: Any) -> Score:
+def estimate_share(right: np.ndarray, patients: Sequence[str] = (), **about: Any) -> Score:
     """The share of ones among zeros and ones, with the 95 % interval of Wilson (1927), and further
-    keys of the score.
+    keys of the score. Where all patients are known, the interval is that of as many trials as there
+    are patients.
     """
     from scipy.stats import binomtest
 
     count = len(right)
     if count == 0:
         return Score(value=None, ci95=None, n=0, **about)
-    ends = binomtest(int(right.sum()), count).proportion_ci(method="wilson")
+    trials = count_patients(patients) or count
+    found = binomtest(round(trials * right.mean()), trials)
+    ends = found.proportion_ci(method="wilson")
     return Score(value=float(right.mean()), ci95=[float(end) for end in ends], n=count, **about)
 
 
-def bootstrap_draws(count: int, draws: int = BOOTSTRAP_DRAWS) -> np.ndarray:
-    """Seeded random indices (draws, count) below `count`, with replacement."""
-    return np.random.default_rng(0).integers(0, count, (draws, count))
+def bootstrap_draws(count: int) -> np.ndarray:
+    """Seeded random indices (BOOTSTRAP_DRAWS, count) below `count`, with replacement."""
+    return np.random.default_rng(0).integers(0, count, (BOOTSTRAP_DRAWS, count))
 
 
 def paired_test(gains: Values) -> PairedTest | None:

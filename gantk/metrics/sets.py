@@ -68,23 +68,24 @@ class Features:
         with torch.autocast(images.device.type, enabled=False):
             for part in track(images.split(IMAGES_PER_PASS), self.what, "batch"):
                 finite.append(part.isfinite().all())  # read once, at the end: one synchronisation
-                part = part.float() / self.data_range
-                numbers = []
-                for picture in middle_slices(part) if self.dims == 3 else [part]:
-                    picture = picture.clamp(0, 1)
-                    if picture.shape[1] == channels:
-                        seen = [picture]
-                    else:
-                        seen = [gray.expand(-1, channels, -1, -1) for gray in picture.split(1, 1)]
-                    numbers += [self.network(each).flatten(1) for each in seen]
-
-                vectors.append(torch.cat(numbers, 1))
+                seen = pictures_of((part.float() / self.data_range).clamp(0, 1), channels)
+                vectors.append(torch.cat([self.network(each).flatten(1) for each in seen], 1))
 
         if not torch.stack(finite).all():
             what = "an image contains NaN or infinite values, so its set cannot be compared"
             raise UserError(what, where=WHERE, remedy="find the cause, or leave the image out")
 
         return torch.cat(vectors).cpu().double().numpy()
+
+
+def pictures_of(images: Tensor, channels: int) -> list[Tensor]:
+    """Images (N, C, *size) as pictures (N, channels, H, W): of volumes the three middle slices, and each
+    channel as a gray picture where their number is another.
+    """
+    pictures = middle_slices(images) if images.ndim == 5 else [images]
+    if images.shape[1] == channels:
+        return pictures
+    return [gray.expand(-1, channels, -1, -1) for each in pictures for gray in each.split(1, 1)]
 
 
 def middle_slices(volumes: Tensor) -> list[Tensor]:
@@ -180,7 +181,7 @@ def set_scores(
         if strict:
             raise
         definition = f"{metric.definition}/not-computed: {error}"
-        found = Score(value=None, ci95=None, n=len(fake), definition=definition)
+        found = Score(value=None, ci95=None, definition=definition)
 
     scores = found if isinstance(found, dict) else {metric.name: found}
     for score in scores.values():
@@ -191,7 +192,7 @@ def set_scores(
         name: metric_score(
             metric,
             score,
-            images=len(fake) if score.patients_unknown else score.n or 0,
+            images=len(fake) if score.patients_unknown or score.n is None else score.n,
             definition=score.definition + note,
         )
         for name, score in scores.items()
@@ -202,7 +203,8 @@ class SetMetric(Metric):
     """A score of a set of generated images, built with (data_range, dims) and called with training
     images, held-out real images, and generated ones.
 
-    Returns a `Score`, or several by name; UserError where the sets do not suit it.
+    Returns a `Score`, or several by name, those of a baseline as `identity/NAME`; UserError where the
+    sets do not suit it.
     """
 
     of_sets = True
@@ -276,7 +278,7 @@ class Kid(InFeatures):
             advice = ". Read the interval, not the value" if ci95 else ""
             details = {"warning": WARNING + advice}
 
-        return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
+        return Score(value=value, ci95=ci95, definition=definition, details=details)
 
 
 def squared_mmd(

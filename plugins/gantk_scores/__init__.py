@@ -90,16 +90,22 @@ def gantk_register(add) -> None:
         section="Tasks",
         words={
             "classification": (
-                "Classifier trained on generated images, tested on real ones",
-                "Its balanced accuracy: 1 means that the generated images teach every class.",
+                "Classifiers trained on generated images, tested on real ones",
+                "Their mean balanced accuracy: 1 means that the generated images teach every class.",
             ),
             "classification_real": (
-                "The same classifier trained on real images",
-                "Its balanced accuracy: what the real training images teach.",
+                "The same classifiers trained on real images",
+                "Their mean balanced accuracy: what the real training images teach.",
             ),
             "classification_both": (
-                "The same classifier trained on both",
-                "Its balanced accuracy: what generated images add to real ones.",
+                "The same classifiers trained on both",
+                "Their mean balanced accuracy with real and generated training images.",
+            ),
+            "classification_gain": (
+                "What generated images add to real ones",
+                "Balanced accuracy with both minus that with real images alone, of classifiers of the"
+                " same seeds. The interval includes the chance of the trainings: if it includes 0,"
+                " neither help nor harm is shown.",
             ),
         },
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gantk.errors import UserError, one_line
 from gantk.files import MAX_TENSORS_BYTES, regular_file
 from gantk.metrics.pairs import PairMetric
-from gantk.metrics.sets import middle_slices
+from gantk.metrics.sets import pictures_of
 from gantk.nets.pretrained import weights_file
 from gantk.plugin.spec import Seed
 
@@ -67,24 +67,9 @@ class LPIPS(PairMetric):
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         self.network.to(output.device)
-        output = 2 * output / self.data_range - 1
-        reference = 2 * reference / self.data_range - 1
-        pairs = [(output, reference)]
-        if self.dims == 3:
-            pairs = list(zip(middle_slices(output), middle_slices(reference), strict=True))
-
-        if output.shape[1] != 3:
-            # each channel on its own, as a gray picture
-            of_channels = []
-            for one, other in pairs:
-                of_channels += zip(one.split(1, 1), other.split(1, 1), strict=True)
-            pairs = [
-                (one.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1))
-                for one, other in of_channels
-            ]
-
-        distances = [self.network(one, other).flatten() for one, other in pairs]
-        return torch.stack(distances).mean(0)
+        scaled = (2 * images / self.data_range - 1 for images in (output, reference))
+        pairs = zip(*(pictures_of(images, 3) for images in scaled), strict=True)
+        return torch.stack([self.network(*pair).flatten() for pair in pairs]).mean(0)
 
 
 def lpips_network(net: str, seed: int | None) -> nn.Module:

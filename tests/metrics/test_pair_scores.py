@@ -12,7 +12,7 @@ from test_metrics import pair
 
 from gantk.data.intensity import Window
 from gantk.errors import UserError
-from gantk.metrics.intervals import drawn_interval, estimate, left_out_interval
+from gantk.metrics.intervals import estimate, left_out_interval
 from gantk.metrics.judging import pair_verdict, set_verdict
 from gantk.metrics.pair_scores import PairScorer, References, scores_of
 from gantk.metrics.pairs import MAE, NRMSE, PSNR, SSIM, PairMetric
@@ -152,18 +152,6 @@ def test_intervals_cover_the_true_mean_as_stated():
 )
 def test_fewer_than_six_patients_show_a_range_and_no_interval(patients, shown):
     assert estimate(range(len(patients)), patients).interval(3) == shown
-
-
-def test_resampling_is_of_patients_and_not_of_images():
-    values = np.repeat(np.arange(8.0), 5)
-    patients = np.repeat([*"pqrstuvw"], 5)
-
-    def mean(images):
-        return values[images].mean()
-
-    of_patients = drawn_interval(lambda places: places.mean(), [*"pqrstuvw"])
-    assert drawn_interval(mean, patients) == pytest.approx(of_patients)
-    assert drawn_interval(mean, patients[:25]) is None, "five patients"
 
 
 def difference_of_means(x, y):

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval, patient_numbers
 from gantk.metrics.sets import ImageGroup, SetMetric, require_images
 from gantk.runs.results import Score
@@ -49,7 +50,7 @@ class Diversity(SetMetric):
         fakes, differ = self._pairs(fake)
         how = f"{self.definition}/n={len(fake)},real={len(test)}"
         if not len(pairs) or not apart.any():
-            return Score(value=None, ci95=None, n=len(fake), definition=f"{how}/real-images-alike")
+            raise UserError("the real images are all alike")
 
         def mean(pairs: np.ndarray, distances: np.ndarray, kept: np.ndarray) -> float:
             inside = kept[pairs].all(1)
@@ -62,7 +63,6 @@ class Diversity(SetMetric):
         return Score(
             value=value,
             ci95=ci95,
-            n=len(fake),
             definition=f"{how}/pairs={len(fakes)},{len(pairs)}",
         )
 

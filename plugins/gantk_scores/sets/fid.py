@@ -51,7 +51,7 @@ class Fid(InFeatures):
             details["warning"] = WARNING
 
         definition = f"{self.definition}/n={len(fake)},real={len(test)}/{how}"
-        return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
+        return Score(value=value, ci95=ci95, definition=definition, details=details)
 
 
 def gaussian(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ NAMES = ("precision", "recall", "density", "coverage")
 MIN_RELIABLE_IMAGES = 1000  # below this number of images there is a warning
 WARNING = (
     "these scores depend on the number of images: few images have distant neighbours and large"
-    " balls. Compare them only between sets of the same size, and with the scores of real images"
-    " (real_split)"
+    " balls. Compare them only between sets of the same size, and with the scores of other real"
+    " images"
 )
 
 
@@ -80,9 +80,7 @@ class Prdc(InFeatures):
                 interval = [max(0.0, low), high if name == "density" else min(1.0, high)]
 
             value = float(values[place])
-            score = Score(
-                value=value, ci95=interval, n=len(fake), definition=definition, details=details
-            )
+            score = Score(value=value, ci95=interval, definition=definition, details=details)
             scores[name + self.network.suffix] = score
 
         return scores

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
-from typing import Annotated, Any
+from functools import partial, reduce
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from gantk.errors import UserError
 from gantk.metrics.evaluate import Scorer
-from gantk.metrics.intervals import drawn_interval
+from gantk.metrics.intervals import left_out_interval, or_blocks
 from gantk.metrics.sets import (
     IMAGES_PER_PASS,
     ImageGroup,
     SetMetric,
     halves,
-    middle_slices,
+    pictures_of,
     select_images,
 )
 from gantk.plugin.spec import Count, Seed
@@ -30,6 +30,7 @@ from gantk_scores.tasks.small_networks import mirror_randomly, train_network
 
 BATCH = 16  # images per training step
 TOO_FEW = "too few patients to train on some and test on others"
+FEATURES = 256  # of a picture: the mean and the maximum of each of the last filters
 LEARNING_RATE = 3e-3  # of AdamW, with cosine decay to 0
 LearntSide = Annotated[int, Field(ge=16, le=1024)]
 
@@ -52,19 +53,22 @@ class Judge(SetMetric):
     name = ""
     unit = ""
     higher_is_better = True
+    classifiers = 1  # how many are trained, each with a seed of its own
 
     def answers(self, images: Tensor, labels: Tensor, classes: int, asked: Tensor) -> np.ndarray:
-        """Train a classifier on images (N, C, *size), labels (N,); returns probabilities (N,
-        classes) of `asked`.
+        """Train classifiers on images (N, C, *size), labels (N,); returns the labels that each gives
+        to `asked`, (classifiers, N).
         """
         pictures = self._pictures(images)
+        views = self._pictures(asked).split(IMAGES_PER_PASS)
         labels = labels.to(pictures.device)
         counts = torch.bincount(labels, minlength=classes).clamp_min(1).float()
         rarity = (1 / counts).cpu()[labels.cpu()]
 
         def make() -> nn.Module:
-            network = self._network(pictures.shape[1], classes).to(pictures.device)
-            return network.to(memory_format=torch.channels_last)  # faster on CPUs
+            network = nn.Sequential(SmallConv(pictures.shape[1]), nn.Linear(FEATURES, classes))
+            # channels last is faster on CPUs
+            return network.to(pictures.device, memory_format=torch.channels_last)
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             picked = torch.multinomial(rarity, BATCH, replacement=True, generator=generator)
@@ -73,54 +77,51 @@ class Judge(SetMetric):
             return F.cross_entropy(network(varied), labels[picked])
 
         optimizer = partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.01)
-        parts = []
-        with torch.autocast(pictures.device.type, enabled=False):
-            network = train_network(make, loss, self.steps, self.seed, optimizer)
-            with torch.no_grad():
-                for part in self._pictures(asked).split(IMAGES_PER_PASS):
-                    parts.append(network(part).softmax(1))
+        found = []
+        with torch.autocast(pictures.device.type, enabled=False), torch.no_grad():
+            for seed in range(self.seed, self.seed + self.classifiers):
+                network = train_network(make, loss, self.steps, seed, optimizer)
+                found.append(torch.cat([network(view).argmax(1) for view in views]))
 
-        return torch.cat(parts).double().cpu().numpy()
-
-    def _network(self, channels: int, classes: int) -> nn.Module:
-        """The convolutions with a linear head, for pictures (N, channels, side, side)."""
-        body = SmallConv(channels)
-        width = body(torch.zeros(2, channels, self.side, self.side)).shape[1]
-        return nn.Sequential(body, nn.Linear(width, classes)).requires_grad_(True)
+        return torch.stack(found).cpu().numpy()
 
     def _pictures(self, images: Tensor) -> Tensor:
         """Resize and scale images to (N, channels, side, side), about -1 to 1."""
-        pictures = []
+        size = (self.side, self.side)
+        resize = partial(F.interpolate, size=size, mode="bilinear", antialias=True)
+        resized = []
         for part in images.split(IMAGES_PER_PASS):
-            part = 2 * part.float() / self.data_range - 1
-            views = middle_slices(part) if images.ndim == 5 else [part]
-            size = (self.side, self.side)
-            resized = [F.interpolate(v, size, mode="bilinear", antialias=True) for v in views]
-            pictures.append(torch.cat(resized, 1))
+            views = pictures_of(2 * part.float() / self.data_range - 1, images.shape[1])
+            resized.append(torch.cat([*map(resize, views)], 1))
 
-        return torch.cat(pictures)
+        return torch.cat(resized)
 
     @property
     def definition(self) -> str:
-        return f"{self.name}/balanced-accuracy/small/{self.side}px/steps={self.steps}x{BATCH}"
+        return f"{self.name}/balanced-accuracy/small/{self.side}px/steps={self.steps}x{BATCH}/classifiers={self.classifiers}"
 
 
 @dataclass(eq=False, kw_only=True)
 class Classification(Judge):
-    """Usefulness of synthetic images: a classifier is trained on them and tested on held-out real
+    """Usefulness of synthetic images: classifiers are trained on them and tested on held-out real
     patients.
 
-    Three classifiers are trained: on synthetic images ("classification"), on real training images
-    ("classification_real"), and on both ("classification_both"). Each is tested on the held-out
-    real images. The value is the balanced accuracy, the mean recall over classes; the accuracy is in
-    the details. Their 95 % intervals come from bootstrap over patients.
+    Classifiers are trained on synthetic images ("classification"), on real training images
+    ("classification_real"), and on both ("classification_both"), with the same seeds. Each is tested
+    on the held-out real images. The value is the balanced accuracy, the mean recall over classes,
+    averaged over the classifiers; the accuracy is in the details. "classification_gain" is the value
+    with both minus that with real images. The 95 % intervals leave out groups of patients and
+    classifiers, so they include the chance of a training; of unknown patients they leave out
+    neighbouring images.
     No classifier is tested on patients that it was trained on: translations of test patients are
     split into halves, and training on one half tests the other. Classes that the generator does not
     produce come from real images.
     """
 
-    # steps of 16 images for each of three classifiers; a step takes 0.05 s on a core
+    # steps of 16 images for each classifier; a step takes 0.03 s on a core
     steps: Count = 300
+    # classifiers for each of the three sets, of the seeds from `seed` on; fewer than 6: no interval
+    classifiers: Count = 6
 
     baselines = False
     name = "classification"
@@ -149,11 +150,8 @@ class Classification(Judge):
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
-        train = labelled_images("training", train)
-        test = labelled_images("test", test)
-        fake = labelled_images("made", fake)
         train = without_patients_of(train, test)
-        classes = sorted(set(train.labels.tolist()) & set(test.labels.tolist()))
+        classes = sorted({*train.labels.tolist()} & {*test.labels.tolist()} - {-1})  # -1: unknown
         if len(classes) < 2:
             what = (
                 "a classifier needs real images of two classes, both for training and for testing"
@@ -161,79 +159,94 @@ class Classification(Judge):
             remedy = "leave out the metric 'classification', or use data of two classes"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
-        train = _of_classes(train, classes)
-        test = _of_classes(test, classes)
-        fake = _of_classes(fake, classes)
-        synthetic = []  # what each fold is trained on, and what it is tested on
-        both = []
-        added = 0
-        folds = cross_folds(fake, test)
-        for made, asked in folds:
-            # Real training images of the classes that were not generated are added.
-            lacking = select_images(train, ~torch.isin(train.labels, made.labels))
-            added = max(added, len(lacking))
-            synthetic.append((concatenate_groups(made, lacking), asked))
-            both.append((concatenate_groups(train, made), asked))
+        known = torch.tensor(classes)
+        train, test, fake = (
+            select_images(group, torch.isin(group.labels.cpu(), known))
+            for group in (train, test, fake)
+        )
+        made, asked = zip(*cross_folds(fake, test), strict=True)  # of each fold
+        if not all(map(len, made)):
+            raise UserError(TOO_FEW)
+        # Real training images of the classes that were not generated are added.
+        lacking = [select_images(train, ~torch.isin(train.labels, own.labels)) for own in made]
+        added = max(map(len, lacking))
+        tested = reduce(concatenate_groups, asked)  # in the order of the folds
+        truth = torch.searchsorted(known, tested.labels).numpy()
 
-        if not all(len(made) for made, _ in folds):
-            synthetic = []
-            both = []
+        def right(learnt: Sequence[ImageGroup], asked: Sequence[ImageGroup]) -> np.ndarray:
+            """Which images each classifier recognises, (classifiers, N) of 0 and 1."""
+            found = []
+            for learn, each in zip(learnt, asked, strict=True):
+                labels = torch.searchsorted(known, learn.labels)
+                found.append(self.answers(learn.images, labels, len(classes), each.images))
+            return np.equal(np.concatenate(found, 1), truth).astype(float)
 
+        with_real = right([train], [tested])
+        with_both = right([concatenate_groups(train, own) for own in made], asked)
+        found = {
+            "": right([*map(concatenate_groups, made, lacking)], asked),
+            "_real": with_real,
+            "_both": with_both,
+            "_gain": with_both - with_real,
+        }
         count = f"synthetic={len(fake)}"
         real = f"real={len(train)}"
         others = f"+real-of-other-classes={added}" if added else ""
-        halved = "/crossed-over-halves-of-the-patients" if len(folds) > 1 else ""
-        of_synthetic = f"{count}{others}{halved}"
-        of_both = f"{real}+{count}{halved}"
-        return {
-            self.name: self._test_folds(synthetic, of_synthetic, test, classes),
-            f"{self.name}_real": self._test_folds([(train, test)], real, test, classes),
-            f"{self.name}_both": self._test_folds(both, of_both, test, classes),
+        halved = "/crossed-over-halves-of-the-patients" if len(asked) > 1 else ""
+        how = {
+            "": f"{count}{others}{halved}",
+            "_real": real,
+            "_both": f"{real}+{count}{halved}",
+            "_gain": f"{real}+{count}{halved}/minus-trained-on:{real}",
         }
-
-    def _test_folds(
-        self,
-        folds: list[tuple[ImageGroup, ImageGroup]],
-        how: str,
-        test: ImageGroup,
-        classes: list[int],
-    ) -> Score:
-        """Train a classifier on each fold's first set, test it on the second; returns the score
-        over all folds.
-        """
-        definition = f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}"
-        if not folds:
-            return Score(
-                value=None,
-                ci95=None,
-                n=len(test),
-                definition=f"{definition}/not-computed: {TOO_FEW}",
+        scores = {}
+        for suffix, recognised in found.items():
+            value, ci95 = mean_recall(recognised, truth, tested.patients)
+            details = {"accuracy": Score(value=float(recognised.mean()))}
+            if suffix == "_gain":
+                details = {"note": gain_sentence(ci95, tested.patients)}
+            scores[self.name + suffix] = Score(
+                value=value,
+                ci95=ci95,
+                n=len(truth),
+                definition=f"{self.definition}/trained-on:{how[suffix]}/tested-on:real={len(test)}",
+                details=details,
             )
+        return scores
 
-        found = []
-        truth = []
-        known = torch.tensor(classes)
-        for learn, asked in folds:
-            labels = torch.searchsorted(known, learn.labels)
-            found.append(self.answers(learn.images, labels, len(classes), asked.images))
-            truth.append(torch.searchsorted(known, asked.labels).numpy())
 
-        found = np.concatenate(found)
-        truth = np.concatenate(truth)
-        patients = [patient for _, asked in folds for patient in asked.patients]
+def mean_recall(
+    right: np.ndarray, truth: np.ndarray, patients: Sequence[str]
+) -> tuple[float, list[float] | None]:
+    """The mean balanced accuracy of classifiers, and its interval over patients and classifiers.
 
-        def score(statistic: Callable[[np.ndarray, np.ndarray], float], **about: Any) -> Score:
-            ci95 = drawn_interval(lambda i: statistic(found[i], truth[i]), patients)
-            return Score(value=statistic(found, truth), ci95=ci95, **about)
+    `right`: which images each recognises, (classifiers, N) of 0 and 1, or a difference of such.
+    """
 
-        accuracy = score(lambda likely, truth: float((likely.argmax(1) == truth).mean()))
-        details = {"accuracy": accuracy}
-        return score(balanced_accuracy, n=len(test), definition=definition, details=details)
+    def recall(kept: np.ndarray, classifiers: np.ndarray) -> float:
+        return balanced_accuracy(right[classifiers][:, kept], truth[kept])
+
+    seeds = [*map(str, range(len(right)))]
+    value, ci95 = left_out_interval(recall, or_blocks(patients), seeds)
+    return value, ci95 and np.clip(ci95, min(0.0, right.min()), 1.0).tolist()
+
+
+def gain_sentence(ci95: Sequence[float] | None, patients: Sequence[str]) -> str:
+    """What the interval of a gain on these patients' images shows."""
+    if ci95 is None:
+        return "fewer than six patients or classifiers have no interval: the sign may be chance"
+    low, high = ci95
+    interval = f"[{low:.3f}, {high:.3f}]"
+    if low <= 0 <= high:
+        return f"0 is within {interval}: neither help nor harm by generated images is shown"
+    effect = "help" if low > 0 else "harm"
+    unless = ", unless test images show one person" if "" in patients else ""
+    return f"0 is not within {interval}: generated images {effect} this classifier{unless}"
 
 
 class SmallConv(nn.Module):
-    """Four 3x3 convolutions with batch norm and max pooling: (N, channels, H, W) to (N, 256), 0.1 M
-    weights.
+    """Four 3x3 convolutions with batch norm and max pooling: (N, channels, H, W) to (N,
+    FEATURES), 0.1 M weights.
 
     The brightness of small regions must be kept: strided convolutions with group norm, which
     removes an image's brightness, stayed at chance on synthetic FLAIR (balanced accuracy 0.50 after
@@ -242,7 +255,7 @@ class SmallConv(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        widths = (channels, 16, 32, 64, 128)
+        widths = (channels, 16, 32, 64, FEATURES // 2)
         layers = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [
@@ -269,43 +282,15 @@ def vary_pictures(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return torch.roll(pictures, shift, (2, 3))
 
 
-def labelled_images(which: str, group: ImageGroup) -> ImageGroup:
-    """The images whose class is known; UserError if there are none."""
-    if group.labels is None or not (group.labels >= 0).any():
-        what = (
-            f"the metric 'classification' needs the class of every image, but the {which} images"
-            " have none"
-        )
-        remedy = (
-            "use data with classes, and set data.labels = true to generate each image for a class"
-        )
-        raise UserError(what, where="evaluate.metrics", remedy=remedy)
-
-    labels = group.labels.cpu()
-    return select_images(ImageGroup(group.images, group.patients, labels), labels >= 0)
-
-
-def _of_classes(group: ImageGroup, classes: list[int]) -> ImageGroup:
-    """The images of some classes."""
-    return select_images(group, torch.isin(group.labels, torch.tensor(classes)))
-
-
-def strangers(train: ImageGroup, test: ImageGroup) -> Tensor:
-    """A mask (N,), bool, of the images of `train` that show no patient of `test` and are not copies
-    of its images.
-    """
-    patients = set(test.patients) - {""}
-    seen = {image.cpu().numpy().tobytes() for image in test.images}
-    keep = []
-    for patient, image in zip(train.patients, train.images, strict=True):
-        keep.append(patient not in patients and image.cpu().numpy().tobytes() not in seen)
-
-    return torch.tensor(keep, dtype=torch.bool)
-
-
 def without_patients_of(train: ImageGroup, test: ImageGroup) -> ImageGroup:
     """The images of `train` that neither show patients of `test` nor copy its images."""
-    return select_images(train, strangers(train, test))
+    patients = set(test.patients) - {""}
+    seen = {image.cpu().numpy().tobytes() for image in test.images}
+    keep = [
+        patient not in patients and image.cpu().numpy().tobytes() not in seen
+        for patient, image in zip(train.patients, train.images, strict=True)
+    ]
+    return select_images(train, torch.tensor(keep, dtype=torch.bool))
 
 
 def cross_folds(fake: ImageGroup, test: ImageGroup) -> list[tuple[ImageGroup, ImageGroup]]:
@@ -328,8 +313,7 @@ def concatenate_groups(one: ImageGroup, other: ImageGroup) -> ImageGroup:
     return ImageGroup(images, [*one.patients, *other.patients], labels)
 
 
-def balanced_accuracy(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """The mean recall over the classes present."""
-    guess = probabilities.argmax(1)
-    recalls = [(guess[truth == label] == label).mean() for label in np.unique(truth)]
+def balanced_accuracy(right: np.ndarray, truth: np.ndarray) -> float:
+    """The mean recall over the classes present: the mean over classes of `right` (..., N), 0 or 1."""
+    recalls = [right[..., truth == label].mean() for label in np.unique(truth)]
     return float(np.mean(recalls))

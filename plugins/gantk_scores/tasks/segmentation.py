@@ -88,8 +88,7 @@ class Segmentation(SetMetric):
         how = f"trained-on:made={len(fake)}{halved}/tested-on:real={len(test)}"
         definition = f"{self.definition}/{how}"
         if not all((learn.masks > 0).any() for learn, _ in folds):
-            definition = f"{self.definition}/not-computed: {TOO_FEW}"
-            return Score(value=None, ci95=None, n=len(test), definition=definition)
+            raise UserError(TOO_FEW)
 
         score = self._dice_after_training(folds)
         others = without_patients_of(train, test)

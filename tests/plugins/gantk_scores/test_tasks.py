@@ -10,16 +10,16 @@ import pytest
 import torch
 from tiny import registered
 
-from gantk import Record
 from gantk.errors import UserError
-from gantk.metrics.sets import ImageGroup, set_scores
-from gantk_scores.tasks.classification import balanced_accuracy
+from gantk.metrics.sets import ImageGroup, select_images, set_scores
+from gantk_scores.tasks.classification import balanced_accuracy, gain_sentence, mean_recall
 
 Classification = registered("metric", "classification")
 Segmentation = registered("metric", "segmentation")
 Transfer = registered("metric", "transfer")
 
 QUICK = {"steps": 40, "side": 16}
+ONE = QUICK | {"steps": 1, "classifiers": 1}
 SEGMENTS = {"steps": 40}
 
 
@@ -57,11 +57,30 @@ def test_accuracy_matches_scikit_learn():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 60)
     likely = np.clip(truth * 0.3 + rng.uniform(0, 0.7, 60), 0, 1).round(1)  # with ties
-    found = np.stack([1 - likely, likely], 1)
+    found = np.stack([1 - likely, likely], 1).argmax(1)
 
-    assert balanced_accuracy(found, truth) == pytest.approx(
-        metrics.balanced_accuracy_score(truth, found.argmax(1))
+    assert balanced_accuracy(found == truth, truth) == pytest.approx(
+        metrics.balanced_accuracy_score(truth, found)
     )
+
+
+def test_gain_includes_the_spread_of_seeds():
+    truth = np.arange(48) % 2
+    alone = np.ones((6, 48))
+    alone[:, ::8] = 0
+    seeds = np.array([1, -1, 1, -1, 1, -1])[:, None] * (np.arange(48) < 8)
+    patients = [f"p{index // 4}" for index in range(48)]
+    _, spread = mean_recall(seeds * 0.5, truth, patients)
+    _, helps = mean_recall(1 - alone, truth, patients)
+    _, few = mean_recall(alone, truth, patients[:20] * 2 + patients[:8])
+    of_blocks, (low, _) = mean_recall(alone, truth, [""] * 48)
+
+    assert mean_recall(alone - alone, truth, patients) == (0, [0, 0])
+    assert spread[0] < 0 < spread[1]
+    assert low < of_blocks, "unknown patients: blocks of images"
+    for ends, words in ((spread, "neither"), (helps, "images help"), (few, "no interval")):
+        assert words in gain_sentence(ends, patients)
+    assert "one person" in gain_sentence(helps, [""])
 
 
 @pytest.mark.slow
@@ -71,12 +90,15 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     made = tumours(40, 2)
     score = Classification(2.0, 2, **QUICK)
     good = score(train, test, made)
+    gain = good.pop("classification_gain")
 
     assert set(good) == {"classification", "classification_real", "classification_both"}
     assert min(found.value for found in good.values()) > 0.85
+    assert gain.value == good["classification_both"].value - good["classification_real"].value
+    assert gain.ci95[0] <= 0 <= gain.ci95[1]
+    assert "0 is within" in gain.details["note"]
     found = good["classification"]
     assert found.ci95[0] <= found.value <= found.ci95[1]
-    assert found.n == 30
     swapped = ImageGroup(made.images, made.patients, 1 - made.labels)
     bad = Classification(2.0, 2, **QUICK)(train, test, swapped)
     assert bad["classification"].value < 0.3
@@ -101,17 +123,16 @@ def test_classifiers_are_tested_on_unseen_patients(monkeypatch):
     test = tumours(12, 1, named="q")
     train.patients[:2] = ["q1", "q5"]
     fake = ImageGroup(tumours(12, 2).images, test.patients, test.labels)
-    found = Classification(2.0, 2, **QUICK | {"steps": 1})(train, test, fake)["classification"]
+    Classification(2.0, 2, **ONE)(train, test, fake)
     of = owners(train, test, fake)
     for learned, asked in classified:
         assert {of[image] for image in learned}.isdisjoint(of[image] for image in asked)
 
-    # of synthetic images, of real ones, of both
-    for folds in (classified[:2], classified[2:3], classified[3:]):
+    # of real images, of both, of synthetic ones
+    for folds in (classified[:1], classified[1:3], classified[3:]):
         assert set.union(*(asked for _, asked in folds)) == seen_by(test.images)
 
-    assert [len(learned) for learned, _ in classified] == [6, 6, 12, 18, 18]
-    assert found.n == 12
+    assert [len(learned) for learned, _ in classified] == [12, 18, 18, 6, 6]
 
 
 def patients(count: int, seed: int, named: str) -> ImageGroup:
@@ -192,7 +213,8 @@ def test_good_images_teach_a_segmenter_and_bad_ones_do_not(learned):
     assert learned[2] == seen_by(train.images)
     assert metric(train, test, erased(test)).value < 0.4
     alone = patients(3, 1, "q")
-    assert metric(train, alone, translated(alone)).value is None
+    with pytest.raises(UserError, match="too few patients"):
+        metric(train, alone, translated(alone))
 
 
 def test_no_segmenter_learns_from_patients_it_is_asked_about(learned):
@@ -226,29 +248,25 @@ def test_images_without_masks_are_left_out():
 def test_transfer_scores_good_translations_above_copies():
     whole = tumours(20, 0, named="p")
     metric = Transfer(2.0, 2, **QUICK)
-    table = SimpleNamespace(size=(16, 16))
-    reads = {
-        "image": lambda record: whole.images[int(record.key)] - 1,
-        "centre": lambda images: images,
-    }
-    records = [
-        Record("ab"[int(k)], f"p{i // 2}", str(i), lambda: None) for i, k in enumerate(whole.labels)
-    ]
-    data = SimpleNamespace(splits={"train": records}, range=(-1.0, 1.0), table=table, **reads)
-    metric.expect_data(SimpleNamespace(data=data, reals=SimpleNamespace()))
+    sides = {letter: select_images(whole, whole.labels == k) for k, letter in enumerate("ab")}
+    reals = SimpleNamespace(
+        records=lambda split, letter: sides[letter].patients,
+        sets=lambda letter, size: (sides[letter], None, ""),
+    )
+    metric.expect_data(SimpleNamespace(reals=reals))
     plain = tumours(16, 1, 0, "q")
     blobs = tumours(16, 2, 1, "q")
     about = replace(plain, inputs=plain.images, to="b")
     copied, moved = (
-        metric(blobs, blobs, replace(about, images=x)) for x in (plain.images, blobs.images)
+        metric(sides["b"], blobs, replace(about, images=x)) for x in (plain.images, blobs.images)
     )
-    before = moved["transfer"].details["inputs"].value
+    before = moved["identity/transfer"].value
 
     assert copied["transfer"].value == before < 0.3 < 0.8 < moved["transfer"].value
     assert copied["transfer_ssim"].value == pytest.approx(1.0)
     assert moved["transfer_ssim"].value < 0.5
     unknown = replace(about, images=blobs.images, patients=[""] * 16)
-    found = set_scores(metric, blobs, blobs, unknown)["transfer_ssim"]
+    found = set_scores(metric, sides["b"], blobs, unknown)["transfer_ssim"]
     assert (found.patients_unknown, found.images) == (True, 16)
     with pytest.raises(UserError, match="generated from noise"):
         metric(plain, plain, plain)

@@ -42,7 +42,11 @@ RECIPE = {
         "split": {"test": 0.25, "validation": 0.0},
     },
     "train": {"steps": 1, "batch": 2, "precision": "fp32"},
-    "evaluate": {"metrics": [{"name": "classification", "steps": 2}], "images": 6, "samples": 1},
+    "evaluate": {
+        "metrics": [{"name": "classification", "steps": 2, "classifiers": 1}],
+        "images": 6,
+        "samples": 1,
+    },
     "post": [STYLE],
 }
 
