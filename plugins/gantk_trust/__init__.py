@@ -23,7 +23,11 @@ def gantk_register(add) -> None:
         words={
             "memorisation": (
                 "Copied training images",
-                "The share of generated images whose nearest real image was trained on, beyond chance.",
+                "The share of generated images whose nearest real image was trained on, beyond"
+                " chance: 0 without copies, 1 if all are copies. There is a warning if the whole interval"
+                " is above 0.1 (without an interval: the value above 0.5), except for images farther from"
+                " the training images than held-out ones. Without known patients a person may be in both"
+                " sets, which hides copies: the value is then too low.",
             ),
         },
     )

@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist
 
 from gantk.errors import UserError
 from gantk.metrics.evaluate import Scorer
-from gantk.metrics.intervals import left_out_interval
-from gantk.metrics.references import RealImages, number_that_fits
+from gantk.metrics.intervals import left_out_interval, or_blocks
+from gantk.metrics.references import number_that_fits
 from gantk.metrics.sets import ImageGroup, InFeatures, require_images
 from gantk.runs.results import Score
 
@@ -31,7 +31,8 @@ class Memorisation(InFeatures):
 
     It is (p - c) / (1 - c) with p the share whose nearest neighbour in features, among the N
     training and M held-out images, is a training image, and c = N / (N + M). 0 = no copies, 1 =
-    only copies. A mirrored copy counts as a copy. The interval leaves out patients.
+    only copies. A mirrored copy counts as a copy. The interval leaves out patients, or neighbouring
+    images of unknown ones. A person of both sets hides copies: held-out images are then as near.
     """
 
     kind = "memorisation"
@@ -42,7 +43,7 @@ class Memorisation(InFeatures):
         if len(scorer.data.letters) > 1:
             what = "the metric 'memorisation' is for images from noise, but this method translates"
             raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
-        self.data = scorer.data
+        self.reals = scorer.reals
         return True
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
@@ -50,11 +51,11 @@ class Memorisation(InFeatures):
             what = "the metric 'memorisation' needs held-out images to compare with"
             raise UserError(what, remedy="set data.split.test above 0")
 
-        trained_on = self._training_images() if hasattr(self, "data") else train
+        trained_on = self._training_images() if hasattr(self, "reals") else train
         require_images(self.name, trained_on, test, least=MIN_IMAGES)
         mirrored = replace(fake, images=fake.images.flip(-1), found={})
         real = ImageGroup(
-            torch.cat([trained_on.images, test.images.to(trained_on.images.device)]),
+            torch.cat([trained_on.images, test.images]),
             [*trained_on.patients, *test.patients],
         )
         of_fakes, of_reals = self.vectors(trained_on, fake, real)
@@ -73,9 +74,9 @@ class Memorisation(InFeatures):
             share = ((nearest < other) + 0.5 * (nearest == other)).mean()
             return float((share - chance) / (1 - chance))
 
-        value, ci95 = left_out_interval(
-            copied_share, real.patients, fake.patients, least=MIN_IMAGES
-        )
+        # a block of either set at once, as chance is the ratio of their sizes
+        patients = [*or_blocks(trained_on.patients), *or_blocks(test.patients)]
+        value, ci95 = left_out_interval(copied_share, patients, fake.patients, least=MIN_IMAGES)
         if ci95:
             warns = ci95[0] > MAX_COPIED
             ci95 = np.clip(ci95, -1, 1).tolist()
@@ -85,12 +86,11 @@ class Memorisation(InFeatures):
         counts = f"n={len(fake)},train={len(trained_on)},held-out={len(test)}"
         definition = f"{self.definition}/{counts}"
         details = {"warning": WARNING} if warns and near else {}
-        return Score(value=value, ci95=ci95, n=len(fake), definition=definition, details=details)
+        return Score(value=value, ci95=ci95, definition=definition, details=details)
 
     def _training_images(self) -> ImageGroup:
         """The training images, at most 1 GiB of them."""
-        reals = RealImages(self.data, torch.device("cpu"))
-        records = reals.records("train", self.data.letters[0])
-        count = number_that_fits(len(records), MAX_COMPARED_BYTES, self.data.table.size)
-        records = records[:count]
-        return reals.group(reals.scored_images(records), records)
+        data = self.reals.data
+        records = self.reals.records("train", data.letters[0])
+        records = records[: number_that_fits(len(records), MAX_COMPARED_BYTES, data.table.size)]
+        return self.reals.group(self.reals.scored_images(records), records)
