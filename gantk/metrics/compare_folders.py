@@ -155,7 +155,7 @@ def compare(
         ]
         scale = fit_line(found, match)
 
-    unknown = len(found) > 1 and not (real.patient != "").any()
+    unknown = len(made) > 1 and not (real.patient != "").any()
     result = FolderResults(
         metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
     )
@@ -164,11 +164,12 @@ def compare(
     if of_pairs:
         lines, scores, warning = score_files(found, scale, of_pairs, place, DIRECTION)
         result.lines.append(lines)
-        notes += [NO_PATIENTS] * unknown + [NO_BASELINE]
+        notes.append(NO_BASELINE)
     if of_sets:
         sets, of_range = _score_sets(scale, made, real, of_sets, place, read)
         warning = warning or of_range
         scores |= sets
+    notes += [NO_PATIENTS] * unknown
     for score in scores.values():
         score.definition += "/predictions-matched-linearly" * match
     result.metrics[DIRECTION] = scores
@@ -182,13 +183,19 @@ def compare(
 
 
 def score_files(
-    pairs: Sequence[FilePair], scale: ScaleFit, parts: Sequence[Part], device: Any, direction: str
+    pairs: Sequence[FilePair],
+    scale: ScaleFit,
+    parts: Sequence[Part],
+    device: Any,
+    direction: str,
+    unit: str = "",
 ) -> tuple[pd.DataFrame, ScoresByMetric, str]:
     """Score predictions, as `scale` maps them, over the range of the truth: a line for each image and
-    metric, the scores of all, and the warning of the range. UserError where no metric can be computed.
+    metric, the scores of all, and the warning of the range. `unit`: as of `FileScorer`. UserError where
+    no metric can be computed.
     """
     gray = gray_range(pair.read()[1] for pair in pairs)
-    scorer = FileScorer(gray, parts, device)
+    scorer = FileScorer(gray, parts, device, unit)
     if not scorer.metrics:
         reason = next(iter(scorer.too_small.values())).definition.rpartition("/not-computed: ")[2]
         remedy = "use other metrics too, such as psnr or mae"

@@ -36,8 +36,9 @@ from gantk.metrics.compare_folders import (
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, compare_scored, name_of_system
+from gantk.metrics.comparing import Comparison, SystemTest, compare_systems, name_of_system
 from gantk.metrics.names import short_metric_name
+from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import TEXTS
 from gantk.prepare.grid import resample_onto
@@ -133,8 +134,9 @@ def compare_models(
     for system in systems:
         if misfits := misfit_sentence(system.checks):
             say(with_label("warning", f"{system.name}: {misfits}"))
-    about = {metric: score for (_, metric, _), score in scores.items()}
-    compared, unmatched = (compare_scored(tables[scale], about) for scale in (True, False))
+    higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
+    units = {place[:2]: score.unit for place, score in scores.items()}
+    compared, unmatched = (compare_systems(tables[scale], higher, units) for scale in (True, False))
     _say_tests(compared, unmatched, scores, say)
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)
@@ -206,6 +208,9 @@ def _score_systems(
     scores: PlacedScores = {}  # of each place and system, on one scale
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
+        truths = [pair[to] for pair in pairs]
+        intensity = systems[0].models[0].intensity[to]
+        unit = "HU" if in_hounsfield(frame.target, truths, [intensity]) else GRAY_VALUES
         for system in systems:
             with TemporaryDirectory() as scratch:
                 made = [*system.translate(pairs, to, frame, Path(scratch))]
@@ -213,7 +218,7 @@ def _score_systems(
                 device = system.models[0].runtime.device
                 for match, lines in found.items():
                     line = fitted.model_copy(update={"matched": match})
-                    own, of_system, _ = score_files(made, line, parts, device, title)
+                    own, of_system, _ = score_files(made, line, parts, device, title, unit)
                     lines.append(_mean_of_models(own).assign(system=system.name))
                     if match:
                         scores |= {
@@ -306,7 +311,7 @@ def _read(path: Path, truth: Record) -> tuple[Image, Image]:
 def _cells(test: SystemTest, scores: PlacedScores) -> tuple[str, ...]:
     """The row of a test: the better model first."""
     best = test if test.gain >= 0 else test.reverse()
-    gain = Score(value=best.gain, ci95=best.ci95)
+    gain = Score(value=best.gain, ci95=best.ci95, unit=scores[*test.place, best.one].unit)
     one, other = (f"{name} {scores[*test.place, name].text()}" for name in (best.one, best.other))
     by = f"{gain.text()} {gain.interval()}".rstrip()
     return best.label, short_metric_name(best.score), one, other, by, f"{best.holm:.2g}"

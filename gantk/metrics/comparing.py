@@ -97,7 +97,7 @@ def holm_of(values: Sequence[float]) -> list[float]:
 def compare_systems(
     table: pd.DataFrame,
     higher_is_better: Mapping[str, bool | None],
-    units: Mapping[str, str] | None = None,
+    units: Mapping[Any, str] | None = None,
     *,
     by: Sequence[str] = ("direction", "metric"),
 ) -> Comparison:
@@ -115,7 +115,7 @@ def compare_systems(
             left out.
         higher_is_better: by metric; metrics that it does not name, or names with None, are not
             compared.
-        units: the unit of each metric, for the sentences.
+        units: the unit of each metric, or of each score by its values of `by`, for the sentences.
         by: the columns that make a score, the name of the metric last. Only equal scores are compared.
 
     Returns:
@@ -180,7 +180,7 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return known.groupby(columns, sort=False, as_index=False)["value"].mean().dropna()
 
 
-def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[str]:
+def _sentences(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> list[str]:
     """For each direction which system leads in its first score, and in which ones it is behind. The
     tests of first scores are corrected for the directions and systems alone, as those of a recipe are.
     """
@@ -193,7 +193,7 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[str, str]) -> list[st
     ]
 
 
-def _sentence(tests: Sequence[SystemTest], units: Mapping[str, str]) -> str:
+def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], 8 patients in common),
     and behind it in SSIM (0.02)`, from the tests of all pairs of systems on one direction.
     """
@@ -222,8 +222,10 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[str, str]) -> str:
     return f"{place}{leader} is {'; '.join(clauses)}."
 
 
-def _gain(test: SystemTest, units: Mapping[str, str]) -> Score:
-    return Score(value=test.gain, ci95=test.ci95, unit=units.get(test.score, ""))
+def _gain(test: SystemTest, units: Mapping[Any, str]) -> Score:
+    return Score(
+        value=test.gain, ci95=test.ci95, unit=units.get(test.place) or units.get(test.score, "")
+    )
 
 
 def add_tests(results: Results) -> None:

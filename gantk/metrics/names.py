@@ -34,12 +34,13 @@ BASELINES = {
         " pairs, which an unpaired method never sees.",
     ),
     "real_split": (
-        "real images of other patients",
+        "other real images",
         "Real images, scored as if they were generated: the best score that can be expected.",
     ),
     "noise": (
         "pixel noise",
-        "Images of random gray values, for models that generate images from noise.",
+        "Images of random gray values, for models that generate images from noise: to be better than"
+        " these is no achievement. Compare with other real images.",
     ),
 }
 

@@ -32,6 +32,7 @@ MAX_CURVE_BYTES = 2**28
 FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
 # synthetic and planning CT, in lower case: as names of domains only, as a patient may have a CT too
 KINDS_OF_CT = {"sct", "pct"}
+GRAY_VALUES = "gray values"  # the unit of files that are not in Hounsfield units
 HOUNSFIELD_BLACK = (
     -200.0
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120
@@ -288,9 +289,6 @@ class Units:
 def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None:
     """The units of these records' files; None for a domain of several contrasts, which have no
     common scale.
-
-    "HU" for a domain named CT whose intensity window was set in the recipe, or whose black is air;
-    else "native".
     """
     intensity = data.intensity[letter]
     preparation = data.preparation
@@ -299,17 +297,18 @@ def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None
 
     mappings = [preparation.mapping(record, intensity) for record in records]
     domain = data.table.domains[data.letters.index(letter)]
-    in_hounsfield = (
-        _is_ct(domain)
-        and not any(is_image(r.path) and not is_volume(r.path) for r in records if r.path)
-        and (all(each.name == "window" for each in mappings) or _black_is_air(mappings))
-    )
-    return Units("HU" if in_hounsfield else "native", mappings)
+    return Units("HU" if in_hounsfield(domain, records, mappings) else "native", mappings)
 
 
-def _is_ct(domain: str) -> bool:
+def in_hounsfield(domain: str, records: Sequence[Record], mappings: Sequence[Any]) -> bool:
+    """Whether files hold Hounsfield units: of a domain named CT whose intensity window was set in the
+    recipe, or whose black is air.
+    """
     words = {word.lower() for word in words_of(domain)}
-    return usual_contrast(domain) in ("ct", "cbct") or bool(words & KINDS_OF_CT)
+    is_ct = usual_contrast(domain) in ("ct", "cbct") or words & KINDS_OF_CT
+    if not is_ct or any(is_image(r.path) and not is_volume(r.path) for r in records if r.path):
+        return False
+    return all(each.name == "window" for each in mappings) or _black_is_air(mappings)
 
 
 def _black_is_air(mappings: Sequence[Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
+    CEILING,
     baseline_words,
     join_words,
     metric_words,
@@ -75,6 +76,7 @@ class Row:
     verdict: str
     difference: str
     difference_interval: str
+    ceiling: str  # the score of other real images; "" where it is unknown
 
 
 def score_rows(results: Results) -> list[Row]:
@@ -92,6 +94,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
     verdict = results.verdict_of(key, metric)
     rival = results.rival(key, metric)
     best = verdict.best_baseline
+    ceiling = results.baseline(CEILING, key).get(metric, Score())
     name = short_metric_name(metric)
     plain_name, explanation = metric_words(metric)
     difference, difference_interval = _difference(score, rival, verdict)
@@ -111,9 +114,10 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         rival.text(score.decimals) if rival else NO_VALUE,
         baseline_words(best) if best else "",
         tone_of(verdict),
-        verdict_words(verdict),
+        verdict_words(verdict, baseline_words(best) if key in FROM_NOISE else BEST_BASELINE),
         difference,
         difference_interval,
+        "" if ceiling.value is None else ceiling.text(score.decimals),
     )
 
 
@@ -177,8 +181,22 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     for key in keys:
         own = [row for row in rows if row.key == key]
         title = title_of(key.removesuffix("_post"), results.domains)
-        clauses.append(f"the model's {title} is {_verdicts_in_words(results, own)}")
+        said = _beside_real_images(own) if key in FROM_NOISE else ""
+        clauses.append(f"the model's {title} {said or 'is ' + _verdicts_in_words(results, own)}")
     return f"{place} {'; '.join(clauses)}."
+
+
+def _beside_real_images(rows: Sequence[Row]) -> str:
+    """`has KID 0.37 (other real images: -0.03)`, and which scores are not better than noise; "" where
+    no other real images were scored.
+    """
+    found = [f"{row.name} {row.value} ({row.ceiling})" for row in rows if row.ceiling]
+    if not found:
+        return ""
+    found[0] = found[0].replace("(", "(other real images: ")
+    lost = [row.name for row in rows if row.tone == "bad"]
+    worse = f"; no better than {rows[0].baseline_name} in {join_words(lost)}" if lost else ""
+    return f"has {join_words(found)}{worse}"
 
 
 def _verdicts_in_words(results: Results, rows: Sequence[Row], directions: int = 1) -> str:
@@ -213,8 +231,10 @@ def of_returned_images(rows: list[Row]) -> list[Row]:
 
 
 def result_tone(results: Results) -> Tone:
-    """The tone of `result_sentence`: that of the worst score."""
-    tones = [row.tone for row in _judged_rows(results)]
+    """The tone of `result_sentence`: that of the worst score. To be better than noise is not good."""
+    rows = _judged_rows(results)
+    tones: list[Tone] = [row.tone for row in rows]
+    tones += ["near" for row in rows if row.key in FROM_NOISE]
     return min(tones, key=TONES.index, default="")
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
 from gantk.metrics.rows import (
+    FROM_NOISE,
     list_scores,
     main_rows,
     of_returned_images,
@@ -105,33 +106,34 @@ def _remarks(results: Results) -> Iterator[str]:
     """Warnings of scores, alarms, and the scores of real images."""
     for key, scores in results.metrics.items():
         title = title_of(key, results.domains)
-        yield from _score_warnings(title, scores)
+        for label, remark in remarks(scores):
+            yield with_label(label, f"{title}: {remark}")
         if key in results.alarms:
             yield with_label("warning", f"{title}: {results.alarms[key]}")
 
         known = list_scores(results.baselines.get(CEILING, {}).get(key, {}))
-        if known:
+        if known and key not in FROM_NOISE:  # whose sentence has them
             what = (
                 f"{title}: other real images reach {known}, which is the best that can be expected"
             )
             yield with_label("note", what)
 
 
-def _score_warnings(title: str, scores: Mapping[str, Score]) -> Iterator[str]:
-    """What was not computed and why, and scores' own warnings, one line for equal ones; without
-    those of the foreground, which equal those of the whole image.
+def remarks(scores: Mapping[str, Score]) -> Iterator[tuple[str, str]]:
+    """Yield what was not computed and why, and scores' own warnings and notes, one line for equal ones;
+    without those of the foreground, which equal those of the whole image.
     """
-    warnings = defaultdict(list)
+    found = defaultdict(list)
     for metric, score in scores.items():
         if metric.endswith(FOREGROUND):
             continue
-        _, found, reason = score.definition.partition("/not-computed: ")
-        if score.value is None and found:
-            yield with_label("warning", f"{title}: {short_metric_name(metric)}: {reason}")
+        name = short_metric_name(metric)
+        reason = score.definition.partition("/not-computed: ")[2]
+        if score.value is None and reason:
+            found["warning", reason].append(name)
+        for label in ("warning", "note"):
+            if label in score.details:
+                found[label, str(score.details[label])].append(name)
 
-        warning = score.details.get("warning")
-        if warning:
-            warnings[warning].append(short_metric_name(metric))
-
-    for warning, metrics in warnings.items():
-        yield with_label("warning", f"{title}: {', '.join(metrics)}: {warning}")
+    for (label, text), names in found.items():
+        yield label, f"{', '.join(names)}: {text}"

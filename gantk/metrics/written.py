@@ -31,7 +31,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer, gray_range
 from gantk.metrics.pair_scores import References
-from gantk.metrics.references import units_of
+from gantk.metrics.references import GRAY_VALUES, units_of
 from gantk.plugin.spec import bind
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import CheckedRecipe
@@ -131,7 +131,7 @@ class WrittenTranslations:
             return None
         parts = [bind("metric", name) for name in PAIR_METRICS]
         units = units_of(self.data, truths[:1], to)
-        unit = "HU" if units is not None and units.name == "HU" else "gray values"
+        unit = "HU" if units is not None and units.name == "HU" else GRAY_VALUES
         gray = gray_range(file.read() for file in files)
         return FileScorer(gray, parts, self.runtime.device, unit)
 

@@ -15,6 +15,7 @@ from gantk.metrics.rows import (
     result_sentence,
     result_tone,
 )
+from gantk.metrics.summary import remarks
 from gantk.report import words
 from gantk.report.heading import figures_beside, figures_note, system_of
 from gantk.report.patients.section import ShownPatients, rows_of
@@ -48,6 +49,7 @@ class ScoreTable(NamedTuple):
     label: str
     sample: str  # how many patients and images were tested
     rows: list[Any]  # of `gantk.metrics.rows`
+    remarks: list[tuple[str, str]]  # "warning" or "note", and its text
     figures: dict[str, str]  # published ones, by metric
     published: str  # what stands below each of them
 
@@ -65,6 +67,7 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
                 label=run.label(key),
                 sample=largest.sample(),
                 rows=[row for row in rows if row.key == key],
+                remarks=[*remarks(scores)],
                 figures=published,
                 published=figures_note(system) if published else "",
             )

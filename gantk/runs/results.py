@@ -85,7 +85,8 @@ class Score(Table):
 
     value: float | None = about("Mean over patients; null if no image could be scored.")
     ci95: Ends | None = about(
-        "95 % interval of the mean, over patients; null for unknown patients and for fewer than six."
+        "95 % interval of the mean, over patients; null for fewer than six, and for unknown ones except"
+        " by metrics that leave out images instead."
     )
     range: Ends | None = about(
         "Lowest and highest patient; only where `ci95` is null for too few patients."

@@ -1,5 +1,6 @@
 """`gantk eval RUN --data OTHER` scores a run on other images and leaves the run as it is."""
 
+import re
 import shutil
 
 import numpy as np
@@ -268,6 +269,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
 
     assert found["left_out"] == {str(run): sorted([*seen, *validated, "p99"]), str(packed): seen}
     assert f"of training and validation of {run}" in said
+    assert re.search(r"MAE +\S+ [\d.]+ gray values", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 6 * [6]
     assert [test["gain"] for test in found["tests"]] == pytest.approx(6 * [0.0], abs=1e-3)
