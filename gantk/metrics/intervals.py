@@ -27,7 +27,7 @@ FLIPS = 20_000
 Values = Any  # numbers, one for each image: a sequence, an array or a column
 
 
-def metric_score(metric: Any, found: Score, images: int, definition: str) -> Score:
+def metric_score(metric: Any, found: Score, images: int | None, definition: str) -> Score:
     """A score with what its metric says of it."""
     about: dict[str, Any] = {
         "images": images,

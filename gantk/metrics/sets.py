@@ -188,11 +188,12 @@ def set_scores(
         if not isinstance(score, Score):
             what = f"the metric '{metric.name}' returns {shape_or_type(score)}"
             raise UserError(what, where=WHERE, allowed="gantk.runs.results.Score")
+        score.n = score.n or len(fake)
     return {
         name: metric_score(
             metric,
             score,
-            images=len(fake) if score.patients_unknown or score.n is None else score.n,
+            images=len(fake) if score.patients_unknown else score.n,
             definition=score.definition + note,
         )
         for name, score in scores.items()

@@ -66,12 +66,8 @@ class Transfer(Judge):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.inputs is None:
-            what = "scores translations, but these images are generated from noise"
-            raise UserError(
-                f"the metric '{self.name}' {what}",
-                where="evaluate.metrics",
-                remedy="leave the metric out",
-            )
+            what = "the metric 'transfer' scores translations, but these images are generated from noise"
+            raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
 
         # real training images of both domains, of the target's with label 1
         others, _, _ = self.reals.sets(OTHER[fake.to], tuple(fake.images.shape[2:]))
@@ -82,8 +78,7 @@ class Transfer(Judge):
         known = reduce(without_patients_of, (test, fake), concatenate_groups(*sides))
         if len(known.labels.unique()) < 2:
             what = (
-                f"the metric '{self.name}' finds no training patients other than those that it"
-                " scores"
+                "the metric 'transfer' finds no training patients other than those that it scores"
             )
             remedy = "add patients, or leave the metric out"
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
