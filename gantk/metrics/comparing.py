@@ -17,6 +17,7 @@ from gantk.metrics.names import join_words, short_metric_name
 from gantk.metrics.verdict import verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
+MAX_WITH_FIGURES = 3  # systems that a sentence compares with figures; a table has those of more
 NOT_COMPARED = (
     "Which of them is better cannot be said: no two of them have scores of the same two patients."
 )
@@ -195,7 +196,8 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> list[st
 
 def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], 8 patients in common),
-    and behind it in SSIM (0.02)`, from the tests of all pairs of systems on one direction.
+    and behind it in SSIM (0.02)`, from the tests of all pairs of systems on one direction; of more
+    than MAX_WITH_FIGURES systems without figures: `one is, by PSNR, better than two; better than ...`.
     """
     both_ways = [either for test in tests for either in (test, test.reverse())]
     first = [test for test in both_ways if test.place == tests[0].place]
@@ -204,9 +206,12 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
         gains[test.one] += test.gain
     leader = max(gains, key=gains.__getitem__)  # the largest gain over all others
 
+    is_many = len(gains) > MAX_WITH_FIGURES
     clauses = []
     for test in first:
-        if test.one == leader:
+        if test.one == leader and is_many:
+            clauses.append(verdict_words(test.verdict, test.other))
+        elif test.one == leader:
             gain = _gain(test, units)
             by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
             words = verdict_words(test.verdict, test.other)
@@ -219,7 +224,8 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
             also = f", and behind it in {join_words(behind)}" if behind else ""
             clauses.append(f"{words} ({by.rstrip()}, {common}){also}")
     place = f"{tests[0].label}: " if tests[0].label else ""
-    return f"{place}{leader} is {'; '.join(clauses)}."
+    by = f", by {short_metric_name(first[0].score)}," if is_many else ""
+    return f"{place}{leader} is{by} {'; '.join(clauses)}."
 
 
 def _gain(test: SystemTest, units: Mapping[Any, str]) -> Score:

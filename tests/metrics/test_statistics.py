@@ -158,6 +158,11 @@ SENTENCES = {
         f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z, {UNSURE}",
         True,
     ),
+    "four": (
+        [[5] * 8, [3] * 8, [4] * 8],
+        "y is, by PSNR, better than x; better than z; better than w.",
+        True,
+    ),
 }
 
 
@@ -166,7 +171,7 @@ def test_the_sentence_on_systems_claims_what_the_patients_carry(case):
     gains, sentence, known = SENTENCES[case]
     values = {
         name: {"psnr": {f"p{n}": 20.0 + n + gain for n, gain in enumerate(own)}}
-        for name, own in zip("xyz", [[0] * len(gains[0]), *gains], strict=False)
+        for name, own in zip("xyzw", [[0] * len(gains[0]), *gains], strict=False)
     }
     found = gantk.compare_systems(table_of(values), {"psnr": True}, {"psnr": "dB"})
     (said,) = found.sentences

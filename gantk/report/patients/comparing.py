@@ -13,7 +13,7 @@ import pandas as pd
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.guest import Say
-from gantk.metrics.comparing import Comparison, compare_scored
+from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_scored
 from gantk.metrics.names import join_words
 from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
@@ -100,10 +100,12 @@ def write_report(
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else compared.sentences
+    are_many = len(systems) > MAX_WITH_FIGURES and answers
+    said = [*answers, *(() if are_many else (system.sentence for system in systems))]
     answers = [*answers, *(system.sentence for system in systems)]
     is_once = len(systems) > 1 and any(len(system.seeds) == 1 for system in systems)
     caution = ONE_SEED if is_once else ""
-    for answer in answers:
+    for answer in said:
         say(with_label("warning" if answer == reason else "result", answer.replace(ARROW, " -> ")))
     if caution:
         say(with_label("note", caution))
