@@ -72,16 +72,6 @@ class TranslateOptions:
         return ["", "_uncertainty"] if self.uncertainty else [""]
 
 
-def fit_words(fits: str, has_header: bool) -> str:
-    """Whether a scan fits the training data, one of FITS, and what this does not say."""
-    limit = "lesions are not judged"
-    if fits in ("yes", "partly") and not has_header:
-        limit = f"without a header only gray values and look are compared; {limit}"
-    if fits == "not recorded":
-        limit = f"another contrast may go unnoticed; {limit}"
-    return f"{FIT}: {fits}; {limit}"
-
-
 DEFAULT_OPTIONS = TranslateOptions()
 
 

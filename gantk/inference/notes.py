@@ -20,7 +20,7 @@ from gantk.data.look import MIN_PEOPLE, distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning, count_noun, join_first
 from gantk.formats.image import Image, in_channels
-from gantk.inference.frame import PLANES, Frame, fit_words
+from gantk.inference.frame import FIT, PLANES, Frame
 from gantk.inference.pipeline import Pipeline
 from gantk.plugin.loader import load
 
@@ -86,8 +86,12 @@ class InputCheck(NamedTuple):
         """Whether the image fits the training data, which every training image does; and the notes."""
         kind = "warning" if self.fits == "no" else "note"
         said = [*self.notes]
-        words = fit_words(self.fits, self.has_header)
-        said.insert(self.is_of_training, (kind, _prefix(self.contrast) + words))
+        words = f"{_prefix(self.contrast)}{FIT}: {self.fits}; "
+        if self.fits == "not recorded":
+            words += "another contrast may go unnoticed; "
+        elif self.fits != "no" and not self.has_header:
+            words += "without a header only gray values and look are compared; "
+        said.insert(self.is_of_training, (kind, f"{words}lesions are not judged"))
         return said
 
 

@@ -5,7 +5,7 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,12 +57,6 @@ class Size(NamedTuple):
     sides: tuple[int, ...]
     fit: str
     why: str
-
-    @property
-    def pixels(self) -> int:
-        """The time of a step grows with it."""
-        rows, columns = self.sides
-        return rows * columns
 
 
 def plan(
@@ -225,8 +219,8 @@ def _choose_lines(
         raise UserError(what, where="SCANS", remedy=remedy or None)
 
     seconds = TIME_SHARE * 3600 * hours
-    most_pixels = seconds / (3600 * measured.hours) * smallest.pixels
-    affordable = [each for each in sizes if each.pixels <= most_pixels]
+    most_pixels = seconds / (3600 * measured.hours) * prod(smallest.sides)
+    affordable = [each for each in sizes if prod(each.sides) <= most_pixels]
     chosen = max(affordable, key=sizes.index, default=smallest)
     again = measure(chosen)
     if again.fits:
@@ -396,8 +390,9 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")
-    for line in _problem_lines(seen):
-        out += _comment(line)
+    for problem in seen.report["problems"]:  # without notes and what the recipe solves
+        if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
+            out += _comment(f"{problem['severity']:8} {problem['what']}")
 
     kind = "unpaired" if len(seen.domains) > 1 else "from noise"
     if seen.suits_paired:
@@ -413,13 +408,6 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
             out += _key_lines(name, value, "see above" if name in TOLD_KEYS else why)
 
     return "\n".join(out) + "\n"
-
-
-def _problem_lines(seen: Scans) -> Iterator[str]:
-    """What `data check` found, without notes and what the recipe solves."""
-    for problem in seen.report["problems"]:
-        if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
-            yield f"{problem['severity']:8} {problem['what']}"
 
 
 def _key_lines(name: str, value: Any, why: str) -> list[str]:

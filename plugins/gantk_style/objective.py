@@ -98,12 +98,8 @@ class Objective:
 
             self.content = [self._scaled_maps(kept, layer) for layer in how.content_layers]
             self.compare_style = bind("loss", how.style_loss)()
-            if shared and not how.rescale:
-                self.style = [self._style_targets(painted, 0, shared)] * len(content)
-            else:
-                self.style = [
-                    self._style_targets(painted, image, shared) for image in range(len(content))
-                ]
+            self.style_layers = list(dict.fromkeys(how.style_layers))
+            self.style = [self._style_targets(painted, n, shared) for n in range(len(content))]
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         """The weighted losses by name, (N,) each; losses of weight 0 are left out."""
@@ -128,15 +124,13 @@ class Objective:
 
     def _scaled_maps(self, maps: dict[str, Tensor], layer: str) -> Tensor:
         """A layer's maps, rescaled by the filters' factors."""
-        found = maps[layer]
-        factors = self.factors.get(layer)
-        if factors is None:
-            return found
-        return found * factors.view(*factors.shape, *[1] * (found.ndim - 2))
+        if layer not in self.factors:
+            return maps[layer]
+        return _scaled(maps[layer], self.factors[layer])
 
     def _style_losses(self, maps: dict[str, Tensor]) -> Tensor:
         """The style loss of each image, (N,); with several targets their mean."""
-        found = [self._scaled_maps(maps, layer) for layer in self._style_layers()]
+        found = [self._scaled_maps(maps, layer) for layer in self.style_layers]
         losses = []
         for image, targets in enumerate(self.style):
             own = [each[image : image + 1] for each in found]
@@ -155,11 +149,10 @@ class Objective:
         of each style.
         """
         layers = []
-        for layer in self._style_layers():
+        for layer in self.style_layers:
             maps = painted[layer] if shared else painted[layer][image : image + 1]
-            factors = self.factors.get(layer)
-            if factors is not None:
-                maps = maps * factors[image].view(-1, *[1] * (maps.ndim - 2))
+            if layer in self.factors:
+                maps = _scaled(maps, self.factors[layer][image : image + 1])
             layers.append(maps)
 
         if hasattr(self.compare_style, "describe"):
@@ -167,8 +160,10 @@ class Objective:
             return [[each.mean(0, keepdim=True) for each in described]]
         return [[maps[style : style + 1] for maps in layers] for style in range(len(layers[0]))]
 
-    def _style_layers(self) -> list[str]:
-        return list(dict.fromkeys(self.how.style_layers))
+
+def _scaled(maps: Tensor, factors: Tensor) -> Tensor:
+    """Maps (N, channels, *size) times factors, (N, channels) or (1, channels) for all."""
+    return maps * factors.view(*factors.shape, *[1] * (maps.ndim - 2))
 
 
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:

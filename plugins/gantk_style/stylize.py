@@ -108,11 +108,6 @@ def stylize(
         other, own = (" x ".join(map(str, sides)) for sides in (styles.shape[2:], size))
         say(f"note     the style is resized from {other} to the content's {own}")
 
-    try:
-        post.encoder.check_size(size)
-    except UserError as error:
-        raise error.at(str(content)) from None
-
     if post.note:
         say(f"note     {post.note}")
 

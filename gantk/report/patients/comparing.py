@@ -86,15 +86,15 @@ def write_report(
     Raises:
         UserError: a folder is not a run, or a run is named twice.
     """
+    named = _records_of(runs)
     if len(runs) == 1 and out is None:
         if figures is not None:
-            record = RunRecord(runs[0])
+            (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
-            one = {record.path.resolve().name: record}
-            _write_figures(figures, rows, [*one], run_summary(record), images, one, overwrite, say)
+            summary = run_summary(record)
+            _write_figures(figures, rows, [*named], summary, images, named, overwrite, say)
         return write_one(runs[0])
 
-    named = _records_of(runs)
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
     systems = systems_of(named)
     reason = _why_not_compared(systems)
