@@ -5,7 +5,7 @@ import pytest
 from gantk.metrics.rows import files_sentences, result_sentence, result_tone
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import tone_of, verdict_words
-from gantk.runs.results import Results, Verdict
+from gantk.runs.results import Results, Score, Verdict
 from gantk.terminal import TextTable
 
 AHEAD = {"better": True, "best_baseline": "histogram", "probability": 1.0}
@@ -177,6 +177,19 @@ def test_images_from_noise_are_no_patients():
     both = result({"reconstruction": WON, "image": WON})
     both.metrics["image"]["psnr"].n = 256
     assert result_sentence(both).startswith("On 8 patients that the model had never seen,")
+
+
+@pytest.mark.parametrize(("verdict", "tone"), [(WON, "near"), (LOST, "bad")])
+def test_images_from_noise_stand_beside_real_ones(verdict, tone):
+    made = result({"image": verdict})
+    real = Score(value=30.5, unit="dB")
+    made.baselines["real_split"] = {"image": {"psnr": real}}
+    said = result_sentence(made)
+
+    assert "(other real images: 30.50 dB)" in said
+    assert "best baseline" not in said
+    assert ("no better than" in said) == (tone == "bad")
+    assert result_tone(made) == tone, "better than noise is no achievement"
 
 
 NOT_BETTER = "not better than a simple intensity map in"

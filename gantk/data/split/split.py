@@ -492,7 +492,7 @@ def consequences(
         if alike:
             same = f"and {seen}, so both sets show the same ones: scores are"
         lines.append(
-            f"the patients are not known, {same} too good, and have no intervals. To"
+            f"the patients are not known, {same} too good, and most have no intervals. To"
             f" change this, {NAME_PATIENTS}"
         )
     elif alike:
