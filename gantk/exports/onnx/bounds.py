@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx.helper import make_tensor_value_info
+from onnx.helper import make_node, make_tensor_value_info
+from onnx.numpy_helper import from_array
 from onnx.shape_inference import infer_shapes
 
 Shape = tuple[int, ...]
 MAX_NODES = 10_000  # the largest graph of ours has 2,000
 MAX_SIZE_VALUES = 4096  # values of a tensor that may state sizes; ours have 10
+FIRST_AXIS = "the first axis"  # name of a list of one 0
 # multiply-adds or moved values for each value of the input; a ResNet-9 of width 64 needs 900,000
 MAX_WORK_PER_VALUE = 20_000_000
 FREE_WORK = 10**9  # that an input of any size may need
@@ -80,12 +83,10 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
     follow from it.
     """
     small, sizes = _without_large_weights(model, size)
-    # tensors of one axis may state sizes: the second time onnx computes them, if they are small
-    for computes_sizes in (False, True):
+    # tensors of one axis may state sizes: the last time onnx computes them, if they are small
+    for passed in range(3):
         try:
-            values = infer_shapes(
-                small, strict_mode=True, data_prop=computes_sizes
-            ).graph.value_info
+            values = infer_shapes(small, strict_mode=True, data_prop=passed == 2).graph.value_info
         except Exception as error:  # the library raises many kinds for a damaged node
             raise ValueError("a node in it is damaged") from error
         for value in values:
@@ -93,11 +94,16 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
             sides = kind.shape.dim
             if kind.HasField("shape") and all(side.HasField("dim_value") for side in sides):
                 sizes[value.name] = tuple(side.dim_value for side in sides)
-            if len(sides) < 2 and not prod(sizes.get(value.name, (2**63,))) <= MAX_SIZE_VALUES:
+            is_small = prod(sizes.get(value.name, (2**63,))) <= MAX_SIZE_VALUES
+            if passed and len(sides) < 2 and not is_small:
                 raise ValueError(
                     f"'{value.name[:40]}' in it may state sizes, but has more than"
                     f" {MAX_SIZE_VALUES:,} values, or as many as is not known beforehand"
                 )
+        for node in small.graph.node:
+            # onnx computes with a number that is unsqueezed, not with one reshaped to a list
+            if node.op_type == "Reshape" and sizes.get(node.input[0]) == ():
+                node.CopyFrom(make_node("Unsqueeze", [node.input[0], FIRST_AXIS], node.output))
 
     for name in (name for node in model.graph.node for name in (*node.input, *node.output)):
         if name not in sizes:
@@ -108,12 +114,12 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
 def _without_large_weights(
     model: onnx.ModelProto, size: Sequence[int]
 ) -> tuple[onnx.ModelProto, dict[str, Shape]]:
-    """A graph whose image has this size, with large weights as further inputs; and the sizes of all
-    its inputs and weights.
+    """A graph whose image has this size, as a constant where nodes ask for it, with large weights as
+    further inputs; and the sizes of all its inputs and weights.
     """
     small = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     small.graph.name = "graph"
-    small.graph.node.extend(model.graph.node)
+    small.graph.initializer.append(from_array(np.array([0]), FIRST_AXIS))
     sizes: dict[str, Shape] = {"": ()}
     for tensor in model.graph.initializer:
         sizes[tensor.name] = tuple(tensor.dims)
@@ -122,11 +128,21 @@ def _without_large_weights(
         else:
             info = make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             small.graph.input.append(info)
+    images = set()
     for image in model.graph.input:
         if image.name not in sizes:
             sizes[image.name] = tuple(size)
             kind = image.type.tensor_type.elem_type
             small.graph.input.append(make_tensor_value_info(image.name, kind, size))
+            images.add(image.name)
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] in images:
+            part = {each.name: each.i for each in node.attribute}
+            sides = np.array(size[part.get("start", 0) : part.get("end")], np.int64)
+            small.graph.initializer.append(from_array(sides, node.output[0]))
+            sizes[node.output[0]] = sides.shape
+        else:
+            small.graph.node.append(node)
     return small, sizes
 
 

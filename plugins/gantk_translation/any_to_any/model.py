@@ -180,7 +180,8 @@ class AnyToAny(Method):
         """The contrasts that an image has, (N, contrasts) bool: those that are not black
         throughout.
         """
-        return (self._parts(image, contrasts) != self.geometry.range[0]).flatten(3).any(3).any(1)
+        is_bright = self._parts(image, contrasts) != self.geometry.range[0]
+        return is_bright.any((1, *range(3, is_bright.ndim)))
 
     def network_input(self, image: Tensor, kept: Tensor, target: Tensor) -> Tensor:
         """The input channels of both networks: the sources, black if not kept; maps of 0 and 1 that
@@ -222,7 +223,7 @@ class AnyToAny(Method):
 
         # where an image has no other contrast, the target's own is what remains
         itself = self._parts(image, self.sources)[:, :, self.sources.index(name)]
-        alone = ~kept.any(1)[(...,) + (None,) * (image.ndim - 1)]
+        alone = ~kept.any(1, keepdim=True)[(...,) + (None,) * (image.ndim - 2)]
         return torch.where(alone, itself.to(fake.dtype), fake)
 
     def _contrasts(self, letter: str) -> tuple[str, ...]:
