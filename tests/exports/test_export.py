@@ -366,7 +366,7 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
     ]
 
     found = np.load(tmp_path / "out.npy")
-    expected = there.translate(pixels)
+    expected = np.stack([there.translate(each) for each in pixels])
 
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
 
