@@ -349,6 +349,21 @@ def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:
     expect_replaceable(replaced, overwrite)
 
 
+def expect_file_of(source: Path, target: Path, suffix: str, where: str = "OUTPUT") -> None:
+    """UserError where what is made of this file cannot be written as the file `target`."""
+    kind = suffix or suffix_of(source)
+    if part := series_format(source):
+        kind = part.suffixes[0]
+    is_known = suffix_of(target) in formats()
+    same_kind = bool(suffix) or is_volume(source) == is_volume(target)
+    if suffix not in ("", suffix_of(target)) or not is_known or not same_kind:
+        raise UserError(
+            f"the result of '{source.name}' cannot be written as '{target.name}'",
+            where=where,
+            allowed=kind,
+        )
+
+
 def writer_of(path: Path, image: Image) -> Format:
     """The format that writes an image to a path; UserError for an unknown suffix and an image of no
     series.

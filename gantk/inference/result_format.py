@@ -92,21 +92,6 @@ def holds_range(limits: tuple[float, float], low: float, high: float, whole: boo
     return is_fine and least <= low + SLACK * (high - low) and high <= most
 
 
-def expect_file_of(source: Path, target: Path, suffix: str, where: str = "OUTPUT") -> None:
-    """UserError where what is made of this file cannot be written as the file `target`."""
-    kind = suffix or suffix_of(source)
-    if part := files.series_format(source):
-        kind = part.suffixes[0]
-    is_known = suffix_of(target) in files.formats()
-    same_kind = bool(suffix) or files.is_volume(source) == files.is_volume(target)
-    if suffix not in ("", suffix_of(target)) or not is_known or not same_kind:
-        raise UserError(
-            f"the result of '{source.name}' cannot be written as '{target.name}'",
-            where=where,
-            allowed=kind,
-        )
-
-
 def with_suffix(path: Path, suffix: str) -> Path:
     """`scan.png` with the suffix ".nii.gz" is `scan.nii.gz`; without one it is left as it is."""
     return path.with_name(files.split_suffix(path)[0] + suffix) if suffix else path

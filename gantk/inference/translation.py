@@ -19,7 +19,7 @@ from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun, join_first
 from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
-from gantk.formats.files import read, suffix_of
+from gantk.formats.files import expect_file_of, read, suffix_of
 from gantk.guest import Say
 from gantk.inference.case import Case, contrasts_to_make
 from gantk.inference.frame import TranslateOptions
@@ -34,7 +34,7 @@ from gantk.inference.jobs import (
 from gantk.inference.ledger import Ledger
 from gantk.inference.model import Model
 from gantk.inference.notes import Note
-from gantk.inference.result_format import ResultFormat, expect_file_of, with_suffix, with_tail
+from gantk.inference.result_format import ResultFormat, with_suffix, with_tail
 from gantk.inference.sidecar import ResultFile, write_sidecar
 from gantk.plugin.loader import load
 from gantk.progress import Work

@@ -16,9 +16,8 @@ import torch
 
 from gantk.errors import UserError
 from gantk.files import expect_file, write_output
-from gantk.formats.files import read, write
+from gantk.formats.files import expect_file_of, read, write
 from gantk.formats.image import Image, in_channels
-from gantk.inference.result_format import expect_file_of
 from gantk.machine.runtime import start
 from gantk.plugin.spec import bind, options_model
 from gantk.prepare.module import size_image
