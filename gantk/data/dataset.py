@@ -696,4 +696,5 @@ def _kinds_of(records: Sequence[Record]) -> dict[str, Any]:
         facts.append(item.facts)
         looks.append(item.look)
     oriented = bool(facts) and all(each["oriented"] for each in facts)
-    return {"traits": ranges_of(facts), "oriented": oriented} | looks_of(looks, people)
+    # in the order of the schema: a resumed run writes the same file
+    return looks_of(looks, people) | {"oriented": oriented, "traits": ranges_of(facts)}
