@@ -229,6 +229,21 @@ def test_a_volume_that_is_mirrored_is_named(tmp_path):
     assert "subject-002" in told
 
 
+@pytest.mark.parametrize("planes_apart", [0, 1, 4])
+def test_a_patient_whose_pairs_do_not_fit_is_named(tmp_path, planes_apart):
+    for record in phantom(("T1", "T2"), 2, (64, 64), subjects=5, slices=12).records():
+        number = int(record.key[-3:])
+        if record.subject == "subject-002" and record.domain == "b":
+            number = (number + planes_apart) % 12
+        folder = tmp_path / record.subject / CONTRAST[record.domain]
+        save_slice(folder / f"{number:02d}.png", record.read()[0])
+
+    result = check(tmp_path)
+    told = [each["what"] for each in result["problems"] if each["kind"] == "pairs"]
+    assert ["subject-002" in each for each in told] == [True] * bool(planes_apart)
+    assert result["summary"]["pairs"].startswith("60 by name; ")
+
+
 @pytest.mark.parametrize(
     "change",
     [np.fliplr, np.flipud, np.rot90, np.transpose, lambda image: np.rot90(image, 2) * 1.2 + 9],
@@ -267,6 +282,10 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     settings = [r"data.source.patient=(\d+)\d{3}[.]"] if name == "ct_mri" else []
     problems = check(shared_data / name, set=settings)["problems"]
     alarms = {each["kind"] for each in problems if each["severity"] != "note"}
+    pairs = [each["what"] for each in problems if each["kind"] == "pairs"]
+    if name == "ct_mri":  # the slices of two of its patients show other planes
+        assert "the pairs of 2 of 6 measured patients" in pairs[0]
+        alarms -= {"pairs"}
     assert alarms <= {"scores"} if name != "brainix_dicom" else "contrast" not in alarms
 
 
