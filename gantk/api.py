@@ -406,7 +406,8 @@ def translate(
             contrast, a folder of such folders, or a CSV.
         output: a file, or a folder if `input` is one.
         to: the domain to make, by its name, or one of its contrasts. Default: the second domain of the
-            recipe; of a run that makes any contrast from others, those that a patient lacks.
+            recipe, or the first for one image whose header or name states the second; of a run that
+            makes any contrast from others, those that a patient lacks.
         variants: how many translations of each input to write (multimodal methods such as munit); `seed`
             draws their styles.
         seed: the seed of `variants`.
@@ -432,7 +433,7 @@ def translate(
             for. A damaged file of a folder does not stop the others;
             it is reported at the end.
     """
-    from gantk.formats.files import formats, read
+    from gantk.formats.files import formats, outline, read
     from gantk.formats.image import SeriesFormat
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
@@ -467,6 +468,16 @@ def translate(
         with Work("loading the model"):
             model = load_model(run, device, say)
         heard.enter_context(progress_to(progress))
+        source: Path | dict[str, Path]
+        if isinstance(input, Mapping):
+            source = {name: Path(path) for name, path in input.items()}
+        else:
+            source = Path(input)
+            if to is None and source.is_file():
+                with suppress(UserError):  # a table, or damaged
+                    to = model.domain_stated(
+                        outline(source, volume), lambda line: say(f"note     {line}")
+                    )
         translation = Translation(
             model,
             to,
@@ -477,10 +488,7 @@ def translate(
             overwrite=overwrite,
             input_layout=layout,
         )
-        if isinstance(input, Mapping):
-            files = {name: Path(path) for name, path in input.items()}
-            return translation.path(files, Path(output))
-        return translation.path(Path(input), Path(output))
+        return translation.path(source, Path(output))
 
 
 def _notes_on_model(model: Model) -> list[str]:

@@ -309,12 +309,14 @@ def usual_contrast(name: str) -> str | None:
     return CONTRASTS[found.word] if found else None
 
 
-def names_with_contrast(facts: Mapping[str, Any], path: Path, meant: str | None) -> list[str]:
+def names_with_contrast(
+    facts: Mapping[str, Any], path: Path | None, meant: str | None
+) -> list[str]:
     """Of an image's header (`facts`), the name of its file and that of its folder those that state a
     contrast; "MR" states none of MR's, such as a `meant` T1.
     """
     header = str(facts.get("contrast") or facts.get("modality") or "").lower()
-    path = path.absolute()
+    path = (path or Path("/")).absolute()
     vague = (None,) if meant in ("ct", "pet", "mr") else (None, "mr")
     return [
         name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague

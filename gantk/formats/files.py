@@ -269,9 +269,9 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{split_suffix(path)[0]}.json")
 
 
-def outline(path: Path | Scan) -> Image:
+def outline(path: Path | Scan, volume: int | None = None) -> Image:
     """What `read` returns, but with zeros as pixels; only headers are read where the format can."""
-    return _once(("outline", path), lambda: _read_image(path, None, values=False))
+    return _once(("outline", path, volume), lambda: _read_image(path, volume, values=False))
 
 
 def difference(one: Path | Scan, other: Path | Scan) -> str | None:
@@ -608,7 +608,7 @@ def listed_once() -> Iterator[None]:
         _known.reset(token)
 
 
-def _once(key: tuple[Any, Any], make: Callable[[], T]) -> T:
+def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
     """What `make()` returns, or returned for this key before within `listed_once`."""
     known = _known.get()
     if known is None:

@@ -16,11 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantk.catalog.contrasts import contrast_names, known_contrast
+from gantk.catalog.contrasts import (
+    contrast_names,
+    known_contrast,
+    names_with_contrast,
+    usual_contrast,
+)
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
 from gantk.errors import UserError
 from gantk.formats.image import Image, Scan
-from gantk.guest import as_guest
+from gantk.guest import Say, as_guest
 from gantk.inference.frame import DEFAULT_OPTIONS, FITS, Frame, Results, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.network import Network
@@ -187,6 +192,21 @@ class Model:
             raise UserError(what, where="--to", allowed=[*letters])
         return chosen
 
+    def domain_stated(self, image: Image, say: Say) -> str | None:
+        """The domain to make of an image whose header or name states the source of another direction
+        than the usual one, which is said; None for all others.
+        """
+        targets = {frame.source: frame.target for frame in self.frames.values()}
+        usual = next(iter(targets))
+        names = names_with_contrast(image.facts, image.path, usual_contrast(usual))
+        source = known_contrast(names[0], targets) if names else usual
+        if source in (None, usual):
+            return None
+        say(
+            f"header or name say {source}, so the model makes {targets[source]}; `to` chooses another"
+        )
+        return targets[source]
+
     def frame(self, to: str | None) -> Frame:
         """The direction to a domain; if `to` is one of its contrasts, with this one as target."""
         frame = self.frames[self.domain(to)]
@@ -314,7 +334,8 @@ class Model:
                   volume. Images on other grids are resampled by their headers onto
                   the grid of the first of the model's contrasts.
             to: the domain to make, by its name, or one of its contrasts; None: the recipe's second
-              domain, or for a dict the contrasts that are missing, if the model makes any from others.
+              domain, or the first for an image whose header or name states the second; for a dict
+              the contrasts that are missing, if the model makes any from others.
             options: options of the result; several results are a list.
             label: the class of the images, for a model that was trained with classes.
 

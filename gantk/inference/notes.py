@@ -246,14 +246,14 @@ def _not_stripped(image: Image) -> Iterator[Finding]:
 def _of_other_contrast(image: Image, frame: Frame, contrast: str) -> Iterator[Finding]:
     """What look, header and name say against the contrast that the model translates."""
     meant = usual_contrast(frame.source)
-    stated = meant and image.path and names_with_contrast(image.facts, image.path, meant)
+    stated = meant and names_with_contrast(image.facts, image.path, meant)
     if _has_look(frame, contrast):
         yield from _unlike_in_look(image, frame, bool(meant and not stated))
     is_named = image.path is not None and not image.is_array and not contrast
     if is_named and meant and not stated and not _why_not_recorded(frame, contrast):
         yield f"contrast: neither name nor header says that this is {frame.source}", False
     if meant == "t1":
-        names = names_with_contrast(image.facts, image.path, "t1") if image.path else []
+        names = names_with_contrast(image.facts, image.path, "t1")
         if image.facts.get("agent") or "t1ce" in map(usual_contrast, names):
             said = "contrast agent: header or name say one"
             yield f"{said}; the {frame.source} of the training may show none", False

@@ -27,7 +27,7 @@ from gantk.formats.image import (
 from gantk.formats.nifti import description_of
 from gantk.inference.case import Case, by_contrast, contrasts_to_make
 from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.notes import warn
+from gantk.inference.notes import Note, warn
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
@@ -44,6 +44,7 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
 
     frame = model.frame(to)
     targets = frame.targets
+    notes: list[Note] = []
     if isinstance(given, Mapping):
         contrasts = by_contrast(given, frame.sources, "images")
         if len({hasattr(value, "__array__") for value in contrasts.values()}) > 1:
@@ -54,10 +55,15 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
         if frame.completes:
             targets = contrasts_to_make(targets, contrasts, to, "the input")
     else:
-        adapted = {frame.source: _as_image(given, frame)}
+        image, back = _as_image(given, frame)
+        to = to or model.domain_stated(image, lambda line: notes.append(("note", line)))
+        frame = model.frame(to)
+        targets = frame.targets
+        adapted = {frame.source: (image, back)}
     case = Case(model, {name: image for name, (image, _) in adapted.items()}, to, "the input")
     made = case.translate(targets, options, _with_gradients(given, case.image))
-    said = warn([note for check in case.checks.values() for note in check.notes] + case.notes)
+    notes += [note for check in case.checks.values() for note in check.notes]
+    said = warn(notes + case.notes)
     made = [replace(each, notes=said) for each in made]
     back = next(iter(adapted.values()))[1]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -47,6 +48,7 @@ ABOUT_SPREAD = (
     " tumours such maps did not show the errors"
 )
 MAX_LISTED = 3  # files in a message
+NUMBER = re.compile(r"(?<![\w.,'-])\d+(?:\.\d+)?(?![\w']|[.,]\d)")  # not one in a name
 TABLES = (".csv", ".tsv")  # suffixes of tables of images
 # of an image, at most, for reading and writing others while the network runs
 OVERLAP_BYTES = 1 << 28
@@ -75,8 +77,8 @@ class Translation:
         self.format = ResultFormat(self.model.pipelines[letter], self.frame, self.suffix)
         self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
         self.count = 1  # of inputs
-        # (kind, line) -> the inputs it applies to
-        self.notes: dict[Note, list[str]] = defaultdict(list)
+        # (kind, *texts between numbers) -> (name of an input it applies to, *numbers)
+        self.notes: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
         self.shared_sidecars: set[Path] = set()  # that several results would have
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
         if self.options.uncertainty:
@@ -427,16 +429,23 @@ class Translation:
 
     def _keep(self, job: Job, notes: Iterable[Note]) -> None:
         """Keep notes on a job until `_say_notes`."""
-        for note in notes:
-            self.notes[note].append(job.name)
+        for kind, line in notes:
+            found = (job.name, *NUMBER.findall(line))
+            self.notes[kind, *NUMBER.split(line)].append(found)
 
     def _say_notes(self) -> None:
-        """Say the notes that were kept, each with the inputs that it applies to."""
-        for (kind, line), names in self.notes.items():
+        """Say the notes that were kept, each with the inputs that it applies to; of those that differ
+        only in numbers one, with their ranges.
+        """
+        for (kind, text, *rest), found in self.notes.items():
+            names, *numbers = zip(*found, strict=True)
+            for each, after in zip(numbers, rest, strict=True):
+                ends = min(each, key=float), max(each, key=float)
+                text += " to ".join(dict.fromkeys(ends)) + after
             which = (
                 f"({len(names)} of {self.count} {self.noun}: {join_first(names, most=MAX_LISTED)})"
             )
-            self.say(f"{kind:9}{line} {which if self.count > 1 else ''}".rstrip())
+            self.say(f"{kind:9}{text} {which if self.count > 1 else ''}".rstrip())
         self.notes.clear()
 
     def _finish(self, outcomes: Outcomes, folder: Path | None, done_before: int) -> list[Path]:

@@ -22,7 +22,7 @@ from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.registry import NO_SUCH_PART
 from gantk.plugin.settings import install_hint
-from gantk.plugin.spec import Table, check, options_model, plain, toml
+from gantk.plugin.spec import Part, Table, check, options_model, plain, toml
 from gantk.recipe.tables import (
     FORMAT,
     MAX_DEPTH,
@@ -67,6 +67,7 @@ INSTEAD = {
 # training that goes on needs its parts.
 LACKING = ("extra_forbidden", NO_SUCH_PART)
 LACKING_IN_TRAINING = LACKING[:1]
+SOURCE = ("data", "source")
 MAX_LEFT_OUT = 100  # each costs a check of all tables
 
 TOO_DOTTED = re.compile(
@@ -275,6 +276,7 @@ class Recipe:
         """
         texts = dict(self.texts)
         lacking: list[str] = []
+        gone: Part | None = None
         require_bounded(tables, self._place)
         while True:
             try:
@@ -286,6 +288,10 @@ class Recipe:
                     continue
                 if error.kind == NO_SUCH_PART and (lacking_plugins := self.lacking_plugins()):
                     error.allowed, error.remedy = None, lacking_plugins
+                if error.path == SOURCE and error.kind in self.leaves_out:
+                    source = tables["data"].pop("source")
+                    gone = _gone_source(source, at_its_key(error, self._place))
+                    continue
                 key = ".".join(map(str, error.path))
                 error.remedy = INSTEAD.get(key, error.remedy)
                 typed = texts.pop(key, "")
@@ -296,6 +302,8 @@ class Recipe:
                     error.remedy = ". ".join(filter(None, [error.remedy, NO_TOML]))
                 raise at_its_key(error, self._place) from None
 
+        if gone:
+            bound.data.source = gone
         if lacking:
             _say_once(
                 f"{self.origin} has {', '.join(lacking)}, which this version of gantk does not"
@@ -583,6 +591,15 @@ def _take_out(tables: Any, path: tuple) -> str:
     value = tables.pop(last)
     is_item = isinstance(last, int)
     return f"{'.'.join(map(str, parents if is_item else path))} = {one_line(toml(value))}"
+
+
+def _gone_source(source: Any, error: UserError) -> Part:
+    """The data source of a run whose plugin is gone: the error is for what reads the images."""
+
+    def build(*_: Any) -> Any:
+        raise error
+
+    return Part("source", mapping(source).get("name", source), build, {})
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from tiny import PATCHGAN, UNET, small_run, train_without_scores
 
 import gantk
 from gantk.errors import GantkWarning
+from gantk.formats import files
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,28 @@ def test_a_file_of_another_contrast_warns_in_python(kind, run, model, head, tmp_
     lines = said(calls[kind])
 
     assert "the header or the name says T2, but this model translates T1" in lines
+
+
+@pytest.mark.parametrize("folder", ["", "T1/study"])
+def test_one_named_image_takes_the_direction_from_its_contrast(folder, tiny_run, head, tmp_path):
+    path = tmp_path / folder / "sub_T2.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(head.T, np.diag([-1.0, -1.0, 3.0, 1.0])), path)
+    both = gantk.load(tiny_run, device="cpu")
+
+    made = both.translate(path)
+    told: list[str] = []
+    gantk.translate(both, path, tmp_path / "out", say=told.append)
+
+    line = "header or name say T2, so the model makes T1"
+    assert line in made.notes[0] and line in " ".join(told)
+    assert np.array_equal(made.pixels, both.translate(path, to="T1").pixels)
+    assert np.array_equal(
+        files.read(tmp_path / "out" / "sub_T1.nii.gz").pixels, np.float32(made.pixels)
+    )
+    # what is asked for comes first
+    asked = both.translate(path, to="T2")
+    assert "the header or the name says T2, but this model translates T1" in asked.notes
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])

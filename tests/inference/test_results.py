@@ -114,6 +114,20 @@ def test_float_formats_are_written_without_clipping(tmp_path, model):
     assert not (tmp_path / "new").exists()
 
 
+def test_notes_that_differ_in_numbers_are_one_line(tmp_path, model):
+    model(RANGE | {"traits": {"spacing": [[1.0, 1.0, 1.0]] * 2}})
+    ramp = np.linspace(0, 250, 162, dtype=np.float32).reshape(9, 9, 2)
+    for side in (3, 10.5, 4):
+        image = nib.Nifti1Image(ramp, np.diag([1, side, 1, 1]))
+        nib.save(image, tmp_path / f"p{side}_T1.nii.gz")
+
+    said = [line for line in translate(tmp_path, tmp_path / "out") if "spacing" in line]
+
+    of_files = "(3 of 3 images: p3_T1.nii.gz, p4_T1.nii.gz, p10.5_T1.nii.gz)"
+    about = "spacing: 1 x 3 to 10.5 x 1 mm, this model is for 1 x 1 x 1 mm"
+    assert said == [f"warning  {about} {of_files}"]
+
+
 @kept_ranges
 def test_results_are_of_the_kind_of_their_input_and_clipped(tmp_path, mixed_folder, model, values):
     model(*values)

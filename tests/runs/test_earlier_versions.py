@@ -51,6 +51,18 @@ def test_a_run_translates_without_what_is_gone(copied_run, capsys, key, value, n
         gantk.load_recipe(copied_run / "recipe.toml").check()
 
 
+@pytest.mark.parametrize("source", [GONE, "gone"])
+def test_a_run_translates_without_its_source_of_images(copied_run, source, tmp_path):
+    before = gantk.load(copied_run, device="cpu").translate(IMAGE)
+    change_recipe(copied_run, "data.source", source)
+
+    assert (gantk.load(copied_run, device="cpu").translate(IMAGE) == before).all()
+    with pytest.raises(gantk.UserError, match="there is no source 'gone'"):
+        gantk.evaluate(copied_run, device="cpu", say=lambda line: None)
+    with pytest.raises(gantk.UserError, match="there is no source 'gone'"):
+        gantk.run(copied_run / "recipe.toml", out=tmp_path / "new", say=lambda line: None)
+
+
 @pytest.mark.parametrize(("key", "value"), [OPTIONS[0][:2], PARTS[0][:2]])
 def test_a_run_is_scored_without_what_is_gone(copied_run, key, value):
     change_recipe(copied_run, key, value)
@@ -68,7 +80,7 @@ def test_a_training_goes_on_without_options_not_without_parts(copied_run):
 
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("method.generator", GONE), ("method", GONE), ("data.source", GONE), ("post", [GONE])],
+    [("method.generator", GONE), ("method", GONE), ("post", [GONE])],
 )
 def test_a_run_whose_results_need_what_is_gone_is_refused(copied_run, part, value):
     change_recipe(copied_run, part, value)
