@@ -36,8 +36,8 @@ from gantk.metrics.compare_folders import (
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, compare_systems, name_of_system
-from gantk.metrics.names import short_metric_name
+from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
+from gantk.metrics.names import join_words, name_systems, short_metric_name
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import TEXTS
@@ -118,7 +118,10 @@ def compare_models(
         say(f"layout   {read_by}")
     pairs = _pairs_of_files(records)
     hash_of = cache(sha256_of)  # several models may ask for one file
-    systems = [ComparedModels(models, pairs, hash_of) for models in groups]
+    systems = [
+        ComparedModels(name, models, pairs, hash_of)
+        for name, models in zip(name_systems(groups), groups, strict=True)
+    ]
     for system in systems:
         system.tell(say)
     known = set().union(*(system.left_out for system in systems))
@@ -147,11 +150,13 @@ class ComparedModels:
 
     def __init__(
         self,
+        name: str,
         models: Mapping[str, Model],
         pairs: Sequence[Pair],
         hash_of: Callable[[Path], str],  # the SHA-256 of a file
     ):
-        self.name = name_of_system([*models])
+        self.name = name
+        self.folders = [*models]
         self.models = [*models.values()]
         self.seen = [_patients_seen(model, pairs, hash_of) for model in self.models]
         # those whom every model has seen
@@ -159,9 +164,11 @@ class ComparedModels:
         self.checks: Checks = {}  # of what `translate` has translated
 
     def tell(self, say: Say) -> None:
+        of_runs = ""
         if len(self.models) > 1:
-            what = f"{self.name}: {len(self.models)} runs of one recipe, each for the patients that it has not seen"
-            say(with_label("folds", what))
+            of_runs = f" are {len(self.models)} runs of one recipe, each for the patients that it has not seen"
+        if self.folders != [self.name]:
+            say(with_label("model", f"{self.name}: {join_words(self.folders)}{of_runs}"))
         if self.left_out:
             who = count_noun(self.left_out, "patient")
             what = f"{who} of training and validation of {self.name}, by names or files"

@@ -65,11 +65,6 @@ class Comparison:
         return pd.DataFrame([test.dump() for test in self.tests])
 
 
-def name_of_system(runs: Sequence[str]) -> str:
-    """What runs of one recipe are called together: `runs/cv0 to runs/cv3`."""
-    return runs[0] if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-
-
 def correct_tests(tests: Sequence[PairedTest]) -> None:
     """Correct the p-values of tests of one family, in place: `holm` (Holm, 1979) controls the chance
     of any false finding, `of` is the number of tests.

@@ -4,7 +4,11 @@ their metrics and baselines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
 
 from gantk.plugin.loader import registry
 
@@ -12,6 +16,8 @@ from gantk.plugin.loader import registry
 FOREGROUND = "_foreground"
 LESION = "_lesion"
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
+# the end of what names of folders have in common, before the number of a fold or a seed
+SERIAL = re.compile(r"(?<=\w)[\W_]+(fold|seed)?[\W_]*$", re.IGNORECASE)
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 
 # plain name of a baseline, and what it is; plugins add theirs
@@ -43,6 +49,35 @@ BASELINES = {
         " these is no achievement. Compare with other real images.",
     ),
 }
+
+
+def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The shortest names that tell systems apart: `Pix2Pix`, of their methods; else of their recipes;
+    else what the names of their folders have in common. Each system is its models, or the records of
+    its runs, by folder.
+    """
+    targets = {entry.name: entry.target for entry in registry().of_kind("method")}
+    choices = []
+    for system in systems:
+        first, *_ = system.values()
+        run = getattr(first, "run", first)  # None for a model without a run
+        method = first.recipe.method.name
+        target = targets.get(method, method)
+        folders = [*system]
+        common = commonprefix([Path(folder).name for folder in folders])
+        choices.append(
+            (
+                getattr(target, "__name__", str(target).rpartition(":")[2]),
+                Path(run.environment.recipe.origin).stem if run else "",
+                SERIAL.sub("", common) if len(folders) > 1 else common,
+                " to ".join(dict.fromkeys([folders[0], folders[-1]])),
+            )
+        )
+    names: list[str] = []
+    for names in map(list, zip(*choices, strict=True)):
+        if all(names) and len({*names}) == len(names):
+            break
+    return names
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:

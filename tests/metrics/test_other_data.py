@@ -222,7 +222,8 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
 
     folds, other = found.left_out
-    assert folds == f"{models[0]} to {models[1]}"
+    assert folds == "fold"
+    assert f"fold: {models[0]} and {models[1]}" in said
     assert not found.left_out[folds]
     ours = [patient for patient in tested if patient not in found.left_out[other]]
     own = found.scores[found.scores.system == folds]
@@ -265,10 +266,10 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     said = " ".join(gantk("eval", run, packed, *options).ok().out.split())
     found = read_json(tmp_path / "found.json")
     expected = mean_of_files(tmp_path, data, dict.fromkeys(new, run))
-    own = psnr_of(found["scores"], str(run))
+    own = psnr_of(found["scores"], run.name)
 
-    assert found["left_out"] == {str(run): sorted([*seen, *validated, "p99"]), str(packed): seen}
-    assert f"of training and validation of {run}" in said
+    assert found["left_out"] == {run.name: sorted([*seen, *validated, "p99"]), packed.name: seen}
+    assert f"of training and validation of {run.name}" in said
     assert re.search(r"MAE +\S+ [\d.]+ gray values", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 6 * [6]

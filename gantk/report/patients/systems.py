@@ -8,8 +8,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from gantk.metrics.comparing import add_tests, name_of_system
-from gantk.metrics.names import join_words, short_metric_name, split_region
+from gantk.metrics.comparing import add_tests
+from gantk.metrics.names import join_words, name_systems, short_metric_name, split_region
 from gantk.metrics.pair_scores import add_scores
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.table import MODEL
@@ -28,6 +28,7 @@ class System:
     """
 
     name: str
+    folders: list[str]
     runs: list[RunRecord]
 
     @property
@@ -123,13 +124,12 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
         key = recipe_without(run.recipe.dump(), FOLD, SEED) if run.results.metrics else name
         groups.setdefault(key, {})[name] = run
 
-    systems = []
+    found: list[Mapping[str, RunRecord]] = []
     for runs in groups.values():
-        if _are_parts([*runs.values()]):
-            systems.append(System(name_of_system([*runs]), [*runs.values()]))
-        else:
-            systems += [System(name, [run]) for name, run in runs.items()]
-    return systems
+        are_one = _are_parts([*runs.values()])
+        found += [runs] if are_one else [{name: run} for name, run in runs.items()]
+    named = zip(name_systems(found), found, strict=True)
+    return [System(name, [*runs], [*runs.values()]) for name, runs in named]
 
 
 def _are_parts(runs: Sequence[RunRecord]) -> bool:
