@@ -97,7 +97,10 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
     ceiling = results.baseline(CEILING, key).get(metric, Score())
     name = short_metric_name(metric)
     plain_name, explanation = metric_words(metric)
-    difference, difference_interval = _difference(score, rival, verdict)
+    # a metric has one number of decimals in all directions
+    of_metric = [scores[metric] for scores in results.metrics.values() if metric in scores]
+    places = min(each.decimals for each in of_metric)
+    difference, difference_interval = _difference(score, rival, verdict, places)
     return Row(
         key,
         title_of(key, results.domains),
@@ -108,20 +111,22 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         explanation,
         SENSES[score.higher_is_better],
         score.definition,
-        score.text(),
-        score.interval(),
+        score.text(places),
+        score.interval(places),
         score.sample() or NO_VALUE,
-        rival.text(score.decimals) if rival else NO_VALUE,
+        rival.text(places) if rival else NO_VALUE,
         baseline_words(best) if best else "",
         tone_of(verdict),
         verdict_words(verdict, baseline_words(best) if key in FROM_NOISE else BEST_BASELINE),
         difference,
         difference_interval,
-        "" if ceiling.value is None else ceiling.text(score.decimals),
+        "" if ceiling.value is None else ceiling.text(places),
     )
 
 
-def _difference(score: Score, rival: Score | None, verdict: Verdict) -> tuple[str, str]:
+def _difference(
+    score: Score, rival: Score | None, verdict: Verdict, places: int
+) -> tuple[str, str]:
     """By how much the model is better or worse, patient by patient where that was tested; and the
     interval.
     """
@@ -139,9 +144,9 @@ def _difference(score: Score, rival: Score | None, verdict: Verdict) -> tuple[st
 
     unit = score.unit.partition("of ")[0]  # "of 2" stands beside the scores
     size = Score(value=gain, ci95=ends, unit=unit).times(1 if gain >= 0 else -1)
-    words = f"{size.text(score.decimals)} {'better' if gain >= 0 else 'worse'}"
-    is_equal = not float(number_text(gain, score.decimals))
-    return "equal" if is_equal else words, size.interval(score.decimals)
+    words = f"{size.text(places)} {'better' if gain >= 0 else 'worse'}"
+    is_equal = not float(number_text(gain, places))
+    return "equal" if is_equal else words, size.interval(places)
 
 
 def main_rows(results: Results) -> list[Row]:

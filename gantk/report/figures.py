@@ -112,19 +112,20 @@ def write_figures(
     figures: Mapping[str, tuple[Image.Image, str]],
     losses: Mapping[str, str],
     overwrite: bool,
+    caution: str,
 ) -> Path:
     """Write scores.csv, scores.tex, the SVG of the `losses` of each run by its name, and the figure of
     each direction, by its label, as PNG and PDF, with its caption as a text; returns the folder.
 
-    `summary`: see `gantk.report.scores`. UserError where there is neither.
+    `summary`: see `gantk.report.scores`. `caution`: what its readers have to know. UserError where there is neither.
     """
     if summary.empty and not figures:
         remedy = "score the run first: gantk eval RUN"
         raise UserError("there are no scores and no test images", where="--figures", remedy=remedy)
 
     contents = {
-        "scores.csv": summary_csv(summary).encode(),
-        "scores.tex": summary_latex(summary).encode(),
+        "scores.csv": summary_csv(summary, caution).encode(),
+        "scores.tex": summary_latex(summary, caution).encode(),
     }
     for run, drawn in losses.items():
         contents[f"losses_{re.sub(NOT_IN_NAMES, '_', run)}.svg"] = drawn.encode()

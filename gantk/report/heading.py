@@ -68,7 +68,7 @@ def figures_beside(
     system: PublishedSystem | None, direction: str, scores: ScoresByMetric
 ) -> dict[str, str]:
     """Metric -> the published figure as text, for the metrics that the run has of a direction."""
-    figures = system.beside(direction) if system else {}
+    figures = system.figures.get(direction, {}) if system else {}
     return {
         metric: words.with_unit(Score(value=value, unit=scores[metric].unit), 2)
         for metric, value in figures.items()
@@ -79,8 +79,9 @@ def figures_beside(
 def figures_note(system: PublishedSystem | None) -> str:
     """What stands below every published figure in a table."""
     note = "other data, other protocol"
-    if system is not None and system.other_settings:
-        note += f", other settings: {join_first(system.other_settings, most=MAX_NAMED_KEYS)}"
+    for what in ("other_system", "other_settings"):
+        if keys := getattr(system, what, ()):
+            note += f", {what.replace('_', ' ')}: {join_first(keys, most=MAX_NAMED_KEYS)}"
     return note
 
 

@@ -19,12 +19,13 @@ from gantk.report.words import ARROW, metric_name
 from gantk.runs.results import Results, Score
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
+ROW = ["direction", "section", "rival"]
 BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
 def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.DataFrame:
     """The summary of systems by name, each with a run that names its directions, and of their
-    baselines: equal scores of a baseline once.
+    baselines: each once, with the scores in the first system that has it.
     """
     lines = [
         (run.label(key), system, rival, metric, score)
@@ -39,13 +40,14 @@ def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.Da
     table["section"] = table.metric.map(_section)
     table["text"] = [score.text() for score in table.score]
 
-    place = ["direction", "rival", "metric"]
     of_models = table[table.rival == ""]
-    rivals = table[table.rival != ""].drop_duplicates([*place, "text"])
-    names = rivals.rival.map(baseline_words)
-    is_first = ~rivals.duplicated(place)
-    rivals = rivals.assign(system=names.where(is_first, names + ", " + rivals.system))
-    return pd.concat([of_models, rivals], ignore_index=True)[COLUMNS]
+    rows = [of_models]
+    for (_, _, rival), own in table.drop(of_models.index).groupby(ROW, sort=False):
+        first = own.system.iloc[0]
+        differs = own.groupby("metric").text.nunique().max() > 1
+        name = baseline_words(rival) + (f", as in {first}" if differs else "")
+        rows.append(own[own.system == first].assign(system=name))
+    return pd.concat(rows, ignore_index=True)[COLUMNS]
 
 
 def run_summary(run: RunRecord) -> pd.DataFrame:
@@ -71,8 +73,8 @@ def _section(score: str) -> str:
     return region.capitalize() or section or "Whole image"
 
 
-def summary_csv(summary: pd.DataFrame) -> str:
-    """The summary as CSV, with a line for each score."""
+def summary_csv(summary: pd.DataFrame, caution: str) -> str:
+    """The summary as CSV, with a line for each score, and the caution beside each, if there is one."""
     ends = [
         [*(score.ends or (None, None)), *(score.range or (None, None))] for score in summary.score
     ]
@@ -90,12 +92,24 @@ def summary_csv(summary: pd.DataFrame) -> str:
     patients = [None if score.of_sets else score.n for score in summary.score]
     table["patients"] = pd.array(patients, dtype="Int64")
     table["images"] = pd.array([score.images for score in summary.score], dtype="Int64")
+    if caution:
+        table["caution"] = caution
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def summary_latex(summary: pd.DataFrame) -> str:
-    """The summary as LaTeX: a tabular for each direction and section, with `24.31 [23.81, 24.81]`."""
+def summary_latex(summary: pd.DataFrame, caution: str) -> str:
+    """The summary as LaTeX: a tabular for each direction and section, with `24.31 [23.81, 24.81]`, and
+    the caution as a comment above and as a note below.
+    """
     parts = []
+    comment = note = ""
+    if caution:
+        comment = f"% {caution}\n"
+        note = (
+            pd.DataFrame([caution])
+            .to_latex(escape=True, index=False, header=False, column_format=r"p{0.9\linewidth}")
+            .replace("\\midrule\n", "")
+        )
     for direction, section, grid in grids(summary):
         texts = pd.DataFrame(index=grid.index.rename(None))
         samples = set()
@@ -107,14 +121,14 @@ def summary_latex(summary: pd.DataFrame) -> str:
         about = "; ".join([BRACKETS, *sorted(filter(None, samples))])
         title = f"{direction}, {section}".replace(ARROW, " -> ")
         parts.append(
-            f"% {title}\n% {about}\n{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}"
+            f"% {title}\n% {about}\n{comment}{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}{note}"
         )
     return "\n".join(parts)
 
 
 def _cell(score: Score, first: Score) -> str:
     value = score.model_copy(update={"unit": ""}).text(first.decimals)
-    return f"{value} {score.interval(first.decimals)}".rstrip()
+    return f"{value} {score.interval(first.decimals).removeprefix('patients ')}".rstrip()
 
 
 def verdict_tests(record: RunRecord) -> list[SystemTest]:

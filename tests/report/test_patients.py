@@ -165,7 +165,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
 
     page = Page(tmp_path / "both.html")
     assert refers_to_nothing(page)
-    assert "2 runs compared" in page.words
+    assert "2 systems compared" in page.words
     for said in (page.words, " ".join(done.out.split())):
         assert "Which of them is better cannot be said: no two of them have scores" in said
         assert "not better than" in said
@@ -324,7 +324,7 @@ def folds(tiny_run, tmp_path):
             (),
             3,
             [
-                "a-0 to a-2 (3 runs of one recipe): On 6 patients that the model had"
+                "DualGAN (3 runs of one recipe): On 6 patients that the model had"
                 " never seen, the model's T1 -> T2 is better than the best baseline in"
                 " PSNR (14.00 dB better).",
             ],
@@ -340,9 +340,9 @@ def folds(tiny_run, tmp_path):
             (),
             3,
             [
-                "a-0 to a-2 is better than b-0 to b-2 (PSNR better by 1.00 dB [1.00, 1.00], 6 patients in common)",
+                "a is better than b (PSNR better by 1.00 dB [1.00, 1.00], 6 patients in common)",
                 "The tests are over patients, not over trainings",
-                "b-0 to b-2 (3 runs of one recipe): On 6 patients",
+                "b (3 runs of one recipe): On 6 patients",
                 "(13.00 dB better)",
             ],
         ),
@@ -352,7 +352,7 @@ def folds(tiny_run, tmp_path):
             2,
             [
                 "4 patients in common",
-                "b-1 to b-0 (2 runs of one recipe)",
+                "b (2 runs of one recipe)",
                 "but 4 patients are too few: 10 are needed",
                 "(11.50 dB better)",
             ],
@@ -361,7 +361,11 @@ def folds(tiny_run, tmp_path):
             OF_A + OF_B,
             ("scores.csv", "11.0,,True", "12.5,,True"),
             3,
-            ["the unchanged input shows (11.50 dB in a-0 to a-2, 11.00 dB in b-0 to b-2)"],
+            [
+                "the unchanged input shows (11.50 dB in a, 11.00 dB in b)",
+                "a: a-0, a-1, a-2",
+                "(13.00 dB better)",
+            ],
         ),
         (("a-0", "b-0"), (), 1, ["a-0 is ahead of b-0", "2 patients in common"]),
         (("a-0", "a-1", "b-0"), (), 1, REFUSED),

@@ -5,6 +5,7 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def write_report(
             (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
             summary = run_summary(record)
-            _write_figures(figures, rows, [*named], summary, images, named, overwrite, say)
+            _write_figures(figures, rows, [*named], summary, images, named, "", overwrite, say)
         return write_one(runs[0])
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
@@ -110,20 +111,31 @@ def write_report(
     if caution:
         say(with_label("note", caution))
 
+    members = {one.name: one.folders for one in systems if one.folders != [one.name]}
+    for name, of_system in members.items():
+        say(with_label("runs", f"{name}: {', '.join(of_system)}"))
+
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
-        _write_figures(figures, rows, names, summary, common, named, overwrite, say)
+        _write_figures(figures, rows, names, summary, common, named, reason, overwrite, say)
+    warnings: dict[str, list[str]] = defaultdict(list)  # the runs of each
+    for name, run in named.items():
+        for said_of_run in (*run.consequences, *run.problems):
+            warnings[said_of_run].append(name)
     page = render(
         "compare.html.j2",
         scripts=(),
-        title=f"{len(named)} runs compared",
+        title=f"{count_noun(systems, 'system')} compared",
         systems=[system.name for system in systems],
         answers=[answer.replace(" -> ", ARROW) for answer in answers if answer != reason],
+        warnings=warnings,
+        intervals=any(score.interval() for score in summary.score),
         reason=reason,
         caution=caution,
         runs=named,
+        members=members,
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
         tests=compared.tests,
@@ -155,10 +167,13 @@ def _write_figures(
     summary: pd.DataFrame,
     images: Mapping[str, Sequence[ShownImage]],
     runs: Mapping[str, RunRecord],
+    reason: str,  # why the scores cannot be compared
     overwrite: bool,
     say: Say,
 ) -> None:
     """Write scores, losses, and of each direction the first image of so many patients."""
+    cautions = filter(None, [reason, *(line for run in runs.values() for line in run.consequences)])
+    caution = " ".join(dict.fromkeys(cautions))
     figures = {}
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
@@ -167,11 +182,14 @@ def _write_figures(
         if of_patients:
             shown = rows_of([*of_patients.values()][:rows])
             drawn = [(case.stored.patient, pictures) for case, pictures in shown.cases]
-            figures[label] = draw_figure(drawn, shown.largest), _caption(label, names, shown)
+            figures[label] = (
+                draw_figure(drawn, shown.largest),
+                _caption(label, names, shown, caution),
+            )
     if not figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
     losses = {name: draw_losses(run) for name, run in runs.items() if run.log.losses}
-    write_figures(folder, summary, figures, losses, overwrite)
+    write_figures(folder, summary, figures, losses, overwrite, caution)
     if figures:
         say(
             f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names;"
@@ -179,7 +197,7 @@ def _write_figures(
         )
 
 
-def _caption(label: str, names: Sequence[str], shown: Rows) -> str:
+def _caption(label: str, names: Sequence[str], shown: Rows, caution: str) -> str:
     """Direction, runs, scale of the errors, choice of the patients, and windows of a figure."""
     runs = join_words(names)
     windows = [f"{case.stored.patient} {case.windows}" for case, _ in shown.cases]
@@ -187,7 +205,8 @@ def _caption(label: str, names: Sequence[str], shown: Rows) -> str:
         f"{label.replace(ARROW, ' -> ')} by {runs}. Absolute errors: black is 0, the palest yellow"
         f" {shown.largest}. Patients: the first {len(windows)} that {runs} saved, in the order of"
         f" {names[0]}. {HOW_KEPT} Values in black and in white, of the input, then of real and generated"
-        f" images: {'; '.join(windows)}.\n"
+        f" images: {'; '.join(windows)}. {caution}".rstrip()
+        + "\n"
     )
 
 
@@ -245,7 +264,7 @@ def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
         images, patients = run.images_of("train")
         counts = ", ".join(f"{domain} {count}" for domain, count in images.items())
         texts[name] = {"training images": f"{counts}; {count_noun(patients, 'patient')}"}
-        for key, value in flat(run.recipe.dump()):
+        for key, value in flat({**run.recipe.dump(), "paper": {}}):
             texts[name][key] = json.dumps(value, ensure_ascii=False)
     table = pd.DataFrame(texts).fillna(ABSENT)
     differs = table.nunique(axis=1) > 1
