@@ -164,11 +164,16 @@ class ComparedModels:
         self.checks: Checks = {}  # of what `translate` has translated
 
     def tell(self, say: Say) -> None:
-        of_runs = ""
-        if len(self.models) > 1:
-            of_runs = f" are {len(self.models)} runs of one recipe, each for the patients that it has not seen"
+        of_runs = (
+            f", {len(self.models)} runs of one recipe, each for the patients that it has not seen"
+        )
         if self.folders != [self.name]:
-            say(with_label("model", f"{self.name}: {join_words(self.folders)}{of_runs}"))
+            say(
+                with_label(
+                    "model",
+                    f"{self.name}: {join_words(self.folders)}{of_runs if len(self.models) > 1 else ''}",
+                )
+            )
         if self.left_out:
             who = count_noun(self.left_out, "patient")
             what = f"{who} of training and validation of {self.name}, by names or files"

@@ -145,12 +145,6 @@ def compare_systems(
     return Comparison(sentences, tests)
 
 
-def compare_scored(table: pd.DataFrame, about: Mapping[str, Score]) -> Comparison:
-    """As `compare_systems`, for metrics of which this is known."""
-    higher = {metric: score.higher_is_better for metric, score in about.items()}
-    return compare_systems(table, higher, {metric: score.unit for metric, score in about.items()})
-
-
 def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The mean of each patient by each score of each system; UserError for what is no table of scores."""
     missing = [name for name in [*columns, "value"] if name not in table]

@@ -59,25 +59,17 @@ def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
     targets = {entry.name: entry.target for entry in registry().of_kind("method")}
     choices = []
     for system in systems:
-        first, *_ = system.values()
-        run = getattr(first, "run", first)  # None for a model without a run
-        method = first.recipe.method.name
-        target = targets.get(method, method)
-        folders = [*system]
-        common = commonprefix([Path(folder).name for folder in folders])
-        choices.append(
-            (
-                getattr(target, "__name__", str(target).rpartition(":")[2]),
-                Path(run.environment.recipe.origin).stem if run else "",
-                SERIAL.sub("", common) if len(folders) > 1 else common,
-                " to ".join(dict.fromkeys([folders[0], folders[-1]])),
-            )
-        )
-    names: list[str] = []
-    for names in map(list, zip(*choices, strict=True)):
-        if all(names) and len({*names}) == len(names):
-            break
-    return names
+        first, *others = system
+        model = system[first]
+        run = getattr(model, "run", model)  # None for a model without a run
+        target = targets.get(model.recipe.method.name, model.recipe.method.name)
+        label = getattr(target, "__name__", str(target).rpartition(":")[2])
+        recipe = Path(run.environment.recipe.origin).stem if run else ""
+        common = commonprefix([Path(folder).name for folder in system])
+        choices.append((label, recipe, SERIAL.sub("", common) if others else common, first))
+    of_kinds = [*map(list, zip(*choices, strict=True))]
+    apart = [names for names in of_kinds if all(names) and len({*names}) == len(names)]
+    return apart[0]
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:

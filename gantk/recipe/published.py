@@ -91,12 +91,6 @@ class PublishedSystem:
         chosen = f"; {len(self.ours)} that it leaves open are ours" if self.ours else ""
         return f"published system: all {count} settings that the report states are kept{chosen}"
 
-    def beside(self, direction: str) -> dict[str, float]:
-        """The published scores that may stand beside the run's scores of a direction: those of the
-        same system in the same direction.
-        """
-        return {} if self.other_system else self.figures.get(direction, {})
-
 
 def published_system(
     tables: Mapping[str, Any], changed: Collection[str] = ()

@@ -11,7 +11,6 @@ from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score, ScoresByMetric
 
-MAX_OPEN_ROWS = 8  # more settings are folded
 MAX_NAMED_KEYS = 3  # in one sentence; more are only counted
 
 
@@ -20,11 +19,6 @@ class WhatWasRun(NamedTuple):
 
     system: PublishedSystem | None
     rows: list[tuple[str, str, str]]
-
-    @property
-    def open(self) -> bool:
-        """Whether the settings are shown at once."""
-        return len(self.rows) <= MAX_OPEN_ROWS
 
 
 def what_was_run(run: RunRecord) -> WhatWasRun:

@@ -5,7 +5,6 @@ same test images, and differences of their recipes.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas as pd
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, write_output
 from gantk.guest import Say
-from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_scored
+from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_systems
 from gantk.metrics.names import join_words
 from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
@@ -101,41 +100,33 @@ def write_report(
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else compared.sentences
+    verdicts = [system.sentence for system in systems]
     are_many = len(systems) > MAX_WITH_FIGURES and answers
-    said = [*answers, *(() if are_many else (system.sentence for system in systems))]
-    answers = [*answers, *(system.sentence for system in systems)]
     is_once = len(systems) > 1 and any(len(system.seeds) == 1 for system in systems)
     caution = ONE_SEED if is_once else ""
-    for answer in said:
+    for answer in [*answers, *([] if are_many else verdicts)]:
         say(with_label("warning" if answer == reason else "result", answer.replace(ARROW, " -> ")))
     if caution:
         say(with_label("note", caution))
 
-    members = {one.name: one.folders for one in systems if one.folders != [one.name]}
-    for name, of_system in members.items():
-        say(with_label("runs", f"{name}: {', '.join(of_system)}"))
+    for system in systems:
+        if system.folders != [system.name]:
+            say(with_label("runs", f"{system.name}: {', '.join(system.folders)}"))
 
     summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
         _write_figures(figures, rows, names, summary, common, named, reason, overwrite, say)
-    warnings: dict[str, list[str]] = defaultdict(list)  # the runs of each
-    for name, run in named.items():
-        for said_of_run in (*run.consequences, *run.problems):
-            warnings[said_of_run].append(name)
     page = render(
         "compare.html.j2",
         scripts=(),
         title=f"{count_noun(systems, 'system')} compared",
-        systems=[system.name for system in systems],
-        answers=[answer.replace(" -> ", ARROW) for answer in answers if answer != reason],
-        warnings=warnings,
-        intervals=any(score.interval() for score in summary.score),
+        systems=systems,
+        answers=[*answers, *verdicts],
         reason=reason,
         caution=caution,
         runs=named,
-        members=members,
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
         tests=compared.tests,
@@ -172,8 +163,8 @@ def _write_figures(
     say: Say,
 ) -> None:
     """Write scores, losses, and of each direction the first image of so many patients."""
-    cautions = filter(None, [reason, *(line for run in runs.values() for line in run.consequences)])
-    caution = " ".join(dict.fromkeys(cautions))
+    cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
+    caution = " ".join(dict.fromkeys(cautions)).strip()
     figures = {}
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
@@ -230,7 +221,9 @@ def _compare(systems: Sequence[System]) -> Comparison:
         tables.append(of_patients.assign(system=system.name, direction=labels))
         for scores in system.results.metrics.values():
             about |= scores
-    return compare_scored(pd.concat(tables), about)
+    higher = {metric: score.higher_is_better for metric, score in about.items()}
+    units = {metric: score.unit for metric, score in about.items()}
+    return compare_systems(pd.concat(tables), higher, units)
 
 
 def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
@@ -255,8 +248,8 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     return common
 
 
-def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
-    """(Recipe key, its value in each run) for the keys in which the runs differ, after the images that
+def _differences(named: Mapping[str, RunRecord]) -> pd.DataFrame:
+    """A row for each recipe key in which the runs differ, with its value in each, after the images that
     they were trained on, where these differ.
     """
     texts = {}
@@ -267,5 +260,4 @@ def _differences(named: Mapping[str, RunRecord]) -> list[tuple[str, list[str]]]:
         for key, value in flat({**run.recipe.dump(), "paper": {}}):
             texts[name][key] = json.dumps(value, ensure_ascii=False)
     table = pd.DataFrame(texts).fillna(ABSENT)
-    differs = table.nunique(axis=1) > 1
-    return [(str(key), [*row]) for key, row in table[differs].iterrows()]
+    return table[table.nunique(axis=1) > 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from gantk.metrics.pair_scores import add_scores
 from gantk.metrics.rows import result_sentence
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
-from gantk.runs.folder import FOLD, flat, recipe_without
+from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.results import Results, Score, ScoresByMetric, StoredImage
 
 SEED = "train.seed"
@@ -126,13 +126,10 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
 
     found: list[Mapping[str, RunRecord]] = []
     for runs in groups.values():
-        are_one = _are_parts([*runs.values()])
+        # no two of one system trained the same fold with the same seed
+        are_one = len({str(run.recipe.dump()) for run in runs.values()}) == len(runs)
         found += [runs] if are_one else [{name: run} for name, run in runs.items()]
-    named = zip(name_systems(found), found, strict=True)
-    return [System(name, [*runs], [*runs.values()]) for name, runs in named]
-
-
-def _are_parts(runs: Sequence[RunRecord]) -> bool:
-    """Whether no two runs trained the same fold with the same seed."""
-    parts = {(dict(flat(run.recipe.dump())).get(FOLD), run.recipe.train.seed) for run in runs}
-    return len(parts) == len(runs)
+    return [
+        System(name, [*runs], [*runs.values()])
+        for name, runs in zip(name_systems(found), found, strict=True)
+    ]
