@@ -144,7 +144,8 @@ class Study:
         """What the split and the choice of training images mean for the scores, in sentences."""
         lines = consequences(self.splits.with_training(self.training), self.fingerprints)
         chosen = self.method.paired or len(self.letters) == 1 or self.table.unpair != "auto"
-        if not (chosen or self.guessed or unpairs(self.table, self.source)):
+        are_used = chosen or self.guessed or unpairs(self.table, self.source)
+        if not are_used and complete_pairs(self.records):
             lines.append(
                 f"all images of {' and '.join(self.names.values())} are used. Pairs are known by"
                 " their file names: where these are right, images may have their true partners, and"

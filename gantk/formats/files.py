@@ -184,7 +184,7 @@ def unread_kind(path: Path) -> FileKind | None:
     for hidden ones.
     """
     suffix = suffix_of(path)
-    if path.name.startswith("."):
+    if path.name.startswith(".") or suffix in formats():
         return None
     if suffix in ARCHIVES:
         return FileKind(f"{suffix} archive", "unpack it, and name the folder")

@@ -36,7 +36,7 @@ def data_lines(seen: Scans) -> Lines:
     """Source, domains, augmentation, grid, intensities and split."""
     misfit = bool(seen.fit and not seen.fit.good)
     counts = (
-        f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'file')}"
+        f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'image')}"
         for name in seen.domains
     )
     slices = f"slices, because 3-D networks need more than {count_noun(seen.volumes, 'volume')}"
@@ -69,7 +69,7 @@ def _source(seen: Scans, misfit: bool) -> tuple[dict[str, Any], str]:
     options = {
         key: value for key, value in seen.source.items() if value not in ("", None, "none", [], ())
     }
-    why = [count_noun(seen.files, "file")]
+    why = [count_noun(seen.files, "image")]
     if not seen.volumes:
         options.pop("planes", None)
     elif "planes" in options:

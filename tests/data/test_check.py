@@ -513,7 +513,7 @@ def test_a_plugin_reads_what_its_source_accepts(tmp_path, add_plugin):
 
     found = check(tmp_path / "scans.npz", set=['data.domains=["T1", "T2"]'])
     assert found["problems"] == []
-    assert found["summary"]["files"] == "28 npz, 64 x 64"
+    assert found["summary"]["files"] == "1 npz, 28 images, 64 x 64"
     assert found["summary"]["pairs"] == "14 registered; 14 measured"
 
 

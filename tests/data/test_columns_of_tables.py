@@ -34,7 +34,7 @@ def test_what_another_column_may_say_is_asked(tmp_path, scans, gantk):
     domains = "data.domains=['CT', 'MR']"
     recipe = ("run", "dualgan_t1t2", "--data", file, "--set", domains)
     run = gantk(*recipe, "--out", tmp_path / "run")
-    says = "no column patient.*not read: subject id.*data.split.by=image"
+    says = "no column patient.*not read: subject id.*data.split.by=block"
     assert re.search(says, run.refused())
     assert not (tmp_path / "run").exists()
 
@@ -66,6 +66,15 @@ def test_what_a_table_says_is_told(tmp_path, scans, header):
     rows = [row_of(n, *row) for n, row in enumerate(scans)]
     result = check(table(tmp_path, header.split(","), rows))
     assert result["summary"]["layout"] == f"columns {said}"
+
+
+@pytest.mark.parametrize("patient", ["", "p1"])
+def test_a_column_patient_of_one_value_raises_no_doubt(tmp_path, scans, patient, recwarn):
+    rows = [(path, kind, patient, n // 2) for n, (path, kind, _) in enumerate(scans)]
+    found = check(table(tmp_path, ("path", "domain", "patient", "pair"), rows))
+    assert not [each for each in found["problems"] if "column patient of" in each["what"]]
+    assert (found["split"] is None) == bool(patient)  # one patient cannot be divided
+    assert not [*recwarn]
 
 
 def test_several_volumes_of_one_visit_are_counted(tmp_path):

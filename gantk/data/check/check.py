@@ -36,6 +36,7 @@ from gantk.errors import NothingFound, TooFewImages, UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.method import domain_letters
+from gantk.plugin.loader import registry
 from gantk.progress import Work, track
 from gantk.recipe.load import Recipe
 
@@ -279,12 +280,6 @@ def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tupl
     is_table = source == "manifest"
     if is_table:
         counts = domains_in_table(path)
-    elif not rows and source != "files":
-        raise UserError(
-            f"'{path}' is read by the source '{source}', which does not say its domains",
-            where="PATH",
-            remedy="""name them: --set 'data.domains=["T1", "T2"]'""",
-        )
     else:
         stated = (row.contrast or (row.header.modality if row.header else "") for row in rows)
         counts = Counter(filter(None, stated))
@@ -296,6 +291,15 @@ def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tupl
     two = [tuple(frequent[:2])] if len(frequent) > 1 else []
     if is_table:
         return [*two, tuple(frequent[:1] or ["images"])]
+    is_of_plugin = registry().get("source", source).owner != "gantk"
+    if is_of_plugin or not (rows or source == "files"):
+        if two:
+            return two
+        raise UserError(
+            f"'{path}' is read by the source '{source}', which does not say its domains",
+            where="PATH",
+            remedy="""name them: --set 'data.domains=["T1", "T2"]'""",
+        )
     return [*two, ("A", "B"), ("images",)]
 
 
@@ -420,8 +424,10 @@ def _result_of_use(
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
     """A line of text on the files, and their sizes, types and spacings, if there are any."""
     readable = [item.facts for item in items if item.error is None]
-    formats = Counter(item.facts["format"] for item in items)
-    parts = [f"{count} {name}" for name, count in formats.most_common()]
+    format_of = {item.scan.path: item.facts["format"] for item in items}
+    parts = [f"{count} {name}" for name, count in Counter(format_of.values()).most_common()]
+    if len(format_of) < len(items):
+        parts.append(count_noun(items, "image"))
     for topic, key, unit in (
         ("size", "shape", ""),
         ("type", "dtype", ""),

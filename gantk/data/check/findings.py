@@ -330,7 +330,10 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     first, second = (_third_nearest(compared, side) for side in sides)
     with np.errstate(invalid="ignore"):  # of images without three neighbours, which are not known
         log_ratio = np.where(in_first, 1, -1) * np.log(first / second)
-    is_other = np.isfinite(first + second) & (log_ratio > MIN_LOG_RATIO)
+    is_known = np.isfinite(first + second)
+    if not all(is_known[side].any() for side in sides):  # all are of one patient
+        return
+    is_other = is_known & (log_ratio > MIN_LOG_RATIO)
     usual = max(np.nanmedian(log_ratio[side]) for side in sides)
     are_alike = is_other[sides[0] | sides[1]].sum() > MAX_OUTLIER_SHARE * smaller
     if is_other.any() and not are_alike and usual <= MAX_USUAL_LOG_RATIO:

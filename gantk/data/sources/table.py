@@ -103,14 +103,14 @@ class Manifest(VolumeSource):
         table = self.images
         lines = {row.line for row in rows}
         empty = sorted({row.line for row in rows if not row.subject})
-        if "patient" in table.columns and empty:
+        if 0 < len(empty) < len(lines):
             what = (
                 f"the column patient of {table.called} is empty in {len(empty)} of {len(lines)} rows,"
                 f" the first in line {empty[0]}"
             )
         elif empty and table.unread:
             what = (
-                f"{table.called} has no column patient. Its header is"
+                f"{table.called} has no column patient that is filled in. Its header is"
                 f" {first_columns(table.columns)}; not read: {first_columns(table.unread)}"
             )
         else:
@@ -121,6 +121,6 @@ class Manifest(VolumeSource):
                 where="data.source.path",
                 allowed="a column patient, with a cell in each row",
                 remedy="rename or complete it. If no patients are known, use --set"
-                " data.split.by=image",
+                " data.split.by=block",
             )
         ]
