@@ -20,7 +20,7 @@ from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data, Study, doubts_of, expect_usable, layouts_in_words
-from gantk.data.preparation import Pair, Record, patients_of
+from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
     on_other_grids,
@@ -449,7 +449,9 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images, where there is one."""
     pairs = [*complete_pairs(usage.records).values()]
     measured = found.fit.measured if found.fit else "none"
-    known = "by name" if any(map(_is_by_name, pairs)) else "registered"
+    # only names say that two files without a voxel grid are a pair
+    by_name = any(x["a"].file and not x["a"].file.row.is_volume for x in pairs)
+    known = "by name" if by_name else "registered"
     said = f"{len(pairs)} {known}; {measured} measured" if pairs else "none found"
     if not pairs and on_other_grids(usage.records):
         said = "none found on one grid: use --set data.source.onto=a"
@@ -464,9 +466,3 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "masks": f"{count_noun(masks, 'file')} used as masks of lesions" if masks else "",
     }
     return {topic: line for topic, line in lines.items() if line}
-
-
-def _is_by_name(pair: Pair) -> bool:
-    """Whether only names say that two images are a pair: they are two files without a voxel grid."""
-    a, b = pair["a"], pair["b"]
-    return bool(a.file) and a.path != b.path and not a.file.row.is_volume

@@ -5,8 +5,9 @@ of an image and a partner, which is its own one, that one moved or mirrored, or 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,21 +89,8 @@ class Fit(NamedTuple):
     @property
     def misfits(self) -> list[str]:
         """The patients whose pairs do not fit, with their likeness, in words."""
-        low = {name: x for name, x in self.of_patients.items() if x < MIN_LIKENESS_OF_PATIENT}
-        return [f"{name} ({likeness:.0%})" for name, likeness in low.items()]
-
-    def __str__(self) -> str:
-        partners = ""
-        if self.likeness is not None:
-            partners = (
-                f"images match their own partner better than others in {self.likeness:.0%} of"
-                " comparisons (chance is 50 %), and "
-            )
-        return (
-            f"{partners}they match {self.gain:.2f} times as well as after a shift by 2 % of the width"
-            f" (true pairs {MIN_GAIN} times or more; measured on {self.measured} of"
-            f" {count_noun(self.total, 'pair')})"
-        )
+        shares = self.of_patients.items()
+        return [f"{name} ({x:.0%})" for name, x in shares if x < MIN_LIKENESS_OF_PATIENT]
 
 
 def measure_pairs(records: Sequence[Record]) -> Fit | None:
@@ -120,14 +108,18 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     for pair in pairs:
         patients[pair["a"].subject].append(pair)
     are_patients = len(patients) > 1
-    stacks = _spread_stacks([*patients.values()] if are_patients else [[each] for each in pairs])
+    stacks = spread([*patients.values()] if are_patients else [[x] for x in pairs], MAX_PAIRS)
+    # as many of each patient: the middles of equal parts of the stack
+    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
+    chosen = [
+        [stack[int((part + 0.5) * len(stack) / slices)] for part in range(slices)]
+        for stack in stacks
+    ]
 
-    images, partners = _read_pairs(stacks)
-    information, others = _compare_all(images, partners, adjacent=not are_patients)
-    own = information.diagonal()[:, None]
-    moved = _with_own(images, partners, _moves_of) / own
-    turned = _with_own(images, partners, _turns_of) / own
-    with_others = information / own
+    images, partners = _read_pairs(chosen)
+    with_others, others = _compare_all(images, partners, adjacent=not are_patients)
+    changed = np.array([*map(_information, images, map(_changes_of, partners))])
+    _, moved, turned = np.split(changed / changed[:, :1], [1, 5], axis=1)
 
     is_known = len(pairs) >= MIN_PAIRS and bool(others.any())
     losses = (with_others >= 1) & others
@@ -139,113 +131,83 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
         "unlike": (moved.max(axis=1) > MIN_OTHER_GAIN) | (is_known & fits_others & not_aligned),
     }
     why = np.select([*doubts.values()], [*doubts], "")
-    doubtful = {n: stacks[n][0]["a"] for n in np.flatnonzero(why != "")}
-    # of others than those that are named for what they show
-    are_named = {each.subject for each in doubtful.values()}
-    sound = [pair for pair in pairs if pair["a"].subject not in are_named]
-    neighbours = _neighbouring_pairs(sound) if are_patients else {}
+    doubtful = {n: chosen[n][0]["a"] for n in np.flatnonzero(why != "")}
+    for name in ["", *(record.subject for record in doubtful.values())]:
+        patients.pop(name, None)  # the patient is not known, or named for what it shows
     return Fit(
         gain=round(float(np.median(1 / moved.max(axis=1))), 2),
-        likeness=_likeness(information, others) if is_known else None,
-        measured=len({x["a"].key for stack in (*stacks, *neighbours.values()) for x in stack}),
+        likeness=1 - float(losses[others].mean()) if is_known else None,
+        measured=len(chosen) * slices,
         total=len(pairs),
         doubted={each.scan_key or each.key: str(why[n]) for n, each in doubtful.items()},
         doubted_of=count_noun(stacks, "measured patient" if are_patients else "measured pair"),
-        of_patients={
-            name: _likeness(*_compare_all(*_read_pairs([[x] for x in stack]), adjacent=True))
-            for name, stack in neighbours.items()
-        },
+        of_patients=_likeness_of_patients(chain(*patients.values())) if are_patients else {},
     )
 
 
-def _spread_stacks(stacks: Sequence[list[Pair]]) -> list[list[Pair]]:
-    """At most MAX_PAIRS, as many of each patient: the middles of equal parts of the stack."""
-    stacks = spread(stacks, MAX_PAIRS)
-    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
-    return [
-        [stack[int((part + 0.5) * len(stack) / slices)] for part in range(slices)]
-        for stack in stacks
-    ]
-
-
-def _neighbouring_pairs(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """By patient, the pairs in the middle of a stack of slices, of those with enough of them; those
-    of other visits are no neighbours. Of a thick stack every second one or less: slices of 1 mm are
-    too like their neighbours to tell.
+def _likeness_of_patients(pairs: Iterable[Pair]) -> dict[str, float]:
+    """`Fit.of_patients`, from pairs in the middle of a visit's stack, of those with enough of them.
+    Of a thick stack every second one or less: slices of 1 mm are too like their neighbours to tell.
     """
-    stacks: dict[tuple[str, str], list[Pair]] = defaultdict(list)
+    visits: dict[tuple[str, Any], list[Pair]] = defaultdict(list)
     for pair in pairs:
         record = pair["a"]
-        stacks[record.subject, record.file.row.session if record.file else ""].append(pair)
-    middles = {}
-    for (patient, _), stack in stacks.items():
-        if patient and len(stack) >= MIN_NEIGHBOURS:
-            step = max(1, len(stack) // (2 * MAX_NEIGHBOURS))
-            first = max(0, len(stack) - step * MAX_NEIGHBOURS) // 2
-            middles[patient] = stack[first::step][:MAX_NEIGHBOURS]
-    return dict(spread([*middles.items()], MAX_PAIRS))
+        visits[record.subject, record.file and record.file.row.session].append(pair)
+    enough = [(*key, stack) for key, stack in visits.items() if len(stack) >= MIN_NEIGHBOURS]
+    found: dict[str, float] = {}
+    for patient, _, stack in spread(enough, MAX_PAIRS):
+        step = max(1, len(stack) // (2 * MAX_NEIGHBOURS))
+        first = max(0, len(stack) - step * MAX_NEIGHBOURS) // 2
+        near = _read_pairs([[pair] for pair in stack[first::step][:MAX_NEIGHBOURS]])
+        with_others, others = _compare_all(*near, adjacent=True)
+        likeness = 1 - float((with_others >= 1)[others].mean()) if others.any() else 1.0
+        found[patient] = min(likeness, found.get(patient, 1.0))
+    return found
 
 
-def _read_pairs(stacks: Sequence[list[Pair]]) -> np.ndarray:
+def _read_pairs(stacks: Sequence[Sequence[Pair]]) -> np.ndarray:
     """(2, N, slices, 128, 128) the gray levels of the images and of their partners."""
     levels = [
-        [[_levels(pair[letter]) for letter in "ab"] for pair in stack]
-        for stack in track(stacks, "comparing", "stack of pairs")
+        [[_levels(pair[letter]) for pair in stack] for stack in track(stacks, "comparing")]
+        for letter in "ab"
     ]
-    return np.moveaxis(np.array(levels), 2, 0)
+    return np.array(levels)
 
 
 def _compare_all(
     images: np.ndarray, partners: np.ndarray, *, adjacent: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, N) the information of each image with each partner, and which of these are others that it
-    is compared with: all, or the `adjacent` ones.
+    """(N, N) the information of each image with each partner as a multiple of that with its own one,
+    and which of these are others that it is compared with: all, or the `adjacent` ones.
     """
     information = np.array([_information(image, partners) for image in images])
+    own = information.diagonal()[:, None]
     places = np.arange(len(images))
     distances = np.abs(places[:, None] - places)
     others = distances == 1 if adjacent else distances > 0
-    return information, others & (information.diagonal()[:, None] > NO_INFORMATION)
+    return information / own, others & (own > NO_INFORMATION)
 
 
-def _likeness(information: np.ndarray, others: np.ndarray) -> float:
-    """How often an image shares more with its own partner than with one of the others."""
-    losses = (information >= information.diagonal()[:, None]) & others
-    return 1 - float(losses.sum() / max(1, others.sum()))
-
-
-def _with_own(
-    images: np.ndarray,
-    partners: np.ndarray,
-    change: Callable[[np.ndarray], list[np.ndarray]],
-) -> np.ndarray:
-    """(N, changes) the information of each image with its own partner after each change."""
-    found = [_information(*each) for each in zip(images, map(change, partners), strict=True)]
-    return np.array(found)
-
-
-def _moves_of(partner: np.ndarray) -> list[np.ndarray]:
-    """A partner (slices, H, W) moved by a few pixels along each axis."""
-    return [np.roll(partner, by, axis) for by in (-SHIFT, SHIFT) for axis in (1, 2)]
-
-
-def _turns_of(partner: np.ndarray) -> list[np.ndarray]:
-    """A partner (slices, H, W) mirrored, upside down, and both."""
-    return [np.flip(partner, axes) for axes in (1, 2, (1, 2))]
+def _changes_of(partner: np.ndarray) -> list[np.ndarray]:
+    """A partner (slices, H, W) itself; moved by a few pixels along each axis; mirrored, upside down,
+    and both.
+    """
+    moved = [np.roll(partner, by, axis) for by in (-SHIFT, SHIFT) for axis in (1, 2)]
+    return [partner, *moved, *(np.flip(partner, axes) for axes in (1, 2, (1, 2)))]
 
 
 def _information(image: np.ndarray, partners: Iterable[np.ndarray]) -> list[float]:
     """The mutual information of an image of gray levels with each of these partners, in nats; what a
     constant image shares by rounding is the least.
     """
+    from scipy.special import rel_entr
+
     found = []
     for partner in partners:
         counts = np.bincount((LEVELS * image + partner).ravel(), minlength=LEVELS**2)
         joint = counts.reshape(LEVELS, LEVELS) / image.size
         independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
-        seen = joint > 0
-        information = float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
-        found.append(max(information, NO_INFORMATION))
+        found.append(max(float(rel_entr(joint, independent).sum()), NO_INFORMATION))
     return found
 
 
@@ -273,7 +235,11 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
     if not fit.good_on_the_whole and fit.likeness is not None:
         first = join_first(fit.misfits or [*fit.doubted])
         what = (
-            f"the pairs may show different patients or be badly aligned: {fit}. {learn}"
+            "the pairs may show different patients or be badly aligned: images match their own"
+            f" partner better than others in {fit.likeness:.0%} of comparisons (chance is 50 %), and"
+            f" they match {fit.gain:.2f} times as well as after a shift by 2 % of the width (true"
+            f" pairs {MIN_GAIN} times or more; measured on {fit.measured} of"
+            f" {count_noun(fit.total, 'pair')}). {learn}"
             f"{f'. Look first at {first}' if first else ''}"
         )
         remedy = (
