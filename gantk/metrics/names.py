@@ -67,9 +67,8 @@ def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
         recipe = Path(run.environment.recipe.origin).stem if run else ""
         common = commonprefix([Path(folder).name for folder in system])
         choices.append((label, recipe, SERIAL.sub("", common) if others else common, first))
-    of_kinds = [*map(list, zip(*choices, strict=True))]
-    apart = [names for names in of_kinds if all(names) and len({*names}) == len(names)]
-    return apart[0]
+    of_kinds = map(list, zip(*choices, strict=True))
+    return next(names for names in of_kinds if all(names) and len({*names}) == len(names))
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:

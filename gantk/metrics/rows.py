@@ -309,14 +309,12 @@ def unlike_inputs(results: Mapping[str, Results]) -> str:
     """`16.28 dB in pix2pix, 17.02 dB in cyclegan`: the score of the unchanged input in runs that were
     tested on the same images, where it differs, so that scores are of other gray scales; else "".
     """
-    texts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for name, each in results.items():
-        for key in each.metrics:
-            for metric, text in unchanged_input(each, key).items():
-                texts[key, metric][name] = text
-    for found in texts.values():
-        if len(found) == len(results) and len({*found.values()}) > 1:
-            return ", ".join(f"{text} in {name}" for name, text in found.items())
+    first, *_ = results.values()
+    for key in first.metrics:
+        for metric in unchanged_input(first, key):
+            found = {name: unchanged_input(each, key).get(metric) for name, each in results.items()}
+            if all(found.values()) and len({*found.values()}) > 1:
+                return ", ".join(f"{text} in {name}" for name, text in found.items())
     return ""
 
 

@@ -186,8 +186,8 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "run": run,
         "title": _title(run),
         "speed": run.results.speed or Speed(),
-        "subtitle": run.summary(),
-        "ran": what_was_run(run),
+        "published": system_of(run),
+        "departures": what_was_run(run),
         "undefined": undefined_figures(system_of(run)),
         "result": summarise(run),
         "typical": typical_images(run, patients),
@@ -334,21 +334,14 @@ def _shown_split(run: RunRecord) -> dict[str, object]:
     """The sets of a run, with the images of each domain and the number of known patients, who is held
     out, and what was noted at the start of the training.
     """
-    rows = []
-    patients: dict[str, set[str]] = {}
-    domains: set[str] = set()
-    for name in ("train", "validation", "test"):
-        images, patients[name] = run.images_of(name)
-        rows.append({"name": name, "images": images, "subjects": len(patients[name])})
-        domains |= images.keys()
-
+    sets = {name: run.images_of(name) for name in ("train", "validation", "test")}
     said = (run.split and run.split.notes) or ()
     found = (run.split and run.split.warnings) or ()
     warned = [note_in(line) or "" for line in found if line.startswith("warning")]
     return {
-        "rows": rows,
-        "domains": sorted(domains),
-        "held_out": held_out_patients(patients),
+        "sets": sets,
+        "domains": sorted(set().union(*(images for images, _ in sets.values()))),
+        "held_out": held_out_patients({name: who for name, (_, who) in sets.items()}),
         "warnings": warned,
         "notes": [note for note in said if note not in {*run.consequences, *warned}],
     }

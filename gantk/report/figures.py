@@ -1,26 +1,16 @@
-"""Figures for a paper: test images as one picture for each direction, and the scores as a table for
-a spreadsheet and for LaTeX. The pages draw the same pictures and scores.
-"""
+"""Figures for a paper: test images as one picture for each direction. The pages draw the same pictures."""
 
 from __future__ import annotations
 
-import io
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from gantk.errors import UserError
-from gantk.files import expect_file, make_folder, write_output
 from gantk.formats.pictures import picture_of
 from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
-from gantk.report.scores import summary_csv, summary_latex
-from gantk.report.words import ARROW
 
 # by kind, (C, H, W) each: "input", "truth", "output"; several outputs
 Pictures = Mapping[str, np.ndarray]
@@ -33,7 +23,6 @@ GAP = 12  # pixels between pictures
 PAPER = "white"
 INK = "black"
 ERROR = "Absolute error"
-NOT_IN_NAMES = r"[^\w.-]+"
 
 
 def picture_row(pictures: Pictures, titles: Mapping[str, str], largest: float) -> TitledPictures:
@@ -104,42 +93,3 @@ def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Ima
     sheet.paste(bar, (left, upper + line))
     write((left, upper + height - line), "0")
     return sheet
-
-
-def write_figures(
-    folder: str | Path,
-    summary: pd.DataFrame,
-    figures: Mapping[str, tuple[Image.Image, str]],
-    losses: Mapping[str, str],
-    overwrite: bool,
-    caution: str,
-) -> Path:
-    """Write scores.csv, scores.tex, the SVG of the `losses` of each run by its name, and the figure of
-    each direction, by its label, as PNG and PDF, with its caption as a text; returns the folder.
-
-    `summary`: see `gantk.report.scores`. `caution`: what its readers have to know. UserError where there is neither.
-    """
-    if summary.empty and not figures:
-        remedy = "score the run first: gantk eval RUN"
-        raise UserError("there are no scores and no test images", where="--figures", remedy=remedy)
-
-    contents = {
-        "scores.csv": summary_csv(summary, caution).encode(),
-        "scores.tex": summary_latex(summary, caution).encode(),
-    }
-    for run, drawn in losses.items():
-        contents[f"losses_{re.sub(NOT_IN_NAMES, '_', run)}.svg"] = drawn.encode()
-    for label, (figure, caption) in figures.items():
-        name = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
-        for kind in ("png", "pdf"):
-            file = io.BytesIO()
-            figure.save(file, kind, dpi=(DPI, DPI), quality=95)
-            contents[f"{name}.{kind}"] = file.getvalue()
-        contents[f"{name}.txt"] = caption.encode()
-
-    folder = make_folder(Path(folder), private=True)
-    for name in contents:  # all are written or none
-        expect_file(folder / name, "--figures", overwrite=overwrite)
-    for name, content in contents.items():
-        write_output(folder / name, content, private=True)
-    return folder

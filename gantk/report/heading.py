@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from gantk.errors import join_first
 from gantk.metrics.names import join_words
 from gantk.recipe.published import NOT_GIVEN, ON_IN_WORDS, PublishedSystem, published_system
@@ -14,16 +12,9 @@ from gantk.runs.results import Score, ScoresByMetric
 MAX_NAMED_KEYS = 3  # in one sentence; more are only counted
 
 
-class WhatWasRun(NamedTuple):
-    """A run's published system, and the settings that differ: key, published or of the recipe, here."""
-
-    system: PublishedSystem | None
-    rows: list[tuple[str, str, str]]
-
-
-def what_was_run(run: RunRecord) -> WhatWasRun:
-    """The recipe's file and profile, the published system, and the settings that differ from the
-    published ones, or from the recipe's file where the report states none.
+def what_was_run(run: RunRecord) -> list[tuple[str, str, str]]:
+    """The settings that differ: key, the published value, or the recipe's where the report states
+    none, and the value here.
     """
     record = run.environment.recipe
     system = system_of(run)
@@ -42,7 +33,7 @@ def what_was_run(run: RunRecord) -> WhatWasRun:
             if key not in system.departures:
                 rows.append((key, f"{stated}; {in_recipe}", here))
 
-    return WhatWasRun(system, rows)
+    return rows
 
 
 def system_of(run: RunRecord) -> PublishedSystem | None:

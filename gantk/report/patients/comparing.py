@@ -4,14 +4,16 @@ same test images, and differences of their recipes.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from gantk.errors import UserError, count_noun
-from gantk.files import expect_file, write_output
+from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
 from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_systems
 from gantk.metrics.names import join_words
@@ -21,7 +23,7 @@ from gantk.metrics.table import MODEL
 from gantk.progress import Work
 from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import DPI, WIDTH_MM, draw_figure, write_figures
+from gantk.report.figures import DPI, WIDTH_MM, draw_figure
 from gantk.report.patients.section import (
     HOW_KEPT,
     Rows,
@@ -32,7 +34,7 @@ from gantk.report.patients.section import (
 )
 from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
-from gantk.report.scores import grids, run_summary, summarise_systems
+from gantk.report.scores import grids, run_summary, summarise_systems, summary_csv, summary_latex
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
 from gantk.runs.results import ScoresByMetric
@@ -53,6 +55,7 @@ ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
+NOT_IN_NAMES = r"[^\w.-]+"
 ABSENT = "–"  # a key that a run's recipe does not have
 
 
@@ -102,7 +105,9 @@ def write_report(
     answers = [reason] if reason else compared.sentences
     verdicts = [system.sentence for system in systems]
     are_many = len(systems) > MAX_WITH_FIGURES and answers
-    is_once = len(systems) > 1 and any(len(system.seeds) == 1 for system in systems)
+    is_once = len(systems) > 1 and any(
+        len({run.recipe.train.seed for run in system.runs}) == 1 for system in systems
+    )
     caution = ONE_SEED if is_once else ""
     for answer in [*answers, *([] if are_many else verdicts)]:
         say(with_label("warning" if answer == reason else "result", answer.replace(ARROW, " -> ")))
@@ -162,26 +167,49 @@ def _write_figures(
     overwrite: bool,
     say: Say,
 ) -> None:
-    """Write scores, losses, and of each direction the first image of so many patients."""
+    """Write scores.csv, scores.tex, the losses of each run as SVG, and the first image of so many
+    patients of each direction as PNG and PDF, with a caption; UserError where there is neither.
+    """
     cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
     caution = " ".join(dict.fromkeys(cautions)).strip()
-    figures = {}
+    contents = {
+        "scores.csv": summary_csv(summary, caution).encode(),
+        "scores.tex": summary_latex(summary, caution).encode(),
+    }
+    for name, run in runs.items():
+        if run.log.losses:
+            drawn = draw_losses(run)
+            contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
+    has_figures = False
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
         for image in of_direction:
             of_patients.setdefault(image.stored.patient, image)
         if of_patients:
+            has_figures = True
             shown = rows_of([*of_patients.values()][:rows])
-            drawn = [(case.stored.patient, pictures) for case, pictures in shown.cases]
-            figures[label] = (
-                draw_figure(drawn, shown.largest),
-                _caption(label, names, shown, caution),
-            )
-    if not figures:
+            cases = [(case.stored.patient, pictures) for case, pictures in shown.cases]
+            figure = draw_figure(cases, shown.largest)
+            stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
+            for kind in ("png", "pdf"):
+                file = io.BytesIO()
+                figure.save(file, kind, dpi=(DPI, DPI), quality=95)
+                contents[f"{stem}.{kind}"] = file.getvalue()
+            contents[f"{stem}.txt"] = _caption(label, names, shown, caution).encode()
+    if not has_figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
-    losses = {name: draw_losses(run) for name, run in runs.items() if run.log.losses}
-    write_figures(folder, summary, figures, losses, overwrite, caution)
-    if figures:
+        if summary.empty:
+            remedy = "score the run first: gantk eval RUN"
+            raise UserError(
+                "there are no scores and no test images", where="--figures", remedy=remedy
+            )
+
+    made = make_folder(Path(folder), private=True)
+    for name in contents:  # all are written or none
+        expect_file(made / name, "--figures", overwrite=overwrite)
+    for name, content in contents.items():
+        write_output(made / name, content, private=True)
+    if has_figures:
         say(
             f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names;"
             " captions as texts; losses as SVG"
@@ -239,9 +267,9 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
             source, target = label.split(ARROW)
             titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
             shown = {kind: drawn[0][kind] for kind in titles}
-            titles |= {f"output {name}": name for name in names}
-            outputs = [each["output"] for each in drawn]
-            shown |= {f"output {name}": made for name, made in zip(names, outputs, strict=True)}
+            for name, each in zip(names, drawn, strict=True):
+                titles[f"output {name}"] = name
+                shown[f"output {name}"] = each["output"]
             common.setdefault(label, []).append(
                 ShownImage(by_system[0][same][1], shown, titles, {})
             )

@@ -31,10 +31,6 @@ class System:
     folders: list[str]
     runs: list[RunRecord]
 
-    @property
-    def seeds(self) -> set[int]:
-        return {run.recipe.train.seed for run in self.runs}
-
     @cached_property
     def lines(self) -> pd.DataFrame:
         """The scores of single images of known patients, without those after the post-steps."""
