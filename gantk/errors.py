@@ -286,7 +286,8 @@ def file_error_words(error: Exception) -> str:
         return "it is not UTF-8 text"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return f"it lacks {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
+    is_key = isinstance(error, KeyError) and " is not " not in str(error)
+    return f"it lacks {one_line(error)}" if is_key else one_line(error)
 
 
 @contextmanager

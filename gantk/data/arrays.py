@@ -14,7 +14,7 @@ import numpy as np
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.preparation import letter_of
-from gantk.errors import UserError, count_noun, did_you_mean
+from gantk.errors import UserError, count_noun, did_you_mean, one_line
 from gantk.files import whole_folder, write_file
 from gantk.formats.budget import spend
 from gantk.formats.files import write
@@ -136,7 +136,11 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         )
     same = {key: value for key, value in data.items() if value is False}  # "pair": False
     columns = {key: value for key, value in data.items() if value is not False}
-    lengths = {name: len(values) for name, values in columns.items()}
+    try:
+        lengths = {name: len(values) for name, values in columns.items()}
+    except TypeError as error:  # one number
+        what = f"a column of the data is not a list of images or values: {one_line(error)}"
+        raise UserError(what, where="data", allowed=KINDS) from error
     if len({*lengths.values()}) > 1:
         raise UserError(
             f"the columns have different lengths: {lengths}",

@@ -47,11 +47,9 @@ class Network(nn.Module):
             object.__setattr__(self.method, name, unused)
 
     def forward(self, image: Tensor) -> Tensor:
-        try:
-            return self.method.translate(image, self.letter).float()
-        except RuntimeError:
+        if not torch.compiler.is_compiling():
             self._expect_size(tuple(image.shape[2:]))
-            raise
+        return self.method.translate(image, self.letter).float()
 
     def _expect_size(self, size: tuple[int, ...]) -> None:
         """UserError where a network cannot process images of these sides."""

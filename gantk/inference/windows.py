@@ -190,7 +190,8 @@ def network_of_method(
     def network(images: Tensor) -> Tensor:
         with expect_channels(method), runtime.autocast():
             made = translate(runtime.place(images, dims))
-        if not isinstance(made, Tensor) or made.shape[:2] != (len(images), channels):
+        expected = (len(images), channels, *images.shape[2:])
+        if not isinstance(made, Tensor) or made.shape != expected:
             generators = [
                 f"method.{key}: '{part.name}'"
                 for key, part in model.method.options.items()
@@ -200,8 +201,9 @@ def network_of_method(
             domain = model.data.domains["ab".index(to)]
             raise UserError(
                 f"{owner} returns {shape_or_type(made)} for images of domain {domain}",
-                allowed=f"({len(images)}, {channels}, *size)",
-                remedy="its `translate` returns images, the generator's last layer `out_channels` channels",
+                allowed=str(expected),
+                remedy="its `translate` returns images of the size that it is given, the generator's last"
+                " layer `out_channels` channels",
             )
         return made.float().to(images.device)
 

@@ -259,9 +259,8 @@ class LossContract(Contract):
 
         loss = self.part()()
         output, target = self.inputs(d)
-        assert loss(target, target) <= loss(output, target) + 1e-6, EQUAL_COSTS_LEAST.format(
-            self.loss
-        )
+        (equal,), (different,) = (self._values(loss, each, target) for each in (target, output))
+        assert equal <= different + 1e-6, EQUAL_COSTS_LEAST.format(self.loss)
 
     def test_value_is_one_finite_float32_number(self, d):
         loss = self.part()()
@@ -269,7 +268,6 @@ class LossContract(Contract):
         for dtype in (torch.float32, torch.bfloat16):
             cast = _map(output, partial(torch.Tensor.to, dtype=dtype))
             for value in self._values(loss, cast, target):
-                assert value.shape == ()
                 assert value.dtype == torch.float32, FLOAT32.format(value.dtype)
                 assert torch.isfinite(value)
 
@@ -297,8 +295,14 @@ class LossContract(Contract):
         (`output`: fake logits).
         """
         if hasattr(loss, "discriminator"):
-            return [loss.generator(output), loss.discriminator(target, output)]
-        return [loss(output, target)]
+            values = [loss.generator(output), loss.discriminator(target, output)]
+        else:
+            values = [loss(output, target)]
+        for value in values:
+            assert value.shape == (), (
+                f"a loss returns one number, not {tuple(value.shape)}: .mean()"
+            )
+        return values
 
 
 def _map(value: Any, change: Any) -> Any:

@@ -238,7 +238,8 @@ class Engine:
             exact = "" if self.runtime.precision == "fp32" else 'set train.precision = "fp32", '
             what = f"the loss {', '.join(bad)} is not finite at step {step}. {saved}"
             raise GantkError(
-                f"{what} Lower train.optimizer.lr, {exact}or use a milder adversarial loss"
+                f"{what} If it is a loss of your own, look for a division by 0, or a root or logarithm of"
+                f" 0. Else lower train.optimizer.lr, {exact}or use a milder adversarial loss"
                 ' (method.adversarial = "ls").'
             )
 

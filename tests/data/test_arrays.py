@@ -68,8 +68,9 @@ def test_data_in_python_become_a_table(tmp_path, name):
         ({"T1": A, "T2": B, "patient": ["p"]}, "different lengths: .*'patient': 1"),
         ({"T1": A, "T2": B * np.nan}, "256 values that are NaN"),
         (5, "the type int cannot be used"),
+        ({"T1": 0}, "not a list of images"),
     ],
-    ids=["typo", "domain", "lengths", "nan", "number"],
+    ids=["typo", "domain", "lengths", "nan", "number", "scalar"],
 )
 def test_data_that_cannot_be_trained_on_are_refused(tmp_path, data, says):
     with pytest.raises(UserError, match=says):

@@ -198,6 +198,14 @@ class OneConvolution(Method):
         return self.mine(image)
 
 
+def test_results_of_another_size_are_named():
+    recipe = load_recipe(TINY).check()
+    network = network_of_method(lambda x: x[..., ::2], OneConvolution(1, 1), "b", recipe, CPU)
+
+    with pytest.raises(UserError, match=r"returns \(1, 1, 32, 16\).*Allowed: \(1, 1, 32, 32\)"):
+        network.network(torch.zeros(1, 1, 32, 32))
+
+
 @pytest.mark.parametrize(
     ("takes", "makes", "words"),
     [
@@ -209,7 +217,7 @@ class OneConvolution(Method):
         (
             1,
             2,
-            r"with method.generator: 'unet' returns \(2, 2, 32, 32\) for images of domain T2.*\(2, 1, \*size\)",
+            r"with method.generator: 'unet' returns \(2, 2, 32, 32\) for images of domain T2.*\(2, 1, 32, 32\)",
         ),
     ],
 )
