@@ -159,6 +159,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     for path, count in ((tmp_path, 1), (pictures(other), 0)):
         said = warnings_about(load({"name": "folders", "path": str(path)}, PAIRED))
         assert sum("the pairs may show different patients" in line for line in said) == count
+    assert "paired: images match their own partner better" in " ".join(plan(other).split("\n#   "))
 
 
 def test_time_decides_size_and_steps(tmp_path, instant_trials):

@@ -92,6 +92,19 @@ class Fit(NamedTuple):
         shares = self.of_patients.items()
         return [f"{name} ({x:.0%})" for name, x in shares if x < MIN_LIKENESS_OF_PATIENT]
 
+    def __str__(self) -> str:
+        partners = (
+            f"images match their own partner better than others in {self.likeness or 0:.0%} of"
+            " comparisons (chance is 50 %), and "
+        )
+        return (
+            f"{'' if self.likeness is None else partners}they match {self.gain:.2f} times as well as"
+            f" after a shift by 2 % of the width (true pairs {MIN_GAIN} times or more; measured on"
+            f" {self.measured} of {count_noun(self.total, 'pair')})"
+            f"{'; those of these patients do not fit: ' if self.misfits else ''}"
+            f"{join_first(self.misfits)}"
+        )
+
 
 def measure_pairs(records: Sequence[Record]) -> Fit | None:
     """Measure how well the registered pairs of records that have files fit each other, on at most
@@ -233,13 +246,9 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
         return
     learn = "Paired methods learn from them, and scores are computed from them"
     if not fit.good_on_the_whole and fit.likeness is not None:
-        first = join_first(fit.misfits or [*fit.doubted])
+        first = join_first([*fit.doubted])
         what = (
-            "the pairs may show different patients or be badly aligned: images match their own"
-            f" partner better than others in {fit.likeness:.0%} of comparisons (chance is 50 %), and"
-            f" they match {fit.gain:.2f} times as well as after a shift by 2 % of the width (true"
-            f" pairs {MIN_GAIN} times or more; measured on {fit.measured} of"
-            f" {count_noun(fit.total, 'pair')}). {learn}"
+            f"the pairs may show different patients or be badly aligned: {fit}. {learn}"
             f"{f'. Look first at {first}' if first else ''}"
         )
         remedy = (
