@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,8 +68,9 @@ class Case:
 
     @classmethod
     def of_record(cls, model: Any, record: Record, to: str | None, checks: Checks) -> Case:
-        """The images in the files of a record; adds to `checks` what is said of them."""
-        images = record.file.images(model.frame(to).source)
+        """The images of a record; adds to `checks` what is said of them."""
+        source = model.frame(to).source
+        images = record.file.images(source) if record.file else {source: image_of(record)}
         case = cls(model, images, to, f"'{record.key}'")
         checks[record.scan_key or record.key] = [*case.checks.values()]
         return case
@@ -96,6 +98,19 @@ class Case:
         if len(self.frame.targets) == 1:
             return result
         return replace(result, pixels=result.pixels[[self.frame.targets.index(contrast)]])
+
+
+def image_of(*records: Record) -> Image:
+    """The whole image of a record: as its file holds it, or the array that its source reads; of arrays
+    that are the slices of one scan, their stack.
+    """
+    first, *others = records
+    if first.file:
+        return first.file.read()
+    pixels = first.read()
+    if others:
+        pixels = np.stack([pixels, *(record.read() for record in others)], axis=1)
+    return Image(pixels, path=Path(first.key), is_array=True, in_units=True)
 
 
 def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) -> dict[str, T]:
@@ -201,11 +216,8 @@ def stack_on_one_grid(
         done[contrast] = replace(placed, made_of=(image.header,))
 
     first = done[chosen]
-    missing = np.full_like(first.pixels, np.nan)
-    channels = [done[name].pixels if name in done else missing for name in contrasts]
-    headers: list[Any] = []
-    for name in contrasts:
-        if name in done:
-            headers += done[name].made_of or (done[name].header,)
-    stacked = replace(first, pixels=np.concatenate(channels), made_of=tuple(headers))
-    return stacked, resampled
+    missing = replace(first, pixels=np.full_like(first.pixels, np.nan))
+    channels = [done.get(name, missing).pixels for name in contrasts]
+    present = in_model_order(done, contrasts).values()
+    headers = [header for image in present for header in image.made_of or (image.header,)]
+    return replace(first, pixels=np.concatenate(channels), made_of=tuple(headers)), resampled

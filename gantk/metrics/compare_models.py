@@ -5,9 +5,11 @@ them, of patients that none of the models was trained on.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +25,7 @@ from gantk.files import sha256_of
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image
 from gantk.guest import Say
-from gantk.inference.case import Case
+from gantk.inference.case import Case, image_of
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
@@ -36,7 +38,12 @@ from gantk.metrics.compare_folders import (
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
+from gantk.metrics.comparing import (
+    UNPAIRED_USES_HALF,
+    Comparison,
+    SystemTest,
+    compare_systems,
+)
 from gantk.metrics.names import join_words, name_systems, short_metric_name
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.summary import with_label
@@ -53,8 +60,7 @@ ONE_SCALE = (
     "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
     " and spread of the true ones, because models write gray values of different scales"
 )
-MAX_NAMED = 20  # patients in one line
-HEADS = ("direction", "score", "better", "than", "by", "p (Holm)")
+HEADS = ("direction", "score", "better", "than", "by", "p, corrected")
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,14 @@ class ModelComparison(Comparison):
 
     def dump(self) -> dict:
         """The content of the JSON file."""
-        scores = self.scores.drop(columns=["region", "corrected", "finite"]).to_dict("records")
-        tests = [test.dump() for test in self.tests]
-        found = {"sentences": self.sentences, "tests": tests, "scores": scores}
-        return found | {"left_out": self.left_out}
+        return {
+            "sentences": self.sentences,
+            "tests": [test.dump() for test in self.tests],
+            "scores": self.scores[
+                ["direction", "system", "metric", "image", "patient", "value"]
+            ].to_dict("records"),
+            "left_out": self.left_out,
+        }
 
 
 def compare_models(
@@ -88,9 +98,9 @@ def compare_models(
         gantk.compare_models(["runs/mine", "t1t2"], "SCANS").sentences
 
     Args:
-        models: what `gantk.load` takes; the first is a run or a packed model, whose recipe says how
-            scans are read. Folds of one recipe are one system: each translates the patients that it
-            has not seen.
+        models: what `gantk.load` takes, or patterns such as "runs/cv*"; the first is a run or a packed
+            model, whose recipe says how scans are read. Folds of one recipe are one system: each
+            translates the patients that it has not seen.
         data: a file or folder with both images of each patient, such as the one that a model was
             trained on: its training patients are left out.
         metrics: names of metrics that compare an image with its truth.
@@ -106,7 +116,8 @@ def compare_models(
         UserError: the models share no direction, or there is nobody whom none of them was trained on.
     """
     parts = [metric_of_files(name) for name in metrics]
-    loaded = {os.fspath(model): load_model(model, device, say) for model in models}
+    names = [name for model in models for name in _paths_of(os.fspath(model))]
+    loaded = {name: load_model(name, device, say) for name in names}
     first = next(iter(loaded.values()))
     groups = _folds_together(loaded)
     if first.run is None or len(groups) < 2:
@@ -116,7 +127,12 @@ def compare_models(
     source, records = source_and_records(table, type(first.method))
     if read_by := layouts_in_words(source):
         say(f"layout   {read_by}")
-    pairs = _pairs_of_files(records)
+    pairs = _whole_pairs(records)
+    if not pairs:
+        remedy = "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid"
+        raise UserError(f"'{data}' has no registered pairs", where="--data", remedy=remedy)
+    if len({model.method.paired for model in loaded.values() if model.run}) > 1:
+        say(with_label("note", UNPAIRED_USES_HALF))
     hash_of = cache(sha256_of)  # several models may ask for one file
     systems = [
         ComparedModels(name, models, pairs, hash_of)
@@ -129,8 +145,7 @@ def compare_models(
     if not pairs:
         what = f"'{data}' has no pair of a patient on whom none of the models was trained"
         raise UserError(what, where="--data", remedy="name scans of other patients")
-    tested = [record for pair in pairs for record in pair.values()]
-    whose = count_noun(patients_of(tested), "patient")
+    whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
     tables, scores = _score_systems(systems, _shared_directions(loaded), pairs, parts)
@@ -143,6 +158,12 @@ def compare_models(
     _say_tests(compared, unmatched, scores, say)
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)
+
+
+def _paths_of(model: str) -> list[str]:
+    """The paths that a pattern matches, in order; a path, name or address as it is."""
+    found = [] if os.path.exists(model) else sorted(glob(model), key=natural)
+    return found or [model]
 
 
 class ComparedModels:
@@ -177,7 +198,7 @@ class ComparedModels:
         if self.left_out:
             who = count_noun(self.left_out, "patient")
             what = f"{who} of training and validation of {self.name}, by names or files"
-            say(with_label("left out", f"{what}: {join_first(self.left_out, most=MAX_NAMED)}"))
+            say(with_label("left out", f"{what}: {join_first(self.left_out)}"))
 
     def translate(
         self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
@@ -192,7 +213,7 @@ class ComparedModels:
                 label = source.label if model.classes() else None
                 (made,) = model(image, frame.target, TranslateOptions(label=label))
                 path = scratch / f"{number}-{place}{'.nii' if made.dims == 3 else '.tif'}"
-                write(path, replace(resample_onto(made, pair[to].file.read()), dtype=None))
+                write(path, replace(resample_onto(made, image_of(pair[to])), dtype=None))
                 yield FilePair(source.key, source.subject, partial(_read, path, pair[to]))
 
 
@@ -258,22 +279,24 @@ def _say_tests(
         say(with_label("result", sentence))
     if compared.tests:
         say(TextTable(HEADS, [_cells(test, scores) for test in compared.tests]))
-    turned = [
-        f"{short_metric_name(one.score)} of {one.label}"
-        for one, own in zip(compared.tests, unmatched.tests, strict=True)
-        if one.gain * own.gain < 0
-    ]
-    if turned:
-        what = f"in the models' own gray values the other one leads in {join_first(turned)}"
+    turned: dict[str, list[str]] = defaultdict(list)
+    for one, own in zip(compared.tests, unmatched.tests, strict=True):
+        if one.gain * own.gain < 0:
+            best = own.leader_first()
+            place = f"{short_metric_name(best.score)} of {best.label}"
+            turned[f"{best.one} is better than {best.other}"].append(place)
+    for who, places in turned.items():
+        what = f"in the models' own gray values {who} in {join_first(places)}"
         say(with_label("note", f"{what}: there the scale decides, not the image"))
 
 
-def _pairs_of_files(records: Sequence[Record]) -> list[Pair]:
-    """The registered pairs of whole images in files, each once, whichever slices are its records."""
+def _whole_pairs(records: Sequence[Record]) -> list[Pair]:
+    """The registered pairs of whole images, each once, whichever slices are its records."""
     pairs: dict[str, Pair] = {}
     for pair in complete_pairs(records).values():
-        if all(record.file and not record.missing for record in pair.values()):
-            pairs.setdefault(pair["b"].scan_key or pair["b"].key, pair)
+        truth = pair["b"]
+        if not any(record.missing for record in pair.values()):
+            pairs.setdefault((truth.file and truth.scan_key) or truth.key, pair)
     return [*pairs.values()]
 
 
@@ -316,14 +339,14 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
 
 def _read(path: Path, truth: Record) -> tuple[Image, Image]:
     """A stored translation, and its truth."""
-    real = truth.file.read()
+    real = image_of(truth)
     return replace(real, pixels=read(path).pixels), real
 
 
 def _cells(test: SystemTest, scores: PlacedScores) -> tuple[str, ...]:
     """The row of a test: the better model first."""
-    best = test if test.gain >= 0 else test.reverse()
+    best = test.leader_first()
     gain = Score(value=best.gain, ci95=best.ci95, unit=scores[*test.place, best.one].unit)
     one, other = (f"{name} {scores[*test.place, name].text()}" for name in (best.one, best.other))
     by = f"{gain.text()} {gain.interval()}".rstrip()
-    return best.label, short_metric_name(best.score), one, other, by, f"{best.holm:.2g}"
+    return best.label, short_metric_name(best.score), one, other, by, f"{best.corrected:.2g}"

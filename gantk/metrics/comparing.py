@@ -14,12 +14,14 @@ import pandas as pd
 from gantk.errors import UserError, count_noun
 from gantk.metrics.intervals import paired_test
 from gantk.metrics.names import join_words, short_metric_name
-from gantk.metrics.verdict import verdict_words
+from gantk.metrics.verdict import deciding_p, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
 MAX_WITH_FIGURES = 3  # systems that a sentence compares with figures; a table has those of more
-NOT_COMPARED = (
-    "Which of them is better cannot be said: no two of them have scores of the same two patients."
+NOT_COMPARED = "Which of them is better cannot be said: with fewer than two common test patients, no test is possible."
+UNPAIRED_USES_HALF = (
+    "an unpaired method trains on one contrast of each known patient, so on about half of the images that"
+    " a paired one has, unless data.unpair = false and data.same_patient = true"
 )
 
 
@@ -44,6 +46,15 @@ class SystemTest(PairedTest):
     def verdict(self) -> Verdict:
         """Whether `one` is better."""
         return Verdict(better=self.gain > 0, best_baseline=self.other, test=self)
+
+    @property
+    def corrected(self) -> float:
+        """The p-value that decides: of the first score of a direction corrected for such scores alone."""
+        return deciding_p(self.verdict)[0]
+
+    def leader_first(self) -> SystemTest:
+        """The same test with the better system as `one`."""
+        return self if self.gain >= 0 else self.reverse()
 
     def reverse(self) -> SystemTest:
         """The same test as the gain of `other`."""
@@ -174,13 +185,12 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> list[st
     """For each direction which system leads in its first score, and in which ones it is behind. The
     tests of first scores are corrected for the directions and systems alone, as those of a recipe are.
     """
-    first_of_direction = {test.place[:-1]: test.place for test in reversed(tests)}
-    firsts = {*first_of_direction.values()}
-    _correct_primary([test for test in tests if test.place in firsts])
-    return [
-        _sentence([test for test in tests if test.place[:-1] == direction], units)
-        for direction in dict.fromkeys(test.place[:-1] for test in tests)
-    ]
+    by_direction: dict[tuple, list[SystemTest]] = defaultdict(list)
+    for test in tests:
+        by_direction[test.place[:-1]].append(test)
+    groups = by_direction.values()
+    _correct_primary([test for own in groups for test in own if test.place == own[0].place])
+    return [_sentence(own, units) for own in groups]
 
 
 def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
@@ -198,20 +208,20 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
     is_many = len(gains) > MAX_WITH_FIGURES
     clauses = []
     for test in first:
-        if test.one == leader and is_many:
-            clauses.append(verdict_words(test.verdict, test.other))
-        elif test.one == leader:
+        if test.one != leader:
+            continue
+        clause = verdict_words(test.verdict, test.other)
+        if not is_many:
             gain = _gain(test, units)
             by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
-            words = verdict_words(test.verdict, test.other)
-            common = f"{count_noun(test.n, 'patient')} in common"
+            clause += f" ({by.rstrip()}, {count_noun(test.n, 'patient')} in common)"
             behind = [
                 f"{short_metric_name(each.score)} ({_gain(each, units).text()})"
                 for each in both_ways
                 if (each.one, each.other) == (test.other, leader) and each.gain > 0
             ]
-            also = f", and behind it in {join_words(behind)}" if behind else ""
-            clauses.append(f"{words} ({by.rstrip()}, {common}){also}")
+            clause += f", and behind it in {join_words(behind)}" if behind else ""
+        clauses.append(clause)
     place = f"{tests[0].label}: " if tests[0].label else ""
     by = f", by {short_metric_name(first[0].score)}," if is_many else ""
     return f"{place}{leader} is{by} {'; '.join(clauses)}."

@@ -22,7 +22,7 @@ from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.formats.files import NotFinite, is_image, read, write
 from gantk.formats.image import Image
-from gantk.inference.case import Case
+from gantk.inference.case import Case, image_of
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.model import Model
 from gantk.inference.notes import Checks
@@ -148,12 +148,15 @@ class WrittenTranslations:
         label = records[0].label if self.translator.classes() else None
         file = records[0].file
         if file is None:
-            pixels = self._translate_array(records, to, label).pixels
-            images = [pixels] if len(self.size) == 3 else pixels.swapaxes(0, 1)
+            image = image_of(*records)
+        else:
+            image = Case.of_record(self.translator, records[0], self._name(to), self.checks).image
+        (result,) = self.translator(image, self._name(to), TranslateOptions(label=label))
+        if file is None:
+            pixels = result.pixels
+            images = pixels.swapaxes(0, 1) if len(records) > 1 else [pixels]
             return *self._to_network(images, to), None
 
-        image = Case.of_record(self.translator, records[0], self._name(to), self.checks).image
-        (result,) = self.translator(image, self._name(to), TranslateOptions(label=label))
         made = self._write_and_read(image, result, to)
         scores = None
         if scorer is not None and truth is not None:
@@ -171,14 +174,6 @@ class WrittenTranslations:
         planes = [record.file.plane for record in records]
         images = [pixels if plane is None else pixels[:, plane] for plane in planes]
         return *self._to_network(images, to), scores
-
-    def _translate_array(self, records: Sequence[Record], to: str, label: str | None) -> Image:
-        """The translation of an image without a file: of the slices of one scan as a volume."""
-        pixels = records[0].read()
-        if len(self.size) == 2:
-            pixels = np.stack([record.read() for record in records], axis=1)
-        image = Image(pixels, path=Path(records[0].key), is_array=True, in_units=True)
-        return self.translator(image, self._name(to), TranslateOptions(label=label))[0]
 
     def _write_and_read(self, image: Image, made: Image, to: str) -> Image:
         """A translation of an image as its files hold it, one for each contrast; NaN throughout where

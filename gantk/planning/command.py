@@ -1,6 +1,5 @@
 """The command line of this package."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -56,6 +55,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     steps. A comment on each line of the recipe gives the reason. Then run: gantk run recipe.toml
     """
     from gantk.files import expect_file, write_output
+    from gantk.metrics.comparing import UNPAIRED_USES_HALF
     from gantk.planning.recipe import plan_methods
     from gantk.plugin.loader import registry
     from gantk.terminal import say, say_next, split_names
@@ -75,29 +75,20 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
         if not methods or not line.startswith("# method"):
             say(line.removeprefix("# "))
 
-    written = " and ".join(map(str, targets))
-    say(f"written  {written}, with a reason on each line")
-    if methods:
-        how = "the scores of these recipes compare"
-        if len({registry().get("method", name).load().paired for name in names}) > 1:
-            how = (
-                "as unpaired methods fit intensities on fewer images, compare their runs by gantk eval"
-                f" RUN OTHER --data {argument(scans)}"
-            )
-        say(f"compare  equal split, size and intensities: {how}")
-    for each in targets:
-        say_next(f"gantk run {argument(each)}")
+    say(f"written  {' and '.join(map(str, targets))}, with a reason on each line")
+    runs = [argument(f"runs/{each.stem}") for each in targets]
+    for each, run in zip(targets, runs, strict=True):
+        say_next(f"gantk run {argument(each)}" + (f" --out {run}" if methods else ""))
     if folds:
-        _say_folds(targets, folds)
-
-
-def _say_folds(recipes: Sequence[Path], folds: int) -> None:
-    """Print the loop that trains a recipe on each fold, and how these runs are reported together."""
-    from gantk.terminal import say_next
-
-    numbers = " ".join(map(str, range(folds)))
-    runs = [argument(f"runs/{each.stem}_fold") for each in recipes]
-    for each, run in zip(recipes, runs, strict=True):
-        fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}$k"
-        say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
-    say_next(f"gantk report {' '.join(f'{run}*' for run in runs)}")
+        numbers = " ".join(map(str, range(folds)))
+        for each, run in zip(targets, runs, strict=True):
+            fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}_fold$k"
+            say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
+        runs = [f"{run}_fold*" for run in runs]
+    compared = " ".join(runs)
+    kinds = {registry().get("method", name).load().paired for name in names if name}
+    if len(kinds) > 1:
+        say(f"compare  {UNPAIRED_USES_HALF}")
+        say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
+    elif methods or folds:
+        say_next(f"gantk report {compared}")

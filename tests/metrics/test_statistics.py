@@ -120,7 +120,7 @@ def test_a_test_of_systems_states_the_gain_of_the_first():
 UNSURE = "but this can be chance (p = "
 # by how much y and z are better than x for each patient -> the sentence, and whether the gain has an interval
 SENTENCES = {
-    "one patient": ([[3]], "Which of them is better cannot be said: no two of them have", False),
+    "one patient": ([[3]], "Which of them is better cannot be said: with fewer than two", False),
     "two": (
         [[3, 4]],
         "y is ahead of x, but 2 patients are too few: 10 are needed (PSNR better by 3.50",

@@ -42,9 +42,9 @@ from gantk.terminal import warn
 
 OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
-    " trainings one split: `--data FILE`, a table of the images with a column split."
+    " trainings one split: `--data FILE`, a table of the images with a column split. Folds of one recipe"
+    " count as one: give all of them, and the same folds of another recipe."
 )
-FOLDS = " Folds of one recipe count as one: give all of them, and the same folds of another recipe."
 OTHER_SCALES = (
     "The runs score images of the networks on other gray values, as the unchanged input shows ({}), so"
     " differences of these scores say nothing about the models. To compare them on one scale, use"
@@ -232,8 +232,7 @@ def _caption(label: str, names: Sequence[str], shown: Rows, caution: str) -> str
 def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
     if len({system.test_images for system in systems}) > 1 or not systems[0].test_images:
-        has_folds = any(run.recipe.data.split.folds for one in systems for run in one.runs)
-        return OTHER_IMAGES + (FOLDS if has_folds else "")
+        return OTHER_IMAGES
     found = unlike_inputs({system.name: system.results for system in systems})
     return OTHER_SCALES.format(found) if found else ""
 

@@ -91,11 +91,11 @@ class System:
     @property
     def sentence(self) -> str:
         """The result in words; of several runs also how many they are."""
-        if not self.results.metrics:
-            return f"{self.name}: no score that all have of each patient."
+        if len(self.runs) > 1 and not self.results.metrics:
+            return f"{self.name}: no score that all of these runs have of each patient."
         result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
         of_runs = f" ({len(self.runs)} runs of one recipe)" if len(self.runs) > 1 else ""
-        return f"{self.name}{of_runs}: {result or 'no baseline was measured.'}{self._left_out}"
+        return f"{self.name}{of_runs}: {result or 'not compared with a baseline.'}{self._left_out}"
 
     @property
     def _left_out(self) -> str:
