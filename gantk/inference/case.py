@@ -104,12 +104,11 @@ def image_of(*records: Record) -> Image:
     """The whole image of a record: as its file holds it, or the array that its source reads; of arrays
     that are the slices of one scan, their stack.
     """
-    first, *others = records
+    first = records[0]
     if first.file:
         return first.file.read()
-    pixels = first.read()
-    if others:
-        pixels = np.stack([pixels, *(record.read() for record in others)], axis=1)
+    arrays = [record.read() for record in records]
+    pixels = np.stack(arrays, axis=1) if len(arrays) > 1 else arrays[0]
     return Image(pixels, path=Path(first.key), is_array=True, in_units=True)
 
 

@@ -162,8 +162,7 @@ def compare_models(
 
 def _paths_of(model: str) -> list[str]:
     """The paths that a pattern matches, in order; a path, name or address as it is."""
-    found = [] if os.path.exists(model) else sorted(glob(model), key=natural)
-    return found or [model]
+    return [model] if os.path.exists(model) else sorted(glob(model), key=natural) or [model]
 
 
 class ComparedModels:
@@ -196,9 +195,10 @@ class ComparedModels:
                 )
             )
         if self.left_out:
-            who = count_noun(self.left_out, "patient")
-            what = f"{who} of training and validation of {self.name}, by names or files"
-            say(with_label("left out", f"{what}: {join_first(self.left_out)}"))
+            who = (
+                f"{count_noun(self.left_out, 'patient')} of training and validation of {self.name}"
+            )
+            say(with_label("left out", f"{who}, by names or files: {join_first(self.left_out)}"))
 
     def translate(
         self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
@@ -286,8 +286,10 @@ def _say_tests(
             place = f"{short_metric_name(best.score)} of {best.label}"
             turned[f"{best.one} is better than {best.other}"].append(place)
     for who, places in turned.items():
-        what = f"in the models' own gray values {who} in {join_first(places)}"
-        say(with_label("note", f"{what}: there the scale decides, not the image"))
+        what = (
+            f"in the models' own gray values {who} in {join_first(places)}: there the scale decides"
+        )
+        say(with_label("note", what))
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

@@ -11,6 +11,8 @@ from volumes import LPS, far_apart, volume
 
 import gantk
 from gantk.data.recipe_data import with_test_data
+from gantk.formats.files import write
+from gantk.formats.image import Image
 from gantk.runs.folder import RunFolder
 
 
@@ -231,7 +233,7 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
     assert sorted(own.patient) == sorted([*ours, "p5", "p6"])
     assert "2 runs of one recipe" in said
     of_tested = gantk.compare_models(
-        models,
+        [f"{tmp_path}/fold*", packed],  # a pattern, as `translate` takes
         scans_of(data, ours, tmp_path / "ours"),
         metrics=["psnr"],
         device="cpu",
@@ -277,6 +279,64 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert "need --data" in gantk("eval", run, packed).refused()
     only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
     assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()
+    for n, patient in enumerate(new):
+        (data / patient / f"T{n % 2 + 1}.nii").unlink()
+    for patient in (*seen, *validated, "p99"):
+        shutil.rmtree(data / patient)
+    assert "has no registered pairs" in gantk("eval", run, packed, "--data", data).refused()
+
+
+RECORDS = """
+from functools import partial
+from pathlib import Path
+import gantk, numpy
+@gantk.hookimpl
+def gantk_register(add): add.source("lab", Lab)
+class Lab(gantk.ImageSource):
+    def __init__(self, domains, dims, size, *, path: str = ""):
+        self.domains, self.path = domains, path
+    @classmethod
+    def accepts(cls, path):
+        return {"path": str(path)} if list(path.glob("*.npz")) else None
+    def records(self):
+        return [gantk.Record(domain=x, subject=file.stem, key=f"{file.stem}/{x}", pair=file.stem,
+                             read=lambda file=file, name=name: numpy.load(file)[name][None])
+                for file in sorted(Path(self.path).glob("*.npz"))
+                for x, name in zip("ab", self.domains)]
+"""
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_models_are_compared_on_the_records_of_a_source(dims, tmp_path, add_plugin):
+    from tiny import TINY
+
+    add_plugin("lab-package", "lab", RECORDS)
+    rng = np.random.default_rng(0)
+    for n in range(10):
+        folder = tmp_path / ("lab" if n < 6 else "other")
+        folder.mkdir(exist_ok=True)
+        image = np.pad(rng.random([6] * dims).repeat(2, -1), 2).astype(np.float32)
+        np.savez(folder / f"p{n}.npz", T1=image, T2=image.max() - image)
+    data = TINY["data"] | {"dims": dims, "size": [16] * dims, "intensity": "minmax"}
+    recipe = TINY | {"data": data, "train": TINY["train"] | {"steps": 1}}
+    options = {"data": tmp_path / "lab", "device": "cpu", "say": lambda line: None}
+    models = [
+        gantk.run(recipe, set={"train.seed": seed}, out=tmp_path / f"run{seed}", **options).path
+        for seed in (0, 1)
+    ]
+    found = gantk.compare_models(models, tmp_path / "other", device="cpu", say=lambda line: None)
+
+    assert {test.n for test in found.tests} == {4}
+    translate = gantk.load(models[0]).translate
+    for path in (tmp_path / "other").glob("*.npz"):
+        images = np.load(path)
+        for name, pixels in (("made", translate(images["T1"], to="T2")), ("true", images["T2"])):
+            (tmp_path / name).mkdir(exist_ok=True)
+            write(tmp_path / name / f"{path.stem}.nii", Image(np.float32(pixels)[None]))
+    expected = gantk.compare(tmp_path / "made", tmp_path / "true", match=True, metrics=["psnr"])
+    assert np.mean(psnr_of(found.scores.to_dict("records"), str(models[0]))) == pytest.approx(
+        expected["metrics"]["pred_to_truth"]["psnr"]["value"], abs=0.01
+    )
 
 
 def test_images_given_in_python_are_scored_like_files(run, tmp_path):
