@@ -75,9 +75,7 @@ class ModelComparison(Comparison):
         return {
             "sentences": self.sentences,
             "tests": [test.dump() for test in self.tests],
-            "scores": self.scores[
-                ["direction", "system", "metric", "image", "patient", "value"]
-            ].to_dict("records"),
+            "scores": self.scores[[*TEXTS, "value"]].drop(columns="region").to_dict("records"),
             "left_out": self.left_out,
         }
 
@@ -129,8 +127,11 @@ def compare_models(
         say(f"layout   {read_by}")
     pairs = _whole_pairs(records)
     if not pairs:
-        remedy = "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid"
-        raise UserError(f"'{data}' has no registered pairs", where="--data", remedy=remedy)
+        raise UserError(
+            f"'{data}' has no registered pairs",
+            where="--data",
+            remedy="score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid",
+        )
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
     hash_of = cache(sha256_of)  # several models may ask for one file
@@ -143,8 +144,11 @@ def compare_models(
     known = set().union(*(system.left_out for system in systems))
     pairs = [pair for pair in pairs if _patient(pair) not in known]
     if not pairs:
-        what = f"'{data}' has no pair of a patient on whom none of the models was trained"
-        raise UserError(what, where="--data", remedy="name scans of other patients")
+        raise UserError(
+            f"'{data}' has no pair of a patient on whom none of the models was trained",
+            where="--data",
+            remedy="name scans of other patients",
+        )
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
@@ -283,13 +287,12 @@ def _say_tests(
     for one, own in zip(compared.tests, unmatched.tests, strict=True):
         if one.gain * own.gain < 0:
             best = own.leader_first()
-            place = f"{short_metric_name(best.score)} of {best.label}"
-            turned[f"{best.one} is better than {best.other}"].append(place)
+            turned[f"{best.one} is ahead of {best.other}"].append(
+                f"{short_metric_name(best.score)} of {best.label}"
+            )
     for who, places in turned.items():
-        what = (
-            f"in the models' own gray values {who} in {join_first(places)}: there the scale decides"
-        )
-        say(with_label("note", what))
+        on_own = f"in the models' own gray values {who} in {join_first(places)}"
+        say(with_label("note", f"{on_own}: there the scale decides, not the image"))
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

@@ -145,16 +145,15 @@ class WrittenTranslations:
         """The translations (n, C, *size) of the records of one image, their padding, and the scores
         of its file.
         """
-        label = records[0].label if self.translator.classes() else None
+        options = TranslateOptions(label=records[0].label if self.translator.classes() else None)
         file = records[0].file
         if file is None:
             image = image_of(*records)
         else:
             image = Case.of_record(self.translator, records[0], self._name(to), self.checks).image
-        (result,) = self.translator(image, self._name(to), TranslateOptions(label=label))
+        (result,) = self.translator(image, self._name(to), options)
         if file is None:
-            pixels = result.pixels
-            images = pixels.swapaxes(0, 1) if len(records) > 1 else [pixels]
+            images = result.pixels.swapaxes(0, 1) if len(records) > 1 else [result.pixels]
             return *self._to_network(images, to), None
 
         made = self._write_and_read(image, result, to)

@@ -86,8 +86,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
             say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
         runs = [f"{run}_fold*" for run in runs]
     compared = " ".join(runs)
-    kinds = {registry().get("method", name).load().paired for name in names if name}
-    if len(kinds) > 1:
+    if len({registry().get("method", name).load().paired for name in names if name}) > 1:
         say(f"compare  {UNPAIRED_USES_HALF}")
         say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
     elif methods or folds:
