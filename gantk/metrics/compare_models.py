@@ -114,8 +114,11 @@ def compare_models(
         UserError: the models share no direction, or there is nobody whom none of them was trained on.
     """
     parts = [metric_of_files(name) for name in metrics]
-    names = [name for model in models for name in _paths_of(os.fspath(model))]
-    loaded = {name: load_model(name, device, say) for name in names}
+    loaded = {
+        name: load_model(name, device, say)
+        for model in models
+        for name in _paths_of(os.fspath(model))
+    }
     first = next(iter(loaded.values()))
     groups = _folds_together(loaded)
     if first.run is None or len(groups) < 2:
@@ -165,7 +168,7 @@ def compare_models(
 
 
 def _paths_of(model: str) -> list[str]:
-    """The paths that a pattern matches, in order; a path, name or address as it is."""
+    """The paths that a pattern matches, in order; any other name of a model as it is."""
     return [model] if os.path.exists(model) else sorted(glob(model), key=natural) or [model]
 
 
@@ -199,10 +202,9 @@ class ComparedModels:
                 )
             )
         if self.left_out:
-            who = (
-                f"{count_noun(self.left_out, 'patient')} of training and validation of {self.name}"
-            )
-            say(with_label("left out", f"{who}, by names or files: {join_first(self.left_out)}"))
+            who = f"{count_noun(self.left_out, 'patient')} of training and validation"
+            what = f"{who} of {self.name}, by names or files: {join_first(self.left_out)}"
+            say(with_label("left out", what))
 
     def translate(
         self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
