@@ -19,7 +19,7 @@ from PIL import Image
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, one_line
 from gantk.metrics.table import COLUMNS, read_lines
-from gantk.report.words import arrow, direction_name
+from gantk.report.words import ARROW, direction_name
 from gantk.runs.results import Choice, Results
 from gantk.runs.schemas import (
     Content,
@@ -97,7 +97,7 @@ class Direction:
 
     @property
     def label(self) -> str:
-        return arrow(self.source, self.target) if self.source else f"{self.target} from noise"
+        return f"{self.source}{ARROW}{self.target}" if self.source else f"{self.target} from noise"
 
 
 @dataclass(frozen=True)

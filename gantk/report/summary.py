@@ -60,7 +60,6 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
     system = system_of(run)
     rows = main_rows(run.results)
     for key, scores in run.results.metrics.items():
-        published = figures_beside(system, key, scores)
         largest = max(scores.values(), key=lambda score: score.n or 0, default=Score())
         tables.append(
             ScoreTable(
@@ -68,8 +67,8 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
                 sample=largest.sample(),
                 rows=[row for row in rows if row.key == key],
                 remarks=[*remarks(scores)],
-                figures=published,
-                published=figures_note(system) if published else "",
+                figures=figures_beside(system, key, scores),
+                published=figures_note(system),
             )
         )
     return tables

@@ -25,14 +25,9 @@ def metric_name(name: str) -> str:
     return short[:1].upper() + short[1:]
 
 
-def arrow(*names: str) -> str:
-    """`T1 → T2`; one name alone as it is."""
-    return ARROW.join(names)
-
-
 def direction_name(key: str, domains: Sequence[str]) -> str:
     """`a_to_b` is `T1 → T2`, `image` is `T1 from noise`; the key itself where no domains are known."""
-    return arrow(*title_of(key, domains).split(" -> "))
+    return title_of(key, domains).replace(" -> ", ARROW)
 
 
 def typographic(text: str) -> str:

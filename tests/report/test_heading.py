@@ -20,9 +20,9 @@ METRICS = scored()
 METRICS["metrics"]["a_to_b"]["ssim"] = METRICS["metrics"]["a_to_b"]["psnr"] | {"unit": ""}
 
 
-def page_of(folder, name: str, **environment) -> Page:
+def page_of(folder, name: str, settings=(), **environment) -> Page:
     """The report of a run of a bundled recipe, without training it."""
-    recipe = load_recipe(name).override(())
+    recipe = load_recipe(name).override(settings)
     tables = resolved(recipe.check())
     changed = {key: list(values) for key, values in changes_of_file(recipe, tables).items()}
     record = {"origin": recipe.origin, "profile": recipe.profile, "changed": changed}
@@ -40,6 +40,11 @@ def test_a_run_as_published_stands_beside_published_figures(tmp_path):
     assert BESIDE in words
     # the report has no figure of the other direction
     assert words.count("other protocol") == 2
+
+
+def test_published_figures_name_how_the_system_differs(tmp_path):
+    words = page_of(tmp_path, SYSTEM, settings=["method.generator.width=8"]).words
+    assert f"{BESIDE}, other system: method.generator.width" in words
 
 
 def test_undefined_figures_stand_beside_no_score(tmp_path):

@@ -221,7 +221,8 @@ def test_scores_on_other_scales_are_not_compared(
         results["files"] = {"a_to_b": {"psnr": {"value": 31.25, "unit": "dB", "n": 1}}}
         write_json(run / "metrics.json", results)
 
-    done = gantk("report", *runs, "--out", tmp_path / "both.html")
+    figures = tmp_path / "figures"
+    done = gantk("report", *runs, "--out", tmp_path / "both.html", "--figures", figures)
     said = " ".join(done.out.split())
     words = Page(tmp_path / "both.html").words
 
@@ -229,6 +230,8 @@ def test_scores_on_other_scales_are_not_compared(
     assert ("say nothing about the models" in said) is bool(reason)
     assert ("say nothing about the models" in words) is bool(reason)
     assert reason in said and reason in words
+    scores = [(figures / name).read_text("utf-8") for name in ("scores.tex", "scores.csv")]
+    assert all(("say nothing about the models" in text) is bool(reason) for text in scores)
     assert ("`gantk eval RUN OTHER --data SCANS`" in said) is bool(reason)
     assert "31.25" not in words  # one number for one thing
 

@@ -433,6 +433,10 @@ def test_a_large_run_is_thinned_and_the_page_says_so(tmp_path, monkeypatch):
     assert all(uri.startswith("data:image/png") for uri in page.having("src"))
 
 
+def test_alarms_of_the_last_check_follow_the_sentence(whole):
+    assert "the output is the input (at the last check of the training" in whole.words
+
+
 def test_the_page_begins_with_a_sentence_and_images(whole):
     first = whole.source.partition("<h2>Scores on the test images</h2>")[0]
 

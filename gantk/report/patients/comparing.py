@@ -105,10 +105,8 @@ def write_report(
     answers = [reason] if reason else compared.sentences
     verdicts = [system.sentence for system in systems]
     are_many = len(systems) > MAX_WITH_FIGURES and answers
-    is_once = len(systems) > 1 and any(
-        len({run.recipe.train.seed for run in system.runs}) == 1 for system in systems
-    )
-    caution = ONE_SEED if is_once else ""
+    seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
+    caution = ONE_SEED if min(seeds) == 1 < len(seeds) else ""
     for answer in [*answers, *([] if are_many else verdicts)]:
         say(with_label("warning" if answer == reason else "result", answer.replace(ARROW, " -> ")))
     if caution:
@@ -126,7 +124,6 @@ def write_report(
     page = render(
         "compare.html.j2",
         scripts=(),
-        title=f"{count_noun(systems, 'system')} compared",
         systems=systems,
         answers=[*answers, *verdicts],
         reason=reason,
@@ -136,7 +133,7 @@ def write_report(
         grids=[*grids(summary)],
         tests=compared.tests,
         shown={label: rows_of(images) for label, images in common.items()},
-        differences=_differences(named),
+        differences=_differences(systems),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
 
@@ -180,13 +177,11 @@ def _write_figures(
         if run.log.losses:
             drawn = draw_losses(run)
             contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
-    has_figures = False
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
         for image in of_direction:
             of_patients.setdefault(image.stored.patient, image)
         if of_patients:
-            has_figures = True
             shown = rows_of([*of_patients.values()][:rows])
             cases = [(case.stored.patient, pictures) for case, pictures in shown.cases]
             figure = draw_figure(cases, shown.largest)
@@ -196,6 +191,7 @@ def _write_figures(
                 figure.save(file, kind, dpi=(DPI, DPI), quality=95)
                 contents[f"{stem}.{kind}"] = file.getvalue()
             contents[f"{stem}.txt"] = _caption(label, names, shown, caution).encode()
+    has_figures = any(name.endswith(".png") for name in contents)
     if not has_figures:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
         if summary.empty:
@@ -275,16 +271,21 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     return common
 
 
-def _differences(named: Mapping[str, RunRecord]) -> pd.DataFrame:
-    """A row for each recipe key in which the runs differ, with its value in each, after the images that
-    they were trained on, where these differ.
+def _differences(systems: Sequence[System]) -> pd.DataFrame:
+    """A row for each recipe key in which the systems differ, with the values of each one's runs, after
+    the images that they were trained on, where these differ.
     """
     texts = {}
-    for name, run in named.items():
-        images, patients = run.images_of("train")
-        counts = ", ".join(f"{domain} {count}" for domain, count in images.items())
-        texts[name] = {"training images": f"{counts}; {count_noun(patients, 'patient')}"}
-        for key, value in flat({**run.recipe.dump(), "paper": {}}):
-            texts[name][key] = json.dumps(value, ensure_ascii=False)
+    for system in systems:
+        of_runs = []
+        for run in system.runs:
+            images, patients = run.images_of("train")
+            counts = ", ".join(f"{domain} {count}" for domain, count in images.items())
+            about = {"training images": f"{counts}; {count_noun(patients, 'patient')}"}
+            for key, value in flat({**run.recipe.dump(), "summary": "", "paper": {}}):
+                about[key] = json.dumps(value, ensure_ascii=False)
+            of_runs.append(about)
+        runs = pd.DataFrame(of_runs).fillna(ABSENT)
+        texts[system.name] = runs.agg(lambda values: " / ".join(values.unique())).to_dict()
     table = pd.DataFrame(texts).fillna(ABSENT)
     return table[table.nunique(axis=1) > 1]
