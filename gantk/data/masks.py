@@ -28,7 +28,7 @@ class Outside:
     @property
     def region(self) -> np.ndarray:
         """The region, (*spatial), bool."""
-        return np.unpackbits(self.bits, axis=-1, count=self.width).view(bool)
+        return np.stack([*self.planes()])
 
     def planes(self) -> Iterator[np.ndarray]:
         """The region, one place of its first axis after the other, bool."""

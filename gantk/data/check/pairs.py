@@ -134,7 +134,7 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     changed = np.array([*map(_information, images, map(_changes_of, partners))])
     _, moved, turned = np.split(changed / changed[:, :1], [1, 5], axis=1)
 
-    is_known = len(pairs) >= MIN_PAIRS and bool(others.any())
+    is_known = len(pairs) >= MIN_PAIRS and others.any()
     losses = (with_others >= 1) & others
     fits_others = losses.sum(axis=1) > (1 - MIN_LIKENESS) * others.sum(axis=1)
     not_aligned = moved.mean(axis=1) * MIN_GAIN_OF_ONE > 1

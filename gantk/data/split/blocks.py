@@ -49,10 +49,7 @@ def _blocks_of_stack(
     place: dict[int, str] = {}
     for domain, own in slices.items():
         if domain == "b" and paired:
-            set_of_pair = {}
-            for record in slices["a"]:
-                if record.pair is not None:
-                    set_of_pair[record.pair] = place[id(record)]
+            set_of_pair = {record.pair: place[id(record)] for record in slices["a"] if record.pair}
             names = [set_of_pair.get(record.pair or "", "train") for record in own]
         else:
             # The same seed for both domains: in unpaired stacks of one anatomy the blocks are

@@ -22,9 +22,9 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     firsts: dict[Hashable, int] = {}
     for number, record in enumerate(records):
-        if not record.files or not all(path in digest_of for path in record.files):
+        digests = tuple(map(digest_of.get, record.files))
+        if not digests or None in digests:
             continue
-        digests = tuple(digest_of[path] for path in record.files)
         first = firsts.setdefault((digests, record.position if record.scan_key else None), number)
         if first != number:
             pairs.append((first, number))

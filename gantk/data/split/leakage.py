@@ -86,12 +86,11 @@ def _copies_on_two_sides(
     names = [record.scan_key or record.key for record in records]  # a volume is named once
     digests = [one.digest for one in seen]
     leaks += _on_two_sides("image", zip(digests, names, sides, strict=True))
-    for i, j, _ in near_copies(seen, known.values()):
-        if sides[i] != sides[j]:
-            leaks.append(
-                f"image '{names[i]}' in {sides[i]} is a near copy of '{names[j]}' in {sides[j]}"
-            )
-
+    leaks += [
+        f"image '{names[i]}' in {sides[i]} is a near copy of '{names[j]}' in {sides[j]}"
+        for i, j, _ in near_copies(seen, known.values())
+        if sides[i] != sides[j]
+    ]
     return [*dict.fromkeys(leaks)]
 
 
