@@ -197,10 +197,10 @@ class Model:
         than the usual one, which is said; None for all others.
         """
         targets = {frame.source: frame.target for frame in self.frames.values()}
-        usual = next(iter(targets))
+        usual, *others = targets
         names = names_with_contrast(image.facts, image.path, usual_contrast(usual))
-        source = known_contrast(names[0], targets) if names else usual
-        if source in (None, usual):
+        source = known_contrast(names[0], targets) if names else None
+        if source not in others:
             return None
         say(
             f"header or name say {source}, so the model makes {targets[source]}; `to` chooses another"
