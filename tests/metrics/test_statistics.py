@@ -117,6 +117,20 @@ def test_a_test_of_systems_states_the_gain_of_the_first():
     assert lower.gain == -test.gain
 
 
+def test_the_corrected_p_of_a_first_score_counts_first_scores_alone():
+    rows = [
+        (way, metric, system, f"p{n}", n + (system == "y"))
+        for way in ("a", "b")
+        for metric in ("psnr", "ssim", "ms_ssim")
+        for system in "xy"
+        for n in range(6)
+    ]
+    table = pd.DataFrame(rows, columns=["direction", "metric", "system", "patient", "value"])
+    tests = gantk.compare_systems(table, dict.fromkeys(table.metric, True)).tests
+
+    assert [test.corrected for test in tests] == 2 * [2 * 2 / 64, 6 * 2 / 64, 6 * 2 / 64]
+
+
 UNSURE = "but this can be chance (p = "
 # by how much y and z are better than x for each patient -> the sentence, and whether the gain has an interval
 SENTENCES = {
