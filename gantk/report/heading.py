@@ -52,8 +52,10 @@ def _is_stated(key: str, system: PublishedSystem) -> bool:
 def figures_beside(
     system: PublishedSystem | None, direction: str, scores: ScoresByMetric
 ) -> dict[str, str]:
-    """Metric -> the published figure as text, for the metrics that the run has of a direction."""
-    figures = system.figures.get(direction, {}) if system else {}
+    """Metric -> the published figure as text, for the metrics that the run has of a direction; none
+    beside another system than the published one.
+    """
+    figures = system.figures.get(direction, {}) if system and not system.other_system else {}
     return {
         metric: words.with_unit(Score(value=value, unit=scores[metric].unit), 2)
         for metric, value in figures.items()
@@ -64,9 +66,8 @@ def figures_beside(
 def figures_note(system: PublishedSystem | None) -> str:
     """What stands below every published figure in a table."""
     note = "other data, other protocol"
-    for what in ("other_system", "other_settings"):
-        if keys := getattr(system, what, ()):
-            note += f", {what.replace('_', ' ')}: {join_first(keys, most=MAX_NAMED_KEYS)}"
+    if system is not None and system.other_settings:
+        note += f", other settings: {join_first(system.other_settings, most=MAX_NAMED_KEYS)}"
     return note
 
 
