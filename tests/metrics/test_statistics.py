@@ -117,7 +117,7 @@ def test_a_test_of_systems_states_the_gain_of_the_first():
     assert lower.gain == -test.gain
 
 
-def test_the_corrected_p_of_a_first_score_counts_first_scores_alone():
+def test_first_scores_are_corrected_among_themselves():
     rows = [
         (way, metric, system, f"p{n}", n + (system == "y"))
         for way in ("a", "b")
