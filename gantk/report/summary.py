@@ -55,11 +55,15 @@ class ScoreTable(NamedTuple):
 
 
 def score_tables(run: RunRecord) -> list[ScoreTable]:
-    """For each direction its main scores beside the best baseline."""
+    """For each direction its main scores beside the best baseline, those after the post-steps first: of
+    them the result speaks.
+    """
     tables = []
     system = system_of(run)
     rows = main_rows(run.results)
-    for key, scores in run.results.metrics.items():
+    metrics = run.results.metrics
+    for key in sorted(metrics, key=lambda name: not name.endswith("_post")):
+        scores = metrics[key]
         largest = max(scores.values(), key=lambda score: score.n or 0, default=Score())
         tables.append(
             ScoreTable(
