@@ -529,7 +529,9 @@ def evaluate(
     if run and any(files.values()):
         raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
     if run and not data and (others or options["layout"]):
-        raise click.UsageError("--layout of a RUN, and OTHER, need --data")
+        raise click.UsageError(
+            "--layout of a RUN, and OTHER, need --data SCANS: `gantk eval RUN --data SCANS`"
+        )
     if data and not run:
         raise click.UsageError("--data needs a RUN")
 

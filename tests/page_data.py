@@ -108,6 +108,9 @@ def prepared(page: Path, folder: Path) -> dict[str, str]:
         "content.png": "SCANS/T1/p00_003.png",
         "style.png": "SCANS/T2/p01_003.png",
     }
+    if "translate RUN scans.csv" in text:
+        table = ["path,domain,patient", *(f"patients/{p}/T1.nii.gz,T1,{p}" for p in ("p01", "p02"))]
+        (folder / "scans.csv").write_text("\n".join(table), "utf-8")
     if "--pred translated" in text:
         names["translated"] = "SCANS/T2"
     for name, source in names.items():

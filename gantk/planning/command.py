@@ -16,7 +16,7 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
     place=2,
     examples=[
         "gantk plan SCANS --hours 2",
-        "gantk plan SCANS --methods cyclegan,pix2pix   # two recipes whose scores compare",
+        "gantk plan SCANS --methods cyclegan,pix2pix   # a recipe of each, and how to compare",
     ],
 )
 @click.argument("scans")

@@ -159,6 +159,18 @@ def test_visits_and_masks_of_bids_are_counted(tmp_path):
         assert "contrast" not in {each["kind"] for each in result["problems"]}
 
 
+@pytest.mark.parametrize(("percentile", "kinds"), [(97, []), (30, ["lesions"])])
+def test_masks_that_cover_the_head_are_told(tmp_path, percentile, kinds):
+    for (letter, subject), image in heads(24, 24, 24, subjects=4).items():
+        volume(tmp_path / subject / f"{CONTRAST[letter]}.nii.gz", image)
+        inside = image > np.percentile(image[image > 0], percentile)
+        volume(tmp_path / subject / "seg.nii.gz", inside)
+
+    result = check(tmp_path, set=["data.source.mask=seg"])
+
+    assert [each["kind"] for each in result["problems"] if each["kind"] == "lesions"] == kinds
+
+
 def save_in_splits(root, side_of):
     """The heads in folders of a split and a domain, by `side_of(subject)`."""
     for number, ((letter, subject), image) in enumerate(heads().items()):

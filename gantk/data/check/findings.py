@@ -29,6 +29,8 @@ MAX_SPACING_RATIO = 1.2  # to the median of a domain
 MAX_WIDTH_RATIO = 2.0
 MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 MIN_CONTENT = 0.005  # share of pixels that differ from the background
+MAX_LESION_SHARE = 0.75  # of these pixels, in the mask of a lesion
+MAX_MASKS = 5  # of an image's slices
 MIN_IMAGES = 12  # of each domain, for comparing their looks
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # images of each domain that all looks are compared with
@@ -48,6 +50,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         "warning",
         "leave masks out; label maps need the intensity label_map (gantk show intensity label_map)",
     ),
+    "lesions": ("warning", "give masks of the lesions alone, 0 elsewhere"),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
     "planes": ("warning", "keep the images of one plane, or choose the plane with data.plane"),
@@ -149,6 +152,12 @@ def _is_ct_without_air(item: Inspected, study: Study | None) -> bool:
     return has_unit and item.facts["min"] > MAX_AIR
 
 
+def _is_all_lesion(item: Inspected, study: Study | None) -> bool:
+    """Whether a mask, of a volume those of a few of its slices, covers most of what an image shows."""
+    masks = [record.mask() for record in spread(item.records, MAX_MASKS) if record.mask]
+    return bool(masks) and bool(np.mean(masks) > MAX_LESION_SHARE * item.facts["content"])
+
+
 def _is_unused_mask(item: Inspected, study: Study | None) -> bool:
     """Whether an image has few values, but for label maps that are used as such."""
     names = study.names if study else {}
@@ -186,6 +195,10 @@ FAULTS: Mapping[str, tuple[Callable[[Inspected, Study | None], bool], str]] = {
     "masks": (
         _is_unused_mask,
         f"these images have {MAX_MASK_VALUES} different values or less, as masks have:",
+    ),
+    "lesions": (
+        _is_all_lesion,
+        "the masks of these images cover most of the head, as maps of tissue do, not lesions:",
     ),
 }
 
