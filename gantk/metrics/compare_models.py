@@ -60,6 +60,7 @@ ONE_SCALE = (
     "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
     " and spread of the true ones, because models write gray values of different scales"
 )
+WHOLE_IMAGES = "whole images are compared; gantk eval RUN --data scores lesions and foreground"
 HEADS = ("direction", "score", "better", "than", "by", "p, corrected")
 
 
@@ -155,6 +156,8 @@ def compare_models(
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
 
+    if any(record.mask for pair in pairs for record in pair.values()):
+        say(with_label("note", WHOLE_IMAGES))
     tables, scores = _score_systems(systems, _shared_directions(loaded), pairs, parts)
     for system in systems:
         if misfits := misfit_sentence(system.checks):

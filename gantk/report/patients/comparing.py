@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, join_first
 from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
 from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_systems
@@ -51,6 +51,7 @@ OTHER_SCALES = (
     " `gantk eval RUN OTHER --data SCANS`, or train with equal data.size, data.fit and"
     ' data.intensity, and with data.intensity.per = "volume".'
 )
+UNSCORED = "without scores, as a training has not ended or no pairs are known"
 ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
@@ -105,6 +106,8 @@ def write_report(
     answers = [reason] if reason else compared.sentences
     verdicts = [system.sentence for system in systems]
     are_many = len(systems) > MAX_WITH_FIGURES and answers
+    if unscored := [name for name, run in named.items() if not run.results.metrics]:
+        say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     caution = ONE_SEED if min(seeds) == 1 < len(seeds) else ""
     for answer in [*answers, *([] if are_many else verdicts)]:
