@@ -136,6 +136,13 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         )
     same = {key: value for key, value in data.items() if value is False}  # "pair": False
     columns = {key: value for key, value in data.items() if value is not False}
+    _expect_one_length(columns)
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True)) | same
+
+
+def _expect_one_length(columns: Mapping[str, Any]) -> None:
+    """UserError for columns that are no lists, or not equally long."""
     try:
         lengths = {name: len(values) for name, values in columns.items()}
     except TypeError as error:  # one number
@@ -147,8 +154,6 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
             where="data",
             remedy='give a list of dicts, such as {"T1": image, "patient": "p1"}',
         )
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True)) | same
 
 
 def _write_item(

@@ -1,5 +1,6 @@
 """The command line of this package."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -55,10 +56,8 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     steps. A comment on each line of the recipe gives the reason. Then run: gantk run recipe.toml
     """
     from gantk.files import expect_file, write_output
-    from gantk.metrics.comparing import UNPAIRED_USES_HALF
     from gantk.planning.recipe import plan_methods
-    from gantk.plugin.loader import registry
-    from gantk.terminal import say, say_next, split_names
+    from gantk.terminal import say, split_names
 
     target = Path(out)
     names = split_names(methods) or [""]
@@ -76,17 +75,29 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
             say(line.removeprefix("# "))
 
     say(f"written  {' and '.join(map(str, targets))}, with a reason on each line")
-    runs = [argument(f"runs/{each.stem}") for each in targets]
-    for each, run in zip(targets, runs, strict=True):
+    _say_runs(targets, names, folds, scans)
+
+
+def _say_runs(recipes: Sequence[Path], names: Sequence[str], folds: int, scans: str) -> None:
+    """Say how recipes are run, of these methods or of the one that was chosen (""), on each fold, and
+    how the runs are compared.
+    """
+    from gantk.metrics.comparing import UNPAIRED_USES_HALF
+    from gantk.plugin.loader import registry
+    from gantk.terminal import say, say_next
+
+    methods = [name for name in names if name]
+    runs = [argument(f"runs/{each.stem}") for each in recipes]
+    for each, run in zip(recipes, runs, strict=True):
         say_next(f"gantk run {argument(each)}" + (f" --out {run}" if methods else ""))
     if folds:
         numbers = " ".join(map(str, range(folds)))
-        for each, run in zip(targets, runs, strict=True):
+        for each, run in zip(recipes, runs, strict=True):
             fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}_fold$k"
             say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
         runs = [f"{run}_fold*" for run in runs]
     compared = " ".join(runs)
-    if len({registry().get("method", name).load().paired for name in names if name}) > 1:
+    if len({registry().get("method", name).load().paired for name in methods}) > 1:
         say(f"compare  {UNPAIRED_USES_HALF}")
         say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
     elif methods or folds:

@@ -83,10 +83,7 @@ def stylize(
 
     given = {"steps": steps, "weights": weights}
     options |= {name: value for name, value in given.items() if value is not None}
-    for name, path in (("CONTENT", content), ("STYLE", style)):
-        if out.exists() and path.exists() and out.samefile(path):
-            raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
-
+    _expect_another(out, content, style)
     expect_file_of(content, out, "", "OUT")
     expect_file(out, "OUT", overwrite=overwrite)
     if losses is not None:
@@ -184,6 +181,13 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
     options["steps"] = options.pop("translate_steps", options.get("steps"))
     names = set(options_model(StylePost).model_fields).difference(OF_GENERATORS)
     return {name: value for name, value in options.items() if name in names}
+
+
+def _expect_another(out: Path, content: Path, style: Path) -> None:
+    """UserError where the result would replace an image that it is made of."""
+    for name, path in (("CONTENT", content), ("STYLE", style)):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
 
 
 def _read(path: Path, gray: bool) -> Image:

@@ -144,17 +144,22 @@ def examine(
         is_wrong_setting = (error.where or "").startswith("--set")
         if nothing_said or is_wrong_setting or isinstance(error, LayoutQuestion):
             raise
-        if found.usage is None:
-            found.items = [inspect(row.scan_below(path)) for row in track(found.rows, "reading")]
-            found.problems += unreadable_images(found.items)
-        if not any(error.what in each.what for each in found.problems):
-            are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
-            what = f"these images cannot be used for training: {error.what}"
-            severity = "warning" if are_too_few else None
-            found.problems.append(problem("source", what, (), error.remedy, severity))
+        are_too_few = isinstance(error, TooFewImages) and not (recipe or settings)
+        _examine_unused(found, error, "warning" if are_too_few else None)
 
     found.problems += _compare(found.items, found.usage, found.fit)
     return found
+
+
+def _examine_unused(found: Examination, error: UserError, severity: str | None) -> None:
+    """Look at images that no training can use, and keep why, unless it is said of one of them."""
+    if found.usage is None:
+        rows = track(found.rows, "reading")
+        found.items = [inspect(row.scan_below(found.path)) for row in rows]
+        found.problems += unreadable_images(found.items)
+    if not any(error.what in each.what for each in found.problems):
+        what = f"these images cannot be used for training: {error.what}"
+        found.problems.append(problem("source", what, (), error.remedy, severity))
 
 
 def _catalog_of(path: Path, settings: Sequence[str], patients: Patients) -> Catalog:

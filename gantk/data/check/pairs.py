@@ -122,12 +122,7 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
         patients[pair["a"].subject].append(pair)
     are_patients = len(patients) > 1
     stacks = spread([*patients.values()] if are_patients else [[x] for x in pairs], MAX_PAIRS)
-    # as many of each patient: the middles of equal parts of the stack
-    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
-    chosen = [
-        [stack[int((part + 0.5) * len(stack) / slices)] for part in range(slices)]
-        for stack in stacks
-    ]
+    chosen = _middles_of_parts(stacks)
 
     images, partners = _read_pairs(chosen)
     with_others, others = _compare_all(images, partners, adjacent=not are_patients)
@@ -150,12 +145,21 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     return Fit(
         gain=round(float(np.median(1 / moved.max(axis=1))), 2),
         likeness=1 - float(losses[others].mean()) if is_known else None,
-        measured=len(chosen) * slices,
+        measured=sum(map(len, chosen)),
         total=len(pairs),
         doubted={each.scan_key or each.key: str(why[n]) for n, each in doubtful.items()},
         doubted_of=count_noun(stacks, "measured patient" if are_patients else "measured pair"),
         of_patients=_likeness_of_patients(chain(*patients.values())) if are_patients else {},
     )
+
+
+def _middles_of_parts(stacks: Sequence[Sequence[Pair]]) -> list[list[Pair]]:
+    """As many pairs of each stack, MAX_PAIRS in all: the middles of its equal parts."""
+    slices = max(1, min(MAX_PAIRS // len(stacks), *map(len, stacks)))
+    return [
+        [stack[int((part + 0.5) * len(stack) / slices)] for part in range(slices)]
+        for stack in stacks
+    ]
 
 
 def _likeness_of_patients(pairs: Iterable[Pair]) -> dict[str, float]:
