@@ -277,7 +277,7 @@ def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
                 return ""
             return (
                 f"the scores will not compare with those of {file.parent}, which has another"
-                f" {join_first(keys)}; `gantk eval RUN OTHER --data SCANS` compares on one scale"
+                f" {join_first(keys)}. `gantk eval RUN OTHER --data SCANS` compares on one scale"
             )
     return ""
 
