@@ -146,12 +146,11 @@ def checked_recipe(
     data: Any,
     settings: Settings,
     profile: str | None,
-    last: Settings = (),
 ) -> tuple[Recipe, CheckedRecipe]:
     """The recipe that `gantk run` would train with these options, and its checked tables; UserError as
-    there. `last`: settings that win over all others.
+    there.
     """
-    loaded, model, _ = opened_recipe(recipe, data, settings, profile, last)
+    loaded, model, _ = opened_recipe(recipe, data, settings, profile)
     return loaded, model
 
 

@@ -359,4 +359,4 @@ def _cells(test: SystemTest, scores: PlacedScores) -> tuple[str, ...]:
     gain = Score(value=best.gain, ci95=best.ci95, unit=scores[*test.place, best.one].unit)
     one, other = (f"{name} {scores[*test.place, name].text()}" for name in (best.one, best.other))
     by = f"{gain.text()} {gain.interval()}".rstrip()
-    return best.label, short_metric_name(best.score), one, other, by, f"{best.corrected:.2g}"
+    return best.label, short_metric_name(best.score), one, other, by, f"{best.corrected_p:.2g}"

@@ -48,7 +48,7 @@ class SystemTest(PairedTest):
         return Verdict(better=self.gain > 0, best_baseline=self.other, test=self)
 
     @property
-    def corrected(self) -> float:
+    def corrected_p(self) -> float:
         """The p-value that decides: of the first score of a direction corrected for such scores alone."""
         return deciding_p(self.verdict)[0]
 

@@ -126,7 +126,7 @@ class Objective:
         """A layer's maps, rescaled by the filters' factors."""
         if layer not in self.factors:
             return maps[layer]
-        return _scaled(maps[layer], self.factors[layer])
+        return _scale_maps(maps[layer], self.factors[layer])
 
     def _style_losses(self, maps: dict[str, Tensor]) -> Tensor:
         """The style loss of each image, (N,); with several targets their mean."""
@@ -152,7 +152,7 @@ class Objective:
         for layer in self.style_layers:
             maps = painted[layer] if shared else painted[layer][image : image + 1]
             if layer in self.factors:
-                maps = _scaled(maps, self.factors[layer][image : image + 1])
+                maps = _scale_maps(maps, self.factors[layer][image : image + 1])
             layers.append(maps)
 
         if hasattr(self.compare_style, "describe"):
@@ -161,7 +161,7 @@ class Objective:
         return [[maps[style : style + 1] for maps in layers] for style in range(len(layers[0]))]
 
 
-def _scaled(maps: Tensor, factors: Tensor) -> Tensor:
+def _scale_maps(maps: Tensor, factors: Tensor) -> Tensor:
     """Maps (N, channels, *size) times factors, (N, channels) or (1, channels) for all."""
     return maps * factors.view(*factors.shape, *[1] * (maps.ndim - 2))
 

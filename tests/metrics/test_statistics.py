@@ -128,7 +128,7 @@ def test_first_scores_are_corrected_among_themselves():
     table = pd.DataFrame(rows, columns=["direction", "metric", "system", "patient", "value"])
     tests = gantk.compare_systems(table, dict.fromkeys(table.metric, True)).tests
 
-    assert [test.corrected for test in tests] == 2 * [2 * 2 / 64, 6 * 2 / 64, 6 * 2 / 64]
+    assert [test.corrected_p for test in tests] == 2 * [2 * 2 / 64, 6 * 2 / 64, 6 * 2 / 64]
 
 
 UNSURE = "but this can be chance (p = "
