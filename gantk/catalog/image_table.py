@@ -17,7 +17,7 @@ from gantk.catalog.contrasts import USUAL_WORDS, ContrastWords, one_word, only
 from gantk.catalog.layouts import without_contrast
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 
@@ -73,8 +73,12 @@ class ImageTable:
         """
         rows: dict[tuple, Row] = {}
         left_out = []
+        without_domain = []
         for line, cells in self._lines:
             try:
+                if self._lacks_domain(cells):
+                    without_domain.append(line)
+                    continue
                 for row in self._rows_of(cells):
                     row.line = line
                     row.key = self._key_of(row)
@@ -97,16 +101,34 @@ class ImageTable:
                 where=self.where,
                 remedy=f"write the paths of {contrast} into it, or leave {contrast} out of data.domains",
             )
-        without_split = [row.line for row in rows.values() if not row.split]
-        if 0 < len(without_split) < len(rows):
-            raise UserError(
-                f"{count_noun(without_split, 'row')} of {self.called} have no split",
-                where=self._place(without_split[0]),
-                allowed="train, validation or test in each row, or in none",
-            )
+        self._expect_no_open_rows(without_domain, [*rows.values()])
         if not rows:
             raise self._no_image(left_out)
         return Catalog([*rows.values(), *left_out])
+
+    def _expect_no_open_rows(self, without_domain: Sequence[int], rows: Sequence[Row]) -> None:
+        """UserError that names all lines without a domain, or without a split or patient that others
+        have; missing patients alone are a doubt.
+        """
+        count = len({row.line for row in rows})
+        lines = {"domain": without_domain}
+        for column, attribute in (("split", "split"), ("patient", "subject")):
+            empty = sorted({row.line for row in rows if not getattr(row, attribute)})
+            lines[column] = empty if len(empty) < count else []
+        first = without_domain or lines["split"]
+        if first:
+            empty_cells = (
+                f"{column} in {count_noun(own, 'line')} ({join_first([*map(str, own)])})"
+                for column, own in lines.items()
+                if own
+            )
+            raise UserError(
+                f"{self.called} has empty cells: {'; '.join(empty_cells)}",
+                where=self._place(first[0]),
+                allowed=f"domain: {' or '.join(self.contrasts)}; split: train, validation or test in"
+                " each or no row",
+                remedy="fill them in, or write none into the column split of an image that is not used",
+            )
 
     def _no_image(self, left_out: Sequence[Row]) -> UserError:
         others = Counter(row.why for row in left_out).most_common(5)
@@ -203,11 +225,12 @@ class ImageTable:
             row.pair = pair
             yield row
 
+    def _lacks_domain(self, cells: Mapping[str, str]) -> bool:
+        is_known = self.column_of or len(self.contrasts) < 2 or cells.get("domain")
+        return not is_known and split_in(cells.get("split", ""), "") != LEFT_OUT
+
     def _contrast_of(self, word: str) -> str:
         """The contrast that a cell of the column domain says; "" for another one."""
-        if not word and len(self.contrasts) > 1:
-            remedy = "fill it in, or write none into the column split of an image that is not used"
-            raise UserError("the cell domain is empty", allowed=self.contrasts, remedy=remedy)
         said = only(self.words.meant(word) if word else self.contrasts)
         return said if said in self.contrasts else ""
 

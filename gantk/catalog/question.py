@@ -25,6 +25,7 @@ class LayoutQuestion(UserError):
     Attributes:
         readings: the likeliest ones, at most three.
         doubted: readings of all images, which may be wrong.
+        contrasts: those that are asked for; (): any.
         option: the option of the command line that answers.
     """
 
@@ -46,6 +47,7 @@ class LayoutQuestion(UserError):
         what = f"the {count_noun(images, 'image')} in '{folder}' ({quoted}) {unclear.why}"
         super().__init__(what, where=option)
         self.option = option
+        self.contrasts = contrasts
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
         self.readings = propose(unclear.readings, images, left_out, contrasts, words)
         named = [name for name in contrasts if name != "images"] or ["T1", "T2"]
@@ -57,9 +59,12 @@ class LayoutQuestion(UserError):
         )
 
     def patients(self) -> dict[str, str]:
-        """Path below the folder -> patient, of the images of which all readings say the same."""
-        said = ({(row.scan.name, row.subject) for row in each.rows} for each in self.readings)
-        return dict(set.intersection(*said)) if self.readings else {}
+        """Path below the folder -> patient, of the images of which all readings that know patients
+        say the same.
+        """
+        read = ((*each.rows, *each.others) for each in self.readings)
+        said = [{(row.scan.name, row.subject) for row in rows if row.subject} for rows in read]
+        return dict(set.intersection(*filter(None, said))) if any(said) else {}
 
     def answer(self, choice: str) -> list[str]:
         """The options of the command line for a reading by its number, from 1, or for another line."""

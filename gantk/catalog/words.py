@@ -32,6 +32,7 @@ SPLIT = (
 # what follows a split that a folder starts with: TrainT1 and TRAINT1, but not TSE_T2
 SPLIT_END = r"(?=[-_ ]|(?:(?<=[a-z])|(?<=\w{3}))[A-Z]|[a-z]\d|[ab]?$)"
 SLICE_WORDS = ("slice", "slc", "sl", "z")  # before the number of a slice
+SLICE_END = re.compile(rf"(?i)[-_. ](?:{'|'.join(SLICE_WORDS)})[-_ ]?\d+$")
 # folders of classes of images, which are no patients
 CLASS = (
     r"(?:yes|no|normal|healthy|no[-_ ]?tumou?r|tumou?r|positive|negative|benign|malignant|ill|well)"
@@ -108,7 +109,7 @@ def left_out(
 
 def _kind_by_name(stem: str, folders: Sequence[str], words: ContrastWords) -> str:
     """What a name, or a folder of it, says that an image is: "mask", "template", ...; or ""."""
-    parts = NAME_WORDS.split(stem)
+    parts = NAME_WORDS.split(SLICE_END.sub("", stem))
     for part in (parts[0], parts[-1], *folders):
         if MASK.search(part) and not words.said(part):
             return "mask"

@@ -104,6 +104,11 @@ TREES = {
         T1_T2 | {"FLAIR": "", "MASK": "", "atropos_truth": ""},
         ("HG0001", "HG0002", "HG0003", "HG0004", "HG0011", "HG0013"),
     ),
+    "a map of each slice, in its name": Tree(
+        "BRATS_{p}/BRATS_{p}_{c}_slice9{p[5]}.nii.gz",
+        T1_T2 | {"FLAIR": "", "MASK": "", "atropos_tissue": ""},
+        ("HG0001", "HG0002", "HG0003", "HG0004", "HG0011", "HG0013"),
+    ),
     # hospitals and small labs
     "times of studies, as dcm2niix names them": Tree(
         "{c}_{p}101500_3.nii.gz", {"T1_se_tra": "T1", "T2_tse_tra": "T2"}, DATES_OF_THREE
@@ -380,7 +385,7 @@ def groups(paths_of: dict[str, str]) -> set[frozenset[str]]:
 
 # trees that gantk asks about: one of its proposals gives the right table
 ASKED = {
-    "a slice of each patient, in its name",
+    "a map of each slice, in its name",
     "visits of people",
     "numbered visits of people",
     "numbered volunteers",
@@ -464,7 +469,7 @@ def test_a_tree_gives_the_table_of_a_careful_person(tmp_path, name):
 
 
 def test_no_proposal_takes_the_number_of_a_slice_for_a_patient(tmp_path):
-    tree = TREES["a slice of each patient, in its name"]
+    tree = TREES["a map of each slice, in its name"]
     with pytest.raises(LayoutQuestion) as raised:
         read(tmp_path, tree.paths(), tree.domains)
     patients = [len({row.subject for row in each.rows}) for each in raised.value.readings]

@@ -182,14 +182,19 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree):
         ("T1,T2,label\n,,x\n", "no path in the column t1 or t2.*line 2"),
         (
             "path,domain,split\npatient0/T1.nii.gz,T1,train\npatient0/T2.nii.gz,T2,\n",
-            "1 row of .* have no split.*line 3",
+            r"empty cells: split in 1 line \(3\)",
+        ),
+        (
+            "path,domain,patient\npatient0/T1.nii.gz,,p0\npatient0/T2.nii.gz,T2,\n"
+            "patient1/T2.nii.gz,T2,p1\nx,\ny,FLAIR,\n",
+            r"domain in 2 lines \(2, 5\); patient in 1 line \(3\)",
         ),
         (
             "path,domain\nx,CT\ny,MRI\nz,MRI\n",
             "lists no image of T1 or T2. Its column domain contains 'MRI' \\(2\\), 'CT' \\(1\\)",
         ),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_table_that_cannot_be_used_is_explained_by_its_lines(tree, text, says):
     with pytest.raises(UserError, match=says):

@@ -3,6 +3,7 @@ not decide is an empty cell.
 """
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -100,16 +101,16 @@ VISITS = [
 ONE_SLICE = [
     f"BRATS_{p}/BRATS_{p}_{k}_slice9{p[5]}.nii.gz"
     for p in ("HG0001", "HG0002", "HG0003", "HG0004", "HG0011", "HG0013")
-    for k in ("T1", "T2", "atropos_truth")
+    for k in ("T1", "T2", "FLAIR", "atropos_tissue", "MASK")
 ]
 
 
 @pytest.mark.parametrize(
-    ("names", "patients"),
-    [(VISITS, {""}), (ONE_SLICE, {"", *(name.split("/")[0] for name in ONE_SLICE)})],
+    ("names", "open_rows"),  # these have no patient
+    [(VISITS, r"T1_FLAIR|_T[12]\.nii"), (ONE_SLICE, "tissue")],
     ids=["doubted", "in all proposals"],
 )
-def test_patients_of_a_question_are_cells_where_none_differs(tmp_path, names, patients):
+def test_patients_of_a_question_are_cells_where_none_differs(tmp_path, names, open_rows):
     root = grown(tmp_path / "scans", names)
     with pytest.raises(UserError, match="gantk data check .* --table scans.csv"):
         check(root)
@@ -119,7 +120,10 @@ def test_patients_of_a_question_are_cells_where_none_differs(tmp_path, names, pa
     assert [each["remedy"] for each in found["problems"]] == ["Complete the table"]
     rows = rows_of(tmp_path / "t.csv")
     assert len(rows) == len(names)
-    assert {row["patient"] for row in rows} == patients
+    used = [row for row in rows if row["split"] != "none"]
+    without_patient = {row["path"] for row in used if not row["patient"]}
+    assert without_patient == {f"scans/{name}" for name in names if re.search(open_rows, name)}
+    assert not {row["domain"] for row in used} - {"T1", "T2", ""}
 
 
 def test_halves_of_pictures_are_not_written_as_whole_ones(tmp_path):

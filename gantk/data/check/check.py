@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.catalog import Catalog, Row
+from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import USUAL
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
@@ -101,10 +101,12 @@ def check(
     except LayoutQuestion as question:
         if table is None:
             raise
-        rows = _catalog_of(Path(path), settings, "none").of_kind("image")
+        rows = _images_of(Path(path), settings, "none")
         patients = question.patients()
         for row in rows:
             row.subject = patients.get(row.scan_below(Path(path)).name, "")
+            if len(question.contrasts) > 1 and row.contrast not in (*question.contrasts, ""):
+                row.kind = "left out"
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if table is not None:
@@ -135,7 +137,7 @@ def examine(
     found = Examination(path, [])
     source = source_for(path, where="PATH")
     if not path.is_file():
-        found.rows = [row for row in _catalog_of(path, settings, "if clear") if row.kind != "other"]
+        found.rows = _images_of(path, settings, "if clear")
     try:
         found.usage, found.recipe = _study(path, source, recipe, settings, found.rows)
         _examine_use(found, found.usage, every)
@@ -162,14 +164,15 @@ def _examine_unused(found: Examination, error: UserError, severity: str | None) 
         found.problems.append(problem("source", what, (), error.remedy, severity))
 
 
-def _catalog_of(path: Path, settings: Sequence[str], patients: Patients) -> Catalog:
+def _images_of(path: Path, settings: Sequence[str], patients: Patients) -> list[Row]:
     """The images below a folder, by the words for contrasts that the settings give, if they are words;
     reading the recipe's table refuses others.
     """
     words = Recipe({}).override(settings).tables.get("data", {}).get("words")
     given = words.items() if isinstance(words, dict) else ()
     named = {name: texts for name, texts in given if isinstance(texts, list)}
-    return scan(path, Asked(words=named, patients=patients))
+    rows = scan(path, Asked(words=named, patients=patients))
+    return [row for row in rows if row.kind != "other"]
 
 
 def _examine_use(found: Examination, study: Study, every: bool) -> None:
