@@ -21,7 +21,7 @@ from gantk.guest import Say
 from gantk.machine.runtime import start
 from gantk.metrics.file_pairs import SUFFIXES, WHERE, find_pairs, list_images, of_contrasts
 from gantk.metrics.intervals import metric_score
-from gantk.metrics.pair_scores import PairScorer, References, scores_of
+from gantk.metrics.pair_scores import PairScorer, References, alarm_of_regions, scores_of
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind
@@ -52,6 +52,7 @@ RESAMPLE = (
 )
 RESIZE = "give all images one size first, with another program: gantk eval resizes none"
 DIRECTION = "pred_to_truth"
+WHOLE = ("whole",)  # the region of files of which nothing else is known
 PAIR_METRICS: tuple[str, ...] = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
 Read = Callable[[Scan], Image]
@@ -64,6 +65,8 @@ class FilePair:
     name: str
     patient: str
     read: Callable[[], tuple[Image, Image]]  # both, on one grid
+    # what is known of the truth besides: attributes of `References`, such as its masks
+    about: Callable[[], dict[str, Any]] = dict
 
 
 class ScaleFit(Table):
@@ -189,24 +192,28 @@ def score_files(
     device: Any,
     direction: str,
     unit: str = "",
+    regions: Sequence[str] = WHOLE,
 ) -> tuple[pd.DataFrame, ScoresByMetric, str]:
     """Score predictions, as `scale` maps them, over the range of the truth: a line for each image and
-    metric, the scores of all, and the warning of the range. `unit`: as of `FileScorer`. UserError where
-    no metric can be computed.
+    metric, the scores of all, and the warning of the range or regions. `unit`, `regions`: as of `FileScorer`.
+    UserError where no metric can be computed.
     """
     gray = gray_range(pair.read()[1] for pair in pairs)
-    scorer = FileScorer(gray, parts, device, unit)
+    scorer = FileScorer(gray, parts, device, unit, regions)
     if not scorer.metrics:
         reason = next(iter(scorer.too_small.values())).definition.rpartition("/not-computed: ")[2]
         remedy = "use other metrics too, such as psnr or mae"
         raise UserError(reason, where="--metrics", remedy=remedy)
     found = []
+    alarms = []
     for pair in pairs:
         output, truth = (torch.tensor(image.pixels)[None] for image in pair.read())
-        about = References(truth, [pair.patient], names=[pair.name])
+        about = References(truth, [pair.patient], names=[pair.name], **pair.about())
         found.append(scorer(scale(output), about, direction=direction))
+        alarms.append(alarm_of_regions(about))
     lines = pd.concat(found, ignore_index=True)
-    return lines, scorer.scores_of(lines), gray.warning
+    warning = gray.warning or (alarms[0] if all(alarms) else "")
+    return lines, scorer.scores_of(lines), warning
 
 
 def metric_of_files(name: str) -> Part:
@@ -287,6 +294,7 @@ class FileScorer(PairScorer):
         parts: Sequence[Part],
         device: Any,
         unit: str = "",  # of the values, where it is known
+        regions: Sequence[str] = WHOLE,
     ):
         dims = len(min(gray.sizes, key=len))
         metrics = []
@@ -303,7 +311,7 @@ class FileScorer(PairScorer):
                 definition = f"{metric.definition}/not-computed: {reason}"
                 nothing = Score(value=None, ci95=None, n=0)
                 self.too_small[metric.name] = metric_score(metric, nothing, 0, definition)
-        super().__init__(metrics, gray.black, gray.span, dims, 1, device, regions=["whole"])
+        super().__init__(metrics, gray.black, gray.span, dims, 1, device, regions)
 
     def scores_of(self, lines: pd.DataFrame) -> ScoresByMetric:
         """The scores over all files that have these lines."""

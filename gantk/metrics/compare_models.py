@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import glob
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import torch
 
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.preparation import Pair, Record, patients_of
@@ -23,13 +25,14 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural, read, write
-from gantk.formats.image import Image
+from gantk.formats.image import Image, in_channels
 from gantk.guest import Say
 from gantk.inference.case import Case, image_of
 from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
 from gantk.inference.notes import Checks, misfit_sentence
+from gantk.inference.scales import Scales
 from gantk.method import OTHER
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
@@ -44,7 +47,8 @@ from gantk.metrics.comparing import (
     SystemTest,
     compare_systems,
 )
-from gantk.metrics.names import join_words, name_systems, short_metric_name
+from gantk.metrics.names import BASELINES, join_words, name_systems, short_metric_name
+from gantk.metrics.pair_scores import foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import TEXTS
@@ -52,7 +56,7 @@ from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import is_among, trained_on
-from gantk.runs.results import Score
+from gantk.runs.results import Score, number_text
 from gantk.terminal import TextTable
 
 PlacedScores = dict[tuple[str, str, str], Score]  # by direction, metric and system
@@ -60,8 +64,8 @@ ONE_SCALE = (
     "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
     " and spread of the true ones, because models write gray values of different scales"
 )
-WHOLE_IMAGES = "whole images are compared; gantk eval RUN --data scores lesions and foreground"
-HEADS = ("direction", "score", "better", "than", "by", "p, corrected")
+INPUT = BASELINES["identity"][0]  # is scored too: any model must beat it
+Translations = Iterator[tuple[Pair, Callable[[], Image]]]  # with the image of each pair
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def compare_models(
     device: str | None = None,
     say: Say = print,
 ) -> ModelComparison:
-    """Score models on the same scans, on one scale, and test each pair of them patient by patient.
+    """Score models and the unchanged input on the same scans, on one scale, and test each pair of models
+    patient by patient: in whole images, the foreground, and lesions where there are masks.
 
     Example:
 
@@ -155,17 +160,17 @@ def compare_models(
         )
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
-
-    if any(record.mask for pair in pairs for record in pair.values()):
-        say(with_label("note", WHOLE_IMAGES))
-    tables, scores = _score_systems(systems, _shared_directions(loaded), pairs, parts)
+    tables, scores, warnings = _score_systems(systems, _shared_directions(loaded), pairs, parts)
     for system in systems:
         if misfits := misfit_sentence(system.checks):
-            say(with_label("warning", f"{system.name}: {misfits}"))
+            warnings.append(f"{system.name}: {misfits}")
     higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
     units = {place[:2]: score.unit for place, score in scores.items()}
-    compared, unmatched = (compare_systems(tables[scale], higher, units) for scale in (True, False))
+    of_models = (table[table.system != INPUT] for table in tables.values())
+    compared, unmatched = (compare_systems(table, higher, units) for table in of_models)
     _say_tests(compared, unmatched, scores, say)
+    for warning in [*warnings, *_behind_input(scores)]:
+        say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)
 
@@ -211,7 +216,7 @@ class ComparedModels:
 
     def translate(
         self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
-    ) -> Iterator[FilePair]:
+    ) -> Translations:
         """Translate the source of each pair, onto the grid of its truth; results lie in `scratch`."""
         for number, (model, seen) in enumerate(zip(self.models, self.seen, strict=True)):
             own = [pair for pair in pairs if _patient(pair) not in seen]
@@ -223,7 +228,7 @@ class ComparedModels:
                 (made,) = model(image, frame.target, TranslateOptions(label=label))
                 path = scratch / f"{number}-{place}{'.nii' if made.dims == 3 else '.tif'}"
                 write(path, replace(resample_onto(made, image_of(pair[to])), dtype=None))
-                yield FilePair(source.key, source.subject, partial(_read, path, pair[to]))
+                yield pair, partial(read, path)
 
 
 def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
@@ -237,37 +242,63 @@ def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
     return [*groups.values()]
 
 
+class UnchangedInput:
+    """The system that translates nothing."""
+
+    name = INPUT
+
+    def translate(
+        self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
+    ) -> Translations:
+        """The source of each pair, on the grid of its truth."""
+        for pair in pairs:
+            yield pair, partial(_on_grid, pair, OTHER[to], to)
+
+
 def _score_systems(
     systems: Sequence[ComparedModels],
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],
-) -> tuple[dict[bool, pd.DataFrame], PlacedScores]:
-    """The table of scores, by whether on one scale; and the score of each direction, metric and system
-    on one scale.
+) -> tuple[dict[bool, pd.DataFrame], PlacedScores, list[str]]:
+    """The table of scores, by whether on one scale; the score of each direction, metric and system on
+    one scale; and warnings.
     """
+    first = systems[0].models[0]
+    regions = first.recipe.evaluate.regions
+    warnings: list[str] = []
     found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
     scores: PlacedScores = {}  # of each place and system, on one scale
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
         truths = [pair[to] for pair in pairs]
-        intensity = systems[0].models[0].intensity[to]
-        unit = "HU" if in_hounsfield(frame.target, truths, [intensity]) else GRAY_VALUES
-        for system in systems:
+        unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
+        everyone: list[ComparedModels | UnchangedInput] = [*systems, UnchangedInput()]
+        for system in everyone:
             with TemporaryDirectory() as scratch:
-                made = [*system.translate(pairs, to, frame, Path(scratch))]
+                made = [
+                    FilePair(
+                        pair["a"].key,
+                        _patient(pair),
+                        partial(_with_truth, image, pair[to]),
+                        partial(_regions, pair, to, first),
+                    )
+                    for pair, image in system.translate(pairs, to, frame, Path(scratch))
+                ]
                 fitted = fit_line(made, match=True)
-                device = system.models[0].runtime.device
                 for match, lines in found.items():
                     line = fitted.model_copy(update={"matched": match})
-                    own, of_system, _ = score_files(made, line, parts, device, title, unit)
+                    own, of_system, warning = score_files(
+                        made, line, parts, first.runtime.device, title, unit, regions
+                    )
                     lines.append(_mean_of_models(own).assign(system=system.name))
                     if match:
+                        warnings += [warning] * bool(warning)
                         scores |= {
                             (title, name, system.name): of_system[name] for name in of_system
                         }
     tables = {match: pd.concat(lines, ignore_index=True) for match, lines in found.items()}
-    return tables, scores
+    return tables, scores, [*dict.fromkeys(warnings)]
 
 
 def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
@@ -282,12 +313,17 @@ def _say_tests(
     scores: PlacedScores,
     say: Say,
 ) -> None:
-    """Say who leads, the tests, and where each model's own scale would turn them round."""
+    """Say who leads, the scores and tests, and where each model's own scale would turn them round."""
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
         say(with_label("result", sentence))
-    if compared.tests:
-        say(TextTable(HEADS, [_cells(test, scores) for test in compared.tests]))
+    systems = [*dict.fromkeys(system for *_, system in scores)]
+    of_scores: dict[tuple, list[SystemTest]] = defaultdict(list)
+    for test in compared.tests:
+        of_scores[test.place].append(test.leader_first())
+    if of_scores:
+        rows = [_cells(tests, systems, scores) for tests in of_scores.values()]
+        say(TextTable(("direction", "score", *systems, "best", "ahead by", "p, corrected"), rows))
     turned: dict[str, list[str]] = defaultdict(list)
     for one, own in zip(compared.tests, unmatched.tests, strict=True):
         if one.gain * own.gain < 0:
@@ -347,16 +383,61 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
     return shared
 
 
-def _read(path: Path, truth: Record) -> tuple[Image, Image]:
-    """A stored translation, and its truth."""
+def _with_truth(read_image: Callable[[], Image], truth: Record) -> tuple[Image, Image]:
+    """An image on the grid of its truth, and this truth."""
     real = image_of(truth)
-    return replace(real, pixels=read(path).pixels), real
+    return replace(real, pixels=read_image().pixels), real
 
 
-def _cells(test: SystemTest, scores: PlacedScores) -> tuple[str, ...]:
-    """The row of a test: the better model first."""
-    best = test.leader_first()
-    gain = Score(value=best.gain, ci95=best.ci95, unit=scores[*test.place, best.one].unit)
-    one, other = (f"{name} {scores[*test.place, name].text()}" for name in (best.one, best.other))
-    by = f"{gain.text()} {gain.interval()}".rstrip()
-    return best.label, short_metric_name(best.score), one, other, by, f"{best.corrected_p:.2g}"
+def _on_grid(pair: Pair, letter: str, to: str) -> Image:
+    """An image of a pair on the grid of the one of domain `to`, with its channels."""
+    real = image_of(pair[to])
+    image = resample_onto(image_of(pair[letter]), real)
+    return replace(image, pixels=in_channels(image.pixels, real.channels))
+
+
+def _regions(pair: Pair, to: str, model: Model) -> dict[str, Any]:
+    """Foreground (1, 1, *spatial) by the intensities of a model's training, and lesions, if there is a
+    mask, on the grid of the truth.
+    """
+    seen = []
+    for letter, mapping in model.intensity.items():
+        if len(mapping.lines) == 1:  # an image of one contrast
+            pixels = _on_grid(pair, letter, to).pixels
+            own = Scales(model.frames[to], mapping, mapping).own_scale(pixels)
+            seen.append((torch.from_numpy(own.forward(pixels))[None], mapping.tissue))
+    found = {"foreground": foreground(*seen)} if seen else {}
+    record = pair[to] if pair[to].mask else pair[OTHER[to]]
+    if record.mask:
+        mask = read(record.mask_files[0]) if record.mask_files else Image(record.mask())
+        mask = resample_onto(mask, image_of(pair[to]), order=0)
+        found["masks"] = torch.from_numpy(mask.pixels > 0).any(0)[None, None].float()
+    return found
+
+
+def _cells(
+    tests: Sequence[SystemTest], systems: Sequence[str], scores: PlacedScores
+) -> tuple[str, ...]:
+    """The row of a score: the systems' values, and the test of the best against the next one."""
+    # all systems have the same images, so the best one leads in each of its tests
+    best = max((test.one for test in tests), key=lambda name: sum(x.one == name for x in tests))
+    test = min((test for test in tests if test.one == best), key=attrgetter("gain"))
+    unit = scores[*test.place, best].unit
+    name = ", ".join(filter(None, (short_metric_name(test.score), unit)))
+    gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
+    shown = [*(scores[*test.place, system] for system in systems), gain]
+    *values, by = (number_text(score.value, score.decimals) for score in shown)
+    by = f"{by} {gain.interval()}".rstrip()
+    return test.label, name, *values, best, by, f"{test.corrected_p:.2g}"
+
+
+def _behind_input(scores: PlacedScores) -> Iterator[str]:
+    """Yield a warning for each model that is no better than its input in the first score of a direction."""
+    first: dict[str, str] = {}
+    for (direction, metric, system), score in scores.items():
+        rival = scores[direction, metric, INPUT].value
+        if metric != first.setdefault(direction, metric) or score.value is None or rival is None:
+            continue
+        gain = score.value - rival if score.higher_is_better else rival - score.value
+        if system != INPUT and gain <= 0:
+            yield f"{direction}: {system} is not better than {INPUT} in {short_metric_name(metric)}"

@@ -28,7 +28,7 @@ from gantk.metrics.names import CEILING, title_of
 from gantk.metrics.pair_scores import (
     PairScorer,
     References,
-    alarm_of_foreground,
+    alarm_of_regions,
     score_pairs,
 )
 from gantk.metrics.pairs import Metric, PairMetric
@@ -204,8 +204,7 @@ class Scorer:
             baselines = {name: torch.where(padding, real, own) for name, own in baselines.items()}
             lines = score_pairs(results, key, self.pairs, made, baselines, references)
             self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
-            alarm = alarm_of_foreground(references.foreground)
-            if alarm:
+            if alarm := alarm_of_regions(references):
                 results.alarms[key] = alarm
         else:
             real = self.reals.test_images(to)

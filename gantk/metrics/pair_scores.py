@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gantk.data.check.findings import MAX_LESION_SHARE
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
 from gantk.metrics.judging import pair_verdict
@@ -22,6 +23,10 @@ from gantk.progress import track
 from gantk.runs.results import Results, Score, ScoresByMetric
 
 MAX_FOREGROUND = 0.9  # largest plausible share of foreground in images of heads
+MASKS_OF_TISSUE = (
+    "the lesion masks cover most of the foreground, as maps of tissue do: scores in the lesion say"
+    " nothing of lesions. Name the masks of lesions: data.source.mask"
+)
 TISSUE = "foreground-above-{}-of-range-in-truth-or-source"
 
 
@@ -228,13 +233,20 @@ def _in_regions(
     return dict(zip(regions, metric.in_regions(made, real, [*regions.values()]), strict=True))
 
 
-def alarm_of_foreground(foreground: Tensor | None) -> str | None:
-    """A warning if the foreground, a mask of the images, is larger than a head in air can be; else
-    None.
+def alarm_of_regions(references: References) -> str:
+    """A warning if the foreground is larger than a head in air can be, or the lesions most of it; else
+    "".
     """
-    share = 0.0 if foreground is None else float(foreground.float().mean())
+    if references.foreground is None:
+        return ""
+    inside = references.foreground.float()
+    if references.masks is not None and (
+        float(references.masks.sum()) > MAX_LESION_SHARE * float(inside.sum())
+    ):
+        return MASKS_OF_TISSUE
+    share = float(inside.mean())
     if share <= MAX_FOREGROUND:
-        return None
+        return ""
     return (
         f"{share:.0%} of all pixels count as foreground. Scans of heads have air around them: check"
         " data.intensity. Of pictures without a dark background score the whole image only:"

@@ -11,7 +11,7 @@ from volumes import LPS, far_apart, volume
 
 import gantk
 from gantk.data.recipe_data import with_test_data
-from gantk.formats.files import write
+from gantk.formats.files import read, write
 from gantk.formats.image import Image
 from gantk.runs.folder import RunFolder
 
@@ -229,7 +229,7 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
     assert not found.left_out[folds]
     ours = [patient for patient in tested if patient not in found.left_out[other]]
     own = found.scores[found.scores.system == folds]
-    own = own[own.direction == "T1 -> T2"]
+    own = own[(own.direction == "T1 -> T2") & (own.metric == "psnr")]
     assert sorted(own.patient) == sorted([*ours, "p5", "p6"])
     assert "2 runs of one recipe" in said
     of_tested = gantk.compare_models(
@@ -272,10 +272,10 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
 
     assert found["left_out"] == {run.name: sorted([*seen, *validated, "p99"]), packed.name: seen}
     assert f"of training and validation of {run.name}" in said
-    assert re.search(r"MAE +\S+ [\d.]+ gray values", said)
+    assert re.search(r"MAE, gray values +[\d.]+", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
-    assert [test["n"] for test in found["tests"]] == 6 * [6]
-    assert [test["gain"] for test in found["tests"]] == pytest.approx(6 * [0.0], abs=1e-3)
+    assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
+    assert [test["gain"] for test in found["tests"]] == pytest.approx(12 * [0.0], abs=1e-3)
     assert "need --data" in gantk("eval", run, packed).refused()
     only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
     assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()
@@ -284,6 +284,60 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     for patient in (*seen, *validated, "p99"):
         shutil.rmtree(data / patient)
     assert "has no registered pairs" in gantk("eval", run, packed, "--data", data).refused()
+
+
+# lesions -> whether the masks are said to be maps of tissue
+MASKS = {"of a lesion": (slice(5, 8), False), "of the whole head": (slice(None), True)}
+
+
+@pytest.mark.parametrize("masks", MASKS)
+def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
+    inside, is_told = MASKS[masks]
+    lesion = np.zeros((12, 14, 16), np.uint8)
+    lesion[inside, inside, inside] = 1
+    data = scans(tmp_path / "data", range(10, 13))
+    for patient in (*data.iterdir(), *scans(tmp_path / "own", range(4)).iterdir()):
+        volume(patient / "seg.nii", values=lesion)
+    other = gantk.run(
+        run.parent / "recipe.toml",
+        data=tmp_path / "own",
+        set={"data.source.mask": "seg"},
+        out=tmp_path / "b",
+        device="cpu",
+        say=lambda line: None,
+    ).path
+    said: list[str] = []
+    models = [other, run]
+    found = gantk.compare_models(models, data, metrics=["mae"], device="cpu", say=said.append)
+    table = found.scores[found.scores.direction == "T1 -> T2"]
+
+    values = table.groupby(["system", "metric"])["value"].mean()
+    for system, folder in {other.name: "made", "the unchanged input": "input"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / "true").mkdir(exist_ok=True)
+        for patient in data.iterdir():
+            source, made = patient / "T1.nii", tmp_path / folder / f"{patient.name}.nii"
+            if folder == "made":
+                gantk.translate(other, source, made)
+            else:
+                shutil.copy(source, made)
+            shutil.copy(patient / "T2.nii", tmp_path / "true" / f"{patient.name}.nii")
+        matched = gantk.compare(tmp_path / folder, tmp_path / "true", match=True, metrics=["mae"])
+        line = matched["scale"]
+        errors = []
+        for patient in data.iterdir():
+            made, true = (
+                read(tmp_path / name / f"{patient.name}.nii").pixels for name in (folder, "true")
+            )
+            error = np.abs(line["slope"] * made + line["offset"] - true)
+            errors.append(error[read(patient / "seg.nii").pixels > 0].mean())
+        assert values[system, "mae_lesion"] == pytest.approx(np.mean(errors), rel=1e-3)
+        of_files = matched["metrics"]["pred_to_truth"]["mae"]["value"]
+        assert values[system, "mae"] == pytest.approx(of_files, rel=1e-3)
+    text = " ".join(" ".join(said).split())
+    assert ("cover most of the foreground" in text) == is_told
+    behind = f"T1 -> T2: {run.name} is not better than the unchanged input in MAE" in text
+    assert behind == (values[run.name, "mae"] >= values["the unchanged input", "mae"])
 
 
 RECORDS = """
