@@ -18,6 +18,7 @@ LESION = "_lesion"
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
 # the end of what names of folders have in common, before the number of a fold or a seed
 SERIAL = re.compile(r"(?<=\w)[\W_]+(fold|seed)?[\W_]*$", re.IGNORECASE)
+AFTER_POSTS = ", after the post-steps"  # the end of the title of a direction
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 
 # plain name of a baseline, and what it is; plugins add theirs
@@ -76,7 +77,7 @@ def title_of(key: str, domains: Sequence[str]) -> str:
     known.
     """
     if key.endswith("_post") and domains:
-        return f"{title_of(key.removesuffix('_post'), domains)}, after the post-steps"
+        return f"{title_of(key.removesuffix('_post'), domains)}{AFTER_POSTS}"
     if key == "image" and domains:
         return f"{domains[0]} from noise"
 

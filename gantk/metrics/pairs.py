@@ -66,7 +66,7 @@ class PairMetric(Metric):
         self.data_range = float(data_range)
         self.dims = dims
         if self.in_intensities and not self.of_unit:
-            self.unit = f"of {self.data_range:g}"
+            self.unit = f"of range {self.data_range:g}"
 
     @property
     def definition(self) -> str:  # type: ignore[override]
@@ -175,7 +175,7 @@ class PSNR(MapMetric):
 
 
 class MAE(MapMetric):
-    """Mean absolute error, in network intensities: `0.084 of 2` of the range from -1 to 1."""
+    """Mean absolute error, in network intensities: `0.084 of range 2` is a share of -1 to 1."""
 
     name = "mae"
     unit = ""

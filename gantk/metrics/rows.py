@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
+    AFTER_POSTS,
     CEILING,
     baseline_words,
     join_words,
@@ -142,7 +143,7 @@ def _difference(
     if not math.isfinite(gain):
         return NO_VALUE, ""
 
-    unit = score.unit.partition("of ")[0]  # "of 2" stands beside the scores
+    unit = score.unit.partition("of ")[0]  # "of range 2" stands beside the scores
     size = Score(value=gain, ci95=ends, unit=unit).times(1 if gain >= 0 else -1)
     words = f"{size.text(places)} {'better' if gain >= 0 else 'worse'}"
     is_equal = not float(number_text(gain, places))
@@ -168,76 +169,95 @@ def main_rows(results: Results) -> list[Row]:
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
-    """What each score says of each direction, in one sentence that needs no knowledge of the scores; ""
-    where nothing was compared. `unseen`: False where patients were allowed on both sides of the split.
+    """The result in one sentence that needs no knowledge of the scores: of each direction the first of
+    its scores with the worst verdict, directions that are behind first; "" where nothing was compared.
+    `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
-    rows = _judged_rows(results)
+    rows, _ = _judged_rows(results)
     if not rows:
         return ""
 
-    place = _tested_on(results, unseen)
-    keys = [*dict.fromkeys(row.key for row in rows)]
-    if len(keys) > MAX_NAMED_DIRECTIONS:
-        return f"{place} the model is {_verdicts_in_words(results, rows, len(keys))}."
-
-    clauses = []
-    for key in keys:
-        own = [row for row in rows if row.key == key]
-        title = title_of(key.removesuffix("_post"), results.domains)
-        said = _beside_real_images(own) if key in FROM_NOISE else ""
-        clauses.append(f"the model's {title} {said or 'is ' + _verdicts_in_words(results, own)}")
-    return f"{place} {'; '.join(clauses)}."
+    beside_real = [row for row in rows if row.key in FROM_NOISE and row.ceiling]
+    others = [row for row in rows if row not in beside_real]
+    clauses = [f"the model is {_verdicts_in_words(results, others)}"] if others else []
+    clauses += [_beside_real_images(results, row.key) for row in beside_real]
+    return f"{_tested_on(results, unseen)} {'; '.join(clauses)}."
 
 
-def _beside_real_images(rows: Sequence[Row]) -> str:
-    """`has KID 0.37 (other real images: -0.03)`, and which scores are not better than noise; "" where
-    no other real images were scored.
+def other_scores_sentence(results: Results) -> str:
+    """The verdicts on all scores that `result_sentence` leaves out; "" where there are none."""
+    _, others = _judged_rows(results)
+    others = [row for row in others if row.key not in FROM_NOISE]
+    return f"In other scores it is {_verdicts_in_words(results, others)}." if others else ""
+
+
+def _beside_real_images(results: Results, key: str) -> str:
+    """`the model's T1 from noise has KID 0.37 (other real images: -0.03)`, and which scores are not
+    better than noise.
     """
+    rows = [row for row in of_returned_images(main_rows(results)) if row.key == key and row.tone]
     found = [f"{row.name} {row.value} ({row.ceiling})" for row in rows if row.ceiling]
-    if not found:
-        return ""
     found[0] = found[0].replace("(", "(other real images: ")
     lost = [row.name for row in rows if row.tone == "bad"]
     worse = f"; no better than {rows[0].baseline_name} in {join_words(lost)}" if lost else ""
-    return f"has {join_words(found)}{worse}"
+    return f"the model's {rows[0].direction} has {join_words(found)}{worse}"
 
 
-def _verdicts_in_words(results: Results, rows: Sequence[Row], directions: int = 1) -> str:
-    """`better than the best baseline in PSNR (1.73 dB better), and not better than the unchanged input
-    in SSIM (0.020 worse)`; of scores that lead by chance the p of the least certain one.
+def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> str:
+    """`not better than the unchanged input (T1 -> T2: SSIM 0.020 worse), and better than the best
+    baseline (T2 -> T1: PSNR 1.73 dB better)`; of scores that lead by chance the p of the least certain one.
     """
     groups = defaultdict(list)
     for row in rows:
         groups[row.tone, row.baseline_name if row.tone == "bad" else BEST_BASELINE].append(row)
 
+    directions = len({row.key for row in rows})
     clauses = []
     for (_, rival), own in groups.items():
-        differences = {row.name: row.difference for row in own}
-        if directions > 1:
+        figures: dict[str, list[str]] = defaultdict(list)
+        for row in own:
+            gain = f"{row.name} {row.difference} {row.difference_interval}"
+            figures[row.direction].append(gain.rstrip())
+        texts = [f"{direction}: {', '.join(gains)}" for direction, gains in figures.items()]
+        if directions > MAX_NAMED_DIRECTIONS:
             counts = Counter(row.name for row in own)
-            differences = {name: f"{n} of {directions} directions" for name, n in counts.items()}
-        names = join_words([f"{name} ({text})" for name, text in differences.items()])
+            texts = [f"{name} in {n} of {directions} directions" for name, n in counts.items()]
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
-        clauses.append(verdict_words(max(verdicts, key=deciding_p), f"{rival} in {names}"))
+        clauses.append(
+            verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
+        )
     return ", and ".join(clauses)
 
 
-def _judged_rows(results: Results) -> list[Row]:
-    """The main rows of what the model returns that were compared."""
-    return [row for row in of_returned_images(main_rows(results)) if row.tone]
+def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
+    """The main rows of what the model returns that were compared, the worst verdicts first: the first of
+    each direction, which the result speaks of, and the others.
+    """
+    first: dict[str, Row] = {}
+    others = []
+    rows = [row for row in of_returned_images(main_rows(results)) if row.tone]
+    for row in sorted(rows, key=lambda row: TONES.index(row.tone)):
+        if first.setdefault(row.key, row) is not row:
+            others.append(row)
+    return [*first.values()], others
 
 
 def of_returned_images(rows: list[Row]) -> list[Row]:
-    """Of a direction with post-steps the rows after them, as they are what the model returns."""
+    """Of a direction with post-steps the rows after them, as they are what the model returns, under the
+    direction's own name.
+    """
     keys = {row.key for row in rows}
-    return [row for row in rows if f"{row.key}_post" not in keys]
+    kept = [row for row in rows if f"{row.key}_post" not in keys]
+    for row in kept:
+        row.direction = row.direction.removesuffix(AFTER_POSTS)
+    return kept
 
 
 def result_tone(results: Results) -> Tone:
     """The tone of `result_sentence`: that of the worst score. To be better than noise is not good."""
-    rows = _judged_rows(results)
+    rows, _ = _judged_rows(results)
     tones: list[Tone] = [row.tone for row in rows]
     tones += ["near" for row in rows if row.key in FROM_NOISE]
     return min(tones, key=TONES.index, default="")
@@ -319,7 +339,7 @@ def unlike_inputs(results: Mapping[str, Results]) -> str:
 
 
 def _tested_on(results: Results, unseen: bool) -> str:
-    """`On 8 patients that the model had never seen,` as far as the split allows the claim."""
+    """`On 8 unseen patients,` as far as the split allows the claim."""
     split = results.split or SplitSummary()
     unseen = unseen and split.by == "patient" and not split.consequences
     directions = [
@@ -333,9 +353,10 @@ def _tested_on(results: Results, unseen: bool) -> str:
     images = _counts([[each.images for each in scores] for scores in directions], "test image")
     if not patients_are_known(results):
         return f"On {images} whose patients are not known,"
-    whose = _counts([[each.n for each in scores] for scores in directions], "patient")
+    noun = "unseen patient" if unseen else "patient"
+    whose = _counts([[each.n for each in scores] for scores in directions], noun)
     if unseen:
-        return f"On {whose} that the model had never seen,"
+        return f"On {whose},"
     warning = " (see the warning)" if split.consequences else ""
     return f"On {images} of {whose}{warning},"
 

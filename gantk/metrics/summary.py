@@ -20,6 +20,7 @@ from gantk.metrics.rows import (
     of_returned_images,
     pairs_sentence,
     result_sentence,
+    result_tone,
 )
 from gantk.metrics.table import table_of
 from gantk.metrics.verdict import SHORT_WORDS, Tone
@@ -67,12 +68,12 @@ def summary_lines(results: Results) -> Iterator[str]:
 
     sentence = result_sentence(results)
     if sentence:
-        yield with_label("result", sentence)
+        yield with_label("warning" if result_tone(results) == "bad" else "result", sentence)
 
     rows = of_returned_images(main_rows(results))  # the report has all
     above = ""
     for row in rows:
-        title = title_of(row.key.removesuffix("_post"), results.domains)
+        title = row.direction
         row.direction = "" if title == above else title
         above = title
         row.verdict = SHORT_WORDS[row.tone]

@@ -2,7 +2,12 @@
 
 import pytest
 
-from gantk.metrics.rows import files_sentences, result_sentence, result_tone
+from gantk.metrics.rows import (
+    files_sentences,
+    other_scores_sentence,
+    result_sentence,
+    result_tone,
+)
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import tone_of, verdict_words
 from gantk.runs.results import Results, Score, Verdict
@@ -106,12 +111,18 @@ def test_a_lead_that_can_be_chance_states_the_p_that_decides(verdict, words):
     assert verdict_words(verdict) == words
 
 
-def test_one_sentence_names_both_directions_and_their_figures():
-    assert result_sentence(result({"a_to_b": WON, "b_to_a": LOST})) == (
-        "On 8 patients that the model had never seen, the model's T1 -> T2 is better than the best"
-        " baseline in PSNR (1.00 dB better); the model's T2 -> T1 is not better than a simple"
-        " intensity map in PSNR (1.73 dB worse)."
+def test_one_sentence_says_first_which_direction_is_behind():
+    found = result({"a_to_b": WON, "b_to_a": LOST})
+    said = result_sentence(found)
+    assert said == (
+        "On 8 unseen patients, the model is not better than a simple intensity map (T2 -> T1: PSNR"
+        " 1.73 dB worse), and better than the best baseline (T1 -> T2: PSNR 1.00 dB better)."
     )
+    assert len(said.split()) <= 35
+    first = next(iter(summary_lines(found)))
+    assert first.startswith("warning  On 8 unseen patients, the model is not better than")
+    better = next(iter(summary_lines(result({"a_to_b": WON}))))
+    assert better.startswith("result   On 8 unseen patients, the model is better than")
 
 
 FEW = with_test(5, 0.01)
@@ -122,17 +133,17 @@ NO_SETS = (
 # verdicts of more directions than are named -> what is said of the model
 MANY = {
     "no pairs": ([], "gantk eval RUN --metrics kid"),
-    "all better": ([WON] * 4, "better than the best baseline in PSNR (4 of 4 directions)."),
+    "all better": ([WON] * 4, "better than the best baseline (PSNR in 4 of 4 directions)."),
     "few patients": (
         [FEW] * 4,
-        "ahead of the best baseline in PSNR (4 of 4 directions), but 5 patients are too few: 10 are"
+        "ahead of the best baseline (PSNR in 4 of 4 directions), but 5 patients are too few: 10 are"
         " needed.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
-        "better than the best baseline in PSNR (1 of 4 directions), and not better than a simple"
-        " intensity map in PSNR (2 of 4 directions), and ahead of the best baseline in PSNR (1 of 4"
-        " directions), but 5 patients are too few: 10 are needed.",
+        "not better than a simple intensity map (PSNR in 2 of 4 directions), and ahead of the best"
+        " baseline (PSNR in 1 of 4 directions), but 5 patients are too few: 10 are needed, and better"
+        " than the best baseline (PSNR in 1 of 4 directions).",
     ),
     "none compared": ([{}] * 4, ""),
 }
@@ -142,7 +153,7 @@ MANY = {
 def test_many_directions_are_counted_by_their_verdict(case):
     verdicts, said = MANY[case]
     cases = {f"T{number}_to_T9": verdict for number, verdict in enumerate(verdicts)}
-    place = "On 8 patients that the model had never seen, the model is " if cases else NO_SETS
+    place = "On 8 unseen patients, the model is " if cases else NO_SETS
 
     assert result_sentence(result(cases)) == (said and place + said)
 
@@ -152,7 +163,7 @@ def test_many_directions_are_counted_by_their_verdict(case):
     [
         ({"by": "file"}, "On 64 test images of 1 patient,"),
         ({"by": "image"}, "On 64 test images of 1 patient,"),
-        ({"by": "patient"}, "On 1 patient that the model had never seen,"),
+        ({"by": "patient"}, "On 1 unseen patient,"),
         (
             {"by": "image", "unknown_patients": True, "consequences": ["not known"]},
             "On 64 test images whose patients are not known,",
@@ -176,7 +187,7 @@ def test_directions_of_other_images_state_their_own_counts():
 def test_images_from_noise_are_no_patients():
     both = result({"reconstruction": WON, "image": WON})
     both.metrics["image"]["psnr"].n = 256
-    assert result_sentence(both).startswith("On 8 patients that the model had never seen,")
+    assert result_sentence(both).startswith("On 8 unseen patients,")
 
 
 @pytest.mark.parametrize(("verdict", "tone"), [(WON, "near"), (LOST, "bad")])
@@ -192,33 +203,43 @@ def test_images_from_noise_stand_beside_real_ones(verdict, tone):
     assert result_tone(made) == tone, "better than noise is no achievement"
 
 
-NOT_BETTER = "not better than a simple intensity map in"
-GAIN = "better than the best baseline in SSIM (1.00 dB better)"
+NOT_BETTER = "not better than a simple intensity map (T1 -> T2: "
+BETTER = "better than the best baseline (T1 -> T2: "
+FEWER = "ahead of the best baseline (T1 -> T2: "
+OF_FEW = ", but 5 patients are too few: 10 are needed."
 
 
 @pytest.mark.parametrize(
-    ("psnr", "ssim", "foreground", "said", "rows"),
+    ("psnr", "ssim", "foreground", "said", "others", "rows"),
     [
-        (LOST, LOST, LOST, f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM (-).", ["PSNR", "SSIM"]),
-        (LOST, WON, WON, f"{NOT_BETTER} PSNR (1.73 dB worse), and {GAIN}.", ["PSNR", "SSIM"]),
+        (LOST, LOST, LOST, "PSNR 1.73 dB worse).", f"{NOT_BETTER}SSIM -).", ["PSNR", "SSIM"]),
+        (
+            LOST,
+            WON,
+            WON,
+            "PSNR 1.73 dB worse).",
+            f"{BETTER}SSIM 1.00 dB better).",
+            ["PSNR", "SSIM"],
+        ),
         (
             LOST,
             WON,
             LOST,
-            f"{NOT_BETTER} PSNR (1.73 dB worse) and SSIM in the foreground (-), and {GAIN}.",
+            "PSNR 1.73 dB worse).",
+            f"{NOT_BETTER}SSIM in the foreground -), and {BETTER}SSIM 1.00 dB better).",
             ["PSNR", "SSIM", "SSIM in the foreground"],
         ),
         (
             WON,
             FEW,
             FEW,
-            "better than the best baseline in PSNR (1.00 dB better), and ahead of the best baseline"
-            " in SSIM (1.00 dB better), but 5 patients are too few: 10 are needed.",
+            f"{FEWER}SSIM 1.00 dB better){OF_FEW}",
+            f"{BETTER}PSNR 1.00 dB better).",
             ["PSNR", "SSIM"],
         ),
     ],
 )
-def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foreground, said, rows):
+def test_sentences_and_table_speak_of_the_same_rows(psnr, ssim, foreground, said, others, rows):
     verdicts = {"psnr": psnr, "ssim": ssim, "ssim_foreground": foreground}
     found = result({"a_to_b": psnr})
     score = found.metrics["a_to_b"]["psnr"]
@@ -227,7 +248,8 @@ def test_the_sentence_and_the_table_speak_of_the_same_rows(psnr, ssim, foregroun
     found.verdict["a_to_b"] = judged
     (table,) = [line for line in summary_lines(found) if isinstance(line, TextTable)]
 
-    assert f"is {said}" in result_sentence(found)
+    assert result_sentence(found).endswith(said)
+    assert other_scores_sentence(found) == f"In other scores it is {others}"
     assert [cells[1] for cells in table.rows] == rows
     worst = "near" if ssim == FEW else "bad"
     assert result_tone(found) == worst
@@ -245,7 +267,7 @@ def test_psnr_that_air_raises_stands_above_the_foregrounds(foreground, is_shown)
     rows = ["PSNR", "PSNR in the foreground"][: 1 + is_shown]
     assert [cells[1] for cells in table.rows] == 2 * rows
     assert not is_shown or f"{foreground:.2f} dB" in table.rows[1]
-    assert "PSNR (1.00 dB better)" in result_sentence(found)
+    assert "PSNR 1.00 dB better" in result_sentence(found)
 
 
 @pytest.mark.parametrize("corrected", [18.0, 32.0, None])
@@ -264,8 +286,6 @@ def test_unseen_patients_are_claimed_only_without_leaks():
     leaky = {"by": "image", "consequences": ["8 patients have slices in both training and test"]}
     for split, marked in ((leaky, " (see the warning)"), ({}, "")):
         sentence = result_sentence(result({"a_to_b": WON}, split=split))
-        assert sentence.startswith(
-            f"On 64 test images of 8 patients{marked}, the model's T1 -> T2 is"
-        )
+        assert sentence.startswith(f"On 64 test images of 8 patients{marked}, the model is better")
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
-    assert leaked.startswith("On 64 test images of 8 patients, the model's T1 -> T2 is")
+    assert leaked.startswith("On 64 test images of 8 patients, the model is better")

@@ -327,16 +327,15 @@ def folds(tiny_run, tmp_path):
             (),
             3,
             [
-                "DualGAN (3 runs of one recipe): On 6 patients that the model had"
-                " never seen, the model's T1 -> T2 is better than the best baseline in"
-                " PSNR (14.00 dB better).",
+                "DualGAN (3 runs of one recipe): On 6 unseen patients, the model is better"
+                " than the best baseline (T1 -> T2: PSNR 14.00 dB better",
             ],
         ),
         (
             OF_A,
             ("scores.csv", "11.0,,True", "60.0,,True"),
             3,
-            ["is not better than the unchanged input in PSNR (2.33 dB worse)"],
+            ["is not better than the unchanged input (T1 -> T2: PSNR 2.33 dB worse"],
         ),
         (
             OF_A + OF_B,
@@ -345,8 +344,8 @@ def folds(tiny_run, tmp_path):
             [
                 "a is better than b (PSNR better by 1.00 dB [1.00, 1.00], 6 patients in common)",
                 "The tests are over patients, not over trainings",
-                "b (3 runs of one recipe): On 6 patients",
-                "(13.00 dB better)",
+                "b (3 runs of one recipe): On 6 unseen patients",
+                "PSNR 13.00 dB better",
             ],
         ),
         (
@@ -357,7 +356,7 @@ def folds(tiny_run, tmp_path):
                 "4 patients in common",
                 "b (2 runs of one recipe)",
                 "but 4 patients are too few: 10 are needed",
-                "(11.50 dB better)",
+                "PSNR 11.50 dB better",
             ],
         ),
         (
@@ -367,7 +366,7 @@ def folds(tiny_run, tmp_path):
             [
                 "the unchanged input shows (11.50 dB in a, 11.00 dB in b)",
                 "a: a-0, a-1, a-2",
-                "(13.00 dB better)",
+                "PSNR 13.00 dB better",
             ],
         ),
         (("a-0", "b-0"), (), 1, ["a-0 is ahead of b-0", "2 patients in common"]),
@@ -409,7 +408,7 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        (OF_A + OF_B, ["(6 runs of one recipe)", "PSNR (13.50 dB better)"]),
+        (OF_A + OF_B, ["(6 runs of one recipe)", "PSNR 13.50 dB better"]),
         (("a-0", "b-0"), ["(2 runs of one recipe)", "2 patients"]),
         (("a-0", "a-1", "b-0"), ["(3 runs of one recipe)", "4 patients"]),
     ],

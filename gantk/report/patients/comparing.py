@@ -104,14 +104,15 @@ def write_report(
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else compared.sentences
-    verdicts = [system.sentence for system in systems]
     are_many = len(systems) > MAX_WITH_FIGURES and answers
     if unscored := [name for name, run in named.items() if not run.results.metrics]:
         say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     caution = ONE_SEED if min(seeds) == 1 < len(seeds) else ""
-    for answer in [*answers, *([] if are_many else verdicts)]:
-        say(with_label("warning" if answer == reason else "result", answer.replace(ARROW, " -> ")))
+    for answer in answers:
+        say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
+    for system in [] if are_many else systems:
+        say(with_label("warning" if system.is_behind else "result", system.sentence))
     if caution:
         say(with_label("note", caution))
 
@@ -128,7 +129,7 @@ def write_report(
         "compare.html.j2",
         scripts=(),
         systems=systems,
-        answers=[*answers, *verdicts],
+        answers=answers,
         reason=reason,
         caution=caution,
         runs=named,

@@ -11,7 +11,7 @@ import pandas as pd
 from gantk.metrics.comparing import add_tests
 from gantk.metrics.names import join_words, name_systems, short_metric_name, split_region
 from gantk.metrics.pair_scores import add_scores
-from gantk.metrics.rows import result_sentence
+from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import FOLD, recipe_without
@@ -87,6 +87,11 @@ class System:
             for metric, score in about[0].items()
             if all(own.get(metric) == score for own in about)
         }
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is not better than a baseline in a score."""
+        return result_tone(self.results) == "bad"
 
     @property
     def sentence(self) -> str:
