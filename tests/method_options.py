@@ -56,7 +56,7 @@ METHODS: dict[str, list[dict]] = {
         {
             "noise": 1,
             "conditional": True,
-            "generator": {"name": "attention_unet", "down": "stride", **UNET},
+            "generator": {"name": "attention_unet", **UNET},
         },
     ],
     "r3gan": [

@@ -246,7 +246,7 @@ CASES = {
         {"domains": ["T1+FLAIR", "T2+PD"], "intensity": "nyul"},
     ),
     "regression": (
-        {"generator": UNET | {"name": "attention_unet", "attention": [1]}},
+        {"generator": UNET | {"name": "attention_unet"}},
         {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]},
     ),
     "munit": ({"width": 4, "blocks": 1, "mlp_dim": 8, "scales": 1}, {}),

@@ -31,7 +31,7 @@ GENERATORS: dict[str, list[dict | None]] = {
     ],
     "attention_unet": [
         None,
-        UNET | {"attention": [0, 2], "norm": "group", "up": "transpose", "dropout": 0.5},
+        UNET | {"norm": "group", "up": "transpose"},
     ],
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
