@@ -37,7 +37,6 @@ METHODS: dict[str, list[dict]] = {
         AUGMENTED
         | {"up": "resize", "attention": [2], "adversarial": {"name": "bce", "smooth": 0.1}},
         {
-            "critic": 2,
             "adversarial": "wgan_gp",
             "discriminator": {"name": "dcgan", **UNET, "norm": "instance"},
         },
@@ -45,7 +44,7 @@ METHODS: dict[str, list[dict]] = {
     ],
     "dualgan": [
         {},
-        {"critic": 2, "cycle_b": 5.0, "adversarial": "wgan_gp"},
+        {"adversarial": "wgan_gp"},
         # the resume of the contract then falls between two stages
         {"low_res_warmup": 0.5, "defense": 0.05},
     ],
@@ -97,7 +96,6 @@ METHODS: dict[str, list[dict]] = {
     "progan": [
         GROWN,
         GROWN | {"conditional": True},
-        GROWN
-        | {"fade": 1.0, "critic": 2, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
+        GROWN | {"fade": 1.0, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
     ],
 }

@@ -56,6 +56,8 @@ GONE = {
     "train.fast.fused": True,
     "train.fast.benchmark": True,
     "data.split.file": "",
+    "method.critic": 1,
+    "method.generator.down": "stride",  # of attention_unet; the default of others
 }
 # What takes the place of such a key.
 INSTEAD = {

@@ -34,7 +34,7 @@ class CycleGAN(CycleMethod):
             generator=generator,
             discriminator=discriminator,
             adversarial=adversarial,
-            cycle=(cycle, cycle),
+            cycle=cycle,
             identity=identity,
             pool=pool,
             further=further,

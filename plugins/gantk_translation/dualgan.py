@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gantk.method import Geometry
-from gantk.plugin.spec import AdversarialLoss, Count, Discriminator, Generator, Number, Weight
+from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Number, Weight
 from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
 
 
@@ -22,12 +22,11 @@ class DualGAN(CycleMethod):
         generator: Generator = "unet",  # both generators
         discriminator: Discriminator = "patchgan",  # both discriminators
         adversarial: AdversarialLoss = "ls",  # adversarial loss
-        cycle: Weight = 10.0,  # weight of the L1 reconstruction a -> b -> a (lambda_U)
-        cycle_b: Weight | None = None,  # weight of b -> a -> b (lambda_V); None: same as cycle
+        # weight of the L1 reconstruction in both directions (lambda_U = lambda_V)
+        cycle: Weight = 10.0,
         # weight of the identity loss (L1); 0 = the paper, which has none
         identity: Weight = 0.0,
         pool: Number = 0,  # size of the pool of earlier fakes for the discriminators; 0 = the paper
-        critic: Count = 1,  # discriminator steps per generator step; 2 to 4 in the paper
         further: TwoWayOptions = PUBLISHED_TWO_WAY,
     ):
         super().__init__(
@@ -35,9 +34,8 @@ class DualGAN(CycleMethod):
             generator=generator,
             discriminator=discriminator,
             adversarial=adversarial,
-            cycle=(cycle, cycle if cycle_b is None else cycle_b),
+            cycle=cycle,
             identity=identity,
             pool=pool,
-            critic=critic,
             further=further,
         )

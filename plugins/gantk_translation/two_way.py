@@ -71,12 +71,11 @@ class CycleMethod(Method):
         generator: the part of both generators.
         discriminator: the part of both discriminators.
         adversarial: the part of the adversarial loss.
-        cycle: weights of `cycle_loss` between an image of a and a -> b -> a of it, and of b.
+        cycle: weight of `cycle_loss` between an image and its translation there and back.
         identity: weight of `identity_loss` between an image of a domain and its translation to that
             domain. A loss of weight 0 is not computed.
         pool: number of earlier fakes to store for each discriminator (Shrivastava et al. 2017); 0:
             none.
-        critic: discriminator steps per generator step.
         further: options beyond the paper. With `low_res_warmup` a share of the steps is trained
             first, at half the size. One patch of the discriminator then covers the whole head,
             which settles how bright each tissue becomes.
@@ -89,10 +88,9 @@ class CycleMethod(Method):
         generator: Part,
         discriminator: Part,
         adversarial: Part,
-        cycle: tuple[float, float],
+        cycle: float,
         identity: float,
         pool: int,
-        critic: int = 1,
         further: TwoWayOptions,
     ):
         super().__init__(geometry)
@@ -115,10 +113,9 @@ class CycleMethod(Method):
         self.d_a = discriminator(a, dims)
         self.d_b = discriminator(b, dims)
         self.adversarial = adversarial()
-        self.cycle_weights = cycle
+        self.cycle_weight = cycle
         self.identity_weight = identity
         self.in_warmup = replace(further, source_losses=[])
-        self.critic = critic
         self.pairs = further.pairs() if further.pairs else None
         self.companions_note = getattr(self.pairs, "note", "")
         self.augment_a, self.augment_b = (
@@ -136,13 +133,7 @@ class CycleMethod(Method):
         put into the batch.
         """
         return [
-            Phase(
-                "generators",
-                (self.g_ab, self.g_ba),
-                self.generator_losses,
-                every=self.critic,
-                ema=True,
-            ),
+            Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, ema=True),
             Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
         ]
 
@@ -172,10 +163,9 @@ class CycleMethod(Method):
         lesion_a, lesion_b = (
             lesion_weight(batch.get(name), self.further.lesion) for name in ("mask_a", "mask_b")
         )
-        cycle_a, cycle_b = self.cycle_weights
         losses = {
-            "cycle_a": cycle_a * with_weight(self.cycle, cycled_a, real_a, lesion_a),
-            "cycle_b": cycle_b * with_weight(self.cycle, cycled_b, real_b, lesion_b),
+            "cycle_a": self.cycle_weight * with_weight(self.cycle, cycled_a, real_a, lesion_a),
+            "cycle_b": self.cycle_weight * with_weight(self.cycle, cycled_b, real_b, lesion_b),
             "adversarial_a": self.adversarial.generator(self.d_a(self.augment_a(fake_a))),
             "adversarial_b": self.adversarial.generator(self.d_b(self.augment_b(fake_b))),
         }
@@ -197,11 +187,6 @@ class CycleMethod(Method):
 
     def discriminator_losses(self, batch: Batch) -> Losses:
         """The losses of both discriminators on real images and on fakes from the image pool."""
-        if "fake_a" not in batch:  # a critic step between two generator steps
-            with torch.no_grad():
-                batch["fake_b"] = self.g_ab(batch["a"])
-                batch["fake_a"] = self.g_ba(batch["b"])
-
         losses: Losses = {}
         judges = (
             ("a", self.d_a, self.pool_a, self.augment_a),

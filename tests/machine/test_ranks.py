@@ -286,12 +286,12 @@ CASES: dict[str, list[dict]] = {
     "cut": [{"options": {"patches": 16, "width": 8}, "lr": 1e-4}],
     "dcgan": [
         {},
-        {"options": {"critic": 2, "adversarial": GAME}},
+        {"options": {"adversarial": GAME}},
         {"options": {"conditional": True}},
     ],
     "dualgan": [
         {"options": PLAIN},
-        {"options": PLAIN | {"critic": 2, "adversarial": GAME, "low_res_warmup": 0.5}},
+        {"options": PLAIN | {"adversarial": GAME, "low_res_warmup": 0.5}},
     ],
     "munit": [{"options": {"width": 4, "blocks": 1, "mlp_dim": 8, "discriminator": JUDGE}}],
     "pix2pix": [{}, {"options": {"both": True, "generator": NETWORK}, "dims": 3}],

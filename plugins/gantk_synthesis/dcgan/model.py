@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gantk import DiscriminatorAugment
 from gantk.method import Batch, Geometry, Losses, Method, Phase
 from gantk.nets.blocks import UpKind, one_hot, with_class
-from gantk.plugin.spec import AdversarialLoss, Augment, Count, Discriminator, Fraction, Width
+from gantk.plugin.spec import AdversarialLoss, Augment, Discriminator, Fraction, Width
 from gantk_synthesis.dcgan.network import DCGANGenerator
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
 
@@ -54,7 +54,6 @@ class DCGAN(Method):
         # self-attention in the generator, this many doublings before the image
         attention: tuple[int, ...] = (),
         conditional: bool = False,  # generate images of a given class; needs data.labels
-        critic: Count = 1,  # discriminator steps per generator step
         # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
         # target of adaptive augmentation: apply `augment` as overfitting requires; 0.6 usual, 0 = always
@@ -64,7 +63,6 @@ class DCGAN(Method):
         self.conditional = conditional
         self.classes = geometry.known_classes(conditional)
         self.latent = latent
-        self.critic = critic
         self.noise = noise
         channels = geometry.channels["image"]
         self.generator = DCGANGenerator(
@@ -87,9 +85,7 @@ class DCGAN(Method):
     def phases(self) -> list[Phase]:
         """The generator, then the discriminator on the first phase's fakes."""
         return [
-            Phase(
-                "generator", (self.generator,), self.generator_losses, every=self.critic, ema=True
-            ),
+            Phase("generator", (self.generator,), self.generator_losses, ema=True),
             Phase("discriminator", (self.discriminator,), self.discriminator_losses),
         ]
 
@@ -98,7 +94,8 @@ class DCGAN(Method):
         label = batch.get("label")
         if self.classes:
             self.shown += one_hot(label, self.classes).sum(dim=0)
-        fake = self._generate(self._noise_for(batch), label)
+        noise = self._random((len(batch["image"]), self.latent), device=batch["image"].device)
+        fake = self._generate(noise, label)
         batch["fake"] = fake.detach()
         logits = self._judge(self.augment(fake), label)
         return {"adversarial": self.adversarial.generator(logits)}
@@ -113,10 +110,6 @@ class DCGAN(Method):
         """
         label = batch.get("label")
         image = batch["image"].clamp(*self.geometry.range)
-        if "fake" not in batch:  # a critic step between two generator steps
-            with torch.no_grad():
-                batch["fake"] = self._generate(self._noise_for(batch), label)
-
         seen_real = with_class(self.augment(image), label, self.classes)
         seen_fake = with_class(self.augment(batch["fake"]), label, self.classes)
         real, fake = self.batched_forward(self.discriminator, seen_real, seen_fake)
@@ -185,9 +178,6 @@ class DCGAN(Method):
         """
         draw = partial(self._random, (self.latent,))
         return seeded_rows(n, seed, next(self.generator.parameters()).device, draw)
-
-    def _noise_for(self, batch: Batch) -> Tensor:
-        return self._random((len(batch["image"]), self.latent), device=batch["image"].device)
 
     def _random(self, shape: tuple[int, ...], **where: Any) -> Tensor:
         if self.noise == "normal":

@@ -16,7 +16,7 @@ from torch import Tensor
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
-from gantk.plugin.spec import AdversarialLoss, Augment, Count, Fraction, Share, Weight, Width
+from gantk.plugin.spec import AdversarialLoss, Augment, Fraction, Share, Weight, Width
 from gantk_synthesis.noise import generate_in_parts
 from gantk_synthesis.progan.layers import double, halve
 from gantk_synthesis.progan.networks import FIRST_SIDE, Discriminator, Generator, filters_at
@@ -60,7 +60,6 @@ class ProGAN(Method):
         adversarial: AdversarialLoss = "wgan_gp",  # adversarial loss
         # weight of the mean square of real logits (epsilon_drift); keeps them near 0
         drift: Weight = 1e-3,
-        critic: Count = 1,  # discriminator steps per generator step
         conditional: bool = False,  # generate images of a given class; needs data.labels = true
         # differentiable augmentations of the discriminator's inputs, for small data sets
         augment: list[Augment] = [],
@@ -75,7 +74,6 @@ class ProGAN(Method):
         self.latent = latent
         self.fade = fade
         self.drift = drift
-        self.critic = critic
         filters = filters_at(levels, base, width)
         channels = geometry.channels["image"]
         dims = geometry.dims
@@ -92,7 +90,7 @@ class ProGAN(Method):
     def phases(self) -> list[Phase]:
         """Generator, then discriminator on the fakes that the first phase left in the batch."""
         return [
-            Phase("generator", (self.g,), self.generator_losses, every=self.critic, ema=True),
+            Phase("generator", (self.g,), self.generator_losses, ema=True),
             Phase("discriminator", (self.d,), self.discriminator_losses),
         ]
 
@@ -132,7 +130,8 @@ class ProGAN(Method):
         """The adversarial loss of images from new noise."""
         alpha = self._fade_in()
         label = batch.get("label")
-        fake = self._generate_batch(batch, alpha)
+        noise = torch.randn(len(batch["image"]), self.latent, device=batch["image"].device)
+        fake = self.g(noise, self._growth.level, alpha, label)
         batch["fake"] = fake.detach()
         logits = self.d(self.augment(fake), self._growth.level, alpha, label)
         return {"adversarial": self.adversarial.generator(logits)}
@@ -144,12 +143,7 @@ class ProGAN(Method):
         alpha = self._fade_in()
         level = self._growth.level
         label = batch.get("label")
-        real = fade_real(batch["image"], alpha)
-        if "fake" not in batch:  # a critic step between two generator steps
-            with torch.no_grad():
-                batch["fake"] = self._generate_batch(batch, alpha)
-
-        real = self.augment(real)
+        real = self.augment(fade_real(batch["image"], alpha))
         fake = self.augment(batch["fake"])
         logits, of_fakes = self._judge_pair(real, fake, label)
         self.augment.observe(logits)
@@ -163,12 +157,6 @@ class ProGAN(Method):
             losses["drift"] = self.drift * logits.square().mean()  # appendix A.1
 
         return losses
-
-    def _generate_batch(self, batch: Batch, alpha: Tensor | None) -> Tensor:
-        """As many images from new noise as the batch has, of its labels."""
-        real = batch["image"]
-        noise = torch.randn(len(real), self.latent, device=real.device)
-        return self.g(noise, self._growth.level, alpha, batch.get("label"))
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """`n` images of `data.size`, at any level reached, clipped to the range; `labels` None:
