@@ -51,7 +51,7 @@ def test_real_images_beyond_white_do_not_betray_themselves():
     losses = []
     for real in (image, beyond):
         torch.manual_seed(1)
-        losses.append(dcgan().discriminator_losses(Batch(image=real))["d_image"])
+        losses.append(dcgan().discriminator_losses(Batch(image=real, fake=image))["d_image"])
 
     assert torch.equal(*losses)
 
