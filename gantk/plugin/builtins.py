@@ -57,7 +57,6 @@ PARTS = {
         "sgd": "gantk.training.optim:sgd",
         "adamw": "gantk.training.optim:adamw",
         "rmsprop": "gantk.training.optim:rmsprop",
-        "lbfgs": "gantk.training.optim:lbfgs",
     },
     "schedule": {
         "constant": "gantk.training.optim:Constant",

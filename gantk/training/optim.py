@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gantk.plugin.spec import Count, Fraction, Share, Weight
+from gantk.plugin.spec import Fraction, Share, Weight
 from gantk.runs.schemas import OptimizerState
 
 # options of this machine, never loaded
@@ -62,17 +62,6 @@ def rmsprop(
 ):
     """RMSProp, as the Wasserstein GAN and the original DualGAN use it."""
     return RMSprop(params, lr=lr, alpha=decay)
-
-
-def lbfgs(
-    params: Iterable,
-    *,
-    lr: Weight = 1.0,  # length of a step
-    history: Count = 10,  # number of last updates that estimate the curvature
-    iterations: Count = 1,  # inner iterations per training step
-):
-    """L-BFGS with `iterations` inner iterations per training step; it suits images, not networks."""
-    return LBFGS(params, lr=lr, history_size=history, max_iter=iterations)
 
 
 class Untraced:
@@ -124,16 +113,6 @@ class RMSprop(Untraced, torch.optim.RMSprop):
     """torch's RMSprop, without its slow import of the compiler."""
 
     state_names = ("step", "square_avg")
-
-
-class LBFGS(Untraced, torch.optim.LBFGS):
-    """torch's L-BFGS for weights in any memory layout; the original cannot flatten channels-last
-    gradients.
-    """
-
-    def _gather_flat_grad(self) -> Tensor:
-        gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._params)
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def order_as_weights(params: list[Tensor], gradients: list[Tensor]) -> None:

@@ -28,7 +28,6 @@ from gantk.training.engine import Engine
 
 adam = registered("optimizer", "adam")
 adamw = registered("optimizer", "adamw")
-lbfgs = registered("optimizer", "lbfgs")
 rmsprop = registered("optimizer", "rmsprop")
 sgd = registered("optimizer", "sgd")
 
@@ -172,7 +171,6 @@ RULES = {
     "adamw": adamw,
     "sgd": partial(sgd, momentum=0.9),
     "rmsprop": rmsprop,
-    "lbfgs": lbfgs,
 }
 
 
