@@ -70,7 +70,7 @@ METHODS: dict[str, list[dict]] = {
     "regression": [{}, {"both": True}],
     "spade": [
         SPADE,
-        SPADE | {"norm": "batch", "divergence": 0.0, "grain": True, "l1": 10.0, "features": 0.0},
+        SPADE | {"divergence": 0.0, "grain": True, "l1": 10.0, "features": 0.0},
     ],
     "style": [
         STYLE | {"content_layers": ["conv2_1"], "style_layers": ["conv1_1", "conv2_1"]},
@@ -86,7 +86,7 @@ METHODS: dict[str, list[dict]] = {
     ],
     "munit": [
         MUNIT,
-        MUNIT | WEIGHED | {"downs": 1, "scales": 2, "cycle": 10.0, "low_res_warmup": 0.5},
+        MUNIT | WEIGHED | {"downs": 1, "scales": 2, "low_res_warmup": 0.5},
     ],
     "vae": [
         {"width": 4, "latent": 8},

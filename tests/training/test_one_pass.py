@@ -42,7 +42,9 @@ EVERYTHING = {
         "width": 4,
         "discriminator": {"name": "dcgan", "width": 4, "depth": 2, "norm": "instance"},
     },
-    "munit": MUNIT | ALL | {"scales": 2, "cycle": 10.0, "adversarial": "wgan_gp"},
+    "munit": MUNIT
+    | {key: value for key, value in ALL.items() if key != "lesion"}
+    | {"scales": 2, "adversarial": "wgan_gp"},
     "cut": {
         "local_ncc": 2.0,
         "flat_region": 4.0,

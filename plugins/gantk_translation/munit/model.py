@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantk import DiscriminatorAugment
 from gantk.errors import UserError
-from gantk.losses.reconstruction import L1, lesion_weight
+from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
@@ -25,25 +25,12 @@ STYLE_MEMORY_IMAGES = 100  # about how many of the last real images the mean sty
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Content and style codes of a batch's images by domain; `drawn` are N(0, I) styles for that
-    domain's fakes.
-    """
-
-    content: dict[str, Tensor]
-    style: dict[str, Tensor]
-    drawn: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
 class Weights:
     """The weight of each loss; a loss of weight 0 is not computed."""
 
     image: float
     content: float
     style: float
-    cycle: float
-    lesion: float
 
 
 class MUNIT(Method):
@@ -79,9 +66,6 @@ class MUNIT(Method):
         content: Weight = 1.0,
         # weight of the L1 loss between the style code of a translation and its drawn style (lambda_s)
         style: Weight = 1.0,
-        # weight of the L1 cycle loss; 10 where the paper uses it
-        cycle: Weight = 0.0,
-        lesion: Weight = 1.0,  # weight of a pixel inside a lesion's mask in image and cycle losses
         further: Additions = PUBLISHED,
     ):
         super().__init__(geometry)
@@ -96,8 +80,7 @@ class MUNIT(Method):
         self.adversarial = adversarial()
         self.l1 = L1()
         self.further = further
-        self.weights = Weights(image, content, style, cycle, lesion)
-        self.weighs_lesions = lesion != 1
+        self.weights = Weights(image, content, style)
         self.augment_a, self.augment_b = (
             further.discriminator_augment(dims, self.adversarial) for _ in range(2)
         )
@@ -125,20 +108,20 @@ class MUNIT(Method):
         """
         content = {name: self._auto(name).content(batch[name]) for name in "ab"}
         style = {name: self._auto(name).style(batch[name]) for name in "ab"}
-        codes = Codes(content, style, {name: torch.randn_like(style[name]) for name in "ab"})
+        drawn = {name: torch.randn_like(style[name]) for name in "ab"}  # of that domain's fakes
         losses = {}
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
             auto = self._auto(name)
             own = (content[name], style[name])
             same, fake = self.batched_forward(
-                auto, own, (content[other], codes.drawn[name]), call=auto.decode
+                auto, own, (content[other], drawn[name]), call=auto.decode
             )
             batch[f"fake_{name}"] = fake.detach()
             if self.weights.image:
-                losses[f"image_{name}"] = self.weights.image * self._compare(batch, name, same)
+                losses[f"image_{name}"] = self.weights.image * self.l1(same, batch[name])
 
-            losses |= self._translation(name, other, fake, batch, codes)
+            losses |= self._translation(name, other, fake, content[other], drawn[name])
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
 
         return losses
@@ -199,31 +182,20 @@ class MUNIT(Method):
         return auto.decode(self._content(image, to), style.expand(image.shape[0], -1))
 
     def _translation(
-        self, name: str, other: str, fake: Tensor, batch: Batch, codes: Codes
+        self, name: str, other: str, fake: Tensor, content: Tensor, style: Tensor
     ) -> dict[str, Tensor]:
-        """The losses of a fake of domain `name`, translated from the other domain's images
-        (equations 2 to 4).
+        """The losses of a fake of domain `name`, decoded from the `content` of the other domain's
+        images and a drawn `style` (equations 2 to 4).
         """
         weights = self.weights
         auto = self._auto(name)
         losses = {f"adversarial_{name}": self._adversarial(name, fake)}
         if weights.style:
-            losses[f"style_{name}"] = weights.style * self.l1(auto.style(fake), codes.drawn[name])
-        if weights.content or weights.cycle:
-            content = auto.content(fake)
+            losses[f"style_{name}"] = weights.style * self.l1(auto.style(fake), style)
         if weights.content:
-            losses[f"content_{other}"] = weights.content * self.l1(content, codes.content[other])
-        if weights.cycle:  # style-augmented: translated with a drawn style, back with its own style
-            cycled = self._auto(other).decode(content, codes.style[other])
-            losses[f"cycle_{other}"] = weights.cycle * self._compare(batch, other, cycled)
+            losses[f"content_{other}"] = weights.content * self.l1(auto.content(fake), content)
 
         return losses
-
-    def _compare(self, batch: Batch, name: str, output: Tensor) -> Tensor:
-        """L1 of an output to the real image of its domain, with lesions weighted."""
-        return self.l1(
-            output, batch[name], lesion_weight(batch.get(f"mask_{name}"), self.weights.lesion)
-        )
 
     def _adversarial(self, name: str, fake: Tensor) -> Tensor:
         """The adversarial loss of fakes, summed over the scales."""

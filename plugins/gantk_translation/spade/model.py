@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ class SPADEGAN(Method):
     one map (Park et al. 2019).
 
     Every norm of the generator is scaled and shifted at each position by convolutions of the map
-    (equation 1), so that norms do not remove the map. Discriminators at several scales take map and
+    (equation 1), so that instance norms do not remove the map. (The paper has batch norms.) Discriminators at several scales take map and
     image as channels, and their features of real and generated images are compared too. In training
     an encoder finds an image's style z; at inference z is drawn from N(0, I). The generator gets z
     as constant planes next to the map. (The paper makes the first feature map from z, which
@@ -40,8 +40,6 @@ class SPADEGAN(Method):
         width: Width = 64,  # filters at full resolution; they double with every halving, up to 16 x
         ups: Depth = 4,  # number of upsamplings by 2 from the smallest feature map to the image
         hidden: Width = 128,  # filters between the label map and gamma and beta
-        # norm, without learned parameters; "batch" in the paper
-        norm: Literal["batch", "instance"] = "instance",
         style: Width = 16,  # length of z, an image's style
         # weight of the divergence of styles from N(0, I); 0: no encoder, random styles
         divergence: Weight = 0.05,
@@ -67,7 +65,7 @@ class SPADEGAN(Method):
         self.l1 = l1
         self.adversarial = adversarial()
         self.unlike = L1()
-        shape = {"width": width, "ups": ups, "hidden": hidden, "norm": norm}
+        shape = {"width": width, "ups": ups, "hidden": hidden}
         self.g_ab = Generator(dims, maps + style, images, **shape)
         self.e_b = Encoder(dims, images, width, style) if divergence else None
         self.d_b = Scales(discriminator, maps + images, dims, scales)

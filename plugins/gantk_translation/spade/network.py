@@ -19,19 +19,13 @@ class SPADE(nn.Module):
     """Spatially-adaptive normalisation: gamma(m) * (h - mean) / deviation + beta(m) (Park et al.
     2019, equation 1).
 
-    Mean and deviation of each channel are over the batch or each image (`norm`), without learned
-    parameters; gamma and beta are convolutions of the planes m, (N, planes, *size), resized to the
+    Mean and deviation of each channel are over each image; gamma and beta are convolutions of the planes m, (N, planes, *size), resized to the
     size of h.
     """
 
-    def __init__(self, dims: int, channels: int, planes: int, hidden: int, norm: str):
+    def __init__(self, dims: int, channels: int, planes: int, hidden: int):
         super().__init__()
-        batch = norm == "batch"
-        if batch:
-            self.norm = b.BATCH_NORM[dims](channels, affine=False)
-        else:
-            self.norm = b.InstanceNorm(channels)
-
+        self.norm = b.InstanceNorm(channels)
         self.seen = b.conv(dims, planes, hidden, 3, mode="replicate")
         self.modulation = b.conv(dims, hidden, 2 * channels, 3, mode="replicate")
         nn.init.zeros_(self.modulation.bias)
@@ -72,16 +66,14 @@ class Generator(b.Network):
     width, to `width`.
     """
 
-    def __init__(
-        self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int, norm: str
-    ):
+    def __init__(self, dims: int, planes: int, outputs: int, *, width: int, ups: int, hidden: int):
         super().__init__()
         self.ups = ups
         filters = [width * min(2**level, MAX_WIDTH_FACTOR) for level in reversed(range(ups + 1))]
         self.first = b.conv(dims, planes, filters[0], 3)
         self.last = b.conv(dims, width, outputs, 3)
         pairs = zip([filters[0], *filters], filters, strict=False)
-        self.blocks = nn.ModuleList(Block(dims, *each, planes, hidden, norm) for each in pairs)
+        self.blocks = nn.ModuleList(Block(dims, *each, planes, hidden) for each in pairs)
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raise UserError where an image cannot be halved `ups` times."""
