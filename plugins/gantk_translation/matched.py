@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 from gantk import Batches, Record
 from gantk.errors import UserError
-from gantk.plugin.spec import Fraction, Share
 
 DRAW_SEED = 0x6D617463  # seed of the draws among similar images, different from that of the shuffle
+NEAR_SHARE = 0.1  # of the other domain's images, the nearest ones, of which one is drawn
+BODY_SHARE = 0.05  # of the range above black: brighter pixels belong to the body
 OUTLINE_SIDE = 24  # side in pixels at which outlines are compared
 IMAGES_PER_BATCH = 1024  # images per batch of the comparison
 
@@ -35,14 +36,8 @@ class Matched:
         *,
         # compare by slice position or by outline of the body; auto: position if known
         by: Literal["auto", "position", "outline"] = "auto",
-        # draw from this share of the other domain's images, the nearest ones; 0: only the nearest
-        among: Share = 0.1,
-        # for outlines: pixels further above black than this share of the range belong to the body
-        threshold: Fraction = 0.05,
     ):
         self.by = by
-        self.among = among
-        self.threshold = threshold
 
     def __call__(self, batches: Batches) -> Pairing:
         """The order for these batches; UserError where they are paired, or slice positions are
@@ -58,7 +53,7 @@ class Matched:
 
         heights = {letter: heights_of(images.records) for letter, images in sets.items()}
         if self.by == "outline" or (self.by == "auto" and None in heights.values()):
-            heights = {letter: outlines(images, self.threshold) for letter, images in sets.items()}
+            heights = {letter: outlines(images) for letter, images in sets.items()}
         elif None in heights.values():
             what = "an image has no position in a stack of two or more slices"
             allowed = "auto, outline"
@@ -67,7 +62,7 @@ class Matched:
             )
 
         leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
-        candidates = max(1, round(self.among * len(sets[follows])))
+        candidates = max(1, round(NEAR_SHARE * len(sets[follows])))
         near = nearest(heights[leads], heights[follows], candidates)
         if sets[follows].weights:
             shares = np.frombuffer(sets[follows].weights)
@@ -131,7 +126,7 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
     return heights
 
 
-def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
+def outlines(images: Sequence[torch.Tensor]) -> torch.Tensor:
     """Masks of the body of each image at OUTLINE_SIDE pixels, (N, pixels): similar for head slices
     of similar height.
     """
@@ -139,7 +134,7 @@ def outlines(images: Sequence[torch.Tensor], threshold: float) -> torch.Tensor:
     low, high = intensity.range if intensity else (-1.0, 1.0)
     masks = []
     for image in images:
-        mask = body(image.amax(0)[None, None] > low + threshold * (high - low))
+        mask = body(image.amax(0)[None, None] > low + BODY_SHARE * (high - low))
         masks.append(F.interpolate(mask, (OUTLINE_SIDE,) * (image.ndim - 1), mode="area").flatten())
 
     return torch.stack(masks)

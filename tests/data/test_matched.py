@@ -71,24 +71,21 @@ def height_of(key: str) -> float:
     return float(key.split("/")[1])
 
 
-@pytest.mark.parametrize(
-    ("options", "most"), [({"among": 0.0}, 0.1), ({"by": "outline"}, 0.2), ({}, 0.2)], ids=str
-)
+@pytest.mark.parametrize("options", [{"by": "outline"}, {}], ids=str)
 @pytest.mark.parametrize("counts", [(A, B), (B, A)], ids=["a leads", "b leads"])
-def test_slices_shown_together_are_of_like_height(counts, options, most):
+def test_slices_shown_together_are_of_like_height(counts, options):
     made = batches(counts, placed=options != {"by": "outline"}, **options)
     epoch = sum(A)
     shown = keys_shown(made, 10 * epoch)
     differences = [abs(height_of(a) - height_of(b)) for a, b in shown]
 
-    assert max(differences) <= most  # at random up to 1
+    assert max(differences) <= 0.2  # at random up to 1
 
     larger = 0 if counts[0] == A else 1
     first_epoch = {pair[larger] for pair in shown[:epoch]}
 
     assert len(first_epoch) == epoch, "an epoch shows the larger domain once"
-    if options != {"among": 0.0}:
-        assert len({*shown}) > 1.5 * epoch, "each stands beside others from epoch to epoch"
+    assert len({*shown}) > 1.5 * epoch, "each stands beside others from epoch to epoch"
 
 
 def test_what_cannot_be_matched_or_compared_is_refused():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from gantk_datasets.phantom.tissues import CENTRE, CEREBRUM, SHELLS, TISSUES
 
 ORIGIN = (-72.0, -107.0, -72.0)  # MNI mm (x, y, z) of the first voxel of anatomy.npz
+DEFORMATION = 2.0  # mm, root mean square of the smooth deformation along each axis
 MARGIN = 40  # mm around the brain in which `brain_distance` is computed
 # its multiples modulo 1 are spread evenly and have no period that a split could follow
 GOLDEN = 0.6180339887498949
@@ -146,7 +147,6 @@ class Subject:
         number: int,
         *,
         jitter: float,
-        deform: float,
         bias: float,
         lesions: int,
         radius: tuple[float, float],
@@ -161,7 +161,6 @@ class Subject:
         self.affine = torch.tensor(_rotation(turns) @ shears @ np.diag(scales), dtype=torch.float32)
         self.shift = torch.tensor(rng.normal(0, 3, 3).clip(-6, 6), dtype=torch.float32)  # mm
         self.warp = Waves(rng, 3, 16, (80.0, 200.0))
-        self.deform = deform
         self.coil = Waves(rng, 1, 6, (250.0, 600.0))
         self.bias = bias
         # Factors on T1 and T2 of each tissue; bounded, so that gray matter is always darker than
@@ -187,7 +186,7 @@ class Subject:
         centre = torch.tensor(CENTRE)
         # the points' coordinates in the template
         inside = (points - centre) @ self.affine.T + centre + self.shift
-        inside = inside + self.deform * self.warp(points)
+        inside = inside + DEFORMATION * self.warp(points)
         shares = self._with_lesions(sample_maps(template_at(voxel), inside), inside)
         if self.skull:
             shares = self._with_skull(shares, inside, edge=max(1.5, *voxel[1:]))

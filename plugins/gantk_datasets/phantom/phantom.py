@@ -103,7 +103,6 @@ class Phantom(ImageSource):
         noise: Weight = 0.03,
         # T1 and T2 of each tissue vary between subjects by up to this share
         jitter: Fraction = 0.1,
-        deform: Deviation = 2.0,  # root mean square of the smooth deformation along each axis, mm
         # standard deviation of the logarithm of the coil's gain over the head; 0 = uniform gain
         bias: Deviation = 0.05,
         # lesions in each head; records then have a mask and a label (tumour or healthy)
@@ -155,7 +154,6 @@ class Phantom(ImageSource):
         self.sequences = sequences
         self.options_of_subject: dict[str, Any] = {
             "jitter": jitter,
-            "deform": deform,
             "bias": bias,
             "lesions": lesions,
             "radius": tuple(radius),

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.structure import comparable, dilate
-from gantk.plugin.spec import Positive, Share, Side, Weight, Window
+from gantk.plugin.spec import Positive, Share, Weight, Window
 
+MIN_FLUID_SIDE = 64  # pixels of a side at which `fluid` applies: not in the half-size steps
 BINS = 16  # bins of the source's intensity; the function is linear between their centres
 
 
@@ -40,8 +41,6 @@ class CorrelationRatio:
         tissue: tuple[Share, Share] = (0.1, 0.85),
         # brightness that the source's darkest tissue has in the output
         fluid: Literal["any", "dark", "bright"] = "dark",
-        # smallest side in pixels at which `fluid` applies; excludes the half-size steps
-        fluid_from: Side = 64,
         window: Window = 5,  # side of the window in pixels; even numbers are increased by one
         floor: Positive = 0.003,  # deviations below this share of data_range count as zero
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
@@ -57,7 +56,6 @@ class CorrelationRatio:
         self.tissue = tissue
         self.window = window
         self.fluid = fluid
-        self.fluid_from = fluid_from
         self.least = (floor * data_range) ** 2
         self.data_range = data_range
         self.black = black
@@ -82,7 +80,7 @@ class CorrelationRatio:
         apart = values - mean(values)
         whole = mean(apart.square()) + self.least
         loss = (mean((values - function).square()) + self.least) / whole
-        if self.fluid != "any" and min(source.shape[2:]) >= self.fluid_from:
+        if self.fluid != "any" and min(source.shape[2:]) >= MIN_FLUID_SIDE:
             below = (mean(place) - place).clamp_min(0).square()
             below = below - mean(below)
             correlation = mean(below * apart) / (mean(below.square()) * whole + 1e-12).sqrt()

@@ -42,8 +42,6 @@ class R3GAN(Method):
         # filters at the image's size; they double with each halving, up to 8 x width
         width: Width = 64,
         blocks: Count = 2,  # residual blocks at each size
-        expand: Count = 2,  # factor by which a block's 3x3 convolution has more filters
-        group: Width = 16,  # filters in each group of this convolution
         # DCGAN's convolutions instead of blocks, and a tanh: fast, trains in minutes on a CPU
         plain: bool = False,
         conditional: bool = False,  # generate images of a given class; needs data.labels
@@ -58,7 +56,7 @@ class R3GAN(Method):
         self.latent = latent
         self.gamma = gamma
         self.gamma_end = gamma if gamma_end is None else gamma_end
-        options = dict(width=width, blocks=blocks, expand=expand, group=group, plain=plain)
+        options = dict(width=width, blocks=blocks, plain=plain)
         channels = geometry.channels["image"]
         self.g = Generator(
             latent + self.classes, channels, geometry.size, geometry.range, **options

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gantk.nets import blocks as b
 from gantk_synthesis.progan.layers import halve
 
+GROUP = 16  # filters in each group of a block's 3x3 convolution
 HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
 POINT = partial(b.conv, kernel=1)
 HALVE = partial(b.conv, kernel=4, stride=2, padding=1)
@@ -28,18 +29,18 @@ def double(x: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """x + W3 a(W2 a(W1 x)): 1x1 to `expand` times the filters, 3x3 in groups of `group` filters,
+    """x + W3 a(W2 a(W1 x)): 1x1 to twice the filters, 3x3 in groups of GROUP filters,
     1x1 back; no norm.
 
     Fixup (Zhang et al. 2019): W3 starts at zero, so that the block begins as the identity; W1 and
     W2 are He's numbers times blocks**(-1/4), for a network of so many blocks.
     """
 
-    def __init__(self, dims: int, width: int, expand: int, group: int, blocks: int):
+    def __init__(self, dims: int, width: int, blocks: int):
         super().__init__()
-        inner = width * expand
+        inner = 2 * width
         self.widen = b.conv(dims, width, inner, 1)
-        self.mix = b.conv(dims, inner, inner, 3, groups=inner // gcd(inner, group))
+        self.mix = b.conv(dims, inner, inner, 3, groups=inner // gcd(inner, GROUP))
         self.narrow = b.conv(dims, inner, width, 1, bias=False)
         for layer in (self.widen, self.mix):
             draw_weights(layer, HE * blocks**-0.25)
@@ -68,9 +69,7 @@ class Body(b.Network):
     convolutions (Radford et al. 2016).
     """
 
-    def __init__(
-        self, size: tuple[int, ...], width: int, blocks: int, expand: int, group: int, plain: bool
-    ):
+    def __init__(self, size: tuple[int, ...], width: int, blocks: int, plain: bool):
         super().__init__()
         self.dims = len(size)
         self.plain = plain
@@ -82,7 +81,7 @@ class Body(b.Network):
         for filters in self.filters:
             level = nn.Sequential()
             for _ in range(0 if plain else blocks):
-                level.append(Residual(self.dims, filters, expand, group, total))
+                level.append(Residual(self.dims, filters, total))
             self.levels.append(level)
 
     def changes(self, inputs: list[int], outputs: list[int], plain: Callable) -> nn.ModuleList:

@@ -47,20 +47,15 @@ class WeakPairs:
         self,
         *,
         weight: Weight = 20.0,  # weight of the loss if an image has several candidates
-        # weight of the loss for a single candidate: without registration, or the same slice
+        # weight of the loss for a single candidate, the same slice
         alone: Weight = 100.0,
         candidates: Count = 3,  # number of registered images that each output is compared with
-        # false: one unregistered candidate for each image, for heads that are already aligned
-        registration: bool = True,
-        stiffness: Weight = 0.02,  # stiffness of the registration; larger values bend less
         # longer side in pixels at which images are compared; they are registered at half this size
         side: Side = 96,
     ):
         self.weight = weight
         self.alone = alone
         self.candidates = candidates
-        self.registration = registration
-        self.stiffness = stiffness
         self.side = side
 
     def companions(self, sets: Mapping[str, Images]) -> dict[str, Companions]:
@@ -78,7 +73,7 @@ class WeakPairs:
             Way(small[one], small[other], *self._most_alike(whole[one], whole[other]))
             for one, other in ("ab", "ba")
         ]
-        moves = self._best_moves(*ways) if self.registration else [(), ()]
+        moves = best_moves(*ways)
         if moves[0]:
             nearest_b = ways[0].move_candidates(whole["b"], moves[0], 1)
             nearest_a = ways[1].move_candidates(whole["a"], moves[1], 1)
@@ -96,24 +91,6 @@ class WeakPairs:
             "a": Companions("b", *ways[0].best_candidates(moves[0], self.candidates)),
             "b": Companions("a", *ways[1].best_candidates(moves[1], self.candidates)),
         }
-
-    def _best_moves(self, forth: Way, back: Way) -> list[tuple[Tensor, ...]]:
-        """The registrations of both ways that explain most; none where they save little."""
-        none: tuple[Tensor, ...] = ()
-        best = [none, none]
-        start = forth.unexplained_share(none) + back.unexplained_share(none)
-        least = MAX_LEFT_SHARE * start
-        tried = zip(self._registrations(forth), self._registrations(back), strict=True)
-        for moves in tried:
-            left = forth.unexplained_share(moves[0]) + back.unexplained_share(moves[1])
-            if left < least:
-                best = list(moves)
-                least = left
-
-        return best
-
-    def _registrations(self, way: Way) -> list[tuple[Tensor, Tensor]]:
-        return registrations(way.own, way.other, way.like, self.stiffness)
 
     def _most_alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         return most_alike(own, other, min(2 * self.candidates, len(other)))
@@ -165,6 +142,22 @@ class Way:
         best = shares.topk(min(count, shares.shape[1])).indices
         rows = torch.arange(len(best))[:, None]
         return self.like[rows, best], *(move[rows, best] for move in moves)
+
+
+def best_moves(forth: Way, back: Way) -> list[tuple[Tensor, ...]]:
+    """The registrations of both ways that explain most; none where they save little."""
+    none: tuple[Tensor, ...] = ()
+    best = [none, none]
+    start = forth.unexplained_share(none) + back.unexplained_share(none)
+    least = MAX_LEFT_SHARE * start
+    tried = (registrations(way.own, way.other, way.like) for way in (forth, back))
+    for moves in zip(*tried, strict=True):
+        left = forth.unexplained_share(moves[0]) + back.unexplained_share(moves[1])
+        if left < least:
+            best = list(moves)
+            least = left
+
+    return best
 
 
 class Companions:

@@ -20,6 +20,7 @@ NEIGHBOUR_PAIRS = (0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)
 BODY_THRESHOLD = 0.06  # of the body, above black: share of the range
 BODY_WEIGHT = 3.0  # weight of the body's mask beside MIND
 GRID_POINTS = 8  # control points along a side of a deformation
+STIFFNESS = 0.02  # larger values bend less
 AFFINE_STEPS = 15  # of a registration
 FREE_STEPS = 25
 LEARNING_RATE = 0.01  # in half images
@@ -108,14 +109,12 @@ def sample_at(image: Tensor, places: Tensor) -> Tensor:
     return F.grid_sample(image, places, padding_mode="border", align_corners=False)
 
 
-def registrations(
-    fixed: Tensor, moving: Tensor, like: Tensor, stiffness: float
-) -> list[tuple[Tensor, Tensor]]:
+def registrations(fixed: Tensor, moving: Tensor, like: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Register the images `like` (N, count) of `moving` to each of the N `fixed`: after the affine
     and the free steps.
 
     Returns two pairs of arguments of `grid`, by image and candidate. Minimises squared differences
-    of MIND and body masks; `stiffness` is the weight of differences between neighbours of the
+    of MIND and body masks; STIFFNESS is the weight of differences between neighbours of the
     GRID_POINTS x GRID_POINTS control points.
     """
     one = torch.cat([mind(fixed), BODY_WEIGHT * body(fixed)], 1)
@@ -132,7 +131,7 @@ def registrations(
         def loss(own=own, its=its, affine=affine, free=free) -> Tensor:
             error = sample_at(other[its], grid(affine, free, one.shape[2:])) - one[own]
             bent = sum(free.diff(dim=axis).square().mean((1, 2, 3)).sum() for axis in (2, 3))
-            return error.square().mean((1, 2, 3)).sum() + stiffness * GRID_POINTS**2 * bent
+            return error.square().mean((1, 2, 3)).sum() + STIFFNESS * GRID_POINTS**2 * bent
 
         descend(loss, [affine], AFFINE_STEPS)
         coarse.append((affine.detach().clone(), free.detach().clone()))

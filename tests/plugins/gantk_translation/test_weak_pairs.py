@@ -43,9 +43,7 @@ def companions(finder, sets):
 
 def test_the_most_similar_image_is_the_same_slice(heads):
     mixed = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    found = companions(
-        WeakPairs(candidates=1, registration=False), {"a": heads["a"], "b": heads["b"][mixed]}
-    )
+    found = companions(WeakPairs(candidates=1), {"a": heads["a"], "b": heads["b"][mixed]})
     for one, other, own in (("a", "b", range(12)), ("b", "a", mixed.tolist())):
         right = [
             torch.equal(like, heads[other][n]) for like, n in zip(found[one], own, strict=True)
