@@ -61,8 +61,8 @@ from gantk.terminal import TextTable
 
 PlacedScores = dict[tuple[str, str, str], Score]  # by direction, metric and system
 ONE_SCALE = (
-    "of whole files, as gantk translate makes them; one line for each model gives its files the mean"
-    " and spread of the true ones, because models write gray values of different scales"
+    "of whole files, as gantk translate makes them; HU as they are, other gray values, whose scales"
+    " differ between models, by one line for each model to the mean and spread of the true ones"
 )
 INPUT = BASELINES["identity"][0]  # is scored too: any model must beat it
 Translations = Iterator[tuple[Pair, Callable[[], Image]]]  # with the image of each pair
@@ -160,19 +160,18 @@ def compare_models(
         )
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
-    tables, scores, warnings = _score_systems(systems, _shared_directions(loaded), pairs, parts)
+    table, scores, warnings = _score_systems(systems, _shared_directions(loaded), pairs, parts)
     for system in systems:
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
     higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
     units = {place[:2]: score.unit for place, score in scores.items()}
-    of_models = (table[table.system != INPUT] for table in tables.values())
-    compared, unmatched = (compare_systems(table, higher, units) for table in of_models)
-    _say_tests(compared, unmatched, scores, say)
+    compared = compare_systems(table[table.system != INPUT], higher, units)
+    _say_tests(compared, scores, say)
     for warning in [*warnings, *_behind_input(scores)]:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
-    return ModelComparison(compared.sentences, compared.tests, tables[True], left_out)
+    return ModelComparison(compared.sentences, compared.tests, table, left_out)
 
 
 def _paths_of(model: str) -> list[str]:
@@ -260,15 +259,13 @@ def _score_systems(
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],
-) -> tuple[dict[bool, pd.DataFrame], PlacedScores, list[str]]:
-    """The table of scores, by whether on one scale; the score of each direction, metric and system on
-    one scale; and warnings.
-    """
+) -> tuple[pd.DataFrame, PlacedScores, list[str]]:
+    """The table of scores; the score of each direction, metric and system; and warnings."""
     first = systems[0].models[0]
     regions = first.recipe.evaluate.regions
     warnings: list[str] = []
-    found: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
-    scores: PlacedScores = {}  # of each place and system, on one scale
+    tables = []
+    scores: PlacedScores = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
         truths = [pair[to] for pair in pairs]
@@ -285,20 +282,14 @@ def _score_systems(
                     )
                     for pair, image in system.translate(pairs, to, frame, Path(scratch))
                 ]
-                fitted = fit_line(made, match=True)
-                for match, lines in found.items():
-                    line = fitted.model_copy(update={"matched": match})
-                    own, of_system, warning = score_files(
-                        made, line, parts, first.runtime.device, title, unit, regions
-                    )
-                    lines.append(_mean_of_models(own).assign(system=system.name))
-                    if match:
-                        warnings += [warning] * bool(warning)
-                        scores |= {
-                            (title, name, system.name): of_system[name] for name in of_system
-                        }
-    tables = {match: pd.concat(lines, ignore_index=True) for match, lines in found.items()}
-    return tables, scores, [*dict.fromkeys(warnings)]
+                line = fit_line(made, match=unit != "HU" or system.name == INPUT)
+                lines, of_system, warning = score_files(
+                    made, line, parts, first.runtime.device, title, unit, regions
+                )
+                tables.append(_mean_of_models(lines).assign(system=system.name))
+                scores |= {(title, name, system.name): of_system[name] for name in of_system}
+                warnings += [warning] * bool(warning)
+    return pd.concat(tables, ignore_index=True), scores, [*dict.fromkeys(warnings)]
 
 
 def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
@@ -307,13 +298,8 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_tests(
-    compared: Comparison,
-    unmatched: Comparison,
-    scores: PlacedScores,
-    say: Say,
-) -> None:
-    """Say who leads, the scores and tests, and where each model's own scale would turn them round."""
+def _say_tests(compared: Comparison, scores: PlacedScores, say: Say) -> None:
+    """Say who leads, and a table of all scores with their tests."""
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
         say(with_label("result", sentence))
@@ -324,16 +310,6 @@ def _say_tests(
     if of_scores:
         rows = [_cells(tests, systems, scores) for tests in of_scores.values()]
         say(TextTable(("direction", "score", *systems, "best", "ahead by", "p, corrected"), rows))
-    turned: dict[str, list[str]] = defaultdict(list)
-    for one, own in zip(compared.tests, unmatched.tests, strict=True):
-        if one.gain * own.gain < 0:
-            best = own.leader_first()
-            turned[f"{best.one} is ahead of {best.other}"].append(
-                f"{short_metric_name(best.score)} of {best.label}"
-            )
-    for who, places in turned.items():
-        on_own = f"in the models' own gray values {who} in {join_first(places)}"
-        say(with_label("note", f"{on_own}: there the scale decides, not the image"))
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

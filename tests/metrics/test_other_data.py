@@ -16,12 +16,14 @@ from gantk.formats.image import Image
 from gantk.runs.folder import RunFolder
 
 
-def scans(folder, patients, affine=LPS):
+def scans(folder, patients, affine=LPS, kinds=("T1", "T2")):
     for n in patients:
-        for k, kind in enumerate(("T1", "T2")):
+        for k, kind in enumerate(kinds):
             noise = np.random.default_rng(10 * n + k).random((12, 14, 16))
             smooth = gaussian_filter(noise, 1.5).astype(np.float32)
             smooth = np.pad(smooth[3:-3, 3:-3, 3:-3], 3)
+            if kind == "CT":
+                smooth = 4000 * smooth - 1000
             volume(folder / f"p{n}" / f"{kind}.nii", affine=affine, values=smooth)
     return folder
 
@@ -338,6 +340,38 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     assert ("cover most of the foreground" in text) == is_told
     behind = f"T1 -> T2: {run.name} is not better than the unchanged input in MAE" in text
     assert behind == (values[run.name, "mae"] >= values["the unchanged input", "mae"])
+
+
+def test_hounsfield_units_are_compared_as_they_are(run, tmp_path):
+    kinds = ("T1", "CT")
+    own = scans(tmp_path / "own", range(4), kinds=kinds)
+    other = scans(tmp_path / "other", range(10, 12), kinds=kinds)
+    models = [
+        gantk.run(
+            run.parent / "recipe.toml",
+            data=own,
+            set={"data.domains": [*kinds], "train.seed": seed},
+            out=tmp_path / f"run{seed}",
+            device="cpu",
+            say=lambda line: None,
+        ).path
+        for seed in (0, 1)
+    ]
+    found = gantk.compare_models(models, other, device="cpu", say=lambda line: None)
+    own_scores = found.scores[found.scores.system == found.scores.system[0]]
+    values = own_scores.groupby(["direction", "metric"])["value"].mean()
+    for kind in kinds:
+        for name in ("made", "true"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        for patient in other.iterdir():
+            (source,) = {*kinds} - {kind}
+            made = tmp_path / f"made/{kind}/{patient.name}.nii"
+            gantk.translate(models[0], patient / f"{source}.nii", made, to=kind)
+            shutil.copy(patient / f"{kind}.nii", tmp_path / f"true/{kind}/{patient.name}.nii")
+        folders = tmp_path / "made" / kind, tmp_path / "true" / kind
+        scores = gantk.compare(*folders, match=kind != "CT", metrics=["mae"])["metrics"]
+        expected = scores["pred_to_truth"]["mae"]["value"]
+        assert values[f"{source} -> {kind}", "mae"] == pytest.approx(expected, rel=1e-3)
 
 
 RECORDS = """
