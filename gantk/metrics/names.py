@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from gantk.plugin.loader import registry
+from gantk.plugin.registry import Entry
 
 # Suffixes of the names of scores in a region, by region as recipes name them.
 FOREGROUND = "_foreground"
 LESION = "_lesion"
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
+REGIONS = {
+    "foreground": "only over pixels that are not air in the real image or the input",
+    "lesion": "only over the lesion masks",
+}
 # the end of what names of folders have in common, before the number of a fold or a seed
 SERIAL = re.compile(r"(?<=\w)[\W_]+(fold|seed)?[\W_]*$", re.IGNORECASE)
 AFTER_POSTS = ", after the post-steps"  # the end of the title of a direction
@@ -131,6 +136,23 @@ def split_region(score: str) -> tuple[str, str]:
         if suffix and score.endswith(suffix):
             return score.removesuffix(suffix), region
     return score, ""
+
+
+def metric_of_score(score: str) -> tuple[Entry, str]:
+    """The metric that computes a score of tables and of metrics.json, and what this score is beside the
+    metric's own; UserError where no metric does.
+    """
+    plain, region = split_region(score)
+    metric = registry().metric_of(plain)
+    if plain == "lesion_contrast":
+        target = "gantk.metrics.pairs:LesionContrast"
+        metric = Entry("metric", plain, target, "gantk, computed wherever there are lesion masks")
+    elif not metric or not (metric.section or plain in (metric.name, *metric.words)):
+        metric = registry().get("metric", score)
+    if score == metric.name:
+        return metric, ""
+    name, meaning = metric_words(plain)
+    return metric, ": ".join(filter(None, [score, name, REGIONS.get(region, meaning)]))
 
 
 def _words_of(score: str) -> tuple[str, str, str]:

@@ -107,12 +107,12 @@ WORDS = {
     ),
     "mae": (
         "Mean absolute error (MAE)",
-        "The average difference from the real image per pixel; 0 means equal images. `of 2`: from black"
+        "The average difference from the real image per pixel; 0 means equal images. `of range 2`: from black"
         " to white it is 2.",
     ),
     "rmse": (
         "Root mean square error (RMSE)",
-        "The typical difference from the real image; large errors count more. `of 2`: from black to"
+        "The typical difference from the real image; large errors count more. `of range 2`: from black to"
         " white it is 2.",
     ),
     "nrmse": (

@@ -126,7 +126,7 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     value = Score(value=case.scores[metric], unit=of_all.unit)
     caption = (
         f"The median of {count_noun(case.stored.median_of or 0, 'test image')}, of"
-        f" {case.stored.patient}: its {short_metric_name(metric)} is {words.with_unit(value)}. Error,"
+        f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. Error,"
         f" |generated − real|: black is 0, the palest yellow {shown.largest}."
     )
     return Figure(found.label, caption, [[(title, png_uri(each)) for title, each in pictures]])

@@ -82,9 +82,14 @@ def test_test_patients_are_listed_worst_first(tiny_run):
     assert places == sorted(places)
     for case in stored:
         assert case["patient"] in page.words
-        assert case["image"] in page.having("title")
+        assert any(case["image"] in text for text in page.having("title"))
+        assert not any(case["patient"] in text for text in page.having("alt")), (
+            "figures have numbers"
+        )
 
-    titles = [text for text in page.having("alt") if text.endswith(f" of {stored[0]['patient']}")]
+    number = f"patient {1 + sorted(scores.index).index(stored[0]['patient'])}"
+    assert f"{number} {stored[0]['patient']} " in page.words, "a row of the table"
+    titles = [text for text in page.having("alt") if text.endswith(f" of {number}")]
     heads = [text.rpartition(" of ")[0] for text in titles]
     assert heads[:4] == ["Input: T1", "Real T2", "Generated T2", "Absolute error"]
 
@@ -104,10 +109,16 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
     said: list[str] = []
     gantk.write_report(*runs, figures=folder, say=said.append, **options)
-    assert f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi, with the" in " ".join(said)
+    assert f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi; captions" in " ".join(said)
     caption = (folder / "T1_to_T2.txt").read_text("utf-8")
     for words in (*(run.name for run in runs), "T1 -> T2", "the worst image of", "Values in black"):
         assert words in caption
+    with open(folder / "patients.csv", newline="", encoding="utf-8") as file:
+        in_figures = {row["name"]: row["in figures"] for row in csv.DictReader(file)}
+    stored = read_json(copied_run / "samples/test/index.json")["a_to_b"]
+    for name in {image["patient"] for image in stored}:
+        assert in_figures[name] in caption
+        assert name not in caption
 
     scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
     with open(folder / "scores.csv", newline="", encoding="utf-8") as file:

@@ -17,6 +17,7 @@ from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
 from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_systems
 from gantk.metrics.names import join_words
+from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL
@@ -28,6 +29,7 @@ from gantk.report.patients.section import (
     HOW_KEPT,
     Rows,
     ShownImage,
+    label_patients,
     pictures,
     rows_of,
     shown_patients,
@@ -184,11 +186,11 @@ def _write_figures(
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
         for image in of_direction:
-            of_patients.setdefault(image.stored.patient, image)
+            of_patients.setdefault(image.label, image)
         if of_patients:
             shown = rows_of([*of_patients.values()][:rows])
-            cases = [(case.stored.patient, pictures) for case, pictures in shown.cases]
-            figure = draw_figure(cases, shown.largest)
+            cases = [(case.label, pictures) for case, pictures in shown.cases]
+            figure = draw_figure(cases, shown.largest.removesuffix(f" {GRAY_VALUES}"))
             stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
             for kind in ("png", "pdf"):
                 file = io.BytesIO()
@@ -196,7 +198,10 @@ def _write_figures(
                 contents[f"{stem}.{kind}"] = file.getvalue()
             contents[f"{stem}.txt"] = _caption(label, names, shown, caution).encode()
     has_figures = any(name.endswith(".png") for name in contents)
-    if not has_figures:
+    if has_figures:
+        key = pd.Series(label_patients(*runs.values()), name="in figures")
+        contents["patients.csv"] = key.to_csv(index_label="name").encode()
+    else:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
         if summary.empty:
             remedy = "score the run first: gantk eval RUN"
@@ -211,15 +216,15 @@ def _write_figures(
         write_output(made / name, content, private=True)
     if has_figures:
         say(
-            f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi, with the patients' names;"
-            " captions as texts; losses as SVG"
+            f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi; captions as texts; losses"
+            " as SVG. Patients are numbered; patients.csv has their names, keep it to yourself"
         )
 
 
 def _caption(label: str, names: Sequence[str], shown: Rows, caution: str) -> str:
     """Direction, runs, scale of the errors, choice of the patients, and windows of a figure."""
     runs = join_words(names)
-    windows = [f"{case.stored.patient} {case.windows}" for case, _ in shown.cases]
+    windows = [f"{case.label} ({case.windows})" for case, _ in shown.cases]
     return (
         f"{label.replace(ARROW, ' -> ')} by {runs}. Absolute errors: black is 0, the palest yellow"
         f" {shown.largest}. Patients: the first {len(windows)} that {runs} saved, in the order of"
@@ -258,6 +263,7 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     names = [system.name for system in systems]
     by_system = [system.saved_images for system in systems]
     common: dict[str, list[ShownImage]] = {}
+    labels = label_patients(*(run for system in systems for run in system.runs))
     for same in [key for key in by_system[0] if all(key in own for own in by_system)]:
         drawn = [pictures(run, image.stem) for run, image in (own[same] for own in by_system)]
         # networks of other sizes are not drawn side by side
@@ -269,9 +275,9 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
             for name, each in zip(names, drawn, strict=True):
                 titles[f"output {name}"] = name
                 shown[f"output {name}"] = each["output"]
-            common.setdefault(label, []).append(
-                ShownImage(by_system[0][same][1], shown, titles, {})
-            )
+            stored = by_system[0][same][1]
+            image = ShownImage(stored, labels[stored.patient], shown, titles, {})
+            common.setdefault(label, []).append(image)
     return common
 
 

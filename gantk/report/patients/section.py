@@ -10,6 +10,7 @@ import pandas as pd
 
 from gantk.errors import one_line
 from gantk.formats.files import read
+from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.table import MODEL, owners
 from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row, window
@@ -30,6 +31,7 @@ class ShownImage:
     """A test image in samples/test with its pictures."""
 
     stored: StoredImage
+    label: str  # of its patient, as of `label_patients`
     pictures: Pictures
     titles: Mapping[str, str]  # of the pictures, by kind
     scores: Mapping[str, float]  # by metric; NaN where it has none
@@ -53,9 +55,10 @@ def rows_of(images: Iterable[ShownImage]) -> Rows:
     """Test images with their pictures; all errors have one scale."""
     images = [*images]
     largest = max(largest_error(image.pictures) for image in images)
-    unit = {image.stored.units[2] for image in images} & {"HU"}
+    units = {"HU": "HU", "file's": GRAY_VALUES}  # else those of the network
+    unit = units.get(images[0].stored.units[2], "")
     cases = [(image, picture_row(image.pictures, image.titles, largest)) for image in images]
-    return Rows(cases, " ".join([f"{largest:.3g}", *unit]))
+    return Rows(cases, f"{largest:.3g} {unit}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class ShownPatients:
     key: str
     label: str
     metrics: ScoresByMetric  # the scores of all patients
-    # a row for each patient, the worst by the first metric first: its `images`, and its scores
+    # a row for each patient, the worst by the first metric first: its `label`, `images` and scores
     patients: pd.DataFrame
     cases: list[ShownImage]
     noun: str  # of what a row is: "patient", or "image" where patients are not known
@@ -80,14 +83,28 @@ def shown_patients(record: RunRecord) -> list[ShownPatients]:
     """The test patients of each direction; none where the run has none (yet)."""
     lines = record.lines[(record.lines.system == MODEL) & (record.lines.image != "")]
     of_direction = lines.groupby("direction", sort=False)
+    labels = label_patients(record)
     return [
-        _direction(record, key, of_direction.get_group(key))
+        _direction(record, key, of_direction.get_group(key), labels)
         for key in record.stored
         if key in of_direction.groups
     ]
 
 
-def _direction(record: RunRecord, key: str, lines: pd.DataFrame) -> ShownPatients:
+def label_patients(*runs: RunRecord) -> dict[str, str]:
+    """Test patient -> `patient 3`, or image where patients are not known: what figures show in place of
+    names. Numbers follow the names, so runs with the same test patients have the same ones.
+    """
+    are_known = all(patients_are_known(run.results) for run in runs)
+    names = {name for run in runs for name in owners(run.lines)}
+    names |= {x.patient for run in runs for images in run.stored.values() for x in images}
+    noun = "patient" if are_known else "image"
+    return {name: f"{noun} {number}" for number, name in enumerate(sorted(names - {""}), 1)}
+
+
+def _direction(
+    record: RunRecord, key: str, lines: pd.DataFrame, labels: Mapping[str, str]
+) -> ShownPatients:
     """A direction's scores and stored images, with labels and pictures."""
     label = record.label(key)
     source, _, target = label.partition(ARROW)
@@ -98,7 +115,7 @@ def _direction(record: RunRecord, key: str, lines: pd.DataFrame) -> ShownPatient
     of_images = finite.groupby([lines.image, lines.metric], sort=False).mean().unstack(sort=False)
     owner = owners(lines.drop_duplicates("image")).to_numpy()
     by_patient = of_images.groupby(owner, sort=False)
-    patients = by_patient.mean().assign(images=by_patient.size())
+    patients = by_patient.mean().assign(images=by_patient.size(), label=pd.Series(labels))
     rank = -patients[first] if of_first.higher_is_better is False else patients[first]
     patients = patients.loc[rank.fillna(-np.inf).sort_values(kind="stable").index]
     titles = {
@@ -110,7 +127,8 @@ def _direction(record: RunRecord, key: str, lines: pd.DataFrame) -> ShownPatient
     for stored in record.stored[key]:
         shown = pictures(record, stored.stem)
         if shown and stored.image in of_images.index and stored.patient in patients.index:
-            cases.append(ShownImage(stored, shown, titles, of_images.loc[stored.image]))
+            scores = of_images.loc[stored.image]
+            cases.append(ShownImage(stored, labels[stored.patient], shown, titles, scores))
     noun = "patient" if patients_are_known(record.results) else "image"
     return ShownPatients(key, label, metrics, patients, cases, noun)
 
