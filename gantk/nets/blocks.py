@@ -241,7 +241,6 @@ class InstanceNorm(nn.Module):
     (see `moments`). A training step at 128^3 has a relative error of 8e-4 in float32.
     """
 
-    position_groups = 0  # see `statistics.groups`
     weight: Tensor
     bias: Tensor
 
