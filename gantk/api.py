@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from gantk.training.loop import Training
 
 BASELINES_FITTED_ON_TEST_IMAGES = (
-    "the baselines are fitted on these images themselves, because those of the training are not"
-    " here: on other images they are worse"
+    "the baselines are fitted on these test images, because the training images are not here, so"
+    " they look better than they are"
 )
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 
@@ -336,8 +336,8 @@ def evaluate(
             say(f"layout   {read_by}")
         tested = parts.data.splits["test"]
         say(
-            f"data     tested: {parts.data.images_in_words(tested)}; in the gray range of this model"
-            f" alone (gantk eval {argument(run)} OTHER --data {argument(given)} compares two)"
+            f"data     tested: {parts.data.images_in_words(tested)}; scores hold in this model's gray"
+            f" range (to compare two: gantk eval {argument(run)} OTHER --data {argument(given)})"
         )
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):

@@ -27,6 +27,7 @@ REMEDIES: dict[int | None, str] = {
     errno.EFBIG: "Raise the system limit for the size of files (ulimit -f).",
 }
 # arguments of commands, whose functions have parameters of the same names
+LONG_LIST = 80  # characters of the allowed values: left out where the likely one is named
 ARGUMENTS = ("FOLDER", "IMAGE", "INPUT", "NAME", "OUT", "OUTPUT", "RECIPE", "RUN", "SCANS", "STYLE")
 
 
@@ -97,7 +98,10 @@ class UserError(GantkError):
 
     def _text(self, where: str | None) -> str:
         remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
-        sentences = [self.what, f"Allowed: {self.allowed}" if self.allowed else None, remedy]
+        allowed = self.allowed
+        if remedy and remedy.startswith("Did you mean") and len(allowed or "") > LONG_LIST:
+            allowed = None  # the likely name matters more than a long list
+        sentences = [self.what, f"Allowed: {allowed}" if allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace(
             "?.", "?"
         )

@@ -151,7 +151,7 @@ layout_option = click.option(
     "--layout",
     default="",
     metavar="PATTERN",
-    help="Line that says whose each file is and what it shows: '{patient}/{visit}_{contrast}.nii.gz'.",
+    help="Pattern of the file names: '{patient}/{visit}_{contrast}.nii.gz'.",
 )
 
 
@@ -293,7 +293,9 @@ def choose_reading(question: Any) -> str:
     count = len(question.readings)
     if not count:
         raise question
-    choice = click.prompt(f"Which is right? 1 to {count}, a line of your own, or 0 for none")
+    choice = "0"
+    with suppress(click.Abort):  # Ctrl-C, or the end of the input
+        choice = click.prompt(f"Which is right? 1 to {count}, a line of your own, or 0 for none")
     if choice == "0":
         raise question
     return choice

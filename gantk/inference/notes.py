@@ -305,7 +305,7 @@ def _unlike_in_look(image: Image, frame: Frame, is_unstated: bool) -> Iterator[F
     if ratio > 1:
         shown = math.ceil(100 * ratio) / 100  # above 1
         line = (
-            f"look: {shown:.2f} times as far from the training images as these are from each other"
+            f"look: {shown:.2f} times as far from the training images as they are from each other"
         )
         yield line, ratio > FAR_LOOK_RATIO
 
@@ -331,8 +331,7 @@ def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) ->
     notes: list[Note] = []
     if image.dims == 2 and pipeline.own_scale(image.pixels) is not pipeline.source:
         line = (
-            "a single slice is scaled by its own intensities; slices of one head share a scale only"
-            " as one volume"
+            "one slice alone gets its own gray scale; translate the whole volume for a common one"
         )
         notes.append(("note", line))
 

@@ -4,6 +4,7 @@ and recipes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,7 @@ def show(ctx, kind, name, profile, full) -> None:
 
 
 def _show_card(name: str, full: bool) -> None:
-    """Print a model's card: what it is for, its scores, the result as in its report, limits and
-    licence, or all of it.
-    """
-    from gantk.metrics.rows import judgement
-    from gantk.runs.folder import RunFolder
+    """Print a model's card: what it is for, its scores, limits and licence, or all of it."""
     from gantk.runs.models import (
         CARD,
         card,
@@ -166,10 +163,9 @@ def _show_card(name: str, full: bool) -> None:
         out.print(table(("", rows[-1][0]), (pair for pair in of_mean if pair[1])))
     elif rows:
         out.print(table(tuple(header), rows[:MAX_SCORE_ROWS]))
-    sentence, _ = judgement(RunFolder(path))
-    out.print(f"\nresult   {sentence or 'not scored'}", soft_wrap=True)
-    out.print(f"limits   {limits_of(path)}", soft_wrap=True)
-    out.print(f"licence  {section_of(text, 'Licence') or 'not stated'}", soft_wrap=True)
+    out.print()
+    say(f"limits   {limits_of(path)}")
+    say(f"licence  {section_of(text, 'Licence') or 'not stated'}")
     say_next(f"gantk show model {name} --full: data, every score, all limits")
 
 
@@ -179,11 +175,15 @@ def _show_options(head: Text, target: Callable[..., Any], entry: Entry | None = 
     from gantk.lookup.reference import description
 
     out = console()
-    out.print(head, f"\n\n{description(target) or 'no description'}\n", sep="")
+    text = re.sub(r"(?<=\w[,;\w])\n(?=\w)", " ", description(target)) or "no description"
+    out.print(head, f"\n\n{text}\n", sep="")
     if entry is not None and entry.kind == "loss":
         out.print(f"It takes {in_words(loss_inputs(target))}.\n")
-    rows = options_help(target)
-    out.print(table(("option", "type", "default", ""), rows) if rows else "It takes no options.")
+    rows = [
+        (name, default, f"{text} ({kind})".lstrip())
+        for name, kind, default, text in options_help(target)
+    ]
+    out.print(table(("option", "default", ""), rows) if rows else "It takes no options.")
 
 
 def _show_recipe(name: str, profile: str | None) -> None:

@@ -109,6 +109,8 @@ def plan_methods(
     where another split is decided. All recipes split, size and map the scans alike: at the largest
     size that each method can afford in the time.
     """
+    for method in filter(None, methods):
+        registry().get("method", method)  # a wrong name costs no time
     settings = [*set, as_setting(layout)] if layout else list(set)
     reads = [
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
@@ -386,7 +388,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     if "split" in facts:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
-    facts["method"] = f"{method}: {why}; {NOT_PUBLISHED}"
+    facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")

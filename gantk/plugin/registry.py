@@ -25,7 +25,7 @@ KINDS = {
     "discriminator": "a network that maps images to logits, real or fake",
     "loss": "adversarial, reconstruction, structure and style losses",
     "source": "a reader of image folders, tables and other data",
-    "layout": "a line that says whose each file of a folder is, and what it shows",
+    "layout": "a pattern of file names: patient, visit, contrast, slice",
     "format": "a reader and writer of one image file format",
     "intensity": "a mapping from native intensities to network values and back",
     "augment": "a random change of training images",

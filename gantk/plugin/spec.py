@@ -360,10 +360,8 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
     elif error["type"] == "extra_forbidden":
         known = _fields_at(model, parents)
         what = f"there is no key '{key}' here" if parents else f"{owner} has no option '{key}'"
-        options = "Options: " + ", ".join(known) if known else "It takes no options"
-        result = UserError(
-            what, remedy=" ".join(filter(None, [did_you_mean(str(key), known), options]))
-        )
+        remedy = did_you_mean(str(key), known) if known else "It takes no options"
+        result = UserError(what, allowed=known or None, remedy=remedy)
     elif error["type"] == "missing":
         kind = kind_of(getattr(model.model_fields.get(key), "metadata", ()))
         result = UserError(f"'{key}' is required")

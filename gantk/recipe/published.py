@@ -84,7 +84,7 @@ class PublishedSystem:
         named = ", ".join(keys[:MAX_NAMED_KEYS]) + (", ..." if keys[MAX_NAMED_KEYS:] else "")
         count = len(self.stated)
         if self.other_system:
-            return f"another system than the published one ({named}); report.html lists how"
+            return f"not the published system ({named} differ); report.html lists how"
         if keys:
             differs = f"in {len(keys)} of {count} stated settings ({named})"
             return f"differs from the published system {differs}; report.html lists them"

@@ -159,7 +159,7 @@ def test_show_explains_every_key_of_the_recipe_tables(gantk, name, monkeypatch):
     for key, _, _, meaning in options_help(table):
         assert meaning, f"{name}.{key} has no comment"
         (line,) = [line for line in lines if line.split()[:1] == [key]]
-        assert line.rstrip().endswith(meaning)
+        assert meaning in line
         assert len(line.split()) > 2
 
     assert len(table.model_fields) == len(options_help(table))

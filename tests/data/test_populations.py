@@ -41,9 +41,9 @@ def test_one_range_for_scans_of_two_scales_is_a_warning(factor, lowest, settings
 
     domains = ['data.domains=["T1", "T2"]']
     found = check(tmp_path, set=domains + settings)["problems"]
-    said = [each for each in found if "differ by up to" in each["what"]]
-    assert [each["remedy"] for each in said] == ['set per = "volume" for data.intensity'] * told
-    assert all("T1" in each["what"] and f"{factor} to 1" in each["what"] for each in said)
+    said = [each for each in found if "differ in intensity range" in each["what"]]
+    assert [each["remedy"] for each in said] == ['set data.intensity.per = "volume"'] * told
+    assert all(f"T1 {factor}" in each["what"] for each in said)
     if told:
         data = load({"name": "files", "path": str(tmp_path)}, UNPAIRED)
-        assert any("differ by up to" in line for line in warnings_about(data))
+        assert any("differ in intensity range" in line for line in warnings_about(data))

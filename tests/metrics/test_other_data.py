@@ -112,7 +112,7 @@ def test_images_of_the_training_are_told(case, run, packed, tmp_path, gantk):
     told = [line for line in told if not re.match("warning +On ", line)]
     assert len(told) == len(warnings)
     assert all(words in text for words in warnings)
-    assert ("fitted on these images themselves" in text) == (kind == "packed")
+    assert ("fitted on these test images" in text) == (kind == "packed")
     baselines = read_json(out)["baselines"]
     assert baselines.keys() == {"identity", "histogram", "intensity_map"}
     assert contents(model) == before

@@ -91,10 +91,8 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
 
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
-    assert (
-        f"split {found}; 10 test patients are needed to tell a gain in every score from chance, {sets.split()[-3]} will be"
-        in said
-    )
+    assert f"split {found}; {sets.split()[-3]} test patient" in said
+    assert "cannot tell a gain in every score from chance: 10 are needed" in said
     assert f"; {min(5, patients)} folds test each patient once" in said
 
 
@@ -159,7 +157,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     for path, count in ((tmp_path, 1), (pictures(other), 0)):
         said = warnings_about(load({"name": "folders", "path": str(path)}, PAIRED))
         assert sum("the pairs may show different patients" in line for line in said) == count
-    assert "paired: images match their own partner better" in " ".join(plan(other).split("\n#   "))
+    assert "paired: an image matches its partner better" in " ".join(plan(other).split("\n#   "))
 
 
 def test_time_decides_size_and_steps(tmp_path, instant_trials):
@@ -179,7 +177,7 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, gantk):
     assert cyclegan["data"] == pix2pix["data"]
     assert cyclegan["data"]["source"]["path"] == "data"  # beside the recipes
     assert cyclegan["evaluate"] == pix2pix["evaluate"]
-    assert said.count("next     gantk run") == 2
+    assert "next     gantk run" not in said  # the folds are the runs
     assert (
         "next     for k in 0 1 2 3 4; do gantk run"
         f" {tmp_path}/mine-cyclegan.toml --set data.split.folds=5 --set data.split.fold=$k"

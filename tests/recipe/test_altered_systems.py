@@ -89,7 +89,7 @@ def test_an_altered_system_is_refused_its_published_figure(name, setting, key):
 
     assert any(f"{each}.".startswith(f"{key}.") for each in system.other_system)
     assert "are kept" not in system.in_short()
-    assert "another system" in system.in_short()
+    assert "not the published system" in system.in_short()
 
 
 @pytest.mark.parametrize(("name", "settings"), KEPT)

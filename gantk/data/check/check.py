@@ -464,9 +464,11 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     if not pairs and on_other_grids(usage.records):
         said = "none found on one grid: use --set data.source.onto=a"
     masks = {file for record in usage.records for file in record.mask_files}
+    layout = layouts_in_words(usage.source)
+    has_volumes = any(record.scan_key for record in usage.records)  # else the layout says all
     lines = {
-        "layout": layouts_in_words(usage.source),
-        "domains": usage.images_in_words(usage.records),
+        "layout": layout,
+        "domains": usage.images_in_words(usage.records) if not layout or has_volumes else "",
         "pairs": said if len(usage.names) == 2 else "",
         "split": usage.split_description or "none",
         "held out": usage.splits.held_out,

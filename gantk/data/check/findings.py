@@ -297,6 +297,7 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
     """Warn where one mapping is fitted to volumes whose scanners share no scale. CT has one, and
     single scans in other units are `OUTLIERS`.
     """
+    ratios = []
     for letter, name in study.names.items():
         mapping = study.intensity_part(letter)()
         if not isinstance(mapping, Learnt) or mapping.per != "set":
@@ -309,11 +310,13 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
         is_usual = of_usual_scale(np.array([*map(range_width, volumes)])) if volumes else ()
         ratio = width_ratio([volumes[number] for number in np.flatnonzero(is_usual)])
         if ratio > MAX_WIDTH_RATIO:
-            what = (
-                f"the intensity ranges of the scans of {name} differ by up to {ratio:.1f} to 1, but"
-                " data.intensity maps all of them by one range"
-            )
-            yield problem("scale", what, (), 'set per = "volume" for data.intensity')
+            ratios.append(f"{name} {ratio:.1f}")
+    if ratios:
+        what = (
+            f"the scans differ in intensity range (largest to smallest: {', '.join(ratios)}), but"
+            " data.intensity uses one range, so a tissue gets different gray values"
+        )
+        yield problem("scale", what, (), 'set data.intensity.per = "volume"')
 
 
 # --- images in the wrong domain

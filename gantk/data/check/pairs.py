@@ -94,15 +94,12 @@ class Fit(NamedTuple):
 
     def __str__(self) -> str:
         partners = (
-            f"images match their own partner better than others in {self.likeness or 0:.0%} of"
-            " comparisons (chance is 50 %), and "
+            f"an image matches its partner better than another image in {self.likeness or 0:.0%} of"
+            " comparisons (chance 50 %), and "
         )
         return (
-            f"{'' if self.likeness is None else partners}they match {self.gain:.2f} times as well as"
-            f" after a shift by 2 % of the width (true pairs {MIN_GAIN} times or more; measured on"
-            f" {self.measured} of {count_noun(self.total, 'pair')})"
-            f"{'; those of these patients do not fit: ' if self.misfits else ''}"
-            f"{join_first(self.misfits)}"
+            f"{'' if self.likeness is None else partners}{self.gain:.2f} times as well as after a"
+            f" shift by 2 % of the width (true pairs {MIN_GAIN} or more)"
         )
 
 
@@ -264,10 +261,10 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
 
     if fit.misfits:
         what = (
-            f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may show"
-            f" other planes or be badly aligned: {join_first(fit.misfits)}. In brackets: how often"
-            " images match their own partner better than the partner of a neighbouring pair (chance"
-            f" is 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
+            f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
+            f" aligned or show other planes: {join_first(fit.misfits)}. In brackets: how often an"
+            " image matches its partner better than the neighbouring one (chance 50 %, true pairs"
+            f" {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
         yield problem("pairs", what, (), "look at them, and correct or leave out these patients")
     for why, words in DOUBTS.items():

@@ -16,7 +16,7 @@ from gantk.data.split.near_duplicates import (
 )
 from gantk.errors import UserError, join_first
 
-MAX_LISTED_LEAKS = 10  # leaks that an error lists
+MAX_LISTED_LEAKS = 3  # leaks that an error lists
 
 
 class LeakageError(UserError):

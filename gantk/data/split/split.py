@@ -21,7 +21,7 @@ from gantk.data.split.near_duplicates import (
     near_copies,
     read_fingerprints,
 )
-from gantk.data.test_size import needed_patients, needed_words
+from gantk.data.test_size import needed_patients
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
@@ -35,8 +35,8 @@ USE_BLOCKS = (
     " for these patients)"
 )
 NAME_PATIENTS = (
-    "name the patients by data.source.patient = REGEX, by one folder for each patient, or by a CSV"
-    " with a column patient (`gantk data check SCANS --table scans.csv` writes one)"
+    "name the patients: one folder for each, data.source.patient = REGEX, or a CSV"
+    " (`gantk data check SCANS --table scans.csv`)"
 )
 Known = dict[tuple[str, str], Fingerprint]  # by domain and key
 
@@ -166,7 +166,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
 
     how = f"by {by}: "
     if by == "block":
-        how = "by block of neighbouring slices, as which pictures of neighbouring names count: "
+        how = "by block of slices (of pictures: by name): "
     if folds:
         how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
@@ -213,23 +213,24 @@ def _description(
     """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
         counts = ", ".join(f"{len(patients_of(sets[name]))} {name}" for name in SETS)
-        return f"{counts} ({_counts(sets)})"
+        return f"{counts} ({_counts(sets, short=True)})"
 
     left_out = len(records) - sum(map(len, sets.values()))
     if left_out:
-        beside = f"{left_out} left out: copies of held-out images, or within data.split.gap = {gap} slices of one"
-        return f"{_counts(sets)}, {beside}"
+        return f"{_counts(sets)}; {left_out} left out, as next to held-out images (data.split.gap = {gap}) or copies"
     return _counts(sets)
 
 
-def _counts(sets: Mapping[str, list[Record]]) -> str:
-    """`8+8 train, 2+2 validation, 2+2 test images`, of the first and the second domain."""
+def _counts(sets: Mapping[str, list[Record]], short: bool = False) -> str:
+    """`8+8 train, 2+2 validation, 2+2 test images`, of the first and the second domain; `short`:
+    without the sets' names.
+    """
     domains = sorted({record.domain for name in SETS for record in sets[name]})
     parts = []
     for name in SETS:
         trained = [record for record in sets[name] if record.for_training]
         counts = [sum(record.domain == domain for record in trained) for domain in domains]
-        parts.append(f"{'+'.join(map(str, counts))} {name}")
+        parts.append("+".join(map(str, counts)) + ("" if short else f" {name}"))
 
     return f"{', '.join(parts)} images"
 
@@ -460,7 +461,8 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     patients = patients_of(paired or tested)
     if not patients or len(patients) >= needed_patients():
         return ""
-    return f"{needed_words()}, {len(patients)} will be tested"
+    few = f"{count_noun(patients, 'test patient')} cannot tell a gain in every score from chance"
+    return f"{few}: {needed_patients()} are needed"
 
 
 def consequences(
@@ -488,12 +490,12 @@ def consequences(
     alike = like_training(splits, fingerprints)
     seen = f"{len(alike)} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
     if "" in tested:
-        same = "so training and test may show the same one: scores may be"
+        same = "so one may be in training and test: scores may be"
         if alike:
-            same = f"and {seen}, so both sets show the same ones: scores are"
+            same = f"and {seen}, so some are in both: scores are"
         lines.append(
-            f"the patients are not known, {same} too good, and most have no intervals. To"
-            f" change this, {NAME_PATIENTS}"
+            f"the patients are not known, {same} too good, and most have no intervals."
+            f" To change this, {NAME_PATIENTS}"
         )
     elif alike:
         people = dict.fromkeys(f"'{test.subject}' like '{train.subject}'" for test, train in alike)
