@@ -295,7 +295,7 @@ class Data(Study):
         by_scan = mapping.per == "volume"
         most = MAX_SAMPLED_IMAGES if by_scan else max(1, MAX_FITTED_BYTES // first.nbytes)
         sampled = spread(training, most)
-        reading = f"reading the intensities of {'+'.join(contrasts)}"
+        reading = f"reading intensities of {'+'.join(contrasts)}"
         images = [record.read() for record in track(sampled, reading)]
         # a few patients in other units must not decide how all are mapped
         groups = [record.subject or record.scan_key or record.key for record in sampled]

@@ -85,7 +85,7 @@ def summary_lines(results: Results) -> Iterator[str]:
         cells = [tuple(getattr(row, column) for column in columns) for row in rows]
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
     if names:
-        yield with_label("baseline", f"the best one for each score: {join_words([*names])}")
+        yield with_label("baseline", f"the best for each score: {join_words([*names])}")
 
     needs_pairs = pairs_sentence(results)
     if needs_pairs:
@@ -100,7 +100,7 @@ def with_label(label: str, text: str) -> str:
         text, LINE_WIDTH - LABEL_WIDTH, break_long_words=False, break_on_hyphens=False
     )
     indent = "\n" + LABEL_WIDTH * " "
-    return f"{label:<{LABEL_WIDTH}}{indent.join(wrapped)}"
+    return f"{label + '  ':<{LABEL_WIDTH}}{indent.join(wrapped)}"
 
 
 def _remarks(results: Results) -> Iterator[str]:
