@@ -45,7 +45,7 @@ from gantk.terminal import (
 )
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-TRY = "Run three real steps only: print memory, time and settings that fit."
+TRY = "Run a few real steps only: print memory, time and settings that fit."
 MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
 PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
 EXAMPLES = (

@@ -72,7 +72,7 @@ def memory_advice(model: CheckedRecipe, runtime: Runtime) -> Iterator[None]:
             f" {'; '.join(remedies)}"
         )
         raise GantkError(
-            f"{what}. `gantk run RECIPE --try` measures a training in three steps."
+            f"{what}. `gantk run RECIPE --try` measures a training in a few steps."
         ) from error
 
 

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from gantk.recipe.tables import CheckedRecipe
 
 STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compiles, is not timed
+MAX_STAGE_S = 15  # seconds of a stage after which two steps are enough
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Memory and time of a training on this machine, measured with three steps of each stage.
+    """Memory and time of a training on this machine, measured with two or three steps of each stage.
 
     Attributes:
         fits: whether the training fits into the memory.
@@ -72,7 +73,7 @@ class Trial:
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
             yield f"training at least {duration(3600 * self.hours)}; samples, checkpoints and scores come on top"
-            yield "quality  unknown: three steps show only whether and how fast the recipe trains"
+            yield "quality  unknown: these steps show only whether and how fast the recipe trains"
 
         for settings in self.lighter:
             yield f"less     {' '.join(f'--set {each}' for each in settings)}"
@@ -88,7 +89,7 @@ def predict(
     device: str | None = None,
     say: Say | None = None,
 ) -> Trial:
-    """Measure memory, time per step and hours of a training with three real steps; no file is
+    """Measure memory, time per step and hours of a training with a few real steps; no file is
     written.
 
     Example:
@@ -163,7 +164,7 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
         engine.step = first
         count = min(STEPS_PER_STAGE, stage.steps)
         size = " x ".join(map(str, stage.size))
-        about = f"{size}, batch {model.train.batch}: {count_noun(count, 'step')}"
+        about = f"{size}, batch {model.train.batch}: {count_noun(count, 'step')} at most"
         tell(f"trial    stage '{stage.name}', {about}")
         took = []
         began = time.perf_counter()
@@ -172,6 +173,8 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
                 runtime.synchronize()
                 took.append(time.perf_counter() - began)
                 began = time.perf_counter()
+                if len(took) > 1 and sum(took) > MAX_STAGE_S:
+                    break
 
         step_s = min(took[1:] or took)
         seconds += stage.steps * step_s

@@ -69,6 +69,17 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("seconds", "steps"), [(0, 2), (1000, 3)])
+def test_a_trial_of_slow_steps_takes_fewer(monkeypatch, seconds, steps):
+    ended = []
+    monkeypatch.setattr(trial, "MAX_STAGE_S", seconds)
+    monkeypatch.setattr(
+        "gantk.machine.runtime.Runtime.synchronize", lambda runtime: ended.append(1)
+    )
+    gantk.predict(TINY, device="cpu")
+    assert len(ended) == steps
+
+
 @pytest.mark.parametrize(
     ("batch", "less"), [(2, "train.microbatch=1"), (1, "train.fast.keep_memory=false")]
 )
