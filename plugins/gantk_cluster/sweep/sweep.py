@@ -27,7 +27,7 @@ from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import Say, stop_on_ctrl_c
 from gantk_cluster.cluster import Room, connect_cluster, watch_head
-from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train
+from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train, trial_name
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
 RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
@@ -125,10 +125,7 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
 
 
 def _say_results(folder: Path, rows: list[dict[str, Any]], rule: str, say: Say) -> None:
-    """Say which trials failed and which is best; GantkError where none has a score."""
-    for row in rows:
-        if row["error"]:
-            say(f"failed   {row['trial']}: {row['error']}")
+    """Say which trial is best; GantkError where none has a score."""
     best = next(iter(rows), {})
     if best.get("score") is None:
         raise GantkError(
@@ -136,9 +133,8 @@ def _say_results(folder: Path, rows: list[dict[str, Any]], rule: str, say: Say) 
             " validation images of each domain: raise data.split.validation"
         )
 
-    values = {name: value for name, value in best.items() if name not in COLUMNS}
     say(f"score    {rule}")
-    say(f"best     {best['trial']}: {best['score']:.4g} at step {best['step']}, {_words(values)}")
+    say(f"best     {_in_words(best)}")
     say(f"recipe   {folder / 'best.toml'}")
     say(f"table    {folder / 'sweep.csv'}")
 
@@ -184,18 +180,19 @@ def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
     asha = ASHAScheduler("step", max_t=steps, grace_period=max(steps // 9, 1), reduction_factor=3)
 
     class Lines(tune.Callback):
-        """Prints a line for each checkpoint of a trial and for each lost worker; stops Tune after
-        Ctrl-C.
-        """
+        """Prints a line for each trial that ended and for each lost worker; stops Tune after Ctrl-C."""
 
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            score = result.get("score")
-            scored = "no score" if score is None else f"score {score:.4g}"
-            step = f"step {result['step']} of {steps}"
-            say(f"trial    {_trial_number(trial)}: {step}, {scored}, {_words(trial.config)}")
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            rows, _ = write_table(Path(asked["folder"]))
+            for row in rows:
+                if row["trial"] == trial_name(trial.trial_id):
+                    say(f"trial    {_in_words(row)}")
+
+        on_trial_error = on_trial_complete
 
         def on_trial_recover(self, iteration, trials, trial, **info):
-            say(f"lost     {_trial_number(trial)}: its worker; it resumes from its last checkpoint")
+            name = trial_name(trial.trial_id)
+            say(f"lost     {name}: its worker; it resumes from its last checkpoint")
 
         def on_step_end(self, **info):
             if stopped:
@@ -242,10 +239,6 @@ def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
     return not stopped
 
 
-def _trial_number(trial: Any) -> str:
-    return trial.trial_id.rpartition("_")[2]
-
-
 def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Write best.toml and sweep.csv; returns the trials, best first, and what is scored."""
     rows = []
@@ -273,11 +266,17 @@ def write_table(folder: Path) -> tuple[list[dict[str, Any]], str]:
     return rows, rule
 
 
-def _words(values: dict[str, Any]) -> str:
-    return ", ".join(
+def _in_words(row: dict[str, Any]) -> str:
+    """A trial's settings and best score, or why it has none."""
+    values = (
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in values.items()
+        for key, value in row.items()
+        if key not in COLUMNS
     )
+    score = "no score"
+    if row["score"] is not None:
+        score = f"{row['score']:.4g} at step {row['step']}"
+    return f"{row['trial']} ({', '.join(values)}): {row['error'] or score}"
 
 
 @dataclass(frozen=True)

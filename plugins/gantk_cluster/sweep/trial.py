@@ -13,7 +13,7 @@ from typing import Any
 
 from gantk import resume, run
 from gantk.errors import GantkError, UserError, one_line
-from gantk.files import lock_folder, make_folder, write_file
+from gantk.files import append_to_file, lock_folder, make_folder, write_file
 from gantk.machine.runtime import ALONE
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Choice, Table
@@ -22,6 +22,7 @@ from gantk_cluster import REPORTING
 
 LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
 TRIAL_FILE = "trial.json"  # in a trial's run folder: its settings, and why it failed
+LOG_FILE = "output.txt"  # in a trial's run folder: what its training says
 
 
 class Trial(Table):
@@ -41,12 +42,12 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
 
     os.chdir(asked["here"])
     os.environ |= ALONE
-    trial = (
-        Path(asked["folder"])
-        / "trials"
-        / f"trial-{tune.get_context().get_trial_id().rpartition('_')[2]}"
-    )
-    options = {"device": asked["device"], "say": lambda line: None}
+    trial = Path(asked["folder"]) / "trials" / trial_name(tune.get_context().get_trial_id())
+    log = trial / LOG_FILE
+    options = {
+        "device": asked["device"],
+        "say": lambda line: append_to_file(log, f"{line}\n".encode()),
+    }
     # up to a minute, until an earlier worker of this trial has released its run folder
     for _ in range(600):
         with suppress(UserError), lock_folder(trial):
@@ -71,6 +72,11 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         )
     finally:
         del REPORTING[trial]
+
+
+def trial_name(trial_id: str) -> str:
+    """The name of the run folder of Ray Tune's trial."""
+    return f"trial-{trial_id.rpartition('_')[2]}"
 
 
 def note(trial: Path, config: dict[str, Any], error: str | None = None) -> None:

@@ -70,8 +70,12 @@ def started(*words: object, log: Path) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
-def until(log: Path, words: str, process: subprocess.Popen) -> None:
-    while words not in log.read_text("utf-8", "replace"):
+def until(words: str, log: Path, process: subprocess.Popen, trials: Path | None = None) -> None:
+    """Wait until a sweep, or one of its `trials`, has said the words."""
+    while True:
+        files = trials.glob("trials/*/output.txt") if trials else [log]
+        if any(words in file.read_text("utf-8", "replace") for file in files):
+            return
         assert process.poll() is None, log.read_text("utf-8", "replace")
         time.sleep(0.1)
 
@@ -115,11 +119,11 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
     try:
         cluster.add_node(**node)  # a second raylet: a second machine
         driver = started(*asked, "--address", cluster.address, log=log)
-        until(log, "step 6 of", driver)
+        until("step 6/24", log, driver, out)
         worker = read_json(out / "trials" / "trial-00000" / ".lock")["pid"]
         os.kill(worker, signal.SIGKILL)
-        until(log, "lost     00000", driver)
-        until(log, "trial    00000: step 10 of", driver)
+        until("lost     trial-00000", log, driver)
+        until("step 10/24", log, driver, out)
         driver.kill()
         driver.wait()
     finally:
@@ -129,7 +133,10 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
 
     assert again.wait() == 0, log.read_text()
     # what had been reported is not trained again
-    assert log.read_text().count("trial    00000: step 4 of") == 1
+    said = (out / "trials" / "trial-00000" / "output.txt").read_text()
+    assert said.count("step 4/24") == 1
+    ended = [line for line in log.read_text().splitlines() if line.startswith("trial ")]
+    assert len(ended) == 2
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
@@ -142,7 +149,7 @@ def test_ctrl_c_resumes_and_bad_trials_end_early(tmp_path, recipe):
     driver = started(
         recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log
     )
-    until(log, "step 6 of", driver)
+    until("step 6/24", log, driver, out)
     driver.send_signal(signal.SIGINT)
 
     assert driver.wait() == 130
