@@ -11,7 +11,10 @@ from typing import NoReturn
 
 import click
 
-from gantk import __version__, api, terminal
+# `from gantk import api` would ask the plugins for it, whose errors `main` catches
+import gantk.api as api
+import gantk.terminal as terminal
+from gantk import __version__
 from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
@@ -610,5 +613,8 @@ def main() -> None:
     terminal.owns_process = True
     os.umask(os.umask(0o022) | 0o022)  # others never get the right to change what is written
     with guest():
-        attach_commands(cli)
+        try:
+            attach_commands(cli)
+        except GantkError as error:
+            Commands._leave(error)
         cli.main(prog_name="gantk")

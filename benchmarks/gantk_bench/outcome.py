@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gantk.errors import UserError, writing_file
+from gantk.errors import UserError, argument, writing_file
 from gantk.files import expect_file, expect_replaceable, write_file
 from gantk.machine.runtime import start
 from gantk.terminal import console as standard_output
@@ -152,3 +152,5 @@ def _show(outcome: Outcome, table: Path, out: Console) -> None:
             out.print(line, markup=False, soft_wrap=True, style=style)
     print_line(out, f"rows     {outcome.folder / 'rows.jsonl'}")
     print_line(out, f"table    {table}")
+    if any(row.run for row in outcome.rows):
+        print_line(out, f"next     gantk report {argument(outcome.folder)}/runs/*")

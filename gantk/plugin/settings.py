@@ -20,7 +20,7 @@ from gantk.files import read_file
 VARIABLE = "GANTK_DISABLE"
 FILE_NAME = "gantk.toml"
 EXAMPLE = 'plugins.disable = ["gantk_serve"] and layouts.NAME = "{patient}/{contrast}"'
-
+UNKNOWN_KEY = ("Unexpected keyword argument", "unknown key")  # as pydantic and gantk say it
 MAX_SETTINGS_BYTES = 2**18
 
 
@@ -104,10 +104,12 @@ def _settings_in(path: Path) -> Settings:
     """The content of one `gantk.toml`."""
     from pydantic import TypeAdapter, ValidationError  # takes a tenth of a second
 
-    with reading_file(path, "settings", allowed=EXAMPLE):
+    with reading_file(path, "settings", allowed=EXAMPLE, remedy="correct this file, or remove it"):
         tables = tomllib.loads(read_file(path, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
         try:
             return TypeAdapter(Settings).validate_python(tables)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise ValueError(
+                f"{'.'.join(map(str, first['loc']))}: {first['msg']}".replace(*UNKNOWN_KEY)
+            ) from None

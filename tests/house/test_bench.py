@@ -104,7 +104,8 @@ def one_row(bench, monkeypatch):
 
 
 def test_each_recipe_becomes_a_row_from_its_own_process(one_row):
-    row, _ = one_row
+    row, done = one_row
+    assert done.out.endswith("next     gantk report out/runs/*\n")
     expected = {
         "format": 1,
         "suite": "small",

@@ -368,10 +368,11 @@ def test_gantk_toml_keeps_the_line_of_a_hospital(add_plugin, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("disable = []", "disable: Unexpected keyword argument. Allowed: plugins.disable"),
-        ('[plugins]\noff = ["a"]', "plugins.off: Unexpected keyword argument"),
+        ("disable = []", "disable: unknown key. Allowed: plugins.disable"),
+        ('[plugins]\noff = ["a"]', "plugins.off: unknown key"),
         ('[plugins]\ndisable = "gantk_app"', "plugins.disable: Input should be a valid list"),
         ("layouts.ours = 5", "layouts.ours: Input should be a valid string"),
+        ("[plugins", "Expected ']' at the end of a table declaration"),
     ],
 )
 def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):
@@ -380,6 +381,13 @@ def test_wrong_gantk_toml_is_one_error(text, error, tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match=error):
         disabled_plugins()
+
+
+def test_wrong_gantk_toml_ends_each_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("gantk.toml").write_text("[plugins", "utf-8")
+    done = python("-m", "gantk", "plugins")
+    assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
 
 
 def test_override_replaces_a_bundled_part_and_only_with_it(add_plugin):
