@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from gantk.data.dataset import Data, layouts_in_words
+from gantk.data.look import MIN_PEOPLE
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
@@ -67,6 +68,11 @@ def _notes(data: Data) -> Iterator[str]:
         note = getattr(mapping, "note", "")
         if note:
             yield f"{data.names[letter]}: {note}"
+    if any(known.get("traits") and "looks" not in known for known in data.values.values()):
+        yield (
+            f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image"
+            " looks like the training images"
+        )
     if _is_halved(data):
         others = _left_out_people(data.splits["train"], data.training)
         if others:

@@ -19,7 +19,9 @@ def test_unpaired_training_takes_people_of_the_usual_kind(tmp_path):
     data = load({"name": "files", "path": str(tmp_path)}, UNPAIRED, split=split)
 
     assert {record.subject for record in data.training} == {"P0", "P1", "P2", "P4"}
-    assert any("1 patient left out" in line and "'P3'" in line for line in describe(data))
+    said = describe(data)
+    assert any("1 patient left out" in line and "'P3'" in line for line in said)
+    assert any("fewer than 4 patients are trained on" in line for line in said)
 
 
 @pytest.mark.parametrize(
