@@ -28,6 +28,7 @@ from gantk.formats.image import (
     Image,
     expect_grid,
     in_file_order,
+    label_of,
     three_sides,
 )
 from gantk.formats.voxels import Stored, as_integers, name_for_itk, simpleitk
@@ -58,6 +59,8 @@ PLAIN = {
     "oldmin": "nan",
     "oldmax": "nan",
 }
+DESCRIPTION = "Description"  # field of a header
+MAX_DESCRIPTION = 200  # characters
 SEVERAL_FILES = "stores its voxels in several files"
 CONVERSION = (
     "convert it in Python with SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'converted.nrrd')"
@@ -84,6 +87,7 @@ class ItkHeader:
     origin: np.ndarray  # (axes,) mm
     compressed: bool = True
     states_orientation: bool = True  # whether the axes are said to be those of a patient
+    description: str = ""  # what gantk has written that the image shows
 
     def get_data_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of the file; the name is that of nibabel's headers."""
@@ -112,7 +116,7 @@ class Itk(Format):
     voxels are stored, both with all axes, the fastest first.
     """
 
-    volumes = True
+    volumes = describes = True
 
     def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
         """Parse the start of a file, see above."""
@@ -125,7 +129,8 @@ class Itk(Format):
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, D, H, W) or (1, H, W); axes of one voxel are dropped."""
         header, stored = self._open(path)
-        return stored.image(path, header.affine, header, values)
+        image = stored.image(path, header.affine, header, values)
+        return replace(image, description=header.description)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid of the source file, or of the image's affine."""
@@ -148,6 +153,8 @@ class Itk(Format):
         stored.SetSpacing(spacing.tolist())
         stored.SetOrigin(header.origin.tolist())
         stored.SetDirection((header.vectors / spacing).ravel().tolist())
+        if description:
+            stored.SetMetaData(DESCRIPTION, label_of(description, MAX_DESCRIPTION))
         # the name in the header is that of the second file; another name need not be UTF-8
         plain = path if suffix == self.suffixes[1] else path.with_name(f"image{suffix}")
         try:
@@ -202,6 +209,7 @@ class Nrrd(Itk):
             name.replace(" ", "").lower(): value for name, sign, value in lines if sign == ":"
         }
         _expect_plain(path, fields)
+        says = {name: value for name, sign, value in lines if sign == ":="}
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
         dtype = _voxel_type(fields["type"], 1, fields.get("endian") == "big")
@@ -229,7 +237,8 @@ class Nrrd(Itk):
             opens = end.end() if end else len(start)
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
-        return ItkHeader(sides, vectors, origin, states_orientation="space" in fields), stored
+        header = ItkHeader(sides, vectors, origin, states_orientation="space" in fields)
+        return replace(header, description=says.get(DESCRIPTION, "")), stored
 
 
 class MetaImage(Itk):
@@ -282,7 +291,8 @@ class MetaImage(Itk):
 
         packing = "zlib" if true("CompressedData") else ""
         stored = Stored(file, sides, dtype, packing=packing, opens=opens)
-        return ItkHeader(sides, vectors, origin), stored
+        says = fields.get(DESCRIPTION, "")
+        return ItkHeader(sides, vectors, origin, description=says), stored
 
 
 def _expect_plain(path: Path, fields: dict[str, str]) -> None:

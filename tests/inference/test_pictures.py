@@ -176,10 +176,11 @@ def test_samples_have_the_values_of_the_training_images(head, tmp_path, top, who
     assert len(list(path.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "nii", "nii.gz"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "nii", "nii.gz", "mha", "nrrd"])
 def test_a_generated_image_says_so_itself(head, tmp_path, suffix):
+    image = Image(np.rint(head[None]).clip(0, 255).astype(np.float32))
     for name, description in (("made", "T2"), ("scan", "")):
-        write(tmp_path / f"{name}.{suffix}", Image(np.rint(head[None]).clip(0, 255)), description)
+        write(tmp_path / f"{name}.{suffix}", image, description)
     made, scan = (tmp_path / f"{name}.{suffix}" for name in ("made", "scan"))
     assert is_generated(made, read(made).description)
     assert not is_generated(scan, read(scan).description)
