@@ -87,11 +87,6 @@ def models(json_file, overwrite) -> None:
     help="Markdown template for card.md; gantk fills in {facts} and {scores}.",
 )
 @dtype_option("float16")
-@click.option(
-    "--discriminators",
-    is_flag=True,
-    help="Also pack the discriminators, to fine-tune from this model.",
-)
 @overwrite_option
 def pack(run, out, **options) -> None:
     """Pack RUN as a model to share, in the new folder OUT.

@@ -35,7 +35,6 @@ def pack(
     *,
     card: AnyPath | None = None,
     dtype: Literal["float16", "float32"] = "float16",
-    discriminators: bool = False,
     overwrite: bool = False,
     say: Say = print,
 ) -> Path:
@@ -48,8 +47,6 @@ def pack(
             run.
         dtype: the type in which weights are stored; they are used as float32. Tensors with values
             that float16 cannot hold stay float32.
-        discriminators: whether to include the discriminators, for a training that starts from this
-            model.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output.
 
@@ -68,7 +65,7 @@ def pack(
     source = before.run
     meta = source.meta(before.checkpoint)
     noted = meta.packed or _training_hashes(source)
-    left_out = {*noted.left_out, *_for_training(before.method, discriminators)}
+    left_out = {*noted.left_out, *_for_training(before.method)}
     weights = {
         k: each
         for k, each in inference_state(before.checkpoint).items()
@@ -118,14 +115,14 @@ def write_model(
         write_file(folder / "metrics.json", text.encode())
 
 
-def _for_training(method: Method, discriminators: bool) -> list[str]:
-    """Prefixes of the names of weights that only training uses: image pools and, without
-    `discriminators`, the networks that no phase with a moving average updates.
+def _for_training(method: Method) -> list[str]:
+    """Prefixes of the names of weights that only training uses: image pools, and the networks that
+    no phase with a moving average updates.
     """
     phases = method.phases()
     averaged = {module for phase in phases if phase.ema for module in phase.updates}
     judges = set()
-    if averaged and not discriminators:
+    if averaged:
         judges = {module for phase in phases for module in phase.updates} - averaged
 
     return [
