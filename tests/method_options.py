@@ -90,7 +90,7 @@ METHODS: dict[str, list[dict]] = {
     ],
     "vae": [
         {"width": 4, "latent": 8},
-        {"width": 4, "latent": 8, "gan": 0.1, "conditional": True},
+        {"width": 4, "latent": 8, "gan": 0.1},
         {"width": 4, "latent": 8, "up": "transpose"},
     ],
     "progan": [

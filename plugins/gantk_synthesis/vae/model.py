@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gantk.method import Batch, Geometry, Losses, Method, Phase
-from gantk.nets.blocks import UpKind, with_class
+from gantk.nets.blocks import UpKind
 from gantk.plugin.spec import AdversarialLoss, Weight, Width
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
 from gantk_synthesis.vae.network import Decoder, Encoder
@@ -41,7 +41,7 @@ class VAE(Method):
     and samples, half a batch of each, which adds texture. Noise that no code can represent, such as
     scanner noise, comes from a map of normal noise that is added before the decoder's last layer
     (Karras et al. 2019, section 3.2). `reconstruct` and the reconstruction loss leave this noise
-    out. With `conditional` all networks have the image's class as an input.
+    out.
     """
 
     reads = ("image",)
@@ -57,11 +57,8 @@ class VAE(Method):
         # weight of the adversarial loss; 0 = a VAE without a discriminator; 0.03 usual
         gan: Weight = 0.0,
         adversarial: AdversarialLoss = "bce",  # adversarial loss for gan above 0
-        conditional: bool = False,  # generate images of a given class; needs data.labels
     ):
         super().__init__(geometry)
-        self.conditional = conditional
-        self.classes = geometry.known_classes(conditional)
         self.gan = gan
         # random numbers per sample
         self.code = latent
@@ -70,12 +67,10 @@ class VAE(Method):
         self.register_buffer("moments", torch.eye(latent + 1))
         channels = geometry.channels["image"]
         size = geometry.size
-        self.encoder = Encoder(channels + self.classes, 2 * latent, size, width)
-        self.decoder = Decoder(
-            latent + self.classes, channels, size, width, up, geometry.range, noisy=gan > 0
-        )
+        self.encoder = Encoder(channels, 2 * latent, size, width)
+        self.decoder = Decoder(latent, channels, size, width, up, geometry.range, noisy=gan > 0)
         if gan:
-            self.discriminator = Encoder(channels + self.classes, 1, size, width)
+            self.discriminator = Encoder(channels, 1, size, width)
             self.adversarial = adversarial()
 
     def phases(self) -> list[Phase]:
@@ -94,8 +89,8 @@ class VAE(Method):
         With a discriminator: Larsen et al. 2016, algorithm 1; its gradient does not reach the
         encoder.
         """
-        image, label = self._images_and_labels(batch)
-        mean, log_variance = self.encode(image, label)
+        image = self._clipped(batch)
+        mean, log_variance = self.encode(image)
         count = len(image)
         parts = [self.code]
         if self.gan:
@@ -107,7 +102,7 @@ class VAE(Method):
         seen = nn.functional.pad(code.detach().float(), (1, 0), value=1.0)
         # a matmul may use bf16
         self.moments.lerp_((seen[:, :, None] * seen[:, None]).mean(0), 1 - MOMENT_DECAY)
-        output = self.decode(code, label)
+        output = self.decode(code)
         error = (image.float() - output.float()).square().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         losses = {
@@ -121,9 +116,9 @@ class VAE(Method):
             drawn = self.moments[0, 1:] + (weights[:, :, None] * away).sum(1) / count**0.5
             half = count // 2
             codes = torch.cat([code[:half].detach(), drawn[half:]])
-            fake = self.decode(codes, label, grain)
+            fake = self.decode(codes, grain)
             batch["fake"] = fake.detach()
-            logits = self._judge(fake, label)
+            logits = self.discriminator(fake)
             losses["adversarial"] = self.gan * self.adversarial.generator(logits)
 
         return losses
@@ -132,42 +127,37 @@ class VAE(Method):
         """The discriminator's loss of real images, reconstructions and samples (Larsen et al. 2016,
         equation 8).
         """
-        image, label = self._images_and_labels(batch)
-        judge = partial(self._judge, label=label)
+        image = self._clipped(batch)
+        judge = self.discriminator
         return self.real_fake_losses("image", judge, self.adversarial, image, batch["fake"])
 
-    def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images (N, C, *size); returns mean and log variance of their codes, (N, latent)
         each, float32.
         """
-        moments = self.encoder(with_class(image, label, self.classes))
-        mean, log_variance = moments.float().chunk(2, 1)
+        mean, log_variance = self.encoder(image).float().chunk(2, 1)
         return mean, log_variance.clamp(-20.0, 20.0)
 
-    def decode(
-        self, code: Tensor, label: Tensor | None = None, grain: Tensor | None = None
-    ) -> Tensor:
+    def decode(self, code: Tensor, grain: Tensor | None = None) -> Tensor:
         """Decode codes (N, latent) to images (N, C, *size), network intensities; `grain`: normal
         noise (N, pixels).
         """
         if grain is not None:
             grain = grain.unflatten(1, (1, *self.geometry.size))
-        return self.decoder(with_class(code, label, self.classes), grain)
+        return self.decoder(code, grain)
 
-    def reconstruct(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+    def reconstruct(self, image: Tensor) -> Tensor:
         """Encode images (N, C, *size) and decode the means of their codes."""
-        return self.decode(self.encode(image.clamp(*self.geometry.range), label)[0], label)
+        return self.decode(self.encode(image.clamp(*self.geometry.range))[0])
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
-        """`n` samples, (n, C, *size); sample k of a seed does not depend on `n`. `labels` None:
-        classes in turn.
-        """
+        """`n` samples, (n, C, *size); sample k of a seed does not depend on `n`."""
         noise = seeded_rows(n, seed, self.progress.device, partial(torch.randn, self.latent))
         return generate_in_parts(self, self._sampler(), noise, labels, IMAGES_PER_CALL)
 
     def _sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function from noise (n, latent), and labels (n,) if conditional, to images, with the
-        current moments.
+        """A function from noise (n, latent) to images, with the current moments; labels count for
+        nothing.
         """
         moments = self.moments.double().cpu()
         factor = torch.linalg.cholesky(moments + EPSILON * torch.eye(len(moments)))
@@ -179,14 +169,10 @@ class VAE(Method):
         def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
             code, grain = noise.tensor_split([len(mean)], 1)
             code = mean + (root * code[:, None]).sum(-1)
-            return self.decode(code, label, grain if self.gan else None)
+            return self.decode(code, grain if self.gan else None)
 
         return images
 
-    def _images_and_labels(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Images, clipped to the range of a decoder that ends in tanh, and labels."""
-        return batch["image"].clamp(*self.geometry.range), batch.get("label")
-
-    def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """The discriminator's logits (N, 1)."""
-        return self.discriminator(with_class(image, label, self.classes))
+    def _clipped(self, batch: Batch) -> Tensor:
+        """Images, clipped to the range of a decoder that ends in tanh."""
+        return batch["image"].clamp(*self.geometry.range)

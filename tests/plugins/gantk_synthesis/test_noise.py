@@ -147,10 +147,8 @@ def test_the_loss_is_the_papers_bound_per_pixel():
 
 
 def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
-    method = {"name": "vae", "width": 4, "latent": 6, "conditional": True}
-    source = {"lesions": 1, "radius": [8.0, 16.0]}
-    data = {"domains": ["FLAIR"], "labels": True, "source": source}
-    run = small_run(tmp_path, method, steps=2, scored=True, **data)
+    method = {"name": "vae", "width": 4, "latent": 6}
+    run = small_run(tmp_path, method, steps=2, scored=True, domains=["FLAIR"])
     metrics = read_json(run / "metrics.json")
 
     assert {"psnr", "ssim", "mae"} <= metrics["metrics"]["reconstruction"].keys()
@@ -161,14 +159,8 @@ def test_vae_samples_and_reconstructs_but_does_not_translate(tmp_path, gantk):
         assert picture.size[1] == 2 * 32
         assert picture.size[0] % 32 == 0
 
-    for label in ("healthy", "tumour"):
-        assert (
-            gantk("sample", run, "-n", "2", "--out", tmp_path / label, "--label", label).code == 0
-        )
-
-    one, other = (
-        sorted((tmp_path / label).iterdir())[0].read_bytes() for label in ("healthy", "tumour")
-    )
+    gantk("sample", run, "-n", "2", "--out", tmp_path / "samples").ok()
+    one, other = (path.read_bytes() for path in (tmp_path / "samples").iterdir())
 
     assert one != other
 
