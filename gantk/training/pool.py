@@ -51,8 +51,7 @@ class ImagePool(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Exchange images (N, C, *size) with the store, as if one by one; returns as many images.
 
-        Two images may draw the same place in the store. Random numbers come from the global
-        generator of the images' device.
+        Random numbers come from the global generator of the images' device.
         """
         if self.capacity == 0:
             return images
@@ -69,35 +68,15 @@ class ImagePool(nn.Module):
         """`forward` for images and store of one memory format, without a synchronisation; changes
         the store.
         """
-        batch = len(images)
-        capacity = self.capacity
-        drawn = torch.randint(2 * capacity, (batch,), device=images.device)
-        number = torch.arange(batch, device=images.device)  # of each image in the batch
-        full = self.count + number >= capacity
-        place = torch.where(full, drawn % capacity, self.count + number)
-        exchanged = full & (drawn < capacity)
-        bypassing = full ^ exchanged  # returned, and not stored
-        stored = store.index_select(0, place)
-        returned = written = images  # instead of a stored image; into the store
-        # images that draw the same place: a later one gets the one before it, the last one stays
-        # there
-        if batch > 1:
-            # row i: those at image i's place
-            rivals = torch.where((place == place[:, None]) & ~bypassing, number, -1)
-            before = torch.where(number < number[:, None], rivals, -1).amax(1)
-            last = rivals.amax(1)
-            returned = images.index_select(
-                0, torch.where(exchanged & (before >= 0), before, number)
-            )
-            written = images.index_select(0, last.clamp(min=0))
-            exchanged = exchanged & (before < 0)
-            bypassing = last < 0
-
-        def where(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
-            return torch.where(condition.view(-1, *[1] * (images.ndim - 1)), images, others)
-
-        # A place may occur twice: the same value is written each time, so that the order does not
-        # matter.
-        store.index_copy_(0, place, where(bypassing, stored, written.to(store.dtype)))
-        self.count.add_(batch).clamp_(max=capacity)
-        return where(exchanged, stored.to(images.dtype), returned)
+        drawn = torch.randint(2 * self.capacity, (len(images),), device=images.device)
+        returned = []
+        for image, number in zip(images.split(1), drawn.split(1), strict=True):
+            full = self.count >= self.capacity
+            exchanged = full & (number < self.capacity)
+            place = torch.where(full, number % self.capacity, self.count)
+            stored = store.index_select(0, place)
+            kept = torch.where(full & ~exchanged, stored, image.to(store.dtype))
+            store.index_copy_(0, place, kept)
+            returned.append(torch.where(exchanged, stored.to(image.dtype), image))
+            self.count.add_(1).clamp_(max=self.capacity)
+        return torch.cat(returned)
