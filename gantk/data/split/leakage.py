@@ -58,7 +58,7 @@ def check_leakage(
             f" {join_first(leaks, '; ', MAX_LISTED_LEAKS)}"
         )
         remedy = (
-            "remove the copies, split by patient, or use --allow-leakage to train anyway (the run"
+            "remove the copies, or give each person one name; --allow-leakage trains anyway (the run"
             " records this)"
         )
         raise LeakageError(what, where="data.split", remedy=remedy)
