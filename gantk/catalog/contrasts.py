@@ -309,6 +309,11 @@ def usual_contrast(name: str) -> str | None:
     return CONTRASTS[found.word] if found else None
 
 
+def says_agent(*names: str) -> bool:
+    """Whether one of these names is of T1 with a contrast agent."""
+    return "t1ce" in map(usual_contrast, names)
+
+
 def names_with_contrast(
     facts: Mapping[str, Any], path: Path | None, meant: str | None
 ) -> list[str]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gantk.catalog.contrasts import names_with_contrast, usual_contrast
+from gantk.catalog.contrasts import names_with_contrast, says_agent, usual_contrast
 from gantk.catalog.scan import is_generated
 from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
 from gantk.data.look import MIN_PEOPLE, distance_to, look_of
@@ -247,16 +247,18 @@ def _of_other_contrast(image: Image, frame: Frame, contrast: str) -> Iterator[Fi
     """What look, header and name say against the contrast that the model translates."""
     meant = usual_contrast(frame.source)
     stated = meant and names_with_contrast(image.facts, image.path, meant)
+    has_agent = image.facts.get("agent") or says_agent(*(stated or ()))
     if _has_look(frame, contrast):
-        yield from _unlike_in_look(image, frame, bool(meant and not stated))
+        # what takes up an agent may be as bright as in any contrast
+        is_open = has_agent or says_agent(frame.source, frame.target)
+        others = None if is_open else frame.values.get("target", {}).get("looks")
+        yield from _unlike_in_look(image, frame, others, bool(meant and not stated))
     is_named = image.path is not None and not image.is_array and not contrast
     if is_named and meant and not stated and not _why_not_recorded(frame, contrast):
         yield f"contrast: neither name nor header says that this is {frame.source}", False
-    if meant == "t1":
-        names = names_with_contrast(image.facts, image.path, "t1")
-        if image.facts.get("agent") or "t1ce" in map(usual_contrast, names):
-            said = "contrast agent: header or name say one"
-            yield f"{said}; the {frame.source} of the training may show none", False
+    if meant == "t1" and has_agent:
+        said = "contrast agent: header or name say one"
+        yield f"{said}; the {frame.source} of the training may show none", False
 
 
 def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
@@ -284,9 +286,11 @@ def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
             yield f"{trait.name}: {said}, and that of the training is not recorded", False
 
 
-def _unlike_in_look(image: Image, frame: Frame, is_unstated: bool) -> Iterator[Finding]:
-    """Whether an image looks unlike the training images, or like the other domain's; and whether
-    that is a doubt. Where name or header state the contrast, the other domain's look is none.
+def _unlike_in_look(
+    image: Image, frame: Frame, others: Sequence | None, is_unstated: bool
+) -> Iterator[Finding]:
+    """Whether an image looks unlike the training images, or like `others` of the other domain; and
+    whether that is a doubt. Where name or header state the contrast, the other domain's look is none.
     """
     own = frame.values.get("source", {})
     is_known = own.get("looks") and own.get("look_near") is not None
@@ -294,7 +298,6 @@ def _unlike_in_look(image: Image, frame: Frame, is_unstated: bool) -> Iterator[F
     if not look:
         return
     distance = distance_to(look, own["looks"])
-    others = frame.values.get("target", {}).get("looks")
     if others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
         line = f"the input looks like {frame.target}, but this model translates {frame.source}"
         if is_unstated:

@@ -126,6 +126,12 @@ CASES = {
         "looks like T2, but this model translates T1",
     ),
     "like the other domain, by name this one": ({"gamma": 3.0}, {}, "no", "looks like T2, but"),
+    "as bright as the other domain, by its agent": (
+        {"gamma": 3.0, "agent": True},
+        {},
+        "no",
+        "times as far from the training images",
+    ),
     "a child, among people of unknown ages": (
         {"age": 3.0},
         {},
@@ -244,6 +250,7 @@ def test_a_scan_is_compared_with_the_training_images(case):
     assert checked.fits == fits, checked.notes
     assert bool(checked.notes) == (fits != "yes")
     assert any(words in text for _, text in checked.notes) or not words
+    assert not (given.get("agent") and any("looks like" in text for _, text in checked.notes))
     kind, text = checked.said[0]
     assert text.startswith(f"fits the training data: {fits}; ")
     assert text.endswith("; lesions are not judged")

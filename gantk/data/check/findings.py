@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gantk.catalog.contrasts import CONTRASTS, one_word, times_contradict, usual_contrast
+from gantk.catalog.contrasts import (
+    CONTRASTS,
+    one_word,
+    says_agent,
+    times_contradict,
+    usual_contrast,
+)
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import MAX_MASK_VALUES, Inspected
 from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, range_width, width_ratio
@@ -329,9 +335,12 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
 
     Neighbours are trained images of other patients, or held-out ones too where a domain has fewer
     than 12. None where a domain has fewer than 12 images, or the domains look alike, as they do where
-    more than a quarter of the trained images look like the other.
+    more than a quarter of the trained images look like the other; nor of T1 with a contrast agent, as
+    what takes it up may be as bright as in T2.
     """
     first_domain, *_ = study.table.domains
+    if says_agent(*study.table.domains):
+        return
     held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
     compared = [item for item in items if item.look and len(item.domains) == 1]
     in_first = np.array([item.domains == [first_domain] for item in compared], bool)
