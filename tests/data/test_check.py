@@ -239,9 +239,12 @@ def test_a_volume_that_is_mirrored_is_named(tmp_path):
         moved = (letter, subject) == ("b", "subject-002")
         volume(tmp_path / subject / f"{CONTRAST[letter]}.nii.gz", pixels[::-1] if moved else pixels)
 
-    (told,) = [each["what"] for each in check(tmp_path)["problems"] if each["kind"] == "pairs"]
+    result = check(tmp_path)
+    (told,) = [each["what"] for each in result["problems"] if each["kind"] == "pairs"]
     assert "mirrored or upside down" in told
     assert "subject-002" in told
+    tested = result["summary"]["held out"].partition("test: ")[2]
+    assert (", 1 in the test)" in told) == ("subject-002" in tested)
 
 
 @pytest.mark.parametrize("planes_apart", [0, 1, 4])
@@ -256,6 +259,9 @@ def test_a_patient_whose_pairs_do_not_fit_is_named(tmp_path, planes_apart):
     result = check(tmp_path)
     told = [each["what"] for each in result["problems"] if each["kind"] == "pairs"]
     assert ["subject-002" in each for each in told] == [True] * bool(planes_apart)
+    in_test = "subject-002" in result["summary"]["held out"].partition("test: ")[2]
+    of_patients = [each for each in told if "or show other planes" in each]
+    assert all(("%), in the test" in each) == in_test for each in of_patients)
     assert result["summary"]["pairs"].startswith("60 by name; ")
 
 

@@ -243,7 +243,9 @@ def _inspect(study: Study, contrast: str, scan: Scan, records: list[Record]) -> 
 def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -> list[Problem]:
     """Problems found by comparing the readable images, but for what the recipe has solved already."""
     readable = [item for item in items if item.error is None]
-    problems = [*about_images(readable, study), *pairs_that_do_not_fit(fit)]
+    test = study.splits.get("test", ()) if study else ()
+    tested = {name for record in test for name in (record.subject, record.scan_key or record.key)}
+    problems = [*about_images(readable, study), *pairs_that_do_not_fit(fit, tested)]
     solved = (
         {study.table.channels and "channels", study.table.spacing and "spacing"} if study else ()
     )

@@ -5,7 +5,7 @@ of an image and a partner, which is its own one, that one moved or mirrored, or 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -238,10 +238,10 @@ def _levels(record: Record) -> np.ndarray:
     return np.minimum(small * LEVELS, LEVELS - 1).astype(np.intp)
 
 
-def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
+def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[Problem]:
     """Warn of registered pairs that do not fit each other, as if only their names were equal, or as
     if pictures showed something else than two images side by side; else of patients, and of single
-    partners.
+    partners. `tested`: the names of patients and pairs in the test.
     """
     if fit is None:
         return
@@ -260,9 +260,13 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
         return
 
     if fit.misfits:
+        shown = [
+            f"{each}, in the test" if each.rpartition(" (")[0] in tested else each
+            for each in fit.misfits
+        ]
         what = (
             f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
-            f" aligned or show other planes: {join_first(fit.misfits)}. In brackets: how often an"
+            f" aligned or show other planes: {join_first(shown)}. In brackets: how often an"
             " image matches its partner better than the neighbouring one (chance 50 %, true pairs"
             f" {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
@@ -270,5 +274,9 @@ def pairs_that_do_not_fit(fit: Fit | None) -> Iterator[Problem]:
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
         if names:
-            what = f"the partners of these pairs may be {words} ({len(names)} of {fit.doubted_of}):"
+            in_test = sum(name in tested for name in names)
+            count = (
+                f"{len(names)} of {fit.doubted_of}{f', {in_test} in the test' if in_test else ''}"
+            )
+            what = f"the partners of these pairs may be {words} ({count}):"
             yield problem("pairs", what, names)
