@@ -198,6 +198,8 @@ class ComparedModels:
         self.checks: Checks = {}  # of what `translate` has translated
 
     def tell(self, say: Say) -> None:
+        run = self.models[0].run
+        size = f", {run.environment.size}" if run and run.environment.size else ""
         of_runs = (
             f", {len(self.models)} runs of one recipe, each for the patients that it has not seen"
         )
@@ -205,7 +207,7 @@ class ComparedModels:
             say(
                 with_label(
                     "model",
-                    f"{self.name}: {join_words(self.folders)}{of_runs if len(self.models) > 1 else ''}",
+                    f"{self.name}: {join_words(self.folders)}{size}{of_runs if len(self.models) > 1 else ''}",
                 )
             )
         if self.left_out:

@@ -191,6 +191,12 @@ def number_text(value: float | None, decimals: int) -> str:
     return text.lstrip("-") if not float(text) else text  # no "-0.00"
 
 
+def in_millions(count: int) -> str:
+    """A number of weights: `73 M`, `1.6 M`."""
+    millions = count / 1e6
+    return f"{millions:,.0f} M" if millions >= 10 else f"{millions:.2g} M"
+
+
 class PairedTest(Table):
     """The paired test of a model and a baseline on the same patients."""
 

@@ -23,6 +23,7 @@ from gantk.runs.results import (
     StoredImage,
     Table,
     about,
+    in_millions,
     tables,
 )
 
@@ -175,6 +176,13 @@ class Environment(Table):
     python: str = about("Version of Python.", "")
     recipe: RecipeRecord = tables("What was run.", RecipeRecord)
     matched: str = about("How the method matched training images, if it did.", "")
+    generator_weights: Step | None = about("Number of trained weights of the generators.")
+
+    @property
+    def size(self) -> str:
+        """`11 M generator weights`; "" where they were not recorded."""
+        count = self.generator_weights
+        return f"{in_millions(count)} generator weights" if count else ""
 
 
 class RecipePart(Table):

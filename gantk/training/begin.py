@@ -41,6 +41,7 @@ from gantk.recipe.published import (
 )
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
+from gantk.runs.results import in_millions
 from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.checks import check_training
@@ -459,6 +460,12 @@ def _environment(
         **parts.data.source.provenance,
         recipe=ran,
         matched=parts.method.companions_note,
+        generator_weights=sum(
+            weight.numel()
+            for phase in parts.engine.phases
+            if phase.ema  # of discriminators no average is kept
+            for weight in parts.engine.parameters[phase.name]
+        ),
     )
 
 
@@ -471,10 +478,9 @@ def _source_in_words(source: Part) -> str:
 def _training_line(parts: Parts) -> str:
     """What is trained, and where."""
     runtime = parts.runtime
-    millions = sum(parameter.numel() for parameter in parts.method.parameters()) / 1e6
-    weights = f"{millions:,.0f}" if millions >= 10 else f"{millions:.2g}"
+    weights = in_millions(sum(each.numel() for each in parts.method.parameters()))
     machine = describe(runtime)
-    size = f"{weights} M weights, {count_noun(parts.engine.steps, 'step')}"
+    size = f"{weights} weights, {count_noun(parts.engine.steps, 'step')}"
     place = f"{machine['device']} {runtime.precision}, {count_noun(machine['threads'], 'thread')}"
     if runtime.world > 1:
         place += f", {runtime.world} ranks"
