@@ -244,10 +244,10 @@ class InstanceNorm(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, channels: int, *, affine: bool = False, eps: float = 1e-5):
+    def __init__(self, channels: int, *, affine: bool = False):
         super().__init__()
         self.channels = channels
-        self.eps = eps
+        self.eps = 1e-5
         self.affine = affine
         # Without a float32 scale, torch keeps the statistics of bfloat16 input in bfloat16: so
         # there is always one.

@@ -36,7 +36,7 @@ GENERATORS: dict[str, list[dict | None]] = {
 }
 DISCRIMINATORS: dict[str, list[dict | None]] = {
     "dcgan": [None, UNET | {"norm": "none", "spectral": True}, UNET | {"first_stride": 1}],
-    "munit": [JUDGE, {"width": 4, "layers": 3, "norm": "instance"}],
+    "munit": [JUDGE, {"width": 4, "layers": 3}],
     "patchgan": [
         None,
         {"width": 4, "layers": 3, "norm": "none", "spectral": True, "coordinates": True},

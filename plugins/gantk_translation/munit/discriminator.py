@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import Network, NormKind, conv, in_layout_of, init_weights, require_size
-from gantk.nets.blocks import norm as make_norm
+from gantk.nets.blocks import Network, conv, in_layout_of, init_weights, require_size
 from gantk.plugin.spec import Depth, Part, Width
 
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -30,17 +29,13 @@ class Strided(Network):
         *,
         width: Width = 64,  # filters of the first convolution
         layers: Depth = 4,  # convolutions of stride 2
-        # norm after all but the first and last convolution; "batch" mixes the images of a batch
-        norm: NormKind = "none",
     ):
         super().__init__()
         self.halvings = layers
         filters = [in_channels, *(width * min(2**level, 8) for level in range(layers))]
         parts: list[nn.Module] = []
-        for level, (inputs, outputs) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
+        for inputs, outputs in zip(filters[:-1], filters[1:], strict=True):
             parts.append(conv(dims, inputs, outputs, 4, stride=2, padding=1, mode="reflect"))
-            if level and norm != "none":
-                parts.append(make_norm(norm, outputs, dims))
             parts.append(nn.LeakyReLU(0.2, inplace=True))
 
         self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 1))

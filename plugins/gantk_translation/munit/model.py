@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk import DiscriminatorAugment
-from gantk.errors import UserError
 from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
@@ -157,11 +156,6 @@ class MUNIT(Method):
 
         Translation k of every image has the same style, independent of the rest of the batch.
         """
-        if n < 1:
-            raise UserError(
-                f"{n} is not a valid number of variants", where="n", allowed="1 or more"
-            )
-
         generator = torch.Generator().manual_seed(seed)
         styles = torch.randn(n, len(self.style_a), generator=generator).to(image.device)
         content = self._content(image, to)
@@ -221,11 +215,6 @@ class MUNIT(Method):
         """
         mean = getattr(self, f"style_{name}")
         seen = getattr(self, f"styles_seen_{name}")
-        numbers = seen + torch.arange(1, len(codes) + 1, device=codes.device)
-        # each image's weight in the mean when it is added
-        share = numbers.clamp_max(STYLE_MEMORY_IMAGES).reciprocal()
-        # share of the mean before each image that is left at the end
-        kept = (1 - share).flip(0).cumprod(0).flip(0)
-        share[:-1] *= kept[1:]
-        mean.mul_(kept[0]).add_((share[:, None] * codes).sum(0))
-        seen += len(codes)
+        for code in codes:
+            seen += 1
+            mean.lerp_(code, seen.clamp_max(STYLE_MEMORY_IMAGES).reciprocal())

@@ -190,9 +190,9 @@ class AdaIN(nn.Module):
     float32.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5):
+    def __init__(self, channels: int):
         super().__init__()
-        self.norm = InstanceNorm(channels, eps=eps)
+        self.norm = InstanceNorm(channels)
 
     def forward(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         shape = (*scale.shape, *[1] * (x.ndim - 2))
@@ -207,15 +207,14 @@ class LayerNorm(nn.Module):
     encoded the style. Statistics are float32.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5):
+    def __init__(self, channels: int):
         super().__init__()
-        self.eps = eps
         self.weight, self.bias = (
             nn.Parameter(value) for value in (torch.ones(channels), torch.zeros(channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, 1, self.weight, self.bias, self.eps).to(x.dtype)
+        return F.group_norm(x, 1, self.weight, self.bias).to(x.dtype)
 
 
 class Doubling(nn.Module):
