@@ -77,6 +77,9 @@ def summary_lines(results: Results) -> Iterator[str]:
         row.direction = "" if title == above else title
         above = title
         row.verdict = SHORT_WORDS[row.tone]
+        row.value, _, unit = row.value.partition(" of ")  # "0.13 of range 2"
+        row.baseline = row.baseline.partition(" of ")[0]
+        row.name = f"{row.name}, {unit}" if unit else row.name
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         row.interval = row.interval or NO_VALUE
     names = dict.fromkeys(row.baseline_name for row in rows if row.tone)

@@ -88,8 +88,11 @@ def _say_runs(recipes: Sequence[Path], names: Sequence[str], folds: int, scans: 
 
     methods = [name for name in names if name]
     runs = [argument(f"runs/{each.stem}") for each in recipes]
-    for each, run in zip(recipes, runs, strict=True) if not (methods and folds) else ():
-        say_next(f"gantk run {argument(each)}" + (f" --out {run}" if methods else ""))
+    for each, run in zip(recipes, runs, strict=True):
+        if not methods:
+            say_next(f"gantk run {argument(each)}")
+        elif not folds:
+            say_next(f"gantk run {argument(each)} --out {run}")
     if folds:
         say(f"folds    few patients: train {folds} times, to test each patient once")
         numbers = " ".join(map(str, range(folds)))

@@ -35,7 +35,7 @@ MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
 SHORT_TRAINING_STEPS = 1500  # fewer need a larger learning rate
 # problems of `data check` that the recipe solves
-SOLVED_PROBLEMS = ("channels", "split", "patients", "same-patient")
+SOLVED_PROBLEMS = ("channels", "range", "split", "patients", "same-patient")
 # keys whose reasons are told above the recipe
 TOLD_KEYS = ("method.name", "data.split")
 # what the line of the split says, of the plan's own split

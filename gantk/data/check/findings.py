@@ -68,6 +68,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         "convert all scans to the same unit, or normalise each scan by itself:"
         ' data.intensity = { name = "percentile", per = "volume" }',
     ),
+    "range": ("warning", 'set data.intensity.per = "volume"'),
     "contrast": ("warning", "look at them, and move those that are in the wrong domain"),
     "copies": ("warning", "remove the duplicates"),
 }
@@ -322,7 +323,7 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
             f"the scans differ in intensity range (largest to smallest: {', '.join(ratios)}), but"
             " data.intensity uses one range, so a tissue gets different gray values"
         )
-        yield problem("scale", what, (), 'set data.intensity.per = "volume"')
+        yield problem("range", what)
 
 
 # --- images in the wrong domain
