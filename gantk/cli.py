@@ -501,6 +501,9 @@ def sample(run, no_post, **options) -> None:
     metavar="LIST",
     help="Metrics, separated by commas: psnr,ssim,mae. Default: the recipe's.",
 )
+@click.option(
+    "--figures", metavar="DIR", help="Also write figures and tables of RUN and OTHER for a paper."
+)
 @json_option("Write the result as JSON too")
 @device_option
 def evaluate(
@@ -513,6 +516,7 @@ def evaluate(
     patient,
     truth_layout,
     metrics,
+    figures,
     json_file,
     overwrite,
     **options,
@@ -537,6 +541,8 @@ def evaluate(
         )
     if data and not run:
         raise click.UsageError("--data needs a RUN")
+    if figures and not others:
+        raise click.UsageError("--figures needs OTHER; of a run: `gantk report RUN --figures DIR`")
 
     names = split_names(metrics)
     options["say"] = line_printer(json_file)
@@ -550,7 +556,12 @@ def evaluate(
         if run:
             from gantk.metrics.compare_models import compare_models
 
-            found = compare_models([run, *others], data, **options).dump()
+            comparison = compare_models([run, *others], data, **options)
+            if figures:
+                from gantk.report.patients.comparing import write_model_figures
+
+                write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
+            found = comparison.dump()
         else:
             found = compare(pred, truth, **files, **options)
     write_json(json_file, found, overwrite)

@@ -141,6 +141,11 @@ class Image:
         return self.pixels.ndim - 1
 
     @property
+    def middle_plane(self) -> np.ndarray:
+        """The pixels (C, H, W) of a picture, or of the middle plane of a volume."""
+        return self.pixels if self.dims == 2 else self.pixels[:, self.pixels.shape[1] // 2]
+
+    @property
     def channels(self) -> int:
         """1 for gray, 3 for colour."""
         return self.pixels.shape[0]

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -65,6 +66,8 @@ ONE_SCALE = (
     " differ between models, by one line for each model to the mean and spread of the true ones"
 )
 INPUT = BASELINES["identity"][0]  # is scored too: any model must beat it
+TRUTH = "truth"  # the real images among the pictures of systems
+MAX_SHOWN_PATIENTS = 4
 Translations = Iterator[tuple[Pair, Callable[[], Image]]]  # with the image of each pair
 
 
@@ -74,6 +77,9 @@ class ModelComparison(Comparison):
 
     scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
     left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
+    means: PlacedScores
+    # by direction and patient, of some: the middle plane (C, H, W) of TRUTH and of each system
+    pictures: dict[str, dict[str, dict[str, np.ndarray]]]
 
     def dump(self) -> dict:
         """The content of the JSON file."""
@@ -160,7 +166,9 @@ def compare_models(
         )
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
-    table, scores, warnings = _score_systems(systems, _shared_directions(loaded), pairs, parts)
+    table, scores, pictures, warnings = _score_systems(
+        systems, _shared_directions(loaded), pairs, parts
+    )
     for system in systems:
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
@@ -171,7 +179,7 @@ def compare_models(
     for warning in [*warnings, *_behind_input(scores)]:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
-    return ModelComparison(compared.sentences, compared.tests, table, left_out)
+    return ModelComparison(compared.sentences, compared.tests, table, left_out, scores, pictures)
 
 
 def _paths_of(model: str) -> list[str]:
@@ -261,15 +269,18 @@ def _score_systems(
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],
-) -> tuple[pd.DataFrame, PlacedScores, list[str]]:
-    """The table of scores; the score of each direction, metric and system; and warnings."""
+) -> tuple[pd.DataFrame, PlacedScores, dict[str, dict], list[str]]:
+    """The table of scores; the score of each direction, metric and system; pictures; and warnings."""
     first = systems[0].models[0]
     regions = first.recipe.evaluate.regions
     warnings: list[str] = []
     tables = []
     scores: PlacedScores = {}
+    shown = sorted({_patient(pair) for pair in pairs}, key=natural)[:MAX_SHOWN_PATIENTS]
+    pictures: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
+        pictures[title] = {patient: {} for patient in shown}
         truths = [pair[to] for pair in pairs]
         unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
         everyone: list[ComparedModels | UnchangedInput] = [*systems, UnchangedInput()]
@@ -289,9 +300,14 @@ def _score_systems(
                     made, line, parts, first.runtime.device, title, unit, regions
                 )
                 tables.append(_mean_of_models(lines).assign(system=system.name))
+                for file in made:
+                    own = pictures[title].get(file.patient)
+                    if own is not None and system.name not in own:
+                        image, truth = file.read()
+                        own |= {TRUTH: truth.middle_plane, system.name: line(image.middle_plane)}
                 scores |= {(title, name, system.name): of_system[name] for name in of_system}
                 warnings += [warning] * bool(warning)
-    return pd.concat(tables, ignore_index=True), scores, [*dict.fromkeys(warnings)]
+    return pd.concat(tables, ignore_index=True), scores, pictures, [*dict.fromkeys(warnings)]
 
 
 def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:

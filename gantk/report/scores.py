@@ -7,10 +7,11 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
+from gantk.metrics.compare_models import ModelComparison
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
 from gantk.plugin.loader import registry
@@ -35,9 +36,7 @@ def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.Da
         for metric, score in (results.baseline(rival, key) if rival else scores).items()
         if metric in scores
     ]
-    columns = ["direction", "system", "rival", "metric", "score"]
-    table = pd.DataFrame(lines, columns=columns, dtype=object)
-    table["section"] = table.metric.map(_section)
+    table = _summary(lines, ["direction", "system", "rival", "metric", "score"])
     table["text"] = [score.text() for score in table.score]
 
     of_models = table[table.rival == ""]
@@ -48,6 +47,20 @@ def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.Da
         name = baseline_words(rival) + (f", as in {first}" if differs else "")
         rows.append(own[own.system == first].assign(system=name))
     return pd.concat(rows, ignore_index=True)[COLUMNS]
+
+
+def model_summary(found: ModelComparison) -> pd.DataFrame:
+    """The summary of models on the same scans."""
+    lines = [
+        (direction.replace(" -> ", ARROW), metric, system, score)
+        for (direction, metric, system), score in found.means.items()
+    ]
+    return _summary(lines, ["direction", "metric", "system", "score"])
+
+
+def _summary(lines: Sequence[tuple], columns: list[str]) -> pd.DataFrame:
+    table = pd.DataFrame(lines, columns=columns, dtype=object)
+    return table.assign(section=table.metric.map(_section))
 
 
 def run_summary(run: RunRecord) -> pd.DataFrame:

@@ -4,6 +4,8 @@ import re
 import shutil
 
 import numpy as np
+import pandas
+import PIL.Image
 import pytest
 from scipy.ndimage import gaussian_filter
 from tiny import read_json, write_toml
@@ -268,7 +270,9 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
         shutil.copytree(run.parent / "own" / patient, data / patient)
     shutil.copytree(run.parent / "own" / validated[0], data / "p99")  # renamed
     options = ("--data", data, "--json", tmp_path / "found.json", "--device", "cpu")
-    said = " ".join(gantk("eval", run, packed, *options).ok().out.split())
+    figures = tmp_path / "figures"
+    done = gantk("eval", run, packed, *options, "--figures", figures).ok()
+    said = " ".join(done.out.split())
     found = read_json(tmp_path / "found.json")
     expected = mean_of_files(tmp_path, data, dict.fromkeys(new, run))
     own = psnr_of(found["scores"], run.name)
@@ -280,6 +284,16 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
     assert [test["gain"] for test in found["tests"]] == pytest.approx(12 * [0.0], abs=1e-3)
     assert "need --data" in gantk("eval", run, packed).refused()
+    assert "needs OTHER" in gantk("eval", run, "--figures", figures).refused()
+    for direction in ("T1_to_T2", "T2_to_T1"):
+        with PIL.Image.open(figures / f"{direction}.png") as figure:
+            assert figure.width == round(180 / 25.4 * 300)
+        assert "patient 4" in (figures / f"{direction}.txt").read_text()
+    assert "p10,patient 1" in (figures / "patients.csv").read_text()
+    table = pandas.read_csv(figures / "scores.csv")
+    means = table[(table.direction == "T1 -> T2") & (table.score == "psnr")].set_index("system")
+    assert means.value[run.name] == pytest.approx(np.mean(own))
+    assert "the unchanged input" in means.index
     only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
     assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()
     for n, patient in enumerate(new):

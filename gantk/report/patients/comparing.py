@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,12 @@ import pandas as pd
 from gantk.errors import UserError, count_noun, join_first
 from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
+from gantk.metrics.compare_models import (
+    INPUT,
+    MAX_SHOWN_PATIENTS,
+    TRUTH,
+    ModelComparison,
+)
 from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_systems
 from gantk.metrics.names import join_words
 from gantk.metrics.references import GRAY_VALUES
@@ -36,10 +43,17 @@ from gantk.report.patients.section import (
 )
 from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
-from gantk.report.scores import grids, run_summary, summarise_systems, summary_csv, summary_latex
+from gantk.report.scores import (
+    grids,
+    model_summary,
+    run_summary,
+    summarise_systems,
+    summary_csv,
+    summary_latex,
+)
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import ScoresByMetric
+from gantk.runs.results import ScoresByMetric, StoredImage
 from gantk.terminal import warn
 
 OTHER_IMAGES = (
@@ -58,6 +72,7 @@ ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
+SCALE_OF_MODELS = "Scores of whole files on one scale of gray values, which are not to be compared with those of a run."
 NOT_IN_NAMES = r"[^\w.-]+"
 ABSENT = "–"  # a key that a run's recipe does not have
 
@@ -98,7 +113,8 @@ def write_report(
             (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
             summary = run_summary(record)
-            _write_figures(figures, rows, [*named], summary, images, named, "", overwrite, say)
+            of_runs = _about_runs(named, [*named], "")
+            _write_figures(figures, [*named], summary, images, of_runs, rows, overwrite, say)
         return write_one(runs[0])
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
@@ -126,7 +142,8 @@ def write_report(
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
-        _write_figures(figures, rows, names, summary, common, named, reason, overwrite, say)
+        of_runs = _about_runs(named, names, reason)
+        _write_figures(figures, names, summary, common, of_runs, rows, overwrite, say)
     page = render(
         "compare.html.j2",
         scripts=(),
@@ -159,30 +176,83 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
     }
 
 
+@dataclass(frozen=True)
+class AboutFigures:
+    """What stands in figures and beside them."""
+
+    labels: Mapping[str, str]  # patient -> what figures show in place of the name
+    choice: str  # how their patients were chosen, a sentence
+    caution: str  # beside all scores
+    losses: Mapping[str, str] = field(default_factory=dict)  # of runs, as SVG
+
+
+def _about_runs(runs: Mapping[str, RunRecord], names: Sequence[str], reason: str) -> AboutFigures:
+    """`reason`: why the scores of these systems cannot be compared."""
+    cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
+    return AboutFigures(
+        label_patients(*runs.values()),
+        f"the first that {join_words(names)} saved, in the order of {names[0]}. {HOW_KEPT}",
+        " ".join(dict.fromkeys(cautions)).strip(),
+        {name: draw_losses(run) for name, run in runs.items() if run.log.losses},
+    )
+
+
+def write_model_figures(
+    found: ModelComparison, folder: str | Path, *, overwrite: bool = False, say: Say = print
+) -> None:
+    """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
+    models = [*found.left_out]
+    labels: dict[str, str] = {}
+    images: dict[str, list[ShownImage]] = {}
+    for direction, of_patients in found.pictures.items():
+        label = direction.replace(" -> ", ARROW)
+        titles = _titles(label, models)
+        units = {score.unit for place, score in found.means.items() if place[0] == direction}
+        unit = "HU" if "HU" in units else "file's"
+        for patient, of_systems in of_patients.items():
+            labels.setdefault(patient, f"patient {len(labels) + 1}")
+            shown = [of_systems[system] for system in (INPUT, TRUTH, *models)]
+            image = ShownImage(
+                StoredImage(
+                    patient=patient, stem="image", input="", truth="", image="", units=[unit] * 3
+                ),
+                labels[patient],
+                dict(zip(titles, shown, strict=True)),
+                titles,
+                {},
+            )
+            images.setdefault(label, []).append(image)
+    about = AboutFigures(labels, "the first by name.", SCALE_OF_MODELS)
+    summary = model_summary(found)
+    _write_figures(folder, models, summary, images, about, MAX_SHOWN_PATIENTS, overwrite, say)
+
+
+def _titles(label: str, systems: Sequence[str]) -> dict[str, str]:
+    """The titles of the pictures of several systems, by kind."""
+    source, target = label.split(ARROW)
+    titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
+    return titles | {f"output {name}": name for name in systems}
+
+
 def _write_figures(
     folder: str | Path,
-    rows: int,
     names: Sequence[str],
     summary: pd.DataFrame,
     images: Mapping[str, Sequence[ShownImage]],
-    runs: Mapping[str, RunRecord],
-    reason: str,  # why the scores cannot be compared
+    about: AboutFigures,
+    rows: int,
     overwrite: bool,
     say: Say,
 ) -> None:
-    """Write scores.csv, scores.tex, the losses of each run as SVG, and the first image of so many
-    patients of each direction as PNG and PDF, with a caption; UserError where there is neither.
+    """Write scores.csv, scores.tex, losses as SVG, and the first image of so many patients of each
+    direction as PNG and PDF, with a caption; UserError where there are neither scores nor images.
     """
-    cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
-    caution = " ".join(dict.fromkeys(cautions)).strip()
     contents = {
-        "scores.csv": summary_csv(summary, caution).encode(),
-        "scores.tex": summary_latex(summary, caution).encode(),
+        "scores.csv": summary_csv(summary, about.caution).encode(),
+        "scores.tex": summary_latex(summary, about.caution).encode(),
     }
-    for name, run in runs.items():
-        if run.log.losses:
-            drawn = draw_losses(run)
-            contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
+    for name, drawn in about.losses.items():
+        contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
     for label, of_direction in images.items():
         of_patients: dict[str, ShownImage] = {}
         for image in of_direction:
@@ -196,10 +266,10 @@ def _write_figures(
                 file = io.BytesIO()
                 figure.save(file, kind, dpi=(DPI, DPI), quality=95)
                 contents[f"{stem}.{kind}"] = file.getvalue()
-            contents[f"{stem}.txt"] = _caption(label, names, shown, caution).encode()
+            contents[f"{stem}.txt"] = _caption(label, names, shown, about).encode()
     has_figures = any(name.endswith(".png") for name in contents)
     if has_figures:
-        key = pd.Series(label_patients(*runs.values()), name="in figures")
+        key = pd.Series(about.labels, name="in figures")
         contents["patients.csv"] = key.to_csv(index_label="name").encode()
     else:
         warn("no figure is drawn: these runs saved no test image of one size that all share")
@@ -217,19 +287,17 @@ def _write_figures(
     if has_figures:
         say(
             f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi; captions as texts; losses"
-            " as SVG. Patients are numbered; patients.csv has their names, keep it to yourself"
+            " of runs as SVG. Patients are numbered; patients.csv has their names, keep it to yourself"
         )
 
 
-def _caption(label: str, names: Sequence[str], shown: Rows, caution: str) -> str:
-    """Direction, runs, scale of the errors, choice of the patients, and windows of a figure."""
-    runs = join_words(names)
+def _caption(label: str, names: Sequence[str], shown: Rows, about: AboutFigures) -> str:
+    """Direction, systems, scale of the errors, choice of the patients, and windows of a figure."""
     windows = [f"{case.label} ({case.windows})" for case, _ in shown.cases]
     return (
-        f"{label.replace(ARROW, ' -> ')} by {runs}. Absolute errors: black is 0, the palest yellow"
-        f" {shown.largest}. Patients: the first {len(windows)} that {runs} saved, in the order of"
-        f" {names[0]}. {HOW_KEPT} Values in black and in white, of the input, then of real and generated"
-        f" images: {'; '.join(windows)}. {caution}".rstrip()
+        f"{label.replace(ARROW, ' -> ')} by {join_words(names)}. Absolute errors: black is 0, the palest"
+        f" yellow {shown.largest}. Patients: {about.choice} Values in black and in white, of the input,"
+        f" then of real and generated images: {'; '.join(windows)}. {about.caution}".rstrip()
         + "\n"
     )
 
@@ -269,12 +337,9 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
         # networks of other sizes are not drawn side by side
         if all(drawn) and len({each["truth"].shape for each in drawn}) == 1:
             label = same[0]
-            source, target = label.split(ARROW)
-            titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
-            shown = {kind: drawn[0][kind] for kind in titles}
-            for name, each in zip(names, drawn, strict=True):
-                titles[f"output {name}"] = name
-                shown[f"output {name}"] = each["output"]
+            pixels = [drawn[0]["input"], drawn[0]["truth"], *(each["output"] for each in drawn)]
+            titles = _titles(label, names)
+            shown = dict(zip(titles, pixels, strict=True))
             stored = by_system[0][same][1]
             image = ShownImage(stored, labels[stored.patient], shown, titles, {})
             common.setdefault(label, []).append(image)

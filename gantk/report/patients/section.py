@@ -40,7 +40,7 @@ class ShownImage:
     def windows(self) -> str:
         """`0 to 338, 0 to 545`: the values in black and in white of the input, and of the others."""
         ends = [window(self.pictures[kind]) for kind in ("input", "truth")]
-        return ", ".join(f"{low:.3g} to {high:.3g}" for low, high in ends)
+        return ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ends)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def rows_of(images: Iterable[ShownImage]) -> Rows:
     units = {"HU": "HU", "file's": GRAY_VALUES}  # else those of the network
     unit = units.get(images[0].stored.units[2], "")
     cases = [(image, picture_row(image.pictures, image.titles, largest)) for image in images]
-    return Rows(cases, f"{largest:.3g} {unit}".rstrip())
+    return Rows(cases, f"{largest:.4g} {unit}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def pictures(record: RunRecord, stem: str) -> Pictures:
         path = colour if colour.exists() else colour.with_suffix(".nii.gz")
         try:
             if is_inside(record.path, path):
-                pixels = read(path).pixels
-                found[kind] = pixels if pixels.ndim == 3 else pixels[:, pixels.shape[1] // 2]
+                found[kind] = read(path).middle_plane
         except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
     return found if len(found) == len(KINDS) else {}
