@@ -15,6 +15,8 @@ RINGING_SHARE = 0.05
 # Where more of the tissue is darker than that, the background is not the black of a scan. Half of
 # all z-scores are.
 MIN_DARKER_SHARE = 0.1
+# of what an image shows, in the mask of its lesions: larger ones are of the head or of tissues
+MAX_LESION_SHARE = 0.75
 
 
 @dataclass(frozen=True)

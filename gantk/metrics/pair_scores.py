@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gantk.data.check.findings import MAX_LESION_SHARE
+from gantk.data.masks import MAX_LESION_SHARE
 from gantk.errors import UserError
 from gantk.metrics.intervals import estimate
 from gantk.metrics.judging import pair_verdict

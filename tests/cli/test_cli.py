@@ -74,7 +74,7 @@ def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
     files = {"try", "json_file", "address", "files"}
     if command == "eval":  # of two folders, or of several models
-        files |= {"others", "pred", "truth", "match", "patient", "truth_layout"}
+        files |= {"others", "figures", "pred", "truth", "match", "patient", "truth_layout"}
     taken = set(inspect.signature(function).parameters) - {"say", "progress", "workers"}
     if "overwrite" not in taken:
         files.add("overwrite")  # of the file that --json names

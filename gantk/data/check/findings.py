@@ -24,6 +24,7 @@ from gantk.data.check.inspect import MAX_MASK_VALUES, Inspected
 from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, range_width, width_ratio
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
+from gantk.data.masks import MAX_LESION_SHARE
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite
@@ -35,7 +36,6 @@ MAX_SPACING_RATIO = 1.2  # to the median of a domain
 MAX_WIDTH_RATIO = 2.0
 MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 MIN_CONTENT = 0.005  # share of pixels that differ from the background
-MAX_LESION_SHARE = 0.75  # of these pixels, in the mask of a lesion
 MAX_MASKS = 5  # of an image's slices
 MIN_IMAGES = 12  # of each domain, for comparing their looks
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
