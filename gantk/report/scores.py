@@ -8,16 +8,19 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from gantk.metrics.compare_models import ModelComparison
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, metric_name
 from gantk.runs.results import Results, Score
+
+if TYPE_CHECKING:
+    from gantk.metrics.compare_models import ModelComparison
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
 ROW = ["direction", "section", "rival"]
