@@ -73,12 +73,8 @@ class ImageTable:
         """
         rows: dict[tuple, Row] = {}
         left_out = []
-        without_domain = []
         for line, cells in self._lines:
             try:
-                if self._lacks_domain(cells):
-                    without_domain.append(line)
-                    continue
                 for row in self._rows_of(cells):
                     row.line = line
                     row.key = self._key_of(row)
@@ -101,6 +97,7 @@ class ImageTable:
                 where=self.where,
                 remedy=f"write the paths of {contrast} into it, or leave {contrast} out of data.domains",
             )
+        without_domain = [row.line for row in left_out if not row.why]
         self._expect_no_open_rows(without_domain, [*rows.values()])
         if not rows:
             raise self._no_image(left_out)
@@ -111,15 +108,16 @@ class ImageTable:
         have; missing patients alone are a doubt.
         """
         count = len({row.line for row in rows})
-        lines = {"domain": without_domain}
-        for column, attribute in (("split", "split"), ("patient", "subject")):
-            empty = sorted({row.line for row in rows if not getattr(row, attribute)})
-            lines[column] = empty if len(empty) < count else []
-        first = without_domain or lines["split"]
+        lines = {
+            "split": {row.line for row in rows if not row.split},
+            "patient": {row.line for row in rows if not row.subject},
+        }
+        first = [*without_domain, *(lines["split"] if len(lines["split"]) < count else ())]
         if first:
+            some = {name: own for name, own in lines.items() if len(own) < count}
             empty_cells = (
-                f"{column} in {count_noun(own, 'line')} ({join_first([*map(str, own)])})"
-                for column, own in lines.items()
+                f"{column} in {count_noun(own, 'line')} ({join_first([*map(str, sorted(own))])})"
+                for column, own in {"domain": without_domain, **some}.items()
                 if own
             )
             raise UserError(
@@ -224,10 +222,6 @@ class ImageTable:
                 row.position = float(row.slice)
             row.pair = pair
             yield row
-
-    def _lacks_domain(self, cells: Mapping[str, str]) -> bool:
-        is_known = self.column_of or len(self.contrasts) < 2 or cells.get("domain")
-        return not is_known and split_in(cells.get("split", ""), "") != LEFT_OUT
 
     def _contrast_of(self, word: str) -> str:
         """The contrast that a cell of the column domain says; "" for another one."""

@@ -59,7 +59,6 @@ PLAIN = {
     "oldmin": "nan",
     "oldmax": "nan",
 }
-DESCRIPTION = "Description"  # field of a header
 MAX_DESCRIPTION = 200  # characters
 SEVERAL_FILES = "stores its voxels in several files"
 CONVERSION = (
@@ -154,7 +153,7 @@ class Itk(Format):
         stored.SetOrigin(header.origin.tolist())
         stored.SetDirection((header.vectors / spacing).ravel().tolist())
         if description:
-            stored.SetMetaData(DESCRIPTION, label_of(description, MAX_DESCRIPTION))
+            stored.SetMetaData("Description", label_of(description, MAX_DESCRIPTION))
         # the name in the header is that of the second file; another name need not be UTF-8
         plain = path if suffix == self.suffixes[1] else path.with_name(f"image{suffix}")
         try:
@@ -205,11 +204,11 @@ class Nrrd(Itk):
         if re.search(rb"(?im)^data ?file: *LIST", start[: end and end.start()]):
             raise _unread(path, SEVERAL_FILES)
         lines = _lines(start[start.index(b"\n") : end and end.start()])
+        # `key:=value` as `key=`
         fields = {
-            name.replace(" ", "").lower(): value for name, sign, value in lines if sign == ":"
+            f"{name.replace(' ', '').lower()}{sign[1:]}": value for name, sign, value in lines
         }
         _expect_plain(path, fields)
-        says = {name: value for name, sign, value in lines if sign == ":="}
         sides = tuple(map(int, fields["sizes"].split()))
         encoding = fields["encoding"].lower()
         dtype = _voxel_type(fields["type"], 1, fields.get("endian") == "big")
@@ -237,8 +236,9 @@ class Nrrd(Itk):
             opens = end.end() if end else len(start)
 
         stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
-        header = ItkHeader(sides, vectors, origin, states_orientation="space" in fields)
-        return replace(header, description=says.get(DESCRIPTION, "")), stored
+        says = fields.get("description=", "")
+        header = ItkHeader(sides, vectors, origin, True, "space" in fields, says)
+        return header, stored
 
 
 class MetaImage(Itk):
@@ -291,7 +291,7 @@ class MetaImage(Itk):
 
         packing = "zlib" if true("CompressedData") else ""
         stored = Stored(file, sides, dtype, packing=packing, opens=opens)
-        says = fields.get(DESCRIPTION, "")
+        says = fields.get("Description", "")
         return ItkHeader(sides, vectors, origin, description=says), stored
 
 
