@@ -41,9 +41,7 @@ class Fid(InFeatures):
             return frechet(of_real, of_made)
 
         value, ci95 = left_out_interval(of_kept, test.patients, fake.patients)
-        if ci95 is not None:
-            ci95 = [max(0.0, float(ci95[0])), float(ci95[1])]
-
+        ci95 = ci95 and np.clip(ci95, 0.0, None).tolist()
         how = "gaussians"
         details = {}
         if min(len(real), len(made)) < MIN_RELIABLE_IMAGES:

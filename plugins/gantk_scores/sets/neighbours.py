@@ -75,9 +75,8 @@ class Prdc(InFeatures):
 
             interval = None
             if ci95 is not None and ci95[0][place] != ci95[1][place]:
-                low = float(ci95[0][place])
-                high = float(ci95[1][place])
-                interval = [max(0.0, low), high if name == "density" else min(1.0, high)]
+                ends = np.transpose(ci95)[place]
+                interval = ends.clip(0.0, None if name == "density" else 1.0).tolist()
 
             value = float(values[place])
             score = Score(value=value, ci95=interval, definition=definition, details=details)

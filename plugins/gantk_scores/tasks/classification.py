@@ -183,24 +183,19 @@ class Classification(Judge):
 
         with_real = right([train], [tested])
         with_both = right([concatenate_groups(train, own) for own in made], asked)
-        found = {
-            "": right([*map(concatenate_groups, made, lacking)], asked),
-            "_real": with_real,
-            "_both": with_both,
-            "_gain": with_both - with_real,
-        }
+        alone = right([*map(concatenate_groups, made, lacking)], asked)
         count = f"synthetic={len(fake)}"
         real = f"real={len(train)}"
         others = f"+real-of-other-classes={added}" if added else ""
         halved = "/crossed-over-halves-of-the-patients" if len(asked) > 1 else ""
-        how = {
-            "": f"{count}{others}{halved}",
-            "_real": real,
-            "_both": f"{real}+{count}{halved}",
-            "_gain": f"{real}+{count}{halved}/minus-trained-on:{real}",
-        }
+        both = f"{real}+{count}{halved}"
         scores = {}
-        for suffix, recognised in found.items():
+        for suffix, recognised, how in (
+            ("", alone, f"{count}{others}{halved}"),
+            ("_real", with_real, real),
+            ("_both", with_both, both),
+            ("_gain", with_both - with_real, f"{both}/minus-trained-on:{real}"),
+        ):
             value, ci95 = mean_recall(recognised, truth, tested.patients)
             details = {"accuracy": Score(value=float(recognised.mean()))}
             if suffix == "_gain":
@@ -209,7 +204,7 @@ class Classification(Judge):
                 value=value,
                 ci95=ci95,
                 n=len(truth),
-                definition=f"{self.definition}/trained-on:{how[suffix]}/tested-on:real={len(test)}",
+                definition=f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}",
                 details=details,
             )
         return scores
