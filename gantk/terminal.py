@@ -289,7 +289,7 @@ def choose_reading(question: Any) -> str:
     """Ask on the terminal which of a question's readings is right; returns its number, from 1, or
     another line. Without an answer the question itself is raised again.
     """
-    click.echo(question.in_numbers())
+    click.echo(question.on_command_line(numbered=True))
     count = len(question.readings)
     if not count:
         raise question

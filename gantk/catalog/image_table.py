@@ -97,32 +97,30 @@ class ImageTable:
                 where=self.where,
                 remedy=f"write the paths of {contrast} into it, or leave {contrast} out of data.domains",
             )
-        without_domain = [row.line for row in left_out if not row.why]
-        self._expect_no_open_rows(without_domain, [*rows.values()])
+        self._expect_no_empty_cells([*rows.values()], left_out)
         if not rows:
             raise self._no_image(left_out)
         return Catalog([*rows.values(), *left_out])
 
-    def _expect_no_open_rows(self, without_domain: Sequence[int], rows: Sequence[Row]) -> None:
+    def _expect_no_empty_cells(self, rows: Sequence[Row], left_out: Sequence[Row]) -> None:
         """UserError that names all lines without a domain, or without a split or patient that others
         have; missing patients alone are a doubt.
         """
-        count = len({row.line for row in rows})
+        every = {row.line for row in rows}
         lines = {
+            "domain": {row.line for row in left_out if not row.why},
             "split": {row.line for row in rows if not row.split},
             "patient": {row.line for row in rows if not row.subject},
         }
-        first = [*without_domain, *(lines["split"] if len(lines["split"]) < count else ())]
-        if first:
-            some = {name: own for name, own in lines.items() if len(own) < count}
-            empty_cells = (
-                f"{column} in {count_noun(own, 'line')} ({join_first([*map(str, sorted(own))])})"
-                for column, own in {"domain": without_domain, **some}.items()
-                if own
+        empty = {column: sorted(own) for column, own in lines.items() if own and own != every}
+        if empty.keys() - {"patient"}:
+            cells = (
+                f"{column} in {count_noun(own, 'line')} ({join_first([*map(str, own)])})"
+                for column, own in empty.items()
             )
             raise UserError(
-                f"{self.called} has empty cells: {'; '.join(empty_cells)}",
-                where=self._place(first[0]),
+                f"{self.called} has empty cells: {'; '.join(cells)}",
+                where=self._place(next(iter(empty.values()))[0]),
                 allowed=f"domain: {' or '.join(self.contrasts)}; split: train, validation or test in"
                 " each or no row",
                 remedy="fill them in, or write none into the column split of an image that is not used",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
@@ -71,17 +71,12 @@ class LayoutQuestion(UserError):
         lines = {str(number): each.layout for number, each in enumerate(self.readings, 1)}
         return [self.option, lines.get(choice, choice)]
 
-    def on_command_line(self) -> str:
-        return self._text_with(lambda number: "")
-
-    def in_numbers(self) -> str:
-        """The question for a terminal, on which a number answers it."""
-        return self._text_with(lambda number: f"{number}  ")
-
-    def _text_with(self, mark: Callable[[int], str]) -> str:
+    def on_command_line(self, numbered: bool = False) -> str:
+        """The question; `numbered` for a terminal, on which a number answers it."""
         lines = [printable(f"{self.what}.")]
         for number, reading in enumerate(self.readings, start=1):
-            lines.append(printable(f"  {mark(number)}{shlex.join([self.option, reading.layout])}"))
+            mark = f"{number}  " if numbered else ""
+            lines.append(printable(f"  {mark}{shlex.join([self.option, reading.layout])}"))
             lines.append(printable(f"      {in_words(reading.rows, reading.why_left_out())}"))
         if not self.readings:
             lines.append(self.no_reading)
