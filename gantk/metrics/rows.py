@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
@@ -131,15 +131,13 @@ def _difference(
     """By how much the model is better or worse, patient by patient where that was tested; and the
     interval.
     """
-    gain = math.nan
-    ends: Any = None
     if verdict.test is not None:
         gain = verdict.test.gain
-        ends = verdict.test.ci95
-    elif rival is not None and score.value is not None and rival.value is not None:
-        gain = score.value - rival.value
-        if score.higher_is_better is False:
-            gain = -gain
+    elif rival is None or score.value is None or rival.value is None:
+        return NO_VALUE, ""
+    else:
+        gain = (score.value - rival.value) * (-1 if score.higher_is_better is False else 1)
+    ends = verdict.test and verdict.test.ci95
     if not math.isfinite(gain):
         return NO_VALUE, ""
 

@@ -115,12 +115,11 @@ def summary_csv(summary: pd.DataFrame, caution: str) -> str:
 
 def summary_latex(summary: pd.DataFrame, caution: str) -> str:
     """The summary as LaTeX: a tabular for each direction and section, with `24.31 [23.81, 24.81]`, and
-    the caution as a comment above and as a note below.
+    the caution as a note below.
     """
     parts = []
-    comment = note = ""
+    note = ""
     if caution:
-        comment = f"% {caution}\n"
         note = (
             pd.DataFrame([caution])
             .to_latex(escape=True, index=False, header=False, column_format=r"p{0.9\linewidth}")
@@ -137,7 +136,7 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         about = "; ".join([BRACKETS, *sorted(filter(None, samples))])
         title = f"{direction}, {section}".replace(ARROW, " -> ")
         parts.append(
-            f"% {title}\n% {about}\n{comment}{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}{note}"
+            f"% {title}\n% {about}\n{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}{note}"
         )
     return "\n".join(parts)
 

@@ -244,7 +244,7 @@ def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -
     """Problems found by comparing the readable images, but for what the recipe has solved already."""
     readable = [item for item in items if item.error is None]
     test = study.splits.get("test", ()) if study else ()
-    tested = {name for record in test for name in (record.subject, record.scan_key or record.key)}
+    tested = {record.subject for record in test}
     problems = [*about_images(readable, study), *pairs_that_do_not_fit(fit, tested)]
     solved = (
         {study.table.channels and "channels", study.table.spacing and "spacing"} if study else ()

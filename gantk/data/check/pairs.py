@@ -241,7 +241,7 @@ def _levels(record: Record) -> np.ndarray:
 def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[Problem]:
     """Warn of registered pairs that do not fit each other, as if only their names were equal, or as
     if pictures showed something else than two images side by side; else of patients, and of single
-    partners. `tested`: the names of patients and pairs in the test.
+    partners. `tested`: the patients in the test.
     """
     if fit is None:
         return
@@ -260,10 +260,8 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
         return
 
     if fit.misfits:
-        shown = [
-            f"{each}, in the test" if each.rpartition(" (")[0] in tested else each
-            for each in fit.misfits
-        ]
+        ends = {True: ", in the test", False: ""}
+        shown = [each + ends[each.rpartition(" (")[0] in tested] for each in fit.misfits]
         what = (
             f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
             f" aligned or show other planes: {join_first(shown)}. In brackets: how often an"
@@ -274,9 +272,5 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
         if names:
-            in_test = sum(name in tested for name in names)
-            count = (
-                f"{len(names)} of {fit.doubted_of}{f', {in_test} in the test' if in_test else ''}"
-            )
-            what = f"the partners of these pairs may be {words} ({count}):"
+            what = f"the partners of these pairs may be {words} ({len(names)} of {fit.doubted_of}):"
             yield problem("pairs", what, names)
