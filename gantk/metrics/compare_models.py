@@ -207,7 +207,7 @@ class ComparedModels:
 
     def tell(self, say: Say) -> None:
         run = self.models[0].run
-        size = f", {run.environment.size}" if run and run.environment.size else ""
+        size = run.environment.size if run else ""
         of_runs = (
             f", {len(self.models)} runs of one recipe, each for the patients that it has not seen"
         )

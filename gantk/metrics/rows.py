@@ -137,7 +137,7 @@ def _difference(
         return NO_VALUE, ""
     else:
         gain = (score.value - rival.value) * (-1 if score.higher_is_better is False else 1)
-    ends = verdict.test and verdict.test.ci95
+    ends = verdict.test.ci95 if verdict.test else None
     if not math.isfinite(gain):
         return NO_VALUE, ""
 

@@ -150,11 +150,9 @@ def _from_noise(samples: Samples, direction: Direction) -> Figure:
     """The first generated images of the last step, above real images."""
     rows = []
     for title, group in (("Generated", samples.steps[-1]), ("Real", "real")):
-        row = []
-        for number in range(min(direction.count, MAX_FROM_NOISE)):
-            path = samples.picture(group, direction, number)
-            if path:
-                row.append((f"{title} {direction.target}", data_uri(path)))
+        numbers = range(min(direction.count, MAX_FROM_NOISE))
+        paths = [samples.picture(group, direction, number) for number in numbers]
+        row = [(f"{title} {direction.target}", data_uri(path)) for path in paths if path]
         if row:
             rows.append(row)
 

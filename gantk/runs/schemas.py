@@ -180,9 +180,9 @@ class Environment(Table):
 
     @property
     def size(self) -> str:
-        """`11 M generator weights`; "" where they were not recorded."""
+        """`, 11 M generator weights`; "" where they were not recorded."""
         count = self.generator_weights
-        return f"{in_millions(count)} generator weights" if count else ""
+        return f", {in_millions(count)} generator weights" if count else ""
 
 
 class RecipePart(Table):

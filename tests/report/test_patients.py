@@ -338,8 +338,8 @@ def folds(tiny_run, tmp_path):
             (),
             3,
             [
-                "DualGAN (3 runs of one recipe, 0.0",
-                " M generator weights): On 6 unseen patients, the model is better than the best"
+                "DualGAN (3 runs of one recipe), 0.0",
+                " M generator weights: On 6 unseen patients, the model is better than the best"
                 " baseline (T1 -> T2: PSNR 14.00 dB better",
             ],
         ),
@@ -356,7 +356,7 @@ def folds(tiny_run, tmp_path):
             [
                 "a is better than b (PSNR better by 1.00 dB [1.00, 1.00], 6 patients in common)",
                 "The tests are over patients, not over trainings",
-                "b (3 runs of one recipe, 0.0",
+                "b (3 runs of one recipe), 0.0",
                 "PSNR 13.00 dB better",
             ],
         ),
@@ -366,7 +366,7 @@ def folds(tiny_run, tmp_path):
             2,
             [
                 "4 patients in common",
-                "b (2 runs of one recipe, ",
+                "b (2 runs of one recipe)",
                 "but 4 patients are too few: 10 are needed",
                 "PSNR 11.50 dB better",
             ],
@@ -420,9 +420,9 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        (OF_A + OF_B, ["(6 runs of one recipe, ", "PSNR 13.50 dB better"]),
-        (("a-0", "b-0"), ["(2 runs of one recipe, ", "2 patients"]),
-        (("a-0", "a-1", "b-0"), ["(3 runs of one recipe, ", "4 patients"]),
+        (OF_A + OF_B, ["(6 runs of one recipe)", "PSNR 13.50 dB better"]),
+        (("a-0", "b-0"), ["(2 runs of one recipe)", "2 patients"]),
+        (("a-0", "a-1", "b-0"), ["(3 runs of one recipe)", "4 patients"]),
     ],
 )
 def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):

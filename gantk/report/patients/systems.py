@@ -99,9 +99,9 @@ class System:
         if len(self.runs) > 1 and not self.results.metrics:
             return f"{self.name}: no score that all of these runs have of each patient."
         result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
-        of_runs = f"{len(self.runs)} runs of one recipe" if len(self.runs) > 1 else ""
-        about = ", ".join(filter(None, [of_runs, self.runs[0].environment.size]))
-        return f"{self.name}{f' ({about})' if about else ''}: {result or 'not compared with a baseline.'}{self._left_out}"
+        of_runs = f" ({len(self.runs)} runs of one recipe)" if len(self.runs) > 1 else ""
+        size = self.runs[0].environment.size
+        return f"{self.name}{of_runs}{size}: {result or 'not compared with a baseline.'}{self._left_out}"
 
     @property
     def _left_out(self) -> str:
