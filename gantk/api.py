@@ -335,10 +335,8 @@ def evaluate(
         if read_by := layouts_in_words(parts.data.source):
             say(f"layout   {read_by}")
         tested = parts.data.splits["test"]
-        say(
-            f"data     tested: {parts.data.images_in_words(tested)}; scores hold in this model's gray"
-            f" range (to compare two: gantk eval {argument(run)} OTHER --data {argument(given)})"
-        )
+        say(f"data     {parts.data.images_in_words(tested)}")
+        say("note     scores hold in this model's gray range: compare two by gantk eval RUN OTHER")
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
             say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")

@@ -303,7 +303,7 @@ def _unlike_in_look(
         if is_unstated:
             yield line, True
             return
-        yield f"{line}, whatever name or header say", False
+        yield f"{line}, although name or header state a contrast", False
     ratio = distance / max(own["look_near"], MIN_LOOK_DISTANCE)
     if ratio > 1:
         shown = math.ceil(100 * ratio) / 100  # above 1

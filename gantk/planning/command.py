@@ -82,17 +82,13 @@ def _say_runs(recipes: Sequence[Path], names: Sequence[str], folds: int, scans: 
     """Say how recipes are run, of these methods or of the one that was chosen (""), on each fold, and
     how the runs are compared.
     """
-    from gantk.metrics.comparing import UNPAIRED_USES_HALF
     from gantk.plugin.loader import registry
     from gantk.terminal import say, say_next
 
     methods = [name for name in names if name]
     runs = [argument(f"runs/{each.stem}") for each in recipes]
-    for each, run in zip(recipes, runs, strict=True):
-        if not methods:
-            say_next(f"gantk run {argument(each)}")
-        elif not folds:
-            say_next(f"gantk run {argument(each)} --out {run}")
+    if not methods:
+        say_next(f"gantk run {argument(recipes[0])}")
     if folds:
         say(f"folds    few patients: train {folds} times, to test each patient once")
         numbers = " ".join(map(str, range(folds)))
@@ -100,9 +96,11 @@ def _say_runs(recipes: Sequence[Path], names: Sequence[str], folds: int, scans: 
             fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}_fold$k"
             say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
         runs = [f"{run}_fold*" for run in runs]
+    elif methods:
+        for each, run in zip(recipes, runs, strict=True):
+            say_next(f"gantk run {argument(each)} --out {run}")
     compared = " ".join(runs)
     if len({registry().get("method", name).load().paired for name in methods}) > 1:
-        say(f"compare  {UNPAIRED_USES_HALF}")
         say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
     elif methods or folds:
         say_next(f"gantk report {compared}")

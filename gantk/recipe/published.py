@@ -88,8 +88,7 @@ class PublishedSystem:
         if keys:
             differs = f"in {len(keys)} of {count} stated settings ({named})"
             return f"differs from the published system {differs}; report.html lists them"
-        chosen = f"; {len(self.ours)} that it leaves open are ours" if self.ours else ""
-        return f"published system: all {count} settings that the report states are kept{chosen}"
+        return f"published system: all {count} settings that the report states are kept"
 
 
 def published_system(

@@ -213,26 +213,24 @@ def _description(
     """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
         counts = ", ".join(f"{len(patients_of(sets[name]))} {name}" for name in SETS)
-        return f"{counts} ({_counts(sets, short=True)})"
+        return f"{counts} ({', '.join(_counts_of_sets(sets))} images)"
 
     left_out = len(records) - sum(map(len, sets.values()))
-    if left_out:
-        return f"{_counts(sets)}; {left_out} left out, as next to held-out images (data.split.gap = {gap}) or copies"
-    return _counts(sets)
+    beside = f"; {left_out} left out, as next to held-out images (data.split.gap = {gap}) or copies"
+    return _counts(sets) + (beside if left_out else "")
 
 
-def _counts(sets: Mapping[str, list[Record]], short: bool = False) -> str:
-    """`8+8 train, 2+2 validation, 2+2 test images`, of the first and the second domain; `short`:
-    without the sets' names.
-    """
-    domains = sorted({record.domain for name in SETS for record in sets[name]})
-    parts = []
-    for name in SETS:
-        trained = [record for record in sets[name] if record.for_training]
-        counts = [sum(record.domain == domain for record in trained) for domain in domains]
-        parts.append("+".join(map(str, counts)) + ("" if short else f" {name}"))
+def _counts(sets: Mapping[str, list[Record]]) -> str:
+    """`8+8 train, 2+2 validation, 2+2 test images`, of the first and the second domain."""
+    named = map(" ".join, zip(_counts_of_sets(sets), SETS, strict=True))
+    return f"{', '.join(named)} images"
 
-    return f"{', '.join(parts)} images"
+
+def _counts_of_sets(sets: Mapping[str, list[Record]]) -> list[str]:
+    """Of each set the images of each domain: `8+8`."""
+    domains = sorted({record.domain for own in sets.values() for record in own})
+    trained = [[record.domain for record in sets[name] if record.for_training] for name in SETS]
+    return ["+".join(str(own.count(domain)) for domain in domains) for own in trained]
 
 
 def _resolve_unit(records: Sequence[Record], table: SplitTable) -> By:
