@@ -101,22 +101,20 @@ class Segmentation(SetMetric):
 
     def _dice_after_training(self, folds: list[tuple[ImageGroup, ImageGroup]]) -> Score:
         """The mean Dice over patients of the second group of each fold, by a segmenter of the first."""
-        both = []
-        sizes = []
+        counts = []
         names = []
         for learn, asked in folds:
             found = self._segment(self._train(learn), asked.images).cpu()
             truth = asked.masks.cpu() > 0
-            both += (found & truth).flatten(1).sum(1).tolist()
-            sizes += zip(
-                found.flatten(1).sum(1).tolist(), truth.flatten(1).sum(1).tolist(), strict=True
-            )
+            counts.append([each.flatten(1).sum(1) for each in (found, truth, found & truth)])
             names += asked.patients
 
         numbers = patient_numbers(names)
-        marked, drawn = (np.bincount(numbers, column) for column in np.transpose(sizes))
+        marked, drawn, both = (
+            np.bincount(numbers, torch.cat(parts)) for parts in zip(*counts, strict=True)
+        )
         patients = [names[first] for first in np.unique(numbers, return_index=True)[1]]
-        shared = np.where(drawn > 0, np.bincount(numbers, both), np.nan)
+        shared = np.where(drawn > 0, both, np.nan)
         return estimate(2 * shared / (marked + drawn).clip(1), patients)
 
     def _train(self, group: ImageGroup) -> nn.Module:
