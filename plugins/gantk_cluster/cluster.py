@@ -54,9 +54,8 @@ def connect_cluster(
     remedy = "start one with `ray start --head`, or leave --address out to use only this machine"
     address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address or "local"
     if address not in ("auto", "local"):  # Ray itself retries for minutes
-        host, _, port = address.rpartition(":")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as line:
+            with _connect(address) as line:
                 line.sendall(HELLO)
                 if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
                     raise OSError
@@ -95,22 +94,27 @@ def connect_cluster(
         signal.signal(signal.SIGTERM, before)
 
 
+def _connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS)
+
+
 @contextmanager
 def watch_head(ray: Any, advice: str) -> Iterator[None]:
     """Context manager: end this process with `advice` where the head of its cluster is lost. Ray
     would end it later, without words about the work.
     """
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    head = ray.get_runtime_context().gcs_address
     ended = Event()
 
     def watch() -> None:
         answered = time.monotonic()
         while not ended.wait(ANSWER_SECONDS / 5):
             with suppress(OSError):
-                socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+                _connect(head).close()
                 answered = time.monotonic()
             if time.monotonic() - answered > HEAD_SECONDS:
-                complain("error", f"the head of the Ray cluster at {host}:{port} is lost. {advice}")
+                complain("error", f"the head of the Ray cluster at {head} is lost. {advice}")
                 sys.stdout.flush()
                 os._exit(GantkError.exit_code)
 
@@ -131,8 +135,10 @@ class Room:
     def __init__(self, ray: Any, threads: int, device: str | None):
         has = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
         # the most that one node has
-        cores = int(max((each.get("CPU", 0) for each in has.values()), default=0))
-        self.gpus = int(max((each.get("GPU", 0) for each in has.values()), default=0))
+        cores, self.gpus = (
+            int(max((each.get(kind, 0) for each in has.values()), default=0))
+            for kind in ("CPU", "GPU")
+        )
         self.use_gpu = device.startswith("cuda") if device else self.gpus > 0
         if self.use_gpu and self.gpus:
             cores = cores // self.gpus  # of each GPU's run
@@ -183,14 +189,11 @@ class Room:
             probe.unlink(missing_ok=True)
 
         if wrong:
-            raise UserError(
-                wrong,
-                where="--address",
-                remedy=(
-                    "use a folder that all nodes see under the same path, and the same version of gantk"
-                    " on each node"
-                ),
+            remedy = (
+                "use a folder that all nodes see under the same path, and the same version of gantk"
+                " on each node"
             )
+            raise UserError(wrong, where="--address", remedy=remedy)
 
 
 def unusable(needed: list[str]) -> str:
