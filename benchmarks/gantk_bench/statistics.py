@@ -11,7 +11,6 @@ import pandas
 from gantk import compare_systems, correct_tests
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words
-from gantk.metrics.rows import unchanged_input
 from gantk.metrics.verdict import SIGNIFICANCE
 from gantk.report.words import metric_name
 from gantk_bench.systems import Line, System, numbers
@@ -90,8 +89,8 @@ def _same_images(line: Line, metric: str) -> str:
     shows; seeds that differ in theirs match no other system's.
     """
     images = dict.fromkeys(row.test_images for row in line.system.scored)
-    unchanged = [unchanged_input(row, line.direction) for row in line.system.scored]
-    scales = dict.fromkeys(each[metric] for each in unchanged if metric in each)
+    unchanged = [row.baseline("identity", line.direction) for row in line.system.scored]
+    scales = dict.fromkeys(each[metric].text() for each in unchanged if metric in each)
     return " ".join([*images, *scales])
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SENSES = {True: "higher is better", False: "lower is better", None: ""}
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+MAX_SCALE_GAP = 0.01  # of a score of the unchanged input, between runs on one gray scale
 MIN_GAP = 3.0  # dB between two PSNR of which both are said: half of the squared error
 NO_SCORES = (
     "No held-out pairs are known, so the outputs are not compared with real images. Compare them as sets:"
@@ -316,23 +317,24 @@ def list_scores(scores: Mapping[str, Score]) -> str:
     return ", ".join(f"{short_metric_name(name)} {score.text()}" for name, score in known.items())
 
 
-def unchanged_input(results: Results, key: str) -> dict[str, str]:
-    """The scores of the unchanged input as texts, by metric: of the same images they are equal on
-    one gray scale alone.
-    """
-    return {metric: score.text() for metric, score in results.baseline("identity", key).items()}
-
-
 def unlike_inputs(results: Mapping[str, Results]) -> str:
     """`16.28 dB in pix2pix, 17.02 dB in cyclegan`: the score of the unchanged input in runs that were
-    tested on the same images, where it differs, so that scores are of other gray scales; else "".
+    tested on the same images, where it differs by more than MAX_SCALE_GAP, so that scores are of other
+    gray scales; else "".
     """
     first, *_ = results.values()
     for key in first.metrics:
-        for metric in unchanged_input(first, key):
-            found = {name: unchanged_input(each, key).get(metric) for name, each in results.items()}
-            if all(found.values()) and len({*found.values()}) > 1:
-                return ", ".join(f"{text} in {name}" for name, text in found.items())
+        for metric in first.baseline("identity", key):
+            scores = {
+                name: each.baseline("identity", key).get(metric) for name, each in results.items()
+            }
+            found = {
+                name: score for name, score in scores.items() if score and score.value is not None
+            }
+            values = [score.value or 0.0 for score in found.values()]
+            gap = max(values, default=0.0) - min(values, default=0.0)
+            if len(found) == len(results) and gap > MAX_SCALE_GAP * max(map(abs, values)):
+                return ", ".join(f"{score.text()} in {name}" for name, score in found.items())
     return ""
 
 
