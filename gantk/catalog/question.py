@@ -85,10 +85,12 @@ class LayoutQuestion(UserError):
     __str__ = on_command_line
 
 
-def in_words(rows: Sequence[Row], left_out: Sequence[str] = (), pairs: int | None = None) -> str:
+def in_words(
+    rows: Sequence[Row], left_out: Sequence[str] = (), pairs: int | None = None, by: str = ""
+) -> str:
     """What rows are: `T1 40, T2 40; 40 patients; 40 pairs; 12 left out (8 masks, 4 of _brain)`, the
     last by what each that is `left_out` is. `pairs`: how many there are, where more than names
-    decides.
+    decides; `by`: what said so, such as a layout, which stands last.
     """
     contrasts = Counter(row.contrast or "images" for row in rows)
     labels = {row.label for row in rows} - {""}
@@ -107,6 +109,8 @@ def in_words(rows: Sequence[Row], left_out: Sequence[str] = (), pairs: int | Non
         parts.append(f"classes {', '.join(sorted(labels))}")
     if left_out:
         parts.append(_left_out_in_words(left_out))
+    if by:
+        parts.append(f"by {by}")
     return "; ".join(parts)
 
 
@@ -123,7 +127,7 @@ def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> st
     rows = list(rows)
     images = [row for row in rows if row.kind == "image"]
     left_out = [row.why for row in rows if row.kind != "image"]
-    return f"{how}: {in_words(images, left_out, pairs)}"
+    return in_words(images, left_out, pairs, how)
 
 
 def _left_out_in_words(left_out: Sequence[str]) -> str:

@@ -167,9 +167,9 @@ def catalog_of(reading: Reading, file_of: Mapping[str, Path]) -> Catalog:
     """The rows of a reading, those left out among them, in the order of their files by name; of
     contrasts alone nothing is said.
     """
-    said = f"{reading.layout}: {in_words(reading.rows, reading.why_left_out())}"
-    if reading.layout == CONTRASTS_ALONE:
-        said = ""
+    said = ""
+    if reading.layout != CONTRASTS_ALONE:
+        said = in_words(reading.rows, reading.why_left_out(), by=reading.layout)
     rows = [*reading.rows, *reading.others]
     for row in rows:
         row.scan = Scan(file_of[row.scan.name], volume=row.scan.volume)

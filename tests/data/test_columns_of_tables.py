@@ -43,19 +43,19 @@ def test_what_another_column_may_say_is_asked(tmp_path, scans, gantk):
 SAID = {
     "PATH,Domain,patient,age,scanner": (
         lambda n, *row: (*row, "37", "Skyra"),
-        "path, domain, patient (not read: age, scanner): CT 12, MR 12; 6 patients; no pairs",
+        "CT 12, MR 12; 6 patients; no pairs; by columns path, domain, patient (not read: age, scanner)",
     ),
     "path,domain,patient,visit": (
         lambda n, *row: (*row, n // 2 % 2),
-        "path, domain, patient, visit: CT 12, MR 12; 6 patients; 12 visits; 12 pairs",
+        "CT 12, MR 12; 6 patients; 12 visits; 12 pairs; by columns path, domain, patient, visit",
     ),
     "path,domain,patient,pair": (
         lambda n, *row: (*row, n // 2 if n < 4 else ""),
-        "path, domain, patient, pair: CT 12, MR 12; 6 patients; 2 pairs",
+        "CT 12, MR 12; 6 patients; 2 pairs; by columns path, domain, patient, pair",
     ),
     "path,domain,patient": (
         lambda n, path, kind, who: (path, ("T1 nativ", "T2")[n % 2] if n < 22 else "T1 KM", who),
-        "path, domain, patient: T1 11, T2 11; 6 patients; 1 pair; 2 left out (2 T1 KM)",
+        "T1 11, T2 11; 6 patients; 1 pair; 2 left out (2 T1 KM); by columns path, domain, patient",
     ),
 }
 
@@ -65,7 +65,7 @@ def test_what_a_table_says_is_told(tmp_path, scans, header):
     row_of, said = SAID[header]
     rows = [row_of(n, *row) for n, row in enumerate(scans)]
     result = check(table(tmp_path, header.split(","), rows))
-    assert result["summary"]["layout"] == f"columns {said}"
+    assert result["summary"]["layout"] == said
 
 
 @pytest.mark.parametrize("patient", ["", "p1"])
@@ -83,7 +83,7 @@ def test_several_volumes_of_one_visit_are_counted(tmp_path):
         volume(tmp_path / path, sum(map(ord, path)) % 99)
     found = check(table(tmp_path, ("path", "domain", "patient"), rows[:5]))
     said = "T1 5; 3 patients; 2 patients with several files of one contrast and visit"
-    assert found["summary"]["layout"] == f"columns path, domain, patient: {said}"
+    assert found["summary"]["layout"] == f"{said}; by columns path, domain, patient"
 
 
 def test_an_empty_domain_is_an_error_unless_rows_are_classes(tmp_path, scans):

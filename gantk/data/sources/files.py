@@ -225,7 +225,7 @@ class Files(VolumeSource):
         used = self.catalog.of_kind("image")
         rows = used or self.catalog.rows
         names = join_first([repr(self.key_of(row.path)) for row in rows], most=MAX_NAMED)
-        found = f"{names}, by the layout {self.catalog.in_words}" if rows else "no images"
+        found = f"{names} ({self.catalog.in_words})" if rows else "no images"
         what = (
             f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}. Found: {found}"
         )
