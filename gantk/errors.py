@@ -26,8 +26,8 @@ REMEDIES: dict[int | None, str] = {
     errno.EROFS: DENIED_REMEDY,
     errno.EFBIG: "Raise the system limit for the size of files (ulimit -f).",
 }
+MAX_ALLOWED_CHARACTERS = 80  # of allowed values that stand beside the likely one
 # arguments of commands, whose functions have parameters of the same names
-LONG_LIST = 80  # characters of the allowed values: left out where the likely one is named
 ARGUMENTS = ("FOLDER", "IMAGE", "INPUT", "NAME", "OUT", "OUTPUT", "RECIPE", "RUN", "SCANS", "STYLE")
 
 
@@ -99,7 +99,7 @@ class UserError(GantkError):
     def _text(self, where: str | None) -> str:
         remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
         allowed = self.allowed
-        if remedy and remedy.startswith("Did you mean") and len(allowed or "") > LONG_LIST:
+        if remedy and remedy.startswith("Did you mean") and len(allowed or "") > MAX_ALLOWED_CHARACTERS:
             allowed = None  # the likely name matters more than a long list
         sentences = [self.what, f"Allowed: {allowed}" if allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace(
