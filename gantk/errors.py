@@ -99,7 +99,11 @@ class UserError(GantkError):
     def _text(self, where: str | None) -> str:
         remedy = self.remedy and self.remedy[0].upper() + self.remedy[1:]
         allowed = self.allowed
-        if remedy and remedy.startswith("Did you mean") and len(allowed or "") > MAX_ALLOWED_CHARACTERS:
+        if (
+            remedy
+            and remedy.startswith("Did you mean")
+            and len(allowed or "") > MAX_ALLOWED_CHARACTERS
+        ):
             allowed = None  # the likely name matters more than a long list
         sentences = [self.what, f"Allowed: {allowed}" if allowed else None, remedy]
         text = " ".join(sentence.rstrip(".") + "." for sentence in sentences if sentence).replace(

@@ -180,7 +180,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
     beside_real = [row for row in rows if row.key in FROM_NOISE and row.ceiling]
     others = [row for row in rows if row not in beside_real]
-    clauses = [f"the model is {_verdicts_in_words(results, others)}"] if others else []
+    clauses = [*_verdicts_in_words(results, others)]
     clauses += [_beside_real_images(results, row.key) for row in beside_real]
     return f"{_tested_on(results, unseen)} {'; '.join(clauses)}."
 
@@ -189,7 +189,8 @@ def other_scores_sentence(results: Results) -> str:
     """The verdicts on all scores that `result_sentence` leaves out; "" where there are none."""
     _, others = _judged_rows(results)
     others = [row for row in others if row.key not in FROM_NOISE]
-    return f"In other scores it is {_verdicts_in_words(results, others)}." if others else ""
+    said = "; ".join(_verdicts_in_words(results, others))
+    return f"In other scores, {said}." if said else ""
 
 
 def _beside_real_images(results: Results, key: str) -> str:
@@ -204,30 +205,29 @@ def _beside_real_images(results: Results, key: str) -> str:
     return f"the model's {rows[0].direction} has {join_words(found)}{worse}"
 
 
-def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> str:
-    """`not better than the unchanged input (T1 -> T2: SSIM 0.020 worse), and better than the best
-    baseline (T2 -> T1: PSNR 1.73 dB better)`; of scores that lead by chance the p of the least certain one.
+def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield `T1 -> T2 is not better than the unchanged input (SSIM 0.020 worse)` for each verdict; of
+    scores that lead by chance the p of the least certain one.
     """
     groups = defaultdict(list)
     for row in rows:
         groups[row.tone, row.baseline_name if row.tone == "bad" else BEST_BASELINE].append(row)
 
     directions = len({row.key for row in rows})
-    clauses = []
     for (_, rival), own in groups.items():
         figures: dict[str, list[str]] = defaultdict(list)
         for row in own:
             gain = f"{row.name} {row.difference} {row.difference_interval}"
             figures[row.direction].append(gain.rstrip())
-        texts = [f"{direction}: {', '.join(gains)}" for direction, gains in figures.items()]
+        subject = f"{join_words([*figures])} {'is' if len(figures) == 1 else 'are'}"
+        texts = [", ".join(gains) for gains in figures.values()]
         if directions > MAX_NAMED_DIRECTIONS:
+            subject = "the model is"
             counts = Counter(row.name for row in own)
             texts = [f"{name} in {n} of {directions} directions" for name, n in counts.items()]
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
-        clauses.append(
-            verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
-        )
-    return ", and ".join(clauses)
+        worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
+        yield f"{subject} {worst}"
 
 
 def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:

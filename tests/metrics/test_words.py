@@ -115,14 +115,14 @@ def test_one_sentence_says_first_which_direction_is_behind():
     found = result({"a_to_b": WON, "b_to_a": LOST})
     said = result_sentence(found)
     assert said == (
-        "On 8 unseen patients, the model is not better than a simple intensity map (T2 -> T1: PSNR"
-        " 1.73 dB worse), and better than the best baseline (T1 -> T2: PSNR 1.00 dB better)."
+        "On 8 unseen patients, T2 -> T1 is not better than a simple intensity map (PSNR 1.73 dB worse);"
+        " T1 -> T2 is better than the best baseline (PSNR 1.00 dB better)."
     )
     assert len(said.split()) <= 35
     first = next(iter(summary_lines(found)))
-    assert first.startswith("warning  On 8 unseen patients, the model is not better than")
+    assert first.startswith("warning  On 8 unseen patients, T2 -> T1 is not better than")
     better = next(iter(summary_lines(result({"a_to_b": WON}))))
-    assert better.startswith("result   On 8 unseen patients, the model is better than")
+    assert better.startswith("result   On 8 unseen patients, T1 -> T2 is better than")
 
 
 FEW = with_test(5, 0.01)
@@ -141,9 +141,9 @@ MANY = {
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
-        "not better than a simple intensity map (PSNR in 2 of 4 directions), and ahead of the best"
-        " baseline (PSNR in 1 of 4 directions), but 5 patients are too few: 10 are needed, and better"
-        " than the best baseline (PSNR in 1 of 4 directions).",
+        "not better than a simple intensity map (PSNR in 2 of 4 directions); the model is ahead of the"
+        " best baseline (PSNR in 1 of 4 directions), but 5 patients are too few: 10 are needed; the model"
+        " is better than the best baseline (PSNR in 1 of 4 directions).",
     ),
     "none compared": ([{}] * 4, ""),
 }
@@ -203,9 +203,9 @@ def test_images_from_noise_stand_beside_real_ones(verdict, tone):
     assert result_tone(made) == tone, "better than noise is no achievement"
 
 
-NOT_BETTER = "not better than a simple intensity map (T1 -> T2: "
-BETTER = "better than the best baseline (T1 -> T2: "
-FEWER = "ahead of the best baseline (T1 -> T2: "
+NOT_BETTER = "T1 -> T2 is not better than a simple intensity map ("
+BETTER = "T1 -> T2 is better than the best baseline ("
+FEWER = "T1 -> T2 is ahead of the best baseline ("
 OF_FEW = ", but 5 patients are too few: 10 are needed."
 
 
@@ -226,7 +226,7 @@ OF_FEW = ", but 5 patients are too few: 10 are needed."
             WON,
             LOST,
             "PSNR 1.73 dB worse).",
-            f"{NOT_BETTER}SSIM in the foreground -), and {BETTER}SSIM 1.00 dB better).",
+            f"{NOT_BETTER}SSIM in the foreground -); {BETTER}SSIM 1.00 dB better).",
             ["PSNR", "SSIM", "SSIM in the foreground"],
         ),
         (
@@ -249,7 +249,7 @@ def test_sentences_and_table_speak_of_the_same_rows(psnr, ssim, foreground, said
     (table,) = [line for line in summary_lines(found) if isinstance(line, TextTable)]
 
     assert result_sentence(found).endswith(said)
-    assert other_scores_sentence(found) == f"In other scores it is {others}"
+    assert other_scores_sentence(found) == f"In other scores, {others}"
     assert [cells[1] for cells in table.rows] == rows
     worst = "near" if ssim == FEW else "bad"
     assert result_tone(found) == worst
@@ -286,6 +286,6 @@ def test_unseen_patients_are_claimed_only_without_leaks():
     leaky = {"by": "image", "consequences": ["8 patients have slices in both training and test"]}
     for split, marked in ((leaky, " (see the warning)"), ({}, "")):
         sentence = result_sentence(result({"a_to_b": WON}, split=split))
-        assert sentence.startswith(f"On 64 test images of 8 patients{marked}, the model is better")
+        assert sentence.startswith(f"On 64 test images of 8 patients{marked}, T1 -> T2 is better")
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
-    assert leaked.startswith("On 64 test images of 8 patients, the model is better")
+    assert leaked.startswith("On 64 test images of 8 patients, T1 -> T2 is better")

@@ -339,15 +339,15 @@ def folds(tiny_run, tmp_path):
             3,
             [
                 "DualGAN (3 runs of one recipe), 0.0",
-                " M generator weights: On 6 unseen patients, the model is better than the best"
-                " baseline (T1 -> T2: PSNR 14.00 dB better",
+                " M generator weights: On 6 unseen patients, T1 -> T2 is better than the best"
+                " baseline (PSNR 14.00 dB better",
             ],
         ),
         (
             OF_A,
             ("scores.csv", "11.0,,True", "60.0,,True"),
             3,
-            ["is not better than the unchanged input (T1 -> T2: PSNR 2.33 dB worse"],
+            ["T1 -> T2 is not better than the unchanged input (PSNR 2.33 dB worse"],
         ),
         (
             OF_A + OF_B,

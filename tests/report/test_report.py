@@ -226,8 +226,8 @@ def test_nothing_in_the_run_can_execute(tmp_path):
 
 
 WORDS = [
-    "On 40 test images of 10 patients, the model is better than the best baseline (T1 → T2: PSNR",
-    "PSNR 5.81 dB better; T2 → T1: PSNR",
+    "On 40 test images of 10 patients, T1 → T2 and T2 → T1 are better than the best baseline (PSNR",
+    "PSNR 5.81 dB better",
     "T1 → T2 n = 10 (40 images)",
     "Peak signal-to-noise ratio (PSNR) higher is better 24.31 dB [23.81, 24.81]",
     "18.50 dB the unchanged input 5.81 dB better better than the best baseline",
@@ -284,13 +284,13 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
         (
             {"better": False},
             "bad",
-            ["model is not better than the unchanged input (T2 → T1: PSNR 0.58 dB worse)"],
+            ["T2 → T1 is not better than the unchanged input (PSNR 0.58 dB worse)"],
         ),
         (
             {"holm": 0.71},
             "near",
             [
-                "ahead of the best baseline (T2 → T1: PSNR ",
+                "ahead of the best baseline (PSNR ",
                 "), but this can be chance (p = 0.71)",
             ],
         ),
@@ -298,7 +298,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "of": 1}},
             "near",
             [
-                "ahead of the best baseline (T2 → T1: PSNR ",
+                "ahead of the best baseline (PSNR ",
                 "), but 2 patients are too few: 10 are needed",
             ],
         ),
@@ -310,7 +310,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             },
             "bad",
             [
-                "is not better than a small network trained on pairs (T2 → T1: PSNR 2.88 dB worse)",
+                "is not better than a small network trained on pairs (PSNR 2.88 dB worse)",
                 "23.90 dB a small network trained on pairs 2.88 dB worse",
                 "The model is better than every baseline that needs none.",
             ],

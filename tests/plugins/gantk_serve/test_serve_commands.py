@@ -34,7 +34,7 @@ WRONG = {
     "no TOML": ("[[rules]", "read as rules in TOML"),
     "an unknown key": ('[orthanc]\nurll = "x"', "Did you mean 'url'"),
     "a rule without a model": ('[[rules]]\nto = "T2"', "model"),
-    "an unknown table": ("[dicom]\nport = 4243", "Options: format, orthanc"),
+    "an unknown table": ("[dicom]\nport = 4243", "Allowed: format, orthanc"),
     "an unknown modality": ('[[rules]]\nmodel = "t1t2"\nsend = "OTHER"', "no modality of Orthanc"),
     "a password in the address": ('[orthanc]\nurl = "http://a:b@x"', "orthanc.url"),
     "a file as address, or a password": ('[orthanc]\nurl = "file:///etc/passwd"', "orthanc.url"),
