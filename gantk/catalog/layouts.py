@@ -86,6 +86,7 @@ class Reading:
         others: the images of other contrasts.
         left_out: path -> what it is, of the images that are not read.
         doubt: why this reading is not taken without a question.
+        letters: text -> contrast, where a letter says it, as in seqA and seqB.
     """
 
     layout: str
@@ -93,6 +94,7 @@ class Reading:
     others: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
+    letters: dict[str, str] = field(default_factory=dict)
 
     def of_contrasts(self, contrasts: Sequence[str]) -> Reading:
         """The reading with the images of other contrasts apart; of no `contrasts`, all are used."""
@@ -414,6 +416,9 @@ def explain(
         if isinstance(row, Row):
             found.rows.append(row)
             fields_of.append(fields)
+            for name in {"ab", "contrast"} & fields.keys():
+                if name == "ab" or row.contrast in ("A", "B"):
+                    found.letters[fields[name]] = row.contrast
             continue
         found.left_out[path] = row
         if gives_up and len(found.left_out) > MAX_UNEXPLAINED_IMAGES and not layout.words:

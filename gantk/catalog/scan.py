@@ -16,7 +16,7 @@ from gantk.catalog.layouts import CONTRASTS_ALONE, Reading, Unclear, read, read_
 from gantk.catalog.question import LayoutQuestion, in_words
 from gantk.catalog.stated import BIDS, DATASET_FILE, read_dataset_json, read_entities
 from gantk.catalog.words import left_out
-from gantk.errors import UserError, raise_if_of_machine
+from gantk.errors import UserError, join_first, raise_if_of_machine
 from gantk.files import json_object
 from gantk.formats import files as io
 from gantk.formats.image import MARK, Scan, SeriesHeader
@@ -169,7 +169,9 @@ def catalog_of(reading: Reading, file_of: Mapping[str, Path]) -> Catalog:
     """
     said = ""
     if reading.layout != CONTRASTS_ALONE:
-        said = in_words(reading.rows, reading.why_left_out(), by=reading.layout)
+        taken = [f"'{text}' as {name}" for text, name in reading.letters.items() if text != name]
+        by = ", with ".join(filter(None, [reading.layout, join_first(taken)]))
+        said = in_words(reading.rows, reading.why_left_out(), by=by)
     rows = [*reading.rows, *reading.others]
     for row in rows:
         row.scan = Scan(file_of[row.scan.name], volume=row.scan.volume)

@@ -489,6 +489,21 @@ def test_ct_without_hounsfield_units_is_told(tmp_path, name):
     assert sum(len(each["files"]) for each in found) == count
 
 
+@pytest.mark.parametrize(
+    ("folders", "domains", "said"),
+    [
+        (("seqA", "seqB"), [], "with 'seqA' as A, 'seqB' as B"),
+        (("seqA", "seqB"), ['data.domains=["T1", "T2"]'], "with 'seqA' as T1, 'seqB' as T2"),
+        (("A", "B"), [], ""),
+    ],
+)
+def test_letters_that_are_taken_for_contrasts_are_named(folders, domains, said, tmp_path):
+    for (letter, subject), image in heads(subjects=12).items():
+        save_slice(tmp_path / folders["ab".index(letter)] / f"{subject[-2:]}.png", image)
+    layout = check(tmp_path, set=domains)["summary"]["layout"]
+    assert layout.partition(" by ")[2].partition(", ")[2] == said
+
+
 def test_further_words_say_the_contrasts_of_a_layout(tmp_path):
     for (letter, subject), image in heads().items():
         save_slice(tmp_path / f"{subject}_K{letter}.png", image)

@@ -302,7 +302,7 @@ def _outliers(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
 
 def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
     """Warn where one mapping is fitted to volumes whose scanners share no scale. CT has one, and
-    single scans in other units are `OUTLIERS`.
+    single scans in other units are `OUTLIERS`. A note where `gantk plan` is to choose the mapping.
     """
     ratios = []
     for letter, name in study.names.items():
@@ -323,7 +323,9 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
             f"the scans differ in intensity range (largest to smallest: {', '.join(ratios)}), but"
             " data.intensity uses one range, so a tissue gets different gray values"
         )
-        yield problem("range", what)
+        is_open = study.guessed and "intensity" not in study.table.model_fields_set
+        by_plan = 'the recipe of gantk plan solves this with data.intensity.per = "volume"'
+        yield problem("range", what, (), *((by_plan, "note") if is_open else ()))
 
 
 # --- images in the wrong domain
