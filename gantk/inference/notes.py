@@ -86,12 +86,13 @@ class InputCheck(NamedTuple):
         """Whether the image fits the training data, which every training image does; and the notes."""
         kind = "warning" if self.fits == "no" else "note"
         said = [*self.notes]
-        words = f"{_prefix(self.contrast)}{FIT}: {self.fits}; "
+        unseen = "lesions are not checked"
         if self.fits == "not recorded":
-            words += "another contrast may go unnoticed; "
+            unseen = f"another contrast may go unnoticed; {unseen}"
         elif self.fits != "no" and not self.has_header:
-            words += "without a header only gray values and look are compared; "
-        said.insert(self.is_of_training, (kind, f"{words}lesions are not judged"))
+            unseen = f"without a header only gray values and look are compared; {unseen}"
+        words = f"{_prefix(self.contrast)}{FIT}: {self.fits} ({unseen})"
+        said.insert(self.is_of_training, (kind, words))
         return said
 
 
@@ -204,8 +205,8 @@ def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterat
     of_plugins = frame
     if contrast:  # the values of the training are those of all contrasts together
         of_plugins = replace(frame, source=contrast, values={})
-    for line in load().hook.gantk_image_warning(image=image, frame=of_plugins):
-        yield line, True
+    doubts = load().hook.gantk_image_warning(image=image, frame=of_plugins)
+    yield from ((line, True) for line in doubts)
 
     if frame.stripped and image.dims == 3:
         yield from _not_stripped(image)
@@ -221,7 +222,7 @@ def _findings(given: Image, image: Image, frame: Frame, contrast: str) -> Iterat
     yield from _outside_of_training(image, frame)
     if image.path and is_generated(image.path, image.description):
         yield "kind: its JSON file says that gantk generated it", True
-    yield from _of_other_contrast(image, frame, contrast)
+    yield from _of_other_contrast(image, frame, contrast, bool(doubts))
     if image.is_array and image.dims == 3 and frame.plane == "axial" and _has_slices_last(image):
         line = (
             "the array looks like (x, y, z), as of get_fdata(), but its axes are taken as slices, rows"
@@ -243,14 +244,18 @@ def _not_stripped(image: Image) -> Iterator[Finding]:
         yield f"{seen}, but this model was trained on skull-stripped heads", True
 
 
-def _of_other_contrast(image: Image, frame: Frame, contrast: str) -> Iterator[Finding]:
-    """What look, header and name say against the contrast that the model translates."""
+def _of_other_contrast(
+    image: Image, frame: Frame, contrast: str, is_doubted: bool
+) -> Iterator[Finding]:
+    """What look, header and name say against the contrast that the model translates; of the look
+    nothing where plugins doubt already what header or name state.
+    """
     meant = usual_contrast(frame.source)
     stated = meant and names_with_contrast(image.facts, image.path, meant)
     has_agent = image.facts.get("agent") or says_agent(*(stated or ()))
     if _has_look(frame, contrast):
         # what takes up an agent may be as bright as in any contrast
-        is_open = has_agent or says_agent(frame.source, frame.target)
+        is_open = has_agent or (stated and is_doubted) or says_agent(frame.source, frame.target)
         others = None if is_open else frame.values.get("target", {}).get("looks")
         yield from _unlike_in_look(image, frame, others, bool(meant and not stated))
     is_named = image.path is not None and not image.is_array and not contrast

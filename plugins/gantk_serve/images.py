@@ -101,7 +101,7 @@ def instance_numbers(numbers: Iterable[str]) -> str:
 
 
 # a note on the fit of one scan, or of one contrast of several
-SAID_FIT = re.compile(rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:; .*)?")
+SAID_FIT = re.compile(rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:(?:;| \().*)?")
 
 
 def worst_fit(notes: Iterable[str]) -> str:

@@ -114,7 +114,9 @@ def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_pa
     nib.save(nib.Nifti1Image(plane.T[:, :, None], np.diag([-1.0, -1.0, 3.0, 1.0])), path)
     given = {"array": plane, "path": path, "nibabel": nib.load(path)}[kind]
 
-    assert any("a single slice is scaled" in line for line in said(lambda: model.translate(given)))
+    assert any(
+        "one slice alone gets its own" in line for line in said(lambda: model.translate(given))
+    )
 
 
 def test_windows_of_a_patients_contrasts_are_told(tmp_path):

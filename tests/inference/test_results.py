@@ -206,7 +206,7 @@ def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):
     said += translate(tmp_path / "in" / "x_flair.png", tmp_path / "flair.png")
     warned = [line for line in said if ", but this model translates" in line]
 
-    assert "warning  fits the training data: no; lesions are not judged" in said
+    assert "warning  fits the training data: no (lesions are not checked)" in said
     # beside those whose names say T1, the others are left out
     unnamed = "2 images not used (nothing says what it shows): 'w.png', 'z.png' (to translate one,"
     assert f"{unnamed} name it: INPUT)" in " ".join(said)

@@ -155,7 +155,7 @@ def test_sidecars_name_the_model_and_its_limits(packed, tmp_path, gantk):
     assert told.startswith("tiny (dualgan), T1 to T2")
     assert "no output is fit for diagnosis" in told
     fits, doubt = read_json(sidecar)["Warnings"]
-    assert fits == "fits the training data: no; lesions are not judged"
+    assert fits == "fits the training data: no (lesions are not checked)"
     assert doubt.startswith("the input is noise")
     assert doubt in done.out
     found = read_json(sidecar)["FitsTrainingData"]["T1"]
